@@ -1,0 +1,316 @@
+"""Read this first: every central type of the library on one page.
+
+A model function and its arguments become a `Target` over an unconstrained `Space`. A `Guide`
+is a family of distributions on that space: frozen configuration, its parameters a pytree apart.
+An `Objective` scores guide parameters against the target, an `Algorithm` improves them step by
+step on the device, a `Solver` reaches them directly from the host.
+
+Conventions. `z` is unconstrained, a dict from site name to array; `key` is a typed JAX key;
+`log_density` is unnormalised, `log_prob` normalised; losses are minimised (`loss` falls as
+the ELBO rises). Functions treat one point; callers `vmap`. Data is always an argument.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import math
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+PyTree = Any
+Position = dict[str, Array]  # z: unconstrained value by site
+
+
+class Batch(NamedTuple):
+    """What a model is evaluated on: arrays, never Python configuration.
+
+    Attributes:
+        data: the arrays among the model's arguments, by name (`"y"`, `"tables['x']"`).
+        index: rows in use of every subsampled plate, `(batch,)` integers; empty when full.
+        key: randomness of the model itself (dropout), `None` for a fixed key.
+    """
+
+    data: dict[str, Array]
+    index: dict[str, Array] = {}
+    key: Array | None = None
+
+
+class Variables(NamedTuple):
+    """Everything that is optimised: the guide's parameters and the model's own `param` sites.
+
+    Attributes:
+        guide: the guide's parameters.
+        model: the model's `param` sites in unconstrained space, by name.
+    """
+
+    guide: PyTree
+    model: dict[str, PyTree] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plate:
+    """One plate round a site: its name, dimension counted from the right, full and used size."""
+
+    name: str
+    dim: int
+    size: int
+    subsample_size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """A latent site: constrained `shape`, unconstrained `z_shape`, the plates it lives in."""
+
+    name: str
+    shape: tuple[int, ...]
+    z_shape: tuple[int, ...]
+    event_dim: int = 0
+    plates: tuple[Plate, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Number of unconstrained coordinates."""
+        return math.prod(self.z_shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Space:
+    """The unconstrained space of a model: its latent sites in order; hashable, without arrays."""
+
+    sites: tuple[Site, ...]
+
+    @property
+    def dim(self) -> int:
+        """Total number of unconstrained coordinates."""
+        return sum(site.size for site in self.sites)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Site names, in order."""
+        return tuple(site.name for site in self.sites)
+
+    def ravel(self, z: Mapping[str, Array]) -> Array:
+        """Lays a position out as a vector `(dim,)`, sites in order."""
+        return jnp.concatenate([jnp.ravel(jnp.asarray(z[name])) for name in self.names])
+
+    def unravel(self, vector: Array) -> Position:
+        """Cuts a vector `(dim,)` into a position; the inverse of `ravel`."""
+        z, start = {}, 0
+        for site in self.sites:
+            z[site.name] = vector[start : start + site.size].reshape(site.z_shape)
+            start += site.size
+        return z
+
+    def subset(self, names: Iterable[str]) -> Space:
+        """The space of some of the sites, in this space's order."""
+        wanted = set(names)
+        return Space(tuple(site for site in self.sites if site.name in wanted))
+
+    def coordinates(self) -> list[str]:
+        """A label for every coordinate: `mu`, `theta[3]`, `L[2,0]`."""
+        labels = []
+        for site in self.sites:
+            for flat in range(site.size):
+                index = []
+                for length in reversed(site.z_shape):
+                    flat, i = divmod(flat, length)
+                    index.append(str(i))
+                labels.append(f"{site.name}[{','.join(reversed(index))}]" if index else site.name)
+        return labels
+
+
+class Evaluation(NamedTuple):
+    """A model run at one position: the log density and the mutable state it left behind."""
+
+    log_density: Array
+    mutable: dict[str, PyTree]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Target:
+    """A log density over unconstrained space, with the way back to the model's own sites.
+
+    Built by `vijax.model.build`; `log |Jacobian|` and plate scales are included, so that
+    `exp(log_density)` integrates to the evidence. Every function is pure and takes its data as
+    `batch`; `model` holds the model's `param` sites and `mutable` its mutable state.
+
+    Attributes:
+        space: the latent sites.
+        evaluate: `(z, batch, model, mutable) -> Evaluation`.
+        constrain: `(z, batch, model, mutable) -> dict`, sites and deterministics.
+        unconstrain: `(values, batch, model, mutable) -> z`, the inverse.
+        site_log_probs: `(z, batch, model, mutable) -> dict`, log density by site, elementwise
+            and unscaled for observed sites.
+        initialise: `(key, batch) -> (model, mutable)`, start values of both.
+        observed: names of the observed sites.
+        plates: every plate of the model, by name.
+        dims: plate names along the batch dimensions of every site, `None` where there is none.
+        programs: compiled programs on this target, see `program`; they live as long as it does.
+    """
+
+    space: Space
+    evaluate: Callable[..., Evaluation]
+    constrain: Callable[..., dict[str, Array]]
+    unconstrain: Callable[..., Position]
+    site_log_probs: Callable[..., dict[str, Array]]
+    initialise: Callable[..., tuple[dict[str, PyTree], dict[str, PyTree]]]
+    observed: tuple[str, ...] = ()
+    plates: Mapping[str, Plate] = dataclasses.field(default_factory=dict)
+    dims: Mapping[str, tuple[str | None, ...]] = dataclasses.field(default_factory=dict)
+    programs: dict[Hashable, Callable[..., Any]] = dataclasses.field(
+        default_factory=dict, repr=False
+    )
+
+    def log_density(
+        self, z: Position, batch: Batch, model: Mapping | None = None, mutable: Mapping | None = None
+    ) -> Array:
+        """The log density of one position, a scalar."""
+        return self.evaluate(z, batch, model or {}, mutable or {}).log_density
+
+    def program(
+        self, function: Callable[..., Any], *static: Hashable, donate: tuple[int, ...] = ()
+    ) -> Callable[..., Any]:
+        """`jax.jit(function(self, *static, ...))`, made once for equal `function` and `static`.
+
+        A second fit that uses the same target and equal configuration therefore compiles
+        nothing, and a target that is dropped takes its programs along.
+        """
+        lookup = (function, *static)
+        if lookup not in self.programs:
+
+            def call(*arrays: Any) -> Any:
+                return function(self, *static, *arrays)
+
+            call.__name__ = call.__qualname__ = getattr(function, "__name__", "program")
+            self.programs[lookup] = jax.jit(call, donate_argnums=donate)
+        return self.programs[lookup]
+
+
+class Draw(NamedTuple):
+    """One draw from a guide, with `E[exp(log_density(z) - log_q)]` equal to the evidence."""
+
+    z: Position
+    log_q: Array
+
+
+class Guide(abc.ABC):
+    """A family of distributions on a space. Frozen configuration: holds no arrays, hashable.
+
+    Attributes:
+        factorised: whether coordinates are independent under every member of the family, so
+            that it is not exact for a correlated posterior.
+    """
+
+    factorised: ClassVar[bool] = False
+
+    @abc.abstractmethod
+    def init(self, key: Array, space: Space, location: Position) -> PyTree:
+        """Parameters of a narrow member of the family at `location`."""
+
+    @abc.abstractmethod
+    def draw(self, params: PyTree, space: Space, key: Array, batch: Batch) -> Draw:
+        """One draw; differentiable in `params`."""
+
+
+class DensityGuide(Guide):
+    """A guide whose density can be evaluated anywhere."""
+
+    @abc.abstractmethod
+    def log_prob(self, params: PyTree, space: Space, z: Position, batch: Batch) -> Array:
+        """Normalised log density at `z`, a scalar."""
+
+
+class EntropyGuide(DensityGuide):
+    """A guide with a closed-form entropy."""
+
+    @abc.abstractmethod
+    def entropy(self, params: PyTree, space: Space) -> Array:
+        """`-E_q[log q]` in nats, a scalar."""
+
+
+class GaussianGuide(EntropyGuide):
+    """A Gaussian on the raveled space."""
+
+    @abc.abstractmethod
+    def mean(self, params: PyTree, space: Space) -> Array:
+        """Mean `(dim,)`."""
+
+    @abc.abstractmethod
+    def covariance(self, params: PyTree, space: Space) -> Array:
+        """Covariance `(dim, dim)`."""
+
+
+class Objective(Protocol):
+    """A loss in the variables, estimated with `key`; hashable configuration."""
+
+    def __call__(
+        self,
+        variables: Variables,
+        mutable: dict[str, PyTree],
+        key: Array,
+        target: Target,
+        guide: Guide,
+        batch: Batch,
+    ) -> tuple[Array, dict[str, PyTree]]:
+        """The loss, to be minimised, and the model's new mutable state."""
+        ...
+
+
+class Info(NamedTuple):
+    """What one step reports."""
+
+    loss: Array
+
+
+class Algorithm(abc.ABC):
+    """Steps on the device, inside one compiled loop; hashable configuration."""
+
+    @abc.abstractmethod
+    def init(self, variables: Variables, mutable: dict[str, PyTree]) -> PyTree:
+        """State at the start."""
+
+    @abc.abstractmethod
+    def step(
+        self, state: PyTree, key: Array, target: Target, guide: Guide, batch: Batch
+    ) -> tuple[PyTree, Info]:
+        """One step; `key` is `fold_in(root, t)`."""
+
+    @abc.abstractmethod
+    def variables(self, state: PyTree) -> Variables:
+        """The current variables."""
+
+    @abc.abstractmethod
+    def mutable(self, state: PyTree) -> dict[str, PyTree]:
+        """The model's current mutable state."""
+
+    @abc.abstractmethod
+    def rescale(self, state: PyTree, factor: float) -> PyTree:
+        """The state with its step size multiplied by `factor`."""
+
+    @abc.abstractmethod
+    def move(self, state: PyTree, variables: Variables) -> PyTree:
+        """The state moved to other variables, its memory of the gradients kept."""
+
+
+class Solution(NamedTuple):
+    """What a solver found."""
+
+    variables: Variables
+    reason: str
+    converged: bool
+    evaluations: int
+
+
+class Solver(abc.ABC):
+    """Full batch, driven from the host over one compiled kernel; hashable configuration."""
+
+    @abc.abstractmethod
+    def solve(
+        self, key: Array, target: Target, guide: Guide, variables: Variables, batch: Batch
+    ) -> Solution:
+        """Runs to the end from `variables`."""

@@ -1,0 +1,472 @@
+"""The only training loop: compiled pieces of many steps, judged by the host in between.
+
+A piece runs a number of steps decided at run time, so that one compiled program serves every
+length. Between pieces, and only there, the host looks at the losses, the clock, the callbacks and
+the stopping rule. Decisions are taken at step numbers that depend on nothing but the step, never
+on the clock: 100 + 200 steps equal 300 bit for bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from vijax._batches import Rows
+from vijax._contracts import Algorithm, Batch, Guide, PyTree, Target, Variables
+from vijax._progress import Progress
+from vijax._stopping import Phase, StopRule, Window, add, average, recent
+from vijax.diagnostics import nonfinite, weights
+from vijax.diagnostics.nonfinite import NonFinite
+
+_CAPACITY = 2000  # most steps in one piece
+_THIN = 10  # every tenth iterate enters the averages: the others are nearly copies of it
+_WINDOW = 100  # shortest window between two decisions, in steps
+_PIECE_SECONDS = 0.15  # how often the host looks in
+_PROBES = 4096  # coordinates that the stopping rule watches
+_SCORES = 200  # draws that compare two candidates
+_MAX_STEPS = 500_000  # where a fit without a step limit gives up
+
+
+class Loop(NamedTuple):
+    """What lives on the device between pieces; a leading axis of restarts on every leaf.
+
+    Attributes:
+        state: the algorithm's state.
+        mean: mean of the thinned iterates since the window began.
+        square: their sum of squared deviations.
+        count: their number.
+    """
+
+    state: PyTree
+    mean: Variables
+    square: Variables
+    count: Array
+
+
+class Run(NamedTuple):
+    """Everything needed to go on exactly where a run left off.
+
+    Attributes:
+        loop: device state, restarts stacked.
+        step: steps taken.
+        window: step at which the current window began.
+        phases: the stopping rule's memory, one a restart.
+        losses: `(step, restarts)`, `nan` where a restart had stopped.
+        guarded: whether steps are checked one by one, since a non-finite one was met.
+        troubles: non-finite steps met, the first of each restart.
+        reason: why the run ended.
+        converged: whether it ended because nothing was left to gain.
+        factors: step-size factor of each restart.
+    """
+
+    loop: Loop
+    step: int
+    window: int
+    phases: tuple[Phase, ...]
+    losses: np.ndarray
+    guarded: bool = False
+    troubles: tuple[NonFinite, ...] = ()
+    reason: str = ""
+    converged: bool = False
+    factors: tuple[float, ...] = (1.0,)
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """When to stop at the latest, and whether to stop before that.
+
+    Args:
+        num_steps: steps in all; `None` runs until converged.
+        max_seconds: wall-clock limit.
+        anneal: whether the rule may reduce the step size.
+    """
+
+    num_steps: int | None = None
+    max_seconds: float | None = None
+    anneal: bool = True
+
+    @property
+    def last(self) -> int:
+        """The step at which the run ends at the latest."""
+        return _MAX_STEPS if self.num_steps is None else self.num_steps
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Engine:
+    """One fit's fixed parts; `start`, `advance` and `best` are its verbs."""
+
+    target: Target
+    guide: Guide
+    algorithm: Algorithm
+    batch: Batch
+    rows: Rows
+    key: Array
+    rule: StopRule = StopRule()
+
+    def start(
+        self,
+        variables: Sequence[Variables],
+        mutable: dict[str, PyTree],
+        factors: Sequence[float] | None = None,
+    ) -> Run:
+        """A run at step 0 with one restart for each of `variables`."""
+        factors = tuple(factors or [1.0] * len(variables))
+        begin = self.target.program(_begin, self.algorithm)
+        loops = [begin(v, mutable, f) for v, f in zip(variables, factors, strict=True)]
+        loop = jax.tree.map(lambda *leaves: jnp.stack(leaves), *loops)
+        phases = tuple(Phase() for _ in variables)
+        return Run(loop, 0, 0, phases, np.zeros((0, len(phases))), factors=factors)
+
+    def advance(
+        self,
+        run: Run,
+        budget: Budget,
+        callbacks: Sequence[Callable[..., Any]] = (),
+        progress: Progress | None = None,
+    ) -> Run:
+        """Runs on until the budget is spent, the rule is satisfied, or somebody says stop."""
+        clock, length = time.perf_counter(), _THIN
+        run = run._replace(reason="", converged=False)
+        try:
+            while not run.reason:
+                stop = min(run.step + length, budget.last, _window_end(run.window))
+                began = time.perf_counter()
+                run = self._piece(run, stop)
+                length = _next_length(length, stop, time.perf_counter() - began)
+                if run.step == _window_end(run.window):
+                    run = self._judge(run, budget)
+                run = run._replace(reason=run.reason or self._limit(run, budget, clock))
+                if progress is not None:
+                    progress.update(run.step, run.losses)
+                run = self._call(run, callbacks)
+        except KeyboardInterrupt:
+            run = run._replace(reason="interrupted by Ctrl-C")
+        return run
+
+    def best(self, run: Run) -> tuple[Variables, dict[str, PyTree], int]:
+        """The best candidate of all restarts by a fresh ELBO on common draws.
+
+        Candidates are the average of the recent iterates, the best average of earlier step
+        sizes, and the last iterate; the earlier ones win ties.
+
+        Returns:
+            The variables, the model's mutable state and the number of the restart.
+        """
+        found: list[tuple[float, Variables, int]] = []
+        for restart, phase in enumerate(run.phases):
+            candidates = [phase.best] if phase.best is not None else []
+            if phase.windows and not phase.stopped:
+                candidates.append(average(recent(phase)))
+            candidates.append(self.algorithm.variables(_take(run.loop.state, restart)))
+            for variables in candidates:
+                score = self._score(variables, run, restart)
+                found.append((float(score.mean()), variables, restart))
+        _, variables, restart = max(found, key=lambda entry: entry[0])
+        return variables, self._mutable(run, restart), restart
+
+    def _mutable(self, run: Run, restart: int) -> dict[str, PyTree]:
+        return self.algorithm.mutable(_take(run.loop.state, restart))
+
+    def _score(self, variables: Variables, run: Run, restart: int) -> np.ndarray:
+        """`log p - log q` of draws that are the same for every candidate."""
+        return scores(
+            self.target, self.guide, variables, self._mutable(run, restart), self.batch, self.rows
+        )
+
+    def _piece(self, run: Run, stop: int) -> Run:
+        """Steps `run.step..stop-1`; replays them one by one if one was not finite."""
+        active = np.array([not phase.stopped for phase in run.phases])
+        table = self.rows.table(run.step, stop, _CAPACITY) if self.rows.subsampled else {}
+
+        def advance(guarded: bool, stop: int) -> tuple[Loop, np.ndarray]:
+            program = self.target.program(
+                _advance, self.guide, self.algorithm, guarded, len(active)
+            )
+            loop, losses = program(run.loop, self.key, active, run.step, stop, self.batch, table)
+            return loop, np.asarray(losses)[: stop - run.step]
+
+        loop, losses = advance(run.guarded, stop)
+        bad = ~np.isfinite(losses) & active
+        if not run.guarded and (bad.any() or not self._finite(loop)):
+            loop, losses = advance(True, stop)
+            run = run._replace(guarded=True)
+            bad = ~np.isfinite(losses) & active
+        troubles = run.troubles
+        if bad.any() and not troubles:
+            when, restart = (int(i) for i in np.argwhere(bad)[0])
+            before = advance(True, run.step + when)[0] if when else run.loop
+            troubles = (self._diagnose(before, run.step + when, restart),)
+        losses = np.where(active, losses, np.nan)
+        return run._replace(
+            loop=loop,
+            step=stop,
+            losses=np.concatenate([run.losses, losses]),
+            troubles=troubles,
+            guarded=run.guarded,
+        )
+
+    def _finite(self, loop: Loop) -> bool:
+        return bool(self.target.program(_all_finite)(loop.state))
+
+    def _diagnose(self, loop: Loop, step: int, restart: int) -> NonFinite:
+        state = _take(loop.state, restart)
+        rows = self.rows.table(step, step + 1) if self.rows.subsampled else {}
+        index = {name: table[0] for name, table in rows.items()}
+        key = jax.random.fold_in(jax.random.fold_in(self.key, restart), step)
+        return nonfinite.diagnose(
+            self.target,
+            self.guide,
+            self.algorithm.variables(state),
+            self.algorithm.mutable(state),
+            key,
+            self.batch._replace(index=index),
+            step,
+        )
+
+    def _judge(self, run: Run, budget: Budget) -> Run:
+        """Closes the window: adds it to every running restart's phase, lets the rule decide."""
+        stats = self.target.program(_window_stats)(run.loop)
+        recent_losses = run.losses[run.window :]
+        phases = list(run.phases)
+        factors = list(run.factors)
+        loop = run.loop
+        for restart, phase in enumerate(phases):
+            if phase.stopped:
+                continue
+            losses = recent_losses[:, restart]
+            if np.mean(np.isfinite(losses)) < 0.5:
+                phases[restart] = phase._replace(stopped="most steps were not finite")
+                continue
+            probe_mean, probe_var = (np.asarray(part[restart], np.float64) for part in stats)
+            mean = _take(run.loop.mean, restart)
+            window = Window(
+                float(losses.size), float(np.nanmean(losses)), mean, probe_mean, probe_var
+            )
+            phases[restart], factor = self._decide(run, restart, add(phase, window), budget)
+            if factor != 1.0:
+                factors[restart] *= factor
+                start = phases[restart].best
+                assert start is not None
+                loop = self.target.program(_restart, self.algorithm)(loop, restart, factor, start)
+        loop = self.target.program(_reset)(loop)
+        run = run._replace(
+            loop=loop, window=run.step, phases=tuple(phases), factors=tuple(factors)
+        )
+        if all(phase.stopped for phase in phases):
+            first = max(phases, key=lambda phase: phase.converged)
+            run = run._replace(reason=first.stopped, converged=first.converged)
+        return run
+
+    def _decide(
+        self, run: Run, restart: int, phase: Phase, budget: Budget
+    ) -> tuple[Phase, float]:
+        """The phase after the rule has spoken, and the factor for its step size."""
+        if not budget.anneal or not self.rule.stationary(phase):
+            return phase, 1.0
+        candidate = average(recent(phase, self.rule.min_windows))
+        scored = self._score(candidate, run, restart)
+        gain, error = float("inf"), 0.0
+        if phase.best is not None:
+            difference = scored - self._score(phase.best, run, restart)
+            gain = float(np.mean(difference))
+            error = float(np.std(difference, ddof=1) / np.sqrt(difference.size))
+        best = candidate if gain > 0 else phase.best
+        done = gain < max(self.rule.tolerance, 2 * error)
+        following = Phase(phase.index + 1, (), best)
+        if done and budget.num_steps is None:
+            text = (
+                f"converged: reducing the step size {phase.index + 1} times gained only "
+                f"{gain:.3g} +- {error:.2g} nats at last"
+            )
+            return following._replace(stopped=text, converged=True), 1.0
+        if phase.index + 1 >= self.rule.max_phases and budget.num_steps is None:
+            text = f"still gaining {gain:.3g} nats after {self.rule.max_phases} step sizes"
+            return following._replace(stopped=text), 1.0
+        return following, self.rule.shrink if phase.index + 1 < self.rule.max_phases else 1.0
+
+    def _limit(self, run: Run, budget: Budget, clock: float) -> str:
+        if run.step >= budget.last:
+            return f"num_steps={budget.last} reached"
+        if budget.max_seconds is not None and time.perf_counter() - clock > budget.max_seconds:
+            return f"max_seconds={budget.max_seconds:g} reached"
+        return ""
+
+    def _call(self, run: Run, callbacks: Sequence[Callable[..., Any]]) -> Run:
+        for callback in callbacks:
+            try:
+                callback(run, run.losses[:, 0] if run.losses.shape[1] == 1 else run.losses, run.step)
+            except StopIteration:
+                run = run._replace(reason="stopped by a callback")
+        return run
+
+
+def scores(
+    target: Target,
+    guide: Guide,
+    variables: Variables,
+    mutable: dict[str, PyTree],
+    batch: Batch,
+    rows: Rows,
+    num_draws: int = _SCORES,
+    seed: int = 0,
+) -> np.ndarray:
+    """`log p - log q` of `num_draws` draws and, under subsampling, as many fresh row sets."""
+    key = jax.random.fold_in(jax.random.key(0x5C0E), seed)
+    if not rows.subsampled:
+        return weights.draw(target, guide, variables, mutable, key, batch, num_draws).log_weights
+    out = []
+    for i, row in enumerate(range(num_draws)):
+        index = {name: table[0] for name, table in rows.table(row, row + 1).items()}
+        part = batch._replace(index=index)
+        one = weights.draw(
+            target, guide, variables, mutable, jax.random.fold_in(key, i), part, 1
+        )
+        out.append(one.log_weights)
+    return np.concatenate(out)
+
+
+def _begin(
+    target: Target,
+    algorithm: Algorithm,
+    variables: Variables,
+    mutable: dict[str, PyTree],
+    factor: Array,
+) -> Loop:
+    state = algorithm.rescale(algorithm.init(variables, mutable), factor)
+    zeros = jax.tree.map(jnp.zeros_like, variables)
+    return Loop(state, zeros, zeros, jnp.zeros(()))
+
+
+def _advance(
+    target: Target,
+    guide: Guide,
+    algorithm: Algorithm,
+    guarded: bool,
+    restarts: int,
+    loop: Loop,
+    key: Array,
+    active: Array,
+    start: Array,
+    stop: Array,
+    batch: Batch,
+    table: dict[str, Array],
+) -> tuple[Loop, Array]:
+    """Steps `start..stop-1` of every restart; losses `(capacity, restarts)`."""
+
+    def step(key: Array, t: Array, carry: tuple[Loop, Array]) -> tuple[Loop, Array]:
+        loop, losses = carry
+        rows = {name: values[t - start] for name, values in table.items()}
+        state, info = algorithm.step(
+            loop.state, jax.random.fold_in(key, t), target, guide, batch._replace(index=rows)
+        )
+        if guarded:
+            ok = jnp.isfinite(info.loss) & _all_finite(target, algorithm.variables(state))
+            state = jax.tree.map(lambda new, old: jnp.where(ok, new, old), state, loop.state)
+            info = info._replace(loss=jnp.where(ok, info.loss, jnp.nan))
+        return loop._replace(state=state), losses.at[t - start].set(info.loss)
+
+    def block(key: Array, t: Array, carry: tuple[Loop, Array]) -> tuple[Array, tuple[Loop, Array]]:
+        end = jnp.minimum(stop, (t // _THIN + 1) * _THIN)
+        loop, losses = lax.fori_loop(t, end, lambda i, c: step(key, i, c), carry)
+        whole = (end % _THIN == 0).astype(loop.count.dtype)
+        return end, (_accumulate(loop, algorithm.variables(loop.state), whole), losses)
+
+    def restart(loop: Loop, key: Array) -> tuple[Loop, Array]:
+        losses = jnp.zeros((_CAPACITY,))
+        carry = (start, (loop, losses))
+        _, carry = lax.while_loop(lambda c: c[0] < stop, lambda c: block(key, *c), carry)
+        return carry
+
+    start, stop = jnp.asarray(start), jnp.asarray(stop)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(restarts))
+    if restarts == 1:  # a batch dimension of one would only cost
+        after, losses = restart(_take(loop, 0), keys[0])
+        after, losses = jax.tree.map(lambda leaf: leaf[None], (after, losses))
+    else:
+        after, losses = jax.vmap(restart)(loop, keys)
+
+        def freeze(new: Array, old: Array) -> Array:
+            return jnp.where(active.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+        after = jax.tree.map(freeze, after, loop)
+    return after, losses.T
+
+
+def _accumulate(loop: Loop, variables: Variables, weight: Array) -> Loop:
+    """Welford's update of mean and squared deviations, skipped where `weight` is zero."""
+    count = loop.count + weight
+    share = weight / jnp.maximum(count, 1)
+    mean = jax.tree.map(lambda m, x: m + share.astype(m.dtype) * (x - m), loop.mean, variables)
+    square = jax.tree.map(
+        lambda s, x, m, n: s + weight.astype(s.dtype) * (x - m) * (x - n),
+        loop.square,
+        variables,
+        loop.mean,
+        mean,
+    )
+    return loop._replace(mean=mean, square=square, count=count)
+
+
+def _window_stats(target: Target, loop: Loop) -> tuple[Array, Array]:
+    """Mean and variance of the iterates at the probed coordinates, `(restarts, probes)`."""
+
+    def probe(tree: PyTree) -> Array:
+        flat = [jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)]
+        vector = jnp.concatenate(flat)
+        stride = max(1, vector.size // _PROBES)
+        return vector[::stride]
+
+    def one(loop: Loop) -> tuple[Array, Array]:
+        return probe(loop.mean), probe(loop.square) / jnp.maximum(loop.count - 1, 1)
+
+    return jax.vmap(one)(loop)
+
+
+def _reset(target: Target, loop: Loop) -> Loop:
+    return loop._replace(
+        mean=jax.tree.map(jnp.zeros_like, loop.mean),
+        square=jax.tree.map(jnp.zeros_like, loop.square),
+        count=jnp.zeros_like(loop.count),
+    )
+
+
+def _restart(
+    target: Target, algorithm: Algorithm, loop: Loop, restart: Array, factor: Array, start: Variables
+) -> Loop:
+    """One restart moved to `start` with a smaller step size."""
+    state = algorithm.rescale(_take(loop.state, restart), factor)
+    state = algorithm.move(state, start)
+    return loop._replace(
+        state=jax.tree.map(lambda all_, one: all_.at[restart].set(one), loop.state, state)
+    )
+
+
+def _all_finite(target: Target, tree: PyTree) -> Array:
+    finite = [
+        jnp.all(jnp.isfinite(leaf))
+        for leaf in jax.tree.leaves(tree)
+        if jnp.issubdtype(leaf.dtype, jnp.inexact)
+    ]
+    return jnp.all(jnp.stack(finite)) if finite else jnp.asarray(True)
+
+
+def _take(tree: PyTree, restart: int | Array) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf[restart], tree)
+
+
+def _window_end(begin: int) -> int:
+    """The step at which a window ends: later ones are longer, so decisions grow rare."""
+    return begin + max(_WINDOW, begin // 20 // _THIN * _THIN)
+
+
+def _next_length(length: int, stop: int, seconds: float) -> int:
+    """A piece length that takes about `_PIECE_SECONDS`, in whole thinning blocks."""
+    wanted = length * min(8.0, max(0.25, _PIECE_SECONDS / max(seconds, 1e-6)))
+    return int(min(_CAPACITY, max(_THIN, wanted // _THIN * _THIN)))

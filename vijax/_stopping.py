@@ -1,0 +1,145 @@
+"""When to stop a noisy optimisation, and what to return: stationarity, averaging, smaller steps.
+
+At a fixed step size stochastic gradient descent ends up wandering round the optimum. Windows of
+iterates tell when it has arrived: the split R-hat of the two halves of the recent windows is
+near one. From then on the average of the iterates is far better than any one of them. The step
+size is then reduced and the cycle repeated until the average stops improving the ELBO on fresh
+draws by more than a tolerance. Sources: Robust, Automated, and Accurate Black-box Variational
+Inference, Welandawe et al., 2022; A Framework for Improving the Reliability of Black-box
+Variational Inference, Welandawe et al., 2024.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from vijax._contracts import PyTree
+
+_MAX_WINDOWS = 16  # neighbours are merged beyond this, so that memory stays bounded
+
+
+class Window(NamedTuple):
+    """Moments of the iterates over a stretch of steps.
+
+    Attributes:
+        steps: number of steps.
+        loss: mean loss.
+        mean: mean of the variables, a pytree on the device.
+        probe_mean: `(probes,)` the same for the probed coordinates, on the host.
+        probe_var: `(probes,)` their variance within the stretch.
+    """
+
+    steps: float
+    loss: float
+    mean: PyTree
+    probe_mean: np.ndarray
+    probe_var: np.ndarray
+
+
+class Phase(NamedTuple):
+    """One restart at one step size: windows so far, and the best average of earlier phases.
+
+    Attributes:
+        index: number of step-size reductions so far.
+        windows: oldest first, at most 16.
+        best: average of the last phase that ended, `None` in the first.
+        stopped: why this restart stopped, empty while it runs.
+        converged: whether it stopped because there was nothing left to gain.
+    """
+
+    index: int = 0
+    windows: tuple[Window, ...] = ()
+    best: PyTree | None = None
+    stopped: str = ""
+    converged: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class StopRule:
+    """Configuration of the rule.
+
+    Args:
+        tolerance: smallest gain in ELBO (nats) worth another reduction of the step size.
+        rhat: split R-hat below which the iterates count as stationary.
+        shrink: factor applied to the step size at the end of a phase.
+        min_windows: windows needed before stationarity is judged.
+        max_phases: reductions after which the rule gives up.
+    """
+
+    tolerance: float = 0.01
+    rhat: float = 1.1
+    shrink: float = 0.25
+    min_windows: int = 4
+    max_phases: int = 8
+
+    def stationary(self, phase: Phase) -> bool:
+        """Whether the recent windows of a phase wander without drifting."""
+        windows = recent(phase, self.min_windows)
+        return len(windows) >= self.min_windows and split_rhat(windows) < self.rhat
+
+
+def add(phase: Phase, window: Window) -> Phase:
+    """The phase with one more window; the oldest pairs merge when there are too many."""
+    windows = (*phase.windows, window)
+    if len(windows) > _MAX_WINDOWS:
+        pairs = zip(windows[0:-1:2], windows[1::2], strict=False)
+        windows = (*(_merge(a, b) for a, b in pairs), *windows[len(windows) // 2 * 2 :])
+    return phase._replace(windows=windows)
+
+
+def recent(phase: Phase, at_least: int = 1) -> tuple[Window, ...]:
+    """The later half of a phase's windows: what came before may be the way in."""
+    return phase.windows[-max(at_least, len(phase.windows) // 2) :]
+
+
+def average(windows: tuple[Window, ...]) -> PyTree:
+    """Mean of the iterates over some windows."""
+    weights = np.array([window.steps for window in windows])
+    weights = weights / weights.sum()
+
+    def combine(*leaves: jax.Array) -> jax.Array:
+        total = leaves[0] * weights[0].astype(leaves[0].dtype)
+        for weight, leaf in zip(weights[1:], leaves[1:], strict=True):
+            total = total + leaf * weight.astype(leaf.dtype)
+        return total
+
+    return jax.tree.map(combine, *(window.mean for window in windows))
+
+
+def split_rhat(windows: tuple[Window, ...]) -> float:
+    """The 90 % quantile over coordinates of the split R-hat between two halves of the windows."""
+    half = len(windows) // 2
+    first, second = _pool(windows[:half]), _pool(windows[-half:])
+    within = 0.5 * (first[1] + second[1])
+    between = 0.5 * (first[0] - second[0]) ** 2
+    moving = within > 0
+    if not moving.any():
+        return 1.0
+    return float(np.sqrt(1 + np.quantile(between[moving] / within[moving], 0.9)))
+
+
+def _pool(windows: tuple[Window, ...]) -> tuple[np.ndarray, np.ndarray]:
+    pooled = windows[0]
+    for window in windows[1:]:
+        pooled = _merge(pooled, window, means=False)
+    return pooled.probe_mean, pooled.probe_var
+
+
+def _merge(a: Window, b: Window, means: bool = True) -> Window:
+    """Two neighbouring windows as one."""
+    steps = a.steps + b.steps
+    share = b.steps / steps
+    shift = b.probe_mean - a.probe_mean
+    return Window(
+        steps=steps,
+        loss=a.loss + share * (b.loss - a.loss),
+        mean=average((a, b)) if means else a.mean,
+        probe_mean=a.probe_mean + share * shift,
+        probe_var=a.probe_var
+        + share * (b.probe_var - a.probe_var)
+        + share * (1 - share) * shift**2,
+    )

@@ -1,0 +1,92 @@
+"""Stochastic gradient descent on an objective, with any optax transformation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from vijax._contracts import Algorithm, Batch, Guide, Info, Objective, PyTree, Target, Variables
+from vijax._identity import fingerprint
+
+
+class GradientState(NamedTuple):
+    """Variables, the model's mutable state, the optimizer's state and the step-size factor."""
+
+    variables: Variables
+    mutable: dict[str, PyTree]
+    optimizer: PyTree
+    step_size: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """An optax transformation that compares by what it does, not by which object it is.
+
+    Two `optax.adam(1e-2)` are equal, so that a second fit finds the first one's programs.
+    """
+
+    transformation: optax.GradientTransformation = dataclasses.field(compare=False, repr=False)
+    lookup: Hashable = dataclasses.field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.transformation, optax.GradientTransformation):
+            raise TypeError(
+                "optimizer: expected an optax.GradientTransformation such as optax.adam(1e-2), "
+                f"got {type(self.transformation).__name__}."
+            )
+        object.__setattr__(self, "lookup", fingerprint(self.transformation))
+
+
+@dataclasses.dataclass(frozen=True)
+class Gradient(Algorithm):
+    """`variables <- variables + step_size * update(gradient of the objective)`.
+
+    Args:
+        objective: the loss.
+        optimizer: any optax transformation; line searches and `optax.lbfgs` receive the value,
+            gradient and value function of the step's own draws.
+    """
+
+    objective: Objective
+    optimizer: Optimizer
+
+    def init(self, variables: Variables, mutable: dict[str, PyTree]) -> GradientState:
+        state = self.optimizer.transformation.init(variables)
+        return GradientState(variables, mutable, state, jnp.ones(()))
+
+    def step(
+        self, state: GradientState, key: Array, target: Target, guide: Guide, batch: Batch
+    ) -> tuple[GradientState, Info]:
+        def loss_of(variables: Variables) -> tuple[Array, dict[str, PyTree]]:
+            return self.objective(variables, state.mutable, key, target, guide, batch)
+
+        (loss, mutable), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.variables)
+        update, optimizer = optax.with_extra_args_support(self.optimizer.transformation).update(
+            gradient,
+            state.optimizer,
+            state.variables,
+            value=loss,
+            grad=gradient,
+            value_fn=lambda variables: loss_of(variables)[0],
+        )
+        update = jax.tree.map(lambda u: state.step_size.astype(u.dtype) * u, update)
+        variables = optax.apply_updates(state.variables, update)
+        return GradientState(variables, mutable, optimizer, state.step_size), Info(loss)
+
+    def variables(self, state: GradientState) -> Variables:
+        return state.variables
+
+    def mutable(self, state: GradientState) -> dict[str, PyTree]:
+        return state.mutable
+
+    def rescale(self, state: GradientState, factor: Any) -> GradientState:
+        return state._replace(step_size=state.step_size * factor)
+
+    def move(self, state: GradientState, variables: Variables) -> GradientState:
+        return state._replace(variables=variables)

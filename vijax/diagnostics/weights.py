@@ -1,0 +1,142 @@
+"""Log densities of guide draws under the target: ELBO, importance weights and PSIS from one pass."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from vijax._contracts import Batch, Guide, Position, PyTree, Target, Variables
+
+# Draws evaluated at once are limited to about this many array elements of the model's data.
+_BLOCK_ELEMENTS = 2**24
+_MAX_BLOCK = 256
+
+
+class Draws(NamedTuple):
+    """Draws from a guide, host arrays with a leading axis of draws.
+
+    Attributes:
+        z: unconstrained draws by site.
+        log_p: log density of the target, `(num_draws,)`.
+        log_q: log density of the guide, `(num_draws,)`.
+    """
+
+    z: dict[str, np.ndarray]
+    log_p: np.ndarray
+    log_q: np.ndarray
+
+    @property
+    def log_weights(self) -> np.ndarray:
+        """`log p - log q`, `(num_draws,)`, with `-inf` where the model is not finite."""
+        log_w = self.log_p.astype(np.float64) - self.log_q
+        return np.where(np.isnan(log_w) | (log_w == np.inf), -np.inf, log_w)
+
+
+class Importance(NamedTuple):
+    """Importance sampling with the guide as proposal.
+
+    Attributes:
+        log_weights: Pareto-smoothed, normalised to sum to one, `(num_draws,)`.
+        khat: Pareto shape of the largest weights; reliable below about 0.7.
+        ess: effective number of draws, `1 / sum(w^2)`.
+        log_evidence: log mean weight in nats.
+        log_evidence_se: its standard error (delta method).
+    """
+
+    log_weights: np.ndarray
+    khat: float
+    ess: float
+    log_evidence: float
+    log_evidence_se: float
+
+
+def block_size(batch: Batch, dim: int) -> int:
+    """Draws to evaluate at once, so that memory stays bounded for large data."""
+    elements = sum(math.prod(value.shape) for value in batch.data.values()) + dim
+    return max(1, min(_MAX_BLOCK, _BLOCK_ELEMENTS // elements))
+
+
+def draw(
+    target: Target,
+    guide: Guide,
+    variables: Variables,
+    mutable: dict[str, PyTree],
+    key: Array,
+    batch: Batch,
+    num_draws: int,
+) -> Draws:
+    """`num_draws` from the guide with both log densities; one program whatever their number."""
+    block = block_size(batch, target.space.dim)
+    program = target.program(_draw_block, guide, block)
+    parts = [
+        jax.device_get(program(variables, mutable, jax.random.fold_in(key, i), batch))
+        for i in range(math.ceil(num_draws / block))
+    ]
+    return Draws(*jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num_draws], *parts))
+
+
+def _draw_block(
+    target: Target,
+    guide: Guide,
+    block: int,
+    variables: Variables,
+    mutable: dict[str, PyTree],
+    key: Array,
+    batch: Batch,
+) -> tuple[Position, Array, Array]:
+    def one(key: Array) -> tuple[Position, Array, Array]:
+        z, log_q = guide.draw(variables.guide, target.space, key, batch)
+        log_p = target.evaluate(z, batch, variables.model, mutable).log_density
+        return z, log_p, log_q
+
+    return jax.vmap(one)(jax.random.split(key, block))
+
+
+def elbo(log_weights: np.ndarray) -> tuple[float, float]:
+    """The ELBO in nats and its standard error, from `log p - log q` of independent draws."""
+    if not np.all(np.isfinite(log_weights)):
+        return -math.inf, math.inf
+    return float(log_weights.mean()), float(log_weights.std(ddof=1) / math.sqrt(log_weights.size))
+
+
+def importance(log_weights: np.ndarray) -> Importance:
+    """Pareto-smoothed importance sampling, through ArviZ's own routine.
+
+    Source: Pareto Smoothed Importance Sampling, Vehtari et al., 2024.
+    """
+    n = log_weights.size
+    finite = np.isfinite(log_weights)
+    if finite.sum() < 5:  # nothing to smooth
+        return Importance(np.full(n, -math.log(n)), math.inf, 0.0, -math.inf, math.inf)
+    from arviz_stats.base import array_stats  # slow to import, and needed by few calls
+
+    floor = log_weights[finite].min() - 700.0  # psislw wants finite values; exp(-700) is zero
+    # psislw takes the negative log weights (it was made for pointwise log likelihoods)
+    smoothed, khat = array_stats.psislw(-np.where(finite, log_weights, floor))
+    peak = log_weights.max()
+    weights = np.exp(log_weights - peak)
+    mean = weights.mean()
+    relative_se = float(weights.std(ddof=1) / mean / math.sqrt(n))
+    normalised = smoothed - _logsumexp(smoothed)
+    return Importance(
+        log_weights=normalised,
+        khat=float(khat),
+        ess=float(1 / np.sum(np.exp(2 * normalised))),
+        log_evidence=float(peak + math.log(mean)),
+        log_evidence_se=relative_se,
+    )
+
+
+def khat_threshold(num_draws: int) -> float:
+    """`min(1 - 1 / log10(S), 0.7)`, the largest k-hat at which `S` draws can be relied on."""
+    return min(1 - 1 / math.log10(max(num_draws, 11)), 0.7)
+
+
+def _logsumexp(values: np.ndarray) -> float:
+    peak = values.max()
+    return float(peak + math.log(np.exp(values - peak).sum()))

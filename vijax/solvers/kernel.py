@@ -1,0 +1,154 @@
+"""The one compiled program that every solver drives: log density and gradient at a block of points.
+
+Compiling is what small fits spend their time on, so a solver compiles this and nothing else. All
+of its linear algebra runs on the host, in float64, on what the kernel returns. The program is
+kept by the target: a second solve, by another solver or on other data of the same shapes, finds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.flatten_util import ravel_pytree
+
+from vijax._contracts import Batch, PyTree, Target
+
+Floats = np.ndarray  # host arrays are float64 throughout
+
+BLOCK = 16  # rows evaluated at once; compile time hardly depends on it, see `Kernel`
+
+
+def _log_density(
+    target: Target, joint: bool, batch: Batch, model: PyTree, mutable: PyTree
+) -> Callable[[Array], Array]:
+    """The log density as a function of one vector: `z`, followed by the model's own if `joint`."""
+    dim = target.space.dim
+    unravel = ravel_pytree(model)[1] if joint else None
+
+    def function(point: Array) -> Array:
+        params = model if unravel is None else unravel(point[dim:])
+        return target.log_density(target.space.unravel(point[:dim]), batch, params, mutable)
+
+    return function
+
+
+def solver_kernel(
+    target: Target, joint: bool, points: Array, batch: Batch, model: PyTree, mutable: PyTree
+) -> Array:
+    """`(block, dim)` points to `(block, 1 + dim)`: log density, then its gradient."""
+    function = jax.value_and_grad(_log_density(target, joint, batch, model, mutable))
+    value, gradient = jax.vmap(function)(points)
+    return jnp.concatenate([value[:, None], gradient], axis=1)  # one transfer to the host
+
+
+def solver_products(
+    target: Target,
+    joint: bool,
+    point: Array,
+    vectors: Array,
+    batch: Batch,
+    model: PyTree,
+    mutable: PyTree,
+) -> Array:
+    """Hessian of the log density at `point` `(dim,)` times each row of `vectors` `(block, dim)`."""
+    gradient = jax.grad(_log_density(target, joint, batch, model, mutable))
+    return jax.vmap(lambda vector: jax.jvp(gradient, (point,), (vector,))[1])(vectors)
+
+
+class Kernel:
+    """Log density and gradient of a target at any number of points, on the host in float64.
+
+    Points go through the device in blocks of a fixed size, the last one padded, so that exactly
+    one program is compiled. Sixteen was chosen by measurement: one call costs the same for 1 and
+    for 16 points of a small model (dispatch dominates), while a large model pays for padding.
+
+    Args:
+        target: the target.
+        batch: the data, all rows.
+        model: the model's `param` sites in unconstrained space.
+        mutable: the model's mutable state; held fixed.
+        joint: points are `z` followed by the raveled `model`, so that both can be optimised.
+        block: points per device call.
+
+    Attributes:
+        dim: length of a point.
+        dtype: what the device computes in, float32 unless x64 is enabled.
+        calls: device calls so far.
+        points: points asked for so far, Hessian-vector products included.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        batch: Batch,
+        model: Mapping[str, PyTree] | None = None,
+        mutable: Mapping[str, PyTree] | None = None,
+        joint: bool = False,
+        block: int = BLOCK,
+    ) -> None:
+        self.target = target
+        self.model = dict(model or {})
+        self.joint = joint and bool(self.model)
+        self.block = block
+        self.dim = target.space.dim
+        if self.joint:
+            self.dim += sum(np.size(leaf) for leaf in jax.tree.leaves(self.model))
+        self.dtype = np.dtype(jnp.result_type(float))
+        self.calls = 0
+        self.points = 0
+        self._data = (batch, self.model, dict(mutable or {}))
+
+    @property
+    def resolution(self) -> float:
+        """Spacing of the device's numbers relative to their size."""
+        return float(np.finfo(self.dtype).eps)
+
+    def round(self, points: Floats) -> Floats:
+        """The points as the device sees them, back in float64."""
+        return np.asarray(points, self.dtype).astype(np.float64)
+
+    def __call__(self, points: Floats) -> tuple[Floats, Floats]:
+        """Log density `(num,)` and its gradient `(num, dim)` at `points` `(num, dim)`.
+
+        Never raises for numerical reasons: a log density that is NaN or +inf comes back as -inf,
+        a gradient with a non-finite entry as it is.
+        """
+        program = self.target.program(solver_kernel, self.joint)
+        result = self._blocks(lambda block: program(block, *self._data), points)
+        log_density = np.where(result[:, 0] < np.inf, result[:, 0], -np.inf)
+        return log_density, result[:, 1:]
+
+    def products(self, point: Floats, vectors: Floats) -> Floats:
+        """Hessian of the log density at `point` times each row of `vectors` `(num, dim)`.
+
+        Compiles a second program when it is first asked for.
+        """
+        program = self.target.program(solver_products, self.joint)
+        at = np.asarray(point, self.dtype)
+        return self._blocks(lambda block: program(at, block, *self._data), vectors)
+
+    def hessian(self, point: Floats) -> Floats:
+        """Hessian of the log density at `point`, symmetric `(dim, dim)`."""
+        hessian = self.products(point, np.eye(self.dim))
+        return 0.5 * (hessian + hessian.T)
+
+    def _blocks(self, program: Callable[[Floats], Any], rows: Floats) -> Floats:
+        rows = np.ascontiguousarray(rows, self.dtype)
+        self.points += len(rows)
+        results = []
+        for start in range(0, len(rows), self.block):
+            block = rows[start : start + self.block]
+            if len(block) < self.block:
+                # repeats a row that was asked for: a zero might lie outside the model's domain
+                # and its NaNs would trip jax_debug_nans
+                padding = np.repeat(block[-1:], self.block - len(block), axis=0)
+                block = np.concatenate([block, padding])
+            results.append(program(block))  # asynchronous: blocks queue up on the device
+            self.calls += 1
+        host = np.concatenate([np.asarray(result) for result in results])
+        return host[: len(rows)].astype(np.float64)

@@ -1,0 +1,306 @@
+"""Multi-path L-BFGS on the host: every path puts one trial point into each call of the kernel.
+
+Paths do not wait for one another: while one shrinks its step, another has accepted its own and
+goes on. The initial inverse Hessian is a diagonal, updated from every pair, so that coordinates
+of very different scale cost little. Sources: Nocedal and Wright, Numerical Optimization, 2006,
+algorithms 7.4 and 7.5; the diagonal, Gilbert and Lemarechal, Some numerical experiments with
+variable-storage quasi-Newton algorithms, 1989; the approximate Wolfe condition for noisy function
+values, Hager and Zhang, A new conjugate gradient method with guaranteed descent, 2005.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from vijax.solvers.kernel import Floats, Kernel
+
+CONVERGED = "the log density stopped rising"
+NO_START = "no starting point with a finite log density and gradient was found"
+STUCK = "no step along the ascent direction raised the log density"
+EXHAUSTED = "the iteration limit was reached while the log density was still rising"
+STRAGGLER = "stopped long after most other paths had converged"
+
+_RUNNING = ""
+_SUFFICIENT = 1e-4  # Armijo constant
+_CURVATURE = 0.9  # weak Wolfe constant
+_MAX_TRIALS = 12  # trial points in one line search
+_QUIET = 3  # iterations in a row whose predicted gain is negligible
+
+
+class Path(NamedTuple):
+    """The iterates of one path, the start first.
+
+    Attributes:
+        points: `(num + 1, dim)`, as the device saw them.
+        log_density: `(num + 1,)`.
+        gradient: `(num + 1, dim)`, of the log density.
+        reason: why it ended.
+    """
+
+    points: Floats
+    log_density: Floats
+    gradient: Floats
+    reason: str
+
+    @property
+    def converged(self) -> bool:
+        """Whether it ended at a local maximum, to working precision."""
+        return self.reason == CONVERGED
+
+
+@dataclasses.dataclass(frozen=True)
+class LBFGS:
+    """Options of the optimiser.
+
+    Args:
+        history: pairs kept.
+        max_iterations: accepted steps per path.
+        tolerance: predicted gain in nats, `g' H g / 2`, below which a step is negligible. The
+            unit makes it independent of the scale of the parameters.
+        patience: once half the paths have converged, the others get this many times the
+            iterations those took.
+    """
+
+    history: int = 10
+    max_iterations: int = 500
+    tolerance: float = 1e-4
+    patience: float = 3.0
+
+    def climb(self, kernel: Kernel, starts: Floats, keep: bool = True) -> list[Path]:
+        """Maximises the log density from each of `starts` `(num_paths, dim)`.
+
+        Args:
+            kernel: the compiled log density and gradient.
+            starts: starting points; one that is not finite ends its path at once, see
+                `finite_starts`.
+            keep: keep all iterates, else the first and the last.
+        """
+        return _Climb(self, kernel, starts, keep).run()
+
+
+def finite_starts(
+    kernel: Kernel,
+    rng: np.random.Generator,
+    num: int,
+    first: Floats | None = None,
+    radius: float = 2.0,
+    rounds: int = 25,
+) -> Floats:
+    """Starting points `(num, dim)`, uniform on `(-radius, radius)` in each coordinate.
+
+    A point whose log density or gradient is not finite is drawn again, on its own, from an
+    interval that slowly narrows; one that never succeeds is returned as it is.
+
+    Args:
+        kernel: the compiled log density and gradient.
+        rng: source of randomness.
+        num: number of points.
+        first: points to use as they are if finite, `(at most num, dim)`.
+        radius: half the width of the interval.
+        rounds: attempts.
+    """
+    starts = rng.uniform(-radius, radius, (num, kernel.dim))
+    if first is not None:
+        starts[: len(first)] = first[:num]
+    bad = np.arange(num)
+    for attempt in range(rounds):
+        log_density, gradient = kernel(starts[bad])
+        bad = bad[~(np.isfinite(log_density) & np.isfinite(gradient).all(axis=1))]
+        if not bad.size:
+            break
+        width = radius * 0.9**attempt
+        starts[bad] = rng.uniform(-width, width, (bad.size, kernel.dim))
+    return kernel.round(starts)
+
+
+class _Climb:
+    """All paths of one run; row `i` of every array belongs to path `i`. Minimises `f = -log p`."""
+
+    def __init__(self, options: LBFGS, kernel: Kernel, starts: Floats, keep: bool) -> None:
+        self.options, self.kernel, self.keep = options, kernel, keep
+        num, dim = starts.shape
+        self.x = kernel.round(starts)
+        log_density, gradient = kernel(self.x)
+        self.f, self.g = -log_density, -gradient
+        self.s = np.zeros((num, options.history, dim))
+        self.y = np.zeros((num, options.history, dim))
+        self.rho = np.zeros((num, options.history))  # 1 / s'y; zero makes a slot inert
+        self.diagonal = np.ones((num, dim))
+        self.direction = np.zeros((num, dim))
+        self.slope = np.zeros(num)
+        self.low, self.step, self.high = np.zeros(num), np.zeros(num), np.full(num, np.inf)
+        self.trials = np.zeros(num, int)
+        self.iterations = np.zeros(num, int)
+        self.quiet = np.zeros(num, int)
+        self.reasons = np.full(num, _RUNNING, dtype=object)
+        self.trace: list[list[tuple[Floats, float, Floats]]] = [[self._snap(i)] for i in range(num)]
+        finite = np.isfinite(self.f) & np.isfinite(self.g).all(axis=1)
+        self.reasons[~finite] = NO_START
+        self._aim(np.flatnonzero(finite))
+
+    def run(self) -> list[Path]:
+        while (running := np.flatnonzero(self.reasons == _RUNNING)).size:
+            self._advance(running)
+        return [
+            Path(
+                points=np.stack([point for point, _, _ in snaps]),
+                log_density=-np.array([f for _, f, _ in snaps]),
+                gradient=-np.stack([g for _, _, g in snaps]),
+                reason=reason,
+            )
+            for snaps, reason in zip(self.trace, self.reasons, strict=True)
+        ]
+
+    def _snap(self, i: int) -> tuple[Floats, float, Floats]:
+        return self.x[i].copy(), float(self.f[i]), self.g[i].copy()
+
+    def _advance(self, paths: np.ndarray) -> None:
+        """One trial point for each of `paths`, then judges it."""
+        step, slope, f0 = self.step[paths], self.slope[paths], self.f[paths]
+        x = self.kernel.round(self.x[paths] + step[:, None] * self.direction[paths])
+        log_density, gradient = self.kernel(x)
+        f, g = -log_density, -gradient
+        finite = np.isfinite(f) & np.isfinite(g).all(axis=1)
+        g = np.where(finite[:, None], g, 0.0)
+        new_slope = np.einsum("pd,pd->p", g, self.direction[paths])
+        # Function values are only good to rounding; within it the slope decides.
+        noise = 8 * self.kernel.resolution * np.abs(f0)
+        lower = f <= f0 + _SUFFICIENT * step * slope
+        level = (f <= f0 + noise) & (np.abs(new_slope) <= 0.8 * np.abs(slope))
+        down = finite & (lower | level)
+        flat = new_slope >= _CURVATURE * slope
+        self.trials[paths] += 1
+        over = self.trials[paths] >= _MAX_TRIALS
+
+        accept = down & (flat | over)
+        self._shrink(paths[~down], f[~down], finite[~down])
+        longer = down & ~accept
+        self._lengthen(paths[longer], new_slope[longer])
+        self._fail(paths[~down & over])
+        if accept.any():
+            self._accept(paths[accept], x[accept], f[accept], g[accept])
+
+    def _shrink(self, paths: np.ndarray, f: Floats, finite: np.ndarray) -> None:
+        """The trial went up, or nowhere: look between the last good step and this one."""
+        low, high = self.low[paths], self.step[paths]
+        self.high[paths] = high
+        slope = self.slope[paths]
+        with np.errstate(all="ignore"):
+            # minimum of the parabola through f(0), f'(0) and f(high)
+            minimum = -0.5 * slope * high**2 / (f - self.f[paths] - slope * high)
+        width = high - low
+        inside = np.clip(minimum, low + 0.1 * width, low + 0.5 * width)
+        guess = np.where(np.isfinite(minimum), inside, low + 0.5 * width)
+        self.step[paths] = np.where(finite, guess, low + 0.2 * width)
+
+    def _lengthen(self, paths: np.ndarray, new_slope: Floats) -> None:
+        """The trial went down and the slope is still steep: go further."""
+        step, slope = self.step[paths], self.slope[paths]
+        self.low[paths] = step
+        with np.errstate(all="ignore"):
+            secant = np.where(new_slope > slope, step * slope / (slope - new_slope), np.inf)
+        beyond = np.clip(secant, 2 * step, 10 * step)
+        middle = 0.5 * (step + self.high[paths])
+        self.step[paths] = np.where(np.isfinite(self.high[paths]), middle, beyond)
+
+    def _fail(self, paths: np.ndarray) -> None:
+        """No trial went down: forget the history once, then give up."""
+        for i in paths:
+            if self.rho[i].any():
+                self.rho[i] = 0
+                self.diagonal[i] = 1
+                self._aim(np.array([i]))
+            else:
+                self.reasons[i] = STUCK
+
+    def _accept(self, paths: np.ndarray, x: Floats, f: Floats, g: Floats) -> None:
+        s, y = x - self.x[paths], g - self.g[paths]
+        gain = self.f[paths] - f
+        self.x[paths], self.f[paths], self.g[paths] = x, f, g
+        self._remember(paths, s, y)
+        self.iterations[paths] += 1
+        for i in paths:
+            if not self.keep:
+                del self.trace[i][1:]
+            self.trace[i].append(self._snap(i))
+        self._aim(paths)
+        noise = self.kernel.resolution * np.abs(f)
+        predicted = np.maximum(-0.5 * self.slope[paths], gain)
+        quiet = predicted < np.maximum(self.options.tolerance, 0.5 * noise)
+        self.quiet[paths] = np.where(quiet, self.quiet[paths] + 1, 0)
+        self.reasons[paths[self.quiet[paths] >= _QUIET]] = CONVERGED
+        self._limit(paths)
+
+    def _limit(self, paths: np.ndarray) -> None:
+        paths = paths[self.reasons[paths] == _RUNNING]
+        self.reasons[paths[self.iterations[paths] >= self.options.max_iterations]] = EXHAUSTED
+        done = self.iterations[self.reasons == CONVERGED]
+        if 2 * done.size > len(self.x):
+            limit = self.options.patience * np.median(done) + 20
+            late = paths[self.iterations[paths] > limit]
+            self.reasons[late[self.reasons[late] == _RUNNING]] = STRAGGLER
+
+    def _remember(self, paths: np.ndarray, s: Floats, y: Floats) -> None:
+        """Stores pairs of positive curvature, and fits the diagonal to them."""
+        sy = np.einsum("pd,pd->p", s, y)
+        good = positive_curvature(s, y)
+        paths, s, y, sy = paths[good], s[good], y[good], sy[good]
+        for store, new in ((self.s, s), (self.y, y), (self.rho, 1 / sy)):
+            store[paths, :-1] = store[paths, 1:]
+            store[paths, -1] = new
+        first = self.rho[paths, :-1].any(axis=1) == 0
+        self.diagonal[paths[first]] = (sy[first] / np.sum(y[first] ** 2, axis=1))[:, None]
+        self.diagonal[paths] = update_diagonal(self.diagonal[paths], s, y)
+
+    def _aim(self, paths: np.ndarray) -> None:
+        """A new direction `-H g` from the two-loop recursion, and a first step along it."""
+        s, y, rho = self.s[paths], self.y[paths], self.rho[paths]
+        q = self.g[paths].copy()
+        weights = np.zeros_like(rho)
+        for j in reversed(range(rho.shape[1])):
+            weights[:, j] = rho[:, j] * np.einsum("pd,pd->p", s[:, j], q)
+            q -= weights[:, j, None] * y[:, j]
+        q *= self.diagonal[paths]
+        for j in range(rho.shape[1]):
+            back = rho[:, j] * np.einsum("pd,pd->p", y[:, j], q)
+            q += (weights[:, j] - back)[:, None] * s[:, j]
+        self.direction[paths] = -q
+        self.slope[paths] = -np.einsum("pd,pd->p", q, self.g[paths])
+        # Without a history the gradient has no scale: start with a step of length one at most.
+        length = np.sqrt(np.einsum("pd,pd->p", q, q))
+        fresh = ~rho.any(axis=1)
+        self.step[paths] = np.where(fresh, 1 / np.maximum(length, 1), 1.0)
+        self.low[paths], self.high[paths], self.trials[paths] = 0.0, np.inf, 0
+
+
+def positive_curvature(s: Floats, y: Floats) -> np.ndarray:
+    """Which pairs `(num, dim)` have `s'y` clearly above zero."""
+    sy = np.einsum("pd,pd->p", s, y)
+    return sy > 1e-10 * np.sqrt(np.sum(s**2, axis=1) * np.sum(y**2, axis=1))
+
+
+def update_diagonal(diagonal: Floats, s: Floats, y: Floats) -> Floats:
+    """Diagonal of the inverse Hessian `(num, dim)` after the pairs `s`, `y` `(num, dim)`.
+
+    `1/D' = y'Dy / (s'y D) + y^2 / s'y - y'Dy s^2 / (s'y s'D^-1 s D^2)`: the diagonal of the BFGS
+    update of `D`, in the form of Gilbert and Lemarechal, 1989.
+    """
+    sy = np.einsum("pd,pd->p", s, y)[:, None]
+    ydy = np.einsum("pd,pd->p", y, diagonal * y)[:, None]
+    import os
+    V=os.environ.get('VAR','1')
+    if V=='1':
+        diagonal = diagonal*(sy/ydy); ydy=sy
+    elif V=='2':
+        diagonal = diagonal*np.maximum(1,sy/ydy); ydy = np.einsum("pd,pd->p", y, diagonal * y)[:, None]
+    elif V=='3':
+        return np.broadcast_to(sy/np.sum(y**2,axis=1)[:,None], y.shape)
+    elif V=='4':
+        diagonal = diagonal*np.sqrt(sy/ydy); ydy = np.einsum("pd,pd->p", y, diagonal * y)[:, None]
+    sds = np.einsum("pd,pd->p", s, s / diagonal)[:, None]
+    inverse = ydy / (sy * diagonal) + y**2 / sy - ydy * s**2 / (sy * sds * diagonal**2)
+    # non-negative by Cauchy-Schwarz; rounding is what the bound is for
+    return 1 / np.maximum(inverse, 1e-10 / diagonal)

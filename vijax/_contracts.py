@@ -146,6 +146,8 @@ class Target:
         unconstrain: `(values, batch, model, mutable) -> z`, the inverse.
         site_log_probs: `(z, batch, model, mutable) -> dict`, log density by site, elementwise
             and unscaled for observed sites.
+        log_dets: `(z, batch, model, mutable) -> dict`, `log |dx/dz|` by latent site, scalars, as
+            they enter the log density: `log q(x) = log q(z) - sum(log_dets)`.
         initialise: `(key, batch) -> (model, mutable)`, start values of both.
         observed: names of the observed sites.
         plates: every plate of the model, by name.
@@ -158,6 +160,7 @@ class Target:
     constrain: Callable[..., dict[str, Array]]
     unconstrain: Callable[..., Position]
     site_log_probs: Callable[..., dict[str, Array]]
+    log_dets: Callable[..., dict[str, Array]]
     initialise: Callable[..., tuple[dict[str, PyTree], dict[str, PyTree]]]
     observed: tuple[str, ...] = ()
     plates: Mapping[str, Plate] = dataclasses.field(default_factory=dict)
@@ -256,8 +259,12 @@ class Objective(Protocol):
         target: Target,
         guide: Guide,
         batch: Batch,
+        phase: Array,
     ) -> tuple[Array, dict[str, PyTree]]:
-        """The loss, to be minimised, and the model's new mutable state."""
+        """The loss, to be minimised, and the model's new mutable state.
+
+        `phase` is 0 far from the optimum and counts the step-size reductions since.
+        """
         ...
 
 
@@ -294,7 +301,7 @@ class Algorithm(abc.ABC):
 
     @abc.abstractmethod
     def move(self, state: PyTree, variables: Variables) -> PyTree:
-        """The state moved to other variables, its memory of the gradients kept."""
+        """The state moved to the average that ended a phase, its memory of gradients kept."""
 
 
 class Solution(NamedTuple):

@@ -85,12 +85,10 @@ class Budget:
     Args:
         num_steps: steps in all; `None` runs until converged.
         max_seconds: wall-clock limit.
-        anneal: whether the rule may reduce the step size.
     """
 
     num_steps: int | None = None
     max_seconds: float | None = None
-    anneal: bool = True
 
     @property
     def last(self) -> int:
@@ -100,7 +98,11 @@ class Budget:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Engine:
-    """One fit's fixed parts; `start`, `advance` and `best` are its verbs."""
+    """One fit's fixed parts; `start`, `trial`, `advance` and `best` are its verbs.
+
+    Attributes:
+        anneal: whether the rule may reduce the step size.
+    """
 
     target: Target
     guide: Guide
@@ -109,6 +111,7 @@ class Engine:
     rows: Rows
     key: Array
     rule: StopRule = StopRule()
+    anneal: bool = True
 
     def start(
         self,
@@ -118,9 +121,9 @@ class Engine:
     ) -> Run:
         """A run at step 0 with one restart for each of `variables`."""
         factors = tuple(factors or [1.0] * len(variables))
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(list(variables)))
         begin = self.target.program(_begin, self.algorithm)
-        loops = [begin(v, mutable, f) for v, f in zip(variables, factors, strict=True)]
-        loop = jax.tree.map(lambda *leaves: jnp.stack(leaves), *loops)
+        loop = begin(stacked, mutable, np.asarray(factors, np.float32))
         phases = tuple(Phase() for _ in variables)
         return Run(loop, 0, 0, phases, np.zeros((0, len(phases))), factors=factors)
 
@@ -139,7 +142,7 @@ class Engine:
                 stop = min(run.step + length, budget.last, _window_end(run.window))
                 began = time.perf_counter()
                 run = self._piece(run, stop)
-                length = _next_length(length, stop, time.perf_counter() - began)
+                length = _next_length(length, time.perf_counter() - began)
                 if run.step == _window_end(run.window):
                     run = self._judge(run, budget)
                 run = run._replace(reason=run.reason or self._limit(run, budget, clock))
@@ -149,6 +152,11 @@ class Engine:
         except KeyboardInterrupt:
             run = run._replace(reason="interrupted by Ctrl-C")
         return run
+
+    def trial(self, run: Run, num_steps: int) -> float:
+        """Mean loss over the later half of a few steps, `inf` if any was not finite."""
+        losses = self._steps(run, num_steps, guarded=False)[1][num_steps // 2 :]
+        return float(losses.mean()) if np.isfinite(losses).all() else np.inf
 
     def best(self, run: Run) -> tuple[Variables, dict[str, PyTree], int]:
         """The best candidate of all restarts by a fresh ELBO on common draws.
@@ -160,11 +168,12 @@ class Engine:
             The variables, the model's mutable state and the number of the restart.
         """
         found: list[tuple[float, Variables, int]] = []
+        last = jax.device_get(self.algorithm.variables(run.loop.state))
         for restart, phase in enumerate(run.phases):
             candidates = [phase.best] if phase.best is not None else []
             if phase.windows and not phase.stopped:
                 candidates.append(average(recent(phase)))
-            candidates.append(self.algorithm.variables(_take(run.loop.state, restart)))
+            candidates.append(_take(last, restart))
             for variables in candidates:
                 score = self._score(variables, run, restart)
                 found.append((float(score.mean()), variables, restart))
@@ -172,7 +181,7 @@ class Engine:
         return variables, self._mutable(run, restart), restart
 
     def _mutable(self, run: Run, restart: int) -> dict[str, PyTree]:
-        return self.algorithm.mutable(_take(run.loop.state, restart))
+        return _take(jax.device_get(self.algorithm.mutable(run.loop.state)), restart)
 
     def _score(self, variables: Variables, run: Run, restart: int) -> np.ndarray:
         """`log p - log q` of draws that are the same for every candidate."""
@@ -183,25 +192,16 @@ class Engine:
     def _piece(self, run: Run, stop: int) -> Run:
         """Steps `run.step..stop-1`; replays them one by one if one was not finite."""
         active = np.array([not phase.stopped for phase in run.phases])
-        table = self.rows.table(run.step, stop, _CAPACITY) if self.rows.subsampled else {}
-
-        def advance(guarded: bool, stop: int) -> tuple[Loop, np.ndarray]:
-            program = self.target.program(
-                _advance, self.guide, self.algorithm, guarded, len(active)
-            )
-            loop, losses = program(run.loop, self.key, active, run.step, stop, self.batch, table)
-            return loop, np.asarray(losses)[: stop - run.step]
-
-        loop, losses = advance(run.guarded, stop)
+        loop, losses, finite = self._steps(run, stop, run.guarded)
         bad = ~np.isfinite(losses) & active
-        if not run.guarded and (bad.any() or not self._finite(loop)):
-            loop, losses = advance(True, stop)
+        if not run.guarded and (bad.any() or not finite):
+            loop, losses, _ = self._steps(run, stop, guarded=True)
             run = run._replace(guarded=True)
             bad = ~np.isfinite(losses) & active
         troubles = run.troubles
         if bad.any() and not troubles:
             when, restart = (int(i) for i in np.argwhere(bad)[0])
-            before = advance(True, run.step + when)[0] if when else run.loop
+            before = self._steps(run, run.step + when, guarded=True)[0] if when else run.loop
             troubles = (self._diagnose(before, run.step + when, restart),)
         losses = np.where(active, losses, np.nan)
         return run._replace(
@@ -212,11 +212,19 @@ class Engine:
             guarded=run.guarded,
         )
 
-    def _finite(self, loop: Loop) -> bool:
-        return bool(self.target.program(_all_finite)(loop.state))
+    def _steps(self, run: Run, stop: int, guarded: bool) -> tuple[Loop, np.ndarray, bool]:
+        """The device state after steps `run.step..stop-1`, their losses, whether it is finite."""
+        active = np.array([not phase.stopped for phase in run.phases])
+        table = self.rows.table(run.step, stop, _CAPACITY) if self.rows.subsampled else {}
+        program = self.target.program(_advance, self.guide, self.algorithm, guarded, len(active))
+        fresh = run.step == run.window
+        loop, losses, finite = program(
+            run.loop, self.key, active, fresh, run.step, stop, self.batch, table
+        )
+        return loop, np.asarray(losses)[: stop - run.step], bool(finite)
 
     def _diagnose(self, loop: Loop, step: int, restart: int) -> NonFinite:
-        state = _take(loop.state, restart)
+        state = _take(jax.device_get(loop.state), restart)
         rows = self.rows.table(step, step + 1) if self.rows.subsampled else {}
         index = {name: table[0] for name, table in rows.items()}
         key = jax.random.fold_in(jax.random.fold_in(self.key, restart), step)
@@ -232,30 +240,29 @@ class Engine:
 
     def _judge(self, run: Run, budget: Budget) -> Run:
         """Closes the window: adds it to every running restart's phase, lets the rule decide."""
-        stats = self.target.program(_window_stats)(run.loop)
-        recent_losses = run.losses[run.window :]
-        phases = list(run.phases)
-        factors = list(run.factors)
-        loop = run.loop
+        mean, square, count = jax.device_get((run.loop.mean, run.loop.square, run.loop.count))
+        losses = run.losses[run.window :]
+        phases, factors, state = list(run.phases), list(run.factors), None
         for restart, phase in enumerate(phases):
             if phase.stopped:
                 continue
-            losses = recent_losses[:, restart]
-            if np.mean(np.isfinite(losses)) < 0.5:
+            finite = np.isfinite(losses[:, restart])
+            if finite.mean() < 0.5:
                 phases[restart] = phase._replace(stopped="most steps were not finite")
                 continue
-            probe_mean, probe_var = (np.asarray(part[restart], np.float64) for part in stats)
-            mean = _take(run.loop.mean, restart)
             window = Window(
-                float(losses.size), float(np.nanmean(losses)), mean, probe_mean, probe_var
+                steps=float(finite.size),
+                loss=float(losses[finite, restart].mean()),
+                mean=_take(mean, restart),
+                probe_mean=_probe(mean, restart),
+                probe_var=_probe(square, restart) / max(count[restart] - 1, 1),
             )
             phases[restart], factor = self._decide(run, restart, add(phase, window), budget)
             if factor != 1.0:
                 factors[restart] *= factor
-                start = phases[restart].best
-                assert start is not None
-                loop = self.target.program(_restart, self.algorithm)(loop, restart, factor, start)
-        loop = self.target.program(_reset)(loop)
+                state = jax.device_get(run.loop.state) if state is None else state
+                state = self._reduce(state, restart, factor, phases[restart].best)
+        loop = run.loop if state is None else run.loop._replace(state=state)
         run = run._replace(
             loop=loop, window=run.step, phases=tuple(phases), factors=tuple(factors)
         )
@@ -264,21 +271,32 @@ class Engine:
             run = run._replace(reason=first.stopped, converged=first.converged)
         return run
 
+    def _reduce(self, state: PyTree, restart: int, factor: float, start: PyTree) -> PyTree:
+        """All restarts' state on the host, one of them moved to `start` with smaller steps."""
+        one = self.algorithm.rescale(_take(state, restart), factor)
+        one = self.algorithm.move(one, start)
+
+        def put(stacked: np.ndarray, leaf: np.ndarray) -> np.ndarray:
+            stacked = np.array(stacked)
+            stacked[restart] = leaf
+            return stacked
+
+        return jax.tree.map(put, state, one)
+
     def _decide(
         self, run: Run, restart: int, phase: Phase, budget: Budget
     ) -> tuple[Phase, float]:
         """The phase after the rule has spoken, and the factor for its step size."""
-        if not budget.anneal or not self.rule.stationary(phase):
+        if not self.anneal or not self.rule.stationary(phase):
             return phase, 1.0
         candidate = average(recent(phase, self.rule.min_windows))
         scored = self._score(candidate, run, restart)
         gain, error = float("inf"), 0.0
         if phase.best is not None:
-            difference = scored - self._score(phase.best, run, restart)
-            gain = float(np.mean(difference))
-            error = float(np.std(difference, ddof=1) / np.sqrt(difference.size))
+            gain, error = _compare(scored, self._score(phase.best, run, restart))
         best = candidate if gain > 0 else phase.best
-        done = gain < max(self.rule.tolerance, 2 * error)
+        # a loss is no convergence: this step size was too large, the next one starts from the best
+        done = -2 * error - self.rule.tolerance < gain < max(self.rule.tolerance, 2 * error)
         following = Phase(phase.index + 1, (), best)
         if done and budget.num_steps is None:
             text = (
@@ -332,16 +350,27 @@ def scores(
     return np.concatenate(out)
 
 
+def _compare(new: np.ndarray, old: np.ndarray) -> tuple[float, float]:
+    """Gain in ELBO from paired draws and its standard error; non-finite draws count as a loss."""
+    difference = new - old
+    if not np.all(np.isfinite(difference)):
+        return (np.inf if np.isfinite(new).sum() > np.isfinite(old).sum() else -np.inf), 0.0
+    return float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(difference.size))
+
+
 def _begin(
     target: Target,
     algorithm: Algorithm,
     variables: Variables,
     mutable: dict[str, PyTree],
-    factor: Array,
+    factors: Array,
 ) -> Loop:
-    state = algorithm.rescale(algorithm.init(variables, mutable), factor)
-    zeros = jax.tree.map(jnp.zeros_like, variables)
-    return Loop(state, zeros, zeros, jnp.zeros(()))
+    def one(variables: Variables, factor: Array) -> Loop:
+        state = algorithm.rescale(algorithm.init(variables, mutable), factor)
+        zeros = jax.tree.map(jnp.zeros_like, variables)
+        return Loop(state, zeros, zeros, jnp.zeros(()))
+
+    return jax.vmap(one)(variables, factors)
 
 
 def _advance(
@@ -353,12 +382,15 @@ def _advance(
     loop: Loop,
     key: Array,
     active: Array,
+    fresh: Array,
     start: Array,
     stop: Array,
     batch: Batch,
     table: dict[str, Array],
-) -> tuple[Loop, Array]:
-    """Steps `start..stop-1` of every restart; losses `(capacity, restarts)`."""
+) -> tuple[Loop, Array, Array]:
+    """Steps `start..stop-1` of every restart; losses `(capacity, restarts)`, and whether all is
+    finite afterwards. `fresh` empties the averages first.
+    """
 
     def step(key: Array, t: Array, carry: tuple[Loop, Array]) -> tuple[Loop, Array]:
         loop, losses = carry
@@ -367,7 +399,7 @@ def _advance(
             loop.state, jax.random.fold_in(key, t), target, guide, batch._replace(index=rows)
         )
         if guarded:
-            ok = jnp.isfinite(info.loss) & _all_finite(target, algorithm.variables(state))
+            ok = jnp.isfinite(info.loss) & _all_finite(algorithm.variables(state))
             state = jax.tree.map(lambda new, old: jnp.where(ok, new, old), state, loop.state)
             info = info._replace(loss=jnp.where(ok, info.loss, jnp.nan))
         return loop._replace(state=state), losses.at[t - start].set(info.loss)
@@ -384,7 +416,9 @@ def _advance(
         _, carry = lax.while_loop(lambda c: c[0] < stop, lambda c: block(key, *c), carry)
         return carry
 
-    start, stop = jnp.asarray(start), jnp.asarray(stop)
+    averages = (loop.mean, loop.square, loop.count)
+    mean, square, count = jax.tree.map(lambda x: jnp.where(fresh, 0, x), averages)
+    loop = loop._replace(mean=mean, square=square, count=count)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(restarts))
     if restarts == 1:  # a batch dimension of one would only cost
         after, losses = restart(_take(loop, 0), keys[0])
@@ -396,7 +430,7 @@ def _advance(
             return jnp.where(active.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
         after = jax.tree.map(freeze, after, loop)
-    return after, losses.T
+    return after, losses.T, _all_finite(after.state)
 
 
 def _accumulate(loop: Loop, variables: Variables, weight: Array) -> Loop:
@@ -414,47 +448,20 @@ def _accumulate(loop: Loop, variables: Variables, weight: Array) -> Loop:
     return loop._replace(mean=mean, square=square, count=count)
 
 
-def _window_stats(target: Target, loop: Loop) -> tuple[Array, Array]:
-    """Mean and variance of the iterates at the probed coordinates, `(restarts, probes)`."""
-
-    def probe(tree: PyTree) -> Array:
-        flat = [jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)]
-        vector = jnp.concatenate(flat)
-        stride = max(1, vector.size // _PROBES)
-        return vector[::stride]
-
-    def one(loop: Loop) -> tuple[Array, Array]:
-        return probe(loop.mean), probe(loop.square) / jnp.maximum(loop.count - 1, 1)
-
-    return jax.vmap(one)(loop)
-
-
-def _reset(target: Target, loop: Loop) -> Loop:
-    return loop._replace(
-        mean=jax.tree.map(jnp.zeros_like, loop.mean),
-        square=jax.tree.map(jnp.zeros_like, loop.square),
-        count=jnp.zeros_like(loop.count),
-    )
-
-
-def _restart(
-    target: Target, algorithm: Algorithm, loop: Loop, restart: Array, factor: Array, start: Variables
-) -> Loop:
-    """One restart moved to `start` with a smaller step size."""
-    state = algorithm.rescale(_take(loop.state, restart), factor)
-    state = algorithm.move(state, start)
-    return loop._replace(
-        state=jax.tree.map(lambda all_, one: all_.at[restart].set(one), loop.state, state)
-    )
-
-
-def _all_finite(target: Target, tree: PyTree) -> Array:
+def _all_finite(tree: PyTree) -> Array:
     finite = [
         jnp.all(jnp.isfinite(leaf))
         for leaf in jax.tree.leaves(tree)
         if jnp.issubdtype(leaf.dtype, jnp.inexact)
     ]
     return jnp.all(jnp.stack(finite)) if finite else jnp.asarray(True)
+
+
+def _probe(tree: PyTree, restart: int) -> np.ndarray:
+    """Some coordinates of one restart's variables, evenly spread, in float64 on the host."""
+    leaves = [np.ravel(leaf[restart]) for leaf in jax.tree.leaves(tree)]
+    vector = np.concatenate(leaves)
+    return vector[:: max(1, vector.size // _PROBES)].astype(np.float64)
 
 
 def _take(tree: PyTree, restart: int | Array) -> PyTree:
@@ -466,7 +473,7 @@ def _window_end(begin: int) -> int:
     return begin + max(_WINDOW, begin // 20 // _THIN * _THIN)
 
 
-def _next_length(length: int, stop: int, seconds: float) -> int:
+def _next_length(length: int, seconds: float) -> int:
     """A piece length that takes about `_PIECE_SECONDS`, in whole thinning blocks."""
     wanted = length * min(8.0, max(0.25, _PIECE_SECONDS / max(seconds, 1e-6)))
     return int(min(_CAPACITY, max(_THIN, wanted // _THIN * _THIN)))

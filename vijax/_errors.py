@@ -9,6 +9,10 @@ class ModelError(VijaxError):
     """The model function or its data cannot be fitted as given."""
 
 
+class ArgumentError(ModelError, TypeError):
+    """The model was called with the wrong arguments; also a `TypeError`."""
+
+
 class GuideError(VijaxError):
     """The guide does not fit the model."""
 

@@ -40,6 +40,8 @@ class Progress:
         if not self._bar.disable:
             self._bar.set_description(text)
 
-    def close(self) -> None:
-        """Ends the bar."""
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
         self._bar.close()

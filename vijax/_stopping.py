@@ -28,7 +28,7 @@ class Window(NamedTuple):
     Attributes:
         steps: number of steps.
         loss: mean loss.
-        mean: mean of the variables, a pytree on the device.
+        mean: mean of the variables, a pytree on the host.
         probe_mean: `(probes,)` the same for the probed coordinates, on the host.
         probe_var: `(probes,)` their variance within the stretch.
     """
@@ -101,11 +101,9 @@ def average(windows: tuple[Window, ...]) -> PyTree:
     weights = np.array([window.steps for window in windows])
     weights = weights / weights.sum()
 
-    def combine(*leaves: jax.Array) -> jax.Array:
-        total = leaves[0] * weights[0].astype(leaves[0].dtype)
-        for weight, leaf in zip(weights[1:], leaves[1:], strict=True):
-            total = total + leaf * weight.astype(leaf.dtype)
-        return total
+    def combine(*leaves: np.ndarray) -> np.ndarray:
+        total = sum(weight * leaf for weight, leaf in zip(weights, leaves, strict=True))
+        return np.asarray(total, leaves[0].dtype)
 
     return jax.tree.map(combine, *(window.mean for window in windows))
 

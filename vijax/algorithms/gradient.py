@@ -16,12 +16,13 @@ from vijax._identity import fingerprint
 
 
 class GradientState(NamedTuple):
-    """Variables, the model's mutable state, the optimizer's state and the step-size factor."""
+    """Variables, the model's mutable state, the optimizer's state, step-size factor and phase."""
 
     variables: Variables
     mutable: dict[str, PyTree]
     optimizer: PyTree
     step_size: Array
+    phase: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,13 +59,15 @@ class Gradient(Algorithm):
 
     def init(self, variables: Variables, mutable: dict[str, PyTree]) -> GradientState:
         state = self.optimizer.transformation.init(variables)
-        return GradientState(variables, mutable, state, jnp.ones(()))
+        return GradientState(variables, mutable, state, jnp.ones(()), jnp.zeros(()))
 
     def step(
         self, state: GradientState, key: Array, target: Target, guide: Guide, batch: Batch
     ) -> tuple[GradientState, Info]:
         def loss_of(variables: Variables) -> tuple[Array, dict[str, PyTree]]:
-            return self.objective(variables, state.mutable, key, target, guide, batch)
+            return self.objective(
+                variables, state.mutable, key, target, guide, batch, state.phase
+            )
 
         (loss, mutable), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.variables)
         update, optimizer = optax.with_extra_args_support(self.optimizer.transformation).update(
@@ -77,7 +80,8 @@ class Gradient(Algorithm):
         )
         update = jax.tree.map(lambda u: state.step_size.astype(u.dtype) * u, update)
         variables = optax.apply_updates(state.variables, update)
-        return GradientState(variables, mutable, optimizer, state.step_size), Info(loss)
+        state = state._replace(variables=variables, mutable=mutable, optimizer=optimizer)
+        return state, Info(loss)
 
     def variables(self, state: GradientState) -> Variables:
         return state.variables
@@ -89,4 +93,4 @@ class Gradient(Algorithm):
         return state._replace(step_size=state.step_size * factor)
 
     def move(self, state: GradientState, variables: Variables) -> GradientState:
-        return state._replace(variables=variables)
+        return state._replace(variables=variables, phase=state.phase + 1)

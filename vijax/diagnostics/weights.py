@@ -15,6 +15,7 @@ from vijax._contracts import Batch, Guide, Position, PyTree, Target, Variables
 # Draws evaluated at once are limited to about this many array elements of the model's data.
 _BLOCK_ELEMENTS = 2**24
 _MAX_BLOCK = 256
+_MIN_ESS = 5.0
 
 
 class Draws(NamedTuple):
@@ -117,16 +118,21 @@ def importance(log_weights: np.ndarray) -> Importance:
 
     floor = log_weights[finite].min() - 700.0  # psislw wants finite values; exp(-700) is zero
     # psislw takes the negative log weights (it was made for pointwise log likelihoods)
-    smoothed, khat = array_stats.psislw(-np.where(finite, log_weights, floor))
+    with np.errstate(all="ignore"):  # degenerate tails divide by zero inside
+        smoothed, khat = array_stats.psislw(-np.where(finite, log_weights, floor))
     peak = log_weights.max()
     weights = np.exp(log_weights - peak)
     mean = weights.mean()
     relative_se = float(weights.std(ddof=1) / mean / math.sqrt(n))
     normalised = smoothed - _logsumexp(smoothed)
+    ess = float(1 / np.sum(np.exp(2 * normalised)))
+    if not ess > _MIN_ESS:  # one draw has all the weight: there is no tail to fit a shape to
+        normalised, khat = log_weights - peak - math.log(weights.sum()), math.inf
+        ess = float(1 / np.sum(np.exp(2 * normalised)))
     return Importance(
         log_weights=normalised,
         khat=float(khat),
-        ess=float(1 / np.sum(np.exp(2 * normalised))),
+        ess=ess,
         log_evidence=float(peak + math.log(mean)),
         log_evidence_se=relative_se,
     )

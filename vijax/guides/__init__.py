@@ -1,1 +1,23 @@
-"""Variational families."""
+"""Families of distributions on unconstrained space."""
+
+from vijax.guides.composite import Composite, compose
+from vijax.guides.delta import Delta
+from vijax.guides.laplace import Laplace
+from vijax.guides.low_rank import LowRank
+from vijax.guides.names import NAMES, resolve
+from vijax.guides.normal import FullRank, MeanField
+from vijax.guides.numpyro import adapt, as_numpyro
+
+__all__ = [
+    "NAMES",
+    "Composite",
+    "Delta",
+    "FullRank",
+    "Laplace",
+    "LowRank",
+    "MeanField",
+    "adapt",
+    "as_numpyro",
+    "compose",
+    "resolve",
+]

@@ -12,6 +12,7 @@ from jax import Array
 from jax.scipy.linalg import solve_triangular
 
 from vijax._contracts import Batch, Draw, GaussianGuide, Position, Space
+from vijax._errors import GuideError, mismatch
 
 _LOG_2PI = math.log(2 * math.pi)
 
@@ -51,6 +52,9 @@ class MeanField(GaussianGuide):
     factorised: ClassVar[bool] = True
     init_scale: float = 0.1
 
+    def __post_init__(self) -> None:
+        require_positive("init_scale", self.init_scale)
+
     def init(self, key: Array, space: Space, location: Position) -> MeanFieldParams:
         loc = space.ravel(location)
         return MeanFieldParams(loc, jnp.full_like(loc, math.log(self.init_scale)))
@@ -75,18 +79,17 @@ class MeanField(GaussianGuide):
 
 
 @dataclasses.dataclass(frozen=True)
-class FullRank(GaussianGuide):
-    """One Gaussian with a dense covariance on the whole unconstrained space.
-
-    `q(z) = N(z; loc, L L')`. Exact for Gaussian targets; `dim^2` memory, so meant for dimensions
-    up to about a thousand. Source: Automatic Differentiation Variational Inference, Kucukelbir et
-    al., 2017.
+class DenseGaussian(GaussianGuide):
+    """The family `N(loc, L L')`, of which `FullRank` and `Laplace` are the two uses.
 
     Args:
         init_scale: standard deviation of every coordinate at the start.
     """
 
     init_scale: float = 0.1
+
+    def __post_init__(self) -> None:
+        require_positive("init_scale", self.init_scale)
 
     def init(self, key: Array, space: Space, location: Position) -> FullRankParams:
         loc = space.ravel(location)
@@ -112,6 +115,29 @@ class FullRank(GaussianGuide):
     def covariance(self, params: FullRankParams, space: Space) -> Array:
         factor = cholesky_factor(params)
         return factor @ factor.T
+
+
+@dataclasses.dataclass(frozen=True)
+class FullRank(DenseGaussian):
+    """One Gaussian with a dense covariance on the whole unconstrained space.
+
+    `q(z) = N(z; loc, L L')`. Exact for Gaussian targets; `dim^2` memory, so meant for dimensions
+    up to about a thousand. Source: Automatic Differentiation Variational Inference, Kucukelbir et
+    al., 2017.
+
+    Args:
+        init_scale: standard deviation of every coordinate at the start.
+    """
+
+
+def require_positive(option: str, value: float) -> None:
+    """Refuses an option that is not a positive finite number.
+
+    Raises:
+        GuideError: naming the option.
+    """
+    if not 0 < value < math.inf:
+        raise GuideError(mismatch(option, "a positive finite number", repr(value)))
 
 
 def cholesky_factor(params: FullRankParams) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import inspect
 from collections.abc import Callable, Hashable
@@ -10,11 +11,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import Array
 
-from vijax._errors import ModelError
+from vijax._errors import ArgumentError
 from vijax._identity import fingerprint
 
 _HOLE = object()  # where a traced array was taken out
+_TABLE = ("columns", "data_vars", "column_names")  # what pandas, polars, xarray, pyarrow have
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,7 +34,7 @@ class Arguments:
     leaves: tuple[Any, ...]
     names: tuple[str, ...]
     treedef: Any
-    avals: dict[str, tuple[tuple[int, ...], str]]
+    avals: dict[str, tuple[tuple[int, ...], Any]]
 
     def join(self, data: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """`(args, kwargs)` with the arrays of `data` in their places."""
@@ -40,24 +43,44 @@ class Arguments:
         ]
         return jax.tree.unflatten(self.treedef, filled)
 
+    def abstract(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Stand-ins for the arrays, by name."""
+        return {
+            name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in self.avals.items()
+        }
+
     @functools.cached_property
     def lookup(self) -> Hashable:
         """Equal for calls that trace alike: same structure, static values, shapes and dtypes."""
         static = tuple(
             name or fingerprint(leaf) for leaf, name in zip(self.leaves, self.names, strict=True)
         )
-        return static, self.treedef, tuple(sorted(self.avals.items()))
+        avals = ((name, shape, str(dtype)) for name, (shape, dtype) in self.avals.items())
+        return static, _treedef_lookup(self.treedef), tuple(sorted(avals))
+
+
+def _treedef_lookup(treedef: Any) -> Hashable:
+    """The structure itself, or where a node's metadata has no hash, one equal to no other."""
+    try:
+        hash(treedef)
+    except TypeError:
+        return fingerprint(object())
+    return treedef
 
 
 def unwrap(
     model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-    """Takes `functools.partial` apart, so that what it holds is treated as arguments."""
+    """Takes `functools.partial` apart, so that what it holds is treated as arguments.
+
+    Raises:
+        ArgumentError: the model cannot be called.
+    """
     while isinstance(model, functools.partial):
         args, kwargs = (*model.args, *args), {**model.keywords, **kwargs}
         model = model.func
     if not callable(model):
-        raise TypeError(
+        raise ArgumentError(
             f"model: expected a NumPyro model function, got {type(model).__name__}. "
             "Pass the function itself and its arguments after it: fit(model, x, y=y)."
         )
@@ -66,7 +89,7 @@ def unwrap(
 
 def split(
     model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Arguments, dict[str, jax.Array]]:
+) -> tuple[Arguments, dict[str, Array]]:
     """Separates the arrays in `args` and `kwargs` from everything static.
 
     NumPy and JAX arrays (and pandas or polars columns) are traced; Python and NumPy scalars,
@@ -74,30 +97,52 @@ def split(
     counts as a Python one, so that it may size a plate.
 
     Raises:
-        TypeError: the call does not match the model's signature, an array is not numeric, or a
-            table was passed whole.
+        ArgumentError: the call does not match the model's signature, an array is not numeric or
+            does not fit the default precision, or a table was passed whole.
     """
     prefixes = _parameter_names(model, args, kwargs)
     flat, treedef = jax.tree.flatten_with_path((args, kwargs))
     leaves: list[Any] = []
     names: list[str] = []
-    data: dict[str, jax.Array] = {}
+    data: dict[str, Array] = {}
     for path, leaf in flat:
         name = prefixes[_position(path)] + jax.tree_util.keystr(path[2:])
+        while name in data:  # f(x, /, **kwargs) may be called with another x
+            name += "'"
         value = _classify(name, leaf)
-        if isinstance(value, (np.ndarray, jax.Array)):
-            data[name] = _on_device(value)
+        if isinstance(value, (np.ndarray, Array)):
+            data[name] = _on_device(name, value)
             leaves.append(_HOLE)
             names.append(name)
         else:
             leaves.append(value)
             names.append("")
-    avals = {name: (tuple(value.shape), str(value.dtype)) for name, value in data.items()}
+    avals = {name: (tuple(value.shape), value.dtype) for name, value in data.items()}
     return Arguments(tuple(leaves), tuple(names), treedef, avals), data
 
 
-def _on_device(value: np.ndarray | jax.Array) -> jax.Array:
-    return value if isinstance(value, jax.Array) else jax.device_put(value)
+def _on_device(name: str, value: np.ndarray | Array) -> Array:
+    if isinstance(value, Array):
+        weak = getattr(value, "weak_type", False)  # would compile apart from other arrays
+        return jax.lax.convert_element_type(value, value.dtype) if weak else value
+    _check_range(name, value)
+    return jax.device_put(value)
+
+
+def _check_range(name: str, value: np.ndarray) -> None:
+    """Refuses numbers that would overflow on their way to the device, in silence."""
+    dtype = jax.dtypes.canonicalize_dtype(value.dtype)
+    if dtype == value.dtype or value.size == 0 or value.dtype.kind not in "iuf":
+        return
+    limits = np.finfo(dtype) if value.dtype.kind == "f" else np.iinfo(dtype)
+    for extreme in (np.fmin.reduce(value, axis=None), np.fmax.reduce(value, axis=None)):
+        if np.isfinite(extreme) and not limits.min <= extreme <= limits.max:
+            where = [int(i) for i in np.argwhere(value == extreme)[0]]
+            raise ArgumentError(
+                f"argument {name!r}: expected numbers within {dtype} (up to {limits.max:.4g}), "
+                f"got {extreme} at index {where}. Rescale or recode it, or switch on double "
+                'precision: jax.config.update("jax_enable_x64", True).'
+            )
 
 
 def _position(path: tuple[Any, ...]) -> int | str:
@@ -120,10 +165,11 @@ def _parameter_names(
         signature.bind(*args, **kwargs)
     except TypeError as error:
         label = getattr(model, "__name__", type(model).__name__)
-        raise ModelError(
+        raise ArgumentError(
             f"model arguments: {error}. Expected {label}{signature}, got {len(args)} positional "
-            f"and the keywords {sorted(kwargs)}. Options of fit() and arguments of the model are "
-            "told apart by name; model_kwargs={...} passes a clashing one to the model."
+            f"and the keywords {sorted(kwargs)}.{_suggestion(signature, kwargs)} Options of fit() "
+            "and arguments of the model are told apart by name; model_kwargs={...} passes a "
+            "clashing one to the model."
         ) from None
     for i, parameter in enumerate(signature.parameters.values()):
         if i >= len(args) or parameter.kind is parameter.VAR_POSITIONAL:
@@ -132,26 +178,51 @@ def _parameter_names(
     return names
 
 
+def _suggestion(signature: inspect.Signature, kwargs: dict[str, Any]) -> str:
+    """The name that a misspelt keyword was probably meant to be."""
+    for keyword in kwargs:
+        if keyword not in signature.parameters:
+            close = difflib.get_close_matches(keyword, signature.parameters, n=1)
+            if close:
+                return f" Did you mean {close[0]!r} instead of {keyword!r}?"
+    return ""
+
+
 def _classify(name: str, leaf: Any) -> Any:
     """The leaf as an array if it is one, else as a static value."""
     if isinstance(leaf, np.generic):
         return leaf.item()
-    if isinstance(leaf, np.ndarray) or (not isinstance(leaf, jax.Array) and _is_column(leaf)):
-        array = np.asarray(leaf)
-        if array.dtype.kind not in "biufc" and array.dtype.name != "bfloat16":
-            raise ModelError(
-                f"argument {name!r}: expected a numeric array, got dtype {array.dtype}. "
-                "Convert it to numbers first (categories to integer codes, say)."
-            )
-        return array
-    if hasattr(leaf, "columns") and hasattr(leaf, "shape"):
-        raise ModelError(
+    if isinstance(leaf, Array):
+        return leaf
+    if any(hasattr(leaf, attribute) for attribute in _TABLE) and not callable(leaf):
+        raise ArgumentError(
             f"argument {name!r}: expected arrays, got a table ({type(leaf).__name__}). "
             "Pass its columns as arrays, or a dict of arrays."
         )
-    return leaf
+    if hasattr(leaf, "tocsr"):
+        raise ArgumentError(
+            f"argument {name!r}: expected a dense array, got a sparse {type(leaf).__name__}. "
+            "Pass .toarray(), or its rows, columns and values as three arrays."
+        )
+    if isinstance(leaf, np.ma.MaskedArray) and np.ma.is_masked(leaf):
+        raise ArgumentError(
+            f"argument {name!r}: expected a plain array, got a masked one, whose mask would be "
+            "lost. Pass values.filled(0.0) and ~values.mask, and use obs_mask= in the model."
+        )
+    if not isinstance(leaf, np.ndarray) and not _is_column(leaf):
+        return leaf
+    return _numeric(name, np.asarray(leaf))
+
+
+def _numeric(name: str, array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind not in "biufc" and array.dtype.name != "bfloat16":
+        raise ArgumentError(
+            f"argument {name!r}: expected a numeric array, got dtype {array.dtype}. "
+            "Convert it to numbers first (categories to integer codes, say)."
+        )
+    return array
 
 
 def _is_column(leaf: Any) -> bool:
-    """A pandas or polars column, or another one-dimensional container of numbers."""
-    return hasattr(leaf, "__array__") and hasattr(leaf, "dtype") and not hasattr(leaf, "columns")
+    """A pandas or polars column, a tensor, or another container of numbers."""
+    return hasattr(leaf, "__array__") and hasattr(leaf, "dtype")

@@ -1,15 +1,18 @@
-"""What a model must be for it to be fitted, said while its abstract trace runs."""
+"""What a model must be for it to be fitted, said while it is traced."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from numpyro.primitives import apply_stack, plate
 
-from vijax._contracts import Plate, Site
 from vijax._errors import ModelError
 from vijax.model.supports import bijector
 
@@ -19,21 +22,23 @@ _ABSTRACT = (
     jax.errors.TracerArrayConversionError,
     jax.errors.NonConcreteBooleanIndexError,
 )
+_PATHS = sysconfig.get_paths()
+_LIBRARIES = (
+    *(_PATHS[kind] for kind in ("purelib", "platlib", "stdlib")),
+    str(Path(__file__).parents[1]),  # this library
+)
 
 
-def check_site(name: str, site: Mapping[str, Any], plates: Mapping[str, Plate]) -> None:
-    """Refuses what cannot be fitted: a discrete latent, a support without a bijection, ...
+def check_latent(name: str, site: Mapping[str, Any]) -> None:
+    """Refuses a latent that cannot be fitted: a discrete one, a support without a bijection.
 
     Raises:
         ModelError: naming the site.
     """
     fn = site["fn"]
-    if site["is_observed"]:
-        _check_observed(name, site)
-        return
     if fn.is_discrete:
         raise ModelError(
-            f"site {name!r}: a discrete latent ({type(fn).__name__}) has no gradient and is not "
+            f"site {name!r}: a discrete latent ({_label(fn)}) has no gradient and is not "
             "supported yet. Sum it out in the model (numpyro.distributions.MixtureSameFamily for "
             "a mixture, a forward recursion for a hidden Markov chain) or observe it. Planned: "
             "exact enumeration beside any guide, and score-function gradients."
@@ -43,67 +48,136 @@ def check_site(name: str, site: Mapping[str, Any], plates: Mapping[str, Plate]) 
     except NotImplementedError:
         raise ModelError(
             f"site {name!r}: no bijection is known from unconstrained space onto the support "
-            f"{fn.support} of {type(fn).__name__}. Use a distribution with another support or "
+            f"{fn.support} of {_label(fn)}. Use a distribution with another support or "
             "register one with numpyro.distributions.biject_to."
         ) from None
-    subsampled = [
-        frame.name
+
+
+def check_subsampled(name: str, site: Mapping[str, Any], trace: Mapping[str, Any]) -> None:
+    """Refuses a latent inside a subsampled plate.
+
+    Raises:
+        ModelError: naming the site and the plate.
+    """
+    for frame in site["cond_indep_stack"]:
+        size, used = trace[frame.name]["args"] if frame.name in trace else (frame.size, None)
+        if (used or size) != size:
+            raise ModelError(
+                f"site {name!r}: a latent inside the subsampled plate {frame.name!r} ({used} of "
+                f"{size} rows) is not supported yet. Use the full plate, or move the latent out "
+                "of it. Planned: guides for subsampled latents."
+            )
+
+
+def check_observed(trace: Mapping[str, Any]) -> None:
+    """Refuses observations that broadcast: they would be counted many times over, silently.
+
+    A scalar may be observed everywhere, and data may have more rows than its distribution.
+
+    Raises:
+        ModelError: naming the site, its plates and both shapes.
+    """
+    for name, site in trace.items():
+        if site["type"] != "sample" or not site["is_observed"]:
+            continue
+        if isinstance(site["value"], (list, tuple)):
+            raise ModelError(
+                f"site {name!r}: expected obs= to be an array, got a {_label(site['value'])}. "
+                "Pass numpy.asarray(...) to the model."
+            )
+        value, expected = tuple(jnp.shape(site["value"])), tuple(site["fn"].shape())
+        try:
+            together = jnp.broadcast_shapes(value, expected)
+        except ValueError:
+            together = None
+        if value != () and together != value:
+            raise ModelError(_observed_message(name, site, value, expected, together))
+
+
+def _observed_message(
+    name: str,
+    site: Mapping[str, Any],
+    value: tuple[int, ...],
+    expected: tuple[int, ...],
+    together: tuple[int, ...] | None,
+) -> str:
+    plates = ", ".join(
+        f"plate {frame.name!r} of size {frame.size} at dim {frame.dim}"
         for frame in site["cond_indep_stack"]
-        if frame.name in plates and plates[frame.name].size != plates[frame.name].subsample_size
-    ]
-    if subsampled:
-        raise ModelError(
-            f"site {name!r}: a latent inside the subsampled plate {subsampled[0]!r} is not "
-            "supported yet. Use the full plate, or move the latent out of it."
-        )
-
-
-def _check_observed(name: str, site: Mapping[str, Any]) -> None:
-    """An observation that broadcasts would be counted many times over, silently."""
-    value, expected = tuple(jnp.shape(site["value"])), tuple(site["fn"].shape())
-    try:
-        together = jnp.broadcast_shapes(value, expected)
-    except ValueError:
-        together = ()
-    if together != value:
-        raise ModelError(
-            f"site {name!r}: observed value of shape {value} does not match the distribution's "
-            f"shape {expected}"
-            + (f" (together they broadcast to {together})." if together else ".")
-            + " Give the data the distribution's shape, or check its plates."
-        )
+    )
+    return (
+        f"site {name!r}: expected observations of shape {expected}"
+        + (f" (inside {plates})" if plates else "")
+        + f", got {value}"
+        + (f"; broadcast to {together}, some would be counted several times. " if together else ". ")
+        + "Give the data the shape of its distribution, or correct the plate."
+    )
 
 
 @contextlib.contextmanager
-def tracing_errors(model: Callable[..., Any]) -> Iterator[Callable[[Sequence[Site]], None]]:
+def tracing_errors(model: Callable[..., Any]) -> Iterator[None]:
     """Turns whatever goes wrong while a model is traced into a `ModelError` that says where."""
-
-    def check(sites: Sequence[Site]) -> None:
-        if not sites:
-            raise ModelError(
-                f"{label}: expected at least one continuous latent `numpyro.sample` site, got "
-                "none. Sites with obs= are data; remove it from what is to be inferred."
-            )
-
     label = f"model {getattr(model, '__name__', type(model).__name__)!r}"
     try:
-        yield check
+        yield
     except ModelError:
         raise
     except _ABSTRACT as error:
         raise ModelError(
-            f"{label} needs the value of an array while it is being traced: {_first_line(error)} "
-            "Arrays are abstract inside the model. Pass sizes and flags as Python numbers "
-            "(J=int(J)), compute them from .shape, or use jnp.where instead of if."
+            f"{label} needs the value of an array while it is being traced{_where(error)}: "
+            f"{_first_line(error)} Arrays are abstract inside the model. Pass sizes and flags as "
+            "Python numbers (J=int(J)), compute them from .shape, or use jnp.where instead of if."
         ) from error
-    except AssertionError as error:
-        raise ModelError(f"{label} failed while being traced: {_first_line(error)}") from error
-    except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
+    except Exception as error:
         raise ModelError(
-            f"{label} failed while being traced with {type(error).__name__}: {_first_line(error)}"
+            f"{label} failed with {type(error).__name__}{_where(error)}: {_first_line(error)}"
+            f"{_hint(error)}"
+        ) from error
+
+
+@contextlib.contextmanager
+def naming(site: Mapping[str, Any]) -> Iterator[None]:
+    """Turns an error in a site's log density into a `ModelError` that names the site."""
+    try:
+        yield
+    except Exception as error:
+        fn, value = site["fn"], site["value"]
+        raise ModelError(
+            f"site {site['name']!r}: {_label(fn)} with batch shape {tuple(fn.batch_shape)} and "
+            f"event shape {tuple(fn.event_shape)} has no log density at a value of shape "
+            f"{tuple(jnp.shape(value))}: {_first_line(error)}"
         ) from error
 
 
 def _first_line(error: BaseException) -> str:
     text = str(error).strip().split("\n")[0]
-    return text or "an assertion in NumPyro; are two sites named alike, or is a plate nested twice?"
+    return text or "no message; is a plate nested in itself, or a dim used twice?"
+
+
+def _where(error: BaseException) -> str:
+    """The site and the line of the model that an error comes from."""
+    place = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code is apply_stack.__code__:
+            name = frame.f_locals["msg"].get("name")
+            place = f" at site {name!r}" if name else place
+    lines = traceback.extract_tb(error.__traceback__)
+    lines = [line for line in lines if not line.filename.startswith(_LIBRARIES)]
+    return f"{place} ({lines[-1].filename}, line {lines[-1].lineno})" if lines else place
+
+
+def _hint(error: BaseException) -> str:
+    """What a site inside a plate looked like when its shapes did not agree."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        handler, msg = frame.f_locals.get("self"), frame.f_locals.get("msg")
+        if frame.f_code is plate.process_message.__code__ and isinstance(error, ValueError):
+            return (
+                f" Plate {handler.name!r} has size {handler.subsample_size} at dim {handler.dim}, "
+                f"the {_label(msg['fn'])} inside it has batch shape {tuple(msg['fn'].batch_shape)}."
+                " Give both the same size, or the plate another dim."
+            )
+    return ""
+
+
+def _label(value: Any) -> str:
+    return type(value).__name__

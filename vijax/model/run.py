@@ -1,28 +1,31 @@
 """Runs a model function once at given values, and reads its log density off the trace.
 
-One substitution serves every purpose: each latent site asks where its value comes from at the
-moment it is reached, with its distribution as the model made it at this point. A support that
-depends on other latents, inside `ImproperUniform` or a `scan` too, is thus always the current
-one.
+Each latent site asks where its value comes from at the moment it is reached, with its
+distribution as the model made it at this point. A support that depends on other latents, inside
+`ImproperUniform` or a `scan` too, is thus always the current one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
-from numpyro import deterministic, handlers
+from numpyro import handlers
 from numpyro.distributions import constraints
 
 from vijax._contracts import PyTree
+from vijax._errors import ModelError, mismatch
+from vijax.model.checks import check_latent, check_observed, naming
+from vijax.model.effects import Record, Sources, Step, Values, copied, count_masks
 from vijax.model.supports import bijector
 
-Trace = dict[str, dict[str, Any]]
-LOG_DET = "__log_det__"
+Site = dict[str, Any]
+Trace = dict[str, Site]
+Sampler = Callable[[str, Site, tuple[Step, ...]], Any]
 
 
 def run(
@@ -30,40 +33,38 @@ def run(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     key: Array,
-    latent: Callable[[dict[str, Any]], Array | None],
+    sampler: Sampler,
     params: Mapping[str, PyTree] | None = None,
     mutable: Mapping[str, PyTree] | None = None,
     index: Mapping[str, Array] | None = None,
+    scored: bool = True,
 ) -> Trace:
-    """The model's trace, with `latent(site)` deciding the value of every latent site.
+    """The model's trace, with `sampler` deciding the values of its sample sites.
 
     Args:
         model: the model function.
         args: its positional arguments.
         kwargs: its keyword arguments.
         key: feeds sites left to sample and `numpyro.prng_key`.
-        latent: returns a latent site's value in its support, or `None` to sample the site.
+        sampler: `(name, site, steps) -> value`, `None` to leave the site alone.
         params: `param` sites in unconstrained space; those missing take the model's start value.
         mutable: mutable state by name.
         index: rows in use of subsampled plates.
+        scored: whether the log density will be read off the trace.
     """
 
-    def substitute(site: dict[str, Any]) -> Any:
-        kind, name = site["type"], site["name"]
-        if kind == "sample":
-            return latent(site) if is_latent(site) else None
-        if kind == "param" and params and name in params:
-            return constrain_param(params[name], site)
-        if kind == "mutable" and mutable and name in mutable:
-            # a copy of the containers: modules write into them while the model runs
-            return jax.tree.map(lambda leaf: leaf, mutable[name])
-        if kind == "plate" and index and name in index:
-            return index[name]
-        return None
+    def param(name: str, site: Site) -> PyTree | None:
+        return constrain_param(params[name], site) if params and name in params else None
 
-    substituted = handlers.substitute(model, substitute_fn=substitute)
-    # seed outside substitute: sites that have a value need no key, and no split is traced
-    return handlers.trace(handlers.seed(substituted, key)).get_trace(*args, **kwargs)
+    sources = Sources(sampler, param, mutable or {}, index or {}, scored)
+    # seed outside: sites that have a value need no key, and no split is traced
+    seeded = handlers.seed(Values(model, sources), key)
+    trace: Trace = handlers.trace(seeded).get_trace(*args, **kwargs)
+    for name, (size, used) in sources.plates.items():
+        if name not in trace:  # NumPyro keeps plates of control flow bodies to itself
+            trace[name] = {"type": "plate", "name": name, "args": (size, used)}
+    check_observed(trace)
+    return trace
 
 
 def is_latent(site: Mapping[str, Any]) -> bool:
@@ -71,22 +72,75 @@ def is_latent(site: Mapping[str, Any]) -> bool:
     return site["type"] == "sample" and not site["is_observed"] and site["value"] is None
 
 
-def from_unconstrained(z: Mapping[str, Array]) -> Callable[[dict[str, Any]], Array | None]:
-    """Latent values from unconstrained ones; `log |Jacobian|` is recorded beside each."""
+def from_unconstrained(z: Mapping[str, Array]) -> Sampler:
+    """Latent values from unconstrained ones; `log |dx/dz|` is recorded beside each."""
 
-    def latent(site: dict[str, Any]) -> Array | None:
-        if site["name"] not in z:
-            return fixed_value(site)
-        to_support = bijector(site["fn"].support)
-        value = z[site["name"]]
-        step = site["infer"].get("_scan_current_index")
-        if step is not None and jnp.ndim(value) > len(to_support.z_shape(site_shape(site))):
-            value = value[step]  # inside scan: this step's slice of the whole series
-        x, log_det = to_support.forward(value)
-        deterministic(LOG_DET + site["name"], log_det)
+    def sampler(name: str, site: Site, steps: tuple[Step, ...]) -> Array | None:
+        if not is_latent(site):
+            return None
+        fixed = fixed_value(site)
+        if fixed is not None:
+            return fixed
+        if name not in z:
+            raise ModelError(mismatch(f"site {name!r}", "a value", f"values of {sorted(z)} only"))
+        return _transform(site, at_step(z[name], steps))
+
+    return sampler
+
+
+def from_values(values: Mapping[str, Any]) -> Sampler:
+    """Latent values as given; the unconstrained ones are recorded beside them.
+
+    Sites without a value are put at the origin of unconstrained space.
+    """
+
+    def sampler(name: str, site: Site, steps: tuple[Step, ...]) -> Array | None:
+        if name not in values or not is_latent(site):
+            return at_origin(name, site, steps)
+        dtype = jnp.result_type(values[name], float)
+        series = jnp.asarray(values[name], dtype)
+        check_shape(name, jnp.shape(series), site, steps)
+        x = at_step(series, steps)
+        site["intermediates"] = Record(bijector(site["fn"].support).inverse(x), jnp.zeros(()))
         return x
 
-    return latent
+    return sampler
+
+
+def at_origin(name: str, site: Site, steps: tuple[Step, ...]) -> Array | None:
+    """A value inside the support, at the origin of unconstrained space."""
+    if not is_latent(site):
+        return None
+    fixed = fixed_value(site)
+    if fixed is not None:
+        return fixed
+    check_latent(name, site)
+    # one, not zero: the origin is no point on a sphere
+    return _transform(site, jnp.ones(bijector(site["fn"].support).z_shape(site_shape(site))))
+
+
+def _transform(site: Site, z: Array) -> Array:
+    x, log_det = bijector(site["fn"].support).forward(z)
+    site["intermediates"] = Record(z, log_det)
+    return x
+
+
+def at_step(series: Array, steps: tuple[Step, ...]) -> Array:
+    """The part of an array for a whole series that belongs to the present step."""
+    for step in steps:
+        series = series[step.index]
+    return series
+
+
+def check_shape(name: str, shape: tuple[int, ...], site: Site, steps: tuple[Step, ...]) -> None:
+    """Compares the shape of a value with that of its site.
+
+    Raises:
+        ModelError: naming the site and both shapes.
+    """
+    expected = (*(step.length for step in steps), *site_shape(site))
+    if tuple(shape) != expected:
+        raise ModelError(mismatch(f"site {name!r}", f"a value of shape {expected}", f"{shape}"))
 
 
 def fixed_value(site: Mapping[str, Any]) -> Array | None:
@@ -102,22 +156,12 @@ def site_shape(site: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(site["kwargs"].get("sample_shape", ())) + tuple(site["fn"].shape())
 
 
-def constrain_param(value: PyTree, site: Mapping[str, Any]) -> PyTree:
-    """A `param` site's unconstrained value, moved into its constraint."""
-    constraint = param_constraint(site)
-    return value if constraint is None else bijector(constraint).forward(value)[0]
-
-
-def unconstrain_param(value: PyTree, site: Mapping[str, Any]) -> PyTree:
-    """The inverse of `constrain_param`."""
-    constraint = param_constraint(site)
-    return value if constraint is None else bijector(constraint).inverse(jnp.asarray(value))
-
-
-def param_constraint(site: Mapping[str, Any]) -> constraints.Constraint | None:
-    """A `param` site's constraint, `None` for the real line and for network parameters."""
-    constraint = site["kwargs"].get("constraint", constraints.real)
-    return None if constraint is constraints.real else constraint
+def latents(trace: Trace) -> Iterator[tuple[str, Site, Record]]:
+    """The sites of a trace whose values came from unconstrained space."""
+    for name, site in trace.items():
+        record = site.get("intermediates")
+        if isinstance(record, Record) and record.z is not None and not site["is_observed"]:
+            yield name, site, record
 
 
 def log_probs(trace: Trace, scaled: bool = True) -> dict[str, Array]:
@@ -131,46 +175,84 @@ def log_probs(trace: Trace, scaled: bool = True) -> dict[str, Array]:
     for name, site in trace.items():
         if site["type"] != "sample":
             continue
-        log_prob = _distribution(trace, site).log_prob(site["value"])
+        with naming(site):
+            log_prob = _log_prob(site)
         if scaled and site["scale"] is not None:
             log_prob = site["scale"] * log_prob
         out[name] = log_prob
     return out
 
 
+def _log_prob(site: Site) -> Array:
+    record, fn = site.get("intermediates"), site["fn"]
+    if not isinstance(record, Record) or record.log_prob is None:
+        return fn.log_prob(site["value"])
+    log_prob = record.log_prob
+    while count_masks(fn) > site["_masks"]:  # masks round the control flow primitive
+        if isinstance(fn, dist.MaskedDistribution):
+            log_prob = jnp.where(fn._mask, log_prob, 0.0)
+        fn = fn.base_dist
+    return log_prob
+
+
 def log_density(trace: Trace) -> Array:
     """Log density of a trace in unconstrained space, a scalar."""
-    total = sum((jnp.sum(value) for value in log_probs(trace).values()), jnp.zeros(()))
-    for name, site in trace.items():
-        if LOG_DET in name:
-            latent = trace[name.replace(LOG_DET, "", 1)]
-            # a subsampled plate scales the Jacobian with the density; `scale` and `mask` act on
-            # the density alone
-            total = total + plate_scale(trace, latent) * jnp.sum(site["value"])
-    return total
+    log_prob = sum((jnp.sum(value) for value in log_probs(trace).values()), jnp.zeros(()))
+    return sum(log_dets(trace).values(), log_prob)
+
+
+def log_dets(trace: Trace) -> dict[str, Array]:
+    """`log |dx/dz|` by latent site, scalars, for a trace from `from_unconstrained`."""
+    # a subsampled plate scales the Jacobian with the density; `scale` and `mask` act on the
+    # density alone
+    return {
+        name: plate_scale(trace, site) * jnp.sum(record.log_det)
+        for name, site, record in latents(trace)
+    }
 
 
 def plate_scale(trace: Trace, site: Mapping[str, Any]) -> float:
     """Full rows over rows in use, multiplied over the plates of a site."""
     scale = 1.0
-    for frame in site["cond_indep_stack"]:
-        plate = trace.get(frame.name)
-        if plate is not None:
-            size, used = plate["args"]
-            scale *= size / (used or size)
+    for name in {frame.name for frame in site["cond_indep_stack"]} & trace.keys():
+        size, used = trace[name]["args"]
+        scale *= size / (used or size)
     return scale
 
 
-def _distribution(trace: Trace, site: Mapping[str, Any]) -> dist.Distribution:
-    """A site's distribution, without the mask that `obs_mask` puts on the unobserved part.
+def constrain_param(value: PyTree, site: Mapping[str, Any]) -> PyTree:
+    """A `param` site's unconstrained value, moved into its constraint."""
+    constraint = param_constraint(site)
+    return copied(value) if constraint is None else bijector(constraint).forward(value)[0]
 
-    `sample(..., obs_mask=m)` adds a latent for every entry and masks it where it was observed.
-    Unmasked entries are used, masked ones are not: giving those their own prior changes nothing
-    else and keeps the density proper.
+
+def start_param(name: str, site: Mapping[str, Any]) -> PyTree:
+    """A `param` site's start value in unconstrained space.
+
+    Raises:
+        ModelError: the model gives it none.
     """
-    fn, name = site["fn"], site["name"]
-    if name.endswith("_unobserved") and not site["is_observed"]:
-        twin = trace.get(name.removesuffix("_unobserved") + "_observed")
-        if twin is not None and isinstance(fn, dist.MaskedDistribution):
-            return fn.base_dist
-    return fn
+    value = site["value"]
+    if value is None:
+        raise ModelError(
+            f"param site {name!r}: expected a start value, got none. "
+            f"Write numpyro.param({name!r}, value) in the model."
+        )
+    for _ in range(site.get("_steps", 0)):  # a scan stacks one copy for each step
+        value = jax.tree.map(lambda leaf: leaf[0], value)
+    constraint = param_constraint(site)
+    if constraint is None:
+        return jax.tree.map(_as_float, value)
+    return bijector(constraint).inverse(_as_float(value))
+
+
+def _as_float(leaf: Any) -> Array:
+    array = jnp.asarray(leaf)
+    floating = jnp.issubdtype(array.dtype, jnp.inexact) or not jnp.issubdtype(array.dtype, jnp.number)
+    return array.astype(array.dtype if floating else float)
+
+
+def param_constraint(site: Mapping[str, Any]) -> constraints.Constraint | None:
+    """A `param` site's constraint, `None` for the real line and for network parameters."""
+    constraint = site["kwargs"].get("constraint", constraints.real)
+    return None if constraint is constraints.real else constraint

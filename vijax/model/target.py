@@ -17,15 +17,17 @@ import jax.numpy as jnp
 from jax import Array
 
 from vijax._contracts import Batch, Evaluation, Plate, Position, PyTree, Site, Space, Target
+from vijax._errors import ModelError, mismatch
 from vijax._identity import fingerprint
 from vijax.model import run as running
 from vijax.model.arguments import Arguments
-from vijax.model.checks import check_site, tracing_errors
-from vijax.model.supports import bijector
+from vijax.model.checks import check_latent, check_subsampled, tracing_errors
 
 _KEEP = 64
-_targets: collections.OrderedDict[Hashable, Target] = collections.OrderedDict()
+_targets: collections.OrderedDict[Hashable, tuple[Target, _Builder]] = collections.OrderedDict()
 _FIXED_KEY = 0  # randomness of the model where the caller brings none
+
+Dims = dict[str, tuple[str | None, ...]]
 
 
 def build(model: Callable[..., Any], arguments: Arguments) -> Target:
@@ -38,9 +40,13 @@ def build(model: Callable[..., Any], arguments: Arguments) -> Target:
     lookup = (fingerprint(model), arguments.lookup, jax.config.jax_enable_x64)
     if lookup in _targets:
         _targets.move_to_end(lookup)
-        return _targets[lookup]
-    target = _Builder(model, arguments).target()
-    _targets[lookup] = target
+        target, builder = _targets[lookup]
+        # equal now; what the old function has captured may change later
+        builder.model = model
+        return target
+    builder = _Builder(model, arguments)
+    target = builder.target()
+    _targets[lookup] = target, builder
     while len(_targets) > _KEEP:
         _targets.popitem(last=False)
     return target
@@ -52,70 +58,83 @@ class _Builder:
     def __init__(self, model: Callable[..., Any], arguments: Arguments) -> None:
         self.model = model
         self.arguments = arguments
+        self.rows: dict[str, int] = {}  # rows of a subsampled plate where a batch names none
 
     def trace(
         self,
         batch: Batch,
-        latent: Callable[[dict[str, Any]], Array | None],
+        sampler: running.Sampler,
         model: Mapping[str, PyTree] | None = None,
         mutable: Mapping[str, PyTree] | None = None,
     ) -> running.Trace:
         args, kwargs = self.arguments.join(batch.data)
         key = jax.random.key(_FIXED_KEY) if batch.key is None else batch.key
-        return running.run(self.model, args, kwargs, key, latent, model, mutable, batch.index)
+        index = {name: jnp.arange(rows) for name, rows in self.rows.items()} | batch.index
+        with tracing_errors(self.model):
+            return running.run(self.model, args, kwargs, key, sampler, model, mutable, index)
 
     def target(self) -> Target:
-        space, observed, plates, dims = self._inspect()
+        trace = self._abstract_trace()
+        plates = _plates(trace)
+        sites = tuple(_site(name, s, plates, r) for name, s, r in running.latents(trace))
+        if not sites:
+            raise ModelError(
+                f"model {getattr(self.model, '__name__', type(self.model).__name__)!r}: expected "
+                "at least one continuous latent numpyro.sample site, got none. Sites with obs= "
+                "are data; remove it from what is to be inferred."
+            )
+        self._choose_rows(plates)
         return Target(
-            space=space,
+            space=Space(sites),
             evaluate=self.evaluate,
             constrain=self.constrain,
             unconstrain=self.unconstrain,
             site_log_probs=self.site_log_probs,
+            log_dets=self.log_dets,
             initialise=self.initialise,
-            observed=observed,
+            observed=tuple(name for name, site in trace.items() if _is_data(site)),
             plates=plates,
-            dims=dims,
+            dims=dims(trace),
         )
 
-    def _inspect(
-        self,
-    ) -> tuple[Space, tuple[str, ...], dict[str, Plate], dict[str, tuple[str | None, ...]]]:
-        sites: list[Site] = []
-        observed: list[str] = []
-        plates: dict[str, Plate] = {}
-        dims: dict[str, tuple[str | None, ...]] = {}
+    def _abstract_trace(self) -> running.Trace:
+        """The trace at the origin, of abstract values, checked."""
+        kept: running.Trace = {}
 
         def abstract(data: dict[str, Array]) -> Array:
-            trace = self.trace(Batch(data), _placeholder)
-            plates.update(_plates(trace))
-            for name, site in trace.items():
-                if site["type"] not in ("sample", "deterministic") or running.LOG_DET in name:
-                    continue
-                dims[name] = _dims(site)
-                if site["type"] == "deterministic":
-                    continue
-                check_site(name, site, plates)
-                if site["is_observed"]:
-                    observed.append(name)
-                elif running.LOG_DET + name in trace:
-                    sites.append(_site(name, site, plates))
-            return running.log_density(trace)
+            trace = self.trace(Batch(data), running.at_origin)
+            for name, site, _ in running.latents(trace):
+                check_latent(name, site)
+                check_subsampled(name, site, trace)
+            kept.update(trace)
+            return self._log_density(trace)
 
-        shapes = {
-            name: jax.ShapeDtypeStruct(shape, dtype)
-            for name, (shape, dtype) in self.arguments.avals.items()
-        }
-        with tracing_errors(self.model) as check:
-            jax.eval_shape(abstract, shapes)
-            check(sites)
-        return Space(tuple(sites)), tuple(observed), plates, dims
+        jax.eval_shape(abstract, self.arguments.abstract())
+        return kept
+
+    def _choose_rows(self, plates: Mapping[str, Plate]) -> None:
+        """What a batch without an index means: all rows, if the data has them.
+
+        Data that already is one batch of rows, as from a data loader, is used as it is.
+        """
+        partial = {n: p for n, p in plates.items() if p.size != p.subsample_size}
+        if not partial:
+            return
+        self.rows = {name: plate.size for name, plate in partial.items()}
+        try:
+            self._abstract_trace()
+        except ModelError:
+            self.rows = {name: plate.subsample_size for name, plate in partial.items()}
+
+    def _log_density(self, trace: running.Trace) -> Array:
+        with tracing_errors(self.model):
+            return running.log_density(trace)
 
     def evaluate(
         self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
     ) -> Evaluation:
         trace = self.trace(batch, running.from_unconstrained(z), model, mutable)
-        return Evaluation(running.log_density(trace), _mutable(trace))
+        return Evaluation(self._log_density(trace), _mutable(trace))
 
     def constrain(
         self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
@@ -124,7 +143,8 @@ class _Builder:
         return {
             name: site["value"]
             for name, site in trace.items()
-            if name in z or (site["type"] == "deterministic" and running.LOG_DET not in name)
+            if site["type"] == "deterministic"
+            or (site["type"] == "sample" and not site["is_observed"])
         }
 
     def site_log_probs(
@@ -133,46 +153,48 @@ class _Builder:
         trace = self.trace(batch, running.from_unconstrained(z), model, mutable)
         return running.log_probs(trace, scaled=False)
 
-    def unconstrain(
-        self, values: Mapping[str, Array], batch: Batch, model: Mapping, mutable: Mapping
-    ) -> Position:
-        def latent(site: dict[str, Any]) -> Array | None:
-            value = values.get(site["name"])
-            if value is None:
-                return running.fixed_value(site)
-            step = site["infer"].get("_scan_current_index")
-            if step is not None and jnp.ndim(value) > len(running.site_shape(site)):
-                value = value[step]
-            return jnp.asarray(value)
+    def log_dets(
+        self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
+    ) -> dict[str, Array]:
+        trace = self.trace(batch, running.from_unconstrained(z), model, mutable)
+        return running.log_dets(trace)
 
-        trace = self.trace(batch, latent, model, mutable)
-        return {
-            name: bijector(trace[name]["fn"].support).inverse(trace[name]["value"])
-            for name in values
-        }
+    def unconstrain(
+        self, values: Mapping[str, Any], batch: Batch, model: Mapping, mutable: Mapping
+    ) -> Position:
+        trace = self.trace(batch, running.from_values(values), model, mutable)
+        z = {name: r.z for name, _, r in running.latents(trace) if r.z is not None}
+        unknown = sorted(set(values) - set(z))
+        if unknown:
+            raise ModelError(mismatch("values", f"some of the sites {list(z)}", f"{unknown}"))
+        return {name: z[name] for name in values}
 
     def initialise(
         self, key: Array, batch: Batch
     ) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
-        trace = self.trace(batch._replace(key=key), _placeholder)
+        trace = self.trace(batch._replace(key=key), running.at_origin)
         params = {
-            name: running.unconstrain_param(site["value"], site)
+            name: running.start_param(name, site)
             for name, site in trace.items()
             if site["type"] == "param"
         }
         return params, _mutable(trace)
 
 
-def _placeholder(site: dict[str, Any]) -> Array | None:
-    """A value inside the support, at the origin of unconstrained space."""
-    fixed = running.fixed_value(site)
-    if fixed is not None:
-        return fixed
-    check_site(site["name"], site, {})
-    to_support = bijector(site["fn"].support)
-    # one, not zero: the origin is no point on a sphere
-    z = jnp.ones(to_support.z_shape(running.site_shape(site)))
-    return running.from_unconstrained({site["name"]: z})(site)
+def dims(trace: running.Trace) -> Dims:
+    """The plate along each dimension of every site's value, `None` where there is none."""
+    return {
+        name: _dims(site)
+        for name, site in trace.items()
+        if site["type"] in ("sample", "deterministic")
+    }
+
+
+def _is_data(site: Mapping[str, Any]) -> bool:
+    """An observed site with observations, not a factor."""
+    if site["type"] != "sample" or not site["is_observed"]:
+        return False
+    return not site["infer"].get("is_auxiliary", False)
 
 
 def _mutable(trace: running.Trace) -> dict[str, PyTree]:
@@ -183,25 +205,25 @@ def _plates(trace: running.Trace) -> dict[str, Plate]:
     found = {}
     for site in trace.values():
         for frame in site.get("cond_indep_stack", ()):
-            plate = trace.get(frame.name)
-            size = plate["args"][0] if plate is not None else frame.size
+            size = trace[frame.name]["args"][0] if frame.name in trace else frame.size
             found[frame.name] = Plate(frame.name, frame.dim, size, frame.size)
     return found
 
 
-def _site(name: str, site: Mapping[str, Any], plates: Mapping[str, Plate]) -> Site:
-    shape = tuple(jnp.shape(site["value"]))
+def _site(
+    name: str, site: Mapping[str, Any], plates: Mapping[str, Plate], record: running.Record
+) -> Site:
     return Site(
         name=name,
-        shape=shape,
-        z_shape=tuple(bijector(site["fn"].support).z_shape(shape)),
+        shape=tuple(jnp.shape(site["value"])),
+        z_shape=tuple(jnp.shape(record.z)),
         event_dim=len(site["fn"].event_shape),
-        plates=tuple(plates[frame.name] for frame in site["cond_indep_stack"]),
+        # `do` runs a site through its plates twice
+        plates=tuple(plates[n] for n in dict.fromkeys(f.name for f in site["cond_indep_stack"])),
     )
 
 
 def _dims(site: Mapping[str, Any]) -> tuple[str | None, ...]:
-    """The plate along each dimension of a site's value, `None` where there is none."""
     ndim = jnp.ndim(site["value"])
     event = len(site["fn"].event_shape) if site["type"] == "sample" else 0
     names: list[str | None] = [None] * ndim

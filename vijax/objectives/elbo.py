@@ -12,6 +12,7 @@ from jax import Array, lax
 from vijax._contracts import (
     Batch,
     DensityGuide,
+    Draw,
     EntropyGuide,
     Guide,
     PyTree,
@@ -31,11 +32,12 @@ class ELBO:
 
     - `"entropy"`: `-E_q[log p]` by draws, the entropy in closed form (needs an `EntropyGuide`).
     - `"stl"`: sticking the landing; the guide's parameters are held fixed inside `log q`, which
-      removes the score term. The gradient has no variance where the guide equals the posterior.
-      Needs a `DensityGuide`. Source: Roeder, Wu, Duvenaud, 2017.
+      removes the score term. The gradient has no variance where the guide equals the posterior,
+      but far from it large steps can run away. Needs a `DensityGuide`. Source: Sticking the
+      Landing, Roeder, Wu, Duvenaud, 2017.
     - `"plain"`: the draws' own `log q`; any guide.
-    - `"auto"`: `"stl"` for guides that can be exact (a density with correlations), `"entropy"` for
-      a factorised Gaussian, else `"plain"`.
+    - `"auto"`: `"entropy"` where there is one, else `"plain"`, in phase 0; from the first
+      reduction of the step size on `"stl"`, unless the guide is factorised or has no density.
 
     Args:
         num_particles: draws averaged per step.
@@ -64,45 +66,50 @@ class ELBO:
         target: Target,
         guide: Guide,
         batch: Batch,
+        phase: Array,
     ) -> tuple[Array, dict[str, PyTree]]:
-        estimator = self._resolve(guide)
+        early, late = self._resolve(guide)
+        landed = jnp.where(phase > 0, 1.0, 0.0)
+
+        def log_q(estimator: str, draw: Draw) -> Array:
+            if estimator == "entropy":
+                assert isinstance(guide, EntropyGuide)
+                return -guide.entropy(variables.guide, target.space)
+            if estimator == "stl":
+                assert isinstance(guide, DensityGuide)
+                fixed = lax.stop_gradient(variables.guide)
+                return guide.log_prob(fixed, target.space, draw.z, batch)
+            return draw.log_q
 
         def particle(key: Array) -> tuple[Array, dict[str, PyTree]]:
             draw_key, model_key = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
-            z, log_q = guide.draw(variables.guide, target.space, draw_key, batch)
-            if estimator == "entropy":
-                log_q = jnp.zeros(())
-            elif estimator == "stl":
-                assert isinstance(guide, DensityGuide)
-                fixed = lax.stop_gradient(variables.guide)
-                log_q = guide.log_prob(fixed, target.space, z, batch)
+            draw = guide.draw(variables.guide, target.space, draw_key, batch)
+            subtracted = log_q(early, draw)
+            if late != early:
+                subtracted = subtracted + landed * (log_q(late, draw) - subtracted)
             log_p, after = target.evaluate(
-                z, batch._replace(key=model_key), variables.model, mutable
+                draw.z, batch._replace(key=model_key), variables.model, mutable
             )
-            return log_q - log_p, after
+            return subtracted - log_p, after
 
         if self.num_particles == 1:
-            loss, after = particle(key)
-        else:
-            losses, states = jax.vmap(particle)(jax.random.split(key, self.num_particles))
-            loss, after = jnp.mean(losses), jax.tree.map(_merge, states)
-        if estimator == "entropy":
-            assert isinstance(guide, EntropyGuide)
-            loss = loss - guide.entropy(variables.guide, target.space)
-        return loss, after
+            return particle(key)
+        losses, states = jax.vmap(particle)(jax.random.split(key, self.num_particles))
+        return jnp.mean(losses), jax.tree.map(_merge, states)
 
-    def _resolve(self, guide: Guide) -> str:
+    def _resolve(self, guide: Guide) -> tuple[str, str]:
+        """The estimators of phase 0 and of later phases."""
         if self.estimator == "auto":
-            if guide.factorised and isinstance(guide, EntropyGuide):
-                return "entropy"
-            return "stl" if isinstance(guide, DensityGuide) else "plain"
+            early = "entropy" if isinstance(guide, EntropyGuide) else "plain"
+            late = "stl" if isinstance(guide, DensityGuide) and not guide.factorised else early
+            return early, late
         needed = {"entropy": EntropyGuide, "stl": DensityGuide}.get(self.estimator, Guide)
         if not isinstance(guide, needed):
             raise GuideError(
                 f"estimator {self.estimator!r}: expected a {needed.__name__}, got {guide!r}. "
                 "Use estimator='plain' or another guide."
             )
-        return self.estimator
+        return self.estimator, self.estimator
 
 
 def _merge(leaf: Array) -> Array:

@@ -26,7 +26,7 @@ STRAGGLER = "stopped long after most other paths had converged"
 _RUNNING = ""
 _SUFFICIENT = 1e-4  # Armijo constant
 _CURVATURE = 0.9  # weak Wolfe constant
-_MAX_TRIALS = 12  # trial points in one line search
+_MAX_TRIALS = 20  # trial points in one line search
 _QUIET = 3  # iterations in a row whose predicted gain is negligible
 
 
@@ -170,7 +170,8 @@ class _Climb:
         noise = 8 * self.kernel.resolution * np.abs(f0)
         lower = f <= f0 + _SUFFICIENT * step * slope
         level = (f <= f0 + noise) & (np.abs(new_slope) <= 0.8 * np.abs(slope))
-        down = finite & (lower | level)
+        moved = (x != self.x[paths]).any(axis=1)
+        down = finite & moved & (lower | level)
         flat = new_slope >= _CURVATURE * slope
         self.trials[paths] += 1
         over = self.trials[paths] >= _MAX_TRIALS
@@ -179,7 +180,7 @@ class _Climb:
         self._shrink(paths[~down], f[~down], finite[~down])
         longer = down & ~accept
         self._lengthen(paths[longer], new_slope[longer])
-        self._fail(paths[~down & over])
+        self._fail(paths[~down & (over | ~moved)])
         if accept.any():
             self._accept(paths[accept], x[accept], f[accept], g[accept])
 
@@ -207,11 +208,13 @@ class _Climb:
         self.step[paths] = np.where(np.isfinite(self.high[paths]), middle, beyond)
 
     def _fail(self, paths: np.ndarray) -> None:
-        """No trial went down: forget the history once, then give up."""
+        """No trial went down: at the top to working precision, or forget the history, or give up."""
         for i in paths:
-            if self.rho[i].any():
+            noise = 8 * self.kernel.resolution * abs(self.f[i])
+            if -0.5 * self.slope[i] < max(self.options.tolerance, noise):
+                self.reasons[i] = CONVERGED
+            elif self.rho[i].any():
                 self.rho[i] = 0
-                self.diagonal[i] = 1
                 self._aim(np.array([i]))
             else:
                 self.reasons[i] = STUCK
@@ -290,16 +293,6 @@ def update_diagonal(diagonal: Floats, s: Floats, y: Floats) -> Floats:
     """
     sy = np.einsum("pd,pd->p", s, y)[:, None]
     ydy = np.einsum("pd,pd->p", y, diagonal * y)[:, None]
-    import os
-    V=os.environ.get('VAR','1')
-    if V=='1':
-        diagonal = diagonal*(sy/ydy); ydy=sy
-    elif V=='2':
-        diagonal = diagonal*np.maximum(1,sy/ydy); ydy = np.einsum("pd,pd->p", y, diagonal * y)[:, None]
-    elif V=='3':
-        return np.broadcast_to(sy/np.sum(y**2,axis=1)[:,None], y.shape)
-    elif V=='4':
-        diagonal = diagonal*np.sqrt(sy/ydy); ydy = np.einsum("pd,pd->p", y, diagonal * y)[:, None]
     sds = np.einsum("pd,pd->p", s, s / diagonal)[:, None]
     inverse = ydy / (sy * diagonal) + y**2 / sy - ydy * s**2 / (sy * sds * diagonal**2)
     # non-negative by Cauchy-Schwarz; rounding is what the bound is for

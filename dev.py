@@ -1,0 +1,158 @@
+#!/usr/bin/env python3
+"""Run this checkout: everything is installed into .venv, nothing outside it.
+
+usage: python dev.py COMMAND [ARGS...]
+
+commands:
+  quickstart [ARGS]   fit a first model: examples/quickstart.py
+  test [ARGS]         the tests on two processes; ARGS go to pytest (-m slow, -k elbo, --lf, ...)
+  check               formatter, linter and type checker
+  bench NAME [ARGS]   the benchmark bench/NAME.py
+
+Paths in ARGS are relative to the checkout.
+"""
+
+import sys
+
+if sys.version_info < (3, 11):  # noqa: UP036 - an older Python must reach this line to be told
+    sys.exit(
+        "vijax needs Python 3.11 or newer, and this is Python %d.%d (%s): "  # noqa: UP031
+        "run dev.py with a newer one, for example `python3.12 dev.py test`."
+        % (sys.version_info[0], sys.version_info[1], sys.executable)
+    )
+
+import hashlib
+import json
+import os
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
+PYTHON = str(VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
+STAMP = VENV / "vijax-dev.json"
+# Settings that would send the packages, or the imports, somewhere other than .venv.
+STRAY = ("VIRTUAL_ENV", "PYTHONHOME", "PYTHONPATH", "PYTHONSAFEPATH", "PYTHONUSERBASE")
+STRAY += ("PIP_PREFIX", "PIP_PYTHON", "PIP_ROOT", "PIP_TARGET", "PIP_USER")
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name.upper() not in STRAY}
+
+
+def run(*command: str) -> int:
+    """Runs a command in the checkout and returns its exit status."""
+    # Ctrl-C reaches the command by itself, and it may have a report to print: the first one only
+    # waits for it, a second one ends it.
+    process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT)
+    interrupts = 0
+    while True:
+        try:
+            status = process.wait()
+            return status if status >= 0 else 128 - status
+        except KeyboardInterrupt:
+            interrupts += 1
+            if interrupts > 1:
+                process.kill()
+
+
+def answer(*command: str) -> str | None:
+    """What a command prints, or None if it fails or does not exist."""
+    try:
+        result = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    except OSError:
+        return None
+    return result.stdout.strip() if result.returncode == 0 else None
+
+
+def say(message: str) -> None:
+    print(f"dev.py: {message}", flush=True)
+
+
+def make_environment() -> None:
+    """Leaves a working .venv with pip in it, whatever was there before."""
+    version = "{}.{}".format(*sys.version_info)
+    if answer(PYTHON, "-c", "import sys; print('{}.{}'.format(*sys.version_info))") != version:
+        say(f"making .venv with Python {version}")
+        if VENV.is_file() or VENV.is_symlink():
+            VENV.unlink()
+        # Without pip at first: some systems ship venv but not the ensurepip it would call.
+        if run(sys.executable, "-m", "venv", "--clear", "--without-pip", str(VENV)) != 0:
+            sys.exit("Could not make .venv: install Python's venv (on Debian: python3-venv).")
+    if answer(PYTHON, "-m", "pip", "--version") is None:
+        say("putting pip into .venv")
+        if answer(PYTHON, "-m", "ensurepip", "--default-pip") is None:
+            pip = (sys.executable, "-m", "pip", "--python", PYTHON, "install", "--quiet")
+            if run(*pip, "--force-reinstall", "pip") != 0:
+                sys.exit("Found no pip: install Python's ensurepip (on Debian: python3-venv).")
+
+
+def install(*extras: str) -> None:
+    """Installs the checkout, editable, if what it depends on has changed since the last time."""
+    make_environment()
+    digest = hashlib.sha256(f"{ROOT} {sys.version_info[:2]}".encode())
+    for name in ("pyproject.toml", "vijax/_version.py"):
+        digest.update((ROOT / name).read_bytes())
+    try:
+        stamp = json.loads(STAMP.read_text())
+    except (OSError, ValueError):
+        stamp = {"extras": []}
+    wanted = sorted({*stamp["extras"], *extras})
+    fresh = {"digest": digest.hexdigest(), "extras": wanted}
+    if stamp == fresh:
+        return
+    target = f".[{','.join(wanted)}]"
+    say(f"installing {target} into .venv (the first time takes a few minutes)")
+    pip = (PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input")
+    if run(*pip, "--editable", target) != 0:
+        sys.exit("The install did not finish, see above; run the command again to resume it.")
+    STAMP.write_text(json.dumps(fresh))
+
+
+def quickstart(*args: str) -> int:
+    install("examples")
+    say("running examples/quickstart.py")
+    return run(PYTHON, "examples/quickstart.py", *args)
+
+
+def test(*args: str) -> int:
+    install("test", "examples")
+    say("running the tests")
+    return run(PYTHON, "-m", "pytest", "-n", "2", "--dist", "worksteal", *args)
+
+
+def check(*args: str) -> int:
+    if args:
+        print(f"check takes no arguments, and got: {' '.join(args)}", file=sys.stderr)
+        return 2
+    install("test")
+    failed = 0
+    for tool in ("ruff format --check .", "ruff check .", "mypy"):
+        say(tool)
+        failed = run(PYTHON, "-m", *tool.split()) or failed
+    return failed
+
+
+def bench(name: str = "", *args: str) -> int:
+    names = sorted(path.stem for path in ROOT.glob("bench/[!_]*.py"))
+    if name not in names:
+        print(f"unknown benchmark {name!r}; there are: {', '.join(names)}", file=sys.stderr)
+        return 2
+    install("bench")
+    say(f"running bench/{name}.py")
+    return run(PYTHON, "-m", f"bench.{name}", *args)
+
+
+def main(command: str = "--help", *args: str) -> int:
+    commands = {f.__name__: f for f in (quickstart, test, check, bench)}
+    if command in ("-h", "--help", "help"):
+        print(__doc__.strip())
+        return 0
+    if command not in commands:
+        print(f"unknown command {command!r}; there are: {', '.join(commands)}", file=sys.stderr)
+        return 2
+    return commands[command](*args)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(*sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,131 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro import handlers, optim
+from numpyro.infer import SVI, Predictive, Trace_ELBO
+
+from tests.laws import assert_mean, keys, perturb
+from vijax._contracts import Batch
+from vijax.guides import Delta, FullRank, MeanField, adapt, as_numpyro
+from vijax.model import build, split
+
+
+def model(x, y=None):
+    scale = numpyro.sample("scale", dist.HalfNormal(1.0))
+    p = numpyro.sample("p", dist.Dirichlet(jnp.ones(3)))
+    with numpyro.plate("group", 2):
+        theta = numpyro.sample("theta", dist.Normal(0.0, scale))
+    with numpyro.plate("rows", x.shape[0]):
+        numpyro.sample("y", dist.Normal(theta[0] + x * p[0], scale), obs=y)
+
+
+X, Y = np.float32([0.1, 0.5, 1.0]), np.float32([0.3, 1.2, 0.8])
+ARGUMENTS, DATA = split(model, (X, Y), {})
+TARGET = build(model, ARGUMENTS)
+SPACE, BATCH = TARGET.space, Batch(DATA)
+GUIDE = FullRank(0.4)
+LOCATION = SPACE.unravel(jnp.linspace(-0.5, 0.5, SPACE.dim))
+PARAMS = perturb(GUIDE.init(jax.random.key(0), SPACE, LOCATION))
+EXPORTED = as_numpyro(GUIDE, PARAMS, TARGET, BATCH)
+
+
+@pytest.fixture(scope="module")
+def draws():
+    def one(key):
+        draw = GUIDE.draw(PARAMS, SPACE, key, BATCH)
+        elbo = TARGET.log_density(draw.z, BATCH) - draw.log_q
+        return TARGET.constrain(draw.z, BATCH, {}, {}), elbo
+
+    return jax.jit(jax.vmap(one))(keys(0, 4096))
+
+
+def test_predictive_draws_the_same_posterior(draws):
+    predictive = Predictive(model, guide=EXPORTED, params={}, num_samples=4096, parallel=True)
+    new = predictive(jax.random.key(1), X[:2])
+    assert new["y"].shape == (4096, 2)
+    assert set(SPACE.names) <= set(new)
+    ours, _ = draws
+    for name in SPACE.names:
+        difference = np.asarray(new[name], float) - np.asarray(ours[name], float)
+        assert_mean(difference, 0.0)
+    squares = np.asarray(new["theta"], float) ** 2 - np.asarray(ours["theta"], float) ** 2
+    assert_mean(squares, 0.0)
+
+
+def test_trace_elbo_equals_ours(draws):
+    def theirs(key):
+        return -Trace_ELBO().loss(key, {}, model, EXPORTED, X, Y)
+
+    elbos = np.asarray(jax.jit(jax.vmap(theirs))(keys(1, 4096)), float)
+    assert_mean(elbos - np.asarray(draws[1], float), 0.0)
+
+
+def test_svi_accepts_it():
+    svi = SVI(model, EXPORTED, optim.Adam(0.01), Trace_ELBO(num_particles=4))
+    state = svi.init(jax.random.key(0), X, Y)
+    assert svi.get_params(state) == {}
+    _, loss = svi.update(state, X, Y)
+    assert np.isfinite(loss)
+    assert np.isfinite(svi.evaluate(state, X, Y))
+
+
+def test_adapting_it_back_gives_the_same_weights():
+    again = adapt(EXPORTED, model, ARGUMENTS, TARGET)
+
+    @jax.jit
+    @jax.vmap
+    def both(key):
+        draw = again.draw({}, SPACE, key, BATCH)
+        return draw.log_q, GUIDE.log_prob(PARAMS, SPACE, draw.z, BATCH)
+
+    there, here = both(keys(2, 64))
+    np.testing.assert_allclose(there, here, rtol=1e-4, atol=1e-4)
+
+
+def test_a_latent_vector_can_be_put_in():
+    vector = jnp.linspace(-0.3, 0.4, SPACE.dim)
+    substituted = handlers.substitute(handlers.seed(EXPORTED, 0), {"_vijax_latent": vector})
+    trace = handlers.trace(substituted).get_trace(X, Y)
+    values = TARGET.constrain(SPACE.unravel(vector), BATCH, {}, {})
+    for name in SPACE.names:
+        np.testing.assert_allclose(trace[name]["value"], values[name], rtol=1e-6)
+    log_prob = trace["_vijax_latent"]["fn"].log_prob(vector)
+    exact = GUIDE.log_prob(PARAMS, SPACE, SPACE.unravel(vector), BATCH)
+    np.testing.assert_allclose(log_prob, exact, rtol=1e-5)
+
+
+def test_many_draws_at_once():
+    latent = handlers.trace(handlers.seed(EXPORTED, 0)).get_trace(X)["_vijax_latent"]["fn"]
+    vectors, (log_q,) = latent.sample_with_intermediates(jax.random.key(0), (3, 2))
+    assert vectors.shape == (3, 2, SPACE.dim)
+    np.testing.assert_allclose(latent.log_prob(vectors), log_q, rtol=1e-4, atol=1e-4)
+
+
+def test_a_point_mass_draws_but_has_no_density_elsewhere():
+    guide = Delta()
+    exported = as_numpyro(guide, guide.init(jax.random.key(0), SPACE, LOCATION), TARGET, BATCH)
+    trace = handlers.trace(handlers.seed(exported, 0)).get_trace(X)
+    latent = trace["_vijax_latent"]
+    np.testing.assert_allclose(latent["value"], SPACE.ravel(LOCATION))
+    with pytest.raises(NotImplementedError, match="has no density away from its own draws"):
+        latent["fn"].log_prob(latent["value"])
+
+
+def test_the_models_own_parameters_are_used():
+    def learned(y):
+        top = numpyro.param("top", 2.0)
+        u = numpyro.sample("u", dist.Uniform(0.0, top))
+        numpyro.sample("y", dist.Normal(u, 1.0), obs=y)
+
+    arguments, data = split(learned, (Y,), {})
+    target = build(learned, arguments)
+    guide = MeanField()
+    params = guide.init(jax.random.key(0), target.space, {"u": jnp.zeros(())})
+    drawn = []
+    for top in (2.0, 20.0):
+        exported = as_numpyro(guide, params, target, Batch(data), {"top": jnp.asarray(top)})
+        drawn.append(handlers.seed(exported, 0)(Y)["u"])
+    np.testing.assert_allclose(drawn[1], 10 * drawn[0], rtol=1e-6)

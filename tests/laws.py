@@ -1,0 +1,253 @@
+"""What every guide must obey. Adding a guide is one line in `GUIDES`.
+
+A law is a function of a `Case`. Laws compare with closed forms or with Monte Carlo averages, the
+latter within five standard errors; keys are fixed.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro.infer import autoguide
+
+from tests.targets import Problem, problem
+from vijax._contracts import DensityGuide, EntropyGuide, GaussianGuide, Guide
+from vijax.guides import Delta, FullRank, Laplace, LowRank, MeanField, resolve
+
+NUM_DRAWS = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A guide to be tested.
+
+    Attributes:
+        make: problem to guide; wide enough (0.9 at the start) to cover the posterior.
+        inert: parameter leaf name to a mask of entries that have no say, by design.
+        point: whether some coordinate is a point mass.
+        single: whether it can be made for a model of one coordinate.
+    """
+
+    make: Callable[[Problem], Guide]
+    inert: Callable[[str, np.ndarray], np.ndarray] = lambda name, leaf: np.zeros(leaf.shape, bool)
+    point: bool = False
+    single: bool = True
+
+
+def _native(guide) -> Callable[[Problem], Guide]:
+    return lambda p: resolve(guide, p.target)
+
+
+def _numpyro(kind, **options) -> Callable[[Problem], Guide]:
+    return lambda p: resolve(kind(p.model, **options), p.target, p.model, p.arguments)
+
+
+def _upper(name: str, leaf: np.ndarray) -> np.ndarray:
+    """`FullRankParams.lower`: only what lies strictly below the diagonal is read."""
+    return (
+        ~np.tril(np.ones(leaf.shape, bool), -1) if "lower" in name else np.zeros(leaf.shape, bool)
+    )
+
+
+_SPLIT = {"beta": LowRank(rank=1, init_scale=0.9), ...: MeanField(0.9)}
+_PARTLY = {"alpha": Delta(), "beta": FullRank(0.9)}
+
+GUIDES: dict[str, Entry] = {
+    "meanfield": Entry(_native(MeanField(0.9))),
+    "fullrank": Entry(_native(FullRank(0.9)), inert=_upper),
+    "laplace": Entry(_native(Laplace(0.9)), inert=_upper),
+    "lowrank": Entry(_native(LowRank(init_scale=0.9))),
+    "delta": Entry(_native(Delta()), point=True),
+    "composite": Entry(_native(_SPLIT), single=False),
+    "composite_delta": Entry(_native(_PARTLY), inert=_upper, point=True, single=False),
+    "AutoNormal": Entry(_numpyro(autoguide.AutoNormal, init_scale=0.9)),
+    "AutoMultivariateNormal": Entry(_numpyro(autoguide.AutoMultivariateNormal, init_scale=0.9)),
+    "AutoLowRank": Entry(_numpyro(autoguide.AutoLowRankMultivariateNormal, init_scale=0.9)),
+    "AutoDAIS": Entry(_numpyro(autoguide.AutoDAIS, init_scale=0.9, K=2)),
+    "AutoDelta": Entry(_numpyro(autoguide.AutoDelta), point=True),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A guide at fixed parameters, away from its start, on the regression."""
+
+    name: str
+    problem: Problem
+    guide: Guide
+    params: object
+    inert: Callable
+
+    @functools.cached_property
+    def sample(self) -> Callable:
+        """`(params, keys) -> (vectors, log_q, log_p)`, compiled once for all laws."""
+
+        def one(params, key):
+            target, batch = self.problem.target, self.problem.batch
+            draw = self.guide.draw(params, target.space, key, batch)
+            log_p = target.log_density(draw.z, batch)
+            return target.space.ravel(draw.z), draw.log_q, log_p
+
+        return jax.jit(jax.vmap(one, in_axes=(None, 0)))
+
+    @functools.cached_property
+    def draws(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        vectors, log_q, log_p = self.sample(self.params, keys(1, NUM_DRAWS))
+        return np.asarray(vectors, float), np.asarray(log_q, float), np.asarray(log_p, float)
+
+    def log_prob(self, vector) -> jax.Array:
+        space, batch = self.problem.target.space, self.problem.batch
+        return self.guide.log_prob(self.params, space, space.unravel(vector), batch)
+
+
+def keys(seed: int, num: int) -> jax.Array:
+    return jax.random.split(jax.random.key(seed), num)
+
+
+@functools.cache
+def case(name: str, target: str = "regression") -> Case:
+    entry, where = GUIDES[name], problem(target)
+    guide, space = entry.make(where), where.target.space
+    location = space.unravel(jnp.asarray(where.z_mean, jnp.float32))
+    params = guide.init(jax.random.key(0), space, location)
+    return Case(name, where, guide, perturb(params), entry.inert)
+
+
+def perturb(params, scale: float = 0.1):
+    """Parameters moved a little in every coordinate, so that no law holds by symmetry."""
+    leaves, treedef = jax.tree.flatten(params)
+    moved = [
+        leaf + scale * jax.random.normal(key, leaf.shape, leaf.dtype)
+        for leaf, key in zip(leaves, keys(2, len(leaves)), strict=True)
+    ]
+    return jax.tree.unflatten(treedef, moved)
+
+
+def assert_mean(samples, expected, floor=1e-5):
+    """The mean over the first axis is `expected` within five standard errors."""
+    samples = np.asarray(samples, float)
+    error = samples.std(axis=0, ddof=1) / np.sqrt(len(samples))
+    difference = np.abs(samples.mean(axis=0) - expected)
+    assert np.all(difference < 5 * error + floor), (difference / (error + 1e-30)).max()
+
+
+def draw_has_its_density(c: Case):
+    vectors, log_q, _ = c.draws
+    log_prob = jax.jit(jax.vmap(c.log_prob))(jnp.asarray(vectors[:64], jnp.float32))
+    np.testing.assert_allclose(log_prob, log_q[:64], rtol=1e-5, atol=2e-5)
+
+
+def density_integrates_to_one(c: Case):
+    one = case(c.name, "normal_mean")
+    grid = jnp.linspace(-12.0, 12.0, 6001)[:, None]
+    density = np.exp(np.asarray(jax.jit(jax.vmap(one.log_prob))(grid), float))
+    np.testing.assert_allclose(np.trapezoid(density, np.asarray(grid[:, 0], float)), 1, rtol=1e-4)
+
+
+def gradient_reaches_every_parameter(c: Case):
+    def elbo(params):
+        _, log_q, log_p = c.sample(params, keys(3, 16))
+        return jnp.mean(log_p - log_q)
+
+    for path, leaf in jax.tree.leaves_with_path(jax.grad(elbo)(c.params)):
+        name = jax.tree_util.keystr(path)
+        reached, inert = np.asarray(leaf) != 0, c.inert(name, np.asarray(leaf))
+        np.testing.assert_array_equal(reached, ~inert, err_msg=name)
+
+
+def compiled_equals_eager(c: Case):
+    space, batch = c.problem.target.space, c.problem.batch
+    vectors, log_q, _ = c.draws
+    for i, key in enumerate(keys(1, NUM_DRAWS)[:2]):
+        draw = c.guide.draw(c.params, space, key, batch)
+        np.testing.assert_allclose(space.ravel(draw.z), vectors[i], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(draw.log_q, log_q[i], rtol=1e-4, atol=1e-4)
+
+
+def key_decides_the_draw(c: Case):
+    vectors, _, _ = c.draws
+    again, _, _ = c.sample(c.params, keys(1, NUM_DRAWS))
+    np.testing.assert_array_equal(vectors, again)
+    assert np.all(vectors[0] != vectors[1])
+
+
+def entropy_is_exact(c: Case):
+    _, log_q, _ = c.draws
+    assert_mean(-log_q, c.guide.entropy(c.params, c.problem.target.space))
+
+
+def moments_are_exact(c: Case):
+    vectors, _, _ = c.draws
+    space = c.problem.target.space
+    mean = np.asarray(c.guide.mean(c.params, space), float)
+    covariance = np.asarray(c.guide.covariance(c.params, space), float)
+    centred = vectors - mean
+    assert_mean(vectors, mean)
+    assert_mean(centred[:, :, None] * centred[:, None, :], covariance)
+
+
+def weights_average_to_the_evidence(c: Case):
+    """`E[exp(log_p - log_q)] = Z`, augmented guides included."""
+    _, log_q, log_p = c.draws
+    assert_mean(np.exp(log_p - log_q - c.problem.log_evidence), 1.0)
+
+
+def is_configuration(c: Case):
+    """Frozen, hashable, and equal when made again."""
+    again = GUIDES[c.name].make(c.problem)
+    assert again == c.guide
+    assert hash(again) == hash(c.guide)
+    field = dataclasses.fields(c.guide)[0].name if dataclasses.fields(c.guide) else "anything"
+    try:
+        setattr(c.guide, field, 1)
+    except dataclasses.FrozenInstanceError:
+        return
+    raise AssertionError(f"{c.guide} is not frozen")
+
+
+def keeps_double_precision(c: Case):
+    with jax.enable_x64(True):
+        where = c.problem
+        double = build_double(where)
+        guide = GUIDES[c.name].make(double)
+        space = double.target.space
+        location = space.unravel(jnp.asarray(where.z_mean))
+        params = guide.init(jax.random.key(0), space, location)
+        draw = jax.eval_shape(
+            lambda params, key: guide.draw(params, space, key, double.batch),
+            params,
+            jax.random.key(0),
+        )
+        for leaf in jax.tree.leaves((params, draw)):
+            assert leaf.dtype == np.float64
+
+
+def build_double(where: Problem) -> Problem:
+    return dataclasses.replace(where, args=tuple(np.asarray(a, float) for a in where.args))
+
+
+LAWS: dict[Callable[[Case], None], type[Guide]] = {
+    draw_has_its_density: DensityGuide,
+    density_integrates_to_one: DensityGuide,
+    gradient_reaches_every_parameter: Guide,
+    compiled_equals_eager: Guide,
+    key_decides_the_draw: Guide,
+    entropy_is_exact: EntropyGuide,
+    moments_are_exact: GaussianGuide,
+    weights_average_to_the_evidence: Guide,
+    is_configuration: Guide,
+    keeps_double_precision: Guide,
+}
+
+
+def laws_of(name: str) -> list[Callable[[Case], None]]:
+    """The laws that apply to a guide: by what its type promises, and by what a point mass lacks."""
+    entry = GUIDES[name]
+    guide = entry.make(problem("regression"))
+    without = {key_decides_the_draw, weights_average_to_the_evidence} if entry.point else set()
+    if not entry.single:
+        without.add(density_integrates_to_one)
+    return [law for law, kind in LAWS.items() if isinstance(guide, kind) and law not in without]

@@ -1,0 +1,124 @@
+"""Laws that the target of every model in the zoo obeys."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import pytest
+from numpyro import handlers
+from numpyro.infer.util import log_density, potential_energy
+
+from tests.model.zoo import CASES
+from vijax._contracts import Batch
+from vijax.model import build, split, unwrap
+
+NUM_POINTS = 3
+ROUND = ("circle", "torus", "sphere", "projected_normal")  # z is known up to its radius
+# where its value, not the sample, is what NumPyro's own run of the model cannot be given
+UNTRACEABLE = {"scoped_scan", "nested_scan", "reverse_scan", "param_in_scan", "branches_in_scan"}
+
+
+@functools.cache
+def world(name):
+    """The case, its target, data, start values and a few points."""
+    case = CASES[name]
+    model, args, kwargs = unwrap(case.model, case.args, case.kwargs)
+    arguments, data = split(model, args, kwargs)
+    target = build(model, arguments)
+    start = jax.jit(target.initialise)(jax.random.key(1), Batch(data))
+    key = jax.random.key(sum(map(ord, name)))
+    points = case.spread * jax.random.normal(key, (NUM_POINTS, target.space.dim))
+    return case, target, data, start, jax.vmap(target.space.unravel)(points)
+
+
+@functools.cache
+def facts(name):
+    """Everything the laws compare, at a few points, in one compiled program."""
+    case, target, data, start, points = world(name)
+
+    def at(z, data, model, mutable):
+        batch = Batch(data)
+        args, kwargs = arguments_of(case, target, data)
+        density, gradient = jax.value_and_grad(target.log_density)(z, batch, model, mutable)
+        values = target.constrain(z, batch, model, mutable)
+        x = {site: values[site] for site in target.space.names}
+        back = target.unconstrain(x, batch, model, mutable)
+        out = {
+            "log_density": density,
+            "gradient": gradient,
+            "values": values,
+            "round_trip": back,
+            "again": target.constrain(back, batch, model, mutable),
+            "reference": reference(case, target, args, kwargs, x, z, batch, model, mutable),
+            "log_dets": target.log_dets(z, batch, model, mutable),
+            "site_log_probs": target.site_log_probs(z, batch, model, mutable),
+        }
+        if name not in UNTRACEABLE:
+            trace = replayed(case, args, kwargs, x, model, mutable)
+            out["trace"] = {
+                site: message["value"]
+                for site, message in trace.items()
+                if message["type"] == "deterministic" or site in x
+            }
+            out["inside"] = {
+                site: jnp.all(trace[site]["fn"].support(x[site])) for site in x if site in trace
+            }
+        return out
+
+    return jax.jit(jax.vmap(at, (0, None, None, None)))(points, data, *start)
+
+
+def arguments_of(case, target, data):
+    model, args, kwargs = unwrap(case.model, case.args, case.kwargs)
+    return split(model, args, kwargs)[0].join(data)
+
+
+def model_params(case, target, batch, model, mutable):
+    """The model's `param` sites as it would see them: those with a constraint moved into it."""
+    args, kwargs = arguments_of(case, target, batch.data)
+    trace = handlers.trace(handlers.seed(case.model, 0)).get_trace(*args, **kwargs)
+    out = {}
+    for name, value in model.items():
+        constraint = trace[name]["kwargs"].get("constraint")
+        plain = constraint is None or constraint is numpyro.distributions.constraints.real
+        out[name] = value if plain else numpyro.distributions.biject_to(constraint)(value)
+    return out
+
+
+def replayed(case, args, kwargs, x, model, mutable):
+    """NumPyro's own trace of the model at `x`, parameters and mutable state."""
+    values = model_params_by_name(case, model, args, kwargs) | dict(mutable) | x
+    model = handlers.seed(handlers.substitute(case.model, data=values), 0)
+    return handlers.trace(model).get_trace(*args, **kwargs)
+
+
+def model_params_by_name(case, model, args, kwargs):
+    if not model:
+        return {}
+    trace = handlers.trace(handlers.seed(case.model, 0)).get_trace(*args, **kwargs)
+    out = {}
+    for name, value in model.items():
+        constraint = trace[name]["kwargs"].get("constraint")
+        plain = constraint is None or constraint is numpyro.distributions.constraints.real
+        value = jax.tree.map(lambda leaf: leaf, value)
+        out[name] = value if plain else numpyro.distributions.biject_to(constraint)(value)
+    return out
+
+
+def reference(case, target, args, kwargs, x, z, batch, model, mutable):
+    if callable(case.reference):
+        return case.reference(x, z, *args, **kwargs)
+    values = model_params_by_name(case, model, args, kwargs) | dict(mutable)
+    # outermost: so that `prng_key` and rows come from the same key as in the target
+    fixed = handlers.seed(handlers.substitute(case.model, data=values), jax.random.key(0))
+    if case.reference == "numpyro":
+        return -potential_energy(fixed, args, kwargs, z)
+
+    def constrained(vector):
+        values = target.constrain(target.space.unravel(vector), batch, model, mutable)
+        return target.space.ravel({site: values[site] for site in target.space.names})
+
+    jacobian = jax.jacfwd(constrained)(target.space.ravel(z))
+    return log_density(fixed, args, kwargs, x)[0] + jnp.linalg.slogdet(jacobian)[1]

@@ -1,0 +1,148 @@
+"""Draws in blocks: programs of one compiled size serve any number of draws, in bounded memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from vijax._contracts import Batch, DensityGuide, Guide, Position, PyTree, Target, Variables
+from vijax.diagnostics.weights import block_size
+
+Arrays = dict[str, np.ndarray]
+
+
+def from_guide(
+    target: Target, guide: Guide, variables: Variables, key: Array, batch: Batch, num_draws: int
+) -> Arrays:
+    """Unconstrained draws from the guide, by site, `(num_draws, *z_shape)`."""
+    block = block_size(batch, target.space.dim)
+    program = target.program(_draw, guide, block)
+    parts = [
+        jax.device_get(program(variables, jax.random.fold_in(key, i), batch))
+        for i in range(math.ceil(num_draws / block))
+    ]
+    return concatenate(parts, num_draws)
+
+
+def resample(z: Arrays, log_weights: np.ndarray, key: Array, num_draws: int) -> Arrays:
+    """Sampling importance resampling, stratified: `num_draws` of the draws `z`, by weight."""
+    rng = np.random.default_rng(np.ravel(jax.random.key_data(key)).astype(np.uint32))
+    levels = (np.arange(num_draws) + rng.random(num_draws)) / num_draws
+    chosen = np.searchsorted(np.cumsum(np.exp(log_weights)), levels)
+    chosen = rng.permutation(np.minimum(chosen, log_weights.size - 1))
+    return {name: value[chosen] for name, value in z.items()}
+
+
+def constrain(
+    target: Target, variables: Variables, mutable: dict[str, PyTree], batch: Batch, z: Arrays
+) -> Arrays:
+    """Sites and deterministics of unconstrained draws, by name, `(num_draws, *shape)`."""
+    program = target.program(_constrain)
+    return blocks(
+        lambda part, _: program(part, variables.model, batch, mutable),
+        z,
+        block_size(batch, target.space.dim),
+    )
+
+
+def log_likelihood(
+    target: Target, variables: Variables, mutable: dict[str, PyTree], batch: Batch, z: Arrays
+) -> Arrays:
+    """Log density of every observation, by observed site, `(num_draws, *batch shape)`."""
+    program = target.program(_log_likelihood)
+    return blocks(
+        lambda part, _: program(part, variables.model, batch, mutable),
+        z,
+        block_size(batch, target.space.dim),
+    )
+
+
+def log_prob(
+    target: Target,
+    guide: DensityGuide,
+    variables: Variables,
+    mutable: dict[str, PyTree],
+    batch: Batch,
+    values: Arrays,
+) -> np.ndarray:
+    """`log q` of constrained values, `(num_draws,)`: the Jacobian is taken off again."""
+    program = target.program(_log_prob, guide)
+    out = blocks(
+        lambda part, _: {"": program(part, variables, batch, mutable)},
+        values,
+        block_size(batch, target.space.dim),
+    )
+    return out[""]
+
+
+def blocks(
+    function: Callable[[Arrays, np.ndarray], Any], values: Arrays, size: int
+) -> Arrays:
+    """`function(block of values, their row numbers)` over all rows, in blocks of one size.
+
+    The last block is filled up with copies of the last row, which are cut off again.
+    """
+    num_draws = len(next(iter(values.values())))
+    parts = []
+    for start in range(0, num_draws, size):
+        rows = np.minimum(np.arange(start, start + size), num_draws - 1)
+        parts.append(
+            jax.device_get(function({name: value[rows] for name, value in values.items()}, rows))
+        )
+    return concatenate(parts, num_draws)
+
+
+def concatenate(parts: list[Any], num_draws: int) -> Arrays:
+    """Blocks of draws as one, cut to `num_draws`."""
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num_draws], *parts)
+
+
+def ravel(target: Target, z: Arrays) -> np.ndarray:
+    """Unconstrained draws as one array `(num_draws, dim)` in float64, sites in order."""
+    parts = [z[name].reshape(len(z[name]), -1) for name in target.space.names]
+    return np.concatenate(parts, axis=1).astype(np.float64)
+
+
+def _draw(
+    target: Target, guide: Guide, block: int, variables: Variables, key: Array, batch: Batch
+) -> Position:
+    keys = jax.random.split(key, block)
+    return jax.vmap(lambda k: guide.draw(variables.guide, target.space, k, batch).z)(keys)
+
+
+def _constrain(
+    target: Target, z: Position, model: dict[str, PyTree], batch: Batch, mutable: dict[str, PyTree]
+) -> dict[str, Array]:
+    return jax.vmap(lambda one: target.constrain(one, batch, model, mutable))(z)
+
+
+def _log_likelihood(
+    target: Target, z: Position, model: dict[str, PyTree], batch: Batch, mutable: dict[str, PyTree]
+) -> dict[str, Array]:
+    def one(z: Position) -> dict[str, Array]:
+        log_probs = target.site_log_probs(z, batch, model, mutable)
+        return {name: log_probs[name] for name in target.observed}
+
+    return jax.vmap(one)(z)
+
+
+def _log_prob(
+    target: Target,
+    guide: DensityGuide,
+    values: dict[str, Array],
+    variables: Variables,
+    batch: Batch,
+    mutable: dict[str, PyTree],
+) -> Array:
+    def one(values: dict[str, Array]) -> Array:
+        z = target.unconstrain(values, batch, variables.model, mutable)
+        log_q = guide.log_prob(variables.guide, target.space, z, batch)
+        return log_q - target.log_det(z, batch, variables.model, mutable)
+
+    return jax.vmap(one)(jax.tree.map(jnp.asarray, values))

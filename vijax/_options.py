@@ -1,0 +1,96 @@
+"""The options of `fit`: what users of other libraries call them, and clashes with the model."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+# What a user may type, coming from PyMC, Stan, Pyro or scikit-learn: what it is called here.
+_ELSEWHERE = {
+    "n_steps": "num_steps",
+    "steps": "num_steps",
+    "n_iter": "num_steps",
+    "num_iterations": "num_steps",
+    "max_iter": "num_steps",
+    "iter": "num_steps",
+    "progressbar": "progress_bar",
+    "progress": "progress_bar",
+    "verbose": "progress_bar",
+    "random_seed": "rng_key",
+    "random_state": "rng_key",
+    "seed": "rng_key",
+    "rng_seed": "rng_key",
+    "rng": "rng_key",
+    "n_particles": "num_particles",
+    "num_elbo_draws": "num_particles",
+    "grad_samples": "num_particles",
+    "n_restarts": "num_restarts",
+    "learning_rate": "optimizer=optax.adam(...)",
+    "lr": "optimizer=optax.adam(...)",
+    "step_size": "optimizer=optax.adam(...)",
+    "optim": "optimizer",
+    "obj_optimizer": "optimizer",
+    "loss": "objective",
+    "method": "guide",
+    "family": "guide",
+    "init_loc_fn": "init",
+    "init_strategy": "init",
+    "init_values": "init",
+    "init_params": "init",
+    "initvals": "init",
+    "inits": "init",
+    "start": "init",
+    "callback": "callbacks",
+    "timeout": "max_seconds",
+    "max_time": "max_seconds",
+}
+
+
+def check_names(
+    model: Callable[..., Any],
+    options: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    kwargs: Mapping[str, Any],
+    model_kwargs: Mapping[str, Any],
+) -> None:
+    """Tells options of `fit` and keyword arguments of the model apart.
+
+    Args:
+        model: the model function.
+        options: what was given for each option.
+        defaults: what the options default to.
+        kwargs: keywords that are no option.
+        model_kwargs: keywords meant for the model.
+
+    Raises:
+        TypeError: a keyword is neither an option nor an argument of the model (the right name is
+            suggested), or it is both.
+    """
+    twice = sorted(set(kwargs) & set(model_kwargs))
+    if twice:
+        raise TypeError(f"model argument {twice[0]!r} was given twice, in model_kwargs and beside.")
+    try:
+        parameters = inspect.signature(model).parameters
+    except (TypeError, ValueError):
+        return
+    for name, value in options.items():
+        given = value is not defaults[name] and value != defaults[name]
+        if given and name in parameters and name not in model_kwargs:
+            raise TypeError(
+                f"{name!r} is an option of fit and an argument of the model. Pass the model's as "
+                f"model_kwargs={{{name!r}: ...}}; what is given directly is fit's."
+            )
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    for name in kwargs:
+        if name in parameters:
+            continue
+        close = difflib.get_close_matches(name, [*options, *parameters], n=1)
+        known = _ELSEWHERE.get(name) or (close[0] if close else None)
+        hint = f" Did you mean {known}?" if known else ""
+        raise TypeError(
+            f"fit() got {name!r}, which is neither one of its options nor an argument of the "
+            f"model.{hint} Options: {', '.join(options)}. Model arguments: {', '.join(parameters)}."
+        )

@@ -1,0 +1,470 @@
+"""The answer of a fit: draws, predictions, evidence, and how far all of it can be trusted."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+
+from vijax import _checkpoint, _draws, _export
+from vijax._contracts import (
+    Batch,
+    DensityGuide,
+    GaussianGuide,
+    Guide,
+    PyTree,
+    Target,
+    Variables,
+)
+from vijax._engine import Budget, Engine, Run, scores
+from vijax._errors import GuideError, ModelError, VijaxError, mismatch
+from vijax._keys import as_key
+from vijax._progress import Progress
+from vijax._summary import Summary, report, summarise
+from vijax.diagnostics import weights
+from vijax.diagnostics.assess import Assessment, assess, assess_scores
+from vijax.diagnostics.weights import Draws, Importance
+from vijax.guides.numpyro import as_numpyro
+from vijax.model import Arguments, predictor, run_nuts
+
+_POOL = 4  # proposals per importance-resampled draw
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Posterior:
+    """An approximate posterior; made by `vijax.fit` and `vijax.load`, never by hand.
+
+    Attributes:
+        model: the model function.
+        arguments: the static part of its arguments.
+        target: its log density.
+        guide: the variational family.
+        variables: the guide's parameters and the model's `param` sites (unconstrained).
+        mutable: the model's mutable state.
+        batch: the data.
+        assessment: the evidence behind `status`.
+        stop_reason: which rule ended the fit.
+        converged: whether it ended because there was nothing left to gain.
+        seconds: wall-clock time of the fit, compilation included.
+        engine: goes on in `resume`; `None` after a direct solver.
+        run: where it goes on; `None` likewise.
+        missing: names of arrays that `load` was not given.
+    """
+
+    model: Callable[..., Any]
+    arguments: Arguments
+    target: Target
+    guide: Guide
+    variables: Variables
+    mutable: dict[str, PyTree]
+    batch: Batch
+    assessment: Assessment
+    stop_reason: str
+    converged: bool
+    seconds: float
+    engine: Engine | None = None
+    run: Run | None = None
+    missing: tuple[str, ...] = ()
+
+    @property
+    def status(self) -> str:
+        """How far the answer can be trusted.
+
+        `"certified"`: use the guide's draws; `"corrected"`: draws are importance resampled by
+        default; `"approximate"`: no guarantee; `"failed"`: do not use. `report()` says why.
+        """
+        return self.assessment.verdict.status
+
+    @property
+    def params(self) -> PyTree:
+        """The guide's parameters, a pytree."""
+        return self.variables.guide
+
+    @property
+    def model_params(self) -> dict[str, PyTree]:
+        """The model's fitted `param` sites in their constraints, by name."""
+        if not self.variables.model:
+            return {}
+        program = self.target.program(_model_params)
+        return jax.device_get(program(self.variables.model, self.batch, self.mutable))
+
+    @property
+    def elbo(self) -> float:
+        """Evidence lower bound in nats, from fresh draws; `elbo_se` is its standard error."""
+        return self.assessment.elbo
+
+    @property
+    def elbo_se(self) -> float:
+        """Standard error of `elbo` in nats."""
+        return self.assessment.elbo_se
+
+    @property
+    def khat(self) -> float:
+        """Pareto k-hat of the importance weights; `nan` where they make no sense."""
+        importance = self.assessment.importance
+        return math.nan if importance is None else importance.khat
+
+    @property
+    def losses(self) -> np.ndarray:
+        """Negative ELBO estimates `(num_steps,)`, `(num_steps, num_restarts)` for restarts."""
+        if self.run is None:
+            return np.zeros(0)
+        return self.run.losses[:, 0] if self.run.losses.shape[1] == 1 else self.run.losses
+
+    @property
+    def num_steps(self) -> int:
+        """Gradient steps taken; 0 for direct solvers."""
+        return 0 if self.run is None else self.run.step
+
+    def __repr__(self) -> str:
+        space = self.target.space
+        return (
+            f"Posterior({self.status}: {type(self.guide).__name__} over {len(space.sites)} sites, "
+            f"dim {space.dim}, elbo {self.elbo:.2f} +- {self.elbo_se:.2g}, k-hat {self.khat:.2f}, "
+            f"{self.num_steps} steps in {self.seconds:.1f} s; {self.stop_reason})"
+        )
+
+    def sample(
+        self, rng_key: Any = 0, num_draws: int = 1000, corrected: bool | None = None
+    ) -> dict[str, np.ndarray]:
+        """Posterior draws of every latent site and deterministic, in the model's own space.
+
+        Args:
+            rng_key: an int, a JAX key or a legacy key.
+            num_draws: how many.
+            corrected: whether to resample with Pareto-smoothed importance weights; by default
+                exactly when the status is `"corrected"`.
+
+        Returns:
+            By site, `(num_draws, *shape)`.
+
+        Raises:
+            GuideError: correction was asked of a guide without a density.
+        """
+        return self._constrain(self._draw(as_key(rng_key), num_draws, corrected))
+
+    def log_prob(self, values: dict[str, Any]) -> np.ndarray:
+        """Log density of the approximation at values of the latent sites, in the model's space.
+
+        Args:
+            values: by site, `shape` or `(num_draws, *shape)`.
+
+        Returns:
+            `log q(x)` in nats, a scalar or `(num_draws,)`: the guide's density in unconstrained
+            space less `log |dx/dz|`.
+
+        Raises:
+            GuideError: a site is missing or unknown or has the wrong shape, or the guide has no
+                density.
+        """
+        guide = self._density_guide("log_prob")
+        arrays, stacked = _stack(self.target, values)
+        out = _draws.log_prob(
+            self.target, guide, self.variables, self.mutable, self.batch, arrays
+        )
+        return out if stacked else out[0]
+
+    def importance(self, rng_key: Any = 0, num_draws: int = 4000) -> Importance:
+        """Pareto-smoothed importance sampling with the guide as proposal.
+
+        Returns:
+            Normalised log weights, k-hat, effective draws, the log evidence and its standard
+            error in nats.
+
+        Raises:
+            GuideError: the guide has no density.
+        """
+        return self.proposals(as_key(rng_key), _positive("num_draws", num_draws))[1]
+
+    def covariance(
+        self, method: str = "guide", rng_key: Any = 0, num_draws: int = 4000
+    ) -> np.ndarray:
+        """Posterior covariance `(dim, dim)` in unconstrained space, in the order of `target.space`.
+
+        Args:
+            method: `"guide"`, the guide's own (exact for a Gaussian, by draws otherwise), or
+                `"importance"`, with Pareto-smoothed weights.
+            rng_key: for draws.
+            num_draws: for draws.
+        """
+        if method not in ("guide", "importance"):
+            raise ValueError(f"method: expected 'guide' or 'importance', got {method!r}.")
+        key = as_key(rng_key)
+        if method == "guide" and isinstance(self.guide, GaussianGuide):
+            return np.asarray(self.guide.covariance(self.params, self.target.space))
+        if method == "guide":
+            flat = _draws.ravel(self.target, self._draw(key, num_draws, corrected=False))
+            return np.cov(flat, rowvar=False).reshape(self.target.space.dim, -1)
+        draws, found = self.proposals(key, num_draws)
+        flat, weight = _draws.ravel(self.target, draws.z), np.exp(found.log_weights)
+        centred = flat - weight @ flat
+        return (centred * weight[:, None]).T @ centred
+
+    def predict(
+        self, rng_key: Any = 0, *args: Any, num_draws: int = 1000, **kwargs: Any
+    ) -> dict[str, np.ndarray]:
+        """Posterior predictive draws at new inputs, deterministics included.
+
+        Args:
+            rng_key: an int, a JAX key or a legacy key.
+            *args: the model's arguments at the new inputs; none at all repeats the fit's own.
+                Observed sites are drawn anew whether or not their data is given.
+            num_draws: how many.
+            **kwargs: the model's keyword arguments.
+
+        Returns:
+            By observed site and deterministic, `(num_draws, *shape)`.
+
+        Raises:
+            ModelError: a latent has another shape at these inputs than it had in the fit.
+        """
+        key = as_key(rng_key)
+        if not args and not kwargs:
+            self._need("predict at the fit's own inputs")
+            args, kwargs = self.arguments.join(self.batch.data)
+        program, batch = predictor(self.model, args, kwargs, self.target)
+        z = self._draw(jax.random.fold_in(key, 0), num_draws, corrected=None)
+        values = _draws.constrain(self.target, self.variables, self.mutable, self.batch, z)
+        values = {name: values[name] for name in self.target.space.names}
+        keys = jax.random.split(jax.random.fold_in(key, 1), num_draws)
+        return _draws.blocks(
+            lambda part, rows: program(
+                keys[rows], part, batch, self.variables.model, self.mutable
+            ),
+            values,
+            weights.block_size(batch, self.target.space.dim),
+        )
+
+    def log_likelihood(self, rng_key: Any = 0, num_draws: int = 1000) -> dict[str, np.ndarray]:
+        """Pointwise log likelihood of the data under posterior draws, as LOO and WAIC take it.
+
+        Returns:
+            By observed site, `(num_draws, *batch shape)` in nats.
+        """
+        self._need("log_likelihood")
+        z = self._draw(as_key(rng_key), num_draws, corrected=None)
+        return _draws.log_likelihood(self.target, self.variables, self.mutable, self.batch, z)
+
+    def summary(self, rng_key: Any = 0, num_draws: int = 4000, ci_prob: float = 0.89) -> Summary:
+        """A table with a row for every scalar: moments, interval, corrected moments, error.
+
+        Args:
+            rng_key: for the draws.
+            num_draws: how many draws stand behind it.
+            ci_prob: probability of the equal-tailed interval.
+
+        Returns:
+            A `Summary`; it prints as a table and `.rows` holds the numbers.
+        """
+        if not 0 < ci_prob < 1:
+            raise ValueError(f"ci_prob: expected a number between 0 and 1, got {ci_prob}.")
+        key = as_key(rng_key)
+        if self.assessment.importance is not None and not self.missing:
+            draws, found = self.proposals(key, num_draws)
+            return summarise(self._constrain(draws.z), found, ci_prob, self.status)
+        values = self._constrain(self._draw(key, num_draws, corrected=False))
+        return summarise(values, None, ci_prob, self.status)
+
+    def report(self) -> str:
+        """The evidence behind `status`, coordinates worst first, and what to try next."""
+        return report(self.assessment, self.target.space, self.stop_reason, repr(self.guide))
+
+    def center(self) -> dict[str, np.ndarray]:
+        """A central value of every latent site, in the model's space: coordinatewise medians."""
+        z = self._draw(jax.random.key(0), 500, corrected=False)
+        middle = {name: np.median(value, axis=0, keepdims=True) for name, value in z.items()}
+        return {
+            name: value[0]
+            for name, value in self._constrain(middle).items()
+            if name in self.target.space.names
+        }
+
+    def to_datatree(self, rng_key: Any = 0, num_draws: int = 1000, **options: Any) -> Any:
+        """An ArviZ `DataTree`, dims `(chain=1, draw, ...)`, dimensions named after plates.
+
+        Groups: posterior, posterior_predictive, log_likelihood, observed_data, constant_data and
+        sample_stats with `log_p`, `log_q` and `log_weight`. Draws are the guide's own, importance
+        resampled when the status is `"corrected"`.
+
+        Args:
+            rng_key: for the draws.
+            num_draws: how many.
+            **options: passed on to `arviz_base.from_dict`.
+        """
+        return _export.to_datatree(self, as_key(rng_key), num_draws, **options)
+
+    def as_numpyro(self) -> tuple[Callable[..., Any], dict[str, Any]]:
+        """A NumPyro guide and its params, as `numpyro.infer.Predictive` and handlers take them."""
+        return as_numpyro(self.guide, self.variables, self.target, self.batch, self.mutable)
+
+    def nuts(self, rng_key: Any = 0, **options: Any) -> Any:
+        """NumPyro's NUTS started from this posterior; returns the finished `numpyro.infer.MCMC`.
+
+        Draws are the starting points, the guide's covariance is the first inverse mass matrix.
+
+        Args:
+            rng_key: an int, a JAX key or a legacy key.
+            **options: `num_warmup`, `num_samples`, `num_chains` and other options of
+                `numpyro.infer.MCMC` and `numpyro.infer.NUTS`.
+        """
+        self._need("nuts")
+        key = as_key(rng_key)
+        chains = int(options.get("num_chains", 1))
+        starts = self._draw(jax.random.fold_in(key, 0), chains, corrected=None)
+        args, kwargs = self.arguments.join(self.batch.data)
+        return run_nuts(
+            self.model,
+            args,
+            kwargs,
+            jax.random.fold_in(key, 1),
+            starts,
+            self.target,
+            self.covariance(),
+            self.variables.model,
+            **options,
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes everything but the data to one file, atomically; `vijax.load` reads it."""
+        _checkpoint.save(self, path)
+
+    def resume(
+        self,
+        num_steps: int,
+        *,
+        max_seconds: float | None = None,
+        callbacks: Sequence[Callable[..., Any]] = (),
+        progress_bar: bool = True,
+    ) -> Posterior:
+        """Goes on for `num_steps` more steps; 100 and then 200 steps equal 300 bit for bit.
+
+        Raises:
+            VijaxError: the fit was made by a direct solver and has no steps to continue.
+        """
+        self._need("resume")
+        began = time.perf_counter()
+        if self.engine is None or self.run is None:
+            raise VijaxError(
+                "resume: expected a fit by gradient steps, got one by a direct solver. Start a "
+                "new fit from it: fit(..., init=posterior, algorithm='gradient')."
+            )
+        budget = Budget(self.run.step + _positive("num_steps", num_steps), max_seconds)
+        with Progress(progress_bar, budget.num_steps) as bar:
+            run = self.engine.advance(self.run, budget, callbacks, bar)
+        return finish(self.model, self.arguments, self.engine, run, began - self.seconds)
+
+    def proposals(self, key: Array, num_draws: int) -> tuple[Draws, Importance]:
+        """Draws from the guide with both log densities, and what their weights say."""
+        self._need("importance weights")
+        guide = self._density_guide("importance")
+        draws = weights.draw(
+            self.target, guide, self.variables, self.mutable, key, self.batch, num_draws
+        )
+        return draws, weights.importance(draws.log_weights)
+
+    def _draw(self, key: Array, num_draws: int, corrected: bool | None) -> dict[str, np.ndarray]:
+        _positive("num_draws", num_draws)
+        if corrected or (corrected is None and self.status == "corrected" and not self.missing):
+            draws, found = self.proposals(key, max(2000, _POOL * num_draws))
+            return _draws.resample(draws.z, found.log_weights, key, num_draws)
+        return _draws.from_guide(
+            self.target, self.guide, self.variables, key, self.batch, num_draws
+        )
+
+    def _constrain(self, z: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        values = _draws.constrain(self.target, self.variables, self.mutable, self.batch, z)
+        unknown = _checkpoint.unknown_without(
+            self.target, self.batch, self.variables, self.mutable, self.missing
+        )
+        return {name: value for name, value in values.items() if name not in unknown}
+
+    def _density_guide(self, what: str) -> DensityGuide:
+        if not isinstance(self.guide, DensityGuide):
+            raise GuideError(
+                f"{what}: expected a guide with a density, got {self.guide!r}. Refit with "
+                "guide='meanfield' or 'fullrank'."
+            )
+        return self.guide
+
+    def _need(self, what: str) -> None:
+        if self.missing:
+            raise ModelError(
+                f"{what}: expected the data, but this posterior was loaded without "
+                f"{', '.join(map(repr, self.missing))}. Load it as vijax.load(path, model, *data)."
+            )
+
+
+def finish(
+    model: Callable[..., Any], arguments: Arguments, engine: Engine, run: Run, began: float
+) -> Posterior:
+    """The posterior of a run that has ended: best candidate, assessed."""
+    target, guide, batch = engine.target, engine.guide, engine.batch
+    variables, mutable, _ = engine.best(run)
+    if engine.rows.subsampled:
+        log_weights = scores(target, guide, variables, mutable, batch, engine.rows, seed=1)
+        assessment = assess_scores(log_weights, run.converged, run.troubles)
+        batch = batch._replace(
+            index={name: table[0] for name, table in engine.rows.table(0, 1).items()}
+        )
+    else:
+        key = jax.random.fold_in(engine.key, 1)
+        assessment = assess(
+            target, guide, variables, mutable, key, batch, run.converged, run.troubles
+        )
+    return Posterior(
+        model=model,
+        arguments=arguments,
+        target=target,
+        guide=guide,
+        variables=variables,
+        mutable=mutable,
+        batch=batch,
+        assessment=assessment,
+        stop_reason=run.reason,
+        converged=run.converged,
+        seconds=time.perf_counter() - began,
+        engine=engine,
+        run=run,
+    )
+
+
+def _model_params(
+    target: Target, model: dict[str, PyTree], batch: Batch, mutable: dict[str, PyTree]
+) -> dict[str, PyTree]:
+    return target.constrain_params(model, batch, mutable)
+
+
+def _positive(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{name}: expected a positive integer, got {value!r}.")
+    return int(value)
+
+
+def _stack(target: Target, values: dict[str, Any]) -> tuple[dict[str, np.ndarray], bool]:
+    """Values of every latent site with a leading axis of draws, and whether it was there."""
+    names = target.space.names
+    if set(values) != set(names):
+        raise GuideError(mismatch("log_prob values", f"exactly the sites {list(names)}", list(values)))
+    arrays = {name: np.asarray(values[name]) for name in names}
+    extra = {site.name: arrays[site.name].ndim - len(site.shape) for site in target.space.sites}
+    for site in target.space.sites:
+        shape = arrays[site.name].shape
+        if extra[site.name] not in (0, 1) or shape[extra[site.name] :] != site.shape:
+            raise GuideError(
+                mismatch(
+                    f"log_prob value of site {site.name!r}",
+                    f"shape {site.shape} or (num_draws, *{site.shape})",
+                    f"shape {shape}",
+                )
+            )
+    stacked = extra[names[0]] == 1
+    if len({(e, arrays[n].shape[:e]) for n, e in extra.items()}) > 1:
+        raise GuideError(mismatch("log_prob values", "the same number of draws for every site", extra))
+    return (arrays if stacked else {n: a[None] for n, a in arrays.items()}), stacked

@@ -1,0 +1,125 @@
+"""Where a fit starts: given values, an earlier posterior, a NumPyro strategy, or the best of many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from vijax._contracts import Batch, Position, PyTree, Space, Target, Variables
+from vijax._errors import ModelError, mismatch
+from vijax.diagnostics.nonfinite import describe, locate
+from vijax.diagnostics.weights import block_size
+
+_CANDIDATES = 64
+_RADIUS = 2.0  # Stan's and NumPyro's: uniform in [-2, 2] per unconstrained coordinate
+_TRIES = 20
+
+
+def random_starts(
+    target: Target,
+    batch: Batch,
+    model: Mapping[str, PyTree],
+    mutable: Mapping[str, PyTree],
+    key: Array,
+    count: int,
+) -> list[Position]:
+    """The `count` best of many random positions, by log density.
+
+    Raises:
+        ModelError: no position with a finite log density was found; names the site to blame.
+    """
+    size = min(_CANDIDATES, block_size(batch, target.space.dim))
+    program = target.program(_candidates, size)
+    found: list[tuple[float, Position]] = []
+    for attempt in range(_TRIES):
+        z, log_density = jax.device_get(
+            program(jax.random.fold_in(key, attempt), batch, model, mutable)
+        )
+        for i in np.flatnonzero(np.isfinite(log_density)):
+            found.append((float(log_density[i]), {name: v[i] for name, v in z.items()}))
+        if len(found) >= count:
+            found.sort(key=lambda entry: -entry[0])
+            return [position for _, position in found[:count]]
+    worst = {name: jnp.asarray(v[0]) for name, v in z.items()}
+    site, what = locate(target, worst, batch, Variables(None, dict(model)), dict(mutable))
+    raise ModelError(
+        f"site {site!r}: no finite starting point in {_TRIES * size} random tries; its {what} is "
+        f"not finite, for instance at {describe(worst.get(site))} (unconstrained). Check the data "
+        "and the prior there, or pass start values: init={'site': value}."
+    )
+
+
+def given_start(
+    target: Target,
+    batch: Batch,
+    model: Mapping[str, PyTree],
+    mutable: Mapping[str, PyTree],
+    key: Array,
+    values: Mapping[str, Any],
+) -> Position:
+    """The position of start values by site, constrained; sites left out start at random.
+
+    Raises:
+        ModelError: a site is unknown, has the wrong shape, or its value lies outside its support.
+    """
+    shapes = {site.name: site.shape for site in target.space.sites}
+    for name, value in values.items():
+        if name not in shapes:
+            raise ModelError(mismatch("init", f"sites among {list(shapes)}", repr(name)))
+        if np.shape(value) != shapes[name]:
+            raise ModelError(
+                mismatch(f"init[{name!r}]", f"shape {shapes[name]}", f"shape {np.shape(value)}")
+            )
+    base = random_starts(target, batch, model, mutable, key, 1)[0]
+    full = target.program(_latents)(base, batch, model, mutable)
+    full |= {name: jnp.asarray(value, full[name].dtype) for name, value in values.items()}
+    z = jax.device_get(target.program(_unconstrain)(full, batch, model, mutable))
+    for name, value in z.items():
+        if not np.all(np.isfinite(value)):
+            raise ModelError(
+                mismatch(f"init[{name!r}]", "a value inside the site's support", describe(full[name]))
+            )
+    return z
+
+
+def jitter(space: Space, position: Position, key: Array, scale: float = 0.1) -> Position:
+    """A position moved a little, so that restarts from one place differ."""
+    vector = space.ravel(position)
+    return space.unravel(vector + scale * jax.random.normal(key, vector.shape, vector.dtype))
+
+
+def strategy_start(
+    target: Target, batch: Batch, run_strategy: Callable[[Array, Batch], dict[str, Array]], key: Array
+) -> dict[str, Array]:
+    """Constrained start values from a NumPyro `init_to_*` strategy."""
+    return jax.device_get(jax.jit(run_strategy)(key, batch))
+
+
+def _candidates(
+    target: Target, size: int, key: Array, batch: Batch, model: Any, mutable: Any
+) -> tuple[Position, Array]:
+    vectors = jax.random.uniform(
+        key, (size, target.space.dim), minval=-_RADIUS, maxval=_RADIUS
+    )
+    # the origin, or near it, is often the safest place: shrink every other candidate towards it
+    vectors = vectors * jnp.where(jnp.arange(size) % 2 == 0, 0.1, 1.0)[:, None]
+    z = jax.vmap(target.space.unravel)(vectors)
+    return z, jax.vmap(lambda one: target.log_density(one, batch, model, mutable))(z)
+
+
+def _latents(
+    target: Target, z: Position, batch: Batch, model: Any, mutable: Any
+) -> dict[str, Array]:
+    values = target.constrain(z, batch, model, mutable)
+    return {name: values[name] for name in target.space.names}
+
+
+def _unconstrain(
+    target: Target, values: dict[str, Array], batch: Batch, model: Any, mutable: Any
+) -> Position:
+    return target.unconstrain(values, batch, model, mutable)

@@ -1,0 +1,144 @@
+"""Tables for people: the posterior summary and the report behind a status."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from vijax._contracts import Space
+from vijax.diagnostics.assess import Assessment
+from vijax.diagnostics.weights import Importance
+
+_WORST = 10  # coordinates that a report shows
+
+
+class Row(NamedTuple):
+    """One scalar of the posterior.
+
+    Attributes:
+        name: site and index.
+        mean: mean of the guide's draws.
+        sd: their standard deviation.
+        low: lower end of the equal-tailed interval.
+        high: its upper end.
+        corrected_mean: mean with Pareto-smoothed importance weights, `nan` without a density.
+        corrected_sd: standard deviation likewise.
+        mcse: Monte Carlo standard error of `corrected_mean`, of `mean` where that is `nan`.
+    """
+
+    name: str
+    mean: float
+    sd: float
+    low: float
+    high: float
+    corrected_mean: float
+    corrected_sd: float
+    mcse: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """A posterior summary; `str()` of it is a table.
+
+    Attributes:
+        rows: one a scalar, in the model's order.
+        ci_prob: probability of the interval.
+        status: the posterior's status.
+    """
+
+    rows: tuple[Row, ...]
+    ci_prob: float
+    status: str
+
+    def __getitem__(self, name: str) -> Row:
+        """The row of a scalar, `summary["theta[3]"]`."""
+        for row in self.rows:
+            if row.name == name:
+                return row
+        raise KeyError(f"{name!r} is not in this summary; it has {[row.name for row in self.rows]}")
+
+    def __str__(self) -> str:
+        tail = 50 * (1 - self.ci_prob)
+        header = ("", "mean", "sd", f"{tail:.1f}%", f"{100 - tail:.1f}%")
+        header += ("PSIS mean", "PSIS sd", "mcse")
+        lines = [header, *((row.name, *map(_number, row[1:])) for row in self.rows)]
+        return f"{_table(lines)}\nstatus: {self.status}"
+
+    __repr__ = __str__
+
+
+def summarise(
+    values: dict[str, np.ndarray], importance: Importance | None, ci_prob: float, status: str
+) -> Summary:
+    """Summarises draws by site, `(num_draws, *shape)`; `importance` weighs the same draws."""
+    tail = (1 - ci_prob) / 2
+    rows = []
+    for site, draws in values.items():
+        flat = draws.reshape(len(draws), -1).astype(np.float64)
+        low, high = np.quantile(flat, [tail, 1 - tail], axis=0)
+        mean, sd = flat.mean(0), flat.std(0, ddof=1)
+        corrected, corrected_sd, mcse = _corrected(flat, importance)
+        for i, index in enumerate(np.ndindex(draws.shape[1:])):
+            name = f"{site}[{','.join(map(str, index))}]" if index else site
+            numbers = (mean, sd, low, high, corrected, corrected_sd, mcse)
+            rows.append(Row(name, *(float(column[i]) for column in numbers)))
+    return Summary(tuple(rows), ci_prob, status)
+
+
+def _corrected(
+    flat: np.ndarray, importance: Importance | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weighted mean, standard deviation and Monte Carlo error of the weighted mean."""
+    if importance is None:
+        nothing = np.full(flat.shape[1], math.nan)
+        return nothing, nothing, flat.std(0, ddof=1) / math.sqrt(len(flat))
+    weight = np.exp(importance.log_weights)[:, None]
+    mean = (weight * flat).sum(0)
+    square = (flat - mean) ** 2
+    return mean, np.sqrt((weight * square).sum(0)), np.sqrt((weight**2 * square).sum(0))
+
+
+def report(assessment: Assessment, space: Space, stop_reason: str, guide: str) -> str:
+    """Status, reasons, the coordinates that a correction would move most, and what to try."""
+    verdict = assessment.verdict
+    lines = [
+        f"status: {verdict.status}",
+        f"guide: {guide}, {space.dim} dimensions",
+        f"stopped: {stop_reason}",
+        f"ELBO: {assessment.elbo:.3f} +- {assessment.elbo_se:.2g} nats",
+    ]
+    if assessment.importance is not None:
+        found = assessment.importance
+        lines.append(f"log evidence: {found.log_evidence:.3f} +- {found.log_evidence_se:.2g} nats")
+    lines += [f"- {reason}" for reason in verdict.reasons]
+    if assessment.shift is not None:
+        moved = assessment.shift
+        badness = np.maximum(np.abs(moved.mean), np.abs(moved.log_sd))
+        worst = np.argsort(-badness)[:_WORST]
+        labels = space.coordinates()
+        rows = [("unconstrained coordinate", "mean shift (sd)", "sd ratio")]
+        rows += [
+            (labels[i], f"{moved.mean[i]:+.3f}", f"{math.exp(moved.log_sd[i]):.3f}") for i in worst
+        ]
+        lines += ["", "what importance correction would change, worst first:", _table(rows)]
+    if verdict.advice:
+        lines += ["", f"next: {verdict.advice}"]
+    return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3g}" if abs(value) < 100 else f"{value:.1f}"
+
+
+def _table(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )

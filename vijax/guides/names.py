@@ -1,0 +1,90 @@
+"""From what a user writes for `guide=` to a guide."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from vijax._contracts import Guide, Space, Target
+from vijax._errors import GuideError
+from vijax.guides.composite import assign, compose
+from vijax.guides.delta import Delta
+from vijax.guides.laplace import Laplace
+from vijax.guides.low_rank import LowRank
+from vijax.guides.normal import FullRank, MeanField
+from vijax.guides.numpyro import adapt
+from vijax.guides.numpyro.running import Arguments
+
+NAMES: dict[str, Callable[[], Guide]] = {
+    "meanfield": MeanField,
+    "fullrank": FullRank,
+    "lowrank": LowRank,
+    "laplace": Laplace,
+    "map": Delta,
+    "delta": Delta,
+}
+
+
+def resolve(
+    guide: Any,
+    target: Target,
+    model: Callable[..., Any] | None = None,
+    arguments: Arguments | None = None,
+    space: Space | None = None,
+) -> Guide:
+    """The guide that a `guide=` option stands for.
+
+    Args:
+        guide: a name from `NAMES`, a `Guide` (instance or class), a mapping from site, tuple of
+            sites or `...` (the rest) to any of these, or a NumPyro autoguide or guide function.
+        target: what it is to approximate.
+        model: the model function, for NumPyro guides.
+        arguments: the static part of the model's arguments, for NumPyro guides.
+        space: the sites it is for, where they are not all of the target's.
+
+    Raises:
+        GuideError: an unknown name, or a guide that does not fit the model.
+        TypeError: nothing that can be made into a guide.
+    """
+    space = target.space if space is None else space
+    if isinstance(guide, Guide):
+        return guide
+    if isinstance(guide, str):
+        return by_name(guide)
+    if isinstance(guide, Mapping):
+        sites = assign(list(guide), space)
+        groups = {
+            key: resolve(guide[key], target, model, arguments, space.subset(names))
+            for key, names in sites.items()
+        }
+        return compose(groups, space)
+    if inspect.isclass(guide) and issubclass(guide, Guide):
+        return guide()
+    if not callable(guide):
+        raise TypeError(
+            f"guide: expected a name ({', '.join(NAMES)}), a vijax Guide, a mapping from sites to "
+            f"guides, or a NumPyro guide, got {type(guide).__name__}."
+        )
+    if model is None or arguments is None:
+        raise TypeError("guide: a NumPyro guide needs the model and its arguments to be adapted.")
+    return adapt(guide, model, arguments, target, space)
+
+
+def by_name(name: str) -> Guide:
+    """The guide of a name, with its default options.
+
+    Raises:
+        GuideError: no guide has this name.
+
+    >>> by_name("lowrank")
+    LowRank(rank=None, init_scale=0.1)
+    """
+    try:
+        return NAMES[name]()
+    except KeyError:
+        plain = name.lower().replace("-", "").replace("_", "").replace(" ", "")
+        close = difflib.get_close_matches(plain, NAMES, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise GuideError(f"guide: expected one of {list(NAMES)}, got {name!r}.{hint}") from None

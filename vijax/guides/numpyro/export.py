@@ -1,0 +1,111 @@
+"""A vijax guide as a NumPyro guide function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from jax import Array
+from numpyro import handlers
+from numpyro.distributions import constraints
+
+from vijax._contracts import Batch, DensityGuide, Guide, PyTree, Space, Target
+
+_LATENT = "_vijax_latent"
+
+
+def as_numpyro(
+    guide: Guide,
+    params: PyTree,
+    target: Target,
+    batch: Batch,
+    model: Mapping[str, PyTree] | None = None,
+    mutable: Mapping[str, PyTree] | None = None,
+) -> Callable[..., dict[str, Array]]:
+    """A NumPyro guide function that draws from a fitted guide.
+
+    It has no `param` sites, ignores its arguments (they may be new inputs to predict at) and
+    samples the model's latent sites under their own names. The draw is made at the auxiliary site
+    `_vijax_latent`, the unconstrained vector, which carries `log q(z)`; the model's sites are
+    point masses given it, and a factor takes `log |dx/dz|` out. So `numpyro.infer.Predictive`,
+    `numpyro.infer.log_likelihood` on its draws, `Trace_ELBO` and the handlers accept it as is.
+
+    Args:
+        guide: the guide.
+        params: its parameters.
+        target: the target it was fitted to.
+        batch: the data it was fitted to; held by the function.
+        model: the model's `param` sites in unconstrained space.
+        mutable: the model's mutable state.
+    """
+    model, mutable = model or {}, mutable or {}
+    space = target.space
+
+    def numpyro_guide(*args: Any, **kwargs: Any) -> dict[str, Array]:
+        latent = _Latent(guide, params, space, batch)
+        vector = numpyro.sample(_LATENT, latent, infer={"is_auxiliary": True})
+        z = space.unravel(vector)
+        with handlers.block():  # the model runs inside; its sites are none of the guide's
+            values = target.constrain(z, batch, model, mutable)
+            log_det = sum(target.log_dets(z, batch, model, mutable).values(), jnp.zeros(()))
+        numpyro.factor(f"{_LATENT}_log_det", -log_det)
+        return {
+            site.name: numpyro.sample(
+                site.name, dist.Delta(values[site.name], event_dim=site.event_dim)
+            )
+            for site in space.sites
+        }
+
+    return numpyro_guide
+
+
+class _Latent(dist.Distribution):
+    """The guide on the raveled space `(dim,)`, as a NumPyro distribution."""
+
+    support = constraints.real_vector
+
+    def __init__(self, guide: Guide, params: PyTree, space: Space, batch: Batch) -> None:
+        self.guide, self.params, self.space, self.batch = guide, params, space, batch
+        super().__init__(batch_shape=(), event_shape=(space.dim,), validate_args=False)
+
+    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
+        return self.sample_with_intermediates(key, sample_shape)[0]
+
+    def sample_with_intermediates(
+        self, key: Array, sample_shape: tuple[int, ...] = ()
+    ) -> tuple[Array, list[Array]]:
+        """Draws and their log density: a guide need not be able to evaluate it afterwards."""
+
+        def one(key: Array) -> tuple[Array, Array]:
+            draw = self.guide.draw(self.params, self.space, key, self.batch)
+            return self.space.ravel(draw.z), draw.log_q
+
+        draw = one
+        for _ in sample_shape:
+            draw = jax.vmap(draw)
+        keys = jax.random.split(key, sample_shape) if sample_shape else key
+        with handlers.block():
+            vector, log_q = draw(keys)
+        return vector, [log_q]
+
+    def log_prob(self, value: Array, intermediates: list[Array] | None = None) -> Array:
+        if intermediates:
+            return intermediates[0]
+        if not isinstance(self.guide, DensityGuide):
+            raise NotImplementedError(
+                f"{self.guide!r} has no density away from its own draws. Use a DensityGuide."
+            )
+        guide = self.guide
+
+        def one(vector: Array) -> Array:
+            z = self.space.unravel(vector)
+            return guide.log_prob(self.params, self.space, z, self.batch)
+
+        log_prob = one
+        for _ in range(jnp.ndim(value) - 1):
+            log_prob = jax.vmap(log_prob)
+        return log_prob(value)

@@ -1,0 +1,30 @@
+"""NumPyro's initialisation strategies (`init_to_median`, ...) as start values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from jax import Array
+from numpyro import handlers
+
+from vijax._contracts import Batch
+from vijax.model.arguments import Arguments
+
+
+def init_strategy(
+    model: Callable[..., Any], arguments: Arguments, strategy: Callable[..., Any]
+) -> Callable[[Array, Batch], dict[str, Array]]:
+    """`(key, batch) -> start values by site` for a strategy of `numpyro.infer.initialization`."""
+
+    def run(key: Array, batch: Batch) -> dict[str, Array]:
+        args, kwargs = arguments.join(batch.data)
+        substituted = handlers.substitute(model, substitute_fn=strategy)
+        trace = handlers.trace(handlers.seed(substituted, key)).get_trace(*args, **kwargs)
+        return {
+            name: site["value"]
+            for name, site in trace.items()
+            if site["type"] == "sample" and not site["is_observed"]
+        }
+
+    return run

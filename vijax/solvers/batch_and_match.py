@@ -1,0 +1,343 @@
+"""Batch and match: a dense Gaussian whose scores match the target's."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from vijax._contracts import Batch, Guide, Solution, Solver, Target, Variables
+from vijax.solvers._blas import one_thread
+from vijax.solvers.gaussian import (
+    Estimate,
+    Gaussian,
+    antithetic,
+    estimate_elbo,
+    from_moments,
+    from_params,
+    host_rng,
+    log_normal,
+    to_params,
+    whitened,
+)
+from vijax.solvers.kernel import Floats, Kernel
+from vijax.solvers.pathfinder import Pathfinder, PathfinderResult
+
+_FLOOR = 4.0  # `lam` does not fall below this while the fit still improves
+_QUIET_STEP = 1.0  # `lam` in the first window of the averaging phase
+_DRAW_IN = 0.7  # factor on all standard deviations when most draws are not finite
+_COLLAPSE = 10.0  # nats below the best window at which the iteration goes back to it
+
+
+class BatchAndMatchResult(NamedTuple):
+    """What batch and match found.
+
+    Attributes:
+        gaussian: the fit, or `None` where there was no start.
+        elbo: its ELBO from fresh draws.
+        elbo_se: standard error of it.
+        elbos: ELBO of the iterates, averaged over each window, in order.
+        converged: whether the averages stopped changing.
+        reason: one line about the outcome.
+        num_iterations: updates made.
+        start: the Pathfinder run it started from, if there was one.
+    """
+
+    gaussian: Gaussian | None
+    elbo: float
+    elbo_se: float
+    elbos: Floats
+    converged: bool
+    reason: str
+    num_iterations: int
+    start: PathfinderResult | None
+
+
+class _Window(NamedTuple):
+    gaussian: Gaussian | None
+    elbo: float
+    se: float
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchAndMatch(Solver):
+    """A full-rank Gaussian by matching scores, in closed-form steps.
+
+    Each step draws a batch from the current Gaussian and moves to the one that balances agreement
+    with the target's scores on the batch against closeness to the current one, see `update`. On
+    a Gaussian target a step is exact in the directions of its batch. Steps come in windows. While
+    the ELBO of the windows still rises the steps stay large; then the inverse regularisation `lam`
+    falls window by window and the iterates are averaged, until the average moves by less than
+    `tolerance`. The average is returned unless another candidate has the better ELBO on fresh
+    draws. Costs `dim^3` per step on the host: meant for up to about a thousand dimensions. Model
+    `param` sites stay fixed. Source: Batch and match: black-box variational inference with a
+    score-based divergence, Cai, Modi, Pillaud-Vivien, Margossian, Gower, Blei, Saul, 2024.
+
+    Args:
+        start: the solver whose Gaussian it starts from; `None` starts from the guide's own.
+        num_draws: draws per step, even.
+        window: steps per window.
+        max_windows: the limit.
+        tolerance: root mean square change between averages, of means in posterior standard
+            deviations and of log standard deviations, below which they count as settled.
+    """
+
+    start: Pathfinder | None = Pathfinder()
+    num_draws: int = 32
+    window: int = 20
+    max_windows: int = 40
+    tolerance: float = 0.05
+
+    def solve(
+        self, key: jax.Array, target: Target, guide: Guide, variables: Variables, batch: Batch
+    ) -> Solution:
+        """Fills in a Gaussian guide; see `Solver.solve`.
+
+        Raises:
+            GuideError: the guide's parameters do not hold a Gaussian.
+        """
+        kernel = Kernel(target, batch, variables.model)
+        result = self.run(kernel, host_rng(key), from_params(variables.guide))
+        if result.gaussian is None:
+            return Solution(variables, result.reason, False, kernel.points)
+        params = to_params(variables.guide, result.gaussian)
+        solved = Variables(params, variables.model)
+        return Solution(solved, result.reason, result.converged, kernel.points)
+
+    def run(
+        self, kernel: Kernel, rng: np.random.Generator, gaussian: Gaussian
+    ) -> BatchAndMatchResult:
+        """Runs on a kernel, and returns everything there is to know.
+
+        Args:
+            kernel: the compiled log density and gradient.
+            rng: source of randomness.
+            gaussian: where to start; with `start` set, only its mean is used, for the first path.
+        """
+        found = None
+        if self.start is not None:
+            found = self.start.run(kernel, rng, gaussian.mean[None])
+            if found.gaussian is None:
+                nothing = np.zeros(0)
+                return BatchAndMatchResult(
+                    None, -np.inf, np.inf, nothing, False, found.reason, 0, found
+                )
+            gaussian = found.gaussian
+        matching = _Matching(self, kernel, rng, gaussian)
+        with one_thread(kernel.dim):
+            converged, reason = matching.run()
+            best, estimate = matching.choose(gaussian)
+        if found is not None and found.num_modes > 1:
+            reason += f"; {found.reason}"
+        return BatchAndMatchResult(
+            gaussian=best,
+            elbo=estimate.elbo,
+            elbo_se=estimate.se,
+            elbos=np.array([window.elbo for window in matching.windows]),
+            converged=converged,
+            reason=reason,
+            num_iterations=matching.steps,
+            start=found,
+        )
+
+
+class _Matching:
+    """One run: the current Gaussian and the windows so far."""
+
+    def __init__(
+        self,
+        options: BatchAndMatch,
+        kernel: Kernel,
+        rng: np.random.Generator,
+        gaussian: Gaussian,
+    ) -> None:
+        self.options, self.kernel, self.rng = options, kernel, rng
+        self.gaussian, self.log_det = gaussian, gaussian.log_det
+        self.windows: list[_Window] = []
+        self.average: Gaussian | None = None
+        self.merged = 0  # windows in the average
+        self.steps = 0
+        self.ceiling = np.inf  # of `lam`; lowered when a step had to be taken back
+
+    def run(self) -> tuple[bool, str]:
+        """All windows; whether the averages settled, and how it ended."""
+        quiet = 0
+        change = np.inf
+        for _ in range(self.options.max_windows):
+            window = self._window(quiet)
+            self.windows.append(window)
+            if self._collapsed(window):
+                quiet = 0
+                continue
+            if quiet == 0 and self._rising():
+                continue
+            quiet += 1
+            if quiet > 1 and window.gaussian is not None:
+                change = self._merge(window.gaussian)
+                if change < self.options.tolerance and not self._rising():
+                    return True, f"averages settled after {self.steps} steps"
+        if quiet == 0:
+            return False, f"the ELBO was still rising after {self.steps} steps"
+        return False, (
+            f"averages still changed by {change:.2g} standard deviations (tolerance "
+            f"{self.options.tolerance:g}) after {self.steps} steps"
+        )
+
+    def choose(self, start: Gaussian) -> tuple[Gaussian, Estimate]:
+        """The average, unless the best window or the start has clearly the better ELBO."""
+        noise = antithetic(self.rng, 256, self.kernel.dim)
+        finite = [window for window in self.windows if window.gaussian is not None]
+        best = max(finite, key=lambda window: window.elbo, default=None)
+        rivals = [self.average, best.gaussian if best else None, start]
+        chosen, estimate = start, Estimate(-np.inf, np.inf)
+        for rival in rivals:
+            if rival is None:
+                continue
+            other = estimate_elbo(self.kernel, rival, noise)
+            if other.elbo > estimate.elbo + 2 * min(other.se, estimate.se):
+                chosen, estimate = rival, other
+        return chosen, estimate
+
+    def _window(self, quiet: int) -> _Window:
+        """Some steps: their last Gaussian, or the average of all in the averaging phase."""
+        dim, size = self.kernel.dim, self.options.window
+        mean, second = np.zeros(dim), np.zeros((dim, dim))
+        elbos = []
+        for _ in range(size):
+            elbos.append(self._step(self._lam(quiet)))
+            if quiet:  # the covariances cost dim^3, more than the step itself
+                mean += self.gaussian.mean / size
+                second += self.gaussian.covariance / size
+        gaussian = from_moments(mean, second) if quiet else self.gaussian
+        return _Window(gaussian, float(np.mean(elbos)), float(np.std(elbos) / np.sqrt(size)))
+
+    def _lam(self, quiet: int) -> float:
+        if quiet:
+            return min(self.ceiling, _QUIET_STEP / quiet)
+        opening = self.options.num_draws * self.kernel.dim / (self.steps + 1)
+        return min(self.ceiling, max(_FLOOR, opening))
+
+    def _step(self, lam: float) -> float:
+        """One update, and the ELBO of the Gaussian it started from."""
+        self.steps += 1
+        current = self.gaussian
+        noise = whitened(self.rng, self.options.num_draws, self.kernel.dim)
+        log_density, gradient = self.kernel(current.at(noise))
+        good = np.isfinite(log_density) & np.isfinite(gradient).all(axis=1)
+        elbo = float(np.mean(log_density - log_normal(noise, self.log_det)))
+        if 2 * good.sum() < good.size:
+            # mostly outside the model's domain: draw in
+            self._move(Gaussian(current.mean, _DRAW_IN * current.factor))
+            return elbo
+        step = update(current, noise[good], gradient[good], lam)
+        if step is None:
+            self.ceiling = lam / 4
+        else:
+            self.gaussian, self.log_det = step.gaussian, self.log_det + step.log_det
+        return elbo
+
+    def _move(self, gaussian: Gaussian) -> None:
+        self.gaussian, self.log_det = gaussian, gaussian.log_det
+
+    def _collapsed(self, window: _Window) -> bool:
+        """Whether the window fell far below the best one; then goes back, with smaller steps."""
+        best = max(self.windows, key=lambda w: -np.inf if w.gaussian is None else w.elbo)
+        lost = best.elbo - window.elbo
+        if best.gaussian is None or not (np.isnan(lost) or lost > _COLLAPSE + 5 * window.se):
+            return False
+        self._move(best.gaussian)
+        self.ceiling = min(self.ceiling, 4 * _FLOOR) / 4
+        return True
+
+    def _rising(self) -> bool:
+        """Whether the ELBO of the last window is clearly above the one before, or all is new."""
+        if len(self.windows) < 2:
+            return True
+        before, last = self.windows[-2:]
+        if not np.isfinite(before.elbo):
+            return True
+        return last.elbo > before.elbo + 2 * np.hypot(last.se, before.se) + 0.01
+
+    def _merge(self, gaussian: Gaussian) -> float:
+        """Adds a window to the average; how far it is from it, in standard deviations."""
+        old = self.average
+        if old is None or self._rising():
+            # what came before had not arrived yet
+            self.average, self.merged = gaussian, 1
+            return np.inf if old is None else _distance(old, gaussian)
+        self.merged += 1
+        weight = 1 / self.merged
+        mean = (1 - weight) * old.mean + weight * gaussian.mean
+        covariance = (1 - weight) * old.covariance + weight * gaussian.covariance
+        self.average = from_moments(mean, covariance) or old
+        return _distance(old, gaussian)
+
+
+def _distance(one: Gaussian, other: Gaussian) -> float:
+    """Root mean square difference of means, in sds, or of log sds, whichever is larger."""
+    shift = np.sqrt(np.mean(((one.mean - other.mean) / other.sd) ** 2))
+    stretch = np.sqrt(np.mean(np.log(one.sd / other.sd) ** 2))
+    return float(max(shift, stretch))
+
+
+class Step(NamedTuple):
+    """A new Gaussian, and by how much `log |factor|` changed on the way to it."""
+
+    gaussian: Gaussian
+    log_det: float
+
+
+def update(current: Gaussian, noise: Floats, gradient: Floats, lam: float) -> Step | None:
+    """One batch-and-match step, `None` if it comes out non-finite.
+
+    With `z-bar`, `C` mean and covariance of the draws, `g-bar`, `G` those of the scores,
+    `U = lam G + lam/(1+lam) g-bar g-bar'`, `V = S + lam C + lam/(1+lam) (m - z-bar)(m - z-bar)'`,
+    the new covariance solves `S' U S' + S' = V` and the new mean is
+    `m/(1+lam) + lam/(1+lam) (S' g-bar + z-bar)`. All of it is done in coordinates where the
+    current Gaussian is standard: the step is affine invariant, and `V` is then the identity plus
+    a matrix of the batch's rank, however the target is scaled. With `R = V^(1/2)`, `U = Q Q'` and
+    the singular vectors `W` and values `e` of `R Q`, the solution is
+    `S' = R (I + W diag(k - 1) W') R`, `k = 2 / (1 + sqrt(1 + 4 e^2))`. The new factor is the old
+    one times two such low-rank changes: no cancellation, and `dim^2 num_draws` operations.
+
+    Args:
+        current: the Gaussian that was drawn from.
+        noise: the draws in its standard coordinates, `(num_draws, dim)`.
+        gradient: scores of the target at the draws, `(num_draws, dim)`.
+        lam: inverse regularisation; large trusts the batch.
+    """
+    num = len(noise)
+    weight = lam / (1 + lam)
+    scores = gradient @ current.factor
+    score, centre = scores.mean(axis=0), noise.mean(axis=0)
+    root = _stack_root(scores - score, score, lam)
+    spread = _stack_root(noise - centre, centre, lam)
+    try:
+        _, s, axes = np.linalg.svd(spread, full_matrices=False)
+        widen = np.sqrt(1 + s**2)
+        tilted = root + (root @ axes.T * (widen - 1)) @ axes
+        _, e, directions = np.linalg.svd(tilted, full_matrices=False)
+    except np.linalg.LinAlgError:
+        return None
+    shrink = np.sqrt(2 / (1 + np.sqrt(1 + 4 * e**2)))
+
+    def change(rows: Floats, along: Floats, scale: Floats) -> Floats:
+        """`rows (I + along' diag(scale - 1) along)`."""
+        return rows + (rows @ along.T * (scale - 1)) @ along
+
+    factor = change(change(current.factor, axes, widen), directions, shrink)
+    # S' g-bar through the square root R (I + W diag(sqrt(k) - 1) W') and its transpose
+    pulled = change(change(score[None], axes, widen), directions, shrink**2)
+    pulled = change(pulled, axes, widen)[0]
+    mean = current.mean + current.factor @ (weight * (pulled + centre))
+    if num == 0 or not (np.isfinite(mean).all() and np.isfinite(factor).all()):
+        return None
+    return Step(Gaussian(mean, factor), float(np.log(widen).sum() + np.log(shrink).sum()))
+
+
+def _stack_root(centred: Floats, mean: Floats, lam: float) -> Floats:
+    """Rows `r` with `r'r = lam cov + lam/(1+lam) mean mean'`, `(num_draws + 1, dim)`."""
+    rows = np.sqrt(lam / len(centred)) * centred
+    return np.concatenate([rows, np.sqrt(lam / (1 + lam)) * mean[None]])

@@ -68,6 +68,7 @@ class StopRule:
         shrink: factor applied to the step size at the end of a phase.
         min_windows: windows needed before stationarity is judged.
         max_phases: reductions after which the rule gives up.
+        flat_steps: recent steps needed before flat losses count as stationary.
     """
 
     tolerance: float = 0.01
@@ -75,11 +76,20 @@ class StopRule:
     shrink: float = 0.25
     min_windows: int = 4
     max_phases: int = 8
+    flat_steps: int = 4000
 
     def stationary(self, phase: Phase) -> bool:
-        """Whether the recent windows of a phase wander without drifting."""
+        """Whether the recent windows of a phase wander without drifting.
+
+        Either the variables or, after `flat_steps`, the losses must say so: parameters that are
+        not identified (the rotation of a low-rank factor, the weights of a network) may drift
+        for ever while the guide stands still.
+        """
         windows = recent(phase, self.min_windows)
-        return len(windows) >= self.min_windows and split_rhat(windows) < self.rhat
+        if len(windows) < self.min_windows:
+            return False
+        steps = sum(window.steps for window in windows)
+        return split_rhat(windows) < self.rhat or (steps >= self.flat_steps and flat(windows))
 
 
 def add(phase: Phase, window: Window) -> Phase:
@@ -109,7 +119,11 @@ def average(windows: tuple[Window, ...]) -> PyTree:
 
 
 def split_rhat(windows: tuple[Window, ...]) -> float:
-    """The 90 % quantile over coordinates of the split R-hat between two halves of the windows."""
+    """Split R-hat between two halves of the windows, with variances averaged over coordinates.
+
+    `sqrt(1 + mean(B / W))`, `B` the variance between the halves' means, `W` the mean variance
+    within them.
+    """
     half = len(windows) // 2
     first, second = _pool(windows[:half]), _pool(windows[-half:])
     within = 0.5 * (first[1] + second[1])
@@ -117,7 +131,16 @@ def split_rhat(windows: tuple[Window, ...]) -> float:
     moving = within > 0
     if not moving.any():
         return 1.0
-    return float(np.sqrt(1 + np.quantile(between[moving] / within[moving], 0.9)))
+    return float(np.sqrt(1 + np.mean(between[moving] / within[moving])))
+
+
+def flat(windows: tuple[Window, ...]) -> bool:
+    """Whether the loss falls between two halves of the windows by less than two standard errors."""
+    half = len(windows) // 2
+    first = np.array([window.loss for window in windows[:half]])
+    second = np.array([window.loss for window in windows[-half:]])
+    error = np.sqrt((first.var(ddof=1) + second.var(ddof=1)) / half) if half > 1 else 0.0
+    return bool(first.mean() - second.mean() < 2 * error)
 
 
 def _pool(windows: tuple[Window, ...]) -> tuple[np.ndarray, np.ndarray]:

@@ -37,7 +37,7 @@ def test_an_unknown_name_suggests_the_closest(name, close, target):
 
 
 def test_a_name_like_no_other_suggests_nothing(target):
-    with pytest.raises(GuideError, match="got 'quux'.$"):
+    with pytest.raises(GuideError, match=r"got 'quux'\.$"):
         resolve("quux", target)
 
 

@@ -8,6 +8,7 @@ from numpyro import handlers
 from numpyro.distributions import biject_to, constraints
 from numpyro.infer import Trace_ELBO
 from numpyro.infer import autoguide as ag
+from scipy import stats
 
 from tests.laws import assert_mean, case, keys, perturb
 from tests.targets import problem
@@ -33,7 +34,7 @@ SPACE, BATCH = TARGET.space, Batch(DATA)
 START = SPACE.unravel(jnp.linspace(-0.5, 0.5, SPACE.dim))
 
 
-def sample(guide, params, num=4096, batch=BATCH):
+def draws_of(guide, params, num=4096, batch=BATCH):
     def one(key):
         draw = guide.draw(params, SPACE, key, batch)
         x = TARGET.constrain(draw.z, batch, {}, {})
@@ -74,7 +75,7 @@ def test_elbo_equals_numpyros_at_the_same_parameters():
 def test_a_moving_support_is_followed():
     guide = adapt(ag.AutoNormal(moving, init_scale=1.5), moving, ARGUMENTS, TARGET)
     params = guide.init(jax.random.key(0), SPACE, START)
-    z, log_q, log_p, x = sample(guide, params)
+    z, log_q, log_p, x = draws_of(guide, params)
     assert np.all((x["u"] >= x["low"]) & (x["u"] <= x["low"] + x["scale"]))
     assert np.all(np.isfinite(log_p))
     exact = dist.Normal(SPACE.ravel(START), 1.5).log_prob(z).sum(-1)
@@ -85,7 +86,7 @@ def test_starts_at_the_location_whatever_the_autoguide_would_do():
     for kind in (ag.AutoNormal, ag.AutoDiagonalNormal):
         auto = kind(moving, init_scale=0.001)
         guide = adapt(auto, moving, ARGUMENTS, TARGET)
-        z, *_ = sample(guide, guide.init(jax.random.key(0), SPACE, START), num=256)
+        z, *_ = draws_of(guide, guide.init(jax.random.key(0), SPACE, START), num=256)
         np.testing.assert_allclose(z.mean(axis=0), SPACE.ravel(START), atol=1e-3)
 
 
@@ -99,12 +100,16 @@ def test_flows_have_the_density_they_draw_from(kind, options):
     space = p.target.space
     params = guide.init(jax.random.key(0), space, space.unravel(jnp.zeros(3)))
 
+    @jax.jit
+    @jax.vmap
     def draw(key):
         z, log_q = guide.draw(params, space, key, p.batch)
-        return p.target.log_density(z, p.batch) - log_q
+        return space.ravel(z), log_q
 
-    log_weight = np.asarray(jax.jit(jax.vmap(draw))(keys(0, 8192)), float)
-    assert_mean(np.exp(log_weight - p.log_evidence), 1.0)
+    z, log_q = (np.asarray(a, float) for a in draw(keys(0, 8192)))
+    # a Gaussian well inside the guide's bulk integrates to one under its weights
+    inside = stats.multivariate_normal(z.mean(axis=0), 0.3 * np.cov(z.T))
+    assert_mean(np.exp(inside.logpdf(z) - log_q), 1.0)
 
 
 def test_dais_follows_the_data_it_is_given_now():

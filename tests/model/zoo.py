@@ -255,9 +255,7 @@ for _name, _prior in {
     "half_cauchy": dist.HalfCauchy(2.0),
     "unit_interval": dist.Beta(2.0, 3.0).expand([2]),
     "interval": dist.Uniform(-1.0, jnp.array([1.0, 2.0])),
-    "truncated": dist.TruncatedNormal(
-        jnp.zeros((2, 1)), 1.0, low=-1.0, high=jnp.array([0.5, 2.0])
-    ),
+    "truncated": dist.TruncatedNormal(jnp.zeros(2), 1.0, low=-1.0, high=jnp.array([0.5, 2.0])),
     "less_than": dist.TruncatedNormal(0.0, 1.0, high=1.5),
     "greater_than": dist.Pareto(2.0, jnp.array([1.0, 1.5])),
     "independent": dist.Gamma(jnp.full((2, 3), 2.0), 1.0).to_event(1),
@@ -674,7 +672,12 @@ def nnx_bayesian(x, y):
 # --- subsampling -----------------------------------------------------------------------------
 
 
-@case(X, Y)
+def _subsampled_density(x, z, features, y):
+    likelihood = dist.Normal(features @ x["w"], 1.0).log_prob(y)
+    return dist.Normal().log_prob(x["w"]).sum() + likelihood.sum()
+
+
+@case(X, Y, reference=_subsampled_density)
 def subsampled(x, y):
     w = numpyro.sample("w", dist.Normal(jnp.zeros(2), 1.0).to_event(1))
     with numpyro.plate("n", 6, subsample_size=2) as rows:

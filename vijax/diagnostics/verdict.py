@@ -97,7 +97,7 @@ def judge(
         f"{importance.ess:.0f} of {num_draws}"
     )
     reliable = importance.khat < threshold and importance.ess > _MIN_ESS
-    if importance.ess < _MIN_ESS and importance.khat == math.inf:
+    if finite_share < 0.5 or (not converged and importance.khat == math.inf):
         return Verdict("failed", tuple(reasons), _advice(converged))
     if not reliable:
         return Verdict("approximate", tuple(reasons), _advice(converged))

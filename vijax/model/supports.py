@@ -57,7 +57,8 @@ def bijector(support: constraints.Constraint) -> Bijector:
 
     def forward(z: Array) -> tuple[Array, Array]:
         x = transform(z)
-        return x, jnp.sum(transform.log_abs_det_jacobian(z, x))
+        # real: NumPyro's is complex for complex numbers
+        return x, jnp.sum(jnp.real(transform.log_abs_det_jacobian(z, x)))
 
     return Bijector(forward, transform.inv, transform.inverse_shape)
 

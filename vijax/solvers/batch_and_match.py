@@ -24,9 +24,11 @@ from vijax.solvers.gaussian import (
 )
 from vijax.solvers.kernel import Floats, Kernel
 from vijax.solvers.pathfinder import Pathfinder, PathfinderResult
+from vijax.solvers.scoring import leaders
 
 _FLOOR = 4.0  # `lam` does not fall below this while the fit still improves
 _QUIET_STEP = 1.0  # `lam` in the first window of the averaging phase
+_ENTRANTS = 12  # contenders that are tried where paths disagree
 _DRAW_IN = 0.7  # factor on all standard deviations when most draws are not finite
 _COLLAPSE = 10.0  # nats below the best window at which the iteration goes back to it
 
@@ -125,8 +127,8 @@ class BatchAndMatch(Solver):
                     None, -np.inf, np.inf, nothing, False, found.reason, 0, found
                 )
             gaussian = found.gaussian
-        matching = _Matching(self, kernel, rng, gaussian)
         with one_thread(kernel.dim):
+            matching = self._tournament(kernel, rng, gaussian, found)
             converged, reason = matching.run()
             best, estimate = matching.choose(gaussian)
         if found is not None and found.num_modes > 1:
@@ -141,6 +143,32 @@ class BatchAndMatch(Solver):
             num_iterations=matching.steps,
             start=found,
         )
+
+    def _tournament(
+        self,
+        kernel: Kernel,
+        rng: np.random.Generator,
+        gaussian: Gaussian,
+        found: PathfinderResult | None,
+    ) -> _Matching:
+        """A run begun at `gaussian`, or where paths disagree at the contender that does best.
+
+        Pathfinder's ELBOs are those of crude covariances; a few steps tell more. Where paths fall
+        into a funnel its best candidate often lies too deep, and an earlier one leads out of it.
+        """
+        runs = [_Matching(self, kernel, rng, gaussian)]
+        if found is None or found.contenders is None or not found.disputed:
+            return runs[0]
+        level = found.contender_elbos.max() - 20 - 2 * kernel.dim
+        for i in leaders(found.contender_elbos, _ENTRANTS):
+            if found.contender_elbos[i] > level:
+                runs.append(_Matching(self, kernel, rng, found.contenders.dense(int(i))))
+        while len(runs) > 1:
+            for run in runs:
+                run.window()
+            runs.sort(key=lambda run: -np.nan_to_num(run.windows[-1].elbo, nan=-np.inf))
+            runs = runs[: len(runs) // 3 if len(runs) > 2 else 1]
+        return runs[0]
 
 
 class _Matching:
@@ -166,8 +194,7 @@ class _Matching:
         quiet = 0
         change = np.inf
         for _ in range(self.options.max_windows):
-            window = self._window(quiet)
-            self.windows.append(window)
+            window = self.window(quiet)
             if self._collapsed(window):
                 quiet = 0
                 continue
@@ -200,7 +227,7 @@ class _Matching:
                 chosen, estimate = rival, other
         return chosen, estimate
 
-    def _window(self, quiet: int) -> _Window:
+    def window(self, quiet: int = 0) -> _Window:
         """Some steps: their last Gaussian, or the average of all in the averaging phase."""
         dim, size = self.kernel.dim, self.options.window
         mean, second = np.zeros(dim), np.zeros((dim, dim))
@@ -211,7 +238,9 @@ class _Matching:
                 mean += self.gaussian.mean / size
                 second += self.gaussian.covariance / size
         gaussian = from_moments(mean, second) if quiet else self.gaussian
-        return _Window(gaussian, float(np.mean(elbos)), float(np.std(elbos) / np.sqrt(size)))
+        elbo, variance = np.mean(elbos, axis=0)
+        self.windows.append(_Window(gaussian, float(elbo), float(np.sqrt(variance / size))))
+        return self.windows[-1]
 
     def _lam(self, quiet: int) -> float:
         if quiet:
@@ -219,14 +248,15 @@ class _Matching:
         opening = self.options.num_draws * self.kernel.dim / (self.steps + 1)
         return min(self.ceiling, max(_FLOOR, opening))
 
-    def _step(self, lam: float) -> float:
-        """One update, and the ELBO of the Gaussian it started from."""
+    def _step(self, lam: float) -> tuple[float, float]:
+        """One update; the ELBO of the Gaussian it started from, and its variance."""
         self.steps += 1
         current = self.gaussian
         noise = whitened(self.rng, self.options.num_draws, self.kernel.dim)
         log_density, gradient = self.kernel(current.at(noise))
         good = np.isfinite(log_density) & np.isfinite(gradient).all(axis=1)
-        elbo = float(np.mean(log_density - log_normal(noise, self.log_det)))
+        terms = log_density - log_normal(noise, self.log_det)
+        elbo = float(terms.mean()), float(terms.var() / len(terms)) if good.all() else np.inf
         if 2 * good.sum() < good.size:
             # mostly outside the model's domain: draw in
             self._move(Gaussian(current.mean, _DRAW_IN * current.factor))

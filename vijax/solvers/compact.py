@@ -99,7 +99,13 @@ def predicted_elbo(path: Path, chosen: np.ndarray, gaussians: CompactGaussians) 
     gradient = path.gradient[chosen]
     gain = 0.5 * np.einsum("nd,nd->n", gradient, gaussians.mean - path.points[chosen])
     dim = gradient.shape[1]
+    gain = np.minimum(gain, dim)  # beyond that the quadratic is not to be believed
     return path.log_density[chosen] + gain + gaussians.log_det + 0.5 * dim * LOG_2PI
+
+
+def concatenate(stacks: list[CompactGaussians]) -> CompactGaussians:
+    """Several stacks as one."""
+    return CompactGaussians(*(np.concatenate(fields) for fields in zip(*stacks, strict=True)))
 
 
 def _replay(path: Path) -> tuple[Floats, tuple[Floats, Floats], np.ndarray]:

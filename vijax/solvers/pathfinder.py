@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from typing import NamedTuple
 
 import jax
@@ -11,7 +10,8 @@ import numpy as np
 
 from vijax._contracts import Batch, Guide, Solution, Solver, Target, Variables
 from vijax.solvers._blas import one_thread
-from vijax.solvers.compact import CompactGaussians, candidates, predicted_elbo
+from vijax.solvers.basins import separate_basins
+from vijax.solvers.compact import CompactGaussians, concatenate
 from vijax.solvers.gaussian import (
     Estimate,
     Gaussian,
@@ -24,10 +24,9 @@ from vijax.solvers.gaussian import (
 )
 from vijax.solvers.kernel import Floats, Kernel
 from vijax.solvers.lbfgs import LBFGS, NO_START, Path, finite_starts
+from vijax.solvers.scoring import Scored, finalists, score, shortlist
 
-_SPACED = 10  # candidates per path taken at even distances, whatever their prediction
 _FINALISTS = 3  # candidates per path scored a second time
-_BARRIER = 3.0  # nats by which the log density dips between two modes
 
 
 class PathfinderResult(NamedTuple):
@@ -39,6 +38,8 @@ class PathfinderResult(NamedTuple):
         elbo_se: standard error of it.
         path_elbos: ELBO of the best candidate of each path, `(num_paths,)`; -inf for none.
         path_reasons: why each path ended.
+        contenders: the best few candidates of every path, well apart along it.
+        contender_elbos: their ELBOs, `(num_contenders,)`.
         components: the best candidate of each path that has one.
         draws: draws from all components alike, `(num_draws, dim)`.
         log_weights: `log p - log q` of each draw for `q` the mixture of all components,
@@ -52,6 +53,8 @@ class PathfinderResult(NamedTuple):
     elbo_se: float
     path_elbos: Floats
     path_reasons: tuple[str, ...]
+    contenders: CompactGaussians | None
+    contender_elbos: Floats
     components: CompactGaussians | None
     draws: Floats
     log_weights: Floats
@@ -61,6 +64,11 @@ class PathfinderResult(NamedTuple):
     def num_modes(self) -> int:
         """Number of distinct basins that paths converged in."""
         return int(self.basins.max(initial=-1)) + 1
+
+    @property
+    def disputed(self) -> bool:
+        """Whether the paths disagree: several modes, or some that did not converge."""
+        return self.num_modes > 1 or bool((self.basins < 0).any())
 
     @property
     def reason(self) -> str:
@@ -91,7 +99,7 @@ class Pathfinder(Solver):
         radius: random starts are uniform on `(-radius, radius)` in each coordinate.
         num_draws: draws per candidate in the first round, even.
         num_final_draws: draws per finalist, even.
-        num_candidates: candidates per path chosen by predicted ELBO.
+        num_candidates: candidates per path chosen by predicted ELBO; as many more at even distances.
         optimizer: options of L-BFGS.
     """
 
@@ -99,7 +107,7 @@ class Pathfinder(Solver):
     radius: float = 2.0
     num_draws: int = 4
     num_final_draws: int = 32
-    num_candidates: int = 20
+    num_candidates: int = 16
     optimizer: LBFGS = LBFGS()
 
     def solve(
@@ -137,25 +145,46 @@ class Pathfinder(Solver):
     ) -> PathfinderResult:
         points = finite_starts(kernel, rng, self.num_paths, starts, self.radius)
         paths = self.optimizer.climb(kernel, points)
-        winners = self._winners(kernel, rng, paths)
+        finals = self._finals(kernel, rng, paths)
         elbos = np.full(len(paths), -np.inf)
-        for i, winner in winners.items():
-            elbos[i] = winner.elbo
+        for i, scored in finals.items():
+            elbos[i] = scored.elbos.max()
         reasons = tuple(path.reason for path in paths)
         basins = separate_basins(kernel, paths)
-        if not winners:
-            nothing = np.zeros((0, kernel.dim)), np.zeros(0)
+        nothing = np.zeros(0)
+        if not finals:
             return PathfinderResult(
-                None, -np.inf, np.inf, elbos, reasons, None, *nothing, basins
+                gaussian=None,
+                elbo=-np.inf,
+                elbo_se=np.inf,
+                path_elbos=elbos,
+                path_reasons=reasons,
+                contenders=None,
+                contender_elbos=nothing,
+                components=None,
+                draws=np.zeros((0, kernel.dim)),
+                log_weights=nothing,
+                basins=basins,
             )
-        components = _concatenate([winner.gaussian for winner in winners.values()])
-        draws = np.concatenate([winner.draws for winner in winners.values()])
-        log_density = np.concatenate([winner.log_density for winner in winners.values()])
+        winners = [(scored, int(np.argmax(scored.elbos))) for scored in finals.values()]
+        components = concatenate([scored.gaussians.take(np.array([j])) for scored, j in winners])
+        draws = np.concatenate([scored.draws[j] for scored, j in winners])
+        log_density = np.concatenate([scored.log_density[j] for scored, j in winners])
         log_weights = log_density - mixture_log_prob(components, draws)
-        best = components.dense(int(np.argmax([winner.elbo for winner in winners.values()])))
+        best = components.dense(int(np.argmax([scored.elbos[j] for scored, j in winners])))
         gaussian, (elbo, se) = self._choose(kernel, rng, best, draws, log_weights)
         return PathfinderResult(
-            gaussian, elbo, se, elbos, reasons, components, draws, log_weights, basins
+            gaussian=gaussian,
+            elbo=elbo,
+            elbo_se=se,
+            path_elbos=elbos,
+            path_reasons=reasons,
+            contenders=concatenate([scored.gaussians for scored in finals.values()]),
+            contender_elbos=np.concatenate([scored.elbos for scored in finals.values()]),
+            components=components,
+            draws=draws,
+            log_weights=log_weights,
+            basins=basins,
         )
 
     def _choose(
@@ -176,96 +205,23 @@ class Pathfinder(Solver):
                 return matched, other
         return best, estimate
 
-    def _winners(
+    def _finals(
         self, kernel: Kernel, rng: np.random.Generator, paths: list[Path]
-    ) -> dict[int, _Winner]:
-        """The best candidate of every path that has one, all paths scored together."""
+    ) -> dict[int, Scored]:
+        """Two rounds of scoring, all paths together; the finalists of those that have any."""
         fields = {
-            i: self._shortlist(path)
+            i: shortlist(path, self.optimizer.history, self.num_candidates)
             for i, path in enumerate(paths)
             if path.reason != NO_START and len(path.points) > 1
         }
-        for num_draws in (self.num_draws, self.num_final_draws):
-            noise = antithetic(rng, num_draws, kernel.dim)
-            scored = _score(kernel, fields, noise)
-            fields = {
-                i: gaussians.take(_leaders(scored[i].elbos, _FINALISTS))
-                for i, gaussians in fields.items()
-                if np.isfinite(scored[i].elbos).any()
-            }
-        winners = {}
-        for i, gaussians in fields.items():
-            del gaussians
-            best = int(np.argmax(scored[i].elbos))
-            winners[i] = _Winner(
-                scored[i].gaussians.take(np.array([best])),
-                float(scored[i].elbos[best]),
-                scored[i].draws[best],
-                scored[i].log_density[best],
-            )
-        return winners
-
-    def _shortlist(self, path: Path) -> CompactGaussians:
-        """Candidates worth evaluating."""
-        last = len(path.points) - 1
-        rows = np.unique(np.linspace(1, last, min(last, 200)).round().astype(int))
-        stacks = list(candidates(path, rows, self.optimizer.history))
-        predicted = np.concatenate(
-            [
-                predicted_elbo(path, part, stack)
-                for part, stack in zip(_parts(rows, stacks), stacks, strict=True)
-            ]
-        )
-        spaced = np.linspace(0, len(rows) - 1, min(len(rows), _SPACED)).round().astype(int)
-        keep = np.union1d(_leaders(predicted, self.num_candidates), spaced)
-        return _concatenate(stacks).take(keep)
-
-
-class _Winner(NamedTuple):
-    gaussian: CompactGaussians  # a stack of one
-    elbo: float
-    draws: Floats
-    log_density: Floats
-
-
-class _Scored(NamedTuple):
-    gaussians: CompactGaussians
-    elbos: Floats  # (num,)
-    draws: Floats  # (num, num_draws, dim)
-    log_density: Floats  # (num, num_draws)
-
-
-def _score(
-    kernel: Kernel, fields: dict[int, CompactGaussians], noise: Floats
-) -> dict[int, _Scored]:
-    """ELBOs of all candidates of all paths, their draws sent through the kernel together."""
-    draws = {i: gaussians.at(noise) for i, gaussians in fields.items()}
-    if not draws:
-        return {}
-    points = np.concatenate([block.reshape(-1, kernel.dim) for block in draws.values()])
-    log_density, _ = kernel(points)
-    scored, start = {}, 0
-    for i, block in draws.items():
-        values = log_density[start : start + block.shape[0] * block.shape[1]]
-        values = values.reshape(block.shape[:2])
-        start += values.size
-        log_q = -0.5 * np.sum(noise**2, axis=1) - fields[i].log_det[:, None]
-        elbos = np.mean(values - log_q, axis=1) + 0.5 * kernel.dim * np.log(2 * np.pi)
-        scored[i] = _Scored(fields[i], elbos, block, values)
-    return scored
-
-
-def _leaders(scores: Floats, num: int) -> np.ndarray:
-    scores = np.where(np.isnan(scores), -np.inf, scores)
-    return np.argsort(-scores, kind="stable")[:num]
-
-
-def _parts(rows: np.ndarray, stacks: list[CompactGaussians]) -> list[np.ndarray]:
-    return np.split(rows, np.cumsum([len(stack.mean) for stack in stacks])[:-1])
-
-
-def _concatenate(stacks: list[CompactGaussians]) -> CompactGaussians:
-    return CompactGaussians(*(np.concatenate(fields) for fields in zip(*stacks, strict=True)))
+        first = score(kernel, fields, antithetic(rng, self.num_draws, kernel.dim))
+        fields = {
+            i: finalists(scored, len(paths[i].points), _FINALISTS)
+            for i, scored in first.items()
+            if np.isfinite(scored.elbos).any()
+        }
+        second = score(kernel, fields, antithetic(rng, self.num_final_draws, kernel.dim))
+        return {i: scored for i, scored in second.items() if np.isfinite(scored.elbos).any()}
 
 
 def mixture_log_prob(components: CompactGaussians, points: Floats) -> Floats:
@@ -291,30 +247,3 @@ def weighted_gaussian(draws: Floats, log_weights: Floats) -> Gaussian | None:
     mean = weights @ draws
     centred = draws - mean
     return from_moments(mean, (centred * weights[:, None]).T @ centred)
-
-
-def separate_basins(kernel: Kernel, paths: list[Path]) -> np.ndarray:
-    """Which basin each path ended in, `(num_paths,)`; -1 for one that did not converge.
-
-    Two ends share a basin when the log density on the straight line between them does not dip
-    more than `_BARRIER` nats below the lower one, directly or through other ends.
-    """
-    ends = [i for i, path in enumerate(paths) if path.converged]
-    height = {i: paths[i].log_density[-1] for i in ends}
-    pairs = list(itertools.combinations(ends, 2))
-    labels = np.full(len(paths), -1)
-    labels[ends] = ends
-    if pairs:
-        between = [
-            paths[i].points[-1] + t * (paths[j].points[-1] - paths[i].points[-1])
-            for i, j in pairs
-            for t in (0.25, 0.5, 0.75)
-        ]
-        lowest = kernel(np.stack(between))[0].reshape(-1, 3).min(axis=1)
-        for (i, j), low in zip(pairs, lowest, strict=True):
-            if low > min(height[i], height[j]) - _BARRIER:
-                labels[labels == labels[j]] = labels[i]
-    top = {label: max(height[i] for i in ends if labels[i] == label) for label in labels[ends]}
-    for rank, label in enumerate(sorted(top, key=lambda label: -top[label])):
-        labels[labels == label] = -2 - rank  # below every index in use
-    return np.where(labels < -1, -2 - labels, labels)

@@ -151,15 +151,16 @@ def _parts(
 
 
 def _check_supported(kind: type[AutoGuide]) -> None:
+    label = f"guide {kind.__name__}"
     if issubclass(kind, AutoLaplaceApproximation):
         raise GuideError(
-            f"guide {kind.__name__}: as a NumPyro guide it is a point until training is over, so its draws "
-            "carry no uncertainty. Use guide='laplace'."
+            f"{label}: as a NumPyro guide it is a point until training is over, so its draws carry "
+            "no uncertainty. Use guide='laplace'."
         )
     if issubclass(kind, (AutoSemiDAIS, AutoSurrogateLikelihoodDAIS)):
         raise GuideError(
-            f"guide {kind.__name__}: not supported, it works on parts of the model with data of their own. "
-            "Use AutoDAIS, or a vijax guide."
+            f"{label}: not supported, it works on parts of the model with data of their own. Use "
+            "AutoDAIS, or a vijax guide."
         )
 
 

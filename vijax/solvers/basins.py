@@ -1,0 +1,45 @@
+"""Which optimisation paths ended at the same mode."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from vijax.solvers.kernel import Kernel
+from vijax.solvers.lbfgs import Path
+
+_BARRIER = 3.0  # nats by which the log density dips between two modes
+
+
+def separate_basins(kernel: Kernel, paths: list[Path]) -> np.ndarray:
+    """The basin each path ended in, from 0 for the highest mode; -1 where it did not converge.
+
+    Two ends share a basin when the log density on the straight line between them does not dip
+    more than a few nats below the lower one, directly or by way of other ends.
+
+    Args:
+        kernel: the compiled log density and gradient.
+        paths: the paths.
+
+    Returns:
+        Basin numbers `(num_paths,)`.
+    """
+    ends = [i for i, path in enumerate(paths) if path.converged]
+    height = {i: paths[i].log_density[-1] for i in ends}
+    group = {i: i for i in ends}
+    pairs = list(itertools.combinations(ends, 2))
+    if pairs:
+        between = [
+            paths[i].points[-1] + t * (paths[j].points[-1] - paths[i].points[-1])
+            for i, j in pairs
+            for t in (0.25, 0.5, 0.75)
+        ]
+        lowest = kernel(np.stack(between))[0].reshape(-1, 3).min(axis=1)
+        for (i, j), low in zip(pairs, lowest, strict=True):
+            if low > min(height[i], height[j]) - _BARRIER:
+                joined = group[j]
+                group = {k: group[i] if label == joined else label for k, label in group.items()}
+    top = {label: max(height[i] for i in ends if group[i] == label) for label in group.values()}
+    rank = {label: n for n, label in enumerate(sorted(top, key=lambda label: -top[label]))}
+    return np.array([rank[group[i]] if i in group else -1 for i in range(len(paths))])

@@ -117,12 +117,15 @@ def case(name: str, target: str = "regression") -> Case:
 
 
 def perturb(params, scale: float = 0.1):
-    """Parameters moved a little in every coordinate, so that no law holds by symmetry."""
-    leaves, treedef = jax.tree.flatten(params)
-    moved = [
-        leaf + scale * jax.random.normal(key, leaf.shape, leaf.dtype)
-        for leaf, key in zip(leaves, keys(2, len(leaves)), strict=True)
-    ]
+    """Parameters moved in every coordinate, so that no law holds by symmetry.
+
+    Low-rank factors are moved far: they widen the guide, and would not be noticed near zero.
+    """
+    leaves, treedef = jax.tree.flatten_with_path(params)
+    moved = []
+    for (path, leaf), key in zip(leaves, keys(2, len(leaves)), strict=True):
+        far = 8 if "factor" in jax.tree_util.keystr(path) else 1
+        moved.append(leaf + far * scale * jax.random.normal(key, leaf.shape, leaf.dtype))
     return jax.tree.unflatten(treedef, moved)
 
 

@@ -149,6 +149,8 @@ class Target:
         log_dets: `(z, batch, model, mutable) -> dict`, `log |dx/dz|` by latent site, scalars, as
             they enter the log density: `log q(x) = log q(z) - sum(log_dets)`.
         initialise: `(key, batch) -> (model, mutable)`, start values of both.
+        constrain_params: `(model, batch, mutable) -> dict`, the `param` sites in their constraints.
+        observations: `(batch, model, mutable) -> dict`, the values of the observed sites.
         observed: names of the observed sites.
         plates: every plate of the model, by name.
         dims: plate names along the batch dimensions of every site, `None` where there is none.
@@ -162,6 +164,8 @@ class Target:
     site_log_probs: Callable[..., dict[str, Array]]
     log_dets: Callable[..., dict[str, Array]]
     initialise: Callable[..., tuple[dict[str, PyTree], dict[str, PyTree]]]
+    constrain_params: Callable[..., dict[str, PyTree]]
+    observations: Callable[..., dict[str, Array]]
     observed: tuple[str, ...] = ()
     plates: Mapping[str, Plate] = dataclasses.field(default_factory=dict)
     dims: Mapping[str, tuple[str | None, ...]] = dataclasses.field(default_factory=dict)

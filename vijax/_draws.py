@@ -16,6 +16,9 @@ from vijax.diagnostics.weights import block_size
 
 Arrays = dict[str, np.ndarray]
 
+_POOL = 4  # proposals per importance-resampled draw
+_MIN_POOL = 2000
+
 
 def from_guide(
     target: Target, guide: Guide, variables: Variables, key: Array, batch: Batch, num_draws: int
@@ -30,20 +33,38 @@ def from_guide(
     return concatenate(parts, num_draws)
 
 
+def pool_size(num_draws: int) -> int:
+    """How many proposals to make for `num_draws` importance-resampled draws."""
+    return max(_MIN_POOL, _POOL * num_draws)
+
+
 def resample(z: Arrays, log_weights: np.ndarray, key: Array, num_draws: int) -> Arrays:
     """Sampling importance resampling, stratified: `num_draws` of the draws `z`, by weight."""
-    rng = np.random.default_rng(np.ravel(jax.random.key_data(key)).astype(np.uint32))
-    levels = (np.arange(num_draws) + rng.random(num_draws)) / num_draws
-    chosen = np.searchsorted(np.cumsum(np.exp(log_weights)), levels)
-    chosen = rng.permutation(np.minimum(chosen, log_weights.size - 1))
+    chosen = resample_rows(log_weights, key, num_draws)
     return {name: value[chosen] for name, value in z.items()}
 
 
+def resample_rows(log_weights: np.ndarray, key: Array, num_draws: int) -> np.ndarray:
+    """The numbers of the draws that `resample` takes, `(num_draws,)`."""
+    rng = np.random.default_rng(np.ravel(jax.random.key_data(key)).astype(np.uint32))
+    levels = (np.arange(num_draws) + rng.random(num_draws)) / num_draws
+    chosen = np.searchsorted(np.cumsum(np.exp(log_weights)), levels)
+    return rng.permutation(np.minimum(chosen, log_weights.size - 1))
+
+
 def constrain(
-    target: Target, variables: Variables, mutable: dict[str, PyTree], batch: Batch, z: Arrays
+    target: Target,
+    variables: Variables,
+    mutable: dict[str, PyTree],
+    batch: Batch,
+    z: Arrays,
+    without: frozenset[str] = frozenset(),
 ) -> Arrays:
-    """Sites and deterministics of unconstrained draws, by name, `(num_draws, *shape)`."""
-    program = target.program(_constrain)
+    """Sites and deterministics of unconstrained draws, by name, `(num_draws, *shape)`.
+
+    Those in `without` are left out.
+    """
+    program = target.program(_constrain, without)
     return blocks(
         lambda part, _: program(part, variables.model, batch, mutable),
         z,
@@ -117,9 +138,15 @@ def _draw(
 
 
 def _constrain(
-    target: Target, z: Position, model: dict[str, PyTree], batch: Batch, mutable: dict[str, PyTree]
+    target: Target,
+    without: frozenset[str],
+    z: Position,
+    model: dict[str, PyTree],
+    batch: Batch,
+    mutable: dict[str, PyTree],
 ) -> dict[str, Array]:
-    return jax.vmap(lambda one: target.constrain(one, batch, model, mutable))(z)
+    values = jax.vmap(lambda one: target.constrain(one, batch, model, mutable))(z)
+    return {name: value for name, value in values.items() if name not in without}
 
 
 def _log_likelihood(
@@ -143,6 +170,7 @@ def _log_prob(
     def one(values: dict[str, Array]) -> Array:
         z = target.unconstrain(values, batch, variables.model, mutable)
         log_q = guide.log_prob(variables.guide, target.space, z, batch)
-        return log_q - target.log_det(z, batch, variables.model, mutable)
+        log_dets = target.log_dets(z, batch, variables.model, mutable)
+        return log_q - sum(log_dets.values(), jnp.zeros(()))
 
     return jax.vmap(one)(jax.tree.map(jnp.asarray, values))

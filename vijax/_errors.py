@@ -1,4 +1,4 @@
-"""Typed errors: every message names the site or argument, what was expected, what came, the remedy."""
+"""Typed errors: each names the site or argument, what was expected, what came, the remedy."""
 
 
 class VijaxError(ValueError):

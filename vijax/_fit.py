@@ -12,21 +12,33 @@ import optax
 from jax import Array
 
 from vijax import _options, _starts
-from vijax._batches import Rows
-from vijax._contracts import Algorithm, Batch, Guide, Objective, Position, PyTree, Solver, Target, Variables
+from vijax._contracts import (
+    Algorithm,
+    Batch,
+    Objective,
+    Position,
+    PyTree,
+    Solver,
+    Target,
+    Variables,
+)
 from vijax._engine import Budget, Engine
+from vijax._errors import ModelError
 from vijax._keys import as_key
-from vijax._posterior import Posterior, finish
+from vijax._posterior import Posterior, finish, finish_solution
+from vijax._problem import Problem
 from vijax._progress import Progress
-from vijax.algorithms import Gradient, Optimizer
+from vijax.algorithms import Adam, Gradient, Optimizer
 from vijax.guides import resolve
-from vijax.model import Arguments, build, check_data, init_strategy, split, unwrap
+from vijax.model import build, check_data, init_strategy, split, unwrap
 from vijax.objectives import ELBO
+from vijax.solvers import default_solver
 
 _FULL_RANK_DIM = 500  # largest dimension at which d x d work stays cheap beside the model
 _BASE_RATE = 0.05  # Adam's step size before the pilot
 _PILOT_FACTORS = (1.0, 0.25, 0.0625, 0.015625)
 _PILOT_STEPS = 100
+_STEPWISE = ("objective", "optimizer", "num_steps", "num_particles", "num_restarts")
 
 
 def fit(
@@ -85,27 +97,29 @@ def fit(
     model_kwargs = dict(model_kwargs or {})
     model, args, kwargs = unwrap(model, args, kwargs)
     _options.check_names(model, options, _DEFAULTS, kwargs, model_kwargs)
-    _check_values(num_steps, num_particles, num_restarts, max_seconds, objective, callbacks)
+    _options.check_values(options)
 
     arguments, data = split(model, args, {**kwargs, **model_kwargs})
     target = build(model, arguments)
     batch = Batch(data)
     check_data(target, arguments, batch)
     key = as_key(rng_key)
-    rows = Rows(target.plates, int(np.ravel(jax.random.key_data(key))[-1]))
     chosen = resolve(_auto(target) if guide == "auto" else guide, target, model, arguments)
-
+    problem = Problem(model, arguments, target, chosen, batch, key)
+    stepwise = any(options[name] is not None for name in _STEPWISE) or bool(callbacks)
+    solver = None if stepwise else _solver(algorithm, problem)
     parameters, mutable = _model_state(target, batch, key)
-    first = batch._replace(index={n: t[0] for n, t in rows.table(0, 1).items()})
-    starts = _positions(
-        init, model, arguments, target, first, parameters, mutable, key, num_restarts or 1
-    )
-    variables = _variables(init, chosen, target, parameters, key, starts)
-    stepper = _algorithm(algorithm, objective, optimizer, num_particles)
-    engine = Engine(
-        target, chosen, stepper, batch, rows, jax.random.fold_in(key, 3),
-        anneal=optimizer is None or num_steps is None,
-    )
+    starts = _positions(init, problem, parameters, mutable, num_restarts or 1)
+    variables = _variables(init, problem, parameters, starts)
+    if solver is not None:
+        solution = solver.solve(
+            jax.random.fold_in(key, 4), target, chosen, variables[0], problem.first_batch
+        )
+        if solution.converged or isinstance(algorithm, Solver):
+            return finish_solution(problem, solution, mutable, began)
+        variables[0] = solution.variables
+
+    engine = _engine(problem, algorithm, objective, optimizer, num_particles, num_steps)
     with Progress(progress_bar, num_steps) as bar:
         own = optimizer is None and not isinstance(algorithm, Algorithm)
         factor = _pilot(engine, variables[0], mutable) if own else 1.0
@@ -131,37 +145,6 @@ _DEFAULTS = {
 }
 
 
-def _check_values(
-    num_steps: Any,
-    num_particles: Any,
-    num_restarts: Any,
-    max_seconds: Any,
-    objective: Any,
-    callbacks: Any,
-) -> None:
-    """Refuses counts that are not positive and combinations that contradict each other."""
-    counts = {
-        "num_steps": num_steps,
-        "num_particles": num_particles,
-        "num_restarts": num_restarts,
-    }
-    for name, value in counts.items():
-        if value is not None and (
-            isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1
-        ):
-            raise ValueError(f"{name}: expected a positive integer or None, got {value!r}.")
-    if max_seconds is not None and not max_seconds > 0:
-        raise ValueError(f"max_seconds: expected a positive number or None, got {max_seconds!r}.")
-    if objective is not None and not callable(objective):
-        raise TypeError(
-            f"objective: expected a vijax objective such as ELBO(), got {type(objective).__name__}."
-        )
-    if objective is not None and num_particles is not None:
-        raise ValueError("num_particles: set it in the objective, ELBO(num_particles=...).")
-    if callable(callbacks) or not all(callable(one) for one in callbacks):
-        raise TypeError("callbacks: expected a sequence of functions callback(state, losses, step).")
-
-
 def _auto(target: Target) -> str:
     """The guide behind `"auto"`: the richest whose cost suits the dimension."""
     return "fullrank" if target.space.dim <= _FULL_RANK_DIM else "lowrank"
@@ -183,78 +166,85 @@ def _initialise(target: Target, key: Array, batch: Batch) -> Any:
 
 def _positions(
     init: Any,
-    model: Callable[..., Any],
-    arguments: Arguments,
-    target: Target,
-    batch: Batch,
+    problem: Problem,
     parameters: dict[str, PyTree],
     mutable: dict[str, PyTree],
-    key: Array,
     count: int,
 ) -> list[Position]:
     """One start a restart, in unconstrained space."""
-    key = jax.random.fold_in(key, 2)
-    state = (batch, parameters, mutable)
+    key, target = jax.random.fold_in(problem.key, 2), problem.target
+    state = (target, problem.first_batch, parameters, mutable, key)
     if init is None:
-        return _starts.random_starts(target, *state, key, count)
+        return _starts.random_starts(*state, count)
     if isinstance(init, Posterior):
-        values = init.center()
-        values = {name: values[name] for name in target.space.names if name in values}
+        center = init.center()
+        values = {name: center[name] for name in target.space.names if name in center}
     elif isinstance(init, Mapping):
         values = dict(init)
     elif callable(init):
-        values = _starts.strategy_start(init_strategy(model, arguments, init), key, batch)
-        values = {name: values[name] for name in target.space.names}
+        strategy = init_strategy(problem.model, problem.arguments, init)
+        found = jax.device_get(jax.jit(strategy)(key, problem.first_batch))
+        values = {name: found[name] for name in target.space.names}
     else:
         raise TypeError(
             "init: expected start values by site, a Posterior or a NumPyro init_to_* strategy, "
             f"got {type(init).__name__}."
         )
-    start = _starts.given_start(target, *state, key, values)
-    moved = [
-        _starts.jitter(target.space, start, jax.random.fold_in(key, i)) for i in range(1, count)
-    ]
-    return [start, *moved]
+    start = _starts.given_start(*state, values)
+    moved = (jax.random.fold_in(key, i) for i in range(1, count))
+    return [start, *(_starts.jitter(target.space, start, one) for one in moved)]
 
 
 def _variables(
-    init: Any,
-    guide: Guide,
-    target: Target,
-    parameters: dict[str, PyTree],
-    key: Array,
-    starts: list[Position],
+    init: Any, problem: Problem, parameters: dict[str, PyTree], starts: list[Position]
 ) -> list[Variables]:
     """The variables at every start; the first continues an earlier posterior of the same guide."""
-    variables = [
-        Variables(guide.init(jax.random.fold_in(key, 100 + i), target.space, start), parameters)
-        for i, start in enumerate(starts)
-    ]
-    if isinstance(init, Posterior) and init.guide == guide and init.target.space == target.space:
-        variables[0] = init.variables
-    return variables
+    guide, space = problem.guide, problem.target.space
+    if isinstance(init, Posterior) and init.guide == guide and init.target.space == space:
+        first = [init.variables]
+    else:
+        first = []
+    keys = (jax.random.fold_in(problem.key, 100 + i) for i in range(len(starts)))
+    fresh = (guide.init(key, space, z) for key, z in zip(keys, starts, strict=True))
+    return [*first, *(Variables(params, parameters) for params in fresh)][: len(starts)]
 
 
-def _algorithm(
+def _solver(algorithm: Any, problem: Problem) -> Solver | None:
+    """The direct solver for this fit, `None` where gradient steps are to be taken."""
+    if isinstance(algorithm, Solver):
+        if problem.rows.subsampled:
+            raise ModelError(
+                "algorithm: a solver needs the full data, but the model subsamples the plate "
+                f"{next(iter(problem.rows.subsampled))!r}. Use algorithm='gradient'."
+            )
+        return algorithm
+    if algorithm != "auto" or problem.rows.subsampled:
+        return None
+    return default_solver(problem.guide)
+
+
+def _engine(
+    problem: Problem,
     algorithm: Any,
     objective: Objective | None,
     optimizer: optax.GradientTransformation | None,
     num_particles: int | None,
-) -> Algorithm:
-    """The algorithm asked for, gradient descent by default."""
-    if isinstance(algorithm, Algorithm):
-        if objective is not None or optimizer is not None or num_particles is not None:
-            raise ValueError(
-                "algorithm: objective, optimizer and num_particles belong to it; set them there."
-            )
-        return algorithm
-    if algorithm not in ("auto", "gradient"):
-        raise ValueError(
-            f"algorithm: expected 'auto', 'gradient', an Algorithm or a Solver, got {algorithm!r}."
+    num_steps: int | None,
+) -> Engine:
+    """The engine for gradient steps, with the algorithm asked for."""
+    if not isinstance(algorithm, Algorithm):
+        algorithm = Gradient(
+            objective or ELBO(num_particles or 1),
+            Adam(_BASE_RATE) if optimizer is None else Optimizer(optimizer),
         )
-    return Gradient(
-        objective or ELBO(num_particles or 1),
-        Optimizer(optimizer if optimizer is not None else optax.adam(_BASE_RATE)),
+    return Engine(
+        target=problem.target,
+        guide=problem.guide,
+        algorithm=algorithm,
+        batch=problem.batch,
+        rows=problem.rows,
+        key=jax.random.fold_in(problem.key, 3),
+        anneal=optimizer is None or num_steps is None,
     )
 
 

@@ -123,8 +123,11 @@ class _Walk:
         scope = value.__globals__
         if not _is_library(scope.get("__name__")):
             names = _names(value.__code__)
-            captured += [part for name in sorted(names & scope.keys())
-                         for part in _reachable(scope[name], names)]
+            captured += [
+                part
+                for name in sorted(names & scope.keys())
+                for part in _reachable(scope[name], names)
+            ]
         return (value.__code__, self.visit_all(captured))
 
     def _instance(self, value: Any) -> Hashable:
@@ -171,7 +174,9 @@ def _slots(cls: type) -> tuple[str, ...]:
     slots = (slots,) if isinstance(slots, str) else tuple(slots)
     # private names are mangled
     return tuple(
-        f"_{cls.__name__.lstrip('_')}{name}" if name.startswith("__") and name[-2:] != "__" else name
+        f"_{cls.__name__.lstrip('_')}{name}"
+        if name.startswith("__") and name[-2:] != "__"
+        else name
         for name in slots
         if name not in ("__dict__", "__weakref__")
     )

@@ -7,6 +7,10 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
+from vijax._contracts import Algorithm, Solver
+
 # What a user may type, coming from PyMC, Stan, Pyro or scikit-learn: what it is called here.
 _ELSEWHERE = {
     "n_steps": "num_steps",
@@ -94,3 +98,50 @@ def check_names(
             f"fit() got {name!r}, which is neither one of its options nor an argument of the "
             f"model.{hint} Options: {', '.join(options)}. Model arguments: {', '.join(parameters)}."
         )
+
+
+def check_values(options: Mapping[str, Any]) -> None:
+    """Refuses counts that are not positive and options that contradict each other.
+
+    Raises:
+        ValueError, TypeError: naming the option.
+    """
+    for name in ("num_steps", "num_particles", "num_restarts"):
+        check_count(name, options[name], optional=True)
+    seconds = options["max_seconds"]
+    if seconds is not None and not (isinstance(seconds, (int, float)) and seconds > 0):
+        raise ValueError(f"max_seconds: expected a positive number or None, got {seconds!r}.")
+    objective, callbacks, algorithm = (
+        options[name] for name in ("objective", "callbacks", "algorithm")
+    )
+    if objective is not None and not callable(objective):
+        raise TypeError(
+            f"objective: expected a vijax objective such as ELBO(), got {type(objective).__name__}."
+        )
+    if callable(callbacks) or not all(callable(one) for one in callbacks):
+        raise TypeError("callbacks: expected a sequence of functions callback(state, losses, step).")
+    if not isinstance(algorithm, (Algorithm, Solver)) and algorithm not in ("auto", "gradient"):
+        raise ValueError(
+            f"algorithm: expected 'auto', 'gradient', an Algorithm or a Solver, got {algorithm!r}."
+        )
+    inside = ("objective", "optimizer", "num_particles")
+    if isinstance(algorithm, (Algorithm, Solver)):
+        for name in inside:
+            if options[name] is not None:
+                raise ValueError(f"{name}: it belongs to the algorithm {algorithm!r}; set it there.")
+    elif objective is not None and options["num_particles"] is not None:
+        raise ValueError("num_particles: set it in the objective, ELBO(num_particles=...).")
+
+
+def check_count(name: str, value: Any, optional: bool = False) -> int:
+    """A positive integer, as an `int`.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    if value is None and optional:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        either = " or None" if optional else ""
+        raise ValueError(f"{name}: expected a positive integer{either}, got {value!r}.")
+    return int(value)

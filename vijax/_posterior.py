@@ -20,12 +20,15 @@ from vijax._contracts import (
     GaussianGuide,
     Guide,
     PyTree,
+    Solution,
     Target,
     Variables,
 )
 from vijax._engine import Budget, Engine, Run, scores
 from vijax._errors import GuideError, ModelError, VijaxError, mismatch
 from vijax._keys import as_key
+from vijax._options import check_count
+from vijax._problem import Problem
 from vijax._progress import Progress
 from vijax._summary import Summary, report, summarise
 from vijax.diagnostics import weights
@@ -33,8 +36,6 @@ from vijax.diagnostics.assess import Assessment, assess, assess_scores
 from vijax.diagnostics.weights import Draws, Importance
 from vijax.guides.numpyro import as_numpyro
 from vijax.model import Arguments, predictor, run_nuts
-
-_POOL = 4  # proposals per importance-resampled draw
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -56,6 +57,8 @@ class Posterior:
         engine: goes on in `resume`; `None` after a direct solver.
         run: where it goes on; `None` likewise.
         missing: names of arrays that `load` was not given.
+        unknown: deterministics that cannot be computed without them.
+        unsaved: options that `load` was not given, and that `resume` needs.
     """
 
     model: Callable[..., Any]
@@ -72,6 +75,8 @@ class Posterior:
     engine: Engine | None = None
     run: Run | None = None
     missing: tuple[str, ...] = ()
+    unknown: frozenset[str] = frozenset()
+    unsaved: tuple[str, ...] = ()
 
     @property
     def status(self) -> str:
@@ -181,7 +186,7 @@ class Posterior:
         Raises:
             GuideError: the guide has no density.
         """
-        return self.proposals(as_key(rng_key), _positive("num_draws", num_draws))[1]
+        return self.proposals(as_key(rng_key), check_count("num_draws", num_draws))[1]
 
     def covariance(
         self, method: str = "guide", rng_key: Any = 0, num_draws: int = 4000
@@ -229,18 +234,8 @@ class Posterior:
         if not args and not kwargs:
             self._need("predict at the fit's own inputs")
             args, kwargs = self.arguments.join(self.batch.data)
-        program, batch = predictor(self.model, args, kwargs, self.target)
         z = self._draw(jax.random.fold_in(key, 0), num_draws, corrected=None)
-        values = _draws.constrain(self.target, self.variables, self.mutable, self.batch, z)
-        values = {name: values[name] for name in self.target.space.names}
-        keys = jax.random.split(jax.random.fold_in(key, 1), num_draws)
-        return _draws.blocks(
-            lambda part, rows: program(
-                keys[rows], part, batch, self.variables.model, self.mutable
-            ),
-            values,
-            weights.block_size(batch, self.target.space.dim),
-        )
+        return self.predictive(jax.random.fold_in(key, 1), z, args, kwargs)
 
     def log_likelihood(self, rng_key: Any = 0, num_draws: int = 1000) -> dict[str, np.ndarray]:
         """Pointwise log likelihood of the data under posterior draws, as LOO and WAIC take it.
@@ -266,7 +261,7 @@ class Posterior:
         if not 0 < ci_prob < 1:
             raise ValueError(f"ci_prob: expected a number between 0 and 1, got {ci_prob}.")
         key = as_key(rng_key)
-        if self.assessment.importance is not None and not self.missing:
+        if self.assessment.importance is not None:
             draws, found = self.proposals(key, num_draws)
             return summarise(self._constrain(draws.z), found, ci_prob, self.status)
         values = self._constrain(self._draw(key, num_draws, corrected=False))
@@ -318,22 +313,26 @@ class Posterior:
         key = as_key(rng_key)
         chains = int(options.get("num_chains", 1))
         starts = self._draw(jax.random.fold_in(key, 0), chains, corrected=None)
-        args, kwargs = self.arguments.join(self.batch.data)
         return run_nuts(
-            self.model,
-            args,
-            kwargs,
+            self.target,
+            self.batch._replace(index={}),
             jax.random.fold_in(key, 1),
             starts,
-            self.target,
             self.covariance(),
             self.variables.model,
+            self.mutable,
             **options,
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes everything but the data to one file, atomically; `vijax.load` reads it."""
+        """Writes everything but the model and its data to one file; `vijax.load` reads it.
+
+        An existing file is replaced once the new one is complete.
+        """
         _checkpoint.save(self, path)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _checkpoint.reduce(self)
 
     def resume(
         self,
@@ -350,18 +349,44 @@ class Posterior:
         """
         self._need("resume")
         began = time.perf_counter()
+        if self.unsaved:
+            raise VijaxError(
+                f"resume: expected the fit's {' and '.join(self.unsaved)}, which no file can hold. "
+                f"Load it as vijax.load(path, model, *data, {self.unsaved[0]}=...)."
+            )
         if self.engine is None or self.run is None:
             raise VijaxError(
                 "resume: expected a fit by gradient steps, got one by a direct solver. Start a "
                 "new fit from it: fit(..., init=posterior, algorithm='gradient')."
             )
-        budget = Budget(self.run.step + _positive("num_steps", num_steps), max_seconds)
+        budget = Budget(self.run.step + check_count("num_steps", num_steps), max_seconds)
         with Progress(progress_bar, budget.num_steps) as bar:
             run = self.engine.advance(self.run, budget, callbacks, bar)
         return finish(self.model, self.arguments, self.engine, run, began - self.seconds)
 
+    def predictive(
+        self, key: Array, z: dict[str, np.ndarray], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> dict[str, np.ndarray]:
+        """What the model predicts at new arguments given unconstrained draws of the latents."""
+        program, batch = predictor(self.model, args, kwargs, self.target)
+        values = _draws.constrain(self.target, self.variables, self.mutable, self.batch, z)
+        values = {name: values[name] for name in self.target.space.names}
+        keys = jax.random.split(key, len(next(iter(z.values()))))
+        return _draws.blocks(
+            lambda part, rows: program(
+                keys[rows], part, batch, self.variables.model, self.mutable
+            ),
+            values,
+            weights.block_size(batch, self.target.space.dim),
+        )
+
     def proposals(self, key: Array, num_draws: int) -> tuple[Draws, Importance]:
-        """Draws from the guide with both log densities, and what their weights say."""
+        """Draws from the guide with both log densities, and what their weights say.
+
+        Without the data these are the draws of the assessment, whatever their number.
+        """
+        if self.missing and self.assessment.importance is not None:
+            return self.assessment.draws, self.assessment.importance
         self._need("importance weights")
         guide = self._density_guide("importance")
         draws = weights.draw(
@@ -370,20 +395,18 @@ class Posterior:
         return draws, weights.importance(draws.log_weights)
 
     def _draw(self, key: Array, num_draws: int, corrected: bool | None) -> dict[str, np.ndarray]:
-        _positive("num_draws", num_draws)
-        if corrected or (corrected is None and self.status == "corrected" and not self.missing):
-            draws, found = self.proposals(key, max(2000, _POOL * num_draws))
+        check_count("num_draws", num_draws)
+        if corrected or (corrected is None and self.status == "corrected"):
+            draws, found = self.proposals(key, _draws.pool_size(num_draws))
             return _draws.resample(draws.z, found.log_weights, key, num_draws)
         return _draws.from_guide(
             self.target, self.guide, self.variables, key, self.batch, num_draws
         )
 
     def _constrain(self, z: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        values = _draws.constrain(self.target, self.variables, self.mutable, self.batch, z)
-        unknown = _checkpoint.unknown_without(
-            self.target, self.batch, self.variables, self.mutable, self.missing
+        return _draws.constrain(
+            self.target, self.variables, self.mutable, self.batch, z, self.unknown
         )
-        return {name: value for name, value in values.items() if name not in unknown}
 
     def _density_guide(self, what: str) -> DensityGuide:
         if not isinstance(self.guide, DensityGuide):
@@ -404,28 +427,24 @@ class Posterior:
 def finish(
     model: Callable[..., Any], arguments: Arguments, engine: Engine, run: Run, began: float
 ) -> Posterior:
-    """The posterior of a run that has ended: best candidate, assessed."""
-    target, guide, batch = engine.target, engine.guide, engine.batch
+    """The posterior of a run of gradient steps that has ended: best candidate, assessed."""
+    problem = Problem(model, arguments, engine.target, engine.guide, engine.batch, engine.key)
     variables, mutable, _ = engine.best(run)
     if engine.rows.subsampled:
-        log_weights = scores(target, guide, variables, mutable, batch, engine.rows, seed=1)
+        log_weights = scores(
+            engine.target, engine.guide, variables, mutable, engine.batch, engine.rows, seed=1
+        )
         assessment = assess_scores(log_weights, run.converged, run.troubles)
-        batch = batch._replace(
-            index={name: table[0] for name, table in engine.rows.table(0, 1).items()}
-        )
     else:
-        key = jax.random.fold_in(engine.key, 1)
-        assessment = assess(
-            target, guide, variables, mutable, key, batch, run.converged, run.troubles
-        )
+        assessment = _assess(problem, variables, mutable, run.converged, run.troubles)
     return Posterior(
         model=model,
         arguments=arguments,
-        target=target,
-        guide=guide,
+        target=engine.target,
+        guide=engine.guide,
         variables=variables,
         mutable=mutable,
-        batch=batch,
+        batch=problem.first_batch,
         assessment=assessment,
         stop_reason=run.reason,
         converged=run.converged,
@@ -435,16 +454,50 @@ def finish(
     )
 
 
+def finish_solution(
+    problem: Problem, solution: Solution, mutable: dict[str, PyTree], began: float
+) -> Posterior:
+    """The posterior of a direct solver's solution, assessed."""
+    assessment = _assess(problem, solution.variables, mutable, solution.converged, ())
+    return Posterior(
+        model=problem.model,
+        arguments=problem.arguments,
+        target=problem.target,
+        guide=problem.guide,
+        variables=solution.variables,
+        mutable=mutable,
+        batch=problem.batch,
+        assessment=assessment,
+        stop_reason=solution.reason,
+        converged=solution.converged,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _assess(
+    problem: Problem,
+    variables: Variables,
+    mutable: dict[str, PyTree],
+    converged: bool,
+    troubles: Sequence[object],
+) -> Assessment:
+    key = jax.random.fold_in(problem.key, 5)
+    return assess(
+        problem.target,
+        problem.guide,
+        variables,
+        mutable,
+        key,
+        problem.batch,
+        converged,
+        troubles,
+    )
+
+
 def _model_params(
     target: Target, model: dict[str, PyTree], batch: Batch, mutable: dict[str, PyTree]
 ) -> dict[str, PyTree]:
     return target.constrain_params(model, batch, mutable)
-
-
-def _positive(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name}: expected a positive integer, got {value!r}.")
-    return int(value)
 
 
 def _stack(target: Target, values: dict[str, Any]) -> tuple[dict[str, np.ndarray], bool]:

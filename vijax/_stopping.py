@@ -12,6 +12,7 @@ Variational Inference, Welandawe et al., 2024.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -93,17 +94,24 @@ class StopRule:
 
 
 def add(phase: Phase, window: Window) -> Phase:
-    """The phase with one more window; the oldest pairs merge when there are too many."""
-    windows = (*phase.windows, window)
+    """The phase with one more window; beyond a limit the shortest two neighbours merge."""
+    windows = [*phase.windows, window]
     if len(windows) > _MAX_WINDOWS:
-        pairs = zip(windows[0:-1:2], windows[1::2], strict=False)
-        windows = (*(_merge(a, b) for a, b in pairs), *windows[len(windows) // 2 * 2 :])
-    return phase._replace(windows=windows)
+        pairs = [a.steps + b.steps for a, b in itertools.pairwise(windows)]
+        i = pairs.index(min(pairs))
+        windows[i : i + 2] = [_merge(windows[i], windows[i + 1])]
+    return phase._replace(windows=tuple(windows))
 
 
 def recent(phase: Phase, at_least: int = 1) -> tuple[Window, ...]:
-    """The later half of a phase's windows: what came before may be the way in."""
-    return phase.windows[-max(at_least, len(phase.windows) // 2) :]
+    """The windows of the later half of a phase's steps: what came before may be the way in."""
+    half = sum(window.steps for window in phase.windows) / 2
+    count, steps = 0, 0.0
+    for window in reversed(phase.windows):
+        if steps + window.steps > half and count >= at_least:
+            break
+        count, steps = count + 1, steps + window.steps
+    return phase.windows[len(phase.windows) - count :]
 
 
 def average(windows: tuple[Window, ...]) -> PyTree:

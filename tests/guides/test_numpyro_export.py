@@ -8,7 +8,7 @@ from numpyro import handlers, optim
 from numpyro.infer import SVI, Predictive, Trace_ELBO
 
 from tests.laws import assert_mean, keys, perturb
-from vijax._contracts import Batch
+from vijax._contracts import Batch, Variables
 from vijax.guides import Delta, FullRank, MeanField, adapt, as_numpyro
 from vijax.model import build, split
 
@@ -29,7 +29,7 @@ SPACE, BATCH = TARGET.space, Batch(DATA)
 GUIDE = FullRank(0.4)
 LOCATION = SPACE.unravel(jnp.linspace(-0.5, 0.5, SPACE.dim))
 PARAMS = perturb(GUIDE.init(jax.random.key(0), SPACE, LOCATION))
-EXPORTED = as_numpyro(GUIDE, PARAMS, TARGET, BATCH)
+EXPORTED, NO_PARAMS = as_numpyro(GUIDE, Variables(PARAMS), TARGET, BATCH)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,9 @@ def draws():
 
 
 def test_predictive_takes_it_as_the_guide(draws):
-    predictive = Predictive(model, guide=EXPORTED, params={}, num_samples=4096, parallel=True)
+    predictive = Predictive(
+        model, guide=EXPORTED, params=NO_PARAMS, num_samples=4096, parallel=True
+    )
     predicted = predictive(jax.random.key(1), X[:2])["y"]
     assert predicted.shape == (4096, 2)
     x, _ = draws
@@ -113,7 +115,8 @@ def test_many_draws_at_once():
 
 def test_a_point_mass_draws_but_has_no_density_elsewhere():
     guide = Delta()
-    exported = as_numpyro(guide, guide.init(jax.random.key(0), SPACE, LOCATION), TARGET, BATCH)
+    variables = Variables(guide.init(jax.random.key(0), SPACE, LOCATION))
+    exported, _ = as_numpyro(guide, variables, TARGET, BATCH)
     trace = handlers.trace(handlers.seed(exported, 0)).get_trace(X)
     latent = trace["_vijax_latent"]
     np.testing.assert_allclose(latent["value"], SPACE.ravel(LOCATION))
@@ -123,16 +126,18 @@ def test_a_point_mass_draws_but_has_no_density_elsewhere():
 
 def test_the_models_own_parameters_are_used():
     def learned(y):
-        top = numpyro.param("top", 2.0)
+        top = numpyro.param("top", 2.0, constraint=dist.constraints.positive)
         u = numpyro.sample("u", dist.Uniform(0.0, top))
         numpyro.sample("y", dist.Normal(u, 1.0), obs=y)
 
     arguments, data = split(learned, (Y,), {})
     target = build(learned, arguments)
     guide = MeanField()
-    params = guide.init(jax.random.key(0), target.space, {"u": jnp.zeros(())})
+    start = guide.init(jax.random.key(0), target.space, {"u": jnp.zeros(())})
     drawn = []
     for top in (2.0, 20.0):
-        exported = as_numpyro(guide, params, target, Batch(data), {"top": jnp.asarray(top)})
+        variables = Variables(start, {"top": jnp.log(top)})
+        exported, params = as_numpyro(guide, variables, target, Batch(data))
+        np.testing.assert_allclose(params["top"], top, rtol=1e-6)
         drawn.append(handlers.seed(exported, 0)(Y)["u"])
     np.testing.assert_allclose(drawn[1], 10 * drawn[0], rtol=1e-6)

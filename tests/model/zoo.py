@@ -152,12 +152,15 @@ def _funnel():
     tau = numpyro.sample("tau", dist.HalfCauchy(1.0))
     with numpyro.plate("n", 3):
         numpyro.sample("theta", dist.Normal(1.0, tau))
-    numpyro.sample("t", dist.TransformedDistribution(
-        dist.Normal(), transforms.AffineTransform(tau, 2.0)))
+    numpyro.sample(
+        "t", dist.TransformedDistribution(dist.Normal(), transforms.AffineTransform(tau, 2.0))
+    )
 
 
-add("reparam", handlers.reparam(
-    _funnel, config={"theta": LocScaleReparam(0.0), "t": TransformReparam()}))
+add(
+    "reparam",
+    handlers.reparam(_funnel, config={"theta": LocScaleReparam(0.0), "t": TransformReparam()}),
+)
 add("conditioned", handlers.condition(_funnel, data={"tau": jnp.array(0.5)}))
 add("substituted", handlers.substitute(_funnel, data={"tau": jnp.array(0.5)}))
 add("seeded", handlers.seed(_funnel, 0))
@@ -342,8 +345,7 @@ def circle():
         numpyro.sample("x", dist.VonMises(0.0, 2.0))
 
 
-@case(reference=_direction_density(dist.SineBivariateVonMises(
-    0.0, 0.0, 2.0, 2.0, 0.5).log_prob))
+@case(reference=_direction_density(dist.SineBivariateVonMises(0.0, 0.0, 2.0, 2.0, 0.5).log_prob))
 def torus():
     numpyro.sample("x", dist.SineBivariateVonMises(0.0, 0.0, 2.0, 2.0, 0.5))
 
@@ -484,9 +486,7 @@ def obs_mask_in_scan(y, mask):
 def _scoped_scan_density(x, z, y):
     level = x["a/level"]
     before = jnp.append(0.0, level[:-1])
-    return (
-        dist.Normal(before, 1.0).log_prob(level) + dist.Normal(level, 1.0).log_prob(y)
-    ).sum()
+    return (dist.Normal(before, 1.0).log_prob(level) + dist.Normal(level, 1.0).log_prob(y)).sum()
 
 
 @case(Y, reference=_scoped_scan_density)

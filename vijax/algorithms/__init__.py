@@ -1,5 +1,5 @@
 """Methods that step on the device."""
 
-from vijax.algorithms.gradient import Gradient, Optimizer
+from vijax.algorithms.gradient import Adam, Gradient, Optimizer
 
-__all__ = ["Gradient", "Optimizer"]
+__all__ = ["Adam", "Gradient", "Optimizer"]

@@ -45,6 +45,24 @@ class Optimizer:
 
 
 @dataclasses.dataclass(frozen=True)
+class Adam(Optimizer):
+    """Adam as configuration, the default. Unlike an optax object it can be written to a file.
+
+    Args:
+        rate: step size.
+    """
+
+    transformation: optax.GradientTransformation = dataclasses.field(
+        init=False, compare=False, repr=False
+    )
+    rate: float = 0.1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "transformation", optax.adam(self.rate))
+        super().__post_init__()
+
+
+@dataclasses.dataclass(frozen=True)
 class Gradient(Algorithm):
     """`variables <- variables + step_size * update(gradient of the objective)`.
 

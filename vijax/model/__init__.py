@@ -1,6 +1,20 @@
 """NumPyro model functions become targets over unconstrained space."""
 
 from vijax.model.arguments import Arguments, split, unwrap
+from vijax.model.data import check_data
+from vijax.model.nuts import run_nuts
+from vijax.model.predict import log_likelihood, predictor
+from vijax.model.strategies import init_strategy
 from vijax.model.target import build
 
-__all__ = ["Arguments", "build", "split", "unwrap"]
+__all__ = [
+    "Arguments",
+    "build",
+    "check_data",
+    "init_strategy",
+    "log_likelihood",
+    "predictor",
+    "run_nuts",
+    "split",
+    "unwrap",
+]

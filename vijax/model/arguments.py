@@ -26,7 +26,7 @@ class Arguments:
 
     Attributes:
         leaves: static leaves, with holes where the arrays were.
-        names: name of the array that fills each hole, `""` for a static leaf.
+        names: names of all leaves.
         treedef: the structure of `(args, kwargs)`.
         avals: shape and dtype of every array, by name.
     """
@@ -39,7 +39,8 @@ class Arguments:
     def join(self, data: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """`(args, kwargs)` with the arrays of `data` in their places."""
         filled = [
-            data[name] if name else leaf for leaf, name in zip(self.leaves, self.names, strict=True)
+            data[name] if leaf is _HOLE else leaf
+            for leaf, name in zip(self.leaves, self.names, strict=True)
         ]
         return jax.tree.unflatten(self.treedef, filled)
 
@@ -49,11 +50,17 @@ class Arguments:
             name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in self.avals.items()
         }
 
+    def static(self) -> dict[str, Any]:
+        """Everything that is not an array, by name."""
+        pairs = zip(self.names, self.leaves, strict=True)
+        return {name: leaf for name, leaf in pairs if leaf is not _HOLE}
+
     @functools.cached_property
     def lookup(self) -> Hashable:
         """Equal for calls that trace alike: same structure, static values, shapes and dtypes."""
         static = tuple(
-            name or fingerprint(leaf) for leaf, name in zip(self.leaves, self.names, strict=True)
+            name if leaf is _HOLE else fingerprint(leaf)
+            for leaf, name in zip(self.leaves, self.names, strict=True)
         )
         avals = ((name, shape, str(dtype)) for name, (shape, dtype) in self.avals.items())
         return static, _treedef_lookup(self.treedef), tuple(sorted(avals))
@@ -94,7 +101,8 @@ def split(
 
     NumPy and JAX arrays (and pandas or polars columns) are traced; Python and NumPy scalars,
     strings, `None` and any other object are static. A NumPy integer such as `index.max() + 1`
-    counts as a Python one, so that it may size a plate.
+    counts as a Python one, so that it may size a plate. A `jax.ShapeDtypeStruct` stands for an
+    array that is not at hand: it is described, and missing from the data.
 
     Raises:
         ArgumentError: the call does not match the model's signature, an array is not numeric or
@@ -105,19 +113,19 @@ def split(
     leaves: list[Any] = []
     names: list[str] = []
     data: dict[str, Array] = {}
+    avals: dict[str, tuple[tuple[int, ...], Any]] = {}
     for path, leaf in flat:
         name = prefixes[_position(path)] + jax.tree_util.keystr(path[2:])
-        while name in data:  # f(x, /, **kwargs) may be called with another x
+        while name in avals:  # f(x, /, **kwargs) may be called with another x
             name += "'"
         value = _classify(name, leaf)
+        names.append(name)
         if isinstance(value, (np.ndarray, Array)):
-            data[name] = _on_device(name, value)
-            leaves.append(_HOLE)
-            names.append(name)
-        else:
-            leaves.append(value)
-            names.append("")
-    avals = {name: (tuple(value.shape), value.dtype) for name, value in data.items()}
+            value = data[name] = _on_device(name, value)
+        if isinstance(value, (Array, jax.ShapeDtypeStruct)):
+            avals[name] = tuple(value.shape), value.dtype
+            value = _HOLE
+        leaves.append(value)
     return Arguments(tuple(leaves), tuple(names), treedef, avals), data
 
 
@@ -167,9 +175,7 @@ def _parameter_names(
         label = getattr(model, "__name__", type(model).__name__)
         raise ArgumentError(
             f"model arguments: {error}. Expected {label}{signature}, got {len(args)} positional "
-            f"and the keywords {sorted(kwargs)}.{_suggestion(signature, kwargs)} Options of fit() "
-            "and arguments of the model are told apart by name; model_kwargs={...} passes a "
-            "clashing one to the model."
+            f"and the keywords {sorted(kwargs)}.{_suggestion(signature, kwargs)}"
         ) from None
     for i, parameter in enumerate(signature.parameters.values()):
         if i >= len(args) or parameter.kind is parameter.VAR_POSITIONAL:
@@ -179,12 +185,15 @@ def _parameter_names(
 
 
 def _suggestion(signature: inspect.Signature, kwargs: dict[str, Any]) -> str:
-    """The name that a misspelt keyword was probably meant to be."""
+    """What an unknown keyword was probably meant to be."""
     for keyword in kwargs:
         if keyword not in signature.parameters:
             close = difflib.get_close_matches(keyword, signature.parameters, n=1)
-            if close:
-                return f" Did you mean {close[0]!r} instead of {keyword!r}?"
+            meant = f" Did you mean {close[0]!r} instead of {keyword!r}?" if close else ""
+            return (
+                f"{meant} Options of fit() and arguments of the model are told apart by name; "
+                "model_kwargs={...} passes a clashing one to the model."
+            )
     return ""
 
 

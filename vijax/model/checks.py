@@ -109,7 +109,11 @@ def _observed_message(
         f"site {name!r}: expected observations of shape {expected}"
         + (f" (inside {plates})" if plates else "")
         + f", got {value}"
-        + (f"; broadcast to {together}, some would be counted several times. " if together else ". ")
+        + (
+            f"; broadcast to {together}, some would be counted several times. "
+            if together
+            else ". "
+        )
         + "Give the data the shape of its distribution, or correct the plate."
     )
 
@@ -151,7 +155,8 @@ def naming(site: Mapping[str, Any]) -> Iterator[None]:
 
 def _first_line(error: BaseException) -> str:
     text = str(error).strip().split("\n")[0]
-    return text or "no message; is a plate nested in itself, or a dim used twice?"
+    text = text or "no message; is a plate nested in itself, or a dim used twice?"
+    return text if text.endswith((".", "?", ":")) else f"{text}."
 
 
 def _where(error: BaseException) -> str:
@@ -161,21 +166,26 @@ def _where(error: BaseException) -> str:
         if frame.f_code is apply_stack.__code__:
             name = frame.f_locals["msg"].get("name")
             place = f" at site {name!r}" if name else place
-    lines = traceback.extract_tb(error.__traceback__)
-    lines = [line for line in lines if not line.filename.startswith(_LIBRARIES)]
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [line for line in frames if not line.filename.startswith(_LIBRARIES)]
     return f"{place} ({lines[-1].filename}, line {lines[-1].lineno})" if lines else place
 
 
 def _hint(error: BaseException) -> str:
-    """What a site inside a plate looked like when its shapes did not agree."""
+    """What to do about the mistakes that NumPyro and JAX report in their own terms."""
+    if "unique names" in str(error):
+        return " Rename one of them, or run this part of the model under numpyro.handlers.scope."
+    if "cond branch outputs" in str(error):
+        return " Both branches of cond need the same sites, with distributions of the same class."
     for frame, _ in traceback.walk_tb(error.__traceback__):
-        handler, msg = frame.f_locals.get("self"), frame.f_locals.get("msg")
-        if frame.f_code is plate.process_message.__code__ and isinstance(error, ValueError):
-            return (
-                f" Plate {handler.name!r} has size {handler.subsample_size} at dim {handler.dim}, "
-                f"the {_label(msg['fn'])} inside it has batch shape {tuple(msg['fn'].batch_shape)}."
-                " Give both the same size, or the plate another dim."
-            )
+        handler, msg = frame.f_locals.get("self"), frame.f_locals.get("msg", {})
+        if not isinstance(handler, plate) or msg.get("type") != "sample":
+            continue
+        return (
+            f" Plate {handler.name!r} has size {handler.subsample_size} at dim {handler.dim}, the "
+            f"{_label(msg['fn'])} inside it has batch shape {tuple(msg['fn'].batch_shape)}. Give "
+            "both the same size, or the plate another dim."
+        )
     return ""
 
 

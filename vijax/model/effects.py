@@ -25,7 +25,8 @@ from vijax._errors import ModelError
 Message = dict[str, Any]
 
 
-class Step(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Step:
     """The position of a scan's step, a traced integer, and the length of the scan."""
 
     index: Array

@@ -206,7 +206,7 @@ def log_dets(trace: Trace) -> dict[str, Array]:
     # a subsampled plate scales the Jacobian with the density; `scale` and `mask` act on the
     # density alone
     return {
-        name: plate_scale(trace, site) * jnp.sum(record.log_det)
+        name: plate_scale(trace, site) * jnp.sum(jnp.asarray(record.log_det))
         for name, site, record in latents(trace)
     }
 
@@ -226,20 +226,26 @@ def constrain_param(value: PyTree, site: Mapping[str, Any]) -> PyTree:
     return copied(value) if constraint is None else bijector(constraint).forward(value)[0]
 
 
+def param_value(site: Mapping[str, Any]) -> PyTree:
+    """A `param` site's value in a trace."""
+    value = site["value"]
+    for _ in range(site.get("_steps", 0)):  # a scan stacks one copy for each step
+        value = jax.tree.map(lambda leaf: leaf[0], value)
+    return value
+
+
 def start_param(name: str, site: Mapping[str, Any]) -> PyTree:
     """A `param` site's start value in unconstrained space.
 
     Raises:
         ModelError: the model gives it none.
     """
-    value = site["value"]
+    value = param_value(site)
     if value is None:
         raise ModelError(
             f"param site {name!r}: expected a start value, got none. "
             f"Write numpyro.param({name!r}, value) in the model."
         )
-    for _ in range(site.get("_steps", 0)):  # a scan stacks one copy for each step
-        value = jax.tree.map(lambda leaf: leaf[0], value)
     constraint = param_constraint(site)
     if constraint is None:
         return jax.tree.map(_as_float, value)
@@ -248,7 +254,9 @@ def start_param(name: str, site: Mapping[str, Any]) -> PyTree:
 
 def _as_float(leaf: Any) -> Array:
     array = jnp.asarray(leaf)
-    floating = jnp.issubdtype(array.dtype, jnp.inexact) or not jnp.issubdtype(array.dtype, jnp.number)
+    floating = jnp.issubdtype(array.dtype, jnp.inexact) or not jnp.issubdtype(
+        array.dtype, jnp.number
+    )
     return array.astype(array.dtype if floating else float)
 
 

@@ -21,10 +21,10 @@ from vijax._errors import ModelError, mismatch
 from vijax._identity import fingerprint
 from vijax.model import run as running
 from vijax.model.arguments import Arguments
-from vijax.model.checks import check_latent, check_subsampled, tracing_errors
+from vijax.model.checks import check_subsampled, tracing_errors
 
 _KEEP = 64
-_targets: collections.OrderedDict[Hashable, tuple[Target, _Builder]] = collections.OrderedDict()
+_targets: collections.OrderedDict[Hashable, tuple[Target, Builder]] = collections.OrderedDict()
 _FIXED_KEY = 0  # randomness of the model where the caller brings none
 
 Dims = dict[str, tuple[str | None, ...]]
@@ -37,14 +37,14 @@ def build(model: Callable[..., Any], arguments: Arguments) -> Target:
         ModelError: the model has no latent site, a discrete latent, a support without a
             bijection, a subsampled latent, or it fails to run; the message names the site.
     """
-    lookup = (fingerprint(model), arguments.lookup, jax.config.jax_enable_x64)
+    lookup = (fingerprint(model), arguments.lookup, str(jax.dtypes.canonicalize_dtype("float64")))
     if lookup in _targets:
         _targets.move_to_end(lookup)
         target, builder = _targets[lookup]
         # equal now; what the old function has captured may change later
         builder.model = model
         return target
-    builder = _Builder(model, arguments)
+    builder = Builder(model, arguments)
     target = builder.target()
     _targets[lookup] = target, builder
     while len(_targets) > _KEEP:
@@ -52,13 +52,19 @@ def build(model: Callable[..., Any], arguments: Arguments) -> Target:
     return target
 
 
-class _Builder:
-    """Holds a model with its static arguments while its target's functions are made."""
+class Builder:
+    """A model with its static arguments, and the functions of its target.
+
+    Attributes:
+        model: the model function.
+        arguments: its static arguments.
+        rows: how many rows of a subsampled plate are used where a batch names none.
+    """
 
     def __init__(self, model: Callable[..., Any], arguments: Arguments) -> None:
         self.model = model
         self.arguments = arguments
-        self.rows: dict[str, int] = {}  # rows of a subsampled plate where a batch names none
+        self.rows: dict[str, int] = {}
 
     def trace(
         self,
@@ -66,24 +72,32 @@ class _Builder:
         sampler: running.Sampler,
         model: Mapping[str, PyTree] | None = None,
         mutable: Mapping[str, PyTree] | None = None,
+        scored: bool = True,
     ) -> running.Trace:
+        """Runs the model once, see `vijax.model.run.run`."""
         args, kwargs = self.arguments.join(batch.data)
         key = jax.random.key(_FIXED_KEY) if batch.key is None else batch.key
         index = {name: jnp.arange(rows) for name, rows in self.rows.items()} | batch.index
         with tracing_errors(self.model):
-            return running.run(self.model, args, kwargs, key, sampler, model, mutable, index)
+            return running.run(
+                self.model, args, kwargs, key, sampler, model, mutable, index, scored
+            )
 
     def target(self) -> Target:
-        trace = self._abstract_trace()
+        """The target, after one abstract trace.
+
+        Raises:
+            ModelError: the model cannot be fitted.
+        """
+        trace = self.inspect(running.at_origin)
         plates = _plates(trace)
-        sites = tuple(_site(name, s, plates, r) for name, s, r in running.latents(trace))
+        sites = tuple(_site(name, s, trace, r.z) for name, s, r in running.latents(trace))
         if not sites:
             raise ModelError(
                 f"model {getattr(self.model, '__name__', type(self.model).__name__)!r}: expected "
                 "at least one continuous latent numpyro.sample site, got none. Sites with obs= "
                 "are data; remove it from what is to be inferred."
             )
-        self._choose_rows(plates)
         return Target(
             space=Space(sites),
             evaluate=self.evaluate,
@@ -92,53 +106,57 @@ class _Builder:
             site_log_probs=self.site_log_probs,
             log_dets=self.log_dets,
             initialise=self.initialise,
-            observed=tuple(name for name, site in trace.items() if _is_data(site)),
+            constrain_params=self.constrain_params,
+            observations=self.observations,
+            observed=tuple(name for name, site in trace.items() if is_data(site)),
             plates=plates,
             dims=dims(trace),
         )
 
-    def _abstract_trace(self) -> running.Trace:
-        """The trace at the origin, of abstract values, checked."""
+    def inspect(self, sampler: running.Sampler, scored: bool = True) -> running.Trace:
+        """A trace of abstract values; decides what a batch without an index means.
+
+        That is all rows of a subsampled plate, if the data has them. Data that already is one
+        batch of rows, as from a data loader, is used as it is.
+        """
+        trace = self._abstract_trace(sampler, scored)
+        partial = {n: p for n, p in _plates(trace).items() if p.size != p.subsample_size}
+        if partial:
+            self.rows = {name: plate.size for name, plate in partial.items()}
+            try:
+                self._abstract_trace(sampler, scored)
+            except ModelError:
+                self.rows = {name: plate.subsample_size for name, plate in partial.items()}
+        return trace
+
+    def _abstract_trace(self, sampler: running.Sampler, scored: bool) -> running.Trace:
         kept: running.Trace = {}
 
         def abstract(data: dict[str, Array]) -> Array:
-            trace = self.trace(Batch(data), running.at_origin)
-            for name, site, _ in running.latents(trace):
-                check_latent(name, site)
-                check_subsampled(name, site, trace)
+            trace = self.trace(Batch(data), sampler, scored=scored)
             kept.update(trace)
+            if not scored:
+                return jnp.zeros(())
+            for name, site, _ in running.latents(trace):
+                check_subsampled(name, site, trace)
             return self._log_density(trace)
 
         jax.eval_shape(abstract, self.arguments.abstract())
         return kept
 
-    def _choose_rows(self, plates: Mapping[str, Plate]) -> None:
-        """What a batch without an index means: all rows, if the data has them.
-
-        Data that already is one batch of rows, as from a data loader, is used as it is.
-        """
-        partial = {n: p for n, p in plates.items() if p.size != p.subsample_size}
-        if not partial:
-            return
-        self.rows = {name: plate.size for name, plate in partial.items()}
-        try:
-            self._abstract_trace()
-        except ModelError:
-            self.rows = {name: plate.subsample_size for name, plate in partial.items()}
-
     def _log_density(self, trace: running.Trace) -> Array:
         with tracing_errors(self.model):
             return running.log_density(trace)
 
-    def evaluate(
-        self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
-    ) -> Evaluation:
+    def evaluate(self, z: Position, batch: Batch, model: Mapping, mutable: Mapping) -> Evaluation:
+        """The log density and the new mutable state."""
         trace = self.trace(batch, running.from_unconstrained(z), model, mutable)
         return Evaluation(self._log_density(trace), _mutable(trace))
 
     def constrain(
         self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
     ) -> dict[str, Array]:
+        """Sites and deterministics in the model's own space."""
         trace = self.trace(batch, running.from_unconstrained(z), model, mutable)
         return {
             name: site["value"]
@@ -150,28 +168,30 @@ class _Builder:
     def site_log_probs(
         self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
     ) -> dict[str, Array]:
+        """Log density by site, unscaled."""
         trace = self.trace(batch, running.from_unconstrained(z), model, mutable)
         return running.log_probs(trace, scaled=False)
 
     def log_dets(
         self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
     ) -> dict[str, Array]:
+        """`log |dx/dz|` by latent site."""
         trace = self.trace(batch, running.from_unconstrained(z), model, mutable)
         return running.log_dets(trace)
 
     def unconstrain(
         self, values: Mapping[str, Any], batch: Batch, model: Mapping, mutable: Mapping
     ) -> Position:
+        """Unconstrained values of some sites; the others are put at the origin."""
         trace = self.trace(batch, running.from_values(values), model, mutable)
-        z = {name: r.z for name, _, r in running.latents(trace) if r.z is not None}
+        z = {name: jnp.asarray(record.z) for name, _, record in running.latents(trace)}
         unknown = sorted(set(values) - set(z))
         if unknown:
             raise ModelError(mismatch("values", f"some of the sites {list(z)}", f"{unknown}"))
         return {name: z[name] for name in values}
 
-    def initialise(
-        self, key: Array, batch: Batch
-    ) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
+    def initialise(self, key: Array, batch: Batch) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
+        """Start values of `param` sites and mutable state."""
         trace = self.trace(batch._replace(key=key), running.at_origin)
         params = {
             name: running.start_param(name, site)
@@ -179,6 +199,24 @@ class _Builder:
             if site["type"] == "param"
         }
         return params, _mutable(trace)
+
+    def constrain_params(
+        self, model: Mapping[str, PyTree], batch: Batch, mutable: Mapping
+    ) -> dict[str, PyTree]:
+        """The `param` sites in their constraints."""
+        trace = self.trace(batch, running.at_origin, model, mutable)
+        return {
+            name: running.param_value(site)
+            for name, site in trace.items()
+            if site["type"] == "param"
+        }
+
+    def observations(
+        self, batch: Batch, model: Mapping[str, PyTree], mutable: Mapping
+    ) -> dict[str, Array]:
+        """The values of the observed sites."""
+        trace = self.trace(batch, running.at_origin, model, mutable)
+        return {name: jnp.asarray(site["value"]) for name, site in trace.items() if is_data(site)}
 
 
 def dims(trace: running.Trace) -> Dims:
@@ -190,8 +228,8 @@ def dims(trace: running.Trace) -> Dims:
     }
 
 
-def _is_data(site: Mapping[str, Any]) -> bool:
-    """An observed site with observations, not a factor."""
+def is_data(site: Mapping[str, Any]) -> bool:
+    """Whether a site is observed data, and not a factor."""
     if site["type"] != "sample" or not site["is_observed"]:
         return False
     return not site["infer"].get("is_auxiliary", False)
@@ -202,24 +240,40 @@ def _mutable(trace: running.Trace) -> dict[str, PyTree]:
 
 
 def _plates(trace: running.Trace) -> dict[str, Plate]:
-    found = {}
+    found: dict[str, Plate] = {}
     for site in trace.values():
-        for frame in site.get("cond_indep_stack", ()):
-            size = trace[frame.name]["args"][0] if frame.name in trace else frame.size
-            found[frame.name] = Plate(frame.name, frame.dim, size, frame.size)
+        for plate in _site_plates(site, trace):
+            known = found.setdefault(plate.name, plate)
+            if (known.size, known.subsample_size) != (plate.size, plate.subsample_size):
+                raise ModelError(
+                    f"plate {plate.name!r}: expected one size, got {known.subsample_size} and "
+                    f"{plate.subsample_size}. Give different plates different names."
+                )
     return found
 
 
-def _site(
-    name: str, site: Mapping[str, Any], plates: Mapping[str, Plate], record: running.Record
-) -> Site:
+def _site_plates(site: Mapping[str, Any], trace: running.Trace) -> tuple[Plate, ...]:
+    frames = dict.fromkeys(site.get("cond_indep_stack", ()))  # `do` enters each plate twice
+    names = [frame.name for frame in frames]
+    for name in names:
+        if names.count(name) > 1:
+            raise ModelError(
+                f"site {site['name']!r}: expected plates of different names round it, got two "
+                f"called {name!r}. Rename one of them."
+            )
+    return tuple(
+        Plate(f.name, f.dim, trace[f.name]["args"][0] if f.name in trace else f.size, f.size)
+        for f in frames
+    )
+
+
+def _site(name: str, site: Mapping[str, Any], trace: running.Trace, z: Any) -> Site:
     return Site(
         name=name,
         shape=tuple(jnp.shape(site["value"])),
-        z_shape=tuple(jnp.shape(record.z)),
+        z_shape=tuple(jnp.shape(z)),
         event_dim=len(site["fn"].event_shape),
-        # `do` runs a site through its plates twice
-        plates=tuple(plates[n] for n in dict.fromkeys(f.name for f in site["cond_indep_stack"])),
+        plates=_site_plates(site, trace),
     )
 
 
@@ -229,6 +283,6 @@ def _dims(site: Mapping[str, Any]) -> tuple[str | None, ...]:
     names: list[str | None] = [None] * ndim
     for frame in site["cond_indep_stack"]:
         axis = ndim - event + frame.dim
-        if 0 <= axis and jnp.shape(site["value"])[axis] == frame.size:
+        if axis >= 0 and jnp.shape(site["value"])[axis] == frame.size:
             names[axis] = frame.name
     return tuple(names)

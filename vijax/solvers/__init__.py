@@ -1,0 +1,21 @@
+"""Solvers: full batch, driven from the host over one compiled kernel."""
+
+from vijax.solvers.batch_and_match import BatchAndMatch, BatchAndMatchResult
+from vijax.solvers.kernel import Kernel
+from vijax.solvers.laplace import LaplaceResult, LaplaceSolver
+from vijax.solvers.lbfgs import LBFGS
+from vijax.solvers.mode import Mode, ModeSolver
+from vijax.solvers.pathfinder import Pathfinder, PathfinderResult
+
+__all__ = [
+    "LBFGS",
+    "BatchAndMatch",
+    "BatchAndMatchResult",
+    "Kernel",
+    "LaplaceResult",
+    "LaplaceSolver",
+    "Mode",
+    "ModeSolver",
+    "Pathfinder",
+    "PathfinderResult",
+]

@@ -10,24 +10,26 @@ import numpy as np
 
 from vijax._contracts import Batch, Guide, Solution, Solver, Target, Variables
 from vijax.solvers._blas import one_thread
+from vijax.solvers.conversion import from_params, to_params
 from vijax.solvers.gaussian import (
     Estimate,
     Gaussian,
     antithetic,
-    estimate_elbo,
+    elbo_terms,
     from_moments,
-    from_params,
     host_rng,
     log_normal,
-    to_params,
+    summarise,
     whitened,
 )
 from vijax.solvers.kernel import Floats, Kernel
 from vijax.solvers.pathfinder import Pathfinder, PathfinderResult
+from vijax.solvers.score_matching import update
 from vijax.solvers.scoring import leaders
 
 _FLOOR = 4.0  # `lam` does not fall below this while the fit still improves
 _QUIET_STEP = 1.0  # `lam` in the first window of the averaging phase
+_CLEARLY = 0.02  # nats by which a rival of the average must win, beyond its standard errors
 _ENTRANTS = 12  # contenders that are tried where paths disagree
 _DRAW_IN = 0.7  # factor on all standard deviations when most draws are not finite
 _COLLAPSE = 10.0  # nats below the best window at which the iteration goes back to it
@@ -86,7 +88,7 @@ class BatchAndMatch(Solver):
             deviations and of log standard deviations, below which they count as settled.
     """
 
-    start: Pathfinder | None = Pathfinder()
+    start: Pathfinder | None = dataclasses.field(default_factory=Pathfinder)
     num_draws: int = 32
     window: int = 20
     max_windows: int = 40
@@ -157,12 +159,13 @@ class BatchAndMatch(Solver):
         into a funnel its best candidate often lies too deep, and an earlier one leads out of it.
         """
         runs = [_Matching(self, kernel, rng, gaussian)]
-        if found is None or found.contenders is None or not found.disputed:
+        if found is None or found.contenders is None:
             return runs[0]
-        level = found.contender_elbos.max() - 20 - 2 * kernel.dim
-        for i in leaders(found.contender_elbos, _ENTRANTS):
-            if found.contender_elbos[i] > level:
-                runs.append(_Matching(self, kernel, rng, found.contenders.dense(int(i))))
+        level = found.contender_elbos.max() - 10 - 2 * kernel.dim
+        for i in leaders(found.contender_elbos[found.unsettled], _ENTRANTS):
+            j = int(found.unsettled[i])
+            if found.contender_elbos[j] > level:
+                runs.append(_Matching(self, kernel, rng, found.contenders.dense(j)))
         while len(runs) > 1:
             for run in runs:
                 run.window()
@@ -218,14 +221,16 @@ class _Matching:
         finite = [window for window in self.windows if window.gaussian is not None]
         best = max(finite, key=lambda window: window.elbo, default=None)
         rivals = [self.average, best.gaussian if best else None, start]
-        chosen, estimate = start, Estimate(-np.inf, np.inf)
-        for rival in rivals:
-            if rival is None:
-                continue
-            other = estimate_elbo(self.kernel, rival, noise)
-            if other.elbo > estimate.elbo + 2 * min(other.se, estimate.se):
-                chosen, estimate = rival, other
-        return chosen, estimate
+        scored = [
+            (rival, elbo_terms(self.kernel, rival, noise)) for rival in rivals if rival is not None
+        ]
+        chosen, terms = scored[0]
+        for rival, others in scored[1:]:
+            gain = others - terms
+            rescued = not np.isfinite(terms).all() and np.isfinite(others).all()
+            if rescued or gain.mean() > _CLEARLY + 4 * gain.std() / np.sqrt(len(gain)):
+                chosen, terms = rival, others
+        return chosen, summarise(terms)
 
     def window(self, quiet: int = 0) -> _Window:
         """Some steps: their last Gaussian, or the average of all in the averaging phase."""
@@ -310,64 +315,3 @@ def _distance(one: Gaussian, other: Gaussian) -> float:
     shift = np.sqrt(np.mean(((one.mean - other.mean) / other.sd) ** 2))
     stretch = np.sqrt(np.mean(np.log(one.sd / other.sd) ** 2))
     return float(max(shift, stretch))
-
-
-class Step(NamedTuple):
-    """A new Gaussian, and by how much `log |factor|` changed on the way to it."""
-
-    gaussian: Gaussian
-    log_det: float
-
-
-def update(current: Gaussian, noise: Floats, gradient: Floats, lam: float) -> Step | None:
-    """One batch-and-match step, `None` if it comes out non-finite.
-
-    With `z-bar`, `C` mean and covariance of the draws, `g-bar`, `G` those of the scores,
-    `U = lam G + lam/(1+lam) g-bar g-bar'`, `V = S + lam C + lam/(1+lam) (m - z-bar)(m - z-bar)'`,
-    the new covariance solves `S' U S' + S' = V` and the new mean is
-    `m/(1+lam) + lam/(1+lam) (S' g-bar + z-bar)`. All of it is done in coordinates where the
-    current Gaussian is standard: the step is affine invariant, and `V` is then the identity plus
-    a matrix of the batch's rank, however the target is scaled. With `R = V^(1/2)`, `U = Q Q'` and
-    the singular vectors `W` and values `e` of `R Q`, the solution is
-    `S' = R (I + W diag(k - 1) W') R`, `k = 2 / (1 + sqrt(1 + 4 e^2))`. The new factor is the old
-    one times two such low-rank changes: no cancellation, and `dim^2 num_draws` operations.
-
-    Args:
-        current: the Gaussian that was drawn from.
-        noise: the draws in its standard coordinates, `(num_draws, dim)`.
-        gradient: scores of the target at the draws, `(num_draws, dim)`.
-        lam: inverse regularisation; large trusts the batch.
-    """
-    num = len(noise)
-    weight = lam / (1 + lam)
-    scores = gradient @ current.factor
-    score, centre = scores.mean(axis=0), noise.mean(axis=0)
-    root = _stack_root(scores - score, score, lam)
-    spread = _stack_root(noise - centre, centre, lam)
-    try:
-        _, s, axes = np.linalg.svd(spread, full_matrices=False)
-        widen = np.sqrt(1 + s**2)
-        tilted = root + (root @ axes.T * (widen - 1)) @ axes
-        _, e, directions = np.linalg.svd(tilted, full_matrices=False)
-    except np.linalg.LinAlgError:
-        return None
-    shrink = np.sqrt(2 / (1 + np.sqrt(1 + 4 * e**2)))
-
-    def change(rows: Floats, along: Floats, scale: Floats) -> Floats:
-        """`rows (I + along' diag(scale - 1) along)`."""
-        return rows + (rows @ along.T * (scale - 1)) @ along
-
-    factor = change(change(current.factor, axes, widen), directions, shrink)
-    # S' g-bar through the square root R (I + W diag(sqrt(k) - 1) W') and its transpose
-    pulled = change(change(score[None], axes, widen), directions, shrink**2)
-    pulled = change(pulled, axes, widen)[0]
-    mean = current.mean + current.factor @ (weight * (pulled + centre))
-    if num == 0 or not (np.isfinite(mean).all() and np.isfinite(factor).all()):
-        return None
-    return Step(Gaussian(mean, factor), float(np.log(widen).sum() + np.log(shrink).sum()))
-
-
-def _stack_root(centred: Floats, mean: Floats, lam: float) -> Floats:
-    """Rows `r` with `r'r = lam cov + lam/(1+lam) mean mean'`, `(num_draws + 1, dim)`."""
-    rows = np.sqrt(lam / len(centred)) * centred
-    return np.concatenate([rows, np.sqrt(lam / (1 + lam)) * mean[None]])

@@ -1,7 +1,4 @@
-"""Gaussians on the host, and the way to and from the parameters of the guides.
-
-The only place in the solvers that knows how a guide stores a Gaussian. A solver hands over a mean
-and a factor; `to_params` turns them into the parameters a guide keeps, by the type of those.
+"""Gaussians on the host, their ELBOs, and the noise these are estimated with.
 
 All linear algebra of the solvers is NumPy's: SciPy brings a BLAS of its own, and two pools of
 threads that spin beside XLA's made loops over small matrices thirty times slower.
@@ -9,19 +6,19 @@ threads that spin beside XLA's made loops over small matrices thirty times slowe
 
 from __future__ import annotations
 
-import functools
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from vijax._errors import GuideError
-from vijax.guides.normal import FullRankParams, MeanFieldParams
-from vijax.solvers.kernel import Floats, Kernel
+from vijax.solvers.kernel import Floats
 
 LOG_2PI = math.log(2 * math.pi)
+
+# `(num, dim)` points to log density `(num,)` and gradient `(num, dim)`: what a kernel does
+Evaluate = Callable[[Floats], tuple[Floats, Floats]]
 
 
 class Gaussian(NamedTuple):
@@ -52,7 +49,7 @@ class Gaussian(NamedTuple):
         Through a QR of the factor rather than a Cholesky of the covariance, whose condition
         number is the square.
         """
-        upper = np.linalg.qr(self.factor.T, mode="r")
+        upper = np.linalg.qr(self.factor.T).R
         return (upper * np.where(np.diag(upper) < 0, -1.0, 1.0)[:, None]).T
 
     @property
@@ -95,18 +92,27 @@ class Estimate(NamedTuple):
     se: float
 
 
-def estimate_elbo(kernel: Kernel, gaussian: Gaussian, noise: Floats) -> Estimate:
-    """`E_q[log p - log q]` from draws at antithetic `noise`, see `antithetic`.
+def estimate_elbo(evaluate: Evaluate, gaussian: Gaussian, noise: Floats) -> Estimate:
+    """`E_q[log p - log q]` from draws at antithetic `noise`, see `antithetic`; unbiased."""
+    return summarise(elbo_terms(evaluate, gaussian, noise))
 
-    Unbiased. The log density of each draw is set against `log q` at the same draw, so that the
-    error vanishes as `q` becomes exact. A draw of log density -inf makes the estimate -inf.
+
+def elbo_terms(evaluate: Evaluate, gaussian: Gaussian, noise: Floats) -> Floats:
+    """`log p - log q` averaged over each pair of mirrored draws, `(num // 2,)`.
+
+    The log density of each draw is set against `log q` at the same draw, so that the error of
+    the mean vanishes as `q` becomes exact. A draw of log density -inf makes its pair -inf.
     """
-    log_density, _ = kernel(gaussian.at(noise))
+    log_density, _ = evaluate(gaussian.at(noise))
     terms = log_density - log_normal(noise, gaussian.log_det)
+    return 0.5 * (terms[: len(terms) // 2] + terms[len(terms) // 2 :])
+
+
+def summarise(terms: Floats) -> Estimate:
+    """The mean of independent terms and its standard error; -inf and inf if one is infinite."""
     if not np.isfinite(terms).all():
         return Estimate(-np.inf, np.inf)
-    pairs = 0.5 * (terms[: len(terms) // 2] + terms[len(terms) // 2 :])
-    return Estimate(float(pairs.mean()), float(pairs.std(ddof=1) / math.sqrt(len(pairs))))
+    return Estimate(float(terms.mean()), float(terms.std(ddof=1) / math.sqrt(len(terms))))
 
 
 def antithetic(rng: np.random.Generator, num: int, dim: int) -> Floats:
@@ -134,70 +140,3 @@ def whitened(rng: np.random.Generator, num: int, dim: int) -> Floats:
 def host_rng(key: jax.Array) -> np.random.Generator:
     """A NumPy generator seeded by a JAX key."""
     return np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel().tolist())
-
-
-@functools.singledispatch
-def to_params(params: Any, gaussian: Gaussian) -> Any:
-    """Parameters of the same type as `params` for a guide that is to represent `gaussian`.
-
-    Full-rank parameters hold it exactly. Mean-field ones hold the factorised Gaussian closest to
-    it in KL(q || gaussian): the same mean and the conditional variances `1 / precision_ii`.
-    Register an implementation by the type of the parameters to support another guide.
-
-    Raises:
-        GuideError: the guide holds no Gaussian that a solver could fill in.
-    """
-    raise GuideError(_unsupported(params))
-
-
-@to_params.register
-def _(params: FullRankParams, gaussian: Gaussian) -> FullRankParams:
-    cholesky = gaussian.cholesky
-    scale = np.diag(cholesky)
-    lower = np.tril(cholesky / scale[:, None], -1)
-    return FullRankParams(
-        *(
-            jnp.asarray(np.asarray(new, old.dtype))
-            for new, old in zip((gaussian.mean, np.log(scale), lower), params, strict=True)
-        )
-    )
-
-
-@to_params.register
-def _(params: MeanFieldParams, gaussian: Gaussian) -> MeanFieldParams:
-    inverse = np.linalg.inv(gaussian.factor)
-    log_scale = -0.5 * np.log(np.sum(inverse**2, axis=0))
-    return MeanFieldParams(
-        jnp.asarray(np.asarray(gaussian.mean, params.loc.dtype)),
-        jnp.asarray(np.asarray(log_scale, params.log_scale.dtype)),
-    )
-
-
-@functools.singledispatch
-def from_params(params: Any) -> Gaussian:
-    """The Gaussian that a guide's parameters stand for; computed on the host, compiles nothing.
-
-    Raises:
-        GuideError: the guide holds no Gaussian.
-    """
-    raise GuideError(_unsupported(params))
-
-
-@from_params.register
-def _(params: FullRankParams) -> Gaussian:
-    loc, log_scale, lower = (np.asarray(leaf, np.float64) for leaf in params)
-    return Gaussian(loc, np.exp(log_scale)[:, None] * (np.tril(lower, -1) + np.eye(loc.size)))
-
-
-@from_params.register
-def _(params: MeanFieldParams) -> Gaussian:
-    loc, log_scale = (np.asarray(leaf, np.float64) for leaf in params)
-    return Gaussian(loc, np.diag(np.exp(log_scale)))
-
-
-def _unsupported(params: Any) -> str:
-    return (
-        "guide: expected one whose parameters hold a Gaussian (FullRank, MeanField, Laplace), got "
-        f"parameters of type {type(params).__name__}. Use such a guide with this solver, or a "
-        "gradient algorithm with this guide."
-    )

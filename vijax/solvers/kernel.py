@@ -108,6 +108,35 @@ class Kernel:
         """Spacing of the device's numbers relative to their size."""
         return float(np.finfo(self.dtype).eps)
 
+    def pack(self, location: Floats) -> Floats:
+        """The point `(dim,)` at `location` `(space.dim,)`, with the model's own if joint."""
+        own = [np.ravel(leaf) for leaf in jax.tree.leaves(self.model)] if self.joint else []
+        return np.concatenate([np.asarray(location, np.float64), *own])
+
+    def unpack(self, point: Floats) -> tuple[Floats, dict[str, PyTree]]:
+        """The location in a point and the model's `param` sites, moved if joint; see `pack`."""
+        start = self.target.space.dim
+        location = point[:start]
+        if not self.joint:
+            return location, self.model
+        leaves, treedef = jax.tree.flatten(self.model)
+        moved = []
+        for leaf in leaves:
+            stop = start + np.size(leaf)
+            value = point[start:stop].reshape(np.shape(leaf))
+            moved.append(jnp.asarray(np.asarray(value, jnp.result_type(leaf))))
+            start = stop
+        return location, jax.tree.unflatten(treedef, moved)
+
+    def label(self, coordinate: int) -> str:
+        """What a coordinate of a point is called: `tau`, `theta[3]`, or a `param` site's name."""
+        labels = self.target.space.coordinates()
+        if coordinate < len(labels):
+            return labels[coordinate]
+        leaves = jax.tree_util.tree_flatten_with_path(self.model)[0]
+        owners = [str(path[0].key) for path, leaf in leaves for _ in range(np.size(leaf))]
+        return owners[coordinate - len(labels)]
+
     def round(self, points: Floats) -> Floats:
         """The points as the device sees them, back in float64."""
         return np.asarray(points, self.dtype).astype(np.float64)

@@ -208,7 +208,7 @@ class _Climb:
         self.step[paths] = np.where(np.isfinite(self.high[paths]), middle, beyond)
 
     def _fail(self, paths: np.ndarray) -> None:
-        """No trial went down: at the top to working precision, or forget the history, or give up."""
+        """No trial went down: the top to working precision, or forget the history, or give up."""
         for i in paths:
             noise = 8 * self.kernel.resolution * abs(self.f[i])
             if -0.5 * self.slope[i] < max(self.options.tolerance, noise):

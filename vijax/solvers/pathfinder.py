@@ -12,15 +12,14 @@ from vijax._contracts import Batch, Guide, Solution, Solver, Target, Variables
 from vijax.solvers._blas import one_thread
 from vijax.solvers.basins import separate_basins
 from vijax.solvers.compact import CompactGaussians, concatenate
+from vijax.solvers.conversion import location, to_params
 from vijax.solvers.gaussian import (
     Estimate,
     Gaussian,
     antithetic,
     estimate_elbo,
     from_moments,
-    from_params,
     host_rng,
-    to_params,
 )
 from vijax.solvers.kernel import Floats, Kernel
 from vijax.solvers.lbfgs import LBFGS, NO_START, Path, finite_starts
@@ -40,6 +39,7 @@ class PathfinderResult(NamedTuple):
         path_reasons: why each path ended.
         contenders: the best few candidates of every path, well apart along it.
         contender_elbos: their ELBOs, `(num_contenders,)`.
+        contender_paths: the path of each, `(num_contenders,)`.
         components: the best candidate of each path that has one.
         draws: draws from all components alike, `(num_draws, dim)`.
         log_weights: `log p - log q` of each draw for `q` the mixture of all components,
@@ -55,6 +55,7 @@ class PathfinderResult(NamedTuple):
     path_reasons: tuple[str, ...]
     contenders: CompactGaussians | None
     contender_elbos: Floats
+    contender_paths: np.ndarray
     components: CompactGaussians | None
     draws: Floats
     log_weights: Floats
@@ -66,9 +67,15 @@ class PathfinderResult(NamedTuple):
         return int(self.basins.max(initial=-1)) + 1
 
     @property
-    def disputed(self) -> bool:
-        """Whether the paths disagree: several modes, or some that did not converge."""
-        return self.num_modes > 1 or bool((self.basins < 0).any())
+    def unsettled(self) -> np.ndarray:
+        """Positions of the contenders that do not share the best path's basin.
+
+        Empty where all paths converged to one mode. Paths that did not converge count as
+        elsewhere, also the best one itself.
+        """
+        home = self.basins[int(np.argmax(self.path_elbos))]
+        basins = self.basins[self.contender_paths]
+        return np.flatnonzero((basins != home) | (basins < 0))
 
     @property
     def reason(self) -> str:
@@ -99,7 +106,7 @@ class Pathfinder(Solver):
         radius: random starts are uniform on `(-radius, radius)` in each coordinate.
         num_draws: draws per candidate in the first round, even.
         num_final_draws: draws per finalist, even.
-        num_candidates: candidates per path chosen by predicted ELBO; as many more at even distances.
+        num_candidates: candidates per path chosen by predicted ELBO; as many again are spread out.
         optimizer: options of L-BFGS.
     """
 
@@ -108,7 +115,7 @@ class Pathfinder(Solver):
     num_draws: int = 4
     num_final_draws: int = 32
     num_candidates: int = 16
-    optimizer: LBFGS = LBFGS()
+    optimizer: LBFGS = dataclasses.field(default_factory=LBFGS)
 
     def solve(
         self, key: jax.Array, target: Target, guide: Guide, variables: Variables, batch: Batch
@@ -119,8 +126,7 @@ class Pathfinder(Solver):
             GuideError: the guide's parameters do not hold a Gaussian.
         """
         kernel = Kernel(target, batch, variables.model)
-        location = from_params(variables.guide).mean
-        result = self.run(kernel, host_rng(key), location[None])
+        result = self.run(kernel, host_rng(key), location(variables.guide)[None])
         if result.gaussian is None:
             return Solution(variables, result.reason, False, kernel.points)
         params = to_params(variables.guide, result.gaussian)
@@ -161,6 +167,7 @@ class Pathfinder(Solver):
                 path_reasons=reasons,
                 contenders=None,
                 contender_elbos=nothing,
+                contender_paths=np.zeros(0, int),
                 components=None,
                 draws=np.zeros((0, kernel.dim)),
                 log_weights=nothing,
@@ -181,6 +188,7 @@ class Pathfinder(Solver):
             path_reasons=reasons,
             contenders=concatenate([scored.gaussians for scored in finals.values()]),
             contender_elbos=np.concatenate([scored.elbos for scored in finals.values()]),
+            contender_paths=np.repeat(list(finals), [len(s.elbos) for s in finals.values()]),
             components=components,
             draws=draws,
             log_weights=log_weights,

@@ -13,36 +13,38 @@ from jax import Array
 from numpyro import handlers
 from numpyro.distributions import constraints
 
-from vijax._contracts import Batch, DensityGuide, Guide, PyTree, Space, Target
+from vijax._contracts import Batch, DensityGuide, Guide, PyTree, Space, Target, Variables
 
 _LATENT = "_vijax_latent"
 
 
 def as_numpyro(
     guide: Guide,
-    params: PyTree,
+    variables: Variables,
     target: Target,
     batch: Batch,
-    model: Mapping[str, PyTree] | None = None,
     mutable: Mapping[str, PyTree] | None = None,
-) -> Callable[..., dict[str, Array]]:
-    """A NumPyro guide function that draws from a fitted guide.
+) -> tuple[Callable[..., dict[str, Array]], dict[str, PyTree]]:
+    """A NumPyro guide function that draws from a fitted guide, and the `params` to go with it.
 
-    It has no `param` sites, ignores its arguments (they may be new inputs to predict at) and
-    samples the model's latent sites under their own names. The draw is made at the auxiliary site
+    The function ignores its arguments (they may be new inputs to predict at) and samples the
+    model's latent sites under their own names. The draw is made at the auxiliary site
     `_vijax_latent`, the unconstrained vector, which carries `log q(z)`; the model's sites are
     point masses given it, and a factor takes `log |dx/dz|` out. So `numpyro.infer.Predictive`,
-    `numpyro.infer.log_likelihood` on its draws, `Trace_ELBO` and the handlers accept it as is.
+    `SVI`, `Trace_ELBO` and the handlers accept it as it is.
 
     Args:
         guide: the guide.
-        params: its parameters.
+        variables: its parameters and the model's.
         target: the target it was fitted to.
         batch: the data it was fitted to; held by the function.
-        model: the model's `param` sites in unconstrained space.
         mutable: the model's mutable state.
+
+    Returns:
+        The function, which has no `param` sites, and the model's own `param` values:
+        `Predictive(model, guide=function, params=params, num_samples=100)`.
     """
-    model, mutable = model or {}, mutable or {}
+    params, model, mutable = variables.guide, variables.model, mutable or {}
     space = target.space
 
     def numpyro_guide(*args: Any, **kwargs: Any) -> dict[str, Array]:
@@ -60,7 +62,7 @@ def as_numpyro(
             for site in space.sites
         }
 
-    return numpyro_guide
+    return numpyro_guide, target.constrain_params(model, batch, mutable)
 
 
 class _Latent(dist.Distribution):

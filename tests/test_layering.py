@@ -20,7 +20,10 @@ LAYERS = [
     ("apart", {"algorithms", "solvers"}),
     ("apart", {"_batches", "_options", "_progress", "_starts", "_stopping"}),
     ("apart", {"_engine"}),
-    ("together", {"_checkpoint", "_draws", "_export", "_nuts", "_posterior", "_summary"}),
+    (
+        "together",
+        {"_checkpoint", "_dependence", "_draws", "_export", "_posterior", "_storage", "_summary"},
+    ),
     ("apart", {"_fit"}),
     ("apart", {"__init__"}),
 ]

@@ -1,1 +1,31 @@
-"""Variational inference for NumPyro models."""
+"""Variational inference for NumPyro models: a posterior in one call, and how far to trust it.
+
+>>> import numpyro, numpyro.distributions as dist, vijax
+>>> def model(y):
+...     mu = numpyro.sample("mu", dist.Normal(0.0, 10.0))
+...     numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+>>> import numpy as np
+>>> posterior = vijax.fit(model, np.array([1.0, 2.0, 3.0]))
+>>> posterior.status
+'certified'
+"""
+
+from vijax import guides, objectives
+from vijax._checkpoint import load
+from vijax._errors import GuideError, ModelError, VijaxError, VijaxWarning
+from vijax._fit import fit
+from vijax._posterior import Posterior
+from vijax._version import __version__
+
+__all__ = [
+    "GuideError",
+    "ModelError",
+    "Posterior",
+    "VijaxError",
+    "VijaxWarning",
+    "__version__",
+    "fit",
+    "guides",
+    "load",
+    "objectives",
+]

@@ -7,32 +7,23 @@ the data, only those arrays are written without which latent sites could not be 
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
-import platform
-import warnings
-from collections.abc import Callable, Mapping
-from importlib import metadata
-from typing import IO, Any
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 
-from vijax import _codec, _posterior, _stored_call, _stored_run
-from vijax._codec import NotStored, Reader, Writer
-from vijax._contracts import Algorithm, Batch, Guide, PyTree, Space, Target, Variables
-from vijax._dependence import needed_arrays, unknown_without
-from vijax._errors import GuideError, ModelError, VijaxError, VijaxWarning, mismatch
-from vijax._version import __version__
+from vijax import _posterior
+from vijax._contracts import Algorithm, Batch, Guide, PyTree, Target, Variables
+from vijax._dependence import abstract_position, needed_arrays, unknown_without
+from vijax._errors import GuideError, VijaxError
+from vijax._storage import call, checks, codec
+from vijax._storage import run as stored
+from vijax._storage.codec import NotStored, Reader, Writer
 from vijax.guides import resolve
 from vijax.model import Arguments, build, split, unwrap
-
-_FORMAT = "vijax posterior"
-_FORMAT_VERSION = 1
-_LIBRARIES = ("jax", "numpyro", "optax", "numpy")
-_OPTIONS = ("guide", "algorithm", "objective", "optimizer")
-_DIGESTED = 2**22  # most elements of an array that its digest reads
 
 
 def save(posterior: _posterior.Posterior, path: str | os.PathLike[str]) -> None:
@@ -42,7 +33,7 @@ def save(posterior: _posterior.Posterior, path: str | os.PathLike[str]) -> None:
     (as `y` in `Uniform(0, y.max())`), and what could only be pickled: a guide class or optimizer
     that is not the library's own, static arguments other than plain values.
     """
-    _codec.write(path, *_encode(posterior))
+    codec.write(path, *_encode(posterior))
 
 
 def load(
@@ -88,8 +79,8 @@ def load(
 
 def reduce(posterior: _posterior.Posterior) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """What `pickle` needs: the contents of a file, the model by reference and the data."""
-    blob = _codec.to_bytes(*_encode(posterior))
-    known = {name: value for name, value in posterior.batch.data.items()}
+    blob = codec.to_bytes(*_encode(posterior))
+    known: dict[str, Any] = dict(posterior.batch.data)
     known |= {name: posterior.arguments.abstract()[name] for name in posterior.missing}
     options: dict[str, Any] = {"guide": posterior.guide}
     options["algorithm"] = None if posterior.engine is None else posterior.engine.algorithm
@@ -103,7 +94,7 @@ def reduce(posterior: _posterior.Posterior) -> tuple[Callable[..., Any], tuple[A
 
 
 def _unpickle(
-    blob: bytes, model: Callable[..., Any], call: _stored_call.Call, options: dict[str, Any]
+    blob: bytes, model: Callable[..., Any], call: call.Call, options: dict[str, Any]
 ) -> _posterior.Posterior:
     return _read(io.BytesIO(blob), "pickled posterior", model, call, options)
 
@@ -115,38 +106,38 @@ def _encode(posterior: _posterior.Posterior) -> tuple[dict[str, Any], list[np.nd
     state = (posterior.target, posterior.guide, *p, posterior.batch)
     data = {n: v for n, v in posterior.batch.data.items() if n not in posterior.missing}
     manifest = {
-        "format": _FORMAT,
-        "version": _FORMAT_VERSION,
-        "libraries": _versions(),
-        "x64": jax.config.jax_enable_x64,
-        "call": _stored_call.encode(posterior.arguments, writer),
+        "format": checks.FORMAT,
+        "version": checks.FORMAT_VERSION,
+        "libraries": checks.versions(),
+        "x64": checks.double(),
+        "call": call.encode(posterior.arguments, writer),
         "space": writer.encode(posterior.target.space),
         "guide": writer.encode(posterior.guide),
         "variables": writer.tree(posterior.variables),
         "mutable": writer.tree(posterior.mutable),
         "data": {name: writer.encode(data[name]) for name in sorted(needed_arrays(*state))},
-        "digests": {name: _digest(value) for name, value in data.items()},
+        "digests": {name: checks.digest(value) for name, value in data.items()},
         "index": writer.encode(posterior.batch.index),
         "key": writer.encode(posterior.batch.key),
         "assessment": writer.encode(posterior.assessment),
         "stop_reason": posterior.stop_reason,
         "converged": bool(posterior.converged),
         "seconds": float(posterior.seconds),
-        "engine": _stored_run.encode_engine(posterior.engine, writer),
-        "run": _stored_run.encode_run(posterior.run, writer),
+        "engine": stored.encode_engine(posterior.engine, writer),
+        "run": stored.encode_run(posterior.run, writer),
     }
     return manifest, writer.arrays
 
 
 def _read(
-    source: str | os.PathLike[str] | IO[bytes],
+    source: str | os.PathLike[str] | io.BytesIO,
     label: str,
     model: Callable[..., Any],
-    given: _stored_call.Call,
+    given: call.Call,
     options: dict[str, Any],
 ) -> _posterior.Posterior:
-    manifest, arrays = _codec.read(source, label)
-    _check_format(manifest, label)
+    manifest, arrays = codec.read(source, label)
+    checks.check_format(manifest, label)
     try:
         return _decode(manifest, Reader(arrays), model, given, options)
     except VijaxError:
@@ -154,7 +145,7 @@ def _read(
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise VijaxError(
             f"{label}: expected the contents of a posterior, got {error!r} while reading them."
-            f"{_other_versions(manifest)}"
+            f"{checks.other_versions(manifest)}"
         ) from error
 
 
@@ -162,29 +153,29 @@ def _decode(
     manifest: dict[str, Any],
     reader: Reader,
     model: Callable[..., Any],
-    given: _stored_call.Call,
+    given: call.Call,
     options: dict[str, Any],
 ) -> _posterior.Posterior:
-    args, kwargs = _stored_call.complete(model, manifest["call"], given, reader)
+    args, kwargs = call.complete(model, manifest["call"], given, reader)
     arguments, data = split(model, args, kwargs)
-    _stored_call.check(manifest["call"], arguments)
-    _warn_of_other_data(manifest["digests"], data)
+    call.check(manifest["call"], arguments)
+    checks.warn_of_other_data(manifest["digests"], data)
     data = {name: reader.decode(note) for name, note in manifest["data"].items()} | data
     missing = tuple(sorted(arguments.avals.keys() - data.keys()))
-    data |= {name: _stored_call.placeholder(*arguments.avals[name]) for name in missing}
+    data |= {name: call.placeholder(*arguments.avals[name]) for name in missing}
     target = build(model, arguments)
-    _check_space(reader.decode(manifest["space"]), target.space)
+    checks.check_space(reader.decode(manifest["space"]), target.space)
     guide = _guide(manifest, reader, target, model, arguments, options["guide"])
     batch = Batch(data)
     try:
         variables, mutable = _templates(target, guide, batch)
         variables = reader.tree(manifest["variables"], variables, "variables")
         mutable = reader.tree(manifest["mutable"], mutable, "mutable state")
-        engine, run, unsaved = _stored_run.decode(
+        engine, run, unsaved = stored.decode(
             manifest, reader, target, guide, batch, (variables, mutable), options
         )
     except VijaxError as error:
-        raise type(error)(f"{error}{_other_versions(manifest)}") from error
+        raise type(error)(f"{error}{checks.other_versions(manifest)}") from error
     fields = ("assessment", "stop_reason", "converged", "seconds")
     return _posterior.Posterior(
         model=model,
@@ -226,94 +217,10 @@ def _guide(
 
 def _templates(target: Target, guide: Guide, batch: Batch) -> tuple[Variables, dict[str, PyTree]]:
     """Variables and mutable state of the right structure, without values."""
-    z = {site.name: jax.ShapeDtypeStruct(site.z_shape, float) for site in target.space.sites}
+    z = abstract_position(target.space)
 
     def start(key: Any, z: Any, data: dict[str, Any]) -> Any:
         parameters, mutable = target.initialise(key, Batch(data))
         return Variables(guide.init(key, target.space, z), parameters), mutable
 
     return jax.eval_shape(start, jax.random.key(0), z, batch.data)
-
-
-def _check_format(manifest: Any, label: str) -> None:
-    """Refuses files of another kind or a newer format, and another precision.
-
-    Raises:
-        VijaxError: saying what came.
-    """
-    if not isinstance(manifest, Mapping) or manifest.get("format") != _FORMAT:
-        raise VijaxError(mismatch(label, "a file written by Posterior.save", "another archive"))
-    if manifest["version"] > _FORMAT_VERSION:
-        raise VijaxError(
-            mismatch(
-                label,
-                f"format {_FORMAT_VERSION} or older, which vijax {__version__} reads",
-                f"format {manifest['version']}, written by vijax {manifest['libraries']['vijax']}",
-                "Upgrade vijax.",
-            )
-        )
-    if manifest["x64"] != jax.config.jax_enable_x64:
-        raise VijaxError(
-            mismatch(
-                label,
-                f"jax_enable_x64={manifest['x64']} as in the fit",
-                f"{jax.config.jax_enable_x64}",
-                f'Call jax.config.update("jax_enable_x64", {manifest["x64"]}) first.',
-            )
-        )
-
-
-def _check_space(stored: Space, found: Space) -> None:
-    """Compares the latent sites of the file with the model's.
-
-    Raises:
-        ModelError: naming the first site that differs.
-    """
-    theirs, ours = ({site.name: site for site in space.sites} for space in (stored, found))
-    for name in [*theirs, *ours]:
-        what = f"site {name!r} of the model"
-        if name not in ours or name not in theirs:
-            raise ModelError(
-                mismatch(what, f"the latent sites {list(theirs)} of the file", f"{list(ours)}")
-            )
-        if theirs[name] != ours[name]:
-            raise ModelError(mismatch(what, f"{theirs[name]} as in the file", f"{ours[name]}"))
-    if stored != found:
-        raise ModelError(mismatch("sites", f"the order {list(theirs)}", f"{list(ours)}"))
-
-
-def _warn_of_other_data(digests: dict[str, str], data: dict[str, Any]) -> None:
-    other = [name for name, value in data.items() if digests.get(name, "") != _digest(value)]
-    other = [name for name in other if name in digests]
-    if other:
-        warnings.warn(
-            f"argument {other[0]!r} has other values than in the fit: status, ELBO and k-hat are "
-            "those of the data that was fitted. For new data, fit(..., init=posterior).",
-            VijaxWarning,
-            stacklevel=5,
-        )
-
-
-def _digest(value: Any) -> str:
-    """A fingerprint of an array's values, of a sample of them for a large one."""
-    if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
-        value = jax.random.key_data(value)
-    flat = np.asarray(value).reshape(-1)
-    flat = np.ascontiguousarray(flat[:: max(1, flat.size // _DIGESTED)])
-    return hashlib.blake2b(flat.tobytes(), digest_size=16).hexdigest()
-
-
-def _versions() -> dict[str, str]:
-    found = {name: metadata.version(name) for name in _LIBRARIES}
-    return {"vijax": __version__, "python": platform.python_version(), **found}
-
-
-def _other_versions(manifest: dict[str, Any]) -> str:
-    """The libraries that are not what they were, as a sentence."""
-    now = _versions()
-    changed = [
-        f"{name} {version} (now {now[name]})"
-        for name, version in manifest["libraries"].items()
-        if now.get(name, version) != version
-    ]
-    return f" The file was written with {', '.join(changed)}." if changed else ""

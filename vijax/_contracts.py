@@ -318,7 +318,14 @@ class Solution(NamedTuple):
 
 
 class Solver(abc.ABC):
-    """Full batch, driven from the host over one compiled kernel; hashable configuration."""
+    """Full batch, driven from the host over one compiled kernel; hashable configuration.
+
+    Attributes:
+        maximises_elbo: whether it seeks the optimum of the ELBO, so that gradient steps can take
+            over where it does not converge.
+    """
+
+    maximises_elbo: ClassVar[bool] = False
 
     @abc.abstractmethod
     def solve(

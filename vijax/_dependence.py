@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.interpreters import partial_eval
 
-from vijax._contracts import Batch, DensityGuide, Guide, PyTree, Target, Variables
+from vijax._contracts import Batch, DensityGuide, Guide, PyTree, Space, Target, Variables
 
 
 def needed_arrays(
@@ -24,7 +25,7 @@ def needed_arrays(
         z = guide.draw(variables.guide, target.space, key, known).z
         everything = target.constrain(z, *state)
         values = {name: everything[name] for name in target.space.names}
-        out = [z, values, target.constrain_params(variables.model, known, mutable)]
+        out: list[Any] = [z, values, target.constrain_params(variables.model, known, mutable)]
         if isinstance(guide, DensityGuide):
             out += [target.unconstrain(values, *state), target.log_dets(z, *state)]
             out += [guide.log_prob(variables.guide, target.space, z, known)]
@@ -44,7 +45,7 @@ def unknown_without(
     """The sites and deterministics that cannot be computed without some arrays."""
     if not missing:
         return frozenset()
-    z = {site.name: jax.ShapeDtypeStruct(site.z_shape, float) for site in target.space.sites}
+    z = abstract_position(target.space)
 
     def values(data: dict[str, Any], z: Any, variables: Variables) -> dict[str, Any]:
         return target.constrain(z, batch._replace(data=data), variables.model, mutable)
@@ -56,6 +57,12 @@ def unknown_without(
         for name in names
         if set(missing) & _used(closed.jaxpr, arrays, [name == other for other in names])
     )
+
+
+def abstract_position(space: Space) -> dict[str, jax.ShapeDtypeStruct]:
+    """A position without its values."""
+    dtype = jnp.result_type(float)
+    return {site.name: jax.ShapeDtypeStruct(site.z_shape, dtype) for site in space.sites}
 
 
 def direct_arrays(target: Target, batch: Batch) -> frozenset[str]:

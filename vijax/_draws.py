@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 
 from vijax._contracts import Batch, DensityGuide, Guide, Position, PyTree, Target, Variables
+from vijax._keys import draw_keys
 from vijax.diagnostics.weights import block_size
 
 Arrays = dict[str, np.ndarray]
@@ -62,14 +63,16 @@ def constrain(
 ) -> Arrays:
     """Sites and deterministics of unconstrained draws, by name, `(num_draws, *shape)`.
 
-    Those in `without` are left out.
+    In the model's order; those in `without` are left out.
     """
     program = target.program(_constrain, without)
-    return blocks(
+    values = blocks(
         lambda part, _: program(part, variables.model, batch, mutable),
         z,
         block_size(batch, target.space.dim),
     )
+    order = [name for name in target.dims if name in values]  # compiled programs sort by name
+    return {name: values[name] for name in [*order, *(values.keys() - order)]}
 
 
 def log_likelihood(
@@ -102,9 +105,7 @@ def log_prob(
     return out[""]
 
 
-def blocks(
-    function: Callable[[Arrays, np.ndarray], Any], values: Arrays, size: int
-) -> Arrays:
+def blocks(function: Callable[[Arrays, np.ndarray], Any], values: Arrays, size: int) -> Arrays:
     """`function(block of values, their row numbers)` over all rows, in blocks of one size.
 
     The last block is filled up with copies of the last row, which are cut off again.
@@ -133,7 +134,7 @@ def ravel(target: Target, z: Arrays) -> np.ndarray:
 def _draw(
     target: Target, guide: Guide, block: int, variables: Variables, key: Array, batch: Batch
 ) -> Position:
-    keys = jax.random.split(key, block)
+    keys = draw_keys(key, block, target.space.dim)
     return jax.vmap(lambda k: guide.draw(variables.guide, target.space, k, batch).z)(keys)
 
 

@@ -136,7 +136,7 @@ class Engine:
     ) -> Run:
         """Runs on until the budget is spent, the rule is satisfied, or somebody says stop."""
         clock, length = time.perf_counter(), _THIN
-        run = run._replace(reason="", converged=False)
+        run = _awake(run)
         try:
             while not run.reason:
                 stop = min(run.step + length, budget.last, _window_end(run.window))
@@ -323,6 +323,14 @@ class Engine:
             except StopIteration:
                 run = run._replace(reason="stopped by a callback")
         return run
+
+
+def _awake(run: Run) -> Run:
+    """A run that goes on: if every restart had stopped, all of them do; still as converged."""
+    phases = run.phases
+    if all(phase.stopped for phase in phases):
+        phases = tuple(phase._replace(stopped="", converged=False) for phase in phases)
+    return run._replace(phases=phases, reason="")
 
 
 def scores(

@@ -20,9 +20,7 @@ _TAKEN = ("chain", "draw", "sample")  # names with a meaning to ArviZ
 _NO_SAMPLES = ("observed_data", "constant_data")
 
 
-def to_datatree(
-    posterior: _posterior.Posterior, key: Array, num_draws: int, **options: Any
-) -> Any:
+def to_datatree(posterior: _posterior.Posterior, key: Array, num_draws: int, **options: Any) -> Any:
     """The groups of `Posterior.to_datatree`, as far as the data is there to compute them.
 
     Draws in all groups are the same ones, in the same order. `log_p` and `log_q` are the log

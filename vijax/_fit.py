@@ -15,6 +15,7 @@ from vijax import _options, _starts
 from vijax._contracts import (
     Algorithm,
     Batch,
+    Guide,
     Objective,
     Position,
     PyTree,
@@ -109,13 +110,14 @@ def fit(
     stepwise = any(options[name] is not None for name in _STEPWISE) or bool(callbacks)
     solver = None if stepwise else _solver(algorithm, problem)
     parameters, mutable = _model_state(target, batch, key)
-    starts = _positions(init, problem, parameters, mutable, num_restarts or 1)
+    if solver is not None and init is None:  # solvers look for starts themselves
+        starts = [{site.name: np.zeros(site.z_shape, np.float32) for site in target.space.sites}]
+    else:
+        starts = _positions(init, problem, parameters, mutable, num_restarts or 1)
     variables = _variables(init, problem, parameters, starts)
     if solver is not None:
-        solution = solver.solve(
-            jax.random.fold_in(key, 4), target, chosen, variables[0], problem.first_batch
-        )
-        if solution.converged or isinstance(algorithm, Solver):
+        solution = solver.solve(jax.random.fold_in(key, 4), target, chosen, variables[0], batch)
+        if solution.converged or algorithm is solver or not solver.maximises_elbo:
             return finish_solution(problem, solution, mutable, began)
         variables[0] = solution.variables
 
@@ -205,8 +207,13 @@ def _variables(
     else:
         first = []
     keys = (jax.random.fold_in(problem.key, 100 + i) for i in range(len(starts)))
-    fresh = (guide.init(key, space, z) for key, z in zip(keys, starts, strict=True))
+    program = problem.target.program(_initial, guide)
+    fresh = (program(key, z) for key, z in zip(keys, starts, strict=True))
     return [*first, *(Variables(params, parameters) for params in fresh)][: len(starts)]
+
+
+def _initial(target: Target, guide: Guide, key: Array, start: Position) -> PyTree:
+    return guide.init(key, target.space, start)
 
 
 def _solver(algorithm: Any, problem: Problem) -> Solver | None:

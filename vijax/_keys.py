@@ -9,6 +9,20 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+_FAST_ELEMENTS = 2**19  # numbers up to which compiling threefry costs more than it saves
+
+
+def draw_keys(key: Array, num_draws: int, dim: int) -> Array:
+    """Keys for a block of draws, inside a program; those of small blocks compile fast.
+
+    XLA takes about a second to compile threefry for a matrix of numbers, a third of that for its
+    own generator, which in turn is some seven times slower to run on a CPU.
+    """
+    if num_draws * dim <= _FAST_ELEMENTS:
+        data = jnp.ravel(jax.random.key_data(key))[:2]
+        key = jax.random.wrap_key_data(jnp.concatenate([data, data]), impl="unsafe_rbg")
+    return jax.random.split(key, num_draws)
+
 
 def as_key(rng_key: Any) -> Array:
     """A typed key from an int, a typed key or a legacy `uint32` key.

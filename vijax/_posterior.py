@@ -171,9 +171,7 @@ class Posterior:
         """
         guide = self._density_guide("log_prob")
         arrays, stacked = _stack(self.target, values)
-        out = _draws.log_prob(
-            self.target, guide, self.variables, self.mutable, self.batch, arrays
-        )
+        out = _draws.log_prob(self.target, guide, self.variables, self.mutable, self.batch, arrays)
         return out if stacked else out[0]
 
     def importance(self, rng_key: Any = 0, num_draws: int = 4000) -> Importance:
@@ -245,7 +243,8 @@ class Posterior:
         """
         self._need("log_likelihood")
         z = self._draw(as_key(rng_key), num_draws, corrected=None)
-        return _draws.log_likelihood(self.target, self.variables, self.mutable, self.batch, z)
+        full = self.batch._replace(index={})  # every row of subsampled plates
+        return _draws.log_likelihood(self.target, self.variables, self.mutable, full, z)
 
     def summary(self, rng_key: Any = 0, num_draws: int = 4000, ci_prob: float = 0.89) -> Summary:
         """A table with a row for every scalar: moments, interval, corrected moments, error.
@@ -373,9 +372,7 @@ class Posterior:
         values = {name: values[name] for name in self.target.space.names}
         keys = jax.random.split(key, len(next(iter(z.values()))))
         return _draws.blocks(
-            lambda part, rows: program(
-                keys[rows], part, batch, self.variables.model, self.mutable
-            ),
+            lambda part, rows: program(keys[rows], part, batch, self.variables.model, self.mutable),
             values,
             weights.block_size(batch, self.target.space.dim),
         )
@@ -504,7 +501,8 @@ def _stack(target: Target, values: dict[str, Any]) -> tuple[dict[str, np.ndarray
     """Values of every latent site with a leading axis of draws, and whether it was there."""
     names = target.space.names
     if set(values) != set(names):
-        raise GuideError(mismatch("log_prob values", f"exactly the sites {list(names)}", list(values)))
+        expected = f"exactly the sites {list(names)}"
+        raise GuideError(mismatch("log_prob values", expected, list(values)))
     arrays = {name: np.asarray(values[name]) for name in names}
     extra = {site.name: arrays[site.name].ndim - len(site.shape) for site in target.space.sites}
     for site in target.space.sites:
@@ -519,5 +517,6 @@ def _stack(target: Target, values: dict[str, Any]) -> tuple[dict[str, np.ndarray
             )
     stacked = extra[names[0]] == 1
     if len({(e, arrays[n].shape[:e]) for n, e in extra.items()}) > 1:
-        raise GuideError(mismatch("log_prob values", "the same number of draws for every site", extra))
+        expected = "the same number of draws for every site"
+        raise GuideError(mismatch("log_prob values", expected, extra))
     return (arrays if stacked else {n: a[None] for n, a in arrays.items()}), stacked

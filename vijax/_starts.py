@@ -12,6 +12,7 @@ from jax import Array
 
 from vijax._contracts import Batch, Position, PyTree, Space, Target, Variables
 from vijax._errors import ModelError, mismatch
+from vijax._keys import draw_keys
 from vijax.diagnostics.nonfinite import describe, locate
 from vijax.diagnostics.weights import block_size
 
@@ -103,8 +104,10 @@ def strategy_start(
 def _candidates(
     target: Target, size: int, key: Array, batch: Batch, model: Any, mutable: Any
 ) -> tuple[Position, Array]:
-    vectors = jax.random.uniform(
-        key, (size, target.space.dim), minval=-_RADIUS, maxval=_RADIUS
+    keys = draw_keys(key, size, target.space.dim)
+    shape = (target.space.dim,)
+    vectors = jax.vmap(lambda k: jax.random.uniform(k, shape, minval=-_RADIUS, maxval=_RADIUS))(
+        keys
     )
     # the origin, or near it, is often the safest place: shrink every other candidate towards it
     vectors = vectors * jnp.where(jnp.arange(size) % 2 == 0, 0.1, 1.0)[:, None]

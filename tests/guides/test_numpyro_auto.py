@@ -187,7 +187,7 @@ def blocked(kind, *names, **options):
         (ag.AutoLaplaceApproximation, "AutoLaplaceApproximation: .*Use guide='laplace'"),
         (ag.AutoSemiDAIS, "AutoSemiDAIS: not supported"),
         (blocked(ag.AutoNormal, "u", "p"), "site 'scale': expected a guide for every site"),
-        (ag.AutoNormal(problem("regression").model), "expects|missing|failed"),
+        (ag.AutoNormal(problem("regression").model), "the model of guide AutoNormal failed .*'y'"),
         (
             listed(blocked(ag.AutoNormal, "u", "p", "low", "scale"), blocked(ag.AutoNormal, "u")),
             "site 'u': expected one guide, got two",
@@ -201,6 +201,7 @@ def blocked(kind, *names, **options):
         ),
         (listed(lambda y: None), "AutoGuideList: expected autoguides only"),
         ({"u": ag.AutoDelta, ...: "meanfield"}, "Use 'map' for a group of sites"),
+        ({"u": ag.AutoDAIS, ...: "meanfield"}, "AutoDAIS follows .* must have all of the sites"),
         (ag.AutoBatchedMultivariateNormal, "failed while being traced with ValueError: Expected 1"),
     ],
 )

@@ -1,4 +1,6 @@
-"""Building a target computes and compiles nothing, and what is built is shared and fed with data."""
+"""Building a target compiles nothing; what is built is shared, and fed with data."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -78,7 +80,7 @@ def test_new_data_changes_the_value_and_compiles_nothing():
     target, batch = make(normal_mean, np.zeros(5, np.float32))
     z = {"mu": jnp.array(0.5)}
     first = target.program(evaluate)(z, batch).log_density
-    other, batch = make(normal_mean, np.ones(5, np.float32))
+    other, batch = make(normal_mean, np.full(5, 3.0, np.float32))
     before = len(_compilations)
     second = other.program(evaluate)(z, batch).log_density
     assert other is target
@@ -125,8 +127,6 @@ def test_a_changed_global_is_seen(monkeypatch):
 
 
 def test_a_partial_holds_arguments():
-    import functools
-
     y = np.zeros(3, np.float32)
     target, batch = make(functools.partial(normal_mean, y))
     assert set(batch.data) == {"y"}
@@ -166,7 +166,7 @@ def test_mutable_state_moves_and_the_caller_keeps_its_own(name):
     z = {site.name: jnp.zeros(site.z_shape) for site in target.space.sites}
     after = jax.jit(target.evaluate)(z, batch, model, mutable).mutable
     assert jax.tree.structure(after) == jax.tree.structure(mutable)
-    data = [jax.tree.leaves(tree, is_leaf=None) for tree in (before, mutable, after)]
+    data = [jax.tree.leaves(tree) for tree in (before, mutable, after)]
     data = [[jax.random.key_data(x) if _is_key(x) else x for x in leaves] for leaves in data]
     assert all(np.array_equal(a, b) for a, b in zip(data[0], data[1], strict=True))
     assert not all(np.array_equal(a, b) for a, b in zip(data[0], data[2], strict=True))

@@ -9,6 +9,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from numpyro import handlers
+from numpyro.contrib.control_flow import scan
 
 from tests.model.zoo import CASES, X, Y
 from vijax._contracts import Batch
@@ -36,12 +37,6 @@ def two_plates(x, y):
         numpyro.factor("more", -(w[0] ** 2) * jnp.arange(3.0)[rows])
 
 
-def two_plates_full(x, y):
-    full(x, y)
-    numpyro.factor("more", -3.0 * numpyro.prng_key().size * 0.0)  # a factor, as above
-    numpyro.factor("rest", jnp.zeros(()))
-
-
 def in_scan(x, y):
     def step(carry, xs):
         x, y = xs
@@ -50,7 +45,7 @@ def in_scan(x, y):
             numpyro.sample("y", dist.Normal(x[rows] * w, 1.0), obs=y[rows])
         return carry, None
 
-    numpyro.contrib.control_flow.scan(step, jnp.array(0.0), (x.T, jnp.stack([y, y])))
+    scan(step, jnp.array(0.0), (x.T, jnp.stack([y, y])))
 
 
 def in_scan_full(x, y):
@@ -61,7 +56,7 @@ def in_scan_full(x, y):
             numpyro.sample("y", dist.Normal(x * w, 1.0), obs=y)
         return carry, None
 
-    numpyro.contrib.control_flow.scan(step, jnp.array(0.0), (x.T, jnp.stack([y, y])))
+    scan(step, jnp.array(0.0), (x.T, jnp.stack([y, y])))
 
 
 def target_of(model):
@@ -77,15 +72,11 @@ POINT = {"w": jnp.array([0.3, -0.8])}
     [
         (CASES["subsampled"].model, full),
         (by_subsample, full),
-        (full, full),  # the library's own batch_size, on a plate that uses all rows
         (in_scan, in_scan_full),
     ],
 )
 def test_the_average_over_all_batches_is_the_full_log_density(model, whole):
     target, batch = target_of(model)
-    if model is full:  # rows are taken from the arguments by the caller
-        sets = [()]
-        pytest.skip("a model must take its rows itself")
     sets = np.array(list(itertools.combinations(range(6), 2)))
     values = jax.jit(
         jax.vmap(lambda rows: target.log_density(POINT, batch._replace(index={"n": rows})))

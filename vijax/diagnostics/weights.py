@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 
 from vijax._contracts import Batch, Guide, Position, PyTree, Target, Variables
+from vijax._keys import draw_keys
 
 # Draws evaluated at once are limited to about this many array elements of the model's data.
 _BLOCK_ELEMENTS = 2**24
@@ -95,7 +96,7 @@ def _draw_block(
         log_p = target.evaluate(z, batch, variables.model, mutable).log_density
         return z, log_p, log_q
 
-    return jax.vmap(one)(jax.random.split(key, block))
+    return jax.vmap(one)(draw_keys(key, block, target.space.dim))
 
 
 def elbo(log_weights: np.ndarray) -> tuple[float, float]:

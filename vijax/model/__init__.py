@@ -3,7 +3,7 @@
 from vijax.model.arguments import Arguments, split, unwrap
 from vijax.model.data import check_data
 from vijax.model.nuts import run_nuts
-from vijax.model.predict import log_likelihood, predictor
+from vijax.model.predict import predictor
 from vijax.model.strategies import init_strategy
 from vijax.model.target import build
 
@@ -12,7 +12,6 @@ __all__ = [
     "build",
     "check_data",
     "init_strategy",
-    "log_likelihood",
     "predictor",
     "run_nuts",
     "split",

@@ -1,17 +1,17 @@
-"""Predictions of a fitted model: at new inputs, and of each datum it was fitted to."""
+"""The posterior predictive of a fitted model, at its own and at new inputs."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vijax._contracts import Batch, Position, PyTree, Target
+from vijax._contracts import Batch, PyTree, Target
 from vijax._errors import ModelError
 from vijax._identity import fingerprint
 from vijax.model import run as running
@@ -20,14 +20,6 @@ from vijax.model.effects import Step
 from vijax.model.target import Builder, is_data
 
 Draws = dict[str, Array]
-
-
-def log_likelihood(
-    target: Target, z: Position, batch: Batch, model: Mapping, mutable: Mapping
-) -> Draws:
-    """Log likelihood of each datum at one position, unscaled, by observed site."""
-    log_probs = target.site_log_probs(z, batch, model, mutable)
-    return {name: log_probs[name] for name in target.observed}
 
 
 def predictor(

@@ -1,6 +1,7 @@
 """Solvers: full batch, driven from the host over one compiled kernel."""
 
 from vijax.solvers.batch_and_match import BatchAndMatch, BatchAndMatchResult
+from vijax.solvers.default import default_solver
 from vijax.solvers.kernel import Kernel
 from vijax.solvers.laplace import LaplaceResult, LaplaceSolver
 from vijax.solvers.lbfgs import LBFGS
@@ -18,4 +19,5 @@ __all__ = [
     "ModeSolver",
     "Pathfinder",
     "PathfinderResult",
+    "default_solver",
 ]

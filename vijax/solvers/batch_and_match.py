@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from vijax._contracts import Batch, Guide, Solution, Solver, Target, Variables
-from vijax.solvers._blas import one_thread
+from vijax.solvers._host import host_algebra
 from vijax.solvers.conversion import from_params, to_params
 from vijax.solvers.gaussian import (
     Estimate,
@@ -129,7 +129,7 @@ class BatchAndMatch(Solver):
                     None, -np.inf, np.inf, nothing, False, found.reason, 0, found
                 )
             gaussian = found.gaussian
-        with one_thread(kernel.dim):
+        with host_algebra(kernel.dim):
             matching = self._tournament(kernel, rng, gaussian, found)
             converged, reason = matching.run()
             best, estimate = matching.choose(gaussian)

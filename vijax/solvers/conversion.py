@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from jax import Array
 
@@ -158,7 +158,8 @@ def factor_analysis(correlation: Floats, rank: int) -> tuple[Floats, Floats]:
 
 
 def _device(value: Floats, like: Array) -> Array:
-    return jnp.asarray(np.asarray(value, like.dtype))
+    # not jnp.asarray, which compiles a copy for every new shape
+    return jax.device_put(np.asarray(value, like.dtype))
 
 
 def _unsupported(params: Any) -> str:

@@ -124,7 +124,7 @@ class Kernel:
         for leaf in leaves:
             stop = start + np.size(leaf)
             value = point[start:stop].reshape(np.shape(leaf))
-            moved.append(jnp.asarray(np.asarray(value, jnp.result_type(leaf))))
+            moved.append(jax.device_put(np.asarray(value, jnp.result_type(leaf))))
             start = stop
         return location, jax.tree.unflatten(treedef, moved)
 
@@ -139,7 +139,8 @@ class Kernel:
 
     def round(self, points: Floats) -> Floats:
         """The points as the device sees them, back in float64."""
-        return np.asarray(points, self.dtype).astype(np.float64)
+        with np.errstate(over="ignore"):  # beyond float32 is infinite, and treated as such
+            return np.asarray(points, self.dtype).astype(np.float64)
 
     def __call__(self, points: Floats) -> tuple[Floats, Floats]:
         """Log density `(num,)` and its gradient `(num, dim)` at `points` `(num, dim)`.
@@ -167,7 +168,8 @@ class Kernel:
         return 0.5 * (hessian + hessian.T)
 
     def _blocks(self, program: Callable[[Floats], Any], rows: Floats) -> Floats:
-        rows = np.ascontiguousarray(rows, self.dtype)
+        with np.errstate(over="ignore"):
+            rows = np.ascontiguousarray(rows, self.dtype)
         self.points += len(rows)
         results = []
         for start in range(0, len(rows), self.block):

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from vijax._contracts import Batch, Guide, Solution, Solver, Target, Variables
-from vijax.solvers._blas import one_thread
+from vijax.solvers._host import host_algebra
 from vijax.solvers.conversion import location, to_params
 from vijax.solvers.gaussian import LOG_2PI, Gaussian, antithetic, estimate_elbo, host_rng
 from vijax.solvers.kernel import Floats, Kernel
@@ -87,7 +87,7 @@ class LaplaceSolver(Solver):
             rng: source of randomness.
             starts: the first starting points `(at most num_starts, dim)`.
         """
-        with one_thread(kernel.dim):
+        with host_algebra(kernel.dim):
             mode = self.mode.run(kernel, rng, starts)
             if not np.isfinite(mode.log_density):
                 return LaplaceResult(None, mode, None, -np.inf, np.inf, False, mode.reason)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from vijax._contracts import Batch, Guide, Solution, Solver, Target, Variables
-from vijax.solvers._blas import one_thread
+from vijax.solvers._host import host_algebra
 from vijax.solvers.basins import separate_basins
 from vijax.solvers.conversion import location, relocate
 from vijax.solvers.gaussian import Evaluate, host_rng
@@ -73,8 +73,7 @@ class ModeSolver(Solver):
             GuideError: the guide's parameters have no location.
         """
         kernel = Kernel(target, batch, variables.model, joint=True)
-        with one_thread(kernel.dim):
-            mode = self.run(kernel, host_rng(key), kernel.pack(location(variables.guide))[None])
+        mode = self.run(kernel, host_rng(key), kernel.pack(location(variables.guide))[None])
         if not np.isfinite(mode.log_density):
             return Solution(variables, mode.reason, False, kernel.points)
         where, model = kernel.unpack(mode.point)
@@ -89,6 +88,10 @@ class ModeSolver(Solver):
             rng: source of randomness.
             starts: the first starting points `(at most num_starts, dim)`.
         """
+        with host_algebra(kernel.dim):
+            return self._run(kernel, rng, starts)
+
+    def _run(self, kernel: Kernel, rng: np.random.Generator, starts: Floats | None) -> Mode:
         first = finite_starts(kernel, rng, self.num_starts, starts, self.radius)
         paths = self.optimizer.climb(kernel, first, keep=False)
         paths = [path for path in paths if path.reason != NO_START]

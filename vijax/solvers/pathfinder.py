@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from vijax._contracts import Batch, Guide, Solution, Solver, Target, Variables
-from vijax.solvers._blas import one_thread
+from vijax.solvers._host import host_algebra
 from vijax.solvers.basins import separate_basins
 from vijax.solvers.compact import CompactGaussians, concatenate
 from vijax.solvers.conversion import location, to_params
@@ -143,7 +143,7 @@ class Pathfinder(Solver):
             rng: source of randomness.
             starts: starting points of the first paths `(at most num_paths, dim)`.
         """
-        with one_thread(kernel.dim):
+        with host_algebra(kernel.dim):
             return self._run(kernel, rng, starts)
 
     def _run(

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from jax import Array
 from numpyro.infer.autoguide import (
+    AutoDAIS,
     AutoDelta,
     AutoGuide,
     AutoGuideList,
@@ -114,6 +115,11 @@ def _adapt_auto(
         raise GuideError(
             f"sites {list(space.names)}: AutoDelta finds the mode in the sites' own units and must "
             "see all of them. Use 'map' for a group of sites: the mode in unconstrained space."
+        )
+    if any(isinstance(part.guide, AutoDAIS) and part.names != target.space.names for part in parts):
+        raise GuideError(
+            f"sites {list(space.names)}: AutoDAIS follows the gradient of the whole log density "
+            "and must have all of the sites. Use another guide for a group of sites."
         )
     groups = assign([part.names for part in parts], space)
     assert len(groups) == len(parts)

@@ -95,7 +95,8 @@ class NumPyroAuto(Guide):
         z: Position = {}
         log_q = jnp.zeros(())
         for i, part in enumerate(self.parts):
-            density = self._density(batch) if part.reads_density else None
+            whole = part.names == self.target.space.names
+            density = self._density(batch) if whole and part.reads_density else None
             guide = part.ready(space, origin, density)
             trace = running.run(guide, args, kwargs, jax.random.fold_in(key, i), params)
             z |= {name: trace[name]["value"] for name in part.names}

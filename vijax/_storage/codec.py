@@ -182,23 +182,21 @@ def to_bytes(manifest: Any, arrays: list[np.ndarray]) -> bytes:
     return file.getvalue()
 
 
-def read(source: str | os.PathLike[str] | IO[bytes], label: str) -> tuple[Any, list[np.ndarray]]:
+def read(source: str | os.PathLike[str] | io.BytesIO, label: str) -> tuple[Any, list[np.ndarray]]:
     """The manifest and the arrays of a file.
 
     Raises:
         FileNotFoundError: there is none.
         VijaxError: it was not written by `write`, or it is damaged.
     """
-    if not isinstance(source, io.BytesIO):
-        with open(source, "rb") as file:
-            source = io.BytesIO(file.read())
+    content = source if isinstance(source, io.BytesIO) else io.BytesIO(Path(source).read_bytes())
     expected = "a file written by Posterior.save"
-    if not zipfile.is_zipfile(source):
-        start = source.getvalue()[:16]
+    if not zipfile.is_zipfile(content):
+        start = content.getvalue()[:16]
         came = f"one that is cut short, or no archive: {start!r}..." if start else "an empty one"
         raise VijaxError(mismatch(label, expected, came))
     try:
-        with np.load(source, allow_pickle=False) as archive:
+        with np.load(content, allow_pickle=False) as archive:
             if _MANIFEST not in archive:
                 raise VijaxError(mismatch(label, expected, f"an archive of {archive.files[:5]}"))
             manifest = json.loads(archive[_MANIFEST].tobytes().decode())
@@ -209,8 +207,9 @@ def read(source: str | os.PathLike[str] | IO[bytes], label: str) -> tuple[Any, l
 
 def _dump(file: IO[bytes], manifest: Any, arrays: list[np.ndarray]) -> None:
     text = json.dumps(manifest, allow_nan=False).encode()
-    entries = {f"{i}": array for i, array in enumerate(arrays)}
-    np.savez(file, **{_MANIFEST: np.frombuffer(text, np.uint8)}, **entries)
+    entries: dict[str, Any] = {f"{i}": array for i, array in enumerate(arrays)}
+    entries[_MANIFEST] = np.frombuffer(text, np.uint8)
+    np.savez(file, **entries)
 
 
 def _fields(value: Any) -> dict[str, Any] | None:
@@ -227,7 +226,7 @@ def _fields(value: Any) -> dict[str, Any] | None:
 def _class(name: str) -> type:
     """One of the library's own record classes."""
     module, _, attribute = name.rpartition(".")
-    found = None
+    found: Any = None
     if module.startswith(f"{_PACKAGE}."):
         try:
             found = getattr(importlib.import_module(module), attribute, None)

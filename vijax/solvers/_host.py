@@ -1,8 +1,10 @@
-"""One thread for NumPy's linear algebra while a solver runs.
+"""The conditions that NumPy works under while a solver runs.
 
-The solvers multiply many small matrices between calls to XLA. OpenBLAS wakes a pool of threads
-for each product from about 64 x 64 on and lets it spin beside XLA's own pool: on a busy two-core
-machine a fit in 200 dimensions took 12.7 s with two threads and 0.4 s with one.
+Non-finite numbers are data to a solver, which looks for them itself: NumPy neither warns nor
+raises. And its linear algebra gets one thread: the solvers multiply many small matrices between
+calls to XLA, and from about 64 x 64 on OpenBLAS wakes a pool of threads for each product that
+spins beside XLA's own. On a busy two-core machine a fit in 200 dimensions took 12.7 s with two
+threads and 0.4 s with one.
 """
 
 from __future__ import annotations
@@ -19,22 +21,23 @@ _SERIAL_BELOW = 1000  # in higher dimensions a single product is worth the threa
 
 
 @contextlib.contextmanager
-def one_thread(dim: int) -> Iterator[None]:
-    """Runs a block with one BLAS thread if matrices are `dim` wide at most a thousand.
+def host_algebra(dim: int) -> Iterator[None]:
+    """Runs a block without floating-point warnings, and with one BLAS thread if `dim` is small.
 
-    Does nothing where NumPy was not built with the OpenBLAS of its wheels.
+    The threads are left alone where NumPy was not built with the OpenBLAS of its wheels.
     """
-    controls = _openblas()
-    if controls is None or dim >= _SERIAL_BELOW:
-        yield
-        return
-    get, put = controls
-    before = get()
-    put(1)
-    try:
-        yield
-    finally:
-        put(before)
+    controls = _openblas() if dim < _SERIAL_BELOW else None
+    with np.errstate(all="ignore"):
+        if controls is None:
+            yield
+            return
+        get, put = controls
+        before = get()
+        put(1)
+        try:
+            yield
+        finally:
+            put(before)
 
 
 @functools.cache

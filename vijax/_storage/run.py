@@ -8,10 +8,10 @@ from typing import Any
 import jax
 
 from vijax._batches import Rows
-from vijax._codec import NotStored, Reader, Writer
 from vijax._contracts import Algorithm, Batch, Guide, PyTree, Target, Variables
 from vijax._engine import Engine, Loop, Run
 from vijax._stopping import Phase, Window
+from vijax._storage.codec import NotStored, Reader, Writer
 from vijax.algorithms import Gradient, Optimizer
 
 _REBUILT = ("target", "guide", "algorithm", "batch", "rows")  # of an engine

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vijax._codec import NotStored, Reader, Writer
 from vijax._errors import ArgumentError, mismatch
+from vijax._storage.codec import NotStored, Reader, Writer
 from vijax.model import Arguments
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -60,8 +60,9 @@ def complete(model: Callable[..., Any], note: dict[str, Any], given: Call, reade
     args = tuple(argument(*pair) for pair in zip(labels, note["args"], strict=False))
     kwargs = {name: argument(name, part) for name, part in note["kwargs"].items()}
     if values:
+        extra = next(iter(values))
         raise ArgumentError(
-            mismatch(f"argument {next(iter(values))!r}", f"some of {known}, as in the fit", "it")
+            mismatch(f"argument {extra!r}", f"those of the fit, {known}", "one more")
         )
     return args, kwargs
 

@@ -43,7 +43,7 @@ def test_no_options_give_a_posterior_whose_evidence_brackets_the_truth(name):
         ("n_steps", "num_steps"),
         ("progressbar", "progress_bar"),
         ("random_seed", "rng_key"),
-        ("learning_rate", "optax.adam"),
+        ("learning_rate", r"optimizer=optax.adam"),
         ("init_loc_fn", "init"),
         ("num_step", "num_steps"),
         ("scal", "scale"),

@@ -19,7 +19,7 @@ LAYERS = [
     ("apart", {"conjugate", "data", "diagnostics", "guides", "model", "nn", "objectives"}),
     ("apart", {"algorithms", "solvers"}),
     ("apart", {"_batches", "_options", "_progress", "_starts", "_stopping"}),
-    ("apart", {"_engine"}),
+    ("apart", {"_engine", "_problem"}),
     (
         "together",
         {"_checkpoint", "_dependence", "_draws", "_export", "_posterior", "_storage", "_summary"},

@@ -94,16 +94,17 @@ def reduce(posterior: _posterior.Posterior) -> tuple[Callable[..., Any], tuple[A
 
 
 def _unpickle(
-    blob: bytes, model: Callable[..., Any], call: call.Call, options: dict[str, Any]
+    blob: bytes, model: Callable[..., Any], given: call.Call, options: dict[str, Any]
 ) -> _posterior.Posterior:
-    return _read(io.BytesIO(blob), "pickled posterior", model, call, options)
+    nothing = {"objective": None, "optimizer": None}
+    return _read(io.BytesIO(blob), "pickled posterior", model, given, nothing | options)
 
 
 def _encode(posterior: _posterior.Posterior) -> tuple[dict[str, Any], list[np.ndarray]]:
     """The manifest and the arrays of a posterior's file."""
     writer = Writer(lenient=True)
-    p = jax.device_get(posterior.variables), jax.device_get(posterior.mutable)
-    state = (posterior.target, posterior.guide, *p, posterior.batch)
+    variables, mutable = jax.device_get((posterior.variables, posterior.mutable))
+    state = (posterior.target, posterior.guide, variables, mutable, posterior.batch)
     data = {n: v for n, v in posterior.batch.data.items() if n not in posterior.missing}
     manifest = {
         "format": checks.FORMAT,
@@ -113,8 +114,8 @@ def _encode(posterior: _posterior.Posterior) -> tuple[dict[str, Any], list[np.nd
         "call": call.encode(posterior.arguments, writer),
         "space": writer.encode(posterior.target.space),
         "guide": writer.encode(posterior.guide),
-        "variables": writer.tree(posterior.variables),
-        "mutable": writer.tree(posterior.mutable),
+        "variables": writer.tree(variables),
+        "mutable": writer.tree(mutable),
         "data": {name: writer.encode(data[name]) for name in sorted(needed_arrays(*state))},
         "digests": {name: checks.digest(value) for name, value in data.items()},
         "index": writer.encode(posterior.batch.index),
@@ -221,6 +222,6 @@ def _templates(target: Target, guide: Guide, batch: Batch) -> tuple[Variables, d
 
     def start(key: Any, z: Any, data: dict[str, Any]) -> Any:
         parameters, mutable = target.initialise(key, Batch(data))
-        return Variables(guide.init(key, target.space, z), parameters), mutable
+        return Variables(guide.init(key, target.space, z, batch), parameters), mutable
 
     return jax.eval_shape(start, jax.random.key(0), z, batch.data)

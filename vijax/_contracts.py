@@ -216,8 +216,13 @@ class Guide(abc.ABC):
     factorised: ClassVar[bool] = False
 
     @abc.abstractmethod
-    def init(self, key: Array, space: Space, location: Position) -> PyTree:
-        """Parameters of a narrow member of the family at `location`."""
+    def init(
+        self, key: Array, space: Space, location: Position, batch: Batch | None = None
+    ) -> PyTree:
+        """Parameters of a narrow member of the family at `location`.
+
+        `batch` is for guides whose start values are computed from the data.
+        """
 
     @abc.abstractmethod
     def draw(self, params: PyTree, space: Space, key: Array, batch: Batch) -> Draw:

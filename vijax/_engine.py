@@ -30,7 +30,8 @@ _THIN = 10  # every tenth iterate enters the averages: the others are nearly cop
 _WINDOW = 100  # shortest window between two decisions, in steps
 _PIECE_SECONDS = 0.15  # how often the host looks in
 _PROBES = 4096  # coordinates that the stopping rule watches
-_SCORES = 200  # draws that compare two candidates
+_SCORES = (200, 4000)  # fewest and most draws that compare two candidates
+_SCORE_ELEMENTS = 2**30  # draws times data elements that a comparison may cost
 _MAX_STEPS = 500_000  # where a fit without a step limit gives up
 
 
@@ -340,15 +341,17 @@ def scores(
     mutable: dict[str, PyTree],
     batch: Batch,
     rows: Rows,
-    num_draws: int = _SCORES,
     seed: int = 0,
 ) -> np.ndarray:
-    """`log p - log q` of `num_draws` draws and, under subsampling, as many fresh row sets."""
+    """`log p - log q` of many draws and, under subsampling, as many fresh row sets."""
     key = jax.random.fold_in(jax.random.key(0x5C0E), seed)
+    fewest, most = _SCORES
+    elements = weights.num_elements(batch, target.space.dim)
+    num_draws = max(fewest, min(most, _SCORE_ELEMENTS // elements))
     if not rows.subsampled:
         return weights.draw(target, guide, variables, mutable, key, batch, num_draws).log_weights
     out = []
-    for i, row in enumerate(range(num_draws)):
+    for i, row in enumerate(range(fewest)):
         index = {name: table[0] for name, table in rows.table(row, row + 1).items()}
         part = batch._replace(index=index)
         one = weights.draw(

@@ -23,7 +23,7 @@ from vijax._contracts import (
     Target,
     Variables,
 )
-from vijax._engine import Budget, Engine
+from vijax._engine import Budget, Engine, scores
 from vijax._errors import ModelError
 from vijax._keys import as_key
 from vijax._posterior import Posterior, finish, finish_solution
@@ -117,9 +117,12 @@ def fit(
     variables = _variables(init, problem, parameters, starts)
     if solver is not None:
         solution = solver.solve(jax.random.fold_in(key, 4), target, chosen, variables[0], batch)
+        if not solution.converged and init is None:  # raises where there is no finite start
+            starts = _positions(init, problem, parameters, mutable, 1)
+            variables = _variables(init, problem, parameters, starts)
         if solution.converged or algorithm is solver or not solver.maximises_elbo:
             return finish_solution(problem, solution, mutable, began)
-        variables[0] = solution.variables
+        variables = [_better(problem, solution.variables, variables[0], mutable)]
 
     engine = _engine(problem, algorithm, objective, optimizer, num_particles, num_steps)
     with Progress(progress_bar, num_steps) as bar:
@@ -208,12 +211,22 @@ def _variables(
         first = []
     keys = (jax.random.fold_in(problem.key, 100 + i) for i in range(len(starts)))
     program = problem.target.program(_initial, guide)
-    fresh = (program(key, z) for key, z in zip(keys, starts, strict=True))
+    fresh = (program(key, z, problem.first_batch) for key, z in zip(keys, starts, strict=True))
     return [*first, *(Variables(params, parameters) for params in fresh)][: len(starts)]
 
 
-def _initial(target: Target, guide: Guide, key: Array, start: Position) -> PyTree:
-    return guide.init(key, target.space, start)
+def _better(
+    problem: Problem, solved: Variables, fresh: Variables, mutable: dict[str, PyTree]
+) -> Variables:
+    """What a solver left behind, unless the ELBO there is not even finite."""
+    found = scores(problem.target, problem.guide, solved, mutable, problem.batch, problem.rows)
+    return solved if np.isfinite(found).all() else fresh
+
+
+def _initial(
+    target: Target, guide: Guide, key: Array, start: Position, batch: Batch
+) -> PyTree:
+    return guide.init(key, target.space, start, batch)
 
 
 def _solver(algorithm: Any, problem: Problem) -> Solver | None:

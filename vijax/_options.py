@@ -80,7 +80,8 @@ def check_names(
     except (TypeError, ValueError):
         return
     for name, value in options.items():
-        given = value is not defaults[name] and value != defaults[name]
+        plain = isinstance(value, (int, str, tuple, type(None)))  # arrays compare elementwise
+        given = value is not defaults[name] and not (plain and value == defaults[name])
         if given and name in parameters and name not in model_kwargs:
             raise TypeError(
                 f"{name!r} is an option of fit and an argument of the model. Pass the model's as "

@@ -72,7 +72,7 @@ class StopRule:
         flat_steps: recent steps needed before flat losses count as stationary.
     """
 
-    tolerance: float = 0.01
+    tolerance: float = 0.002
     rhat: float = 1.1
     shrink: float = 0.25
     min_windows: int = 4

@@ -68,7 +68,7 @@ def test_data_is_no_constant(name):
     case = CASES[name]
     target, batch = make(case.model, *case.args, **case.kwargs)
     start = jax.eval_shape(target.initialise, jax.random.key(0), batch)
-    z = {site.name: jax.ShapeDtypeStruct(site.z_shape, float) for site in target.space.sites}
+    z = {site.name: jnp.zeros(site.z_shape) for site in target.space.sites}
     jaxpr = jax.make_jaxpr(target.evaluate)(z, batch, *start)
     for constant in jaxpr.consts:
         for name, array in batch.data.items():

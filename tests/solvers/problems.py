@@ -124,6 +124,30 @@ def regression_model(x, y):
     numpyro.sample("y", dist.Normal(x @ beta, sigma), obs=y)
 
 
+def schools_moments() -> tuple[np.ndarray, np.ndarray]:
+    """Mean and sd of `(mu, log tau, effects)`, non-centred, by quadrature over `(mu, log tau)`.
+
+    Given those, the effects are independent Gaussians and the data has density
+    `N(y_j; mu, tau^2 + sigma_j^2)`.
+    """
+    y, sigma = SCHOOLS.astype(float), SCHOOLS_SD.astype(float)
+    mu, log_tau = np.meshgrid(np.linspace(-25, 35, 601), np.linspace(-14, 6, 801), indexing="ij")
+    mu, tau = mu.ravel()[:, None], np.exp(log_tau.ravel()[:, None])
+    total = tau**2 + sigma**2
+    log_density = (
+        -0.5 * np.sum((y - mu) ** 2 / total + np.log(total), axis=1)
+        - 0.5 * (mu[:, 0] / 5) ** 2
+        - np.log1p((tau[:, 0] / 5) ** 2)
+        + log_tau.ravel()
+    )
+    weights = np.exp(log_density - log_density.max())
+    weights /= weights.sum()
+    given = np.concatenate([mu, np.log(tau), tau * (y - mu) / total], axis=1)
+    spread = np.concatenate([np.zeros((len(mu), 2)), sigma**2 / total], axis=1)
+    mean = weights @ given
+    return mean, np.sqrt(weights @ (spread + (given - mean) ** 2))
+
+
 class Regression(NamedTuple):
     """A regression on raw scales, its mode in unconstrained space and the sds there."""
 

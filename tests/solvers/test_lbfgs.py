@@ -3,7 +3,14 @@ import pytest
 
 from tests.solvers import problems
 from vijax.solvers.compact import candidates
-from vijax.solvers.lbfgs import CONVERGED, LBFGS, NO_START, finite_starts
+from vijax.solvers.lbfgs import LBFGS
+from vijax.solvers.paths import (
+    CONVERGED,
+    NO_START,
+    finite_starts,
+    positive_curvature,
+    update_diagonal,
+)
 
 
 def climb(case, num=8, first=None, **options):
@@ -33,8 +40,9 @@ def test_reaches_an_optimum_thousands_of_sds_away():
     regression = problems.raw_regression()
     assert np.abs(regression.mode / regression.sd).max() > 3000
     paths, kernel = climb(regression.case)
-    best = max(paths, key=lambda path: path.log_density[-1])
-    np.testing.assert_array_less(np.abs(best.points[-1] - regression.mode) / regression.sd, 0.1)
+    for path in paths:
+        # half a tenth squared of a nat below the top, in a direction that matters
+        np.testing.assert_array_less(np.abs(path.points[-1] - regression.mode) / regression.sd, 0.1)
     assert kernel.calls < 400
 
 
@@ -106,8 +114,6 @@ def test_compact_gaussians_agree_with_their_dense_form():
 
 def dense_bfgs(path, row, history):
     """`H` after the last pairs, by the textbook recursion on dense matrices."""
-    from vijax.solvers.lbfgs import positive_curvature, update_diagonal
-
     s, y = np.diff(path.points[: row + 1], axis=0), -np.diff(path.gradient[: row + 1], axis=0)
     good = positive_curvature(s, y)
     s, y = s[good], y[good]

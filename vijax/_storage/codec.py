@@ -125,7 +125,7 @@ class Reader:
             case "float":
                 return float(content)
             case "shape":
-                return jax.ShapeDtypeStruct(tuple(content), jnp.dtype(note["dtype"]))
+                return jax.ShapeDtypeStruct(tuple(content), _dtype(note["dtype"]))
             case "array":
                 return self._array(note)
             case "class":
@@ -140,7 +140,7 @@ class Reader:
             case _:
                 raise NotStored(str(content))
 
-    def tree(self, note: Any, template: PyTree, what: str) -> PyTree:
+    def tree(self, note: Any, template: PyTree, what: str, remedy: str = "") -> PyTree:
         """A pytree of the template's structure.
 
         Raises:
@@ -149,7 +149,8 @@ class Reader:
         flat, structure = jax.tree.flatten_with_path(template)
         paths = [jax.tree_util.keystr(path) for path, _ in flat]
         if paths != note["paths"]:
-            raise VijaxError(mismatch(what, f"the leaves {note['paths']} of the file", f"{paths}"))
+            came = _difference(note["paths"], paths)
+            raise VijaxError(mismatch(what, "the leaves of the file", came, remedy))
         return jax.tree.unflatten(structure, [self.decode(leaf) for leaf in note["leaves"]])
 
     def _array(self, note: dict[str, Any]) -> Any:
@@ -221,6 +222,20 @@ def _fields(value: Any) -> dict[str, Any] | None:
     if dataclasses.is_dataclass(value):
         return {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
     return None
+
+
+def _difference(stored: list[str], found: list[str]) -> str:
+    """How the leaves of a pytree differ from the stored ones."""
+    extra = [path for path in found if path not in stored]
+    lacking = [path for path in stored if path not in found]
+    parts = [f"{extra} more"] * bool(extra) + [f"no {lacking}"] * bool(lacking)
+    return " and ".join(parts) or "them in another order"
+
+
+def _dtype(name: str) -> Any:
+    """A dtype by name; those of typed keys are no NumPy dtypes."""
+    key = jax.random.key(0).dtype
+    return key if name == str(key) else jnp.dtype(name)
 
 
 def _class(name: str) -> type:

@@ -109,7 +109,12 @@ def _run(
     if algorithm is not None and note["loop"] is not None:
         state = jax.eval_shape(algorithm.init, variables, mutable)
         loop = Loop(
-            state=reader.tree(note["loop"]["state"], state, "the algorithm's state"),
+            state=reader.tree(
+                note["loop"]["state"],
+                state,
+                "the algorithm's state",
+                "Give load the optimizer and the objective of the fit.",
+            ),
             mean=tree(note["loop"]["mean"]),
             square=tree(note["loop"]["square"]),
             count=reader.decode(note["loop"]["count"]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -41,8 +40,8 @@ class Assessment(NamedTuple):
 
 def num_assessment_draws(batch: Batch, dim: int) -> int:
     """2,000 draws, fewer where the data are so large that they would take long."""
-    elements = sum(math.prod(value.shape) for value in batch.data.values()) + dim
-    return max(_MIN_DRAWS, min(_NUM_DRAWS, _MAX_ELEMENTS // elements))
+    affordable = _MAX_ELEMENTS // weights.num_elements(batch, dim)
+    return max(_MIN_DRAWS, min(_NUM_DRAWS, affordable))
 
 
 def assess(

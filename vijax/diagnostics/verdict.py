@@ -15,6 +15,7 @@ Status = Literal["certified", "corrected", "approximate", "failed"]
 _CERTIFIED_KHAT = 0.5  # below it the importance weights have a finite variance
 _MEAN_SHIFT = 0.1  # posterior sds by which correction may move a mean in a certified fit
 _LOG_SD_SHIFT = 0.1  # the same for the log standard deviation
+_TAIL_SHARE = 0.01  # weight in the tail below which its shape cannot matter
 _FINITE_SHARE = 0.99  # draws outside the model's support beyond this are worth a word
 _MIN_ESS = 100.0  # effective draws below which a correction is too noisy to rely on
 
@@ -96,7 +97,13 @@ def judge(
         f"k-hat {importance.khat:.2f} (reliable below {threshold:.2f}), importance ESS "
         f"{importance.ess:.0f} of {num_draws}"
     )
-    reliable = importance.khat < threshold and importance.ess > _MIN_ESS
+    plateau = importance.tail_share < _TAIL_SHARE and importance.ess > 0.9 * num_draws
+    if plateau and importance.khat >= _CERTIFIED_KHAT:
+        reasons.append(
+            f"the k-hat is a false alarm: the tail holds {100 * importance.tail_share:.1g} % of "
+            "the weight"
+        )
+    reliable = (importance.khat < threshold or plateau) and importance.ess > _MIN_ESS
     if finite_share < 0.5 or (not converged and importance.khat == math.inf):
         return Verdict("failed", tuple(reasons), _advice(converged))
     if not reliable:
@@ -108,7 +115,7 @@ def judge(
     )
     small = mean < _MEAN_SHIFT and log_sd < _LOG_SD_SHIFT
     clean = converged and not troubles and finite_share >= _FINITE_SHARE
-    if importance.khat < _CERTIFIED_KHAT and small and clean:
+    if (importance.khat < _CERTIFIED_KHAT or plateau) and small and clean:
         return Verdict("certified", tuple(reasons), "")
     return Verdict("corrected", tuple(reasons), "" if converged else "Give it more steps.")
 

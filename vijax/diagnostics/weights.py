@@ -46,6 +46,9 @@ class Importance(NamedTuple):
         log_weights: Pareto-smoothed, normalised to sum to one, `(num_draws,)`.
         khat: Pareto shape of the largest weights; reliable below about 0.7.
         ess: effective number of draws, `1 / sum(w^2)`.
+        tail_share: share of all weight by which the largest weights exceed the smallest of them;
+            where it is negligible a large k-hat is a false alarm (the largest weights may lie on
+            a plateau, whose spacings look like a heavy tail).
         log_evidence: log mean weight in nats.
         log_evidence_se: its standard error (delta method).
     """
@@ -53,14 +56,19 @@ class Importance(NamedTuple):
     log_weights: np.ndarray
     khat: float
     ess: float
+    tail_share: float
     log_evidence: float
     log_evidence_se: float
 
 
 def block_size(batch: Batch, dim: int) -> int:
     """Draws to evaluate at once, so that memory stays bounded for large data."""
-    elements = sum(math.prod(value.shape) for value in batch.data.values()) + dim
-    return max(1, min(_MAX_BLOCK, _BLOCK_ELEMENTS // elements))
+    return max(1, min(_MAX_BLOCK, _BLOCK_ELEMENTS // num_elements(batch, dim)))
+
+
+def num_elements(batch: Batch, dim: int) -> int:
+    """What one evaluation of the model reads: all data and one position."""
+    return sum(math.prod(value.shape) for value in batch.data.values()) + dim
 
 
 def draw(
@@ -114,7 +122,7 @@ def importance(log_weights: np.ndarray) -> Importance:
     n = log_weights.size
     finite = np.isfinite(log_weights)
     if finite.sum() < 5:  # nothing to smooth
-        return Importance(np.full(n, -math.log(n)), math.inf, 0.0, -math.inf, math.inf)
+        return Importance(np.full(n, -math.log(n)), math.inf, 0.0, 1.0, -math.inf, math.inf)
     from arviz_stats.base import array_stats  # slow to import, and needed by few calls
 
     floor = log_weights[finite].min() - 700.0  # psislw wants finite values; exp(-700) is zero
@@ -134,9 +142,17 @@ def importance(log_weights: np.ndarray) -> Importance:
         log_weights=normalised,
         khat=float(khat),
         ess=ess,
+        tail_share=_tail_share(weights),
         log_evidence=float(peak + math.log(mean)),
         log_evidence_se=relative_se,
     )
+
+
+def _tail_share(weights: np.ndarray) -> float:
+    """Excess of the largest weights over the smallest of them, as a share of the total."""
+    size = int(min(0.2 * weights.size, 3 * math.sqrt(weights.size)))  # PSIS' tail length
+    tail = np.sort(weights)[-size:]
+    return float((tail - tail[0]).sum() / weights.sum())
 
 
 def khat_threshold(num_draws: int) -> float:

@@ -49,9 +49,11 @@ class Composite(Guide):
 
     parts: tuple[tuple[tuple[str, ...], Any], ...]
 
-    def init(self, key: Array, space: Space, location: Position) -> tuple[PyTree, ...]:
+    def init(
+        self, key: Array, space: Space, location: Position, batch: Batch | None = None
+    ) -> tuple[PyTree, ...]:
         return tuple(
-            guide.init(jax.random.fold_in(key, i), part, location)
+            guide.init(jax.random.fold_in(key, i), part, location, batch)
             for i, (guide, part) in enumerate(_parts(self, space))
         )
 

@@ -31,7 +31,9 @@ class Delta(Guide):
     Delta()
     """
 
-    def init(self, key: Array, space: Space, location: Position) -> DeltaParams:
+    def init(
+        self, key: Array, space: Space, location: Position, batch: Batch | None = None
+    ) -> DeltaParams:
         return DeltaParams(space.ravel(location))
 
     def draw(self, params: DeltaParams, space: Space, key: Array, batch: Batch) -> Draw:

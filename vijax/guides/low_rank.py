@@ -65,7 +65,9 @@ class LowRank(GaussianGuide):
         if self.rank is not None and self.rank < 1:
             raise GuideError(mismatch("rank", "at least 1, or None", self.rank))
 
-    def init(self, key: Array, space: Space, location: Position) -> LowRankParams:
+    def init(
+        self, key: Array, space: Space, location: Position, batch: Batch | None = None
+    ) -> LowRankParams:
         loc = space.ravel(location)
         rank = min(space.dim, self.rank or _default_rank(space.dim))
         factor = jax.random.normal(key, (loc.size, rank), loc.dtype) * (_START / math.sqrt(rank))

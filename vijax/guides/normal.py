@@ -55,7 +55,9 @@ class MeanField(GaussianGuide):
     def __post_init__(self) -> None:
         require_positive("init_scale", self.init_scale)
 
-    def init(self, key: Array, space: Space, location: Position) -> MeanFieldParams:
+    def init(
+        self, key: Array, space: Space, location: Position, batch: Batch | None = None
+    ) -> MeanFieldParams:
         loc = space.ravel(location)
         return MeanFieldParams(loc, jnp.full_like(loc, math.log(self.init_scale)))
 
@@ -91,7 +93,9 @@ class DenseGaussian(GaussianGuide):
     def __post_init__(self) -> None:
         require_positive("init_scale", self.init_scale)
 
-    def init(self, key: Array, space: Space, location: Position) -> FullRankParams:
+    def init(
+        self, key: Array, space: Space, location: Position, batch: Batch | None = None
+    ) -> FullRankParams:
         loc = space.ravel(location)
         log_scale = jnp.full_like(loc, math.log(self.init_scale))
         return FullRankParams(loc, log_scale, jnp.zeros((loc.size, loc.size), loc.dtype))

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 
 from vijax.solvers.kernel import Kernel
-from vijax.solvers.lbfgs import Path
+from vijax.solvers.paths import Path
 
 _BARRIER = 3.0  # nats by which the log density dips between two modes
 

@@ -15,6 +15,7 @@ from vijax.solvers.gaussian import (
     Estimate,
     Gaussian,
     antithetic,
+    clearly_better,
     elbo_terms,
     from_moments,
     host_rng,
@@ -29,7 +30,6 @@ from vijax.solvers.scoring import leaders
 
 _FLOOR = 4.0  # `lam` does not fall below this while the fit still improves
 _QUIET_STEP = 1.0  # `lam` in the first window of the averaging phase
-_CLEARLY = 0.02  # nats by which a rival of the average must win, beyond its standard errors
 _ENTRANTS = 12  # contenders that are tried where paths disagree
 _DRAW_IN = 0.7  # factor on all standard deviations when most draws are not finite
 _COLLAPSE = 10.0  # nats below the best window at which the iteration goes back to it
@@ -226,9 +226,7 @@ class _Matching:
         ]
         chosen, terms = scored[0]
         for rival, others in scored[1:]:
-            gain = others - terms
-            rescued = not np.isfinite(terms).all() and np.isfinite(others).all()
-            if rescued or gain.mean() > _CLEARLY + 4 * gain.std() / np.sqrt(len(gain)):
+            if clearly_better(others, terms):
                 chosen, terms = rival, others
         return chosen, summarise(terms)
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from vijax.solvers.gaussian import LOG_2PI, Gaussian, log_normal
 from vijax.solvers.kernel import Floats
-from vijax.solvers.lbfgs import Path, positive_curvature, update_diagonal
+from vijax.solvers.paths import Path, positive_curvature, update_diagonal
 
 _MEMORY = 4_000_000  # numbers in one stack of factors: 32 MB
 

@@ -17,6 +17,8 @@ from vijax.solvers.kernel import Floats
 
 LOG_2PI = math.log(2 * math.pi)
 
+_CLEARLY = 0.02  # nats, beyond the standard errors
+
 # `(num, dim)` points to log density `(num,)` and gradient `(num, dim)`: what a kernel does
 Evaluate = Callable[[Floats], tuple[Floats, Floats]]
 
@@ -113,6 +115,14 @@ def summarise(terms: Floats) -> Estimate:
     if not np.isfinite(terms).all():
         return Estimate(-np.inf, np.inf)
     return Estimate(float(terms.mean()), float(terms.std(ddof=1) / math.sqrt(len(terms))))
+
+
+def clearly_better(rival: Floats, terms: Floats) -> bool:
+    """Whether a rival's ELBO terms, from the same noise, are higher by more than chance allows."""
+    if not np.isfinite(terms).all():
+        return bool(np.isfinite(rival).all())
+    gain = rival - terms
+    return bool(gain.mean() > _CLEARLY + 4 * gain.std() / math.sqrt(len(gain)))
 
 
 def antithetic(rng: np.random.Generator, num: int, dim: int) -> Floats:

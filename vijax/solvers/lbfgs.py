@@ -11,44 +11,28 @@ values, Hager and Zhang, A new conjugate gradient method with guaranteed descent
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
 
 import numpy as np
 
 from vijax.solvers.kernel import Floats, Kernel
-
-CONVERGED = "the log density stopped rising"
-NO_START = "no starting point with a finite log density and gradient was found"
-STUCK = "no step along the ascent direction raised the log density"
-EXHAUSTED = "the iteration limit was reached while the log density was still rising"
-STRAGGLER = "stopped long after most other paths had converged"
+from vijax.solvers.paths import (
+    CONVERGED,
+    EXHAUSTED,
+    NO_START,
+    STRAGGLER,
+    STUCK,
+    Path,
+    positive_curvature,
+    update_diagonal,
+)
 
 _RUNNING = ""
 _SUFFICIENT = 1e-4  # Armijo constant
 _CURVATURE = 0.9  # weak Wolfe constant
 _MAX_TRIALS = 20  # trial points in one line search
+_PROBED = 256  # dimension up to which every coordinate is tried before a path counts as converged
+_MAX_SETTLED = 30
 _QUIET = 3  # iterations in a row whose predicted gain is negligible
-
-
-class Path(NamedTuple):
-    """The iterates of one path, the start first.
-
-    Attributes:
-        points: `(num + 1, dim)`, as the device saw them.
-        log_density: `(num + 1,)`.
-        gradient: `(num + 1, dim)`, of the log density.
-        reason: why it ended.
-    """
-
-    points: Floats
-    log_density: Floats
-    gradient: Floats
-    reason: str
-
-    @property
-    def converged(self) -> bool:
-        """Whether it ended at a local maximum, to working precision."""
-        return self.reason == CONVERGED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,41 +65,6 @@ class LBFGS:
         return _Climb(self, kernel, starts, keep).run()
 
 
-def finite_starts(
-    kernel: Kernel,
-    rng: np.random.Generator,
-    num: int,
-    first: Floats | None = None,
-    radius: float = 2.0,
-    rounds: int = 25,
-) -> Floats:
-    """Starting points `(num, dim)`, uniform on `(-radius, radius)` in each coordinate.
-
-    A point whose log density or gradient is not finite is drawn again, on its own, from an
-    interval that slowly narrows; one that never succeeds is returned as it is.
-
-    Args:
-        kernel: the compiled log density and gradient.
-        rng: source of randomness.
-        num: number of points.
-        first: points to use as they are if finite, `(at most num, dim)`.
-        radius: half the width of the interval.
-        rounds: attempts.
-    """
-    starts = rng.uniform(-radius, radius, (num, kernel.dim))
-    if first is not None:
-        starts[: len(first)] = first[:num]
-    bad = np.arange(num)
-    for attempt in range(rounds):
-        log_density, gradient = kernel(starts[bad])
-        bad = bad[~(np.isfinite(log_density) & np.isfinite(gradient).all(axis=1))]
-        if not bad.size:
-            break
-        width = radius * 0.9**attempt
-        starts[bad] = rng.uniform(-width, width, (bad.size, kernel.dim))
-    return kernel.round(starts)
-
-
 class _Climb:
     """All paths of one run; row `i` of every array belongs to path `i`. Minimises `f = -log p`."""
 
@@ -135,6 +84,7 @@ class _Climb:
         self.trials = np.zeros(num, int)
         self.iterations = np.zeros(num, int)
         self.quiet = np.zeros(num, int)
+        self.settled = np.zeros(num, int)  # times it seemed to be at the top
         self.reasons = np.full(num, _RUNNING, dtype=object)
         self.trace: list[list[tuple[Floats, float, Floats]]] = [[self._snap(i)] for i in range(num)]
         finite = np.isfinite(self.f) & np.isfinite(self.g).all(axis=1)
@@ -212,12 +162,54 @@ class _Climb:
         for i in paths:
             noise = 8 * self.kernel.resolution * abs(self.f[i])
             if -0.5 * self.slope[i] < max(self.options.tolerance, noise):
-                self.reasons[i] = CONVERGED
+                self._settle(i)
             elif self.rho[i].any():
-                self.rho[i] = 0
-                self._aim(np.array([i]))
+                self._restart(i)
             else:
                 self.reasons[i] = STUCK
+
+    def _settle(self, i: int) -> None:
+        """The predicted gain is negligible: believes it if steps along the coordinates agree.
+
+        Where curvature fell by orders of magnitude on the way, the history still takes directions
+        it has not explored lately for steep ones, and predicts no gain in a place that has some.
+        """
+        self.reasons[i] = CONVERGED
+        if self.x.shape[1] <= _PROBED and self.settled[i] < _MAX_SETTLED:
+            self.settled[i] += 1
+            self._probe(i)
+
+    def _probe(self, i: int) -> None:
+        """Goes on from the best step along a coordinate, if any goes up, with new scales.
+
+        The lengths are those at which the slope alone would gain a fifth of a nat: a coordinate
+        whose optimum is more than a third of its standard deviation away shows a gain.
+        """
+        x, f, g = self.x[i], self.f[i], self.g[i]
+        slope = np.maximum(np.abs(g), 1e-30)
+        length = np.minimum(0.2 / slope, 10 * (1 + np.abs(x)))
+        points = self.kernel.round(x - np.diag(np.sign(g) * length))
+        log_density, gradient = self.kernel(points)
+        gains = log_density + f
+        best = int(np.argmax(gains))
+        noise = 8 * self.kernel.resolution * abs(f)
+        if not gains[best] > max(0.02, noise) or not np.isfinite(gradient[best]).all():
+            return
+        curvature = np.abs(np.diag(gradient) + g) / length
+        # no coordinate is to move more than ten times as far as it was tried
+        curvature = np.maximum(
+            np.where(np.isfinite(curvature), curvature, 1e30), slope / length / 10
+        )
+        self.x[i], self.f[i], self.g[i] = points[best], -log_density[best], -gradient[best]
+        self.trace[i].append(self._snap(i))
+        self.rho[i], self.diagonal[i] = 0, 1 / curvature
+        self.quiet[i], self.reasons[i] = 0, _RUNNING
+        self._aim(np.array([i]))
+        self.step[i] = 1.0  # the scales are known, unlike at the start
+
+    def _restart(self, i: int) -> None:
+        self.rho[i], self.diagonal[i], self.quiet[i] = 0, 1, 0
+        self._aim(np.array([i]))
 
     def _accept(self, paths: np.ndarray, x: Floats, f: Floats, g: Floats) -> None:
         s, y = x - self.x[paths], g - self.g[paths]
@@ -234,7 +226,8 @@ class _Climb:
         predicted = np.maximum(-0.5 * self.slope[paths], gain)
         quiet = predicted < np.maximum(self.options.tolerance, 0.5 * noise)
         self.quiet[paths] = np.where(quiet, self.quiet[paths] + 1, 0)
-        self.reasons[paths[self.quiet[paths] >= _QUIET]] = CONVERGED
+        for i in paths[self.quiet[paths] >= _QUIET]:
+            self._settle(i)
         self._limit(paths)
 
     def _limit(self, paths: np.ndarray) -> None:
@@ -277,23 +270,3 @@ class _Climb:
         fresh = ~rho.any(axis=1)
         self.step[paths] = np.where(fresh, 1 / np.maximum(length, 1), 1.0)
         self.low[paths], self.high[paths], self.trials[paths] = 0.0, np.inf, 0
-
-
-def positive_curvature(s: Floats, y: Floats) -> np.ndarray:
-    """Which pairs `(num, dim)` have `s'y` clearly above zero."""
-    sy = np.einsum("pd,pd->p", s, y)
-    return sy > 1e-10 * np.sqrt(np.sum(s**2, axis=1) * np.sum(y**2, axis=1))
-
-
-def update_diagonal(diagonal: Floats, s: Floats, y: Floats) -> Floats:
-    """Diagonal of the inverse Hessian `(num, dim)` after the pairs `s`, `y` `(num, dim)`.
-
-    `1/D' = y'Dy / (s'y D) + y^2 / s'y - y'Dy s^2 / (s'y s'D^-1 s D^2)`: the diagonal of the BFGS
-    update of `D`, in the form of Gilbert and Lemarechal, 1989.
-    """
-    sy = np.einsum("pd,pd->p", s, y)[:, None]
-    ydy = np.einsum("pd,pd->p", y, diagonal * y)[:, None]
-    sds = np.einsum("pd,pd->p", s, s / diagonal)[:, None]
-    inverse = ydy / (sy * diagonal) + y**2 / sy - ydy * s**2 / (sy * sds * diagonal**2)
-    # non-negative by Cauchy-Schwarz; rounding is what the bound is for
-    return 1 / np.maximum(inverse, 1e-10 / diagonal)

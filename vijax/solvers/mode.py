@@ -14,8 +14,9 @@ from vijax.solvers.basins import separate_basins
 from vijax.solvers.conversion import location, relocate
 from vijax.solvers.gaussian import Evaluate, host_rng
 from vijax.solvers.kernel import Floats, Kernel
-from vijax.solvers.lbfgs import LBFGS, NO_START, Path, finite_starts
+from vijax.solvers.lbfgs import LBFGS
 from vijax.solvers.newton import objection, polish
+from vijax.solvers.paths import NO_START, Path, finite_starts
 
 _ROUNDS = 3  # times the ends are climbed from again
 _GAIN = 0.1  # nats a true maximum cannot be improved by

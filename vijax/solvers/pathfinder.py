@@ -17,12 +17,15 @@ from vijax.solvers.gaussian import (
     Estimate,
     Gaussian,
     antithetic,
-    estimate_elbo,
+    clearly_better,
+    elbo_terms,
     from_moments,
     host_rng,
+    summarise,
 )
 from vijax.solvers.kernel import Floats, Kernel
-from vijax.solvers.lbfgs import LBFGS, NO_START, Path, finite_starts
+from vijax.solvers.lbfgs import LBFGS
+from vijax.solvers.paths import NO_START, Path, finite_starts
 from vijax.solvers.scoring import Scored, finalists, score, shortlist
 
 _FINALISTS = 3  # candidates per path scored a second time
@@ -36,6 +39,7 @@ class PathfinderResult(NamedTuple):
         elbo: its ELBO from fresh draws.
         elbo_se: standard error of it.
         path_elbos: ELBO of the best candidate of each path, `(num_paths,)`; -inf for none.
+        best_path: the path that the best candidate is on.
         path_reasons: why each path ended.
         contenders: the best few candidates of every path, well apart along it.
         contender_elbos: their ELBOs, `(num_contenders,)`.
@@ -52,6 +56,7 @@ class PathfinderResult(NamedTuple):
     elbo: float
     elbo_se: float
     path_elbos: Floats
+    best_path: int
     path_reasons: tuple[str, ...]
     contenders: CompactGaussians | None
     contender_elbos: Floats
@@ -73,7 +78,7 @@ class PathfinderResult(NamedTuple):
         Empty where all paths converged to one mode. Paths that did not converge count as
         elsewhere, also the best one itself.
         """
-        home = self.basins[int(np.argmax(self.path_elbos))]
+        home = self.basins[self.best_path]
         basins = self.basins[self.contender_paths]
         return np.flatnonzero((basins != home) | (basins < 0))
 
@@ -154,7 +159,7 @@ class Pathfinder(Solver):
         finals = self._finals(kernel, rng, paths)
         elbos = np.full(len(paths), -np.inf)
         for i, scored in finals.items():
-            elbos[i] = scored.elbos.max()
+            elbos[i] = scored.elbos[np.argmax(scored.bounds)]
         reasons = tuple(path.reason for path in paths)
         basins = separate_basins(kernel, paths)
         nothing = np.zeros(0)
@@ -164,6 +169,7 @@ class Pathfinder(Solver):
                 elbo=-np.inf,
                 elbo_se=np.inf,
                 path_elbos=elbos,
+                best_path=0,
                 path_reasons=reasons,
                 contenders=None,
                 contender_elbos=nothing,
@@ -173,18 +179,19 @@ class Pathfinder(Solver):
                 log_weights=nothing,
                 basins=basins,
             )
-        winners = [(scored, int(np.argmax(scored.elbos))) for scored in finals.values()]
+        winners = [(scored, int(np.argmax(scored.bounds))) for scored in finals.values()]
         components = concatenate([scored.gaussians.take(np.array([j])) for scored, j in winners])
         draws = np.concatenate([scored.draws[j] for scored, j in winners])
         log_density = np.concatenate([scored.log_density[j] for scored, j in winners])
         log_weights = log_density - mixture_log_prob(components, draws)
-        best = components.dense(int(np.argmax([scored.elbos[j] for scored, j in winners])))
-        gaussian, (elbo, se) = self._choose(kernel, rng, best, draws, log_weights)
+        best = int(np.argmax([scored.bounds[j] for scored, j in winners]))
+        gaussian, (elbo, se) = self._choose(kernel, rng, components.dense(best), draws, log_weights)
         return PathfinderResult(
             gaussian=gaussian,
             elbo=elbo,
             elbo_se=se,
             path_elbos=elbos,
+            best_path=list(finals)[best],
             path_reasons=reasons,
             contenders=concatenate([scored.gaussians for scored in finals.values()]),
             contender_elbos=np.concatenate([scored.elbos for scored in finals.values()]),
@@ -205,13 +212,13 @@ class Pathfinder(Solver):
     ) -> tuple[Gaussian, Estimate]:
         """The best path's Gaussian or the one with the moments of the weighted mixture."""
         noise = antithetic(rng, 2 * self.num_final_draws, kernel.dim)
-        estimate = estimate_elbo(kernel, best, noise)
+        terms = elbo_terms(kernel, best, noise)
         matched = weighted_gaussian(draws, log_weights)
         if matched is not None:
-            other = estimate_elbo(kernel, matched, noise)
-            if other.elbo > estimate.elbo:
-                return matched, other
-        return best, estimate
+            others = elbo_terms(kernel, matched, noise)
+            if clearly_better(others, terms):
+                return matched, summarise(others)
+        return best, summarise(terms)
 
     def _finals(
         self, kernel: Kernel, rng: np.random.Generator, paths: list[Path]

@@ -36,7 +36,6 @@ def update(current: Gaussian, noise: Floats, gradient: Floats, lam: float) -> St
         gradient: scores of the target at the draws, `(num_draws, dim)`.
         lam: inverse regularisation; large trusts the batch.
     """
-    num = len(noise)
     weight = lam / (1 + lam)
     scores = gradient @ current.factor
     score, centre = scores.mean(axis=0), noise.mean(axis=0)
@@ -60,9 +59,10 @@ def update(current: Gaussian, noise: Floats, gradient: Floats, lam: float) -> St
     pulled = change(change(score[None], axes, widen), directions, shrink**2)
     pulled = change(pulled, axes, widen)[0]
     mean = current.mean + current.factor @ (weight * (pulled + centre))
-    if num == 0 or not (np.isfinite(mean).all() and np.isfinite(factor).all()):
+    log_det = float(np.log(widen).sum() + np.log(shrink).sum())
+    if not (np.isfinite(mean).all() and np.isfinite(factor).all() and np.isfinite(log_det)):
         return None
-    return Step(Gaussian(mean, factor), float(np.log(widen).sum() + np.log(shrink).sum()))
+    return Step(Gaussian(mean, factor), log_det)
 
 
 def _stack_root(centred: Floats, mean: Floats, lam: float) -> Floats:

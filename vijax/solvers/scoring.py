@@ -9,7 +9,7 @@ import numpy as np
 from vijax.solvers.compact import CompactGaussians, candidates, concatenate, predicted_elbo
 from vijax.solvers.gaussian import log_normal
 from vijax.solvers.kernel import Floats, Kernel
-from vijax.solvers.lbfgs import Path
+from vijax.solvers.paths import Path
 
 _MOST = 200  # iterates of one path that are looked at
 _APART = 0.04  # of a path's length, between two of its finalists
@@ -22,6 +22,8 @@ class Scored(NamedTuple):
         gaussians: the candidates, a stack of `num`.
         rows: which iterate each belongs to, `(num,)`.
         elbos: `(num,)`, -inf where a draw was not finite.
+        bounds: the ELBOs less two standard errors, `(num,)`. The highest of many noisy ELBOs
+            tends to belong to a noisy candidate; the highest bound to a good one.
         draws: `(num, num_draws, dim)`.
         log_density: of the draws, `(num, num_draws)`.
     """
@@ -29,6 +31,7 @@ class Scored(NamedTuple):
     gaussians: CompactGaussians
     rows: np.ndarray
     elbos: Floats
+    bounds: Floats
     draws: Floats
     log_density: Floats
 
@@ -52,7 +55,7 @@ def shortlist(path: Path, history: int, num: int) -> tuple[CompactGaussians, np.
 def finalists(scored: Scored, length: int, num: int) -> tuple[CompactGaussians, np.ndarray]:
     """The best few candidates of a path of `length` iterates that are not next to one another."""
     chosen: list[int] = []
-    for i in leaders(scored.elbos, len(scored.elbos)):
+    for i in leaders(scored.bounds, len(scored.bounds)):
         near = any(abs(scored.rows[i] - scored.rows[j]) < _APART * length for j in chosen)
         if np.isfinite(scored.elbos[i]) and not near:
             chosen.append(int(i))
@@ -70,7 +73,8 @@ def score(
     Args:
         kernel: the compiled log density and gradient.
         fields: candidates and their iterates by path.
-        noise: standard normal `(num_draws, dim)`, the same for all: differences matter.
+        noise: standard normal `(num_draws, dim)` in mirrored pairs, see `antithetic`; the same
+            for all, because differences are what matters.
     """
     draws = {i: gaussians.at(noise) for i, (gaussians, _) in fields.items()}
     if not draws:
@@ -83,8 +87,12 @@ def score(
         stop = start + block.shape[0] * block.shape[1]
         values = log_density[start:stop].reshape(block.shape[:2])
         start = stop
-        elbos = np.mean(values - log_normal(noise, gaussians.log_det[:, None]), axis=1)
-        scored[i] = Scored(gaussians, rows, elbos, block, values)
+        terms = values - log_normal(noise, gaussians.log_det[:, None])
+        elbos = terms.mean(axis=1)
+        pairs = terms[:, : len(noise) // 2] + terms[:, len(noise) // 2 :]  # mirrored draws
+        errors = pairs.std(axis=1) / np.sqrt(2 * len(noise))
+        bounds = np.where(np.isfinite(elbos), elbos - 2 * errors, -np.inf)
+        scored[i] = Scored(gaussians, rows, elbos, bounds, block, values)
     return scored
 
 

@@ -85,7 +85,9 @@ class NumPyroAuto(Guide):
     arguments: Arguments = dataclasses.field(compare=False)
     target: Target
 
-    def init(self, key: Array, space: Space, location: Position) -> dict[str, PyTree]:
+    def init(
+        self, key: Array, space: Space, location: Position, batch: Batch | None = None
+    ) -> dict[str, PyTree]:
         return self.target.program(_start, self, space)(key, location)
 
     def draw(self, params: dict[str, PyTree], space: Space, key: Array, batch: Batch) -> Draw:

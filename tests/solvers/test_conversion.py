@@ -1,0 +1,135 @@
+import numpy as np
+import pytest
+from scipy.stats import multivariate_normal
+
+from tests.solvers import problems
+from vijax._errors import GuideError
+from vijax.guides import Delta, FullRank, Laplace, LowRank, MeanField
+from vijax.solvers import BatchAndMatch, LaplaceSolver, ModeSolver, default_solver
+from vijax.solvers.conversion import factor_analysis, from_params, location, relocate, to_params
+from vijax.solvers.gaussian import Gaussian, from_moments
+
+DIM = 6
+
+
+def some_gaussian():
+    rng = np.random.default_rng(0)
+    scale = np.geomspace(0.01, 100, DIM)
+    return Gaussian(
+        rng.normal(size=DIM) * scale,
+        scale[:, None] * (np.eye(DIM) + 0.4 * rng.normal(size=(DIM, DIM))),
+    )
+
+
+def params_of(guide):
+    return problems.logistic(dim=DIM).variables(guide).guide
+
+
+def moments_by_guide(guide, params):
+    space = problems.logistic(dim=DIM).target.space
+    return np.asarray(guide.mean(params, space)), np.asarray(guide.covariance(params, space))
+
+
+@pytest.mark.parametrize("guide", [FullRank(), Laplace()])
+def test_full_rank_parameters_hold_a_gaussian_exactly(guide):
+    gaussian = some_gaussian()
+    params = to_params(params_of(guide), gaussian)
+    mean, covariance = moments_by_guide(guide, params)
+    outer = np.outer(gaussian.sd, gaussian.sd)
+    np.testing.assert_allclose(mean / gaussian.sd, gaussian.mean / gaussian.sd, rtol=1e-5)
+    np.testing.assert_allclose(covariance / outer, gaussian.covariance / outer, atol=1e-5)
+    back = from_params(params)
+    np.testing.assert_allclose(back.covariance / outer, gaussian.covariance / outer, atol=1e-5)
+
+
+def kl(q, p):
+    """KL(q || p) between Gaussians, up to a constant in p."""
+    precision = np.linalg.inv(p.covariance)
+    return 0.5 * np.trace(precision @ q.covariance) - q.log_det
+
+
+def test_mean_field_parameters_are_the_closest_factorised_gaussian():
+    gaussian, guide = some_gaussian(), MeanField()
+    params = to_params(params_of(guide), gaussian)
+    mean, covariance = moments_by_guide(guide, params)
+    np.testing.assert_allclose(mean, gaussian.mean, rtol=1e-5)
+    precision = np.linalg.inv(gaussian.covariance)
+    np.testing.assert_allclose(np.diag(covariance), 1 / np.diag(precision), rtol=1e-4)
+    best = from_params(params)
+    for i in range(DIM):
+        for factor in (0.95, 1.05):
+            scale = np.ones(DIM)
+            scale[i] = factor
+            other = Gaussian(best.mean, best.factor * scale)
+            assert kl(other, gaussian) > kl(best, gaussian)
+
+
+def test_low_rank_parameters_recover_a_covariance_of_their_form():
+    rng = np.random.default_rng(1)
+    loadings, noise = rng.normal(size=(DIM, 2)), rng.uniform(0.5, 2, DIM)
+    scale = np.geomspace(0.01, 100, DIM)
+    covariance = (np.diag(noise) + loadings @ loadings.T) * np.outer(scale, scale)
+    gaussian, guide = from_moments(scale, covariance), LowRank(rank=2)
+    params = to_params(params_of(guide), gaussian)
+    mean, held = moments_by_guide(guide, params)
+    outer = np.outer(gaussian.sd, gaussian.sd)
+    np.testing.assert_allclose(mean, scale, rtol=1e-6)
+    np.testing.assert_allclose(held / outer, covariance / outer, atol=0.02)
+    np.testing.assert_allclose(from_params(params).covariance / outer, held / outer, atol=1e-5)
+
+
+@pytest.mark.parametrize("rank", [1, 3, DIM])
+def test_factor_analysis_keeps_every_variance_and_improves_on_independence(rank):
+    gaussian = some_gaussian()
+    correlation = gaussian.covariance / np.outer(gaussian.sd, gaussian.sd)
+    noise, loadings = factor_analysis(correlation, rank)
+    assert (noise > 0).all()
+    fitted = np.diag(noise) + loadings @ loadings.T
+    np.testing.assert_allclose(np.diag(fitted), 1, atol=1e-9)
+    off = ~np.eye(DIM, dtype=bool)
+    assert np.sum((fitted - correlation)[off] ** 2) < np.sum(correlation[off] ** 2)
+
+
+@pytest.mark.parametrize("guide", [FullRank(), Laplace(), LowRank(), MeanField(), Delta()])
+def test_moving_a_guide_changes_its_centre_only(guide):
+    params = params_of(guide)
+    where = np.arange(DIM, dtype=float)
+    moved = relocate(params, where)
+    np.testing.assert_array_equal(location(moved), where)
+    assert moved.loc.dtype == params.loc.dtype
+    for one, other in zip(moved[1:], params[1:], strict=True):
+        assert one is other
+    assert type(to_params(params, some_gaussian())) is type(params)
+
+
+def test_other_parameters_are_refused_by_name():
+    for call in (from_params, location):
+        with pytest.raises(GuideError, match="got parameters of type dict"):
+            call({"w": 1.0})
+    with pytest.raises(GuideError, match="got parameters of type DeltaParams"):
+        from_params(params_of(Delta()))
+    with pytest.raises(GuideError, match="got parameters of type tuple"):
+        to_params((1.0,), some_gaussian())
+
+
+def test_a_gaussian_agrees_with_itself():
+    gaussian = some_gaussian()
+    lower = gaussian.cholesky
+    np.testing.assert_allclose(lower @ lower.T, gaussian.covariance, rtol=1e-9, atol=1e-12)
+    assert (np.diag(lower) > 0).all()
+    assert np.sum(np.log(np.diag(lower))) == pytest.approx(gaussian.log_det)
+    again = from_moments(gaussian.mean, gaussian.covariance)
+    points = gaussian.at(np.random.default_rng(0).standard_normal((5, DIM)))
+    np.testing.assert_allclose(again.log_prob(points), gaussian.log_prob(points), rtol=1e-8)
+    expected = multivariate_normal(gaussian.mean, gaussian.covariance).logpdf(points)
+    np.testing.assert_allclose(gaussian.log_prob(points), expected, rtol=1e-6)
+    assert from_moments(np.zeros(2), np.array([[1.0, 2.0], [2.0, 1.0]])) is None
+    assert from_moments(np.zeros(2), np.full((2, 2), np.nan)) is None
+
+
+def test_default_solvers_by_guide():
+    assert default_solver(FullRank()) == BatchAndMatch()
+    assert default_solver(Laplace()) == LaplaceSolver()
+    assert default_solver(Delta()) == ModeSolver()
+    assert default_solver(MeanField()) is None
+    assert default_solver(LowRank()) is None

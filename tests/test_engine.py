@@ -169,7 +169,7 @@ def test_steps_that_are_not_finite_are_skipped_and_explained():
     before = vijax.fit(
         trap, guide="meanfield", num_steps=trouble.step, algorithm="gradient", progress_bar=False
     )
-    params = _engine._take(before.run.loop.state.variables.guide, 0)
+    params = _engine.take(before.run.loop.state.variables.guide, 0)
     z = before.guide.draw(params, before.target.space, jax.random.fold_in(key, 0), before.batch).z
     assert z["z"] > 1.5
 

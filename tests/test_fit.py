@@ -60,7 +60,9 @@ def clashing(y, guide=1.0):
 
 
 def test_a_name_that_is_both_option_and_argument_is_refused():
-    with pytest.raises(TypeError, match="'guide' is an option of fit and an argument.*model_kwargs"):
+    with pytest.raises(
+        TypeError, match=r"'guide' is an option of fit and an argument.*model_kwargs"
+    ):
         fit(clashing, Y, guide="meanfield")
     posterior = fit(clashing, Y, guide="meanfield", model_kwargs={"guide": 0.5})
     assert np.exp(posterior.params.log_scale[0]) == pytest.approx(0.5, rel=0.05)
@@ -158,7 +160,7 @@ def test_changed_data_changes_the_answer():
 def test_point_estimates_and_compositions_are_fitted():
     posterior = fit(model, Y, guide={"mu": "meanfield", "sigma": "map"})
     draws = posterior.sample(num_draws=500)
-    assert np.std(draws["sigma"]) == 0
+    assert np.ptp(draws["sigma"]) == 0
     assert np.std(draws["mu"]) > 0.3
 
 

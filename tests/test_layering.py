@@ -18,7 +18,7 @@ LAYERS = [
     ("together", {"_contracts", "_errors", "_identity", "_keys", "_version"}),
     ("apart", {"conjugate", "data", "diagnostics", "guides", "model", "nn", "objectives"}),
     ("apart", {"algorithms", "solvers"}),
-    ("apart", {"_batches", "_options", "_progress", "_starts", "_stopping"}),
+    ("apart", {"_batches", "_loop", "_options", "_progress", "_starts", "_stopping"}),
     ("apart", {"_engine", "_problem"}),
     (
         "together",

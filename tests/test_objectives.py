@@ -107,7 +107,9 @@ def test_particles_average():
     one, _ = loss_and_gradient(ELBO(1, "plain"), FullRank(), params, problem, 0.0)
     many, _ = loss_and_gradient(ELBO(16, "plain"), FullRank(), params, problem, 0.0, KEYS[:500])
     assert np.var(many) == pytest.approx(np.var(one) / 16, rel=0.25)
-    assert np.mean(many) == pytest.approx(np.mean(one), abs=5 * float(np.std(one)) / np.sqrt(len(KEYS)))
+    assert np.mean(many) == pytest.approx(
+        np.mean(one), abs=5 * float(np.std(one)) / np.sqrt(len(KEYS))
+    )
 
 
 def test_an_estimator_that_the_guide_cannot_serve_is_refused():

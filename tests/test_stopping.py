@@ -85,8 +85,7 @@ def test_merging_keeps_the_moments_and_bounds_the_memory():
     steps = np.array([window.steps for window in phase.windows])[:, None] / 5000
     within = sum(s * w.probe_var for s, w in zip(steps, phase.windows, strict=True))
     between = sum(
-        s * (w.probe_mean - series.mean(0)) ** 2
-        for s, w in zip(steps, phase.windows, strict=True)
+        s * (w.probe_mean - series.mean(0)) ** 2 for s, w in zip(steps, phase.windows, strict=True)
     )
     np.testing.assert_allclose(within + between, series.var(0), rtol=1e-10)
 

@@ -32,9 +32,7 @@ class Rows:
     def subsampled(self) -> dict[str, Plate]:
         """The plates that are not used in full."""
         return {
-            name: plate
-            for name, plate in self.plates.items()
-            if plate.size != plate.subsample_size
+            name: plate for name, plate in self.plates.items() if plate.size != plate.subsample_size
         }
 
     def table(self, start: int, stop: int, capacity: int | None = None) -> dict[str, np.ndarray]:

@@ -36,7 +36,7 @@ class Batch(NamedTuple):
     """
 
     data: dict[str, Array]
-    index: dict[str, Array] = {}
+    index: dict[str, Array] = {}  # type: ignore[assignment]  # shadows tuple.index, unused
     key: Array | None = None
 
 
@@ -174,7 +174,11 @@ class Target:
     )
 
     def log_density(
-        self, z: Position, batch: Batch, model: Mapping | None = None, mutable: Mapping | None = None
+        self,
+        z: Position,
+        batch: Batch,
+        model: Mapping | None = None,
+        mutable: Mapping | None = None,
     ) -> Array:
         """The log density of one position, a scalar."""
         return self.evaluate(z, batch, model or {}, mutable or {}).log_density
@@ -305,7 +309,7 @@ class Algorithm(abc.ABC):
         """The model's current mutable state."""
 
     @abc.abstractmethod
-    def rescale(self, state: PyTree, factor: float) -> PyTree:
+    def rescale(self, state: PyTree, factor: float | Array) -> PyTree:
         """The state with its step size multiplied by `factor`."""
 
     @abc.abstractmethod

@@ -14,41 +14,23 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 
 from vijax._batches import Rows
 from vijax._contracts import Algorithm, Batch, Guide, PyTree, Target, Variables
+from vijax._loop import CAPACITY, THIN, Loop, advance, begin, take
 from vijax._progress import Progress
 from vijax._stopping import Phase, StopRule, Window, add, average, recent
 from vijax.diagnostics import nonfinite, weights
 from vijax.diagnostics.nonfinite import NonFinite
 
-_CAPACITY = 2000  # most steps in one piece
-_THIN = 10  # every tenth iterate enters the averages: the others are nearly copies of it
 _WINDOW = 100  # shortest window between two decisions, in steps
 _PIECE_SECONDS = 0.15  # how often the host looks in
 _PROBES = 4096  # coordinates that the stopping rule watches
 _SCORES = (200, 4000)  # fewest and most draws that compare two candidates
 _SCORE_ELEMENTS = 2**30  # draws times data elements that a comparison may cost
 _MAX_STEPS = 500_000  # where a fit without a step limit gives up
-
-
-class Loop(NamedTuple):
-    """What lives on the device between pieces; a leading axis of restarts on every leaf.
-
-    Attributes:
-        state: the algorithm's state.
-        mean: mean of the thinned iterates since the window began.
-        square: their sum of squared deviations.
-        count: their number.
-    """
-
-    state: PyTree
-    mean: Variables
-    square: Variables
-    count: Array
 
 
 class Run(NamedTuple):
@@ -123,8 +105,9 @@ class Engine:
         """A run at step 0 with one restart for each of `variables`."""
         factors = tuple(factors or [1.0] * len(variables))
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(list(variables)))
-        begin = self.target.program(_begin, self.algorithm)
-        loop = begin(stacked, mutable, np.asarray(factors, np.float32))
+        loop = self.target.program(begin, self.algorithm)(
+            stacked, mutable, np.asarray(factors, np.float32)
+        )
         phases = tuple(Phase() for _ in variables)
         return Run(loop, 0, 0, phases, np.zeros((0, len(phases))), factors=factors)
 
@@ -136,7 +119,7 @@ class Engine:
         progress: Progress | None = None,
     ) -> Run:
         """Runs on until the budget is spent, the rule is satisfied, or somebody says stop."""
-        clock, length = time.perf_counter(), _THIN
+        clock, length = time.perf_counter(), THIN
         run = _awake(run)
         try:
             while not run.reason:
@@ -174,7 +157,7 @@ class Engine:
             candidates = [phase.best] if phase.best is not None else []
             if phase.windows and not phase.stopped:
                 candidates.append(average(recent(phase)))
-            candidates.append(_take(last, restart))
+            candidates.append(take(last, restart))
             for variables in candidates:
                 score = self._score(variables, run, restart)
                 found.append((float(score.mean()), variables, restart))
@@ -182,7 +165,7 @@ class Engine:
         return variables, self._mutable(run, restart), restart
 
     def _mutable(self, run: Run, restart: int) -> dict[str, PyTree]:
-        return _take(jax.device_get(self.algorithm.mutable(run.loop.state)), restart)
+        return take(jax.device_get(self.algorithm.mutable(run.loop.state)), restart)
 
     def _score(self, variables: Variables, run: Run, restart: int) -> np.ndarray:
         """`log p - log q` of draws that are the same for every candidate."""
@@ -216,8 +199,8 @@ class Engine:
     def _steps(self, run: Run, stop: int, guarded: bool) -> tuple[Loop, np.ndarray, bool]:
         """The device state after steps `run.step..stop-1`, their losses, whether it is finite."""
         active = np.array([not phase.stopped for phase in run.phases])
-        table = self.rows.table(run.step, stop, _CAPACITY) if self.rows.subsampled else {}
-        program = self.target.program(_advance, self.guide, self.algorithm, guarded, len(active))
+        table = self.rows.table(run.step, stop, CAPACITY) if self.rows.subsampled else {}
+        program = self.target.program(advance, self.guide, self.algorithm, guarded, len(active))
         fresh = run.step == run.window
         loop, losses, finite = program(
             run.loop, self.key, active, fresh, run.step, stop, self.batch, table
@@ -225,7 +208,7 @@ class Engine:
         return loop, np.asarray(losses)[: stop - run.step], bool(finite)
 
     def _diagnose(self, loop: Loop, step: int, restart: int) -> NonFinite:
-        state = _take(jax.device_get(loop.state), restart)
+        state = take(jax.device_get(loop.state), restart)
         rows = self.rows.table(step, step + 1) if self.rows.subsampled else {}
         index = {name: table[0] for name, table in rows.items()}
         key = jax.random.fold_in(jax.random.fold_in(self.key, restart), step)
@@ -241,7 +224,7 @@ class Engine:
 
     def _judge(self, run: Run, budget: Budget) -> Run:
         """Closes the window: adds it to every running restart's phase, lets the rule decide."""
-        mean, square, count = jax.device_get((run.loop.mean, run.loop.square, run.loop.count))
+        mean, square, count = jax.device_get((run.loop.mean, run.loop.square, run.loop.seen))
         losses = run.losses[run.window :]
         phases, factors, state = list(run.phases), list(run.factors), None
         for restart, phase in enumerate(phases):
@@ -254,7 +237,7 @@ class Engine:
             window = Window(
                 steps=float(finite.size),
                 loss=float(losses[finite, restart].mean()),
-                mean=_take(mean, restart),
+                mean=take(mean, restart),
                 probe_mean=_probe(mean, restart),
                 probe_var=_probe(square, restart) / max(count[restart] - 1, 1),
             )
@@ -264,9 +247,7 @@ class Engine:
                 state = jax.device_get(run.loop.state) if state is None else state
                 state = self._reduce(state, restart, factor, phases[restart].best)
         loop = run.loop if state is None else run.loop._replace(state=state)
-        run = run._replace(
-            loop=loop, window=run.step, phases=tuple(phases), factors=tuple(factors)
-        )
+        run = run._replace(loop=loop, window=run.step, phases=tuple(phases), factors=tuple(factors))
         if all(phase.stopped for phase in phases):
             first = max(phases, key=lambda phase: phase.converged)
             run = run._replace(reason=first.stopped, converged=first.converged)
@@ -274,7 +255,7 @@ class Engine:
 
     def _reduce(self, state: PyTree, restart: int, factor: float, start: PyTree) -> PyTree:
         """All restarts' state on the host, one of them moved to `start` with smaller steps."""
-        one = self.algorithm.rescale(_take(state, restart), factor)
+        one = self.algorithm.rescale(take(state, restart), factor)
         one = self.algorithm.move(one, start)
 
         def put(stacked: np.ndarray, leaf: np.ndarray) -> np.ndarray:
@@ -284,9 +265,7 @@ class Engine:
 
         return jax.tree.map(put, state, one)
 
-    def _decide(
-        self, run: Run, restart: int, phase: Phase, budget: Budget
-    ) -> tuple[Phase, float]:
+    def _decide(self, run: Run, restart: int, phase: Phase, budget: Budget) -> tuple[Phase, float]:
         """The phase after the rule has spoken, and the factor for its step size."""
         if not self.anneal or not self.rule.stationary(phase):
             return phase, 1.0
@@ -298,17 +277,17 @@ class Engine:
         best = candidate if gain > 0 else phase.best
         # a loss is no convergence: this step size was too large, the next one starts from the best
         done = -2 * error - self.rule.tolerance < gain < max(self.rule.tolerance, 2 * error)
-        following = Phase(phase.index + 1, (), best)
+        following = Phase(phase.number + 1, (), best)
         if done and budget.num_steps is None:
             text = (
-                f"converged: reducing the step size {phase.index + 1} times gained only "
+                f"converged: reducing the step size {phase.number + 1} times gained only "
                 f"{gain:.3g} +- {error:.2g} nats at last"
             )
             return following._replace(stopped=text, converged=True), 1.0
-        if phase.index + 1 >= self.rule.max_phases and budget.num_steps is None:
+        if phase.number + 1 >= self.rule.max_phases and budget.num_steps is None:
             text = f"still gaining {gain:.3g} nats after {self.rule.max_phases} step sizes"
             return following._replace(stopped=text), 1.0
-        return following, self.rule.shrink if phase.index + 1 < self.rule.max_phases else 1.0
+        return following, self.rule.shrink if phase.number + 1 < self.rule.max_phases else 1.0
 
     def _limit(self, run: Run, budget: Budget, clock: float) -> str:
         if run.step >= budget.last:
@@ -320,7 +299,9 @@ class Engine:
     def _call(self, run: Run, callbacks: Sequence[Callable[..., Any]]) -> Run:
         for callback in callbacks:
             try:
-                callback(run, run.losses[:, 0] if run.losses.shape[1] == 1 else run.losses, run.step)
+                callback(
+                    run, run.losses[:, 0] if run.losses.shape[1] == 1 else run.losses, run.step
+                )
             except StopIteration:
                 run = run._replace(reason="stopped by a callback")
         return run
@@ -354,9 +335,7 @@ def scores(
     for i, row in enumerate(range(fewest)):
         index = {name: table[0] for name, table in rows.table(row, row + 1).items()}
         part = batch._replace(index=index)
-        one = weights.draw(
-            target, guide, variables, mutable, jax.random.fold_in(key, i), part, 1
-        )
+        one = weights.draw(target, guide, variables, mutable, jax.random.fold_in(key, i), part, 1)
         out.append(one.log_weights)
     return np.concatenate(out)
 
@@ -369,105 +348,6 @@ def _compare(new: np.ndarray, old: np.ndarray) -> tuple[float, float]:
     return float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(difference.size))
 
 
-def _begin(
-    target: Target,
-    algorithm: Algorithm,
-    variables: Variables,
-    mutable: dict[str, PyTree],
-    factors: Array,
-) -> Loop:
-    def one(variables: Variables, factor: Array) -> Loop:
-        state = algorithm.rescale(algorithm.init(variables, mutable), factor)
-        zeros = jax.tree.map(jnp.zeros_like, variables)
-        return Loop(state, zeros, zeros, jnp.zeros(()))
-
-    return jax.vmap(one)(variables, factors)
-
-
-def _advance(
-    target: Target,
-    guide: Guide,
-    algorithm: Algorithm,
-    guarded: bool,
-    restarts: int,
-    loop: Loop,
-    key: Array,
-    active: Array,
-    fresh: Array,
-    start: Array,
-    stop: Array,
-    batch: Batch,
-    table: dict[str, Array],
-) -> tuple[Loop, Array, Array]:
-    """Steps `start..stop-1` of every restart; losses `(capacity, restarts)`, and whether all is
-    finite afterwards. `fresh` empties the averages first.
-    """
-
-    def step(key: Array, t: Array, carry: tuple[Loop, Array]) -> tuple[Loop, Array]:
-        loop, losses = carry
-        rows = {name: values[t - start] for name, values in table.items()}
-        state, info = algorithm.step(
-            loop.state, jax.random.fold_in(key, t), target, guide, batch._replace(index=rows)
-        )
-        if guarded:
-            ok = jnp.isfinite(info.loss) & _all_finite(algorithm.variables(state))
-            state = jax.tree.map(lambda new, old: jnp.where(ok, new, old), state, loop.state)
-            info = info._replace(loss=jnp.where(ok, info.loss, jnp.nan))
-        return loop._replace(state=state), losses.at[t - start].set(info.loss)
-
-    def block(key: Array, t: Array, carry: tuple[Loop, Array]) -> tuple[Array, tuple[Loop, Array]]:
-        end = jnp.minimum(stop, (t // _THIN + 1) * _THIN)
-        loop, losses = lax.fori_loop(t, end, lambda i, c: step(key, i, c), carry)
-        whole = (end % _THIN == 0).astype(loop.count.dtype)
-        return end, (_accumulate(loop, algorithm.variables(loop.state), whole), losses)
-
-    def restart(loop: Loop, key: Array) -> tuple[Loop, Array]:
-        losses = jnp.zeros((_CAPACITY,))
-        carry = (start, (loop, losses))
-        _, carry = lax.while_loop(lambda c: c[0] < stop, lambda c: block(key, *c), carry)
-        return carry
-
-    averages = (loop.mean, loop.square, loop.count)
-    mean, square, count = jax.tree.map(lambda x: jnp.where(fresh, 0, x), averages)
-    loop = loop._replace(mean=mean, square=square, count=count)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(restarts))
-    if restarts == 1:  # a batch dimension of one would only cost
-        after, losses = restart(_take(loop, 0), keys[0])
-        after, losses = jax.tree.map(lambda leaf: leaf[None], (after, losses))
-    else:
-        after, losses = jax.vmap(restart)(loop, keys)
-
-        def freeze(new: Array, old: Array) -> Array:
-            return jnp.where(active.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-
-        after = jax.tree.map(freeze, after, loop)
-    return after, losses.T, _all_finite(after.state)
-
-
-def _accumulate(loop: Loop, variables: Variables, weight: Array) -> Loop:
-    """Welford's update of mean and squared deviations, skipped where `weight` is zero."""
-    count = loop.count + weight
-    share = weight / jnp.maximum(count, 1)
-    mean = jax.tree.map(lambda m, x: m + share.astype(m.dtype) * (x - m), loop.mean, variables)
-    square = jax.tree.map(
-        lambda s, x, m, n: s + weight.astype(s.dtype) * (x - m) * (x - n),
-        loop.square,
-        variables,
-        loop.mean,
-        mean,
-    )
-    return loop._replace(mean=mean, square=square, count=count)
-
-
-def _all_finite(tree: PyTree) -> Array:
-    finite = [
-        jnp.all(jnp.isfinite(leaf))
-        for leaf in jax.tree.leaves(tree)
-        if jnp.issubdtype(leaf.dtype, jnp.inexact)
-    ]
-    return jnp.all(jnp.stack(finite)) if finite else jnp.asarray(True)
-
-
 def _probe(tree: PyTree, restart: int) -> np.ndarray:
     """Some coordinates of one restart's variables, evenly spread, in float64 on the host."""
     leaves = [np.ravel(leaf[restart]) for leaf in jax.tree.leaves(tree)]
@@ -475,16 +355,12 @@ def _probe(tree: PyTree, restart: int) -> np.ndarray:
     return vector[:: max(1, vector.size // _PROBES)].astype(np.float64)
 
 
-def _take(tree: PyTree, restart: int | Array) -> PyTree:
-    return jax.tree.map(lambda leaf: leaf[restart], tree)
-
-
 def _window_end(begin: int) -> int:
     """The step at which a window ends: later ones are longer, so decisions grow rare."""
-    return begin + max(_WINDOW, begin // 20 // _THIN * _THIN)
+    return begin + max(_WINDOW, begin // 20 // THIN * THIN)
 
 
 def _next_length(length: int, seconds: float) -> int:
     """A piece length that takes about `_PIECE_SECONDS`, in whole thinning blocks."""
     wanted = length * min(8.0, max(0.25, _PIECE_SECONDS / max(seconds, 1e-6)))
-    return int(min(_CAPACITY, max(_THIN, wanted // _THIN * _THIN)))
+    return int(min(CAPACITY, max(THIN, wanted // THIN * THIN)))

@@ -111,7 +111,7 @@ def fit(
     solver = None if stepwise else _solver(algorithm, problem)
     parameters, mutable = _model_state(target, batch, key)
     if solver is not None and init is None:  # solvers look for starts themselves
-        starts = [{site.name: np.zeros(site.z_shape, np.float32) for site in target.space.sites}]
+        starts = [_starts.origin(target.space)]
     else:
         starts = _positions(init, problem, parameters, mutable, num_restarts or 1)
     variables = _variables(init, problem, parameters, starts)
@@ -223,9 +223,7 @@ def _better(
     return solved if np.isfinite(found).all() else fresh
 
 
-def _initial(
-    target: Target, guide: Guide, key: Array, start: Position, batch: Batch
-) -> PyTree:
+def _initial(target: Target, guide: Guide, key: Array, start: Position, batch: Batch) -> PyTree:
     return guide.init(key, target.space, start, batch)
 
 

@@ -132,6 +132,8 @@ class _Walk:
 
     def _instance(self, value: Any) -> Hashable:
         kind = type(value)
+        if kind.__module__.startswith("vijax.") and "__eq__" not in vars(kind):
+            return _Identity(value)  # targets and posteriors hold programs that come and go
         wrapped = getattr(value, "__wrapped__", None)
         if wrapped is not None and kind.__module__.split(".")[0] in ("jaxlib", "builtins"):
             return (kind, self.visit(wrapped))  # jitted functions, static methods

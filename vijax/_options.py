@@ -120,7 +120,9 @@ def check_values(options: Mapping[str, Any]) -> None:
             f"objective: expected a vijax objective such as ELBO(), got {type(objective).__name__}."
         )
     if callable(callbacks) or not all(callable(one) for one in callbacks):
-        raise TypeError("callbacks: expected a sequence of functions callback(state, losses, step).")
+        raise TypeError(
+            "callbacks: expected a sequence of functions callback(state, losses, step)."
+        )
     if not isinstance(algorithm, (Algorithm, Solver)) and algorithm not in ("auto", "gradient"):
         raise ValueError(
             f"algorithm: expected 'auto', 'gradient', an Algorithm or a Solver, got {algorithm!r}."
@@ -129,7 +131,9 @@ def check_values(options: Mapping[str, Any]) -> None:
     if isinstance(algorithm, (Algorithm, Solver)):
         for name in inside:
             if options[name] is not None:
-                raise ValueError(f"{name}: it belongs to the algorithm {algorithm!r}; set it there.")
+                raise ValueError(
+                    f"{name}: it belongs to the algorithm {algorithm!r}; set it there."
+                )
     elif objective is not None and options["num_particles"] is not None:
         raise ValueError("num_particles: set it in the objective, ELBO(num_particles=...).")
 

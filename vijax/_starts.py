@@ -1,8 +1,8 @@
-"""Where a fit starts: given values, an earlier posterior, a NumPyro strategy, or the best of many."""
+"""Where a fit starts: at values that are given, or at the best of many random positions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -55,6 +55,11 @@ def random_starts(
     )
 
 
+def origin(space: Space) -> Position:
+    """The origin of unconstrained space."""
+    return {site.name: np.zeros(site.z_shape, np.float32) for site in space.sites}  # type: ignore[misc]
+
+
 def given_start(
     target: Target,
     batch: Batch,
@@ -83,7 +88,9 @@ def given_start(
     for name, value in z.items():
         if not np.all(np.isfinite(value)):
             raise ModelError(
-                mismatch(f"init[{name!r}]", "a value inside the site's support", describe(full[name]))
+                mismatch(
+                    f"init[{name!r}]", "a value inside the site's support", describe(full[name])
+                )
             )
     return z
 
@@ -92,13 +99,6 @@ def jitter(space: Space, position: Position, key: Array, scale: float = 0.1) -> 
     """A position moved a little, so that restarts from one place differ."""
     vector = space.ravel(position)
     return space.unravel(vector + scale * jax.random.normal(key, vector.shape, vector.dtype))
-
-
-def strategy_start(
-    target: Target, batch: Batch, run_strategy: Callable[[Array, Batch], dict[str, Array]], key: Array
-) -> dict[str, Array]:
-    """Constrained start values from a NumPyro `init_to_*` strategy."""
-    return jax.device_get(jax.jit(run_strategy)(key, batch))
 
 
 def _candidates(

@@ -45,14 +45,14 @@ class Phase(NamedTuple):
     """One restart at one step size: windows so far, and the best average of earlier phases.
 
     Attributes:
-        index: number of step-size reductions so far.
+        number: number of step-size reductions so far.
         windows: oldest first, at most 16.
         best: average of the last phase that ended, `None` in the first.
         stopped: why this restart stopped, empty while it runs.
         converged: whether it stopped because there was nothing left to gain.
     """
 
-    index: int = 0
+    number: int = 0
     windows: tuple[Window, ...] = ()
     best: PyTree | None = None
     stopped: str = ""

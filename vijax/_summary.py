@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -62,8 +63,8 @@ class Summary:
 
     def __str__(self) -> str:
         tail = 50 * (1 - self.ci_prob)
-        header = ("", "mean", "sd", f"{tail:.1f}%", f"{100 - tail:.1f}%")
-        header += ("PSIS mean", "PSIS sd", "mcse")
+        interval = (f"{tail:.1f}%", f"{100 - tail:.1f}%")
+        header = ("", "mean", "sd", *interval, "PSIS mean", "PSIS sd", "mcse")
         lines = [header, *((row.name, *map(_number, row[1:])) for row in self.rows)]
         return f"{_table(lines)}\nstatus: {self.status}"
 
@@ -133,7 +134,7 @@ def _number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.3g}" if abs(value) < 100 else f"{value:.1f}"
 
 
-def _table(rows: list[tuple[str, ...]]) -> str:
+def _table(rows: Sequence[tuple[str, ...]]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
         "  ".join(

@@ -9,7 +9,8 @@ import jax
 
 from vijax._batches import Rows
 from vijax._contracts import Algorithm, Batch, Guide, PyTree, Target, Variables
-from vijax._engine import Engine, Loop, Run
+from vijax._engine import Engine, Run
+from vijax._loop import Loop
 from vijax._stopping import Phase, Window
 from vijax._storage.codec import NotStored, Reader, Writer
 from vijax.algorithms import Gradient, Optimizer
@@ -117,7 +118,7 @@ def _run(
             ),
             mean=tree(note["loop"]["mean"]),
             square=tree(note["loop"]["square"]),
-            count=reader.decode(note["loop"]["count"]),
+            seen=reader.decode(note["loop"]["seen"]),
         )
     special = {"loop": loop, "phases": tuple(map(phase, note["phases"]))}
     return Run(**{n: reader.decode(p) for n, p in note.items() if n not in special} | special)

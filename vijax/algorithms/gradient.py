@@ -83,9 +83,7 @@ class Gradient(Algorithm):
         self, state: GradientState, key: Array, target: Target, guide: Guide, batch: Batch
     ) -> tuple[GradientState, Info]:
         def loss_of(variables: Variables) -> tuple[Array, dict[str, PyTree]]:
-            return self.objective(
-                variables, state.mutable, key, target, guide, batch, state.phase
-            )
+            return self.objective(variables, state.mutable, key, target, guide, batch, state.phase)
 
         (loss, mutable), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.variables)
         update, optimizer = optax.with_extra_args_support(self.optimizer.transformation).update(

@@ -67,7 +67,9 @@ def assess(
     return Assessment(draws, elbo, elbo_se, importance, moved, verdict)
 
 
-def assess_scores(log_weights: np.ndarray, converged: bool, troubles: Sequence[object]) -> Assessment:
+def assess_scores(
+    log_weights: np.ndarray, converged: bool, troubles: Sequence[object]
+) -> Assessment:
     """Assesses a minibatch fit, where only the ELBO can be estimated without bias."""
     elbo, elbo_se = weights.elbo(log_weights)
     verdict = judge(None, None, converged, troubles, log_weights.size)

@@ -1,4 +1,4 @@
-"""Log densities of guide draws under the target: ELBO, importance weights and PSIS from one pass."""
+"""Log densities of guide draws under the target: ELBO, importance weights, PSIS in one pass."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -123,7 +122,8 @@ def importance(log_weights: np.ndarray) -> Importance:
     finite = np.isfinite(log_weights)
     if finite.sum() < 5:  # nothing to smooth
         return Importance(np.full(n, -math.log(n)), math.inf, 0.0, 1.0, -math.inf, math.inf)
-    from arviz_stats.base import array_stats  # slow to import, and needed by few calls
+    # slow to import, and not needed by every fit
+    from arviz_stats.base import array_stats  # type: ignore[attr-defined]
 
     floor = log_weights[finite].min() - 700.0  # psislw wants finite values; exp(-700) is zero
     # psislw takes the negative log weights (it was made for pointwise log likelihoods)

@@ -1,0 +1,135 @@
+"""The device side of the training loop: one program that runs any number of steps."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from vijax._contracts import Algorithm, Batch, Guide, PyTree, Target, Variables
+
+CAPACITY = 2000  # most steps in one piece
+THIN = 10  # every tenth iterate enters the averages: the others are nearly copies of it
+
+
+class Loop(NamedTuple):
+    """What lives on the device between pieces; a leading axis of restarts on every leaf.
+
+    Attributes:
+        state: the algorithm's state.
+        mean: mean of the thinned iterates since the window began.
+        square: their sum of squared deviations.
+        seen: their number.
+    """
+
+    state: PyTree
+    mean: Variables
+    square: Variables
+    seen: Array
+
+
+def begin(
+    target: Target,
+    algorithm: Algorithm,
+    variables: Variables,
+    mutable: dict[str, PyTree],
+    factors: Array,
+) -> Loop:
+    def one(variables: Variables, factor: Array) -> Loop:
+        state = algorithm.rescale(algorithm.init(variables, mutable), factor)
+        zeros = jax.tree.map(jnp.zeros_like, variables)
+        return Loop(state, zeros, zeros, jnp.zeros(()))
+
+    return jax.vmap(one)(variables, factors)
+
+
+def advance(
+    target: Target,
+    guide: Guide,
+    algorithm: Algorithm,
+    guarded: bool,
+    restarts: int,
+    loop: Loop,
+    key: Array,
+    active: Array,
+    fresh: Array,
+    start: Array,
+    stop: Array,
+    batch: Batch,
+    table: dict[str, Array],
+) -> tuple[Loop, Array, Array]:
+    """Steps `start..stop-1` of every restart; `fresh` empties the averages first.
+
+    Returns:
+        The loop afterwards, losses `(capacity, restarts)`, and whether all of it is finite.
+    """
+
+    def step(key: Array, t: Array, carry: tuple[Loop, Array]) -> tuple[Loop, Array]:
+        loop, losses = carry
+        rows = {name: values[t - start] for name, values in table.items()}
+        state, info = algorithm.step(
+            loop.state, jax.random.fold_in(key, t), target, guide, batch._replace(index=rows)
+        )
+        if guarded:
+            ok = jnp.isfinite(info.loss) & _all_finite(algorithm.variables(state))
+            state = jax.tree.map(lambda new, old: jnp.where(ok, new, old), state, loop.state)
+            info = info._replace(loss=jnp.where(ok, info.loss, jnp.nan))
+        return loop._replace(state=state), losses.at[t - start].set(info.loss)
+
+    def block(key: Array, t: Array, carry: tuple[Loop, Array]) -> tuple[Array, tuple[Loop, Array]]:
+        end = jnp.minimum(stop, (t // THIN + 1) * THIN)
+        loop, losses = lax.fori_loop(t, end, lambda i, c: step(key, i, c), carry)
+        whole = (end % THIN == 0).astype(loop.seen.dtype)
+        return end, (_accumulate(loop, algorithm.variables(loop.state), whole), losses)
+
+    def restart(loop: Loop, key: Array) -> tuple[Loop, Array]:
+        losses = jnp.zeros((CAPACITY,))
+        begun = (start, (loop, losses))
+        _, ended = lax.while_loop(lambda c: c[0] < stop, lambda c: block(key, *c), begun)
+        return ended
+
+    averages = (loop.mean, loop.square, loop.seen)
+    mean, square, seen = jax.tree.map(lambda x: jnp.where(fresh, 0, x), averages)
+    loop = loop._replace(mean=mean, square=square, seen=seen)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(restarts))
+    if restarts == 1:  # a batch dimension of one would only cost
+        after, losses = restart(take(loop, 0), keys[0])
+        after, losses = jax.tree.map(lambda leaf: leaf[None], (after, losses))
+    else:
+        after, losses = jax.vmap(restart)(loop, keys)
+
+        def freeze(new: Array, old: Array) -> Array:
+            return jnp.where(active.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+        after = jax.tree.map(freeze, after, loop)
+    return after, losses.T, _all_finite(after.state)
+
+
+def _accumulate(loop: Loop, variables: Variables, weight: Array) -> Loop:
+    """Welford's update of mean and squared deviations, skipped where `weight` is zero."""
+    seen = loop.seen + weight
+    share = weight / jnp.maximum(seen, 1)
+    mean = jax.tree.map(lambda m, x: m + share.astype(m.dtype) * (x - m), loop.mean, variables)
+    square = jax.tree.map(
+        lambda s, x, m, n: s + weight.astype(s.dtype) * (x - m) * (x - n),
+        loop.square,
+        variables,
+        loop.mean,
+        mean,
+    )
+    return loop._replace(mean=mean, square=square, seen=seen)
+
+
+def _all_finite(tree: PyTree) -> Array:
+    finite = [
+        jnp.all(jnp.isfinite(leaf))
+        for leaf in jax.tree.leaves(tree)
+        if jnp.issubdtype(leaf.dtype, jnp.inexact)
+    ]
+    return jnp.all(jnp.stack(finite)) if finite else jnp.asarray(True)
+
+
+def take(tree: PyTree, restart: int | Array) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf[restart], tree)

@@ -57,7 +57,8 @@ def random_starts(
 
 def origin(space: Space) -> Position:
     """The origin of unconstrained space."""
-    return {site.name: np.zeros(site.z_shape, np.float32) for site in space.sites}  # type: ignore[misc]
+    dtype = jnp.result_type(float)  # follows jax_enable_x64
+    return {site.name: np.zeros(site.z_shape, dtype) for site in space.sites}  # type: ignore[misc]
 
 
 def given_start(

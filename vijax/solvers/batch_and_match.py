@@ -30,6 +30,7 @@ from vijax.solvers.scoring import leaders
 
 _FLOOR = 4.0  # `lam` does not fall below this while the fit still improves
 _QUIET_STEP = 1.0  # `lam` in the first window of the averaging phase
+_WORTHWHILE = 0.02  # nats per window for which steps stay large; smaller steps gain them as well
 _ENTRANTS = 12  # contenders that are tried where paths disagree
 _DRAW_IN = 0.7  # factor on all standard deviations when most draws are not finite
 _COLLAPSE = 10.0  # nats below the best window at which the iteration goes back to it
@@ -201,7 +202,7 @@ class _Matching:
             if self._collapsed(window):
                 quiet = 0
                 continue
-            if quiet == 0 and self._rising():
+            if quiet == 0 and self._rising(_WORTHWHILE):
                 continue
             quiet += 1
             if quiet > 1 and window.gaussian is not None:
@@ -284,14 +285,14 @@ class _Matching:
         self.ceiling = min(self.ceiling, 4 * _FLOOR) / 4
         return True
 
-    def _rising(self) -> bool:
+    def _rising(self, margin: float = 0.01) -> bool:
         """Whether the ELBO of the last window is clearly above the one before, or all is new."""
         if len(self.windows) < 2:
             return True
         before, last = self.windows[-2:]
         if not np.isfinite(before.elbo):
             return True
-        return last.elbo > before.elbo + 2 * np.hypot(last.se, before.se) + 0.01
+        return last.elbo > before.elbo + 2 * np.hypot(last.se, before.se) + margin
 
     def _merge(self, gaussian: Gaussian) -> float:
         """Adds a window to the average; how far it is from it, in standard deviations."""

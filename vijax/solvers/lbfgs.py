@@ -29,7 +29,7 @@ from vijax.solvers.paths import (
 _RUNNING = ""
 _SUFFICIENT = 1e-4  # Armijo constant
 _CURVATURE = 0.9  # weak Wolfe constant
-_MAX_TRIALS = 20  # trial points in one line search
+_MAX_TRIALS = 12  # trial points in one line search
 _PROBED = 256  # dimension up to which every coordinate is tried before a path counts as converged
 _MAX_SETTLED = 30
 _QUIET = 3  # iterations in a row whose predicted gain is negligible
@@ -41,15 +41,14 @@ class LBFGS:
 
     Args:
         history: pairs kept.
-        max_iterations: accepted steps per path.
+        max_trials: trial points per path; a step takes one or two.
         tolerance: predicted gain in nats, `g' H g / 2`, below which a step is negligible. The
             unit makes it independent of the scale of the parameters.
-        patience: once half the paths have converged, the others get this many times the
-            iterations those took.
+        patience: once half the paths have ended, the others get this many times what those took.
     """
 
     history: int = 10
-    max_iterations: int = 500
+    max_trials: int = 1000
     tolerance: float = 1e-4
     patience: float = 3.0
 
@@ -82,7 +81,7 @@ class _Climb:
         self.slope = np.zeros(num)
         self.low, self.step, self.high = np.zeros(num), np.zeros(num), np.full(num, np.inf)
         self.trials = np.zeros(num, int)
-        self.iterations = np.zeros(num, int)
+        self.spent = np.zeros(num, int)  # trial points in all
         self.quiet = np.zeros(num, int)
         self.settled = np.zeros(num, int)  # times it seemed to be at the top
         self.reasons = np.full(num, _RUNNING, dtype=object)
@@ -94,6 +93,7 @@ class _Climb:
     def run(self) -> list[Path]:
         while (running := np.flatnonzero(self.reasons == _RUNNING)).size:
             self._advance(running)
+            self._limit()
         return [
             Path(
                 points=np.stack([point for point, _, _ in snaps]),
@@ -124,6 +124,7 @@ class _Climb:
         down = finite & moved & (lower | level)
         flat = new_slope >= _CURVATURE * slope
         self.trials[paths] += 1
+        self.spent[paths] += 1
         over = self.trials[paths] >= _MAX_TRIALS
 
         accept = down & (flat | over)
@@ -216,7 +217,6 @@ class _Climb:
         gain = self.f[paths] - f
         self.x[paths], self.f[paths], self.g[paths] = x, f, g
         self._remember(paths, s, y)
-        self.iterations[paths] += 1
         for i in paths:
             if not self.keep:
                 del self.trace[i][1:]
@@ -228,16 +228,15 @@ class _Climb:
         self.quiet[paths] = np.where(quiet, self.quiet[paths] + 1, 0)
         for i in paths[self.quiet[paths] >= _QUIET]:
             self._settle(i)
-        self._limit(paths)
 
-    def _limit(self, paths: np.ndarray) -> None:
-        paths = paths[self.reasons[paths] == _RUNNING]
-        self.reasons[paths[self.iterations[paths] >= self.options.max_iterations]] = EXHAUSTED
-        done = self.iterations[self.reasons == CONVERGED]
+    def _limit(self) -> None:
+        """Ends paths that use more trial points than they may, or far more than the others."""
+        running = self.reasons == _RUNNING
+        self.reasons[running & (self.spent >= self.options.max_trials)] = EXHAUSTED
+        done = self.spent[~running]
         if 2 * done.size > len(self.x):
             limit = self.options.patience * np.median(done) + 20
-            late = paths[self.iterations[paths] > limit]
-            self.reasons[late[self.reasons[late] == _RUNNING]] = STRAGGLER
+            self.reasons[running & (self.spent > limit)] = STRAGGLER
 
     def _remember(self, paths: np.ndarray, s: Floats, y: Floats) -> None:
         """Stores pairs of positive curvature, and fits the diagonal to them."""

@@ -11,8 +11,8 @@ from vijax.solvers.kernel import Floats, Kernel
 CONVERGED = "the log density stopped rising"
 NO_START = "no starting point with a finite log density and gradient was found"
 STUCK = "no step along the ascent direction raised the log density"
-EXHAUSTED = "the iteration limit was reached while the log density was still rising"
-STRAGGLER = "stopped long after most other paths had converged"
+EXHAUSTED = "the limit of trial points was reached while the log density was still rising"
+STRAGGLER = "stopped long after most other paths had ended"
 
 
 class Path(NamedTuple):

@@ -394,17 +394,11 @@ class Posterior:
     def _draw(self, key: Array, num_draws: int, corrected: bool | None) -> dict[str, np.ndarray]:
         check_count("num_draws", num_draws)
         if corrected or (corrected is None and self.status == "corrected"):
-            draws, found = self._pool(key, max(2000, _POOL * num_draws))
+            draws, found = self.proposals(key, _draws.pool_size(num_draws))
             return _draws.resample(draws.z, found.log_weights, key, num_draws)
         return _draws.from_guide(
             self.target, self.guide, self.variables, key, self.batch, num_draws
         )
-
-    def _pool(self, key: Array, num_draws: int) -> tuple[Draws, Importance]:
-        """Weighted draws to resample: fresh ones, or without the data those of the assessment."""
-        if self.missing and self.assessment.importance is not None:
-            return self.assessment.draws, self.assessment.importance
-        return self.proposals(key, num_draws)
 
     def _constrain(self, z: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return _draws.constrain(

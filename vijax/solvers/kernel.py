@@ -20,7 +20,7 @@ from vijax._contracts import Batch, PyTree, Target
 
 Floats = np.ndarray  # host arrays are float64 throughout
 
-BLOCK = 16  # rows evaluated at once; compile time hardly depends on it, see `Kernel`
+BLOCK = 16  # points evaluated at once, see `Kernel`
 
 
 def _log_density(
@@ -64,8 +64,9 @@ class Kernel:
     """Log density and gradient of a target at any number of points, on the host in float64.
 
     Points go through the device in blocks of a fixed size, the last one padded, so that exactly
-    one program is compiled. Sixteen was chosen by measurement: one call costs the same for 1 and
-    for 16 points of a small model (dispatch dominates), while a large model pays for padding.
+    one program is compiled. Sixteen was chosen by measurement: for a small model one call takes
+    little longer than with 4 points (dispatch dominates), a large model pays for padding, and
+    from 32 on some models compile slower.
 
     Args:
         target: the target.

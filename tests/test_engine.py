@@ -213,9 +213,10 @@ def empirical_bayes(y):
         numpyro.sample("y", dist.Normal(theta, 0.5), obs=y)
 
 
-def test_model_parameters_are_fitted_jointly():
-    y = np.random.default_rng(1).normal(2.0, 1.5, size=200).astype(np.float32)
-    posterior = vijax.fit(empirical_bayes, y, guide="meanfield", progress_bar=False)
+@pytest.mark.parametrize("guide", ["meanfield", "fullrank"])
+def test_model_parameters_are_fitted_jointly(guide):
+    y = np.random.default_rng(1).normal(2.0, 1.5, size=60).astype(np.float32)
+    posterior = vijax.fit(empirical_bayes, y, guide=guide, progress_bar=False)
     # the marginal likelihood is N(centre, spread^2 + 0.25), maximised in closed form
     assert posterior.model_params["centre"] == pytest.approx(y.mean(), abs=0.02)
     assert posterior.model_params["spread"] == pytest.approx(np.sqrt(y.var() - 0.25), rel=0.02)

@@ -222,6 +222,6 @@ def _templates(target: Target, guide: Guide, batch: Batch) -> tuple[Variables, d
 
     def start(key: Any, z: Any, data: dict[str, Any]) -> Any:
         parameters, mutable = target.initialise(key, Batch(data))
-        return Variables(guide.init(key, target.space, z, batch), parameters), mutable
+        return Variables(guide.init(key, target.space, z, Batch(data)), parameters), mutable
 
     return jax.eval_shape(start, jax.random.key(0), z, batch.data)

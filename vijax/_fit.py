@@ -19,6 +19,7 @@ from vijax._contracts import (
     Objective,
     Position,
     PyTree,
+    Solution,
     Solver,
     Target,
     Variables,
@@ -39,6 +40,7 @@ _FULL_RANK_DIM = 500  # largest dimension at which d x d work stays cheap beside
 _BASE_RATE = 0.05  # Adam's step size before the pilot
 _PILOT_FACTORS = (1.0, 0.25, 0.0625, 0.015625)
 _PILOT_STEPS = 100
+_INTERRUPTED = "interrupted by Ctrl-C: nothing was solved"
 _STEPWISE = ("objective", "optimizer", "num_steps", "num_particles", "num_restarts")
 
 
@@ -107,22 +109,21 @@ def fit(
     key = as_key(rng_key)
     chosen = resolve(_auto(target) if guide == "auto" else guide, target, model, arguments)
     problem = Problem(model, arguments, target, chosen, batch, key)
-    stepwise = any(options[name] is not None for name in _STEPWISE) or bool(callbacks)
-    solver = None if stepwise else _solver(algorithm, problem)
     parameters, mutable = _model_state(target, batch, key)
-    if solver is not None and init is None:  # solvers look for starts themselves
-        starts = [_starts.origin(target.space)]
-    else:
+    stepwise = any(options[name] is not None for name in _STEPWISE) or bool(callbacks)
+    solver = None if stepwise else _solver(algorithm, problem, parameters)
+    if solver is None or init is not None:
         starts = _positions(init, problem, parameters, mutable, num_restarts or 1)
+    else:
+        starts = [_starts.origin(target.space)]  # solvers look for better ones themselves
     variables = _variables(init, problem, parameters, starts)
     if solver is not None:
-        solution = solver.solve(jax.random.fold_in(key, 4), target, chosen, variables[0], batch)
-        if not solution.converged and init is None:  # raises where there is no finite start
-            starts = _positions(init, problem, parameters, mutable, 1)
-            variables = _variables(init, problem, parameters, starts)
+        solution = _solve(solver, problem, variables[0], mutable, init is None)
         if solution.converged or algorithm is solver or not solver.maximises_elbo:
             return finish_solution(problem, solution, mutable, began)
-        variables = [_better(problem, solution.variables, variables[0], mutable)]
+        if solution.reason == _INTERRUPTED:
+            return finish_solution(problem, solution, mutable, began)
+        variables = [solution.variables]
 
     engine = _engine(problem, algorithm, objective, optimizer, num_particles, num_steps)
     with Progress(progress_bar, num_steps) as bar:
@@ -215,19 +216,39 @@ def _variables(
     return [*first, *(Variables(params, parameters) for params in fresh)][: len(starts)]
 
 
-def _better(
-    problem: Problem, solved: Variables, fresh: Variables, mutable: dict[str, PyTree]
-) -> Variables:
-    """What a solver left behind, unless the ELBO there is not even finite."""
-    found = scores(problem.target, problem.guide, solved, mutable, problem.batch, problem.rows)
-    return solved if np.isfinite(found).all() else fresh
+def _solve(
+    solver: Solver,
+    problem: Problem,
+    variables: Variables,
+    mutable: dict[str, PyTree],
+    random: bool,
+) -> Solution:
+    """The solver's solution; where it fails, at least a finite place to go on from.
+
+    Raises:
+        ModelError: random starts were wanted and none is finite.
+    """
+    key = jax.random.fold_in(problem.key, 4)
+    target, guide, batch = problem.target, problem.guide, problem.batch
+    try:
+        solution = solver.solve(key, target, guide, variables, batch)
+    except KeyboardInterrupt:
+        return Solution(variables, _INTERRUPTED, False, 0)
+    if solution.converged or not random:
+        return solution
+    starts = _positions(None, problem, variables.model, mutable, 1)
+    found = scores(target, guide, solution.variables, mutable, batch, problem.rows)
+    if np.isfinite(found).all():
+        return solution
+    fresh = _variables(None, problem, variables.model, starts)[0]
+    return solution._replace(variables=fresh)
 
 
 def _initial(target: Target, guide: Guide, key: Array, start: Position, batch: Batch) -> PyTree:
     return guide.init(key, target.space, start, batch)
 
 
-def _solver(algorithm: Any, problem: Problem) -> Solver | None:
+def _solver(algorithm: Any, problem: Problem, parameters: dict[str, PyTree]) -> Solver | None:
     """The direct solver for this fit, `None` where gradient steps are to be taken."""
     if isinstance(algorithm, Solver):
         if problem.rows.subsampled:
@@ -238,7 +259,9 @@ def _solver(algorithm: Any, problem: Problem) -> Solver | None:
         return algorithm
     if algorithm != "auto" or problem.rows.subsampled:
         return None
-    return default_solver(problem.guide)
+    solver = default_solver(problem.guide)
+    # solvers for the ELBO hold `param` sites fixed; gradient steps fit them along
+    return None if solver is not None and solver.maximises_elbo and parameters else solver
 
 
 def _engine(

@@ -6,9 +6,9 @@ import pytest
 
 from tests.solvers import problems
 from vijax._contracts import Variables
-from vijax._errors import GuideError
+from vijax._errors import GuideError, VijaxError
 from vijax.guides import FullRank
-from vijax.solvers import Pathfinder
+from vijax.solvers import BatchAndMatch, Pathfinder
 from vijax.solvers.gaussian import Gaussian, antithetic, estimate_elbo
 from vijax.solvers.pathfinder import mixture_log_prob, weighted_gaussian
 
@@ -137,3 +137,10 @@ def test_a_guide_without_a_gaussian_is_refused():
         Pathfinder().solve(
             jax.random.key(0), case.target, FullRank(), Variables({"w": 1.0}), case.batch
         )
+
+
+@pytest.mark.parametrize("solver", [Pathfinder, BatchAndMatch])
+@pytest.mark.parametrize("num_draws", [2, 5, -4])
+def test_draws_must_come_in_pairs(solver, num_draws):
+    with pytest.raises(VijaxError, match=f"num_draws: expected an even.*got {num_draws}"):
+        solver(num_draws=num_draws)

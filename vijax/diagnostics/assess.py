@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jax import Array
 
-from vijax._contracts import Batch, DensityGuide, Guide, PyTree, Target, Variables
+from vijax._contracts import Batch, DensityGuide, Guide, PyTree, Space, Target, Variables
 from vijax.diagnostics import weights
 from vijax.diagnostics.verdict import Shift, Verdict, judge, shift
 from vijax.diagnostics.weights import Draws, Importance
@@ -61,7 +61,7 @@ def assess(
     importance = moved = None
     if isinstance(guide, DensityGuide):
         importance = weights.importance(draws.log_weights)
-        moved = shift(flatten(draws.z), importance.log_weights)
+        moved = shift(flatten(target.space, draws.z), importance.log_weights)
     finite_share = float(np.mean(np.isfinite(draws.log_weights)))
     verdict = judge(importance, moved, converged, troubles, num_draws, finite_share)
     return Assessment(draws, elbo, elbo_se, importance, moved, verdict)
@@ -77,7 +77,7 @@ def assess_scores(
     return Assessment(nothing, elbo, elbo_se, None, None, verdict)
 
 
-def flatten(z: dict[str, np.ndarray]) -> np.ndarray:
-    """Draws by site as one array `(num_draws, dim)` in float64."""
-    parts = [np.reshape(value, (len(value), -1)) for value in z.values()]
+def flatten(space: Space, z: dict[str, np.ndarray]) -> np.ndarray:
+    """Draws by site as one array `(num_draws, dim)` in float64, sites in the space's order."""
+    parts = [np.reshape(z[name], (len(z[name]), -1)) for name in space.names]
     return np.concatenate(parts, axis=1).astype(np.float64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -20,6 +20,7 @@ from vijax.solvers.gaussian import (
     from_moments,
     host_rng,
     log_normal,
+    require_even,
     summarise,
     whitened,
 )
@@ -89,11 +90,15 @@ class BatchAndMatch(Solver):
             deviations and of log standard deviations, below which they count as settled.
     """
 
+    maximises_elbo: ClassVar[bool] = True
     start: Pathfinder | None = dataclasses.field(default_factory=Pathfinder)
     num_draws: int = 32
     window: int = 20
     max_windows: int = 40
     tolerance: float = 0.05
+
+    def __post_init__(self) -> None:
+        require_even("num_draws", self.num_draws)
 
     def solve(
         self, key: jax.Array, target: Target, guide: Guide, variables: Variables, batch: Batch

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from vijax._errors import VijaxError, mismatch
 from vijax.solvers.kernel import Floats
 
 LOG_2PI = math.log(2 * math.pi)
@@ -123,6 +124,16 @@ def clearly_better(rival: Floats, terms: Floats) -> bool:
         return bool(np.isfinite(rival).all())
     gain = rival - terms
     return bool(gain.mean() > _CLEARLY + 4 * gain.std() / math.sqrt(len(gain)))
+
+
+def require_even(option: str, value: int) -> None:
+    """Refuses a number of draws that cannot be split into mirrored pairs.
+
+    Raises:
+        VijaxError: naming the option.
+    """
+    if value < 4 or value % 2:
+        raise VijaxError(mismatch(option, "an even number of at least 4", repr(value)))
 
 
 def antithetic(rng: np.random.Generator, num: int, dim: int) -> Floats:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -21,6 +21,7 @@ from vijax.solvers.gaussian import (
     elbo_terms,
     from_moments,
     host_rng,
+    require_even,
     summarise,
 )
 from vijax.solvers.kernel import Floats, Kernel
@@ -115,12 +116,17 @@ class Pathfinder(Solver):
         optimizer: options of L-BFGS.
     """
 
+    maximises_elbo: ClassVar[bool] = True
     num_paths: int = 8
     radius: float = 2.0
     num_draws: int = 4
     num_final_draws: int = 32
     num_candidates: int = 16
     optimizer: LBFGS = dataclasses.field(default_factory=LBFGS)
+
+    def __post_init__(self) -> None:
+        require_even("num_draws", self.num_draws)
+        require_even("num_final_draws", self.num_final_draws)
 
     def solve(
         self, key: jax.Array, target: Target, guide: Guide, variables: Variables, batch: Batch

@@ -1,0 +1,45 @@
+"""What the examples share: their data, a figure style, and where figures go."""
+
+import os
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+HERE = Path(__file__).parent
+BLUE, ORANGE, GREY = "#27618c", "#c8621b", "#8a8f94"
+
+plt.rcParams.update(
+    {
+        "axes.axisbelow": True,
+        "axes.edgecolor": "#55595c",
+        "axes.labelcolor": "#303336",
+        "axes.spines.right": False,
+        "axes.spines.top": False,
+        "axes.titlelocation": "left",
+        "axes.titlesize": "medium",
+        "figure.dpi": 110,
+        "figure.titlesize": "large",
+        "font.size": 9,
+        "legend.frameon": False,
+        "text.color": "#303336",
+        "xtick.color": "#55595c",
+        "ytick.color": "#55595c",
+    }
+)
+
+
+def read(name):
+    """The rows of a CSV file in examples/data as a structured array, one field a column."""
+    path = HERE / "data" / f"{name}.csv"
+    return np.genfromtxt(path, delimiter=",", names=True, dtype=None, encoding="utf-8", skip_header=1)
+
+
+def save(figure, name):
+    """Writes a figure to examples/figures, or to $VIJAX_FIGURES, and says so."""
+    folder = Path(os.environ.get("VIJAX_FIGURES", HERE / "figures"))
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.png"
+    figure.savefig(path, bbox_inches="tight")
+    plt.close(figure)
+    print(f"figure: {os.path.relpath(path)}")

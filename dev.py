@@ -16,14 +16,14 @@ import sys
 
 if sys.version_info < (3, 11):  # noqa: UP036 - an older Python must reach this line to be told
     sys.exit(
-        "vijax needs Python 3.11 or newer, and this is Python %d.%d (%s): "  # noqa: UP031
-        "run dev.py with a newer one, for example `python3.12 dev.py test`."
-        % (sys.version_info[0], sys.version_info[1], sys.executable)
+        f"vijax needs Python 3.11 or newer, and this is {sys.version.split()[0]} "
+        f"({sys.executable}): run dev.py with a newer one, say `python3.12 dev.py test`."
     )
 
 import hashlib
 import json
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -39,18 +39,13 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if name.upper()
 
 def run(*command: str) -> int:
     """Runs a command in the checkout and returns its exit status."""
-    # Ctrl-C reaches the command by itself, and it may have a report to print: the first one only
-    # waits for it, a second one ends it.
     process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT)
-    interrupts = 0
-    while True:
-        try:
-            status = process.wait()
-            return status if status >= 0 else 128 - status
-        except KeyboardInterrupt:
-            interrupts += 1
-            if interrupts > 1:
-                process.kill()
+    # Ctrl-C reaches the command by itself, and it may have a report to print: wait for that.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    status = process.wait()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    return status if status >= 0 else 128 - status
 
 
 def answer(*command: str) -> str | None:
@@ -123,11 +118,8 @@ def check(*args: str) -> int:
         print(f"check takes no arguments, and got: {' '.join(args)}", file=sys.stderr)
         return 2
     install("test")
-    failed = 0
-    for tool in ("ruff format --check .", "ruff check .", "mypy"):
-        say(tool)
-        failed = run(PYTHON, "-m", *tool.split()) or failed
-    return failed
+    tools = ("ruff format --check .", "ruff check .", "mypy")
+    return max(run(PYTHON, "-m", *tool.split()) for tool in tools)
 
 
 def bench(name: str = "", *args: str) -> int:

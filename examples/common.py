@@ -32,7 +32,9 @@ plt.rcParams.update(
 def read(name):
     """The rows of a CSV file in examples/data as a structured array, one field a column."""
     path = HERE / "data" / f"{name}.csv"
-    return np.genfromtxt(path, delimiter=",", names=True, dtype=None, encoding="utf-8", skip_header=1)
+    return np.genfromtxt(
+        path, delimiter=",", names=True, dtype=None, encoding="utf-8", skip_header=1
+    )
 
 
 def save(figure, name):

@@ -9,6 +9,8 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from common import BLUE, GREY, ORANGE, read, save
+from numpyro.handlers import reparam
+from numpyro.infer.reparam import LocScaleReparam
 
 import vijax
 
@@ -16,6 +18,9 @@ homes, counties = read("radon"), read("radon_counties")
 log_radon = np.log(homes["radon"])
 
 
+# Half-way between the centred and the non-centred form of the levels: some counties have data enough
+# to determine theirs, others lean on the rest.
+@reparam(config={"level": LocScaleReparam(0.5)})
 def model(county, floor, num_counties, log_radon=None):
     mean = numpyro.sample("mean", dist.Normal(1.0, 2.0))  # of the counties' levels, log pCi/L
     spread = numpyro.sample("spread", dist.HalfNormal(1.0))  # between counties
@@ -29,37 +34,39 @@ def model(county, floor, num_counties, log_radon=None):
 
 
 def draw_losses(axes, posterior, simple):
-    axes.plot(simple.losses, color=GREY, lw=0.4, label="mean-field, single draws")
-    window = len(simple.losses) // 50
-    smooth = np.convolve(simple.losses, np.ones(window) / window, "valid")
-    axes.plot(np.arange(window - 1, len(simple.losses)), smooth, color=BLUE, label="moving average")
-    axes.axhline(-posterior.elbo, color=ORANGE, ls="--", label="full-rank, where it ended")
-    axes.set_ylim(-posterior.elbo - 30, -posterior.elbo + 120)
+    steps = np.arange(len(simple.losses))
+    window = len(steps) // 100
+    average = np.convolve(simple.losses, np.ones(window) / window, "valid")
+    axes.plot(steps, simple.losses, color=GREY, alpha=0.5, lw=0.3, label="mean-field, each step")
+    axes.plot(steps[window - 1 :], average, color=BLUE, lw=1.6, label="mean-field, moving average")
+    axes.axhline(-posterior.elbo, color=ORANGE, ls="--", label="full-rank, at its end")
+    axes.set_ylim(-posterior.elbo - 30, -posterior.elbo + 90)
     axes.set(title="Loss", xlabel="gradient step", ylabel="negative ELBO (nats)")
     axes.legend(loc="upper right")
 
 
 def draw_posterior(axes, posterior, simple):
-    bins = np.linspace(0.1, 0.6, 51)
-    for fit, color, name in ((simple, GREY, "mean-field"), (posterior, BLUE, "full-rank")):
-        spread = fit.sample(num_draws=4000)["spread"]
-        label = f"{name}, {fit.status}"
-        axes.hist(spread, bins, density=True, histtype="step", lw=1.6, color=color, label=label)
-    axes.set_ylim(0, axes.get_ylim()[1] * 1.25)
+    bins = np.linspace(0.1, 0.6, 41)
+    best, other = (fit.sample(num_draws=4000)["spread"] for fit in (posterior, simple))
+    label = f"full-rank, {posterior.status}"
+    axes.hist(best, bins, density=True, color=BLUE, alpha=0.35, label=label)
+    label = f"mean-field, {simple.status}"
+    axes.hist(other, bins, density=True, histtype="step", color=GREY, lw=1.4, label=label)
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.3)
     axes.set(title="Posterior", xlabel="spread between counties (log pCi/L)", ylabel="density")
     axes.legend(loc="upper right")
 
 
 def draw_check(axes, posterior, data):
-    replicas = posterior.predict(1, *data, num_draws=100)["log_radon"]
+    replicas = posterior.predict(1, *data, num_draws=500)["log_radon"]
     edges = np.arange(-3.125, 5.25, 0.25)
-    for i, replica in enumerate(replicas):
-        counts = np.histogram(replica, edges)[0]
-        label = "100 replicas from the model" if i == 0 else None
-        axes.stairs(counts, edges, color=BLUE, alpha=0.12, lw=0.8, label=label)
-    axes.stairs(np.histogram(log_radon, edges)[0], edges, color=ORANGE, lw=1.8, label="919 homes")
-    axes.set_ylim(0, axes.get_ylim()[1] * 1.15)
-    axes.set(title="Posterior predictive check", xlabel="log radon (log pCi/L)", ylabel="homes")
+    counts = [np.histogram(replica, edges)[0] for replica in replicas]
+    low, high = np.quantile(counts, [0.05, 0.95], axis=0)
+    label = "model, 90 % of replicas"
+    axes.stairs(high, edges, baseline=low, fill=True, color=BLUE, alpha=0.35, label=label)
+    axes.stairs(np.histogram(log_radon, edges)[0], edges, color=ORANGE, lw=1.6, label="919 homes")
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.2)
+    axes.set(title="Posterior predictive check", xlabel="radon (log pCi/L)", ylabel="homes per bin")
     axes.legend(loc="upper left", handlelength=1.2)
 
 

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 Array = jax.Array
 PyTree = Any
@@ -100,11 +101,8 @@ class Space:
 
     def unravel(self, vector: Array) -> Position:
         """Cuts a vector `(dim,)` into a position; the inverse of `ravel`."""
-        z, start = {}, 0
-        for site in self.sites:
-            z[site.name] = vector[start : start + site.size].reshape(site.z_shape)
-            start += site.size
-        return z
+        parts = lax.split(vector, [site.size for site in self.sites])
+        return {s.name: part.reshape(s.z_shape) for s, part in zip(self.sites, parts, strict=True)}
 
     def subset(self, names: Iterable[str]) -> Space:
         """The space of some of the sites, in this space's order."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,6 +15,8 @@ from vijax.diagnostics.assess import Assessment
 from vijax.diagnostics.weights import Importance
 
 _WORST = 10  # coordinates that a report shows
+_SHOWN = 10  # scalars of a site that a printed summary shows in full
+_ENDS = 3  # of more, how many at either end
 
 
 class Row(NamedTuple):
@@ -42,7 +45,7 @@ class Row(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """A posterior summary; `str()` of it is a table.
+    """A posterior summary; `str()` of it is a table, large sites abridged.
 
     Attributes:
         rows: one a scalar, in the model's order.
@@ -65,7 +68,9 @@ class Summary:
         tail = 50 * (1 - self.ci_prob)
         interval = (f"{tail:.1f}%", f"{100 - tail:.1f}%")
         header = ("", "mean", "sd", *interval, "PSIS mean", "PSIS sd", "mcse")
-        lines = [header, *((row.name, *map(_number, row[1:])) for row in self.rows)]
+        lines = [header]
+        for site, group in itertools.groupby(self.rows, lambda row: row.name.partition("[")[0]):
+            lines += _abridged(site, [(row.name, *map(_number, row[1:])) for row in group])
         return f"{_table(lines)}\nstatus: {self.status}"
 
     __repr__ = __str__
@@ -128,6 +133,14 @@ def report(assessment: Assessment, space: Space, stop_reason: str, guide: str) -
     if verdict.advice:
         lines += ["", f"next: {verdict.advice}"]
     return "\n".join(lines)
+
+
+def _abridged(site: str, lines: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """The lines of one site, without its middle where they are many."""
+    if len(lines) <= _SHOWN:
+        return lines
+    note = f"{site}: {len(lines) - 2 * _ENDS} more"
+    return [*lines[:_ENDS], (note, *[""] * (len(lines[0]) - 1)), *lines[-_ENDS:]]
 
 
 def _number(value: float) -> str:

@@ -219,7 +219,8 @@ def _fields(value: Any) -> dict[str, Any] | None:
         return None
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return value._asdict()
-    if dataclasses.is_dataclass(value):
+    # configuration compares by value; what compares by identity holds code and caches
+    if dataclasses.is_dataclass(value) and type(value).__eq__ is not object.__eq__:
         return {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
     return None
 

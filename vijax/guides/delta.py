@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from vijax._contracts import Batch, Draw, Guide, Position, Space
+from vijax.guides.layout import unravel
 
 
 class DeltaParams(NamedTuple):
@@ -37,4 +38,4 @@ class Delta(Guide):
         return DeltaParams(space.ravel(location))
 
     def draw(self, params: DeltaParams, space: Space, key: Array, batch: Batch) -> Draw:
-        return Draw(space.unravel(params.loc), jnp.zeros((), params.loc.dtype))
+        return Draw(unravel(space, params.loc), jnp.zeros((), params.loc.dtype))

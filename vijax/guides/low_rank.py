@@ -13,6 +13,7 @@ from jax.scipy.linalg import cho_solve, cholesky
 
 from vijax._contracts import Batch, Draw, GaussianGuide, Position, Space
 from vijax._errors import GuideError, mismatch
+from vijax.guides.layout import unravel
 from vijax.guides.normal import require_positive
 
 _LOG_2PI = math.log(2 * math.pi)
@@ -79,7 +80,7 @@ class LowRank(GaussianGuide):
         residual = noise[:dim] + params.factor @ noise[dim:]
         z = params.loc + jnp.exp(params.log_scale) * residual
         # from the residual, not from z - loc: no cancellation where loc is large
-        return Draw(space.unravel(z), _log_normal(params, residual))
+        return Draw(unravel(space, z), _log_normal(params, residual))
 
     def log_prob(self, params: LowRankParams, space: Space, z: Position, batch: Batch) -> Array:
         residual = (space.ravel(z) - params.loc) * jnp.exp(-params.log_scale)

@@ -13,6 +13,7 @@ from jax.scipy.linalg import solve_triangular
 
 from vijax._contracts import Batch, Draw, GaussianGuide, Position, Space
 from vijax._errors import GuideError, mismatch
+from vijax.guides.layout import unravel
 
 _LOG_2PI = math.log(2 * math.pi)
 
@@ -64,7 +65,7 @@ class MeanField(GaussianGuide):
     def draw(self, params: MeanFieldParams, space: Space, key: Array, batch: Batch) -> Draw:
         noise = jax.random.normal(key, params.loc.shape, params.loc.dtype)
         z = params.loc + jnp.exp(params.log_scale) * noise
-        return Draw(space.unravel(z), _log_normal(noise, params.log_scale))
+        return Draw(unravel(space, z), _log_normal(noise, params.log_scale))
 
     def log_prob(self, params: MeanFieldParams, space: Space, z: Position, batch: Batch) -> Array:
         noise = (space.ravel(z) - params.loc) * jnp.exp(-params.log_scale)

@@ -1,0 +1,93 @@
+"""What the benchmarks share: interleaved timing, spreads, tables, and results on disk."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results"
+_PACKAGES = ("jax", "jaxlib", "numpyro", "optax", "numpy", "scipy")
+
+
+class Spread(NamedTuple):
+    """Median and range of repeated measurements."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.3g} [{self.low:.3g}, {self.high:.3g}]"
+
+
+def spread(values: Sequence[float]) -> Spread:
+    return Spread(float(np.median(values)), float(np.min(values)), float(np.max(values)))
+
+
+def ratios(numerator: Sequence[float], denominator: Sequence[float]) -> Spread:
+    """Of neighbours in time, so that a machine which is busy for a while is busy for both."""
+    return spread(np.asarray(numerator) / np.asarray(denominator))
+
+
+def interleaved(
+    contenders: Mapping[str, Callable[[], Any]], repeats: int
+) -> dict[str, list[float]]:
+    """Seconds of every contender, `repeats` each, taken in turns: A B C, C B A, A B C, ..."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for repeat in range(repeats):
+        for name in list(contenders)[:: 1 if repeat % 2 == 0 else -1]:
+            began = time.perf_counter()
+            contenders[name]()
+            seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def in_fresh_process(module: str, *args: str) -> dict[str, Any]:
+    """What `python -m module args` prints as JSON on its last line."""
+    command = [sys.executable, "-m", module, *args]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Prints columns of equal width."""
+    cells = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
+
+
+def save(name: str, results: Any) -> None:
+    """Writes results with the machine that made them to `bench/results/NAME.json`."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({"machine": machine(), "results": results}, indent=1) + "\n")
+    print(f"\nwritten to {path.relative_to(RESULTS.parents[1])}")
+
+
+def machine() -> dict[str, Any]:
+    """Where and when: cores, how busy they were, versions, date."""
+    load = os.getloadavg() if hasattr(os, "getloadavg") else ()
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
+        "cores": os.cpu_count(),
+        "load": [round(one, 2) for one in load],
+        "processor": platform.machine(),
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in _PACKAGES},
+    }

@@ -1,0 +1,95 @@
+"""Eight schools: the same posterior in two coordinates, and what the verdict says of each.
+
+Coaching effects in eight schools, estimated with known standard errors (Rubin, 1981). In the
+centred form the effects crowd together as their spread `tau` nears zero, a funnel that no Gaussian
+follows. The non-centred form writes them as `mu + tau * z` and is easier. vijax finds out by itself.
+"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from common import BLUE, GREY, ORANGE, save
+
+import vijax
+
+SCHOOLS = "ABCDEFGH"
+EFFECT = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])  # points of the test score
+ERROR = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
+
+
+def centred(error, effect=None):
+    mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
+    tau = numpyro.sample("tau", dist.HalfCauchy(5.0))
+    with numpyro.plate("schools", len(error)):
+        theta = numpyro.sample("theta", dist.Normal(mu, tau))
+        numpyro.sample("effect", dist.Normal(theta, error), obs=effect)
+
+
+def non_centred(error, effect=None):
+    mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
+    tau = numpyro.sample("tau", dist.HalfCauchy(5.0))
+    with numpyro.plate("schools", len(error)):
+        z = numpyro.sample("z", dist.Normal(0.0, 1.0))
+        theta = numpyro.deterministic("theta", mu + tau * z)
+        numpyro.sample("effect", dist.Normal(theta, error), obs=effect)
+
+
+def main():
+    fits = {model.__name__: vijax.fit(model, ERROR, EFFECT) for model in (centred, non_centred)}
+    print(f"{'':12} {'status':12} {'k-hat':>6} {'ELBO':>8} {'evidence':>9} {'tau':>6} {'sd':>5}")
+    for name, posterior in fits.items():
+        evidence = posterior.importance().log_evidence
+        tau = posterior.sample(num_draws=4000)["tau"]
+        print(
+            f"{name:12} {posterior.status:12} {posterior.khat:6.2f} {posterior.elbo:8.2f} "
+            f"{evidence:9.2f} {tau.mean():6.2f} {tau.std():5.2f}"
+        )
+    print(f"\ncentred\n{fits['centred'].report()}\n")
+    print(f"non-centred\n{fits['non_centred'].summary()}")
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+    for (name, posterior), color in zip(fits.items(), (ORANGE, BLUE), strict=True):
+        draws = posterior.sample(num_draws=1500)
+        label = f"{name.replace('_', '-')}, {posterior.status}"
+        left.scatter(
+            draws["theta"][:, 0], draws["tau"], s=4, lw=0, alpha=0.45, color=color, label=label
+        )
+    left.set(
+        yscale="log",
+        ylim=(0.03, 100),
+        xlim=(-25, 45),
+        title="Only one of the fits reaches into the funnel",
+    )
+    left.set(xlabel="effect in school A (points)", ylabel="spread between schools, tau (points)")
+    left.legend(loc="lower right", markerscale=3)
+
+    theta = fits["non_centred"].sample(num_draws=4000)["theta"]
+    low, high = np.quantile(theta, [0.055, 0.945], axis=0)
+    row = np.arange(len(SCHOOLS))
+    right.errorbar(
+        EFFECT,
+        row - 0.15,
+        xerr=ERROR,
+        fmt="o",
+        ms=4,
+        color=GREY,
+        lw=1,
+        label="school alone, +- 1 standard error",
+    )
+    right.hlines(row + 0.15, low, high, color=BLUE, lw=2, label="all together, 89 % interval")
+    right.plot(theta.mean(0), row + 0.15, "o", ms=5, color=BLUE)
+    right.axvline(0, color=GREY, lw=0.6, zorder=0)
+    right.set(
+        yticks=row,
+        yticklabels=SCHOOLS,
+        ylim=(7.6, -2.4),
+        title="Each school borrows from the others",
+    )
+    right.set(xlabel="effect of coaching (points)", ylabel="school")
+    right.legend(loc="upper left")
+    save(figure, "eight_schools")
+
+
+if __name__ == "__main__":
+    main()

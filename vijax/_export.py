@@ -131,7 +131,7 @@ def _variable(name: str) -> str:
 
 def _dims(target: Target, groups: Mapping[str, Arrays]) -> dict[str, list[str | None]]:
     """Dimension names of the variables after the plates they are in, `None` elsewhere."""
-    variables = {name for values in groups.values() for name in values}
+    variables = {n for group in groups.keys() - {"constant_data"} for n in groups[group]}
     shapes: dict[str, tuple[int, ...]] = {}
     for group in ("observed_data", "posterior"):
         for name, value in groups.get(group, {}).items():

@@ -68,7 +68,7 @@ class Summary:
         tail = 50 * (1 - self.ci_prob)
         interval = (f"{tail:.1f}%", f"{100 - tail:.1f}%")
         header = ("", "mean", "sd", *interval, "PSIS mean", "PSIS sd", "mcse")
-        lines = [header]
+        lines: list[tuple[str, ...]] = [header]
         for site, group in itertools.groupby(self.rows, lambda row: row.name.partition("[")[0]):
             lines += _abridged(site, [(row.name, *map(_number, row[1:])) for row in group])
         return f"{_table(lines)}\nstatus: {self.status}"

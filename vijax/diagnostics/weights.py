@@ -16,6 +16,7 @@ from vijax._keys import draw_keys
 _BLOCK_ELEMENTS = 2**24
 _MAX_BLOCK = 256
 _MIN_ESS = 5.0
+_MIN_SMOOTHED = 25  # draws whose largest fifth is enough to fit a tail to
 
 
 class Draws(NamedTuple):
@@ -127,8 +128,10 @@ def importance(log_weights: np.ndarray) -> Importance:
 
     floor = log_weights[finite].min() - 700.0  # psislw wants finite values; exp(-700) is zero
     # psislw takes the negative log weights (it was made for pointwise log likelihoods)
-    with np.errstate(all="ignore"):  # degenerate tails divide by zero inside
-        smoothed, khat = array_stats.psislw(-np.where(finite, log_weights, floor))
+    smoothed, khat = np.where(finite, log_weights, floor), math.inf
+    if n >= _MIN_SMOOTHED:
+        with np.errstate(all="ignore"):  # degenerate tails divide by zero inside
+            smoothed, khat = array_stats.psislw(-smoothed)
     peak = log_weights.max()
     weights = np.exp(log_weights - peak)
     mean = weights.mean()

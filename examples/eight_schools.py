@@ -2,7 +2,7 @@
 
 Coaching effects in eight schools, estimated with known standard errors (Rubin, 1981). In the
 centred form the effects crowd together as their spread `tau` nears zero, a funnel that no Gaussian
-follows. The non-centred form writes them as `mu + tau * z` and is easier. vijax finds out by itself.
+follows. The non-centred form writes them as `mu + tau * z` and is easier. The verdict knows.
 """
 
 import matplotlib.pyplot as plt
@@ -75,11 +75,11 @@ def main():
         ms=4,
         color=GREY,
         lw=1,
-        label="school alone, +- 1 standard error",
+        label="school alone, ± 1 standard error",
     )
     right.hlines(row + 0.15, low, high, color=BLUE, lw=2, label="all together, 89 % interval")
     right.plot(theta.mean(0), row + 0.15, "o", ms=5, color=BLUE)
-    right.axvline(0, color=GREY, lw=0.6, zorder=0)
+    right.plot([0, 0], [-0.5, 7.6], color=GREY, lw=0.6, zorder=0)
     right.set(
         yticks=row,
         yticklabels=SCHOOLS,

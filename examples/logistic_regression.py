@@ -4,6 +4,7 @@ Each test patient gets a probability with an interval. Calibration is then check
 question: of those given about 30 %, were 30 % malignant?
 """
 
+import jax
 import matplotlib.pyplot as plt
 import numpy as np
 import numpyro
@@ -16,11 +17,10 @@ import vijax
 
 
 def model(x, malignant=None):
-    width = numpyro.sample("width", dist.HalfNormal(1.0))  # how large coefficients are
     offset = numpyro.sample("offset", dist.Normal(0.0, 5.0))
-    weight = numpyro.sample("weight", dist.Normal(0.0, width).expand([x.shape[1]]).to_event(1))
+    weight = numpyro.sample("weight", dist.Normal(0.0, 1.0).expand([x.shape[1]]).to_event(1))
     logit = offset + x @ weight
-    numpyro.deterministic("probability", 1 / (1 + np.e**-logit))
+    numpyro.deterministic("probability", jax.nn.sigmoid(logit))
     with numpyro.plate("patients", len(x)):
         numpyro.sample("malignant", dist.Bernoulli(logits=logit), obs=malignant)
 
@@ -64,7 +64,7 @@ def main():
     axes[0].set_ylabel("probability of malignant")
     axes[0].legend(loc="upper left")
 
-    edges = np.array([0, 0.02, 0.1, 0.3, 0.7, 0.9, 0.98, 1])
+    edges = np.array([0, 0.05, 0.3, 0.7, 0.95, 1])
     group = np.digitize(probability, edges[1:-1])
     axes[1].plot([0, 1], [0, 1], color=GREY, lw=0.8, ls="--")
     for g in np.unique(group):
@@ -79,7 +79,7 @@ def main():
             text, (probability[group == g].mean(), mean), (6, -10), textcoords="offset points"
         )
     axes[1].set(title="Calibration, with patients per group", xlabel="mean predicted probability")
-    axes[1].set_ylabel("share malignant (+- 1 standard error)")
+    axes[1].set_ylabel("share malignant (± 1 standard error)")
     save(figure, "logistic_regression")
 
 

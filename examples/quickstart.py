@@ -18,8 +18,8 @@ homes, counties = read("radon"), read("radon_counties")
 log_radon = np.log(homes["radon"])
 
 
-# Half-way between the centred and the non-centred form of the levels: some counties have data enough
-# to determine theirs, others lean on the rest.
+# Half-way between the centred and the non-centred form of the levels: some counties have data
+# enough to determine theirs, others lean on the rest.
 @reparam(config={"level": LocScaleReparam(0.5)})
 def model(county, floor, num_counties, log_radon=None):
     mean = numpyro.sample("mean", dist.Normal(1.0, 2.0))  # of the counties' levels, log pCi/L
@@ -45,15 +45,17 @@ def draw_losses(axes, posterior, simple):
     axes.legend(loc="upper right")
 
 
-def draw_posterior(axes, posterior, simple):
-    bins = np.linspace(0.1, 0.6, 41)
-    best, other = (fit.sample(num_draws=4000)["spread"] for fit in (posterior, simple))
-    label = f"full-rank, {posterior.status}"
-    axes.hist(best, bins, density=True, color=BLUE, alpha=0.35, label=label)
-    label = f"mean-field, {simple.status}"
-    axes.hist(other, bins, density=True, histtype="step", color=GREY, lw=1.4, label=label)
+def draw_posterior(axes, posterior):
+    bins = np.linspace(0.1, 0.6, 51)
+    for corrected, name in ((True, "importance corrected"), (False, "the guide's own draws")):
+        spread = posterior.sample(num_draws=8000, corrected=corrected)["spread"]
+        if corrected:
+            axes.hist(spread, bins, density=True, color=BLUE, alpha=0.35, label=name)
+        else:
+            axes.hist(spread, bins, density=True, histtype="step", color=GREY, label=name)
     axes.set_ylim(0, axes.get_ylim()[1] * 1.3)
-    axes.set(title="Posterior", xlabel="spread between counties (log pCi/L)", ylabel="density")
+    axes.set(title=f"Posterior: {posterior.status}", ylabel="density")
+    axes.set_xlabel("spread between counties (log pCi/L)")
     axes.legend(loc="upper right")
 
 
@@ -81,7 +83,7 @@ def main():
 
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.3), layout="constrained")
     draw_losses(axes[0], posterior, simple)
-    draw_posterior(axes[1], posterior, simple)
+    draw_posterior(axes[1], posterior)
     draw_check(axes[2], posterior, data)
     save(figure, "quickstart")
 

@@ -1,10 +1,11 @@
 """Posteriors as ArviZ sees them."""
 
+import dataclasses
 import subprocess
 import sys
-import warnings
 
 import arviz_stats
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -13,6 +14,9 @@ import pytest
 from scipy import stats
 
 import vijax
+from vijax._contracts import Variables
+from vijax.diagnostics.assess import assess
+from vijax.guides.normal import MeanFieldParams
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=10).astype(np.float32)
@@ -23,7 +27,7 @@ DRAWS = 400
 
 def groups(data, group, y=None):
     slope = numpyro.sample("net/slope", dist.Normal(0.0, 1.0))
-    with numpyro.plate("effect", 3):  # named like the site inside it
+    with numpyro.plate("group", 3):  # named like the argument
         effect = numpyro.sample("effect", dist.Normal(0.0, 1.0))
     with numpyro.plate("others", 2):
         numpyro.sample("vector", dist.Normal(0.0, 1.0).expand([4]).to_event(1))
@@ -58,14 +62,14 @@ def test_groups_dimensions_and_names(tree):
     dims = {name: array.dims for name, array in tree["posterior"].data_vars.items()}
     assert dims == {
         "net.slope": ("chain", "draw"),
-        "effect": ("chain", "draw", "effect_dim"),
+        "effect": ("chain", "draw", "group"),
         "vector": ("chain", "draw", "others", "vector_dim_0"),
         "at": ("chain", "draw", "rows"),
     }
     assert dict(tree["posterior"].sizes) == {
         "chain": 1,
         "draw": DRAWS,
-        "effect_dim": 3,
+        "group": 3,
         "others": 2,
         "vector_dim_0": 4,
         "rows": 10,
@@ -118,12 +122,15 @@ def test_log_q_and_weights_belong_to_the_draws(posterior, tree):
 
 
 def test_resampled_draws_have_equal_weights():
-    posterior = vijax.fit(
-        lambda y: numpyro.sample("y", dist.Normal(numpyro.sample("m", dist.Normal()), 1.0), obs=y),
-        jnp.asarray(0.5),
-        guide="fullrank",
-        num_steps=20,
-        progress_bar=False,
+    def model(y):
+        mean = numpyro.sample("m", dist.Normal(0.0, 1.0))
+        numpyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+    fitted = vijax.fit(model, jnp.asarray(0.5), guide="meanfield", num_steps=20, progress_bar=False)
+    variables = Variables(MeanFieldParams(jnp.array([0.5]), jnp.array([0.0])))
+    arguments = (fitted.target, fitted.guide, variables, {}, jax.random.key(0), fitted.batch)
+    posterior = dataclasses.replace(
+        fitted, variables=variables, assessment=assess(*arguments, True, ())
     )
     assert posterior.status == "corrected"
     tree = posterior.to_datatree(0, 1000)
@@ -162,7 +169,7 @@ def test_without_data_there_is_the_posterior_alone(posterior, tmp_path):
     tree = vijax.load(tmp_path / "p.npz", groups, group=GROUP).to_datatree(1, 20)
     assert set(tree.children) == {"posterior"}
     assert set(tree["posterior"].data_vars) == {"net.slope", "effect", "vector"}
-    assert tree["posterior"]["effect"].dims == ("chain", "draw", "effect_dim")
+    assert tree["posterior"]["effect"].dims == ("chain", "draw", "group")
 
 
 def minibatch(x, y):
@@ -227,10 +234,3 @@ def test_importing_vijax_does_not_import_arviz():
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert out.stdout.strip() == "[]"
-
-
-def test_the_file_formats_of_arviz_take_it(tree, tmp_path):
-    pytest.importorskip("h5netcdf")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        tree.to_netcdf(tmp_path / "tree.nc")

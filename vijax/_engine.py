@@ -19,7 +19,7 @@ from jax import Array
 
 from vijax._batches import Rows
 from vijax._contracts import Algorithm, Batch, Guide, PyTree, Target, Variables
-from vijax._loop import CAPACITY, THIN, Loop, advance, begin, take
+from vijax._loop import CAPACITY, THIN, Loop, advance, begin, probe, take
 from vijax._progress import Progress
 from vijax._stopping import Phase, StopRule, Window, add, average, recent
 from vijax.diagnostics import nonfinite, weights
@@ -27,7 +27,6 @@ from vijax.diagnostics.nonfinite import NonFinite
 
 _WINDOW = 100  # shortest window between two decisions, in steps
 _PIECE_SECONDS = 0.15  # how often the host looks in
-_PROBES = 4096  # coordinates that the stopping rule watches
 _SCORES = (200, 4000)  # fewest and most draws that compare two candidates
 _SCORE_ELEMENTS = 2**30  # draws times data elements that a comparison may cost
 _MAX_STEPS = 500_000  # where a fit without a step limit gives up
@@ -238,8 +237,8 @@ class Engine:
                 steps=float(finite.size),
                 loss=float(losses[finite, restart].mean()),
                 mean=take(mean, restart),
-                probe_mean=_probe(mean, restart),
-                probe_var=_probe(square, restart) / max(count[restart] - 1, 1),
+                probe_mean=probe(take(mean, restart), np).astype(np.float64),
+                probe_var=square[restart].astype(np.float64) / max(count[restart] - 1, 1),
             )
             phases[restart], factor = self._decide(run, restart, add(phase, window), budget)
             if factor != 1.0:
@@ -346,13 +345,6 @@ def _compare(new: np.ndarray, old: np.ndarray) -> tuple[float, float]:
     if not np.all(np.isfinite(difference)):
         return (np.inf if np.isfinite(new).sum() > np.isfinite(old).sum() else -np.inf), 0.0
     return float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(difference.size))
-
-
-def _probe(tree: PyTree, restart: int) -> np.ndarray:
-    """Some coordinates of one restart's variables, evenly spread, in float64 on the host."""
-    leaves = [np.ravel(leaf[restart]) for leaf in jax.tree.leaves(tree)]
-    vector = np.concatenate(leaves)
-    return vector[:: max(1, vector.size // _PROBES)].astype(np.float64)
 
 
 def _window_end(begin: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from vijax._contracts import Algorithm, Batch, Guide, PyTree, Target, Variables
 
 CAPACITY = 2000  # most steps in one piece
 THIN = 10  # every tenth iterate enters the averages: the others are nearly copies of it
+_PROBES = 4096  # coordinates whose spread is followed: for all, it would cost a step in twenty
 
 
 class Loop(NamedTuple):
@@ -20,13 +21,13 @@ class Loop(NamedTuple):
     Attributes:
         state: the algorithm's state.
         mean: mean of the thinned iterates since the window began.
-        square: their sum of squared deviations.
+        square: their sum of squared deviations at the probed coordinates.
         seen: their number.
     """
 
     state: PyTree
     mean: Variables
-    square: Variables
+    square: Array
     seen: Array
 
 
@@ -40,7 +41,7 @@ def begin(
     def one(variables: Variables, factor: Array) -> Loop:
         state = algorithm.rescale(algorithm.init(variables, mutable), factor)
         zeros = jax.tree.map(jnp.zeros_like, variables)
-        return Loop(state, zeros, zeros, jnp.zeros(()))
+        return Loop(state, zeros, probe(zeros), jnp.zeros(()))
 
     return jax.vmap(one)(variables, factors)
 
@@ -66,22 +67,25 @@ def advance(
         The loop afterwards, losses `(capacity, restarts)`, and whether all of it is finite.
     """
 
-    def step(key: Array, t: Array, carry: tuple[Loop, Array]) -> tuple[Loop, Array]:
-        loop, losses = carry
+    def step(key: Array, t: Array, carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
+        before, losses = carry
         rows = {name: values[t - start] for name, values in table.items()}
         state, info = algorithm.step(
-            loop.state, jax.random.fold_in(key, t), target, guide, batch._replace(index=rows)
+            before, jax.random.fold_in(key, t), target, guide, batch._replace(index=rows)
         )
         if guarded:
             ok = jnp.isfinite(info.loss) & _all_finite(algorithm.variables(state))
-            state = jax.tree.map(lambda new, old: jnp.where(ok, new, old), state, loop.state)
+            state = jax.tree.map(lambda new, old: jnp.where(ok, new, old), state, before)
             info = info._replace(loss=jnp.where(ok, info.loss, jnp.nan))
-        return loop._replace(state=state), losses.at[t - start].set(info.loss)
+        return state, losses.at[t - start].set(info.loss)
 
     def block(key: Array, t: Array, carry: tuple[Loop, Array]) -> tuple[Array, tuple[Loop, Array]]:
+        loop, losses = carry
         end = jnp.minimum(stop, (t // THIN + 1) * THIN)
-        loop, losses = lax.fori_loop(t, end, lambda i, c: step(key, i, c), carry)
+        begun = (loop.state, losses)
+        state, losses = lax.fori_loop(t, end, lambda i, c: step(key, i, c), begun)
         whole = (end % THIN == 0).astype(loop.seen.dtype)
+        loop = loop._replace(state=state)
         return end, (_accumulate(loop, algorithm.variables(loop.state), whole), losses)
 
     def restart(loop: Loop, key: Array) -> tuple[Loop, Array]:
@@ -112,14 +116,16 @@ def _accumulate(loop: Loop, variables: Variables, weight: Array) -> Loop:
     seen = loop.seen + weight
     share = weight / jnp.maximum(seen, 1)
     mean = jax.tree.map(lambda m, x: m + share.astype(m.dtype) * (x - m), loop.mean, variables)
-    square = jax.tree.map(
-        lambda s, x, m, n: s + weight.astype(s.dtype) * (x - m) * (x - n),
-        loop.square,
-        variables,
-        loop.mean,
-        mean,
-    )
+    now, old, new = probe(variables), probe(loop.mean), probe(mean)
+    square = loop.square + weight.astype(now.dtype) * (now - old) * (now - new)
     return loop._replace(mean=mean, square=square, seen=seen)
+
+
+def probe(tree: PyTree, numpy: Any = jnp) -> Any:
+    """Some of the coordinates of a tree, evenly spread, as one vector; `numpy=np` on the host."""
+    leaves = [leaf.reshape(-1) for leaf in jax.tree.leaves(tree)]
+    stride = max(1, sum(leaf.size for leaf in leaves) // _PROBES)
+    return numpy.concatenate([leaf[::stride].astype(jnp.result_type(float)) for leaf in leaves])
 
 
 def _all_finite(tree: PyTree) -> Array:

@@ -370,12 +370,13 @@ class Posterior:
         program, batch = predictor(self.model, args, kwargs, self.target)
         values = _draws.constrain(self.target, self.variables, self.mutable, self.batch, z)
         values = {name: values[name] for name in self.target.space.names}
-        keys = jax.random.split(key, len(next(iter(z.values()))))
-        return _draws.blocks(
-            lambda part, rows: program(keys[rows], part, batch, self.variables.model, self.mutable),
-            values,
-            weights.block_size(batch, self.target.space.dim),
-        )
+        size = weights.block_size(batch, self.target.space.dim)
+
+        def block(part: dict[str, np.ndarray], rows: np.ndarray) -> Any:
+            keys = jax.random.split(jax.random.fold_in(key, int(rows[0])), size)
+            return program(keys, part, batch, self.variables.model, self.mutable)
+
+        return _draws.blocks(block, values, size)
 
     def proposals(self, key: Array, num_draws: int) -> tuple[Draws, Importance]:
         """Draws from the guide with both log densities, and what their weights say.

@@ -41,7 +41,7 @@ def encode_run(run: Run | None, writer: Writer) -> Any:
         )
 
     def loop(loop: Loop) -> Any:
-        return writer.record(loop, state=writer.tree, mean=writer.tree, square=writer.tree)
+        return writer.record(loop, state=writer.tree, mean=writer.tree)
 
     return writer.record(run, loop=loop, phases=lambda phases: [phase(one) for one in phases])
 
@@ -117,7 +117,7 @@ def _run(
                 "Give load the optimizer and the objective of the fit.",
             ),
             mean=tree(note["loop"]["mean"]),
-            square=tree(note["loop"]["square"]),
+            square=reader.decode(note["loop"]["square"]),
             seen=reader.decode(note["loop"]["seen"]),
         )
     special = {"loop": loop, "phases": tuple(map(phase, note["phases"]))}

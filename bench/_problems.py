@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -111,7 +112,7 @@ def network() -> Problem:
 
     def model(x, y):
         layers = []
-        for i, shape in enumerate(zip(LAYERS, LAYERS[1:], strict=False)):
+        for i, shape in enumerate(itertools.pairwise(LAYERS)):
             weight = numpyro.sample(f"w{i}", dist.Normal(0.0, 1.0).expand(shape).to_event(2))
             bias = numpyro.sample(f"b{i}", dist.Normal(0.0, 1.0).expand(shape[1:]).to_event(1))
             layers.append((weight, bias))

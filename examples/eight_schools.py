@@ -57,9 +57,9 @@ def main():
         )
     left.set(
         yscale="log",
-        ylim=(0.03, 100),
+        ylim=(0.08, 40),
         xlim=(-25, 45),
-        title="Only one of the fits reaches into the funnel",
+        title="The centred fit keeps to the middle of the funnel",
     )
     left.set(xlabel="effect in school A (points)", ylabel="spread between schools, tau (points)")
     left.legend(loc="lower right", markerscale=3)

@@ -78,7 +78,7 @@ def assert_equal(one, other):
 def assert_same_posterior(one, other):
     for fact in ("elbo", "elbo_se", "khat", "status", "stop_reason", "num_steps", "guide"):
         np.testing.assert_equal(getattr(one, fact), getattr(other, fact))
-    assert repr(one) == repr(other)
+    assert repr(dataclasses.replace(one, seconds=0)) == repr(dataclasses.replace(other, seconds=0))
     assert one.report() == other.report()
     assert_equal(one.losses, other.losses)
     assert_equal(one.variables, other.variables)

@@ -97,6 +97,10 @@ def test_the_mass_matrix_is_in_the_order_of_names():
     np.testing.assert_allclose(found, covariance[np.ix_(order, order)], rtol=1e-6)
     diagonal = inverse_mass(space, covariance, dense=False)
     np.testing.assert_allclose(diagonal, np.diag(covariance)[order], rtol=1e-6)
+    for dense in (True, False):
+        from_variances = inverse_mass(space, np.diag(covariance), dense)
+        expected = np.diag(diagonal) if dense else diagonal
+        np.testing.assert_array_equal(from_variances, expected)
 
 
 def test_a_covariance_that_is_none_is_not_used():

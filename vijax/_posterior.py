@@ -36,6 +36,7 @@ from vijax.diagnostics.assess import Assessment, assess, assess_scores
 from vijax.diagnostics.weights import Draws, Importance
 from vijax.guides.numpyro import as_numpyro
 from vijax.model import Arguments, predictor, run_nuts
+from vijax.model.nuts import DENSE_DIM
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -284,8 +285,9 @@ class Posterior:
         """An ArviZ `DataTree`, dims `(chain=1, draw, ...)`, dimensions named after plates.
 
         Groups: posterior, posterior_predictive, log_likelihood, observed_data, constant_data and
-        sample_stats with `log_p`, `log_q` and `log_weight`. Draws are the guide's own, importance
-        resampled when the status is `"corrected"`.
+        sample_stats with `log_p`, `log_q` and `log_weight`, the smoothed log weight that a draw
+        should have in averages. Draws are the guide's own, importance resampled (and of equal
+        weight) when the status is `"corrected"`. Without the data there is only posterior.
 
         Args:
             rng_key: for the draws.
@@ -317,7 +319,7 @@ class Posterior:
             self.batch._replace(index={}),
             jax.random.fold_in(key, 1),
             starts,
-            self.covariance(),
+            self._spread(jax.random.fold_in(key, 2)),
             self.variables.model,
             self.mutable,
             **options,
@@ -405,6 +407,13 @@ class Posterior:
         return _draws.constrain(
             self.target, self.variables, self.mutable, self.batch, z, self.unknown
         )
+
+    def _spread(self, key: Array) -> np.ndarray:
+        """Covariance, or in high dimensions the variances alone, in unconstrained space."""
+        if self.target.space.dim <= DENSE_DIM:
+            return self.covariance(rng_key=key)
+        z = self._draw(key, 500, corrected=False)
+        return _draws.ravel(self.target, z).var(0)
 
     def _density_guide(self, what: str) -> DensityGuide:
         if not isinstance(self.guide, DensityGuide):

@@ -15,7 +15,7 @@ from numpyro.infer import MCMC, NUTS
 
 from vijax._contracts import Batch, Position, PyTree, Space, Target
 
-_DENSE_DIM = 500  # beyond it a dense mass matrix costs more than it gains
+DENSE_DIM = 500  # beyond it a dense mass matrix costs more than it gains
 _OURS = {"model", "potential_fn", "sampler", "postprocess_fn", "init_params", "self", "kwargs"}
 
 
@@ -40,8 +40,8 @@ def run_nuts(
         batch: the data.
         key: randomness of the chains.
         starts: unconstrained starting points by site, `(num_chains, *z_shape)`.
-        covariance: `(dim, dim)` in the order of `target.space`, the first inverse mass matrix;
-            it adapts from there. `None`, or one that is singular, starts from the identity.
+        covariance: `(dim, dim)`, or variances `(dim,)`, in the order of `target.space`: the first
+            inverse mass matrix; it adapts from there. `None` or zeros start from the identity.
         model: the model's `param` sites in unconstrained space, held fixed.
         mutable: the model's mutable state, held fixed.
         **options: of `numpyro.infer.NUTS`, `numpyro.infer.MCMC` and `MCMC.run`; the defaults are
@@ -62,7 +62,7 @@ def run_nuts(
 
     options = {"num_warmup": 500, "num_samples": 1000, "num_chains": 1} | options
     kernel_options, chain_options, run_options = _sort(options, NUTS, MCMC, MCMC.run)
-    dense = target.space.dim <= _DENSE_DIM
+    dense = target.space.dim <= DENSE_DIM
     kernel_options.setdefault("dense_mass", dense)
     if "inverse_mass_matrix" not in kernel_options and isinstance(
         kernel_options["dense_mass"], bool
@@ -87,7 +87,7 @@ def inverse_mass(space: Space, covariance: np.ndarray | None, dense: bool) -> Ar
 
     Args:
         space: its own order is the one of `covariance`.
-        covariance: `(dim, dim)`.
+        covariance: `(dim, dim)`, or variances `(dim,)`.
         dense: `False` for its diagonal only.
 
     Returns:
@@ -100,16 +100,17 @@ def inverse_mass(space: Space, covariance: np.ndarray | None, dense: bool) -> Ar
         positions[site.name] = np.arange(start, start + site.size)
         start += site.size
     order = np.concatenate([positions[name] for name in sorted(positions)])
-    matrix = np.asarray(covariance, np.float64)[np.ix_(order, order)]
-    diagonal = np.diag(matrix)
-    if not (np.all(np.isfinite(matrix)) and np.all(diagonal > 0)):
+    spread = np.asarray(covariance, np.float64)
+    variance = (spread if spread.ndim == 1 else np.diag(spread))[order]
+    if not (np.all(np.isfinite(spread)) and np.all(variance > 0)):
         return None
     if not dense:
-        return jnp.asarray(diagonal)
+        return jnp.asarray(variance)
+    matrix = np.diag(variance) if spread.ndim == 1 else spread[np.ix_(order, order)]
     # the factorisation happens in float32
-    correlation = matrix / np.sqrt(np.outer(diagonal, diagonal))
+    correlation = matrix / np.sqrt(np.outer(variance, variance))
     if np.linalg.eigvalsh(correlation)[0] < 10 * np.finfo(np.float32).eps:
-        matrix = np.diag(diagonal)
+        matrix = np.diag(variance)
     return jnp.asarray(matrix)
 
 

@@ -22,7 +22,16 @@ LAYERS = [
     ("apart", {"_engine", "_problem"}),
     (
         "together",
-        {"_checkpoint", "_dependence", "_draws", "_export", "_posterior", "_storage", "_summary"},
+        {
+            "_checkpoint",
+            "_dependence",
+            "_draws",
+            "_export",
+            "_outcome",
+            "_posterior",
+            "_storage",
+            "_summary",
+        },
     ),
     ("apart", {"_fit"}),
     ("apart", {"__init__"}),

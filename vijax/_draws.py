@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 
 from vijax._contracts import Batch, DensityGuide, Guide, Position, PyTree, Target, Variables
+from vijax._errors import GuideError, mismatch
 from vijax._keys import draw_keys
 from vijax.diagnostics.weights import block_size
 
@@ -129,6 +130,31 @@ def ravel(target: Target, z: Arrays) -> np.ndarray:
     """Unconstrained draws as one array `(num_draws, dim)` in float64, sites in order."""
     parts = [z[name].reshape(len(z[name]), -1) for name in target.space.names]
     return np.concatenate(parts, axis=1).astype(np.float64)
+
+
+def stack_values(target: Target, values: dict[str, Any]) -> tuple[dict[str, np.ndarray], bool]:
+    """Values of every latent site with a leading axis of draws, and whether it was there."""
+    names = target.space.names
+    if set(values) != set(names):
+        expected = f"exactly the sites {list(names)}"
+        raise GuideError(mismatch("log_prob values", expected, list(values)))
+    arrays = {name: np.asarray(values[name]) for name in names}
+    extra = {site.name: arrays[site.name].ndim - len(site.shape) for site in target.space.sites}
+    for site in target.space.sites:
+        shape = arrays[site.name].shape
+        if extra[site.name] not in (0, 1) or shape[extra[site.name] :] != site.shape:
+            raise GuideError(
+                mismatch(
+                    f"log_prob value of site {site.name!r}",
+                    f"shape {site.shape} or (num_draws, *{site.shape})",
+                    f"shape {shape}",
+                )
+            )
+    stacked = extra[names[0]] == 1
+    if len({(e, arrays[n].shape[:e]) for n, e in extra.items()}) > 1:
+        expected = "the same number of draws for every site"
+        raise GuideError(mismatch("log_prob values", expected, extra))
+    return (arrays if stacked else {n: a[None] for n, a in arrays.items()}), stacked
 
 
 def _draw(

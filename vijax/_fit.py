@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from vijax import _options, _starts
+from vijax import _options, _outcome, _starts
 from vijax._contracts import (
     Algorithm,
     Batch,
@@ -27,7 +27,7 @@ from vijax._contracts import (
 from vijax._engine import Budget, Engine, scores
 from vijax._errors import ModelError
 from vijax._keys import as_key
-from vijax._posterior import Posterior, finish, finish_solution
+from vijax._posterior import Posterior
 from vijax._problem import Problem
 from vijax._progress import Progress
 from vijax.algorithms import Adam, Gradient, Optimizer
@@ -120,9 +120,9 @@ def fit(
     if solver is not None:
         solution = _solve(solver, problem, variables[0], mutable, init is None)
         if solution.converged or algorithm is solver or not solver.maximises_elbo:
-            return finish_solution(problem, solution, mutable, began)
+            return Posterior(**_outcome.of_solution(problem, solution, mutable, began))
         if solution.reason == _INTERRUPTED:
-            return finish_solution(problem, solution, mutable, began)
+            return Posterior(**_outcome.of_solution(problem, solution, mutable, began))
         variables = [solution.variables]
 
     engine = _engine(problem, algorithm, objective, optimizer, num_particles, num_steps)
@@ -131,7 +131,7 @@ def fit(
         factor = _pilot(engine, variables[0], mutable) if own else 1.0
         run = engine.start(variables, mutable, [factor] * len(variables))
         run = engine.advance(run, Budget(num_steps, max_seconds), callbacks, bar)
-    return finish(model, arguments, engine, run, began)
+    return Posterior(**_outcome.of_run(model, arguments, engine, run, began))
 
 
 _DEFAULTS = {

@@ -13,26 +13,24 @@ import jax
 import numpy as np
 from jax import Array
 
-from vijax import _checkpoint, _draws, _export
+from vijax import _checkpoint, _draws, _export, _outcome
 from vijax._contracts import (
     Batch,
     DensityGuide,
     GaussianGuide,
     Guide,
     PyTree,
-    Solution,
     Target,
     Variables,
 )
-from vijax._engine import Budget, Engine, Run, scores
-from vijax._errors import GuideError, ModelError, VijaxError, mismatch
+from vijax._engine import Budget, Engine, Run
+from vijax._errors import GuideError, ModelError, VijaxError
 from vijax._keys import as_key
 from vijax._options import check_count
-from vijax._problem import Problem
 from vijax._progress import Progress
 from vijax._summary import Summary, report, summarise
 from vijax.diagnostics import weights
-from vijax.diagnostics.assess import Assessment, assess, assess_scores
+from vijax.diagnostics.assess import Assessment
 from vijax.diagnostics.weights import Draws, Importance
 from vijax.guides.numpyro import as_numpyro
 from vijax.model import Arguments, predictor, run_nuts
@@ -171,7 +169,7 @@ class Posterior:
                 density.
         """
         guide = self._density_guide("log_prob")
-        arrays, stacked = _stack(self.target, values)
+        arrays, stacked = _draws.stack_values(self.target, values)
         out = _draws.log_prob(self.target, guide, self.variables, self.mutable, self.batch, arrays)
         return out if stacked else out[0]
 
@@ -363,7 +361,8 @@ class Posterior:
         budget = Budget(self.run.step + check_count("num_steps", num_steps), max_seconds)
         with Progress(progress_bar, budget.num_steps) as bar:
             run = self.engine.advance(self.run, budget, callbacks, bar)
-        return finish(self.model, self.arguments, self.engine, run, began - self.seconds)
+        began -= self.seconds  # the time of both legs
+        return Posterior(**_outcome.of_run(self.model, self.arguments, self.engine, run, began))
 
     def predictive(
         self, key: Array, z: dict[str, np.ndarray], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -431,102 +430,7 @@ class Posterior:
             )
 
 
-def finish(
-    model: Callable[..., Any], arguments: Arguments, engine: Engine, run: Run, began: float
-) -> Posterior:
-    """The posterior of a run of gradient steps that has ended: best candidate, assessed."""
-    problem = Problem(model, arguments, engine.target, engine.guide, engine.batch, engine.key)
-    variables, mutable, _ = engine.best(run)
-    if engine.rows.subsampled:
-        log_weights = scores(
-            engine.target, engine.guide, variables, mutable, engine.batch, engine.rows, seed=1
-        )
-        assessment = assess_scores(log_weights, run.converged, run.troubles)
-    else:
-        assessment = _assess(problem, variables, mutable, run.converged, run.troubles)
-    return Posterior(
-        model=model,
-        arguments=arguments,
-        target=engine.target,
-        guide=engine.guide,
-        variables=variables,
-        mutable=mutable,
-        batch=problem.first_batch,
-        assessment=assessment,
-        stop_reason=run.reason,
-        converged=run.converged,
-        seconds=time.perf_counter() - began,
-        engine=engine,
-        run=run,
-    )
-
-
-def finish_solution(
-    problem: Problem, solution: Solution, mutable: dict[str, PyTree], began: float
-) -> Posterior:
-    """The posterior of a direct solver's solution, assessed."""
-    assessment = _assess(problem, solution.variables, mutable, solution.converged, ())
-    return Posterior(
-        model=problem.model,
-        arguments=problem.arguments,
-        target=problem.target,
-        guide=problem.guide,
-        variables=solution.variables,
-        mutable=mutable,
-        batch=problem.batch,
-        assessment=assessment,
-        stop_reason=solution.reason,
-        converged=solution.converged,
-        seconds=time.perf_counter() - began,
-    )
-
-
-def _assess(
-    problem: Problem,
-    variables: Variables,
-    mutable: dict[str, PyTree],
-    converged: bool,
-    troubles: Sequence[object],
-) -> Assessment:
-    key = jax.random.fold_in(problem.key, 5)
-    return assess(
-        problem.target,
-        problem.guide,
-        variables,
-        mutable,
-        key,
-        problem.batch,
-        converged,
-        troubles,
-    )
-
-
 def _model_params(
     target: Target, model: dict[str, PyTree], batch: Batch, mutable: dict[str, PyTree]
 ) -> dict[str, PyTree]:
     return target.constrain_params(model, batch, mutable)
-
-
-def _stack(target: Target, values: dict[str, Any]) -> tuple[dict[str, np.ndarray], bool]:
-    """Values of every latent site with a leading axis of draws, and whether it was there."""
-    names = target.space.names
-    if set(values) != set(names):
-        expected = f"exactly the sites {list(names)}"
-        raise GuideError(mismatch("log_prob values", expected, list(values)))
-    arrays = {name: np.asarray(values[name]) for name in names}
-    extra = {site.name: arrays[site.name].ndim - len(site.shape) for site in target.space.sites}
-    for site in target.space.sites:
-        shape = arrays[site.name].shape
-        if extra[site.name] not in (0, 1) or shape[extra[site.name] :] != site.shape:
-            raise GuideError(
-                mismatch(
-                    f"log_prob value of site {site.name!r}",
-                    f"shape {site.shape} or (num_draws, *{site.shape})",
-                    f"shape {shape}",
-                )
-            )
-    stacked = extra[names[0]] == 1
-    if len({(e, arrays[n].shape[:e]) for n, e in extra.items()}) > 1:
-        expected = "the same number of draws for every site"
-        raise GuideError(mismatch("log_prob values", expected, extra))
-    return (arrays if stacked else {n: a[None] for n, a in arrays.items()}), stacked

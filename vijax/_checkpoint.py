@@ -124,6 +124,7 @@ def _encode(posterior: _posterior.Posterior) -> tuple[dict[str, Any], list[np.nd
         "stop_reason": posterior.stop_reason,
         "converged": bool(posterior.converged),
         "seconds": float(posterior.seconds),
+        "solver_losses": writer.encode(posterior.solver_losses),
         "engine": stored.encode_engine(posterior.engine, writer),
         "run": stored.encode_run(posterior.run, writer),
     }
@@ -177,7 +178,7 @@ def _decode(
         )
     except VijaxError as error:
         raise type(error)(f"{error}{checks.other_versions(manifest)}") from error
-    fields = ("assessment", "stop_reason", "converged", "seconds")
+    fields = ("assessment", "stop_reason", "converged", "seconds", "solver_losses")
     return _posterior.Posterior(
         model=model,
         arguments=arguments,

@@ -311,17 +311,29 @@ class Algorithm(abc.ABC):
         """The state with its step size multiplied by `factor`."""
 
     @abc.abstractmethod
-    def move(self, state: PyTree, variables: Variables) -> PyTree:
-        """The state moved to the average that ended a phase, its memory of gradients kept."""
+    def move(self, state: PyTree, variables: Variables, forget: bool) -> PyTree:
+        """The state moved to the best average so far, where the next phase starts.
+
+        `forget` drops its memory of gradients.
+        """
 
 
 class Solution(NamedTuple):
-    """What a solver found."""
+    """What a solver found.
+
+    Attributes:
+        variables: the guide's parameters, and the model's `param` sites.
+        reason: why it ended, in a line.
+        converged: whether it found what it was looking for.
+        evaluations: points at which the log density was evaluated.
+        losses: negative ELBO estimates on the way, if it makes any.
+    """
 
     variables: Variables
     reason: str
     converged: bool
     evaluations: int
+    losses: tuple[float, ...] = ()
 
 
 class Solver(abc.ABC):

@@ -240,11 +240,13 @@ class Engine:
                 probe_mean=probe(take(mean, restart), np).astype(np.float64),
                 probe_var=square[restart].astype(np.float64) / max(count[restart] - 1, 1),
             )
-            phases[restart], factor = self._decide(run, restart, add(phase, window), budget)
+            following, factor = self._decide(run, restart, add(phase, window), budget)
+            worse = following.best is phase.best
+            phases[restart] = following
             if factor != 1.0:
                 factors[restart] *= factor
                 state = jax.device_get(run.loop.state) if state is None else state
-                state = self._reduce(state, restart, factor, phases[restart].best)
+                state = self._reduce(state, restart, factor, phases[restart].best, worse)
         loop = run.loop if state is None else run.loop._replace(state=state)
         run = run._replace(loop=loop, window=run.step, phases=tuple(phases), factors=tuple(factors))
         if all(phase.stopped for phase in phases):
@@ -252,10 +254,16 @@ class Engine:
             run = run._replace(reason=first.stopped, converged=first.converged)
         return run
 
-    def _reduce(self, state: PyTree, restart: int, factor: float, start: PyTree) -> PyTree:
-        """All restarts' state on the host, one of them moved to `start` with smaller steps."""
+    def _reduce(
+        self, state: PyTree, restart: int, factor: float, start: PyTree, forget: bool
+    ) -> PyTree:
+        """All restarts' state on the host, one of them moved to `start` with smaller steps.
+
+        After a phase that ran away its gradients are forgotten: with moments as large as theirs
+        the next one would not move, and standing still looks like convergence.
+        """
         one = self.algorithm.rescale(take(state, restart), factor)
-        one = self.algorithm.move(one, start)
+        one = self.algorithm.move(one, start, forget)
 
         def put(stacked: np.ndarray, leaf: np.ndarray) -> np.ndarray:
             stacked = np.array(stacked)

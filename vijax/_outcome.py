@@ -62,6 +62,7 @@ def of_solution(
         stop_reason=solution.reason,
         converged=solution.converged,
         seconds=time.perf_counter() - began,
+        solver_losses=solution.losses,
     )
 
 

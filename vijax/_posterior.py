@@ -55,6 +55,7 @@ class Posterior:
         seconds: wall-clock time of the fit, compilation included.
         engine: goes on in `resume`; `None` after a direct solver.
         run: where it goes on; `None` likewise.
+        solver_losses: negative ELBO estimates of a direct solver.
         missing: names of arrays that `load` was not given.
         unknown: deterministics that cannot be computed without them.
         unsaved: options that `load` was not given, and that `resume` needs.
@@ -73,6 +74,7 @@ class Posterior:
     seconds: float
     engine: Engine | None = None
     run: Run | None = None
+    solver_losses: tuple[float, ...] = ()
     missing: tuple[str, ...] = ()
     unknown: frozenset[str] = frozenset()
     unsaved: tuple[str, ...] = ()
@@ -117,9 +119,13 @@ class Posterior:
 
     @property
     def losses(self) -> np.ndarray:
-        """Negative ELBO estimates `(num_steps,)`, `(num_steps, num_restarts)` for restarts."""
+        """Negative ELBO estimates, in nats.
+
+        `(num_steps,)`, or `(num_steps, num_restarts)` for several restarts; of a direct solver one
+        for every round of its iteration, empty where it makes none.
+        """
         if self.run is None:
-            return np.zeros(0)
+            return np.asarray(self.solver_losses, float)
         return self.run.losses[:, 0] if self.run.losses.shape[1] == 1 else self.run.losses
 
     @property
@@ -227,7 +233,10 @@ class Posterior:
         Raises:
             ModelError: a latent has another shape at these inputs than it had in the fit.
         """
-        key = as_key(rng_key)
+        try:
+            key = as_key(rng_key)
+        except TypeError as error:
+            raise TypeError(f"{error} The key comes first: predict(key, *new_inputs).") from None
         if not args and not kwargs:
             self._need("predict at the fit's own inputs")
             args, kwargs = self.arguments.join(self.batch.data)
@@ -387,9 +396,14 @@ class Posterior:
         if self.missing and self.assessment.importance is not None:
             return self.assessment.draws, self.assessment.importance
         self._need("importance weights")
-        guide = self._density_guide("importance")
+        if self.assessment.importance is None:
+            self._density_guide("importance")
+            raise GuideError(
+                "importance: expected a full-batch fit, got one on minibatches. Refit without "
+                "subsample_size to weigh its draws."
+            )
         draws = weights.draw(
-            self.target, guide, self.variables, self.mutable, key, self.batch, num_draws
+            self.target, self.guide, self.variables, self.mutable, key, self.batch, num_draws
         )
         return draws, weights.importance(draws.log_weights)
 

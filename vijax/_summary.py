@@ -14,6 +14,12 @@ from vijax._contracts import Space
 from vijax.diagnostics.assess import Assessment
 from vijax.diagnostics.weights import Importance
 
+_MEANING = {
+    "certified": "the guide's draws can be used as they are",
+    "corrected": "draws are importance resampled",
+    "approximate": "accuracy is not shown; see report()",
+    "failed": "do not use; see report()",
+}
 _WORST = 10  # coordinates that a report shows
 _SHOWN = 10  # scalars of a site that a printed summary shows in full
 _ENDS = 3  # of more, how many at either end
@@ -71,7 +77,7 @@ class Summary:
         lines: list[tuple[str, ...]] = [header]
         for site, group in itertools.groupby(self.rows, lambda row: row.name.partition("[")[0]):
             lines += _abridged(site, [(row.name, *map(_number, row[1:])) for row in group])
-        return f"{_table(lines)}\nstatus: {self.status}"
+        return f"{_table(lines)}\nstatus: {self.status} ({_MEANING[self.status]})"
 
     __repr__ = __str__
 

@@ -108,5 +108,7 @@ class Gradient(Algorithm):
     def rescale(self, state: GradientState, factor: Any) -> GradientState:
         return state._replace(step_size=state.step_size * factor)
 
-    def move(self, state: GradientState, variables: Variables) -> GradientState:
+    def move(self, state: GradientState, variables: Variables, forget: bool) -> GradientState:
+        if forget:
+            state = state._replace(optimizer=self.optimizer.transformation.init(variables))
         return state._replace(variables=variables, phase=state.phase + 1)

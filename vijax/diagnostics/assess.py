@@ -8,12 +8,12 @@ from typing import NamedTuple
 import numpy as np
 from jax import Array
 
-from vijax._contracts import Batch, DensityGuide, Guide, PyTree, Space, Target, Variables
+from vijax._contracts import Batch, Guide, PyTree, Space, Target, Variables
 from vijax.diagnostics import weights
 from vijax.diagnostics.verdict import Shift, Verdict, judge, shift
 from vijax.diagnostics.weights import Draws, Importance
 
-_NUM_DRAWS = 2000
+_NUM_DRAWS = 4000
 _MIN_DRAWS = 200
 _MAX_ELEMENTS = 2**33  # draws times data elements that an assessment may cost
 
@@ -39,7 +39,7 @@ class Assessment(NamedTuple):
 
 
 def num_assessment_draws(batch: Batch, dim: int) -> int:
-    """2,000 draws, fewer where the data are so large that they would take long."""
+    """4,000 draws, fewer where the data are so large that they would take long."""
     affordable = _MAX_ELEMENTS // weights.num_elements(batch, dim)
     return max(_MIN_DRAWS, min(_NUM_DRAWS, affordable))
 
@@ -59,9 +59,10 @@ def assess(
     draws = weights.draw(target, guide, variables, mutable, key, batch, num_draws)
     elbo, elbo_se = weights.elbo(draws.log_weights)
     importance = moved = None
-    if isinstance(guide, DensityGuide):
+    flat = flatten(target.space, draws.z)
+    if np.all(np.ptp(flat, axis=0) > 0):  # a point mass, in whatever coordinate, has no density
         importance = weights.importance(draws.log_weights)
-        moved = shift(flatten(target.space, draws.z), importance.log_weights)
+        moved = shift(flat, importance.log_weights)
     finite_share = float(np.mean(np.isfinite(draws.log_weights)))
     verdict = judge(importance, moved, converged, troubles, num_draws, finite_share)
     return Assessment(draws, elbo, elbo_se, importance, moved, verdict)

@@ -15,9 +15,11 @@ Status = Literal["certified", "corrected", "approximate", "failed"]
 _CERTIFIED_KHAT = 0.5  # below it the importance weights have a finite variance
 _MEAN_SHIFT = 0.1  # posterior sds by which correction may move a mean in a certified fit
 _LOG_SD_SHIFT = 0.1  # the same for the log standard deviation
-_TAIL_SHARE = 0.01  # weight in the tail below which its shape cannot matter
+_PLATEAU = 0.01  # weight in the tail below which its shape cannot matter
+_LIGHT_TAIL = 0.05  # the same, for an answer that is corrected
+_LARGE_SHIFT = 0.25  # in sds or log sds: weights that change so much miss more
 _FINITE_SHARE = 0.99  # draws outside the model's support beyond this are worth a word
-_MIN_ESS = 100.0  # effective draws below which a correction is too noisy to rely on
+_MIN_ESS = 0.15  # effective share of the draws below which a correction is too noisy
 
 
 class Shift(NamedTuple):
@@ -97,22 +99,25 @@ def judge(
         f"k-hat {importance.khat:.2f} (reliable below {threshold:.2f}), importance ESS "
         f"{importance.ess:.0f} of {num_draws}"
     )
-    plateau = importance.tail_share < _TAIL_SHARE and importance.ess > 0.9 * num_draws
-    if plateau and importance.khat >= _CERTIFIED_KHAT:
+    light = importance.tail_share < _LIGHT_TAIL and importance.ess > 0.8 * num_draws
+    plateau = importance.tail_share < _PLATEAU and importance.ess > 0.9 * num_draws
+    if light and importance.khat >= _CERTIFIED_KHAT:
         reasons.append(
-            f"the k-hat is a false alarm: the tail holds {100 * importance.tail_share:.1g} % of "
-            "the weight"
+            f"this k-hat is no reason to worry: the largest weights hold "
+            f"{100 * importance.tail_share:.1g} % of all weight"
         )
-    reliable = (importance.khat < threshold or plateau) and importance.ess > _MIN_ESS
     if finite_share < 0.5 or (not converged and importance.khat == math.inf):
         return Verdict("failed", tuple(reasons), _advice(converged))
-    if not reliable:
+    if not (importance.khat < threshold or light) or importance.ess < _MIN_ESS * num_draws:
         return Verdict("approximate", tuple(reasons), _advice(converged))
     mean, log_sd = float(np.max(np.abs(moved.mean))), float(np.max(np.abs(moved.log_sd)))
     reasons.append(
         f"importance correction moves means by up to {mean:.2f} sd and sds by up to "
         f"{100 * math.expm1(log_sd):.0f} %"
     )
+    if max(mean, log_sd) > _LARGE_SHIFT:  # as much again may lie where no draw has been
+        reasons.append("a correction as large as that cannot be relied on")
+        return Verdict("approximate", tuple(reasons), _advice(converged))
     small = mean < _MEAN_SHIFT and log_sd < _LOG_SD_SHIFT
     clean = converged and not troubles and finite_share >= _FINITE_SHARE
     if (importance.khat < _CERTIFIED_KHAT or plateau) and small and clean:
@@ -123,4 +128,4 @@ def judge(
 def _advice(converged: bool) -> str:
     if not converged:
         return "Give it more steps, or a richer guide."
-    return "Try guide='fullrank', a non-centred parameterisation, or validate with nuts()."
+    return "Try another parameterisation (non-centred), a richer guide, or validate with nuts()."

@@ -11,12 +11,12 @@ from jax import Array
 
 from vijax._contracts import Batch, Guide, Position, PyTree, Target, Variables
 from vijax._keys import draw_keys
+from vijax.diagnostics import psis
 
 # Draws evaluated at once are limited to about this many array elements of the model's data.
 _BLOCK_ELEMENTS = 2**24
 _MAX_BLOCK = 256
 _MIN_ESS = 5.0
-_MIN_SMOOTHED = 25  # draws whose largest fifth is enough to fit a tail to
 
 
 class Draws(NamedTuple):
@@ -115,23 +115,13 @@ def elbo(log_weights: np.ndarray) -> tuple[float, float]:
 
 
 def importance(log_weights: np.ndarray) -> Importance:
-    """Pareto-smoothed importance sampling, through ArviZ's own routine.
-
-    Source: Pareto Smoothed Importance Sampling, Vehtari et al., 2024.
-    """
+    """Pareto-smoothed importance sampling; draws where the model is not finite weigh nothing."""
     n = log_weights.size
     finite = np.isfinite(log_weights)
     if finite.sum() < 5:  # nothing to smooth
         return Importance(np.full(n, -math.log(n)), math.inf, 0.0, 1.0, -math.inf, math.inf)
-    # slow to import, and not needed by every fit
-    from arviz_stats.base import array_stats  # type: ignore[attr-defined]
-
-    floor = log_weights[finite].min() - 700.0  # psislw wants finite values; exp(-700) is zero
-    # psislw takes the negative log weights (it was made for pointwise log likelihoods)
-    smoothed, khat = np.where(finite, log_weights, floor), math.inf
-    if n >= _MIN_SMOOTHED:
-        with np.errstate(all="ignore"):  # degenerate tails divide by zero inside
-            smoothed, khat = array_stats.psislw(-smoothed)
+    floor = log_weights[finite].min() - 700.0  # smoothing wants finite values; exp(-700) is zero
+    smoothed, khat = psis.smooth(np.where(finite, log_weights, floor))
     peak = log_weights.max()
     weights = np.exp(log_weights - peak)
     mean = weights.mean()
@@ -143,7 +133,7 @@ def importance(log_weights: np.ndarray) -> Importance:
         ess = float(1 / np.sum(np.exp(2 * normalised)))
     return Importance(
         log_weights=normalised,
-        khat=float(khat),
+        khat=khat,
         ess=ess,
         tail_share=_tail_share(weights),
         log_evidence=float(peak + math.log(mean)),
@@ -153,8 +143,7 @@ def importance(log_weights: np.ndarray) -> Importance:
 
 def _tail_share(weights: np.ndarray) -> float:
     """Excess of the largest weights over the smallest of them, as a share of the total."""
-    size = int(min(0.2 * weights.size, 3 * math.sqrt(weights.size)))  # PSIS' tail length
-    tail = np.sort(weights)[-size:]
+    tail = np.sort(weights)[-psis.tail_size(weights.size) :]
     return float((tail - tail[0]).sum() / weights.sum())
 
 

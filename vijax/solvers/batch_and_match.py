@@ -114,7 +114,8 @@ class BatchAndMatch(Solver):
             return Solution(variables, result.reason, False, kernel.points)
         params = to_params(variables.guide, result.gaussian)
         solved = Variables(params, variables.model)
-        return Solution(solved, result.reason, result.converged, kernel.points)
+        losses = tuple(float(-elbo) for elbo in result.elbos)
+        return Solution(solved, result.reason, result.converged, kernel.points, losses)
 
     def run(
         self, kernel: Kernel, rng: np.random.Generator, gaussian: Gaussian

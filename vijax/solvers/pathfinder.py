@@ -90,8 +90,7 @@ class PathfinderResult(NamedTuple):
             return f"Pathfinder failed on all paths: {'; '.join(sorted(set(self.path_reasons)))}"
         text = f"best of {len(self.path_elbos)} paths by ELBO"
         if self.num_modes > 1:
-            counts = np.bincount(self.basins[self.basins >= 0])
-            text += f"; paths ended in {self.num_modes} separate modes ({counts.tolist()} paths)"
+            text += f"; the paths ended in {self.num_modes} separate modes, this is one of them"
         return text
 
 

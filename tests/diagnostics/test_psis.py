@@ -1,0 +1,56 @@
+"""Pareto smoothing against ArviZ's, and against tails of known shape."""
+
+import math
+
+import numpy as np
+import pytest
+from arviz_stats.base import array_stats
+
+from vijax.diagnostics import psis
+
+
+def log_ratios(shape: float, num_draws: int, seed: int = 0) -> np.ndarray:
+    """Logs of generalised Pareto ratios, whose tail has this shape."""
+    exponential = np.random.default_rng(seed).exponential(size=num_draws)
+    return np.log1p(np.expm1(shape * exponential) / shape if shape else exponential)
+
+
+@pytest.mark.parametrize("num_draws", [25, 100, 224, 225, 2000, 10_000])
+@pytest.mark.parametrize("shape", [-0.5, 0.0, 0.4, 0.7, 1.5])
+def test_equals_arviz(shape, num_draws):
+    values = log_ratios(shape, num_draws) - 3.0
+    expected, expected_khat = array_stats.psislw(-values)
+    smoothed, khat = psis.smooth(values)
+    normalised = smoothed - np.logaddexp.reduce(smoothed)
+    assert khat == pytest.approx(float(expected_khat), abs=1e-10)
+    np.testing.assert_allclose(normalised, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [0.2, 0.5, 0.9])
+def test_recovers_the_shape(shape):
+    khats = [psis.smooth(log_ratios(shape, 20_000, seed))[1] for seed in range(30)]
+    error = np.std(khats, ddof=1) / math.sqrt(len(khats))
+    bias = 10 * abs(0.5 - shape) / 434  # of the prior: 10 draws of 0.5 beside a tail of 424
+    assert np.mean(khats) == pytest.approx(shape, abs=4 * error + 2 * bias + 0.01)
+
+
+def test_keeps_the_order_and_the_body():
+    values = log_ratios(0.5, 1000)
+    smoothed, _ = psis.smooth(values)
+    order = np.argsort(values)
+    body = order[: -psis.tail_size(1000)]
+    assert np.all(np.diff(smoothed[order]) >= 0)
+    np.testing.assert_allclose(smoothed[body], (values - values.max())[body])
+
+
+def test_equal_ratios_have_no_tail():
+    smoothed, khat = psis.smooth(np.full(1000, 2.0))
+    assert khat == 0.0
+    np.testing.assert_array_equal(smoothed, np.zeros(1000))
+
+
+def test_too_few_draws():
+    values = log_ratios(0.5, 24)
+    smoothed, khat = psis.smooth(values)
+    assert khat == math.inf
+    np.testing.assert_allclose(smoothed, values - values.max())

@@ -1,0 +1,78 @@
+"""Pareto-smoothed importance sampling.
+
+The largest importance ratios are replaced by quantiles of a generalised Pareto distribution
+fitted to them, whose shape k-hat says how heavy their tail is. Sources: Pareto Smoothed
+Importance Sampling, Vehtari, Simpson, Gelman, Yao, Gabry, 2024; A New and Efficient Estimation
+Method for the Generalized Pareto Distribution, Zhang, Stephens, 2009.
+
+The same as ArviZ's `psislw`, to which it is tested equal. That one takes a second to import,
+longer than a small fit takes in all.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+_PRIOR_SHAPE = (0.5, 10.0)  # weak prior on k-hat: its mean, and the draws it is worth
+_MIN_TAIL = 5
+
+
+def tail_size(num_draws: int) -> int:
+    """How many of the largest ratios count as their tail: `min(S / 5, 3 sqrt(S))`."""
+    return int(min(num_draws / 5, 3 * math.sqrt(num_draws)))
+
+
+def smooth(log_ratios: np.ndarray) -> tuple[np.ndarray, float]:
+    """Log ratios with their upper tail smoothed, and k-hat.
+
+    Args:
+        log_ratios: finite, `(num_draws,)`.
+
+    Returns:
+        Smoothed log ratios, not normalised, in the order given; k-hat, `inf` where there are too
+        few draws to fit a tail, 0 where the largest ratios are all equal.
+    """
+    shifted = log_ratios - log_ratios.max()
+    size = tail_size(shifted.size)
+    if size < _MIN_TAIL:
+        return shifted, math.inf
+    order = np.argsort(shifted)
+    tail, cutoff = order[-size:], math.exp(shifted[order[-size - 1]])
+    if shifted[tail[0]] == shifted[tail[-1]]:
+        return shifted, 0.0
+    with np.errstate(all="ignore"):  # a tail that underflows leaves nothing to fit
+        shape, scale = _fit(np.exp(shifted[tail]) - cutoff)
+        if math.isfinite(shape) and scale > 0:
+            levels = (np.arange(size) + 0.5) / size
+            quantiles = cutoff + _quantile(levels, shape, scale)
+            shifted[tail] = np.minimum(np.log(quantiles), 0.0)
+    return shifted, shape
+
+
+def _quantile(levels: np.ndarray, shape: float, scale: float) -> np.ndarray:
+    if shape == 0:
+        return -scale * np.log1p(-levels)
+    return scale * np.expm1(-shape * np.log1p(-levels)) / shape
+
+
+def _fit(excess: np.ndarray) -> tuple[float, float]:
+    """Shape and scale of a generalised Pareto distribution for sorted positive values.
+
+    Zhang and Stephens' estimate: the posterior mean of `b = -shape / scale` on a grid, under a
+    prior that the data scales.
+    """
+    n = excess.size
+    grid = 30 + int(math.sqrt(n))
+    b = 1 - np.sqrt(grid / (np.arange(1, grid + 1) - 0.5))
+    b = b / (3 * excess[int(n / 4 + 0.5) - 1]) + 1 / excess[-1]
+    shapes = np.log1p(-b[:, None] * excess).mean(axis=1)
+    profile = n * (np.log(-b / shapes) - shapes - 1)
+    weights = np.exp(profile - profile.max())
+    weights /= weights.sum()
+    kept = weights >= 10 * np.finfo(float).eps
+    mean = float((b[kept] * weights[kept]).sum() / weights[kept].sum())
+    shape = float(np.log1p(-mean * excess).mean())
+    prior, worth = _PRIOR_SHAPE
+    return (n * shape + worth * prior) / (n + worth), -shape / mean

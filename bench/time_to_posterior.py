@@ -1,7 +1,8 @@
-"""From the call to the posterior, compilation included: vijax beside NumPyro's SVI.
+"""From the call to the posterior, compilation included: full-rank guides, vijax and NumPyro.
 
 Every run is a fresh process, since whatever a process has compiled before is for nothing later.
-The clock starts after the imports and the loading of data (`--import` measures the import).
+The clock starts after the imports and the loading of data; `--import` measures the import.
+NumPyro: `SVI.run` with `AutoMultivariateNormal`, Adam 1e-2, 5,000 steps, no progress bar.
 """
 
 from __future__ import annotations
@@ -15,36 +16,45 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import numpyro
+from numpyro.infer import SVI, Trace_ELBO
+from numpyro.infer.autoguide import AutoMultivariateNormal
 
+import vijax
 from bench import _problems, _report
+from vijax.diagnostics import weights
 
 PROBLEMS = {
-    "eight schools": _problems.eight_schools,
-    "logistic regression": _problems.breast_cancer,
-    "varying intercepts": _problems.varying_intercepts,
+    "eight_schools": _problems.eight_schools,
+    "breast_cancer": _problems.breast_cancer,
+    "varying_intercepts": _problems.varying_intercepts,
 }
 _ELBO_DRAWS = 10_000
-_BLOCK = 1000
+_BLOCK = 500
 _STEPS = 5000
-_LOADED_FIRST = "import numpyro"
-_IMPORT = "import time; began = time.perf_counter(); {}; print(time.perf_counter() - began)"
+_IMPORTS = """
+import time, json
+a = time.perf_counter(); import numpyro
+b = time.perf_counter(); import vijax
+c = time.perf_counter(); print(json.dumps([b - a, c - b]))
+"""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", choices=PROBLEMS, help="one problem")
     parser.add_argument("--import", dest="imports", action="store_true", help="import time alone")
     parser.add_argument("--profile", choices=PROBLEMS, help="where the seconds of one fit go")
-    parser.add_argument("--child", nargs=2, metavar=("WHO", "PROBLEM"), help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=2, metavar=("METHOD", "PROBLEM"), help="one run, as JSON")
     options = parser.parse_args()
-    if options.child:
-        who, problem = options.child
-        print(json.dumps(CONTENDERS[who](PROBLEMS[problem]())))
+    if options.one:
+        method, problem = options.one
+        print(json.dumps(_one(method, PROBLEMS[problem]())))
     elif options.imports:
         _imports()
     elif options.profile:
@@ -56,102 +66,106 @@ def main() -> None:
 def _compare(names: list[str], repeats: int) -> None:
     results = {}
     for name in names:
-        runs: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for _ in range(repeats):
-            for who in CONTENDERS:
-                run = _report.in_fresh_process("bench.time_to_posterior", "--child", who, name)
-                runs[who].append(run)
-        print(f"\n{name}: {PROBLEMS[name]().source}, full-rank guides, {repeats} fresh processes")
-        rows, reference = [], [run["seconds"] for run in runs["vijax"]]
-        for who, each in runs.items():
-            seconds = [run["seconds"] for run in each]
-            drawn = [run["drawn"] for run in each]
-            elbo = [f"{run['elbo']:.2f} +- {run['elbo_se']:.2g}" for run in each]
-            rows.append(
-                (who, _report.spread(seconds), _report.spread(drawn), elbo[0],
-                 f"{each[0]['khat']:.2f}", _report.ratios(seconds, reference))
-            )  # fmt: skip
-        header = ("", "seconds", "with 1,000 draws", "ELBO", "k-hat", "seconds over vijax's")
+        runs: dict[str, list[dict[str, Any]]] = {method: [] for method in METHODS}
+        for repeat in range(repeats):
+            for method in list(METHODS)[:: 1 if repeat % 2 == 0 else -1]:
+                found = _report.in_fresh_process("bench.time_to_posterior", "--one", method, name)
+                runs[method].append(found)
+        seconds = {method: [run["seconds"] for run in of] for method, of in runs.items()}
+        results[name] = {
+            method: of[0]
+            | {
+                "seconds": _report.spread(seconds[method]),
+                "with 1,000 draws": _report.spread([run["with 1,000 draws"] for run in of]),
+                "speed": _report.ratios(seconds["NumPyro"], seconds[method]),
+            }
+            for method, of in runs.items()
+        }
+        print(f"\n{name}: {PROBLEMS[name]().source}, {repeats} fresh processes each")
+        rows = [
+            (method, r["seconds"], r["with 1,000 draws"], r["speed"])
+            + (f"{r['elbo']:.2f} +- {r['elbo_se']:.2g}", f"{r['khat']:.2f}")
+            for method, r in results[name].items()
+        ]
+        header = ("", "seconds", "with 1,000 draws", "times NumPyro's speed", "ELBO", "k-hat")
         _report.table(header, rows)
-        results[name] = runs
     _report.save("time_to_posterior", results)
 
 
-def _vijax(problem: _problems.Problem) -> dict[str, Any]:
-    import vijax
-
-    began = time.perf_counter()
-    posterior = vijax.fit(problem.model, *problem.args, guide="fullrank", progress_bar=False)
-    seconds = time.perf_counter() - began
-    posterior.sample(1, 1000)
-    drawn = time.perf_counter() - began
-    log_weights = posterior.proposals(jax.random.key(99), _ELBO_DRAWS)[0].log_weights
-    return _outcome(seconds, drawn, log_weights) | {"status": posterior.status}
-
-
-def _numpyro(problem: _problems.Problem) -> dict[str, Any]:
-    import numpyro
-    from numpyro.infer import SVI, Trace_ELBO
-    from numpyro.infer.autoguide import AutoMultivariateNormal
-
-    began = time.perf_counter()
-    guide = AutoMultivariateNormal(problem.model)
-    svi = SVI(problem.model, guide, numpyro.optim.Adam(1e-2), Trace_ELBO())
-    fitted = svi.run(jax.random.key(0), _STEPS, *problem.args, progress_bar=False)
-    jax.block_until_ready(fitted.params)
-    seconds = time.perf_counter() - began
-    jax.block_until_ready(guide.sample_posterior(jax.random.key(1), fitted.params, (1000,)))
-    drawn = time.perf_counter() - began
-
-    @jax.jit
-    def log_weights(keys: jax.Array) -> jax.Array:
-        def one(key: jax.Array) -> jax.Array:
-            return -Trace_ELBO().loss(key, fitted.params, problem.model, guide, *problem.args)
-
-        return jax.vmap(one)(keys)
-
-    keys = jax.random.split(jax.random.key(99), _ELBO_DRAWS).reshape(-1, _BLOCK)
-    return _outcome(seconds, drawn, np.concatenate([log_weights(block) for block in keys]))
-
-
-CONTENDERS: dict[str, Callable[[_problems.Problem], dict[str, Any]]] = {
-    "vijax": _vijax,
-    "NumPyro": _numpyro,
-}
-
-
-def _outcome(seconds: float, drawn: float, log_weights: np.ndarray) -> dict[str, Any]:
-    """Seconds, and the same diagnostics from `log p - log q` for everybody."""
-    from vijax.diagnostics import weights
-
-    log_weights = np.asarray(log_weights, np.float64)
+def _one(method: str, problem: _problems.Problem) -> dict[str, Any]:
+    """One run; the same diagnostics from `log p - log q` of fresh draws for everybody."""
+    jax.block_until_ready(jax.device_put(0.0))  # the backend is up, whoever comes first
+    run = METHODS[method](problem)
+    log_weights = np.asarray(run.log_weights(jax.random.key(99)), np.float64)
     elbo, elbo_se = weights.elbo(log_weights)
     return {
-        "seconds": seconds,
-        "drawn": drawn,
+        "seconds": run.fitted - run.began,
+        "with 1,000 draws": run.drawn - run.began,
         "elbo": elbo,
         "elbo_se": elbo_se,
         "khat": weights.importance(log_weights).khat,
     }
 
 
-def _imports() -> None:
-    """Import time of vijax in a process that has NumPyro, and of NumPyro itself."""
-    seconds: dict[str, list[float]] = {"NumPyro": [], "vijax on top": []}
-    statements = {
-        "NumPyro": _IMPORT.format(_LOADED_FIRST),
-        "vijax on top": f"{_LOADED_FIRST}; " + _IMPORT.format("import vijax"),
-    }
-    for _ in range(7):
-        for who, statement in statements.items():
-            done = subprocess.run(
-                [sys.executable, "-c", statement], capture_output=True, text=True, check=True
-            )
-            seconds[who].append(float(done.stdout))
-    _report.table(
-        ("import", "seconds"), [(who, _report.spread(one)) for who, one in seconds.items()]
+class _Run(NamedTuple):
+    """Times at which things happened, and `log p - log q` of fresh draws for a key."""
+
+    began: float
+    fitted: float
+    drawn: float
+    log_weights: Callable[[jax.Array], Any]
+
+
+def _vijax(problem: _problems.Problem, algorithm: str) -> _Run:
+    began = time.perf_counter()
+    posterior = vijax.fit(
+        problem.model, *problem.args, guide="fullrank", algorithm=algorithm, progress_bar=False
     )
-    _report.save("import_time", seconds)
+    fitted = time.perf_counter()
+    posterior.sample(1, 1000)
+    drawn = time.perf_counter()
+
+    def log_weights(key: jax.Array) -> np.ndarray:
+        return posterior.proposals(key, _ELBO_DRAWS)[0].log_weights
+
+    return _Run(began, fitted, drawn, log_weights)
+
+
+def _numpyro(problem: _problems.Problem) -> _Run:
+    began = time.perf_counter()
+    guide = AutoMultivariateNormal(problem.model)
+    svi = SVI(problem.model, guide, numpyro.optim.Adam(1e-2), Trace_ELBO())
+    found = svi.run(jax.random.key(0), _STEPS, *problem.args, progress_bar=False)
+    jax.block_until_ready(found.params)
+    fitted = time.perf_counter()
+    jax.block_until_ready(guide.sample_posterior(jax.random.key(1), found.params, (1000,)))
+    drawn = time.perf_counter()
+
+    def one(key: jax.Array) -> jax.Array:
+        return -Trace_ELBO().loss(key, found.params, problem.model, guide, *problem.args)
+
+    @jax.jit
+    def log_weights(key: jax.Array) -> jax.Array:
+        return jax.lax.map(one, jax.random.split(key, _ELBO_DRAWS), batch_size=_BLOCK)
+
+    return _Run(began, fitted, drawn, log_weights)
+
+
+METHODS: dict[str, Callable[[_problems.Problem], _Run]] = {
+    "vijax": lambda problem: _vijax(problem, "auto"),
+    "vijax, gradient steps": lambda problem: _vijax(problem, "gradient"),
+    "NumPyro": _numpyro,
+}
+
+
+def _imports() -> None:
+    """Import time of NumPyro, and of vijax after it."""
+    command = [sys.executable, "-c", _IMPORTS]
+    runs = [json.loads(subprocess.check_output(command, text=True)) for _ in range(7)]
+    first, second = zip(*runs, strict=True)
+    results = {"NumPyro": _report.spread(first), "vijax on top": _report.spread(second)}
+    _report.table(("import", "seconds"), list(results.items()))
+    _report.save("import", results)
 
 
 class _Log(logging.Handler):
@@ -174,8 +188,6 @@ class _Log(logging.Handler):
 
 def _profile(problem: _problems.Problem) -> None:
     """Prints every program that one fit traces and compiles, and what is left."""
-    import vijax
-
     log = _Log()
     loggers = [logging.getLogger(f"jax._src.{name}") for name in ("dispatch", "interpreters.pxla")]
     for logger in loggers:

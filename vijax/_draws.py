@@ -13,7 +13,7 @@ from jax import Array
 
 from vijax._contracts import Batch, DensityGuide, Guide, Position, PyTree, Target, Variables
 from vijax._errors import GuideError, mismatch
-from vijax._keys import draw_keys
+from vijax._keys import draw_keys, fold_in
 from vijax.diagnostics.weights import block_size
 
 Arrays = dict[str, np.ndarray]
@@ -29,7 +29,7 @@ def from_guide(
     block = block_size(batch, target.space.dim)
     program = target.program(_draw, guide, block)
     parts = [
-        jax.device_get(program(variables, jax.random.fold_in(key, i), batch))
+        jax.device_get(program(variables, fold_in(key, i), batch))
         for i in range(math.ceil(num_draws / block))
     ]
     return concatenate(parts, num_draws)

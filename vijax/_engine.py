@@ -19,6 +19,7 @@ from jax import Array
 
 from vijax._batches import Rows
 from vijax._contracts import Algorithm, Batch, Guide, PyTree, Target, Variables
+from vijax._keys import as_key, fold_in
 from vijax._loop import CAPACITY, THIN, Loop, advance, begin, probe, take
 from vijax._progress import Progress
 from vijax._stopping import Phase, StopRule, Window, add, average, recent
@@ -210,7 +211,7 @@ class Engine:
         state = take(jax.device_get(loop.state), restart)
         rows = self.rows.table(step, step + 1) if self.rows.subsampled else {}
         index = {name: table[0] for name, table in rows.items()}
-        key = jax.random.fold_in(jax.random.fold_in(self.key, restart), step)
+        key = fold_in(fold_in(self.key, restart), step)
         return nonfinite.diagnose(
             self.target,
             self.guide,
@@ -223,7 +224,7 @@ class Engine:
 
     def _judge(self, run: Run, budget: Budget) -> Run:
         """Closes the window: adds it to every running restart's phase, lets the rule decide."""
-        mean, square, count = jax.device_get((run.loop.mean, run.loop.square, run.loop.seen))
+        mean, square, count = jax.tree.map(np.asarray, run.loop[1:])
         losses = run.losses[run.window :]
         phases, factors, state = list(run.phases), list(run.factors), None
         for restart, phase in enumerate(phases):
@@ -332,7 +333,7 @@ def scores(
     seed: int = 0,
 ) -> np.ndarray:
     """`log p - log q` of many draws and, under subsampling, as many fresh row sets."""
-    key = jax.random.fold_in(jax.random.key(0x5C0E), seed)
+    key = fold_in(as_key(0x5C0E), seed)
     fewest, most = _SCORES
     elements = weights.num_elements(batch, target.space.dim)
     num_draws = max(fewest, min(most, _SCORE_ELEMENTS // elements))
@@ -342,7 +343,7 @@ def scores(
     for i, row in enumerate(range(fewest)):
         index = {name: table[0] for name, table in rows.table(row, row + 1).items()}
         part = batch._replace(index=index)
-        one = weights.draw(target, guide, variables, mutable, jax.random.fold_in(key, i), part, 1)
+        one = weights.draw(target, guide, variables, mutable, fold_in(key, i), part, 1)
         out.append(one.log_weights)
     return np.concatenate(out)
 

@@ -13,6 +13,7 @@ from vijax import _draws, _posterior
 from vijax._contracts import Batch, DensityGuide, PyTree, Target
 from vijax._dependence import direct_arrays
 from vijax._draws import Arrays
+from vijax._keys import fold_in
 from vijax._version import __version__
 from vijax.diagnostics import weights
 
@@ -62,9 +63,9 @@ def _groups(posterior: _posterior.Posterior, key: Array, num_draws: int) -> dict
     """All groups, arrays with a leading axis of draws where they have draws."""
     target, variables, mutable = posterior.target, posterior.variables, posterior.mutable
     batch = posterior.batch._replace(index={})  # every row of subsampled plates
-    z, stats = _weighted(posterior, batch, jax.random.fold_in(key, 0), num_draws)
+    z, stats = _weighted(posterior, batch, fold_in(key, 0), num_draws)
     args, kwargs = posterior.arguments.join(batch.data)
-    predicted = posterior.predictive(jax.random.fold_in(key, 1), z, args, kwargs)
+    predicted = posterior.predictive(fold_in(key, 1), z, args, kwargs)
     observe = target.program(_observations)
     constant = batch.data.keys() - direct_arrays(target, batch)
     return {

@@ -26,7 +26,7 @@ from vijax._contracts import (
 )
 from vijax._engine import Budget, Engine, scores
 from vijax._errors import ModelError
-from vijax._keys import as_key
+from vijax._keys import as_key, fold_in
 from vijax._posterior import Posterior
 from vijax._problem import Problem
 from vijax._progress import Progress
@@ -163,7 +163,7 @@ def _model_state(
     shapes = jax.eval_shape(target.initialise, key, batch)
     if not any(shapes):
         return {}, {}
-    return target.program(_initialise)(jax.random.fold_in(key, 1), batch)
+    return target.program(_initialise)(fold_in(key, 1), batch)
 
 
 def _initialise(target: Target, key: Array, batch: Batch) -> Any:
@@ -178,7 +178,7 @@ def _positions(
     count: int,
 ) -> list[Position]:
     """One start a restart, in unconstrained space."""
-    key, target = jax.random.fold_in(problem.key, 2), problem.target
+    key, target = fold_in(problem.key, 2), problem.target
     state = (target, problem.first_batch, parameters, mutable, key)
     if init is None:
         return _starts.random_starts(*state, count)
@@ -197,7 +197,7 @@ def _positions(
             f"got {type(init).__name__}."
         )
     start = _starts.given_start(*state, values)
-    moved = (jax.random.fold_in(key, i) for i in range(1, count))
+    moved = (fold_in(key, i) for i in range(1, count))
     return [start, *(_starts.jitter(target.space, start, one) for one in moved)]
 
 
@@ -210,7 +210,7 @@ def _variables(
         first = [init.variables]
     else:
         first = []
-    keys = (jax.random.fold_in(problem.key, 100 + i) for i in range(len(starts)))
+    keys = (fold_in(problem.key, 100 + i) for i in range(len(starts)))
     program = problem.target.program(_initial, guide)
     fresh = (program(key, z, problem.first_batch) for key, z in zip(keys, starts, strict=True))
     return [*first, *(Variables(params, parameters) for params in fresh)][: len(starts)]
@@ -228,7 +228,7 @@ def _solve(
     Raises:
         ModelError: random starts were wanted and none is finite.
     """
-    key = jax.random.fold_in(problem.key, 4)
+    key = fold_in(problem.key, 4)
     target, guide, batch = problem.target, problem.guide, problem.batch
     try:
         solution = solver.solve(key, target, guide, variables, batch)
@@ -284,7 +284,7 @@ def _engine(
         algorithm=algorithm,
         batch=problem.batch,
         rows=problem.rows,
-        key=jax.random.fold_in(problem.key, 3),
+        key=fold_in(problem.key, 3),
         anneal=optimizer is None or num_steps is None,
     )
 

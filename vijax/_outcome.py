@@ -6,10 +6,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
-
 from vijax._contracts import PyTree, Solution, Variables
 from vijax._engine import Engine, Run, scores
+from vijax._keys import fold_in
 from vijax._problem import Problem
 from vijax.diagnostics.assess import Assessment, assess, assess_scores
 from vijax.model import Arguments
@@ -73,7 +72,7 @@ def _assess(
     converged: bool,
     troubles: Sequence[object],
 ) -> Assessment:
-    key = jax.random.fold_in(problem.key, 5)
+    key = fold_in(problem.key, 5)
     return assess(
         problem.target,
         problem.guide,

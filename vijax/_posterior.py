@@ -25,7 +25,7 @@ from vijax._contracts import (
 )
 from vijax._engine import Budget, Engine, Run
 from vijax._errors import GuideError, ModelError, VijaxError
-from vijax._keys import as_key
+from vijax._keys import as_key, fold_in
 from vijax._options import check_count
 from vijax._progress import Progress
 from vijax._summary import Summary, report, summarise
@@ -240,8 +240,8 @@ class Posterior:
         if not args and not kwargs:
             self._need("predict at the fit's own inputs")
             args, kwargs = self.arguments.join(self.batch.data)
-        z = self._draw(jax.random.fold_in(key, 0), num_draws, corrected=None)
-        return self.predictive(jax.random.fold_in(key, 1), z, args, kwargs)
+        z = self._draw(fold_in(key, 0), num_draws, corrected=None)
+        return self.predictive(fold_in(key, 1), z, args, kwargs)
 
     def log_likelihood(self, rng_key: Any = 0, num_draws: int = 1000) -> dict[str, np.ndarray]:
         """Pointwise log likelihood of the data under posterior draws, as LOO and WAIC take it.
@@ -280,7 +280,7 @@ class Posterior:
 
     def center(self) -> dict[str, np.ndarray]:
         """A central value of every latent site, in the model's space: coordinatewise medians."""
-        z = self._draw(jax.random.key(0), 500, corrected=False)
+        z = self._draw(as_key(0), 500, corrected=False)
         middle = {name: np.median(value, axis=0, keepdims=True) for name, value in z.items()}
         return {
             name: value[0]
@@ -320,13 +320,13 @@ class Posterior:
         self._need("nuts")
         key = as_key(rng_key)
         chains = int(options.get("num_chains", 1))
-        starts = self._draw(jax.random.fold_in(key, 0), chains, corrected=None)
+        starts = self._draw(fold_in(key, 0), chains, corrected=None)
         return run_nuts(
             self.target,
             self.batch._replace(index={}),
-            jax.random.fold_in(key, 1),
+            fold_in(key, 1),
             starts,
-            self._spread(jax.random.fold_in(key, 2)),
+            self._spread(fold_in(key, 2)),
             self.variables.model,
             self.mutable,
             **options,
@@ -383,7 +383,7 @@ class Posterior:
         size = weights.block_size(batch, self.target.space.dim)
 
         def block(part: dict[str, np.ndarray], rows: np.ndarray) -> Any:
-            keys = jax.random.split(jax.random.fold_in(key, int(rows[0])), size)
+            keys = jax.random.split(fold_in(key, int(rows[0])), size)
             return program(keys, part, batch, self.variables.model, self.mutable)
 
         return _draws.blocks(block, values, size)

@@ -12,7 +12,7 @@ from jax import Array
 
 from vijax._contracts import Batch, Position, PyTree, Space, Target, Variables
 from vijax._errors import ModelError, mismatch
-from vijax._keys import draw_keys
+from vijax._keys import draw_keys, fold_in
 from vijax.diagnostics.nonfinite import describe, locate
 from vijax.diagnostics.weights import block_size
 
@@ -38,9 +38,7 @@ def random_starts(
     program = target.program(_candidates, size)
     found: list[tuple[float, Position]] = []
     for attempt in range(_TRIES):
-        z, log_density = jax.device_get(
-            program(jax.random.fold_in(key, attempt), batch, model, mutable)
-        )
+        z, log_density = jax.device_get(program(fold_in(key, attempt), batch, model, mutable))
         for i in np.flatnonzero(np.isfinite(log_density)):
             found.append((float(log_density[i]), {name: v[i] for name, v in z.items()}))
         if len(found) >= count:

@@ -17,7 +17,7 @@ _MEAN_SHIFT = 0.1  # posterior sds by which correction may move a mean in a cert
 _LOG_SD_SHIFT = 0.1  # the same for the log standard deviation
 _PLATEAU = 0.01  # weight in the tail below which its shape cannot matter
 _LIGHT_TAIL = 0.05  # the same, for an answer that is corrected
-_LARGE_SHIFT = 0.25  # in sds or log sds: weights that change so much miss more
+_LARGE_SHIFT = 0.25  # in sds or log sds: heavy-tailed weights that change so much miss more
 _FINITE_SHARE = 0.99  # draws outside the model's support beyond this are worth a word
 _MIN_ESS = 0.15  # effective share of the draws below which a correction is too noisy
 
@@ -115,7 +115,8 @@ def judge(
         f"importance correction moves means by up to {mean:.2f} sd and sds by up to "
         f"{100 * math.expm1(log_sd):.0f} %"
     )
-    if max(mean, log_sd) > _LARGE_SHIFT:  # as much again may lie where no draw has been
+    heavy = importance.khat >= _CERTIFIED_KHAT and not light
+    if heavy and max(mean, log_sd) > _LARGE_SHIFT:  # as much again may lie beyond all draws
         reasons.append("a correction as large as that cannot be relied on")
         return Verdict("approximate", tuple(reasons), _advice(converged))
     small = mean < _MEAN_SHIFT and log_sd < _LOG_SD_SHIFT

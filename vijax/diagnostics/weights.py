@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from vijax._contracts import Batch, Guide, Position, PyTree, Target, Variables
-from vijax._keys import draw_keys
+from vijax._keys import draw_keys, fold_in
 from vijax.diagnostics import psis
 
 # Draws evaluated at once are limited to about this many array elements of the model's data.
@@ -84,7 +84,7 @@ def draw(
     block = block_size(batch, target.space.dim)
     program = target.program(_draw_block, guide, block)
     parts = [
-        jax.device_get(program(variables, mutable, jax.random.fold_in(key, i), batch))
+        jax.device_get(program(variables, mutable, fold_in(key, i), batch))
         for i in range(math.ceil(num_draws / block))
     ]
     return Draws(*jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num_draws], *parts))

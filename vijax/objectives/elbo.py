@@ -81,8 +81,10 @@ class ELBO:
             return draw.log_q
 
         def particle(key: Array) -> tuple[Array, dict[str, PyTree]]:
-            draw_key, model_key = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
-            draw = guide.draw(variables.guide, target.space, draw_key, batch)
+            # the step's key draws from the guide; one derived from it, never computed unless the
+            # model draws too, is for the model
+            model_key = jax.random.fold_in(key, 1)
+            draw = guide.draw(variables.guide, target.space, key, batch)
             if late == early:
                 subtracted = log_q(early, draw)
             else:  # a branch, since a triangular solve costs as much as a small model

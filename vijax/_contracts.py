@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -101,8 +102,13 @@ class Space:
 
     def unravel(self, vector: Array) -> Position:
         """Cuts a vector `(dim,)` into a position; the inverse of `ravel`."""
-        parts = lax.split(vector, [site.size for site in self.sites])
-        return {s.name: part.reshape(s.z_shape) for s, part in zip(self.sites, parts, strict=True)}
+        # one split, whose gradient is one concatenation; that of slices is a sum of padded vectors
+        cuts = list(itertools.accumulate(site.size for site in self.sites))[:-1]
+        parts = jnp.split(vector, cuts)
+        return {
+            site.name: part.reshape(site.z_shape)
+            for site, part in zip(self.sites, parts, strict=True)
+        }
 
     def subset(self, names: Iterable[str]) -> Space:
         """The space of some of the sites, in this space's order."""

@@ -21,7 +21,6 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 Array = jax.Array
 PyTree = Any

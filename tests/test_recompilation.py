@@ -71,6 +71,17 @@ def test_a_second_fit_on_new_data_compiles_nothing(options):
     assert abs(a.elbo - b.elbo) > 0.1  # the new data was seen
 
 
+def test_a_first_fit_compiles_three_programs():
+    def fresh(y):  # known to no earlier test
+        mu = numpyro.sample("mu", dist.Normal(0.0, 3.0))
+        numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+    with compilations() as compiled:
+        posterior = vijax.fit(fresh, np.ones(7), guide="fullrank", progress_bar=False)
+    assert posterior.status == "certified"
+    assert len(compiled) <= 3  # a start, the kernel, the draws that judge the result
+
+
 def test_an_equal_optimizer_made_anew_compiles_nothing():
     options = {"guide": "meanfield", "num_steps": 250}
     use(0, optimizer=optax.chain(optax.clip(1.0), optax.adam(1e-2)), **options)

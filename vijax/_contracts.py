@@ -34,11 +34,14 @@ class Batch(NamedTuple):
         data: the arrays among the model's arguments, by name (`"y"`, `"tables['x']"`).
         index: rows in use of every subsampled plate, `(batch,)` integers; empty when full.
         key: randomness of the model itself (dropout), `None` for a fixed key.
+        centring: weights in [0, 1] of hierarchical sites, `z_shape`, that move `z` to coordinates
+            of another centring; sites without keep the model's own. See `vijax.model.centring`.
     """
 
     data: dict[str, Array]
     index: dict[str, Array] = {}  # type: ignore[assignment]  # shadows tuple.index, unused
     key: Array | None = None
+    centring: dict[str, Array] = {}
 
 
 class Variables(NamedTuple):
@@ -151,12 +154,16 @@ class Target:
             and unscaled for observed sites.
         log_dets: `(z, batch, model, mutable) -> dict`, `log |dx/dz|` by latent site, scalars, as
             they enter the log density: `log q(x) = log q(z) - sum(log_dets)`.
+        log_scales: `(z, batch, model, mutable) -> dict`, log scale of the prior of every site that
+            `batch.centring` names, `z_shape`.
         initialise: `(key, batch) -> (model, mutable)`, start values of both.
         constrain_params: `(model, batch, mutable) -> dict`, the `param` sites in their constraints.
         observations: `(batch, model, mutable) -> dict`, the values of the observed sites.
         observed: names of the observed sites.
         plates: every plate of the model, by name.
         dims: plate names along the batch dimensions of every site, `None` where there is none.
+        hierarchical: sites whose prior has a location and a scale, and whose scale depends on
+            other latents: what `Batch.centring` can name.
         programs: compiled programs on this target, see `program`; they live as long as it does.
     """
 
@@ -166,12 +173,14 @@ class Target:
     unconstrain: Callable[..., Position]
     site_log_probs: Callable[..., dict[str, Array]]
     log_dets: Callable[..., dict[str, Array]]
+    log_scales: Callable[..., dict[str, Array]]
     initialise: Callable[..., tuple[dict[str, PyTree], dict[str, PyTree]]]
     constrain_params: Callable[..., dict[str, PyTree]]
     observations: Callable[..., dict[str, Array]]
     observed: tuple[str, ...] = ()
     plates: Mapping[str, Plate] = dataclasses.field(default_factory=dict)
     dims: Mapping[str, tuple[str | None, ...]] = dataclasses.field(default_factory=dict)
+    hierarchical: tuple[str, ...] = ()
     programs: dict[Hashable, Callable[..., Any]] = dataclasses.field(
         default_factory=dict, repr=False
     )

@@ -6,9 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.interpreters import partial_eval
 
 from vijax._contracts import Batch, DensityGuide, Guide, PyTree, Space, Target, Variables
+from vijax._jaxpr import needed_inputs
 
 
 def needed_arrays(
@@ -81,5 +81,5 @@ def direct_arrays(target: Target, batch: Batch) -> frozenset[str]:
 
 def _used(jaxpr: Any, names: list[str], wanted: list[bool]) -> frozenset[str]:
     """Which of the first inputs, called `names`, the wanted outputs depend on."""
-    _, inputs = partial_eval.dce_jaxpr(jaxpr, wanted)
+    inputs = needed_inputs(jaxpr, wanted)
     return frozenset(name for name, used in zip(names, inputs, strict=False) if used)

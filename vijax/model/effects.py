@@ -41,11 +41,13 @@ class Record(NamedTuple):
         log_det: `log |dx/dz|`, one scalar for each step of a scan, `None` likewise.
         log_prob: log density as seen inside a control flow body, `None` outside; NumPyro's own
             for the stacked site mixes the time axis up with batch axes in some distributions.
+        log_scale: log scale of the prior, shaped like `z`, where it was asked for.
     """
 
     z: Array | None = None
     log_det: Array | None = None
     log_prob: Array | None = None
+    log_scale: Array | None = None
 
 
 @dataclasses.dataclass

@@ -19,6 +19,7 @@ from numpyro.distributions import constraints
 
 from vijax._contracts import PyTree
 from vijax._errors import ModelError, mismatch
+from vijax.model.centring import coordinate, location_scale, place
 from vijax.model.checks import check_latent, check_observed, naming
 from vijax.model.effects import Record, Sources, Step, Values, copied, count_masks
 from vijax.model.supports import bijector
@@ -72,8 +73,14 @@ def is_latent(site: Mapping[str, Any]) -> bool:
     return site["type"] == "sample" and not site["is_observed"] and site["value"] is None
 
 
-def from_unconstrained(z: Mapping[str, Array]) -> Sampler:
-    """Latent values from unconstrained ones; `log |dx/dz|` is recorded beside each."""
+def from_unconstrained(
+    z: Mapping[str, Array], centring: Mapping[str, Array] | None = None
+) -> Sampler:
+    """Latent values from unconstrained ones; `log |dx/dz|` is recorded beside each.
+
+    `centring` says in which coordinates hierarchical sites are, see `vijax.model.centring`.
+    """
+    weights = centring or {}
 
     def sampler(name: str, site: Site, steps: tuple[Step, ...]) -> Array | None:
         if not is_latent(site):
@@ -83,16 +90,20 @@ def from_unconstrained(z: Mapping[str, Array]) -> Sampler:
             return fixed
         if name not in z:
             raise ModelError(mismatch(f"site {name!r}", "a value", f"values of {sorted(z)} only"))
+        if name in weights:
+            return _place(name, site, at_step(z[name], steps), at_step(weights[name], steps))
         return _transform(site, at_step(z[name], steps))
 
     return sampler
 
 
-def from_values(values: Mapping[str, Any]) -> Sampler:
+def from_values(values: Mapping[str, Any], centring: Mapping[str, Array] | None = None) -> Sampler:
     """Latent values as given; the unconstrained ones are recorded beside them.
 
-    Sites without a value are put at the origin of unconstrained space.
+    Sites without a value are put at the origin of unconstrained space. `centring` as for
+    `from_unconstrained`.
     """
+    weights = centring or {}
 
     def sampler(name: str, site: Site, steps: tuple[Step, ...]) -> Array | None:
         if name not in values or not is_latent(site):
@@ -101,28 +112,66 @@ def from_values(values: Mapping[str, Any]) -> Sampler:
         series = jnp.asarray(values[name], dtype)
         check_shape(name, jnp.shape(series), site, steps)
         x = at_step(series, steps)
-        site["intermediates"] = Record(bijector(site["fn"].support).inverse(x), jnp.zeros(()))
+        z = bijector(site["fn"].support).inverse(x)
+        if name in weights:
+            z = coordinate(z, at_step(weights[name], steps), *_location_scale(name, site))
+        site["intermediates"] = Record(z, jnp.zeros(()))
         return x
 
     return sampler
 
 
 def at_origin(name: str, site: Site, steps: tuple[Step, ...]) -> Array | None:
-    """A value inside the support, at the origin of unconstrained space."""
-    if not is_latent(site):
-        return None
-    fixed = fixed_value(site)
-    if fixed is not None:
-        return fixed
-    check_latent(name, site)
+    """A value inside the support, near the origin of unconstrained space."""
     # one, not zero: the origin is no point on a sphere
-    return _transform(site, jnp.ones(bijector(site["fn"].support).z_shape(site_shape(site))))
+    return at_level(1.0)(name, site, steps)
+
+
+def at_level(level: float | Array) -> Sampler:
+    """Values with `level` in every unconstrained coordinate, and the log scales beside them."""
+
+    def sampler(name: str, site: Site, steps: tuple[Step, ...]) -> Array | None:
+        if not is_latent(site):
+            return None
+        fixed = fixed_value(site)
+        if fixed is not None:
+            return fixed
+        check_latent(name, site)
+        z = jnp.full(bijector(site["fn"].support).z_shape(site_shape(site)), level)
+        x = _transform(site, z)
+        found = location_scale(site["fn"])
+        if found is not None:
+            log_scale = jnp.broadcast_to(jnp.log(found[1]), jnp.shape(z))
+            site["intermediates"] = site["intermediates"]._replace(log_scale=log_scale)
+        return x
+
+    return sampler
 
 
 def _transform(site: Site, z: Array) -> Array:
     x, log_det = bijector(site["fn"].support).forward(z)
     site["intermediates"] = Record(z, log_det)
     return x
+
+
+def _place(name: str, site: Site, w: Array, weight: Array) -> Array:
+    """The value at coordinate `w` of another centring."""
+    loc, scale = _location_scale(name, site)
+    z, stretch = place(w, weight, loc, scale)
+    x, log_det = bijector(site["fn"].support).forward(z)
+    log_scale = jnp.broadcast_to(jnp.log(scale), jnp.shape(w))
+    site["intermediates"] = Record(w, log_det + stretch, log_scale=log_scale)
+    return x
+
+
+def _location_scale(name: str, site: Site) -> tuple[Array, Array]:
+    found = location_scale(site["fn"])
+    if found is None:
+        raise ModelError(
+            f"centring of site {name!r}: expected a prior with a location and a scale, such as "
+            f"Normal or StudentT, got {type(site['fn']).__name__}. Leave the site out."
+        )
+    return found
 
 
 def at_step(series: Array, steps: tuple[Step, ...]) -> Array:
@@ -208,6 +257,13 @@ def log_dets(trace: Trace) -> dict[str, Array]:
     return {
         name: plate_scale(trace, site) * jnp.sum(jnp.asarray(record.log_det))
         for name, site, record in latents(trace)
+    }
+
+
+def log_scales(trace: Trace) -> dict[str, Array]:
+    """Log scale of the prior of every site in coordinates of another centring, shaped like `z`."""
+    return {
+        name: record.log_scale for name, _, record in latents(trace) if record.log_scale is not None
     }
 
 

@@ -19,6 +19,7 @@ from jax import Array
 from vijax._contracts import Batch, Evaluation, Plate, Position, PyTree, Site, Space, Target
 from vijax._errors import ModelError, mismatch
 from vijax._identity import fingerprint
+from vijax._jaxpr import needed_inputs
 from vijax.model import run as running
 from vijax.model.arguments import Arguments
 from vijax.model.checks import check_subsampled, tracing_errors
@@ -89,7 +90,8 @@ class Builder:
         Raises:
             ModelError: the model cannot be fitted.
         """
-        trace = self.inspect(running.at_origin)
+        trace, hierarchical = self._hierarchical()
+        self._choose_rows(trace, running.at_origin, scored=True)
         plates = _plates(trace)
         sites = tuple(_site(name, s, trace, r.z) for name, s, r in running.latents(trace))
         if not sites:
@@ -105,21 +107,28 @@ class Builder:
             unconstrain=self.unconstrain,
             site_log_probs=self.site_log_probs,
             log_dets=self.log_dets,
+            log_scales=self.log_scales,
             initialise=self.initialise,
             constrain_params=self.constrain_params,
             observations=self.observations,
             observed=tuple(name for name, site in trace.items() if is_data(site)),
             plates=plates,
             dims=dims(trace),
+            hierarchical=hierarchical,
         )
 
     def inspect(self, sampler: running.Sampler, scored: bool = True) -> running.Trace:
-        """A trace of abstract values; decides what a batch without an index means.
+        """A trace of abstract values; decides what a batch without an index means."""
+        trace = self._abstract_trace(sampler, scored)
+        self._choose_rows(trace, sampler, scored)
+        return trace
+
+    def _choose_rows(self, trace: running.Trace, sampler: running.Sampler, scored: bool) -> None:
+        """Decides what a batch without an index means.
 
         That is all rows of a subsampled plate, if the data has them. Data that already is one
         batch of rows, as from a data loader, is used as it is.
         """
-        trace = self._abstract_trace(sampler, scored)
         partial = {n: p for n, p in _plates(trace).items() if p.size != p.subsample_size}
         if partial:
             self.rows = {name: plate.size for name, plate in partial.items()}
@@ -127,22 +136,39 @@ class Builder:
                 self._abstract_trace(sampler, scored)
             except ModelError:
                 self.rows = {name: plate.subsample_size for name, plate in partial.items()}
-        return trace
 
     def _abstract_trace(self, sampler: running.Sampler, scored: bool) -> running.Trace:
         kept: running.Trace = {}
 
-        def abstract(data: dict[str, Array]) -> Array:
-            trace = self.trace(Batch(data), sampler, scored=scored)
-            kept.update(trace)
-            if not scored:
-                return jnp.zeros(())
-            for name, site, _ in running.latents(trace):
-                check_subsampled(name, site, trace)
-            return self._log_density(trace)
+        def abstract(data: dict[str, Array]) -> None:
+            kept.update(self._checked(Batch(data), sampler, scored))
 
         jax.eval_shape(abstract, self.arguments.abstract())
         return kept
+
+    def _checked(self, batch: Batch, sampler: running.Sampler, scored: bool) -> running.Trace:
+        trace = self.trace(batch, sampler, scored=scored)
+        if scored:
+            for name, site, _ in running.latents(trace):
+                check_subsampled(name, site, trace)
+            self._log_density(trace)
+        return trace
+
+    def _hierarchical(self) -> tuple[running.Trace, tuple[str, ...]]:
+        """A trace of abstract values, and the sites whose prior scale depends on other latents."""
+        kept: running.Trace = {}
+
+        def scales(level: Array, data: dict[str, Array]) -> dict[str, Array]:
+            kept.update(self._checked(Batch(data), running.at_level(level), True))
+            return running.log_scales(kept)
+
+        closed, shapes = jax.make_jaxpr(scales, return_shape=True)(1.0, self.arguments.abstract())
+        names = sorted(shapes)  # as a dict is laid out
+        return kept, tuple(
+            name
+            for name in names
+            if needed_inputs(closed.jaxpr, [name == other for other in names])[0]
+        )
 
     def _log_density(self, trace: running.Trace) -> Array:
         with tracing_errors(self.model):
@@ -150,14 +176,14 @@ class Builder:
 
     def evaluate(self, z: Position, batch: Batch, model: Mapping, mutable: Mapping) -> Evaluation:
         """The log density and the new mutable state."""
-        trace = self.trace(batch, running.from_unconstrained(z), model, mutable)
+        trace = self.trace(batch, running.from_unconstrained(z, batch.centring), model, mutable)
         return Evaluation(self._log_density(trace), _mutable(trace))
 
     def constrain(
         self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
     ) -> dict[str, Array]:
         """Sites and deterministics in the model's own space."""
-        trace = self.trace(batch, running.from_unconstrained(z), model, mutable)
+        trace = self.trace(batch, running.from_unconstrained(z, batch.centring), model, mutable)
         return {
             name: site["value"]
             for name, site in trace.items()
@@ -169,21 +195,30 @@ class Builder:
         self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
     ) -> dict[str, Array]:
         """Log density by site, unscaled."""
-        trace = self.trace(batch, running.from_unconstrained(z), model, mutable)
+        trace = self.trace(batch, running.from_unconstrained(z, batch.centring), model, mutable)
         return running.log_probs(trace, scaled=False)
 
     def log_dets(
         self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
     ) -> dict[str, Array]:
         """`log |dx/dz|` by latent site."""
-        trace = self.trace(batch, running.from_unconstrained(z), model, mutable)
+        trace = self.trace(batch, running.from_unconstrained(z, batch.centring), model, mutable)
         return running.log_dets(trace)
+
+    def log_scales(
+        self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
+    ) -> dict[str, Array]:
+        """Log prior scale of every site that `batch.centring` names."""
+        trace = self.trace(
+            batch, running.from_unconstrained(z, batch.centring), model, mutable, scored=False
+        )
+        return running.log_scales(trace)
 
     def unconstrain(
         self, values: Mapping[str, Any], batch: Batch, model: Mapping, mutable: Mapping
     ) -> Position:
         """Unconstrained values of some sites; the others are put at the origin."""
-        trace = self.trace(batch, running.from_values(values), model, mutable)
+        trace = self.trace(batch, running.from_values(values, batch.centring), model, mutable)
         z = {name: jnp.asarray(record.z) for name, _, record in running.latents(trace)}
         unknown = sorted(set(values) - set(z))
         if unknown:

@@ -21,6 +21,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Array = jax.Array
 PyTree = Any
@@ -221,6 +222,13 @@ class Draw(NamedTuple):
     log_q: Array
 
 
+class HostDraws(NamedTuple):
+    """Draws on the host: points `(num_draws, dim)` and `log_q` `(num_draws,)`, float64."""
+
+    points: np.ndarray
+    log_q: np.ndarray
+
+
 class Guide(abc.ABC):
     """A family of distributions on a space. Frozen configuration: holds no arrays, hashable.
 
@@ -243,6 +251,12 @@ class Guide(abc.ABC):
     @abc.abstractmethod
     def draw(self, params: PyTree, space: Space, key: Array, batch: Batch) -> Draw:
         """One draw; differentiable in `params`."""
+
+    def host_draws(
+        self, params: PyTree, space: Space, rng: np.random.Generator, num_draws: int
+    ) -> HostDraws | None:
+        """Draws made by NumPy in float64, where that saves compiling a program; `None` if not."""
+        return None
 
 
 class DensityGuide(Guide):

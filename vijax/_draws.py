@@ -13,7 +13,8 @@ from jax import Array
 
 from vijax._contracts import Batch, DensityGuide, Guide, Position, PyTree, Target, Variables
 from vijax._errors import GuideError, mismatch
-from vijax._keys import draw_keys, fold_in
+from vijax._keys import draw_keys, fold_in, host_rng
+from vijax.diagnostics import weights
 from vijax.diagnostics.weights import block_size
 
 Arrays = dict[str, np.ndarray]
@@ -26,6 +27,9 @@ def from_guide(
     target: Target, guide: Guide, variables: Variables, key: Array, batch: Batch, num_draws: int
 ) -> Arrays:
     """Unconstrained draws from the guide, by site, `(num_draws, *z_shape)`."""
+    made = guide.host_draws(variables.guide, target.space, host_rng(key), num_draws)
+    if made is not None:
+        return weights.split(target.space, made.points)
     block = block_size(batch, target.space.dim)
     program = target.program(_draw, guide, block)
     parts = [
@@ -48,7 +52,7 @@ def resample(z: Arrays, log_weights: np.ndarray, key: Array, num_draws: int) -> 
 
 def resample_rows(log_weights: np.ndarray, key: Array, num_draws: int) -> np.ndarray:
     """The numbers of the draws that `resample` takes, `(num_draws,)`."""
-    rng = np.random.default_rng(np.ravel(jax.random.key_data(key)).astype(np.uint32))
+    rng = host_rng(key)
     levels = (np.arange(num_draws) + rng.random(num_draws)) / num_draws
     chosen = np.searchsorted(np.cumsum(np.exp(log_weights)), levels)
     return rng.permutation(np.minimum(chosen, log_weights.size - 1))
@@ -124,12 +128,6 @@ def blocks(function: Callable[[Arrays, np.ndarray], Any], values: Arrays, size: 
 def concatenate(parts: list[Any], num_draws: int) -> Arrays:
     """Blocks of draws as one, cut to `num_draws`."""
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num_draws], *parts)
-
-
-def ravel(target: Target, z: Arrays) -> np.ndarray:
-    """Unconstrained draws as one array `(num_draws, dim)` in float64, sites in order."""
-    parts = [z[name].reshape(len(z[name]), -1) for name in target.space.names]
-    return np.concatenate(parts, axis=1).astype(np.float64)
 
 
 def stack_values(target: Target, values: dict[str, Any]) -> tuple[dict[str, np.ndarray], bool]:

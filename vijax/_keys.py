@@ -60,6 +60,11 @@ def fold_in(key: Array, number: int) -> Array:
     return _wrap(*_threefry(first, second, 0, number))
 
 
+def host_rng(key: Array) -> np.random.Generator:
+    """A NumPy generator seeded by a key."""
+    return np.random.default_rng(np.ravel(jax.random.key_data(key)).astype(np.uint32))
+
+
 def _from_seed(seed: int) -> Array:
     """`jax.random.key(seed)`, bit for bit."""
     default = jax.config.jax_default_prng_impl  # type: ignore[attr-defined]

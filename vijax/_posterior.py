@@ -208,10 +208,10 @@ class Posterior:
         if method == "guide" and isinstance(self.guide, GaussianGuide):
             return np.asarray(self.guide.covariance(self.params, self.target.space))
         if method == "guide":
-            flat = _draws.ravel(self.target, self._draw(key, num_draws, corrected=False))
+            flat = weights.flatten(self.target.space, self._draw(key, num_draws, corrected=False))
             return np.cov(flat, rowvar=False).reshape(self.target.space.dim, -1)
         draws, found = self.proposals(key, num_draws)
-        flat, weight = _draws.ravel(self.target, draws.z), np.exp(found.log_weights)
+        flat, weight = weights.flatten(self.target.space, draws.z), np.exp(found.log_weights)
         centred = flat - weight @ flat
         return (centred * weight[:, None]).T @ centred
 
@@ -426,7 +426,7 @@ class Posterior:
         if self.target.space.dim <= DENSE_DIM:
             return self.covariance(rng_key=key)
         z = self._draw(key, 500, corrected=False)
-        return _draws.ravel(self.target, z).var(0)
+        return weights.flatten(self.target.space, z).var(0)
 
     def _density_guide(self, what: str) -> DensityGuide:
         if not isinstance(self.guide, DensityGuide):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jax import Array
 
-from vijax._contracts import Batch, Guide, PyTree, Space, Target, Variables
+from vijax._contracts import Batch, Guide, PyTree, Target, Variables
 from vijax.diagnostics import weights
 from vijax.diagnostics.verdict import Shift, Verdict, judge, shift
 from vijax.diagnostics.weights import Draws, Importance
@@ -59,7 +59,7 @@ def assess(
     draws = weights.draw(target, guide, variables, mutable, key, batch, num_draws)
     elbo, elbo_se = weights.elbo(draws.log_weights)
     importance = moved = None
-    flat = flatten(target.space, draws.z)
+    flat = weights.flatten(target.space, draws.z)
     if np.all(np.ptp(flat, axis=0) > 0):  # a point mass, in whatever coordinate, has no density
         importance = weights.importance(draws.log_weights)
         moved = shift(flat, importance.log_weights)
@@ -76,9 +76,3 @@ def assess_scores(
     verdict = judge(None, None, converged, troubles, log_weights.size)
     nothing = Draws({}, np.zeros(0), np.zeros(0))
     return Assessment(nothing, elbo, elbo_se, None, None, verdict)
-
-
-def flatten(space: Space, z: dict[str, np.ndarray]) -> np.ndarray:
-    """Draws by site as one array `(num_draws, dim)` in float64, sites in the space's order."""
-    parts = [np.reshape(z[name], (len(z[name]), -1)) for name in space.names]
-    return np.concatenate(parts, axis=1).astype(np.float64)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vijax._contracts import Batch, Guide, Position, PyTree, Target, Variables
-from vijax._keys import draw_keys, fold_in
+from vijax._contracts import Batch, Guide, Position, PyTree, Space, Target, Variables
+from vijax._kernel import Kernel
+from vijax._keys import draw_keys, fold_in, host_rng
 from vijax.diagnostics import psis
 
 # Draws evaluated at once are limited to about this many array elements of the model's data.
 _BLOCK_ELEMENTS = 2**24
 _MAX_BLOCK = 256
 _MIN_ESS = 5.0
+_HOST_DIM = 1000  # where drawing on the host stays cheap
 
 
 class Draws(NamedTuple):
@@ -81,6 +86,13 @@ def draw(
     num_draws: int,
 ) -> Draws:
     """`num_draws` from the guide with both log densities; one program whatever their number."""
+    if target.space.dim <= _HOST_DIM:
+        made = guide.host_draws(variables.guide, target.space, host_rng(key), num_draws)
+        if made is not None:
+            kernel = Kernel(target, batch, variables.model, mutable)
+            return Draws(
+                split(target.space, made.points), kernel.log_density(made.points), made.log_q
+            )
     block = block_size(batch, target.space.dim)
     program = target.program(_draw_block, guide, block)
     parts = [
@@ -88,6 +100,22 @@ def draw(
         for i in range(math.ceil(num_draws / block))
     ]
     return Draws(*jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num_draws], *parts))
+
+
+def split(space: Space, points: np.ndarray) -> dict[str, np.ndarray]:
+    """Points `(num_draws, dim)` by site, in the device's precision; the inverse of `flatten`."""
+    cuts = list(itertools.accumulate(site.size for site in space.sites))[:-1]
+    parts = np.split(points.astype(np.dtype(jnp.result_type(float))), cuts, axis=1)
+    return {
+        site.name: part.reshape(len(points), *site.z_shape)
+        for site, part in zip(space.sites, parts, strict=True)
+    }
+
+
+def flatten(space: Space, z: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Draws by site as one array `(num_draws, dim)` in float64, sites in the space's order."""
+    parts = [np.reshape(z[name], (len(z[name]), -1)) for name in space.names]
+    return np.concatenate(parts, axis=1).astype(np.float64)
 
 
 def _draw_block(

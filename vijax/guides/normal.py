@@ -8,10 +8,11 @@ from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 
-from vijax._contracts import Batch, Draw, GaussianGuide, Position, Space
+from vijax._contracts import Batch, Draw, GaussianGuide, HostDraws, Position, Space
 from vijax._errors import GuideError, mismatch
 from vijax.guides.layout import unravel
 
@@ -113,6 +114,15 @@ class DenseGaussian(GaussianGuide):
 
     def entropy(self, params: FullRankParams, space: Space) -> Array:
         return _entropy(params.log_scale)
+
+    def host_draws(
+        self, params: FullRankParams, space: Space, rng: np.random.Generator, num_draws: int
+    ) -> HostDraws:
+        loc, log_scale, lower = (np.asarray(leaf, np.float64) for leaf in params)
+        factor = np.exp(log_scale)[:, None] * (np.tril(lower, -1) + np.eye(loc.size))
+        noise = rng.standard_normal((num_draws, loc.size))
+        log_q = -0.5 * np.sum(noise**2, axis=1) - log_scale.sum() - 0.5 * loc.size * _LOG_2PI
+        return HostDraws(loc + noise @ factor.T, log_q)
 
     def mean(self, params: FullRankParams, space: Space) -> Array:
         return params.loc

@@ -19,8 +19,8 @@ from jax import Array
 from jax import numpy as jnp
 
 # All on the real line, with parameters `loc` and `scale`; the last one after a logarithm.
-_FAMILIES = (dist.Normal, dist.StudentT, dist.Cauchy, dist.Laplace, dist.Logistic, dist.Gumbel)
-_FAMILIES += (dist.LogNormal,)
+_FAMILIES = {dist.Normal, dist.StudentT, dist.Cauchy, dist.Laplace, dist.Logistic, dist.Gumbel}
+_FAMILIES |= {dist.LogNormal}
 
 
 def location_scale(fn: dist.Distribution) -> tuple[Array, Array] | None:

@@ -1,8 +1,8 @@
 """Solvers: full batch, driven from the host over one compiled kernel."""
 
+from vijax._kernel import Kernel
 from vijax.solvers.batch_and_match import BatchAndMatch, BatchAndMatchResult
 from vijax.solvers.default import default_solver
-from vijax.solvers.kernel import Kernel
 from vijax.solvers.laplace import LaplaceResult, LaplaceSolver
 from vijax.solvers.lbfgs import LBFGS
 from vijax.solvers.mode import Mode, ModeSolver

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 
-from vijax.solvers.kernel import Kernel
+from vijax._kernel import Kernel
 from vijax.solvers.paths import Path
 
 _BARRIER = 3.0  # nats by which the log density dips between two modes

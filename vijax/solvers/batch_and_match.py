@@ -9,6 +9,8 @@ import jax
 import numpy as np
 
 from vijax._contracts import Batch, Guide, Solution, Solver, Target, Variables
+from vijax._kernel import Floats, Kernel
+from vijax._keys import host_rng
 from vijax.solvers._host import host_algebra
 from vijax.solvers.conversion import from_params, to_params
 from vijax.solvers.gaussian import (
@@ -18,13 +20,11 @@ from vijax.solvers.gaussian import (
     clearly_better,
     elbo_terms,
     from_moments,
-    host_rng,
     log_normal,
     require_even,
     summarise,
     whitened,
 )
-from vijax.solvers.kernel import Floats, Kernel
 from vijax.solvers.pathfinder import Pathfinder, PathfinderResult
 from vijax.solvers.score_matching import update
 from vijax.solvers.scoring import leaders

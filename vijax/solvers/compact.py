@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vijax._kernel import Floats
 from vijax.solvers.gaussian import LOG_2PI, Gaussian, log_normal
-from vijax.solvers.kernel import Floats
 from vijax.solvers.paths import Path, positive_curvature, update_diagonal
 
 _MEMORY = 4_000_000  # numbers in one stack of factors: 32 MB

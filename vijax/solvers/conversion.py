@@ -14,11 +14,11 @@ import numpy as np
 from jax import Array
 
 from vijax._errors import GuideError
+from vijax._kernel import Floats
 from vijax.guides.delta import DeltaParams
 from vijax.guides.low_rank import LowRankParams
 from vijax.guides.normal import FullRankParams, MeanFieldParams
 from vijax.solvers.gaussian import Gaussian
-from vijax.solvers.kernel import Floats
 
 _FACTOR_STEPS = 200  # of expectation maximisation; each costs dim^2 rank
 

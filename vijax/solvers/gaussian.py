@@ -10,11 +10,10 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from vijax._errors import VijaxError, mismatch
-from vijax.solvers.kernel import Floats
+from vijax._kernel import Floats
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -156,8 +155,3 @@ def whitened(rng: np.random.Generator, num: int, dim: int) -> Floats:
         lengths = np.linalg.norm(half, axis=1, keepdims=True)
         half = np.linalg.qr(half.T)[0].T * lengths
     return np.concatenate([half, -half])
-
-
-def host_rng(key: jax.Array) -> np.random.Generator:
-    """A NumPy generator seeded by a JAX key."""
-    return np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel().tolist())

@@ -9,10 +9,11 @@ import jax
 import numpy as np
 
 from vijax._contracts import Batch, Guide, Solution, Solver, Target, Variables
+from vijax._kernel import Floats, Kernel
+from vijax._keys import host_rng
 from vijax.solvers._host import host_algebra
 from vijax.solvers.conversion import location, to_params
-from vijax.solvers.gaussian import LOG_2PI, Gaussian, antithetic, estimate_elbo, host_rng
-from vijax.solvers.kernel import Floats, Kernel
+from vijax.solvers.gaussian import LOG_2PI, Gaussian, antithetic, estimate_elbo
 from vijax.solvers.mode import Mode, ModeSolver, latent_density
 from vijax.solvers.newton import Curvature, Polished, curvature, objection, polish
 

@@ -14,7 +14,7 @@ import dataclasses
 
 import numpy as np
 
-from vijax.solvers.kernel import Floats, Kernel
+from vijax._kernel import Floats, Kernel
 from vijax.solvers.paths import (
     CONVERGED,
     EXHAUSTED,

@@ -9,11 +9,12 @@ import jax
 import numpy as np
 
 from vijax._contracts import Batch, Guide, Solution, Solver, Target, Variables
+from vijax._kernel import Floats, Kernel
+from vijax._keys import host_rng
 from vijax.solvers._host import host_algebra
 from vijax.solvers.basins import separate_basins
 from vijax.solvers.conversion import location, relocate
-from vijax.solvers.gaussian import Evaluate, host_rng
-from vijax.solvers.kernel import Floats, Kernel
+from vijax.solvers.gaussian import Evaluate
 from vijax.solvers.lbfgs import LBFGS
 from vijax.solvers.newton import objection, polish
 from vijax.solvers.paths import NO_START, Path, finite_starts

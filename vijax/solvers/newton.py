@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vijax._kernel import Floats, Kernel
 from vijax.solvers.gaussian import Evaluate
-from vijax.solvers.kernel import Floats, Kernel
 
 _LENGTHS = 0.5 ** np.arange(16)  # of a step, tried in one call of the kernel
 _SETTLED = 1e-6  # nats that one more step would gain

@@ -9,6 +9,8 @@ import jax
 import numpy as np
 
 from vijax._contracts import Batch, Guide, Solution, Solver, Target, Variables
+from vijax._kernel import Floats, Kernel
+from vijax._keys import host_rng
 from vijax.solvers._host import host_algebra
 from vijax.solvers.basins import separate_basins
 from vijax.solvers.compact import CompactGaussians, concatenate
@@ -20,11 +22,9 @@ from vijax.solvers.gaussian import (
     clearly_better,
     elbo_terms,
     from_moments,
-    host_rng,
     require_even,
     summarise,
 )
-from vijax.solvers.kernel import Floats, Kernel
 from vijax.solvers.lbfgs import LBFGS
 from vijax.solvers.paths import NO_START, Path, finite_starts
 from vijax.solvers.scoring import Scored, finalists, score, shortlist

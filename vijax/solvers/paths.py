@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vijax.solvers.kernel import Floats, Kernel
+from vijax._kernel import Floats, Kernel
 
 CONVERGED = "the log density stopped rising"
 NO_START = "no starting point with a finite log density and gradient was found"

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vijax._kernel import Floats
 from vijax.solvers.gaussian import Gaussian
-from vijax.solvers.kernel import Floats
 
 
 class Step(NamedTuple):

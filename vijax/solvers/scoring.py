@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vijax._kernel import Floats, Kernel
 from vijax.solvers.compact import CompactGaussians, candidates, concatenate, predicted_elbo
 from vijax.solvers.gaussian import log_normal
-from vijax.solvers.kernel import Floats, Kernel
 from vijax.solvers.paths import Path
 
 _MOST = 200  # iterates of one path that are looked at

@@ -21,6 +21,7 @@ from vijax._contracts import Batch, PyTree, Target
 Floats = np.ndarray  # host arrays are float64 throughout
 
 BLOCK = 16  # points evaluated at once, see `Kernel`
+_WORTH_COMPILING = 2**25  # points times data elements: about a second of gradients
 
 
 def _log_density(
@@ -44,6 +45,13 @@ def solver_kernel(
     function = jax.value_and_grad(_log_density(target, joint, batch, model, mutable))
     value, gradient = jax.vmap(function)(points)
     return jnp.concatenate([value[:, None], gradient], axis=1)  # one transfer to the host
+
+
+def log_densities(
+    target: Target, points: Array, batch: Batch, model: PyTree, mutable: PyTree
+) -> Array:
+    """`(block, dim)` points to `(block,)` log densities."""
+    return jax.vmap(_log_density(target, False, batch, model, mutable))(points)
 
 
 def solver_products(
@@ -103,6 +111,7 @@ class Kernel:
         self.calls = 0
         self.points = 0
         self._data = (batch, self.model, dict(mutable or {}))
+        self._elements = self.dim + sum(np.size(value) for value in batch.data.values())
 
     @property
     def resolution(self) -> float:
@@ -153,6 +162,18 @@ class Kernel:
         result = self._blocks(lambda block: program(block, *self._data), points)
         log_density = np.where(result[:, 0] < np.inf, result[:, 0], -np.inf)
         return log_density, result[:, 1:]
+
+    def log_density(self, points: Floats) -> Floats:
+        """Log density `(num,)` at `points` `(num, dim)`, without the gradient.
+
+        Many points of a large model get a program of their own, in larger blocks; few points are
+        worth no second compilation.
+        """
+        if self.joint or len(points) * self._elements < _WORTH_COMPILING:
+            return self(points)[0]
+        program = self.target.program(log_densities)
+        values = self._blocks(lambda block: program(block, *self._data), points)
+        return np.where(values < np.inf, values, -np.inf)
 
     def products(self, point: Floats, vectors: Floats) -> Floats:
         """Hessian of the log density at `point` times each row of `vectors` `(num, dim)`.

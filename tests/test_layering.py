@@ -15,7 +15,19 @@ PACKAGE = Path(__file__).resolve().parents[1] / "vijax"
 # Lowest first. A part (a module or a sub-package of vijax) may import any part of a lower layer.
 # Within its own layer it may import the others only where the layer says "together".
 LAYERS = [
-    ("together", {"_contracts", "_errors", "_identity", "_jaxpr", "_kernel", "_keys", "_version"}),
+    (
+        "together",
+        {
+            "_contracts",
+            "_errors",
+            "_history",
+            "_identity",
+            "_jaxpr",
+            "_kernel",
+            "_keys",
+            "_version",
+        },
+    ),
     ("apart", {"conjugate", "data", "diagnostics", "guides", "model", "nn", "objectives"}),
     ("apart", {"algorithms", "solvers"}),
     ("apart", {"_batches", "_loop", "_options", "_progress", "_starts", "_stopping"}),
@@ -23,10 +35,12 @@ LAYERS = [
     (
         "together",
         {
+            "_centring",
             "_checkpoint",
             "_dependence",
             "_draws",
             "_export",
+            "_ladder",
             "_outcome",
             "_posterior",
             "_storage",

@@ -125,6 +125,8 @@ def _encode(posterior: _posterior.Posterior) -> tuple[dict[str, Any], list[np.nd
         "converged": bool(posterior.converged),
         "seconds": float(posterior.seconds),
         "solver_losses": writer.encode(posterior.solver_losses),
+        "history": writer.encode(posterior.history),
+        "centring": writer.encode(posterior.batch.centring),
         "engine": stored.encode_engine(posterior.engine, writer),
         "run": stored.encode_run(posterior.run, writer),
     }
@@ -168,7 +170,7 @@ def _decode(
     target = build(model, arguments)
     checks.check_space(reader.decode(manifest["space"]), target.space)
     guide = _guide(manifest, reader, target, model, arguments, options["guide"])
-    batch = Batch(data)
+    batch = Batch(data, centring=reader.decode(manifest["centring"]))
     try:
         variables, mutable = _templates(target, guide, batch)
         variables = reader.tree(manifest["variables"], variables, "variables")
@@ -178,7 +180,7 @@ def _decode(
         )
     except VijaxError as error:
         raise type(error)(f"{error}{checks.other_versions(manifest)}") from error
-    fields = ("assessment", "stop_reason", "converged", "seconds", "solver_losses")
+    fields = ("assessment", "stop_reason", "converged", "seconds", "solver_losses", "history")
     return _posterior.Posterior(
         model=model,
         arguments=arguments,

@@ -223,10 +223,17 @@ class Draw(NamedTuple):
 
 
 class HostDraws(NamedTuple):
-    """Draws on the host: points `(num_draws, dim)` and `log_q` `(num_draws,)`, float64."""
+    """Draws on the host, in float64.
+
+    Attributes:
+        points: `(num_draws, dim)`.
+        log_q: `(num_draws,)`.
+        labels: the mixture component of each, `(num_draws,)`, where there are any.
+    """
 
     points: np.ndarray
     log_q: np.ndarray
+    labels: np.ndarray | None = None
 
 
 class Guide(abc.ABC):
@@ -265,6 +272,10 @@ class DensityGuide(Guide):
     @abc.abstractmethod
     def log_prob(self, params: PyTree, space: Space, z: Position, batch: Batch) -> Array:
         """Normalised log density at `z`, a scalar."""
+
+    def host_log_prob(self, params: PyTree, space: Space, points: np.ndarray) -> np.ndarray | None:
+        """The same at points `(num, dim)` by NumPy in float64, `None` if there is no such way."""
+        return None
 
 
 class EntropyGuide(DensityGuide):
@@ -355,6 +366,7 @@ class Solution(NamedTuple):
         converged: whether it found what it was looking for.
         evaluations: points at which the log density was evaluated.
         losses: negative ELBO estimates on the way, if it makes any.
+        alternatives: parameters of the guide at other modes that were seen, and may matter.
     """
 
     variables: Variables
@@ -362,6 +374,7 @@ class Solution(NamedTuple):
     converged: bool
     evaluations: int
     losses: tuple[float, ...] = ()
+    alternatives: tuple[PyTree, ...] = ()
 
 
 class Solver(abc.ABC):

@@ -44,6 +44,15 @@ def pool_size(num_draws: int) -> int:
     return max(_MIN_POOL, _POOL * num_draws)
 
 
+def choose(states: Arrays, key: Array, num_draws: int) -> Arrays:
+    """`num_draws` of the states `(num, ...)` at random, each once before any is taken twice."""
+    rng = host_rng(key)
+    num = len(next(iter(states.values())))
+    rounds = [rng.permutation(num) for _ in range(math.ceil(num_draws / num))]
+    rows = np.concatenate(rounds)[:num_draws]
+    return {name: value[rows] for name, value in states.items()}
+
+
 def resample(z: Arrays, log_weights: np.ndarray, key: Array, num_draws: int) -> Arrays:
     """Sampling importance resampling, stratified: `num_draws` of the draws `z`, by weight."""
     chosen = resample_rows(log_weights, key, num_draws)

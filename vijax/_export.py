@@ -13,6 +13,7 @@ from vijax import _draws, _posterior
 from vijax._contracts import Batch, DensityGuide, PyTree, Target
 from vijax._dependence import direct_arrays
 from vijax._draws import Arrays
+from vijax._kernel import Kernel
 from vijax._keys import fold_in
 from vijax._version import __version__
 from vijax.diagnostics import weights
@@ -83,6 +84,12 @@ def _weighted(
 ) -> tuple[Arrays, Arrays]:
     """Unconstrained draws, and what is known of each."""
     guide, corrected = posterior.guide, posterior.status == "corrected"
+    states = posterior.assessment.states
+    if corrected and states is not None:
+        z = _draws.choose(states, key, num_draws)
+        kernel = Kernel(posterior.target, batch, posterior.variables.model, posterior.mutable)
+        log_p = kernel.log_density(weights.flatten(posterior.target.space, z))
+        return z, {"log_p": log_p, "log_weight": np.full(num_draws, -np.log(num_draws))}
     draws = weights.draw(
         posterior.target,
         guide,

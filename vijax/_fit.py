@@ -27,6 +27,7 @@ from vijax._contracts import (
 from vijax._engine import Budget, Engine, scores
 from vijax._errors import ModelError
 from vijax._keys import as_key, fold_in
+from vijax._ladder import climb
 from vijax._posterior import Posterior
 from vijax._problem import Problem
 from vijax._progress import Progress
@@ -41,6 +42,7 @@ _BASE_RATE = 0.05  # Adam's step size before the pilot
 _PILOT_FACTORS = (1.0, 0.25, 0.0625, 0.015625)
 _PILOT_STEPS = 100
 _INTERRUPTED = "interrupted by Ctrl-C: nothing was solved"
+_USABLE = ("certified", "corrected")
 _STEPWISE = ("objective", "optimizer", "num_steps", "num_particles", "num_restarts")
 
 
@@ -117,7 +119,14 @@ def fit(
     else:
         starts = [_starts.origin(target.space)]  # solvers look for better ones themselves
     variables = _variables(init, problem, parameters, starts)
-    if solver is not None:
+    if guide == "auto" and solver is not None and solver.maximises_elbo and algorithm is not solver:
+        with Progress(progress_bar, label="climb") as bar:
+            found, history = climb(problem, variables[0], mutable, max_seconds, bar)
+        if found.assessment.verdict.status in _USABLE or found.solution.converged:
+            return Posterior(**_outcome.of_candidate(found, mutable, history, began))
+        variables = [found.solution.variables]
+        problem = found.problem
+    elif solver is not None:
         solution = _solve(solver, problem, variables[0], mutable, init is None)
         if solution.converged or algorithm is solver or not solver.maximises_elbo:
             return Posterior(**_outcome.of_solution(problem, solution, mutable, began))

@@ -89,6 +89,7 @@ class Kernel:
         dtype: what the device computes in, float32 unless x64 is enabled.
         calls: device calls so far.
         points: points asked for so far, Hessian-vector products included.
+        num_elements: numbers that one evaluation reads: all data and one point.
     """
 
     def __init__(
@@ -111,7 +112,7 @@ class Kernel:
         self.calls = 0
         self.points = 0
         self._data = (batch, self.model, dict(mutable or {}))
-        self._elements = self.dim + sum(np.size(value) for value in batch.data.values())
+        self.num_elements = self.dim + sum(np.size(value) for value in batch.data.values())
 
     @property
     def resolution(self) -> float:
@@ -169,7 +170,7 @@ class Kernel:
         Many points of a large model get a program of their own, in larger blocks; few points are
         worth no second compilation.
         """
-        if self.joint or len(points) * self._elements < _WORTH_COMPILING:
+        if self.joint or len(points) * self.num_elements < _WORTH_COMPILING:
             return self(points)[0]
         program = self.target.program(log_densities)
         values = self._blocks(lambda block: program(block, *self._data), points)

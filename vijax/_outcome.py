@@ -8,7 +8,9 @@ from typing import Any
 
 from vijax._contracts import PyTree, Solution, Variables
 from vijax._engine import Engine, Run, scores
+from vijax._history import Attempt
 from vijax._keys import fold_in
+from vijax._ladder import Candidate, judge
 from vijax._problem import Problem
 from vijax.diagnostics.assess import Assessment, assess, assess_scores
 from vijax.model import Arguments
@@ -48,7 +50,19 @@ def of_solution(
     problem: Problem, solution: Solution, mutable: dict[str, PyTree], began: float
 ) -> dict[str, Any]:
     """The solution of a direct solver."""
-    assessment = _assess(problem, solution.variables, mutable, solution.converged, ())
+    return of_candidate(
+        Candidate(problem, solution, judge(problem, solution, mutable, "check")), mutable, (), began
+    )
+
+
+def of_candidate(
+    candidate: Candidate,
+    mutable: dict[str, PyTree],
+    history: tuple[Attempt, ...],
+    began: float,
+) -> dict[str, Any]:
+    """The answer of a climb."""
+    problem, solution, assessment = candidate
     return dict(
         model=problem.model,
         arguments=problem.arguments,
@@ -62,6 +76,7 @@ def of_solution(
         converged=solution.converged,
         seconds=time.perf_counter() - began,
         solver_losses=solution.losses,
+        history=history,
     )
 
 

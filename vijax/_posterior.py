@@ -25,6 +25,7 @@ from vijax._contracts import (
 )
 from vijax._engine import Budget, Engine, Run
 from vijax._errors import GuideError, ModelError, VijaxError
+from vijax._history import Attempt
 from vijax._keys import as_key, fold_in
 from vijax._options import check_count
 from vijax._progress import Progress
@@ -56,6 +57,7 @@ class Posterior:
         engine: goes on in `resume`; `None` after a direct solver.
         run: where it goes on; `None` likewise.
         solver_losses: negative ELBO estimates of a direct solver.
+        history: what the automatic fit tried, in order; empty for a guide that was named.
         missing: names of arrays that `load` was not given.
         unknown: deterministics that cannot be computed without them.
         unsaved: options that `load` was not given, and that `resume` needs.
@@ -75,6 +77,7 @@ class Posterior:
     engine: Engine | None = None
     run: Run | None = None
     solver_losses: tuple[float, ...] = ()
+    history: tuple[Attempt, ...] = ()
     missing: tuple[str, ...] = ()
     unknown: frozenset[str] = frozenset()
     unsaved: tuple[str, ...] = ()
@@ -83,8 +86,8 @@ class Posterior:
     def status(self) -> str:
         """How far the answer can be trusted.
 
-        `"certified"`: use the guide's draws; `"corrected"`: draws are importance resampled by
-        default; `"approximate"`: no guarantee; `"failed"`: do not use. `report()` says why.
+        `"certified"`: use the guide's draws; `"corrected"`: draws are corrected by default, by
+        importance resampling or by short chains; `"approximate"`: no guarantee; `"failed"`: do not use. `report()` says why.
         """
         return self.assessment.verdict.status
 
@@ -149,8 +152,10 @@ class Posterior:
         Args:
             rng_key: an int, a JAX key or a legacy key.
             num_draws: how many.
-            corrected: whether to resample with Pareto-smoothed importance weights; by default
-                exactly when the status is `"corrected"`.
+            corrected: whether to correct the guide's draws, by default exactly when the status is
+                `"corrected"`: by the states of short chains where the fit has kept some (each is
+                taken once before any is taken twice), else by resampling with Pareto-smoothed
+                importance weights.
 
         Returns:
             By site, `(num_draws, *shape)`.
@@ -268,10 +273,10 @@ class Posterior:
         if not 0 < ci_prob < 1:
             raise ValueError(f"ci_prob: expected a number between 0 and 1, got {ci_prob}.")
         key = as_key(rng_key)
-        if self.assessment.importance is not None:
+        if self.assessment.importance is not None and self.assessment.states is None:
             draws, found = self.proposals(key, num_draws)
             return summarise(self._constrain(draws.z), found, ci_prob, self.status)
-        values = self._constrain(self._draw(key, num_draws, corrected=False))
+        values = self._constrain(self._draw(key, num_draws, corrected=None))
         return summarise(values, None, ci_prob, self.status)
 
     def report(self) -> str:
@@ -410,6 +415,8 @@ class Posterior:
     def _draw(self, key: Array, num_draws: int, corrected: bool | None) -> dict[str, np.ndarray]:
         check_count("num_draws", num_draws)
         if corrected or (corrected is None and self.status == "corrected"):
+            if self.assessment.states is not None:
+                return _draws.choose(self.assessment.states, key, num_draws)
             draws, found = self.proposals(key, _draws.pool_size(num_draws))
             return _draws.resample(draws.z, found.log_weights, key, num_draws)
         return _draws.from_guide(

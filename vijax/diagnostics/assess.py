@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+import jax
 import numpy as np
 from jax import Array
 
-from vijax._contracts import Batch, Guide, PyTree, Target, Variables
+from vijax._contracts import Batch, Guide, Position, PyTree, Target, Variables
+from vijax._kernel import Kernel
+from vijax._keys import fold_in, host_rng
 from vijax.diagnostics import weights
-from vijax.diagnostics.verdict import Shift, Verdict, judge, shift
+from vijax.diagnostics.moment_check import MomentCheck, check
+from vijax.diagnostics.verdict import CERTIFIED_SHIFT, Evidence, Shift, Verdict, judge, shift
 from vijax.diagnostics.weights import Draws, Importance
 
 _NUM_DRAWS = 4000
 _MIN_DRAWS = 200
+_CHECK_DIM = 2000  # largest dimension in which chains are asked
 _MAX_ELEMENTS = 2**33  # draws times data elements that an assessment may cost
 
 
@@ -28,6 +34,8 @@ class Assessment(NamedTuple):
         importance: `None` where importance sampling does not apply.
         shift: what the correction changes, `None` likewise.
         verdict: all of it combined.
+        check: what short chains say, `None` where they were not asked.
+        states: where these chains are, by site `(num, *z_shape)`, if they stand in for draws.
     """
 
     draws: Draws
@@ -36,6 +44,8 @@ class Assessment(NamedTuple):
     importance: Importance | None
     shift: Shift | None
     verdict: Verdict
+    check: MomentCheck | None = None
+    states: dict[str, np.ndarray] | None = None
 
 
 def num_assessment_draws(batch: Batch, dim: int) -> int:
@@ -53,19 +63,57 @@ def assess(
     batch: Batch,
     converged: bool,
     troubles: Sequence[object],
+    num_modes: int = 1,
+    chains: Literal["none", "check", "mend"] = "check",
 ) -> Assessment:
-    """Assesses a full-batch fit."""
+    """Assesses a full-batch fit.
+
+    Args:
+        target: the target.
+        guide: the fitted guide.
+        variables: its parameters and the model's.
+        mutable: the model's mutable state.
+        key: randomness.
+        batch: the data.
+        converged: see `Evidence`.
+        troubles: see `Evidence`.
+        num_modes: see `Evidence`.
+        chains: whether short chains check the guide, and whether they may go on until their
+            states can stand in for its draws.
+    """
     num_draws = num_assessment_draws(batch, target.space.dim)
     draws = weights.draw(target, guide, variables, mutable, key, batch, num_draws)
     elbo, elbo_se = weights.elbo(draws.log_weights)
-    importance = moved = None
     flat = weights.flatten(target.space, draws.z)
-    if np.all(np.ptp(flat, axis=0) > 0):  # a point mass, in whatever coordinate, has no density
-        importance = weights.importance(draws.log_weights)
-        moved = shift(flat, importance.log_weights)
     finite_share = float(np.mean(np.isfinite(draws.log_weights)))
-    verdict = judge(importance, moved, converged, troubles, num_draws, finite_share)
-    return Assessment(draws, elbo, elbo_se, importance, moved, verdict)
+    evidence = Evidence(None, None, None, False, converged, troubles, num_draws, finite_share)
+    if np.any(np.ptp(flat, axis=0) == 0):  # a point mass, in whatever coordinate, has no density
+        return Assessment(draws, elbo, elbo_se, None, None, judge(evidence))
+    importance = weights.importance(draws.log_weights)
+    state = (target, variables, mutable, batch)
+    moved = shift(_own(*state, flat), importance.log_weights)
+    evidence = evidence._replace(importance=importance, shift=moved, num_modes=num_modes)
+    kernel = Kernel(target, batch, variables.model, mutable)
+    checked = None
+    mend = chains == "mend"
+    if chains != "none" and finite_share > 0.5 and target.space.dim <= _CHECK_DIM:
+        checked = check(
+            kernel,
+            flat,
+            importance.log_weights,
+            draws.labels,
+            host_rng(fold_in(key, 1)),
+            functools.partial(_own, *state),
+            CERTIFIED_SHIFT,
+            mend,
+        )
+    found, pool = checked or (None, None)
+    mended = mend and found is not None and found.settled
+    verdict = judge(evidence._replace(check=found, mended=mended))
+    states = None
+    if mended and pool is not None and verdict.status == "corrected":
+        states = weights.split(target.space, pool)
+    return Assessment(draws, elbo, elbo_se, importance, moved, verdict, found, states)
 
 
 def assess_scores(
@@ -73,6 +121,41 @@ def assess_scores(
 ) -> Assessment:
     """Assesses a minibatch fit, where only the ELBO can be estimated without bias."""
     elbo, elbo_se = weights.elbo(log_weights)
-    verdict = judge(None, None, converged, troubles, log_weights.size)
+    evidence = Evidence(None, None, None, False, converged, troubles, log_weights.size)
     nothing = Draws({}, np.zeros(0), np.zeros(0))
-    return Assessment(nothing, elbo, elbo_se, None, None, verdict)
+    return Assessment(nothing, elbo, elbo_se, None, None, judge(evidence))
+
+
+def _own(
+    target: Target,
+    variables: Variables,
+    mutable: dict[str, PyTree],
+    batch: Batch,
+    points: np.ndarray,
+) -> np.ndarray:
+    """Points in the unconstrained coordinates of the model's own centring, `(num, dim)`."""
+    if not batch.centring:
+        return points
+    program = target.program(recentre)
+    plain = batch._replace(centring={})
+    size = weights.block_size(batch, target.space.dim)
+    parts = []
+    for start in range(0, len(points), size):
+        rows = np.minimum(np.arange(start, start + size), len(points) - 1)
+        z = weights.split(target.space, points[rows])
+        parts.append(jax.device_get(program(z, batch, plain, variables.model, mutable)))
+    moved = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return weights.flatten(target.space, moved)[: len(points)]
+
+
+def recentre(
+    target: Target, z: Position, here: Batch, there: Batch, model: PyTree, mutable: PyTree
+) -> Position:
+    """Positions `(num, ...)` in the coordinates of one batch, moved to those of another."""
+
+    def move(z: Position) -> Position:
+        values = target.constrain(z, here, model, mutable)
+        latent = {name: values[name] for name in target.space.names}
+        return target.unconstrain(latent, there, model, mutable)
+
+    return jax.vmap(move)(z)

@@ -51,6 +51,20 @@ def smooth(log_ratios: np.ndarray) -> tuple[np.ndarray, float]:
     return shifted, shape
 
 
+def tail_shape(values: np.ndarray) -> float:
+    """Pareto shape of the upper tail of values `(num,)`, `-inf` where there is none to fit."""
+    size = tail_size(values.size)
+    if size < _MIN_TAIL:
+        return -math.inf
+    tail = np.sort(values)[-size - 1 :]
+    excess = tail[1:] - tail[0]
+    if not excess[-1] > excess[0]:
+        return -math.inf
+    with np.errstate(all="ignore"):
+        shape, _ = _fit(np.maximum(excess, 1e-12 * excess[-1]))
+    return shape
+
+
 def _quantile(levels: np.ndarray, shape: float, scale: float) -> np.ndarray:
     if shape == 0:
         return -scale * np.log1p(-levels)

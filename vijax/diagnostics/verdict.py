@@ -8,18 +8,22 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from vijax.diagnostics.moment_check import MomentCheck
 from vijax.diagnostics.weights import Importance, khat_threshold
 
 Status = Literal["certified", "corrected", "approximate", "failed"]
 
+CERTIFIED_SHIFT = 0.05  # sds of a mean, or log sds: what a certified guide may be wrong by
 _CERTIFIED_KHAT = 0.5  # below it the importance weights have a finite variance
-_MEAN_SHIFT = 0.1  # posterior sds by which correction may move a mean in a certified fit
-_LOG_SD_SHIFT = 0.1  # the same for the log standard deviation
+_SHIFT = 0.1  # by how much importance correction may move a certified guide
 _PLATEAU = 0.01  # weight in the tail below which its shape cannot matter
 _LIGHT_TAIL = 0.05  # the same, for an answer that is corrected
 _LARGE_SHIFT = 0.25  # in sds or log sds: heavy-tailed weights that change so much miss more
 _FINITE_SHARE = 0.99  # draws outside the model's support beyond this are worth a word
 _MIN_ESS = 0.15  # effective share of the draws below which a correction is too noisy
+_WITNESSES = 0.1  # sds by which importance correction and chains may differ
+_NO_VARIANCE = 0.5  # Pareto shape of a coordinate's tail from which it has no variance
+_NOISE = 0.1  # standard error beyond which the states of chains are too few
 
 
 class Shift(NamedTuple):
@@ -39,7 +43,7 @@ class Verdict(NamedTuple):
 
     Attributes:
         status: `"certified"`, the guide's own draws can be used as the posterior's;
-            `"corrected"`, importance-resampled draws can; `"approximate"`, no more is known than
+            `"corrected"`, draws corrected by importance or by chains can; `"approximate"`, no more is known than
             the reasons say; `"failed"`, do not use.
         reasons: the evidence in words.
         advice: the next thing to try, empty when nothing is needed.
@@ -60,73 +64,166 @@ def shift(draws: np.ndarray, log_weights: np.ndarray) -> Shift:
         return Shift((corrected - mean) / sd, 0.5 * np.log(variance / sd**2))
 
 
-def judge(
-    importance: Importance | None,
-    moved: Shift | None,
-    converged: bool,
-    troubles: Sequence[object],
-    num_draws: int,
-    finite_share: float = 1.0,
-) -> Verdict:
-    """Combines the signals; a status is only as good as its weakest one.
+class Evidence(NamedTuple):
+    """What a verdict is made from.
 
-    Args:
+    Attributes:
         importance: importance sampling from the guide, `None` where it makes no sense (a point
             estimate, minibatches).
-        moved: what the correction changes, `None` likewise.
+        shift: what the correction changes, `None` likewise.
+        check: what short chains say, `None` where they cost too much.
+        mended: whether the states of the chains are there to stand in for the guide's draws.
         converged: whether the optimisation ended because nothing was left to gain.
         troubles: non-finite steps.
         num_draws: draws behind `importance`.
         finite_share: share of them with a finite density under the model.
+        num_modes: separate modes that were seen and that the guide does not cover.
     """
-    reasons = [f"non-finite {trouble}" for trouble in troubles]
-    if not converged:
+
+    importance: Importance | None
+    shift: Shift | None
+    check: MomentCheck | None = None
+    mended: bool = False
+    converged: bool = True
+    troubles: Sequence[object] = ()
+    num_draws: int = 4000
+    finite_share: float = 1.0
+    num_modes: int = 1
+
+
+def judge(evidence: Evidence) -> Verdict:
+    """Combines the signals; a status is only as good as its weakest one."""
+    reasons = [f"non-finite {trouble}" for trouble in evidence.troubles]
+    if not evidence.converged:
         reasons.append("the optimisation had not converged")
+    importance, advice = evidence.importance, _advice(evidence)
     if importance is None:
         reasons.append("importance sampling does not apply: accuracy was not judged")
-        return Verdict("approximate", tuple(reasons), "" if converged else "Give it more steps.")
+        return Verdict("approximate", tuple(reasons), advice)
     if not math.isfinite(importance.log_evidence):
         reasons.append("too few draws from the guide have a finite density under the model")
         return Verdict("failed", tuple(reasons), "Check the model near report()'s site, or init=.")
-    assert moved is not None
-    if finite_share < _FINITE_SHARE:
+    if evidence.finite_share < _FINITE_SHARE:
         reasons.append(
-            f"only {100 * finite_share:.0f} % of the guide's draws have a finite density under "
-            "the model"
+            f"only {100 * evidence.finite_share:.0f} % of the guide's draws have a finite density "
+            "under the model"
         )
-    threshold = khat_threshold(num_draws)
-    reasons.append(
-        f"k-hat {importance.khat:.2f} (reliable below {threshold:.2f}), importance ESS "
+    weights, said = _weigh(evidence, importance)
+    chains, answered = _question(evidence)
+    reasons += said + answered
+    if evidence.num_modes > 1:
+        reasons.append(
+            f"{evidence.num_modes} separate modes were seen, and the guide covers one of them"
+        )
+        return Verdict("approximate", tuple(reasons), advice)
+    if weights == "exact" and chains in ("agree", "unasked"):
+        return Verdict("certified", tuple(reasons), "")
+    if evidence.mended and chains in ("agree", "correct", "differ"):
+        reasons.append("draws are the states of these chains")
+        return Verdict("corrected", tuple(reasons), "")
+    if weights is not None and chains in ("agree", "correct", "unasked"):
+        return Verdict("corrected", tuple(reasons), "" if evidence.converged else advice)
+    hopeless = not evidence.converged and importance.khat == math.inf
+    status: Status = "failed" if evidence.finite_share < 0.5 or hopeless else "approximate"
+    return Verdict(status, tuple(reasons), advice)
+
+
+def _weigh(
+    evidence: Evidence, importance: Importance
+) -> tuple[Literal["exact", "usable"] | None, list[str]]:
+    """What the importance weights say: the guide is exact, or they can mend it, or neither."""
+    assert evidence.shift is not None
+    num_draws, khat, threshold = evidence.num_draws, importance.khat, _threshold(evidence)
+    reasons = [
+        f"k-hat {khat:.2f} (reliable below {threshold:.2f}), importance ESS "
         f"{importance.ess:.0f} of {num_draws}"
-    )
+    ]
     light = importance.tail_share < _LIGHT_TAIL and importance.ess > 0.8 * num_draws
     plateau = importance.tail_share < _PLATEAU and importance.ess > 0.9 * num_draws
-    if light and importance.khat >= _CERTIFIED_KHAT:
+    if light and khat >= _CERTIFIED_KHAT:
         reasons.append(
             f"this k-hat is no reason to worry: the largest weights hold "
             f"{100 * importance.tail_share:.1g} % of all weight"
         )
-    if finite_share < 0.5 or (not converged and importance.khat == math.inf):
-        return Verdict("failed", tuple(reasons), _advice(converged))
-    if not (importance.khat < threshold or light) or importance.ess < _MIN_ESS * num_draws:
-        return Verdict("approximate", tuple(reasons), _advice(converged))
-    mean, log_sd = float(np.max(np.abs(moved.mean))), float(np.max(np.abs(moved.log_sd)))
+    if not (khat < threshold or light) or importance.ess < _MIN_ESS * num_draws:
+        return None, reasons
+    mean = float(np.max(np.abs(evidence.shift.mean)))
+    log_sd = float(np.max(np.abs(evidence.shift.log_sd)))
     reasons.append(
         f"importance correction moves means by up to {mean:.2f} sd and sds by up to "
         f"{100 * math.expm1(log_sd):.0f} %"
     )
-    heavy = importance.khat >= _CERTIFIED_KHAT and not light
+    heavy = khat >= _CERTIFIED_KHAT and not light
     if heavy and max(mean, log_sd) > _LARGE_SHIFT:  # as much again may lie beyond all draws
         reasons.append("a correction as large as that cannot be relied on")
-        return Verdict("approximate", tuple(reasons), _advice(converged))
-    small = mean < _MEAN_SHIFT and log_sd < _LOG_SD_SHIFT
-    clean = converged and not troubles and finite_share >= _FINITE_SHARE
-    if (importance.khat < _CERTIFIED_KHAT or plateau) and small and clean:
-        return Verdict("certified", tuple(reasons), "")
-    return Verdict("corrected", tuple(reasons), "" if converged else "Give it more steps.")
+        return None, reasons
+    clean = evidence.converged and not evidence.troubles
+    exact = (khat < _CERTIFIED_KHAT or plateau) and max(mean, log_sd) < _SHIFT and clean
+    exact &= evidence.finite_share >= _FINITE_SHARE
+    return ("exact" if exact else "usable"), reasons
 
 
-def _advice(converged: bool) -> str:
-    if not converged:
+def _question(evidence: Evidence) -> tuple[str, list[str]]:
+    """What the chains say, and why.
+
+    `"unasked"`: there are none. `"silent"`: they have not settled, or there is nothing to settle
+    to. `"agree"`: with the guide. `"correct"`: not with it, but with its importance-corrected
+    moments. `"differ"`: with neither.
+    """
+    check = evidence.check
+    if check is None:
+        return "unasked", []
+    made = f"{check.num_chains} short chains of {check.leaps} gradients each"
+    if not check.settled:
+        why = f"of the change they made {float(check.left.max()):.2f} sd may be still to come"
+        if check.accept < 0.4:
+            why = f"they moved in only {100 * check.accept:.0f} % of their steps"
+        return "silent", [f"{made} have not settled: {why}"]
+    if check.tail.max() > _NO_VARIANCE:
+        heavy = int(np.sum(check.tail > _NO_VARIANCE))
+        return "silent", [
+            f"{made}: {heavy} of {check.tail.size} coordinates have a tail so heavy (Pareto shape "
+            f"{check.tail.max():.2f}) that means and sds may not exist"
+        ]
+    if check.error > _NOISE:
+        return "silent", [f"{made} are too few: standard errors up to {check.error:.2f} sd"]
+    mean, log_sd = float(np.max(np.abs(check.mean))), float(np.max(np.abs(check.log_sd)))
+    reasons = [
+        f"{made} have settled; they put means up to {mean:.2f} sd and sds up to "
+        f"{100 * math.expm1(log_sd):.0f} % from the guide's"
+    ]
+    if check.agrees(CERTIFIED_SHIFT):
+        return "agree", reasons
+    if _concur(evidence, check):
+        return "correct", reasons
+    return "differ", reasons
+
+
+def _concur(evidence: Evidence, check: MomentCheck) -> bool:
+    """Whether importance correction and chains move the guide to the same moments."""
+    assert evidence.shift is not None
+    assert evidence.importance is not None
+    scale = np.exp(-check.log_sd)  # from the guide's sds to the posterior's
+    between = check._replace(
+        mean=check.mean - evidence.shift.mean * scale,
+        log_sd=check.log_sd - evidence.shift.log_sd,
+        mean_se=check.mean_se + evidence.importance.ess**-0.5,
+        log_sd_se=check.log_sd_se + (2 * evidence.importance.ess) ** -0.5,
+    )
+    return between.agrees(_WITNESSES)
+
+
+def _threshold(evidence: Evidence) -> float:
+    return khat_threshold(evidence.num_draws)
+
+
+def _advice(evidence: Evidence) -> str:
+    if evidence.num_modes > 1:
+        return "Fit the modes apart from init= and compare their evidence, or validate with nuts()."
+    if not evidence.converged and evidence.importance is None:
+        return "Give it more steps."
+    if not evidence.converged:
         return "Give it more steps, or a richer guide."
-    return "Try another parameterisation (non-centred), a richer guide, or validate with nuts()."
+    if evidence.importance is None:
+        return ""
+    return "Try guide='auto', another parameterisation, or validate with nuts()."

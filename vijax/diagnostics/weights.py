@@ -31,11 +31,13 @@ class Draws(NamedTuple):
         z: unconstrained draws by site.
         log_p: log density of the target, `(num_draws,)`.
         log_q: log density of the guide, `(num_draws,)`.
+        labels: component of a mixture, `(num_draws,)`, where it is one.
     """
 
     z: dict[str, np.ndarray]
     log_p: np.ndarray
     log_q: np.ndarray
+    labels: np.ndarray | None = None
 
     @property
     def log_weights(self) -> np.ndarray:

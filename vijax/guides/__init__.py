@@ -4,6 +4,7 @@ from vijax.guides.composite import Composite, compose
 from vijax.guides.delta import Delta
 from vijax.guides.laplace import Laplace
 from vijax.guides.low_rank import LowRank
+from vijax.guides.mixture import Mixture
 from vijax.guides.names import NAMES, resolve
 from vijax.guides.normal import FullRank, MeanField
 from vijax.guides.numpyro import adapt, as_numpyro
@@ -16,6 +17,7 @@ __all__ = [
     "Laplace",
     "LowRank",
     "MeanField",
+    "Mixture",
     "adapt",
     "as_numpyro",
     "compose",

@@ -118,11 +118,13 @@ class DenseGaussian(GaussianGuide):
     def host_draws(
         self, params: FullRankParams, space: Space, rng: np.random.Generator, num_draws: int
     ) -> HostDraws:
-        loc, log_scale, lower = (np.asarray(leaf, np.float64) for leaf in params)
-        factor = np.exp(log_scale)[:, None] * (np.tril(lower, -1) + np.eye(loc.size))
+        loc, log_scale, factor = _on_host(params)
         noise = rng.standard_normal((num_draws, loc.size))
-        log_q = -0.5 * np.sum(noise**2, axis=1) - log_scale.sum() - 0.5 * loc.size * _LOG_2PI
-        return HostDraws(loc + noise @ factor.T, log_q)
+        return HostDraws(loc + noise @ factor.T, _host_log_normal(noise, log_scale))
+
+    def host_log_prob(self, params: FullRankParams, space: Space, points: np.ndarray) -> np.ndarray:
+        loc, log_scale, factor = _on_host(params)
+        return _host_log_normal(np.linalg.solve(factor, (points - loc).T).T, log_scale)
 
     def mean(self, params: FullRankParams, space: Space) -> Array:
         return params.loc
@@ -159,6 +161,16 @@ def cholesky_factor(params: FullRankParams) -> Array:
     """The lower Cholesky factor `L` `(dim, dim)` of the covariance."""
     unit = jnp.tril(params.lower, -1) + jnp.eye(params.loc.size, dtype=params.loc.dtype)
     return jnp.exp(params.log_scale)[:, None] * unit
+
+
+def _on_host(params: FullRankParams) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`loc`, `log_scale` and the Cholesky factor in float64."""
+    loc, log_scale, lower = (np.asarray(leaf, np.float64) for leaf in params)
+    return loc, log_scale, np.exp(log_scale)[:, None] * (np.tril(lower, -1) + np.eye(loc.size))
+
+
+def _host_log_normal(noise: np.ndarray, log_scale: np.ndarray) -> np.ndarray:
+    return -0.5 * np.sum(noise**2, axis=1) - log_scale.sum() - 0.5 * noise.shape[1] * _LOG_2PI
 
 
 def _log_normal(noise: Array, log_scale: Array) -> Array:

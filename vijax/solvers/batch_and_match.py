@@ -115,7 +115,15 @@ class BatchAndMatch(Solver):
         params = to_params(variables.guide, result.gaussian)
         solved = Variables(params, variables.model)
         losses = tuple(float(-elbo) for elbo in result.elbos)
-        return Solution(solved, result.reason, result.converged, kernel.points, losses)
+        others = () if result.start is None else result.start.other_modes(result.elbo)
+        return Solution(
+            solved,
+            result.reason,
+            result.converged,
+            kernel.points,
+            losses,
+            tuple(to_params(variables.guide, other) for other in others),
+        )
 
     def run(
         self, kernel: Kernel, rng: np.random.Generator, gaussian: Gaussian

@@ -29,6 +29,7 @@ from vijax.solvers.lbfgs import LBFGS
 from vijax.solvers.paths import NO_START, Path, finite_starts
 from vijax.solvers.scoring import Scored, finalists, score, shortlist
 
+_NEGLIGIBLE = 10.0  # nats below the best, and one a dimension for crude covariances
 _FINALISTS = 3  # candidates per path scored a second time
 
 
@@ -82,6 +83,26 @@ class PathfinderResult(NamedTuple):
         home = self.basins[self.best_path]
         basins = self.basins[self.contender_paths]
         return np.flatnonzero((basins != home) | (basins < 0))
+
+    def other_modes(self, elbo: float) -> list[Gaussian]:
+        """The best contender in every basin but the best path's that may hold some mass.
+
+        Args:
+            elbo: what has been reached; contenders far below it have none.
+        """
+        if self.contenders is None or self.num_modes < 2:
+            return []
+        level = min(elbo, self.contender_elbos.max()) - _NEGLIGIBLE - self.contenders.mean.shape[1]
+        basins = self.basins[self.contender_paths]
+        found = []
+        for basin in range(self.num_modes):
+            members = np.flatnonzero(basins == basin)
+            if basin == self.basins[self.best_path] or members.size == 0:
+                continue
+            best = int(members[np.argmax(self.contender_elbos[members])])
+            if self.contender_elbos[best] > level:
+                found.append(self.contenders.dense(best))
+        return found
 
     @property
     def reason(self) -> str:

@@ -1,0 +1,92 @@
+"""How far each hierarchical site should be centred: learned from a fit, and moved to.
+
+For a prior of precision `1 / s^2` and data that add the precision `p`, the value given all else
+has the variance `v = 1 / (p + 1 / s^2)`, and in the coordinate of weight `c = p v = 1 - v / s^2` its
+spread no longer depends on `s`: the funnel is gone. A Gaussian fit knows `v`, the inverse of the
+diagonal of its precision. Source: A general framework for the parametrization of hierarchical
+models, Papaspiliopoulos, Roberts, Skold, 2007.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from vijax import _draws
+from vijax._contracts import Batch, PyTree, Target, Variables
+from vijax._keys import fold_in, host_rng
+from vijax._problem import Problem
+from vijax.diagnostics import weights
+from vijax.diagnostics.assess import recentre
+from vijax.solvers.conversion import from_params, to_params
+from vijax.solvers.gaussian import from_moments
+
+ROUNDS = 2
+_ENOUGH = 0.1  # change of a weight below which a new fit is not worth it
+_DRAWS = 500  # fewest that a Gaussian is moved with
+
+Weights = dict[str, np.ndarray]
+
+
+def zeros(target: Target) -> Weights:
+    """All hierarchical sites non-centred: the one start without a runaway mode."""
+    shapes = {site.name: site.z_shape for site in target.space.sites}
+    return {name: np.zeros(shapes[name], np.float32) for name in target.hierarchical}
+
+
+def with_weights(problem: Problem, centring: Weights) -> Batch:
+    """The problem's data with these weights."""
+    return problem.batch._replace(centring=jax.device_put(centring))
+
+
+def learned(
+    problem: Problem, variables: Variables, mutable: dict[str, PyTree]
+) -> tuple[Problem, Variables] | None:
+    """The problem in better coordinates and the fitted Gaussian there; `None` if they are alike.
+
+    Args:
+        problem: in coordinates with weights.
+        variables: a Gaussian fitted there.
+        mutable: the model's mutable state.
+    """
+    space, old = problem.target.space, jax.device_get(problem.batch.centring)
+    gaussian = from_params(variables.guide)
+    draws = gaussian.at(
+        host_rng(fold_in(problem.key, 6)).standard_normal((max(_DRAWS, 10 * space.dim), space.dim))
+    )
+    z = weights.split(space, draws)
+    log_scales = _blockwise(problem, _log_scales, z, problem.batch, variables.model, mutable)
+    inverse = np.linalg.inv(gaussian.factor)
+    conditional = -np.log(np.sum(inverse**2, axis=0))  # log variance given all else
+    log_v = weights.split(space, conditional[None])
+    new = {}
+    for name, weight in old.items():
+        spread = np.median(log_scales[name], axis=0)
+        share = -np.expm1(np.minimum(log_v[name][0] - 2 * weight * spread, 0.0))
+        new[name] = np.clip(np.nan_to_num(share), 0.0, 1.0).astype(np.float32)
+    if all(np.max(np.abs(new[name] - old[name]), initial=0.0) < _ENOUGH for name in new):
+        return None
+    there = with_weights(problem, new)
+    moved = _blockwise(problem, recentre, z, problem.batch, there, variables.model, mutable)
+    flat = weights.flatten(space, moved)
+    flat = flat[np.isfinite(flat).all(axis=1)]
+    if len(flat) < 4 * space.dim:
+        return None
+    found = from_moments(flat.mean(0), np.cov(flat, rowvar=False).reshape(space.dim, -1))
+    if found is None:
+        return None
+    params = to_params(variables.guide, found)
+    return dataclasses.replace(problem, batch=there), Variables(params, variables.model)
+
+
+def _log_scales(target: Target, z: Any, batch: Batch, model: PyTree, mutable: PyTree) -> Any:
+    return jax.vmap(lambda one: target.log_scales(one, batch, model, mutable))(z)
+
+
+def _blockwise(problem: Problem, function: Any, z: Any, *rest: Any) -> dict[str, np.ndarray]:
+    program = problem.target.program(function)
+    size = weights.block_size(problem.batch, problem.target.space.dim)
+    return _draws.blocks(lambda part, _: program(part, *rest), z, size)

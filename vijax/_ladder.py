@@ -1,0 +1,212 @@
+"""The ladder behind `guide="auto"`: from the cheapest guide upwards, for as long as it pays.
+
+A rung starts from the best answer so far and is kept if its ELBO is better by more than two
+standard errors. The climb ends where the importance weights find nothing to object to, where time
+is up, or at the top. Short chains then judge the answer, and mend its draws where they can.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from vijax import _centring
+from vijax._contracts import PyTree, Solution, Variables
+from vijax._history import Attempt
+from vijax._keys import fold_in
+from vijax._problem import Problem
+from vijax._progress import Progress
+from vijax.diagnostics.assess import Assessment, assess
+from vijax.guides import Mixture
+from vijax.guides.mixture import MixtureParams
+from vijax.solvers import BatchAndMatch, default_solver
+
+_WEIGHT = 1e-3  # share of the evidence below which a mode is left out
+
+
+class Candidate(NamedTuple):
+    """An answer: the problem with its guide and coordinates, its solution, what weights say."""
+
+    problem: Problem
+    solution: Solution
+    assessment: Assessment
+
+
+class Climb(NamedTuple):
+    """Where a climb starts.
+
+    Attributes:
+        problem: with the guide of the first rung.
+        variables: to start from.
+        mutable: the model's mutable state.
+    """
+
+    problem: Problem
+    variables: Variables
+    mutable: dict[str, PyTree]
+
+    def candidate(self, problem: Problem, solution: Solution) -> Candidate:
+        """A solution with what the importance weights say of it."""
+        return Candidate(problem, solution, judge(problem, solution, self.mutable, "none"))
+
+
+Rung = Callable[[Climb, "Candidate | None"], "Candidate | None"]
+
+
+def judge(
+    problem: Problem, solution: Solution, mutable: dict[str, PyTree], chains: str
+) -> Assessment:
+    """Assesses a solution of a problem; see `vijax.diagnostics.assess.assess`."""
+    return assess(
+        problem.target,
+        problem.guide,
+        solution.variables,
+        mutable,
+        fold_in(problem.key, 5),
+        problem.batch,
+        solution.converged,
+        (),
+        num_modes=1 + len(solution.alternatives),
+        chains=chains,  # type: ignore[arg-type]
+    )
+
+
+def gaussian(climb: Climb, best: Candidate | None) -> Candidate | None:
+    """One Gaussian; where there are hierarchical sites, with all of them non-centred."""
+    problem = climb.problem
+    hierarchical = problem.target.hierarchical
+    if hierarchical and not problem.batch.centring:
+        batch = _centring.with_weights(problem, _centring.zeros(problem.target))
+        problem = dataclasses.replace(problem, batch=batch)
+    solver = default_solver(problem.guide)
+    assert solver is not None
+    state = (problem.target, problem.guide, climb.variables, problem.batch)
+    return climb.candidate(problem, solver.solve(fold_in(problem.key, 4), *state))
+
+
+def centring(climb: Climb, best: Candidate | None) -> Candidate | None:
+    """Hierarchical sites centred as far as their data determine them."""
+    if best is None or not best.problem.batch.centring or climb.problem.batch.centring:
+        return None
+    for round_ in range(_centring.ROUNDS):
+        moved = _centring.learned(best.problem, best.solution.variables, climb.mutable)
+        if moved is None:
+            break
+        problem, variables = moved
+        solver = BatchAndMatch(start=None)
+        key = fold_in(problem.key, 40 + round_)
+        solution = solver.solve(key, problem.target, problem.guide, variables, problem.batch)
+        found = climb.candidate(problem, solution)
+        if not better(found, best):
+            return found if round_ == 0 else best
+        best = found
+    return best
+
+
+def modes(climb: Climb, best: Candidate | None) -> Candidate | None:
+    """A mixture of the separate modes that hold some of the evidence."""
+    if best is None or not best.solution.alternatives:
+        return None
+    problem, found = best.problem, [best]
+    for i, params in enumerate(best.solution.alternatives):
+        start = Variables(params, best.solution.variables.model)
+        solver = BatchAndMatch(start=None)
+        key = fold_in(problem.key, 50 + i)
+        solution = solver.solve(key, problem.target, problem.guide, start, problem.batch)
+        found.append(climb.candidate(problem, solution))
+    evidence = np.array([_log_evidence(one) for one in found])
+    weights = np.exp(evidence - evidence.max())
+    kept = [i for i in np.argsort(-weights) if weights[i] > _WEIGHT * weights.sum()]
+    if len(kept) == 1:
+        one = found[kept[0]]
+        return one._replace(solution=one.solution._replace(alternatives=()))
+    guides = tuple(problem.guide for _ in kept)
+    logits = jax.device_put(evidence[kept].astype(np.float32) - np.float32(evidence.max()))
+    params = MixtureParams(logits, tuple(found[i].solution.variables.guide for i in kept))
+    solution = Solution(
+        Variables(params, best.solution.variables.model),
+        f"a mixture of {len(kept)} separate modes; {best.solution.reason}",
+        all(found[i].solution.converged for i in kept),
+        sum(one.solution.evaluations for one in found),
+        best.solution.losses,
+    )
+    return climb.candidate(dataclasses.replace(problem, guide=Mixture(guides)), solution)
+
+
+# In order. A rung answers `None` where it does not apply.
+RUNGS: dict[str, Rung] = {"gaussian": gaussian, "centring": centring, "modes": modes}
+
+
+def climb(
+    problem: Problem,
+    variables: Variables,
+    mutable: dict[str, PyTree],
+    max_seconds: float | None,
+    bar: Progress,
+) -> tuple[Candidate, tuple[Attempt, ...]]:
+    """Climbs from a guide that has a direct solver; see the module."""
+    began = time.perf_counter()
+    start = Climb(problem, variables, mutable)
+    best: Candidate | None = None
+    history: list[Attempt] = []
+    for name, rung in RUNGS.items():
+        if best is not None and _content(best):
+            break
+        since = time.perf_counter()
+        if best is not None and max_seconds is not None and since - began > max_seconds:
+            break
+        bar.note(name)
+        found = rung(start, best)
+        if found is None:
+            continue
+        kept = best is None or better(found, best) or _settles(found, best)
+        history.append(_attempt(name, found, kept, time.perf_counter() - since))
+        best = found if kept else best
+    assert best is not None
+    bar.note("chains")
+    judged = judge(best.problem, best.solution, mutable, "mend")
+    return best._replace(assessment=judged), tuple(history)
+
+
+def better(one: Candidate, other: Candidate) -> bool:
+    """Whether the ELBO of one is higher by more than two standard errors."""
+    new, old = one.assessment, other.assessment
+    if not math.isfinite(old.elbo):
+        return math.isfinite(new.elbo)
+    return new.elbo - old.elbo > 2 * math.hypot(new.elbo_se, old.elbo_se)
+
+
+def _content(best: Candidate) -> bool:
+    return best.assessment.verdict.status == "certified"
+
+
+def _settles(found: Candidate, best: Candidate) -> bool:
+    """Whether the same answer is now known to be all there is: other modes hold nothing."""
+    same = found.solution.variables is best.solution.variables
+    return same and len(found.solution.alternatives) < len(best.solution.alternatives)
+
+
+def _log_evidence(candidate: Candidate) -> float:
+    importance = candidate.assessment.importance
+    return -math.inf if importance is None else importance.log_evidence
+
+
+def _attempt(rung: str, found: Candidate, kept: bool, seconds: float) -> Attempt:
+    assessment = found.assessment
+    khat = math.nan if assessment.importance is None else assessment.importance.khat
+    return Attempt(
+        rung,
+        type(found.problem.guide).__name__,
+        assessment.elbo,
+        assessment.elbo_se,
+        khat,
+        assessment.verdict.status,
+        kept,
+        seconds,
+    )

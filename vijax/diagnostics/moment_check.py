@@ -1,0 +1,194 @@
+"""Checks a guide's moments, and mends its draws, by many short Markov chains that start at them.
+
+Importance weights see only where the guide puts its draws; chains walk out of there. Where they
+forget their starts and their moments agree with the guide's, two independent witnesses say the
+same. Where they forget their starts and disagree, their states are better draws than the guide's.
+Source: Targeted Accuracy Diagnostics for Variational Approximations, Wang, Kasprzak, Huggins, 2023.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from vijax._kernel import Floats, Kernel
+from vijax.diagnostics import chains as markov
+from vijax.diagnostics import psis
+from vijax.diagnostics.chains import Chains
+
+_NUM_CHAINS = 256
+_ADAPT, _KEEP = 6, 8  # iterations of the first round, before and while states are kept
+_ROUNDS = 6  # at most, each as long as all before it
+_LEFT = 0.05  # sds or log sds of change still to come that a settled chain may have
+_ERROR = 0.03  # standard error of a mean in sds, of a log sd likewise, that mended draws aim at
+_ACCEPT = 0.4  # lowest acceptance rate of chains that can be believed
+_DENSE_DIM = 1000  # above, momenta are scaled coordinate by coordinate
+_ELEMENTS = 2**31  # points times data elements that a check may cost
+_POINTS = 400_000  # points that mending may cost however small the data
+
+
+class MomentCheck(NamedTuple):
+    """What short chains say about a guide, by coordinate `(dim,)` where not said otherwise.
+
+    Attributes:
+        mean: mean of the chains less the guide's, in posterior standard deviations.
+        log_sd: log standard deviation of the chains less the guide's.
+        mean_se: standard error of the chains' mean, in standard deviations.
+        log_sd_se: standard error of their log standard deviation.
+        left: change still to come, in sds of a mean or in log sds whichever is larger, judged
+            from what the chains remember of their starts.
+        tail: Pareto shape of the heavier tail of the states: from 0.5 there is no variance.
+        accept: acceptance rate, a number.
+        num_chains: a number.
+        leaps: gradient evaluations per chain.
+    """
+
+    mean: Floats
+    log_sd: Floats
+    mean_se: Floats
+    log_sd_se: Floats
+    left: Floats
+    tail: Floats
+    accept: float
+    num_chains: int
+    leaps: int
+
+    @property
+    def settled(self) -> bool:
+        """Whether the chains have forgotten their starts as far as it matters."""
+        return self.accept > _ACCEPT and float(self.left.max(initial=0.0)) < _LEFT
+
+    @property
+    def error(self) -> float:
+        """The largest standard error."""
+        return float(max(self.mean_se.max(initial=0.0), self.log_sd_se.max(initial=0.0)))
+
+    def agrees(self, tolerance: float) -> bool:
+        """Whether all moments of the guide are within `tolerance`, errors allowed for."""
+        worst = 2 + math.sqrt(2 * math.log(2 * self.mean.size))  # the largest of so many
+        return bool(
+            np.all(np.abs(self.mean) < tolerance + worst * self.mean_se)
+            and np.all(np.abs(self.log_sd) < tolerance + worst * self.log_sd_se)
+            and self.error < tolerance
+        )
+
+
+def affordable(kernel: Kernel) -> int:
+    """Points that a check of this target may evaluate."""
+    return min(_POINTS, _ELEMENTS // kernel.num_elements)
+
+
+def check(
+    kernel: Kernel,
+    draws: Floats,
+    log_weights: Floats,
+    labels: np.ndarray | None,
+    rng: np.random.Generator,
+    own: Callable[[Floats], Floats],
+    tolerance: float,
+    mend: bool,
+) -> tuple[MomentCheck, Floats] | None:
+    """Runs chains until they have settled or cost too much.
+
+    Args:
+        kernel: the compiled log density and gradient.
+        draws: the guide's `(num_draws, dim)`.
+        log_weights: normalised, `(num_draws,)`: the starts are resampled by them.
+        labels: the modes that the draws belong to, `(num_draws,)`: no chain is expected to leave
+            its own.
+        rng: source of randomness.
+        own: from the kernel's coordinates to those that moments are compared in.
+        tolerance: the guide is checked no further once it agrees to this.
+        mend: whether to go on where it does not, until the states can replace its draws.
+
+    Returns:
+        The check and the states `(num, dim)`, in no particular order; `None` where nothing is
+        affordable or no chain can start.
+    """
+    budget = affordable(kernel)
+    num = min(_NUM_CHAINS, budget // 64)  # as many as can make some leaps each
+    if num < 64 or len(draws) < num:
+        return None
+    levels = (np.arange(num) + rng.random(num)) / num
+    rows = np.searchsorted(np.cumsum(np.exp(log_weights)), levels)
+    rows = np.minimum(rows, len(draws) - 1)
+    modes = np.zeros(num, int) if labels is None else labels[rows]
+    factor = _scale(draws, log_weights)
+    with np.errstate(all="ignore"):
+        state = markov.begin(kernel, draws[rows], modes)
+        if len(state.states) < num // 2:
+            return None
+        iterations = _KEEP
+        state = markov.advance(kernel, factor, state, rng, _ADAPT, adapt=True)
+        for _ in range(_ROUNDS):
+            state = markov.advance(kernel, factor, state, rng, iterations, adapt=False)
+            found = _compare(state, draws, own)
+            done = found.settled and (found.agrees(tolerance) or found.error < _ERROR)
+            if done or not (mend or found.settled):
+                break
+            if (2 * state.leaps + 8) * num > budget:
+                break
+            if not found.settled:  # what was kept still shows the starts: begin again from here
+                pooled = state.kept.reshape(-1, kernel.dim)
+                if len(pooled) > 10 * kernel.dim:
+                    factor = _scale(pooled, np.full(len(pooled), -math.log(len(pooled))))
+                state = markov.advance(kernel, factor, state, rng, iterations, adapt=True)
+                state = state._replace(kept=state.kept[:0])
+            iterations *= 2
+    pool = state.kept.reshape(-1, kernel.dim)
+    return found, pool[rng.permutation(len(pool))]
+
+
+def _scale(points: Floats, log_weights: Floats) -> Floats:
+    """A square root of the covariance of weighted points, or their sds."""
+    weights = np.exp(log_weights)
+    dim = points.shape[1]
+    if 1 / np.sum(weights**2) < 10 * min(dim, 100):  # too few to tell a covariance from
+        weights = np.full(len(points), 1 / len(points))
+    centred = points - weights @ points
+    sd = np.sqrt(weights @ centred**2)
+    sd = np.where(sd > 0, sd, 1.0)
+    if dim > _DENSE_DIM or len(points) < 4 * dim:
+        return sd
+    whitened = centred / sd
+    correlation = (whitened * weights[:, None]).T @ whitened
+    try:
+        return sd[:, None] * np.linalg.cholesky(correlation + 1e-6 * np.eye(dim))
+    except np.linalg.LinAlgError:
+        return sd
+
+
+def _compare(state: Chains, draws: Floats, own: Callable[[Floats], Floats]) -> MomentCheck:
+    """The moments of the kept states against those of the guide's draws and of the starts."""
+    shape = state.kept.shape
+    kept = own(state.kept.reshape(-1, shape[2])).reshape(shape)
+    here = state._replace(kept=kept, starts=own(state.starts), states=own(state.states))
+    found = markov.moments(here)
+    guide = own(draws)
+    mean, sd = guide.mean(0), guide.std(0)
+    before, spread = here.starts.mean(0), here.starts.std(0)
+    noise = math.sqrt(2 * math.log(4 * shape[2]) / shape[1])  # largest correlation by chance
+    memory = np.maximum(found.memory - noise, 0.0)
+    change = np.maximum(np.abs(found.mean - before) / found.sd, np.abs(np.log(found.sd / spread)))
+    return MomentCheck(
+        mean=(found.mean - mean) / found.sd,
+        log_sd=np.log(found.sd / sd),
+        mean_se=found.mean_se / found.sd,
+        log_sd_se=found.log_sd_se,
+        left=np.where(memory < 0.9, memory / (1 - memory), 10.0) * np.maximum(change, 0.05),
+        tail=tail_shapes(kept.reshape(-1, shape[2])),
+        accept=state.accept,
+        num_chains=shape[1],
+        leaps=state.leaps,
+    )
+
+
+def tail_shapes(points: Floats) -> Floats:
+    """Pareto shape of the heavier of the two tails of every coordinate, `(dim,)`."""
+    middle = np.median(points, axis=0)
+    return np.array(
+        [max(psis.tail_shape(column), psis.tail_shape(-column)) for column in (points - middle).T]
+    )

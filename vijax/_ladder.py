@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from vijax import _centring
-from vijax._contracts import PyTree, Solution, Variables
+from vijax._contracts import DensityGuide, PyTree, Solution, Variables
 from vijax._history import Attempt
 from vijax._keys import fold_in
 from vijax._problem import Problem
@@ -126,6 +126,7 @@ def modes(climb: Climb, best: Candidate | None) -> Candidate | None:
     if len(kept) == 1:
         one = found[kept[0]]
         return one._replace(solution=one.solution._replace(alternatives=()))
+    assert isinstance(problem.guide, DensityGuide)
     guides = tuple(problem.guide for _ in kept)
     logits = jax.device_put(evidence[kept].astype(np.float32) - np.float32(evidence.max()))
     params = MixtureParams(logits, tuple(found[i].solution.variables.guide for i in kept))

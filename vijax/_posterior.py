@@ -87,7 +87,8 @@ class Posterior:
         """How far the answer can be trusted.
 
         `"certified"`: use the guide's draws; `"corrected"`: draws are corrected by default, by
-        importance resampling or by short chains; `"approximate"`: no guarantee; `"failed"`: do not use. `report()` says why.
+        importance resampling or by short chains; `"approximate"`: no guarantee; `"failed"`: do
+        not use. `report()` says why.
         """
         return self.assessment.verdict.status
 

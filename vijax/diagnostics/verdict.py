@@ -43,8 +43,8 @@ class Verdict(NamedTuple):
 
     Attributes:
         status: `"certified"`, the guide's own draws can be used as the posterior's;
-            `"corrected"`, draws corrected by importance or by chains can; `"approximate"`, no more is known than
-            the reasons say; `"failed"`, do not use.
+            `"corrected"`, draws corrected by importance or by chains can; `"approximate"`, no
+            more is known than the reasons say; `"failed"`, do not use.
         reasons: the evidence in words.
         advice: the next thing to try, empty when nothing is needed.
     """

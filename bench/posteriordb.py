@@ -90,7 +90,7 @@ def _speeds(results: dict[str, Any]) -> dict[str, float]:
         ours = table.median(found.get(_OURS, []), "seconds")
         for method, rows in found.items():
             seconds = table.median(rows, "seconds")
-            if method != _OURS and np.isfinite(ours) and np.isfinite(seconds):
+            if method != _OURS and ours and seconds:
                 logs.setdefault(method, []).append(np.log(seconds / ours))
     return {method: float(np.exp(np.mean(of))) for method, of in logs.items()}
 

@@ -36,13 +36,24 @@ def summary(results: dict[str, dict[str, Rows]], found: dict[str, Any]) -> None:
     for method in names:
         rows = [row for of in results.values() for row in of[method] if "worst" in row]
         total = sum(len(of[method]) for of in results.values())
-        errors = [
-            np.sqrt(np.mean([row[key] ** 2 for row in rows] or [math.nan])) for key in _ERRORS
-        ]
-        worst = max((row["worst"] for row in rows), default=math.nan)
-        speed = found["geometric means of times"].get(method, 1.0)
-        lines.append((method, f"{len(rows)}/{total}", *map(_number, [*errors, worst, speed])))
-    header = ("method", "answers", "mean error", "log sd error", "worst", "times vijax auto's time")
+        errors = [_mean_square(rows, key) for key in _ERRORS]
+        worst = float(np.max([row["worst"] for row in rows])) if rows else None
+        right = sum(row["worst"] <= TOLERANCE for row in rows)
+        speed = found["geometric means of times"].get(method)
+        lines.append(
+            (method, f"{len(rows)}/{total}", right, *map(_number, [*errors, worst, speed]))
+        )
+    header = (
+        *(
+            "method",
+            "answers",
+            f"none off by {TOLERANCE} sd",
+            "mean error",
+            "log sd error",
+            "worst",
+        ),
+        "time over vijax auto's",
+    )
     markdown(header, lines)
     wrong = found["untrue statuses"]
     print(f"\nerrors over {TOLERANCE} sd under a status of certified or corrected: {len(wrong)}")
@@ -69,10 +80,10 @@ def dim(found: dict[str, Rows]) -> int | str:
     return next((row["d"] for rows in found.values() for row in rows if "d" in row), "?")
 
 
-def median(rows: Rows, key: str) -> float:
-    """Over the runs that came to an end; NaN without any."""
+def median(rows: Rows, key: str) -> float | None:
+    """Over the runs that have one; `None` without any."""
     values = [row[key] for row in rows if row.get(key) is not None]
-    return float(np.median(values)) if values else math.nan
+    return float(np.median(values)) if values else None
 
 
 def markdown(header: Sequence[str], lines: Sequence[Sequence[Any]]) -> None:
@@ -101,5 +112,14 @@ def _true(row: dict[str, Any]) -> bool:
     return truthful(row["status"], row["worst"])
 
 
-def _number(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.3f}"
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    if abs(value) >= 1000:
+        return f"{value:.3g}"
+    return f"{value:.3f}" if abs(value) < 0.1 else f"{value:.2f}"
+
+
+def _mean_square(rows: Rows, key: str) -> float | None:
+    """The root of it."""
+    return float(np.sqrt(np.mean([row[key] ** 2 for row in rows]))) if rows else None

@@ -53,10 +53,17 @@ def interleaved(
     return seconds
 
 
-def in_fresh_process(module: str, *args: str) -> dict[str, Any]:
-    """What `python -m module args` prints as JSON on its last line."""
+def in_fresh_process(module: str, *args: str, timeout: float | None = None) -> dict[str, Any]:
+    """What `python -m module args` prints as JSON on its last line.
+
+    Raises:
+        RuntimeError: it failed.
+        subprocess.TimeoutExpired: it took longer than `timeout` seconds and was ended.
+    """
     command = [sys.executable, "-m", module, *args]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=Path(__file__).parents[1], timeout=timeout
+    )
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.splitlines()[-1])

@@ -1,0 +1,99 @@
+"""Fifteen posteriors with reference draws: how long, how accurate, is the status true?
+
+Every method runs on every posterior in a fresh process, one process at a time. Errors are those of
+the draws that a method hands out by default, against 5,000 reference draws, in reference sds.
+`--hard` takes posteriors that are known to be difficult, `--check` validates the models.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import _report
+from bench.posteriors import check, hard, load, table
+from bench.posteriors.methods import METHODS
+
+_OURS = "vijax auto"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=load.DATA, help="folder of the posteriors")
+    parser.add_argument("--posteriors", nargs="+", metavar="NAME", help="some, or parts of names")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, help="some of the methods")
+    parser.add_argument("--device", choices=("cpu", "gpu"), help="JAX's choice by default")
+    parser.add_argument("--repeats", type=int, default=1, help="runs of each, with other seeds")
+    parser.add_argument("--timeout", type=float, default=600.0, help="seconds a run may take")
+    parser.add_argument("--hard", action="store_true", help="difficult posteriors instead")
+    parser.add_argument(
+        "--check", action="store_true", help="validate the models, run no benchmark"
+    )
+    options = parser.parse_args()
+    if not options.hard and not options.data.is_dir():
+        print(f"skipped: no data at {options.data}; name their folder with --data DIR")
+        return
+    names = _chosen(list(hard.CASES if options.hard else load.MODELS), options.posteriors)
+    if options.check:
+        sys.exit(0 if check.run(names, options.data) else "--check: see WRONG above")
+    methods = options.methods or ([_OURS] if options.hard else list(METHODS))
+    results: dict[str, Any] = {}
+    for name in names:
+        results[name] = {method: _runs(method, name, options) for method in methods}
+        print(f"\n{name}, d = {table.dim(results[name])}\n")
+        table.methods(results[name])
+    summary = {
+        "posteriors": results,
+        "geometric means of times": _speeds(results),
+        "untrue statuses": table.untrue(results),
+    }
+    table.summary(results, summary)
+    if options.posteriors is None and options.methods is None:
+        device = f"_{options.device}" if options.device else ""
+        _report.save(f"posteriordb{'_hard' if options.hard else ''}{device}", summary)
+
+
+def _chosen(names: list[str], parts: list[str] | None) -> list[str]:
+    found = [name for name in names if parts is None or any(part in name for part in parts)]
+    if not found:
+        sys.exit(f"--posteriors: none of {parts} is part of a name in {', '.join(names)}")
+    return found
+
+
+def _runs(method: str, name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row a repeat; a run that goes wrong is a row that says so."""
+    rows = []
+    for seed in range(options.repeats):
+        args = ["--seed", str(seed), "--data", str(options.data)]
+        args += ["--device", options.device] if options.device else []
+        try:
+            row = _report.in_fresh_process(
+                "bench.posteriors.worker", method, name, *args, timeout=options.timeout
+            )
+        except subprocess.TimeoutExpired:
+            row = {"failed": f"took longer than {options.timeout:g} s"}
+        except RuntimeError as error:
+            row = {"failed": str(error).strip().splitlines()[-1]}
+        rows.append(row)
+    return rows
+
+
+def _speeds(results: dict[str, Any]) -> dict[str, float]:
+    """Geometric mean over posteriors of a method's seconds over those of `vijax auto`."""
+    logs: dict[str, list[float]] = {}
+    for found in results.values():
+        ours = table.median(found.get(_OURS, []), "seconds")
+        for method, rows in found.items():
+            seconds = table.median(rows, "seconds")
+            if method != _OURS and ours and seconds:
+                logs.setdefault(method, []).append(np.log(seconds / ours))
+    return {method: float(np.exp(np.mean(of))) for method, of in logs.items()}
+
+
+if __name__ == "__main__":
+    main()

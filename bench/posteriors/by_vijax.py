@@ -1,0 +1,18 @@
+"""vijax, with the draws that it hands out by default."""
+
+from __future__ import annotations
+
+import math
+
+import vijax
+from bench.posteriors.answer import Answer
+from bench.posteriors.case import Case
+
+_DRAWS = 4000
+
+
+def run(case: Case, guide: str, seed: int) -> Answer:
+    posterior = vijax.fit(case.model, *case.args, guide=guide, rng_key=seed, progress_bar=False)
+    draws = posterior.sample(seed + 1, num_draws=_DRAWS)
+    khat = None if math.isnan(posterior.khat) else posterior.khat
+    return Answer(draws, posterior.target.space.dim, posterior.status, khat)

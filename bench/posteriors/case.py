@@ -1,0 +1,24 @@
+"""What a method is given, and what its draws are held against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Case(NamedTuple):
+    """A model with its arguments and draws of the right answer.
+
+    Attributes:
+        model: a NumPyro model function.
+        args: its positional arguments.
+        reference: draws of the posterior by site, `(num_draws, *shape)`; only these are scored.
+        robust: score medians and quartiles, where moments do not exist or are hard to estimate.
+    """
+
+    model: Callable[..., Any]
+    args: tuple[Any, ...]
+    reference: dict[str, np.ndarray]
+    robust: bool = False

@@ -1,0 +1,85 @@
+"""Whether the models are right, and whether the reference draws are draws of them.
+
+Two checks, in double precision. The log density of the model may differ from `log_densities` by a
+constant alone. And Stein's identities must hold: with `g` the gradient of the log density in
+unconstrained space, `E[g] = 0` and `E[z_i g_i] = -1` for every coordinate, within five standard
+errors of the reference draws. They fail wherever draws and model are not each other's, save for the
+weights of modes that are far apart.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import numpy as np
+from numpyro.infer.util import log_density, potential_energy, unconstrain_fn
+
+from bench.posteriors import hard, load, table
+from bench.posteriors.case import Case
+from bench.posteriors.log_densities import LOG_DENSITIES
+
+_DRAWS = 5000
+_POINTS = 20  # draws at which log densities are compared
+_NATS = 0.01  # beyond rounding of the data to single precision
+_ERRORS = 5.0  # standard errors
+
+
+def run(names: list[str], folder: Path) -> bool:
+    """Prints a line for every posterior; whether all is well."""
+    jax.config.update("jax_enable_x64", True)
+    lines, good = [], True
+    for name in names:
+        ours = name in load.MODELS
+        case = load.load(name, folder) if ours else hard.CASES[name]()
+        values = {site: draws[:_DRAWS] for site, draws in latent(case.reference, name).items()}
+        spread = _spread(case, values, name, folder) if ours else 0.0
+        errors = stein(case, values)
+        fine = spread < _NATS and errors < _ERRORS
+        good = good and fine
+        gap = f"{spread:.1g}" if ours else ""
+        lines.append((name, gap, f"{errors:.1f}", "ok" if fine else "WRONG"))
+    header = ("posterior", "range of log density differences", "Stein, standard errors", "")
+    table.markdown(header, lines)
+    return good
+
+
+def latent(reference: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+    """Latent sites behind the reference draws, which may be deterministics."""
+    if name != "eight_schools-eight_schools_noncentered":
+        return reference
+    mu, tau, theta = (reference[site] for site in ("mu", "tau", "theta"))
+    return {"mu": mu, "tau": tau, "theta_trans": (theta - mu[:, None]) / tau[:, None]}
+
+
+def stein(case: Case, values: dict[str, np.ndarray]) -> float:
+    """The largest deviation from Stein's identities, in standard errors."""
+
+    def one(draw):
+        z = unconstrain_fn(case.model, case.args, {}, draw)
+        force = jax.grad(lambda at: -potential_energy(case.model, case.args, {}, at))(z)
+        return z, force
+
+    z, force = (_flat(tree) for tree in jax.jit(jax.vmap(one))(values))
+    kept = np.isfinite(z).all(1) & np.isfinite(force).all(1)  # single precision reaches an edge
+    z, force = z[kept], force[kept]
+    terms = np.concatenate([force, (z - z.mean(0)) * force + 1], axis=1)
+    return float(np.max(np.abs(terms.mean(0)) / (terms.std(0) / np.sqrt(len(terms)))))
+
+
+def _spread(case: Case, values: dict[str, np.ndarray], name: str, folder: Path) -> float:
+    """Range over draws of the model's log density less the independent one, in nats."""
+    data = load.raw(name, folder)
+    gaps = []
+    for i in range(_POINTS):
+        at = {site: draws[i] for site, draws in values.items()}
+        ours, _ = log_density(case.model, case.args, {}, at)
+        right = {site: draws[i] for site, draws in case.reference.items()}
+        gaps.append(float(ours) - LOG_DENSITIES[name](right, data))
+    return float(np.ptp(gaps))
+
+
+def _flat(tree: dict[str, jax.Array]) -> np.ndarray:
+    return np.concatenate(
+        [np.asarray(tree[site]).reshape(len(tree[site]), -1) for site in sorted(tree)], axis=1
+    )

@@ -1,0 +1,79 @@
+"""One method on one posterior in a process of its own: prints the result as JSON.
+
+    python -m bench.posteriors.worker METHOD POSTERIOR [--data DIR] [--device cpu|gpu] [--seed N]
+
+The clock starts when everything is imported, the data are loaded and the device is up, and it stops
+when the draws are on the host.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.posteriors.methods import METHODS
+
+_BEGAN = time.perf_counter()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("method", choices=METHODS)
+    parser.add_argument("posterior")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--device", choices=("cpu", "gpu"))
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    print(json.dumps(one(**vars(options))))
+
+
+def one(
+    method: str, posterior: str, data: Path | None, device: str | None, seed: int
+) -> dict[str, Any]:
+    """Seconds of every stage, what the method says, and its errors."""
+    use(device)
+    module, name = METHODS[method]
+    run = importlib.import_module(module).run
+    imported = time.perf_counter() - _BEGAN
+
+    import jax
+
+    from bench.posteriors import hard, load, score
+    from bench.posteriors.answer import Skipped
+    from bench.posteriors.clock import Clock
+
+    case = load.load(posterior, data or load.DATA) if posterior in load.MODELS else None
+    case = case or hard.CASES[posterior]()
+    jax.block_until_ready(jax.device_put(0.0))
+    clock = Clock()
+    try:
+        answer = run(case, name, seed)
+    except Skipped as reason:
+        return {"skipped": str(reason)}
+    times = clock.read()
+    errors = score.score(answer.draws, case.reference, case.robust)
+    said = {"d": answer.dim, "status": answer.status, "khat": answer.khat}
+    where = {"device": str(jax.devices()[0]) if device is None else device}
+    return {"import": imported, **times, **said, **errors._asdict(), **where}
+
+
+def use(device: str | None) -> None:
+    """Makes a device the one that JAX runs on; `None` leaves the choice to JAX.
+
+    Raises:
+        RuntimeError: there is no such device.
+    """
+    import jax
+
+    if device == "cpu":
+        jax.config.update("jax_platforms", "cpu")
+    elif device == "gpu":
+        jax.config.update("jax_default_device", jax.devices("gpu")[0])
+
+
+if __name__ == "__main__":
+    main()

@@ -2,8 +2,8 @@
 
 For a prior of precision `1 / s^2` and data that add the precision `p`, the value given all else
 has the variance `v = 1 / (p + 1 / s^2)`, and in the coordinate of weight `c = p v = 1 - v / s^2`
-its spread no longer depends on `s`: the funnel is gone. A Gaussian fit knows `v`, the inverse of the
-diagonal of its precision. Source: A general framework for the parametrization of hierarchical
+its spread no longer depends on `s`: the funnel is gone. A Gaussian fit knows `v`, the inverse of
+the diagonal of its precision. Source: A general framework for the parametrization of hierarchical
 models, Papaspiliopoulos, Roberts, Skold, 2007.
 """
 

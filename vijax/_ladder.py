@@ -26,7 +26,9 @@ from vijax.diagnostics.assess import Assessment, assess
 from vijax.guides import Mixture
 from vijax.guides.mixture import MixtureParams
 from vijax.solvers import BatchAndMatch, default_solver
+from vijax.solvers.conversion import from_params
 
+_APART = 1.0  # sds between the means of two modes
 _WEIGHT = 1e-3  # share of the evidence below which a mode is left out
 
 
@@ -119,7 +121,9 @@ def modes(climb: Climb, best: Candidate | None) -> Candidate | None:
         solver = BatchAndMatch(start=None)
         key = fold_in(problem.key, 50 + i)
         solution = solver.solve(key, problem.target, problem.guide, start, problem.batch)
-        found.append(climb.candidate(problem, solution))
+        one = climb.candidate(problem, solution)
+        if all(_apart(one, other) for other in found):
+            found.append(one)
     evidence = np.array([_log_evidence(one) for one in found])
     weights = np.exp(evidence - evidence.max())
     kept = [i for i in np.argsort(-weights) if weights[i] > _WEIGHT * weights.sum()]
@@ -191,6 +195,12 @@ def _settles(found: Candidate, best: Candidate) -> bool:
     """Whether the same answer is now known to be all there is: other modes hold nothing."""
     same = found.solution.variables is best.solution.variables
     return same and len(found.solution.alternatives) < len(best.solution.alternatives)
+
+
+def _apart(one: Candidate, other: Candidate) -> bool:
+    """Whether two Gaussians are different ones: some mean lies beyond the other's reach."""
+    a, b = (from_params(c.solution.variables.guide) for c in (one, other))
+    return bool(np.max(np.abs(a.mean - b.mean) / np.minimum(a.sd, b.sd)) > _APART)
 
 
 def _log_evidence(candidate: Candidate) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -90,8 +89,7 @@ def assess(
     if np.any(np.ptp(flat, axis=0) == 0):  # a point mass, in whatever coordinate, has no density
         return Assessment(draws, elbo, elbo_se, None, None, judge(evidence))
     importance = weights.importance(draws.log_weights)
-    state = (target, variables, mutable, batch)
-    moved = shift(_own(*state, flat), importance.log_weights)
+    moved = shift(flat, importance.log_weights)
     evidence = evidence._replace(importance=importance, shift=moved, num_modes=num_modes)
     kernel = Kernel(target, batch, variables.model, mutable)
     checked = None
@@ -103,7 +101,6 @@ def assess(
             importance.log_weights,
             draws.labels,
             host_rng(fold_in(key, 1)),
-            functools.partial(_own, *state),
             CERTIFIED_SHIFT,
             mend,
         )
@@ -124,28 +121,6 @@ def assess_scores(
     evidence = Evidence(None, None, None, False, converged, troubles, log_weights.size)
     nothing = Draws({}, np.zeros(0), np.zeros(0))
     return Assessment(nothing, elbo, elbo_se, None, None, judge(evidence))
-
-
-def _own(
-    target: Target,
-    variables: Variables,
-    mutable: dict[str, PyTree],
-    batch: Batch,
-    points: np.ndarray,
-) -> np.ndarray:
-    """Points in the unconstrained coordinates of the model's own centring, `(num, dim)`."""
-    if not batch.centring:
-        return points
-    program = target.program(recentre)
-    plain = batch._replace(centring={})
-    size = weights.block_size(batch, target.space.dim)
-    parts = []
-    for start in range(0, len(points), size):
-        rows = np.minimum(np.arange(start, start + size), len(points) - 1)
-        z = weights.split(target.space, points[rows])
-        parts.append(jax.device_get(program(z, batch, plain, variables.model, mutable)))
-    moved = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return weights.flatten(target.space, moved)[: len(points)]
 
 
 def recentre(

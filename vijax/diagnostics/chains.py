@@ -21,6 +21,7 @@ from vijax._kernel import Floats, Kernel
 _ACCEPT = 0.8  # acceptance rate aimed at
 _LENGTH = np.pi / 2  # of a trajectory, in standard deviations: a quarter turn of the Gaussian
 _MAX_LEAPS = 24
+_SHORT, _SHORT_SHARE = 1 / 3, 0.2
 _EXTREME = 1e3  # a whitened gradient beyond this is cut: outside the bulk it only sets a direction
 
 
@@ -35,7 +36,7 @@ class Chains(NamedTuple):
         gradient: at the states, `(num_chains, dim)`.
         kept: states after every iteration of the rounds kept so far, `(num, num_chains, dim)`.
         step: leapfrog step size, in standard deviations.
-        accept: mean acceptance rate of the last round.
+        accept: acceptance rates of the last round, `(num_chains,)`.
         leaps: gradient evaluations per chain so far.
     """
 
@@ -46,7 +47,7 @@ class Chains(NamedTuple):
     gradient: Floats
     kept: Floats
     step: float
-    accept: float
+    accept: Floats
     leaps: int
 
 
@@ -104,20 +105,23 @@ def advance(
     step, leaps, rates, kept = chains.step, chains.leaps, [], []
     for _ in range(iterations):
         length = _LENGTH * rng.uniform(0.6, 1.4)
-        count = int(np.clip(round(length / step), 1, _MAX_LEAPS))
+        # now and then small steps, which reach where large ones are always refused
+        stride = step * (_SHORT if rng.random() < _SHORT_SHARE else 1.0)
+        count = int(np.clip(round(length / stride), 1, _MAX_LEAPS))
         momentum = rng.standard_normal(states.shape)
         proposal, value, slope, energy = _trajectory(
-            kernel, factor, states, log_density, gradient, momentum, step, count
+            kernel, factor, states, log_density, gradient, momentum, stride, count
         )
         log_rate = np.where(np.isfinite(energy), np.minimum(energy, 0.0), -np.inf)
         taken = np.log(rng.random(len(states))) < log_rate
         states = np.where(taken[:, None], proposal, states)
         log_density = np.where(taken, value, log_density)
         gradient = np.where(taken[:, None], slope, gradient)
-        rates.append(float(np.exp(log_rate).mean()))
+        rates.append(np.exp(log_rate))
         leaps += count
         if adapt:
-            step = float(np.clip(step * np.exp(rates[-1] - _ACCEPT), 0.01, 2.0))
+            if stride == step:
+                step = float(np.clip(step * np.exp(rates[-1].mean() - _ACCEPT), 0.01, 2.0))
         else:
             kept.append(states)
     new = np.concatenate([chains.kept, np.stack(kept)]) if kept else chains.kept
@@ -127,7 +131,7 @@ def advance(
         gradient=gradient,
         kept=new,
         step=step,
-        accept=float(np.mean(rates)),
+        accept=np.mean(rates, axis=0),
         leaps=leaps,
     )
 
@@ -162,9 +166,9 @@ def _pull(factor: Floats, gradient: Floats) -> Floats:
     return np.clip(np.nan_to_num(pulled), -_EXTREME, _EXTREME)
 
 
-def moments(chains: Chains) -> Moments:
-    """Moments of the kept states, pooled over chains and iterations."""
-    kept = chains.kept  # (iterations, chains, dim)
+def moments(chains: Chains, last: int | None = None) -> Moments:
+    """Moments of the kept states, or of the `last` iterations, pooled over chains."""
+    kept = chains.kept if last is None else chains.kept[-last:]  # (iterations, chains, dim)
     num = kept.shape[1]
     mean = kept.mean(axis=(0, 1))
     deviations = (kept - mean) ** 2
@@ -177,14 +181,14 @@ def moments(chains: Chains) -> Moments:
 
 def memory(chains: Chains) -> Floats:
     """Correlation of the present states with the starts, by coordinate; see `Moments`."""
-    start, end = _within(chains.starts, chains.modes), _within(chains.states, chains.modes)
+    start, end = within(chains.starts, chains.modes), within(chains.states, chains.modes)
     # ranks would hide a far tail that does not move; clipping keeps one chain from deciding alone
     linear = _correlation(_clipped(start), _clipped(end))
     spread = _correlation(_clipped(start) ** 2, _clipped(end) ** 2)
     return np.maximum(linear, spread)
 
 
-def _within(points: Floats, modes: np.ndarray) -> Floats:
+def within(points: Floats, modes: np.ndarray) -> Floats:
     """Deviations from the mean of those that started in the same mode."""
     out = np.empty_like(points)
     for mode in np.unique(modes):

@@ -9,7 +9,6 @@ Source: Targeted Accuracy Diagnostics for Variational Approximations, Wang, Kasp
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -17,14 +16,16 @@ import numpy as np
 from vijax._kernel import Floats, Kernel
 from vijax.diagnostics import chains as markov
 from vijax.diagnostics import psis
-from vijax.diagnostics.chains import Chains
+from vijax.diagnostics.chains import Chains, Moments
 
 _NUM_CHAINS = 256
 _ADAPT, _KEEP = 6, 8  # iterations of the first round, before and while states are kept
 _ROUNDS = 6  # at most, each as long as all before it
 _LEFT = 0.05  # sds or log sds of change still to come that a settled chain may have
 _ERROR = 0.03  # standard error of a mean in sds, of a log sd likewise, that mended draws aim at
-_ACCEPT = 0.4  # lowest acceptance rate of chains that can be believed
+_ACCEPT = 0.65  # lowest acceptance rate of chains that can be believed
+_STUCK = 0.2  # acceptance rate of a chain that cannot get away from where it is
+_STUCK_SHARE = 0.01  # of such chains: where one in a hundred is stuck, others never get to
 _DENSE_DIM = 1000  # above, momenta are scaled coordinate by coordinate
 _ELEMENTS = 2**31  # points times data elements that a check may cost
 _POINTS = 400_000  # points that mending may cost however small the data
@@ -39,9 +40,10 @@ class MomentCheck(NamedTuple):
         mean_se: standard error of the chains' mean, in standard deviations.
         log_sd_se: standard error of their log standard deviation.
         left: change still to come, in sds of a mean or in log sds whichever is larger, judged
-            from what the chains remember of their starts.
+            from what the chains remember of their starts and from how far they still move.
         tail: Pareto shape of the heavier tail of the states: from 0.5 there is no variance.
         accept: acceptance rate, a number.
+        stuck: share of the chains that hardly moved, a number.
         num_chains: a number.
         leaps: gradient evaluations per chain.
     """
@@ -53,13 +55,19 @@ class MomentCheck(NamedTuple):
     left: Floats
     tail: Floats
     accept: float
+    stuck: float
     num_chains: int
     leaps: int
 
     @property
     def settled(self) -> bool:
         """Whether the chains have forgotten their starts as far as it matters."""
-        return self.accept > _ACCEPT and float(self.left.max(initial=0.0)) < _LEFT
+        return self.moving and float(self.left.max(initial=0.0)) < _LEFT
+
+    @property
+    def moving(self) -> bool:
+        """Whether the chains move everywhere, as far as can be seen."""
+        return self.accept > _ACCEPT and self.stuck <= _STUCK_SHARE
 
     @property
     def error(self) -> float:
@@ -87,7 +95,6 @@ def check(
     log_weights: Floats,
     labels: np.ndarray | None,
     rng: np.random.Generator,
-    own: Callable[[Floats], Floats],
     tolerance: float,
     mend: bool,
 ) -> tuple[MomentCheck, Floats] | None:
@@ -100,7 +107,6 @@ def check(
         labels: the modes that the draws belong to, `(num_draws,)`: no chain is expected to leave
             its own.
         rng: source of randomness.
-        own: from the kernel's coordinates to those that moments are compared in.
         tolerance: the guide is checked no further once it agrees to this.
         mend: whether to go on where it does not, until the states can replace its draws.
 
@@ -115,31 +121,52 @@ def check(
     levels = (np.arange(num) + rng.random(num)) / num
     rows = np.searchsorted(np.cumsum(np.exp(log_weights)), levels)
     rows = np.minimum(rows, len(draws) - 1)
-    modes = np.zeros(num, int) if labels is None else labels[rows]
-    factor = _scale(draws, log_weights)
+    modes = np.zeros(len(draws), int) if labels is None else labels
+    factor = _scale(markov.within(draws, modes), log_weights)
     with np.errstate(all="ignore"):
-        state = markov.begin(kernel, draws[rows], modes)
+        state = markov.begin(kernel, draws[rows], modes[rows])
         if len(state.states) < num // 2:
             return None
         iterations = _KEEP
         state = markov.advance(kernel, factor, state, rng, _ADAPT, adapt=True)
+        earlier: Moments | None = None
         for _ in range(_ROUNDS):
             state = markov.advance(kernel, factor, state, rng, iterations, adapt=False)
-            found = _compare(state, draws, own)
-            done = found.settled and (found.agrees(tolerance) or found.error < _ERROR)
+            here = markov.moments(state, iterations)
+            found = _compare(state, draws, markov.moments(state), _drift(earlier, here))
+            agrees = found.agrees(tolerance)
+            done = found.settled and (agrees or (earlier is not None and found.error < _ERROR))
             if done or not (mend or found.settled):
                 break
             if (2 * state.leaps + 8) * num > budget:
                 break
+            earlier = here
             if not found.settled:  # what was kept still shows the starts: begin again from here
                 pooled = state.kept.reshape(-1, kernel.dim)
                 if len(pooled) > 10 * kernel.dim:
-                    factor = _scale(pooled, np.full(len(pooled), -math.log(len(pooled))))
+                    centred = markov.within(pooled, np.tile(state.modes, len(state.kept)))
+                    factor = _scale(centred, np.full(len(pooled), -math.log(len(pooled))))
                 state = markov.advance(kernel, factor, state, rng, iterations, adapt=True)
                 state = state._replace(kept=state.kept[:0])
             iterations *= 2
     pool = state.kept.reshape(-1, kernel.dim)
     return found, pool[rng.permutation(len(pool))]
+
+
+def _drift(earlier: Moments | None, now: Moments) -> Floats:
+    """By how much moments have moved since the round before, beyond what is noise, `(dim,)`.
+
+    A round is as long as all before it: chains that walk down a ridge move on by as much again.
+    """
+    if earlier is None:
+        return np.zeros_like(now.mean)
+    noise = math.sqrt(2 * math.log(4 * now.mean.size))
+    mean = np.abs(now.mean - earlier.mean)
+    mean = mean / now.sd - noise * np.hypot(now.mean_se, earlier.mean_se) / now.sd
+    log_sd = np.abs(np.log(now.sd / earlier.sd)) - noise * np.hypot(
+        now.log_sd_se, earlier.log_sd_se
+    )
+    return np.maximum(np.maximum(mean, log_sd), 0.0)
 
 
 def _scale(points: Floats, log_weights: Floats) -> Floats:
@@ -161,27 +188,25 @@ def _scale(points: Floats, log_weights: Floats) -> Floats:
         return sd
 
 
-def _compare(state: Chains, draws: Floats, own: Callable[[Floats], Floats]) -> MomentCheck:
+def _compare(state: Chains, draws: Floats, found: Moments, drift: Floats) -> MomentCheck:
     """The moments of the kept states against those of the guide's draws and of the starts."""
-    shape = state.kept.shape
-    kept = own(state.kept.reshape(-1, shape[2])).reshape(shape)
-    here = state._replace(kept=kept, starts=own(state.starts), states=own(state.states))
-    found = markov.moments(here)
-    guide = own(draws)
-    mean, sd = guide.mean(0), guide.std(0)
-    before, spread = here.starts.mean(0), here.starts.std(0)
-    noise = math.sqrt(2 * math.log(4 * shape[2]) / shape[1])  # largest correlation by chance
+    num, dim = state.starts.shape
+    mean, sd = draws.mean(0), draws.std(0)
+    before, spread = state.starts.mean(0), state.starts.std(0)
+    noise = math.sqrt(2 * math.log(4 * dim) / num)  # largest correlation by chance
     memory = np.maximum(found.memory - noise, 0.0)
     change = np.maximum(np.abs(found.mean - before) / found.sd, np.abs(np.log(found.sd / spread)))
+    forgotten = np.where(memory < 0.9, memory / (1 - memory), 10.0) * np.maximum(change, 0.05)
     return MomentCheck(
         mean=(found.mean - mean) / found.sd,
         log_sd=np.log(found.sd / sd),
         mean_se=found.mean_se / found.sd,
         log_sd_se=found.log_sd_se,
-        left=np.where(memory < 0.9, memory / (1 - memory), 10.0) * np.maximum(change, 0.05),
-        tail=tail_shapes(kept.reshape(-1, shape[2])),
-        accept=state.accept,
-        num_chains=shape[1],
+        left=np.maximum(forgotten, drift),
+        tail=tail_shapes(state.kept.reshape(-1, dim)),
+        accept=float(state.accept.mean()),
+        stuck=float(np.mean(state.accept < _STUCK)),
+        num_chains=num,
         leaps=state.leaps,
     )
 

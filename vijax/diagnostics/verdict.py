@@ -109,7 +109,7 @@ def judge(evidence: Evidence) -> Verdict:
             "under the model"
         )
     weights, said = _weigh(evidence, importance)
-    chains, answered = _question(evidence)
+    chains, answered = _question(evidence, exact=weights == "exact")
     reasons += said + answered
     if evidence.num_modes > 1:
         reasons.append(
@@ -163,7 +163,7 @@ def _weigh(
     return ("exact" if exact else "usable"), reasons
 
 
-def _question(evidence: Evidence) -> tuple[str, list[str]]:
+def _question(evidence: Evidence, exact: bool) -> tuple[str, list[str]]:
     """What the chains say, and why.
 
     `"unasked"`: there are none. `"silent"`: they have not settled, or there is nothing to settle
@@ -176,10 +176,12 @@ def _question(evidence: Evidence) -> tuple[str, list[str]]:
     made = f"{check.num_chains} short chains of {check.leaps} gradients each"
     if not check.settled:
         why = f"of the change they made {float(check.left.max()):.2f} sd may be still to come"
-        if check.accept < 0.4:
-            why = f"they moved in only {100 * check.accept:.0f} % of their steps"
+        if not check.moving:
+            share, stuck = 100 * check.accept, 100 * check.stuck
+            why = f"{share:.0f} % of their steps were taken, {stuck:.0f} % of them are stuck"
         return "silent", [f"{made} have not settled: {why}"]
-    if check.tail.max() > _NO_VARIANCE:
+    # the tails of an exact guide are the posterior's own, however heavy
+    if check.tail.max() > _NO_VARIANCE and not (exact and check.agrees(CERTIFIED_SHIFT)):
         heavy = int(np.sum(check.tail > _NO_VARIANCE))
         return "silent", [
             f"{made}: {heavy} of {check.tail.size} coordinates have a tail so heavy (Pareto shape "

@@ -92,9 +92,8 @@ def draw(
         made = guide.host_draws(variables.guide, target.space, host_rng(key), num_draws)
         if made is not None:
             kernel = Kernel(target, batch, variables.model, mutable)
-            return Draws(
-                split(target.space, made.points), kernel.log_density(made.points), made.log_q
-            )
+            log_p = kernel.log_density(made.points)
+            return Draws(split(target.space, made.points), log_p, made.log_q, made.labels)
     block = block_size(batch, target.space.dim)
     program = target.program(_draw_block, guide, block)
     parts = [

@@ -115,7 +115,9 @@ class BatchAndMatch(Solver):
         params = to_params(variables.guide, result.gaussian)
         solved = Variables(params, variables.model)
         losses = tuple(float(-elbo) for elbo in result.elbos)
-        others = () if result.start is None else result.start.other_modes(result.elbo)
+        others: list[Gaussian] = []
+        if result.start is not None:
+            others = result.start.other_modes(result.gaussian, result.elbo)
         return Solution(
             solved,
             result.reason,

@@ -84,25 +84,27 @@ class PathfinderResult(NamedTuple):
         basins = self.basins[self.contender_paths]
         return np.flatnonzero((basins != home) | (basins < 0))
 
-    def other_modes(self, elbo: float) -> list[Gaussian]:
-        """The best contender in every basin but the best path's that may hold some mass.
+    def other_modes(self, gaussian: Gaussian, elbo: float) -> list[Gaussian]:
+        """The best contender in every basin that may hold some mass, but for one's own.
 
         Args:
-            elbo: what has been reached; contenders far below it have none.
+            gaussian: what has been reached: the basin nearest to it is its own.
+            elbo: of that; contenders far below it hold nothing.
         """
         if self.contenders is None or self.num_modes < 2:
             return []
-        level = min(elbo, self.contender_elbos.max()) - _NEGLIGIBLE - self.contenders.mean.shape[1]
+        level = min(elbo, self.contender_elbos.max()) - _NEGLIGIBLE - len(gaussian.mean)
         basins = self.basins[self.contender_paths]
-        found = []
+        best = []
         for basin in range(self.num_modes):
             members = np.flatnonzero(basins == basin)
-            if basin == self.basins[self.best_path] or members.size == 0:
-                continue
-            best = int(members[np.argmax(self.contender_elbos[members])])
-            if self.contender_elbos[best] > level:
-                found.append(self.contenders.dense(best))
-        return found
+            if members.size:
+                best.append(int(members[np.argmax(self.contender_elbos[members])]))
+        away = [np.abs((self.contenders.mean[i] - gaussian.mean) / gaussian.sd).max() for i in best]
+        home = best[int(np.argmin(away))]
+        return [
+            self.contenders.dense(i) for i in best if i != home and self.contender_elbos[i] > level
+        ]
 
     @property
     def reason(self) -> str:

@@ -78,7 +78,15 @@ def begin(kernel: Kernel, starts: Floats, modes: np.ndarray) -> Chains:
     nothing = np.zeros((0, *starts.shape))
     step = 0.9 * max(starts.shape[1], 1) ** -0.25
     return Chains(
-        starts, modes[good], starts, log_density[good], gradient[good], nothing, step, 1.0, 0
+        starts,
+        modes[good],
+        starts,
+        log_density[good],
+        gradient[good],
+        nothing,
+        step,
+        np.ones(len(starts)),
+        0,
     )
 
 
@@ -173,8 +181,9 @@ def moments(chains: Chains, last: int | None = None) -> Moments:
     mean = kept.mean(axis=(0, 1))
     deviations = (kept - mean) ** 2
     variance = deviations.mean(axis=(0, 1))
-    mean_se = kept.mean(axis=0).std(axis=0, ddof=1) / np.sqrt(num)
-    square_se = deviations.mean(axis=0).std(axis=0, ddof=1) / np.sqrt(num)
+    # chains were dealt out to the modes by their weights, which is no source of error
+    mean_se = within(kept.mean(axis=0), chains.modes).std(axis=0) / np.sqrt(num)
+    square_se = within(deviations.mean(axis=0), chains.modes).std(axis=0) / np.sqrt(num)
     with np.errstate(divide="ignore", invalid="ignore"):
         return Moments(mean, np.sqrt(variance), mean_se, 0.5 * square_se / variance, memory(chains))
 

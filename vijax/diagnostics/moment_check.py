@@ -24,6 +24,7 @@ _ROUNDS = 6  # at most, each as long as all before it
 _LEFT = 0.05  # sds or log sds of change still to come that a settled chain may have
 _ERROR = 0.03  # standard error of a mean in sds, of a log sd likewise, that mended draws aim at
 _ACCEPT = 0.65  # lowest acceptance rate of chains that can be believed
+_TELLING = 0.4  # standard errors, as a share of a tolerance, that can tell whether it holds
 _STUCK = 0.2  # acceptance rate of a chain that cannot get away from where it is
 _STUCK_SHARE = 0.01  # of such chains: where one in a hundred is stuck, others never get to
 _DENSE_DIM = 1000  # above, momenta are scaled coordinate by coordinate
@@ -75,12 +76,15 @@ class MomentCheck(NamedTuple):
         return float(max(self.mean_se.max(initial=0.0), self.log_sd_se.max(initial=0.0)))
 
     def agrees(self, tolerance: float) -> bool:
-        """Whether all moments of the guide are within `tolerance`, errors allowed for."""
-        worst = 2 + math.sqrt(2 * math.log(2 * self.mean.size))  # the largest of so many
+        """Whether no moment of the guide is off by more than `tolerance`, or than chance allows.
+
+        False where the errors are too large to tell.
+        """
+        worst = 1 + math.sqrt(2 * math.log(2 * self.mean.size))  # the largest of so many
         return bool(
-            np.all(np.abs(self.mean) < tolerance + worst * self.mean_se)
-            and np.all(np.abs(self.log_sd) < tolerance + worst * self.log_sd_se)
-            and self.error < tolerance
+            self.error < _TELLING * tolerance
+            and np.all(np.abs(self.mean) < np.maximum(tolerance, worst * self.mean_se))
+            and np.all(np.abs(self.log_sd) < np.maximum(tolerance, worst * self.log_sd_se))
         )
 
 
@@ -118,10 +122,12 @@ def check(
     num = min(_NUM_CHAINS, budget // 64)  # as many as can make some leaps each
     if num < 64 or len(draws) < num:
         return None
-    levels = (np.arange(num) + rng.random(num)) / num
-    rows = np.searchsorted(np.cumsum(np.exp(log_weights)), levels)
-    rows = np.minimum(rows, len(draws) - 1)
     modes = np.zeros(len(draws), int) if labels is None else labels
+    # one mode after the other, at even levels: every mode gets its share of the chains
+    order = np.argsort(modes, kind="stable")
+    levels = (np.arange(num) + rng.random()) / num
+    rows = np.searchsorted(np.cumsum(np.exp(log_weights[order])), levels)
+    rows = order[np.minimum(rows, len(draws) - 1)]
     factor = _scale(markov.within(draws, modes), log_weights)
     with np.errstate(all="ignore"):
         state = markov.begin(kernel, draws[rows], modes[rows])

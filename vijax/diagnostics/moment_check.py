@@ -40,6 +40,7 @@ class MomentCheck(NamedTuple):
         log_sd: log standard deviation of the chains less the guide's.
         mean_se: standard error of the chains' mean, in standard deviations.
         log_sd_se: standard error of their log standard deviation.
+        guide_se: standard error of the guide's mean, in standard deviations, a number.
         left: change still to come, in sds of a mean or in log sds whichever is larger, judged
             from what the chains remember of their starts and from how far they still move.
         tail: Pareto shape of the heavier tail of the states: from 0.5 there is no variance.
@@ -53,6 +54,7 @@ class MomentCheck(NamedTuple):
     log_sd: Floats
     mean_se: Floats
     log_sd_se: Floats
+    guide_se: float
     left: Floats
     tail: Floats
     accept: float
@@ -81,10 +83,12 @@ class MomentCheck(NamedTuple):
         False where the errors are too large to tell.
         """
         worst = 1 + math.sqrt(2 * math.log(2 * self.mean.size))  # the largest of so many
+        mean_noise = worst * np.hypot(self.mean_se, self.guide_se)
+        log_sd_noise = worst * np.hypot(self.log_sd_se, self.guide_se / math.sqrt(2))
         return bool(
             self.error < _TELLING * tolerance
-            and np.all(np.abs(self.mean) < np.maximum(tolerance, worst * self.mean_se))
-            and np.all(np.abs(self.log_sd) < np.maximum(tolerance, worst * self.log_sd_se))
+            and np.all(np.abs(self.mean) < np.maximum(tolerance, mean_noise))
+            and np.all(np.abs(self.log_sd) < np.maximum(tolerance, log_sd_noise))
         )
 
 
@@ -208,6 +212,7 @@ def _compare(state: Chains, draws: Floats, found: Moments, drift: Floats) -> Mom
         log_sd=np.log(found.sd / sd),
         mean_se=found.mean_se / found.sd,
         log_sd_se=found.log_sd_se,
+        guide_se=1 / math.sqrt(len(draws)),
         left=np.maximum(forgotten, drift),
         tail=tail_shapes(state.kept.reshape(-1, dim)),
         accept=float(state.accept.mean()),

@@ -10,6 +10,7 @@ models, Papaspiliopoulos, Roberts, Skold, 2007.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ import numpy as np
 
 from vijax import _draws
 from vijax._contracts import Batch, PyTree, Target, Variables
+from vijax._errors import ModelError, mismatch
 from vijax._keys import fold_in, host_rng
 from vijax._problem import Problem
 from vijax.diagnostics import weights
@@ -35,6 +37,33 @@ def zeros(target: Target) -> Weights:
     """All hierarchical sites non-centred: the one start without a runaway mode."""
     shapes = {site.name: site.z_shape for site in target.space.sites}
     return {name: np.zeros(shapes[name], np.float32) for name in target.hierarchical}
+
+
+def chosen(target: Target, centring: Any) -> dict[str, jax.Array]:
+    """The weights behind a `centring=` option, on the device.
+
+    Raises:
+        ModelError: a site is no hierarchical one, or its weights have the wrong shape or range.
+        TypeError: it is no mapping.
+    """
+    if centring is None:
+        return {}
+    if not isinstance(centring, Mapping):
+        given = type(centring).__name__
+        raise TypeError(f"centring: expected weights by site, {{site: weight}}, got {given}.")
+    shapes = {site.name: site.z_shape for site in target.space.sites}
+    found = {}
+    for name, weight in centring.items():
+        if name not in target.hierarchical:
+            expected = f"sites whose scale is latent, {list(target.hierarchical)}"
+            raise ModelError(mismatch("centring", expected, repr(name)))
+        label, array = f"centring[{name!r}]", np.asarray(weight, np.float32)
+        if array.shape not in ((), shapes[name]):
+            raise ModelError(mismatch(label, f"a number or shape {shapes[name]}", array.shape))
+        if not np.all((array >= 0) & (array <= 1)):
+            raise ModelError(mismatch(label, "weights between 0 and 1", weight))
+        found[name] = np.broadcast_to(array, shapes[name])
+    return jax.device_put(found)
 
 
 def with_weights(problem: Problem, centring: Weights) -> Batch:

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from vijax import _options, _outcome, _starts
+from vijax import _centring, _options, _outcome, _starts
 from vijax._contracts import (
     Algorithm,
     Batch,
@@ -58,6 +58,7 @@ def fit(
     num_particles: int | None = None,
     num_restarts: int | None = None,
     init: Any = None,
+    centring: Mapping[str, Any] | None = None,
     max_seconds: float | None = None,
     callbacks: Sequence[Callable[..., Any]] = (),
     progress_bar: bool = True,
@@ -81,6 +82,9 @@ def fit(
         num_restarts: independent starts run side by side, the best kept by a fresh ELBO.
         init: start values by site (constrained), an earlier `Posterior`, or a NumPyro
             `init_to_*` strategy.
+        centring: by hierarchical site, weights from 0 (non-centred) to 1 (as the model has it) of
+            the coordinates it is fitted in: a number, or one per coordinate. By default learned
+            for `guide="auto"`, the model's own for any other guide. Draws are the same either way.
         max_seconds: wall-clock limit.
         callbacks: called as `callback(state, losses, step)` a few times a second; raising
             `StopIteration` ends the fit.
@@ -106,7 +110,7 @@ def fit(
 
     arguments, data = split(model, args, {**kwargs, **model_kwargs})
     target = build(model, arguments)
-    batch = Batch(data)
+    batch = Batch(data, centring=_centring.chosen(target, centring))
     check_data(target, arguments, batch)
     key = as_key(rng_key)
     chosen = resolve(_auto(target) if guide == "auto" else guide, target, model, arguments)
@@ -153,6 +157,7 @@ _DEFAULTS = {
     "num_particles": None,
     "num_restarts": None,
     "init": None,
+    "centring": None,
     "max_seconds": None,
     "callbacks": (),
     "progress_bar": True,

@@ -129,7 +129,7 @@ def modes(climb: Climb, best: Candidate | None) -> Candidate | None:
     kept = [i for i in np.argsort(-weights) if weights[i] > _WEIGHT * weights.sum()]
     if len(kept) == 1:
         one = found[kept[0]]
-        return one._replace(solution=one.solution._replace(alternatives=()))
+        return climb.candidate(one.problem, one.solution._replace(alternatives=()))
     assert isinstance(problem.guide, DensityGuide)
     guides = tuple(problem.guide for _ in kept)
     logits = jax.device_put(evidence[kept].astype(np.float32) - np.float32(evidence.max()))

@@ -82,7 +82,7 @@ class MomentCheck(NamedTuple):
 
         False where the errors are too large to tell.
         """
-        worst = 1 + math.sqrt(2 * math.log(2 * self.mean.size))  # the largest of so many
+        worst = 1.5 + math.sqrt(2 * math.log(2 * self.mean.size))  # the largest of so many
         mean_noise = worst * np.hypot(self.mean_se, self.guide_se)
         log_sd_noise = worst * np.hypot(self.log_sd_se, self.guide_se / math.sqrt(2))
         return bool(

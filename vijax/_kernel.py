@@ -164,13 +164,17 @@ class Kernel:
         log_density = np.where(result[:, 0] < np.inf, result[:, 0], -np.inf)
         return log_density, result[:, 1:]
 
+    def is_costly(self, num: int) -> bool:
+        """Whether `num` gradients take longer than compiling another program."""
+        return num * self.num_elements >= _WORTH_COMPILING
+
     def log_density(self, points: Floats) -> Floats:
         """Log density `(num,)` at `points` `(num, dim)`, without the gradient.
 
         Many points of a large model get a program of their own, in larger blocks; few points are
         worth no second compilation.
         """
-        if self.joint or len(points) * self.num_elements < _WORTH_COMPILING:
+        if self.joint or not self.is_costly(len(points)):
             return self(points)[0]
         program = self.target.program(log_densities)
         values = self._blocks(lambda block: program(block, *self._data), points)

@@ -16,7 +16,7 @@ from vijax.diagnostics.weights import Importance
 
 _MEANING = {
     "certified": "the guide's draws can be used as they are",
-    "corrected": "draws are importance resampled",
+    "corrected": "draws are corrected",
     "approximate": "accuracy is not shown; see report()",
     "failed": "do not use; see report()",
 }
@@ -127,18 +127,30 @@ def report(assessment: Assessment, space: Space, stop_reason: str, guide: str) -
         lines.append(f"log evidence: {found.log_evidence:.3f} +- {found.log_evidence_se:.2g} nats")
     lines += [f"- {reason}" for reason in verdict.reasons]
     if assessment.shift is not None:
-        moved = assessment.shift
-        badness = np.maximum(np.abs(moved.mean), np.abs(moved.log_sd))
-        worst = np.argsort(-badness)[:_WORST]
-        labels = space.coordinates()
-        rows = [("unconstrained coordinate", "mean shift (sd)", "sd ratio")]
-        rows += [
-            (labels[i], f"{moved.mean[i]:+.3f}", f"{math.exp(moved.log_sd[i]):.3f}") for i in worst
-        ]
-        lines += ["", "what importance correction would change, worst first:", _table(rows)]
+        lines += ["", "what corrections would change, worst first:"]
+        lines.append(_table(_changes(assessment, space.coordinates())))
     if verdict.advice:
         lines += ["", f"next: {verdict.advice}"]
     return "\n".join(lines)
+
+
+def _changes(assessment: Assessment, labels: list[str]) -> list[tuple[str, ...]]:
+    """What weights and chains say of the coordinates that they would change most."""
+    moved, check = assessment.shift, assessment.check
+    assert moved is not None
+    header = ["unconstrained coordinate", "PSIS mean (sd)", "sd ratio"]
+    badness = np.maximum(np.abs(moved.mean), np.abs(moved.log_sd))
+    if check is not None:
+        header += ["chains mean (sd)", "+-", "sd ratio", "+-"]
+        badness = np.maximum(badness, np.maximum(np.abs(check.mean), np.abs(check.log_sd)))
+    rows = [tuple(header)]
+    for i in np.argsort(-badness)[:_WORST]:
+        row = [labels[i], f"{moved.mean[i]:+.3f}", f"{math.exp(moved.log_sd[i]):.3f}"]
+        if check is not None:
+            row += [f"{check.mean[i]:+.3f}", f"{check.mean_se[i]:.3f}"]
+            row += [f"{math.exp(check.log_sd[i]):.3f}", f"{check.log_sd_se[i]:.3f}"]
+        rows.append(tuple(row))
+    return rows
 
 
 def _abridged(site: str, lines: list[tuple[str, ...]]) -> list[tuple[str, ...]]:

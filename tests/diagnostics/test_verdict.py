@@ -47,7 +47,7 @@ def status(weights=None, shift=SAME, **facts):
         ("certified", {"check": chains(tail=0.8)}),
         ("corrected", {"check": chains(mean=0.2), "mended": True}),
         ("approximate", {"check": chains(mean=0.2)}),
-        ("approximate", {"check": chains(mean=0.2), "shift": Shift(np.full(3, 0.09), np.zeros(3))}),
+        ("approximate", {"check": chains(mean=0.3), "shift": Shift(np.full(3, 0.09), np.zeros(3))}),
         ("corrected", {"check": chains(mean=0.2), "shift": Shift(FIRST, np.zeros(3))}),
         ("approximate", {"check": chains(left=0.3)}),
         ("approximate", {"check": chains(left=0.3), "mended": True}),

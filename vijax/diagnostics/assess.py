@@ -9,16 +9,18 @@ import jax
 import numpy as np
 from jax import Array
 
-from vijax._contracts import Batch, Guide, Position, PyTree, Target, Variables
+from vijax._contracts import Batch, GaussianGuide, Guide, Position, PyTree, Target, Variables
 from vijax._kernel import Kernel
 from vijax._keys import fold_in, host_rng
 from vijax.diagnostics import weights
 from vijax.diagnostics.moment_check import MomentCheck, check
+from vijax.diagnostics.stationarity import Stationarity, stationarity
 from vijax.diagnostics.verdict import CERTIFIED_SHIFT, Evidence, Shift, Verdict, judge, shift
 from vijax.diagnostics.weights import Draws, Importance
 
 _NUM_DRAWS = 4000
 _MIN_DRAWS = 200
+_SCORES = 1000  # draws that say whether the guide is stationary
 _CHECK_DIM = 2000  # largest dimension in which chains are asked
 _MAX_ELEMENTS = 2**33  # draws times data elements that an assessment may cost
 
@@ -34,6 +36,7 @@ class Assessment(NamedTuple):
         shift: what the correction changes, `None` likewise.
         verdict: all of it combined.
         check: what short chains say, `None` where they were not asked.
+        stationarity: how far a Gaussian guide is from the optimum of its ELBO, `None` for others.
         states: where these chains are, by site `(num, *z_shape)`, if they stand in for draws.
     """
 
@@ -45,6 +48,7 @@ class Assessment(NamedTuple):
     verdict: Verdict
     check: MomentCheck | None = None
     states: dict[str, np.ndarray] | None = None
+    stationarity: Stationarity | None = None
 
 
 def num_assessment_draws(batch: Batch, dim: int) -> int:
@@ -93,6 +97,11 @@ def assess(
     evidence = evidence._replace(importance=importance, shift=moved, num_modes=num_modes)
     kernel = Kernel(target, batch, variables.model, mutable)
     checked = None
+    still = None
+    if finite_share == 1 and isinstance(guide, GaussianGuide) and not kernel.is_costly(_SCORES):
+        covariance = np.asarray(guide.covariance(variables.guide, target.space), np.float64)
+        still = stationarity(flat[:_SCORES], kernel(flat[:_SCORES])[1], covariance)
+        evidence = evidence._replace(stationarity=still)
     mend = chains == "mend"
     if chains != "none" and finite_share > 0.5 and target.space.dim <= _CHECK_DIM:
         checked = check(
@@ -110,7 +119,7 @@ def assess(
     states = None
     if mended and pool is not None and verdict.status == "corrected":
         states = weights.split(target.space, pool)
-    return Assessment(draws, elbo, elbo_se, importance, moved, verdict, found, states)
+    return Assessment(draws, elbo, elbo_se, importance, moved, verdict, found, states, still)
 
 
 def assess_scores(

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from vijax.diagnostics.moment_check import MomentCheck
+from vijax.diagnostics.stationarity import Stationarity
 from vijax.diagnostics.weights import Importance, khat_threshold
 
 Status = Literal["certified", "corrected", "approximate", "failed"]
@@ -23,6 +24,7 @@ _FINITE_SHARE = 0.99  # draws outside the model's support beyond this are worth 
 _MIN_ESS = 0.15  # effective share of the draws below which a correction is too noisy
 _WITNESSES = 0.1  # sds by which importance correction and chains may differ
 _NO_VARIANCE = 0.5  # Pareto shape of a coordinate's tail from which it has no variance
+_STEP = 0.1  # sds or log sds that a natural-gradient step may ask for at an optimum
 _NOISE = 0.1  # standard error beyond which the states of chains are too few
 
 
@@ -72,6 +74,7 @@ class Evidence(NamedTuple):
             estimate, minibatches).
         shift: what the correction changes, `None` likewise.
         check: what short chains say, `None` where they cost too much.
+        stationarity: how far a Gaussian guide is from its optimum, `None` for other guides.
         mended: whether the states of the chains are there to stand in for the guide's draws.
         converged: whether the optimisation ended because nothing was left to gain.
         troubles: non-finite steps.
@@ -89,6 +92,7 @@ class Evidence(NamedTuple):
     num_draws: int = 4000
     finite_share: float = 1.0
     num_modes: int = 1
+    stationarity: Stationarity | None = None
 
 
 def judge(evidence: Evidence) -> Verdict:
@@ -107,6 +111,13 @@ def judge(evidence: Evidence) -> Verdict:
         reasons.append(
             f"only {100 * evidence.finite_share:.0f} % of the guide's draws have a finite density "
             "under the model"
+        )
+    if not _stationary(evidence):
+        assert evidence.stationarity is not None
+        mean, log_sd = evidence.stationarity.largest
+        reasons.append(
+            "the guide is not at the optimum of its ELBO: a natural-gradient step would move means "
+            f"by {mean:.2f} sd and sds by {100 * math.expm1(log_sd):.0f} %"
         )
     weights, said = _weigh(evidence, importance)
     chains, answered = _question(evidence, exact=weights == "exact")
@@ -157,7 +168,7 @@ def _weigh(
     if heavy and max(mean, log_sd) > _LARGE_SHIFT:  # as much again may lie beyond all draws
         reasons.append("a correction as large as that cannot be relied on")
         return None, reasons
-    clean = evidence.converged and not evidence.troubles
+    clean = evidence.converged and not evidence.troubles and _stationary(evidence)
     exact = (khat < _CERTIFIED_KHAT or plateau) and max(mean, log_sd) < _SHIFT and clean
     exact &= evidence.finite_share >= _FINITE_SHARE
     return ("exact" if exact else "usable"), reasons
@@ -213,6 +224,10 @@ def _concur(evidence: Evidence, check: MomentCheck) -> bool:
         log_sd_se=check.log_sd_se + (2 * evidence.importance.ess) ** -0.5,
     )
     return between.agrees(_WITNESSES)
+
+
+def _stationary(evidence: Evidence) -> bool:
+    return evidence.stationarity is None or max(evidence.stationarity.largest) < _STEP
 
 
 def _threshold(evidence: Evidence) -> float:

@@ -1,0 +1,58 @@
+"""Whether a Gaussian guide is where its ELBO is stationary, without asking who put it there.
+
+At a maximum of the ELBO over Gaussians `N(m, S)` the gradients vanish, by the theorems of Bonnet
+and Price: `E[g] = 0` and `S + E[(z - m) g'] S = 0` for the scores `g` of the target at draws `z`.
+A natural-gradient step from anywhere else would move the mean by `S E[g]` and the covariance by
+`S + E[(z - m) g'] S`; on a Gaussian target that step ends at the optimum. Source: The variational
+Gaussian approximation revisited, Opper, Archambeau, 2009.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Stationarity(NamedTuple):
+    """What a natural-gradient step would change, by coordinate `(dim,)`.
+
+    Attributes:
+        mean: of the mean, in standard deviations of the guide.
+        log_sd: of the log standard deviation, to first order.
+        mean_se: standard error of `mean`.
+        log_sd_se: standard error of `log_sd`.
+    """
+
+    mean: np.ndarray
+    log_sd: np.ndarray
+    mean_se: np.ndarray
+    log_sd_se: np.ndarray
+
+    @property
+    def largest(self) -> tuple[float, float]:
+        """The largest change of a mean and of a log sd that noise does not explain."""
+        worst = np.sqrt(2 * np.log(2 * self.mean.size))
+        mean = np.maximum(np.abs(self.mean) - worst * self.mean_se, 0.0)
+        log_sd = np.maximum(np.abs(self.log_sd) - worst * self.log_sd_se, 0.0)
+        return float(mean.max()), float(log_sd.max())
+
+
+def stationarity(draws: np.ndarray, scores: np.ndarray, covariance: np.ndarray) -> Stationarity:
+    """The step that draws `(num_draws, dim)` and the target's scores at them ask for.
+
+    Args:
+        draws: from the guide.
+        scores: gradients of the log density at the draws, `(num_draws, dim)`.
+        covariance: the guide's, `(dim, dim)`.
+    """
+    sd = np.sqrt(np.diag(covariance))
+    steps = scores @ covariance  # S g for every draw
+    centred = draws - draws.mean(axis=0)
+    num = len(draws)
+    mean = steps / sd
+    spread = 0.5 * (1 + centred * steps / sd**2)
+    error = np.sqrt(num)
+    return Stationarity(
+        mean.mean(axis=0), spread.mean(axis=0), mean.std(axis=0) / error, spread.std(axis=0) / error
+    )

@@ -127,7 +127,7 @@ def test_resampled_draws_have_equal_weights():
         numpyro.sample("y", dist.Normal(mean, 1.0), obs=y)
 
     fitted = vijax.fit(model, jnp.asarray(0.5), guide="meanfield", num_steps=20, progress_bar=False)
-    variables = Variables(MeanFieldParams(jnp.array([0.5]), jnp.array([0.0])))
+    variables = Variables(MeanFieldParams({"m": jnp.array(0.5)}, {"m": jnp.array(0.0)}))
     arguments = (fitted.target, fitted.guide, variables, {}, jax.random.key(0), fitted.batch)
     posterior = dataclasses.replace(
         fitted, variables=variables, assessment=assess(*arguments, True, ())

@@ -65,7 +65,7 @@ def test_a_name_that_is_both_option_and_argument_is_refused():
     ):
         fit(clashing, Y, guide="meanfield")
     posterior = fit(clashing, Y, guide="meanfield", model_kwargs={"guide": 0.5})
-    assert np.exp(posterior.params.log_scale[0]) == pytest.approx(0.5, rel=0.05)
+    assert np.exp(posterior.params.log_scale["mu"]) == pytest.approx(0.5, rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -149,12 +149,12 @@ def test_a_numpyro_strategy_is_a_start():
 def test_static_arguments_are_configuration():
     wide = fit(model, Y, scale=10.0, guide="meanfield")
     narrow = fit(model, Y, scale=0.1, guide="meanfield")
-    assert np.exp(wide.params.log_scale[0]) > 5 * np.exp(narrow.params.log_scale[0])
+    assert np.exp(wide.params.log_scale["mu"]) > 5 * np.exp(narrow.params.log_scale["mu"])
 
 
 def test_changed_data_changes_the_answer():
     a, b = (fit(model, Y + shift, guide="meanfield") for shift in (0.0, 3.0))
-    assert b.params.loc[0] - a.params.loc[0] > 1
+    assert b.params.loc["mu"] - a.params.loc["mu"] > 1
 
 
 def test_point_estimates_and_compositions_are_fitted():

@@ -153,7 +153,8 @@ def test_log_prob_is_the_density_of_the_guide_in_the_models_space(fitted):
 def test_log_prob_includes_the_jacobian(name, site, exact):
     problem = targets.problem(name)
     fitted = fit(problem.model, *problem.args, guide="meanfield", num_steps=20)
-    params = MeanFieldParams(jnp.asarray([0.3]), jnp.log(jnp.asarray([0.6])))
+    loc, scale = jnp.asarray(0.3), jnp.asarray(0.6)
+    params = MeanFieldParams({site: loc}, {site: jnp.log(scale)})
     posterior = dataclasses.replace(fitted, variables=Variables(params), guide=MeanField())
     x = np.array([0.05, 0.3, 0.7, 0.95])
     np.testing.assert_allclose(

@@ -27,7 +27,7 @@ from vijax.diagnostics import nonfinite, weights
 from vijax.diagnostics.nonfinite import NonFinite
 
 _WINDOW = 100  # shortest window between two decisions, in steps
-_PIECE_SECONDS = 0.15  # how often the host looks in
+_PIECE_SECONDS = 0.25  # how often the host looks in
 _SCORES = (200, 4000)  # fewest and most draws that compare two candidates
 _SCORE_ELEMENTS = 2**30  # draws times data elements that a comparison may cost
 _MAX_STEPS = 500_000  # where a fit without a step limit gives up

@@ -116,7 +116,8 @@ def _accumulate(loop: Loop, variables: Variables, weight: Array) -> Loop:
     seen = loop.seen + weight
     share = weight / jnp.maximum(seen, 1)
     mean = jax.tree.map(lambda m, x: m + share.astype(m.dtype) * (x - m), loop.mean, variables)
-    now, old, new = probe(variables), probe(loop.mean), probe(mean)
+    now, old = probe(variables), probe(loop.mean)
+    new = old + share.astype(now.dtype) * (now - old)  # of `mean`, without reading all of it again
     square = loop.square + weight.astype(now.dtype) * (now - old) * (now - new)
     return loop._replace(mean=mean, square=square, seen=seen)
 

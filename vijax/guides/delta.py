@@ -9,13 +9,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from vijax._contracts import Batch, Draw, Guide, Position, Space
-from vijax.guides.layout import unravel
 
 
 class DeltaParams(NamedTuple):
-    """`loc` `(dim,)`, the point."""
+    """`loc`, the point: the value of every site, with its `z_shape`."""
 
-    loc: Array
+    loc: Position
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Delta(Guide):
     def init(
         self, key: Array, space: Space, location: Position, batch: Batch | None = None
     ) -> DeltaParams:
-        return DeltaParams(space.ravel(location))
+        return DeltaParams({site.name: jnp.asarray(location[site.name]) for site in space.sites})
 
     def draw(self, params: DeltaParams, space: Space, key: Array, batch: Batch) -> Draw:
-        return Draw(unravel(space, params.loc), jnp.zeros((), params.loc.dtype))
+        return Draw(dict(params.loc), jnp.zeros((), jnp.result_type(*params.loc.values())))

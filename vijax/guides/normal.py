@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from typing import ClassVar, NamedTuple
+import operator
+from collections.abc import Iterable
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,16 +17,15 @@ from jax.scipy.linalg import solve_triangular
 
 from vijax._contracts import Batch, Draw, GaussianGuide, HostDraws, Position, Space
 from vijax._errors import GuideError, mismatch
-from vijax.guides.layout import unravel
 
 _LOG_2PI = math.log(2 * math.pi)
 
 
 class MeanFieldParams(NamedTuple):
-    """`loc` and `log_scale`, both `(dim,)`."""
+    """`loc` and `log_scale` of every site, each with the site's `z_shape`."""
 
-    loc: Array
-    log_scale: Array
+    loc: Position
+    log_scale: Position
 
 
 class FullRankParams(NamedTuple):
@@ -47,6 +49,9 @@ class MeanField(GaussianGuide):
     the conditional one, `1 / precision_ii`. Source: Automatic Differentiation Variational
     Inference, Kucukelbir et al., 2017.
 
+    Parameters are kept by site: cut out of one vector they would be copied at every step, and
+    their gradients copied back, a tenth of the step of a network with half a million weights.
+
     Args:
         init_scale: standard deviation of every coordinate at the start.
     """
@@ -60,26 +65,34 @@ class MeanField(GaussianGuide):
     def init(
         self, key: Array, space: Space, location: Position, batch: Batch | None = None
     ) -> MeanFieldParams:
-        loc = space.ravel(location)
-        return MeanFieldParams(loc, jnp.full_like(loc, math.log(self.init_scale)))
+        loc = {site.name: jnp.asarray(location[site.name]) for site in space.sites}
+        width = math.log(self.init_scale)
+        return MeanFieldParams(loc, {name: jnp.full_like(x, width) for name, x in loc.items()})
 
     def draw(self, params: MeanFieldParams, space: Space, key: Array, batch: Batch) -> Draw:
-        noise = jax.random.normal(key, params.loc.shape, params.loc.dtype)
-        z = params.loc + jnp.exp(params.log_scale) * noise
-        return Draw(unravel(space, z), _log_normal(noise, params.log_scale))
+        # one block for all sites: a program for each is slower to compile, and to run
+        noise = space.unravel(jax.random.normal(key, (space.dim,), _dtype(params.loc)))
+        z = {
+            name: params.loc[name] + jnp.exp(params.log_scale[name]) * noise[name]
+            for name in space.names
+        }
+        return Draw(z, _log_factors(noise, params, space))
 
     def log_prob(self, params: MeanFieldParams, space: Space, z: Position, batch: Batch) -> Array:
-        noise = (space.ravel(z) - params.loc) * jnp.exp(-params.log_scale)
-        return _log_normal(noise, params.log_scale)
+        noise = {
+            name: (z[name] - params.loc[name]) * jnp.exp(-params.log_scale[name])
+            for name in space.names
+        }
+        return _log_factors(noise, params, space)
 
     def entropy(self, params: MeanFieldParams, space: Space) -> Array:
-        return _entropy(params.log_scale)
+        return _total(_entropy(params.log_scale[name]) for name in space.names)
 
     def mean(self, params: MeanFieldParams, space: Space) -> Array:
-        return params.loc
+        return space.ravel(params.loc)
 
     def covariance(self, params: MeanFieldParams, space: Space) -> Array:
-        return jnp.diag(jnp.exp(2 * params.log_scale))
+        return jnp.diag(jnp.exp(2 * space.ravel(params.log_scale)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,6 +184,19 @@ def _on_host(params: FullRankParams) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 def _host_log_normal(noise: np.ndarray, log_scale: np.ndarray) -> np.ndarray:
     return -0.5 * np.sum(noise**2, axis=1) - log_scale.sum() - 0.5 * noise.shape[1] * _LOG_2PI
+
+
+def _log_factors(noise: Position, params: MeanFieldParams, space: Space) -> Array:
+    """Sum of the sites' normal log densities."""
+    return _total(_log_normal(noise[name], params.log_scale[name]) for name in space.names)
+
+
+def _dtype(position: Position) -> Any:
+    return jnp.result_type(*position.values())
+
+
+def _total(terms: Iterable[Array]) -> Array:
+    return functools.reduce(operator.add, terms)
 
 
 def _log_normal(noise: Array, log_scale: Array) -> Array:

@@ -109,10 +109,10 @@ class BatchAndMatch(Solver):
             GuideError: the guide's parameters do not hold a Gaussian.
         """
         kernel = Kernel(target, batch, variables.model)
-        result = self.run(kernel, host_rng(key), from_params(variables.guide))
+        result = self.run(kernel, host_rng(key), from_params(variables.guide, target.space))
         if result.gaussian is None:
             return Solution(variables, result.reason, False, kernel.points)
-        params = to_params(variables.guide, result.gaussian)
+        params = to_params(variables.guide, result.gaussian, target.space)
         solved = Variables(params, variables.model)
         losses = tuple(float(-elbo) for elbo in result.elbos)
         others: list[Gaussian] = []

@@ -1,7 +1,8 @@
 """From a Gaussian on the host to the parameters of a guide, and back.
 
 The only place in the solvers that knows how guides store a Gaussian. It goes by the type of the
-parameters: registering two functions here makes another guide work with every solver.
+parameters: registering two functions here makes another guide work with every solver. A vector's
+order is that of the space's sites; a dict's is not, because JAX sorts the keys of dicts.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import jax
 import numpy as np
 from jax import Array
 
+from vijax._contracts import Position, Space
 from vijax._errors import GuideError
 from vijax._kernel import Floats
 from vijax.guides.delta import DeltaParams
@@ -24,13 +26,18 @@ _FACTOR_STEPS = 200  # of expectation maximisation; each costs dim^2 rank
 
 
 @functools.singledispatch
-def to_params(params: Any, gaussian: Gaussian) -> Any:
+def to_params(params: Any, gaussian: Gaussian, space: Space) -> Any:
     """Parameters of the same type as `params` for a guide that is to represent `gaussian`.
 
     Full-rank parameters hold it exactly. Mean-field ones hold the factorised Gaussian closest to
     it in KL(q || gaussian): the same mean and the conditional variances `1 / precision_ii`.
     Low-rank ones hold the one closest in KL(gaussian || q), which keeps every variance. A point
     mass keeps the mean.
+
+    Args:
+        params: the guide's present parameters; their type, shapes and dtypes are kept.
+        gaussian: on the raveled space.
+        space: the sites, whose order is that of the Gaussian's coordinates.
 
     Raises:
         GuideError: the guide holds no Gaussian that a solver could fill in.
@@ -39,7 +46,7 @@ def to_params(params: Any, gaussian: Gaussian) -> Any:
 
 
 @functools.singledispatch
-def from_params(params: Any) -> Gaussian:
+def from_params(params: Any, space: Space) -> Gaussian:
     """The Gaussian that a guide's parameters stand for; computed on the host, compiles nothing.
 
     Raises:
@@ -48,23 +55,23 @@ def from_params(params: Any) -> Gaussian:
     raise GuideError(_unsupported(params))
 
 
-def location(params: Any) -> Floats:
+def location(params: Any, space: Space) -> Floats:
     """The centre `(dim,)` of the guide with these parameters.
 
     Raises:
         GuideError: the guide has none.
     """
-    return np.asarray(_located(params).loc, np.float64)
+    return _vector(_located(params).loc, space)
 
 
-def relocate(params: Any, where: Floats) -> Any:
+def relocate(params: Any, where: Floats, space: Space) -> Any:
     """The parameters with their centre moved to `where` `(dim,)`, all else as it was.
 
     Raises:
         GuideError: the guide has no centre.
     """
     located = _located(params)
-    return located._replace(loc=_device(where, located.loc))
+    return located._replace(loc=_like(where, located.loc, space))
 
 
 def _located(params: Any) -> Any:
@@ -74,12 +81,12 @@ def _located(params: Any) -> Any:
 
 
 @to_params.register
-def _(params: DeltaParams, gaussian: Gaussian) -> DeltaParams:
-    return relocate(params, gaussian.mean)
+def _(params: DeltaParams, gaussian: Gaussian, space: Space) -> DeltaParams:
+    return relocate(params, gaussian.mean, space)
 
 
 @to_params.register
-def _(params: FullRankParams, gaussian: Gaussian) -> FullRankParams:
+def _(params: FullRankParams, gaussian: Gaussian, space: Space) -> FullRankParams:
     cholesky = gaussian.cholesky
     scale = np.diag(cholesky)
     return FullRankParams(
@@ -90,26 +97,28 @@ def _(params: FullRankParams, gaussian: Gaussian) -> FullRankParams:
 
 
 @from_params.register
-def _(params: FullRankParams) -> Gaussian:
+def _(params: FullRankParams, space: Space) -> Gaussian:
     loc, log_scale, lower = (np.asarray(leaf, np.float64) for leaf in params)
     return Gaussian(loc, np.exp(log_scale)[:, None] * (np.tril(lower, -1) + np.eye(loc.size)))
 
 
 @to_params.register
-def _(params: MeanFieldParams, gaussian: Gaussian) -> MeanFieldParams:
+def _(params: MeanFieldParams, gaussian: Gaussian, space: Space) -> MeanFieldParams:
     inverse = np.linalg.inv(gaussian.factor)
     log_scale = -0.5 * np.log(np.sum(inverse**2, axis=0))
-    return MeanFieldParams(_device(gaussian.mean, params.loc), _device(log_scale, params.log_scale))
+    return MeanFieldParams(
+        _like(gaussian.mean, params.loc, space), _like(log_scale, params.log_scale, space)
+    )
 
 
 @from_params.register
-def _(params: MeanFieldParams) -> Gaussian:
-    loc, log_scale = (np.asarray(leaf, np.float64) for leaf in params)
+def _(params: MeanFieldParams, space: Space) -> Gaussian:
+    loc, log_scale = (_vector(position, space) for position in params)
     return Gaussian(loc, np.diag(np.exp(log_scale)))
 
 
 @to_params.register
-def _(params: LowRankParams, gaussian: Gaussian) -> LowRankParams:
+def _(params: LowRankParams, gaussian: Gaussian, space: Space) -> LowRankParams:
     sd = gaussian.sd
     root = gaussian.factor / sd[:, None]
     noise, loadings = factor_analysis(root @ root.T, params.factor.shape[1])
@@ -122,7 +131,7 @@ def _(params: LowRankParams, gaussian: Gaussian) -> LowRankParams:
 
 
 @from_params.register
-def _(params: LowRankParams) -> Gaussian:
+def _(params: LowRankParams, space: Space) -> Gaussian:
     loc, log_scale, factor = (np.asarray(leaf, np.float64) for leaf in params)
     # I + F F' = (I + U diag(sqrt(1 + s^2) - 1) U')^2
     directions, s, _ = np.linalg.svd(factor, full_matrices=False)
@@ -155,6 +164,24 @@ def factor_analysis(correlation: Floats, rank: int) -> tuple[Floats, Floats]:
     # the floor aside, EM's fixed point keeps the diagonal; make it exact after any number of steps
     total = noise + np.sum(loadings**2, axis=1)
     return noise / total, loadings / np.sqrt(total)[:, None]
+
+
+def _vector(position: Array | Position, space: Space) -> Floats:
+    """A vector as it is, or a position laid out as one, `(dim,)`."""
+    if not isinstance(position, dict):
+        return np.asarray(position, np.float64)
+    return np.concatenate([np.ravel(np.asarray(position[name], float)) for name in space.names])
+
+
+def _like(vector: Floats, position: Any, space: Space) -> Any:
+    """A vector `(dim,)` in the form of `position`; the inverse of `_vector`."""
+    if not isinstance(position, dict):
+        return _device(vector, position)
+    parts = np.split(vector, np.cumsum([site.size for site in space.sites])[:-1])
+    return {
+        site.name: _device(part.reshape(site.z_shape), position[site.name])
+        for site, part in zip(space.sites, parts, strict=True)
+    }
 
 
 def _device(value: Floats, like: Array) -> Array:

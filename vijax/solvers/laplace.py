@@ -71,11 +71,13 @@ class LaplaceSolver(Solver):
             GuideError: the guide's parameters do not hold a Gaussian.
         """
         kernel = Kernel(target, batch, variables.model, joint=True)
-        result = self.run(kernel, host_rng(key), kernel.pack(location(variables.guide))[None])
+        result = self.run(
+            kernel, host_rng(key), kernel.pack(location(variables.guide, target.space))[None]
+        )
         if result.gaussian is None:
             return Solution(variables, result.reason, False, kernel.points)
         _, model = kernel.unpack(result.mode.point)
-        solved = Variables(to_params(variables.guide, result.gaussian), model)
+        solved = Variables(to_params(variables.guide, result.gaussian, target.space), model)
         return Solution(solved, result.reason, result.converged, kernel.points)
 
     def run(

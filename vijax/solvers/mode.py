@@ -75,11 +75,13 @@ class ModeSolver(Solver):
             GuideError: the guide's parameters have no location.
         """
         kernel = Kernel(target, batch, variables.model, joint=True)
-        mode = self.run(kernel, host_rng(key), kernel.pack(location(variables.guide))[None])
+        mode = self.run(
+            kernel, host_rng(key), kernel.pack(location(variables.guide, target.space))[None]
+        )
         if not np.isfinite(mode.log_density):
             return Solution(variables, mode.reason, False, kernel.points)
         where, model = kernel.unpack(mode.point)
-        solved = Variables(relocate(variables.guide, where), model)
+        solved = Variables(relocate(variables.guide, where, target.space), model)
         return Solution(solved, mode.reason, mode.converged, kernel.points)
 
     def run(self, kernel: Kernel, rng: np.random.Generator, starts: Floats | None = None) -> Mode:

@@ -159,10 +159,10 @@ class Pathfinder(Solver):
             GuideError: the guide's parameters do not hold a Gaussian.
         """
         kernel = Kernel(target, batch, variables.model)
-        result = self.run(kernel, host_rng(key), location(variables.guide)[None])
+        result = self.run(kernel, host_rng(key), location(variables.guide, target.space)[None])
         if result.gaussian is None:
             return Solution(variables, result.reason, False, kernel.points)
-        params = to_params(variables.guide, result.gaussian)
+        params = to_params(variables.guide, result.gaussian, target.space)
         solved = Variables(params, variables.model)
         return Solution(solved, result.reason, True, kernel.points)
 

@@ -2,6 +2,7 @@
 
 from vijax.solvers.batch_and_match import BatchAndMatch, BatchAndMatchResult
 from vijax.solvers.default import default_solver
+from vijax.solvers.fixed_draws import FixedDraws, FixedDrawsResult
 from vijax.solvers.kernel import Kernel
 from vijax.solvers.laplace import LaplaceResult, LaplaceSolver
 from vijax.solvers.lbfgs import LBFGS
@@ -12,6 +13,8 @@ __all__ = [
     "LBFGS",
     "BatchAndMatch",
     "BatchAndMatchResult",
+    "FixedDraws",
+    "FixedDrawsResult",
     "Kernel",
     "LaplaceResult",
     "LaplaceSolver",

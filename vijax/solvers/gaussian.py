@@ -158,6 +158,19 @@ def whitened(rng: np.random.Generator, num: int, dim: int) -> Floats:
     return np.concatenate([half, -half])
 
 
+def matched(rng: np.random.Generator, num: int, dim: int) -> Floats:
+    """Standard normal `(num, dim)`: mean zero, and second moments as exact as `num` allows.
+
+    Like `whitened`, but where there are too few pairs for the identity each coordinate has unit
+    variance: what a mean-field Gaussian needs most.
+    """
+    if num // 2 >= dim:
+        return whitened(rng, num, dim)
+    half = rng.standard_normal((num // 2, dim))
+    half /= np.sqrt(np.mean(half**2, axis=0))
+    return np.concatenate([half, -half])
+
+
 def host_rng(key: jax.Array) -> np.random.Generator:
     """A NumPy generator seeded by a JAX key."""
     return np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel().tolist())

@@ -24,6 +24,7 @@ LAYERS = [
         "together",
         {
             "_checkpoint",
+            "_covariance",
             "_dependence",
             "_draws",
             "_export",

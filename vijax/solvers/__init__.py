@@ -1,6 +1,7 @@
 """Solvers: full batch, driven from the host over one compiled kernel."""
 
 from vijax.solvers.batch_and_match import BatchAndMatch, BatchAndMatchResult
+from vijax.solvers.covariance import linear_response
 from vijax.solvers.default import default_solver
 from vijax.solvers.fixed_draws import FixedDraws, FixedDrawsResult
 from vijax.solvers.kernel import Kernel
@@ -23,4 +24,5 @@ __all__ = [
     "Pathfinder",
     "PathfinderResult",
     "default_solver",
+    "linear_response",
 ]

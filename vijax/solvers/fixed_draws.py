@@ -166,7 +166,7 @@ class FixedDraws(Solver):
     ) -> FixedDrawsResult:
         """Rounds of twice as many draws until their error is small."""
         elbos: list[float] = []
-        count = self._first_round(kernel.dim)
+        count = min(self.num_draws or enough_draws(kernel.dim), self.max_draws)
         while True:
             noise = matched(rng, count, kernel.dim)
             objective, point = climb(kernel, noise, mean, sd, self.optimizer)
@@ -192,13 +192,13 @@ class FixedDraws(Solver):
         converged = settled and precise
         return FixedDrawsResult(mean, sd, tuple(elbos), count, check.error, converged, reason)
 
-    def _first_round(self, dim: int) -> int:
-        if self.num_draws is not None:
-            return min(self.num_draws, self.max_draws)
-        wanted = _FEWEST
-        while dim <= _MATCHED_DIM and wanted < 2 * dim:
-            wanted *= 2
-        return min(wanted, self.max_draws)
+
+def enough_draws(dim: int) -> int:
+    """Draws to begin with: up to 256 dimensions enough to match all second moments."""
+    count = _FEWEST
+    while dim <= _MATCHED_DIM and count < 2 * dim:
+        count *= 2
+    return count
 
 
 def climb(

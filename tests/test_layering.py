@@ -37,6 +37,7 @@ LAYERS = [
         {
             "_centring",
             "_checkpoint",
+            "_covariance",
             "_dependence",
             "_draws",
             "_export",

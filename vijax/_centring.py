@@ -82,7 +82,7 @@ def learned(
         mutable: the model's mutable state.
     """
     space, old = problem.target.space, jax.device_get(problem.batch.centring)
-    gaussian = from_params(variables.guide)
+    gaussian = from_params(variables.guide, space)
     draws = gaussian.at(
         host_rng(fold_in(problem.key, 6)).standard_normal((max(_DRAWS, 10 * space.dim), space.dim))
     )
@@ -107,7 +107,7 @@ def learned(
     found = from_moments(flat.mean(0), np.cov(flat, rowvar=False).reshape(space.dim, -1))
     if found is None:
         return None
-    params = to_params(variables.guide, found)
+    params = to_params(variables.guide, found, space)
     return dataclasses.replace(problem, batch=there), Variables(params, variables.model)
 
 

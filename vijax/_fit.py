@@ -273,7 +273,7 @@ def _solver(algorithm: Any, problem: Problem, parameters: dict[str, PyTree]) -> 
         return algorithm
     if algorithm != "auto" or problem.rows.subsampled:
         return None
-    solver = default_solver(problem.guide)
+    solver = default_solver(problem.guide, problem.target.space.dim)
     # solvers for the ELBO hold `param` sites fixed; gradient steps fit them along
     return None if solver is not None and solver.maximises_elbo and parameters else solver
 

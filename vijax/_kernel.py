@@ -8,7 +8,7 @@ kept by the target: a second solve, by another solver or on other data of the sa
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,23 @@ Floats = np.ndarray  # host arrays are float64 throughout
 
 BLOCK = 16  # points evaluated at once, see `Kernel`
 _WORTH_COMPILING = 2**25  # points times data elements: about a second of gradients
+
+
+class Climbable(Protocol):
+    """A function with its gradient that an optimiser can climb; `Kernel` is one."""
+
+    @property
+    def resolution(self) -> float:
+        """Spacing of the values relative to their size."""
+        ...
+
+    def round(self, points: Floats) -> Floats:
+        """The points `(num, dim)` at which the function is evaluated for these."""
+        ...
+
+    def __call__(self, points: Floats) -> tuple[Floats, Floats]:
+        """Values `(num,)` and gradients `(num, dim)` at points `(num, dim)`."""
+        ...
 
 
 def _log_density(
@@ -66,6 +83,19 @@ def solver_products(
     """Hessian of the log density at `point` `(dim,)` times each row of `vectors` `(block, dim)`."""
     gradient = jax.grad(_log_density(target, joint, batch, model, mutable))
     return jax.vmap(lambda vector: jax.jvp(gradient, (point,), (vector,))[1])(vectors)
+
+
+def solver_paired_products(
+    target: Target,
+    joint: bool,
+    pairs: Array,
+    batch: Batch,
+    model: PyTree,
+    mutable: PyTree,
+) -> Array:
+    """Hessians of the log density at `pairs[:, 0]` times `pairs[:, 1]`, both `(block, dim)`."""
+    gradient = jax.grad(_log_density(target, joint, batch, model, mutable))
+    return jax.vmap(lambda pair: jax.jvp(gradient, (pair[0],), (pair[1],))[1])(pairs)
 
 
 class Kernel:
@@ -188,6 +218,15 @@ class Kernel:
         program = self.target.program(solver_products, self.joint)
         at = np.asarray(point, self.dtype)
         return self._blocks(lambda block: program(at, block, *self._data), vectors)
+
+    def paired_products(self, points: Floats, vectors: Floats) -> Floats:
+        """Hessian of the log density at each of `points` `(num, dim)` times its own vector.
+
+        Compiles one more program when it is first asked for.
+        """
+        program = self.target.program(solver_paired_products, self.joint)
+        pairs = np.stack([points, vectors], axis=1)
+        return self._blocks(lambda block: program(block, *self._data), pairs)
 
     def hessian(self, point: Floats) -> Floats:
         """Hessian of the log density at `point`, symmetric `(dim, dim)`."""

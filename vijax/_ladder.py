@@ -86,7 +86,7 @@ def gaussian(climb: Climb, best: Candidate | None) -> Candidate | None:
     if hierarchical and not problem.batch.centring:
         batch = _centring.with_weights(problem, _centring.zeros(problem.target))
         problem = dataclasses.replace(problem, batch=batch)
-    solver = default_solver(problem.guide)
+    solver = default_solver(problem.guide, problem.target.space.dim)
     assert solver is not None
     state = (problem.target, problem.guide, climb.variables, problem.batch)
     return climb.candidate(problem, solver.solve(fold_in(problem.key, 4), *state))
@@ -199,7 +199,7 @@ def _settles(found: Candidate, best: Candidate) -> bool:
 
 def _apart(one: Candidate, other: Candidate) -> bool:
     """Whether two Gaussians are different ones: some mean lies beyond the other's reach."""
-    a, b = (from_params(c.solution.variables.guide) for c in (one, other))
+    a, b = (from_params(c.solution.variables.guide, c.problem.target.space) for c in (one, other))
     return bool(np.max(np.abs(a.mean - b.mean) / np.minimum(a.sd, b.sd)) > _APART)
 
 

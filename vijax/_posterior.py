@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from vijax import _checkpoint, _draws, _export, _outcome
+from vijax import _checkpoint, _covariance, _draws, _export, _outcome
 from vijax._contracts import (
     Batch,
     DensityGuide,
@@ -198,28 +198,42 @@ class Posterior:
         return self.proposals(as_key(rng_key), check_count("num_draws", num_draws))[1]
 
     def covariance(
-        self, method: str = "guide", rng_key: Any = 0, num_draws: int = 4000
+        self,
+        method: str = "guide",
+        rng_key: Any = 0,
+        num_draws: int = 4000,
+        sites: Sequence[str] | None = None,
     ) -> np.ndarray:
         """Posterior covariance `(dim, dim)` in unconstrained space, in the order of `target.space`.
 
         Args:
-            method: `"guide"`, the guide's own (exact for a Gaussian, by draws otherwise), or
-                `"importance"`, with Pareto-smoothed weights.
+            method: `"guide"`, the guide's own (exact for a Gaussian, by draws otherwise);
+                `"importance"`, with Pareto-smoothed weights; or `"linear_response"`, for
+                mean-field fits, whose own has no correlations and too small variances.
             rng_key: for draws.
-            num_draws: for draws.
+            num_draws: for draws; linear response takes as many as it needs.
+            sites: only those, in the order of `target.space`; all by default.
+
+        Raises:
+            GuideError: the method does not suit the guide, or the fit saw minibatches.
+            VijaxError: a site is unknown, or the fit is not at a maximum of the ELBO.
         """
-        if method not in ("guide", "importance"):
-            raise ValueError(f"method: expected 'guide' or 'importance', got {method!r}.")
-        key = as_key(rng_key)
+        if method not in _covariance.METHODS:
+            raise ValueError(f"method: expected one of {_covariance.METHODS}, got {method!r}.")
+        key, rows = as_key(rng_key), _covariance.rows(self.target.space, sites)
+        if method == "linear_response":
+            self._need("covariance('linear_response')")
+            state = (self.target, self.guide, self.variables, self.mutable, self.batch)
+            return _covariance.by_linear_response(*state, key, rows)
         if method == "guide" and isinstance(self.guide, GaussianGuide):
-            return np.asarray(self.guide.covariance(self.params, self.target.space))
+            full = np.asarray(self.guide.covariance(self.params, self.target.space))
+            return full[np.ix_(rows, rows)]
         if method == "guide":
             flat = weights.flatten(self.target.space, self._draw(key, num_draws, corrected=False))
-            return np.cov(flat, rowvar=False).reshape(self.target.space.dim, -1)
+            return _covariance.of_draws(flat[:, rows])
         draws, found = self.proposals(key, num_draws)
-        flat, weight = weights.flatten(self.target.space, draws.z), np.exp(found.log_weights)
-        centred = flat - weight @ flat
-        return (centred * weight[:, None]).T @ centred
+        flat = weights.flatten(self.target.space, draws.z)
+        return _covariance.of_draws(flat[:, rows], np.exp(found.log_weights))
 
     def predict(
         self, rng_key: Any = 0, *args: Any, num_draws: int = 1000, **kwargs: Any

@@ -7,7 +7,7 @@ from tests.solvers import problems
 from vijax._contracts import Batch, Site, Space
 from vijax._errors import GuideError
 from vijax.guides import Delta, FullRank, Laplace, LowRank, MeanField
-from vijax.solvers import BatchAndMatch, LaplaceSolver, ModeSolver, default_solver
+from vijax.solvers import BatchAndMatch, FixedDraws, LaplaceSolver, ModeSolver, default_solver
 from vijax.solvers.conversion import factor_analysis, from_params, location, relocate, to_params
 from vijax.solvers.gaussian import Gaussian, from_moments
 
@@ -153,8 +153,9 @@ def test_a_gaussian_agrees_with_itself():
 
 
 def test_default_solvers_by_guide():
-    assert default_solver(FullRank()) == BatchAndMatch()
-    assert default_solver(Laplace()) == LaplaceSolver()
-    assert default_solver(Delta()) == ModeSolver()
-    assert default_solver(MeanField()) is None
-    assert default_solver(LowRank()) is None
+    assert default_solver(FullRank(), 10) == BatchAndMatch()
+    assert default_solver(Laplace(), 10) == LaplaceSolver()
+    assert default_solver(Delta(), 10) == ModeSolver()
+    assert default_solver(MeanField(), 10) == FixedDraws()
+    assert default_solver(MeanField(), 1000) is None
+    assert default_solver(LowRank(), 10) is None

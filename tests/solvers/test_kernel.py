@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tests.solvers import problems
-from vijax.guides import Delta, FullRank
-from vijax.solvers import BatchAndMatch, Kernel, LaplaceSolver, ModeSolver, Pathfinder
+from vijax.guides import Delta, FullRank, MeanField
+from vijax.solvers import BatchAndMatch, FixedDraws, Kernel, LaplaceSolver, ModeSolver, Pathfinder
 from vijax.solvers.conversion import location
 
 
@@ -53,8 +53,20 @@ def test_hessian_is_exact_and_its_program_is_made_on_demand():
     precision = np.linalg.inv(known.covariance)
     np.testing.assert_allclose(-hessian, precision, atol=1e-4 * np.abs(precision).max())
     vectors = np.random.default_rng(1).normal(size=(3, 20))
+    expected = vectors @ precision
     products = kernel.products(np.ones(20), vectors)
-    np.testing.assert_allclose(-products, vectors @ precision, atol=1e-3 * np.abs(precision).max())
+    np.testing.assert_allclose(-products, expected, atol=1e-3 * np.abs(precision).max())
+    paired = kernel.paired_products(np.ones((3, 20)), vectors)
+    np.testing.assert_allclose(-paired, expected, atol=1e-3 * np.abs(precision).max())
+
+
+def test_paired_products_take_each_point_with_its_own_vector():
+    kernel = problems.logistic(dim=4).kernel()
+    points, vectors = np.random.default_rng(0).normal(size=(2, 20, 4))
+    expected = [kernel.products(p, v[None])[0] for p, v in zip(points, vectors, strict=True)]
+    np.testing.assert_allclose(
+        kernel.paired_products(points, vectors), expected, rtol=1e-4, atol=1e-3
+    )
 
 
 def test_non_finite_results_are_data():
@@ -91,6 +103,7 @@ SOLVERS = {
     "pathfinder": (Pathfinder(), FullRank(), {"solver_kernel"}),
     "batch_and_match": (BatchAndMatch(), FullRank(), {"solver_kernel"}),
     "mode": (ModeSolver(), Delta(), {"solver_kernel"}),
+    "fixed_draws": (FixedDraws(), MeanField(), {"solver_kernel"}),
     "laplace": (LaplaceSolver(), FullRank(), {"solver_kernel", "solver_products"}),
 }
 

@@ -2,7 +2,9 @@
 
 from vijax._kernel import Kernel
 from vijax.solvers.batch_and_match import BatchAndMatch, BatchAndMatchResult
+from vijax.solvers.covariance import linear_response
 from vijax.solvers.default import default_solver
+from vijax.solvers.fixed_draws import FixedDraws, FixedDrawsResult
 from vijax.solvers.laplace import LaplaceResult, LaplaceSolver
 from vijax.solvers.lbfgs import LBFGS
 from vijax.solvers.mode import Mode, ModeSolver
@@ -12,6 +14,8 @@ __all__ = [
     "LBFGS",
     "BatchAndMatch",
     "BatchAndMatchResult",
+    "FixedDraws",
+    "FixedDrawsResult",
     "Kernel",
     "LaplaceResult",
     "LaplaceSolver",
@@ -20,4 +24,5 @@ __all__ = [
     "Pathfinder",
     "PathfinderResult",
     "default_solver",
+    "linear_response",
 ]

@@ -124,7 +124,7 @@ class BatchAndMatch(Solver):
             result.converged,
             kernel.points,
             losses,
-            tuple(to_params(variables.guide, other) for other in others),
+            tuple(to_params(variables.guide, other, target.space) for other in others),
         )
 
     def run(

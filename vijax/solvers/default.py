@@ -7,35 +7,47 @@ import functools
 from vijax._contracts import Guide, Solver
 from vijax.guides.delta import Delta
 from vijax.guides.laplace import Laplace
-from vijax.guides.normal import FullRank
+from vijax.guides.normal import FullRank, MeanField
 from vijax.solvers.batch_and_match import BatchAndMatch
+from vijax.solvers.fixed_draws import FixedDraws
 from vijax.solvers.laplace import LaplaceSolver
 from vijax.solvers.mode import ModeSolver
 
+_MEAN_FIELD_DIM = 256  # beyond, gradient steps are as fast where coordinates correlate
+
 
 @functools.singledispatch
-def default_solver(guide: Guide) -> Solver | None:
+def default_solver(guide: Guide, dim: int) -> Solver | None:
     """The solver that reaches the best member of a guide's family directly, `None` without one.
 
-    Mean-field and low-rank guides have none: the solvers can fill them in from a dense Gaussian,
-    which is the optimum of their ELBO for Gaussian posteriors only.
+    Low-rank guides have none: a solver can fill them in from a dense Gaussian, which is the
+    optimum of their ELBO for Gaussian posteriors only.
 
-    >>> default_solver(FullRank()).num_draws
+    >>> default_solver(FullRank(), dim=10).num_draws
     32
+
+    Args:
+        guide: the guide.
+        dim: dimension of the target.
     """
     return None
 
 
 @default_solver.register
-def _(guide: FullRank) -> Solver:
+def _(guide: FullRank, dim: int) -> Solver:
     return BatchAndMatch()
 
 
 @default_solver.register
-def _(guide: Laplace) -> Solver:
+def _(guide: Laplace, dim: int) -> Solver:
     return LaplaceSolver()
 
 
 @default_solver.register
-def _(guide: Delta) -> Solver:
+def _(guide: Delta, dim: int) -> Solver:
     return ModeSolver()
+
+
+@default_solver.register
+def _(guide: MeanField, dim: int) -> Solver | None:
+    return FixedDraws() if dim <= _MEAN_FIELD_DIM else None

@@ -155,3 +155,16 @@ def whitened(rng: np.random.Generator, num: int, dim: int) -> Floats:
         lengths = np.linalg.norm(half, axis=1, keepdims=True)
         half = np.linalg.qr(half.T)[0].T * lengths
     return np.concatenate([half, -half])
+
+
+def matched(rng: np.random.Generator, num: int, dim: int) -> Floats:
+    """Standard normal `(num, dim)`: mean zero, and second moments as exact as `num` allows.
+
+    Like `whitened`, but where there are too few pairs for the identity each coordinate has unit
+    variance: what a mean-field Gaussian needs most.
+    """
+    if num // 2 >= dim:
+        return whitened(rng, num, dim)
+    half = rng.standard_normal((num // 2, dim))
+    half /= np.sqrt(np.mean(half**2, axis=0))
+    return np.concatenate([half, -half])

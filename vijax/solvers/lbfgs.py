@@ -14,7 +14,7 @@ import dataclasses
 
 import numpy as np
 
-from vijax._kernel import Floats, Kernel
+from vijax._kernel import Climbable, Floats
 from vijax.solvers.paths import (
     CONVERGED,
     EXHAUSTED,
@@ -30,7 +30,6 @@ _RUNNING = ""
 _SUFFICIENT = 1e-4  # Armijo constant
 _CURVATURE = 0.9  # weak Wolfe constant
 _MAX_TRIALS = 12  # trial points in one line search
-_PROBED = 256  # dimension up to which every coordinate is tried before a path counts as converged
 _MAX_SETTLED = 30
 _QUIET = 3  # iterations in a row whose predicted gain is negligible
 
@@ -45,18 +44,20 @@ class LBFGS:
         tolerance: predicted gain in nats, `g' H g / 2`, below which a step is negligible. The
             unit makes it independent of the scale of the parameters.
         patience: once half the paths have ended, the others get this many times what those took.
+        probed: dimension up to which every coordinate is tried before a path counts as converged.
     """
 
     history: int = 10
     max_trials: int = 1000
     tolerance: float = 1e-4
     patience: float = 3.0
+    probed: int = 256
 
-    def climb(self, kernel: Kernel, starts: Floats, keep: bool = True) -> list[Path]:
+    def climb(self, kernel: Climbable, starts: Floats, keep: bool = True) -> list[Path]:
         """Maximises the log density from each of `starts` `(num_paths, dim)`.
 
         Args:
-            kernel: the compiled log density and gradient.
+            kernel: the log density and gradient, a `Kernel` as a rule.
             starts: starting points; one that is not finite ends its path at once, see
                 `finite_starts`.
             keep: keep all iterates, else the first and the last.
@@ -67,7 +68,7 @@ class LBFGS:
 class _Climb:
     """All paths of one run; row `i` of every array belongs to path `i`. Minimises `f = -log p`."""
 
-    def __init__(self, options: LBFGS, kernel: Kernel, starts: Floats, keep: bool) -> None:
+    def __init__(self, options: LBFGS, kernel: Climbable, starts: Floats, keep: bool) -> None:
         self.options, self.kernel, self.keep = options, kernel, keep
         num, dim = starts.shape
         self.x = kernel.round(starts)
@@ -176,7 +177,7 @@ class _Climb:
         it has not explored lately for steep ones, and predicts no gain in a place that has some.
         """
         self.reasons[i] = CONVERGED
-        if self.x.shape[1] <= _PROBED and self.settled[i] < _MAX_SETTLED:
+        if self.x.shape[1] <= self.options.probed and self.settled[i] < _MAX_SETTLED:
             self.settled[i] += 1
             self._probe(i)
 

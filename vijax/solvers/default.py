@@ -6,12 +6,15 @@ import functools
 
 from vijax._contracts import Guide, Solver
 from vijax.guides.delta import Delta
+from vijax.guides.flow import Flow
 from vijax.guides.laplace import Laplace
 from vijax.guides.normal import FullRank, MeanField
 from vijax.solvers.batch_and_match import BatchAndMatch
 from vijax.solvers.fixed_draws import FixedDraws
+from vijax.solvers.flow_descent import FlowDescent
 from vijax.solvers.laplace import LaplaceSolver
 from vijax.solvers.mode import ModeSolver
+from vijax.solvers.pathfinder import Pathfinder
 
 _MEAN_FIELD_DIM = 256  # beyond, gradient steps are as fast where coordinates correlate
 
@@ -51,3 +54,8 @@ def _(guide: Delta, dim: int) -> Solver:
 @default_solver.register
 def _(guide: MeanField, dim: int) -> Solver | None:
     return FixedDraws() if dim <= _MEAN_FIELD_DIM else None
+
+
+@default_solver.register
+def _(guide: Flow, dim: int) -> Solver:
+    return FlowDescent(default_solver(guide.base_for(dim), dim) or Pathfinder())

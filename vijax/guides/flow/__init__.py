@@ -7,10 +7,12 @@ from vijax.guides.flow.bnaf import BlockNeural
 from vijax.guides.flow.chain import Chain, Invert, Repeat
 from vijax.guides.flow.coupling import Coupling, Marginal
 from vijax.guides.flow.elementwise import Affine, Elementwise
+from vijax.guides.flow.guide import Flow, FlowParams
 from vijax.guides.flow.lu import LU
 from vijax.guides.flow.permutation import Flip, Shuffle
 from vijax.guides.flow.planar import Planar
 from vijax.guides.flow.radial import Radial
+from vijax.guides.flow.recipes import RECIPES
 from vijax.guides.flow.spline import Spline
 from vijax.guides.flow.sylvester import Sylvester
 from vijax.guides.flow.tails import LOFT, HeavyTails
@@ -18,6 +20,7 @@ from vijax.guides.flow.tails import LOFT, HeavyTails
 __all__ = [
     "LOFT",
     "LU",
+    "RECIPES",
     "Affine",
     "Autoregressive",
     "Bijection",
@@ -27,6 +30,8 @@ __all__ = [
     "Diagonal",
     "Elementwise",
     "Flip",
+    "Flow",
+    "FlowParams",
     "HeavyTails",
     "Invert",
     "LowRankAffine",

@@ -32,7 +32,7 @@ class Autoregressive(Bijection):
 
     cheap_inverse: ClassVar[bool] = False
     elementwise: Elementwise = Affine()
-    hidden: tuple[int, ...] = (32, 32)
+    hidden: tuple[int, ...] = (32,)
 
     def init(self, key: Array, dim: int) -> Network:
         return conditioner.init(key, (dim, *self._hidden(dim), dim * self.elementwise.size))

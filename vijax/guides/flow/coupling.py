@@ -28,7 +28,7 @@ class Coupling(Bijection):
     """
 
     elementwise: Elementwise = Affine()
-    hidden: tuple[int, ...] = (32, 32)
+    hidden: tuple[int, ...] = (32,)
 
     def init(self, key: Array, dim: int) -> Network:
         size, kept = self.elementwise.size, dim // 2

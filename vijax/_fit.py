@@ -128,8 +128,8 @@ def fit(
             found, history = climb(problem, variables[0], mutable, max_seconds, bar)
         if found.assessment.verdict.status in _USABLE or found.solution.converged:
             return Posterior(**_outcome.of_candidate(found, mutable, history, began))
-        variables = [found.solution.variables]
-        problem = found.problem
+        problem, solution = found.problem, found.solution
+        variables = [(_finite(problem, solution, mutable) if init is None else solution).variables]
     elif solver is not None:
         solution = _solve(solver, problem, variables[0], mutable, init is None)
         if solution.converged or algorithm is solver or not solver.maximises_elbo:
@@ -250,11 +250,21 @@ def _solve(
         return Solution(variables, _INTERRUPTED, False, 0)
     if solution.converged or not random:
         return solution
-    starts = _positions(None, problem, variables.model, mutable, 1)
+    return _finite(problem, solution, mutable)
+
+
+def _finite(problem: Problem, solution: Solution, mutable: dict[str, PyTree]) -> Solution:
+    """A solution that failed, or at least a finite place to go on from.
+
+    Raises:
+        ModelError: there is none.
+    """
+    target, guide, batch = problem.target, problem.guide, problem.batch
+    starts = _positions(None, problem, solution.variables.model, mutable, 1)
     found = scores(target, guide, solution.variables, mutable, batch, problem.rows)
     if np.isfinite(found).all():
         return solution
-    fresh = _variables(None, problem, variables.model, starts)[0]
+    fresh = _variables(None, problem, solution.variables.model, starts)[0]
     return solution._replace(variables=fresh)
 
 

@@ -35,7 +35,7 @@ from vijax.algorithms import Adam, Gradient, Optimizer
 from vijax.guides import resolve
 from vijax.model import build, check_data, init_strategy, split, unwrap
 from vijax.objectives import ELBO
-from vijax.solvers import default_solver
+from vijax.solvers import by_name, default_solver
 
 _FULL_RANK_DIM = 500  # largest dimension at which d x d work stays cheap beside the model
 _BASE_RATE = 0.05  # Adam's step size before the pilot
@@ -73,7 +73,9 @@ def fit(
         rng_key: an int, a JAX key or a legacy key.
         guide: `"auto"`, `"meanfield"`, `"fullrank"`, `"lowrank"`, `"laplace"`, `"map"`, a vijax
             guide, `{site or tuple of sites: any of these}`, a NumPyro autoguide or guide function.
-        algorithm: `"auto"`, or an `Algorithm` or `Solver`.
+        algorithm: `"auto"`, `"gradient"`, the name of a solver (`"pathfinder"`,
+            `"batch_and_match"`, `"variational_newton"`, `"fixed_draws"`, `"laplace"`, `"mode"`), an
+            `Algorithm` or a `Solver`.
         objective: what to minimise; the negative ELBO by default.
         optimizer: any optax transformation; Adam with a step size found by a short pilot by
             default.
@@ -107,6 +109,8 @@ def fit(
     model, args, kwargs = unwrap(model, args, kwargs)
     _options.check_names(model, options, _DEFAULTS, kwargs, model_kwargs)
     _options.check_values(options)
+    if isinstance(algorithm, str):
+        algorithm = by_name(algorithm) or algorithm
 
     arguments, data = split(model, args, {**kwargs, **model_kwargs})
     target = build(model, arguments)

@@ -25,8 +25,9 @@ from vijax._progress import Progress
 from vijax.diagnostics.assess import Assessment, assess
 from vijax.guides import Mixture
 from vijax.guides.mixture import MixtureParams
-from vijax.solvers import BatchAndMatch, default_solver
+from vijax.solvers import default_solver
 from vijax.solvers.conversion import from_params
+from vijax.solvers.default import dense_gaussian
 
 _APART = 1.0  # sds between the means of two modes
 _WEIGHT = 1e-3  # share of the evidence below which a mode is left out
@@ -101,7 +102,7 @@ def centring(climb: Climb, best: Candidate | None) -> Candidate | None:
         if moved is None:
             break
         problem, variables = moved
-        solver = BatchAndMatch(start=None)
+        solver = dense_gaussian(None)
         key = fold_in(problem.key, 40 + round_)
         solution = solver.solve(key, problem.target, problem.guide, variables, problem.batch)
         found = climb.candidate(problem, solution)
@@ -118,7 +119,7 @@ def modes(climb: Climb, best: Candidate | None) -> Candidate | None:
     problem, found = best.problem, [best]
     for i, params in enumerate(best.solution.alternatives):
         start = Variables(params, best.solution.variables.model)
-        solver = BatchAndMatch(start=None)
+        solver = dense_gaussian(None)
         key = fold_in(problem.key, 50 + i)
         solution = solver.solve(key, problem.target, problem.guide, start, problem.batch)
         one = climb.candidate(problem, solution)

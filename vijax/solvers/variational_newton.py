@@ -10,6 +10,8 @@ import numpy as np
 
 from vijax._contracts import Batch, Guide, Solution, Solver, Target, Variables
 from vijax._errors import VijaxError, mismatch
+from vijax._kernel import Floats, Kernel
+from vijax._keys import host_rng
 from vijax.solvers._host import host_algebra
 from vijax.solvers.batch_and_match import BatchAndMatch
 from vijax.solvers.conversion import from_params, to_params
@@ -19,14 +21,12 @@ from vijax.solvers.gaussian import (
     antithetic,
     clearly_better,
     elbo_terms,
-    host_rng,
     log_normal,
     require_even,
     summarise,
     whitened,
 )
-from vijax.solvers.kernel import Floats, Kernel
-from vijax.solvers.pathfinder import Pathfinder
+from vijax.solvers.pathfinder import Pathfinder, PathfinderResult
 
 CURVATURES = ("scores", "hessian")
 
@@ -52,6 +52,7 @@ class VariationalNewtonResult(NamedTuple):
         error: nats of ELBO that the sampling error of the average costs, by the iterates' scatter.
         converged: whether the ELBO stopped rising and that error is within the tolerance.
         reason: one line about the outcome.
+        start: the Pathfinder run that it all began with, if there was one.
     """
 
     gaussian: Gaussian | None
@@ -61,6 +62,7 @@ class VariationalNewtonResult(NamedTuple):
     error: float
     converged: bool
     reason: str
+    start: PathfinderResult | None = None
 
 
 class _Look(NamedTuple):
@@ -119,13 +121,21 @@ class VariationalNewton(Solver):
             GuideError: the guide's parameters do not hold a Gaussian.
         """
         kernel = Kernel(target, batch, variables.model)
-        result = self.run(kernel, host_rng(key), from_params(variables.guide))
+        result = self.run(kernel, host_rng(key), from_params(variables.guide, target.space))
         if result.gaussian is None:
             return Solution(variables, result.reason, False, kernel.points)
-        params = to_params(variables.guide, result.gaussian)
-        solved = Variables(params, variables.model)
-        losses = tuple(float(-elbo) for elbo in result.elbos)
-        return Solution(solved, result.reason, result.converged, kernel.points, losses)
+        found = [result.gaussian]
+        if result.start is not None:
+            found += result.start.other_modes(result.gaussian, result.elbo)
+        params, *others = (to_params(variables.guide, one, target.space) for one in found)
+        return Solution(
+            Variables(params, variables.model),
+            result.reason,
+            result.converged,
+            kernel.points,
+            tuple(float(-elbo) for elbo in result.elbos),
+            tuple(others),
+        )
 
     def run(
         self, kernel: Kernel, rng: np.random.Generator, gaussian: Gaussian
@@ -137,24 +147,35 @@ class VariationalNewton(Solver):
             rng: source of randomness.
             gaussian: where to start; with `start` set, only its mean is used, for the first path.
         """
-        if self.start is not None:
-            found = (
-                self.start.run(kernel, rng, gaussian.mean[None])
-                if isinstance(self.start, Pathfinder)
-                else self.start.run(kernel, rng, gaussian)
-            )
-            if found.gaussian is None:
-                nothing = np.zeros(0)
-                return VariationalNewtonResult(
-                    None, -np.inf, np.inf, nothing, np.inf, False, found.reason
-                )
-            gaussian = found.gaussian
+        settled, began, paths = False, "", None
+        if isinstance(self.start, BatchAndMatch):
+            matched = self.start.run(kernel, rng, gaussian)
+            found, paths = matched.gaussian, matched.start
+            settled, began = matched.converged, matched.reason
+        elif self.start is not None:
+            paths = self.start.run(kernel, rng, gaussian.mean[None])
+            found, began = paths.gaussian, paths.reason
+        else:
+            found = gaussian
+        if found is None:
+            nothing = np.zeros(0)
+            return VariationalNewtonResult(None, -np.inf, np.inf, nothing, np.inf, False, began)
         with host_algebra(kernel.dim):
-            ascent = _Ascent(self, kernel, rng, gaussian)
+            ascent = _Ascent(self, kernel, rng, found)
             converged, reason = ascent.run()
-            best, estimate = ascent.choose(gaussian)
+            best, estimate = ascent.choose(found)
+        if settled and not converged:  # it was close before, and is no farther now
+            reason = f"{began}, then {len(ascent.elbos)} Newton steps"
+        elif paths is not None and paths.num_modes > 1:
+            reason += f"; {paths.reason}"
         return VariationalNewtonResult(
-            best, *estimate, np.array(ascent.elbos), ascent.error, converged, reason
+            best,
+            *estimate,
+            np.array(ascent.elbos),
+            ascent.error,
+            converged or settled,
+            reason,
+            paths,
         )
 
 

@@ -15,7 +15,7 @@ from vijax.diagnostics.assess import Assessment
 
 _MEANING = {
     "certified": "the guide's draws can be used as they are",
-    "corrected": "draws are corrected",
+    "corrected": "the guide is off, these figures are mended",
     "approximate": "accuracy is not shown; see report()",
     "failed": "do not use; see report()",
 }

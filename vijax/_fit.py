@@ -27,7 +27,7 @@ from vijax._contracts import (
 from vijax._engine import Budget, Engine, scores
 from vijax._errors import ModelError
 from vijax._keys import as_key, fold_in
-from vijax._ladder import climb
+from vijax._ladder import INTERRUPTED, climb
 from vijax._posterior import Posterior
 from vijax._problem import Problem
 from vijax._progress import Progress
@@ -41,7 +41,6 @@ _FULL_RANK_DIM = 500  # largest dimension at which d x d work stays cheap beside
 _BASE_RATE = 0.05  # Adam's step size before the pilot
 _PILOT_FACTORS = (1.0, 0.25, 0.0625, 0.015625)
 _PILOT_STEPS = 100
-_INTERRUPTED = "interrupted by Ctrl-C: nothing was solved"
 _USABLE = ("certified", "corrected")
 _STEPWISE = ("objective", "optimizer", "num_steps", "num_particles", "num_restarts")
 
@@ -128,9 +127,10 @@ def fit(
         starts = [_starts.origin(target.space)]  # solvers look for better ones themselves
     variables = _variables(init, problem, parameters, starts)
     if guide == "auto" and solver is not None and solver.maximises_elbo and algorithm is not solver:
-        with Progress(progress_bar, label="climb") as bar:
+        with Progress(progress_bar, steps=False) as bar:
             found, history = climb(problem, variables[0], mutable, max_seconds, bar)
-        if found.assessment.verdict.status in _USABLE or found.solution.converged:
+        status, ended = found.assessment.verdict.status, found.solution
+        if status in _USABLE or ended.converged or ended.reason.startswith(INTERRUPTED):
             return Posterior(**_outcome.of_candidate(found, mutable, history, began))
         problem, solution = found.problem, found.solution
         variables = [(_finite(problem, solution, mutable) if init is None else solution).variables]
@@ -138,7 +138,7 @@ def fit(
         solution = _solve(solver, problem, variables[0], mutable, init is None)
         if solution.converged or algorithm is solver or not solver.maximises_elbo:
             return Posterior(**_outcome.of_solution(problem, solution, mutable, began))
-        if solution.reason == _INTERRUPTED:
+        if solution.reason == INTERRUPTED:
             return Posterior(**_outcome.of_solution(problem, solution, mutable, began))
         variables = [solution.variables]
 
@@ -251,7 +251,7 @@ def _solve(
     try:
         solution = solver.solve(key, target, guide, variables, batch)
     except KeyboardInterrupt:
-        return Solution(variables, _INTERRUPTED, False, 0)
+        return Solution(variables, INTERRUPTED, False, 0)
     if solution.converged or not random:
         return solution
     return _finite(problem, solution, mutable)

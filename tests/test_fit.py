@@ -12,6 +12,7 @@ import pytest
 
 import vijax
 from tests import targets
+from vijax.solvers import NAMES
 
 Y = np.array([0.3, 1.9, -0.4, 2.2, 1.1], np.float32)
 
@@ -78,7 +79,16 @@ def test_a_name_that_is_both_option_and_argument_is_refused():
         ({"rng_key": "seed"}, TypeError, "rng_key: expected an int"),
         ({"rng_key": 1.5}, TypeError, "rng_key: expected an int"),
         ({"guide": "meanfeild"}, vijax.GuideError, "meanfield"),
-        ({"algorithm": "adam"}, ValueError, "algorithm: expected 'auto'"),
+        ({"algorithm": "adam"}, ValueError, "algorithm: expected 'auto', 'gradient', 'pathfinder'"),
+        ({"algorithm": "batch-and-match"}, ValueError, "Did you mean 'batch_and_match'"),
+        ({"algorithm": 3}, TypeError, "algorithm: expected a name, an Algorithm or a Solver"),
+        ({"algorithm": "mode", "num_steps": 9}, ValueError, "num_steps: ModeSolver.*no gradient"),
+        ({"algorithm": "mode", "callbacks": [print]}, ValueError, "callbacks: ModeSolver"),
+        (
+            {"algorithm": "pathfinder", "objective": vijax.objectives.ELBO()},
+            ValueError,
+            "objective: it belongs to the algorithm Pathfinder",
+        ),
         ({"optimizer": 0.01}, TypeError, "optimizer: expected an optax"),
         ({"objective": "elbo"}, TypeError, "objective: expected"),
         ({"callbacks": print}, TypeError, "callbacks: expected a sequence"),
@@ -96,6 +106,16 @@ def test_a_name_that_is_both_option_and_argument_is_refused():
 def test_a_wrong_value_is_named(options, error, text):
     with pytest.raises(error, match=text):
         fit(model, Y, **options)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_solver_can_be_asked_for_by_name(name):
+    guide = {"fixed_draws": "meanfield", "mode": "map"}.get(name, "fullrank")
+    posterior = fit(model, Y, guide=guide, algorithm=name)
+    same = fit(model, Y, guide=guide, algorithm=NAMES[name]())
+    assert posterior.num_steps == 0
+    assert posterior.stop_reason == same.stop_reason
+    assert posterior.elbo == same.elbo or guide == "map"
 
 
 def test_a_missing_argument_is_named():

@@ -9,6 +9,7 @@ from numpyro.distributions import constraints
 
 import vijax
 from tests.solvers.problems import SCHOOLS, SCHOOLS_SD, centred_schools_model, schools_moments
+from vijax import _ladder
 from vijax.guides import FullRank, Mixture
 
 CENTER = np.array([3.0, 4.0])
@@ -185,3 +186,18 @@ def test_weights_that_make_no_sense(centring, message):
 def test_time_ends_the_climb():
     posterior = fit(centred_schools_model, SCHOOLS_SD, SCHOOLS, max_seconds=1e-6)
     assert [attempt.rung for attempt in posterior.history] == ["gaussian"]
+
+
+def test_ctrl_c_keeps_the_best_so_far(monkeypatch):
+    def interrupted(climb, best):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(_ladder.RUNGS, "centring", interrupted)
+    posterior = fit(centred_schools_model, SCHOOLS_SD, SCHOOLS)
+    assert posterior.stop_reason.startswith("interrupted by Ctrl-C; ")
+    assert [attempt.rung for attempt in posterior.history] == ["gaussian"]
+    assert posterior.elbo > -32
+    monkeypatch.setitem(_ladder.RUNGS, "gaussian", interrupted)
+    posterior = fit(centred_schools_model, SCHOOLS_SD, SCHOOLS)
+    assert posterior.stop_reason == "interrupted by Ctrl-C"
+    assert posterior.status in ("approximate", "failed")

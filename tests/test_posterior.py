@@ -220,13 +220,15 @@ def test_summary_rows_are_the_exact_numbers(wrong):
     assert names[:3] == ["beta[0]", "beta[1]", "alpha"]
     sd = np.sqrt(np.diag(COVARIANCE))
     for i, row in enumerate(summary.rows[:3]):
-        assert abs(row.corrected_mean - MEAN[i]) < 5 * row.mcse
-        assert row.corrected_sd == pytest.approx(sd[i], rel=0.08)
-        assert row.sd == pytest.approx(1.3 * sd[i], rel=5 / np.sqrt(2 * 8000))
-        low, high = stats.norm(MEAN[i] + 0.7 * sd[i] * (i == 1), 1.3 * sd[i]).ppf([0.1, 0.9])
+        assert abs(row.mean - MEAN[i]) < 5 * row.mcse
+        assert row.sd == pytest.approx(sd[i], rel=0.08)
+        assert row.guide_sd == pytest.approx(1.3 * sd[i], rel=5 / np.sqrt(2 * 8000))
+        shifted = MEAN[i] + 0.7 * sd[i] * (i == 1)
+        assert row.guide_mean == pytest.approx(shifted, abs=5 * row.guide_sd / np.sqrt(8000))
+        low, high = stats.norm(MEAN[i], sd[i]).ppf([0.1, 0.9])
         # the error of a 10 % quantile is 1.7 times that of a mean
-        assert row.low == pytest.approx(low, abs=5 * 1.71 * row.sd / np.sqrt(8000))
-        assert row.high == pytest.approx(high, abs=5 * 1.71 * row.sd / np.sqrt(8000))
+        assert row.low == pytest.approx(low, abs=5 * 1.71 * row.mcse)
+        assert row.high == pytest.approx(high, abs=5 * 1.71 * row.mcse)
     assert summary["alpha"] == summary.rows[2]
     text = str(summary)
     assert "10.0%" in text
@@ -237,12 +239,15 @@ def test_summary_rows_are_the_exact_numbers(wrong):
 
 def test_the_report_puts_the_worst_coordinate_first(wrong):
     lines = wrong.report().splitlines()
-    first = lines[next(i for i, text in enumerate(lines) if "mean shift" in text) + 1]
-    name, shift, ratio = first.split()
+    first = lines[next(i for i, text in enumerate(lines) if "PSIS mean (sd)" in text) + 1]
+    name, shift, ratio, *chains = first.split()
     assert name == "beta[1]"
     # seen from the wrong guide the truth is 0.7 / 1.3 of its sd away, and 1 / 1.3 as wide
     assert float(shift) == pytest.approx(-0.7 / 1.3, abs=0.1)
     assert float(ratio) == pytest.approx(1 / 1.3, abs=0.1)
+    # chains measure in sds of the posterior
+    assert float(chains[0]) == pytest.approx(-0.7, abs=0.1)
+    assert float(chains[2]) == pytest.approx(1 / 1.3, abs=0.05)
     assert lines[0] == "status: corrected"
 
 
@@ -337,7 +342,7 @@ def test_a_point_has_no_density():
         with pytest.raises(GuideError, match=r"density.*Delta"):
             call()
     np.testing.assert_array_equal(posterior.covariance(), np.zeros((3, 3)))
-    assert np.isnan(posterior.summary(num_draws=10).rows[0].corrected_mean)
+    assert posterior.summary(num_draws=10).rows[0].sd == 0
 
 
 @pytest.mark.parametrize(

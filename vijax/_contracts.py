@@ -165,6 +165,7 @@ class Target:
         dims: plate names along the batch dimensions of every site, `None` where there is none.
         hierarchical: sites whose prior has a location and a scale, and whose scale depends on
             other latents: what `Batch.centring` can name.
+        sequential: whether the model has a long loop, so that many points take as long as one.
         programs: compiled programs on this target, see `program`; they live as long as it does.
     """
 
@@ -182,6 +183,7 @@ class Target:
     plates: Mapping[str, Plate] = dataclasses.field(default_factory=dict)
     dims: Mapping[str, tuple[str | None, ...]] = dataclasses.field(default_factory=dict)
     hierarchical: tuple[str, ...] = ()
+    sequential: bool = False
     programs: dict[Hashable, Callable[..., Any]] = dataclasses.field(
         default_factory=dict, repr=False
     )

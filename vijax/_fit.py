@@ -27,7 +27,7 @@ from vijax._contracts import (
 from vijax._engine import Budget, Engine, scores
 from vijax._errors import ModelError
 from vijax._keys import as_key, fold_in
-from vijax._ladder import climb
+from vijax._ladder import INTERRUPTED, climb
 from vijax._posterior import Posterior
 from vijax._problem import Problem
 from vijax._progress import Progress
@@ -35,13 +35,12 @@ from vijax.algorithms import Adam, Gradient, Optimizer
 from vijax.guides import resolve
 from vijax.model import build, check_data, init_strategy, split, unwrap
 from vijax.objectives import ELBO
-from vijax.solvers import default_solver
+from vijax.solvers import by_name, default_solver
 
 _FULL_RANK_DIM = 500  # largest dimension at which d x d work stays cheap beside the model
 _BASE_RATE = 0.05  # Adam's step size before the pilot
 _PILOT_FACTORS = (1.0, 0.25, 0.0625, 0.015625)
 _PILOT_STEPS = 100
-_INTERRUPTED = "interrupted by Ctrl-C: nothing was solved"
 _USABLE = ("certified", "corrected")
 _STEPWISE = ("objective", "optimizer", "num_steps", "num_particles", "num_restarts")
 
@@ -74,7 +73,9 @@ def fit(
         guide: `"auto"`, `"meanfield"`, `"fullrank"`, `"lowrank"`, `"laplace"`, `"map"`,
             `"flow"` or the name of one (`"realnvp"`, `"nsf"`, `"iaf"`, ...), a vijax guide,
             `{site or tuple of sites: any of these}`, a NumPyro autoguide or guide function.
-        algorithm: `"auto"`, or an `Algorithm` or `Solver`.
+        algorithm: `"auto"`, `"gradient"`, the name of a solver (`"pathfinder"`,
+            `"batch_and_match"`, `"variational_newton"`, `"fixed_draws"`, `"laplace"`, `"mode"`), an
+            `Algorithm` or a `Solver`.
         objective: what to minimise; the negative ELBO by default.
         optimizer: any optax transformation; Adam with a step size found by a short pilot by
             default.
@@ -108,6 +109,8 @@ def fit(
     model, args, kwargs = unwrap(model, args, kwargs)
     _options.check_names(model, options, _DEFAULTS, kwargs, model_kwargs)
     _options.check_values(options)
+    if isinstance(algorithm, str):
+        algorithm = by_name(algorithm) or algorithm
 
     arguments, data = split(model, args, {**kwargs, **model_kwargs})
     target = build(model, arguments)
@@ -125,18 +128,19 @@ def fit(
         starts = [_starts.origin(target.space)]  # solvers look for better ones themselves
     variables = _variables(init, problem, parameters, starts)
     if guide == "auto" and solver is not None and solver.maximises_elbo and algorithm is not solver:
-        with Progress(progress_bar, label="climb") as bar:
+        with Progress(progress_bar, steps=False) as bar:
             found, history = climb(problem, variables[0], mutable, max_seconds, bar)
-        if found.assessment.verdict.status in _USABLE or found.solution.converged:
+        status, ended = found.assessment.verdict.status, found.solution
+        if status in _USABLE or ended.converged or ended.reason.startswith(INTERRUPTED):
             return Posterior(**_outcome.of_candidate(found, mutable, history, began))
-        variables = [found.solution.variables]
-        problem = found.problem
+        problem, solution = found.problem, found.solution
+        variables = [(_finite(problem, solution, mutable) if init is None else solution).variables]
     elif solver is not None:
         solution = _solve(solver, problem, variables[0], mutable, init is None)
         final = solver.exhaustive or not solver.maximises_elbo
         if solution.converged or algorithm is solver or final:
             return Posterior(**_outcome.of_solution(problem, solution, mutable, began))
-        if solution.reason == _INTERRUPTED:
+        if solution.reason == INTERRUPTED:
             return Posterior(**_outcome.of_solution(problem, solution, mutable, began))
         variables = [solution.variables]
 
@@ -249,14 +253,24 @@ def _solve(
     try:
         solution = solver.solve(key, target, guide, variables, batch)
     except KeyboardInterrupt:
-        return Solution(variables, _INTERRUPTED, False, 0)
+        return Solution(variables, INTERRUPTED, False, 0)
     if solution.converged or not random:
         return solution
-    starts = _positions(None, problem, variables.model, mutable, 1)
+    return _finite(problem, solution, mutable)
+
+
+def _finite(problem: Problem, solution: Solution, mutable: dict[str, PyTree]) -> Solution:
+    """A solution that failed, or at least a finite place to go on from.
+
+    Raises:
+        ModelError: there is none.
+    """
+    target, guide, batch = problem.target, problem.guide, problem.batch
+    starts = _positions(None, problem, solution.variables.model, mutable, 1)
     found = scores(target, guide, solution.variables, mutable, batch, problem.rows)
     if np.isfinite(found).all():
         return solution
-    fresh = _variables(None, problem, variables.model, starts)[0]
+    fresh = _variables(None, problem, solution.variables.model, starts)[0]
     return solution._replace(variables=fresh)
 
 

@@ -21,6 +21,7 @@ from vijax._contracts import Batch, PyTree, Target
 Floats = np.ndarray  # host arrays are float64 throughout
 
 BLOCK = 16  # points evaluated at once, see `Kernel`
+_LONG_BLOCK = 128  # the same for models with a long loop, whose steps take no longer for more
 _WORTH_COMPILING = 2**25  # points times data elements: about a second of gradients
 
 
@@ -104,7 +105,8 @@ class Kernel:
     Points go through the device in blocks of a fixed size, the last one padded, so that exactly
     one program is compiled. Sixteen was chosen by measurement: for a small model one call takes
     little longer than with 4 points (dispatch dominates), a large model pays for padding, and
-    from 32 on some models compile slower.
+    from 32 on some models compile slower. Models with a long loop take blocks of 128: 256 points
+    of a stochastic volatility model of 100 steps take 7 ms in blocks of 16, 0.5 ms in one.
 
     Args:
         target: the target.
@@ -129,12 +131,12 @@ class Kernel:
         model: Mapping[str, PyTree] | None = None,
         mutable: Mapping[str, PyTree] | None = None,
         joint: bool = False,
-        block: int = BLOCK,
+        block: int | None = None,
     ) -> None:
         self.target = target
         self.model = dict(model or {})
         self.joint = joint and bool(self.model)
-        self.block = block
+        self.block = block or (_LONG_BLOCK if target.sequential else BLOCK)
         self.dim = target.space.dim
         if self.joint:
             self.dim += sum(np.size(leaf) for leaf in jax.tree.leaves(self.model))

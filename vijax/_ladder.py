@@ -25,10 +25,12 @@ from vijax._progress import Progress
 from vijax.diagnostics.assess import Assessment, assess
 from vijax.guides import Mixture
 from vijax.guides.mixture import MixtureParams
-from vijax.solvers import BatchAndMatch, default_solver
+from vijax.solvers import default_solver
 from vijax.solvers.conversion import from_params
+from vijax.solvers.default import dense_gaussian
 
 _APART = 1.0  # sds between the means of two modes
+INTERRUPTED = "interrupted by Ctrl-C"
 _WEIGHT = 1e-3  # share of the evidence below which a mode is left out
 
 
@@ -101,7 +103,7 @@ def centring(climb: Climb, best: Candidate | None) -> Candidate | None:
         if moved is None:
             break
         problem, variables = moved
-        solver = BatchAndMatch(start=None)
+        solver = dense_gaussian(None)
         key = fold_in(problem.key, 40 + round_)
         solution = solver.solve(key, problem.target, problem.guide, variables, problem.batch)
         found = climb.candidate(problem, solution)
@@ -118,7 +120,7 @@ def modes(climb: Climb, best: Candidate | None) -> Candidate | None:
     problem, found = best.problem, [best]
     for i, params in enumerate(best.solution.alternatives):
         start = Variables(params, best.solution.variables.model)
-        solver = BatchAndMatch(start=None)
+        solver = dense_gaussian(None)
         key = fold_in(problem.key, 50 + i)
         solution = solver.solve(key, problem.target, problem.guide, start, problem.batch)
         one = climb.candidate(problem, solution)
@@ -160,23 +162,31 @@ def climb(
     start = Climb(problem, variables, mutable)
     best: Candidate | None = None
     history: list[Attempt] = []
-    for name, rung in RUNGS.items():
-        if best is not None and _content(best):
-            break
-        since = time.perf_counter()
-        if best is not None and max_seconds is not None and since - began > max_seconds:
-            break
-        bar.note(name)
-        found = rung(start, best)
-        if found is None:
-            continue
-        kept = best is None or better(found, best) or _settles(found, best)
-        history.append(_attempt(name, found, kept, time.perf_counter() - since))
-        best = found if kept else best
-    assert best is not None
-    bar.note("chains")
-    judged = judge(best.problem, best.solution, mutable, "mend")
-    return best._replace(assessment=judged), tuple(history)
+    try:
+        for name, rung in RUNGS.items():
+            if best is not None and _content(best):
+                break
+            since = time.perf_counter()
+            if best is not None and max_seconds is not None and since - began > max_seconds:
+                break
+            bar.note(name if best is None else f"ELBO {best.assessment.elbo:.2f}, {name}")
+            found = rung(start, best)
+            if found is None:
+                continue
+            kept = best is None or better(found, best) or _settles(found, best)
+            history.append(_attempt(name, found, kept, time.perf_counter() - since))
+            best = found if kept else best
+        assert best is not None
+        bar.note(f"ELBO {best.assessment.elbo:.2f}, chains")
+        best = best._replace(assessment=judge(best.problem, best.solution, mutable, "mend"))
+    except KeyboardInterrupt:
+        if best is None:
+            solution = Solution(variables, INTERRUPTED, False, 0)
+            return start.candidate(problem, solution), ()
+        reason = f"{INTERRUPTED}; {best.solution.reason}"
+        best = best._replace(solution=best.solution._replace(reason=reason, converged=False))
+    bar.note(f"ELBO {best.assessment.elbo:.2f}, {best.assessment.verdict.status}")
+    return best, tuple(history)
 
 
 def better(one: Candidate, other: Candidate) -> bool:

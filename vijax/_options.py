@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from vijax._contracts import Algorithm, Solver
+from vijax.solvers import by_name
 
 # What a user may type, coming from PyMC, Stan, Pyro or scikit-learn: what it is called here.
 _ELSEWHERE = {
@@ -112,9 +113,7 @@ def check_values(options: Mapping[str, Any]) -> None:
     seconds = options["max_seconds"]
     if seconds is not None and not (isinstance(seconds, (int, float)) and seconds > 0):
         raise ValueError(f"max_seconds: expected a positive number or None, got {seconds!r}.")
-    objective, callbacks, algorithm = (
-        options[name] for name in ("objective", "callbacks", "algorithm")
-    )
+    objective, callbacks = options["objective"], options["callbacks"]
     if objective is not None and not callable(objective):
         raise TypeError(
             f"objective: expected a vijax objective such as ELBO(), got {type(objective).__name__}."
@@ -123,19 +122,29 @@ def check_values(options: Mapping[str, Any]) -> None:
         raise TypeError(
             "callbacks: expected a sequence of functions callback(state, losses, step)."
         )
-    if not isinstance(algorithm, (Algorithm, Solver)) and algorithm not in ("auto", "gradient"):
-        raise ValueError(
-            f"algorithm: expected 'auto', 'gradient', an Algorithm or a Solver, got {algorithm!r}."
-        )
-    inside = ("objective", "optimizer", "num_particles")
-    if isinstance(algorithm, (Algorithm, Solver)):
-        for name in inside:
-            if options[name] is not None:
-                raise ValueError(
-                    f"{name}: it belongs to the algorithm {algorithm!r}; set it there."
-                )
-    elif objective is not None and options["num_particles"] is not None:
+    _check_algorithm(options)
+    if objective is not None and options["num_particles"] is not None:
         raise ValueError("num_particles: set it in the objective, ELBO(num_particles=...).")
+
+
+def _check_algorithm(options: Mapping[str, Any]) -> None:
+    """Refuses what is no algorithm, and options that the one asked for would not heed."""
+    algorithm = options["algorithm"]
+    if isinstance(algorithm, str):
+        algorithm = by_name(algorithm)  # None leaves the choice to `fit`
+    elif not isinstance(algorithm, (Algorithm, Solver)):
+        raise TypeError(
+            f"algorithm: expected a name, an Algorithm or a Solver, got {type(algorithm).__name__}."
+        )
+    if algorithm is None:
+        return
+    for name in ("objective", "optimizer", "num_particles"):
+        if options[name] is not None:
+            raise ValueError(f"{name}: it belongs to the algorithm {algorithm!r}; set it there.")
+    if isinstance(algorithm, Solver):
+        for name in ("num_steps", "num_restarts", "callbacks"):
+            if options[name]:
+                raise ValueError(f"{name}: {algorithm!r} takes no gradient steps; leave it out.")
 
 
 def check_count(name: str, value: Any, optional: bool = False) -> int:

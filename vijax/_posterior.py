@@ -29,7 +29,7 @@ from vijax._history import Attempt
 from vijax._keys import as_key, fold_in
 from vijax._options import check_count
 from vijax._progress import Progress
-from vijax._summary import Summary, report, summarise
+from vijax._summary import Summary, Weighted, report, summarise
 from vijax.diagnostics import weights
 from vijax.diagnostics.assess import Assessment
 from vijax.diagnostics.weights import Draws, Importance
@@ -275,7 +275,7 @@ class Posterior:
         return _draws.log_likelihood(self.target, self.variables, self.mutable, full, z)
 
     def summary(self, rng_key: Any = 0, num_draws: int = 4000, ci_prob: float = 0.89) -> Summary:
-        """A table with a row for every scalar: moments, interval, corrected moments, error.
+        """A table with a row for every scalar: moments, interval, error, the guide's own moments.
 
         Args:
             rng_key: for the draws.
@@ -287,12 +287,20 @@ class Posterior:
         """
         if not 0 < ci_prob < 1:
             raise ValueError(f"ci_prob: expected a number between 0 and 1, got {ci_prob}.")
-        key = as_key(rng_key)
-        if self.assessment.importance is not None and self.assessment.states is None:
+        key, states = as_key(rng_key), self.assessment.states
+        check_count("num_draws", num_draws)
+        if self.assessment.importance is not None and states is None:
             draws, found = self.proposals(key, num_draws)
-            return summarise(self._constrain(draws.z), found, ci_prob, self.status)
-        values = self._constrain(self._draw(key, num_draws, corrected=None))
-        return summarise(values, None, ci_prob, self.status)
+            own = self._constrain(draws.z)
+            corrected = self.status == "corrected"
+            answer = Weighted(own, np.exp(found.log_weights) if corrected else None)
+            return summarise(answer, own, ci_prob, self.status)
+        own = self._constrain(self._draw(key, num_draws, corrected=False))
+        answer = Weighted(own)
+        if self.status == "corrected" and self.assessment.check is not None:
+            values = self._constrain(self._draw(key, num_draws, corrected=True))
+            answer = Weighted(values, error=self.assessment.check.error)
+        return summarise(answer, own, ci_prob, self.status)
 
     def report(self) -> str:
         """The evidence behind `status`, coordinates worst first, and what to try next."""

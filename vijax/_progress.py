@@ -11,16 +11,17 @@ class Progress:
     Args:
         enabled: whether the user wants it at all.
         total: steps in all, `None` when unknown.
-        label: what is running.
+        steps: whether steps are counted; else only what is going on is shown, and for how long.
     """
 
-    def __init__(self, enabled: bool, total: int | None = None, label: str = "fit") -> None:
+    def __init__(self, enabled: bool, total: int | None = None, steps: bool = True) -> None:
         from tqdm.auto import tqdm  # its import costs more than a small fit
 
         self._bar = tqdm(
             total=total,
-            desc=label,
+            desc="fit",
             unit="step",
+            bar_format=None if steps else "{desc} [{elapsed}]",
             disable=None if enabled else True,  # None: shown on a terminal only
             mininterval=0.2,
             leave=True,

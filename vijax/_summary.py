@@ -12,11 +12,10 @@ import numpy as np
 
 from vijax._contracts import Space
 from vijax.diagnostics.assess import Assessment
-from vijax.diagnostics.weights import Importance
 
 _MEANING = {
     "certified": "the guide's draws can be used as they are",
-    "corrected": "draws are corrected",
+    "corrected": "the guide is off, these figures are mended",
     "approximate": "accuracy is not shown; see report()",
     "failed": "do not use; see report()",
 }
@@ -30,13 +29,13 @@ class Row(NamedTuple):
 
     Attributes:
         name: site and index.
-        mean: mean of the guide's draws.
-        sd: their standard deviation.
-        low: lower end of the equal-tailed interval.
+        mean: mean of the answer: corrected where the status says so, else the guide's.
+        sd: its standard deviation.
+        low: lower end of its equal-tailed interval.
         high: its upper end.
-        corrected_mean: mean with Pareto-smoothed importance weights, `nan` without a density.
-        corrected_sd: standard deviation likewise.
-        mcse: Monte Carlo standard error of `corrected_mean`, of `mean` where that is `nan`.
+        mcse: Monte Carlo standard error of `mean`.
+        guide_mean: mean of the guide's own draws.
+        guide_sd: their standard deviation.
     """
 
     name: str
@@ -44,9 +43,23 @@ class Row(NamedTuple):
     sd: float
     low: float
     high: float
-    corrected_mean: float
-    corrected_sd: float
     mcse: float
+    guide_mean: float
+    guide_sd: float
+
+
+class Weighted(NamedTuple):
+    """Draws by site, `(num_draws, *shape)`, and what each of them counts for.
+
+    Attributes:
+        values: by site.
+        weights: `(num_draws,)`, summing to one; `None` if all draws count alike.
+        error: standard error of a mean, in standard deviations, where draws depend on one another.
+    """
+
+    values: dict[str, np.ndarray]
+    weights: np.ndarray | None = None
+    error: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +86,7 @@ class Summary:
     def __str__(self) -> str:
         tail = 50 * (1 - self.ci_prob)
         interval = (f"{tail:.1f}%", f"{100 - tail:.1f}%")
-        header = ("", "mean", "sd", *interval, "PSIS mean", "PSIS sd", "mcse")
+        header = ("", "mean", "sd", *interval, "mcse", "guide mean", "guide sd")
         lines: list[tuple[str, ...]] = [header]
         for site, group in itertools.groupby(self.rows, lambda row: row.name.partition("[")[0]):
             lines += _abridged(site, [(row.name, *map(_number, row[1:])) for row in group])
@@ -83,34 +96,38 @@ class Summary:
 
 
 def summarise(
-    values: dict[str, np.ndarray], importance: Importance | None, ci_prob: float, status: str
+    answer: Weighted, guide: dict[str, np.ndarray], ci_prob: float, status: str
 ) -> Summary:
-    """Summarises draws by site, `(num_draws, *shape)`; `importance` weighs the same draws."""
+    """Summarises an answer beside the guide's own draws."""
     tail = (1 - ci_prob) / 2
     rows = []
-    for site, draws in values.items():
-        flat = draws.reshape(len(draws), -1).astype(np.float64)
-        low, high = np.quantile(flat, [tail, 1 - tail], axis=0)
-        mean, sd = flat.mean(0), flat.std(0, ddof=1)
-        corrected, corrected_sd, mcse = _corrected(flat, importance)
+    for site, draws in answer.values.items():
+        columns = _columns(draws, answer.weights, answer.error, (tail, 1 - tail))
+        own = guide[site].reshape(len(guide[site]), -1).astype(np.float64)
+        columns = (*columns, own.mean(0), own.std(0, ddof=1))
         for i, index in enumerate(np.ndindex(draws.shape[1:])):
             name = f"{site}[{','.join(map(str, index))}]" if index else site
-            numbers = (mean, sd, low, high, corrected, corrected_sd, mcse)
-            rows.append(Row(name, *(float(column[i]) for column in numbers)))
+            rows.append(Row(name, *(float(column[i]) for column in columns)))
     return Summary(tuple(rows), ci_prob, status)
 
 
-def _corrected(
-    flat: np.ndarray, importance: Importance | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weighted mean, standard deviation and Monte Carlo error of the weighted mean."""
-    if importance is None:
-        nothing = np.full(flat.shape[1], math.nan)
-        return nothing, nothing, flat.std(0, ddof=1) / math.sqrt(len(flat))
-    weight = np.exp(importance.log_weights)[:, None]
-    mean = (weight * flat).sum(0)
+def _columns(
+    draws: np.ndarray, weights: np.ndarray | None, error: float, levels: tuple[float, float]
+) -> tuple[np.ndarray, ...]:
+    """Mean, sd, two quantiles and the error of the mean, for every scalar of a site."""
+    flat = draws.reshape(len(draws), -1).astype(np.float64)
+    if weights is None:
+        low, high = np.quantile(flat, levels, axis=0)
+        mean, sd = flat.mean(0), flat.std(0, ddof=1)
+        return mean, sd, low, high, sd * max(error, 1 / math.sqrt(len(flat)))
+    mean = weights @ flat
     square = (flat - mean) ** 2
-    return mean, np.sqrt((weight * square).sum(0)), np.sqrt((weight**2 * square).sum(0))
+    order = np.argsort(flat, axis=0)
+    ranked = np.cumsum(weights[order], axis=0)
+    rows = [np.minimum((ranked < level).sum(axis=0), len(flat) - 1) for level in levels]
+    picked = [np.take_along_axis(order, row[None], axis=0) for row in rows]
+    low, high = (np.take_along_axis(flat, pick, axis=0)[0] for pick in picked)
+    return mean, np.sqrt(weights @ square), low, high, np.sqrt(weights**2 @ square)
 
 
 def report(assessment: Assessment, space: Space, stop_reason: str, guide: str) -> str:

@@ -7,7 +7,14 @@ from tests.solvers import problems
 from vijax._contracts import Batch, Site, Space
 from vijax._errors import GuideError
 from vijax.guides import Delta, FullRank, Laplace, LowRank, MeanField
-from vijax.solvers import BatchAndMatch, FixedDraws, LaplaceSolver, ModeSolver, default_solver
+from vijax.solvers import (
+    BatchAndMatch,
+    FixedDraws,
+    LaplaceSolver,
+    ModeSolver,
+    VariationalNewton,
+    default_solver,
+)
 from vijax.solvers.conversion import factor_analysis, from_params, location, relocate, to_params
 from vijax.solvers.gaussian import Gaussian, from_moments
 
@@ -153,7 +160,7 @@ def test_a_gaussian_agrees_with_itself():
 
 
 def test_default_solvers_by_guide():
-    assert default_solver(FullRank(), 10) == BatchAndMatch()
+    assert default_solver(FullRank(), 10) == VariationalNewton(start=BatchAndMatch(), max_steps=16)
     assert default_solver(Laplace(), 10) == LaplaceSolver()
     assert default_solver(Delta(), 10) == ModeSolver()
     assert default_solver(MeanField(), 10) == FixedDraws()

@@ -99,7 +99,8 @@ def assess(
     checked = None
     still = None
     if finite_share == 1 and isinstance(guide, GaussianGuide) and not kernel.is_costly(_SCORES):
-        covariance = np.asarray(guide.covariance(variables.guide, target.space), np.float64)
+        # not the guide's own method: run eagerly it compiles a dozen programs
+        covariance = np.cov(flat, rowvar=False).reshape(target.space.dim, -1)
         still = stationarity(flat[:_SCORES], kernel(flat[:_SCORES])[1], covariance)
         evidence = evidence._replace(stationarity=still)
     mend = chains == "mend"

@@ -19,13 +19,14 @@ from jax import Array
 from vijax._contracts import Batch, Evaluation, Plate, Position, PyTree, Site, Space, Target
 from vijax._errors import ModelError, mismatch
 from vijax._identity import fingerprint
-from vijax._jaxpr import needed_inputs
+from vijax._jaxpr import has_loop, needed_inputs
 from vijax.model import run as running
 from vijax.model.arguments import Arguments
 from vijax.model.checks import check_subsampled, tracing_errors
 
 _KEEP = 64
 _targets: collections.OrderedDict[Hashable, tuple[Target, Builder]] = collections.OrderedDict()
+_LONG = 16  # steps of a loop from which its length counts, not the number of points
 _FIXED_KEY = 0  # randomness of the model where the caller brings none
 
 Dims = dict[str, tuple[str | None, ...]]
@@ -90,7 +91,7 @@ class Builder:
         Raises:
             ModelError: the model cannot be fitted.
         """
-        trace, hierarchical = self._hierarchical()
+        trace, hierarchical, sequential = self._survey()
         self._choose_rows(trace, running.at_origin, scored=True)
         plates = _plates(trace)
         sites = tuple(_site(name, s, trace, r.z) for name, s, r in running.latents(trace))
@@ -115,6 +116,7 @@ class Builder:
             plates=plates,
             dims=dims(trace),
             hierarchical=hierarchical,
+            sequential=sequential,
         )
 
     def inspect(self, sampler: running.Sampler, scored: bool = True) -> running.Trace:
@@ -154,8 +156,11 @@ class Builder:
             self._log_density(trace)
         return trace
 
-    def _hierarchical(self) -> tuple[running.Trace, tuple[str, ...]]:
-        """A trace of abstract values, and the sites whose prior scale depends on other latents."""
+    def _survey(self) -> tuple[running.Trace, tuple[str, ...], bool]:
+        """A trace of abstract values, the hierarchical sites, and whether there is a long loop.
+
+        Hierarchical is a site whose prior scale depends on other latents.
+        """
         kept: running.Trace = {}
 
         def scales(level: Array, data: dict[str, Array]) -> dict[str, Array]:
@@ -164,11 +169,12 @@ class Builder:
 
         closed, shapes = jax.make_jaxpr(scales, return_shape=True)(1.0, self.arguments.abstract())
         names = sorted(shapes)  # as a dict is laid out
-        return kept, tuple(
+        hierarchical = tuple(
             name
             for name in names
             if needed_inputs(closed.jaxpr, [name == other for other in names])[0]
         )
+        return kept, hierarchical, has_loop(closed.jaxpr, _LONG)
 
     def _log_density(self, trace: running.Trace) -> Array:
         with tracing_errors(self.model):

@@ -9,10 +9,13 @@ from vijax.solvers.flow_descent import FlowDescent
 from vijax.solvers.laplace import LaplaceResult, LaplaceSolver
 from vijax.solvers.lbfgs import LBFGS
 from vijax.solvers.mode import Mode, ModeSolver
+from vijax.solvers.names import NAMES, by_name
 from vijax.solvers.pathfinder import Pathfinder, PathfinderResult
+from vijax.solvers.variational_newton import VariationalNewton, VariationalNewtonResult
 
 __all__ = [
     "LBFGS",
+    "NAMES",
     "BatchAndMatch",
     "BatchAndMatchResult",
     "FixedDraws",
@@ -25,6 +28,9 @@ __all__ = [
     "ModeSolver",
     "Pathfinder",
     "PathfinderResult",
+    "VariationalNewton",
+    "VariationalNewtonResult",
+    "by_name",
     "default_solver",
     "linear_response",
 ]

@@ -1,0 +1,51 @@
+"""From what a user writes for `algorithm=` to a solver."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+from vijax._contracts import Solver
+from vijax._errors import VijaxError
+from vijax.solvers.batch_and_match import BatchAndMatch
+from vijax.solvers.fixed_draws import FixedDraws
+from vijax.solvers.laplace import LaplaceSolver
+from vijax.solvers.mode import ModeSolver
+from vijax.solvers.pathfinder import Pathfinder
+from vijax.solvers.variational_newton import VariationalNewton
+
+NAMES: dict[str, Callable[[], Solver]] = {
+    "pathfinder": Pathfinder,
+    "batch_and_match": BatchAndMatch,
+    "variational_newton": VariationalNewton,
+    "fixed_draws": FixedDraws,
+    "laplace": LaplaceSolver,
+    "mode": ModeSolver,
+}
+
+# No solvers: the choice is the guide's, or gradient steps are taken.
+CHOICES = ("auto", "gradient")
+
+
+def by_name(name: str) -> Solver | None:
+    """The solver of a name, with its default options; `None` for `"auto"` and `"gradient"`.
+
+    Raises:
+        VijaxError: nothing has this name; lists all names.
+
+    >>> by_name("fixed_draws").optimizer
+    'lbfgs'
+    """
+    if name in CHOICES:
+        return None
+    try:
+        return NAMES[name]()
+    except KeyError:
+        known = [*CHOICES, *NAMES]
+        plain = name.lower().replace("-", "_").replace(" ", "_")
+        close = difflib.get_close_matches(plain, known, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        listed = ", ".join(map(repr, known))
+        raise VijaxError(
+            f"algorithm: expected {listed}, an Algorithm or a Solver, got {name!r}.{hint}"
+        ) from None

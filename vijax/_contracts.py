@@ -307,6 +307,10 @@ class TransportGuide(DensityGuide):
     def path_transport(self, params: PyTree, space: Space, noise: Array) -> tuple[Array, Array]:
         """The same, with `log_q` as in `path_log_q`."""
 
+    @abc.abstractmethod
+    def host_transport(self, params: PyTree, space: Space, noise: np.ndarray) -> HostDraws:
+        """Where each row of `noise` `(num, dim)` goes."""
+
 
 class EntropyGuide(DensityGuide):
     """A guide with a closed-form entropy."""

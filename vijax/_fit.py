@@ -22,6 +22,7 @@ from vijax._contracts import (
     Solution,
     Solver,
     Target,
+    TransportGuide,
     Variables,
 )
 from vijax._engine import Budget, Engine, scores
@@ -131,7 +132,10 @@ def fit(
         with Progress(progress_bar, steps=False) as bar:
             found, history = climb(problem, variables[0], mutable, max_seconds, bar)
         status, ended = found.assessment.verdict.status, found.solution
-        if status in _USABLE or ended.converged or ended.reason.startswith(INTERRUPTED):
+        # a flow has had its gradient steps
+        final = isinstance(found.problem.guide, TransportGuide)
+        final |= ended.converged or ended.reason.startswith(INTERRUPTED)
+        if status in _USABLE or final:
             return Posterior(**_outcome.of_candidate(found, mutable, history, began))
         problem, solution = found.problem, found.solution
         variables = [(_finite(problem, solution, mutable) if init is None else solution).variables]

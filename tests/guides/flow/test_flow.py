@@ -16,6 +16,9 @@ from vijax.guides import Flow, FullRank, LowRank, MeanField, flow
 from vijax.solvers import FlowDescent, default_solver
 
 
+_NEAR = {"bnaf": 0.1, "heavy": 0.05}  # recipes that are not quite the identity at the start
+
+
 def banana():
     x = numpyro.sample("x", dist.Normal(1.0, 10.0**0.5))
     numpyro.sample("y", dist.Normal(x**2, 0.1**0.5))
@@ -39,7 +42,7 @@ def test_recipes_start_as_their_base(name):
     noise = np.random.default_rng(0).normal(size=(50, space.dim)).astype(np.float32)
     z, _ = jax.jit(jax.vmap(lambda e: guide.transport(params, space, e)))(noise)
     scale = FullRank().init_scale
-    np.testing.assert_allclose(z, scale * noise, atol=0.1 * scale if name == "bnaf" else 1e-5)
+    np.testing.assert_allclose(z, scale * noise, atol=scale * _NEAR.get(name, 1e-4))
 
 
 @pytest.mark.parametrize("layer", [flow.Coupling(), flow.Autoregressive(), flow.BlockNeural()])

@@ -54,8 +54,8 @@ class Flow(TransportGuide):
     bisection. Source: Variational Inference with Normalizing Flows, Rezende and Mohamed, 2015.
 
     Args:
-        layers: a bijection, or the name of a recipe: "realnvp", "nsf", "iaf", "maf", "planar",
-            "radial", "sylvester", "bnaf".
+        layers: a bijection, or the name of a recipe: "realnvp", "heavy" (the same with tails of
+            their own), "nsf", "iaf", "maf", "planar", "radial", "sylvester", "bnaf".
         base: `FullRank`, `Laplace` or `MeanField`; by default full-rank up to 500 dimensions and
             mean-field beyond.
 
@@ -122,7 +122,9 @@ class Flow(TransportGuide):
     def host_draws(
         self, params: FlowParams, space: Space, rng: np.random.Generator, num_draws: int
     ) -> HostDraws:
-        noise = rng.standard_normal((num_draws, space.dim))
+        return self.host_transport(params, space, rng.standard_normal((num_draws, space.dim)))
+
+    def host_transport(self, params: FlowParams, space: Space, noise: np.ndarray) -> HostDraws:
         points, log_q = _in_blocks(_bend_block, self, space, params, noise)
         return HostDraws(points, log_q, noise=noise)
 

@@ -16,7 +16,7 @@ from vijax.guides.flow.planar import Planar
 from vijax.guides.flow.radial import Radial
 from vijax.guides.flow.spline import Spline
 from vijax.guides.flow.sylvester import Sylvester
-from vijax.guides.flow.tails import LOFT
+from vijax.guides.flow.tails import LOFT, HeavyTails
 
 
 def _alternate(part: Bijection, count: int) -> Bijection:
@@ -27,6 +27,7 @@ def _alternate(part: Bijection, count: int) -> Bijection:
 # Every count of a recipe that flips is even, so that it is the identity at the start.
 RECIPES: dict[str, Callable[[], Bijection]] = {
     "realnvp": lambda: _alternate(Coupling(), 8),
+    "heavy": lambda: Chain((_alternate(Coupling(), 8), HeavyTails())),
     "nsf": lambda: _alternate(Coupling(Spline()), 4),
     "iaf": lambda: _alternate(Autoregressive(), 4),
     "maf": lambda: _alternate(Invert(Autoregressive()), 4),

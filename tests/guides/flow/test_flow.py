@@ -15,7 +15,6 @@ from vijax._errors import GuideError
 from vijax.guides import Flow, FullRank, LowRank, MeanField, flow
 from vijax.solvers import FlowDescent, default_solver
 
-
 _NEAR = {"bnaf": 0.1, "heavy": 0.05}  # recipes that are not quite the identity at the start
 
 

@@ -35,9 +35,9 @@ from vijax.solvers.default import dense_gaussian
 
 _APART = 1.0  # sds between the means of two modes
 INTERRUPTED = "interrupted by Ctrl-C"
-_FLOW_DIM = 50
+_FLOW_DIM = 50  # beyond, a flow takes long to learn what chains cannot mend
 _FLOW_ELEMENTS = 2**14  # numbers that one log density may read
-_FLOW_CYCLES = 3
+_FLOW_CYCLES = ((10, 4), (25, 3), (50, 2))  # up to so many dimensions: a few seconds each
 _WEIGHT = 1e-3  # share of the evidence below which a mode is left out
 
 
@@ -165,7 +165,8 @@ def flow(climb: Climb, best: Candidate | None) -> Candidate | None:
         return None
     key = fold_in(problem.key, 60)
     start = target.program(_straight, guide)(key, variables.guide)
-    solver = FlowDescent(max_cycles=_FLOW_CYCLES)
+    cycles = next(cycles for dim, cycles in _FLOW_CYCLES if target.space.dim <= dim)
+    solver = FlowDescent(max_cycles=cycles)
     solution = solver.solve(key, target, guide, variables._replace(guide=start), problem.batch)
     problem = dataclasses.replace(problem, guide=guide)
     return Candidate(problem, solution, judge(problem, solution, climb.mutable, "mend"))

@@ -33,7 +33,7 @@ _WARM_UP = 50  # steps at the start of a cycle in which the step size rises
 _FIRST, _SECOND = 0.9, 0.999  # Adam's memories, of gradients and of their squares
 _DRIFT = 0.05  # by how much a step moves the running median of log gradient norms
 _CLIP, _SKIP = 3.0, 100.0  # multiples of that median: longer gradients are cut, or left out
-_SCORES = 2000  # draws that judge a cycle
+_SCORES = 4000  # draws that judge a cycle
 
 
 class Descent(NamedTuple):
@@ -84,8 +84,8 @@ class FlowDescent(Solver):
     num_draws: int = 64
     num_steps: int = 1000
     rate: float = 0.02
-    max_cycles: int = 4
-    tolerance: float = 0.05
+    max_cycles: int = 5
+    tolerance: float = 0.01
 
     def __post_init__(self) -> None:
         if self.num_draws < 2 or self.num_draws % 2:
@@ -128,7 +128,8 @@ class FlowDescent(Solver):
             number += 1
             fresh = score(found)
             gain, error = _compare(fresh, scored)
-            converged = gain < max(self.tolerance, 2 * error)
+            # a loss is no convergence: the step size was too large, the next one is smaller
+            converged = abs(gain) < max(self.tolerance, min(2 * error, 4 * self.tolerance))
             if gain > 0:
                 best, scored = found, fresh
         done = f"after {len(losses)} steps"

@@ -10,8 +10,10 @@ import pytest
 import vijax
 from tests.laws import perturb
 from tests.targets import problem
-from vijax._contracts import Batch
+from vijax._contracts import Batch, Variables
 from vijax._errors import GuideError
+from vijax._kernel import Kernel
+from vijax.diagnostics.transported import TransportedKernel
 from vijax.guides import Flow, FullRank, LowRank, MeanField, flow
 from vijax.solvers import FlowDescent, default_solver
 
@@ -91,6 +93,24 @@ def test_a_banana_is_bent():
     assert abs(x.mean() - 1) < 0.3
     np.testing.assert_allclose(x.std(), 10**0.5, rtol=0.1)
     np.testing.assert_allclose((y - x**2).std(), 0.1**0.5, rtol=0.2)
+
+
+def test_chains_run_in_the_flows_own_coordinates():
+    """There a target that the flow fits is a standard normal, and its gradient is known."""
+    where = problem("regression")
+    guide, space = Flow("planar"), where.target.space
+    params = state(guide, space)
+    kernel = TransportedKernel(where.target, guide, Variables(params), {}, where.batch)
+    noise = np.random.default_rng(0).normal(size=(20, 3))
+    value, gradient = kernel(noise)
+    made = guide.host_transport(params, space, noise)
+    np.testing.assert_allclose(kernel.place(noise), made.points)
+    log_p = Kernel(where.target, where.batch).log_density(made.points)
+    expected = log_p - made.log_q - 0.5 * np.sum(noise**2, 1)
+    np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-3)
+    step = 1e-2 * np.eye(3)[0]
+    slope = (kernel(noise + step)[0] - kernel(noise - step)[0]) / 2e-2
+    np.testing.assert_allclose(gradient[:, 0], slope, rtol=0.02, atol=0.05 * np.abs(slope).max())
 
 
 def test_a_gaussian_stays_what_it_is():

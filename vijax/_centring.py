@@ -2,9 +2,10 @@
 
 For a prior of precision `1 / s^2` and data that add the precision `p`, the value given all else
 has the variance `v = 1 / (p + 1 / s^2)`, and in the coordinate of weight `c = p v = 1 - v / s^2`
-its spread no longer depends on `s`: the funnel is gone. A Gaussian fit knows `v`, the inverse of
-the diagonal of its precision. Source: A general framework for the parametrization of hierarchical
-models, Papaspiliopoulos, Roberts, Skold, 2007.
+its spread no longer depends on `s`: the funnel is gone. The ratio `v / s^2` is the same in any
+coordinate; a Gaussian fit knows `v`, the inverse of the diagonal of its precision. Source: A
+general framework for the parametrization of hierarchical models, Papaspiliopoulos, Roberts,
+Skold, 2007.
 """
 
 from __future__ import annotations
@@ -87,14 +88,14 @@ def learned(
         host_rng(fold_in(problem.key, 6)).standard_normal((max(_DRAWS, 10 * space.dim), space.dim))
     )
     z = weights.split(space, draws)
-    log_scales = _blockwise(problem, _log_scales, z, problem.batch, variables.model, mutable)
+    log_spreads = _blockwise(problem, _log_spreads, z, problem.batch, variables.model, mutable)
     inverse = np.linalg.inv(gaussian.factor)
     conditional = -np.log(np.sum(inverse**2, axis=0))  # log variance given all else
     log_v = weights.split(space, conditional[None])
     new = {}
-    for name, weight in old.items():
-        spread = np.median(log_scales[name], axis=0)
-        share = -np.expm1(np.minimum(log_v[name][0] - 2 * weight * spread, 0.0))
+    for name in old:
+        spread = np.median(log_spreads[name], axis=0)
+        share = -np.expm1(np.minimum(log_v[name][0] - 2 * spread, 0.0))
         new[name] = np.clip(np.nan_to_num(share), 0.0, 1.0).astype(np.float32)
     if all(np.max(np.abs(new[name] - old[name]), initial=0.0) < _ENOUGH for name in new):
         return None
@@ -111,8 +112,8 @@ def learned(
     return dataclasses.replace(problem, batch=there), Variables(params, variables.model)
 
 
-def _log_scales(target: Target, z: Any, batch: Batch, model: PyTree, mutable: PyTree) -> Any:
-    return jax.vmap(lambda one: target.log_scales(one, batch, model, mutable))(z)
+def _log_spreads(target: Target, z: Any, batch: Batch, model: PyTree, mutable: PyTree) -> Any:
+    return jax.vmap(lambda one: target.log_spreads(one, batch, model, mutable))(z)
 
 
 def _blockwise(problem: Problem, function: Any, z: Any, *rest: Any) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ from numpyro.infer import autoguide
 
 from tests.targets import Problem, problem
 from vijax._contracts import DensityGuide, EntropyGuide, GaussianGuide, Guide
-from vijax.guides import Delta, FullRank, LowRank, MeanField, resolve
+from vijax.guides import Delta, Flow, FullRank, LowRank, MeanField, flow, resolve
 
 NUM_DRAWS = 8192
 
@@ -54,6 +54,10 @@ def _upper(name: str, leaf: np.ndarray) -> np.ndarray:
     )
 
 
+def _flow(layer: flow.Bijection, base: Guide | None = None) -> Flow:
+    return Flow(flow.Repeat(flow.Chain((layer, flow.Flip())), 2), base or FullRank(0.9))
+
+
 _SPLIT = {"beta": LowRank(rank=1, init_scale=0.9), ...: MeanField(0.9)}
 _PARTLY = {"alpha": Delta(), "beta": FullRank(0.9)}
 
@@ -62,6 +66,12 @@ GUIDES: dict[str, Entry] = {
     "fullrank": Entry(_native(FullRank(0.9)), inert=_upper),
     "lowrank": Entry(_native(LowRank(init_scale=0.9))),
     "delta": Entry(_native(Delta()), point=True),
+    "flow": Entry(_native(_flow(flow.Coupling(flow.Affine(0.5), (8,)))), inert=_upper, eager=False),
+    "flow_spline": Entry(
+        _native(_flow(flow.Coupling(flow.Spline(4), (8,)))), inert=_upper, eager=False
+    ),
+    "flow_meanfield": Entry(_native(_flow(flow.Planar(), MeanField(0.9))), eager=False),
+    "flow_invert": Entry(_native(_flow(flow.Invert(flow.Planar()))), inert=_upper, eager=False),
     "composite": Entry(_native(_SPLIT), single=False),
     "composite_delta": Entry(_native(_PARTLY), inert=_upper, point=True, single=False),
     "AutoNormal": Entry(_numpyro(autoguide.AutoNormal, init_scale=0.9)),

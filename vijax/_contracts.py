@@ -231,11 +231,13 @@ class HostDraws(NamedTuple):
         points: `(num_draws, dim)`.
         log_q: `(num_draws,)`.
         labels: the mixture component of each, `(num_draws,)`, where there are any.
+        noise: what a `TransportGuide` made them of, `(num_draws, dim)`.
     """
 
     points: np.ndarray
     log_q: np.ndarray
     labels: np.ndarray | None = None
+    noise: np.ndarray | None = None
 
 
 class Guide(abc.ABC):
@@ -244,9 +246,11 @@ class Guide(abc.ABC):
     Attributes:
         factorised: whether coordinates are independent under every member of the family, so
             that it is not exact for a correlated posterior.
+        num_particles: draws that a gradient step averages where nobody says otherwise.
     """
 
     factorised: ClassVar[bool] = False
+    num_particles: ClassVar[int] = 1
 
     @abc.abstractmethod
     def init(
@@ -275,9 +279,37 @@ class DensityGuide(Guide):
     def log_prob(self, params: PyTree, space: Space, z: Position, batch: Batch) -> Array:
         """Normalised log density at `z`, a scalar."""
 
+    def path_log_q(
+        self, params: PyTree, space: Space, key: Array, draw: Draw, batch: Batch
+    ) -> Array:
+        """`log_q` of what `draw` made of `key`, its gradient in `params` the one by way of `z`.
+
+        What sticking the landing asks for: the parameters are held fixed in the density itself.
+        """
+        return self.log_prob(jax.lax.stop_gradient(params), space, draw.z, batch)
+
     def host_log_prob(self, params: PyTree, space: Space, points: np.ndarray) -> np.ndarray | None:
         """The same at points `(num, dim)` by NumPy in float64, `None` if there is no such way."""
         return None
+
+
+class TransportGuide(DensityGuide):
+    """A guide whose draws are a smooth one-to-one image of as many independent normals.
+
+    Seen from these normals, a target that the guide fits well looks like a standard normal.
+    """
+
+    @abc.abstractmethod
+    def transport(self, params: PyTree, space: Space, noise: Array) -> tuple[Array, Array]:
+        """Where `noise` `(dim,)` goes, `(dim,)`, and `log_q` there."""
+
+    @abc.abstractmethod
+    def path_transport(self, params: PyTree, space: Space, noise: Array) -> tuple[Array, Array]:
+        """The same, with `log_q` as in `path_log_q`."""
+
+    @abc.abstractmethod
+    def host_transport(self, params: PyTree, space: Space, noise: np.ndarray) -> HostDraws:
+        """Where each row of `noise` `(num, dim)` goes."""
 
 
 class EntropyGuide(DensityGuide):
@@ -385,9 +417,11 @@ class Solver(abc.ABC):
     Attributes:
         maximises_elbo: whether it seeks the optimum of the ELBO, so that gradient steps can take
             over where it does not converge.
+        exhaustive: whether gradient steps would add nothing even there.
     """
 
     maximises_elbo: ClassVar[bool] = False
+    exhaustive: ClassVar[bool] = False
 
     @abc.abstractmethod
     def solve(

@@ -22,6 +22,7 @@ from vijax._contracts import (
     Solution,
     Solver,
     Target,
+    TransportGuide,
     Variables,
 )
 from vijax._engine import Budget, Engine, scores
@@ -70,8 +71,9 @@ def fit(
         model: a NumPyro model function.
         *args: its positional arguments. Arrays are data; anything else is configuration.
         rng_key: an int, a JAX key or a legacy key.
-        guide: `"auto"`, `"meanfield"`, `"fullrank"`, `"lowrank"`, `"laplace"`, `"map"`, a vijax
-            guide, `{site or tuple of sites: any of these}`, a NumPyro autoguide or guide function.
+        guide: `"auto"`, `"meanfield"`, `"fullrank"`, `"lowrank"`, `"laplace"`, `"map"`,
+            `"flow"` or the name of one (`"realnvp"`, `"nsf"`, `"iaf"`, ...), a vijax guide,
+            `{site or tuple of sites: any of these}`, a NumPyro autoguide or guide function.
         algorithm: `"auto"`, `"gradient"`, the name of a solver (`"pathfinder"`,
             `"batch_and_match"`, `"variational_newton"`, `"fixed_draws"`, `"laplace"`, `"mode"`), an
             `Algorithm` or a `Solver`.
@@ -79,7 +81,7 @@ def fit(
         optimizer: any optax transformation; Adam with a step size found by a short pilot by
             default.
         num_steps: gradient steps; `None` runs until converged.
-        num_particles: draws per gradient step, 1 by default.
+        num_particles: draws per gradient step; by default 1, for flows 64.
         num_restarts: independent starts run side by side, the best kept by a fresh ELBO.
         init: start values by site (constrained), an earlier `Posterior`, or a NumPyro
             `init_to_*` strategy.
@@ -130,13 +132,17 @@ def fit(
         with Progress(progress_bar, steps=False) as bar:
             found, history = climb(problem, variables[0], mutable, max_seconds, bar)
         status, ended = found.assessment.verdict.status, found.solution
-        if status in _USABLE or ended.converged or ended.reason.startswith(INTERRUPTED):
+        # a flow has had its gradient steps
+        final = isinstance(found.problem.guide, TransportGuide)
+        final |= ended.converged or ended.reason.startswith(INTERRUPTED)
+        if status in _USABLE or final:
             return Posterior(**_outcome.of_candidate(found, mutable, history, began))
         problem, solution = found.problem, found.solution
         variables = [(_finite(problem, solution, mutable) if init is None else solution).variables]
     elif solver is not None:
         solution = _solve(solver, problem, variables[0], mutable, init is None)
-        if solution.converged or algorithm is solver or not solver.maximises_elbo:
+        final = solver.exhaustive or not solver.maximises_elbo
+        if solution.converged or algorithm is solver or final:
             return Posterior(**_outcome.of_solution(problem, solution, mutable, began))
         if solution.reason == INTERRUPTED:
             return Posterior(**_outcome.of_solution(problem, solution, mutable, began))
@@ -303,7 +309,7 @@ def _engine(
     """The engine for gradient steps, with the algorithm asked for."""
     if not isinstance(algorithm, Algorithm):
         algorithm = Gradient(
-            objective or ELBO(num_particles or 1),
+            objective or ELBO(num_particles or problem.guide.num_particles),
             Adam(_BASE_RATE) if optimizer is None else Optimizer(optimizer),
         )
     return Engine(

@@ -14,23 +14,30 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from vijax import _centring
-from vijax._contracts import DensityGuide, PyTree, Solution, Variables
+from vijax._contracts import DensityGuide, PyTree, Solution, Target, Variables
 from vijax._history import Attempt
+from vijax._kernel import Kernel
 from vijax._keys import fold_in
 from vijax._problem import Problem
 from vijax._progress import Progress
 from vijax.diagnostics.assess import Assessment, assess
-from vijax.guides import Mixture
+from vijax.guides import Flow, FullRank, Mixture
 from vijax.guides.mixture import MixtureParams
-from vijax.solvers import default_solver
+from vijax.guides.normal import FullRankParams
+from vijax.solvers import FlowDescent, default_solver
 from vijax.solvers.conversion import from_params
 from vijax.solvers.default import dense_gaussian
 
 _APART = 1.0  # sds between the means of two modes
 INTERRUPTED = "interrupted by Ctrl-C"
+_FLOW_DIM = 50
+_FLOW_ELEMENTS = 2**14  # numbers that one log density may read
+_FLOW_CYCLES = 3
 _WEIGHT = 1e-3  # share of the evidence below which a mode is left out
 
 
@@ -146,8 +153,34 @@ def modes(climb: Climb, best: Candidate | None) -> Candidate | None:
     return climb.candidate(dataclasses.replace(problem, guide=Mixture(guides)), solution)
 
 
+def flow(climb: Climb, best: Candidate | None) -> Candidate | None:
+    """The Gaussian, bent by a flow: few dimensions, one mode, and a model that costs little."""
+    if best is None or best.solution.alternatives:
+        return None
+    problem, variables = best.problem, best.solution.variables
+    target, guide = problem.target, Flow(base=FullRank())
+    small = 1 < target.space.dim <= _FLOW_DIM and not target.sequential
+    cheap = Kernel(target, problem.batch, variables.model).num_elements <= _FLOW_ELEMENTS
+    if not (small and cheap and isinstance(variables.guide, FullRankParams)):
+        return None
+    key = fold_in(problem.key, 60)
+    start = target.program(_straight, guide)(key, variables.guide)
+    solver = FlowDescent(max_cycles=_FLOW_CYCLES)
+    solution = solver.solve(key, target, guide, variables._replace(guide=start), problem.batch)
+    problem = dataclasses.replace(problem, guide=guide)
+    return Candidate(problem, solution, judge(problem, solution, climb.mutable, "mend"))
+
+
+def _straight(target: Target, guide: Flow, key: Array, base: PyTree) -> PyTree:
+    """Parameters of a flow that is still its base."""
+    origin = target.space.unravel(jnp.zeros(target.space.dim))
+    return guide.init(key, target.space, origin)._replace(base=base)
+
+
 # In order. A rung answers `None` where it does not apply.
 RUNGS: dict[str, Rung] = {"gaussian": gaussian, "centring": centring, "modes": modes}
+# Tried where chains cannot mend the best of these: seconds each. They ask the chains themselves.
+LAST_RUNGS: dict[str, Rung] = {"flow": flow}
 
 
 def climb(
@@ -179,6 +212,17 @@ def climb(
         assert best is not None
         bar.note(f"ELBO {best.assessment.elbo:.2f}, chains")
         best = best._replace(assessment=judge(best.problem, best.solution, mutable, "mend"))
+        for name, rung in LAST_RUNGS.items():
+            since = time.perf_counter()
+            late = max_seconds is not None and since - began > max_seconds
+            if late or best.assessment.verdict.status != "approximate":
+                break
+            bar.note(f"ELBO {best.assessment.elbo:.2f}, {name}")
+            found = rung(start, best)
+            if found is not None:
+                kept = better(found, best)
+                history.append(_attempt(name, found, kept, time.perf_counter() - since))
+                best = found if kept else best
     except KeyboardInterrupt:
         if best is None:
             solution = Solution(variables, INTERRUPTED, False, 0)

@@ -9,12 +9,22 @@ import jax
 import numpy as np
 from jax import Array
 
-from vijax._contracts import Batch, GaussianGuide, Guide, Position, PyTree, Target, Variables
+from vijax._contracts import (
+    Batch,
+    GaussianGuide,
+    Guide,
+    Position,
+    PyTree,
+    Target,
+    TransportGuide,
+    Variables,
+)
 from vijax._kernel import Kernel
 from vijax._keys import fold_in, host_rng
 from vijax.diagnostics import weights
 from vijax.diagnostics.moment_check import MomentCheck, check
 from vijax.diagnostics.stationarity import Stationarity, stationarity
+from vijax.diagnostics.transported import TransportedKernel
 from vijax.diagnostics.verdict import CERTIFIED_SHIFT, Evidence, Shift, Verdict, judge, shift
 from vijax.diagnostics.weights import Draws, Importance
 
@@ -105,14 +115,19 @@ def assess(
         evidence = evidence._replace(stationarity=still)
     mend = chains == "mend"
     if chains != "none" and finite_share > 0.5 and target.space.dim <= _CHECK_DIM:
+        seen, place = kernel, None
+        if isinstance(guide, TransportGuide) and draws.noise is not None:
+            seen = TransportedKernel(target, guide, variables, mutable, batch)
+            place = seen.place
         checked = check(
-            kernel,
-            flat,
+            seen,
+            flat if draws.noise is None else draws.noise,
             importance.log_weights,
             draws.labels,
             host_rng(fold_in(key, 1)),
             CERTIFIED_SHIFT,
             mend,
+            place,
         )
     found, pool = checked or (None, None)
     mended = mend and found is not None and found.settled

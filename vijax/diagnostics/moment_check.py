@@ -9,6 +9,7 @@ Source: Targeted Accuracy Diagnostics for Variational Approximations, Wang, Kasp
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -105,6 +106,7 @@ def check(
     rng: np.random.Generator,
     tolerance: float,
     mend: bool,
+    place: Callable[[Floats], Floats] | None = None,
 ) -> tuple[MomentCheck, Floats] | None:
     """Runs chains until they have settled or cost too much.
 
@@ -117,6 +119,8 @@ def check(
         rng: source of randomness.
         tolerance: the guide is checked no further once it agrees to this.
         mend: whether to go on where it does not, until the states can replace its draws.
+        place: where chains run in other coordinates than they are judged in, the way from these,
+            which kernel and draws are in, to those `(num, dim)`.
 
     Returns:
         The check and the states `(num, dim)`, in no particular order; `None` where nothing is
@@ -133,6 +137,7 @@ def check(
     rows = np.searchsorted(np.cumsum(np.exp(log_weights[order])), levels)
     rows = order[np.minimum(rows, len(draws) - 1)]
     factor = _scale(markov.within(draws, modes), log_weights)
+    placed = draws if place is None else place(draws)
     with np.errstate(all="ignore"):
         state = markov.begin(kernel, draws[rows], modes[rows])
         if len(state.states) < num // 2:
@@ -142,8 +147,9 @@ def check(
         rounds: list[Round] = []
         for _ in range(_ROUNDS):
             state = markov.advance(kernel, factor, state, rng, iterations, adapt=False)
-            rounds.append(markov.last_round(state, iterations))
-            found = _compare(state, draws, markov.moments(state), _drift(rounds))
+            seen = _placed(state, place)
+            rounds.append(markov.last_round(seen, iterations))
+            found = _compare(seen, placed, markov.moments(seen), _drift(rounds))
             agrees = found.agrees(tolerance)
             done = found.settled and (agrees or (len(rounds) > 1 and found.error < _ERROR))
             if done or not (mend or found.settled):
@@ -158,8 +164,16 @@ def check(
                 state = markov.advance(kernel, factor, state, rng, iterations, adapt=True)
                 state = state._replace(kept=state.kept[:0])
             iterations *= 2
-    pool = state.kept.reshape(-1, kernel.dim)
+    pool = seen.kept.reshape(-1, kernel.dim)
     return found, pool[rng.permutation(len(pool))]
+
+
+def _placed(state: Chains, place: Callable[[Floats], Floats] | None) -> Chains:
+    """The chains in the coordinates that they are judged in."""
+    if place is None:
+        return state
+    kept = place(state.kept.reshape(-1, state.kept.shape[-1])).reshape(state.kept.shape)
+    return state._replace(starts=place(state.starts), states=place(state.states), kept=kept)
 
 
 def _drift(rounds: list[Round]) -> Floats:

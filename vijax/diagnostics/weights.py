@@ -32,12 +32,14 @@ class Draws(NamedTuple):
         log_p: log density of the target, `(num_draws,)`.
         log_q: log density of the guide, `(num_draws,)`.
         labels: component of a mixture, `(num_draws,)`, where it is one.
+        noise: the normals a `TransportGuide` made them of, `(num_draws, dim)`.
     """
 
     z: dict[str, np.ndarray]
     log_p: np.ndarray
     log_q: np.ndarray
     labels: np.ndarray | None = None
+    noise: np.ndarray | None = None
 
     @property
     def log_weights(self) -> np.ndarray:
@@ -93,7 +95,8 @@ def draw(
         if made is not None:
             kernel = Kernel(target, batch, variables.model, mutable)
             log_p = kernel.log_density(made.points)
-            return Draws(split(target.space, made.points), log_p, made.log_q, made.labels)
+            z = split(target.space, made.points)
+            return Draws(z, log_p, made.log_q, made.labels, made.noise)
     block = block_size(batch, target.space.dim)
     program = target.program(_draw_block, guide, block)
     parts = [

@@ -2,6 +2,7 @@
 
 from vijax.guides.composite import Composite, compose
 from vijax.guides.delta import Delta
+from vijax.guides.flow import Flow
 from vijax.guides.laplace import Laplace
 from vijax.guides.low_rank import LowRank
 from vijax.guides.mixture import Mixture
@@ -13,6 +14,7 @@ __all__ = [
     "NAMES",
     "Composite",
     "Delta",
+    "Flow",
     "FullRank",
     "Laplace",
     "LowRank",

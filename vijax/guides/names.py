@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,6 +12,7 @@ from vijax._contracts import Guide, Space, Target
 from vijax._errors import GuideError
 from vijax.guides.composite import assign, compose
 from vijax.guides.delta import Delta
+from vijax.guides.flow import RECIPES, Flow
 from vijax.guides.laplace import Laplace
 from vijax.guides.low_rank import LowRank
 from vijax.guides.normal import FullRank, MeanField
@@ -24,6 +26,8 @@ NAMES: dict[str, Callable[[], Guide]] = {
     "laplace": Laplace,
     "map": Delta,
     "delta": Delta,
+    "flow": Flow,
+    **{name: functools.partial(Flow, name) for name in RECIPES},
 }
 
 

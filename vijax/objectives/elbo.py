@@ -70,14 +70,13 @@ class ELBO:
     ) -> tuple[Array, dict[str, PyTree]]:
         early, late = self._resolve(guide)
 
-        def log_q(estimator: str, draw: Draw) -> Array:
+        def log_q(estimator: str, key: Array, draw: Draw) -> Array:
             if estimator == "entropy":
                 assert isinstance(guide, EntropyGuide)
                 return -guide.entropy(variables.guide, target.space)
             if estimator == "stl":
                 assert isinstance(guide, DensityGuide)
-                fixed = lax.stop_gradient(variables.guide)
-                return guide.log_prob(fixed, target.space, draw.z, batch)
+                return guide.path_log_q(variables.guide, target.space, key, draw, batch)
             return draw.log_q
 
         def particle(key: Array) -> tuple[Array, dict[str, PyTree]]:
@@ -86,10 +85,10 @@ class ELBO:
             model_key = jax.random.fold_in(key, 1)
             draw = guide.draw(variables.guide, target.space, key, batch)
             if late == early:
-                subtracted = log_q(early, draw)
+                subtracted = log_q(early, key, draw)
             else:  # a branch, since a triangular solve costs as much as a small model
                 subtracted = lax.cond(
-                    phase > 0, lambda: log_q(late, draw), lambda: log_q(early, draw)
+                    phase > 0, lambda: log_q(late, key, draw), lambda: log_q(early, key, draw)
                 )
             log_p, after = target.evaluate(
                 draw.z, batch._replace(key=model_key), variables.model, mutable

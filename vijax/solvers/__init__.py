@@ -5,6 +5,7 @@ from vijax.solvers.batch_and_match import BatchAndMatch, BatchAndMatchResult
 from vijax.solvers.covariance import linear_response
 from vijax.solvers.default import default_solver
 from vijax.solvers.fixed_draws import FixedDraws, FixedDrawsResult
+from vijax.solvers.flow_descent import FlowDescent
 from vijax.solvers.laplace import LaplaceResult, LaplaceSolver
 from vijax.solvers.lbfgs import LBFGS
 from vijax.solvers.mode import Mode, ModeSolver
@@ -19,6 +20,7 @@ __all__ = [
     "BatchAndMatchResult",
     "FixedDraws",
     "FixedDrawsResult",
+    "FlowDescent",
     "Kernel",
     "LaplaceResult",
     "LaplaceSolver",

@@ -6,10 +6,12 @@ import functools
 
 from vijax._contracts import Guide, Solver
 from vijax.guides.delta import Delta
+from vijax.guides.flow import Flow
 from vijax.guides.laplace import Laplace
 from vijax.guides.normal import FullRank, MeanField
 from vijax.solvers.batch_and_match import BatchAndMatch
 from vijax.solvers.fixed_draws import FixedDraws
+from vijax.solvers.flow_descent import FlowDescent
 from vijax.solvers.laplace import LaplaceSolver
 from vijax.solvers.mode import ModeSolver
 from vijax.solvers.pathfinder import Pathfinder
@@ -54,6 +56,14 @@ def _(guide: Delta, dim: int) -> Solver:
 @default_solver.register
 def _(guide: MeanField, dim: int) -> Solver | None:
     return FixedDraws() if dim <= _MEAN_FIELD_DIM else None
+
+
+@default_solver.register
+def _(guide: Flow, dim: int) -> Solver:
+    base = guide.base_for(dim)
+    # the last steps up the ELBO are left to the flow, which has a long way to go
+    start = BatchAndMatch() if isinstance(base, FullRank) else default_solver(base, dim)
+    return FlowDescent(start or Pathfinder())
 
 
 def dense_gaussian(start: Pathfinder | None) -> Solver:

@@ -1,0 +1,151 @@
+"""The guide that puts a flow on a Gaussian, and the solver that fits it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+
+import vijax
+from tests.laws import perturb
+from tests.targets import problem
+from vijax._contracts import Batch
+from vijax._errors import GuideError
+from vijax.guides import Flow, FullRank, LowRank, MeanField, flow
+from vijax.solvers import FlowDescent, default_solver
+
+_NEAR = {"bnaf": 0.1, "heavy": 0.05}  # recipes that are not quite the identity at the start
+
+
+def banana():
+    x = numpyro.sample("x", dist.Normal(1.0, 10.0**0.5))
+    numpyro.sample("y", dist.Normal(x**2, 0.1**0.5))
+
+
+def fit(model, *args, **options):
+    return vijax.fit(model, *args, progress_bar=False, **options)
+
+
+def state(guide, space, seed=0, moved=True):
+    z = space.unravel(jnp.zeros(space.dim))
+    params = guide.init(jax.random.key(seed), space, z)
+    return perturb(params) if moved else params
+
+
+@pytest.mark.parametrize("name", flow.RECIPES)
+def test_recipes_start_as_their_base(name):
+    space = problem("regression").target.space
+    guide = Flow(name)
+    params = state(guide, space, moved=False)
+    noise = np.random.default_rng(0).normal(size=(50, space.dim)).astype(np.float32)
+    z, _ = jax.jit(jax.vmap(lambda e: guide.transport(params, space, e)))(noise)
+    scale = FullRank().init_scale
+    np.testing.assert_allclose(z, scale * noise, atol=scale * _NEAR.get(name, 1e-4))
+
+
+@pytest.mark.parametrize("layer", [flow.Coupling(), flow.Autoregressive(), flow.BlockNeural()])
+def test_the_path_gradient_is_the_one_of_the_density_held_fixed(layer):
+    """Also where the inverse is not cheap: the score comes forwards."""
+    where = problem("regression")
+    space, batch = where.target.space, Batch({})
+    guide = Flow(flow.Chain((layer, flow.Flip(), layer)))
+    params = state(guide, space)
+
+    def along(params, key):
+        draw = guide.draw(params, space, key, batch)
+        return guide.path_log_q(params, space, key, draw, batch)
+
+    def held(params, key):
+        draw = guide.draw(params, space, key, batch)
+        return guide.log_prob(jax.lax.stop_gradient(params), space, draw.z, batch)
+
+    for seed in range(3):
+        found, expected = (jax.jit(jax.value_and_grad(f)) for f in (along, held))
+        (one, slopes), (other, others) = (
+            f(params, jax.random.key(seed)) for f in (found, expected)
+        )
+        np.testing.assert_allclose(one, other, rtol=1e-3)
+        scale = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(others))
+        for a, b in zip(jax.tree.leaves(slopes), jax.tree.leaves(others), strict=True):
+            np.testing.assert_allclose(a, b, atol=2e-3 * scale)
+
+
+def test_host_draws_have_their_density():
+    space = problem("regression").target.space
+    guide = Flow(flow.Coupling())
+    params = state(guide, space)
+    made = guide.host_draws(params, space, np.random.default_rng(0), 1500)
+    assert made.points.shape == (1500, 3)
+    again = guide.host_log_prob(params, space, made.points)
+    np.testing.assert_allclose(again, made.log_q, atol=1e-4)
+
+
+def test_a_banana_is_bent():
+    posterior = fit(banana, guide="flow", rng_key=1)
+    assert posterior.guide == Flow()
+    assert -0.1 < posterior.elbo < 0.01
+    assert posterior.converged
+    draws = posterior.sample(0, 4000)
+    x, y = draws["x"].astype(float), draws["y"].astype(float)
+    assert abs(x.mean() - 1) < 0.3
+    np.testing.assert_allclose(x.std(), 10**0.5, rtol=0.1)
+    np.testing.assert_allclose((y - x**2).std(), 0.1**0.5, rtol=0.2)
+
+
+def test_a_gaussian_stays_what_it_is():
+    where = problem("regression")
+    posterior = fit(where.model, *where.args, guide="flow")
+    assert posterior.status == "certified"
+    np.testing.assert_allclose(posterior.elbo, where.log_evidence, atol=0.01)
+
+
+def test_one_dimension_is_enough():
+    where = problem("gamma_poisson")
+    plain = fit(where.model, *where.args, guide="fullrank")
+    posterior = fit(where.model, *where.args, guide="nsf")
+    assert posterior.elbo > plain.elbo - 0.01
+    np.testing.assert_allclose(posterior.elbo, where.log_evidence, atol=0.02)
+
+
+def test_gradient_steps_average_many_draws():
+    where = problem("regression")
+    posterior = fit(where.model, *where.args, guide=Flow("planar"), num_steps=200)
+    assert posterior.engine.algorithm.objective.num_particles == Flow.num_particles
+
+
+def test_the_base_follows_the_dimension():
+    assert Flow().base_for(10) == FullRank()
+    assert Flow().base_for(2000) == MeanField()
+    assert Flow("radial", base=MeanField()).base_for(10) == MeanField()
+    assert isinstance(default_solver(Flow(), 10), FlowDescent)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Flow("realnpv"), "Did you mean 'realnvp'"),
+        (lambda: Flow(3), "layers: expected a Bijection"),
+        (lambda: Flow(base=flow.Flip()), "base: expected a Gaussian"),
+        (lambda: FlowDescent(num_draws=3), "num_draws: expected an even number"),
+        (lambda: FlowDescent(num_steps=0), "num_steps"),
+        (lambda: FlowDescent(rate=0.0), "rate"),
+    ],
+)
+def test_options_that_make_no_sense(make, message):
+    with pytest.raises(GuideError, match=message):
+        make()
+
+
+def test_a_base_must_be_one_to_one():
+    space = problem("regression").target.space
+    guide = Flow("planar", base=LowRank())
+    params = state(guide, space)
+    with pytest.raises(GuideError, match="base: expected"):
+        guide.transport(params, space, jnp.zeros(3))
+
+
+def test_the_solver_wants_a_flow():
+    where = problem("regression")
+    with pytest.raises(GuideError, match="guide: expected a Flow"):
+        fit(where.model, *where.args, guide="fullrank", algorithm=FlowDescent())

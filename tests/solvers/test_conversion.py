@@ -157,4 +157,4 @@ def test_default_solvers_by_guide():
     assert default_solver(Laplace()) == LaplaceSolver()
     assert default_solver(Delta()) == ModeSolver()
     assert default_solver(MeanField()) is None
-    assert default_solver(LowRank()) is None
+    assert default_solver(LowRank()) == BatchAndMatch()

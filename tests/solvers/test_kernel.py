@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.solvers import problems
-from vijax.guides import Delta, FullRank
+from vijax.guides import Delta, FullRank, LowRank
 from vijax.solvers import BatchAndMatch, Kernel, LaplaceSolver, ModeSolver, Pathfinder
 from vijax.solvers.conversion import location
 
@@ -90,6 +90,7 @@ def test_joint_points_hold_the_param_sites():
 SOLVERS = {
     "pathfinder": (Pathfinder(), FullRank(), {"solver_kernel"}),
     "batch_and_match": (BatchAndMatch(), FullRank(), {"solver_kernel"}),
+    "low_rank": (BatchAndMatch(), LowRank(rank=2), {"solver_kernel"}),
     "mode": (ModeSolver(), Delta(), {"solver_kernel"}),
     "laplace": (LaplaceSolver(), FullRank(), {"solver_kernel", "solver_products"}),
 }

@@ -7,6 +7,7 @@ import functools
 from vijax._contracts import Guide, Solver
 from vijax.guides.delta import Delta
 from vijax.guides.laplace import Laplace
+from vijax.guides.low_rank import LowRank
 from vijax.guides.normal import FullRank
 from vijax.solvers.batch_and_match import BatchAndMatch
 from vijax.solvers.laplace import LaplaceSolver
@@ -17,8 +18,7 @@ from vijax.solvers.mode import ModeSolver
 def default_solver(guide: Guide) -> Solver | None:
     """The solver that reaches the best member of a guide's family directly, `None` without one.
 
-    Mean-field and low-rank guides have none: the solvers can fill them in from a dense Gaussian,
-    which is the optimum of their ELBO for Gaussian posteriors only.
+    Mean-field guides have none: gradient steps on them are cheap and seldom astray.
 
     >>> default_solver(FullRank()).num_draws
     32
@@ -28,6 +28,11 @@ def default_solver(guide: Guide) -> Solver | None:
 
 @default_solver.register
 def _(guide: FullRank) -> Solver:
+    return BatchAndMatch()
+
+
+@default_solver.register
+def _(guide: LowRank) -> Solver:
     return BatchAndMatch()
 
 

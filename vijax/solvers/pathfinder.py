@@ -13,6 +13,7 @@ from vijax.solvers._host import host_algebra
 from vijax.solvers.basins import separate_basins
 from vijax.solvers.compact import CompactGaussians, concatenate
 from vijax.solvers.conversion import location, to_params
+from vijax.solvers.factored import Factored
 from vijax.solvers.gaussian import (
     Estimate,
     Gaussian,
@@ -53,7 +54,7 @@ class PathfinderResult(NamedTuple):
             that did not converge. More than one basin is evidence of several modes.
     """
 
-    gaussian: Gaussian | None
+    gaussian: Gaussian | Factored | None
     elbo: float
     elbo_se: float
     path_elbos: Floats
@@ -153,7 +154,7 @@ class Pathfinder(Solver):
             rng: source of randomness.
             starts: starting points of the first paths `(at most num_paths, dim)`.
         """
-        with host_algebra(kernel.dim):
+        with host_algebra(0):
             return self._run(kernel, rng, starts)
 
     def _run(
@@ -190,7 +191,7 @@ class Pathfinder(Solver):
         log_density = np.concatenate([scored.log_density[j] for scored, j in winners])
         log_weights = log_density - mixture_log_prob(components, draws)
         best = int(np.argmax([scored.bounds[j] for scored, j in winners]))
-        gaussian, (elbo, se) = self._choose(kernel, rng, components.dense(best), draws, log_weights)
+        gaussian, (elbo, se) = self._choose(kernel, rng, components.one(best), draws, log_weights)
         return PathfinderResult(
             gaussian=gaussian,
             elbo=elbo,
@@ -211,10 +212,10 @@ class Pathfinder(Solver):
         self,
         kernel: Kernel,
         rng: np.random.Generator,
-        best: Gaussian,
+        best: Factored,
         draws: Floats,
         log_weights: Floats,
-    ) -> tuple[Gaussian, Estimate]:
+    ) -> tuple[Gaussian | Factored, Estimate]:
         """The best path's Gaussian or the one with the moments of the weighted mixture."""
         noise = antithetic(rng, 2 * self.num_final_draws, kernel.dim)
         terms = elbo_terms(kernel, best, noise)

@@ -24,10 +24,11 @@ from vijax._keys import fold_in, host_rng
 from vijax._problem import Problem
 from vijax.diagnostics import weights
 from vijax.diagnostics.assess import recentre
-from vijax.solvers.conversion import from_params, to_params
+from vijax.solvers.conversion import from_params, relocate, to_params
 from vijax.solvers.gaussian import from_moments
 
 ROUNDS = 2
+DENSE_DIM = 500  # largest dimension in which a whole Gaussian is moved
 _ENOUGH = 0.1  # change of a weight below which a new fit is not worth it
 _DRAWS = 500  # fewest that a Gaussian is moved with
 
@@ -84,15 +85,13 @@ def learned(
     """
     space, old = problem.target.space, jax.device_get(problem.batch.centring)
     gaussian = from_params(variables.guide, space)
-    draws = gaussian.at(
-        host_rng(fold_in(problem.key, 6)).standard_normal((max(_DRAWS, 10 * space.dim), space.dim))
-    )
+    dense = space.dim <= DENSE_DIM
+    num = max(_DRAWS, 10 * space.dim) if dense else _DRAWS
+    draws = gaussian.at(host_rng(fold_in(problem.key, 6)).standard_normal((num, space.dim)))
     z = weights.split(space, draws)
     log_spreads = _blockwise(problem, _log_spreads, z, problem.batch, variables.model, mutable)
-    inverse = np.linalg.inv(gaussian.factor)
-    conditional = -np.log(np.sum(inverse**2, axis=0))  # log variance given all else
-    log_v = weights.split(space, conditional[None])
     new = {}
+    log_v = weights.split(space, 2 * np.log(gaussian.conditional_sd)[None])
     for name in old:
         spread = np.median(log_spreads[name], axis=0)
         share = -np.expm1(np.minimum(log_v[name][0] - 2 * spread, 0.0))
@@ -103,12 +102,15 @@ def learned(
     moved = _blockwise(problem, recentre, z, problem.batch, there, variables.model, mutable)
     flat = weights.flatten(space, moved)
     flat = flat[np.isfinite(flat).all(axis=1)]
-    if len(flat) < 4 * space.dim:
+    if len(flat) < num / 2:
         return None
-    found = from_moments(flat.mean(0), np.cov(flat, rowvar=False).reshape(space.dim, -1))
-    if found is None:
-        return None
-    params = to_params(variables.guide, found, space)
+    if dense:
+        found = from_moments(flat.mean(0), np.cov(flat, rowvar=False).reshape(space.dim, -1))
+        if found is None:
+            return None
+        params = to_params(variables.guide, found, space)
+    else:  # too many to tell a covariance from: only the place is kept
+        params = relocate(variables.guide, np.median(flat, axis=0), space)
     return dataclasses.replace(problem, batch=there), Variables(params, variables.model)
 
 

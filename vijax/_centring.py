@@ -2,9 +2,10 @@
 
 For a prior of precision `1 / s^2` and data that add the precision `p`, the value given all else
 has the variance `v = 1 / (p + 1 / s^2)`, and in the coordinate of weight `c = p v = 1 - v / s^2`
-its spread no longer depends on `s`: the funnel is gone. A Gaussian fit knows `v`, the inverse of
-the diagonal of its precision. Source: A general framework for the parametrization of hierarchical
-models, Papaspiliopoulos, Roberts, Skold, 2007.
+its spread no longer depends on `s`: the funnel is gone. The ratio `v / s^2` is the same in any
+coordinate; a Gaussian fit knows `v`, the inverse of the diagonal of its precision. Source: A
+general framework for the parametrization of hierarchical models, Papaspiliopoulos, Roberts,
+Skold, 2007.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from vijax._keys import fold_in, host_rng
 from vijax._problem import Problem
 from vijax.diagnostics import weights
 from vijax.diagnostics.assess import recentre
-from vijax.solvers.conversion import from_params, to_params
+from vijax.solvers.conversion import from_params, relocate, to_params
 from vijax.solvers.gaussian import from_moments
 
 ROUNDS = 2
+DENSE_DIM = 500  # largest dimension in which a whole Gaussian is moved
 _ENOUGH = 0.1  # change of a weight below which a new fit is not worth it
 _DRAWS = 500  # fewest that a Gaussian is moved with
 
@@ -83,18 +85,16 @@ def learned(
     """
     space, old = problem.target.space, jax.device_get(problem.batch.centring)
     gaussian = from_params(variables.guide, space)
-    draws = gaussian.at(
-        host_rng(fold_in(problem.key, 6)).standard_normal((max(_DRAWS, 10 * space.dim), space.dim))
-    )
+    dense = space.dim <= DENSE_DIM
+    num = max(_DRAWS, 10 * space.dim) if dense else _DRAWS
+    draws = gaussian.at(host_rng(fold_in(problem.key, 6)).standard_normal((num, space.dim)))
     z = weights.split(space, draws)
-    log_scales = _blockwise(problem, _log_scales, z, problem.batch, variables.model, mutable)
-    inverse = np.linalg.inv(gaussian.factor)
-    conditional = -np.log(np.sum(inverse**2, axis=0))  # log variance given all else
-    log_v = weights.split(space, conditional[None])
+    log_spreads = _blockwise(problem, _log_spreads, z, problem.batch, variables.model, mutable)
     new = {}
-    for name, weight in old.items():
-        spread = np.median(log_scales[name], axis=0)
-        share = -np.expm1(np.minimum(log_v[name][0] - 2 * weight * spread, 0.0))
+    log_v = weights.split(space, 2 * np.log(gaussian.conditional_sd)[None])
+    for name in old:
+        spread = np.median(log_spreads[name], axis=0)
+        share = -np.expm1(np.minimum(log_v[name][0] - 2 * spread, 0.0))
         new[name] = np.clip(np.nan_to_num(share), 0.0, 1.0).astype(np.float32)
     if all(np.max(np.abs(new[name] - old[name]), initial=0.0) < _ENOUGH for name in new):
         return None
@@ -102,17 +102,20 @@ def learned(
     moved = _blockwise(problem, recentre, z, problem.batch, there, variables.model, mutable)
     flat = weights.flatten(space, moved)
     flat = flat[np.isfinite(flat).all(axis=1)]
-    if len(flat) < 4 * space.dim:
+    if len(flat) < num / 2:
         return None
-    found = from_moments(flat.mean(0), np.cov(flat, rowvar=False).reshape(space.dim, -1))
-    if found is None:
-        return None
-    params = to_params(variables.guide, found, space)
+    if dense:
+        found = from_moments(flat.mean(0), np.cov(flat, rowvar=False).reshape(space.dim, -1))
+        if found is None:
+            return None
+        params = to_params(variables.guide, found, space)
+    else:  # too many to tell a covariance from: only the place is kept
+        params = relocate(variables.guide, np.median(flat, axis=0), space)
     return dataclasses.replace(problem, batch=there), Variables(params, variables.model)
 
 
-def _log_scales(target: Target, z: Any, batch: Batch, model: PyTree, mutable: PyTree) -> Any:
-    return jax.vmap(lambda one: target.log_scales(one, batch, model, mutable))(z)
+def _log_spreads(target: Target, z: Any, batch: Batch, model: PyTree, mutable: PyTree) -> Any:
+    return jax.vmap(lambda one: target.log_spreads(one, batch, model, mutable))(z)
 
 
 def _blockwise(problem: Problem, function: Any, z: Any, *rest: Any) -> dict[str, np.ndarray]:

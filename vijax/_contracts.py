@@ -155,8 +155,8 @@ class Target:
             and unscaled for observed sites.
         log_dets: `(z, batch, model, mutable) -> dict`, `log |dx/dz|` by latent site, scalars, as
             they enter the log density: `log q(x) = log q(z) - sum(log_dets)`.
-        log_scales: `(z, batch, model, mutable) -> dict`, log scale of the prior of every site that
-            `batch.centring` names, `z_shape`.
+        log_spreads: `(z, batch, model, mutable) -> dict`, for every site that `batch.centring`
+            names the log sd of each coordinate under its prior given all else, `z_shape`.
         initialise: `(key, batch) -> (model, mutable)`, start values of both.
         constrain_params: `(model, batch, mutable) -> dict`, the `param` sites in their constraints.
         observations: `(batch, model, mutable) -> dict`, the values of the observed sites.
@@ -175,7 +175,7 @@ class Target:
     unconstrain: Callable[..., Position]
     site_log_probs: Callable[..., dict[str, Array]]
     log_dets: Callable[..., dict[str, Array]]
-    log_scales: Callable[..., dict[str, Array]]
+    log_spreads: Callable[..., dict[str, Array]]
     initialise: Callable[..., tuple[dict[str, PyTree], dict[str, PyTree]]]
     constrain_params: Callable[..., dict[str, PyTree]]
     observations: Callable[..., dict[str, Array]]

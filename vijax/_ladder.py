@@ -19,7 +19,7 @@ import numpy as np
 from jax import Array
 
 from vijax import _centring
-from vijax._contracts import DensityGuide, PyTree, Solution, Target, Variables
+from vijax._contracts import DensityGuide, PyTree, Solution, Solver, Target, Variables
 from vijax._history import Attempt
 from vijax._kernel import Kernel
 from vijax._keys import fold_in
@@ -29,7 +29,7 @@ from vijax.diagnostics.assess import Assessment, assess
 from vijax.guides import Flow, FullRank, Mixture
 from vijax.guides.mixture import MixtureParams
 from vijax.guides.normal import FullRankParams
-from vijax.solvers import FlowDescent, default_solver
+from vijax.solvers import BatchAndMatch, FlowDescent, default_solver
 from vijax.solvers.conversion import from_params
 from vijax.solvers.default import dense_gaussian
 
@@ -110,7 +110,7 @@ def centring(climb: Climb, best: Candidate | None) -> Candidate | None:
         if moved is None:
             break
         problem, variables = moved
-        solver = dense_gaussian(None)
+        solver = _again(problem)
         key = fold_in(problem.key, 40 + round_)
         solution = solver.solve(key, problem.target, problem.guide, variables, problem.batch)
         found = climb.candidate(problem, solution)
@@ -127,7 +127,7 @@ def modes(climb: Climb, best: Candidate | None) -> Candidate | None:
     problem, found = best.problem, [best]
     for i, params in enumerate(best.solution.alternatives):
         start = Variables(params, best.solution.variables.model)
-        solver = dense_gaussian(None)
+        solver = _beside(problem)
         key = fold_in(problem.key, 50 + i)
         solution = solver.solve(key, problem.target, problem.guide, start, problem.batch)
         one = climb.candidate(problem, solution)
@@ -250,6 +250,19 @@ def _settles(found: Candidate, best: Candidate) -> bool:
     """Whether the same answer is now known to be all there is: other modes hold nothing."""
     same = found.solution.variables is best.solution.variables
     return same and len(found.solution.alternatives) < len(best.solution.alternatives)
+
+
+def _again(problem: Problem) -> Solver:
+    """The solver that goes on from a Gaussian in new coordinates."""
+    dim = problem.target.space.dim
+    solver = default_solver(problem.guide, dim)
+    assert solver is not None
+    return _beside(problem) if dim <= _centring.DENSE_DIM else solver
+
+
+def _beside(problem: Problem) -> Solver:
+    """The solver that starts from the guide's own Gaussian."""
+    return dense_gaussian(None) if problem.guide == FullRank() else BatchAndMatch(start=None)
 
 
 def _apart(one: Candidate, other: Candidate) -> bool:

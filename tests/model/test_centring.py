@@ -41,6 +41,9 @@ def families(y):
     numpyro.sample("log_normal", dist.LogNormal(loc[:, None], scale).expand([2, 3, 1]).to_event(3))
     with numpyro.plate("rows", 2, dim=-2):
         numpyro.sample("masked", dist.Laplace(loc, scale).mask(jnp.array([True, False, True])))
+    factor = scale * jnp.array([[1.0, 0.0, 0.0], [0.5, 1.2, 0.0], [0.2, -0.3, 0.8]])
+    with numpyro.plate("more", 2, dim=-1):
+        numpyro.sample("joint", dist.MultivariateNormal(loc, scale_tril=factor))
     numpyro.sample("free", dist.Normal(loc, 1.0).to_event(1))
     numpyro.sample("other", dist.Gamma(2.0, scale))
 
@@ -64,7 +67,7 @@ def made(model):
     [
         (schools, ("theta",)),
         (walk, ("z",)),
-        (families, ("log_normal", "masked", "student")),
+        (families, ("joint", "log_normal", "masked", "student")),
         (fixed_walk, ()),
     ],
 )
@@ -113,8 +116,8 @@ def test_weight_one_is_the_models_own_and_zero_takes_the_scale_out():
         theta = target.constrain(z, batch, {}, {})["theta"]
         expected = own["theta"] if weight else own["mu"] + own["tau"] * 0.7
         np.testing.assert_allclose(theta, expected, rtol=1e-6)
-        found = target.log_scales(z, batch, {}, {})["theta"]
-        np.testing.assert_allclose(found, np.full(8, np.log(own["tau"])), rtol=1e-6)
+        found = target.log_spreads(z, batch, {}, {})["theta"]
+        np.testing.assert_allclose(found, np.full(8, weight * np.log(own["tau"])), rtol=1e-6)
 
 
 def test_a_site_without_location_and_scale_is_refused():

@@ -165,4 +165,4 @@ def test_default_solvers_by_guide():
     assert default_solver(Delta(), 10) == ModeSolver()
     assert default_solver(MeanField(), 10) == FixedDraws()
     assert default_solver(MeanField(), 1000) is None
-    assert default_solver(LowRank(), 10) is None
+    assert default_solver(LowRank(), 10) == BatchAndMatch()

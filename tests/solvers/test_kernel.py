@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.solvers import problems
-from vijax.guides import Delta, FullRank, MeanField
+from vijax.guides import Delta, FullRank, LowRank, MeanField
 from vijax.solvers import (
     BatchAndMatch,
     FixedDraws,
@@ -111,6 +111,7 @@ SOLVERS = {
     "pathfinder": (Pathfinder(), FullRank(), {"solver_kernel"}),
     "batch_and_match": (BatchAndMatch(), FullRank(), {"solver_kernel"}),
     "variational_newton": (VariationalNewton(), FullRank(), {"solver_kernel"}),
+    "low_rank": (BatchAndMatch(), LowRank(rank=2), {"solver_kernel"}),
     "mode": (ModeSolver(), Delta(), {"solver_kernel"}),
     "fixed_draws": (FixedDraws(), MeanField(), {"solver_kernel"}),
     "laplace": (LaplaceSolver(), FullRank(), {"solver_kernel", "solver_products"}),

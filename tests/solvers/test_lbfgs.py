@@ -91,7 +91,7 @@ def test_inverse_hessian_is_exact_once_the_history_spans_the_space():
     paths, _ = climb(known.case, num=1, history=10)
     last = len(paths[0].points) - 1
     stack = next(candidates(paths[0], np.array([last]), 10))
-    dense = stack.dense(0)
+    dense = stack.one(0)
     np.testing.assert_allclose(dense.sd, known.sd, rtol=0.05)
     np.testing.assert_allclose(dense.mean, known.mean, atol=0.02 * known.sd.max())
 
@@ -106,7 +106,7 @@ def test_compact_gaussians_agree_with_their_dense_form():
     draws, log_probs = stack.at(noise), stack.log_prob(rng.standard_normal((7, 6)))
     points = np.random.default_rng(2).standard_normal((14, 6))[7:]
     for i in range(len(rows)):
-        dense = stack.dense(i)
+        dense = stack.one(i)
         np.testing.assert_allclose(draws[i], dense.at(noise), rtol=1e-7, atol=1e-9)
         np.testing.assert_allclose(stack.log_det[i], dense.log_det, rtol=1e-7, atol=1e-9)
         np.testing.assert_allclose(log_probs[i], dense.log_prob(points), rtol=1e-6)
@@ -135,7 +135,7 @@ def test_compact_inverse_hessian_is_that_of_the_bfgs_recursion():
     for i, row in enumerate(rows):
         expected = dense_bfgs(paths[0], row, 4)
         np.testing.assert_allclose(
-            stack.dense(i).covariance, expected, rtol=1e-5, atol=1e-8 * np.trace(expected)
+            stack.one(i).covariance, expected, rtol=1e-5, atol=1e-8 * np.trace(expected)
         )
         mean = paths[0].points[row] + expected @ paths[0].gradient[row]
         np.testing.assert_allclose(stack.mean[i], mean, rtol=1e-5, atol=1e-7)

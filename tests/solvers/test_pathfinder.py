@@ -86,7 +86,7 @@ def test_the_mode_of_greater_mass_wins():
 def test_mixture_density_is_the_average_of_its_components():
     components = run(problems.two_modes()).components
     points = np.random.default_rng(0).normal(size=(5, 2))
-    dense = [components.dense(i).log_prob(points) for i in range(len(components.mean))]
+    dense = [components.one(i).log_prob(points) for i in range(len(components.mean))]
     expected = np.log(np.mean(np.exp(dense), axis=0))
     np.testing.assert_allclose(mixture_log_prob(components, points), expected)
 

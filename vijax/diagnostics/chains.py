@@ -70,6 +70,30 @@ class Moments(NamedTuple):
     memory: Floats
 
 
+class Round(NamedTuple):
+    """What each chain did in a round, so that changes can be told from differences of chains.
+
+    Attributes:
+        mean: mean of each chain, `(num_chains, dim)`.
+        square: mean squared deviation from the common mean, likewise.
+    """
+
+    mean: Floats
+    square: Floats
+
+    def since(self, earlier: Round) -> tuple[Floats, Floats]:
+        """Changes of mean and log sd, in sds, and their standard errors, each `(2, dim)`.
+
+        Paired by chain: what a chain remembers is no noise in its change.
+        """
+        num = len(self.mean)
+        variance = np.maximum(self.square.mean(axis=0), 1e-300)
+        moved = (self.mean - earlier.mean) / np.sqrt(variance)
+        spread = 0.5 * (self.square - earlier.square) / variance
+        both = np.stack([moved, spread])
+        return np.abs(both.mean(axis=1)), both.std(axis=1) / np.sqrt(num)
+
+
 def begin(kernel: Kernel, starts: Floats, modes: np.ndarray) -> Chains:
     """Chains at their starts; those where the density is not finite are dropped."""
     log_density, gradient = kernel(starts)
@@ -174,9 +198,9 @@ def _pull(factor: Floats, gradient: Floats) -> Floats:
     return np.clip(np.nan_to_num(pulled), -_EXTREME, _EXTREME)
 
 
-def moments(chains: Chains, last: int | None = None) -> Moments:
-    """Moments of the kept states, or of the `last` iterations, pooled over chains."""
-    kept = chains.kept if last is None else chains.kept[-last:]  # (iterations, chains, dim)
+def moments(chains: Chains) -> Moments:
+    """Moments of the kept states, pooled over chains and iterations."""
+    kept = chains.kept  # (iterations, chains, dim)
     num = kept.shape[1]
     mean = kept.mean(axis=(0, 1))
     deviations = (kept - mean) ** 2
@@ -186,6 +210,13 @@ def moments(chains: Chains, last: int | None = None) -> Moments:
     square_se = within(deviations.mean(axis=0), chains.modes).std(axis=0) / np.sqrt(num)
     with np.errstate(divide="ignore", invalid="ignore"):
         return Moments(mean, np.sqrt(variance), mean_se, 0.5 * square_se / variance, memory(chains))
+
+
+def last_round(chains: Chains, iterations: int) -> Round:
+    """The last kept iterations, by chain; deviations are from their common mean."""
+    kept = chains.kept[-iterations:]
+    centre = kept.mean(axis=(0, 1))
+    return Round(kept.mean(axis=0), ((kept - centre) ** 2).mean(axis=0))
 
 
 def memory(chains: Chains) -> Floats:

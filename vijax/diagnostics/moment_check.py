@@ -17,7 +17,7 @@ import numpy as np
 from vijax._kernel import Floats, Kernel
 from vijax.diagnostics import chains as markov
 from vijax.diagnostics import psis
-from vijax.diagnostics.chains import Chains, Moments
+from vijax.diagnostics.chains import Chains, Moments, Round
 
 _NUM_CHAINS = 256
 _ADAPT, _KEEP = 6, 8  # iterations of the first round, before and while states are kept
@@ -144,19 +144,18 @@ def check(
             return None
         iterations = _KEEP
         state = markov.advance(kernel, factor, state, rng, _ADAPT, adapt=True)
-        earlier: Moments | None = None
+        rounds: list[Round] = []
         for _ in range(_ROUNDS):
             state = markov.advance(kernel, factor, state, rng, iterations, adapt=False)
             seen = _placed(state, place)
-            here = markov.moments(seen, iterations)
-            found = _compare(seen, placed, markov.moments(seen), _drift(earlier, here))
+            rounds.append(markov.last_round(seen, iterations))
+            found = _compare(seen, placed, markov.moments(seen), _drift(rounds))
             agrees = found.agrees(tolerance)
-            done = found.settled and (agrees or (earlier is not None and found.error < _ERROR))
+            done = found.settled and (agrees or (len(rounds) > 1 and found.error < _ERROR))
             if done or not (mend or found.settled):
                 break
             if (2 * state.leaps + 8) * num > budget:
                 break
-            earlier = here
             if not found.settled:  # what was kept still shows the starts: begin again from here
                 pooled = state.kept.reshape(-1, kernel.dim)
                 if len(pooled) > 10 * kernel.dim:
@@ -177,20 +176,21 @@ def _placed(state: Chains, place: Callable[[Floats], Floats] | None) -> Chains:
     return state._replace(starts=place(state.starts), states=place(state.states), kept=kept)
 
 
-def _drift(earlier: Moments | None, now: Moments) -> Floats:
-    """By how much moments have moved since the round before, beyond what is noise, `(dim,)`.
+def _drift(rounds: list[Round]) -> Floats:
+    """By how much the moments may move on, `(dim,)`; see `MomentCheck.left`.
 
     A round is as long as all before it: chains that walk down a ridge move on by as much again.
+    Where they have moved since the first round, by more than chance, the last change is taken as
+    it is, and elsewhere only what chance does not explain.
     """
-    if earlier is None:
-        return np.zeros_like(now.mean)
-    noise = math.sqrt(2 * math.log(4 * now.mean.size))
-    mean = np.abs(now.mean - earlier.mean)
-    mean = mean / now.sd - noise * np.hypot(now.mean_se, earlier.mean_se) / now.sd
-    log_sd = np.abs(np.log(now.sd / earlier.sd)) - noise * np.hypot(
-        now.log_sd_se, earlier.log_sd_se
-    )
-    return np.maximum(np.maximum(mean, log_sd), 0.0)
+    if len(rounds) < 2:
+        return np.zeros(rounds[0].mean.shape[1])
+    worst = math.sqrt(2 * math.log(4 * rounds[0].mean.shape[1]))
+    last, error = rounds[-1].since(rounds[-2])
+    total, total_error = rounds[-1].since(rounds[0])
+    moving = np.any(total > worst * total_error, axis=0) & (len(rounds) > 2)
+    beyond = np.maximum(last - worst * error, 0.0)
+    return np.where(moving, np.maximum(last - error, beyond), beyond).max(axis=0)
 
 
 def _scale(points: Floats, log_weights: Floats) -> Floats:

@@ -41,13 +41,14 @@ class Record(NamedTuple):
         log_det: `log |dx/dz|`, one scalar for each step of a scan, `None` likewise.
         log_prob: log density as seen inside a control flow body, `None` outside; NumPyro's own
             for the stacked site mixes the time axis up with batch axes in some distributions.
-        log_scale: log scale of the prior, shaped like `z`, where it was asked for.
+        log_spread: log standard deviation under the prior given all else, shaped like `z`, where
+            it was asked for.
     """
 
     z: Array | None = None
     log_det: Array | None = None
     log_prob: Array | None = None
-    log_scale: Array | None = None
+    log_spread: Array | None = None
 
 
 @dataclasses.dataclass

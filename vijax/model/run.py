@@ -19,7 +19,7 @@ from numpyro.distributions import constraints
 
 from vijax._contracts import PyTree
 from vijax._errors import ModelError, mismatch
-from vijax.model.centring import coordinate, location_scale, place
+from vijax.model.centring import LocationScale, coordinate, location_scale, log_spread, place
 from vijax.model.checks import check_latent, check_observed, naming
 from vijax.model.effects import Record, Sources, Step, Values, copied, count_masks
 from vijax.model.supports import bijector
@@ -114,7 +114,7 @@ def from_values(values: Mapping[str, Any], centring: Mapping[str, Array] | None 
         x = at_step(series, steps)
         z = bijector(site["fn"].support).inverse(x)
         if name in weights:
-            z = coordinate(z, at_step(weights[name], steps), *_location_scale(name, site))
+            z = coordinate(z, at_step(weights[name], steps), _prior(name, site))
         site["intermediates"] = Record(z, jnp.zeros(()))
         return x
 
@@ -139,10 +139,10 @@ def at_level(level: float | Array) -> Sampler:
         check_latent(name, site)
         z = jnp.full(bijector(site["fn"].support).z_shape(site_shape(site)), level)
         x = _transform(site, z)
-        found = location_scale(site["fn"])
-        if found is not None:
-            log_scale = jnp.broadcast_to(jnp.log(found[1]), jnp.shape(z))
-            site["intermediates"] = site["intermediates"]._replace(log_scale=log_scale)
+        prior = location_scale(site["fn"])
+        if prior is not None:
+            spread = jnp.zeros(jnp.shape(z)) + jnp.sum(prior.scale)  # asked for what it depends on
+            site["intermediates"] = site["intermediates"]._replace(log_spread=spread)
         return x
 
     return sampler
@@ -156,15 +156,15 @@ def _transform(site: Site, z: Array) -> Array:
 
 def _place(name: str, site: Site, w: Array, weight: Array) -> Array:
     """The value at coordinate `w` of another centring."""
-    loc, scale = _location_scale(name, site)
-    z, stretch = place(w, weight, loc, scale)
+    prior = _prior(name, site)
+    z, stretch = place(w, weight, prior)
     x, log_det = bijector(site["fn"].support).forward(z)
-    log_scale = jnp.broadcast_to(jnp.log(scale), jnp.shape(w))
-    site["intermediates"] = Record(w, log_det + stretch, log_scale=log_scale)
+    spread = log_spread(weight, prior)
+    site["intermediates"] = Record(w, log_det + stretch, log_spread=spread)
     return x
 
 
-def _location_scale(name: str, site: Site) -> tuple[Array, Array]:
+def _prior(name: str, site: Site) -> LocationScale:
     found = location_scale(site["fn"])
     if found is None:
         raise ModelError(
@@ -260,10 +260,12 @@ def log_dets(trace: Trace) -> dict[str, Array]:
     }
 
 
-def log_scales(trace: Trace) -> dict[str, Array]:
-    """Log scale of the prior of every site in coordinates of another centring, shaped like `z`."""
+def log_spreads(trace: Trace) -> dict[str, Array]:
+    """Log prior sd, given all else, of the sites in coordinates of another centring, like `z`."""
     return {
-        name: record.log_scale for name, _, record in latents(trace) if record.log_scale is not None
+        name: record.log_spread
+        for name, _, record in latents(trace)
+        if record.log_spread is not None
     }
 
 

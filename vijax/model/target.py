@@ -108,7 +108,7 @@ class Builder:
             unconstrain=self.unconstrain,
             site_log_probs=self.site_log_probs,
             log_dets=self.log_dets,
-            log_scales=self.log_scales,
+            log_spreads=self.log_spreads,
             initialise=self.initialise,
             constrain_params=self.constrain_params,
             observations=self.observations,
@@ -165,7 +165,7 @@ class Builder:
 
         def scales(level: Array, data: dict[str, Array]) -> dict[str, Array]:
             kept.update(self._checked(Batch(data), running.at_level(level), True))
-            return running.log_scales(kept)
+            return running.log_spreads(kept)
 
         closed, shapes = jax.make_jaxpr(scales, return_shape=True)(1.0, self.arguments.abstract())
         names = sorted(shapes)  # as a dict is laid out
@@ -211,14 +211,14 @@ class Builder:
         trace = self.trace(batch, running.from_unconstrained(z, batch.centring), model, mutable)
         return running.log_dets(trace)
 
-    def log_scales(
+    def log_spreads(
         self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
     ) -> dict[str, Array]:
-        """Log prior scale of every site that `batch.centring` names."""
+        """Log prior sd, given all else, of every site that `batch.centring` names."""
         trace = self.trace(
             batch, running.from_unconstrained(z, batch.centring), model, mutable, scored=False
         )
-        return running.log_scales(trace)
+        return running.log_spreads(trace)
 
     def unconstrain(
         self, values: Mapping[str, Any], batch: Batch, model: Mapping, mutable: Mapping

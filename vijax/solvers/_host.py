@@ -17,16 +17,17 @@ from pathlib import Path
 
 import numpy as np
 
-_SERIAL_BELOW = 1000  # in higher dimensions a single product is worth the threads
+_SERIAL_BELOW = 1000  # a single product of square matrices this large is worth the threads
 
 
 @contextlib.contextmanager
-def host_algebra(dim: int) -> Iterator[None]:
-    """Runs a block without floating-point warnings, and with one BLAS thread if `dim` is small.
+def host_algebra(order: int) -> Iterator[None]:
+    """Runs a block without floating-point warnings, and with one BLAS thread if `order` is small.
 
-    The threads are left alone where NumPy was not built with the OpenBLAS of its wheels.
+    `order` is that of the largest square matrices in it; thin ones never repay the threads.
+    They are left alone where NumPy was not built with the OpenBLAS of its wheels.
     """
-    controls = _openblas() if dim < _SERIAL_BELOW else None
+    controls = _openblas() if order < _SERIAL_BELOW else None
     with np.errstate(all="ignore"):
         if controls is None:
             yield

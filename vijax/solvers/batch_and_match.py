@@ -1,9 +1,9 @@
-"""Batch and match: a dense Gaussian whose scores match the target's."""
+"""Batch and match: a Gaussian, dense or diagonal plus low rank, whose scores match the target's."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -13,20 +13,20 @@ from vijax._kernel import Floats, Kernel
 from vijax._keys import host_rng
 from vijax.solvers._host import host_algebra
 from vijax.solvers.conversion import from_params, to_params
+from vijax.solvers.factored import Factored
+from vijax.solvers.families import Family, family_of
 from vijax.solvers.gaussian import (
     Estimate,
     Gaussian,
     antithetic,
     clearly_better,
     elbo_terms,
-    from_moments,
     log_normal,
     require_even,
     summarise,
     whitened,
 )
 from vijax.solvers.pathfinder import Pathfinder, PathfinderResult
-from vijax.solvers.score_matching import update
 from vijax.solvers.scoring import leaders
 
 _FLOOR = 4.0  # `lam` does not fall below this while the fit still improves
@@ -51,7 +51,7 @@ class BatchAndMatchResult(NamedTuple):
         start: the Pathfinder run it started from, if there was one.
     """
 
-    gaussian: Gaussian | None
+    gaussian: Gaussian | Factored | None
     elbo: float
     elbo_se: float
     elbos: Floats
@@ -62,14 +62,14 @@ class BatchAndMatchResult(NamedTuple):
 
 
 class _Window(NamedTuple):
-    gaussian: Gaussian | None
+    gaussian: Gaussian | Factored | None
     elbo: float
     se: float
 
 
 @dataclasses.dataclass(frozen=True)
 class BatchAndMatch(Solver):
-    """A full-rank Gaussian by matching scores, in closed-form steps.
+    """A full-rank or low-rank Gaussian by matching scores, in closed-form steps.
 
     Each step draws a batch from the current Gaussian and moves to the one that balances agreement
     with the target's scores on the batch against closeness to the current one, see `update`. On
@@ -77,9 +77,12 @@ class BatchAndMatch(Solver):
     the ELBO of the windows still rises the steps stay large; then the inverse regularisation `lam`
     falls window by window and the iterates are averaged, until the average moves by less than
     `tolerance`. The average is returned unless another candidate has the better ELBO on fresh
-    draws. Costs `dim^3` per step on the host: meant for up to about a thousand dimensions. Model
-    `param` sites stay fixed. Source: Batch and match: black-box variational inference with a
-    score-based divergence, Cai, Modi, Pillaud-Vivien, Margossian, Gower, Blei, Saul, 2024.
+    draws. Model `param` sites stay fixed. Source: Batch and match: black-box variational inference
+    with a score-based divergence, Cai, Modi, Pillaud-Vivien, Margossian, Gower, Blei, Saul, 2024.
+
+    The guide says which Gaussians: `FullRank` all of them, at `dim^2 num_draws` per step on the
+    host, meant for up to about a thousand dimensions; `LowRank` those of its rank, and `MeanField`
+    those of rank zero, at `dim (rank + num_draws)^2`, see `patched_update`.
 
     Args:
         start: the solver whose Gaussian it starts from; `None` starts from the guide's own.
@@ -115,7 +118,7 @@ class BatchAndMatch(Solver):
         params = to_params(variables.guide, result.gaussian, target.space)
         solved = Variables(params, variables.model)
         losses = tuple(float(-elbo) for elbo in result.elbos)
-        others: list[Gaussian] = []
+        others: list[Factored] = []
         if result.start is not None:
             others = result.start.other_modes(result.gaussian, result.elbo)
         return Solution(
@@ -128,7 +131,7 @@ class BatchAndMatch(Solver):
         )
 
     def run(
-        self, kernel: Kernel, rng: np.random.Generator, gaussian: Gaussian
+        self, kernel: Kernel, rng: np.random.Generator, gaussian: Gaussian | Factored
     ) -> BatchAndMatchResult:
         """Runs on a kernel, and returns everything there is to know.
 
@@ -137,7 +140,7 @@ class BatchAndMatch(Solver):
             rng: source of randomness.
             gaussian: where to start; with `start` set, only its mean is used, for the first path.
         """
-        found = None
+        found, family = None, family_of(gaussian)
         if self.start is not None:
             found = self.start.run(kernel, rng, gaussian.mean[None])
             if found.gaussian is None:
@@ -146,14 +149,15 @@ class BatchAndMatch(Solver):
                     None, -np.inf, np.inf, nothing, False, found.reason, 0, found
                 )
             gaussian = found.gaussian
-        with host_algebra(kernel.dim):
-            matching = self._tournament(kernel, rng, gaussian, found)
+        with host_algebra(family.order(kernel.dim)):
+            gaussian = family.adopt(gaussian)
+            matching = self._tournament(kernel, rng, family, gaussian, found)
             converged, reason = matching.run()
             best, estimate = matching.choose(gaussian)
         if found is not None and found.num_modes > 1:
             reason += f"; {found.reason}"
         return BatchAndMatchResult(
-            gaussian=best,
+            gaussian=family.adopt(best),
             elbo=estimate.elbo,
             elbo_se=estimate.se,
             elbos=np.array([window.elbo for window in matching.windows]),
@@ -167,7 +171,8 @@ class BatchAndMatch(Solver):
         self,
         kernel: Kernel,
         rng: np.random.Generator,
-        gaussian: Gaussian,
+        family: Family,
+        gaussian: Any,
         found: PathfinderResult | None,
     ) -> _Matching:
         """A run begun at `gaussian`, or where paths disagree at the contender that does best.
@@ -175,14 +180,15 @@ class BatchAndMatch(Solver):
         Pathfinder's ELBOs are those of crude covariances; a few steps tell more. Where paths fall
         into a funnel its best candidate often lies too deep, and an earlier one leads out of it.
         """
-        runs = [_Matching(self, kernel, rng, gaussian)]
+        runs = [_Matching(self, kernel, rng, gaussian, family)]
         if found is None or found.contenders is None:
             return runs[0]
         level = found.contender_elbos.max() - 10 - 2 * kernel.dim
         for i in leaders(found.contender_elbos[found.unsettled], _ENTRANTS):
             j = int(found.unsettled[i])
             if found.contender_elbos[j] > level:
-                runs.append(_Matching(self, kernel, rng, found.contenders.dense(j)))
+                rival = family.adopt(found.contenders.one(j))
+                runs.append(_Matching(self, kernel, rng, rival, family))
         while len(runs) > 1:
             for run in runs:
                 run.window()
@@ -199,12 +205,13 @@ class _Matching:
         options: BatchAndMatch,
         kernel: Kernel,
         rng: np.random.Generator,
-        gaussian: Gaussian,
+        gaussian: Any,
+        family: Family,
     ) -> None:
-        self.options, self.kernel, self.rng = options, kernel, rng
+        self.options, self.kernel, self.rng, self.family = options, kernel, rng, family
         self.gaussian, self.log_det = gaussian, gaussian.log_det
         self.windows: list[_Window] = []
-        self.average: Gaussian | None = None
+        self.average: Any = None
         self.merged = 0  # windows in the average
         self.steps = 0
         self.ceiling = np.inf  # of `lam`; lowered when a step had to be taken back
@@ -232,7 +239,7 @@ class _Matching:
             f"{self.options.tolerance:g}) after {self.steps} steps"
         )
 
-    def choose(self, start: Gaussian) -> tuple[Gaussian, Estimate]:
+    def choose(self, start: Any) -> tuple[Any, Estimate]:
         """The average, unless the best window or the start has clearly the better ELBO."""
         noise = antithetic(self.rng, 256, self.kernel.dim)
         finite = [window for window in self.windows if window.gaussian is not None]
@@ -249,15 +256,13 @@ class _Matching:
 
     def window(self, quiet: int = 0) -> _Window:
         """Some steps: their last Gaussian, or the average of all in the averaging phase."""
-        dim, size = self.kernel.dim, self.options.window
-        mean, second = np.zeros(dim), np.zeros((dim, dim))
+        size, mean = self.options.window, self.family.mean(self.kernel.dim)
         elbos = []
         for _ in range(size):
             elbos.append(self._step(self._lam(quiet)))
-            if quiet:  # the covariances cost dim^3, more than the step itself
-                mean += self.gaussian.mean / size
-                second += self.gaussian.covariance / size
-        gaussian = from_moments(mean, second) if quiet else self.gaussian
+            if quiet:  # a dense covariance costs dim^3, more than the step itself
+                mean.add(self.gaussian, 1 / size)
+        gaussian = mean.gaussian() if quiet else self.gaussian
         elbo, variance = np.mean(elbos, axis=0)
         self.windows.append(_Window(gaussian, float(elbo), float(np.sqrt(variance / size))))
         return self.windows[-1]
@@ -279,16 +284,16 @@ class _Matching:
         elbo = float(terms.mean()), float(terms.var() / len(terms)) if good.all() else np.inf
         if 2 * good.sum() < good.size:
             # mostly outside the model's domain: draw in
-            self._move(Gaussian(current.mean, _DRAW_IN * current.factor))
+            self._move(current.scaled(_DRAW_IN))
             return elbo
-        step = update(current, noise[good], gradient[good], lam)
+        step = self.family.update(current, noise[good], gradient[good], lam)
         if step is None:
             self.ceiling = lam / 4
         else:
             self.gaussian, self.log_det = step.gaussian, self.log_det + step.log_det
         return elbo
 
-    def _move(self, gaussian: Gaussian) -> None:
+    def _move(self, gaussian: Any) -> None:
         self.gaussian, self.log_det = gaussian, gaussian.log_det
 
     def _collapsed(self, window: _Window) -> bool:
@@ -302,15 +307,18 @@ class _Matching:
         return True
 
     def _rising(self, margin: float = 0.01) -> bool:
-        """Whether the ELBO of the last window is clearly above the one before, or all is new."""
-        if len(self.windows) < 2:
+        """Whether the ELBO of the last windows is clearly above those before, or all is new."""
+        num = self.family.patience
+        if len(self.windows) < 2 * num:
             return True
-        before, last = self.windows[-2:]
-        if not np.isfinite(before.elbo):
+        elbos = np.array([window.elbo for window in self.windows[-2 * num :]]).reshape(2, num)
+        errors = np.array([window.se for window in self.windows[-2 * num :]])
+        before, last = elbos.mean(axis=1)
+        if not np.isfinite(before):
             return True
-        return last.elbo > before.elbo + 2 * np.hypot(last.se, before.se) + margin
+        return bool(last > before + 2 * np.linalg.norm(errors) / num + margin)
 
-    def _merge(self, gaussian: Gaussian) -> float:
+    def _merge(self, gaussian: Any) -> float:
         """Adds a window to the average; how far it is from it, in standard deviations."""
         old = self.average
         if old is None or self._rising():
@@ -319,13 +327,14 @@ class _Matching:
             return np.inf if old is None else _distance(old, gaussian)
         self.merged += 1
         weight = 1 / self.merged
-        mean = (1 - weight) * old.mean + weight * gaussian.mean
-        covariance = (1 - weight) * old.covariance + weight * gaussian.covariance
-        self.average = from_moments(mean, covariance) or old
+        mean = self.family.mean(self.kernel.dim)
+        mean.add(old, 1 - weight)
+        mean.add(gaussian, weight)
+        self.average = mean.gaussian() or old
         return _distance(old, gaussian)
 
 
-def _distance(one: Gaussian, other: Gaussian) -> float:
+def _distance(one: Any, other: Any) -> float:
     """Root mean square difference of means, in sds, or of log sds, whichever is larger."""
     shift = np.sqrt(np.mean(((one.mean - other.mean) / other.sd) ** 2))
     stretch = np.sqrt(np.mean(np.log(one.sd / other.sd) ** 2))

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from vijax._kernel import Floats
-from vijax.solvers.gaussian import LOG_2PI, Gaussian, log_normal
+from vijax.solvers.factored import Factored
+from vijax.solvers.gaussian import LOG_2PI, log_normal
 from vijax.solvers.paths import Path, positive_curvature, update_diagonal
 
 _MEMORY = 4_000_000  # numbers in one stack of factors: 32 MB
@@ -55,11 +56,9 @@ class CompactGaussians(NamedTuple):
         scaled = (points - self.mean[:, None]) / np.sqrt(self.diagonal)[:, None]
         return log_normal(scaled + self._along(scaled, -1), self.log_det[:, None])
 
-    def dense(self, i: int) -> Gaussian:
-        """The `i`-th with its covariance factor written out, symmetric up to the diagonal."""
-        basis = self.basis[i]
-        factor = np.eye(basis.shape[0]) + (basis * (self.scale[i] - 1)) @ basis.T
-        return Gaussian(self.mean[i], np.sqrt(self.diagonal[i])[:, None] * factor)
+    def one(self, i: int) -> Factored:
+        """The `i`-th."""
+        return Factored(self.mean[i], np.sqrt(self.diagonal[i]), self.basis[i], self.scale[i])
 
     def _along(self, vectors: Floats, power: int) -> Floats:
         """`B (diag(scale)^power - I) B'` times each vector; `vectors` is `(num, n, dim)`."""

@@ -20,19 +20,21 @@ from vijax._kernel import Floats
 from vijax.guides.delta import DeltaParams
 from vijax.guides.low_rank import LowRankParams
 from vijax.guides.normal import FullRankParams, MeanFieldParams
+from vijax.solvers.factored import Factored, nearest
 from vijax.solvers.gaussian import Gaussian
 
 _FACTOR_STEPS = 200  # of expectation maximisation; each costs dim^2 rank
 
 
 @functools.singledispatch
-def to_params(params: Any, gaussian: Gaussian, space: Space) -> Any:
+def to_params(params: Any, gaussian: Gaussian | Factored, space: Space) -> Any:
     """Parameters of the same type as `params` for a guide that is to represent `gaussian`.
 
     Full-rank parameters hold it exactly. Mean-field ones hold the factorised Gaussian closest to
     it in KL(q || gaussian): the same mean and the conditional variances `1 / precision_ii`.
-    Low-rank ones hold the one closest in KL(gaussian || q), which keeps every variance. A point
-    mass keeps the mean.
+    Low-rank ones hold a diagonal plus few directions exactly, the widest of more directions with
+    every precision kept, and of a dense Gaussian the member closest in KL(gaussian || q), which
+    keeps every variance. A point mass keeps the mean.
 
     Args:
         params: the guide's present parameters; their type, shapes and dtypes are kept.
@@ -46,7 +48,7 @@ def to_params(params: Any, gaussian: Gaussian, space: Space) -> Any:
 
 
 @functools.singledispatch
-def from_params(params: Any, space: Space) -> Gaussian:
+def from_params(params: Any, space: Space) -> Gaussian | Factored:
     """The Gaussian that a guide's parameters stand for; computed on the host, compiles nothing.
 
     Raises:
@@ -81,12 +83,12 @@ def _located(params: Any) -> Any:
 
 
 @to_params.register
-def _(params: DeltaParams, gaussian: Gaussian, space: Space) -> DeltaParams:
+def _(params: DeltaParams, gaussian: Gaussian | Factored, space: Space) -> DeltaParams:
     return relocate(params, gaussian.mean, space)
 
 
 @to_params.register
-def _(params: FullRankParams, gaussian: Gaussian, space: Space) -> FullRankParams:
+def _(params: FullRankParams, gaussian: Gaussian | Factored, space: Space) -> FullRankParams:
     cholesky = gaussian.cholesky
     scale = np.diag(cholesky)
     return FullRankParams(
@@ -103,25 +105,27 @@ def _(params: FullRankParams, space: Space) -> Gaussian:
 
 
 @to_params.register
-def _(params: MeanFieldParams, gaussian: Gaussian, space: Space) -> MeanFieldParams:
-    inverse = np.linalg.inv(gaussian.factor)
-    log_scale = -0.5 * np.log(np.sum(inverse**2, axis=0))
+def _(params: MeanFieldParams, gaussian: Gaussian | Factored, space: Space) -> MeanFieldParams:
+    log_scale = np.log(gaussian.conditional_sd)
     return MeanFieldParams(
         _like(gaussian.mean, params.loc, space), _like(log_scale, params.log_scale, space)
     )
 
 
 @from_params.register
-def _(params: MeanFieldParams, space: Space) -> Gaussian:
+def _(params: MeanFieldParams, space: Space) -> Factored:
     loc, log_scale = (_vector(position, space) for position in params)
-    return Gaussian(loc, np.diag(np.exp(log_scale)))
+    return Factored(loc, np.exp(log_scale), np.zeros((loc.size, 0)), np.zeros(0))
 
 
 @to_params.register
-def _(params: LowRankParams, gaussian: Gaussian, space: Space) -> LowRankParams:
+def _(params: LowRankParams, gaussian: Gaussian | Factored, space: Space) -> LowRankParams:
+    rank = params.factor.shape[1]
+    if isinstance(gaussian, Factored):
+        return _low_rank_params(params, nearest(gaussian, rank))
     sd = gaussian.sd
     root = gaussian.factor / sd[:, None]
-    noise, loadings = factor_analysis(root @ root.T, params.factor.shape[1])
+    noise, loadings = factor_analysis(root @ root.T, rank)
     scale = np.sqrt(noise)
     return LowRankParams(
         _device(gaussian.mean, params.loc),
@@ -130,13 +134,21 @@ def _(params: LowRankParams, gaussian: Gaussian, space: Space) -> LowRankParams:
     )
 
 
+def _low_rank_params(params: LowRankParams, gaussian: Factored) -> LowRankParams:
+    factor = np.zeros(params.factor.shape)  # directions that are not needed stay zero
+    factor[:, : gaussian.rank] = gaussian.basis * np.sqrt(gaussian.stretch**2 - 1)
+    return LowRankParams(
+        _device(gaussian.mean, params.loc),
+        _device(np.log(gaussian.scale), params.log_scale),
+        _device(factor, params.factor),
+    )
+
+
 @from_params.register
-def _(params: LowRankParams, space: Space) -> Gaussian:
+def _(params: LowRankParams, space: Space) -> Factored:
     loc, log_scale, factor = (np.asarray(leaf, np.float64) for leaf in params)
-    # I + F F' = (I + U diag(sqrt(1 + s^2) - 1) U')^2
     directions, s, _ = np.linalg.svd(factor, full_matrices=False)
-    root = np.eye(loc.size) + (directions * (np.sqrt(1 + s**2) - 1)) @ directions.T
-    return Gaussian(loc, np.exp(log_scale)[:, None] * root)
+    return Factored(loc, np.exp(log_scale), directions, np.sqrt(1 + s**2))
 
 
 def factor_analysis(correlation: Floats, rank: int) -> tuple[Floats, Floats]:

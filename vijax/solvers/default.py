@@ -8,6 +8,7 @@ from vijax._contracts import Guide, Solver
 from vijax.guides.delta import Delta
 from vijax.guides.flow import Flow
 from vijax.guides.laplace import Laplace
+from vijax.guides.low_rank import LowRank
 from vijax.guides.normal import FullRank, MeanField
 from vijax.solvers.batch_and_match import BatchAndMatch
 from vijax.solvers.fixed_draws import FixedDraws
@@ -25,9 +26,6 @@ _MEAN_FIELD_DIM = 256  # beyond, gradient steps are as fast where coordinates co
 def default_solver(guide: Guide, dim: int) -> Solver | None:
     """The solver that reaches the best member of a guide's family directly, `None` without one.
 
-    Low-rank guides have none: a solver can fill them in from a dense Gaussian, which is the
-    optimum of their ELBO for Gaussian posteriors only.
-
     >>> default_solver(FullRank(), dim=10).start.num_draws
     32
 
@@ -41,6 +39,11 @@ def default_solver(guide: Guide, dim: int) -> Solver | None:
 @default_solver.register
 def _(guide: FullRank, dim: int) -> Solver:
     return dense_gaussian(Pathfinder())
+
+
+@default_solver.register
+def _(guide: LowRank, dim: int) -> Solver:
+    return BatchAndMatch()
 
 
 @default_solver.register

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -45,6 +45,12 @@ class Gaussian(NamedTuple):
         return np.sqrt(np.einsum("ij,ij->i", self.factor, self.factor))
 
     @property
+    def conditional_sd(self) -> Floats:
+        """Standard deviation of each coordinate given all others, `1 / sqrt(precision_ii)`."""
+        inverse = np.linalg.inv(self.factor)
+        return 1 / np.sqrt(np.sum(inverse**2, axis=0))
+
+    @property
     def cholesky(self) -> Floats:
         """Lower Cholesky factor of the covariance, `(dim, dim)`, with a positive diagonal.
 
@@ -58,6 +64,10 @@ class Gaussian(NamedTuple):
     def log_det(self) -> float:
         """`log |factor|`, half the log determinant of the covariance."""
         return float(np.linalg.slogdet(self.factor)[1])
+
+    def scaled(self, by: float) -> Gaussian:
+        """The Gaussian with all standard deviations multiplied."""
+        return self._replace(factor=by * self.factor)
 
     def at(self, noise: Floats) -> Floats:
         """Standard normal `noise` `(num, dim)` to draws `(num, dim)`."""
@@ -87,6 +97,17 @@ def from_moments(mean: Floats, covariance: Floats) -> Gaussian | None:
     return Gaussian(mean, sd[:, None] * factor)
 
 
+class Normal(Protocol):
+    """What an ELBO is estimated of: a Gaussian in whatever form."""
+
+    @property
+    def log_det(self) -> float:
+        """Half the log determinant of the covariance."""
+
+    def at(self, noise: Floats) -> Floats:
+        """Standard normal `noise` `(num, dim)` to draws `(num, dim)`."""
+
+
 class Estimate(NamedTuple):
     """A Monte Carlo estimate of an ELBO, and the standard error of it."""
 
@@ -94,12 +115,12 @@ class Estimate(NamedTuple):
     se: float
 
 
-def estimate_elbo(evaluate: Evaluate, gaussian: Gaussian, noise: Floats) -> Estimate:
+def estimate_elbo(evaluate: Evaluate, gaussian: Normal, noise: Floats) -> Estimate:
     """`E_q[log p - log q]` from draws at antithetic `noise`, see `antithetic`; unbiased."""
     return summarise(elbo_terms(evaluate, gaussian, noise))
 
 
-def elbo_terms(evaluate: Evaluate, gaussian: Gaussian, noise: Floats) -> Floats:
+def elbo_terms(evaluate: Evaluate, gaussian: Normal, noise: Floats) -> Floats:
     """`log p - log q` averaged over each pair of mirrored draws, `(num // 2,)`.
 
     The log density of each draw is set against `log q` at the same draw, so that the error of

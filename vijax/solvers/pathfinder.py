@@ -15,6 +15,7 @@ from vijax.solvers._host import host_algebra
 from vijax.solvers.basins import separate_basins
 from vijax.solvers.compact import CompactGaussians, concatenate
 from vijax.solvers.conversion import location, to_params
+from vijax.solvers.factored import Factored
 from vijax.solvers.gaussian import (
     Estimate,
     Gaussian,
@@ -54,7 +55,7 @@ class PathfinderResult(NamedTuple):
             that did not converge. More than one basin is evidence of several modes.
     """
 
-    gaussian: Gaussian | None
+    gaussian: Gaussian | Factored | None
     elbo: float
     elbo_se: float
     path_elbos: Floats
@@ -84,7 +85,7 @@ class PathfinderResult(NamedTuple):
         basins = self.basins[self.contender_paths]
         return np.flatnonzero((basins != home) | (basins < 0))
 
-    def other_modes(self, gaussian: Gaussian, elbo: float) -> list[Gaussian]:
+    def other_modes(self, gaussian: Gaussian | Factored, elbo: float) -> list[Factored]:
         """The best contender in every basin that may hold some mass, but for one's own.
 
         Args:
@@ -103,7 +104,7 @@ class PathfinderResult(NamedTuple):
         away = [np.abs((self.contenders.mean[i] - gaussian.mean) / gaussian.sd).max() for i in best]
         home = best[int(np.argmin(away))]
         return [
-            self.contenders.dense(i) for i in best if i != home and self.contender_elbos[i] > level
+            self.contenders.one(i) for i in best if i != home and self.contender_elbos[i] > level
         ]
 
     @property
@@ -176,7 +177,7 @@ class Pathfinder(Solver):
             rng: source of randomness.
             starts: starting points of the first paths `(at most num_paths, dim)`.
         """
-        with host_algebra(kernel.dim):
+        with host_algebra(0):
             return self._run(kernel, rng, starts)
 
     def _run(
@@ -213,7 +214,7 @@ class Pathfinder(Solver):
         log_density = np.concatenate([scored.log_density[j] for scored, j in winners])
         log_weights = log_density - mixture_log_prob(components, draws)
         best = int(np.argmax([scored.bounds[j] for scored, j in winners]))
-        gaussian, (elbo, se) = self._choose(kernel, rng, components.dense(best), draws, log_weights)
+        gaussian, (elbo, se) = self._choose(kernel, rng, components.one(best), draws, log_weights)
         return PathfinderResult(
             gaussian=gaussian,
             elbo=elbo,
@@ -234,10 +235,10 @@ class Pathfinder(Solver):
         self,
         kernel: Kernel,
         rng: np.random.Generator,
-        best: Gaussian,
+        best: Factored,
         draws: Floats,
         log_weights: Floats,
-    ) -> tuple[Gaussian, Estimate]:
+    ) -> tuple[Gaussian | Factored, Estimate]:
         """The best path's Gaussian or the one with the moments of the weighted mixture."""
         noise = antithetic(rng, 2 * self.num_final_draws, kernel.dim)
         terms = elbo_terms(kernel, best, noise)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from vijax.solvers.gaussian import Gaussian
 class Step(NamedTuple):
     """A new Gaussian, and by how much `log |factor|` changed on the way to it."""
 
-    gaussian: Gaussian
+    gaussian: Any
     log_det: float
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -15,6 +15,7 @@ from vijax._keys import host_rng
 from vijax.solvers._host import host_algebra
 from vijax.solvers.batch_and_match import BatchAndMatch
 from vijax.solvers.conversion import from_params, to_params
+from vijax.solvers.factored import Factored
 from vijax.solvers.gaussian import (
     Estimate,
     Gaussian,
@@ -121,10 +122,10 @@ class VariationalNewton(Solver):
             GuideError: the guide's parameters do not hold a Gaussian.
         """
         kernel = Kernel(target, batch, variables.model)
-        result = self.run(kernel, host_rng(key), from_params(variables.guide, target.space))
+        result = self.run(kernel, host_rng(key), _dense(from_params(variables.guide, target.space)))
         if result.gaussian is None:
             return Solution(variables, result.reason, False, kernel.points)
-        found = [result.gaussian]
+        found: list[Gaussian | Factored] = [result.gaussian]
         if result.start is not None:
             found += result.start.other_modes(result.gaussian, result.elbo)
         params, *others = (to_params(variables.guide, one, target.space) for one in found)
@@ -150,11 +151,11 @@ class VariationalNewton(Solver):
         settled, began, paths = False, "", None
         if isinstance(self.start, BatchAndMatch):
             matched = self.start.run(kernel, rng, gaussian)
-            found, paths = matched.gaussian, matched.start
+            found, paths = _dense(matched.gaussian), matched.start
             settled, began = matched.converged, matched.reason
         elif self.start is not None:
             paths = self.start.run(kernel, rng, gaussian.mean[None])
-            found, began = paths.gaussian, paths.reason
+            found, began = _dense(paths.gaussian), paths.reason
         else:
             found = gaussian
         if found is None:
@@ -312,3 +313,8 @@ class _Ascent:
         count, shared = len(self.means), (2 - self.ceiling) / self.ceiling
         self.error = shared * total / (count * (count - 1))
         return self.error < self.options.tolerance
+
+
+def _dense(gaussian: Any) -> Any:
+    """The Gaussian with its factor written out; `None` stays."""
+    return gaussian.dense if isinstance(gaussian, Factored) else gaussian

@@ -10,7 +10,7 @@ import pytest
 import vijax
 from tests.laws import perturb
 from tests.targets import problem
-from vijax._contracts import Batch, Variables
+from vijax._contracts import Batch, DensityGuide, Variables
 from vijax._errors import GuideError
 from vijax._kernel import Kernel
 from vijax.diagnostics.transported import TransportedKernel
@@ -139,6 +139,31 @@ def test_the_base_follows_the_dimension():
     assert Flow().base_for(2000) == MeanField()
     assert Flow("radial", base=MeanField()).base_for(10) == MeanField()
     assert isinstance(default_solver(Flow(), 10), FlowDescent)
+
+
+def _start(key, dim):
+    return {"loc": jnp.zeros(dim), "log_scale": jnp.zeros(dim)}
+
+
+def _sample(params, key):
+    e = jax.random.normal(key, params["loc"].shape)
+    z = params["loc"] + jnp.exp(params["log_scale"]) * e
+    return z, _density(params, z)
+
+
+def _density(params, z):
+    return jnp.sum(jax.scipy.stats.norm.logpdf(z, params["loc"], jnp.exp(params["log_scale"])))
+
+
+@pytest.mark.parametrize("density", [None, _density])
+def test_a_flow_from_elsewhere_is_fitted(density):
+    where = problem("normal_mean")
+    guide = flow.plug(_start, _sample, density)
+    assert guide == flow.plug(_start, _sample, density)
+    assert isinstance(guide, DensityGuide) == (density is not None)
+    posterior = fit(where.model, *where.args, guide=guide)
+    np.testing.assert_allclose(posterior.elbo, where.log_evidence, atol=0.01)
+    assert posterior.status == "certified"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from vijax.guides.flow.guide import Flow, FlowParams
 from vijax.guides.flow.lu import LU
 from vijax.guides.flow.permutation import Flip, Shuffle
 from vijax.guides.flow.planar import Planar
+from vijax.guides.flow.plugged import Plugged, PluggedDensity, plug
 from vijax.guides.flow.radial import Radial
 from vijax.guides.flow.recipes import RECIPES
 from vijax.guides.flow.spline import Spline
@@ -37,10 +38,13 @@ __all__ = [
     "LowRankAffine",
     "Marginal",
     "Planar",
+    "Plugged",
+    "PluggedDensity",
     "Radial",
     "Repeat",
     "Shuffle",
     "Spline",
     "Sylvester",
     "Triangular",
+    "plug",
 ]

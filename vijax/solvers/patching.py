@@ -24,10 +24,11 @@ def patched_update(
         precision - E[-Hessian] = E[S^-1 (z - m) r'],  r = target's score - Gaussian's own,
 
     on the diagonal, along the Gaussian's own directions and along those in which `r` was largest
-    on the batch before: the part of the ELBO's natural gradient that the family can follow. Its noise vanishes with `r`, for a target in the family;
-    for others it is stationary at the best ELBO, where matched scores are not. Where `r` exceeds
-    the Gaussian's own score the correction is divided by its size, so that no variance changes
-    by more than a factor in one step. Costs `dim (rank + 2 num_draws)^2`.
+    on the batch before: the part of the ELBO's natural gradient that the family can follow. Its
+    noise vanishes with `r`, for a target in the family; for others it is stationary at the best
+    ELBO, where matched scores are not. Where `r` exceeds the Gaussian's own score the correction
+    is divided by its size, so that no variance changes by more than a factor in one step. Costs
+    `dim (rank + 2 num_draws)^2`.
 
     Sources: Batch, match, and patch: low-rank approximations for score-based variational
     inference, Modi, Cai, Saul, 2024; for the identity, Stein's Lemma for the Reparameterization

@@ -15,7 +15,7 @@ from numpyro.infer import autoguide
 
 from tests.targets import Problem, problem
 from vijax._contracts import DensityGuide, EntropyGuide, GaussianGuide, Guide
-from vijax.guides import Delta, Flow, FullRank, LowRank, MeanField, flow, resolve
+from vijax.guides import Delta, Flow, FullRank, LowRank, Markov, MeanField, flow, resolve
 
 NUM_DRAWS = 8192
 
@@ -54,11 +54,20 @@ def _upper(name: str, leaf: np.ndarray) -> np.ndarray:
     )
 
 
+def _first_gain(name: str, leaf: np.ndarray) -> np.ndarray:
+    """`MarkovParams` of width one: the first gain, and all of `lower`, are never read."""
+    unread = np.zeros(leaf.shape, bool)
+    if leaf.ndim == 3:
+        unread[: 1 if "gain" in name else len(leaf)] = True
+    return unread
+
+
 def _flow(layer: flow.Bijection, base: Guide | None = None) -> Flow:
     return Flow(flow.Repeat(flow.Chain((layer, flow.Flip())), 2), base or FullRank(0.9))
 
 
 _SPLIT = {"beta": LowRank(rank=1, init_scale=0.9), ...: MeanField(0.9)}
+_ALONG = {"beta": Markov(0.9), ...: MeanField(0.9)}
 _PARTLY = {"alpha": Delta(), "beta": FullRank(0.9)}
 
 GUIDES: dict[str, Entry] = {
@@ -73,6 +82,7 @@ GUIDES: dict[str, Entry] = {
     "flow_meanfield": Entry(_native(_flow(flow.Planar(), MeanField(0.9))), eager=False),
     "flow_invert": Entry(_native(_flow(flow.Invert(flow.Planar()))), inert=_upper, eager=False),
     "composite": Entry(_native(_SPLIT), single=False),
+    "composite_markov": Entry(_native(_ALONG), inert=_first_gain, single=False),
     "composite_delta": Entry(_native(_PARTLY), inert=_upper, point=True, single=False),
     "AutoNormal": Entry(_numpyro(autoguide.AutoNormal, init_scale=0.9)),
     "AutoMultivariateNormal": Entry(

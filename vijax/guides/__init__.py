@@ -5,6 +5,7 @@ from vijax.guides.delta import Delta
 from vijax.guides.flow import Flow
 from vijax.guides.laplace import Laplace
 from vijax.guides.low_rank import LowRank
+from vijax.guides.markov import Markov
 from vijax.guides.mixture import Mixture
 from vijax.guides.names import NAMES, resolve
 from vijax.guides.normal import FullRank, MeanField
@@ -18,6 +19,7 @@ __all__ = [
     "FullRank",
     "Laplace",
     "LowRank",
+    "Markov",
     "MeanField",
     "Mixture",
     "adapt",

@@ -15,6 +15,7 @@ from vijax.guides.delta import Delta
 from vijax.guides.flow import RECIPES, Flow
 from vijax.guides.laplace import Laplace
 from vijax.guides.low_rank import LowRank
+from vijax.guides.markov import Markov
 from vijax.guides.normal import FullRank, MeanField
 from vijax.guides.numpyro import adapt
 from vijax.guides.numpyro.running import Arguments
@@ -26,6 +27,7 @@ NAMES: dict[str, Callable[[], Guide]] = {
     "laplace": Laplace,
     "map": Delta,
     "delta": Delta,
+    "markov": Markov,
     "flow": Flow,
     **{name: functools.partial(Flow, name) for name in RECIPES},
 }

@@ -8,6 +8,7 @@ from vijax.solvers.fixed_draws import FixedDraws, FixedDrawsResult
 from vijax.solvers.flow_descent import FlowDescent
 from vijax.solvers.laplace import LaplaceResult, LaplaceSolver
 from vijax.solvers.lbfgs import LBFGS
+from vijax.solvers.markov_newton import MarkovNewton
 from vijax.solvers.mode import Mode, ModeSolver
 from vijax.solvers.names import NAMES, by_name
 from vijax.solvers.pathfinder import Pathfinder, PathfinderResult
@@ -24,6 +25,7 @@ __all__ = [
     "Kernel",
     "LaplaceResult",
     "LaplaceSolver",
+    "MarkovNewton",
     "Mode",
     "ModeSolver",
     "Pathfinder",

@@ -9,11 +9,13 @@ from vijax.guides.delta import Delta
 from vijax.guides.flow import Flow
 from vijax.guides.laplace import Laplace
 from vijax.guides.low_rank import LowRank
+from vijax.guides.markov import Markov
 from vijax.guides.normal import FullRank, MeanField
 from vijax.solvers.batch_and_match import BatchAndMatch
 from vijax.solvers.fixed_draws import FixedDraws
 from vijax.solvers.flow_descent import FlowDescent
 from vijax.solvers.laplace import LaplaceSolver
+from vijax.solvers.markov_newton import MarkovNewton
 from vijax.solvers.mode import ModeSolver
 from vijax.solvers.pathfinder import Pathfinder
 from vijax.solvers.variational_newton import VariationalNewton
@@ -67,6 +69,11 @@ def _(guide: Flow, dim: int) -> Solver:
     # the last steps up the ELBO are left to the flow, which has a long way to go
     start = BatchAndMatch() if isinstance(base, FullRank) else default_solver(base, dim)
     return FlowDescent(start or Pathfinder())
+
+
+@default_solver.register
+def _(guide: Markov, dim: int) -> Solver:
+    return MarkovNewton()
 
 
 def dense_gaussian(start: Pathfinder | None) -> Solver:

@@ -103,6 +103,10 @@ class Space:
         """Lays a position out as a vector `(dim,)`, sites in order."""
         return jnp.concatenate([jnp.ravel(jnp.asarray(z[name])) for name in self.names])
 
+    def host_ravel(self, z: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The same by NumPy, which compiles nothing."""
+        return np.concatenate([np.ravel(z[name]) for name in self.names])
+
     def unravel(self, vector: Array) -> Position:
         """Cuts a vector `(dim,)` into a position; the inverse of `ravel`."""
         # one split, whose gradient is one concatenation; that of slices is a sum of padded vectors
@@ -260,6 +264,10 @@ class Guide(abc.ABC):
 
         `batch` is for guides whose start values are computed from the data.
         """
+
+    def host_init(self, space: Space, location: Mapping[str, np.ndarray]) -> PyTree | None:
+        """What `init` makes, made by NumPy where that saves compiling a program; `None` if not."""
+        return None
 
     @abc.abstractmethod
     def draw(self, params: PyTree, space: Space, key: Array, batch: Batch) -> Draw:

@@ -234,10 +234,19 @@ def _variables(
         first = [init.variables]
     else:
         first = []
-    keys = (fold_in(problem.key, 100 + i) for i in range(len(starts)))
-    program = problem.target.program(_initial, guide)
-    fresh = (program(key, z, problem.first_batch) for key, z in zip(keys, starts, strict=True))
+    fresh = (_first_params(problem, i, start) for i, start in enumerate(starts))
     return [*first, *(Variables(params, parameters) for params in fresh)][: len(starts)]
+
+
+def _first_params(problem: Problem, number: int, start: Position) -> PyTree:
+    """The guide's parameters at a start."""
+    guide, target = problem.guide, problem.target
+    if all(isinstance(value, np.ndarray) for value in start.values()):
+        made = guide.host_init(target.space, start)  # type: ignore[arg-type]
+        if made is not None:
+            return made
+    key = fold_in(problem.key, 100 + number)
+    return target.program(_initial, guide)(key, start, problem.first_batch)
 
 
 def _solve(

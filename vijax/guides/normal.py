@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -65,9 +65,14 @@ class MeanField(GaussianGuide):
     def init(
         self, key: Array, space: Space, location: Position, batch: Batch | None = None
     ) -> MeanFieldParams:
-        loc = {site.name: jnp.asarray(location[site.name]) for site in space.sites}
+        return self._narrow({name: jnp.asarray(location[name]) for name in space.names}, jnp)
+
+    def host_init(self, space: Space, location: Mapping[str, np.ndarray]) -> MeanFieldParams:
+        return self._narrow({name: location[name] for name in space.names}, np)
+
+    def _narrow(self, loc: dict[str, Any], xp: Any) -> MeanFieldParams:
         width = math.log(self.init_scale)
-        return MeanFieldParams(loc, {name: jnp.full_like(x, width) for name, x in loc.items()})
+        return MeanFieldParams(loc, {name: xp.full_like(x, width) for name, x in loc.items()})
 
     def draw(self, params: MeanFieldParams, space: Space, key: Array, batch: Batch) -> Draw:
         # one block for all sites: a program for each is slower to compile, and to run
@@ -111,9 +116,14 @@ class DenseGaussian(GaussianGuide):
     def init(
         self, key: Array, space: Space, location: Position, batch: Batch | None = None
     ) -> FullRankParams:
-        loc = space.ravel(location)
-        log_scale = jnp.full_like(loc, math.log(self.init_scale))
-        return FullRankParams(loc, log_scale, jnp.zeros((loc.size, loc.size), loc.dtype))
+        return self._narrow(space.ravel(location), jnp)
+
+    def host_init(self, space: Space, location: Mapping[str, np.ndarray]) -> FullRankParams:
+        return self._narrow(space.host_ravel(location), np)
+
+    def _narrow(self, loc: Any, xp: Any) -> FullRankParams:
+        log_scale = xp.full_like(loc, math.log(self.init_scale))
+        return FullRankParams(loc, log_scale, xp.zeros((loc.size, loc.size), loc.dtype))
 
     def draw(self, params: FullRankParams, space: Space, key: Array, batch: Batch) -> Draw:
         noise = jax.random.normal(key, params.loc.shape, params.loc.dtype)

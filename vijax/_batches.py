@@ -1,8 +1,9 @@
 """Which rows of a subsampled plate each step sees: epochs of seeded permutations.
 
-Step `t` reads rows `[t * B, (t + 1) * B)` of the endless sequence of permutations of `range(N)`,
-one an epoch. Rows are a function of the seed and the step alone, so that a resumed fit sees what
-the uninterrupted one would; a step costs O(B), an epoch one permutation on the host.
+An epoch is a permutation of `range(N)` cut into `N // B` batches; the few rows that are left over
+wait for the next one, so that no batch has a row twice. Rows are a function of the seed and the
+step alone, so that a resumed fit sees what the uninterrupted one would; a step costs O(B), an epoch
+one permutation on the host.
 """
 
 from __future__ import annotations
@@ -39,11 +40,12 @@ class Rows:
         """Rows of steps `start..stop-1`, `(capacity, batch)` by plate, zero beyond `stop`."""
         out = {}
         for number, (name, plate) in enumerate(self.subsampled.items()):
-            first, last = start * plate.subsample_size, stop * plate.subsample_size
-            epochs = range(first // plate.size, (last - 1) // plate.size + 1)
-            stream = np.concatenate([self._permutation(number, plate.size, e) for e in epochs])
-            offset = first - epochs[0] * plate.size
-            rows = stream[offset : offset + last - first].reshape(-1, plate.subsample_size)
+            batch = plate.subsample_size
+            per_epoch = plate.size // batch
+            epochs = range(start // per_epoch, (stop - 1) // per_epoch + 1)
+            whole = [self._permutation(number, plate.size, e)[: per_epoch * batch] for e in epochs]
+            offset = start - epochs[0] * per_epoch
+            rows = np.concatenate(whole).reshape(-1, batch)[offset : offset + stop - start]
             padded = np.zeros((capacity or len(rows), plate.subsample_size), np.int32)
             padded[: len(rows)] = rows
             out[name] = padded

@@ -33,8 +33,17 @@ from vijax._posterior import Posterior
 from vijax._problem import Problem
 from vijax._progress import Progress
 from vijax.algorithms import Adam, Gradient, Optimizer
+from vijax.diagnostics.assess import Chains
 from vijax.guides import resolve
-from vijax.model import build, check_data, init_strategy, split, unwrap
+from vijax.model import (
+    build,
+    check_batches,
+    check_data,
+    init_strategy,
+    request,
+    split,
+    unwrap,
+)
 from vijax.objectives import ELBO
 from vijax.solvers import by_name, default_solver
 
@@ -57,6 +66,8 @@ def fit(
     num_steps: int | None = None,
     num_particles: int | None = None,
     num_restarts: int | None = None,
+    batch_size: int | Mapping[str, int] | None = None,
+    batch_axes: Mapping[str, Any] | None = None,
     init: Any = None,
     centring: Mapping[str, Any] | None = None,
     max_seconds: float | None = None,
@@ -83,6 +94,11 @@ def fit(
         num_steps: gradient steps; `None` runs until converged.
         num_particles: draws per gradient step; by default 1, for flows 64.
         num_restarts: independent starts run side by side, the best kept by a fresh ELBO.
+        batch_size: rows of each gradient step, for a model written for all rows: of the plate
+            round the data, or `{plate: rows}`. The arrays that run along the plate are cut and
+            its sites scaled up; that no row depends on the others is checked.
+        batch_axes: by array, the axis that runs along the plate, `{plate: axis}`, or `None` for
+            one that is not cut; by default the axes as long as the plate.
         init: start values by site (constrained), an earlier `Posterior`, or a NumPyro
             `init_to_*` strategy.
         centring: by hierarchical site, weights from 0 (non-centred) to 1 (as the model has it) of
@@ -114,13 +130,16 @@ def fit(
         algorithm = by_name(algorithm) or algorithm
 
     arguments, data = split(model, args, {**kwargs, **model_kwargs})
-    target = build(model, arguments)
+    target = build(model, arguments, request(batch_size, batch_axes))
     batch = Batch(data, centring=_centring.chosen(target, centring))
     check_data(target, arguments, batch)
     key = as_key(rng_key)
-    chosen = resolve(_auto(target) if guide == "auto" else guide, target, model, arguments)
+    wanted = _auto(target) if guide == "auto" else guide
+    chosen = resolve(wanted, target, model, arguments)
     problem = Problem(model, arguments, target, chosen, batch, key)
     parameters, mutable = _model_state(target, batch, key)
+    if target.request is not None:
+        check_batches(target, batch, parameters, mutable)
     stepwise = any(options[name] is not None for name in _STEPWISE) or bool(callbacks)
     solver = None if stepwise else _solver(algorithm, problem, parameters)
     if solver is None or init is not None:
@@ -154,7 +173,8 @@ def fit(
         factor = _pilot(engine, variables[0], mutable) if own else 1.0
         run = engine.start(variables, mutable, [factor] * len(variables))
         run = engine.advance(run, Budget(num_steps, max_seconds), callbacks, bar)
-    return Posterior(**_outcome.of_run(model, arguments, engine, run, began))
+    chains: Chains = "mend" if guide == "auto" else "check"
+    return Posterior(**_outcome.of_run(model, arguments, engine, run, began, chains))
 
 
 _DEFAULTS = {
@@ -166,6 +186,8 @@ _DEFAULTS = {
     "num_steps": None,
     "num_particles": None,
     "num_restarts": None,
+    "batch_size": None,
+    "batch_axes": None,
     "init": None,
     "centring": None,
     "max_seconds": None,
@@ -175,9 +197,18 @@ _DEFAULTS = {
 }
 
 
-def _auto(target: Target) -> str:
-    """The guide behind `"auto"`: the richest whose cost suits the dimension."""
-    return "fullrank" if target.space.dim <= _FULL_RANK_DIM else "lowrank"
+def _auto(target: Target) -> Any:
+    """The guide behind `"auto"`: the richest whose cost suits the dimension.
+
+    Latents of a plate that is cut into batches are independent of one another.
+    """
+    sites = target.space.sites
+    by_row = tuple(site.name for site in sites if site.axes(target.subsampled).pairs)
+    dim = sum(site.size for site in sites if site.name not in by_row)
+    rest = "fullrank" if dim <= _FULL_RANK_DIM else "lowrank"
+    if not by_row:
+        return rest
+    return {by_row: "meanfield", ...: rest} if dim else "meanfield"
 
 
 def _model_state(
@@ -203,9 +234,10 @@ def _positions(
 ) -> list[Position]:
     """One start a restart, in unconstrained space."""
     key, target = fold_in(problem.key, 2), problem.target
-    state = (target, problem.first_batch, parameters, mutable, key)
+    state = (problem.first_batch, parameters, mutable, key)
     if init is None:
-        return _starts.random_starts(*state, count)
+        found = _starts.random_starts(target.on_batch, *state, count)
+        return [_starts.widened(target.space, z) for z in found]
     if isinstance(init, Posterior):
         center = init.center()
         values = {name: center[name] for name in target.space.names if name in center}
@@ -220,7 +252,7 @@ def _positions(
             "init: expected start values by site, a Posterior or a NumPyro init_to_* strategy, "
             f"got {type(init).__name__}."
         )
-    start = _starts.given_start(*state, values)
+    start = _starts.given_start(target, problem.batch, *state, values)
     moved = (fold_in(key, i) for i in range(1, count))
     return [start, *(_starts.jitter(target.space, start, one) for one in moved)]
 

@@ -10,6 +10,7 @@ import jax
 from vijax._batches import Rows
 from vijax._contracts import Algorithm, Batch, Guide, PyTree, Target, Variables
 from vijax._engine import Engine, Run
+from vijax._locals import shared, variable_axes
 from vijax._loop import Loop
 from vijax._stopping import Phase, Window
 from vijax._storage.codec import NotStored, Reader, Writer
@@ -65,7 +66,8 @@ def decode(
     engine = None
     if algorithm is not None:
         engine = Engine(target, guide, algorithm, batch, rows, **fields)
-    return engine, _run(manifest["run"], reader, algorithm, *state), unsaved
+    axes = variable_axes(guide, state[0], target.space, target.subsampled)
+    return engine, _run(manifest["run"], reader, algorithm, axes, *state), unsaved
 
 
 def _algorithm(
@@ -92,11 +94,14 @@ def _run(
     note: dict[str, Any],
     reader: Reader,
     algorithm: Algorithm | None,
+    axes: Variables,
     variables: Variables,
     mutable: dict[str, PyTree],
 ) -> Run:
+    averaged = shared(variables, axes)
+
     def tree(note: Any) -> Any:
-        return None if note is None else reader.tree(note, variables, "averaged variables")
+        return None if note is None else reader.tree(note, averaged, "averaged variables")
 
     def window(note: Any) -> Window:
         rest = {name: reader.decode(part) for name, part in note.items() if name != "mean"}

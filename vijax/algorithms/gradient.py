@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Hashable
 from typing import Any, NamedTuple
 
@@ -11,7 +12,17 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from vijax._contracts import Algorithm, Batch, Guide, Info, Objective, PyTree, Target, Variables
+from vijax._contracts import (
+    Algorithm,
+    Axes,
+    Batch,
+    Guide,
+    Info,
+    Objective,
+    PyTree,
+    Target,
+    Variables,
+)
 from vijax._identity import fingerprint
 
 
@@ -104,6 +115,17 @@ class Gradient(Algorithm):
 
     def mutable(self, state: GradientState) -> dict[str, PyTree]:
         return state.mutable
+
+    def row_axes(self, state: GradientState, axes: Variables) -> GradientState:
+        shared = functools.partial(jax.tree.map, lambda _: Axes())
+        optimizer = optax.tree_utils.tree_map_params(
+            self.optimizer.transformation,
+            lambda _, own: own,
+            state.optimizer,
+            axes,
+            transform_non_params=lambda _: Axes(),
+        )
+        return GradientState(axes, shared(state.mutable), optimizer, Axes(), Axes())  # type: ignore[arg-type]
 
     def rescale(self, state: GradientState, factor: Any) -> GradientState:
         return state._replace(step_size=state.step_size * factor)

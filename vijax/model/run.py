@@ -38,6 +38,7 @@ def run(
     params: Mapping[str, PyTree] | None = None,
     mutable: Mapping[str, PyTree] | None = None,
     index: Mapping[str, Array] | None = None,
+    full: Mapping[str, int] | None = None,
     scored: bool = True,
 ) -> Trace:
     """The model's trace, with `sampler` deciding the values of its sample sites.
@@ -51,13 +52,14 @@ def run(
         params: `param` sites in unconstrained space; those missing take the model's start value.
         mutable: mutable state by name.
         index: rows in use of subsampled plates.
+        full: their full sizes, where the model is given the rows in use only.
         scored: whether the log density will be read off the trace.
     """
 
     def param(name: str, site: Site) -> PyTree | None:
         return constrain_param(params[name], site) if params and name in params else None
 
-    sources = Sources(sampler, param, mutable or {}, index or {}, scored)
+    sources = Sources(sampler, param, mutable or {}, index or {}, full or {}, scored)
     # seed outside: sites that have a value need no key, and no split is traced
     seeded = handlers.seed(Values(model, sources), key)
     trace: Trace = handlers.trace(seeded).get_trace(*args, **kwargs)

@@ -22,9 +22,9 @@ def test_every_epoch_is_a_permutation():
 
 
 def test_no_batch_has_a_row_twice_when_the_batch_does_not_divide_the_plate():
-    table = np.sort(rows(10, 3).table(0, 100)["n"], axis=1)
+    table = np.sort(rows(10, 3).table(0, 99)["n"], axis=1)
     assert (np.diff(table, axis=1) > 0).all()
-    epochs = np.sort(table.reshape(-1, 9)[:33], axis=1)
+    epochs = np.sort(table.reshape(-1, 9), axis=1)
     assert (np.diff(epochs, axis=1) > 0).all()
 
 

@@ -16,6 +16,8 @@ import numpy as np
 
 from vijax._contracts import Plate
 
+_CHUNK = 256  # steps whose rows are chosen at once
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rows:
@@ -36,26 +38,48 @@ class Rows:
             name: plate for name, plate in self.plates.items() if plate.size != plate.subsample_size
         }
 
+    @property
+    def epoch(self) -> int:
+        """Steps until every row has been seen once, or could have been; 1 for full batches."""
+        plates = self.subsampled.values()
+        return max((plate.size // plate.subsample_size for plate in plates), default=1)
+
     def table(self, start: int, stop: int, capacity: int | None = None) -> dict[str, np.ndarray]:
         """Rows of steps `start..stop-1`, `(capacity, batch)` by plate, zero beyond `stop`."""
         out = {}
-        for number, (name, plate) in enumerate(self.subsampled.items()):
-            batch = plate.subsample_size
-            per_epoch = plate.size // batch
-            epochs = range(start // per_epoch, (stop - 1) // per_epoch + 1)
-            whole = [self._permutation(number, plate.size, e)[: per_epoch * batch] for e in epochs]
-            offset = start - epochs[0] * per_epoch
-            rows = np.concatenate(whole).reshape(-1, batch)[offset : offset + stop - start]
-            padded = np.zeros((capacity or len(rows), plate.subsample_size), np.int32)
-            padded[: len(rows)] = rows
-            out[name] = padded
+        for name, chunks in self._chunks(start, stop).items():
+            first = start // _CHUNK * _CHUNK
+            rows = np.concatenate(chunks)[start - first : stop - first]
+            out[name] = np.zeros((capacity or len(rows), rows.shape[1]), np.int32)
+            out[name][: len(rows)] = rows
         return out
 
-    def _permutation(self, plate: int, size: int, epoch: int) -> np.ndarray:
-        return _permutation(self.seed, plate, size, epoch)
+    def prefetch(self, start: int, stop: int) -> None:
+        """Makes the rows of some steps ready, while the device is busy with those before."""
+        self._chunks(start, stop)
+
+    def _chunks(self, start: int, stop: int) -> dict[str, list[np.ndarray]]:
+        numbers = range(start // _CHUNK, -(-stop // _CHUNK))
+        return {
+            name: [_chunk(self.seed, i, plate.size, plate.subsample_size, n) for n in numbers]
+            for i, (name, plate) in enumerate(self.subsampled.items())
+        }
+
+
+@functools.lru_cache(maxsize=64)
+def _chunk(seed: int, plate: int, size: int, batch: int, number: int) -> np.ndarray:
+    """Rows of `_CHUNK` steps, `(_CHUNK, batch)`."""
+    per_epoch = size // batch
+    step, parts = number * _CHUNK, []
+    while step < (number + 1) * _CHUNK:
+        epoch, done = divmod(step, per_epoch)
+        stop = min(per_epoch, done + (number + 1) * _CHUNK - step)
+        parts.append(_permutation(seed, plate, size, epoch)[done * batch : stop * batch])
+        step += stop - done
+    return np.concatenate(parts).reshape(_CHUNK, batch)
 
 
 @functools.lru_cache(maxsize=4)  # a chunk straddles two epochs at most times
 def _permutation(seed: int, plate: int, size: int, epoch: int) -> np.ndarray:
     generator = np.random.default_rng(np.random.SeedSequence((seed, plate, epoch)))
-    return generator.permutation(size).astype(np.int32)
+    return generator.permutation(np.arange(size, dtype=np.int32))

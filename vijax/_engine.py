@@ -225,6 +225,7 @@ class Engine:
         loop, losses, finite = program(
             run.loop, self.key, active, fresh, run.step, stop, self.batch, table
         )
+        self.rows.prefetch(stop, 2 * stop - run.step)  # the device is still at work
         return loop, np.asarray(losses)[: stop - run.step], bool(finite)
 
     def _diagnose(self, loop: Loop, step: int, restart: int) -> NonFinite:
@@ -305,7 +306,10 @@ class Engine:
             gain, error = _compare(scored, self._score(phase.best, run, restart))
         best = candidate if gain > 0 else phase.best
         # a loss is no convergence: this step size was too large, the next one starts from the best
-        done = -2 * error - self.rule.tolerance < gain < max(self.rule.tolerance, 2 * error)
+        few = phase.number + 1 < self.rule.min_phases
+        done = not few and -2 * error - self.rule.tolerance < gain < max(
+            self.rule.tolerance, 2 * error
+        )
         following = Phase(phase.number + 1, (), best)
         if done and budget.num_steps is None:
             text = (

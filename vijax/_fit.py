@@ -32,6 +32,7 @@ from vijax._ladder import INTERRUPTED, climb
 from vijax._posterior import Posterior
 from vijax._problem import Problem
 from vijax._progress import Progress
+from vijax._stopping import StopRule
 from vijax.algorithms import Adam, Gradient, Optimizer
 from vijax.diagnostics.assess import Chains
 from vijax.guides import resolve
@@ -353,6 +354,7 @@ def _engine(
             objective or ELBO(num_particles or problem.guide.num_particles),
             Adam(_BASE_RATE) if optimizer is None else Optimizer(optimizer),
         )
+    by_row = problem.target.on_batch is not problem.target
     return Engine(
         target=problem.target,
         guide=problem.guide,
@@ -360,6 +362,7 @@ def _engine(
         batch=problem.batch,
         rows=problem.rows,
         key=fold_in(problem.key, 3),
+        rule=StopRule.by_row(problem.rows.epoch) if by_row else StopRule(),
         anneal=optimizer is None or num_steps is None,
     )
 

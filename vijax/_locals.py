@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from vijax._contracts import Axes, Guide, PyTree, Space, Variables
 
@@ -37,7 +37,8 @@ def take(tree: PyTree, axes: PyTree, index: Mapping[str, Any]) -> PyTree:
             leaf = jnp.take(leaf, index[plate], axis, mode="clip")  # no bounds to check
         return leaf
 
-    return jax.tree.map(one, tree, axes)
+    # a barrier: every use of a row would fetch it from memory again
+    return lax.optimization_barrier(jax.tree.map(one, tree, axes))
 
 
 def put(tree: PyTree, part: PyTree, axes: PyTree, index: Mapping[str, Array]) -> PyTree:

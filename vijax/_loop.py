@@ -146,6 +146,8 @@ def _accumulate(loop: Loop, variables: Variables, weight: Array) -> Loop:
 def probe(tree: PyTree, numpy: Any = jnp) -> Any:
     """Some of the coordinates of a tree, evenly spread, as one vector; `numpy=np` on the host."""
     leaves = [leaf.reshape(-1) for leaf in jax.tree.leaves(tree)]
+    if not leaves:  # everything is by row
+        return numpy.zeros(0, jnp.result_type(float))
     stride = max(1, sum(leaf.size for leaf in leaves) // _PROBES)
     return numpy.concatenate([leaf[::stride].astype(jnp.result_type(float)) for leaf in leaves])
 

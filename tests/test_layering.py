@@ -25,6 +25,7 @@ LAYERS = [
             "_jaxpr",
             "_kernel",
             "_keys",
+            "_locals",
             "_version",
         },
     ),

@@ -217,6 +217,11 @@ def test_a_guide_without_parameters_by_row_is_refused():
         fit(hierarchy, Y, batch_size={"rows": 12}, guide="fullrank")
 
 
+def test_an_optimizer_whose_state_cannot_be_cut_is_refused():
+    with pytest.raises(TypeError, match="optimizer: expected one that keeps its state"):
+        fit(groups, Y, batch_size={"rows": 12}, optimizer=optax.lbfgs(), num_steps=2)
+
+
 def test_the_axes_of_a_composition_are_those_of_its_parts():
     posterior = fit(hierarchy, Y, batch_size={"rows": 12}, num_steps=1, optimizer=optax.sgd(0.0))
     axes = variable_axes(

@@ -112,7 +112,8 @@ def advance(
 
     variables = algorithm.variables(loop.state)
     axes = variable_axes(guide, variables, target.space, target.subsampled)
-    state_axes, by_row = algorithm.row_axes(loop.state, axes), has_rows(axes)
+    by_row = has_rows(axes)
+    state_axes = algorithm.row_axes(loop.state, axes) if by_row else None
     size = sum(leaf.size for leaf in jax.tree.leaves(loop.mean)) // restarts
     stride = THIN if size < _LARGE else 2 * THIN
     averages = (loop.mean, loop.square, loop.seen)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Hashable
 from typing import Any, NamedTuple
 
@@ -117,15 +116,21 @@ class Gradient(Algorithm):
         return state.mutable
 
     def row_axes(self, state: GradientState, axes: Variables) -> GradientState:
-        shared = functools.partial(jax.tree.map, lambda _: Axes())
-        optimizer = optax.tree_utils.tree_map_params(
-            self.optimizer.transformation,
-            lambda _, own: own,
-            state.optimizer,
-            axes,
-            transform_non_params=lambda _: Axes(),
-        )
-        return GradientState(axes, shared(state.mutable), optimizer, Axes(), Axes())  # type: ignore[arg-type]
+        try:
+            optimizer = optax.tree_utils.tree_map_params(
+                self.optimizer.transformation,
+                lambda _, own: own,
+                state.optimizer,
+                axes,
+                transform_non_params=lambda _: Axes(),
+            )
+        except (IndexError, TypeError, ValueError) as error:
+            raise TypeError(
+                "optimizer: expected one that keeps its state parameter by parameter, as Adam "
+                "does, since latents are cut into batches; a line search or L-BFGS does not."
+            ) from error
+        mutable = jax.tree.map(lambda _: Axes(), state.mutable)
+        return GradientState(axes, mutable, optimizer, Axes(), Axes())  # type: ignore[arg-type]
 
     def rescale(self, state: GradientState, factor: Any) -> GradientState:
         return state._replace(step_size=state.step_size * factor)

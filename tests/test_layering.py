@@ -36,6 +36,7 @@ LAYERS = [
     (
         "together",
         {
+            "_begin",
             "_centring",
             "_checkpoint",
             "_covariance",
@@ -45,6 +46,7 @@ LAYERS = [
             "_ladder",
             "_outcome",
             "_posterior",
+            "_routes",
             "_storage",
             "_summary",
         },

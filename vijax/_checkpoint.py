@@ -168,7 +168,7 @@ def _decode(
     data = {name: reader.decode(note) for name, note in manifest["data"].items()} | data
     missing = tuple(sorted(arguments.avals.keys() - data.keys()))
     data |= {name: call.placeholder(*arguments.avals[name]) for name in missing}
-    target = build(model, arguments, reader.decode(manifest["request"]))
+    target = build(model, arguments, reader.decode(manifest.get("request")))
     checks.check_space(reader.decode(manifest["space"]), target.space)
     guide = _guide(manifest, reader, target, model, arguments, options["guide"])
     batch = Batch(data, centring=reader.decode(manifest["centring"]))

@@ -66,8 +66,7 @@ def decode(
     engine = None
     if algorithm is not None:
         engine = Engine(target, guide, algorithm, batch, rows, **fields)
-    axes = variable_axes(guide, state[0], target.space, target.subsampled)
-    return engine, _run(manifest["run"], reader, algorithm, axes, *state), unsaved
+    return engine, decode_run(manifest["run"], reader, target, guide, algorithm, *state), unsaved
 
 
 def _algorithm(
@@ -90,15 +89,17 @@ def _algorithm(
         return None, tuple(lacking) if {*lacking} <= {"objective", "optimizer"} else ("algorithm",)
 
 
-def _run(
+def decode_run(
     note: dict[str, Any],
     reader: Reader,
+    target: Target,
+    guide: Guide,
     algorithm: Algorithm | None,
-    axes: Variables,
     variables: Variables,
     mutable: dict[str, PyTree],
 ) -> Run:
-    averaged = shared(variables, axes)
+    """A run; `variables` and `mutable` have the right structure, and no algorithm means no loop."""
+    averaged = shared(variables, variable_axes(guide, variables, target.space, target.subsampled))
 
     def tree(note: Any) -> Any:
         return None if note is None else reader.tree(note, averaged, "averaged variables")

@@ -204,6 +204,11 @@ class Target:
         dims: plate names along the batch dimensions of every site, `None` where there is none.
         hierarchical: sites whose prior has a location and a scale, and whose scale depends on
             other latents: what `Batch.centring` can name.
+        discrete: number of values of every discrete latent site. They are summed out of
+            `log_density` and no part of `space`; the numbers of their values may stand in a
+            position beside the coordinates, see `draw_discrete`.
+        draw_discrete: `(key, z, batch, model, mutable) -> dict`, draws of the discrete sites given
+            `z`, exact, as numbers of values; with them in `z`, `constrain` has these sites too.
         sequential: whether the model has a long loop, so that many points take as long as one.
         request: what `build` was asked to cut into batches, `None` for nothing.
         programs: compiled programs on this target, see `program`; they live as long as it does.
@@ -223,6 +228,8 @@ class Target:
     plates: Mapping[str, Plate] = dataclasses.field(default_factory=dict)
     dims: Mapping[str, tuple[str | None, ...]] = dataclasses.field(default_factory=dict)
     hierarchical: tuple[str, ...] = ()
+    discrete: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    draw_discrete: Callable[..., Position] = lambda *_: {}
     sequential: bool = False
     request: Hashable = None
     programs: dict[Hashable, Callable[..., Any]] = dataclasses.field(

@@ -21,16 +21,38 @@ from numpyro.primitives import _PYRO_STACK, Messenger
 
 from vijax._contracts import PyTree
 from vijax._errors import ModelError
+from vijax.model.apart import steps_apart
 
 Message = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
+class Loop:
+    """One scan of a model: its number among them, its length and its direction.
+
+    Scans inside of others have no number, -1.
+    """
+
+    number: int
+    length: int
+    reverse: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class Step:
-    """The position of a scan's step, a traced integer, and the length of the scan."""
+    """The position of a scan's step, a traced integer, its scan, and which states it is to see.
+
+    The last matters where steps are taken side by side, see `vijax.model.apart`.
+    """
 
     index: Array
-    length: int
+    loop: Loop
+    moment: str = "now"
+
+    @property
+    def length(self) -> int:
+        """Length of the scan."""
+        return self.loop.length
 
 
 class Record(NamedTuple):
@@ -66,6 +88,9 @@ class Sources:
         plates: filled while the model runs: full size and number of rows in use by plate.
         scale: filled while the model runs: by plate, full rows over rows in use, where NumPyro
             does not know that there are more.
+        apart: numbers of the scans whose steps are taken side by side.
+        first: whether of those only the first step is taken, or all others.
+        loops: counted while the model runs: its scans.
     """
 
     sample: Callable[[str, Message, tuple[Step, ...]], Any]
@@ -76,6 +101,9 @@ class Sources:
     scored: bool = True
     plates: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
     scale: dict[str, float] = dataclasses.field(default_factory=dict)
+    apart: frozenset[int] = frozenset()
+    first: bool = False
+    loops: int = 0
 
 
 class Values(Messenger):
@@ -137,12 +165,23 @@ class Values(Messenger):
             body, init, xs, length, reverse = msg["args"]
             if length is None:
                 length = jnp.shape(jax.tree.leaves(xs)[0])[0]
+            loop = Loop(-1 if self.is_body else self.sources.loops, length, reverse)
+            self.sources.loops += not self.is_body
 
-            def step_body(carry: PyTree, indexed: tuple[Array, PyTree]) -> tuple[PyTree, PyTree]:
-                index, x = indexed
-                return Values(body, self.sources, self, prefix, Step(index, length))(carry, x)
+            def step_body(moment: str) -> Callable[..., Any]:
+                def run(carry: PyTree, indexed: tuple[Array, PyTree]) -> tuple[PyTree, PyTree]:
+                    index, x = indexed
+                    step = Step(index, loop, moment)
+                    return Values(body, self.sources, self, prefix, step)(carry, x)
 
-            msg["args"] = (step_body, init, (jnp.arange(length), xs), length, reverse)
+                return run
+
+            steps = (init, (jnp.arange(length), xs), length, reverse)
+            if loop.number in self.sources.apart:
+                msg["args"] = (msg["fn"], step_body, self.sources.first, *steps)
+                msg["fn"] = steps_apart
+            else:
+                msg["args"] = (step_body("now"), *steps)
         else:
             predicate, true_fun, false_fun, operand = msg["args"]
             bodies = [Values(f, self.sources, self, prefix) for f in (true_fun, false_fun)]
@@ -180,6 +219,7 @@ class Values(Messenger):
         if name.endswith("_unobserved") and twin in self.kinds:
             msg["fn"] = _without_obs_mask(msg["fn"])
         self._scale(msg)
+        msg["_loops"] = tuple(step.loop for step in frame.steps)
         value = self.sources.sample(name, msg, frame.steps)
         known = msg["value"] if value is None else value
         if frame.is_body and known is not None and self.sources.scored:
@@ -247,6 +287,11 @@ def _without_obs_mask(fn: Distribution) -> Distribution:
     if isinstance(fn, ExpandedDistribution):
         return _without_obs_mask(inner).expand(fn.batch_shape)
     return _without_obs_mask(inner).mask(fn._mask) if count_masks(inner) else inner
+
+
+def without_masks(fn: Distribution) -> Distribution:
+    """A distribution without any mask on it."""
+    return fn if count_masks(fn) == 0 else without_masks(fn.base_dist).expand(fn.batch_shape)
 
 
 def count_masks(fn: Distribution) -> int:

@@ -10,6 +10,7 @@ from vijax.guides.mixture import Mixture
 from vijax.guides.names import NAMES, resolve
 from vijax.guides.normal import FullRank, MeanField
 from vijax.guides.numpyro import adapt, as_numpyro
+from vijax.guides.plates import Plates
 
 __all__ = [
     "NAMES",
@@ -22,6 +23,7 @@ __all__ = [
     "Markov",
     "MeanField",
     "Mixture",
+    "Plates",
     "adapt",
     "as_numpyro",
     "compose",

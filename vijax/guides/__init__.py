@@ -1,5 +1,6 @@
 """Families of distributions on unconstrained space."""
 
+from vijax.guides.amortised import Amortised
 from vijax.guides.composite import Composite, compose
 from vijax.guides.delta import Delta
 from vijax.guides.flow import Flow
@@ -14,6 +15,7 @@ from vijax.guides.plates import Plates
 
 __all__ = [
     "NAMES",
+    "Amortised",
     "Composite",
     "Delta",
     "Flow",

@@ -37,9 +37,11 @@ LAYERS = [
         {
             "_centring",
             "_checkpoint",
+            "_compare",
             "_covariance",
             "_dependence",
             "_draws",
+            "_evidence",
             "_export",
             "_ladder",
             "_outcome",

@@ -12,18 +12,21 @@
 
 from vijax import guides, objectives
 from vijax._checkpoint import load
+from vijax._compare import Comparison, compare
 from vijax._errors import GuideError, ModelError, VijaxError, VijaxWarning
 from vijax._fit import fit
 from vijax._posterior import Posterior
 from vijax._version import __version__
 
 __all__ = [
+    "Comparison",
     "GuideError",
     "ModelError",
     "Posterior",
     "VijaxError",
     "VijaxWarning",
     "__version__",
+    "compare",
     "fit",
     "guides",
     "load",

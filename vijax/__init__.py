@@ -17,6 +17,7 @@ from vijax._errors import GuideError, ModelError, VijaxError, VijaxWarning
 from vijax._fit import fit
 from vijax._posterior import Posterior
 from vijax._version import __version__
+from vijax.model import from_log_density
 
 __all__ = [
     "Comparison",
@@ -28,6 +29,7 @@ __all__ = [
     "__version__",
     "compare",
     "fit",
+    "from_log_density",
     "guides",
     "load",
     "objectives",

@@ -171,6 +171,7 @@ class Target:
         draw_discrete: `(key, z, batch, model, mutable) -> dict`, draws of the discrete sites given
             `z`, exact, as numbers of values; with them in `z`, `constrain` has these sites too.
         sequential: whether the model has a long loop, so that many points take as long as one.
+        differentiable: whether the log density has a gradient in the latent sites.
         programs: compiled programs on this target, see `program`; they live as long as it does.
     """
 
@@ -191,6 +192,7 @@ class Target:
     discrete: Mapping[str, int] = dataclasses.field(default_factory=dict)
     draw_discrete: Callable[..., Position] = lambda *_: {}
     sequential: bool = False
+    differentiable: bool = True
     programs: dict[Hashable, Callable[..., Any]] = dataclasses.field(
         default_factory=dict, repr=False
     )

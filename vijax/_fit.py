@@ -35,7 +35,7 @@ from vijax._progress import Progress
 from vijax.algorithms import Adam, Gradient, Optimizer
 from vijax.guides import resolve
 from vijax.model import build, check_data, init_strategy, split, unwrap
-from vijax.objectives import ELBO
+from vijax.objectives import ELBO, ScoreELBO
 from vijax.solvers import by_name, default_solver
 
 _FULL_RANK_DIM = 500  # largest dimension at which d x d work stays cheap beside the model
@@ -115,6 +115,8 @@ def fit(
 
     arguments, data = split(model, args, {**kwargs, **model_kwargs})
     target = build(model, arguments)
+    if not target.differentiable and objective is None and algorithm == "auto":
+        objective = options["objective"] = ScoreELBO()
     batch = Batch(data, centring=_centring.chosen(target, centring))
     check_data(target, arguments, batch)
     key = as_key(rng_key)

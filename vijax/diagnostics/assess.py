@@ -108,7 +108,9 @@ def assess(
     kernel = Kernel(target, batch, variables.model, mutable)
     checked = None
     still = None
-    if finite_share == 1 and isinstance(guide, GaussianGuide) and not kernel.is_costly(_SCORES):
+    chains = chains if target.differentiable else "none"
+    cheap = target.differentiable and not kernel.is_costly(_SCORES)
+    if finite_share == 1 and isinstance(guide, GaussianGuide) and cheap:
         # not the guide's own method: run eagerly it compiles a dozen programs
         covariance = np.cov(flat, rowvar=False).reshape(target.space.dim, -1)
         still = stationarity(flat[:_SCORES], kernel(flat[:_SCORES])[1], covariance)

@@ -2,6 +2,7 @@
 
 from vijax.model.arguments import Arguments, split, unwrap
 from vijax.model.data import check_data
+from vijax.model.density import from_log_density
 from vijax.model.nuts import run_nuts
 from vijax.model.predict import predictor
 from vijax.model.strategies import init_strategy
@@ -11,6 +12,7 @@ __all__ = [
     "Arguments",
     "build",
     "check_data",
+    "from_log_density",
     "init_strategy",
     "predictor",
     "run_nuts",

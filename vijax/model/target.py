@@ -20,7 +20,7 @@ from jax import Array
 from vijax._contracts import Batch, Evaluation, Plate, Position, PyTree, Site, Space, Target
 from vijax._errors import ModelError, mismatch
 from vijax._identity import fingerprint
-from vijax._jaxpr import has_loop, needed_inputs
+from vijax._jaxpr import has_gradient, has_loop, needed_inputs
 from vijax.model import run as running
 from vijax.model.arguments import Arguments
 from vijax.model.checks import check_subsampled, tracing_errors
@@ -101,7 +101,7 @@ class Builder:
         Raises:
             ModelError: the model cannot be fitted.
         """
-        trace, hierarchical, sequential = self._survey()
+        trace, hierarchical, sequential, differentiable = self._survey()
         self._choose_rows(trace, running.at_origin, scored=True)
         self.plates = _plates(trace)
         sites = tuple(_site(name, s, trace, r.z) for name, s, r in running.latents(trace))
@@ -134,6 +134,7 @@ class Builder:
             discrete={name: variable.size for name, variable in variables.items()},
             draw_discrete=self.draw_discrete,
             sequential=sequential,
+            differentiable=differentiable,
         )
 
     def inspect(self, sampler: running.Sampler, scored: bool = True) -> running.Trace:
@@ -173,8 +174,8 @@ class Builder:
             self._log_density(trace)
         return trace
 
-    def _survey(self) -> tuple[running.Trace, tuple[str, ...], bool]:
-        """A trace of abstract values, the hierarchical sites, and whether there is a long loop.
+    def _survey(self) -> tuple[running.Trace, tuple[str, ...], bool, bool]:
+        """A trace of abstract values, the hierarchical sites, `sequential` and `differentiable`.
 
         Hierarchical is a site whose prior scale depends on other latents.
         """
@@ -191,7 +192,7 @@ class Builder:
             for name in names
             if needed_inputs(closed.jaxpr, [name == other for other in names])[0]
         )
-        return kept, hierarchical, has_loop(closed.jaxpr, _LONG)
+        return kept, hierarchical, has_loop(closed.jaxpr, _LONG), has_gradient(closed.jaxpr)
 
     def _log_density(self, trace: running.Trace) -> Array:
         with tracing_errors(self.model):

@@ -68,7 +68,7 @@ def check_latent(name: str, site: Mapping[str, Any]) -> None:
 
 
 def check_subsampled(name: str, site: Mapping[str, Any], trace: Mapping[str, Any]) -> None:
-    """Refuses a latent inside a subsampled plate.
+    """Refuses a latent inside a subsampled plate that the data do not cover.
 
     Raises:
         ModelError: naming the site and the plate.
@@ -77,9 +77,9 @@ def check_subsampled(name: str, site: Mapping[str, Any], trace: Mapping[str, Any
         size, used = trace[frame.name]["args"] if frame.name in trace else (frame.size, None)
         if (used or size) != size:
             raise ModelError(
-                f"site {name!r}: a latent inside the subsampled plate {frame.name!r} ({used} of "
-                f"{size} rows) is not supported yet. Use the full plate, or move the latent out "
-                "of it. Planned: guides for subsampled latents."
+                f"site {name!r}: expected data for all {size} rows of plate {frame.name!r}, "
+                f"since every row has a latent of its own, got {used}. Pass the full arrays, and "
+                "batch_size or subsample_size= for the rows of a step."
             )
 
 

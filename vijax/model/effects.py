@@ -83,8 +83,11 @@ class Sources:
         param: `(name, message) -> value` for every `param` site, or `None`.
         mutable: mutable state by name.
         index: rows in use of subsampled plates.
+        full: their full sizes, where the model may know those of the batch only.
         scored: whether the log density is wanted.
         plates: filled while the model runs: full size and number of rows in use by plate.
+        scale: filled while the model runs: by plate, full rows over rows in use, where NumPyro
+            does not know that there are more.
         apart: numbers of the scans whose steps are taken side by side.
         first: whether of those only the first step is taken, or all others.
         loops: counted while the model runs: its scans.
@@ -94,8 +97,10 @@ class Sources:
     param: Callable[[str, Message], PyTree | None]
     mutable: Mapping[str, PyTree]
     index: Mapping[str, Array]
+    full: Mapping[str, int] = dataclasses.field(default_factory=dict)
     scored: bool = True
     plates: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
+    scale: dict[str, float] = dataclasses.field(default_factory=dict)
     apart: frozenset[int] = frozenset()
     first: bool = False
     loops: int = 0
@@ -213,6 +218,7 @@ class Values(Messenger):
         twin = name.removesuffix("_unobserved") + "_observed"
         if name.endswith("_unobserved") and twin in self.kinds:
             msg["fn"] = _without_obs_mask(msg["fn"])
+        self._scale(msg)
         msg["_loops"] = tuple(step.loop for step in frame.steps)
         value = self.sources.sample(name, msg, frame.steps)
         known = msg["value"] if value is None else value
@@ -222,6 +228,12 @@ class Values(Messenger):
                 msg["intermediates"] = record._replace(log_prob=msg["fn"].log_prob(known))
                 msg["_masks"] = count_masks(msg["fn"])
         return value
+
+    def _scale(self, msg: Message) -> None:
+        """Scales a site up by the rows that were left out before the model saw the data."""
+        for name in {frame.name for frame in msg["cond_indep_stack"]} & self.sources.scale.keys():
+            own = 1.0 if msg["scale"] is None else msg["scale"]
+            msg["scale"] = own * self.sources.scale[name]
 
     def _param(self, name: str, msg: Message) -> PyTree | None:
         msg["_steps"] = len(self.steps)  # NumPyro stacks its value over that many scans
@@ -243,6 +255,15 @@ class Values(Messenger):
         rows = self.sources.index.get(name)
         if rows is not None:
             used = len(rows)
+            full = self.sources.full.get(name, size)
+            if size != full:
+                if size != used:
+                    raise ModelError(
+                        f"plate {name!r}: expected {full} rows, or the {used} of a batch, got "
+                        f"{size}. Give it the length of an array that runs along it."
+                    )
+                self.sources.scale[name] = full / used  # to NumPyro the plate is whole
+            size = full
             msg["args"] = (size, used)  # else NumPyro warns that the sizes differ
         self.sources.plates[name] = (size, used or size)
         return None if rows is None else jnp.asarray(rows)

@@ -7,6 +7,7 @@ distribution as the model made it at this point. A support that depends on other
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -47,6 +48,7 @@ def run(
     params: Mapping[str, PyTree] | None = None,
     mutable: Mapping[str, PyTree] | None = None,
     index: Mapping[str, Array] | None = None,
+    full: Mapping[str, int] | None = None,
     scored: bool = True,
     apart: frozenset[int] = frozenset(),
     first: bool = False,
@@ -62,6 +64,7 @@ def run(
         params: `param` sites in unconstrained space; those missing take the model's start value.
         mutable: mutable state by name.
         index: rows in use of subsampled plates.
+        full: their full sizes, where the model is given the rows in use only.
         scored: whether the log density will be read off the trace.
         apart: scans of whose steps the trace has but some, each seen for itself.
         first: whether that is the first step, or all others.
@@ -70,7 +73,9 @@ def run(
     def param(name: str, site: Site) -> PyTree | None:
         return constrain_param(params[name], site) if params and name in params else None
 
-    sources = Sources(sampler, param, mutable or {}, index or {}, scored, apart=apart, first=first)
+    sources = Sources(
+        sampler, param, mutable or {}, index or {}, full or {}, scored, apart=apart, first=first
+    )
     # seed outside: sites that have a value need no key, and no split is traced
     seeded = handlers.seed(Values(model, sources), key)
     trace: Trace = handlers.trace(seeded).get_trace(*args, **kwargs)
@@ -337,11 +342,15 @@ def log_spreads(trace: Trace) -> dict[str, Array]:
 
 def plate_scale(trace: Trace, site: Mapping[str, Any]) -> float:
     """Full rows over rows in use, multiplied over the plates of a site."""
-    scale = 1.0
-    for name in {frame.name for frame in site["cond_indep_stack"]} & trace.keys():
-        size, used = trace[name]["args"]
-        scale *= size / (used or size)
-    return scale
+    scales = plate_scales(trace)
+    own = {frame.name for frame in site["cond_indep_stack"]}
+    return math.prod(scale for name, scale in scales.items() if name in own)
+
+
+def plate_scales(trace: Trace) -> dict[str, float]:
+    """Full rows over rows in use, by plate."""
+    plates = {name: site["args"] for name, site in trace.items() if site["type"] == "plate"}
+    return {name: size / (used or size) for name, (size, used) in plates.items()}
 
 
 def constrain_param(value: PyTree, site: Mapping[str, Any]) -> PyTree:

@@ -9,18 +9,21 @@ the shapes of its arrays, so that a second fit finds its compiled programs.
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from vijax._contracts import Batch, Evaluation, Plate, Position, PyTree, Site, Space, Target
 from vijax._errors import ModelError, mismatch
 from vijax._identity import fingerprint
 from vijax._jaxpr import has_gradient, has_loop, needed_inputs
+from vijax.model import minibatch
 from vijax.model import run as running
 from vijax.model.arguments import Arguments
 from vijax.model.checks import check_subsampled, tracing_errors
@@ -37,14 +40,22 @@ _FIXED_KEY = 0  # randomness of the model where the caller brings none
 Dims = dict[str, tuple[str | None, ...]]
 
 
-def build(model: Callable[..., Any], arguments: Arguments) -> Target:
+def build(
+    model: Callable[..., Any], arguments: Arguments, asked: minibatch.Request | None = None
+) -> Target:
     """The target of `model` at arguments of these shapes.
+
+    Args:
+        model: the model function.
+        arguments: its static arguments.
+        asked: which plates of a model that is written for all rows are to be cut into batches.
 
     Raises:
         ModelError: the model has no latent site, a discrete latent, a support without a
             bijection, a subsampled latent, or it fails to run; the message names the site.
     """
-    lookup = (fingerprint(model), arguments.lookup, str(jax.dtypes.canonicalize_dtype("float64")))
+    precision = str(jax.dtypes.canonicalize_dtype("float64"))
+    lookup = (fingerprint(model), arguments.lookup, asked, precision)
     if lookup in _targets:
         _targets.move_to_end(lookup)
         target, builder = _targets[lookup]
@@ -52,7 +63,7 @@ def build(model: Callable[..., Any], arguments: Arguments) -> Target:
         builder.model = model
         return target
     builder = Builder(model, arguments)
-    target = builder.target()
+    target = builder.target(asked)
     _targets[lookup] = target, builder
     while len(_targets) > _KEEP:
         _targets.popitem(last=False)
@@ -66,16 +77,16 @@ class Builder:
         model: the model function.
         arguments: its static arguments.
         rows: how many rows of a subsampled plate are used where a batch names none.
+        cut: how the data are cut into batches of a model that is written for all of them.
         plan: how discrete sites are summed out, `None` where there are none.
-        plates: every plate of the model, by name.
     """
 
     def __init__(self, model: Callable[..., Any], arguments: Arguments) -> None:
         self.model = model
         self.arguments = arguments
         self.rows: dict[str, int] = {}
+        self.cut = minibatch.Cut()
         self.plan: Plan | None = None
-        self.plates: dict[str, Plate] = {}
 
     def trace(
         self,
@@ -87,23 +98,39 @@ class Builder:
         **options: Any,
     ) -> running.Trace:
         """Runs the model once, see `vijax.model.run.run`."""
-        args, kwargs = self.arguments.join(batch.data)
+        args, kwargs = self.arguments.join(self.cut.take(batch.data, batch.index))
         key = jax.random.key(_FIXED_KEY) if batch.key is None else batch.key
         index = {name: jnp.arange(rows) for name, rows in self.rows.items()} | batch.index
         with tracing_errors(self.model):
             return running.run(
-                self.model, args, kwargs, key, sampler, model, mutable, index, scored, **options
+                self.model,
+                args,
+                kwargs,
+                key,
+                sampler,
+                model,
+                mutable,
+                index,
+                self.cut.full,
+                scored,
+                **options,
             )
 
-    def target(self) -> Target:
+    def target(self, asked: minibatch.Request | None = None) -> Target:
         """The target, after one abstract trace.
 
         Raises:
-            ModelError: the model cannot be fitted.
+            ModelError: the model cannot be fitted, or not on batches of this kind.
         """
         trace, hierarchical, sequential, differentiable = self._survey()
         self._choose_rows(trace, running.at_origin, scored=True)
-        self.plates = _plates(trace)
+        plates = _plates(trace)
+        if any(_is_cut(site, trace) for _, site, _ in running.latents(trace)):
+            trace, hierarchical, *_ = self._survey()  # on all rows, if they are there
+            for name, site, _ in running.latents(trace):
+                check_subsampled(name, site, trace)
+        if asked is not None:
+            plates |= self._choose_cut(asked, trace, plates)
         sites = tuple(_site(name, s, trace, r.z) for name, s, r in running.latents(trace))
         if not sites:
             raise ModelError(
@@ -127,7 +154,7 @@ class Builder:
             constrain_params=self.constrain_params,
             observations=self.observations,
             observed=tuple(name for name, site in trace.items() if is_data(site)),
-            plates=self.plates,
+            plates=plates,
             dims=dims(trace),
             # coordinates must not depend on what is summed out
             hierarchical=tuple(name for name in hierarchical if name not in tables),
@@ -135,6 +162,7 @@ class Builder:
             draw_discrete=self.draw_discrete,
             sequential=sequential,
             differentiable=differentiable,
+            request=asked,
         )
 
     def inspect(self, sampler: running.Sampler, scored: bool = True) -> running.Trace:
@@ -157,20 +185,49 @@ class Builder:
             except ModelError:
                 self.rows = {name: plate.subsample_size for name, plate in partial.items()}
 
-    def _abstract_trace(self, sampler: running.Sampler, scored: bool) -> running.Trace:
+    def _choose_cut(
+        self, asked: minibatch.Request, trace: running.Trace, known: Mapping[str, Plate]
+    ) -> dict[str, Plate]:
+        """Decides how batches are made, and returns the plates that are cut.
+
+        A model that runs on the indices of a batch alone cuts its arrays itself. For any other
+        the arrays that run along the plate are cut before the model sees them.
+        """
+        observed = {  # factors too
+            name: _site_plates(site, trace)
+            for name, site in trace.items()
+            if site["type"] == "sample" and site["is_observed"]
+        }
+        plates = minibatch.plates(asked, known, observed)
+        full = {name: plate.size for name, plate in plates.items()}
+        used = {name: plate.subsample_size for name, plate in plates.items()}
+        index = {n: jax.ShapeDtypeStruct((rows,), np.int32) for n, rows in used.items()}
+        self.cut = minibatch.Cut(full, used)
+        with contextlib.suppress(ModelError):
+            self._abstract_trace(running.at_origin, True, index)
+            return plates
+        shapes = {name: shape for name, (shape, _) in self.arguments.avals.items()}
+        self.cut = minibatch.Cut(full, used, minibatch.axes(asked, plates, shapes))
+        self._abstract_trace(running.at_origin, True, index)
+        return plates
+
+    def _abstract_trace(
+        self,
+        sampler: running.Sampler,
+        scored: bool,
+        index: Mapping[str, jax.ShapeDtypeStruct] | None = None,
+    ) -> running.Trace:
         kept: running.Trace = {}
 
-        def abstract(data: dict[str, Array]) -> None:
-            kept.update(self._checked(Batch(data), sampler, scored))
+        def abstract(data: dict[str, Array], index: dict[str, Array]) -> None:
+            kept.update(self._checked(Batch(data, index), sampler, scored))
 
-        jax.eval_shape(abstract, self.arguments.abstract())
+        jax.eval_shape(abstract, self.arguments.abstract(), index or {})
         return kept
 
     def _checked(self, batch: Batch, sampler: running.Sampler, scored: bool) -> running.Trace:
         trace = self.trace(batch, sampler, scored=scored)
         if scored:
-            for name, site, _ in running.latents(trace):
-                check_subsampled(name, site, trace)
             self._log_density(trace)
         return trace
 
@@ -259,17 +316,9 @@ class Builder:
         trace = self.trace(batch, running.from_unconstrained(z, batch.centring), model, mutable)
         rest = {name: site for name, site in trace.items() if name not in how.tables}
         factors = self._factors(how, z, batch, model, mutable)
-        elimination = Elimination(how.variables, self._plate_scales(batch))
+        elimination = Elimination(how.variables, running.plate_scales(trace))
         log_density = elimination.total(factors.values()) + self._log_density(rest)
         return Evaluation(log_density, _mutable(trace)), elimination
-
-    def _plate_scales(self, batch: Batch) -> dict[str, float]:
-        """Full rows over rows in use."""
-        used = {
-            name: self.rows.get(name, plate.subsample_size) for name, plate in self.plates.items()
-        }
-        used |= {name: len(rows) for name, rows in batch.index.items()}
-        return {name: plate.size / used[name] for name, plate in self.plates.items()}
 
     def constrain(
         self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
@@ -358,6 +407,11 @@ class Builder:
         """The values of the observed sites."""
         trace = self.trace(batch, running.at_origin, model, mutable)
         return {name: jnp.asarray(site["value"]) for name, site in trace.items() if is_data(site)}
+
+
+def _is_cut(site: Mapping[str, Any], trace: running.Trace) -> bool:
+    """Whether a site lives in a plate that is not used in full."""
+    return any(plate.size != plate.subsample_size for plate in _site_plates(site, trace))
 
 
 def _values(trace: running.Trace) -> dict[str, Array]:

@@ -340,6 +340,20 @@ def log_spreads(trace: Trace) -> dict[str, Array]:
     }
 
 
+def values(trace: Trace) -> dict[str, Array]:
+    """Latent sites and deterministics."""
+    return {
+        name: site["value"]
+        for name, site in trace.items()
+        if site["type"] == "deterministic" or (site["type"] == "sample" and not site["is_observed"])
+    }
+
+
+def mutable(trace: Trace) -> dict[str, PyTree]:
+    """The mutable state that a run has left behind."""
+    return {name: site["value"] for name, site in trace.items() if site["type"] == "mutable"}
+
+
 def plate_scale(trace: Trace, site: Mapping[str, Any]) -> float:
     """Full rows over rows in use, multiplied over the plates of a site."""
     scales = plate_scales(trace)

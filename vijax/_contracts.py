@@ -210,6 +210,7 @@ class Target:
         draw_discrete: `(key, z, batch, model, mutable) -> dict`, draws of the discrete sites given
             `z`, exact, as numbers of values; with them in `z`, `constrain` has these sites too.
         sequential: whether the model has a long loop, so that many points take as long as one.
+        differentiable: whether the log density has a gradient in the latent sites.
         request: what `build` was asked to cut into batches, `None` for nothing.
         programs: compiled programs on this target, see `program`; they live as long as it does.
     """
@@ -231,6 +232,7 @@ class Target:
     discrete: Mapping[str, int] = dataclasses.field(default_factory=dict)
     draw_discrete: Callable[..., Position] = lambda *_: {}
     sequential: bool = False
+    differentiable: bool = True
     request: Hashable = None
     programs: dict[Hashable, Callable[..., Any]] = dataclasses.field(
         default_factory=dict, repr=False

@@ -117,7 +117,8 @@ def _other_modes(problem: Problem, variables: Variables, mutable: dict[str, PyTr
     """
     target, batch = problem.target, problem.batch
     kernel = Kernel(target, batch, variables.model, mutable)
-    if target.space.dim > _PATHS_DIM or target.sequential or kernel.is_costly(_PATHS_GRADIENTS):
+    short = target.space.dim <= _PATHS_DIM and not target.sequential and target.differentiable
+    if not short or kernel.is_costly(_PATHS_GRADIENTS):
         return 0
     key = fold_in(problem.key, 6)
     drawn = weights.draw(target, problem.guide, variables, mutable, key, batch, _PATHS_DRAWS)

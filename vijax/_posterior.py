@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from vijax import _checkpoint, _covariance, _draws, _export, _outcome
+from vijax import _checkpoint, _covariance, _draws, _evidence, _export, _outcome
 from vijax._contracts import (
     Batch,
     DensityGuide,
@@ -199,6 +199,33 @@ class Posterior:
             GuideError: the guide has no density.
         """
         return self.proposals(as_key(rng_key), check_count("num_draws", num_draws))[1]
+
+    def log_evidence(
+        self,
+        method: str = "importance",
+        rng_key: Any = 0,
+        num_draws: int = 4000,
+        num_particles: int = 50,
+    ) -> _evidence.Evidence | _evidence.Bracket:
+        """The log evidence (marginal likelihood) in nats, or bounds on it, with standard errors.
+
+        Args:
+            method: `"importance"`, an estimate; `"elbo"` and the tighter `"iwae"`, lower bounds;
+                `"cubo"`, an upper bound (by draws it comes out too small where a few of them have
+                most of the weight: see the standard error, and `khat`); `"bracket"`, the last two.
+            rng_key: for the draws.
+            num_draws: how many.
+            num_particles: draws in each importance-weighted bound.
+
+        Raises:
+            GuideError: the guide has no density, or the fit saw minibatches.
+        """
+        if method not in _evidence.METHODS:
+            raise ValueError(f"method: expected one of {_evidence.METHODS}, got {method!r}.")
+        check_count("num_particles", num_particles)
+        key = as_key(rng_key)
+        draws, _ = self.proposals(key, check_count("num_draws", num_draws))
+        return _evidence.evidence(draws.log_weights, method, num_particles)
 
     def covariance(
         self,

@@ -92,6 +92,9 @@ GUIDES: dict[str, Entry] = {
         _native(_flow(flow.Coupling(flow.Spline(4), (8,)))), inert=_upper, eager=False
     ),
     "flow_meanfield": Entry(_native(_flow(flow.Planar(), MeanField(0.9))), eager=False),
+    "flow_lowrank": Entry(
+        _native(_flow(flow.Planar(), LowRank(rank=2, init_scale=0.9))), single=False, eager=False
+    ),
     "flow_invert": Entry(_native(_flow(flow.Invert(flow.Planar()))), inert=_upper, eager=False),
     "plates": Entry(_native(Plates(0.9)), inert=_upper, single=False, target="hierarchy"),
     "composite": Entry(_native(_SPLIT), single=False),

@@ -21,9 +21,18 @@ def test_every_epoch_is_a_permutation():
     assert not (epochs[0] == epochs[1]).all()
 
 
-def test_rows_are_used_equally_when_the_batch_does_not_divide_the_plate():
-    stream = rows(10, 3).table(0, 100)["n"].reshape(-1)
-    assert (np.bincount(stream, minlength=10) == 30).all()
+def test_no_batch_has_a_row_twice_when_the_batch_does_not_divide_the_plate():
+    table = np.sort(rows(10, 3).table(0, 99)["n"], axis=1)
+    assert (np.diff(table, axis=1) > 0).all()
+    epochs = np.sort(table.reshape(-1, 9), axis=1)
+    assert (np.diff(epochs, axis=1) > 0).all()
+
+
+def test_rows_left_over_are_others_in_every_epoch():
+    stream = rows(10, 3).table(0, 3000)["n"].reshape(-1)
+    counts = np.bincount(stream, minlength=10)
+    # each of 1,000 epochs leaves a row out with probability 0.1
+    assert np.abs(counts - 900).max() < 5 * np.sqrt(1000 * 0.1 * 0.9)
 
 
 def test_a_table_does_not_depend_on_where_it_is_cut():

@@ -25,6 +25,7 @@ LAYERS = [
             "_jaxpr",
             "_kernel",
             "_keys",
+            "_locals",
             "_version",
         },
     ),
@@ -35,6 +36,7 @@ LAYERS = [
     (
         "together",
         {
+            "_begin",
             "_centring",
             "_checkpoint",
             "_covariance",
@@ -44,6 +46,7 @@ LAYERS = [
             "_ladder",
             "_outcome",
             "_posterior",
+            "_routes",
             "_storage",
             "_summary",
         },

@@ -15,9 +15,11 @@ from vijax._checkpoint import load
 from vijax._errors import GuideError, ModelError, VijaxError, VijaxWarning
 from vijax._fit import fit
 from vijax._posterior import Posterior
+from vijax._storage.unfinished import Checkpoint
 from vijax._version import __version__
 
 __all__ = [
+    "Checkpoint",
     "GuideError",
     "ModelError",
     "Posterior",

@@ -1,8 +1,9 @@
 """Which rows of a subsampled plate each step sees: epochs of seeded permutations.
 
-Step `t` reads rows `[t * B, (t + 1) * B)` of the endless sequence of permutations of `range(N)`,
-one an epoch. Rows are a function of the seed and the step alone, so that a resumed fit sees what
-the uninterrupted one would; a step costs O(B), an epoch one permutation on the host.
+An epoch is a permutation of `range(N)` cut into `N // B` batches; the few rows that are left over
+wait for the next one, so that no batch has a row twice. Rows are a function of the seed and the
+step alone, so that a resumed fit sees what the uninterrupted one would; a step costs O(B), an epoch
+one permutation on the host.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from vijax._contracts import Plate
+
+_CHUNK = 256  # steps whose rows are chosen at once
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,25 +38,48 @@ class Rows:
             name: plate for name, plate in self.plates.items() if plate.size != plate.subsample_size
         }
 
+    @property
+    def epoch(self) -> int:
+        """Steps until every row has been seen once, or could have been; 1 for full batches."""
+        plates = self.subsampled.values()
+        return max((plate.size // plate.subsample_size for plate in plates), default=1)
+
     def table(self, start: int, stop: int, capacity: int | None = None) -> dict[str, np.ndarray]:
         """Rows of steps `start..stop-1`, `(capacity, batch)` by plate, zero beyond `stop`."""
         out = {}
-        for number, (name, plate) in enumerate(self.subsampled.items()):
-            first, last = start * plate.subsample_size, stop * plate.subsample_size
-            epochs = range(first // plate.size, (last - 1) // plate.size + 1)
-            stream = np.concatenate([self._permutation(number, plate.size, e) for e in epochs])
-            offset = first - epochs[0] * plate.size
-            rows = stream[offset : offset + last - first].reshape(-1, plate.subsample_size)
-            padded = np.zeros((capacity or len(rows), plate.subsample_size), np.int32)
-            padded[: len(rows)] = rows
-            out[name] = padded
+        for name, chunks in self._chunks(start, stop).items():
+            first = start // _CHUNK * _CHUNK
+            rows = np.concatenate(chunks)[start - first : stop - first]
+            out[name] = np.zeros((capacity or len(rows), rows.shape[1]), np.int32)
+            out[name][: len(rows)] = rows
         return out
 
-    def _permutation(self, plate: int, size: int, epoch: int) -> np.ndarray:
-        return _permutation(self.seed, plate, size, epoch)
+    def prefetch(self, start: int, stop: int) -> None:
+        """Makes the rows of some steps ready, while the device is busy with those before."""
+        self._chunks(start, stop)
+
+    def _chunks(self, start: int, stop: int) -> dict[str, list[np.ndarray]]:
+        numbers = range(start // _CHUNK, -(-stop // _CHUNK))
+        return {
+            name: [_chunk(self.seed, i, plate.size, plate.subsample_size, n) for n in numbers]
+            for i, (name, plate) in enumerate(self.subsampled.items())
+        }
+
+
+@functools.lru_cache(maxsize=64)
+def _chunk(seed: int, plate: int, size: int, batch: int, number: int) -> np.ndarray:
+    """Rows of `_CHUNK` steps, `(_CHUNK, batch)`."""
+    per_epoch = size // batch
+    step, parts = number * _CHUNK, []
+    while step < (number + 1) * _CHUNK:
+        epoch, done = divmod(step, per_epoch)
+        stop = min(per_epoch, done + (number + 1) * _CHUNK - step)
+        parts.append(_permutation(seed, plate, size, epoch)[done * batch : stop * batch])
+        step += stop - done
+    return np.concatenate(parts).reshape(_CHUNK, batch)
 
 
 @functools.lru_cache(maxsize=4)  # a chunk straddles two epochs at most times
 def _permutation(seed: int, plate: int, size: int, epoch: int) -> np.ndarray:
     generator = np.random.default_rng(np.random.SeedSequence((seed, plate, epoch)))
-    return generator.permutation(size).astype(np.int32)
+    return generator.permutation(np.arange(size, dtype=np.int32))

@@ -126,6 +126,7 @@ def _encode(posterior: _posterior.Posterior) -> tuple[dict[str, Any], list[np.nd
         "seconds": float(posterior.seconds),
         "solver_losses": writer.encode(posterior.solver_losses),
         "history": writer.encode(posterior.history),
+        "request": writer.encode(posterior.target.request),
         "centring": writer.encode(posterior.batch.centring),
         "engine": stored.encode_engine(posterior.engine, writer),
         "run": stored.encode_run(posterior.run, writer),
@@ -167,7 +168,7 @@ def _decode(
     data = {name: reader.decode(note) for name, note in manifest["data"].items()} | data
     missing = tuple(sorted(arguments.avals.keys() - data.keys()))
     data |= {name: call.placeholder(*arguments.avals[name]) for name in missing}
-    target = build(model, arguments)
+    target = build(model, arguments, reader.decode(manifest.get("request")))
     checks.check_space(reader.decode(manifest["space"]), target.space)
     guide = _guide(manifest, reader, target, model, arguments, options["guide"])
     batch = Batch(data, centring=reader.decode(manifest["centring"]))

@@ -14,14 +14,17 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 import itertools
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from vijax._errors import GuideError
 
 Array = jax.Array
 PyTree = Any
@@ -68,6 +71,13 @@ class Plate:
 
 
 @dataclasses.dataclass(frozen=True)
+class Axes:
+    """The axes along which an array has a row for every row of a plate: `(plate, axis)` pairs."""
+
+    pairs: tuple[tuple[str, int], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Site:
     """A latent site: constrained `shape`, unconstrained `z_shape`, the plates it lives in."""
 
@@ -81,6 +91,27 @@ class Site:
     def size(self) -> int:
         """Number of unconstrained coordinates."""
         return math.prod(self.z_shape)
+
+    @property
+    def scale(self) -> float:
+        """Full rows over rows in use, multiplied over the plates: what its densities count for."""
+        return math.prod(plate.size / plate.subsample_size for plate in self.plates)
+
+    def axes(self, plates: Collection[str]) -> Axes:
+        """The axes of its value, and of `z`, along those of the plates that it lives in."""
+        ndim = len(self.shape) - self.event_dim
+        return Axes(tuple((p.name, ndim + p.dim) for p in self.plates if p.name in plates))
+
+    def cut(self, rows: Mapping[str, int]) -> Site:
+        """The site with so many rows of some plates in use."""
+        shape, z_shape = list(self.shape), list(self.z_shape)
+        for plate, axis in self.axes(rows).pairs:
+            shape[axis] = z_shape[axis] = rows[plate]
+        plates = tuple(
+            dataclasses.replace(p, subsample_size=rows.get(p.name, p.subsample_size))
+            for p in self.plates
+        )
+        return dataclasses.replace(self, shape=tuple(shape), z_shape=tuple(z_shape), plates=plates)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +134,10 @@ class Space:
         """Lays a position out as a vector `(dim,)`, sites in order."""
         return jnp.concatenate([jnp.ravel(jnp.asarray(z[name])) for name in self.names])
 
+    def host_ravel(self, z: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The same by NumPy, which compiles nothing."""
+        return np.concatenate([np.ravel(z[name]) for name in self.names])
+
     def unravel(self, vector: Array) -> Position:
         """Cuts a vector `(dim,)` into a position; the inverse of `ravel`."""
         # one split, whose gradient is one concatenation; that of slices is a sum of padded vectors
@@ -112,6 +147,10 @@ class Space:
             site.name: part.reshape(site.z_shape)
             for site, part in zip(self.sites, parts, strict=True)
         }
+
+    def cut(self, rows: Mapping[str, int]) -> Space:
+        """The space of a batch: so many rows of some plates in use."""
+        return Space(tuple(site.cut(rows) for site in self.sites))
 
     def subset(self, names: Iterable[str]) -> Space:
         """The space of some of the sites, in this space's order."""
@@ -165,7 +204,13 @@ class Target:
         dims: plate names along the batch dimensions of every site, `None` where there is none.
         hierarchical: sites whose prior has a location and a scale, and whose scale depends on
             other latents: what `Batch.centring` can name.
+        discrete: number of values of every discrete latent site. They are summed out of
+            `log_density` and no part of `space`; the numbers of their values may stand in a
+            position beside the coordinates, see `draw_discrete`.
+        draw_discrete: `(key, z, batch, model, mutable) -> dict`, draws of the discrete sites given
+            `z`, exact, as numbers of values; with them in `z`, `constrain` has these sites too.
         sequential: whether the model has a long loop, so that many points take as long as one.
+        request: what `build` was asked to cut into batches, `None` for nothing.
         programs: compiled programs on this target, see `program`; they live as long as it does.
     """
 
@@ -183,10 +228,27 @@ class Target:
     plates: Mapping[str, Plate] = dataclasses.field(default_factory=dict)
     dims: Mapping[str, tuple[str | None, ...]] = dataclasses.field(default_factory=dict)
     hierarchical: tuple[str, ...] = ()
+    discrete: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    draw_discrete: Callable[..., Position] = lambda *_: {}
     sequential: bool = False
+    request: Hashable = None
     programs: dict[Hashable, Callable[..., Any]] = dataclasses.field(
         default_factory=dict, repr=False
     )
+
+    @functools.cached_property
+    def subsampled(self) -> dict[str, int]:
+        """Rows that a batch uses, by plate; those used in full are left out."""
+        used = {name: plate.subsample_size for name, plate in self.plates.items()}
+        return {name: rows for name, rows in used.items() if rows != self.plates[name].size}
+
+    @functools.cached_property
+    def on_batch(self) -> Target:
+        """The same with the rows of one batch in its space; itself, if no latents are cut."""
+        space = self.space.cut(self.subsampled)
+        if [site.z_shape for site in space.sites] == [site.z_shape for site in self.space.sites]:
+            return self
+        return dataclasses.replace(self, space=space, programs={})
 
     def log_density(
         self,
@@ -260,6 +322,27 @@ class Guide(abc.ABC):
 
         `batch` is for guides whose start values are computed from the data.
         """
+
+    def row_axes(self, params: PyTree, space: Space, plates: Collection[str]) -> PyTree:
+        """A tree like `params` with the `Axes` along which each leaf has a row of a plate.
+
+        A step on a batch reads and writes those rows only.
+
+        Raises:
+            GuideError: latents live in these plates, and the guide has no parameters by row.
+        """
+        inside = [site.name for site in space.sites if site.axes(plates).pairs]
+        if inside:
+            raise GuideError(
+                f"guide {self!r}: expected parameters for every row of site {inside[0]!r}, which "
+                f"lives in a plate that is cut into batches. Use guide={{{inside[0]!r}: "
+                "'meanfield', ...: 'fullrank'}, or the full data."
+            )
+        return jax.tree.map(lambda _: Axes(), params)
+
+    def host_init(self, space: Space, location: Mapping[str, np.ndarray]) -> PyTree | None:
+        """What `init` makes, made by NumPy where that saves compiling a program; `None` if not."""
+        return None
 
     @abc.abstractmethod
     def draw(self, params: PyTree, space: Space, key: Array, batch: Batch) -> Draw:
@@ -378,6 +461,10 @@ class Algorithm(abc.ABC):
     @abc.abstractmethod
     def mutable(self, state: PyTree) -> dict[str, PyTree]:
         """The model's current mutable state."""
+
+    @abc.abstractmethod
+    def row_axes(self, state: PyTree, axes: Variables) -> PyTree:
+        """A tree like `state` with the `Axes` of each leaf, given those of the variables."""
 
     @abc.abstractmethod
     def rescale(self, state: PyTree, factor: float | Array) -> PyTree:

@@ -89,6 +89,30 @@ def constrain(
     return {name: values[name] for name in [*order, *(values.keys() - order)]}
 
 
+def with_discrete(
+    target: Target,
+    variables: Variables,
+    mutable: dict[str, PyTree],
+    batch: Batch,
+    z: Arrays,
+    key: Array,
+) -> Arrays:
+    """Draws with the discrete sites beside the coordinates, each given its own draw of the rest.
+
+    As numbers of values, `(num_draws, *shape)`; in every row of subsampled plates.
+    """
+    if target.discrete.keys() <= z.keys():
+        return z
+    program = target.program(_discrete)
+    size = block_size(batch, target.space.dim)
+
+    def block(part: Arrays, rows: np.ndarray) -> Any:
+        keys = jax.random.split(fold_in(key, int(rows[0])), size)
+        return program(keys, part, variables.model, batch, mutable)
+
+    return {**z, **blocks(block, z, size)}
+
+
 def log_likelihood(
     target: Target, variables: Variables, mutable: dict[str, PyTree], batch: Batch, z: Arrays
 ) -> Arrays:
@@ -181,6 +205,17 @@ def _constrain(
 ) -> dict[str, Array]:
     values = jax.vmap(lambda one: target.constrain(one, batch, model, mutable))(z)
     return {name: value for name, value in values.items() if name not in without}
+
+
+def _discrete(
+    target: Target,
+    keys: Array,
+    z: Position,
+    model: dict[str, PyTree],
+    batch: Batch,
+    mutable: dict[str, PyTree],
+) -> Position:
+    return jax.vmap(lambda key, one: target.draw_discrete(key, one, batch, model, mutable))(keys, z)
 
 
 def _log_likelihood(

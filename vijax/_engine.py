@@ -9,6 +9,7 @@ on the clock: 100 + 200 steps equal 300 bit for bit.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -20,6 +21,8 @@ from jax import Array
 from vijax._batches import Rows
 from vijax._contracts import Algorithm, Batch, Guide, PyTree, Target, Variables
 from vijax._keys import as_key, fold_in
+from vijax._locals import has_rows, merge, variable_axes
+from vijax._locals import take as take_rows
 from vijax._loop import CAPACITY, THIN, Loop, advance, begin, probe, take
 from vijax._progress import Progress
 from vijax._stopping import Phase, StopRule, Window, add, average, recent
@@ -105,7 +108,7 @@ class Engine:
         """A run at step 0 with one restart for each of `variables`."""
         factors = tuple(factors or [1.0] * len(variables))
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(list(variables)))
-        loop = self.target.program(begin, self.algorithm)(
+        loop = self.target.program(begin, self.guide, self.algorithm)(
             stacked, mutable, np.asarray(factors, np.float32)
         )
         phases = tuple(Phase() for _ in variables)
@@ -137,6 +140,11 @@ class Engine:
             run = run._replace(reason="interrupted by Ctrl-C")
         return run
 
+    @functools.cached_property
+    def _by_row(self) -> bool:
+        """Whether latents are cut into batches: their parameters have a row for each row."""
+        return self.target.on_batch is not self.target
+
     def trial(self, run: Run, num_steps: int) -> float:
         """Mean loss over the later half of a few steps, `inf` if any was not finite."""
         losses = self._steps(run, num_steps, guarded=False)[1][num_steps // 2 :]
@@ -158,7 +166,8 @@ class Engine:
             if phase.windows and not phase.stopped:
                 candidates.append(average(recent(phase)))
             candidates.append(take(last, restart))
-            for variables in candidates:
+            for candidate in candidates:
+                variables = merge(candidate, take(last, restart))
                 score = self._score(variables, run, restart)
                 found.append((float(score.mean()), variables, restart))
         _, variables, restart = max(found, key=lambda entry: entry[0])
@@ -168,24 +177,33 @@ class Engine:
         return take(jax.device_get(self.algorithm.mutable(run.loop.state)), restart)
 
     def _score(self, variables: Variables, run: Run, restart: int) -> np.ndarray:
-        """`log p - log q` of draws that are the same for every candidate."""
-        return scores(
-            self.target, self.guide, variables, self._mutable(run, restart), self.batch, self.rows
-        )
+        """`log p - log q` of draws that are the same for every candidate.
+
+        What a candidate lacks, parameters by row, is taken as it is now.
+        """
+        now = take(self.algorithm.variables(run.loop.state), restart)
+        mutable = self._mutable(run, restart)
+        variables = merge(variables, now)
+        return scores(self.target, self.guide, variables, mutable, self.batch, self.rows)
 
     def _piece(self, run: Run, stop: int) -> Run:
         """Steps `run.step..stop-1`; replays them one by one if one was not finite."""
         active = np.array([not phase.stopped for phase in run.phases])
         loop, losses, finite = self._steps(run, stop, run.guarded)
         bad = ~np.isfinite(losses) & active
-        if not run.guarded and (bad.any() or not finite):
+        if not run.guarded and not self._by_row and (bad.any() or not finite):
             loop, losses, _ = self._steps(run, stop, guarded=True)
             run = run._replace(guarded=True)
             bad = ~np.isfinite(losses) & active
         troubles = run.troubles
         if bad.any() and not troubles:
             when, restart = (int(i) for i in np.argwhere(bad)[0])
-            before = self._steps(run, run.step + when, guarded=True)[0] if when else run.loop
+            if self._by_row:
+                before = loop  # where the piece began is gone; the step itself was left out
+            elif when:
+                before = self._steps(run, run.step + when, guarded=True)[0]
+            else:
+                before = run.loop
             troubles = (self._diagnose(before, run.step + when, restart),)
         losses = np.where(active, losses, np.nan)
         return run._replace(
@@ -200,11 +218,14 @@ class Engine:
         """The device state after steps `run.step..stop-1`, their losses, whether it is finite."""
         active = np.array([not phase.stopped for phase in run.phases])
         table = self.rows.table(run.step, stop, CAPACITY) if self.rows.subsampled else {}
-        program = self.target.program(advance, self.guide, self.algorithm, guarded, len(active))
+        static = (self.guide, self.algorithm, guarded, len(active))
+        # parameters by row are updated where they are: copying all would cost more than the steps
+        program = self.target.program(advance, *static, donate=(0,) if self._by_row else ())
         fresh = run.step == run.window
         loop, losses, finite = program(
             run.loop, self.key, active, fresh, run.step, stop, self.batch, table
         )
+        self.rows.prefetch(stop, 2 * stop - run.step)  # the device is still at work
         return loop, np.asarray(losses)[: stop - run.step], bool(finite)
 
     def _diagnose(self, loop: Loop, step: int, restart: int) -> NonFinite:
@@ -213,9 +234,9 @@ class Engine:
         index = {name: table[0] for name, table in rows.items()}
         key = fold_in(fold_in(self.key, restart), step)
         return nonfinite.diagnose(
-            self.target,
+            self.target.on_batch,
             self.guide,
-            self.algorithm.variables(state),
+            _of_rows(self.target, self.guide, self.algorithm.variables(state), index),
             self.algorithm.mutable(state),
             key,
             self.batch._replace(index=index),
@@ -264,6 +285,7 @@ class Engine:
         the next one would not move, and standing still looks like convergence.
         """
         one = self.algorithm.rescale(take(state, restart), factor)
+        start = merge(start, self.algorithm.variables(one))
         one = self.algorithm.move(one, start, forget)
 
         def put(stacked: np.ndarray, leaf: np.ndarray) -> np.ndarray:
@@ -284,7 +306,10 @@ class Engine:
             gain, error = _compare(scored, self._score(phase.best, run, restart))
         best = candidate if gain > 0 else phase.best
         # a loss is no convergence: this step size was too large, the next one starts from the best
-        done = -2 * error - self.rule.tolerance < gain < max(self.rule.tolerance, 2 * error)
+        few = phase.number + 1 < self.rule.min_phases
+        done = not few and -2 * error - self.rule.tolerance < gain < max(
+            self.rule.tolerance, 2 * error
+        )
         following = Phase(phase.number + 1, (), best)
         if done and budget.num_steps is None:
             text = (
@@ -332,20 +357,39 @@ def scores(
     rows: Rows,
     seed: int = 0,
 ) -> np.ndarray:
-    """`log p - log q` of many draws and, under subsampling, as many fresh row sets."""
+    """`log p - log q` of many draws on all data, where that takes long as many fresh row sets."""
     key = fold_in(as_key(0x5C0E), seed)
     fewest, most = _SCORES
-    elements = weights.num_elements(batch, target.space.dim)
-    num_draws = max(fewest, min(most, _SCORE_ELEMENTS // elements))
-    if not rows.subsampled:
+    affordable = _SCORE_ELEMENTS // weights.num_elements(batch, target.space.dim)
+    if not rows.subsampled or (affordable >= fewest and shares_all(target)):
+        num_draws = max(fewest, min(most, affordable))
         return weights.draw(target, guide, variables, mutable, key, batch, num_draws).log_weights
     out = []
     for i, row in enumerate(range(fewest)):
         index = {name: table[0] for name, table in rows.table(row, row + 1).items()}
         part = batch._replace(index=index)
-        one = weights.draw(target, guide, variables, mutable, fold_in(key, i), part, 1)
+        some = _of_rows(target, guide, variables, index)
+        one = weights.draw(target.on_batch, guide, some, mutable, fold_in(key, i), part, 1)
         out.append(one.log_weights)
     return np.concatenate(out)
+
+
+def knows_all_rows(target: Target) -> bool:
+    """Whether the data surely are all rows, so that no index means every one of them."""
+    return target.request is not None or target.on_batch is not target
+
+
+def shares_all(target: Target) -> bool:
+    """Whether the ELBO can be estimated on all data as on batches: no parameters are by row."""
+    return target.request is not None and target.on_batch is target
+
+
+def _of_rows(
+    target: Target, guide: Guide, variables: Variables, index: dict[str, np.ndarray]
+) -> Variables:
+    """The variables with the parameters of some rows only."""
+    axes = variable_axes(guide, variables, target.space, target.subsampled)
+    return take_rows(variables, axes, index) if has_rows(axes) else variables
 
 
 def _compare(new: np.ndarray, old: np.ndarray) -> tuple[float, float]:

@@ -65,6 +65,7 @@ def _groups(posterior: _posterior.Posterior, key: Array, num_draws: int) -> dict
     target, variables, mutable = posterior.target, posterior.variables, posterior.mutable
     batch = posterior.batch._replace(index={})  # every row of subsampled plates
     z, stats = _weighted(posterior, batch, fold_in(key, 0), num_draws)
+    z = posterior.with_discrete(z, fold_in(key, 2))
     args, kwargs = posterior.arguments.join(batch.data)
     predicted = posterior.predictive(fold_in(key, 1), z, args, kwargs)
     observe = target.program(_observations)

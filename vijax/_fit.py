@@ -2,48 +2,29 @@
 
 from __future__ import annotations
 
+import inspect
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
-import numpy as np
 import optax
-from jax import Array
 
-from vijax import _centring, _options, _outcome, _starts
-from vijax._contracts import (
-    Algorithm,
-    Batch,
-    Guide,
-    Objective,
-    Position,
-    PyTree,
-    Solution,
-    Solver,
-    Target,
-    TransportGuide,
-    Variables,
-)
-from vijax._engine import Budget, Engine, scores
+from vijax import _centring, _options, _starts
+from vijax._begin import model_state, positions, variables_at
+from vijax._contracts import Algorithm, Batch, Objective, PyTree, Solver, Target
 from vijax._errors import ModelError
-from vijax._keys import as_key, fold_in
-from vijax._ladder import INTERRUPTED, climb
+from vijax._keys import as_key
 from vijax._posterior import Posterior
 from vijax._problem import Problem
-from vijax._progress import Progress
-from vijax.algorithms import Adam, Gradient, Optimizer
+from vijax._routes import Begun, Steps, Watchers, by_climbing, by_solver, by_steps
+from vijax._storage.unfinished import Checkpoint
 from vijax.guides import resolve
-from vijax.model import build, check_data, init_strategy, split, unwrap
-from vijax.objectives import ELBO
+from vijax.model import build, check_batches, check_data, request, split, unwrap
 from vijax.solvers import by_name, default_solver
 
 _FULL_RANK_DIM = 500  # largest dimension at which d x d work stays cheap beside the model
-_BASE_RATE = 0.05  # Adam's step size before the pilot
-_PILOT_FACTORS = (1.0, 0.25, 0.0625, 0.015625)
-_PILOT_STEPS = 100
-_USABLE = ("certified", "corrected")
-_STEPWISE = ("objective", "optimizer", "num_steps", "num_particles", "num_restarts")
+_STEPWISE = ("objective", "optimizer", "num_steps", "num_particles", "num_restarts", "checkpoint")
 
 
 def fit(
@@ -57,10 +38,13 @@ def fit(
     num_steps: int | None = None,
     num_particles: int | None = None,
     num_restarts: int | None = None,
+    batch_size: int | Mapping[str, int] | None = None,
+    batch_axes: Mapping[str, Any] | None = None,
     init: Any = None,
     centring: Mapping[str, Any] | None = None,
     max_seconds: float | None = None,
     callbacks: Sequence[Callable[..., Any]] = (),
+    checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
     progress_bar: bool = True,
     model_kwargs: Mapping[str, Any] | None = None,
     **kwargs: Any,
@@ -84,6 +68,11 @@ def fit(
         num_steps: gradient steps; `None` runs until converged.
         num_particles: draws per gradient step; by default 1, for flows 64.
         num_restarts: independent starts run side by side, the best kept by a fresh ELBO.
+        batch_size: rows of each gradient step, for a model written for all rows: of the plate
+            round the data, or `{plate: rows}`. The arrays that run along the plate are cut and
+            its sites scaled up; that no row depends on the others is checked.
+        batch_axes: by array, the axis that runs along the plate, `{plate: axis}`, or `None` for
+            one that is not cut; by default the axes as long as the plate.
         init: start values by site (constrained), an earlier `Posterior`, or a NumPyro
             `init_to_*` strategy.
         centring: by hierarchical site, weights from 0 (non-centred) to 1 (as the model has it) of
@@ -92,6 +81,9 @@ def fit(
         max_seconds: wall-clock limit.
         callbacks: called as `callback(state, losses, step)` a few times a second; raising
             `StopIteration` ends the fit.
+        checkpoint: a file in which the fit writes down how far it is, every 30 seconds or as a
+            `Checkpoint` says; if it is there already the fit goes on from it. For gradient steps:
+            direct solvers take seconds.
         progress_bar: whether to show one on a terminal.
         model_kwargs: keyword arguments of the model that clash with an option.
         **kwargs: the model's keyword arguments.
@@ -113,174 +105,61 @@ def fit(
     _options.check_values(options)
     if isinstance(algorithm, str):
         algorithm = by_name(algorithm) or algorithm
+    if not (checkpoint is None or isinstance(checkpoint, Checkpoint)):
+        checkpoint = Checkpoint(checkpoint)
 
     arguments, data = split(model, args, {**kwargs, **model_kwargs})
-    target = build(model, arguments)
+    target = build(model, arguments, request(batch_size, batch_axes))
     batch = Batch(data, centring=_centring.chosen(target, centring))
     check_data(target, arguments, batch)
     key = as_key(rng_key)
-    chosen = resolve(_auto(target) if guide == "auto" else guide, target, model, arguments)
+    wanted = _auto(target) if guide == "auto" else guide
+    chosen = resolve(wanted, target, model, arguments)
     problem = Problem(model, arguments, target, chosen, batch, key)
-    parameters, mutable = _model_state(target, batch, key)
+    parameters, mutable = model_state(target, batch, key)
+    if target.request is not None:
+        check_batches(target, batch, parameters, mutable)
     stepwise = any(options[name] is not None for name in _STEPWISE) or bool(callbacks)
     solver = None if stepwise else _solver(algorithm, problem, parameters)
     if solver is None or init is not None:
-        starts = _positions(init, problem, parameters, mutable, num_restarts or 1)
+        starts = positions(init, problem, parameters, mutable, num_restarts or 1)
     else:
         starts = [_starts.origin(target.space)]  # solvers look for better ones themselves
-    variables = _variables(init, problem, parameters, starts)
-    if guide == "auto" and solver is not None and solver.maximises_elbo and algorithm is not solver:
-        with Progress(progress_bar, steps=False) as bar:
-            found, history = climb(problem, variables[0], mutable, max_seconds, bar)
-        status, ended = found.assessment.verdict.status, found.solution
-        # a flow has had its gradient steps
-        final = isinstance(found.problem.guide, TransportGuide)
-        final |= ended.converged or ended.reason.startswith(INTERRUPTED)
-        if status in _USABLE or final:
-            return Posterior(**_outcome.of_candidate(found, mutable, history, began))
-        problem, solution = found.problem, found.solution
-        variables = [(_finite(problem, solution, mutable) if init is None else solution).variables]
-    elif solver is not None:
-        solution = _solve(solver, problem, variables[0], mutable, init is None)
-        final = solver.exhaustive or not solver.maximises_elbo
-        if solution.converged or algorithm is solver or final:
-            return Posterior(**_outcome.of_solution(problem, solution, mutable, began))
-        if solution.reason == INTERRUPTED:
-            return Posterior(**_outcome.of_solution(problem, solution, mutable, began))
-        variables = [solution.variables]
-
-    engine = _engine(problem, algorithm, objective, optimizer, num_particles, num_steps)
-    with Progress(progress_bar, num_steps) as bar:
-        own = optimizer is None and not isinstance(algorithm, Algorithm)
-        factor = _pilot(engine, variables[0], mutable) if own else 1.0
-        run = engine.start(variables, mutable, [factor] * len(variables))
-        run = engine.advance(run, Budget(num_steps, max_seconds), callbacks, bar)
-    return Posterior(**_outcome.of_run(model, arguments, engine, run, began))
+    variables = variables_at(init, problem, parameters, starts)
+    begun = Begun(problem, variables, mutable, began, init is None)
+    ended: Posterior | Begun = begun
+    if solver is not None:
+        named = algorithm is solver
+        if guide == "auto" and solver.maximises_elbo and not named:
+            ended = by_climbing(begun, max_seconds, progress_bar)
+        else:
+            ended = by_solver(begun, solver, final=named)
+    if isinstance(ended, Posterior):
+        return ended
+    steps = Steps(algorithm, objective, optimizer, num_particles, num_steps, max_seconds)
+    watchers = Watchers(tuple(callbacks), checkpoint, progress_bar)
+    return by_steps(ended, steps, watchers, "mend" if guide == "auto" else "check")
 
 
 _DEFAULTS = {
-    "rng_key": 0,
-    "guide": "auto",
-    "algorithm": "auto",
-    "objective": None,
-    "optimizer": None,
-    "num_steps": None,
-    "num_particles": None,
-    "num_restarts": None,
-    "init": None,
-    "centring": None,
-    "max_seconds": None,
-    "callbacks": (),
-    "progress_bar": True,
-    "model_kwargs": None,
+    name: parameter.default
+    for name, parameter in inspect.signature(fit).parameters.items()
+    if parameter.default is not parameter.empty
 }
 
 
-def _auto(target: Target) -> str:
-    """The guide behind `"auto"`: the richest whose cost suits the dimension."""
-    return "fullrank" if target.space.dim <= _FULL_RANK_DIM else "lowrank"
+def _auto(target: Target) -> Any:
+    """The guide behind `"auto"`: the richest whose cost suits the dimension.
 
-
-def _model_state(
-    target: Target, batch: Batch, key: Array
-) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
-    """Start values of `param` sites and mutable state; runs nothing for models without them."""
-    shapes = jax.eval_shape(target.initialise, key, batch)
-    if not any(shapes):
-        return {}, {}
-    return target.program(_initialise)(fold_in(key, 1), batch)
-
-
-def _initialise(target: Target, key: Array, batch: Batch) -> Any:
-    return target.initialise(key, batch)
-
-
-def _positions(
-    init: Any,
-    problem: Problem,
-    parameters: dict[str, PyTree],
-    mutable: dict[str, PyTree],
-    count: int,
-) -> list[Position]:
-    """One start a restart, in unconstrained space."""
-    key, target = fold_in(problem.key, 2), problem.target
-    state = (target, problem.first_batch, parameters, mutable, key)
-    if init is None:
-        return _starts.random_starts(*state, count)
-    if isinstance(init, Posterior):
-        center = init.center()
-        values = {name: center[name] for name in target.space.names if name in center}
-    elif isinstance(init, Mapping):
-        values = dict(init)
-    elif callable(init):
-        strategy = init_strategy(problem.model, problem.arguments, init)
-        found = jax.device_get(jax.jit(strategy)(key, problem.first_batch))
-        values = {name: found[name] for name in target.space.names}
-    else:
-        raise TypeError(
-            "init: expected start values by site, a Posterior or a NumPyro init_to_* strategy, "
-            f"got {type(init).__name__}."
-        )
-    start = _starts.given_start(*state, values)
-    moved = (fold_in(key, i) for i in range(1, count))
-    return [start, *(_starts.jitter(target.space, start, one) for one in moved)]
-
-
-def _variables(
-    init: Any, problem: Problem, parameters: dict[str, PyTree], starts: list[Position]
-) -> list[Variables]:
-    """The variables at every start; the first continues an earlier posterior of the same guide."""
-    guide, space = problem.guide, problem.target.space
-    if isinstance(init, Posterior) and init.guide == guide and init.target.space == space:
-        first = [init.variables]
-    else:
-        first = []
-    keys = (fold_in(problem.key, 100 + i) for i in range(len(starts)))
-    program = problem.target.program(_initial, guide)
-    fresh = (program(key, z, problem.first_batch) for key, z in zip(keys, starts, strict=True))
-    return [*first, *(Variables(params, parameters) for params in fresh)][: len(starts)]
-
-
-def _solve(
-    solver: Solver,
-    problem: Problem,
-    variables: Variables,
-    mutable: dict[str, PyTree],
-    random: bool,
-) -> Solution:
-    """The solver's solution; where it fails, at least a finite place to go on from.
-
-    Raises:
-        ModelError: random starts were wanted and none is finite.
+    Latents of a plate that is cut into batches are independent of one another.
     """
-    key = fold_in(problem.key, 4)
-    target, guide, batch = problem.target, problem.guide, problem.batch
-    try:
-        solution = solver.solve(key, target, guide, variables, batch)
-    except KeyboardInterrupt:
-        return Solution(variables, INTERRUPTED, False, 0)
-    if solution.converged or not random:
-        return solution
-    return _finite(problem, solution, mutable)
-
-
-def _finite(problem: Problem, solution: Solution, mutable: dict[str, PyTree]) -> Solution:
-    """A solution that failed, or at least a finite place to go on from.
-
-    Raises:
-        ModelError: there is none.
-    """
-    target, guide, batch = problem.target, problem.guide, problem.batch
-    starts = _positions(None, problem, solution.variables.model, mutable, 1)
-    found = scores(target, guide, solution.variables, mutable, batch, problem.rows)
-    if np.isfinite(found).all():
-        return solution
-    fresh = _variables(None, problem, solution.variables.model, starts)[0]
-    return solution._replace(variables=fresh)
-
-
-def _initial(target: Target, guide: Guide, key: Array, start: Position, batch: Batch) -> PyTree:
-    return guide.init(key, target.space, start, batch)
+    sites = target.space.sites
+    by_row = tuple(site.name for site in sites if site.axes(target.subsampled).pairs)
+    dim = sum(site.size for site in sites if site.name not in by_row)
+    rest = "fullrank" if dim <= _FULL_RANK_DIM else "lowrank"
+    if not by_row:
+        return rest
+    return {by_row: "meanfield", ...: rest} if dim else "meanfield"
 
 
 def _solver(algorithm: Any, problem: Problem, parameters: dict[str, PyTree]) -> Solver | None:
@@ -297,37 +176,3 @@ def _solver(algorithm: Any, problem: Problem, parameters: dict[str, PyTree]) -> 
     solver = default_solver(problem.guide, problem.target.space.dim)
     # solvers for the ELBO hold `param` sites fixed; gradient steps fit them along
     return None if solver is not None and solver.maximises_elbo and parameters else solver
-
-
-def _engine(
-    problem: Problem,
-    algorithm: Any,
-    objective: Objective | None,
-    optimizer: optax.GradientTransformation | None,
-    num_particles: int | None,
-    num_steps: int | None,
-) -> Engine:
-    """The engine for gradient steps, with the algorithm asked for."""
-    if not isinstance(algorithm, Algorithm):
-        algorithm = Gradient(
-            objective or ELBO(num_particles or problem.guide.num_particles),
-            Adam(_BASE_RATE) if optimizer is None else Optimizer(optimizer),
-        )
-    return Engine(
-        target=problem.target,
-        guide=problem.guide,
-        algorithm=algorithm,
-        batch=problem.batch,
-        rows=problem.rows,
-        key=fold_in(problem.key, 3),
-        anneal=optimizer is None or num_steps is None,
-    )
-
-
-def _pilot(engine: Engine, variables: Variables, mutable: dict[str, PyTree]) -> float:
-    """The step-size factor whose short trial ends lowest; larger ones win ties."""
-    scores = [
-        engine.trial(engine.start([variables], mutable, [factor]), _PILOT_STEPS)
-        for factor in _PILOT_FACTORS
-    ]
-    return _PILOT_FACTORS[int(np.argmin(scores))]

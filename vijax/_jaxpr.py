@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from jax.extend import core
@@ -23,3 +24,66 @@ def has_loop(jaxpr: Any, length: int) -> bool:
 def needed_inputs(jaxpr: Any, wanted: list[bool]) -> list[bool]:
     """Which inputs the wanted outputs depend on; looks into loops and inner programs as well."""
     return partial_eval.dce_jaxpr(jaxpr, wanted)[1]
+
+
+Lineage = frozenset[tuple[str, int]]  # labels, each with the number of steps it was carried
+
+
+def lineage(
+    jaxpr: Any, inputs: Sequence[Lineage], looped: frozenset[str] = frozenset()
+) -> list[Lineage]:
+    """Which labels of the inputs each output depends on, and through how many steps of a loop.
+
+    Args:
+        jaxpr: the program.
+        inputs: labels of its inputs.
+        looped: labels that enter every step of a loop: a label carried from one step of such a
+            loop to the next, or into its first, grows older by one. Ages end at 2.
+
+    Returns:
+        One for each output. Dependence through what this cannot look into is assumed.
+    """
+    known = dict(zip(jaxpr.invars, inputs, strict=True))
+    for equation in jaxpr.eqns:
+        incoming = [_lineage_of(known, atom) for atom in equation.invars]
+        known.update(zip(equation.outvars, _through(equation, incoming, looped), strict=True))
+    return [_lineage_of(known, atom) for atom in jaxpr.outvars]
+
+
+def _lineage_of(known: dict[Any, Lineage], atom: Any) -> Lineage:
+    return frozenset() if isinstance(atom, core.Literal) else known.get(atom, frozenset())
+
+
+def _through(
+    equation: Any, incoming: Sequence[Lineage], looped: frozenset[str]
+) -> Sequence[Lineage]:
+    together = frozenset[tuple[str, int]]().union(*incoming)
+    if together and equation.primitive.name == "scan":
+        return _through_scan(equation.params, incoming, looped)
+    inner = list(core.jaxprs_in_params(equation.params))
+    if together and len(inner) == 1 and equation.primitive.name != "while":
+        (body,) = inner
+        shape = (len(equation.invars), len(equation.outvars))
+        if (len(body.invars), len(body.outvars)) == shape:
+            return lineage(body, incoming, looped)
+    return [together] * len(equation.outvars)
+
+
+def _through_scan(
+    params: Any, incoming: Sequence[Lineage], looped: frozenset[str]
+) -> list[Lineage]:
+    start, stop = params["num_consts"], params["num_consts"] + params["num_carry"]
+    every_step = frozenset[tuple[str, int]]().union(*incoming[:start], *incoming[stop:])
+    ages = any((label, 0) in every_step for label in looped)
+
+    def carried(one: Lineage) -> Lineage:
+        return frozenset((label, min(age + 1, 2)) for label, age in one) if ages else one
+
+    carry = [carried(one) for one in incoming[start:stop]]
+    while True:
+        inputs = [*incoming[:start], *carry, *incoming[stop:]]
+        out = lineage(params["jaxpr"].jaxpr, inputs)
+        following = [old | carried(new) for old, new in zip(carry, out[: len(carry)], strict=True)]
+        if following == carry:
+            return out
+        carry = following

@@ -20,7 +20,9 @@ from vijax._contracts import Batch, PyTree, Target
 
 Floats = np.ndarray  # host arrays are float64 throughout
 
-BLOCK = 16  # points evaluated at once, see `Kernel`
+_BLOCK = 16  # points evaluated at once, see `Kernel`
+_SMALL_BLOCK = 64  # the same for models that read little, whose calls are mostly dispatch
+_SMALL = 2**11  # numbers that such a model reads at most
 _LONG_BLOCK = 128  # the same for models with a long loop, whose steps take no longer for more
 _WORTH_COMPILING = 2**25  # points times data elements: about a second of gradients
 
@@ -103,10 +105,9 @@ class Kernel:
     """Log density and gradient of a target at any number of points, on the host in float64.
 
     Points go through the device in blocks of a fixed size, the last one padded, so that exactly
-    one program is compiled. Sixteen was chosen by measurement: for a small model one call takes
-    little longer than with 4 points (dispatch dominates), a large model pays for padding, and
-    from 32 on some models compile slower. Models with a long loop take blocks of 128: 256 points
-    of a stochastic volatility model of 100 steps take 7 ms in blocks of 16, 0.5 ms in one.
+    one program is compiled. Their size was chosen by measurement (docs/decisions.md): large models
+    pay for padding from 16 on, small ones mostly for dispatch, and those with a long loop for its
+    steps, which take no longer for more points.
 
     Args:
         target: the target.
@@ -136,7 +137,6 @@ class Kernel:
         self.target = target
         self.model = dict(model or {})
         self.joint = joint and bool(self.model)
-        self.block = block or (_LONG_BLOCK if target.sequential else BLOCK)
         self.dim = target.space.dim
         if self.joint:
             self.dim += sum(np.size(leaf) for leaf in jax.tree.leaves(self.model))
@@ -145,6 +145,12 @@ class Kernel:
         self.points = 0
         self._data = (batch, self.model, dict(mutable or {}))
         self.num_elements = self.dim + sum(np.size(value) for value in batch.data.values())
+        self.block = block or self._usual_block()
+
+    def _usual_block(self) -> int:
+        if self.target.sequential:
+            return _LONG_BLOCK
+        return _SMALL_BLOCK if self.num_elements <= _SMALL else _BLOCK
 
     @property
     def resolution(self) -> float:

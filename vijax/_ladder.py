@@ -25,7 +25,7 @@ from vijax._kernel import Kernel
 from vijax._keys import fold_in
 from vijax._problem import Problem
 from vijax._progress import Progress
-from vijax.diagnostics.assess import Assessment, assess
+from vijax.diagnostics.assess import Assessment, Chains, assess
 from vijax.guides import Flow, FullRank, Mixture, Plates
 from vijax.guides.mixture import MixtureParams
 from vijax.guides.normal import FullRankParams
@@ -72,7 +72,7 @@ Rung = Callable[[Climb, "Candidate | None"], "Candidate | None"]
 
 
 def judge(
-    problem: Problem, solution: Solution, mutable: dict[str, PyTree], chains: str
+    problem: Problem, solution: Solution, mutable: dict[str, PyTree], chains: Chains
 ) -> Assessment:
     """Assesses a solution of a problem; see `vijax.diagnostics.assess.assess`."""
     return assess(
@@ -85,7 +85,7 @@ def judge(
         solution.converged,
         (),
         num_modes=1 + len(solution.alternatives),
-        chains=chains,  # type: ignore[arg-type]
+        chains=chains,
     )
 
 

@@ -9,6 +9,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from vijax._contracts import Algorithm, Batch, Guide, PyTree, Target, Variables
+from vijax._locals import has_rows, shared, variable_axes
+from vijax._locals import put as put_rows
+from vijax._locals import take as take_rows
 
 CAPACITY = 2000  # most steps in one piece
 THIN = 10  # every tenth iterate enters the averages: the others are nearly copies of it
@@ -21,7 +24,8 @@ class Loop(NamedTuple):
 
     Attributes:
         state: the algorithm's state.
-        mean: mean of the thinned iterates since the window began.
+        mean: mean of the thinned iterates since the window began, but for those with a row for
+            every row of a plate: averaging them would cost more than the steps.
         square: their sum of squared deviations at the probed coordinates.
         seen: their number.
     """
@@ -34,6 +38,7 @@ class Loop(NamedTuple):
 
 def begin(
     target: Target,
+    guide: Guide,
     algorithm: Algorithm,
     variables: Variables,
     mutable: dict[str, PyTree],
@@ -41,7 +46,8 @@ def begin(
 ) -> Loop:
     def one(variables: Variables, factor: Array) -> Loop:
         state = algorithm.rescale(algorithm.init(variables, mutable), factor)
-        zeros = jax.tree.map(jnp.zeros_like, variables)
+        axes = variable_axes(guide, variables, target.space, target.subsampled)
+        zeros = jax.tree.map(jnp.zeros_like, shared(variables, axes))
         return Loop(state, zeros, probe(zeros), jnp.zeros(()))
 
     return jax.vmap(one)(variables, factors)
@@ -64,20 +70,26 @@ def advance(
 ) -> tuple[Loop, Array, Array]:
     """Steps `start..stop-1` of every restart; `fresh` empties the averages first.
 
+    Of parameters by row, and of what the optimizer keeps for each, a step reads and writes the
+    rows of its batch. Such steps are always guarded: that costs as little as they do.
+
     Returns:
         The loop afterwards, losses `(capacity, restarts)`, and whether all of it is finite.
     """
 
     def step(key: Array, t: Array, carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
-        before, losses = carry
+        whole, losses = carry
         rows = {name: values[t - start] for name, values in table.items()}
+        before = take_rows(whole, state_axes, rows) if by_row else whole
         state, info = algorithm.step(
-            before, jax.random.fold_in(key, t), target, guide, batch._replace(index=rows)
+            before, jax.random.fold_in(key, t), target.on_batch, guide, batch._replace(index=rows)
         )
-        if guarded:
+        if guarded or by_row:
             ok = jnp.isfinite(info.loss) & _all_finite(algorithm.variables(state))
             state = jax.tree.map(lambda new, old: jnp.where(ok, new, old), state, before)
             info = info._replace(loss=jnp.where(ok, info.loss, jnp.nan))
+        if by_row:
+            state = put_rows(whole, state, state_axes, rows)
         return state, losses.at[t - start].set(info.loss)
 
     def block(key: Array, t: Array, carry: tuple[Loop, Array]) -> tuple[Array, tuple[Loop, Array]]:
@@ -87,7 +99,7 @@ def advance(
         state, losses = lax.fori_loop(t, end, lambda i, c: step(key, i, c), begun)
         whole = (end % stride == 0).astype(loop.seen.dtype)
         loop = loop._replace(state=state)
-        return end, (_accumulate(loop, algorithm.variables(loop.state), whole), losses)
+        return end, (_accumulate(loop, averaged(loop.state), whole), losses)
 
     def restart(loop: Loop, key: Array) -> tuple[Loop, Array]:
         losses = jnp.zeros((CAPACITY,))
@@ -95,6 +107,13 @@ def advance(
         _, ended = lax.while_loop(lambda c: c[0] < stop, lambda c: block(key, *c), begun)
         return ended
 
+    def averaged(state: PyTree) -> Variables:
+        return shared(algorithm.variables(state), axes)
+
+    variables = algorithm.variables(loop.state)
+    axes = variable_axes(guide, variables, target.space, target.subsampled)
+    by_row = has_rows(axes)
+    state_axes = algorithm.row_axes(loop.state, axes) if by_row else None
     size = sum(leaf.size for leaf in jax.tree.leaves(loop.mean)) // restarts
     stride = THIN if size < _LARGE else 2 * THIN
     averages = (loop.mean, loop.square, loop.seen)
@@ -111,7 +130,7 @@ def advance(
             return jnp.where(active.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
         after = jax.tree.map(freeze, after, loop)
-    return after, losses.T, _all_finite(after.state)
+    return after, losses.T, _all_finite(averaged(after.state) if by_row else after.state)
 
 
 def _accumulate(loop: Loop, variables: Variables, weight: Array) -> Loop:
@@ -128,6 +147,8 @@ def _accumulate(loop: Loop, variables: Variables, weight: Array) -> Loop:
 def probe(tree: PyTree, numpy: Any = jnp) -> Any:
     """Some of the coordinates of a tree, evenly spread, as one vector; `numpy=np` on the host."""
     leaves = [leaf.reshape(-1) for leaf in jax.tree.leaves(tree)]
+    if not leaves:  # everything is by row
+        return numpy.zeros(0, jnp.result_type(float))
     stride = max(1, sum(leaf.size for leaf in leaves) // _PROBES)
     return numpy.concatenate([leaf[::stride].astype(jnp.result_type(float)) for leaf in leaves])
 

@@ -3,32 +3,51 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from vijax._contracts import PyTree, Solution, Variables
-from vijax._engine import Engine, Run, scores
+from vijax._contracts import PyTree, Solution
+from vijax._engine import Engine, Run, knows_all_rows, scores, shares_all
 from vijax._history import Attempt
 from vijax._keys import fold_in
 from vijax._ladder import Candidate, judge
 from vijax._problem import Problem
-from vijax.diagnostics.assess import Assessment, assess, assess_scores
+from vijax.diagnostics.assess import Chains, assess, assess_scores
+from vijax.diagnostics.weights import num_elements
 from vijax.model import Arguments
+
+_SMALL_DATA = 2**22  # numbers; all of them can be read a few thousand times in seconds
 
 
 def of_run(
-    model: Callable[..., Any], arguments: Arguments, engine: Engine, run: Run, began: float
+    model: Callable[..., Any],
+    arguments: Arguments,
+    engine: Engine,
+    run: Run,
+    began: float,
+    chains: Chains = "check",
 ) -> dict[str, Any]:
     """The best candidate of a run of gradient steps that has ended."""
     problem = Problem(model, arguments, engine.target, engine.guide, engine.batch, engine.key)
     variables, mutable, _ = engine.best(run)
-    if engine.rows.subsampled:
+    small = num_elements(engine.batch, engine.target.space.dim) <= _SMALL_DATA
+    if engine.rows.subsampled and not (small and shares_all(engine.target)):
         log_weights = scores(
             engine.target, engine.guide, variables, mutable, engine.batch, engine.rows, seed=1
         )
         assessment = assess_scores(log_weights, run.converged, run.troubles)
     else:
-        assessment = _assess(problem, variables, mutable, run.converged, run.troubles)
+        assessment = assess(
+            problem.target,
+            problem.guide,
+            variables,
+            mutable,
+            fold_in(problem.key, 5),
+            problem.batch,
+            run.converged,
+            run.troubles,
+            chains=chains,
+        )
     return dict(
         model=model,
         arguments=arguments,
@@ -36,7 +55,7 @@ def of_run(
         guide=engine.guide,
         variables=variables,
         mutable=mutable,
-        batch=problem.first_batch,
+        batch=problem.batch if knows_all_rows(engine.target) else problem.first_batch,
         assessment=assessment,
         stop_reason=run.reason,
         converged=run.converged,
@@ -77,24 +96,4 @@ def of_candidate(
         seconds=time.perf_counter() - began,
         solver_losses=solution.losses,
         history=history,
-    )
-
-
-def _assess(
-    problem: Problem,
-    variables: Variables,
-    mutable: dict[str, PyTree],
-    converged: bool,
-    troubles: Sequence[object],
-) -> Assessment:
-    key = fold_in(problem.key, 5)
-    return assess(
-        problem.target,
-        problem.guide,
-        variables,
-        mutable,
-        key,
-        problem.batch,
-        converged,
-        troubles,
     )

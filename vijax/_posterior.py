@@ -150,6 +150,8 @@ class Posterior:
     ) -> dict[str, np.ndarray]:
         """Posterior draws of every latent site and deterministic, in the model's own space.
 
+        Discrete sites, summed out in the fit, are drawn given the others, exactly.
+
         Args:
             rng_key: an int, a JAX key or a legacy key.
             num_draws: how many.
@@ -164,7 +166,8 @@ class Posterior:
         Raises:
             GuideError: correction was asked of a guide without a density.
         """
-        return self._constrain(self._draw(as_key(rng_key), num_draws, corrected))
+        key = as_key(rng_key)
+        return self._constrain(self._draw(key, num_draws, corrected), fold_in(key, 2))
 
     def log_prob(self, values: dict[str, Any]) -> np.ndarray:
         """Log density of the approximation at values of the latent sites, in the model's space.
@@ -270,7 +273,8 @@ class Posterior:
             By observed site, `(num_draws, *batch shape)` in nats.
         """
         self._need("log_likelihood")
-        z = self._draw(as_key(rng_key), num_draws, corrected=None)
+        key = as_key(rng_key)
+        z = self.with_discrete(self._draw(key, num_draws, corrected=None), fold_in(key, 2))
         full = self.batch._replace(index={})  # every row of subsampled plates
         return _draws.log_likelihood(self.target, self.variables, self.mutable, full, z)
 
@@ -291,20 +295,21 @@ class Posterior:
         check_count("num_draws", num_draws)
         if self.assessment.importance is not None and states is None:
             draws, found = self.proposals(key, num_draws)
-            own = self._constrain(draws.z)
+            own = self._constrain(draws.z, fold_in(key, 2))
             corrected = self.status == "corrected"
             answer = Weighted(own, np.exp(found.log_weights) if corrected else None)
             return summarise(answer, own, ci_prob, self.status)
-        own = self._constrain(self._draw(key, num_draws, corrected=False))
+        own = self._constrain(self._draw(key, num_draws, corrected=False), fold_in(key, 2))
         answer = Weighted(own)
         if self.status == "corrected" and self.assessment.check is not None:
-            values = self._constrain(self._draw(key, num_draws, corrected=True))
+            mended = self._draw(key, num_draws, corrected=True)
+            values = self._constrain(mended, fold_in(key, 3))
             answer = Weighted(values, error=self.assessment.check.error)
         return summarise(answer, own, ci_prob, self.status)
 
     def report(self) -> str:
         """The evidence behind `status`, coordinates worst first, and what to try next."""
-        return report(self.assessment, self.target.space, self.stop_reason, repr(self.guide))
+        return report(self.assessment, self.target, self.stop_reason, repr(self.guide))
 
     def center(self) -> dict[str, np.ndarray]:
         """A central value of every latent site, in the model's space: coordinatewise medians."""
@@ -406,8 +411,10 @@ class Posterior:
     ) -> dict[str, np.ndarray]:
         """What the model predicts at new arguments given unconstrained draws of the latents."""
         program, batch = predictor(self.model, args, kwargs, self.target)
-        values = _draws.constrain(self.target, self.variables, self.mutable, self.batch, z)
-        values = {name: values[name] for name in self.target.space.names}
+        z = self.with_discrete(z, fold_in(key, 2))
+        values = _draws.constrain(self.target, self.variables, self.mutable, self._rows, z)
+        latent = {*self.target.space.names, *self.target.discrete}
+        values = {name: value for name, value in values.items() if name in latent}
         size = weights.block_size(batch, self.target.space.dim)
 
         def block(part: dict[str, np.ndarray], rows: np.ndarray) -> Any:
@@ -446,9 +453,25 @@ class Posterior:
             self.target, self.guide, self.variables, key, self.batch, num_draws
         )
 
-    def _constrain(self, z: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def with_discrete(self, z: dict[str, np.ndarray], key: Array) -> dict[str, np.ndarray]:
+        """Unconstrained draws with the discrete sites beside them, if the data is there."""
+        if self.missing or not self.target.discrete:
+            return z
+        state = (self.target, self.variables, self.mutable, self._rows)
+        return _draws.with_discrete(*state, z, key)
+
+    @property
+    def _rows(self) -> Batch:
+        """The data: where discrete sites are drawn, with every row of subsampled plates."""
+        return self.batch._replace(index={}) if self.target.discrete else self.batch
+
+    def _constrain(
+        self, z: dict[str, np.ndarray], key: Array | None = None
+    ) -> dict[str, np.ndarray]:
+        """Values of draws; with a `key` discrete sites are drawn, too."""
+        z = z if key is None else self.with_discrete(z, key)
         return _draws.constrain(
-            self.target, self.variables, self.mutable, self.batch, z, self.unknown
+            self.target, self.variables, self.mutable, self._rows, z, self.unknown
         )
 
     def _spread(self, key: Array) -> np.ndarray:

@@ -59,15 +59,34 @@ def origin(space: Space) -> Position:
     return {site.name: np.zeros(site.z_shape, dtype) for site in space.sites}  # type: ignore[misc]
 
 
+def widened(space: Space, position: Position) -> Position:
+    """A position of a batch as one of all rows: latents with a value for each at the origin."""
+    whole = origin(space)
+    return {
+        name: value if value.shape == whole[name].shape else whole[name]
+        for name, value in position.items()
+    }
+
+
 def given_start(
     target: Target,
     batch: Batch,
+    first_batch: Batch,
     model: Mapping[str, PyTree],
     mutable: Mapping[str, PyTree],
     key: Array,
     values: Mapping[str, Any],
 ) -> Position:
     """The position of start values by site, constrained; sites left out start at random.
+
+    Args:
+        target: the target.
+        batch: the data, in full.
+        first_batch: what random starts are tried on.
+        model: the model's `param` sites in unconstrained space.
+        mutable: its mutable state.
+        key: randomness.
+        values: by site, constrained.
 
     Raises:
         ModelError: a site is unknown, has the wrong shape, or its value lies outside its support.
@@ -80,7 +99,8 @@ def given_start(
             raise ModelError(
                 mismatch(f"init[{name!r}]", f"shape {shapes[name]}", f"shape {np.shape(value)}")
             )
-    base = random_starts(target, batch, model, mutable, key, 1)[0]
+    found = random_starts(target.on_batch, first_batch, model, mutable, key, 1)[0]
+    base = widened(target.space, found)
     full = target.program(_latents)(base, batch, model, mutable)
     full |= {name: jnp.asarray(value, full[name].dtype) for name, value in values.items()}
     z = jax.device_get(target.program(_unconstrain)(full, batch, model, mutable))

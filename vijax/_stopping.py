@@ -63,11 +63,16 @@ class Phase(NamedTuple):
 class StopRule:
     """Configuration of the rule.
 
+    Parameters with a row for every row of a plate are no part of the averages: they are the last
+    iterates, whose noise only smaller steps reduce, and they move when their rows are seen. Use
+    `by_row` where there are any.
+
     Args:
         tolerance: smallest gain in ELBO (nats) worth another reduction of the step size.
         rhat: split R-hat below which the iterates count as stationary.
         shrink: factor applied to the step size at the end of a phase.
         min_windows: windows needed before stationarity is judged.
+        min_phases: step sizes tried before gains that are too small end the run.
         max_phases: reductions after which the rule gives up.
         flat_steps: recent steps needed before flat losses count as stationary.
     """
@@ -76,8 +81,17 @@ class StopRule:
     rhat: float = 1.1
     shrink: float = 0.25
     min_windows: int = 4
+    min_phases: int = 1
     max_phases: int = 8
     flat_steps: int = 4000
+
+    @classmethod
+    def by_row(cls, epoch: int) -> StopRule:
+        """The rule for parameters by row: losses alone tell, over several epochs of `epoch` steps.
+
+        Within the first epoch they are flat, since every row is at its start when it is seen.
+        """
+        return cls(rhat=0.0, flat_steps=max(cls.flat_steps, 4 * epoch), min_phases=4)
 
     def stationary(self, phase: Phase) -> bool:
         """Whether the recent windows of a phase wander without drifting.
@@ -136,6 +150,8 @@ def split_rhat(windows: tuple[Window, ...]) -> float:
     first, second = _pool(windows[:half]), _pool(windows[-half:])
     within = 0.5 * (first[1] + second[1])
     between = 0.5 * (first[0] - second[0]) ** 2
+    if not within.size:  # nothing is followed: the losses have to tell
+        return np.inf
     moving = within > 0
     if not moving.any():
         return 1.0

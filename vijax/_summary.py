@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vijax._contracts import Space
+from vijax._contracts import Target
 from vijax.diagnostics.assess import Assessment
 
 _MEANING = {
@@ -130,9 +130,9 @@ def _columns(
     return mean, np.sqrt(weights @ square), low, high, np.sqrt(weights**2 @ square)
 
 
-def report(assessment: Assessment, space: Space, stop_reason: str, guide: str) -> str:
+def report(assessment: Assessment, target: Target, stop_reason: str, guide: str) -> str:
     """Status, reasons, the coordinates that a correction would move most, and what to try."""
-    verdict = assessment.verdict
+    verdict, space = assessment.verdict, target.space
     lines = [
         f"status: {verdict.status}",
         f"guide: {guide}, {space.dim} dimensions",
@@ -142,6 +142,9 @@ def report(assessment: Assessment, space: Space, stop_reason: str, guide: str) -
     if assessment.importance is not None:
         found = assessment.importance
         lines.append(f"log evidence: {found.log_evidence:.3f} +- {found.log_evidence_se:.2g} nats")
+    if target.discrete:
+        sites = ", ".join(f"{name} ({n} values)" for name, n in target.discrete.items())
+        lines.append(f"discrete sites, summed out exactly: {sites}")
     lines += [f"- {reason}" for reason in verdict.reasons]
     if assessment.shift is not None:
         lines += ["", "what corrections would change, worst first:"]

@@ -162,8 +162,20 @@ class Reader:
         return array[()] if "scalar" in note else array
 
 
-def write(path: str | os.PathLike[str], manifest: Any, arrays: list[np.ndarray]) -> None:
-    """Writes a file whole or not at all: a reader never sees half of it."""
+def write(
+    path: str | os.PathLike[str],
+    manifest: Any,
+    arrays: list[np.ndarray],
+    keep: Path | None = None,
+) -> None:
+    """Writes a file whole or not at all: a reader never sees half of it.
+
+    Args:
+        path: the file.
+        manifest: see `Writer`.
+        arrays: see `Writer`.
+        keep: what the file that was there before is renamed to.
+    """
     path = Path(path)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -171,6 +183,8 @@ def write(path: str | os.PathLike[str], manifest: Any, arrays: list[np.ndarray])
             _dump(file, manifest, arrays)
             file.flush()
             os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            os.replace(path, keep)
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ import jax
 from vijax._batches import Rows
 from vijax._contracts import Algorithm, Batch, Guide, PyTree, Target, Variables
 from vijax._engine import Engine, Run
+from vijax._locals import shared, variable_axes
 from vijax._loop import Loop
 from vijax._stopping import Phase, Window
 from vijax._storage.codec import NotStored, Reader, Writer
@@ -65,7 +66,7 @@ def decode(
     engine = None
     if algorithm is not None:
         engine = Engine(target, guide, algorithm, batch, rows, **fields)
-    return engine, _run(manifest["run"], reader, algorithm, *state), unsaved
+    return engine, decode_run(manifest["run"], reader, target, guide, algorithm, *state), unsaved
 
 
 def _algorithm(
@@ -88,15 +89,20 @@ def _algorithm(
         return None, tuple(lacking) if {*lacking} <= {"objective", "optimizer"} else ("algorithm",)
 
 
-def _run(
+def decode_run(
     note: dict[str, Any],
     reader: Reader,
+    target: Target,
+    guide: Guide,
     algorithm: Algorithm | None,
     variables: Variables,
     mutable: dict[str, PyTree],
 ) -> Run:
+    """A run; `variables` and `mutable` have the right structure, and no algorithm means no loop."""
+    averaged = shared(variables, variable_axes(guide, variables, target.space, target.subsampled))
+
     def tree(note: Any) -> Any:
-        return None if note is None else reader.tree(note, variables, "averaged variables")
+        return None if note is None else reader.tree(note, averaged, "averaged variables")
 
     def window(note: Any) -> Window:
         rest = {name: reader.decode(part) for name, part in note.items() if name != "mean"}

@@ -11,7 +11,17 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from vijax._contracts import Algorithm, Batch, Guide, Info, Objective, PyTree, Target, Variables
+from vijax._contracts import (
+    Algorithm,
+    Axes,
+    Batch,
+    Guide,
+    Info,
+    Objective,
+    PyTree,
+    Target,
+    Variables,
+)
 from vijax._identity import fingerprint
 
 
@@ -104,6 +114,23 @@ class Gradient(Algorithm):
 
     def mutable(self, state: GradientState) -> dict[str, PyTree]:
         return state.mutable
+
+    def row_axes(self, state: GradientState, axes: Variables) -> GradientState:
+        try:
+            optimizer = optax.tree_utils.tree_map_params(
+                self.optimizer.transformation,
+                lambda _, own: own,
+                state.optimizer,
+                axes,
+                transform_non_params=lambda _: Axes(),
+            )
+        except (IndexError, TypeError, ValueError) as error:
+            raise TypeError(
+                "optimizer: expected one that keeps its state parameter by parameter, as Adam "
+                "does, since latents are cut into batches; a line search or L-BFGS does not."
+            ) from error
+        mutable = jax.tree.map(lambda _: Axes(), state.mutable)
+        return GradientState(axes, mutable, optimizer, Axes(), Axes())  # type: ignore[arg-type]
 
     def rescale(self, state: GradientState, factor: Any) -> GradientState:
         return state._replace(step_size=state.step_size * factor)

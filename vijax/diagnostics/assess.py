@@ -36,6 +36,9 @@ _MAX_ELEMENTS = 2**33  # draws times data elements that an assessment may cost
 _MAX_NUMBERS = 2**24  # draws times coordinates that it may hold, several times over
 
 
+Chains = Literal["none", "check", "mend"]
+
+
 class Assessment(NamedTuple):
     """The evidence behind a posterior's status.
 
@@ -78,7 +81,7 @@ def assess(
     converged: bool,
     troubles: Sequence[object],
     num_modes: int = 1,
-    chains: Literal["none", "check", "mend"] = "check",
+    chains: Chains = "check",
 ) -> Assessment:
     """Assesses a full-batch fit.
 
@@ -100,12 +103,20 @@ def assess(
     elbo, elbo_se = weights.elbo(draws.log_weights)
     flat = weights.flatten(target.space, draws.z)
     finite_share = float(np.mean(np.isfinite(draws.log_weights)))
-    evidence = Evidence(None, None, None, False, converged, troubles, num_draws, finite_share)
+    evidence = Evidence(
+        None,
+        None,
+        converged=converged,
+        troubles=troubles,
+        num_draws=num_draws,
+        finite_share=finite_share,
+        num_modes=num_modes,
+    )
     if np.any(np.ptp(flat, axis=0) == 0):  # a point mass, in whatever coordinate, has no density
         return Assessment(draws, elbo, elbo_se, None, None, judge(evidence))
     importance = weights.importance(draws.log_weights)
     moved = shift(flat, importance.log_weights)
-    evidence = evidence._replace(importance=importance, shift=moved, num_modes=num_modes)
+    evidence = evidence._replace(importance=importance, shift=moved)
     kernel = Kernel(target, batch, variables.model, mutable)
     checked = None
     still = None
@@ -147,7 +158,9 @@ def assess_scores(
 ) -> Assessment:
     """Assesses a minibatch fit, where only the ELBO can be estimated without bias."""
     elbo, elbo_se = weights.elbo(log_weights)
-    evidence = Evidence(None, None, None, False, converged, troubles, log_weights.size)
+    evidence = Evidence(
+        None, None, converged=converged, troubles=troubles, num_draws=log_weights.size
+    )
     nothing = Draws({}, np.zeros(0), np.zeros(0))
     return Assessment(nothing, elbo, elbo_se, None, None, judge(evidence))
 

@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import functools
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import EllipsisType
 from typing import Any
 
@@ -55,6 +55,14 @@ class Composite(Guide):
         return tuple(
             guide.init(jax.random.fold_in(key, i), part, location, batch)
             for i, (guide, part) in enumerate(_parts(self, space))
+        )
+
+    def row_axes(
+        self, params: tuple[PyTree, ...], space: Space, plates: Collection[str]
+    ) -> tuple[PyTree, ...]:
+        return tuple(
+            guide.row_axes(values, part, plates)
+            for values, (guide, part) in zip(params, _parts(self, space), strict=True)
         )
 
     def draw(self, params: tuple[PyTree, ...], space: Space, key: Array, batch: Batch) -> Draw:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Collection
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -35,6 +36,10 @@ class Delta(Guide):
         self, key: Array, space: Space, location: Position, batch: Batch | None = None
     ) -> DeltaParams:
         return DeltaParams({site.name: jnp.asarray(location[site.name]) for site in space.sites})
+
+    def row_axes(self, params: DeltaParams, space: Space, plates: Collection[str]) -> DeltaParams:
+        axes: dict[str, Any] = {site.name: site.axes(plates) for site in space.sites}
+        return DeltaParams(axes)
 
     def draw(self, params: DeltaParams, space: Space, key: Array, batch: Batch) -> Draw:
         return Draw(dict(params.loc), jnp.zeros((), jnp.result_type(*params.loc.values())))

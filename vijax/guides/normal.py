@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -65,9 +65,20 @@ class MeanField(GaussianGuide):
     def init(
         self, key: Array, space: Space, location: Position, batch: Batch | None = None
     ) -> MeanFieldParams:
-        loc = {site.name: jnp.asarray(location[site.name]) for site in space.sites}
+        return self._narrow({name: jnp.asarray(location[name]) for name in space.names}, jnp)
+
+    def host_init(self, space: Space, location: Mapping[str, np.ndarray]) -> MeanFieldParams:
+        return self._narrow({name: location[name] for name in space.names}, np)
+
+    def row_axes(
+        self, params: MeanFieldParams, space: Space, plates: Collection[str]
+    ) -> MeanFieldParams:
+        axes: dict[str, Any] = {site.name: site.axes(plates) for site in space.sites}
+        return MeanFieldParams(axes, axes)
+
+    def _narrow(self, loc: dict[str, Any], xp: Any) -> MeanFieldParams:
         width = math.log(self.init_scale)
-        return MeanFieldParams(loc, {name: jnp.full_like(x, width) for name, x in loc.items()})
+        return MeanFieldParams(loc, {name: xp.full_like(x, width) for name, x in loc.items()})
 
     def draw(self, params: MeanFieldParams, space: Space, key: Array, batch: Batch) -> Draw:
         # one block for all sites: a program for each is slower to compile, and to run
@@ -86,7 +97,7 @@ class MeanField(GaussianGuide):
         return _log_factors(noise, params, space)
 
     def entropy(self, params: MeanFieldParams, space: Space) -> Array:
-        return _total(_entropy(params.log_scale[name]) for name in space.names)
+        return _total(s.scale * _entropy(params.log_scale[s.name]) for s in space.sites)
 
     def mean(self, params: MeanFieldParams, space: Space) -> Array:
         return space.ravel(params.loc)
@@ -111,9 +122,14 @@ class DenseGaussian(GaussianGuide):
     def init(
         self, key: Array, space: Space, location: Position, batch: Batch | None = None
     ) -> FullRankParams:
-        loc = space.ravel(location)
-        log_scale = jnp.full_like(loc, math.log(self.init_scale))
-        return FullRankParams(loc, log_scale, jnp.zeros((loc.size, loc.size), loc.dtype))
+        return self._narrow(space.ravel(location), jnp)
+
+    def host_init(self, space: Space, location: Mapping[str, np.ndarray]) -> FullRankParams:
+        return self._narrow(space.host_ravel(location), np)
+
+    def _narrow(self, loc: Any, xp: Any) -> FullRankParams:
+        log_scale = xp.full_like(loc, math.log(self.init_scale))
+        return FullRankParams(loc, log_scale, xp.zeros((loc.size, loc.size), loc.dtype))
 
     def draw(self, params: FullRankParams, space: Space, key: Array, batch: Batch) -> Draw:
         noise = jax.random.normal(key, params.loc.shape, params.loc.dtype)
@@ -187,8 +203,10 @@ def _host_log_normal(noise: np.ndarray, log_scale: np.ndarray) -> np.ndarray:
 
 
 def _log_factors(noise: Position, params: MeanFieldParams, space: Space) -> Array:
-    """Sum of the sites' normal log densities."""
-    return _total(_log_normal(noise[name], params.log_scale[name]) for name in space.names)
+    """Sum of the sites' normal log densities, each scaled as the model's own are."""
+    return _total(
+        s.scale * _log_normal(noise[s.name], params.log_scale[s.name]) for s in space.sites
+    )
 
 
 def _dtype(position: Position) -> Any:

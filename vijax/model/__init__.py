@@ -1,7 +1,9 @@
 """NumPyro model functions become targets over unconstrained space."""
 
+from vijax.model.additivity import check_batches
 from vijax.model.arguments import Arguments, split, unwrap
 from vijax.model.data import check_data
+from vijax.model.minibatch import request
 from vijax.model.nuts import run_nuts
 from vijax.model.predict import predictor
 from vijax.model.strategies import init_strategy
@@ -10,9 +12,11 @@ from vijax.model.target import build
 __all__ = [
     "Arguments",
     "build",
+    "check_batches",
     "check_data",
     "init_strategy",
     "predictor",
+    "request",
     "run_nuts",
     "split",
     "unwrap",

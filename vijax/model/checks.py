@@ -29,20 +29,34 @@ _LIBRARIES = (
 )
 
 
-def check_latent(name: str, site: Mapping[str, Any]) -> None:
-    """Refuses a latent that cannot be fitted: a discrete one, a support without a bijection.
+def check_discrete(name: str, site: Mapping[str, Any]) -> None:
+    """Refuses a discrete latent whose values cannot be summed over.
 
     Raises:
         ModelError: naming the site.
     """
     fn = site["fn"]
-    if fn.is_discrete:
+    if not fn.has_enumerate_support:
         raise ModelError(
-            f"site {name!r}: a discrete latent ({_label(fn)}) has no gradient and is not "
-            "supported yet. Sum it out in the model (numpyro.distributions.MixtureSameFamily for "
-            "a mixture, a forward recursion for a hidden Markov chain) or observe it. Planned: "
-            "exact enumeration beside any guide, and score-function gradients."
+            f"site {name!r}: expected a discrete latent with finitely many values, to be summed "
+            f"out exactly, got {_label(fn)} over {fn.support}. Truncate it to a Categorical over "
+            "the values that matter, sum it out in the model, or observe it."
         )
+    if fn.event_shape:
+        raise ModelError(
+            f"site {name!r}: expected a discrete latent with one value in each row, got "
+            f"{_label(fn)} with event shape {tuple(fn.event_shape)}. Put its entries into a plate "
+            "instead of to_event."
+        )
+
+
+def check_latent(name: str, site: Mapping[str, Any]) -> None:
+    """Refuses a continuous latent that cannot be fitted: a support without a bijection.
+
+    Raises:
+        ModelError: naming the site.
+    """
+    fn = site["fn"]
     try:
         bijector(fn.support)
     except NotImplementedError:
@@ -54,7 +68,7 @@ def check_latent(name: str, site: Mapping[str, Any]) -> None:
 
 
 def check_subsampled(name: str, site: Mapping[str, Any], trace: Mapping[str, Any]) -> None:
-    """Refuses a latent inside a subsampled plate.
+    """Refuses a latent inside a subsampled plate that the data do not cover.
 
     Raises:
         ModelError: naming the site and the plate.
@@ -63,9 +77,9 @@ def check_subsampled(name: str, site: Mapping[str, Any], trace: Mapping[str, Any
         size, used = trace[frame.name]["args"] if frame.name in trace else (frame.size, None)
         if (used or size) != size:
             raise ModelError(
-                f"site {name!r}: a latent inside the subsampled plate {frame.name!r} ({used} of "
-                f"{size} rows) is not supported yet. Use the full plate, or move the latent out "
-                "of it. Planned: guides for subsampled latents."
+                f"site {name!r}: expected data for all {size} rows of plate {frame.name!r}, "
+                f"since every row has a latent of its own, got {used}. Pass the full arrays, and "
+                "batch_size or subsample_size= for the rows of a step."
             )
 
 

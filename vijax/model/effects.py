@@ -21,16 +21,38 @@ from numpyro.primitives import _PYRO_STACK, Messenger
 
 from vijax._contracts import PyTree
 from vijax._errors import ModelError
+from vijax.model.apart import steps_apart
 
 Message = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
+class Loop:
+    """One scan of a model: its number among them, its length and its direction.
+
+    Scans inside of others have no number, -1.
+    """
+
+    number: int
+    length: int
+    reverse: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class Step:
-    """The position of a scan's step, a traced integer, and the length of the scan."""
+    """The position of a scan's step, a traced integer, its scan, and which states it is to see.
+
+    The last matters where steps are taken side by side, see `vijax.model.apart`.
+    """
 
     index: Array
-    length: int
+    loop: Loop
+    moment: str = "now"
+
+    @property
+    def length(self) -> int:
+        """Length of the scan."""
+        return self.loop.length
 
 
 class Record(NamedTuple):
@@ -61,16 +83,27 @@ class Sources:
         param: `(name, message) -> value` for every `param` site, or `None`.
         mutable: mutable state by name.
         index: rows in use of subsampled plates.
+        full: their full sizes, where the model may know those of the batch only.
         scored: whether the log density is wanted.
         plates: filled while the model runs: full size and number of rows in use by plate.
+        scale: filled while the model runs: by plate, full rows over rows in use, where NumPyro
+            does not know that there are more.
+        apart: numbers of the scans whose steps are taken side by side.
+        first: whether of those only the first step is taken, or all others.
+        loops: counted while the model runs: its scans.
     """
 
     sample: Callable[[str, Message, tuple[Step, ...]], Any]
     param: Callable[[str, Message], PyTree | None]
     mutable: Mapping[str, PyTree]
     index: Mapping[str, Array]
+    full: Mapping[str, int] = dataclasses.field(default_factory=dict)
     scored: bool = True
     plates: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
+    scale: dict[str, float] = dataclasses.field(default_factory=dict)
+    apart: frozenset[int] = frozenset()
+    first: bool = False
+    loops: int = 0
 
 
 class Values(Messenger):
@@ -132,12 +165,23 @@ class Values(Messenger):
             body, init, xs, length, reverse = msg["args"]
             if length is None:
                 length = jnp.shape(jax.tree.leaves(xs)[0])[0]
+            loop = Loop(-1 if self.is_body else self.sources.loops, length, reverse)
+            self.sources.loops += not self.is_body
 
-            def step_body(carry: PyTree, indexed: tuple[Array, PyTree]) -> tuple[PyTree, PyTree]:
-                index, x = indexed
-                return Values(body, self.sources, self, prefix, Step(index, length))(carry, x)
+            def step_body(moment: str) -> Callable[..., Any]:
+                def run(carry: PyTree, indexed: tuple[Array, PyTree]) -> tuple[PyTree, PyTree]:
+                    index, x = indexed
+                    step = Step(index, loop, moment)
+                    return Values(body, self.sources, self, prefix, step)(carry, x)
 
-            msg["args"] = (step_body, init, (jnp.arange(length), xs), length, reverse)
+                return run
+
+            steps = (init, (jnp.arange(length), xs), length, reverse)
+            if loop.number in self.sources.apart:
+                msg["args"] = (msg["fn"], step_body, self.sources.first, *steps)
+                msg["fn"] = steps_apart
+            else:
+                msg["args"] = (step_body("now"), *steps)
         else:
             predicate, true_fun, false_fun, operand = msg["args"]
             bodies = [Values(f, self.sources, self, prefix) for f in (true_fun, false_fun)]
@@ -174,6 +218,8 @@ class Values(Messenger):
         twin = name.removesuffix("_unobserved") + "_observed"
         if name.endswith("_unobserved") and twin in self.kinds:
             msg["fn"] = _without_obs_mask(msg["fn"])
+        self._scale(msg)
+        msg["_loops"] = tuple(step.loop for step in frame.steps)
         value = self.sources.sample(name, msg, frame.steps)
         known = msg["value"] if value is None else value
         if frame.is_body and known is not None and self.sources.scored:
@@ -182,6 +228,12 @@ class Values(Messenger):
                 msg["intermediates"] = record._replace(log_prob=msg["fn"].log_prob(known))
                 msg["_masks"] = count_masks(msg["fn"])
         return value
+
+    def _scale(self, msg: Message) -> None:
+        """Scales a site up by the rows that were left out before the model saw the data."""
+        for name in {frame.name for frame in msg["cond_indep_stack"]} & self.sources.scale.keys():
+            own = 1.0 if msg["scale"] is None else msg["scale"]
+            msg["scale"] = own * self.sources.scale[name]
 
     def _param(self, name: str, msg: Message) -> PyTree | None:
         msg["_steps"] = len(self.steps)  # NumPyro stacks its value over that many scans
@@ -203,6 +255,15 @@ class Values(Messenger):
         rows = self.sources.index.get(name)
         if rows is not None:
             used = len(rows)
+            full = self.sources.full.get(name, size)
+            if size != full:
+                if size != used:
+                    raise ModelError(
+                        f"plate {name!r}: expected {full} rows, or the {used} of a batch, got "
+                        f"{size}. Give it the length of an array that runs along it."
+                    )
+                self.sources.scale[name] = full / used  # to NumPyro the plate is whole
+            size = full
             msg["args"] = (size, used)  # else NumPyro warns that the sizes differ
         self.sources.plates[name] = (size, used or size)
         return None if rows is None else jnp.asarray(rows)
@@ -226,6 +287,11 @@ def _without_obs_mask(fn: Distribution) -> Distribution:
     if isinstance(fn, ExpandedDistribution):
         return _without_obs_mask(inner).expand(fn.batch_shape)
     return _without_obs_mask(inner).mask(fn._mask) if count_masks(inner) else inner
+
+
+def without_masks(fn: Distribution) -> Distribution:
+    """A distribution without any mask on it."""
+    return fn if count_masks(fn) == 0 else without_masks(fn.base_dist).expand(fn.batch_shape)
 
 
 def count_masks(fn: Distribution) -> int:

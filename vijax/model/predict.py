@@ -30,7 +30,8 @@ def predictor(
     Latent sites take their posterior draws, `param` sites their fitted values. An observed site
     whose data is left out (`y=None`) is sampled, given the data of the others; if the data of
     all of them is there, all are sampled anew, each given the new values of those before. Sites
-    that the fit did not have come from their distribution given the rest. A scan may go on for
+    that the fit did not have come from their distribution given the rest, and so do discrete
+    sites in plates of another size than in the fit: their rows are new ones. A scan may go on for
     more steps than in the fit.
 
     Args:
@@ -77,7 +78,7 @@ def _predict(
     anew = _sampled_anew(trace, target.observed)
 
     def draw(key: Array, values: Draws) -> Draws:
-        sampler = _from_posterior(key, values, anew)
+        sampler = _from_posterior(key, values, anew, frozenset(target.discrete))
         run_key = batch._replace(key=jax.random.fold_in(key, 0))
         trace = builder.trace(run_key, sampler, model, mutable, scored=False)
         return {
@@ -111,8 +112,13 @@ def _plain(name: str) -> str:
     return name.removesuffix("_observed")  # `obs_mask` splits a site in two
 
 
-def _from_posterior(key: Array, values: Draws, anew: frozenset[str]) -> running.Sampler:
-    """Latents from the posterior, everything else drawn from its distribution."""
+def _from_posterior(
+    key: Array, values: Draws, anew: frozenset[str], discrete: frozenset[str]
+) -> running.Sampler:
+    """Latents from the posterior, everything else drawn from its distribution.
+
+    So are `discrete` ones of another shape than in the fit: their rows are new ones.
+    """
     counter = itertools.count(1)  # 0 is the model's own randomness
 
     def sampler(name: str, site: running.Site, steps: tuple[Step, ...]) -> Any:
@@ -128,9 +134,12 @@ def _from_posterior(key: Array, values: Draws, anew: frozenset[str]) -> running.
             return fixed
         if name not in values:
             return _draw(name, site, steps, key, next(counter))
-        return _posterior_value(
-            name, site, steps, values[name], lambda: _draw(name, site, steps, key, next(counter))
-        )
+        number = next(counter)
+
+        def draw() -> Array:
+            return _draw(name, site, steps, key, number)
+
+        return _posterior_value(name, site, steps, values[name], draw, name in discrete)
 
     return sampler
 
@@ -141,6 +150,7 @@ def _posterior_value(
     steps: tuple[Step, ...],
     series: Array,
     draw: Callable[[], Array],
+    free: bool,
 ) -> Array:
     expected = (*(step.length for step in steps), *running.site_shape(site))
     if series.shape == expected:
@@ -149,6 +159,8 @@ def _posterior_value(
         index = steps[0].index  # a longer series: its further steps are new
         past = series[jnp.minimum(index, len(series) - 1)]
         return jnp.where(index < len(series), past, draw())
+    if free:
+        return draw()
     raise ModelError(
         f"site {name!r}: expected the shape {series.shape} that it had in the fit, got {expected} "
         "at these inputs. The posterior knows the fitted groups only: predict with the same plate "

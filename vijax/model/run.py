@@ -7,7 +7,7 @@ distribution as the model made it at this point. A support that depends on other
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -20,8 +20,17 @@ from numpyro.distributions import constraints
 from vijax._contracts import PyTree
 from vijax._errors import ModelError, mismatch
 from vijax.model.centring import LocationScale, coordinate, location_scale, log_spread, place
-from vijax.model.checks import check_latent, check_observed, naming
-from vijax.model.effects import Record, Sources, Step, Values, copied, count_masks
+from vijax.model.chain import Before
+from vijax.model.checks import check_discrete, check_latent, check_observed, naming
+from vijax.model.effects import (
+    Record,
+    Sources,
+    Step,
+    Values,
+    copied,
+    count_masks,
+    without_masks,
+)
 from vijax.model.supports import bijector
 
 Site = dict[str, Any]
@@ -38,7 +47,10 @@ def run(
     params: Mapping[str, PyTree] | None = None,
     mutable: Mapping[str, PyTree] | None = None,
     index: Mapping[str, Array] | None = None,
+    full: Mapping[str, int] | None = None,
     scored: bool = True,
+    apart: frozenset[int] = frozenset(),
+    first: bool = False,
 ) -> Trace:
     """The model's trace, with `sampler` deciding the values of its sample sites.
 
@@ -51,13 +63,18 @@ def run(
         params: `param` sites in unconstrained space; those missing take the model's start value.
         mutable: mutable state by name.
         index: rows in use of subsampled plates.
+        full: their full sizes, where the model is given the rows in use only.
         scored: whether the log density will be read off the trace.
+        apart: scans of whose steps the trace has but some, each seen for itself.
+        first: whether that is the first step, or all others.
     """
 
     def param(name: str, site: Site) -> PyTree | None:
         return constrain_param(params[name], site) if params and name in params else None
 
-    sources = Sources(sampler, param, mutable or {}, index or {}, scored)
+    sources = Sources(
+        sampler, param, mutable or {}, index or {}, full or {}, scored, apart=apart, first=first
+    )
     # seed outside: sites that have a value need no key, and no split is traced
     seeded = handlers.seed(Values(model, sources), key)
     trace: Trace = handlers.trace(seeded).get_trace(*args, **kwargs)
@@ -78,6 +95,8 @@ def from_unconstrained(
 ) -> Sampler:
     """Latent values from unconstrained ones; `log |dx/dz|` is recorded beside each.
 
+    Those of a discrete site are the numbers of its values; one without gets the first value. Where
+    steps are taken side by side `Before(name)` has the number one step earlier.
     `centring` says in which coordinates hierarchical sites are, see `vijax.model.centring`.
     """
     weights = centring or {}
@@ -88,6 +107,8 @@ def from_unconstrained(
         fixed = fixed_value(site)
         if fixed is not None:
             return fixed
+        if site["fn"].is_discrete:
+            return discrete_value(name, site, _state(name, z, steps))
         if name not in z:
             raise ModelError(mismatch(f"site {name!r}", "a value", f"values of {sorted(z)} only"))
         if name in weights:
@@ -136,6 +157,8 @@ def at_level(level: float | Array) -> Sampler:
         fixed = fixed_value(site)
         if fixed is not None:
             return fixed
+        if site["fn"].is_discrete:
+            return discrete_value(name, site, 0)
         check_latent(name, site)
         z = jnp.full(bijector(site["fn"].support).z_shape(site_shape(site)), level)
         x = _transform(site, z)
@@ -146,6 +169,36 @@ def at_level(level: float | Array) -> Sampler:
         return x
 
     return sampler
+
+
+def discrete_value(name: str, site: Site, state: Array | int) -> Array:
+    """The value of a discrete site with a number, or with numbers of the site's shape.
+
+    Masks on it are dropped: where a masked site is not used, its own prior sums to one, and what
+    is summed out stays the evidence.
+
+    Raises:
+        ModelError: the site has no finite list of values.
+    """
+    check_discrete(name, site)
+    support = jnp.ravel(site["fn"].enumerate_support(expand=False))
+    site["fn"] = without_masks(site["fn"])
+    site["_states"] = len(support)
+    return jnp.broadcast_to(support[state], site_shape(site))
+
+
+def _state(name: str, z: Mapping[Any, Array], steps: tuple[Step, ...]) -> Array | int:
+    """The number of the value of a discrete site; a scalar holds in all rows and steps."""
+    moment = steps[-1].moment if steps else "now"
+    state = z.get({"now": name, "before": Before(name)}.get(moment))
+    if state is None:
+        return 0
+    return at_step(state, steps) if jnp.ndim(state) else state
+
+
+def is_enumerated(site: Mapping[str, Any]) -> bool:
+    """Whether a site of a trace is a discrete latent."""
+    return "_states" in site
 
 
 def _transform(site: Site, z: Array) -> Array:
@@ -224,19 +277,36 @@ def log_probs(trace: Trace, scaled: bool = True) -> dict[str, Array]:
     for name, site in trace.items():
         if site["type"] != "sample":
             continue
-        with naming(site):
-            log_prob = _log_prob(site)
+        log_prob = elementwise(site)
         if scaled and site["scale"] is not None:
             log_prob = site["scale"] * log_prob
         out[name] = log_prob
     return out
 
 
-def _log_prob(site: Site) -> Array:
+def powered(trace: Trace, names: Iterable[str]) -> dict[str, Array]:
+    """Log density of some sites, elementwise, with the factors of `scale` handlers only."""
+    out = {}
+    for name in names:
+        scale, log_prob = trace[name]["scale"], elementwise(trace[name])
+        scale = None if scale is None else scale / plate_scale(trace, trace[name])
+        out[name] = log_prob if scale is None else scale * log_prob
+    return out
+
+
+def elementwise(site: Mapping[str, Any]) -> Array:
+    """Log density of a sample site over its batch, unscaled."""
+    with naming(site):
+        return _log_prob(site)
+
+
+def _log_prob(site: Mapping[str, Any]) -> Array:
     record, fn = site.get("intermediates"), site["fn"]
     if not isinstance(record, Record) or record.log_prob is None:
         return fn.log_prob(site["value"])
     log_prob = record.log_prob
+    if is_enumerated(site):
+        return log_prob
     while count_masks(fn) > site["_masks"]:  # masks round the control flow primitive
         if isinstance(fn, dist.MaskedDistribution):
             log_prob = jnp.where(fn._mask, log_prob, 0.0)

@@ -9,20 +9,28 @@ the shapes of its arrays, so that a second fit finds its compiled programs.
 from __future__ import annotations
 
 import collections
+import contextlib
+import functools
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from vijax._contracts import Batch, Evaluation, Plate, Position, PyTree, Site, Space, Target
 from vijax._errors import ModelError, mismatch
 from vijax._identity import fingerprint
 from vijax._jaxpr import has_loop, needed_inputs
+from vijax.model import minibatch
 from vijax.model import run as running
 from vijax.model.arguments import Arguments
 from vijax.model.checks import check_subsampled, tracing_errors
+from vijax.model.elimination import Elimination
+from vijax.model.enumeration import Plan
+from vijax.model.named import Factor, product, spread, sum_out
+from vijax.model.planning import Outputs, plan
 
 _KEEP = 64
 _targets: collections.OrderedDict[Hashable, tuple[Target, Builder]] = collections.OrderedDict()
@@ -32,14 +40,22 @@ _FIXED_KEY = 0  # randomness of the model where the caller brings none
 Dims = dict[str, tuple[str | None, ...]]
 
 
-def build(model: Callable[..., Any], arguments: Arguments) -> Target:
+def build(
+    model: Callable[..., Any], arguments: Arguments, asked: minibatch.Request | None = None
+) -> Target:
     """The target of `model` at arguments of these shapes.
+
+    Args:
+        model: the model function.
+        arguments: its static arguments.
+        asked: which plates of a model that is written for all rows are to be cut into batches.
 
     Raises:
         ModelError: the model has no latent site, a discrete latent, a support without a
             bijection, a subsampled latent, or it fails to run; the message names the site.
     """
-    lookup = (fingerprint(model), arguments.lookup, str(jax.dtypes.canonicalize_dtype("float64")))
+    precision = str(jax.dtypes.canonicalize_dtype("float64"))
+    lookup = (fingerprint(model), arguments.lookup, asked, precision)
     if lookup in _targets:
         _targets.move_to_end(lookup)
         target, builder = _targets[lookup]
@@ -47,7 +63,7 @@ def build(model: Callable[..., Any], arguments: Arguments) -> Target:
         builder.model = model
         return target
     builder = Builder(model, arguments)
-    target = builder.target()
+    target = builder.target(asked)
     _targets[lookup] = target, builder
     while len(_targets) > _KEEP:
         _targets.popitem(last=False)
@@ -61,12 +77,18 @@ class Builder:
         model: the model function.
         arguments: its static arguments.
         rows: how many rows of a subsampled plate are used where a batch names none.
+        cut: how the data are cut into batches of a model that is written for all of them.
+        plan: how discrete sites are summed out, `None` where there are none.
+        plates: every plate of the model, by name.
     """
 
     def __init__(self, model: Callable[..., Any], arguments: Arguments) -> None:
         self.model = model
         self.arguments = arguments
         self.rows: dict[str, int] = {}
+        self.cut = minibatch.Cut()
+        self.plan: Plan | None = None
+        self.plates: dict[str, Plate] = {}
 
     def trace(
         self,
@@ -75,25 +97,42 @@ class Builder:
         model: Mapping[str, PyTree] | None = None,
         mutable: Mapping[str, PyTree] | None = None,
         scored: bool = True,
+        **options: Any,
     ) -> running.Trace:
         """Runs the model once, see `vijax.model.run.run`."""
-        args, kwargs = self.arguments.join(batch.data)
+        args, kwargs = self.arguments.join(self.cut.take(batch.data, batch.index))
         key = jax.random.key(_FIXED_KEY) if batch.key is None else batch.key
         index = {name: jnp.arange(rows) for name, rows in self.rows.items()} | batch.index
         with tracing_errors(self.model):
             return running.run(
-                self.model, args, kwargs, key, sampler, model, mutable, index, scored
+                self.model,
+                args,
+                kwargs,
+                key,
+                sampler,
+                model,
+                mutable,
+                index,
+                self.cut.full,
+                scored,
+                **options,
             )
 
-    def target(self) -> Target:
+    def target(self, asked: minibatch.Request | None = None) -> Target:
         """The target, after one abstract trace.
 
         Raises:
-            ModelError: the model cannot be fitted.
+            ModelError: the model cannot be fitted, or not on batches of this kind.
         """
         trace, hierarchical, sequential = self._survey()
         self._choose_rows(trace, running.at_origin, scored=True)
-        plates = _plates(trace)
+        self.plates = _plates(trace)
+        if any(_is_cut(site, trace) for _, site, _ in running.latents(trace)):
+            trace, hierarchical, sequential = self._survey()  # on all rows, if they are there
+            for name, site, _ in running.latents(trace):
+                check_subsampled(name, site, trace)
+        if asked is not None:
+            self.plates |= self._choose_cut(asked, trace, self.plates)
         sites = tuple(_site(name, s, trace, r.z) for name, s, r in running.latents(trace))
         if not sites:
             raise ModelError(
@@ -101,8 +140,12 @@ class Builder:
                 "at least one continuous latent numpyro.sample site, got none. Sites with obs= "
                 "are data; remove it from what is to be inferred."
             )
+        space = Space(sites)
+        self.plan = self._plan(trace, space)
+        variables = {} if self.plan is None else self.plan.variables
+        tables = {} if self.plan is None else self.plan.tables
         return Target(
-            space=Space(sites),
+            space=space,
             evaluate=self.evaluate,
             constrain=self.constrain,
             unconstrain=self.unconstrain,
@@ -113,10 +156,14 @@ class Builder:
             constrain_params=self.constrain_params,
             observations=self.observations,
             observed=tuple(name for name, site in trace.items() if is_data(site)),
-            plates=plates,
+            plates=self.plates,
             dims=dims(trace),
-            hierarchical=hierarchical,
+            # coordinates must not depend on what is summed out
+            hierarchical=tuple(name for name in hierarchical if name not in tables),
+            discrete={name: variable.size for name, variable in variables.items()},
+            draw_discrete=self.draw_discrete,
             sequential=sequential,
+            request=asked,
         )
 
     def inspect(self, sampler: running.Sampler, scored: bool = True) -> running.Trace:
@@ -139,20 +186,49 @@ class Builder:
             except ModelError:
                 self.rows = {name: plate.subsample_size for name, plate in partial.items()}
 
-    def _abstract_trace(self, sampler: running.Sampler, scored: bool) -> running.Trace:
+    def _choose_cut(
+        self, asked: minibatch.Request, trace: running.Trace, known: Mapping[str, Plate]
+    ) -> dict[str, Plate]:
+        """Decides how batches are made, and returns the plates that are cut.
+
+        A model that runs on the indices of a batch alone cuts its arrays itself. For any other
+        the arrays that run along the plate are cut before the model sees them.
+        """
+        observed = {  # factors too
+            name: _site_plates(site, trace)
+            for name, site in trace.items()
+            if site["type"] == "sample" and site["is_observed"]
+        }
+        plates = minibatch.plates(asked, known, observed)
+        full = {name: plate.size for name, plate in plates.items()}
+        used = {name: plate.subsample_size for name, plate in plates.items()}
+        index = {n: jax.ShapeDtypeStruct((rows,), np.int32) for n, rows in used.items()}
+        self.cut = minibatch.Cut(full, used)
+        with contextlib.suppress(ModelError):
+            self._abstract_trace(running.at_origin, True, index)
+            return plates
+        shapes = {name: shape for name, (shape, _) in self.arguments.avals.items()}
+        self.cut = minibatch.Cut(full, used, minibatch.axes(asked, plates, shapes))
+        self._abstract_trace(running.at_origin, True, index)
+        return plates
+
+    def _abstract_trace(
+        self,
+        sampler: running.Sampler,
+        scored: bool,
+        index: Mapping[str, jax.ShapeDtypeStruct] | None = None,
+    ) -> running.Trace:
         kept: running.Trace = {}
 
-        def abstract(data: dict[str, Array]) -> None:
-            kept.update(self._checked(Batch(data), sampler, scored))
+        def abstract(data: dict[str, Array], index: dict[str, Array]) -> None:
+            kept.update(self._checked(Batch(data, index), sampler, scored))
 
-        jax.eval_shape(abstract, self.arguments.abstract())
+        jax.eval_shape(abstract, self.arguments.abstract(), index or {})
         return kept
 
     def _checked(self, batch: Batch, sampler: running.Sampler, scored: bool) -> running.Trace:
         trace = self.trace(batch, sampler, scored=scored)
         if scored:
-            for name, site, _ in running.latents(trace):
-                check_subsampled(name, site, trace)
             self._log_density(trace)
         return trace
 
@@ -180,29 +256,112 @@ class Builder:
         with tracing_errors(self.model):
             return running.log_density(trace)
 
+    def _plan(self, trace: running.Trace, space: Space) -> Plan | None:
+        """How discrete sites are summed out, if there are any.
+
+        Raises:
+            ModelError: they cannot be.
+        """
+        if not any(map(running.is_enumerated, trace.values())):
+            return None
+        if self.rows:  # the trace may have seen fewer
+            trace = self._abstract_trace(running.at_origin, scored=False)
+        found = plan(trace, functools.partial(self._outputs, space), self.arguments.abstract())
+
+        def log_density(z: Position, data: dict[str, Array]) -> Array:
+            return self._sum_out(found, z, Batch(data), {}, {})[0].log_density
+
+        z = {site.name: jnp.ones(site.z_shape) for site in space.sites}
+        jax.eval_shape(log_density, z, self.arguments.abstract())
+        return found
+
+    def _outputs(self, space: Space, states: Position, data: dict[str, Array]) -> Outputs:
+        """What the model computes in some state, anywhere."""
+        z = {site.name: jnp.ones(site.z_shape) for site in space.sites}
+        trace = self.trace(Batch(data), running.from_unconstrained(z | states))
+        return Outputs(
+            running.log_probs(trace), _values(trace), running.log_dets(trace), _mutable(trace)
+        )
+
     def evaluate(self, z: Position, batch: Batch, model: Mapping, mutable: Mapping) -> Evaluation:
         """The log density and the new mutable state."""
+        if self.plan is None:
+            trace = self.trace(batch, running.from_unconstrained(z, batch.centring), model, mutable)
+            return Evaluation(self._log_density(trace), _mutable(trace))
+        return self._sum_out(self.plan, z, batch, model, mutable)[0]
+
+    def draw_discrete(
+        self, key: Array, z: Position, batch: Batch, model: Mapping, mutable: Mapping
+    ) -> Position:
+        """The discrete sites given the others, as numbers of their values."""
+        if self.plan is None:
+            return {}
+        return self._sum_out(self.plan, z, batch, model, mutable)[1].draw(key)
+
+    def _factors(
+        self, how: Plan, z: Position, batch: Batch, model: Mapping, mutable: Mapping
+    ) -> dict[str, Factor]:
+        """What discrete sites enter, by site."""
+
+        def run(states: Position, first: bool) -> dict[str, Array]:
+            sampler = running.from_unconstrained({**z, **states}, batch.centring)
+            part = self.trace(batch, sampler, model, mutable, apart=how.loops, first=first)
+            return running.powered(part, how.tables)
+
+        return how.factors(run)
+
+    def _sum_out(
+        self, how: Plan, z: Position, batch: Batch, model: Mapping, mutable: Mapping
+    ) -> tuple[Evaluation, Elimination]:
+        """Sums the discrete sites out, in a way that can be followed back."""
         trace = self.trace(batch, running.from_unconstrained(z, batch.centring), model, mutable)
-        return Evaluation(self._log_density(trace), _mutable(trace))
+        rest = {name: site for name, site in trace.items() if name not in how.tables}
+        factors = self._factors(how, z, batch, model, mutable)
+        elimination = Elimination(how.variables, self._plate_scales(batch))
+        log_density = elimination.total(factors.values()) + self._log_density(rest)
+        return Evaluation(log_density, _mutable(trace)), elimination
+
+    def _plate_scales(self, batch: Batch) -> dict[str, float]:
+        """Full rows over rows in use."""
+        used = {
+            name: self.rows.get(name, plate.subsample_size) for name, plate in self.plates.items()
+        }
+        used |= self.cut.full
+        used |= {name: len(rows) for name, rows in batch.index.items()}
+        return {name: plate.size / used[name] for name, plate in self.plates.items()}
 
     def constrain(
         self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
     ) -> dict[str, Array]:
-        """Sites and deterministics in the model's own space."""
+        """Sites and deterministics in the model's own space.
+
+        Without states of the discrete sites in `z`, what depends on them is left out.
+        """
         trace = self.trace(batch, running.from_unconstrained(z, batch.centring), model, mutable)
-        return {
-            name: site["value"]
-            for name, site in trace.items()
-            if site["type"] == "deterministic"
-            or (site["type"] == "sample" and not site["is_observed"])
-        }
+        values = _values(trace)
+        if self.plan is None or self.plan.variables.keys() <= z.keys():
+            return values
+        return {name: x for name, x in values.items() if name not in self.plan.dependent}
 
     def site_log_probs(
         self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
     ) -> dict[str, Array]:
-        """Log density by site, unscaled."""
+        """Log density by site, unscaled, given states of discrete sites.
+
+        Where a discrete site belongs to one row of data, it is summed out of the row's.
+        """
         trace = self.trace(batch, running.from_unconstrained(z, batch.centring), model, mutable)
-        return running.log_probs(trace, scaled=False)
+        found = running.log_probs(trace, scaled=False)
+        alone = {} if self.plan is None else self.plan.alone()
+        if self.plan is not None and alone:
+            factors = self._factors(self.plan, z, batch, model, mutable)
+            for site, names in alone.items():
+                joint = product([factors[one] for one in (site, *names)])
+                for name in names:
+                    joint = sum_out(joint, name)
+                dims = self.plan.tables[site].dims
+                found[site] = spread(joint, [dim or object() for dim in dims])
+        return found
 
     def log_dets(
         self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
@@ -258,6 +417,20 @@ class Builder:
         """The values of the observed sites."""
         trace = self.trace(batch, running.at_origin, model, mutable)
         return {name: jnp.asarray(site["value"]) for name, site in trace.items() if is_data(site)}
+
+
+def _is_cut(site: Mapping[str, Any], trace: running.Trace) -> bool:
+    """Whether a site lives in a plate that is not used in full."""
+    return any(plate.size != plate.subsample_size for plate in _site_plates(site, trace))
+
+
+def _values(trace: running.Trace) -> dict[str, Array]:
+    """Latent sites and deterministics."""
+    return {
+        name: site["value"]
+        for name, site in trace.items()
+        if site["type"] == "deterministic" or (site["type"] == "sample" and not site["is_observed"])
+    }
 
 
 def dims(trace: running.Trace) -> Dims:

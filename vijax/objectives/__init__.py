@@ -1,5 +1,11 @@
 """What is minimised."""
 
+from vijax.objectives.cubo import CUBO
 from vijax.objectives.elbo import ELBO
+from vijax.objectives.forward_kl import ForwardKL
+from vijax.objectives.iwae import IWAE
+from vijax.objectives.renyi import Renyi
+from vijax.objectives.score import ScoreELBO
+from vijax.objectives.tempered import Tempered
 
-__all__ = ["ELBO"]
+__all__ = ["CUBO", "ELBO", "IWAE", "ForwardKL", "Renyi", "ScoreELBO", "Tempered"]

@@ -20,6 +20,7 @@ from vijax._contracts import (
     Variables,
 )
 from vijax._errors import GuideError
+from vijax.objectives.particles import check_num, merge
 
 Estimator = Literal["auto", "entropy", "stl", "plain"]
 
@@ -51,8 +52,7 @@ class ELBO:
     estimator: Estimator = "auto"
 
     def __post_init__(self) -> None:
-        if self.num_particles < 1:
-            raise ValueError(f"num_particles: expected at least 1, got {self.num_particles}.")
+        check_num(self.num_particles)
         if self.estimator not in get_args(Estimator):
             raise ValueError(
                 f"estimator: expected one of {list(get_args(Estimator))}, got {self.estimator!r}."
@@ -98,7 +98,7 @@ class ELBO:
         if self.num_particles == 1:
             return particle(key)
         losses, states = jax.vmap(particle)(jax.random.split(key, self.num_particles))
-        return jnp.mean(losses), jax.tree.map(_merge, states)
+        return jnp.mean(losses), jax.tree.map(merge, states)
 
     def _resolve(self, guide: Guide) -> tuple[str, str]:
         """The estimators of phase 0 and of later phases."""
@@ -113,8 +113,3 @@ class ELBO:
                 "Use estimator='plain' or another guide."
             )
         return self.estimator, self.estimator
-
-
-def _merge(leaf: Array) -> Array:
-    """Mutable state over particles: running statistics average, counters and keys agree."""
-    return jnp.mean(leaf, axis=0) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf[0]

@@ -12,7 +12,7 @@ from vijax._contracts import Batch, Guide, Solution, Solver, Target, Variables
 from vijax._kernel import Floats, Kernel
 from vijax._keys import host_rng
 from vijax.solvers._host import host_algebra
-from vijax.solvers.conversion import from_params, to_params
+from vijax.solvers.conversion import filled, from_params
 from vijax.solvers.factored import Factored
 from vijax.solvers.families import Family, family_of
 from vijax.solvers.gaussian import (
@@ -113,22 +113,10 @@ class BatchAndMatch(Solver):
         """
         kernel = Kernel(target, batch, variables.model)
         result = self.run(kernel, host_rng(key), from_params(variables.guide, target.space))
-        if result.gaussian is None:
-            return Solution(variables, result.reason, False, kernel.points)
-        params = to_params(variables.guide, result.gaussian, target.space)
-        solved = Variables(params, variables.model)
-        losses = tuple(float(-elbo) for elbo in result.elbos)
-        others: list[Factored] = []
-        if result.start is not None:
-            others = result.start.other_modes(result.gaussian, result.elbo)
-        return Solution(
-            solved,
-            result.reason,
-            result.converged,
-            kernel.points,
-            losses,
-            tuple(to_params(variables.guide, other, target.space) for other in others),
-        )
+        paths, found = result.start, [result.gaussian]
+        if paths is not None:
+            found += paths.other_modes(result.gaussian, result.elbo)
+        return filled(kernel, variables, found, result.reason, result.converged, result.elbos)
 
     def run(
         self, kernel: Kernel, rng: np.random.Generator, gaussian: Gaussian | Factored

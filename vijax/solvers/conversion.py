@@ -8,15 +8,16 @@ order is that of the space's sites; a dict's is not, because JAX sorts the keys 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax import Array
 
-from vijax._contracts import Position, Space
+from vijax._contracts import Position, Solution, Space, Variables
 from vijax._errors import GuideError
-from vijax._kernel import Floats
+from vijax._kernel import Floats, Kernel
 from vijax.guides.delta import DeltaParams
 from vijax.guides.low_rank import LowRankParams
 from vijax.guides.normal import FullRankParams, MeanFieldParams
@@ -55,6 +56,39 @@ def from_params(params: Any, space: Space) -> Gaussian | Factored:
         GuideError: the guide holds no Gaussian.
     """
     raise GuideError(_unsupported(params))
+
+
+def filled(
+    kernel: Kernel,
+    variables: Variables,
+    gaussians: Sequence[Gaussian | Factored | None],
+    reason: str,
+    converged: bool,
+    elbos: Iterable[float] = (),
+) -> Solution:
+    """A guide that represents the first of the Gaussians, with the others as alternatives.
+
+    Args:
+        kernel: what the run was driven with.
+        variables: where the run started; left as they are where it found no Gaussian.
+        gaussians: what the run found; only the first can be `None`.
+        reason: see `Solution`.
+        converged: see `Solution`.
+        elbos: of the iterates.
+
+    Raises:
+        GuideError: the guide's parameters hold no Gaussian.
+    """
+    space = kernel.target.space
+    found = [to_params(variables.guide, one, space) for one in gaussians if one is not None]
+    return Solution(
+        variables._replace(guide=found[0]) if found else variables,
+        reason,
+        converged and bool(found),
+        kernel.points,
+        tuple(float(-elbo) for elbo in elbos),
+        tuple(found[1:]),
+    )
 
 
 def location(params: Any, space: Space) -> Floats:

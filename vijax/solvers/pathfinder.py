@@ -14,7 +14,7 @@ from vijax._keys import host_rng
 from vijax.solvers._host import host_algebra
 from vijax.solvers.basins import separate_basins
 from vijax.solvers.compact import CompactGaussians, concatenate
-from vijax.solvers.conversion import location, to_params
+from vijax.solvers.conversion import filled, location
 from vijax.solvers.factored import Factored
 from vijax.solvers.gaussian import (
     Estimate,
@@ -85,14 +85,14 @@ class PathfinderResult(NamedTuple):
         basins = self.basins[self.contender_paths]
         return np.flatnonzero((basins != home) | (basins < 0))
 
-    def other_modes(self, gaussian: Gaussian | Factored, elbo: float) -> list[Factored]:
+    def other_modes(self, gaussian: Gaussian | Factored | None, elbo: float) -> list[Factored]:
         """The best contender in every basin that may hold some mass, but for one's own.
 
         Args:
-            gaussian: what has been reached: the basin nearest to it is its own.
+            gaussian: what has been reached: the basin nearest to it is its own. None, if `None`.
             elbo: of that; contenders far below it hold nothing.
         """
-        if self.contenders is None or self.num_modes < 2:
+        if gaussian is None or self.contenders is None or self.num_modes < 2:
             return []
         level = min(elbo, self.contender_elbos.max()) - _NEGLIGIBLE - len(gaussian.mean)
         basins = self.basins[self.contender_paths]
@@ -161,11 +161,7 @@ class Pathfinder(Solver):
         """
         kernel = Kernel(target, batch, variables.model)
         result = self.run(kernel, host_rng(key), location(variables.guide, target.space)[None])
-        if result.gaussian is None:
-            return Solution(variables, result.reason, False, kernel.points)
-        params = to_params(variables.guide, result.gaussian, target.space)
-        solved = Variables(params, variables.model)
-        return Solution(solved, result.reason, True, kernel.points)
+        return filled(kernel, variables, [result.gaussian], result.reason, True)
 
     def run(
         self, kernel: Kernel, rng: np.random.Generator, starts: Floats | None = None

@@ -14,7 +14,7 @@ from vijax._kernel import Floats, Kernel
 from vijax._keys import host_rng
 from vijax.solvers._host import host_algebra
 from vijax.solvers.batch_and_match import BatchAndMatch
-from vijax.solvers.conversion import from_params, to_params
+from vijax.solvers.conversion import filled, from_params
 from vijax.solvers.factored import Factored
 from vijax.solvers.gaussian import (
     Estimate,
@@ -123,20 +123,11 @@ class VariationalNewton(Solver):
         """
         kernel = Kernel(target, batch, variables.model)
         result = self.run(kernel, host_rng(key), _dense(from_params(variables.guide, target.space)))
-        if result.gaussian is None:
-            return Solution(variables, result.reason, False, kernel.points)
-        found: list[Gaussian | Factored] = [result.gaussian]
-        if result.start is not None:
-            found += result.start.other_modes(result.gaussian, result.elbo)
-        params, *others = (to_params(variables.guide, one, target.space) for one in found)
-        return Solution(
-            Variables(params, variables.model),
-            result.reason,
-            result.converged,
-            kernel.points,
-            tuple(float(-elbo) for elbo in result.elbos),
-            tuple(others),
-        )
+        paths = result.start
+        found: list[Gaussian | Factored | None] = [result.gaussian]
+        if paths is not None:
+            found += paths.other_modes(result.gaussian, result.elbo)
+        return filled(kernel, variables, found, result.reason, result.converged, result.elbos)
 
     def run(
         self, kernel: Kernel, rng: np.random.Generator, gaussian: Gaussian

@@ -1,0 +1,172 @@
+"""Fits on batches: what a step costs beside a loop written by hand, and as rows grow.
+
+`rows`: logistic regression on minibatches of many rows, against one jitted `lax.scan` that indexes
+the same arrays. `latents`: a latent for every row; by how much a step takes longer with a
+thousand times the rows, and the memory that the parameters and Adam's moments need. Compilation
+is left out of both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import optax
+from jax import lax
+
+import vijax
+from bench import _report
+from vijax._batches import Rows
+from vijax._engine import Budget
+from vijax._posterior import Posterior
+
+_ADAM = optax.adam(1e-3)
+_LOG_2PI = math.log(2 * math.pi)
+_BATCH = 1024
+_STEPS = 2000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--only", choices=SUITES)
+    parser.add_argument("--largest", type=int, default=10_000_000, help="rows with latents")
+    options = parser.parse_args()
+    chosen = [options.only] if options.only else SUITES
+    _report.save("scale", {name: SUITES[name](options) for name in chosen})
+
+
+def rows(options: argparse.Namespace) -> dict[str, Any]:
+    """A million rows, 50 columns."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1_000_000, 50)).astype(np.float32)
+    y = (rng.random(len(x)) < 1 / (1 + np.exp(-x[:, :5].sum(1)))).astype(np.float32)
+    fitted = _fit(_logistic, (x, y), guide="meanfield", batch_size=_BATCH)
+    contenders = {"vijax": _further(fitted), "by hand": _by_hand(x, y)}
+    seconds = _report.interleaved(contenders, options.repeats)
+    found = {
+        "speed": _report.ratios(seconds["by hand"], seconds["vijax"]),
+        "step": {who: _report.spread(1e6 / _STEPS * np.array(s)) for who, s in seconds.items()},
+    }
+    print(f"\n{len(x):,} rows, batches of {_BATCH}; speed relative to by hand {found['speed']}")
+    _report.table(("", "microseconds a step"), list(found["step"].items()))
+    return found
+
+
+def latents(options: argparse.Namespace) -> dict[str, Any]:
+    """A normal mean for every row; two observations of each."""
+    sizes = (10_000, options.largest)
+    rng = np.random.default_rng(0)
+    fits, needed = {}, {}
+    for size in sizes:
+        theta = rng.normal(1.0, 2.0, size).astype(np.float32)
+        y = theta[:, None] + rng.normal(size=(size, 2)).astype(np.float32)
+        before = _resident()
+        fits[size] = _further(_fit(_hierarchy, (y,), batch_size={"rows": _BATCH}))
+        needed[size] = (_resident() - before) / (6 * 4 * size)  # loc, log sd, two moments of each
+    seconds = _report.interleaved({str(size): fits[size] for size in sizes}, options.repeats)
+    small, large = (seconds[str(size)] for size in sizes)
+    found = {
+        "ratio": _report.ratios(large, small),
+        "step": {who: _report.spread(1e6 / _STEPS * np.array(s)) for who, s in seconds.items()},
+        "memory over parameters and moments": needed[sizes[1]],
+    }
+    print(f"\nlatents by row: a step with {sizes[1]:,} rows over {sizes[0]:,}: {found['ratio']}")
+    _report.table(("rows", "microseconds a step"), list(found["step"].items()))
+    print(f"memory of the fit over that of its parameters and moments: {needed[sizes[1]]:.2f}")
+    return found
+
+
+SUITES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "rows": rows,
+    "latents": latents,
+}
+
+
+def _logistic(x: jax.Array, y: jax.Array) -> None:
+    beta = numpyro.sample("beta", dist.Normal(jnp.zeros(x.shape[1]), 1.0).to_event(1))
+    with numpyro.plate("rows", x.shape[0]):
+        numpyro.sample("y", dist.Bernoulli(logits=x @ beta), obs=y)
+
+
+def _hierarchy(y: jax.Array) -> None:
+    mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
+    tau = numpyro.sample("tau", dist.HalfNormal(3.0))
+    with numpyro.plate("rows", y.shape[0], dim=-2):
+        theta = numpyro.sample("theta", dist.Normal(mu, tau))
+        with numpyro.plate("repeats", y.shape[1], dim=-1):
+            numpyro.sample("y", dist.Normal(theta, 1.0), obs=y)
+
+
+def _fit(model: Callable[..., None], args: tuple[Any, ...], **options: Any) -> Posterior:
+    return vijax.fit(model, *args, optimizer=_ADAM, num_steps=50, progress_bar=False, **options)
+
+
+def _further(fitted: Posterior) -> Callable[[], Any]:
+    """Takes some more steps from where the last call ended: state is updated in place."""
+    assert fitted.engine is not None
+    assert fitted.run is not None
+    engine, run = fitted.engine, fitted.run
+
+    def steps() -> None:
+        nonlocal run
+        run = engine.advance(run, Budget(run.step + _STEPS))
+        jax.block_until_ready(run.loop)
+
+    steps()
+    return steps
+
+
+def _by_hand(x: np.ndarray, y: np.ndarray) -> Callable[[], Any]:
+    scale = len(x) / _BATCH
+
+    def loss(params, key, x, y, rows):
+        loc, log_scale = params
+        beta = loc + jnp.exp(log_scale) * jax.random.normal(key, loc.shape)
+        logits = x[rows] @ beta
+        likelihood = jnp.sum(y[rows] * logits - jax.nn.softplus(logits))
+        prior = -0.5 * jnp.sum(beta**2) - 0.5 * beta.size * _LOG_2PI
+        entropy = jnp.sum(log_scale) + 0.5 * log_scale.size * (1 + _LOG_2PI)
+        return -(scale * likelihood + prior + entropy)
+
+    @jax.jit
+    def run(carry, key, rows, x, y):
+        def step(carry, now):
+            params, state = carry
+            t, rows = now
+            value, gradient = jax.value_and_grad(loss)(
+                params, jax.random.fold_in(key, t), x, y, rows
+            )
+            update, state = _ADAM.update(gradient, state, params)
+            return (optax.apply_updates(params, update), state), value
+
+        return lax.scan(step, carry, (jnp.arange(_STEPS), rows))
+
+    params = (jnp.zeros(x.shape[1]), jnp.full(x.shape[1], -2.0))
+    carry, data = (params, _ADAM.init(params)), (jnp.asarray(x), jnp.asarray(y))
+    plates = {"rows": vijax._contracts.Plate("rows", -1, len(x), _BATCH)}
+    first, schedule = iter(range(0, 10**9, _STEPS)), Rows(plates, 0)
+
+    def steps() -> None:  # choosing the rows is part of the work
+        start = next(first)
+        table = schedule.table(start, start + _STEPS)["rows"]
+        jax.block_until_ready(run(carry, jax.random.key(0), jnp.asarray(table), *data))
+
+    steps()
+    return steps
+
+
+def _resident() -> float:
+    """Bytes of live arrays."""
+    return float(sum(array.nbytes for array in jax.live_arrays()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""The three ways to an answer: up the ladder, by one direct solver, by gradient steps.
+
+The first two answer with a posterior, or with where gradient steps are to go on from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import optax
+
+from vijax import _outcome
+from vijax._begin import finite
+from vijax._contracts import (
+    Algorithm,
+    Objective,
+    PyTree,
+    Solution,
+    Solver,
+    TransportGuide,
+    Variables,
+)
+from vijax._engine import Budget, Engine, Run
+from vijax._keys import fold_in
+from vijax._ladder import INTERRUPTED, climb
+from vijax._posterior import Posterior
+from vijax._problem import Problem
+from vijax._progress import Progress
+from vijax._stopping import StopRule
+from vijax._storage.unfinished import Checkpoint, Keeper
+from vijax.algorithms import Adam, Gradient, Optimizer
+from vijax.diagnostics.assess import Chains
+from vijax.objectives import ELBO
+
+_BASE_RATE = 0.05  # Adam's step size before the pilot
+_PILOT_FACTORS = (1.0, 0.25, 0.0625, 0.015625)
+_PILOT_STEPS = 100
+_USABLE = ("certified", "corrected")
+
+
+class Begun(NamedTuple):
+    """A fit that has begun.
+
+    Attributes:
+        problem: what is fitted.
+        variables: where to start, one for each restart.
+        mutable: the model's mutable state.
+        since: when it began, by `time.perf_counter`.
+        random: whether nobody has said where to start, so that other places may be tried.
+    """
+
+    problem: Problem
+    variables: list[Variables]
+    mutable: dict[str, PyTree]
+    since: float
+    random: bool
+
+
+class Steps(NamedTuple):
+    """What the user wants of gradient steps; see `fit`."""
+
+    algorithm: Any = "auto"
+    objective: Objective | None = None
+    optimizer: optax.GradientTransformation | None = None
+    num_particles: int | None = None
+    num_steps: int | None = None
+    max_seconds: float | None = None
+
+
+class Watchers(NamedTuple):
+    """Who is told how the steps go; see `fit`."""
+
+    callbacks: tuple[Callable[..., Any], ...] = ()
+    checkpoint: Checkpoint | None = None
+    progress_bar: bool = True
+
+
+def by_climbing(begun: Begun, max_seconds: float | None, progress_bar: bool) -> Posterior | Begun:
+    """The answer of the ladder."""
+    with Progress(progress_bar, steps=False) as bar:
+        start = (begun.problem, begun.variables[0], begun.mutable)
+        found, history = climb(*start, max_seconds, bar)
+    status, solution = found.assessment.verdict.status, found.solution
+    # a flow has had its gradient steps
+    final = isinstance(found.problem.guide, TransportGuide)
+    final |= solution.converged or solution.reason.startswith(INTERRUPTED)
+    if status in _USABLE or final:
+        return Posterior(**_outcome.of_candidate(found, begun.mutable, history, begun.since))
+    return _go_on(begun._replace(problem=found.problem), solution)
+
+
+def by_solver(begun: Begun, solver: Solver, final: bool) -> Posterior | Begun:
+    """The answer of one direct solver; `final` if it is to be taken as it comes."""
+    problem = begun.problem
+    try:
+        state = (problem.target, problem.guide, begun.variables[0], problem.batch)
+        solution = solver.solve(fold_in(problem.key, 4), *state)
+    except KeyboardInterrupt:
+        solution, final = Solution(begun.variables[0], INTERRUPTED, False, 0), True
+    final |= solution.converged or solver.exhaustive or not solver.maximises_elbo
+    if final:
+        if not (solution.converged or solution.reason == INTERRUPTED) and begun.random:
+            solution = finite(problem, solution, begun.mutable)
+        return Posterior(**_outcome.of_solution(problem, solution, begun.mutable, begun.since))
+    return _go_on(begun, solution)
+
+
+def by_steps(begun: Begun, steps: Steps, watchers: Watchers, chains: Chains) -> Posterior:
+    """The answer of gradient steps, from where a checkpoint is if there is one."""
+    problem = begun.problem
+    engine, keeper, run = _engine(problem, steps), None, None
+    callbacks = watchers.callbacks
+    if watchers.checkpoint is not None:
+        restarts = len(begun.variables)
+        keeper = Keeper(watchers.checkpoint, engine, problem.arguments, restarts)
+        run = keeper.read(begun.variables[0], begun.mutable)
+        callbacks = (*callbacks, keeper)
+    budget = Budget(steps.num_steps, steps.max_seconds)
+    with Progress(watchers.progress_bar, steps.num_steps) as bar:
+        run = run or _first(engine, begun, steps)
+        if not (run.converged or run.step >= budget.last):
+            run = engine.advance(run, budget, callbacks, bar)
+            if keeper is not None:
+                keeper.finish(run)
+    state = (problem.model, problem.arguments, engine, run)
+    return Posterior(**_outcome.of_run(*state, begun.since, chains))
+
+
+def _go_on(begun: Begun, solution: Solution) -> Begun:
+    """Where gradient steps take over from a solver that did not converge."""
+    if begun.random:
+        solution = finite(begun.problem, solution, begun.mutable)
+    return begun._replace(variables=[solution.variables])
+
+
+def _first(engine: Engine, begun: Begun, steps: Steps) -> Run:
+    """A run at step 0, at the step size that a short pilot likes best."""
+    own = steps.optimizer is None and not isinstance(steps.algorithm, Algorithm)
+    factor = _pilot(engine, begun.variables[0], begun.mutable) if own else 1.0
+    return engine.start(begun.variables, begun.mutable, [factor] * len(begun.variables))
+
+
+def _engine(problem: Problem, steps: Steps) -> Engine:
+    """The engine for gradient steps, with the algorithm asked for."""
+    algorithm = steps.algorithm
+    if not isinstance(algorithm, Algorithm):
+        own = steps.optimizer is None
+        algorithm = Gradient(
+            steps.objective or ELBO(steps.num_particles or problem.guide.num_particles),
+            Adam(_BASE_RATE) if own else Optimizer(steps.optimizer),
+        )
+    by_row = problem.target.on_batch is not problem.target
+    return Engine(
+        target=problem.target,
+        guide=problem.guide,
+        algorithm=algorithm,
+        batch=problem.batch,
+        rows=problem.rows,
+        key=fold_in(problem.key, 3),
+        rule=StopRule.by_row(problem.rows.epoch) if by_row else StopRule(),
+        anneal=steps.optimizer is None or steps.num_steps is None,
+    )
+
+
+def _pilot(engine: Engine, variables: Variables, mutable: dict[str, PyTree]) -> float:
+    """The step-size factor whose short trial ends lowest; larger ones win ties."""
+    scores = [
+        engine.trial(engine.start([variables], mutable, [factor]), _PILOT_STEPS)
+        for factor in _PILOT_FACTORS
+    ]
+    return _PILOT_FACTORS[int(np.argmin(scores))]

@@ -22,6 +22,7 @@ from vijax.guides import (
     LowRank,
     Markov,
     MeanField,
+    Mixture,
     Plates,
     flow,
     resolve,
@@ -87,6 +88,11 @@ GUIDES: dict[str, Entry] = {
     "fullrank": Entry(_native(FullRank(0.9)), inert=_upper),
     "lowrank": Entry(_native(LowRank(init_scale=0.9))),
     "delta": Entry(_native(Delta()), point=True),
+    "mixture": Entry(
+        _native(Mixture((FullRank(0.9), MeanField(0.9)))),
+        inert=lambda name, leaf: np.full(leaf.shape, "logits" in name) | _upper(name, leaf),
+        eager=False,
+    ),
     "flow": Entry(_native(_flow(flow.Coupling(flow.Affine(0.5), (8,)))), inert=_upper, eager=False),
     "flow_spline": Entry(
         _native(_flow(flow.Coupling(flow.Spline(4), (8,)))), inert=_upper, eager=False

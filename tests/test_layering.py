@@ -51,7 +51,7 @@ LAYERS = [
             "_summary",
         },
     ),
-    ("apart", {"_fit"}),
+    ("apart", {"_fit", "_stack"}),
     ("apart", {"__init__"}),
 ]
 

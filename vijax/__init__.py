@@ -15,6 +15,7 @@ from vijax._checkpoint import load
 from vijax._errors import GuideError, ModelError, VijaxError, VijaxWarning
 from vijax._fit import fit
 from vijax._posterior import Posterior
+from vijax._stack import stack
 from vijax._storage.unfinished import Checkpoint
 from vijax._version import __version__
 
@@ -30,4 +31,5 @@ __all__ = [
     "guides",
     "load",
     "objectives",
+    "stack",
 ]

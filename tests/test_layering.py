@@ -53,7 +53,7 @@ LAYERS = [
             "_summary",
         },
     ),
-    ("apart", {"_fit"}),
+    ("apart", {"_fit", "_stack"}),
     ("apart", {"__init__"}),
 ]
 

@@ -381,6 +381,19 @@ class DensityGuide(Guide):
         return None
 
 
+class StratifiedGuide(DensityGuide):
+    """A guide made of parts with weights, each of which can be drawn from by itself."""
+
+    @abc.abstractmethod
+    def strata(
+        self, params: PyTree, space: Space, key: Array, batch: Batch
+    ) -> tuple[Array, list[Draw]]:
+        """Log weights of the parts `(num,)`, and a draw from each with `log_q` of the whole.
+
+        `E_q[f(z)] = sum_k w_k E[f(z_k)]`; differentiable in `params`, weights included.
+        """
+
+
 class TransportGuide(DensityGuide):
     """A guide whose draws are a smooth one-to-one image of as many independent normals.
 

@@ -10,12 +10,13 @@ from vijax.guides.markov import Markov
 from vijax.guides.mixture import Mixture
 from vijax.guides.names import NAMES, resolve
 from vijax.guides.normal import FullRank, MeanField
-from vijax.guides.numpyro import adapt, as_numpyro
+from vijax.guides.numpyro import BijectionTransform, adapt, as_numpyro
 from vijax.guides.plates import Plates
 
 __all__ = [
     "NAMES",
     "Amortised",
+    "BijectionTransform",
     "Composite",
     "Delta",
     "Flow",

@@ -144,8 +144,7 @@ class Kernel:
         self.calls = 0
         self.points = 0
         self._data = (batch, self.model, dict(mutable or {}))
-        arrays = (one for one in batch.data.values() if isinstance(one, Array))
-        self._spread = any(len(one.devices()) > 1 for one in arrays)
+        self._spread = any(len(_devices(value)) > 1 for value in batch.data.values())
         self.num_elements = self.dim + sum(np.size(value) for value in batch.data.values())
         self.block = block or self._usual_block()
 
@@ -261,3 +260,8 @@ class Kernel:
             self.calls += 1
         host = np.concatenate([np.asarray(result) for result in results])
         return host[: len(rows)].astype(np.float64)
+
+
+def _devices(value: Any) -> set[Any]:
+    """The devices that an array is on; of a posterior without its data it is on none."""
+    return value.devices() if isinstance(value, Array) else set()

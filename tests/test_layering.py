@@ -47,6 +47,7 @@ LAYERS = [
             "_evidence",
             "_export",
             "_ladder",
+            "_loo",
             "_outcome",
             "_posterior",
             "_routes",

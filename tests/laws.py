@@ -15,7 +15,17 @@ from numpyro.infer import autoguide
 
 from tests.targets import Problem, problem
 from vijax._contracts import DensityGuide, EntropyGuide, GaussianGuide, Guide
-from vijax.guides import Delta, Flow, FullRank, LowRank, Markov, MeanField, flow, resolve
+from vijax.guides import (
+    Delta,
+    Flow,
+    FullRank,
+    LowRank,
+    Markov,
+    MeanField,
+    Plates,
+    flow,
+    resolve,
+)
 
 NUM_DRAWS = 8192
 
@@ -30,6 +40,7 @@ class Entry:
         point: whether some coordinate is a point mass.
         single: whether it can be made for a model of one coordinate.
         eager: whether it is also run without `jit`; autoguides take seconds to do so.
+        target: name of the problem it is tested on.
     """
 
     make: Callable[[Problem], Guide]
@@ -37,6 +48,7 @@ class Entry:
     point: bool = False
     single: bool = True
     eager: bool = True
+    target: str = "regression"
 
 
 def _native(guide) -> Callable[[Problem], Guide]:
@@ -48,7 +60,7 @@ def _numpyro(kind, **options) -> Callable[[Problem], Guide]:
 
 
 def _upper(name: str, leaf: np.ndarray) -> np.ndarray:
-    """`FullRankParams.lower`: only what lies strictly below the diagonal is read."""
+    """`lower` of `FullRankParams` and others: only what is strictly below the diagonal is read."""
     return (
         ~np.tril(np.ones(leaf.shape, bool), -1) if "lower" in name else np.zeros(leaf.shape, bool)
     )
@@ -81,6 +93,7 @@ GUIDES: dict[str, Entry] = {
     ),
     "flow_meanfield": Entry(_native(_flow(flow.Planar(), MeanField(0.9))), eager=False),
     "flow_invert": Entry(_native(_flow(flow.Invert(flow.Planar()))), inert=_upper, eager=False),
+    "plates": Entry(_native(Plates(0.9)), inert=_upper, single=False, target="hierarchy"),
     "composite": Entry(_native(_SPLIT), single=False),
     "composite_markov": Entry(_native(_ALONG), inert=_first_gain, single=False),
     "composite_delta": Entry(_native(_PARTLY), inert=_upper, point=True, single=False),
@@ -98,7 +111,7 @@ GUIDES: dict[str, Entry] = {
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A guide at fixed parameters, away from its start, on the regression."""
+    """A guide at fixed parameters, away from its start, on the problem of its entry."""
 
     name: str
     problem: Problem
@@ -133,8 +146,9 @@ def keys(seed: int, num: int) -> jax.Array:
 
 
 @functools.cache
-def case(name: str, target: str = "regression") -> Case:
-    entry, where = GUIDES[name], problem(target)
+def case(name: str, target: str | None = None) -> Case:
+    entry = GUIDES[name]
+    where = problem(target or entry.target)
     guide, space = entry.make(where), where.target.space
     location = space.unravel(jnp.asarray(where.z_mean, jnp.float32))
     params = guide.init(jax.random.key(0), space, location)
@@ -274,7 +288,7 @@ LAWS: dict[Callable[[Case], None], type[Guide]] = {
 def laws_of(name: str) -> list[Callable[[Case], None]]:
     """The laws that apply to a guide: by what its type promises, and by what a point mass lacks."""
     entry = GUIDES[name]
-    guide = entry.make(problem("regression"))
+    guide = entry.make(problem(entry.target))
     without = {key_decides_the_draw, weights_average_to_the_evidence} if entry.point else set()
     if not entry.single:
         without.add(density_integrates_to_one)

@@ -111,6 +111,29 @@ def regression() -> Problem:
     return Problem(_regression, (x, y), evidence, mean, covariance, mean, covariance, gaussian=True)
 
 
+def _hierarchy(y):
+    mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
+    with numpyro.plate("groups", y.shape[0]):
+        level = numpyro.sample("level", dist.Normal(mu, 0.8))
+        slope = numpyro.sample("slope", dist.Normal(0.5 * mu, 1.0))
+        means = jnp.stack([level, level + slope], axis=-1)
+        numpyro.sample("y", dist.Normal(means, 1.2).to_event(1), obs=y)
+
+
+def hierarchy() -> Problem:
+    """Two groups, each with a level and a slope that are drawn around what they share."""
+    y = np.asarray([[1.4, 0.9], [-0.6, 0.8]], np.float32)
+    prior = np.diag([1.0, 0.8**-2, 0.8**-2, 1.0, 1.0])
+    prior[0, 0] += 2 * 0.8**-2 + 2 * 0.25
+    prior[0, 1:] = prior[1:, 0] = [-(0.8**-2)] * 2 + [-0.5] * 2
+    design = np.asarray([[0, 1, 0, 0, 0], [0, 1, 0, 1, 0], [0, 0, 1, 0, 0], [0, 0, 1, 0, 1]], float)
+    covariance = np.linalg.inv(prior + design.T @ design / 1.44)
+    mean = covariance @ design.T @ y.ravel() / 1.44
+    marginal = 1.44 * np.eye(4) + design @ np.linalg.inv(prior) @ design.T
+    evidence = multivariate_normal(np.zeros(4), marginal).logpdf(y.ravel())
+    return Problem(_hierarchy, (y,), evidence, mean, covariance, mean, covariance, gaussian=True)
+
+
 def _beta_binomial(n, k):
     p = numpyro.sample("p", dist.Beta(2.0, 3.0))
     numpyro.sample("k", dist.Binomial(n, p), obs=k)
@@ -184,6 +207,7 @@ TARGETS: dict[str, Callable[[], Problem]] = {
     "correlated20": functools.partial(correlated, 20),
     "normal_mean": normal_mean,
     "regression": regression,
+    "hierarchy": hierarchy,
     "beta_binomial": beta_binomial,
     "gamma_poisson": gamma_poisson,
     "dirichlet_multinomial": dirichlet_multinomial,

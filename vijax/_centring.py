@@ -24,13 +24,14 @@ from vijax._keys import fold_in, host_rng
 from vijax._problem import Problem
 from vijax.diagnostics import weights
 from vijax.diagnostics.assess import recentre
-from vijax.solvers.conversion import from_params, relocate, to_params
 from vijax.solvers.gaussian import from_moments
+from vijax.solvers.structured_conversion import from_normal, normal
 
 ROUNDS = 2
 DENSE_DIM = 500  # largest dimension in which a whole Gaussian is moved
 _ENOUGH = 0.1  # change of a weight below which a new fit is not worth it
-_DRAWS = 500  # fewest that a Gaussian is moved with
+_DRAWS = 500  # fewest that a whole Gaussian is moved with, most where it is only the place
+_NUMBERS = 2**24  # that these may hold
 
 Weights = dict[str, np.ndarray]
 
@@ -84,9 +85,10 @@ def learned(
         mutable: the model's mutable state.
     """
     space, old = problem.target.space, jax.device_get(problem.batch.centring)
-    gaussian = from_params(variables.guide, space)
+    gaussian = normal(variables.guide, space)
     dense = space.dim <= DENSE_DIM
-    num = max(_DRAWS, 10 * space.dim) if dense else _DRAWS
+    affordable = max(100, min(_DRAWS, _NUMBERS // space.dim))
+    num = max(_DRAWS, 10 * space.dim) if dense else affordable
     draws = gaussian.at(host_rng(fold_in(problem.key, 6)).standard_normal((num, space.dim)))
     z = weights.split(space, draws)
     log_spreads = _blockwise(problem, _log_spreads, z, problem.batch, variables.model, mutable)
@@ -108,9 +110,10 @@ def learned(
         found = from_moments(flat.mean(0), np.cov(flat, rowvar=False).reshape(space.dim, -1))
         if found is None:
             return None
-        params = to_params(variables.guide, found, space)
+        params = from_normal(variables.guide, found, space)
     else:  # too many to tell a covariance from: only the place is kept
-        params = relocate(variables.guide, np.median(flat, axis=0), space)
+        moved_to = gaussian._replace(mean=np.median(flat, axis=0))
+        params = from_normal(variables.guide, moved_to, space)
     return dataclasses.replace(problem, batch=there), Variables(params, variables.model)
 
 

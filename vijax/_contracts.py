@@ -310,10 +310,13 @@ class Guide(abc.ABC):
     Attributes:
         factorised: whether coordinates are independent under every member of the family, so
             that it is not exact for a correlated posterior.
+        conditional: whether its draws depend on the data of the rows they are for, so that it can
+            be used for other rows than it was fitted to.
         num_particles: draws that a gradient step averages where nobody says otherwise.
     """
 
     factorised: ClassVar[bool] = False
+    conditional: ClassVar[bool] = False
     num_particles: ClassVar[int] = 1
 
     @abc.abstractmethod

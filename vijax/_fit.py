@@ -56,12 +56,13 @@ def fit(
         model: a NumPyro model function.
         *args: its positional arguments. Arrays are data; anything else is configuration.
         rng_key: an int, a JAX key or a legacy key.
-        guide: `"auto"`, `"meanfield"`, `"fullrank"`, `"lowrank"`, `"laplace"`, `"map"`,
-            `"flow"` or the name of one (`"realnvp"`, `"nsf"`, `"iaf"`, ...), a vijax guide,
-            `{site or tuple of sites: any of these}`, a NumPyro autoguide or guide function.
+        guide: `"auto"`, `"meanfield"`, `"fullrank"`, `"lowrank"`, `"plates"`, `"markov"`,
+            `"laplace"`, `"map"`, `"flow"` or the name of one (`"realnvp"`, `"nsf"`, `"iaf"`, ...),
+            a vijax guide, `{site or tuple of sites: any of these}`, a NumPyro autoguide or guide
+            function.
         algorithm: `"auto"`, `"gradient"`, the name of a solver (`"pathfinder"`,
-            `"batch_and_match"`, `"variational_newton"`, `"fixed_draws"`, `"laplace"`, `"mode"`), an
-            `Algorithm` or a `Solver`.
+            `"batch_and_match"`, `"variational_newton"`, `"structured_newton"`, `"fixed_draws"`,
+            `"laplace"`, `"mode"`), an `Algorithm` or a `Solver`.
         objective: what to minimise; the negative ELBO by default.
         optimizer: any optax transformation; Adam with a step size found by a short pilot by
             default.

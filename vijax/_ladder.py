@@ -26,11 +26,12 @@ from vijax._keys import fold_in
 from vijax._problem import Problem
 from vijax._progress import Progress
 from vijax.diagnostics.assess import Assessment, Chains, assess
-from vijax.guides import Flow, FullRank, Mixture
+from vijax.guides import Flow, FullRank, Mixture, Plates
 from vijax.guides.mixture import MixtureParams
 from vijax.guides.normal import FullRankParams
+from vijax.guides.plates import suits
 from vijax.solvers import BatchAndMatch, FlowDescent, default_solver
-from vijax.solvers.conversion import from_params
+from vijax.solvers.conversion import from_params, location
 from vijax.solvers.default import dense_gaussian
 
 _APART = 1.0  # sds between the means of two modes
@@ -88,8 +89,21 @@ def judge(
     )
 
 
+def plates(climb: Climb, best: Candidate | None) -> Candidate | None:
+    """A Gaussian along the model's plates, where a dense one has too many coordinates."""
+    target, guide = climb.problem.target, Plates()
+    if climb.problem.guide == FullRank() or not suits(target.space):
+        return None
+    where = location(climb.variables.guide, target.space).astype(jnp.result_type(float))
+    params = target.program(_begun, guide)(fold_in(climb.problem.key, 41), where)
+    problem = dataclasses.replace(climb.problem, guide=guide)
+    return gaussian(Climb(problem, climb.variables._replace(guide=params), climb.mutable), None)
+
+
 def gaussian(climb: Climb, best: Candidate | None) -> Candidate | None:
     """One Gaussian; where there are hierarchical sites, with all of them non-centred."""
+    if best is not None and best.solution.converged:
+        return None
     problem = climb.problem
     hierarchical = problem.target.hierarchical
     if hierarchical and not problem.batch.centring:
@@ -172,6 +186,11 @@ def flow(climb: Climb, best: Candidate | None) -> Candidate | None:
     return Candidate(problem, solution, judge(problem, solution, climb.mutable, "mend"))
 
 
+def _begun(target: Target, guide: Plates, key: Array, where: Array) -> PyTree:
+    """Parameters of a guide at a place."""
+    return guide.init(key, target.space, target.space.unravel(where))
+
+
 def _straight(target: Target, guide: Flow, key: Array, base: PyTree) -> PyTree:
     """Parameters of a flow that is still its base."""
     origin = target.space.unravel(jnp.zeros(target.space.dim))
@@ -179,7 +198,12 @@ def _straight(target: Target, guide: Flow, key: Array, base: PyTree) -> PyTree:
 
 
 # In order. A rung answers `None` where it does not apply.
-RUNGS: dict[str, Rung] = {"gaussian": gaussian, "centring": centring, "modes": modes}
+RUNGS: dict[str, Rung] = {
+    "plates": plates,
+    "gaussian": gaussian,
+    "centring": centring,
+    "modes": modes,
+}
 # Tried where chains cannot mend the best of these: seconds each. They ask the chains themselves.
 LAST_RUNGS: dict[str, Rung] = {"flow": flow}
 

@@ -33,6 +33,7 @@ _MIN_DRAWS = 200
 _SCORES = 1000  # draws that say whether the guide is stationary
 _CHECK_DIM = 2000  # largest dimension in which chains are asked
 _MAX_ELEMENTS = 2**33  # draws times data elements that an assessment may cost
+_MAX_NUMBERS = 2**24  # draws times coordinates that it may hold, several times over
 
 
 Chains = Literal["none", "check", "mend"]
@@ -65,8 +66,8 @@ class Assessment(NamedTuple):
 
 
 def num_assessment_draws(batch: Batch, dim: int) -> int:
-    """4,000 draws, fewer where the data are so large that they would take long."""
-    affordable = _MAX_ELEMENTS // weights.num_elements(batch, dim)
+    """4,000 draws, fewer where they would take long or fill the memory."""
+    affordable = min(_MAX_ELEMENTS // weights.num_elements(batch, dim), _MAX_NUMBERS // dim)
     return max(_MIN_DRAWS, min(_NUM_DRAWS, affordable))
 
 
@@ -120,11 +121,14 @@ def assess(
     checked = None
     still = None
     chains = chains if target.differentiable else "none"
-    cheap = target.differentiable and not kernel.is_costly(_SCORES)
+    scored = min(_SCORES, num_draws // 4)
+    cheap = target.space.dim <= _CHECK_DIM and not kernel.is_costly(scored)
+    cheap &= target.differentiable
     if finite_share == 1 and isinstance(guide, GaussianGuide) and cheap:
-        # not the guide's own method: run eagerly it compiles a dozen programs
-        covariance = np.cov(flat, rowvar=False).reshape(target.space.dim, -1)
-        still = stationarity(flat[:_SCORES], kernel(flat[:_SCORES])[1], covariance)
+        # not the guide's own method: run eagerly it compiles a dozen programs; and of other draws
+        # than those it is applied to, which in many dimensions it would be correlated with
+        covariance = np.cov(flat[scored:], rowvar=False).reshape(target.space.dim, -1)
+        still = stationarity(flat[:scored], kernel(flat[:scored])[1], covariance)
         evidence = evidence._replace(stationarity=still)
     mend = chains == "mend"
     if chains != "none" and finite_share > 0.5 and target.space.dim <= _CHECK_DIM:

@@ -1,5 +1,6 @@
 """Families of distributions on unconstrained space."""
 
+from vijax.guides.amortised import Amortised
 from vijax.guides.composite import Composite, compose
 from vijax.guides.delta import Delta
 from vijax.guides.flow import Flow
@@ -10,9 +11,11 @@ from vijax.guides.mixture import Mixture
 from vijax.guides.names import NAMES, resolve
 from vijax.guides.normal import FullRank, MeanField
 from vijax.guides.numpyro import adapt, as_numpyro
+from vijax.guides.plates import Plates
 
 __all__ = [
     "NAMES",
+    "Amortised",
     "Composite",
     "Delta",
     "Flow",
@@ -22,6 +25,7 @@ __all__ = [
     "Markov",
     "MeanField",
     "Mixture",
+    "Plates",
     "adapt",
     "as_numpyro",
     "compose",

@@ -19,6 +19,7 @@ from vijax.guides.markov import Markov
 from vijax.guides.normal import FullRank, MeanField
 from vijax.guides.numpyro import adapt
 from vijax.guides.numpyro.running import Arguments
+from vijax.guides.plates import Plates
 
 NAMES: dict[str, Callable[[], Guide]] = {
     "meanfield": MeanField,
@@ -28,6 +29,7 @@ NAMES: dict[str, Callable[[], Guide]] = {
     "map": Delta,
     "delta": Delta,
     "markov": Markov,
+    "plates": Plates,
     "flow": Flow,
     **{name: functools.partial(Flow, name) for name in RECIPES},
 }

@@ -8,10 +8,10 @@ from vijax.solvers.fixed_draws import FixedDraws, FixedDrawsResult
 from vijax.solvers.flow_descent import FlowDescent
 from vijax.solvers.laplace import LaplaceResult, LaplaceSolver
 from vijax.solvers.lbfgs import LBFGS
-from vijax.solvers.markov_newton import MarkovNewton
 from vijax.solvers.mode import Mode, ModeSolver
 from vijax.solvers.names import NAMES, by_name
 from vijax.solvers.pathfinder import Pathfinder, PathfinderResult
+from vijax.solvers.structured_newton import StructuredNewton
 from vijax.solvers.variational_newton import VariationalNewton, VariationalNewtonResult
 
 __all__ = [
@@ -25,11 +25,11 @@ __all__ = [
     "Kernel",
     "LaplaceResult",
     "LaplaceSolver",
-    "MarkovNewton",
     "Mode",
     "ModeSolver",
     "Pathfinder",
     "PathfinderResult",
+    "StructuredNewton",
     "VariationalNewton",
     "VariationalNewtonResult",
     "by_name",

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from vijax._kernel import Floats
+from vijax.solvers.structure import Structure, pivots
+
+_COLOURS = 3  # blocks that far apart share no neighbour: one product serves them all
 
 
 class Tridiagonal(NamedTuple):
@@ -33,50 +37,101 @@ class Conditionals(NamedTuple):
     gain: Floats
 
 
-def conditionals(precision: Tridiagonal) -> Conditionals:
-    """Later blocks eliminated one by one: `S_t = D_t - B_t' S_(t+1)^-1 B_t`.
+class Chain(Structure):
+    """Blocks in a row, each next to the one before and the one after.
 
-    Raises:
-        LinAlgError: the precision is not positive definite.
+    Args:
+        where: positions of the coordinates of each block, `(length, width)`.
     """
-    diagonal, below = precision
-    covariance, gain = np.zeros_like(diagonal), np.zeros_like(diagonal)
-    schur = diagonal[-1]
-    for t in range(len(diagonal) - 1, -1, -1):
-        root = np.linalg.inv(np.linalg.cholesky(schur))
-        covariance[t] = root.T @ root
-        if t:
-            gain[t] = -covariance[t] @ below[t - 1]
-            schur = diagonal[t - 1] + below[t - 1].T @ gain[t]
-    return Conditionals(covariance, gain)
 
+    def __init__(self, where: np.ndarray) -> None:
+        self.where = where
+        self.dim = where.size
 
-def solve(chain: Conditionals, right: Floats) -> Floats:
-    """`precision^-1 right` for `right` `(length, width)`."""
-    covariance, gain = chain
-    reduced = right.copy()
-    for t in range(len(right) - 1, 0, -1):
-        reduced[t - 1] += gain[t].T @ reduced[t]
-    out = np.einsum("tij,tj->ti", covariance, reduced)
-    for t in range(1, len(right)):
-        out[t] += gain[t] @ out[t - 1]
-    return out
+    def diagonal(self, values: Floats) -> Tridiagonal:
+        length, width = self.where.shape
+        blocks = values[self.where][:, :, None] * np.eye(width)
+        return Tridiagonal(blocks, np.zeros((length - 1, width, width)))
 
+    def measure(
+        self,
+        apply: Callable[[Floats], Floats],
+        num: int,
+        rng: np.random.Generator,
+        at: Conditionals,
+    ) -> Tridiagonal:
+        length, width = self.where.shape
+        diagonal, below = (np.zeros_like(part) for part in self.diagonal(np.zeros(self.dim)))
+        signs = rng.choice([-1.0, 1.0], (num, length, 1))
+        for colour in range(min(_COLOURS, length)):
+            rows = np.arange(colour, length, _COLOURS)
+            under = rows[rows + 1 < length]
+            for j in range(width):
+                vectors = np.zeros((num, self.dim))
+                vectors[:, self.where[rows, j]] = signs[:, rows, 0]
+                image = apply(vectors)[:, self.where]
+                diagonal[rows, :, j] = np.mean(signs[:, rows] * image[:, rows], axis=0)
+                below[under, :, j] = np.mean(signs[:, under] * image[:, under + 1], axis=0)
+        return Tridiagonal(0.5 * (diagonal + np.swapaxes(diagonal, 1, 2)), below)
 
-def marginal_sds(chain: Conditionals) -> Floats:
-    """Standard deviations `(length, width)`."""
-    covariance, gain = chain
-    out, now = np.zeros(covariance.shape[:2]), np.zeros_like(covariance[0])
-    for t in range(len(covariance)):
-        now = gain[t] @ now @ gain[t].T + covariance[t]
-        out[t] = np.sqrt(np.diag(now))
-    return out
+    def eliminate(
+        self, blocks: Tridiagonal, before: Conditionals | None
+    ) -> tuple[Tridiagonal, Conditionals]:
+        """Later blocks eliminated one by one: `S_t = D_t - B_t' S_(t+1)^-1 B_t`."""
+        diagonal, below = blocks.diagonal.copy(), blocks.below
+        covariance, gain = np.zeros_like(diagonal), np.zeros_like(diagonal)
+        fill = np.zeros_like(diagonal[:1])
+        for t in range(len(diagonal) - 1, -1, -1):
+            now = slice(t, t + 1)
+            old = None if before is None else before.covariance[now]
+            pivot, covariance[now] = pivots(diagonal[now] + fill, old)
+            diagonal[now] = pivot - fill
+            if t:
+                gain[t] = -covariance[t] @ below[t - 1]
+                fill = (below[t - 1].T @ gain[t])[None]
+        return Tridiagonal(diagonal, below), Conditionals(covariance, gain)
 
+    def solve(self, conditionals: Conditionals, right: Floats) -> Floats:
+        covariance, gain = conditionals
+        reduced = right[self.where]
+        for t in range(len(reduced) - 1, 0, -1):
+            reduced[t - 1] += gain[t].T @ reduced[t]
+        out = np.einsum("tij,tj->ti", covariance, reduced)
+        for t in range(1, len(out)):
+            out[t] += gain[t] @ out[t - 1]
+        return self._flat(out)
 
-def draws(chain: Conditionals, noise: Floats) -> Floats:
-    """Draws `(num, length, width)` made of as many normals."""
-    covariance, gain = chain
-    out = np.einsum("tij,ntj->nti", np.linalg.cholesky(covariance), noise)
-    for t in range(1, len(covariance)):
-        out[:, t] += out[:, t - 1] @ gain[t].T
-    return out
+    def draws(self, conditionals: Conditionals, noise: Floats) -> Floats:
+        covariance, gain = conditionals
+        root = np.linalg.cholesky(covariance)
+        out = np.einsum("tij,ntj->nti", root, noise[:, self.where])
+        for t in range(1, len(covariance)):
+            out[:, t] += out[:, t - 1] @ gain[t].T
+        return self._flat(out)
+
+    def log_det(self, conditionals: Conditionals) -> float:
+        return float(0.5 * np.linalg.slogdet(conditionals.covariance)[1].sum())
+
+    def sds(self, conditionals: Conditionals) -> Floats:
+        covariance, gain = conditionals
+        out, now = np.zeros(covariance.shape[:2]), np.zeros_like(covariance[0])
+        for t in range(len(covariance)):
+            now = gain[t] @ now @ gain[t].T + covariance[t]
+            out[t] = np.sqrt(np.diag(now))
+        return self._flat(out)
+
+    def blocks(self, conditionals: Conditionals) -> Tridiagonal:
+        covariance, gain = conditionals
+        diagonal = np.linalg.inv(covariance)
+        below = -diagonal[1:] @ gain[1:]
+        diagonal[:-1] -= np.swapaxes(below, 1, 2) @ gain[1:]
+        return Tridiagonal(diagonal, below)
+
+    def diagonal_of(self, blocks: Tridiagonal) -> Floats:
+        return self._flat(np.einsum("tii->ti", blocks.diagonal))
+
+    def _flat(self, stacked: Floats) -> Floats:
+        """Blocks `(..., length, width)` laid out as vectors `(..., dim)`."""
+        out = np.empty((*stacked.shape[:-2], self.dim))
+        out[..., self.where] = stacked
+        return out

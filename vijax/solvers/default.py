@@ -11,13 +11,14 @@ from vijax.guides.laplace import Laplace
 from vijax.guides.low_rank import LowRank
 from vijax.guides.markov import Markov
 from vijax.guides.normal import FullRank, MeanField
+from vijax.guides.plates import Plates
 from vijax.solvers.batch_and_match import BatchAndMatch
 from vijax.solvers.fixed_draws import FixedDraws
 from vijax.solvers.flow_descent import FlowDescent
 from vijax.solvers.laplace import LaplaceSolver
-from vijax.solvers.markov_newton import MarkovNewton
 from vijax.solvers.mode import ModeSolver
 from vijax.solvers.pathfinder import Pathfinder
+from vijax.solvers.structured_newton import StructuredNewton
 from vijax.solvers.variational_newton import VariationalNewton
 
 _LAST_STEPS = 16  # after which the average of the last twelve is settled, or noise
@@ -72,8 +73,8 @@ def _(guide: Flow, dim: int) -> Solver:
 
 
 @default_solver.register
-def _(guide: Markov, dim: int) -> Solver:
-    return MarkovNewton()
+def _(guide: Markov | Plates, dim: int) -> Solver:
+    return StructuredNewton()
 
 
 def dense_gaussian(start: Pathfinder | None) -> Solver:

@@ -12,12 +12,14 @@ from vijax.solvers.fixed_draws import FixedDraws
 from vijax.solvers.laplace import LaplaceSolver
 from vijax.solvers.mode import ModeSolver
 from vijax.solvers.pathfinder import Pathfinder
+from vijax.solvers.structured_newton import StructuredNewton
 from vijax.solvers.variational_newton import VariationalNewton
 
 NAMES: dict[str, Callable[[], Solver]] = {
     "pathfinder": Pathfinder,
     "batch_and_match": BatchAndMatch,
     "variational_newton": VariationalNewton,
+    "structured_newton": StructuredNewton,
     "fixed_draws": FixedDraws,
     "laplace": LaplaceSolver,
     "mode": ModeSolver,

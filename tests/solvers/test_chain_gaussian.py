@@ -7,11 +7,12 @@ import pytest
 from numpyro.contrib.control_flow import scan
 
 import vijax
-from vijax._errors import GuideError
+from vijax._errors import GuideError, VijaxError
 from vijax.guides import FullRank, Markov
-from vijax.solvers import MarkovNewton
-from vijax.solvers import chain_gaussian as chains
+from vijax.solvers import StructuredNewton
+from vijax.solvers.chain_gaussian import Chain, Tridiagonal
 from vijax.solvers.conversion import from_params
+from vijax.solvers.structured_conversion import normal
 
 STEP, NOISE = 0.3, 1.0
 
@@ -36,35 +37,65 @@ def fit(model, *args, **options):
 
 
 def random_precision(length=6, width=2):
+    """A chain whose coordinates are laid out at random, its blocks, and the dense matrix."""
     rng = np.random.default_rng(0)
+    chain = Chain(rng.permutation(length * width).reshape(length, width))
     below = 0.4 * rng.normal(size=(length - 1, width, width))
     root = rng.normal(size=(length, width, width))
     diagonal = np.einsum("tij,tkj->tik", root, root) + 4 * np.eye(width)
     dense = np.zeros((length * width, length * width))
-    for t in range(length):
-        here = slice(t * width, (t + 1) * width)
-        dense[here, here] = diagonal[t]
+    for t, here in enumerate(chain.where):
+        dense[np.ix_(here, here)] = diagonal[t]
         if t:
-            before = slice((t - 1) * width, t * width)
-            dense[here, before], dense[before, here] = below[t - 1], below[t - 1].T
-    return chains.Tridiagonal(diagonal, below), dense
+            before = chain.where[t - 1]
+            dense[np.ix_(here, before)] = below[t - 1]
+            dense[np.ix_(before, here)] = below[t - 1].T
+    return chain, Tridiagonal(diagonal, below), dense
 
 
 def test_the_algebra_is_that_of_the_dense_matrix():
-    precision, dense = random_precision()
-    chain, covariance = chains.conditionals(precision), np.linalg.inv(dense)
-    right = np.random.default_rng(1).normal(size=(6, 2))
-    np.testing.assert_allclose(chains.solve(chain, right).ravel(), covariance @ right.ravel())
-    np.testing.assert_allclose(chains.marginal_sds(chain).ravel() ** 2, np.diag(covariance))
+    chain, precision, dense = random_precision()
+    kept, conditionals = chain.eliminate(precision, None)
+    covariance, right = np.linalg.inv(dense), np.random.default_rng(1).normal(size=12)
+    np.testing.assert_allclose(chain.solve(conditionals, right), covariance @ right)
+    np.testing.assert_allclose(chain.sds(conditionals) ** 2, np.diag(covariance))
+    log_det = 0.5 * np.linalg.slogdet(covariance)[1]
+    np.testing.assert_allclose(chain.log_det(conditionals), log_det)
     # the map from normals to draws is a root of the covariance
-    root = chains.draws(chain, np.eye(12).reshape(12, 6, 2)).reshape(12, 12)
+    root = chain.draws(conditionals, np.eye(12))
     np.testing.assert_allclose(root.T @ root, covariance, atol=1e-12)
+    for again in (kept, chain.blocks(conditionals)):
+        np.testing.assert_allclose(again.diagonal, precision.diagonal, atol=1e-12)
+        np.testing.assert_allclose(again.below, precision.below, atol=1e-12)
+    np.testing.assert_allclose(chain.diagonal_of(kept), np.diag(dense))
 
 
-def test_a_precision_that_is_none_is_refused():
-    precision, _ = random_precision()
+def test_blocks_are_read_off_a_few_products():
+    chain, precision, dense = random_precision()
+    products = []
+
+    def apply(vectors):
+        products.append(len(vectors))
+        return vectors @ dense
+
+    _, at = chain.eliminate(precision, None)
+    found = chain.measure(apply, 4, np.random.default_rng(2), at)
+    assert products == [4] * 6  # three colours, two coordinates
+    np.testing.assert_allclose(found.diagonal, precision.diagonal, atol=1e-12)
+    np.testing.assert_allclose(found.below, precision.below, atol=1e-12)
+
+
+def test_a_precision_that_is_none_is_refused_or_raised():
+    chain, precision, _ = random_precision()
+    negative = precision._replace(diagonal=-precision.diagonal)
     with pytest.raises(np.linalg.LinAlgError):
-        chains.conditionals(precision._replace(diagonal=-precision.diagonal))
+        chain.eliminate(negative, None)
+    _, before = chain.eliminate(precision, None)
+    kept, after = chain.eliminate(negative, before)
+    # every conditional precision is a hundredth of what it was
+    np.testing.assert_allclose(after.covariance, 100 * before.covariance, rtol=1e-9)
+    again = chain.blocks(after)
+    np.testing.assert_allclose(kept.diagonal, again.diagonal, atol=1e-10)
 
 
 def test_a_linear_gaussian_model_is_exact():
@@ -76,14 +107,10 @@ def test_a_linear_gaussian_model_is_exact():
     change = np.eye(length) - np.eye(length, k=-1)
     precision = change.T @ change / STEP**2 + np.eye(length) / NOISE**2
     covariance = np.linalg.inv(precision)
-    chain = chains.Conditionals(
-        np.exp(2 * np.asarray(posterior.params.log_scale, float))[:, :, None],
-        np.asarray(posterior.params.gain, float),
-    )
+    found = normal(posterior.params, posterior.target.space)
     sd = np.sqrt(np.diag(covariance))
-    mean = np.asarray(posterior.params.loc)[:, 0]
-    np.testing.assert_allclose((mean - covariance @ y) / sd, 0, atol=1e-4)
-    np.testing.assert_allclose(chains.marginal_sds(chain)[:, 0], sd, rtol=1e-5)
+    np.testing.assert_allclose((found.mean - covariance @ y) / sd, 0, atol=1e-4)
+    np.testing.assert_allclose(found.sd, sd, rtol=1e-5)
     marginal = np.eye(length) - covariance  # the precision of y: all noise has variance one
     evidence = 0.5 * (
         np.linalg.slogdet(marginal)[1] - y @ marginal @ y - length * np.log(2 * np.pi)
@@ -113,7 +140,7 @@ def test_sites_must_share_the_axis():
 
 
 def test_the_solver_wants_its_guide():
-    with pytest.raises(GuideError, match="guide: expected a Markov"):
-        fit(local_level, np.zeros(5, np.float32), guide="fullrank", algorithm=MarkovNewton())
-    with pytest.raises(GuideError, match="num_draws"):
-        MarkovNewton(num_draws=3)
+    with pytest.raises(GuideError, match=r"guide: expected a guide with structure \(Markov, Pl"):
+        fit(local_level, np.zeros(5, np.float32), guide="fullrank", algorithm="structured_newton")
+    with pytest.raises(VijaxError, match="num_draws"):
+        StructuredNewton(num_draws=3)

@@ -16,6 +16,7 @@ from scipy.special import logsumexp
 
 from vijax._contracts import Batch
 from vijax._errors import ModelError
+from vijax._kernel import Kernel
 from vijax.model import build, split
 
 RNG = np.random.default_rng(3)
@@ -477,6 +478,10 @@ def test_a_long_chain_equals_the_forward_algorithm():
         forward /= forward.sum()
     prior = float(dist.Normal(0.3, 1.0).log_prob(0.8))
     assert density(target, batch) == pytest.approx(total + prior, rel=1e-6)
+    assert target.entries == 10_000 * 3 * 3
+    assert Kernel(target, batch).block == 128
+    longer, rows = make(markov, np.zeros(40_000, np.float32))
+    assert Kernel(longer, rows).block == 2**24 // (1 + 40_000 + longer.entries)
 
 
 def test_a_chain_of_one_step():

@@ -114,6 +114,11 @@ class Elimination:
                     done.append(left.log)
         return sum(done, jnp.zeros(()))
 
+    @property
+    def entries(self) -> int:
+        """Numbers that `total` has summed over."""
+        return sum(math.prod(entry.factor.log.shape) for entry in self.tape)
+
     def draw(self, key: Array) -> dict[str, Array]:
         """States of all variables, drawn given everything else; call `total` before.
 

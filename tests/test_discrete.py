@@ -181,3 +181,11 @@ def test_the_gradient_is_finite_where_a_state_is_impossible():
     value, slope = jax.value_and_grad(target.log_density)({"mu": jnp.array(0.8)}, batch)
     assert np.isfinite(value)
     assert np.isfinite(slope["mu"])
+
+
+@pytest.mark.parametrize("strategy", ["init_to_median", "init_to_uniform", "init_to_sample"])
+def test_numpyro_strategies_start_it(strategy):
+    chosen = getattr(numpyro.infer, strategy)()
+    options = {"guide": "meanfield", "num_steps": 1500, "progress_bar": False}
+    mean = vijax.fit(mixture, Y, init=chosen, **options).sample(0, 4000)["mu"].mean()
+    assert abs(mean - fitted().sample(0, 4000)["mu"].mean()) < 0.1

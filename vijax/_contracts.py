@@ -100,6 +100,7 @@ class Target:
             position beside the coordinates, see `draw_discrete`.
         draw_discrete: `(key, z, batch, model, mutable) -> dict`, draws of the discrete sites given
             `z`, exact, as numbers of values; with them in `z`, `constrain` has these sites too.
+        entries: numbers that summing discrete sites out makes of one position, with all data.
         sequential: whether the model has a long loop, so that many points take as long as one.
         differentiable: whether the log density has a gradient in the latent sites.
         request: what `build` was asked to cut into batches, `None` for nothing.
@@ -122,6 +123,7 @@ class Target:
     hierarchical: tuple[str, ...] = ()
     discrete: Mapping[str, int] = dataclasses.field(default_factory=dict)
     draw_discrete: Callable[..., Position] = lambda *_: {}
+    entries: int = 0
     sequential: bool = False
     differentiable: bool = True
     request: Hashable = None
@@ -152,6 +154,11 @@ class Target:
     ) -> Array:
         """The log density of one position, a scalar."""
         return self.evaluate(z, batch, model or {}, mutable or {}).log_density
+
+    @property
+    def footprint(self) -> int:
+        """Numbers that one evaluation takes beside the data."""
+        return self.space.dim + self.entries
 
     def program(
         self, function: Callable[..., Any], *static: Hashable, donate: tuple[int, ...] = ()

@@ -30,7 +30,7 @@ def from_guide(
     made = guide.host_draws(variables.guide, target.space, host_rng(key), num_draws)
     if made is not None:
         return weights.split(target.space, made.points)
-    block = block_size(batch, target.space.dim)
+    block = block_size(batch, target.footprint)
     program = target.program(_draw, guide, block)
     parts = [
         jax.device_get(program(variables, fold_in(key, i), batch))
@@ -83,7 +83,7 @@ def constrain(
     values = blocks(
         lambda part, _: program(part, variables.model, batch, mutable),
         z,
-        block_size(batch, target.space.dim),
+        block_size(batch, target.footprint),
     )
     order = [name for name in target.dims if name in values]  # compiled programs sort by name
     return {name: values[name] for name in [*order, *(values.keys() - order)]}
@@ -104,7 +104,7 @@ def with_discrete(
     if target.discrete.keys() <= z.keys():
         return z
     program = target.program(_discrete)
-    size = block_size(batch, target.space.dim)
+    size = block_size(batch, target.footprint)
 
     def block(part: Arrays, rows: np.ndarray) -> Any:
         keys = jax.random.split(fold_in(key, int(rows[0])), size)
@@ -121,7 +121,7 @@ def log_likelihood(
     return blocks(
         lambda part, _: program(part, variables.model, batch, mutable),
         z,
-        block_size(batch, target.space.dim),
+        block_size(batch, target.footprint),
     )
 
 
@@ -138,7 +138,7 @@ def log_prob(
     out = blocks(
         lambda part, _: {"": program(part, variables, batch, mutable)},
         values,
-        block_size(batch, target.space.dim),
+        block_size(batch, target.footprint),
     )
     return out[""]
 

@@ -24,6 +24,7 @@ _BLOCK = 16  # points evaluated at once, see `Kernel`
 _SMALL_BLOCK = 64  # the same for models that read little, whose calls are mostly dispatch
 _SMALL = 2**11  # numbers that such a model reads at most
 _LONG_BLOCK = 128  # the same for models with a long loop, whose steps take no longer for more
+_MOST = 2**24  # numbers that a block of those takes at most
 _WORTH_COMPILING = 2**25  # points times data elements: about a second of gradients
 
 
@@ -122,7 +123,8 @@ class Kernel:
         dtype: what the device computes in, float32 unless x64 is enabled.
         calls: device calls so far.
         points: points asked for so far, Hessian-vector products included.
-        num_elements: numbers that one evaluation reads: all data and one point.
+        num_elements: numbers that one evaluation takes: all data, one point, and what discrete
+            sites are summed from.
     """
 
     def __init__(
@@ -145,12 +147,13 @@ class Kernel:
         self.points = 0
         self._data = (batch, self.model, dict(mutable or {}))
         self._spread = any(len(_devices(value)) > 1 for value in batch.data.values())
-        self.num_elements = self.dim + sum(np.size(value) for value in batch.data.values())
+        self.num_elements = self.dim + target.entries
+        self.num_elements += sum(np.size(value) for value in batch.data.values())
         self.block = block or self._usual_block()
 
     def _usual_block(self) -> int:
         if self.target.sequential:
-            return _LONG_BLOCK
+            return max(1, min(_LONG_BLOCK, _MOST // self.num_elements))
         return _SMALL_BLOCK if self.num_elements <= _SMALL else _BLOCK
 
     @property

@@ -335,6 +335,9 @@ class Posterior:
     def log_likelihood(self, rng_key: Any = 0, num_draws: int = 1000) -> dict[str, np.ndarray]:
         """Pointwise log likelihood of the data under posterior draws, as LOO and WAIC take it.
 
+        Discrete sites that belong to one row of data each, as in a mixture, are summed out; given
+        are draws of all others, such as the states of a chain.
+
         Returns:
             By observed site, `(num_draws, *batch shape)` in nats.
         """

@@ -16,6 +16,7 @@ from scipy.special import logsumexp
 
 from vijax._contracts import Batch
 from vijax._errors import ModelError
+from vijax._kernel import Kernel
 from vijax.model import build, split
 
 RNG = np.random.default_rng(3)
@@ -369,6 +370,20 @@ def crossing(y):
         numpyro.sample("y", dist.Normal(mu * a * b, 1.0), obs=y)
 
 
+def one_state_for_all_chains(y):
+    mu = level()
+
+    def step(carry, y):
+        common, own = carry
+        common = numpyro.sample("common", dist.Bernoulli(0.2 + 0.5 * common))
+        with numpyro.plate("series", 2):
+            own = numpyro.sample("own", dist.Bernoulli(0.1 + 0.4 * own + 0.3 * common))
+            numpyro.sample("y", dist.Normal(mu + own, 1.0), obs=y)
+        return (common, own), None
+
+    scan(step, (0, jnp.zeros(2, int)), y)
+
+
 def moving_support(y):
     z = numpyro.sample("z", dist.Bernoulli(0.3))
     mu = numpyro.sample("mu", dist.Uniform(0.0, 1.0 + z))
@@ -386,6 +401,7 @@ def moving_support(y):
         (remembers_everything, Y, "site 'x': .*'x' of the step before.*remembers more"),
         (too_many, Y, r"site 'y': .*at most 65536 combinations.*got 125000: 'z0' \(50 values\)"),
         (crossing, GRID, "sites .*'a'.*plates.*nested.*crossing"),
+        (one_state_for_all_chains, GRID, "site 'own': .*carries on together.*got 'common'"),
         (moving_support, Y, "site 'mu': expected a support.*depends on 'z'"),
     ],
 )
@@ -477,6 +493,10 @@ def test_a_long_chain_equals_the_forward_algorithm():
         forward /= forward.sum()
     prior = float(dist.Normal(0.3, 1.0).log_prob(0.8))
     assert density(target, batch) == pytest.approx(total + prior, rel=1e-6)
+    assert target.entries == 10_000 * 3 * 3
+    assert Kernel(target, batch).block == 128
+    longer, rows = make(markov, np.zeros(40_000, np.float32))
+    assert Kernel(longer, rows).block == 2**24 // (1 + 40_000 + longer.entries)
 
 
 def test_a_chain_of_one_step():
@@ -498,3 +518,33 @@ def test_the_log_likelihood_of_a_mixture_sums_its_components_out():
     got = target.site_log_probs({"mu": jnp.array(0.8), **states}, batch, {}, {})["y"]
     expected = dist.Normal(2 * SHIFTS[states["z"]], 1.0).log_prob(Y)
     np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_one_start_for_several_chains():
+    """The start is in no plate, the chains are side by side in one."""
+
+    def model(y):
+        mu = level()
+        start = categorical("start")
+
+        def step(x, y):
+            with numpyro.plate("series", 2):
+                x = categorical("x", STEPS[x])
+                numpyro.sample("y", dist.Normal(mu + SHIFTS[x], 1.0), obs=y)
+            return x, None
+
+        scan(step, jnp.full(2, start), y)
+
+    target, batch = make(model, GRID)
+    total = []
+    for start in range(3):
+        worth = np.log(WEIGHTS[start])
+        for series in GRID.T:
+            forward = np.eye(3)[start]
+            for y in series:
+                seen = np.exp(dist.Normal(0.8 + SHIFTS, 1.0).log_prob(y))
+                forward = (forward @ np.asarray(STEPS, float)) * seen
+            worth += np.log(forward.sum())
+        total.append(worth)
+    prior = float(dist.Normal(0.3, 1.0).log_prob(0.8))
+    assert density(target, batch) == pytest.approx(float(logsumexp(total)) + prior, abs=1e-4)

@@ -97,7 +97,7 @@ def draw(
             log_p = kernel.log_density(made.points)
             z = split(target.space, made.points)
             return Draws(z, log_p, made.log_q, made.labels, made.noise)
-    block = block_size(batch, target.space.dim)
+    block = block_size(batch, target.footprint)
     program = target.program(_draw_block, guide, block)
     parts = [
         jax.device_get(program(variables, mutable, fold_in(key, i), batch))

@@ -114,6 +114,11 @@ class Elimination:
                     done.append(left.log)
         return sum(done, jnp.zeros(()))
 
+    @property
+    def entries(self) -> int:
+        """Numbers that `total` has summed over."""
+        return sum(math.prod(entry.factor.log.shape) for entry in self.tape)
+
     def draw(self, key: Array) -> dict[str, Array]:
         """States of all variables, drawn given everything else; call `total` before.
 
@@ -191,6 +196,15 @@ class Elimination:
     def _sum_chain(self, carried: Sequence[Variable], factor: Factor) -> Factor:
         loop = carried[0].loop
         assert loop is not None
+        for name in factor.names:
+            other = self._owner(name)
+            if other is not None and other not in carried and loop in other.scope:
+                raise ModelError(
+                    f"site {carried[0].name!r}: expected the discrete sites that a scan carries "
+                    f"on together to be in the same plates, got {other.name!r} in others. All rows "
+                    "of the plate would have to be summed over together; give each row a state of "
+                    "its own."
+                )
         states = tuple(variable.name for variable in carried)
         self.tape.append(Chained(states, loop, factor))
         links = chain.links(factor, loop, states)
@@ -237,8 +251,9 @@ class Elimination:
                 "depend on every row of the other; give one of them a distribution without "
                 "discrete values."
             )
-        for name in self._scope(factor) - outer:
-            factor = multiply_out(factor, name, self.scales.get(name, 1.0))
+        for name in factor.names:  # in their order, so that sums round alike in every process
+            if self._owner(name) is None and name not in outer:
+                factor = multiply_out(factor, name, self.scales.get(name, 1.0))
         return factor
 
 

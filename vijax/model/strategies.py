@@ -19,8 +19,10 @@ def init_strategy(
 
     def run(key: Array, batch: Batch) -> dict[str, Array]:
         args, kwargs = arguments.join(batch.data)
-        substituted = handlers.substitute(model, substitute_fn=strategy)
-        trace = handlers.trace(handlers.seed(substituted, key)).get_trace(*args, **kwargs)
+        # seed inside: strategies draw with the keys of the sites
+        seeded = handlers.seed(model, key)
+        substituted = handlers.substitute(seeded, substitute_fn=strategy)
+        trace = handlers.trace(substituted).get_trace(*args, **kwargs)
         return {
             name: site["value"]
             for name, site in trace.items()

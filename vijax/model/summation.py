@@ -11,10 +11,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from vijax._contracts import Batch, Evaluation, Position, Space
+from vijax.model import named
 from vijax.model import run as running
 from vijax.model.elimination import Elimination
 from vijax.model.enumeration import Plan
-from vijax.model.named import Factor, product, spread, sum_out
+from vijax.model.named import Factor
 from vijax.model.planning import Outputs, plan
 
 Tracer = Callable[..., running.Trace]
@@ -26,22 +27,26 @@ class Summation:
 
     Args:
         trace: runs the model, `Builder.trace`.
-        how: from `planned`.
+        how: from `vijax.model.planning.plan`.
+
+    Attributes:
+        entries: numbers that are summed over for one position, with all data.
     """
 
     def __init__(self, trace: Tracer, how: Plan) -> None:
         self.trace = trace
         self.how = how
+        self.entries = 0
 
     def evaluate(self, z: Position, batch: Batch, model: Mapping, mutable: Mapping) -> Evaluation:
         """The log density and the new mutable state."""
-        return self._sum_out(z, batch, model, mutable)[0]
+        return self.sum_out(z, batch, model, mutable)[0]
 
     def draw(
         self, key: Array, z: Position, batch: Batch, model: Mapping, mutable: Mapping
     ) -> Position:
         """The discrete sites given the others, as numbers of their values."""
-        return self._sum_out(z, batch, model, mutable)[1].draw(key)
+        return self.sum_out(z, batch, model, mutable)[1].draw(key)
 
     def by_row(
         self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
@@ -50,18 +55,18 @@ class Summation:
         alone, found = self.how.alone(), {}
         factors = self._factors(z, batch, model, mutable) if alone else {}
         for site, names in alone.items():
-            joint = product([factors[one] for one in (site, *names)])
+            joint = named.product([factors[one] for one in (site, *names)])
             for name in names:
-                joint = sum_out(joint, name)
+                joint = named.sum_out(joint, name)
             dims = self.how.tables[site].dims
-            found[site] = spread(joint, [dim or object() for dim in dims])
+            found[site] = named.spread(joint, [dim or object() for dim in dims])
         return found
 
     def knows(self, z: Position) -> bool:
         """Whether a position has the states of all discrete sites."""
         return self.how.variables.keys() <= z.keys()
 
-    def _sum_out(
+    def sum_out(
         self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
     ) -> tuple[Evaluation, Elimination]:
         """The log density, in a way that can be followed back."""
@@ -102,7 +107,9 @@ def planned(tracer: Tracer, trace: running.Trace, space: Space, data: Abstract) 
     summation = Summation(tracer, plan(trace, functools.partial(_outputs, tracer, origin), data))
 
     def log_density(data: dict[str, Array]) -> Array:
-        return summation.evaluate(origin, Batch(data), {}, {}).log_density
+        evaluation, elimination = summation.sum_out(origin, Batch(data), {}, {})
+        summation.entries = elimination.entries
+        return evaluation.log_density
 
     jax.eval_shape(log_density, data)  # plates that cross are found on the way
     return summation

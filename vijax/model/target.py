@@ -159,6 +159,7 @@ class Builder:
             hierarchical=tuple(name for name in hierarchical if name not in how.tables),
             discrete={name: variable.size for name, variable in how.variables.items()},
             draw_discrete=self.draw_discrete,
+            entries=0 if self.summation is None else self.summation.entries,
             sequential=sequential,
             differentiable=differentiable,
             request=asked,

@@ -1,5 +1,6 @@
 """Families of distributions on unconstrained space."""
 
+from vijax.guides.asvi import ASVI
 from vijax.guides.composite import Composite, compose
 from vijax.guides.delta import Delta
 from vijax.guides.flow import Flow
@@ -13,6 +14,7 @@ from vijax.guides.numpyro import BijectionTransform, adapt, as_numpyro
 from vijax.guides.plates import Plates
 
 __all__ = [
+    "ASVI",
     "NAMES",
     "BijectionTransform",
     "Composite",

@@ -124,11 +124,12 @@ class Builder:
         Raises:
             ModelError: the model cannot be fitted, or not on batches of this kind.
         """
-        trace, hierarchical, sequential = self._survey()
+        trace, scaled, hierarchical, sequential = self._survey()
         self._choose_rows(trace, running.at_origin, scored=True)
         self.plates = _plates(trace)
         if any(_is_cut(site, trace) for _, site, _ in running.latents(trace)):
-            trace, hierarchical, sequential = self._survey()  # on all rows, if they are there
+            # on all rows, if they are there
+            trace, scaled, hierarchical, sequential = self._survey()
             for name, site, _ in running.latents(trace):
                 check_subsampled(name, site, trace)
         if asked is not None:
@@ -160,6 +161,7 @@ class Builder:
             dims=dims(trace),
             # coordinates must not depend on what is summed out
             hierarchical=tuple(name for name in hierarchical if name not in tables),
+            location_scale=tuple(name for name in scaled if name not in tables),
             discrete={name: variable.size for name, variable in variables.items()},
             draw_discrete=self.draw_discrete,
             sequential=sequential,
@@ -232,8 +234,8 @@ class Builder:
             self._log_density(trace)
         return trace
 
-    def _survey(self) -> tuple[running.Trace, tuple[str, ...], bool]:
-        """A trace of abstract values, the hierarchical sites, and whether there is a long loop.
+    def _survey(self) -> tuple[running.Trace, tuple[str, ...], tuple[str, ...], bool]:
+        """A trace of abstract values, location-scale sites, hierarchical ones, any long loop.
 
         Hierarchical is a site whose prior scale depends on other latents.
         """
@@ -250,7 +252,7 @@ class Builder:
             for name in names
             if needed_inputs(closed.jaxpr, [name == other for other in names])[0]
         )
-        return kept, hierarchical, has_loop(closed.jaxpr, _LONG)
+        return kept, tuple(names), hierarchical, has_loop(closed.jaxpr, _LONG)
 
     def _log_density(self, trace: running.Trace) -> Array:
         with tracing_errors(self.model):

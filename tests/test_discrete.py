@@ -155,6 +155,20 @@ def test_gradient_steps_on_minibatches_of_a_mixture():
     assert batches.sample(0, 5)["z"].shape == (5, 400)
 
 
+def test_batches_of_a_mixture_that_is_written_for_all_rows():
+    rng = np.random.default_rng(0)
+    y = (rng.choice(SHIFTS, p=WEIGHTS, size=400) + 0.4 + rng.normal(size=400)).astype(np.float32)
+    whole = vijax.fit(mixture, y, progress_bar=False).summary()["mu"]
+    options = {"guide": "fullrank", "num_steps": 3000, "progress_bar": False}
+    posterior = vijax.fit(mixture, y, batch_size=50, **options)
+    part = posterior.summary()["mu"]
+    assert abs(part.mean - whole.mean) < 0.3 * whole.sd
+    assert part.sd == pytest.approx(whole.sd, rel=0.25)
+    drawn = posterior.sample(0, 200)
+    assert drawn["z"].shape == (200, 400)
+    np.testing.assert_allclose(drawn["centre"], drawn["mu"][:, None] + SHIFTS[drawn["z"]], 1e-5)
+
+
 def test_the_gradient_is_finite_where_a_state_is_impossible():
     def model(y):
         mu = numpyro.sample("mu", dist.Normal(0.3, 1.0))

@@ -189,3 +189,16 @@ def test_a_fit_is_silent(capsys):
         warnings.simplefilter("error")
         vijax.fit(model, Y, guide="meanfield", num_steps=200)
     assert capsys.readouterr().out == ""
+
+
+def two_modes(y):
+    mu = numpyro.sample("mu", dist.Normal(0.0, 3.0))
+    numpyro.sample("y", dist.Normal(jnp.abs(mu), 0.2).expand([8]).to_event(1), obs=y)
+
+
+def test_gradient_steps_do_not_certify_one_of_two_modes():
+    posterior = vijax.fit(two_modes, np.full(8, 2.0), guide="fullrank", algorithm="gradient")
+    assert abs(abs(posterior.sample(0, 1000)["mu"].mean()) - 2) < 0.1  # one of them, exactly
+    assert posterior.khat < 0.5
+    assert posterior.status == "approximate"
+    assert "2 separate modes were seen" in posterior.report()

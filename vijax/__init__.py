@@ -12,22 +12,27 @@
 
 from vijax import guides, objectives
 from vijax._checkpoint import load
+from vijax._compare import Comparison, compare
 from vijax._errors import GuideError, ModelError, VijaxError, VijaxWarning
 from vijax._fit import fit
 from vijax._posterior import Posterior
 from vijax._stack import stack
 from vijax._storage.unfinished import Checkpoint
 from vijax._version import __version__
+from vijax.model import from_log_density
 
 __all__ = [
     "Checkpoint",
+    "Comparison",
     "GuideError",
     "ModelError",
     "Posterior",
     "VijaxError",
     "VijaxWarning",
     "__version__",
+    "compare",
     "fit",
+    "from_log_density",
     "guides",
     "load",
     "objectives",

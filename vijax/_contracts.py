@@ -211,6 +211,7 @@ class Target:
             `z`, exact, as numbers of values; with them in `z`, `constrain` has these sites too.
         location_scale: sites whose prior has a location and a scale, latent or not.
         sequential: whether the model has a long loop, so that many points take as long as one.
+        differentiable: whether the log density has a gradient in the latent sites.
         request: what `build` was asked to cut into batches, `None` for nothing.
         programs: compiled programs on this target, see `program`; they live as long as it does.
     """
@@ -233,6 +234,7 @@ class Target:
     discrete: Mapping[str, int] = dataclasses.field(default_factory=dict)
     draw_discrete: Callable[..., Position] = lambda *_: {}
     sequential: bool = False
+    differentiable: bool = True
     request: Hashable = None
     programs: dict[Hashable, Callable[..., Any]] = dataclasses.field(
         default_factory=dict, repr=False
@@ -310,10 +312,13 @@ class Guide(abc.ABC):
     Attributes:
         factorised: whether coordinates are independent under every member of the family, so
             that it is not exact for a correlated posterior.
+        conditional: whether its draws depend on the data of the rows they are for, so that it can
+            be used for other rows than it was fitted to.
         num_particles: draws that a gradient step averages where nobody says otherwise.
     """
 
     factorised: ClassVar[bool] = False
+    conditional: ClassVar[bool] = False
     num_particles: ClassVar[int] = 1
 
     @abc.abstractmethod

@@ -9,7 +9,6 @@ on the clock: 100 + 200 steps equal 300 bit for bit.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -140,10 +139,12 @@ class Engine:
             run = run._replace(reason="interrupted by Ctrl-C")
         return run
 
-    @functools.cached_property
-    def _by_row(self) -> bool:
-        """Whether latents are cut into batches: their parameters have a row for each row."""
-        return self.target.on_batch is not self.target
+    def _by_row(self, run: Run) -> bool:
+        """Whether some parameters have a row for every row of a plate that is cut."""
+        variables = self.algorithm.variables(run.loop.state)
+        return has_rows(
+            variable_axes(self.guide, variables, self.target.space, self.target.subsampled)
+        )
 
     def trial(self, run: Run, num_steps: int) -> float:
         """Mean loss over the later half of a few steps, `inf` if any was not finite."""
@@ -191,14 +192,14 @@ class Engine:
         active = np.array([not phase.stopped for phase in run.phases])
         loop, losses, finite = self._steps(run, stop, run.guarded)
         bad = ~np.isfinite(losses) & active
-        if not run.guarded and not self._by_row and (bad.any() or not finite):
+        if not run.guarded and not self._by_row(run) and (bad.any() or not finite):
             loop, losses, _ = self._steps(run, stop, guarded=True)
             run = run._replace(guarded=True)
             bad = ~np.isfinite(losses) & active
         troubles = run.troubles
         if bad.any() and not troubles:
             when, restart = (int(i) for i in np.argwhere(bad)[0])
-            if self._by_row:
+            if self._by_row(run):
                 before = loop  # where the piece began is gone; the step itself was left out
             elif when:
                 before = self._steps(run, run.step + when, guarded=True)[0]
@@ -220,7 +221,7 @@ class Engine:
         table = self.rows.table(run.step, stop, CAPACITY) if self.rows.subsampled else {}
         static = (self.guide, self.algorithm, guarded, len(active))
         # parameters by row are updated where they are: copying all would cost more than the steps
-        program = self.target.program(advance, *static, donate=(0,) if self._by_row else ())
+        program = self.target.program(advance, *static, donate=(0,) if self._by_row(run) else ())
         fresh = run.step == run.window
         loop, losses, finite = program(
             run.loop, self.key, active, fresh, run.step, stop, self.batch, table

@@ -21,6 +21,7 @@ from vijax._routes import Begun, Steps, Watchers, by_climbing, by_solver, by_ste
 from vijax._storage.unfinished import Checkpoint
 from vijax.guides import resolve
 from vijax.model import build, check_batches, check_data, request, split, unwrap
+from vijax.objectives import ScoreELBO
 from vijax.solvers import by_name, default_solver
 
 _FULL_RANK_DIM = 500  # largest dimension at which d x d work stays cheap beside the model
@@ -110,6 +111,8 @@ def fit(
 
     arguments, data = split(model, args, {**kwargs, **model_kwargs})
     target = build(model, arguments, request(batch_size, batch_axes))
+    if not target.differentiable and objective is None and algorithm == "auto":
+        objective = options["objective"] = ScoreELBO()
     batch = Batch(data, centring=_centring.chosen(target, centring))
     check_data(target, arguments, batch)
     key = as_key(rng_key)

@@ -21,6 +21,19 @@ def has_loop(jaxpr: Any, length: int) -> bool:
     return False
 
 
+def has_gradient(jaxpr: Any) -> bool:
+    """Whether a program can be differentiated: it calls no other program without saying how."""
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        if name in ("pure_callback", "io_callback"):
+            return False
+        if not name.startswith(("custom_jvp", "custom_vjp")) and not all(
+            map(has_gradient, core.jaxprs_in_params(equation.params))
+        ):
+            return False
+    return True
+
+
 def needed_inputs(jaxpr: Any, wanted: list[bool]) -> list[bool]:
     """Which inputs the wanted outputs depend on; looks into loops and inner programs as well."""
     return partial_eval.dce_jaxpr(jaxpr, wanted)[1]

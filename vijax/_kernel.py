@@ -212,7 +212,7 @@ class Kernel:
         Many points of a large model get a program of their own, in larger blocks; few points are
         worth no second compilation.
         """
-        if self.joint or not self.is_costly(len(points)):
+        if self.joint or (self.target.differentiable and not self.is_costly(len(points))):
             return self(points)[0]
         program = self.target.program(log_densities)
         values = self._blocks(lambda block: program(block, *self._data), points)

@@ -6,16 +6,25 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from vijax._contracts import PyTree, Solution
+import numpy as np
+
+from vijax._contracts import PyTree, Solution, Variables
 from vijax._engine import Engine, Run, knows_all_rows, scores, shares_all
 from vijax._history import Attempt
-from vijax._keys import fold_in
+from vijax._kernel import Kernel
+from vijax._keys import fold_in, host_rng
 from vijax._ladder import Candidate, judge
 from vijax._problem import Problem
+from vijax.diagnostics import weights
 from vijax.diagnostics.assess import Chains, assess, assess_scores
 from vijax.diagnostics.weights import num_elements
 from vijax.model import Arguments
+from vijax.solvers import Pathfinder
+from vijax.solvers.gaussian import Gaussian
 
+_PATHS_DIM = 100  # dimensions up to which other modes are looked for
+_PATHS_GRADIENTS = 1000  # what looking for them takes
+_PATHS_DRAWS = 500
 _SMALL_DATA = 2**22  # numbers; all of them can be read a few thousand times in seconds
 
 
@@ -46,6 +55,7 @@ def of_run(
             problem.batch,
             run.converged,
             run.troubles,
+            num_modes=1 + _other_modes(problem, variables, mutable),
             chains=chains,
         )
     return dict(
@@ -97,3 +107,24 @@ def of_candidate(
         solver_losses=solution.losses,
         history=history,
     )
+
+
+def _other_modes(problem: Problem, variables: Variables, mutable: dict[str, PyTree]) -> int:
+    """How many modes the guide leaves out, by short climbs from random places.
+
+    Gradient steps see one mode, and neither weights nor chains of it know of another. Not asked
+    where it would take long: with many dimensions, or much data.
+    """
+    target, batch = problem.target, problem.batch
+    kernel = Kernel(target, batch, variables.model, mutable)
+    short = target.space.dim <= _PATHS_DIM and not target.sequential and target.differentiable
+    if not short or kernel.is_costly(_PATHS_GRADIENTS):
+        return 0
+    key = fold_in(problem.key, 6)
+    drawn = weights.draw(target, problem.guide, variables, mutable, key, batch, _PATHS_DRAWS)
+    flat = weights.flatten(target.space, drawn.z)
+    elbo, sd = weights.elbo(drawn.log_weights)[0], flat.std(axis=0)
+    if not (np.isfinite(elbo) and sd.all()):
+        return 0
+    paths = Pathfinder().run(kernel, host_rng(fold_in(key, 1)))
+    return len(paths.other_modes(Gaussian(flat.mean(axis=0), np.diag(sd)), elbo))

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from vijax import _checkpoint, _covariance, _draws, _export, _outcome
+from vijax import _checkpoint, _covariance, _draws, _evidence, _export, _outcome
 from vijax._contracts import (
     Batch,
     DensityGuide,
@@ -34,7 +34,7 @@ from vijax.diagnostics import weights
 from vijax.diagnostics.assess import Assessment
 from vijax.diagnostics.weights import Draws, Importance
 from vijax.guides.numpyro import as_numpyro
-from vijax.model import Arguments, predictor, run_nuts
+from vijax.model import Arguments, build, predictor, run_nuts, split
 from vijax.model.nuts import DENSE_DIM
 
 
@@ -200,6 +200,33 @@ class Posterior:
         """
         return self.proposals(as_key(rng_key), check_count("num_draws", num_draws))[1]
 
+    def log_evidence(
+        self,
+        method: str = "importance",
+        rng_key: Any = 0,
+        num_draws: int = 4000,
+        num_particles: int = 50,
+    ) -> _evidence.Evidence | _evidence.Bracket:
+        """The log evidence (marginal likelihood) in nats, or bounds on it, with standard errors.
+
+        Args:
+            method: `"importance"`, an estimate; `"elbo"` and the tighter `"iwae"`, lower bounds;
+                `"cubo"`, an upper bound (by draws it comes out too small where a few of them have
+                most of the weight: see the standard error, and `khat`); `"bracket"`, the last two.
+            rng_key: for the draws.
+            num_draws: how many.
+            num_particles: draws in each importance-weighted bound.
+
+        Raises:
+            GuideError: the guide has no density, or the fit saw minibatches.
+        """
+        if method not in _evidence.METHODS:
+            raise ValueError(f"method: expected one of {_evidence.METHODS}, got {method!r}.")
+        check_count("num_particles", num_particles)
+        key = as_key(rng_key)
+        draws, _ = self.proposals(key, check_count("num_draws", num_draws))
+        return _evidence.evidence(draws.log_weights, method, num_particles)
+
     def covariance(
         self,
         method: str = "guide",
@@ -263,8 +290,47 @@ class Posterior:
         if not args and not kwargs:
             self._need("predict at the fit's own inputs")
             args, kwargs = self.arguments.join(self.batch.data)
+        elif self.guide.conditional:
+            return self.at(*args, **kwargs).predict(rng_key, num_draws=num_draws)
         z = self._draw(fold_in(key, 0), num_draws, corrected=None)
         return self.predictive(fold_in(key, 1), z, args, kwargs)
+
+    def at(self, *args: Any, **kwargs: Any) -> Posterior:
+        """The posterior of other rows, where the guide infers a row's latents from its data.
+
+        Its `sample` and `predict` are those of these rows; figures like `elbo` remain the fit's.
+
+        Args:
+            *args: the model's arguments at the other rows, observations included.
+            **kwargs: its keyword arguments.
+
+        Raises:
+            GuideError: the guide is not `Amortised`, in no part.
+            ModelError: observations are missing, so that the model has other latents there.
+        """
+        if not self.guide.conditional:
+            raise GuideError(
+                f"at: expected a guide that infers latents from data, got {self.guide!r}. Fit "
+                "with guides.Amortised, or fit these rows."
+            )
+        arguments, data = split(self.model, args, kwargs)
+        target = build(self.model, arguments)
+        ours, theirs = list(self.target.space.names), list(target.space.names)
+        if ours != theirs:
+            raise ModelError(
+                f"at: expected the latent sites {ours} at these arguments, got {theirs}. Pass the "
+                "observations, too."
+            )
+        return dataclasses.replace(
+            self,
+            arguments=arguments,
+            target=target,
+            batch=Batch(data),
+            engine=None,
+            run=None,
+            missing=(),
+            unknown=frozenset(),
+        )
 
     def log_likelihood(self, rng_key: Any = 0, num_draws: int = 1000) -> dict[str, np.ndarray]:
         """Pointwise log likelihood of the data under posterior draws, as LOO and WAIC take it.

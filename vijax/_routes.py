@@ -25,6 +25,7 @@ from vijax._contracts import (
 from vijax._engine import Budget, Engine, Run
 from vijax._keys import fold_in
 from vijax._ladder import INTERRUPTED, climb
+from vijax._locals import has_rows, variable_axes
 from vijax._posterior import Posterior
 from vijax._problem import Problem
 from vijax._progress import Progress
@@ -110,7 +111,7 @@ def by_solver(begun: Begun, solver: Solver, final: bool) -> Posterior | Begun:
 def by_steps(begun: Begun, steps: Steps, watchers: Watchers, chains: Chains) -> Posterior:
     """The answer of gradient steps, from where a checkpoint is if there is one."""
     problem = begun.problem
-    engine, keeper, run = _engine(problem, steps), None, None
+    engine, keeper, run = _engine(problem, begun.variables[0], steps), None, None
     callbacks = watchers.callbacks
     if watchers.checkpoint is not None:
         restarts = len(begun.variables)
@@ -142,7 +143,7 @@ def _first(engine: Engine, begun: Begun, steps: Steps) -> Run:
     return engine.start(begun.variables, begun.mutable, [factor] * len(begun.variables))
 
 
-def _engine(problem: Problem, steps: Steps) -> Engine:
+def _engine(problem: Problem, variables: Variables, steps: Steps) -> Engine:
     """The engine for gradient steps, with the algorithm asked for."""
     algorithm = steps.algorithm
     if not isinstance(algorithm, Algorithm):
@@ -151,7 +152,8 @@ def _engine(problem: Problem, steps: Steps) -> Engine:
             steps.objective or ELBO(steps.num_particles or problem.guide.num_particles),
             Adam(_BASE_RATE) if own else Optimizer(steps.optimizer),
         )
-    by_row = problem.target.on_batch is not problem.target
+    target = problem.target
+    axes = variable_axes(problem.guide, variables, target.space, target.subsampled)
     return Engine(
         target=problem.target,
         guide=problem.guide,
@@ -159,7 +161,7 @@ def _engine(problem: Problem, steps: Steps) -> Engine:
         batch=problem.batch,
         rows=problem.rows,
         key=fold_in(problem.key, 3),
-        rule=StopRule.by_row(problem.rows.epoch) if by_row else StopRule(),
+        rule=StopRule.by_row(problem.rows.epoch) if has_rows(axes) else StopRule(),
         anneal=steps.optimizer is None or steps.num_steps is None,
     )
 

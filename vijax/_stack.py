@@ -10,20 +10,19 @@ import jax
 import numpy as np
 
 from vijax import _draws, _outcome
+from vijax._compare import leave_one_out
 from vijax._contracts import DensityGuide, Solution, Variables
 from vijax._errors import GuideError, ModelError, VijaxError, mismatch
 from vijax._keys import as_key, fold_in
 from vijax._ladder import Candidate, judge
 from vijax._posterior import Posterior
 from vijax._problem import Problem
-from vijax.diagnostics import psis
 from vijax.guides import Mixture
 from vijax.guides.mixture import MixtureParams
 
 Weighting = Literal["evidence", "stacking"]
 
 _DRAWS = 1000
-_STEPS = 2000  # of expectation maximisation; each is a product with the table of scores
 _NEGLIGIBLE = 1e-4  # weight below which a fit is left out
 
 
@@ -129,34 +128,18 @@ def _by_evidence(fits: list[tuple[Posterior, jax.Array]]) -> np.ndarray:
 
 def _by_stacking(fits: list[tuple[Posterior, jax.Array]]) -> np.ndarray:
     """The weights that maximise the mean log of `sum_k w_k p_k(y_i | the others)`."""
-    table = np.stack([_left_out(one, key) for one, key in fits])
-    table = np.exp(table - table.max(axis=0))  # (fits, observations)
-    weights = np.full(len(table), 1 / len(table))
-    for _ in range(_STEPS):  # climbs the concave objective without a step size
-        weights = weights * (table / (weights @ table)).mean(axis=1)
-    return weights / weights.sum()
+    if len(fits) == 1:
+        return np.ones(1)
+    scores = leave_one_out({str(i): _pointwise(one, key) for i, (one, key) in enumerate(fits)})
+    return np.array([scores[str(i)][-1] for i in range(len(fits))])
 
 
-def _left_out(posterior: Posterior, key: jax.Array) -> np.ndarray:
-    """Log density of every observation under the fit to all others, `(num,)`.
-
-    Source: Practical Bayesian Model Evaluation Using Leave-one-out Cross-validation and WAIC,
-    Vehtari, Gelman, Gabry, 2017.
-    """
+def _pointwise(posterior: Posterior, key: jax.Array) -> np.ndarray:
+    """Log density of every observation at draws of the guide, `(num_draws, num)`."""
     state = (posterior.target, posterior.guide, posterior.variables)
     # the guide's own draws, whatever the status: they are what the mixture will be made of
     z = _draws.from_guide(*state, key, posterior.batch, _DRAWS)
     found = _draws.log_likelihood(
         posterior.target, posterior.variables, posterior.mutable, posterior.batch, z
     )
-    table = np.concatenate(
-        [np.reshape(value, (_DRAWS, -1)) for value in found.values()], axis=1
-    ).astype(np.float64)
-    scores = []
-    for column in table.T:
-        log_weights = psis.smooth(-column)[0]
-        peak = log_weights.max()
-        weights = np.exp(log_weights - peak)
-        top = column.max()
-        scores.append(top + np.log(weights @ np.exp(column - top) / weights.sum()))
-    return np.array(scores)
+    return np.concatenate([found[site].reshape(_DRAWS, -1) for site in sorted(found)], axis=1)

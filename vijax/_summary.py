@@ -90,7 +90,7 @@ class Summary:
         lines: list[tuple[str, ...]] = [header]
         for site, group in itertools.groupby(self.rows, lambda row: row.name.partition("[")[0]):
             lines += _abridged(site, [(row.name, *map(_number, row[1:])) for row in group])
-        return f"{_table(lines)}\nstatus: {self.status} ({_MEANING[self.status]})"
+        return f"{table(lines)}\nstatus: {self.status} ({_MEANING[self.status]})"
 
     __repr__ = __str__
 
@@ -148,7 +148,7 @@ def report(assessment: Assessment, target: Target, stop_reason: str, guide: str)
     lines += [f"- {reason}" for reason in verdict.reasons]
     if assessment.shift is not None:
         lines += ["", "what corrections would change, worst first:"]
-        lines.append(_table(_changes(assessment, space.coordinates())))
+        lines.append(table(_changes(assessment, space.coordinates())))
     if verdict.advice:
         lines += ["", f"next: {verdict.advice}"]
     return "\n".join(lines)
@@ -185,7 +185,8 @@ def _number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.3g}" if abs(value) < 100 else f"{value:.1f}"
 
 
-def _table(rows: Sequence[tuple[str, ...]]) -> str:
+def table(rows: Sequence[tuple[str, ...]]) -> str:
+    """Rows of cells as aligned text, the first column to the left."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
         "  ".join(

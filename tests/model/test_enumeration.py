@@ -455,7 +455,7 @@ def test_a_masked_state_leaves_the_evidence_alone():
 
 def test_only_what_sees_the_step_before_is_run_for_pairs():
     target, _ = world("markov_from_a_draw")
-    plan = target.evaluate.__self__.plan
+    plan = target.evaluate.__self__.summation.how
     axes = {site: (table.now, table.before) for site, table in plan.tables.items()}
     assert axes == {
         "start": (("start",), ()),

@@ -120,9 +120,11 @@ def assess(
     kernel = Kernel(target, batch, variables.model, mutable)
     checked = None
     still = None
+    chains = chains if target.differentiable else "none"
     scored = min(_SCORES, num_draws // 4)
-    affordable = target.space.dim <= _CHECK_DIM and not kernel.is_costly(scored)
-    if finite_share == 1 and isinstance(guide, GaussianGuide) and affordable:
+    cheap = target.space.dim <= _CHECK_DIM and not kernel.is_costly(scored)
+    cheap &= target.differentiable
+    if finite_share == 1 and isinstance(guide, GaussianGuide) and cheap:
         # not the guide's own method: run eagerly it compiles a dozen programs; and of other draws
         # than those it is applied to, which in many dimensions it would be correlated with
         covariance = np.cov(flat[scored:], rowvar=False).reshape(target.space.dim, -1)

@@ -1,5 +1,6 @@
 """Families of distributions on unconstrained space."""
 
+from vijax.guides.amortised import Amortised
 from vijax.guides.asvi import ASVI
 from vijax.guides.composite import Composite, compose
 from vijax.guides.delta import Delta
@@ -16,6 +17,7 @@ from vijax.guides.plates import Plates
 __all__ = [
     "ASVI",
     "NAMES",
+    "Amortised",
     "BijectionTransform",
     "Composite",
     "Delta",

@@ -49,6 +49,10 @@ class Composite(Guide):
 
     parts: tuple[tuple[tuple[str, ...], Any], ...]
 
+    @property
+    def conditional(self) -> bool:  # type: ignore[override]  # that of its parts
+        return any(guide.conditional for _, guide in self.parts)
+
     def init(
         self, key: Array, space: Space, location: Position, batch: Batch | None = None
     ) -> tuple[PyTree, ...]:

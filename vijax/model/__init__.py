@@ -3,6 +3,7 @@
 from vijax.model.additivity import check_batches
 from vijax.model.arguments import Arguments, split, unwrap
 from vijax.model.data import check_data
+from vijax.model.density import from_log_density
 from vijax.model.minibatch import request
 from vijax.model.nuts import run_nuts
 from vijax.model.predict import predictor
@@ -14,6 +15,7 @@ __all__ = [
     "build",
     "check_batches",
     "check_data",
+    "from_log_density",
     "init_strategy",
     "predictor",
     "request",

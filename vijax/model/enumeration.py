@@ -60,9 +60,9 @@ class Plan:
         dependent: sites and deterministics whose values depend on them.
     """
 
-    variables: Mapping[str, Variable]
-    tables: Mapping[str, Table]
-    dependent: frozenset[str]
+    variables: Mapping[str, Variable] = dataclasses.field(default_factory=dict)
+    tables: Mapping[str, Table] = dataclasses.field(default_factory=dict)
+    dependent: frozenset[str] = frozenset()
 
     @property
     def loops(self) -> frozenset[int]:

@@ -16,6 +16,7 @@ from vijax._errors import ModelError
 from vijax._identity import fingerprint
 from vijax.model import run as running
 from vijax.model.arguments import Arguments, split, unwrap
+from vijax.model.density import log_density_model
 from vijax.model.effects import Step
 from vijax.model.target import Builder, is_data
 
@@ -50,6 +51,11 @@ def predictor(
         ModelError: when the program runs: a latent has another shape than in the fit.
     """
     model, args, kwargs = unwrap(model, args, kwargs)
+    if model is log_density_model:
+        raise ModelError(
+            "predict: expected a model with observations, got a log density. Draw from it by hand, "
+            "given posterior.sample()."
+        )
     arguments, data = split(model, args, kwargs)
     lookup = (fingerprint(model), arguments.lookup)
     return target.program(_predict, _Prediction(lookup, model, arguments)), Batch(data)

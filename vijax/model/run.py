@@ -7,6 +7,7 @@ distribution as the model made it at this point. A support that depends on other
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -339,13 +340,31 @@ def log_spreads(trace: Trace) -> dict[str, Array]:
     }
 
 
+def values(trace: Trace) -> dict[str, Array]:
+    """Latent sites and deterministics."""
+    return {
+        name: site["value"]
+        for name, site in trace.items()
+        if site["type"] == "deterministic" or (site["type"] == "sample" and not site["is_observed"])
+    }
+
+
+def mutable(trace: Trace) -> dict[str, PyTree]:
+    """The mutable state that a run has left behind."""
+    return {name: site["value"] for name, site in trace.items() if site["type"] == "mutable"}
+
+
 def plate_scale(trace: Trace, site: Mapping[str, Any]) -> float:
     """Full rows over rows in use, multiplied over the plates of a site."""
-    scale = 1.0
-    for name in {frame.name for frame in site["cond_indep_stack"]} & trace.keys():
-        size, used = trace[name]["args"]
-        scale *= size / (used or size)
-    return scale
+    scales = plate_scales(trace)
+    own = {frame.name for frame in site["cond_indep_stack"]}
+    return math.prod(scale for name, scale in scales.items() if name in own)
+
+
+def plate_scales(trace: Trace) -> dict[str, float]:
+    """Full rows over rows in use, by plate."""
+    plates = {name: site["args"] for name, site in trace.items() if site["type"] == "plate"}
+    return {name: size / (used or size) for name, (size, used) in plates.items()}
 
 
 def constrain_param(value: PyTree, site: Mapping[str, Any]) -> PyTree:

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import functools
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,15 +21,13 @@ from jax import Array
 from vijax._contracts import Batch, Evaluation, Plate, Position, PyTree, Site, Space, Target
 from vijax._errors import ModelError, mismatch
 from vijax._identity import fingerprint
-from vijax._jaxpr import has_loop, needed_inputs
+from vijax._jaxpr import has_gradient, has_loop, needed_inputs
 from vijax.model import minibatch
 from vijax.model import run as running
 from vijax.model.arguments import Arguments
 from vijax.model.checks import check_subsampled, tracing_errors
-from vijax.model.elimination import Elimination
 from vijax.model.enumeration import Plan
-from vijax.model.named import Factor, product, spread, sum_out
-from vijax.model.planning import Outputs, plan
+from vijax.model.summation import Summation, planned
 
 _KEEP = 64
 _targets: collections.OrderedDict[Hashable, tuple[Target, Builder]] = collections.OrderedDict()
@@ -70,6 +67,24 @@ def build(
     return target
 
 
+class _Survey(NamedTuple):
+    """What a run on abstract values shows.
+
+    Attributes:
+        trace: of it.
+        scaled: sites whose prior has a location and a scale.
+        hierarchical: those whose scale depends on other latents.
+        sequential: see `Target`.
+        differentiable: see there.
+    """
+
+    trace: running.Trace
+    scaled: tuple[str, ...]
+    hierarchical: tuple[str, ...]
+    sequential: bool
+    differentiable: bool
+
+
 class Builder:
     """A model with its static arguments, and the functions of its target.
 
@@ -78,8 +93,7 @@ class Builder:
         arguments: its static arguments.
         rows: how many rows of a subsampled plate are used where a batch names none.
         cut: how the data are cut into batches of a model that is written for all of them.
-        plan: how discrete sites are summed out, `None` where there are none.
-        plates: every plate of the model, by name.
+        summation: sums discrete sites out, `None` where there are none.
     """
 
     def __init__(self, model: Callable[..., Any], arguments: Arguments) -> None:
@@ -87,8 +101,7 @@ class Builder:
         self.arguments = arguments
         self.rows: dict[str, int] = {}
         self.cut = minibatch.Cut()
-        self.plan: Plan | None = None
-        self.plates: dict[str, Plate] = {}
+        self.summation: Summation | None = None
 
     def trace(
         self,
@@ -124,16 +137,17 @@ class Builder:
         Raises:
             ModelError: the model cannot be fitted, or not on batches of this kind.
         """
-        trace, scaled, hierarchical, sequential = self._survey()
+        seen = self._survey()
+        trace, sequential, differentiable = seen.trace, seen.sequential, seen.differentiable
         self._choose_rows(trace, running.at_origin, scored=True)
-        self.plates = _plates(trace)
+        plates = _plates(trace)
         if any(_is_cut(site, trace) for _, site, _ in running.latents(trace)):
-            # on all rows, if they are there
-            trace, scaled, hierarchical, sequential = self._survey()
+            seen = self._survey()  # on all rows, if they are there
+            trace = seen.trace
             for name, site, _ in running.latents(trace):
                 check_subsampled(name, site, trace)
         if asked is not None:
-            self.plates |= self._choose_cut(asked, trace, self.plates)
+            plates |= self._choose_cut(asked, trace, plates)
         sites = tuple(_site(name, s, trace, r.z) for name, s, r in running.latents(trace))
         if not sites:
             raise ModelError(
@@ -141,10 +155,12 @@ class Builder:
                 "at least one continuous latent numpyro.sample site, got none. Sites with obs= "
                 "are data; remove it from what is to be inferred."
             )
-        space = Space(sites)
-        self.plan = self._plan(trace, space)
-        variables = {} if self.plan is None else self.plan.variables
-        tables = {} if self.plan is None else self.plan.tables
+        space, abstract = Space(sites), self.arguments.abstract()
+        if any(map(running.is_enumerated, trace.values())):
+            if self.rows:  # the trace may have seen fewer
+                trace = self._abstract_trace(running.at_origin, scored=False)
+            self.summation = planned(self.trace, trace, space, abstract)
+        how = Plan() if self.summation is None else self.summation.how
         return Target(
             space=space,
             evaluate=self.evaluate,
@@ -157,14 +173,15 @@ class Builder:
             constrain_params=self.constrain_params,
             observations=self.observations,
             observed=tuple(name for name, site in trace.items() if is_data(site)),
-            plates=self.plates,
+            plates=plates,
             dims=dims(trace),
             # coordinates must not depend on what is summed out
-            hierarchical=tuple(name for name in hierarchical if name not in tables),
-            location_scale=tuple(name for name in scaled if name not in tables),
-            discrete={name: variable.size for name, variable in variables.items()},
+            hierarchical=tuple(name for name in seen.hierarchical if name not in how.tables),
+            location_scale=tuple(name for name in seen.scaled if name not in how.tables),
+            discrete={name: variable.size for name, variable in how.variables.items()},
             draw_discrete=self.draw_discrete,
             sequential=sequential,
+            differentiable=differentiable,
             request=asked,
         )
 
@@ -234,11 +251,7 @@ class Builder:
             self._log_density(trace)
         return trace
 
-    def _survey(self) -> tuple[running.Trace, tuple[str, ...], tuple[str, ...], bool]:
-        """A trace of abstract values, location-scale sites, hierarchical ones, any long loop.
-
-        Hierarchical is a site whose prior scale depends on other latents.
-        """
+    def _survey(self) -> _Survey:
         kept: running.Trace = {}
 
         def scales(level: Array, data: dict[str, Array]) -> dict[str, Array]:
@@ -252,85 +265,25 @@ class Builder:
             for name in names
             if needed_inputs(closed.jaxpr, [name == other for other in names])[0]
         )
-        return kept, tuple(names), hierarchical, has_loop(closed.jaxpr, _LONG)
+        endless = has_loop(closed.jaxpr, _LONG)
+        return _Survey(kept, tuple(names), hierarchical, endless, has_gradient(closed.jaxpr))
 
     def _log_density(self, trace: running.Trace) -> Array:
         with tracing_errors(self.model):
             return running.log_density(trace)
 
-    def _plan(self, trace: running.Trace, space: Space) -> Plan | None:
-        """How discrete sites are summed out, if there are any.
-
-        Raises:
-            ModelError: they cannot be.
-        """
-        if not any(map(running.is_enumerated, trace.values())):
-            return None
-        if self.rows:  # the trace may have seen fewer
-            trace = self._abstract_trace(running.at_origin, scored=False)
-        found = plan(trace, functools.partial(self._outputs, space), self.arguments.abstract())
-
-        def log_density(z: Position, data: dict[str, Array]) -> Array:
-            return self._sum_out(found, z, Batch(data), {}, {})[0].log_density
-
-        z = {site.name: jnp.ones(site.z_shape) for site in space.sites}
-        jax.eval_shape(log_density, z, self.arguments.abstract())
-        return found
-
-    def _outputs(self, space: Space, states: Position, data: dict[str, Array]) -> Outputs:
-        """What the model computes in some state, anywhere."""
-        z = {site.name: jnp.ones(site.z_shape) for site in space.sites}
-        trace = self.trace(Batch(data), running.from_unconstrained(z | states))
-        return Outputs(
-            running.log_probs(trace), _values(trace), running.log_dets(trace), _mutable(trace)
-        )
-
     def evaluate(self, z: Position, batch: Batch, model: Mapping, mutable: Mapping) -> Evaluation:
         """The log density and the new mutable state."""
-        if self.plan is None:
+        if self.summation is None:
             trace = self.trace(batch, running.from_unconstrained(z, batch.centring), model, mutable)
-            return Evaluation(self._log_density(trace), _mutable(trace))
-        return self._sum_out(self.plan, z, batch, model, mutable)[0]
+            return Evaluation(self._log_density(trace), running.mutable(trace))
+        return self.summation.evaluate(z, batch, model, mutable)
 
     def draw_discrete(
         self, key: Array, z: Position, batch: Batch, model: Mapping, mutable: Mapping
     ) -> Position:
         """The discrete sites given the others, as numbers of their values."""
-        if self.plan is None:
-            return {}
-        return self._sum_out(self.plan, z, batch, model, mutable)[1].draw(key)
-
-    def _factors(
-        self, how: Plan, z: Position, batch: Batch, model: Mapping, mutable: Mapping
-    ) -> dict[str, Factor]:
-        """What discrete sites enter, by site."""
-
-        def run(states: Position, first: bool) -> dict[str, Array]:
-            sampler = running.from_unconstrained({**z, **states}, batch.centring)
-            part = self.trace(batch, sampler, model, mutable, apart=how.loops, first=first)
-            return running.powered(part, how.tables)
-
-        return how.factors(run)
-
-    def _sum_out(
-        self, how: Plan, z: Position, batch: Batch, model: Mapping, mutable: Mapping
-    ) -> tuple[Evaluation, Elimination]:
-        """Sums the discrete sites out, in a way that can be followed back."""
-        trace = self.trace(batch, running.from_unconstrained(z, batch.centring), model, mutable)
-        rest = {name: site for name, site in trace.items() if name not in how.tables}
-        factors = self._factors(how, z, batch, model, mutable)
-        elimination = Elimination(how.variables, self._plate_scales(batch))
-        log_density = elimination.total(factors.values()) + self._log_density(rest)
-        return Evaluation(log_density, _mutable(trace)), elimination
-
-    def _plate_scales(self, batch: Batch) -> dict[str, float]:
-        """Full rows over rows in use."""
-        used = {
-            name: self.rows.get(name, plate.subsample_size) for name, plate in self.plates.items()
-        }
-        used |= self.cut.full
-        used |= {name: len(rows) for name, rows in batch.index.items()}
-        return {name: plate.size / used[name] for name, plate in self.plates.items()}
+        return {} if self.summation is None else self.summation.draw(key, z, batch, model, mutable)
 
     def constrain(
         self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
@@ -340,10 +293,10 @@ class Builder:
         Without states of the discrete sites in `z`, what depends on them is left out.
         """
         trace = self.trace(batch, running.from_unconstrained(z, batch.centring), model, mutable)
-        values = _values(trace)
-        if self.plan is None or self.plan.variables.keys() <= z.keys():
+        values = running.values(trace)
+        if self.summation is None or self.summation.knows(z):
             return values
-        return {name: x for name, x in values.items() if name not in self.plan.dependent}
+        return {name: x for name, x in values.items() if name not in self.summation.how.dependent}
 
     def site_log_probs(
         self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
@@ -354,15 +307,8 @@ class Builder:
         """
         trace = self.trace(batch, running.from_unconstrained(z, batch.centring), model, mutable)
         found = running.log_probs(trace, scaled=False)
-        alone = {} if self.plan is None else self.plan.alone()
-        if self.plan is not None and alone:
-            factors = self._factors(self.plan, z, batch, model, mutable)
-            for site, names in alone.items():
-                joint = product([factors[one] for one in (site, *names)])
-                for name in names:
-                    joint = sum_out(joint, name)
-                dims = self.plan.tables[site].dims
-                found[site] = spread(joint, [dim or object() for dim in dims])
+        if self.summation is not None:
+            found |= self.summation.by_row(z, batch, model, mutable)
         return found
 
     def log_dets(
@@ -400,7 +346,7 @@ class Builder:
             for name, site in trace.items()
             if site["type"] == "param"
         }
-        return params, _mutable(trace)
+        return params, running.mutable(trace)
 
     def constrain_params(
         self, model: Mapping[str, PyTree], batch: Batch, mutable: Mapping
@@ -426,15 +372,6 @@ def _is_cut(site: Mapping[str, Any], trace: running.Trace) -> bool:
     return any(plate.size != plate.subsample_size for plate in _site_plates(site, trace))
 
 
-def _values(trace: running.Trace) -> dict[str, Array]:
-    """Latent sites and deterministics."""
-    return {
-        name: site["value"]
-        for name, site in trace.items()
-        if site["type"] == "deterministic" or (site["type"] == "sample" and not site["is_observed"])
-    }
-
-
 def dims(trace: running.Trace) -> Dims:
     """The plate along each dimension of every site's value, `None` where there is none."""
     return {
@@ -449,10 +386,6 @@ def is_data(site: Mapping[str, Any]) -> bool:
     if site["type"] != "sample" or not site["is_observed"]:
         return False
     return not site["infer"].get("is_auxiliary", False)
-
-
-def _mutable(trace: running.Trace) -> dict[str, PyTree]:
-    return {name: site["value"] for name, site in trace.items() if site["type"] == "mutable"}
 
 
 def _plates(trace: running.Trace) -> dict[str, Plate]:

@@ -1,0 +1,161 @@
+"""Latents of a row inferred from the row's own data, by one network for all rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from vijax._contracts import Axes, Batch, DensityGuide, Draw, Position, PyTree, Space
+from vijax._errors import GuideError, mismatch
+from vijax.guides.levels import Level, cut, join, levels
+from vijax.guides.normal import require_positive
+
+if TYPE_CHECKING:
+    from flax import nnx
+
+_LOG_2PI = math.log(2 * math.pi)
+
+
+class AmortisedParams(NamedTuple):
+    """The encoder's weights, and `gate` `(width,)`, which its log scales are multiplied by.
+
+    The gate starts at zero: weights drawn at random would start some rows with scales that
+    overflow, from which the fit takes thousands of steps to recover.
+    """
+
+    encoder: PyTree
+    gate: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Amortised(DensityGuide):
+    """`q(z_i | x_i) = N(loc(x_i), diag(scale(x_i)^2))` with `(loc, log scale) = encoder(x_i)`.
+
+    For the latents of a plate with many rows: a step costs as much as its batch, the number of
+    parameters does not depend on that of the rows, and rows that the fit has not seen are inferred
+    as well as those it has, `posterior.predict(key, *new_rows)`. What the encoder cannot express
+    is lost to every row (the amortisation gap); a mean-field fit with `init=posterior` starts
+    there and closes it. Source: Auto-Encoding Variational Bayes, Kingma, Welling, 2014; on the gap,
+    Inference Suboptimality in Variational Autoencoders, Cremer, Li, Duvenaud, 2018.
+
+    Args:
+        encoder: `rngs -> module`, which makes a `flax.nnx` module that takes the inputs, `(rows,
+            ...)` each, to `(rows, 2 width)`, where `width` counts the latents' unconstrained
+            coordinates in a row, sites in order: all locations, then all log scales. A class, or a
+            function defined once: equal ones make equal guides. Only `nnx.Param` is fitted;
+            modules with other state, as of dropout or batch normalisation, are refused.
+        inputs: name or names of the array arguments whose rows it sees, in order. Where values are
+            missing let one of them be the mask.
+        init_scale: standard deviation of every coordinate at the start.
+
+    Raises:
+        GuideError: on use, if the sites are not those of one plate, an input is not an array of
+            the model with a row for each of its rows, or the encoder's outputs have another shape.
+    """
+
+    factorised: ClassVar[bool] = True
+    conditional: ClassVar[bool] = True
+    encoder: Callable[[nnx.Rngs], Any]
+    inputs: str | tuple[str, ...]
+    init_scale: float = 0.3
+
+    def __post_init__(self) -> None:
+        require_positive("init_scale", self.init_scale)
+        if not callable(self.encoder):
+            raise GuideError(
+                mismatch(
+                    "encoder",
+                    "a function of nnx.Rngs that makes a module",
+                    type(self.encoder).__name__,
+                )
+            )
+
+    def init(
+        self, key: Array, space: Space, location: Position, batch: Batch | None = None
+    ) -> AmortisedParams:
+        from flax import nnx
+
+        module = self.encoder(nnx.Rngs(key))
+        weights, rest = nnx.state(module, nnx.Param), nnx.state(module, nnx.Not(nnx.Param))
+        if jax.tree.leaves(rest):
+            others = list(nnx.to_pure_dict(rest))
+            raise GuideError(mismatch("encoder", "no state but nnx.Param", f"some in {others}"))
+        gate = jnp.zeros(_level(space).width, jnp.result_type(float))
+        return AmortisedParams(nnx.to_pure_dict(weights), gate)
+
+    def row_axes(
+        self, params: AmortisedParams, space: Space, plates: Collection[str]
+    ) -> AmortisedParams:
+        return jax.tree.map(lambda _: Axes(), params)  # one network serves all rows
+
+    def draw(self, params: AmortisedParams, space: Space, key: Array, batch: Batch) -> Draw:
+        loc, log_scale = self._encode(params, space, batch)
+        noise = jax.random.normal(key, loc.shape, loc.dtype)
+        z = join(space, [loc + jnp.exp(log_scale) * noise])
+        return Draw(z, _log_normal(noise, log_scale, space))
+
+    def log_prob(self, params: AmortisedParams, space: Space, z: Position, batch: Batch) -> Array:
+        loc, log_scale = self._encode(params, space, batch)
+        (values,) = cut(space, z)
+        return _log_normal((values - loc) * jnp.exp(-log_scale), log_scale, space)
+
+    def _encode(self, params: AmortisedParams, space: Space, batch: Batch) -> tuple[Array, Array]:
+        """Locations and log scales of every row in use, `(rows, width)` each."""
+        from flax import nnx
+
+        level = _level(space)
+        structure, state = nnx.split(nnx.eval_shape(lambda: self.encoder(nnx.Rngs(0))), nnx.Param)
+        nnx.replace_by_pure_dict(state, params.encoder)
+        outputs = nnx.merge(structure, state)(*self._rows(level, batch))
+        expected = (level.rows, 2 * level.width)
+        if jnp.shape(outputs) != expected:
+            what = f"encoder's outputs for sites {[site.name for site in level.sites]}"
+            raise GuideError(mismatch(what, f"shape {expected}", f"{jnp.shape(outputs)}"))
+        loc, log_scale = jnp.split(outputs, 2, axis=1)
+        return loc, params.gate * log_scale + math.log(self.init_scale)
+
+    def _rows(self, level: Level, batch: Batch) -> list[Array]:
+        """The inputs' rows in use."""
+        plate, found = level.plates[0], []
+        for name in (self.inputs,) if isinstance(self.inputs, str) else self.inputs:
+            if name not in batch.data:
+                raise GuideError(
+                    mismatch("inputs", f"array arguments among {list(batch.data)}", repr(name))
+                )
+            rows = batch.data[name]
+            if plate in batch.index:
+                rows = jnp.take(rows, batch.index[plate], axis=0, mode="clip")
+            if jnp.shape(rows)[:1] != (level.rows,):
+                what = f"input {name!r}"
+                expected = f"an array with a row for each of the {level.rows} of plate {plate!r}"
+                raise GuideError(mismatch(what, expected, f"shape {jnp.shape(batch.data[name])}"))
+            found.append(rows)
+        return found
+
+
+def _level(space: Space) -> Level:
+    """The rows of the one plate that all sites live in.
+
+    Raises:
+        GuideError: naming a site that lives elsewhere.
+    """
+    found = levels(space)
+    if len(found) == 1 and len(found[0].plates) == 1:
+        return found[0]
+    odd = next((s for s in space.sites if len(s.plates) != 1), space.sites[-1])
+    raise GuideError(
+        f"guide Amortised: expected sites inside one plate, got {odd.name!r} in plates "
+        f"{[plate.name for plate in odd.plates]}. Name those with a latent for every row: "
+        "guide={'z': Amortised(...), ...: 'fullrank'}."
+    )
+
+
+def _log_normal(noise: Array, log_scale: Array, space: Space) -> Array:
+    log_q = -0.5 * jnp.sum(noise**2) - jnp.sum(log_scale) - 0.5 * noise.size * _LOG_2PI
+    return space.sites[0].scale * log_q

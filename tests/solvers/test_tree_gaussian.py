@@ -15,6 +15,7 @@ from tests.targets import problem
 from vijax._errors import GuideError
 from vijax.guides import Plates
 from vijax.guides.levels import cut, join, levels, positions
+from vijax.guides.plates import suits
 from vijax.solvers import StructuredNewton
 from vijax.solvers.structured_conversion import fill, normal
 from vijax.solvers.tree_gaussian import Tree
@@ -251,3 +252,39 @@ def test_a_model_without_plates_is_refused():
         GuideError, match=r"Plates: expected a site inside a numpyro.plate, got none"
     ):
         fit(exact.model, *exact.args, guide="plates")
+
+
+def test_it_outlives_a_file(tmp_path):
+    """Parameters of the first level depend on nothing above: some of them are empty."""
+    exact = problem("hierarchy")
+    posterior = fit(exact.model, *exact.args, guide="plates")
+    posterior.save(tmp_path / "plates.vijax")
+    again = vijax.load(tmp_path / "plates.vijax", exact.model, *exact.args)
+    jax.tree.map(np.testing.assert_array_equal, again.params, posterior.params)
+
+
+def wide(width):
+    mu = numpyro.sample("mu", dist.Normal(0, 1))
+    with numpyro.plate("rows", 3):
+        numpyro.sample("x", dist.Normal(mu, 1).expand([width]).to_event(1))
+
+
+@pytest.mark.parametrize(("width", "suitable"), [(2, True), (200, False)])
+def test_it_suits_small_blocks(width, suitable):
+    assert suits(case(wide, width).target.space) == suitable
+    assert not suits(problem("regression").target.space)
+
+
+def test_a_start_that_is_nowhere_finite_is_owned_up_to():
+    def fenced(y):
+        mu = numpyro.sample("mu", dist.Normal(0, 1))
+        with numpyro.plate("rows", 2):
+            numpyro.sample("x", dist.Normal(mu, 1))
+        numpyro.factor("fence", jnp.where(mu < 5.0, jnp.nan, y))
+
+    where = case(fenced, np.float32(0.0))
+    solution = StructuredNewton().solve(
+        jax.random.key(0), where.target, Plates(), where.variables(Plates()), where.batch
+    )
+    assert not solution.converged
+    assert "no draws of the start have a finite log density" in solution.reason

@@ -275,16 +275,23 @@ def test_it_suits_small_blocks(width, suitable):
     assert not suits(problem("regression").target.space)
 
 
-def test_a_start_that_is_nowhere_finite_is_owned_up_to():
+@pytest.mark.parametrize(
+    ("trap", "reason"),
+    [
+        (lambda mu: jnp.where(mu < 5.0, jnp.nan, 0.0), "no draws of the start have a finite log"),
+        (lambda mu: jnp.maximum(mu - 9.0, 0.0) ** 1.5, "second derivatives that are not finite"),
+    ],
+)
+def test_what_is_not_finite_is_owned_up_to(trap, reason):
     def fenced(y):
         mu = numpyro.sample("mu", dist.Normal(0, 1))
         with numpyro.plate("rows", 2):
             numpyro.sample("x", dist.Normal(mu, 1))
-        numpyro.factor("fence", jnp.where(mu < 5.0, jnp.nan, y))
+        numpyro.factor("trap", trap(mu) + y)
 
     where = case(fenced, np.float32(0.0))
     solution = StructuredNewton().solve(
         jax.random.key(0), where.target, Plates(), where.variables(Plates()), where.batch
     )
     assert not solution.converged
-    assert "no draws of the start have a finite log density" in solution.reason
+    assert reason in solution.reason

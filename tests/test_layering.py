@@ -26,6 +26,7 @@ LAYERS = [
             "_kernel",
             "_keys",
             "_locals",
+            "_space",
             "_version",
         },
     ),

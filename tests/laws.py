@@ -16,6 +16,7 @@ from numpyro.infer import autoguide
 from tests.targets import Problem, problem
 from vijax._contracts import DensityGuide, EntropyGuide, GaussianGuide, Guide
 from vijax.guides import (
+    ASVI,
     Delta,
     Flow,
     FullRank,
@@ -88,6 +89,13 @@ GUIDES: dict[str, Entry] = {
     "fullrank": Entry(_native(FullRank(0.9)), inert=_upper),
     "lowrank": Entry(_native(LowRank(init_scale=0.9))),
     "delta": Entry(_native(Delta()), point=True),
+    "asvi": Entry(
+        _native(ASVI(0.9)),
+        # the weight of a standard normal prior says nothing
+        inert=lambda name, leaf: np.full(leaf.shape, "logits['mu']" in name),
+        target="hierarchy",
+        eager=False,
+    ),
     "mixture": Entry(
         _native(Mixture((FullRank(0.9), MeanField(0.9)))),
         inert=lambda name, leaf: np.full(leaf.shape, "logits" in name) | _upper(name, leaf),

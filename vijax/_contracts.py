@@ -101,6 +101,7 @@ class Target:
         draw_discrete: `(key, z, batch, model, mutable) -> dict`, draws of the discrete sites given
             `z`, exact, as numbers of values; with them in `z`, `constrain` has these sites too.
         entries: numbers that summing discrete sites out makes of one position, with all data.
+        location_scale: sites whose prior has a location and a scale, latent or not.
         sequential: whether the model has a long loop, so that many points take as long as one.
         differentiable: whether the log density has a gradient in the latent sites.
         request: what `build` was asked to cut into batches, `None` for nothing.
@@ -121,6 +122,7 @@ class Target:
     plates: Mapping[str, Plate] = dataclasses.field(default_factory=dict)
     dims: Mapping[str, tuple[str | None, ...]] = dataclasses.field(default_factory=dict)
     hierarchical: tuple[str, ...] = ()
+    location_scale: tuple[str, ...] = ()
     discrete: Mapping[str, int] = dataclasses.field(default_factory=dict)
     draw_discrete: Callable[..., Position] = lambda *_: {}
     entries: int = 0
@@ -290,6 +292,14 @@ class StratifiedGuide(DensityGuide):
 
         `E_q[f(z)] = sum_k w_k E[f(z_k)]`; differentiable in `params`, weights included.
         """
+
+
+class ModelGuide(DensityGuide):
+    """A guide made of the model itself; only a bound one can be drawn from."""
+
+    @abc.abstractmethod
+    def bind(self, target: Target, space: Space) -> Guide:
+        """The guide for the sites in `space` of a target."""
 
 
 class TransportGuide(DensityGuide):

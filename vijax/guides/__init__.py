@@ -1,6 +1,7 @@
 """Families of distributions on unconstrained space."""
 
 from vijax.guides.amortised import Amortised
+from vijax.guides.asvi import ASVI
 from vijax.guides.composite import Composite, compose
 from vijax.guides.delta import Delta
 from vijax.guides.flow import Flow
@@ -14,6 +15,7 @@ from vijax.guides.numpyro import BijectionTransform, adapt, as_numpyro
 from vijax.guides.plates import Plates
 
 __all__ = [
+    "ASVI",
     "NAMES",
     "Amortised",
     "BijectionTransform",

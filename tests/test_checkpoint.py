@@ -308,8 +308,8 @@ def test_a_guide_of_the_users_is_given_again(path, guide):
         vijax.load(path, line, X, Y, guide="fullrank")
 
 
-def users_objective(variables, mutable, key, target, guide, batch, phase):
-    return ELBO()(variables, mutable, key, target, guide, batch, phase)
+def users_objective(variables, setting):
+    return ELBO()(variables, setting)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests import targets
-from vijax._contracts import Variables
+from vijax._contracts import Setting, Variables
 from vijax._errors import GuideError
 from vijax.guides import Delta, FullRank, MeanField
 from vijax.guides.normal import FullRankParams, MeanFieldParams
@@ -19,8 +19,8 @@ def loss_and_gradient(objective, guide, params, problem, phase, keys=KEYS):
     target, batch = problem.target, problem.batch
 
     def loss(params, key):
-        value, _ = objective(Variables(params), {}, key, target, guide, batch, jnp.asarray(phase))
-        return value
+        setting = Setting({}, key, target, guide, batch, jnp.asarray(phase))
+        return objective(Variables(params), setting)[0]
 
     return jax.jit(jax.vmap(jax.value_and_grad(loss), (None, 0)))(params, keys)
 

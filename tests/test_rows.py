@@ -80,7 +80,8 @@ def test_the_average_loss_over_all_batches_is_the_full_loss(estimator):
     def loss(target, params, batch):
         variables = vijax._contracts.Variables(params)
         key = jax.random.key(1)
-        return objective(variables, {}, key, target, guide, batch, jnp.zeros(()))[0]
+        setting = vijax._contracts.Setting({}, key, target, guide, batch, jnp.zeros(()))
+        return objective(variables, setting)[0]
 
     whole = loss(target, params, batch)
     sets = np.array(list(itertools.combinations(range(6), 2)))

@@ -14,7 +14,7 @@ from scipy.stats import norm
 import vijax
 from tests.laws import assert_mean, keys
 from tests.targets import problem
-from vijax._contracts import Batch, Variables
+from vijax._contracts import Batch, Setting, Variables
 from vijax._errors import GuideError, ModelError, VijaxError
 from vijax.guides import FullRank, MeanField, Mixture
 from vijax.guides.mixture import MixtureParams
@@ -121,8 +121,7 @@ def elbo_gradient(logit, phase):
 
     def loss(logit, key):
         params = MixtureParams(jnp.stack([logit, jnp.zeros_like(logit)]), parts)
-        state = (Variables(params), {}, key, target, guide, Batch(data), phase)
-        return ELBO()(*state)[0]
+        return ELBO()(Variables(params), Setting({}, key, target, guide, Batch(data), phase))[0]
 
     return jax.jit(jax.vmap(jax.value_and_grad(loss), in_axes=(None, 0)))(
         jnp.float32(logit), keys(0, 4000)

@@ -341,23 +341,31 @@ class GaussianGuide(EntropyGuide):
         """Covariance `(dim, dim)`."""
 
 
+class Setting(NamedTuple):
+    """What a loss is evaluated in, beside the variables.
+
+    Attributes:
+        mutable: the model's mutable state.
+        key: randomness of this step.
+        target: the log density; its space is that of the batch.
+        guide: the variational family.
+        batch: the data.
+        phase: 0 far from the optimum, a scalar that counts the step-size reductions since.
+    """
+
+    mutable: dict[str, PyTree]
+    key: Array
+    target: Target
+    guide: Guide
+    batch: Batch
+    phase: Array
+
+
 class Objective(Protocol):
-    """A loss in the variables, estimated with `key`; hashable configuration."""
+    """A loss in the variables, an estimate with the setting's key; hashable configuration."""
 
-    def __call__(
-        self,
-        variables: Variables,
-        mutable: dict[str, PyTree],
-        key: Array,
-        target: Target,
-        guide: Guide,
-        batch: Batch,
-        phase: Array,
-    ) -> tuple[Array, dict[str, PyTree]]:
-        """The loss, to be minimised, and the model's new mutable state.
-
-        `phase` is 0 far from the optimum and counts the step-size reductions since.
-        """
+    def __call__(self, variables: Variables, setting: Setting) -> tuple[Array, dict[str, PyTree]]:
+        """The loss, to be minimised, and the model's new mutable state."""
         ...
 
 

@@ -19,6 +19,7 @@ from vijax._contracts import (
     Info,
     Objective,
     PyTree,
+    Setting,
     Target,
     Variables,
 )
@@ -92,8 +93,10 @@ class Gradient(Algorithm):
     def step(
         self, state: GradientState, key: Array, target: Target, guide: Guide, batch: Batch
     ) -> tuple[GradientState, Info]:
+        setting = Setting(state.mutable, key, target, guide, batch, state.phase)
+
         def loss_of(variables: Variables) -> tuple[Array, dict[str, PyTree]]:
-            return self.objective(variables, state.mutable, key, target, guide, batch, state.phase)
+            return self.objective(variables, setting)
 
         (loss, mutable), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.variables)
         update, optimizer = optax.with_extra_args_support(self.optimizer.transformation).update(

@@ -6,7 +6,7 @@ import dataclasses
 
 from jax import Array
 
-from vijax._contracts import Batch, Guide, PyTree, Target, Variables
+from vijax._contracts import PyTree, Setting, Variables
 from vijax.objectives.particles import check_num
 from vijax.objectives.power import Estimator, check_estimator, power_bound
 
@@ -41,15 +41,5 @@ class CUBO:
         if not self.order >= 1:
             raise ValueError(f"order: expected a number of at least 1, got {self.order}.")
 
-    def __call__(
-        self,
-        variables: Variables,
-        mutable: dict[str, PyTree],
-        key: Array,
-        target: Target,
-        guide: Guide,
-        batch: Batch,
-        phase: Array,
-    ) -> tuple[Array, dict[str, PyTree]]:
-        state = (variables, mutable, key, target, guide, batch)
-        return power_bound(self.order, self.estimator, self.num_particles, *state)
+    def __call__(self, variables: Variables, setting: Setting) -> tuple[Array, dict[str, PyTree]]:
+        return power_bound(self.order, self.estimator, self.num_particles, variables, setting)

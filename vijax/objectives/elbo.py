@@ -10,14 +10,13 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from vijax._contracts import (
-    Batch,
     DensityGuide,
     Draw,
     EntropyGuide,
     Guide,
     PyTree,
+    Setting,
     StratifiedGuide,
-    Target,
     Variables,
 )
 from vijax._errors import GuideError
@@ -61,16 +60,8 @@ class ELBO:
                 f"estimator: expected one of {list(get_args(Estimator))}, got {self.estimator!r}."
             )
 
-    def __call__(
-        self,
-        variables: Variables,
-        mutable: dict[str, PyTree],
-        key: Array,
-        target: Target,
-        guide: Guide,
-        batch: Batch,
-        phase: Array,
-    ) -> tuple[Array, dict[str, PyTree]]:
+    def __call__(self, variables: Variables, setting: Setting) -> tuple[Array, dict[str, PyTree]]:
+        mutable, key, target, guide, batch, phase = setting
         early, late = self._resolve(guide)
 
         def log_q(estimator: str, key: Array, draw: Draw) -> Array:
@@ -84,7 +75,7 @@ class ELBO:
 
         def particle(key: Array) -> tuple[Array, dict[str, PyTree]]:
             if isinstance(guide, StratifiedGuide) and self.estimator == "auto":
-                return stratified(variables, mutable, key, target, guide, batch, phase)
+                return stratified(variables, guide, setting._replace(key=key))
             # the step's key draws from the guide; one derived from it, never computed unless the
             # model draws too, is for the model
             model_key = jax.random.fold_in(key, 1)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from vijax._contracts import Batch, Guide, PyTree, Target, Variables
+from vijax._contracts import PyTree, Setting, Variables
 from vijax.objectives.particles import check_num, particles, with_gradient_of
 
 
@@ -37,18 +37,8 @@ class ForwardKL:
     def __post_init__(self) -> None:
         check_num(self.num_particles, 2)
 
-    def __call__(
-        self,
-        variables: Variables,
-        mutable: dict[str, PyTree],
-        key: Array,
-        target: Target,
-        guide: Guide,
-        batch: Batch,
-        phase: Array,
-    ) -> tuple[Array, dict[str, PyTree]]:
-        state = (variables, mutable, key, target, guide, batch)
-        drawn = particles("score", self.num_particles, *state)
+    def __call__(self, variables: Variables, setting: Setting) -> tuple[Array, dict[str, PyTree]]:
+        drawn = particles("score", self.num_particles, variables, setting)
         log_weights = stop_gradient(drawn.log_weights)
         share = jax.nn.softmax(log_weights)
         log_evidence = jax.nn.logsumexp(log_weights) - jnp.log(self.num_particles)

@@ -6,7 +6,7 @@ import dataclasses
 
 from jax import Array
 
-from vijax._contracts import Batch, Guide, PyTree, Target, Variables
+from vijax._contracts import PyTree, Setting, Variables
 from vijax.objectives.particles import check_num
 from vijax.objectives.power import Estimator, check_estimator, power_bound
 
@@ -36,16 +36,6 @@ class IWAE:
         check_num(self.num_particles)
         check_estimator(self.estimator)
 
-    def __call__(
-        self,
-        variables: Variables,
-        mutable: dict[str, PyTree],
-        key: Array,
-        target: Target,
-        guide: Guide,
-        batch: Batch,
-        phase: Array,
-    ) -> tuple[Array, dict[str, PyTree]]:
-        state = (variables, mutable, key, target, guide, batch)
-        bound, after = power_bound(1.0, self.estimator, self.num_particles, *state)
+    def __call__(self, variables: Variables, setting: Setting) -> tuple[Array, dict[str, PyTree]]:
+        bound, after = power_bound(1.0, self.estimator, self.num_particles, variables, setting)
         return -bound, after

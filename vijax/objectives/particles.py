@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from vijax._contracts import Batch, DensityGuide, Guide, PyTree, Target, Variables
+from vijax._contracts import DensityGuide, PyTree, Setting, Variables
 from vijax._errors import GuideError
 
 Way = Literal["plain", "path", "score"]
@@ -34,16 +34,7 @@ class Particles(NamedTuple):
         return self.log_p - self.log_q
 
 
-def particles(
-    way: Way,
-    num: int,
-    variables: Variables,
-    mutable: dict[str, PyTree],
-    key: Array,
-    target: Target,
-    guide: Guide,
-    batch: Batch,
-) -> Particles:
+def particles(way: Way, num: int, variables: Variables, setting: Setting) -> Particles:
     """Draws `num` particles.
 
     Args:
@@ -51,16 +42,13 @@ def particles(
             `"path"`: through the draw alone, with the parameters held fixed in `log_q`;
             `"score"`: through `log_q` alone, with the draw held fixed.
         num: how many.
-        variables: as an objective takes them, and so are the others.
-        mutable: see there.
-        key: see there.
-        target: see there.
-        guide: see there.
-        batch: see there.
+        variables: what the gradient is taken in.
+        setting: what an objective is evaluated in.
 
     Raises:
         GuideError: `"path"` or `"score"` of a guide without a density.
     """
+    mutable, key, target, guide, batch, _ = setting
     if way != "plain" and not isinstance(guide, DensityGuide):
         raise GuideError(
             f"objective: expected a guide with a density, got {guide!r}. Use another guide, or an "

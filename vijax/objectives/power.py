@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from vijax._contracts import Batch, Guide, PyTree, Target, Variables
+from vijax._contracts import PyTree, Setting, Variables
 from vijax.objectives.particles import particles, with_gradient_of
 
 Estimator = Literal["dreg", "plain"]
@@ -20,11 +20,7 @@ def power_bound(
     estimator: Estimator,
     num: int,
     variables: Variables,
-    mutable: dict[str, PyTree],
-    key: Array,
-    target: Target,
-    guide: Guide,
-    batch: Batch,
+    setting: Setting,
 ) -> tuple[Array, dict[str, PyTree]]:
     """`log(mean(w^power)) / power` over `num` particles, and the model's new mutable state.
 
@@ -38,16 +34,15 @@ def power_bound(
     Tucker, Lawson, Gu, Maddison, 2019, and for other powers Alpha-divergence variational inference
     meets importance weighted auto-encoders, Daudel, Benton, Shi, Doucet, 2023.
     """
-    rest = (key, target, guide, batch)
     if estimator == "plain":
-        drawn = particles("plain", num, variables, mutable, *rest)
+        drawn = particles("plain", num, variables, setting)
         return _log_mean(power * drawn.log_weights) / power, drawn.mutable
     fixed = variables._replace(model=stop_gradient(variables.model))
-    drawn = particles("path", num, fixed, mutable, *rest)
+    drawn = particles("path", num, fixed, setting)
     share = stop_gradient(jax.nn.softmax(power * drawn.log_weights))
     surrogate = jnp.sum((1 - power + power * share) * share * drawn.log_weights)
     if variables.model:  # its parameters take the weights as they are
-        own = particles("score", num, variables, mutable, *rest)
+        own = particles("score", num, variables, setting)
         surrogate += jnp.sum(share * own.log_p)
     value = _log_mean(power * drawn.log_weights) / power
     return with_gradient_of(value, surrogate), drawn.mutable

@@ -6,7 +6,7 @@ import dataclasses
 
 from jax import Array
 
-from vijax._contracts import Batch, Guide, PyTree, Target, Variables
+from vijax._contracts import PyTree, Setting, Variables
 from vijax.objectives.particles import check_num
 from vijax.objectives.power import Estimator, check_estimator, power_bound
 
@@ -42,16 +42,8 @@ class Renyi:
         if self.alpha == 1:
             raise ValueError("alpha: expected a number other than 1; the limit there is ELBO().")
 
-    def __call__(
-        self,
-        variables: Variables,
-        mutable: dict[str, PyTree],
-        key: Array,
-        target: Target,
-        guide: Guide,
-        batch: Batch,
-        phase: Array,
-    ) -> tuple[Array, dict[str, PyTree]]:
-        state = (variables, mutable, key, target, guide, batch)
-        bound, after = power_bound(1 - self.alpha, self.estimator, self.num_particles, *state)
+    def __call__(self, variables: Variables, setting: Setting) -> tuple[Array, dict[str, PyTree]]:
+        bound, after = power_bound(
+            1 - self.alpha, self.estimator, self.num_particles, variables, setting
+        )
         return -bound, after

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from vijax._contracts import Batch, Guide, PyTree, Target, Variables
+from vijax._contracts import PyTree, Setting, Variables
 from vijax.objectives.particles import check_num, particles, with_gradient_of
 
 
@@ -36,18 +36,8 @@ class ScoreELBO:
     def __post_init__(self) -> None:
         check_num(self.num_particles, 2)
 
-    def __call__(
-        self,
-        variables: Variables,
-        mutable: dict[str, PyTree],
-        key: Array,
-        target: Target,
-        guide: Guide,
-        batch: Batch,
-        phase: Array,
-    ) -> tuple[Array, dict[str, PyTree]]:
-        state = (variables, mutable, key, target, guide, batch)
-        drawn = particles("score", self.num_particles, *state)
+    def __call__(self, variables: Variables, setting: Setting) -> tuple[Array, dict[str, PyTree]]:
+        drawn = particles("score", self.num_particles, variables, setting)
         f = stop_gradient(drawn.log_weights)
         # f_i less the mean of the others is the deviation from the mean of all, stretched
         advantage = (f - jnp.mean(f)) * (self.num_particles / (self.num_particles - 1))

@@ -7,18 +7,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from vijax._contracts import Batch, PyTree, StratifiedGuide, Target, Variables
+from vijax._contracts import PyTree, Setting, StratifiedGuide, Variables
 from vijax.objectives.particles import merge
 
 
 def stratified(
-    variables: Variables,
-    mutable: dict[str, PyTree],
-    key: Array,
-    target: Target,
-    guide: StratifiedGuide,
-    batch: Batch,
-    phase: Array,
+    variables: Variables, guide: StratifiedGuide, setting: Setting
 ) -> tuple[Array, dict[str, PyTree]]:
     """`sum_k w_k (log q(z_k) - log p(z_k))` for one draw `z_k` of each part, and the new state.
 
@@ -26,6 +20,7 @@ def stratified(
     their draws. In `log q` the parameters are held fixed from phase 1 on, as in sticking the
     landing. Source: Sticking the Landing, Roeder, Wu, Duvenaud, 2017, on mixtures.
     """
+    mutable, key, target, _, batch, phase = setting
     log_weights, draws = guide.strata(variables.guide, target.space, key, batch)
     z = jax.tree.map(lambda *parts: jnp.stack(parts), *[draw.z for draw in draws])
 

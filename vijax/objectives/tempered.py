@@ -7,7 +7,7 @@ import dataclasses
 import jax.numpy as jnp
 from jax import Array
 
-from vijax._contracts import Batch, Evaluation, Guide, Objective, PyTree, Target, Variables
+from vijax._contracts import Evaluation, Objective, PyTree, Setting, Variables
 from vijax.objectives.elbo import ELBO
 
 
@@ -33,22 +33,13 @@ class Tempered:
                 f"temperatures: expected numbers above 0 and at most 1, got {self.temperatures}."
             )
 
-    def __call__(
-        self,
-        variables: Variables,
-        mutable: dict[str, PyTree],
-        key: Array,
-        target: Target,
-        guide: Guide,
-        batch: Batch,
-        phase: Array,
-    ) -> tuple[Array, dict[str, PyTree]]:
+    def __call__(self, variables: Variables, setting: Setting) -> tuple[Array, dict[str, PyTree]]:
         schedule = jnp.asarray((*self.temperatures, 1.0))
-        temperature = schedule[jnp.minimum(phase, len(self.temperatures)).astype(int)]
+        temperature = schedule[jnp.minimum(setting.phase, len(self.temperatures)).astype(int)]
 
         def evaluate(*state: PyTree) -> Evaluation:
-            found = target.evaluate(*state)
+            found = setting.target.evaluate(*state)
             return found._replace(log_density=temperature * found.log_density)
 
-        flat = dataclasses.replace(target, evaluate=evaluate)
-        return self.objective(variables, mutable, key, flat, guide, batch, phase)
+        flat = dataclasses.replace(setting.target, evaluate=evaluate)
+        return self.objective(variables, setting._replace(target=flat))

@@ -1,9 +1,11 @@
 """Flows as guides: vijax beside NumPyro's AutoIAFNormal and AutoBNAFNormal, and flowjax.
 
 Every run is a fresh process; the clock runs from the call to fitted parameters, compilation
-included. Peers: Adam 5e-3, 5,000 steps of 32 draws, their own flows otherwise. flowjax fits the
+included. Peers: Adam 5e-3, 2,000 steps of 32 draws, their own flows otherwise. flowjax fits the
 unconstrained density that vijax hands out, by its own training loop, and is left out where it is
-not installed.
+not installed. Steps per second are those of compiled code, whatever a step is: 64 draws in vijax,
+32 in the others. A run that takes longer than 100 s is ended, and so is the table after seven
+minutes; `--only` adds one problem to it.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import subprocess
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -30,13 +33,17 @@ from bench._problems import Problem
 from bench.posteriors import hard
 from vijax._contracts import Batch
 from vijax.diagnostics import weights
+from vijax.guides import Flow
 from vijax.model import build, split
+from vijax.solvers import FlowDescent
 
 _DRAWS = 10_000
 _BLOCK = 500
-_STEPS = 5000
+_STEPS = 2000
 _PARTICLES = 32
 _RATE = 5e-3
+_TIMED = 200  # steps whose time is taken once they are compiled
+_RUN_SECONDS, _ALL_SECONDS = 100, 420
 
 
 def two_moons() -> Problem:
@@ -53,12 +60,12 @@ def two_moons() -> Problem:
 
 
 def horseshoe() -> Problem:
-    """Diabetes progression on ten features, horseshoe prior, d = 23."""
-    from sklearn.datasets import load_diabetes
+    """Breast cancer on its first fifteen features, horseshoe prior, d = 32."""
+    from sklearn.datasets import load_breast_cancer
 
-    x, y = load_diabetes(return_X_y=True)
-    x = ((x - x.mean(0)) / x.std(0)).astype(np.float32)
-    y = ((y - y.mean()) / y.std()).astype(np.float32)
+    x, y = load_breast_cancer(return_X_y=True)
+    x = ((x - x.mean(0)) / x.std(0)).astype(np.float32)[:, :15]
+    y = y.astype(np.float32)
 
     def model(x, y):
         alpha = numpyro.sample("alpha", dist.Normal(0.0, 1.0))
@@ -66,11 +73,27 @@ def horseshoe() -> Problem:
         width = x.shape[1]
         local = numpyro.sample("local", dist.HalfCauchy(1.0).expand([width]).to_event(1))
         raw = numpyro.sample("raw", dist.Normal(0.0, 1.0).expand([width]).to_event(1))
-        sigma = numpyro.sample("sigma", dist.HalfNormal(1.0))
+        logits = alpha + x @ (raw * local * tau)
         with numpyro.plate("rows", len(y)):
-            numpyro.sample("y", dist.Normal(alpha + x @ (raw * local * tau), sigma), obs=y)
+            numpyro.sample("y", dist.Bernoulli(logits=logits), obs=y)
 
     return Problem(model, (x, y), "scikit-learn")
+
+
+def gaussian_process() -> Problem:
+    """Poisson counts whose log rate is a Gaussian process: scale, length and values, d = 13."""
+    x = np.linspace(-10, 10, 11, dtype=np.float32)
+    counts = np.array([40, 37, 29, 12, 4, 3, 9, 19, 77, 82, 33], np.float32)
+
+    def model(x, counts):
+        rho = numpyro.sample("rho", dist.Gamma(25.0, 4.0))
+        alpha = numpyro.sample("alpha", dist.HalfNormal(2.0))
+        raw = numpyro.sample("raw", dist.Normal(0.0, 1.0).expand([len(x)]).to_event(1))
+        kernel = alpha**2 * jnp.exp(-0.5 * ((x[:, None] - x) / rho) ** 2)
+        log_rate = jnp.linalg.cholesky(kernel + 1e-4 * jnp.eye(len(x))) @ raw
+        numpyro.sample("counts", dist.Poisson(jnp.exp(log_rate)).to_event(1), obs=counts)
+
+    return Problem(model, (x, counts), "posteriordb")
 
 
 def _hard(name: str) -> Callable[[], Problem]:
@@ -87,14 +110,16 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
     "two_moons": two_moons,
     "centred_schools": _hard("centred_schools"),
     "horseshoe": horseshoe,
+    "gaussian_process": gaussian_process,
 }
 
 
 class _Run(NamedTuple):
-    """Seconds, and `log p - log q` of fresh draws."""
+    """Seconds, `log p - log q` of fresh draws, steps per second, what the fit says of itself."""
 
     seconds: float
     log_weights: np.ndarray
+    rate: float | None = None
     status: str = ""
 
 
@@ -103,7 +128,24 @@ def _vijax(problem: Problem, guide: str) -> _Run:
     posterior = vijax.fit(problem.model, *problem.args, guide=guide, progress_bar=False)
     seconds = time.perf_counter() - began
     log_weights = posterior.proposals(jax.random.key(99), _DRAWS)[0].log_weights
-    return _Run(seconds, log_weights, posterior.status)
+    return _Run(seconds, log_weights, _flow_rate(posterior), posterior.status)
+
+
+def _flow_rate(posterior: vijax.Posterior) -> float | None:
+    """Steps per second of a flow's descent, less what a solve does besides."""
+    if not isinstance(posterior.guide, Flow):
+        return None
+
+    def seconds(steps: int) -> float:
+        solver = FlowDescent(num_steps=steps, max_cycles=1)
+        began = time.perf_counter()
+        state = (posterior.target, posterior.guide, posterior.variables, posterior.batch)
+        solver.solve(jax.random.key(1), *state)
+        return time.perf_counter() - began
+
+    seconds(_TIMED)  # compiles
+    short, long = seconds(_TIMED), seconds(3 * _TIMED)
+    return 2 * _TIMED / (long - short)
 
 
 def _numpyro(problem: Problem, kind: type) -> _Run:
@@ -120,7 +162,14 @@ def _numpyro(problem: Problem, kind: type) -> _Run:
 
     keys = jax.random.split(jax.random.key(99), _DRAWS)
     values = jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=_BLOCK))(keys)
-    return _Run(seconds, np.asarray(values, np.float64))
+    update = jax.jit(lambda state: svi.update(state, *problem.args)[0])
+    state = jax.block_until_ready(update(found.state))
+    began = time.perf_counter()
+    for _ in range(_TIMED):
+        state = update(state)
+    jax.block_until_ready(state)
+    rate = _TIMED / (time.perf_counter() - began)
+    return _Run(seconds, np.asarray(values, np.float64), rate)
 
 
 def _flowjax(problem: Problem) -> _Run:
@@ -158,7 +207,6 @@ def _flowjax(problem: Problem) -> _Run:
 METHODS: dict[str, Callable[[Problem], _Run]] = {
     "vijax auto": lambda problem: _vijax(problem, "auto"),
     "vijax flow": lambda problem: _vijax(problem, "flow"),
-    "vijax iaf": lambda problem: _vijax(problem, "iaf"),
     "NumPyro AutoIAFNormal": lambda problem: _numpyro(problem, AutoIAFNormal),
     "NumPyro AutoBNAFNormal": lambda problem: _numpyro(problem, AutoBNAFNormal),
     "flowjax MAF": _flowjax,
@@ -174,21 +222,53 @@ def main() -> None:
         method, problem = options.one
         print(json.dumps(_one(METHODS[method], PROBLEMS[problem]())))
         return
-    methods = [m for m in METHODS if "flowjax" not in m or importlib.util.find_spec("flowjax")]
-    results: dict[str, dict[str, Any]] = {}
+    without = {} if importlib.util.find_spec("flowjax") else {"flowjax MAF": "not installed"}
+    stored = _report.RESULTS / "flows.json"
+    results: dict[str, dict[str, Any]] = {"left out": without}
+    if options.only and stored.exists():
+        results = json.loads(stored.read_text())["results"]
+    began = time.perf_counter()
     for name in [options.only] if options.only else PROBLEMS:
-        results[name] = {
-            method: _report.in_fresh_process("bench.flows", "--one", method, name)
-            for method in methods
-        }
-        print(f"\n{name}")
-        rows = [
-            (method, f"{r['elbo']:.3f} +- {r['elbo_se']:.2g}", f"{r['khat']:.2f}")
-            + (f"{r['seconds']:.1f}", r["status"])
-            for method, r in results[name].items()
-        ]
-        _report.table(("", "ELBO", "k-hat", "seconds", "status"), rows)
+        runs = results[name] = {}
+        for method in METHODS:
+            if method in without:
+                continue
+            left = _ALL_SECONDS - (time.perf_counter() - began)
+            if left < _RUN_SECONDS / 4:
+                runs[method] = {"ended": "no time left"}
+                continue
+            try:
+                runs[method] = _report.in_fresh_process(
+                    "bench.flows", "--one", method, name, timeout=min(left, _RUN_SECONDS)
+                )
+            except subprocess.TimeoutExpired:
+                runs[method] = {"ended": f"after {min(left, _RUN_SECONDS):.0f} s"}
+        print(f"\n{name}", flush=True)
+        header = ("", "ELBO", "k-hat", "seconds", "to best peer's ELBO", "steps/s", "status")
+        _report.table(header, [_row(method, run, _peak(runs)) for method, run in runs.items()])
     _report.save("flows", results)
+
+
+def _peak(runs: dict[str, dict[str, Any]]) -> float:
+    """The highest ELBO of the peers, a standard error less."""
+    ended = [run for method, run in runs.items() if "vijax" not in method and "elbo" in run]
+    return max((run["elbo"] - run["elbo_se"] for run in ended), default=float("inf"))
+
+
+def _row(method: str, run: dict[str, Any], peak: float) -> tuple[str, ...]:
+    if "ended" in run:
+        return (method, f"ended {run['ended']}", "", "", "", "", "")
+    reached = f"at most {run['seconds']:.1f}" if run["elbo"] >= peak else "not reached"
+    reached = reached if "vijax" in method else ""
+    return (
+        method,
+        f"{run['elbo']:.3f} +- {run['elbo_se']:.2g}",
+        f"{run['khat']:.2f}",
+        f"{run['seconds']:.1f}",
+        reached,
+        "" if run["rate"] is None else f"{run['rate']:.0f}",
+        run["status"],
+    )
 
 
 def _one(method: Callable[[Problem], _Run], problem: Problem) -> dict[str, Any]:
@@ -202,6 +282,7 @@ def _one(method: Callable[[Problem], _Run], problem: Problem) -> dict[str, Any]:
         "elbo": elbo,
         "elbo_se": elbo_se,
         "khat": khat,
+        "rate": run.rate,
         "status": run.status,
     }
 

@@ -16,12 +16,14 @@ from numpyro.infer import autoguide
 from tests.targets import Problem, problem
 from vijax._contracts import DensityGuide, EntropyGuide, GaussianGuide, Guide
 from vijax.guides import (
+    ASVI,
     Delta,
     Flow,
     FullRank,
     LowRank,
     Markov,
     MeanField,
+    Mixture,
     Plates,
     flow,
     resolve,
@@ -87,11 +89,26 @@ GUIDES: dict[str, Entry] = {
     "fullrank": Entry(_native(FullRank(0.9)), inert=_upper),
     "lowrank": Entry(_native(LowRank(init_scale=0.9))),
     "delta": Entry(_native(Delta()), point=True),
+    "asvi": Entry(
+        _native(ASVI(0.9)),
+        # the weight of a standard normal prior says nothing
+        inert=lambda name, leaf: np.full(leaf.shape, "logits['mu']" in name),
+        target="hierarchy",
+        eager=False,
+    ),
+    "mixture": Entry(
+        _native(Mixture((FullRank(0.9), MeanField(0.9)))),
+        inert=lambda name, leaf: np.full(leaf.shape, "logits" in name) | _upper(name, leaf),
+        eager=False,
+    ),
     "flow": Entry(_native(_flow(flow.Coupling(flow.Affine(0.5), (8,)))), inert=_upper, eager=False),
     "flow_spline": Entry(
         _native(_flow(flow.Coupling(flow.Spline(4), (8,)))), inert=_upper, eager=False
     ),
     "flow_meanfield": Entry(_native(_flow(flow.Planar(), MeanField(0.9))), eager=False),
+    "flow_lowrank": Entry(
+        _native(_flow(flow.Planar(), LowRank(rank=2, init_scale=0.9))), single=False, eager=False
+    ),
     "flow_invert": Entry(_native(_flow(flow.Invert(flow.Planar()))), inert=_upper, eager=False),
     "plates": Entry(_native(Plates(0.9)), inert=_upper, single=False, target="hierarchy"),
     "composite": Entry(_native(_SPLIT), single=False),

@@ -26,6 +26,7 @@ LAYERS = [
             "_kernel",
             "_keys",
             "_locals",
+            "_space",
             "_version",
         },
     ),
@@ -46,6 +47,7 @@ LAYERS = [
             "_evidence",
             "_export",
             "_ladder",
+            "_loo",
             "_outcome",
             "_posterior",
             "_routes",
@@ -53,7 +55,7 @@ LAYERS = [
             "_summary",
         },
     ),
-    ("apart", {"_fit"}),
+    ("apart", {"_fit", "_stack"}),
     ("apart", {"__init__"}),
 ]
 

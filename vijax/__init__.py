@@ -16,6 +16,7 @@ from vijax._compare import Comparison, compare
 from vijax._errors import GuideError, ModelError, VijaxError, VijaxWarning
 from vijax._fit import fit
 from vijax._posterior import Posterior
+from vijax._stack import stack
 from vijax._storage.unfinished import Checkpoint
 from vijax._version import __version__
 from vijax.model import from_log_density
@@ -35,4 +36,5 @@ __all__ = [
     "guides",
     "load",
     "objectives",
+    "stack",
 ]

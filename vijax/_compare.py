@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ import numpy as np
 from vijax._errors import VijaxError
 from vijax._evidence import Evidence
 from vijax._keys import as_key, fold_in
+from vijax._loo import by_observation, leave_one_out
 from vijax._posterior import Posterior
 from vijax._summary import table
 
@@ -101,10 +101,7 @@ def compare(
         evidence = posterior.log_evidence(rng_key=fold_in(key, 0), num_draws=num_draws)
         assert isinstance(evidence, Evidence)
         found[name] = evidence
-        by_site = posterior.log_likelihood(fold_in(key, 1), num_draws)
-        pointwise[name] = np.concatenate(
-            [by_site[site].reshape(num_draws, -1) for site in sorted(by_site)], axis=1
-        )
+        pointwise[name] = by_observation(posterior.log_likelihood(fold_in(key, 1), num_draws))
     counts = {name: values.shape[1] for name, values in pointwise.items()}
     if len(set(counts.values())) > 1:
         raise VijaxError(
@@ -113,27 +110,16 @@ def compare(
         )
     best = max(found.values(), key=lambda one: one.value)
     rows = []
-    for name, loo in _leave_one_out(pointwise).items():
+    for name, loo in _columns(pointwise).items():
         own = found[name]
         factor_se = 0.0 if own is best else math.hypot(own.se, best.se)
         rows.append(Row(name, own.value, own.se, own.value - best.value, factor_se, *loo))
     return Comparison(tuple(sorted(rows, key=lambda row: -row.elpd)))
 
 
-def _leave_one_out(pointwise: Mapping[str, np.ndarray]) -> dict[str, tuple[Any, ...]]:
-    """The later columns of a row, by ArviZ, from log likelihoods `(num_draws, num_rows)`."""
-    from arviz_base import from_dict  # slow to import
-    from arviz_stats.loo import compare as rank
-    from arviz_stats.loo import loo
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # bad k-hats are counted below
-        scores = {}
-        for name, values in pointwise.items():
-            groups = {"posterior": {"draw_number": np.arange(len(values))[None].astype(float)}}
-            tree = from_dict(groups | {"log_likelihood": {"all": values[None].astype(float)}})
-            scores[name] = loo(tree, pointwise=True, reff=1.0)
-        ranked = rank(scores, method="stacking")
+def _columns(pointwise: Mapping[str, np.ndarray]) -> dict[str, tuple[Any, ...]]:
+    """The later columns of a row, from log likelihoods `(num_draws, num_rows)`."""
+    scores, weights = leave_one_out(pointwise)
     out = {}
     elpds = {name: np.ravel(one.elpd_i) for name, one in scores.items()}
     best = max(elpds, key=lambda name: elpds[name].sum())
@@ -141,6 +127,5 @@ def _leave_one_out(pointwise: Mapping[str, np.ndarray]) -> dict[str, tuple[Any, 
         difference = elpds[name] - elpds[best]
         bad = int(np.sum(np.ravel(one.pareto_k) > one.good_k))
         error = math.sqrt(difference.size) * float(difference.std())
-        weight = float(ranked.loc[name, "weight"])
-        out[name] = (one.elpd, one.se, float(difference.sum()), error, bad, weight)
+        out[name] = (one.elpd, one.se, float(difference.sum()), error, bad, weights[name])
     return out

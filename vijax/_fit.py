@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import optax
+from jax.sharding import Mesh
 
 from vijax import _centring, _options, _starts
 from vijax._begin import model_state, positions, variables_at
@@ -20,7 +21,7 @@ from vijax._problem import Problem
 from vijax._routes import Begun, Steps, Watchers, by_climbing, by_solver, by_steps
 from vijax._storage.unfinished import Checkpoint
 from vijax.guides import resolve
-from vijax.model import build, check_batches, check_data, request, split, unwrap
+from vijax.model import build, check_batches, check_data, request, shard, split, unwrap
 from vijax.objectives import ScoreELBO
 from vijax.solvers import by_name, default_solver
 
@@ -41,6 +42,7 @@ def fit(
     num_restarts: int | None = None,
     batch_size: int | Mapping[str, int] | None = None,
     batch_axes: Mapping[str, Any] | None = None,
+    mesh: Mesh | None = None,
     init: Any = None,
     centring: Mapping[str, Any] | None = None,
     max_seconds: float | None = None,
@@ -74,6 +76,7 @@ def fit(
             its sites scaled up; that no row depends on the others is checked.
         batch_axes: by array, the axis that runs along the plate, `{plate: axis}`, or `None` for
             one that is not cut; by default the axes as long as the plate.
+        mesh: devices that the rows of the data are spread over, a `jax.sharding.Mesh`.
         init: start values by site (constrained), an earlier `Posterior`, or a NumPyro
             `init_to_*` strategy.
         centring: by hierarchical site, weights from 0 (non-centred) to 1 (as the model has it) of
@@ -113,6 +116,8 @@ def fit(
     target = build(model, arguments, request(batch_size, batch_axes))
     if not target.differentiable and objective is None and algorithm == "auto":
         objective = options["objective"] = ScoreELBO()
+    if mesh is not None:
+        data = shard(target, data, mesh)
     batch = Batch(data, centring=_centring.chosen(target, centring))
     check_data(target, arguments, batch)
     key = as_key(rng_key)

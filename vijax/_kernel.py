@@ -146,6 +146,7 @@ class Kernel:
         self.calls = 0
         self.points = 0
         self._data = (batch, self.model, dict(mutable or {}))
+        self._spread = any(len(_devices(value)) > 1 for value in batch.data.values())
         self.num_elements = self.dim + target.entries
         self.num_elements += sum(np.size(value) for value in batch.data.values())
         self.block = block or self._usual_block()
@@ -257,6 +258,13 @@ class Kernel:
                 padding = np.repeat(block[-1:], self.block - len(block), axis=0)
                 block = np.concatenate([block, padding])
             results.append(program(block))  # asynchronous: blocks queue up on the device
+            if self._spread:  # queued collectives wait for one another for ever on CPU devices
+                results[-1].block_until_ready()
             self.calls += 1
         host = np.concatenate([np.asarray(result) for result in results])
         return host[: len(rows)].astype(np.float64)
+
+
+def _devices(value: Any) -> set[Any]:
+    """The devices that an array is on; of a posterior without its data it is on none."""
+    return value.devices() if isinstance(value, Array) else set()

@@ -15,6 +15,7 @@ from tests.targets import problem
 from vijax._errors import GuideError
 from vijax.guides import Plates
 from vijax.guides.levels import cut, join, levels, positions
+from vijax.guides.plates import suits
 from vijax.solvers import StructuredNewton
 from vijax.solvers.structured_conversion import fill, normal
 from vijax.solvers.tree_gaussian import Tree
@@ -251,3 +252,46 @@ def test_a_model_without_plates_is_refused():
         GuideError, match=r"Plates: expected a site inside a numpyro.plate, got none"
     ):
         fit(exact.model, *exact.args, guide="plates")
+
+
+def test_it_outlives_a_file(tmp_path):
+    """Parameters of the first level depend on nothing above: some of them are empty."""
+    exact = problem("hierarchy")
+    posterior = fit(exact.model, *exact.args, guide="plates")
+    posterior.save(tmp_path / "plates.vijax")
+    again = vijax.load(tmp_path / "plates.vijax", exact.model, *exact.args)
+    jax.tree.map(np.testing.assert_array_equal, again.params, posterior.params)
+
+
+def wide(width):
+    mu = numpyro.sample("mu", dist.Normal(0, 1))
+    with numpyro.plate("rows", 3):
+        numpyro.sample("x", dist.Normal(mu, 1).expand([width]).to_event(1))
+
+
+@pytest.mark.parametrize(("width", "suitable"), [(2, True), (200, False)])
+def test_it_suits_small_blocks(width, suitable):
+    assert suits(case(wide, width).target.space) == suitable
+    assert not suits(problem("regression").target.space)
+
+
+@pytest.mark.parametrize(
+    ("trap", "reason"),
+    [
+        (lambda mu: jnp.where(mu < 5.0, jnp.nan, 0.0), "no draws of the start have a finite log"),
+        (lambda mu: jnp.maximum(mu - 9.0, 0.0) ** 1.5, "second derivatives that are not finite"),
+    ],
+)
+def test_what_is_not_finite_is_owned_up_to(trap, reason):
+    def fenced(y):
+        mu = numpyro.sample("mu", dist.Normal(0, 1))
+        with numpyro.plate("rows", 2):
+            numpyro.sample("x", dist.Normal(mu, 1))
+        numpyro.factor("trap", trap(mu) + y)
+
+    where = case(fenced, np.float32(0.0))
+    solution = StructuredNewton().solve(
+        jax.random.key(0), where.target, Plates(), where.variables(Plates()), where.batch
+    )
+    assert not solution.converged
+    assert reason in solution.reason

@@ -1,6 +1,7 @@
 """Families of distributions on unconstrained space."""
 
 from vijax.guides.amortised import Amortised
+from vijax.guides.asvi import ASVI
 from vijax.guides.composite import Composite, compose
 from vijax.guides.delta import Delta
 from vijax.guides.flow import Flow
@@ -10,12 +11,14 @@ from vijax.guides.markov import Markov
 from vijax.guides.mixture import Mixture
 from vijax.guides.names import NAMES, resolve
 from vijax.guides.normal import FullRank, MeanField
-from vijax.guides.numpyro import adapt, as_numpyro
+from vijax.guides.numpyro import BijectionTransform, adapt, as_numpyro
 from vijax.guides.plates import Plates
 
 __all__ = [
+    "ASVI",
     "NAMES",
     "Amortised",
+    "BijectionTransform",
     "Composite",
     "Delta",
     "Flow",

@@ -10,7 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vijax._contracts import Batch, DensityGuide, Draw, HostDraws, Position, PyTree, Space
+from vijax._contracts import (
+    Batch,
+    DensityGuide,
+    Draw,
+    HostDraws,
+    Position,
+    PyTree,
+    Space,
+    StratifiedGuide,
+)
 from vijax._errors import GuideError, mismatch
 
 
@@ -22,12 +31,13 @@ class MixtureParams(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Mixture(DensityGuide):
+class Mixture(StratifiedGuide):
     """`q(z) = sum_k w_k q_k(z)`, with the exact density of the whole mixture.
 
     The automatic fit makes one where paths end in separate modes, with weights from the evidence
-    of each. Gradient steps move the components and leave the weights as they are: a draw's
-    component is a discrete choice, through which no gradient passes.
+    of each; `vijax.stack` makes one of several fits. Gradient steps of the ELBO draw from every
+    component and thus move the weights, too. Other objectives leave these as they are: which
+    component a draw is from is a discrete choice, through which no gradient passes.
 
     Args:
         components: guides with a density, at least one.
@@ -62,12 +72,16 @@ class Mixture(DensityGuide):
     def draw(self, params: MixtureParams, space: Space, key: Array, batch: Batch) -> Draw:
         choice_key, key = jax.random.split(key)
         choice = jax.random.categorical(choice_key, jax.lax.stop_gradient(params.logits))
-        draws = [
-            guide.draw(part, space, jax.random.fold_in(key, i), batch).z
-            for i, (guide, part) in enumerate(self._pairs(params))
-        ]
+        draws = self._parts(params, space, key, batch)
         z = jax.tree.map(lambda *options: jnp.stack(options)[choice], *draws)
         return Draw(z, self.log_prob(params, space, z, batch))
+
+    def strata(
+        self, params: MixtureParams, space: Space, key: Array, batch: Batch
+    ) -> tuple[Array, list[Draw]]:
+        points = self._parts(params, space, key, batch)
+        draws = [Draw(z, self.log_prob(params, space, z, batch)) for z in points]
+        return jax.nn.log_softmax(params.logits), draws
 
     def log_prob(self, params: MixtureParams, space: Space, z: Position, batch: Batch) -> Array:
         log_weights = jax.nn.log_softmax(jax.lax.stop_gradient(params.logits))
@@ -96,6 +110,15 @@ class Mixture(DensityGuide):
         order = rng.permutation(num_draws)
         labels = np.repeat(np.arange(len(counts)), counts)
         return HostDraws(points[order], log_q[order], labels[order])
+
+    def _parts(
+        self, params: MixtureParams, space: Space, key: Array, batch: Batch
+    ) -> list[Position]:
+        """A draw from every component."""
+        return [
+            guide.draw(part, space, jax.random.fold_in(key, i), batch).z
+            for i, (guide, part) in enumerate(self._pairs(params))
+        ]
 
     def _pairs(self, params: MixtureParams) -> list[tuple[DensityGuide, PyTree]]:
         return list(zip(self.components, params.components, strict=True))

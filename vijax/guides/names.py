@@ -8,8 +8,9 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from vijax._contracts import Guide, Space, Target
+from vijax._contracts import Guide, ModelGuide, Space, Target
 from vijax._errors import GuideError
+from vijax.guides.asvi import ASVI
 from vijax.guides.composite import assign, compose
 from vijax.guides.delta import Delta
 from vijax.guides.flow import RECIPES, Flow
@@ -30,6 +31,7 @@ NAMES: dict[str, Callable[[], Guide]] = {
     "delta": Delta,
     "markov": Markov,
     "plates": Plates,
+    "asvi": ASVI,
     "flow": Flow,
     **{name: functools.partial(Flow, name) for name in RECIPES},
 }
@@ -57,10 +59,12 @@ def resolve(
         TypeError: nothing that can be made into a guide.
     """
     space = target.space if space is None else space
+    if isinstance(guide, ModelGuide):
+        return guide.bind(target, space)
     if isinstance(guide, Guide):
         return guide
     if isinstance(guide, str):
-        return by_name(guide)
+        return resolve(by_name(guide), target, space=space)
     if isinstance(guide, Mapping):
         sites = assign(list(guide), space)
         groups = {
@@ -69,7 +73,7 @@ def resolve(
         }
         return compose(groups, space)
     if inspect.isclass(guide) and issubclass(guide, Guide):
-        return guide()
+        return resolve(guide(), target, space=space)
     if not callable(guide):
         raise TypeError(
             f"guide: expected a name ({', '.join(NAMES)}), a vijax Guide, a mapping from sites to "

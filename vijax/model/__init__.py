@@ -7,6 +7,7 @@ from vijax.model.density import from_log_density
 from vijax.model.minibatch import request
 from vijax.model.nuts import run_nuts
 from vijax.model.predict import predictor
+from vijax.model.sharding import shard
 from vijax.model.strategies import init_strategy
 from vijax.model.target import build
 
@@ -20,6 +21,7 @@ __all__ = [
     "predictor",
     "request",
     "run_nuts",
+    "shard",
     "split",
     "unwrap",
 ]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import collections
 import contextlib
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +67,24 @@ def build(
     return target
 
 
+class _Survey(NamedTuple):
+    """What a run on abstract values shows.
+
+    Attributes:
+        trace: of it.
+        scaled: sites whose prior has a location and a scale.
+        hierarchical: those whose scale depends on other latents.
+        sequential: see `Target`.
+        differentiable: see there.
+    """
+
+    trace: running.Trace
+    scaled: tuple[str, ...]
+    hierarchical: tuple[str, ...]
+    sequential: bool
+    differentiable: bool
+
+
 class Builder:
     """A model with its static arguments, and the functions of its target.
 
@@ -119,11 +137,13 @@ class Builder:
         Raises:
             ModelError: the model cannot be fitted, or not on batches of this kind.
         """
-        trace, hierarchical, sequential, differentiable = self._survey()
+        seen = self._survey()
+        trace, sequential, differentiable = seen.trace, seen.sequential, seen.differentiable
         self._choose_rows(trace, running.at_origin, scored=True)
         plates = _plates(trace)
         if any(_is_cut(site, trace) for _, site, _ in running.latents(trace)):
-            trace, hierarchical, *_ = self._survey()  # on all rows, if they are there
+            seen = self._survey()  # on all rows, if they are there
+            trace = seen.trace
             for name, site, _ in running.latents(trace):
                 check_subsampled(name, site, trace)
         if asked is not None:
@@ -156,7 +176,8 @@ class Builder:
             plates=plates,
             dims=dims(trace),
             # coordinates must not depend on what is summed out
-            hierarchical=tuple(name for name in hierarchical if name not in how.tables),
+            hierarchical=tuple(name for name in seen.hierarchical if name not in how.tables),
+            location_scale=tuple(name for name in seen.scaled if name not in how.tables),
             discrete={name: variable.size for name, variable in how.variables.items()},
             draw_discrete=self.draw_discrete,
             entries=0 if self.summation is None else self.summation.entries,
@@ -231,11 +252,7 @@ class Builder:
             self._log_density(trace)
         return trace
 
-    def _survey(self) -> tuple[running.Trace, tuple[str, ...], bool, bool]:
-        """A trace of abstract values, the hierarchical sites, `sequential` and `differentiable`.
-
-        Hierarchical is a site whose prior scale depends on other latents.
-        """
+    def _survey(self) -> _Survey:
         kept: running.Trace = {}
 
         def scales(level: Array, data: dict[str, Array]) -> dict[str, Array]:
@@ -249,7 +266,8 @@ class Builder:
             for name in names
             if needed_inputs(closed.jaxpr, [name == other for other in names])[0]
         )
-        return kept, hierarchical, has_loop(closed.jaxpr, _LONG), has_gradient(closed.jaxpr)
+        endless = has_loop(closed.jaxpr, _LONG)
+        return _Survey(kept, tuple(names), hierarchical, endless, has_gradient(closed.jaxpr))
 
     def _log_density(self, trace: running.Trace) -> Array:
         with tracing_errors(self.model):

@@ -16,11 +16,13 @@ from vijax._contracts import (
     EntropyGuide,
     Guide,
     PyTree,
+    StratifiedGuide,
     Target,
     Variables,
 )
 from vijax._errors import GuideError
 from vijax.objectives.particles import check_num, merge
+from vijax.objectives.stratified import stratified
 
 Estimator = Literal["auto", "entropy", "stl", "plain"]
 
@@ -38,7 +40,8 @@ class ELBO:
       Landing, Roeder, Wu, Duvenaud, 2017.
     - `"plain"`: the draws' own `log q`; any guide.
     - `"auto"`: `"entropy"` where there is one, else `"plain"`, in phase 0; from the first
-      reduction of the step size on `"stl"`, unless the guide is factorised or has no density.
+      reduction of the step size on `"stl"`, unless the guide is factorised or has no density. Of
+      a mixture every component is drawn from, so that its weights get an exact gradient.
 
     Args:
         num_particles: draws averaged per step.
@@ -80,6 +83,8 @@ class ELBO:
             return draw.log_q
 
         def particle(key: Array) -> tuple[Array, dict[str, PyTree]]:
+            if isinstance(guide, StratifiedGuide) and self.estimator == "auto":
+                return stratified(variables, mutable, key, target, guide, batch, phase)
             # the step's key draws from the guide; one derived from it, never computed unless the
             # model draws too, is for the model
             model_key = jax.random.fold_in(key, 1)

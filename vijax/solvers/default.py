@@ -22,6 +22,7 @@ from vijax.solvers.structured_newton import StructuredNewton
 from vijax.solvers.variational_newton import VariationalNewton
 
 _LAST_STEPS = 16  # after which the average of the last twelve is settled, or noise
+_FLOW_DIM, _MANY_STEPS = 500, 500  # dimensions beyond which steps of a flow are many, or slow
 _MEAN_FIELD_DIM = 256  # beyond, gradient steps are as fast where coordinates correlate
 
 
@@ -69,6 +70,8 @@ def _(guide: Flow, dim: int) -> Solver:
     base = guide.base_for(dim)
     # the last steps up the ELBO are left to the flow, which has a long way to go
     start = BatchAndMatch() if isinstance(base, FullRank) else default_solver(base, dim)
+    if dim > _FLOW_DIM:
+        return FlowDescent(start or Pathfinder(), num_steps=_MANY_STEPS, max_cycles=2)
     return FlowDescent(start or Pathfinder())
 
 

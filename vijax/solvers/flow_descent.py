@@ -33,7 +33,8 @@ _WARM_UP = 50  # steps at the start of a cycle in which the step size rises
 _FIRST, _SECOND = 0.9, 0.999  # Adam's memories, of gradients and of their squares
 _DRIFT = 0.05  # by how much a step moves the running median of log gradient norms
 _CLIP, _SKIP = 3.0, 100.0  # multiples of that median: longer gradients are cut, or left out
-_SCORES = 4000  # draws that judge a cycle
+_SCORES, _FEWEST_SCORES = 4000, 500  # draws that judge a cycle
+_SCORED = 2**22  # numbers that these may hold, where that leaves as many as the fewest
 
 
 class Descent(NamedTuple):
@@ -116,7 +117,8 @@ class FlowDescent(Solver):
 
         def score(params: PyTree) -> Floats:
             rng = host_rng(fold_in(key, 1))  # the same draws for every candidate
-            draws = guide.host_draws(params, target.space, rng, _SCORES)
+            num = int(np.clip(_SCORED // target.space.dim, _FEWEST_SCORES, _SCORES))
+            draws = guide.host_draws(params, target.space, rng, num)
             return kernel.log_density(draws.points) - draws.log_q
 
         best, scored = params, score(params)
@@ -132,11 +134,16 @@ class FlowDescent(Solver):
             converged = abs(gain) < max(self.tolerance, min(2 * error, 4 * self.tolerance))
             if gain > 0:
                 best, scored = found, fresh
-        done = f"after {len(losses)} steps"
-        reason = f"{'converged' if converged else 'still gaining'} {done}: the last {len(seen)} "
+        done = (
+            f"after {len(losses)} steps: the last {len(seen)} gained {gain:.3g} +- {error:.2g} nats"
+        )
+        if best is params:
+            reason = f"the flow was no better than its base, which is kept, {done}"
+        else:
+            reason = f"{'converged' if converged else 'still gaining'} {done}"
         return Solution(
             variables._replace(guide=best),
-            f"{reason}gained {gain:.3g} +- {error:.2g} nats",
+            reason,
             converged,
             kernel.points + len(losses) * self.num_draws + spent,
             tuple(losses),

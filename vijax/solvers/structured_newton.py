@@ -130,6 +130,8 @@ class _Ascent:
         curvature = self._curvature(here)
         top, step, ceiling, left = here, 1.0, 1.0, np.inf
         for _ in range(max_steps):
+            if not all(np.isfinite(block).all() for block in jax.tree.leaves(curvature)):
+                return False, "second derivatives that are not finite"
             moved, blocks = self._move(here, precision, curvature, step)
             there = self._look(moved)
             # against the highest, lest small losses add up

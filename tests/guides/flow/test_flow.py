@@ -14,7 +14,9 @@ from vijax._contracts import Batch, DensityGuide, Variables
 from vijax._errors import GuideError
 from vijax._kernel import Kernel
 from vijax.diagnostics.transported import TransportedKernel
-from vijax.guides import Flow, FullRank, LowRank, MeanField, flow
+from vijax.guides import Flow, FullRank, LowRank, MeanField, compose, flow
+from vijax.guides.flow.base import colour, whiten
+from vijax.model import build, split
 from vijax.solvers import FlowDescent, default_solver
 
 _NEAR = {"bnaf": 0.1, "heavy": 0.05}  # recipes that are not quite the identity at the start
@@ -136,7 +138,7 @@ def test_gradient_steps_average_many_draws():
 
 def test_the_base_follows_the_dimension():
     assert Flow().base_for(10) == FullRank()
-    assert Flow().base_for(2000) == MeanField()
+    assert Flow().base_for(2000) == LowRank()
     assert Flow("radial", base=MeanField()).base_for(10) == MeanField()
     assert isinstance(default_solver(Flow(), 10), FlowDescent)
 
@@ -182,9 +184,62 @@ def test_options_that_make_no_sense(make, message):
         make()
 
 
+def test_a_low_rank_base_has_its_own_covariance():
+    space, base = problem("hierarchy").target.space, LowRank(rank=3)
+    params = state(Flow("planar", base), space)
+    factor = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    factor[:, 1] = 0  # a direction that a fit had no use for
+    held = params.base._replace(factor=jnp.asarray(factor), log_scale=jnp.linspace(-1.0, 1.0, 5))
+    root = np.asarray(jax.jit(jax.vmap(lambda x: colour(held, space, x)[0]))(jnp.eye(5)), float)
+    root -= np.asarray(held.loc)
+    np.testing.assert_allclose(root.T @ root, base.covariance(held, space), rtol=1e-5, atol=1e-5)
+    x = jnp.arange(5.0)
+    z, log_det = colour(held, space, x)
+    np.testing.assert_allclose(log_det, np.linalg.slogdet(root)[1], rtol=1e-5)
+    back, inverse = whiten(held, space, z)
+    np.testing.assert_allclose(back, x, atol=1e-5)
+    np.testing.assert_allclose(inverse, -log_det)
+
+
+def bent():
+    """A thousand coordinates, half of them bent by the other half; the evidence is one."""
+    x = numpyro.sample("x", dist.Normal(0.0, 1.0).expand([500]).to_event(1))
+    numpyro.sample("y", dist.Normal(0.5 * x**2, 0.7).to_event(1))
+
+
+def straight():
+    numpyro.sample("x", dist.Normal(0.0, 1.0).expand([1000]).to_event(1))
+
+
+@pytest.mark.parametrize("model", [bent, straight])
+def test_a_thousand_dimensions_are_no_trouble(model):
+    """Where a flow helps it gains; where it does not it says so, and is its base."""
+    arguments, data = split(model, (), {})
+    target, guide = build(model, arguments), Flow()
+    params = jax.jit(lambda: guide.init(jax.random.key(0), target.space, _origin(target.space)))()
+    flat = params.base._replace(
+        factor=jnp.zeros_like(params.base.factor), log_scale=jnp.zeros(1000)
+    )
+    start = Variables(params._replace(base=flat))
+    solver = FlowDescent(num_draws=16, num_steps=100, max_cycles=1)
+    solution = solver.solve(jax.random.key(1), target, guide, start, Batch(data))
+    assert np.isfinite(solution.losses).all()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(solution.variables))
+    if model is straight:
+        assert "no better than its base, which is kept" in solution.reason
+        assert solution.variables.guide is start.guide
+    else:
+        assert np.mean(solution.losses[-10:]) < np.mean(solution.losses[:10]) - 50
+
+
+def _origin(space):
+    return space.unravel(jnp.zeros(space.dim))
+
+
 def test_a_base_must_be_one_to_one():
     space = problem("regression").target.space
-    guide = Flow("planar", base=LowRank())
+    apart = compose({"alpha": FullRank(), "beta": FullRank()}, space)
+    guide = Flow("planar", base=apart)
     params = state(guide, space)
     with pytest.raises(GuideError, match="base: expected"):
         guide.transport(params, space, jnp.zeros(3))

@@ -28,10 +28,11 @@ from vijax._keys import draw_keys
 from vijax.guides.flow.base import colour, whiten
 from vijax.guides.flow.bijection import Bijection
 from vijax.guides.flow.recipes import recipe
-from vijax.guides.normal import FullRank, MeanField
+from vijax.guides.low_rank import LowRank
+from vijax.guides.normal import FullRank
 
 _LOG_2PI = math.log(2 * math.pi)
-_DENSE_DIM = 500  # above it the base is factorised
+_DENSE_DIM = 500  # above it the base is low-rank
 _BLOCK = 1000  # draws, or densities, that one call on the host's behalf works out
 _BLOCK_ELEMENTS = 2**20
 
@@ -56,8 +57,8 @@ class Flow(TransportGuide):
     Args:
         layers: a bijection, or the name of a recipe: "realnvp", "heavy" (the same with tails of
             their own), "nsf", "iaf", "maf", "planar", "radial", "sylvester", "bnaf".
-        base: `FullRank`, `Laplace` or `MeanField`; by default full-rank up to 500 dimensions and
-            mean-field beyond.
+        base: `FullRank`, `Laplace`, `LowRank` or `MeanField`; by default full-rank up to 500
+            dimensions and low-rank beyond.
 
     Raises:
         GuideError: an option is none of these.
@@ -82,7 +83,7 @@ class Flow(TransportGuide):
         """The Gaussian that the flow starts from in so many dimensions."""
         if self.base is not None:
             return self.base
-        return FullRank() if dim <= _DENSE_DIM else MeanField()
+        return FullRank() if dim <= _DENSE_DIM else LowRank()
 
     def init(
         self, key: Array, space: Space, location: Position, batch: Batch | None = None

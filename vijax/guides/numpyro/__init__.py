@@ -4,5 +4,6 @@ from vijax.guides.numpyro.adapt import adapt
 from vijax.guides.numpyro.auto import NumPyroAuto
 from vijax.guides.numpyro.export import as_numpyro
 from vijax.guides.numpyro.function import NumPyroFunction
+from vijax.guides.numpyro.transform import BijectionTransform
 
-__all__ = ["NumPyroAuto", "NumPyroFunction", "adapt", "as_numpyro"]
+__all__ = ["BijectionTransform", "NumPyroAuto", "NumPyroFunction", "adapt", "as_numpyro"]

@@ -369,6 +369,14 @@ class Objective(Protocol):
         ...
 
 
+class OtherOptimum:
+    """Marks objectives whose optimum is not that of the ELBO.
+
+    Neither the ELBO nor the loss of one step, which a few draws make too small, says which of two
+    fits is the better one: the later one counts.
+    """
+
+
 class Info(NamedTuple):
     """What one step reports."""
 
@@ -377,6 +385,11 @@ class Info(NamedTuple):
 
 class Algorithm(abc.ABC):
     """Steps on the device, inside one compiled loop; hashable configuration."""
+
+    @property
+    def raises_elbo(self) -> bool:
+        """Whether a higher ELBO means a better fit, see `OtherOptimum`."""
+        return True
 
     @abc.abstractmethod
     def init(self, variables: Variables, mutable: dict[str, PyTree]) -> PyTree:

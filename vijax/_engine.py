@@ -32,6 +32,7 @@ _WINDOW = 100  # shortest window between two decisions, in steps
 _PIECE_SECONDS = 0.25  # how often the host looks in
 _SCORES = (200, 4000)  # fewest and most draws that compare two candidates
 _SCORE_ELEMENTS = 2**30  # draws times data elements that a comparison may cost
+_OTHER_PHASES = 4  # step sizes of a fit whose averages are not compared
 _MAX_STEPS = 500_000  # where a fit without a step limit gives up
 
 
@@ -161,6 +162,8 @@ class Engine:
             The variables, the model's mutable state and the number of the restart.
         """
         found: list[tuple[float, Variables, int]] = []
+        if not self.algorithm.raises_elbo:
+            return self._latest(run)
         last = jax.device_get(self.algorithm.variables(run.loop.state))
         for restart, phase in enumerate(run.phases):
             candidates = [phase.best] if phase.best is not None else []
@@ -173,6 +176,16 @@ class Engine:
                 found.append((float(score.mean()), variables, restart))
         _, variables, restart = max(found, key=lambda entry: entry[0])
         return variables, self._mutable(run, restart), restart
+
+    def _latest(self, run: Run) -> tuple[Variables, dict[str, PyTree], int]:
+        """The latest average of the restart whose recent losses are lowest."""
+        restart = int(np.argmin(np.nan_to_num(run.losses[-_WINDOW:].mean(0), nan=np.inf)))
+        phase = run.phases[restart]
+        last = take(jax.device_get(self.algorithm.variables(run.loop.state)), restart)
+        if phase.windows and not phase.stopped:
+            return merge(average(recent(phase)), last), self._mutable(run, restart), restart
+        latest = last if phase.best is None else merge(phase.best, last)
+        return latest, self._mutable(run, restart), restart
 
     def _mutable(self, run: Run, restart: int) -> dict[str, PyTree]:
         return take(jax.device_get(self.algorithm.mutable(run.loop.state)), restart)
@@ -301,6 +314,12 @@ class Engine:
         if not self.anneal or not self.rule.stationary(phase):
             return phase, 1.0
         candidate = average(recent(phase, self.rule.min_windows))
+        if not self.algorithm.raises_elbo:
+            following = Phase(phase.number + 1, (), candidate)
+            if phase.number + 1 < _OTHER_PHASES or budget.num_steps is not None:
+                return following, self.rule.shrink
+            text = f"converged: stationary at each of {_OTHER_PHASES} step sizes"
+            return following._replace(stopped=text, converged=True), 1.0
         scored = self._score(candidate, run, restart)
         gain, error = float("inf"), 0.0
         if phase.best is not None:

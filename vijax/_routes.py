@@ -36,6 +36,7 @@ from vijax.diagnostics.assess import Chains
 from vijax.objectives import ELBO
 
 _BASE_RATE = 0.05  # Adam's step size before the pilot
+_UNTRIED_FACTOR = 0.25
 _PILOT_FACTORS = (1.0, 0.25, 0.0625, 0.015625)
 _PILOT_STEPS = 100
 _USABLE = ("certified", "corrected")
@@ -139,7 +140,10 @@ def _go_on(begun: Begun, solution: Solution) -> Begun:
 def _first(engine: Engine, begun: Begun, steps: Steps) -> Run:
     """A run at step 0, at the step size that a short pilot likes best."""
     own = steps.optimizer is None and not isinstance(steps.algorithm, Algorithm)
-    factor = _pilot(engine, begun.variables[0], begun.mutable) if own else 1.0
+    factor = 1.0
+    if own:  # trials are compared by their losses
+        told = engine.algorithm.raises_elbo
+        factor = _pilot(engine, begun.variables[0], begun.mutable) if told else _UNTRIED_FACTOR
     return engine.start(begun.variables, begun.mutable, [factor] * len(begun.variables))
 
 

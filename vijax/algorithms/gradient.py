@@ -18,6 +18,7 @@ from vijax._contracts import (
     Guide,
     Info,
     Objective,
+    OtherOptimum,
     PyTree,
     Setting,
     Target,
@@ -85,6 +86,10 @@ class Gradient(Algorithm):
 
     objective: Objective
     optimizer: Optimizer
+
+    @property
+    def raises_elbo(self) -> bool:
+        return not isinstance(self.objective, OtherOptimum)
 
     def init(self, variables: Variables, mutable: dict[str, PyTree]) -> GradientState:
         state = self.optimizer.transformation.init(variables)

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from vijax._contracts import PyTree, Setting, Variables
+from vijax._contracts import OtherOptimum, PyTree, Setting, Variables
 from vijax.objectives.particles import check_num, particles, with_gradient_of
 
 
 @dataclasses.dataclass(frozen=True)
-class ForwardKL:
+class ForwardKL(OtherOptimum):
     """`KL(p(z | x) || q)`, by importance sampling with the guide itself as proposal.
 
     The optimum of a Gaussian has the posterior's own means and covariance, that of a mean-field

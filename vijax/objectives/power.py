@@ -1,4 +1,4 @@
-"""Power means of importance weights, behind the importance-weighted, Renyi and chi bounds."""
+"""Power means of importance weights, behind the importance-weighted and Renyi bounds."""
 
 from __future__ import annotations
 

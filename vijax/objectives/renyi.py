@@ -6,13 +6,13 @@ import dataclasses
 
 from jax import Array
 
-from vijax._contracts import PyTree, Setting, Variables
+from vijax._contracts import OtherOptimum, PyTree, Setting, Variables
 from vijax.objectives.particles import check_num
 from vijax.objectives.power import Estimator, check_estimator, power_bound
 
 
 @dataclasses.dataclass(frozen=True)
-class Renyi:
+class Renyi(OtherOptimum):
     """Negative variational Renyi bound, `-log(E_q[w^(1 - alpha)]) / (1 - alpha)`.
 
     `w = p(x, z) / q(z)`. The ELBO as `alpha` tends to 1 and the evidence at 0; for `alpha` above 0

@@ -108,11 +108,20 @@ def test_a_wrong_value_is_named(options, error, text):
         fit(model, Y, **options)
 
 
+def grouped(y):
+    mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
+    with numpyro.plate("groups", len(y)):
+        theta = numpyro.sample("theta", dist.Normal(mu, 1.0))
+        numpyro.sample("y", dist.Normal(theta, 1.0), obs=y)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_solver_can_be_asked_for_by_name(name):
-    guide = {"fixed_draws": "meanfield", "mode": "map"}.get(name, "fullrank")
-    posterior = fit(model, Y, guide=guide, algorithm=name)
-    same = fit(model, Y, guide=guide, algorithm=NAMES[name]())
+    suited = {"fixed_draws": "meanfield", "mode": "map", "structured_newton": "plates"}
+    guide = suited.get(name, "fullrank")
+    fitted = grouped if guide == "plates" else model
+    posterior = fit(fitted, Y, guide=guide, algorithm=name)
+    same = fit(fitted, Y, guide=guide, algorithm=NAMES[name]())
     assert posterior.num_steps == 0
     assert posterior.stop_reason == same.stop_reason
     assert posterior.elbo == same.elbo or guide == "map"

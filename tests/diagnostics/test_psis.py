@@ -54,3 +54,11 @@ def test_too_few_draws():
     smoothed, khat = psis.smooth(values)
     assert khat == math.inf
     np.testing.assert_allclose(smoothed, values - values.max())
+
+
+@pytest.mark.parametrize("sd", [0.0, 1e-7, 1e-6, 1e-5])
+def test_weights_that_are_equal_but_for_rounding_have_no_tail(sd):
+    rounded = (np.random.default_rng(0).normal(size=4000) * sd - 100).astype(np.float32)
+    smoothed, khat = psis.smooth(rounded.astype(float))
+    assert khat == 0
+    assert np.ptp(smoothed) < 1e-3

@@ -17,6 +17,7 @@ import numpy as np
 
 _PRIOR_SHAPE = (0.5, 10.0)  # weak prior on k-hat: its mean, and the draws it is worth
 _MIN_TAIL = 5
+_EQUAL = 1e-3  # relative spread of a tail so flat that rounding is all there is to fit
 
 
 def tail_size(num_draws: int) -> int:
@@ -40,7 +41,8 @@ def smooth(log_ratios: np.ndarray) -> tuple[np.ndarray, float]:
         return shifted, math.inf
     order = np.argsort(shifted)
     tail, cutoff = order[-size:], math.exp(shifted[order[-size - 1]])
-    if shifted[tail[0]] == shifted[tail[-1]]:
+    spread = shifted[tail[-1]] - shifted[tail[0]]
+    if spread == 0:
         return shifted, 0.0
     with np.errstate(all="ignore"):  # a tail that underflows leaves nothing to fit
         shape, scale = _fit(np.exp(shifted[tail]) - cutoff)
@@ -48,6 +50,8 @@ def smooth(log_ratios: np.ndarray) -> tuple[np.ndarray, float]:
             levels = (np.arange(size) + 0.5) / size
             quantiles = cutoff + _quantile(levels, shape, scale)
             shifted[tail] = np.minimum(np.log(quantiles), 0.0)
+        elif not math.isfinite(shape) and spread < _EQUAL:
+            shape = 0.0
     return shifted, shape
 
 

@@ -64,8 +64,8 @@ def test_the_path_gradient_is_the_one_of_the_density_held_fixed(layer):
         draw = guide.draw(params, space, key, batch)
         return guide.log_prob(jax.lax.stop_gradient(params), space, draw.z, batch)
 
+    found, expected = (jax.jit(jax.value_and_grad(f)) for f in (along, held))
     for seed in range(3):
-        found, expected = (jax.jit(jax.value_and_grad(f)) for f in (along, held))
         (one, slopes), (other, others) = (
             f(params, jax.random.key(seed)) for f in (found, expected)
         )

@@ -65,6 +65,7 @@ def test_at_the_exact_posterior_every_draw_gives_the_evidence_and_no_gradient(ob
     assert max(float(jnp.abs(leaf).max()) for leaf in slope) < 2e-3
 
 
+@pytest.mark.slow
 def test_bounds_are_on_their_side_and_tighten_with_particles():
     problem = targets.problem("regression")
     params = wrong(problem)
@@ -204,6 +205,7 @@ def variances(name):
     return np.diag(posterior.covariance()) / np.diag(problem.covariance)
 
 
+@pytest.mark.slow
 def test_what_the_divergence_does_to_variances():
     """The ELBO's are the conditional ones, forward KL's the marginal ones, Renyi's in between."""
     conditional = 1 / np.diag(np.linalg.inv(targets.problem("correlated2").covariance))

@@ -44,6 +44,7 @@ print("the same")
 """
 
 
+@pytest.mark.slow
 def test_rows_on_eight_devices_give_the_answers_of_one():
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     root = str(Path(__file__).parents[1])

@@ -105,6 +105,7 @@ def test_density_and_draw_agree_and_count_rows_as_the_model_does():
     np.testing.assert_allclose(log_q, expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_shared_latents_have_a_guide_of_their_own():
     guide = {"theta": Amortised(Encoder, "y"), ...: "fullrank"}
     posterior = fit(hierarchy, Y, guide=guide, batch_size={"rows": 50})

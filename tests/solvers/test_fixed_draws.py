@@ -127,6 +127,7 @@ def logistic_args():
     return data["x"], data["y"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "args"),
     [

@@ -124,6 +124,7 @@ def grouped(group, size, y=None):
         numpyro.sample("y", dist.Normal(effect[group], 0.5), obs=y)
 
 
+@pytest.mark.slow
 def test_many_groups_are_fitted_without_a_gradient_step():
     size, each = 700, 2
     rng = np.random.default_rng(0)

@@ -232,6 +232,7 @@ def exact_globals(y, sd):
     return found, np.sqrt(spread - found**2)
 
 
+@pytest.mark.slow
 def test_many_groups_are_fitted_by_the_ladder():
     rng = np.random.default_rng(0)
     sd = rng.uniform(0.1, 3.0, 600).astype(np.float32)

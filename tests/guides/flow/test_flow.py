@@ -85,6 +85,7 @@ def test_host_draws_have_their_density():
     np.testing.assert_allclose(again, made.log_q, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_banana_is_bent():
     posterior = fit(banana, guide="flow", rng_key=1)
     assert posterior.guide == Flow()
@@ -211,6 +212,7 @@ def straight():
     numpyro.sample("x", dist.Normal(0.0, 1.0).expand([1000]).to_event(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [bent, straight])
 def test_a_thousand_dimensions_are_no_trouble(model):
     """Where a flow helps it gains; where it does not it says so, and is its base."""

@@ -19,6 +19,7 @@ LAYERS = [
         "together",
         {
             "_contracts",
+            "_discrete",
             "_errors",
             "_history",
             "_identity",

@@ -20,8 +20,8 @@ from vijax._posterior import Posterior
 from vijax._problem import Problem
 from vijax._routes import Begun, Steps, Watchers, by_climbing, by_solver, by_steps
 from vijax._storage.unfinished import Checkpoint
-from vijax.guides import resolve
-from vijax.model import build, check_batches, check_data, request, shard, split, unwrap
+from vijax.guides import named_discrete, resolve
+from vijax.model import built, check_batches, check_data, request, shard, split, unwrap
 from vijax.objectives import ScoreELBO
 from vijax.solvers import by_name, default_solver
 
@@ -113,7 +113,7 @@ def fit(
         checkpoint = Checkpoint(checkpoint)
 
     arguments, data = split(model, args, {**kwargs, **model_kwargs})
-    target = build(model, arguments, request(batch_size, batch_axes))
+    target = built(model, arguments, request(batch_size, batch_axes), named_discrete(guide))
     if not target.differentiable and objective is None and algorithm == "auto":
         objective = options["objective"] = ScoreELBO()
     if mesh is not None:
@@ -159,9 +159,12 @@ _DEFAULTS = {
 def _auto(target: Target) -> Any:
     """The guide behind `"auto"`: the richest whose cost suits the dimension.
 
-    Latents of a plate that is cut into batches are independent of one another.
+    Latents of a plate that is cut into batches are independent of one another, and so are discrete
+    sites that are not summed out, see `guides.resolve`.
     """
-    sites = target.space.sites
+    sites = target.space.smooth.sites
+    if not sites:
+        return "discrete"
     by_row = tuple(site.name for site in sites if site.axes(target.subsampled).pairs)
     dim = sum(site.size for site in sites if site.name not in by_row)
     rest = "fullrank" if dim <= _FULL_RANK_DIM else "lowrank"

@@ -30,12 +30,14 @@ from vijax._keys import as_key, fold_in
 from vijax._options import check_count
 from vijax._progress import Progress
 from vijax._summary import Summary, Weighted, report, summarise
+from vijax.algorithms import Gradient
 from vijax.diagnostics import weights
 from vijax.diagnostics.assess import Assessment
 from vijax.diagnostics.weights import Draws, Importance
 from vijax.guides.numpyro import as_numpyro
 from vijax.model import Arguments, build, predictor, run_nuts, split
 from vijax.model.nuts import DENSE_DIM
+from vijax.objectives.told import told
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -314,7 +316,7 @@ class Posterior:
                 "with guides.Amortised, or fit these rows."
             )
         arguments, data = split(self.model, args, kwargs)
-        target = build(self.model, arguments)
+        target = build(self.model, arguments, drawn=frozenset(self.target.space.drawn.names))
         ours, theirs = list(self.target.space.names), list(target.space.names)
         if ours != theirs:
             raise ModelError(
@@ -378,12 +380,18 @@ class Posterior:
 
     def report(self) -> str:
         """The evidence behind `status`, coordinates worst first, and what to try next."""
-        return report(self.assessment, self.target, self.stop_reason, repr(self.guide))
+        algorithm = None if self.engine is None else self.engine.algorithm
+        objective = algorithm.objective if isinstance(algorithm, Gradient) else None
+        gradients = told(objective, self.target)
+        return report(self.assessment, self.target, self.stop_reason, repr(self.guide), gradients)
 
     def center(self) -> dict[str, np.ndarray]:
         """A central value of every latent site, in the model's space: coordinatewise medians."""
         z = self._draw(as_key(0), 500, corrected=False)
-        middle = {name: np.median(value, axis=0, keepdims=True) for name, value in z.items()}
+        middle = {  # of numbers of values a number again
+            name: np.median(value, axis=0, keepdims=True).astype(value.dtype)
+            for name, value in z.items()
+        }
         return {
             name: value[0]
             for name, value in self._constrain(middle).items()

@@ -112,7 +112,9 @@ def assess(
         finite_share=finite_share,
         num_modes=num_modes,
     )
-    if np.any(np.ptp(flat, axis=0) == 0):  # a point mass, in whatever coordinate, has no density
+    constant = np.ptp(flat, axis=0) == 0
+    # a point mass, in whatever coordinate, has no density; a discrete site may be certain
+    if np.any(constant & ~_discrete(target)):
         return Assessment(draws, elbo, elbo_se, None, None, judge(evidence))
     importance = weights.importance(draws.log_weights)
     moved = shift(flat, importance.log_weights)
@@ -120,10 +122,10 @@ def assess(
     kernel = Kernel(target, batch, variables.model, mutable)
     checked = None
     still = None
-    chains = chains if target.differentiable else "none"
+    chains = chains if target.explorable else "none"
     scored = min(_SCORES, num_draws // 4)
     cheap = target.space.dim <= _CHECK_DIM and not kernel.is_costly(scored)
-    cheap &= target.differentiable
+    cheap &= target.explorable
     if finite_share == 1 and isinstance(guide, GaussianGuide) and cheap:
         # not the guide's own method: run eagerly it compiles a dozen programs; and of other draws
         # than those it is applied to, which in many dimensions it would be correlated with
@@ -165,6 +167,14 @@ def assess_scores(
     )
     nothing = Draws({}, np.zeros(0), np.zeros(0))
     return Assessment(nothing, elbo, elbo_se, None, None, judge(evidence))
+
+
+def _discrete(target: Target) -> np.ndarray:
+    """Which coordinates are numbers of values, `(dim,)`."""
+    return np.repeat(
+        [site.states is not None for site in target.space.sites],
+        [site.size for site in target.space.sites],
+    )
 
 
 def recentre(

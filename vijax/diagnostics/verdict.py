@@ -63,7 +63,9 @@ def shift(draws: np.ndarray, log_weights: np.ndarray) -> Shift:
     corrected = (weight * draws).sum(0)
     variance = (weight * (draws - corrected) ** 2).sum(0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return Shift((corrected - mean) / sd, 0.5 * np.log(variance / sd**2))
+        moved = Shift((corrected - mean) / sd, 0.5 * np.log(variance / sd**2))
+    # what is the same in all draws, as a discrete site may be, is not moved by weighting them
+    return Shift(*(np.where(sd == 0, 0.0, part) for part in moved))
 
 
 class Evidence(NamedTuple):

@@ -1,6 +1,6 @@
 """What is minimised."""
 
-from vijax.objectives import bernoulli
+from vijax.objectives import discrete
 from vijax.objectives.cubo import CUBO
 from vijax.objectives.elbo import ELBO
 from vijax.objectives.forward_kl import ForwardKL
@@ -9,4 +9,14 @@ from vijax.objectives.renyi import Renyi
 from vijax.objectives.score import ScoreELBO
 from vijax.objectives.tempered import Tempered
 
-__all__ = ["CUBO", "ELBO", "IWAE", "ForwardKL", "Renyi", "ScoreELBO", "Tempered", "bernoulli"]
+__all__ = [
+    "CUBO",
+    "ELBO",
+    "IWAE",
+    "ForwardKL",
+    "Renyi",
+    "ScoreELBO",
+    "Tempered",
+    "discrete",
+    "told",
+]

@@ -103,6 +103,14 @@ class Space:
             for site, part in zip(self.sites, parts, strict=True)
         }
 
+    def host_unravel(self, vector: np.ndarray) -> dict[str, np.ndarray]:
+        """The same by NumPy."""
+        parts = np.split(vector, np.cumsum([site.size for site in self.sites])[:-1])
+        return {
+            site.name: part.reshape(site.z_shape)
+            for site, part in zip(self.sites, parts, strict=True)
+        }
+
     def cut(self, rows: Mapping[str, int]) -> Space:
         """The space of a batch: so many rows of some plates in use."""
         return Space(tuple(site.cut(rows) for site in self.sites))

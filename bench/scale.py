@@ -27,6 +27,7 @@ from jax import lax
 import vijax
 from bench import _report
 from vijax._batches import Rows
+from vijax._contracts import Plate
 from vijax._engine import Budget
 from vijax._posterior import Posterior
 
@@ -189,12 +190,12 @@ def _by_hand(x: np.ndarray, y: np.ndarray) -> Callable[[], Any]:
 
     params = (jnp.zeros(x.shape[1]), jnp.full(x.shape[1], -2.0))
     carry, data = (params, _ADAM.init(params)), (jnp.asarray(x), jnp.asarray(y))
-    plates = {"rows": vijax._contracts.Plate("rows", -1, len(x), _BATCH)}
+    plates = {"rows": Plate("rows", -1, len(x), _BATCH)}
     first, schedule = iter(range(0, 10**9, _STEPS)), Rows(plates, 0)
 
     def steps() -> None:  # choosing the rows is part of the work
         start = next(first)
-        table = schedule.table(start, start + _STEPS)["rows"]
+        table = np.stack([schedule.at(t)["rows"] for t in range(start, start + _STEPS)])
         jax.block_until_ready(run(carry, jax.random.key(0), jnp.asarray(table), *data))
 
     steps()

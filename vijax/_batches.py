@@ -11,12 +11,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from vijax._contracts import Plate
 
-_CHUNK = 256  # steps whose rows are chosen at once
+CHUNK = 512  # steps whose rows are chosen, and sent to the device, at once
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,39 +45,36 @@ class Rows:
         plates = self.subsampled.values()
         return max((plate.size // plate.subsample_size for plate in plates), default=1)
 
-    def table(self, start: int, stop: int, capacity: int | None = None) -> dict[str, np.ndarray]:
-        """Rows of steps `start..stop-1`, `(capacity, batch)` by plate, zero beyond `stop`."""
-        out = {}
-        for name, chunks in self._chunks(start, stop).items():
-            first = start // _CHUNK * _CHUNK
-            rows = np.concatenate(chunks)[start - first : stop - first]
-            out[name] = np.zeros((capacity or len(rows), rows.shape[1]), np.int32)
-            out[name][: len(rows)] = rows
-        return out
+    def at(self, step: int) -> dict[str, Any]:
+        """Rows of one step, `(batch,)` by plate."""
+        return {name: rows[step % CHUNK] for name, rows in self.chunk(step).items()}
 
-    def prefetch(self, start: int, stop: int) -> None:
-        """Makes the rows of some steps ready, while the device is busy with those before."""
-        self._chunks(start, stop)
+    def chunk(self, step: int) -> dict[str, np.ndarray]:
+        """Rows of the chunk that `step` lies in, `(CHUNK, batch)` by plate.
 
-    def _chunks(self, start: int, stop: int) -> dict[str, list[np.ndarray]]:
-        numbers = range(start // _CHUNK, -(-stop // _CHUNK))
+        Those of step `t` stand at `t % CHUNK`.
+        """
         return {
-            name: [_chunk(self.seed, i, plate.size, plate.subsample_size, n) for n in numbers]
+            name: _chunk(self.seed, i, plate.size, plate.subsample_size, step // CHUNK)
             for i, (name, plate) in enumerate(self.subsampled.items())
         }
+
+    def end(self, step: int) -> int | None:
+        """The first step of the next chunk; `None` where every step sees all rows."""
+        return (step // CHUNK + 1) * CHUNK if self.subsampled else None
 
 
 @functools.lru_cache(maxsize=64)
 def _chunk(seed: int, plate: int, size: int, batch: int, number: int) -> np.ndarray:
-    """Rows of `_CHUNK` steps, `(_CHUNK, batch)`."""
+    """Rows of `CHUNK` steps, `(CHUNK, batch)`."""
     per_epoch = size // batch
-    step, parts = number * _CHUNK, []
-    while step < (number + 1) * _CHUNK:
+    step, parts = number * CHUNK, []
+    while step < (number + 1) * CHUNK:
         epoch, done = divmod(step, per_epoch)
-        stop = min(per_epoch, done + (number + 1) * _CHUNK - step)
+        stop = min(per_epoch, done + (number + 1) * CHUNK - step)
         parts.append(_permutation(seed, plate, size, epoch)[done * batch : stop * batch])
         step += stop - done
-    return np.concatenate(parts).reshape(_CHUNK, batch)
+    return np.concatenate(parts).reshape(CHUNK, batch)
 
 
 @functools.lru_cache(maxsize=4)  # a chunk straddles two epochs at most times

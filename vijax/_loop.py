@@ -70,6 +70,8 @@ def advance(
 ) -> tuple[Loop, Array, Array]:
     """Steps `start..stop-1` of every restart; `fresh` empties the averages first.
 
+    The rows of step `t` stand at `t` modulo the length of `table`.
+
     Of parameters by row, and of what the optimizer keeps for each, a step reads and writes the
     rows of its batch. Such steps are always guarded: that costs as little as they do.
 
@@ -79,7 +81,7 @@ def advance(
 
     def step(key: Array, t: Array, carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
         whole, losses = carry
-        rows = {name: values[t - start] for name, values in table.items()}
+        rows = {name: values[t % len(values)] for name, values in table.items()}
         before = take_rows(whole, state_axes, rows) if by_row else whole
         state, info = algorithm.step(
             before, jax.random.fold_in(key, t), target.on_batch, guide, batch._replace(index=rows)

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from vijax._contracts import PyTree, Solution, Variables
-from vijax._engine import Engine, Run, knows_all_rows, scores, shares_all
+from vijax._engine import Engine, Run
 from vijax._history import Attempt
 from vijax._kernel import Kernel
 from vijax._keys import fold_in, host_rng
 from vijax._ladder import Candidate, judge
 from vijax._problem import Problem
+from vijax._scores import knows_all_rows, scores, shares_all
 from vijax.diagnostics import weights
 from vijax.diagnostics.assess import Chains, assess, assess_scores
 from vijax.diagnostics.weights import num_elements

@@ -489,7 +489,7 @@ class Posterior:
         """What the model predicts at new arguments given unconstrained draws of the latents."""
         program, batch = predictor(self.model, args, kwargs, self.target)
         z = self.with_discrete(z, fold_in(key, 2))
-        values = _draws.constrain(self.target, self.variables, self.mutable, self._rows, z)
+        values = _draws.constrain(self.target, self.variables, self.mutable, self.batch, z)
         latent = {*self.target.space.names, *self.target.discrete}
         values = {name: value for name, value in values.items() if name in latent}
         size = weights.block_size(batch, self.target.space.dim)
@@ -534,13 +534,8 @@ class Posterior:
         """Unconstrained draws with the discrete sites beside them, if the data is there."""
         if self.missing or not self.target.discrete:
             return z
-        state = (self.target, self.variables, self.mutable, self._rows)
+        state = (self.target, self.variables, self.mutable, self.batch)
         return _draws.with_discrete(*state, z, key)
-
-    @property
-    def _rows(self) -> Batch:
-        """The data: where discrete sites are drawn, with every row of subsampled plates."""
-        return self.batch._replace(index={}) if self.target.discrete else self.batch
 
     def _constrain(
         self, z: dict[str, np.ndarray], key: Array | None = None
@@ -548,7 +543,7 @@ class Posterior:
         """Values of draws; with a `key` discrete sites are drawn, too."""
         z = z if key is None else self.with_discrete(z, key)
         return _draws.constrain(
-            self.target, self.variables, self.mutable, self._rows, z, self.unknown
+            self.target, self.variables, self.mutable, self.batch, z, self.unknown
         )
 
     def _spread(self, key: Array) -> np.ndarray:

@@ -46,5 +46,4 @@ class Problem:
         """What step 0 sees: everything, or the first rows of subsampled plates."""
         if not self.rows.subsampled:
             return self.batch
-        table = self.rows.table(0, 1)
-        return self.batch._replace(index={name: rows[0] for name, rows in table.items()})
+        return self.batch._replace(index=self.rows.at(0))

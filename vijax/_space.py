@@ -107,6 +107,14 @@ class Space:
             for site, part in zip(self.sites, parts, strict=True)
         }
 
+    def host_unravel(self, vector: np.ndarray) -> dict[str, np.ndarray]:
+        """The same by NumPy."""
+        parts = np.split(vector, np.cumsum([site.size for site in self.sites])[:-1])
+        return {
+            site.name: part.reshape(site.z_shape)
+            for site, part in zip(self.sites, parts, strict=True)
+        }
+
     @property
     def drawn(self) -> Space:
         """The discrete sites."""

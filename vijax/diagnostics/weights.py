@@ -187,3 +187,11 @@ def khat_threshold(num_draws: int) -> float:
 def _logsumexp(values: np.ndarray) -> float:
     peak = values.max()
     return float(peak + math.log(np.exp(values - peak).sum()))
+
+
+def gain(new: np.ndarray, old: np.ndarray) -> tuple[float, float]:
+    """Gain in ELBO from paired draws and its standard error; non-finite draws count as a loss."""
+    difference = new - old
+    if not np.all(np.isfinite(difference)):
+        return (np.inf if np.isfinite(new).sum() > np.isfinite(old).sum() else -np.inf), 0.0
+    return float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(difference.size))

@@ -68,7 +68,11 @@ def _differences(
     mutable: Any,
 ) -> dict[str, Array]:
     """By site, the largest relative difference between its log density on all rows and on parts."""
-    together = _log_probs(target, key, z, batch, index, model, mutable)
+
+    def log_probs(z: Position, index: dict[str, Array]) -> dict[str, Array]:
+        return target.site_log_probs(z, batch._replace(index=index, key=key), model, mutable)
+
+    together = log_probs(z, index)
     length = len(index[plate]) // count
     worst: dict[str, Array] = {}
     for part in range(count):
@@ -77,27 +81,13 @@ def _differences(
             site.name: _cut(z[site.name], dict(site.axes([plate]).pairs).get(plate), rows)
             for site in target.space.sites
         }
-        apart = _log_probs(
-            target, key, some, batch, index | {plate: index[plate][rows]}, model, mutable
-        )
+        apart = log_probs(some, index | {plate: index[plate][rows]})
         for site, values in together.items():
             names = target.dims[site]
             values = _cut(values, names.index(plate) if plate in names else None, rows)
             difference = _difference(values, apart[site])
             worst[site] = jnp.maximum(worst.get(site, 0.0), difference)
     return worst
-
-
-def _log_probs(
-    target: Target,
-    key: Array,
-    z: Position,
-    batch: Batch,
-    index: dict[str, Array],
-    model: Any,
-    mutable: Any,
-) -> dict[str, Array]:
-    return target.site_log_probs(z, batch._replace(index=index, key=key), model, mutable)
 
 
 def _cut(values: Array, axis: int | None, rows: slice) -> Array:

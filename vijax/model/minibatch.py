@@ -41,12 +41,10 @@ class Cut:
 
     Attributes:
         full: rows in all, by plate.
-        used: rows of a batch, by plate.
         axes: the axes of every array that is cut; empty where the model indexes by itself.
     """
 
     full: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    used: Mapping[str, int] = dataclasses.field(default_factory=dict)
     axes: Mapping[str, Axes] = dataclasses.field(default_factory=dict)
 
     def take(self, data: Mapping[str, Array], index: Mapping[str, Array]) -> dict[str, Array]:

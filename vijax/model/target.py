@@ -248,14 +248,16 @@ class Builder:
         }
         plates = minibatch.plates(asked, known, observed)
         full = {name: plate.size for name, plate in plates.items()}
-        used = {name: plate.subsample_size for name, plate in plates.items()}
-        index = {n: jax.ShapeDtypeStruct((rows,), np.int32) for n, rows in used.items()}
-        self.cut = minibatch.Cut(full, used)
+        index = {
+            name: jax.ShapeDtypeStruct((plate.subsample_size,), np.int32)
+            for name, plate in plates.items()
+        }
+        self.cut = minibatch.Cut(full)
         with contextlib.suppress(ModelError):
             self._abstract_trace(running.at_origin, True, index)
             return plates
         shapes = {name: shape for name, (shape, _) in self.arguments.avals.items()}
-        self.cut = minibatch.Cut(full, used, minibatch.axes(asked, plates, shapes))
+        self.cut = minibatch.Cut(full, minibatch.axes(asked, plates, shapes))
         self._abstract_trace(running.at_origin, True, index)
         return plates
 

@@ -26,6 +26,7 @@ from vijax._contracts import (
 from vijax._errors import GuideError, mismatch
 from vijax._kernel import Floats, Kernel
 from vijax._keys import fold_in, host_rng
+from vijax.diagnostics.weights import gain
 from vijax.guides.flow import Flow
 
 _PIECE = 100  # steps of one call to the device
@@ -129,14 +130,13 @@ class FlowDescent(Solver):
             losses += seen
             number += 1
             fresh = score(found)
-            gain, error = _compare(fresh, scored)
+            gained, error = gain(fresh, scored)
             # a loss is no convergence: the step size was too large, the next one is smaller
-            converged = abs(gain) < max(self.tolerance, min(2 * error, 4 * self.tolerance))
-            if gain > 0:
+            converged = abs(gained) < max(self.tolerance, min(2 * error, 4 * self.tolerance))
+            if gained > 0:
                 best, scored = found, fresh
-        done = (
-            f"after {len(losses)} steps: the last {len(seen)} gained {gain:.3g} +- {error:.2g} nats"
-        )
+        gains = f"the last {len(seen)} gained {gained:.3g} +- {error:.2g} nats"
+        done = f"after {len(losses)} steps: {gains}"
         if best is params:
             reason = f"the flow was no better than its base, which is kept, {done}"
         else:
@@ -254,13 +254,3 @@ def _unraveler(template: PyTree) -> Callable[[np.ndarray], PyTree]:
         return jax.tree.unflatten(treedef, jax.device_put(shaped))
 
     return unravel
-
-
-def _compare(new: Floats, old: Floats) -> tuple[float, float]:
-    """Gain in ELBO from paired draws, and its standard error; non-finite draws are a loss."""
-    if not np.all(np.isfinite(new)):
-        return -math.inf, 0.0
-    if not np.all(np.isfinite(old)):
-        return math.inf, 0.0
-    difference = new - old
-    return float(difference.mean()), float(difference.std(ddof=1) / math.sqrt(difference.size))

@@ -28,6 +28,7 @@ LAYERS = [
             "_keys",
             "_locals",
             "_space",
+            "_stein",
             "_version",
         },
     ),

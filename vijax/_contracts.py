@@ -346,6 +346,14 @@ class StratifiedGuide(DensityGuide):
         """
 
 
+class ParticleGuide(Guide):
+    """A guide of points of equal weight. It has no density, hence no ELBO and no weights."""
+
+    @abc.abstractmethod
+    def points(self, params: PyTree, space: Space) -> Array:
+        """The points `(num, dim)`, sites in the order of the space; linear in `params`."""
+
+
 class ModelGuide(DensityGuide):
     """A guide made of the model itself; only a bound one can be drawn from."""
 
@@ -442,6 +450,11 @@ class Algorithm(abc.ABC):
     def raises_elbo(self) -> bool:
         """Whether a higher ELBO means a better fit, see `OtherOptimum`."""
         return True
+
+    @property
+    def own_guide(self) -> Guide | None:
+        """The guide that this steps on unless `fit` is told of another, `None` for any."""
+        return None
 
     @abc.abstractmethod
     def init(self, variables: Variables, mutable: dict[str, PyTree]) -> PyTree:

@@ -121,7 +121,8 @@ def fit(
     batch = Batch(data, centring=_centring.chosen(target, centring))
     check_data(target, arguments, batch)
     key = as_key(rng_key)
-    wanted = _auto(target) if guide == "auto" else guide
+    own = algorithm.own_guide if isinstance(algorithm, Algorithm) else None
+    wanted = (own or _auto(target)) if guide == "auto" else guide
     chosen = resolve(wanted, target, model, arguments)
     problem = Problem(model, arguments, target, chosen, batch, key)
     parameters, mutable = model_state(target, batch, key)

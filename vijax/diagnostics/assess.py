@@ -13,6 +13,7 @@ from vijax._contracts import (
     Batch,
     GaussianGuide,
     Guide,
+    ParticleGuide,
     Position,
     PyTree,
     Target,
@@ -22,6 +23,7 @@ from vijax._contracts import (
 from vijax._kernel import Kernel
 from vijax._keys import fold_in, host_rng
 from vijax.diagnostics import weights
+from vijax.diagnostics.discrepancy import judge_particles
 from vijax.diagnostics.moment_check import MomentCheck, check
 from vijax.diagnostics.stationarity import Stationarity, stationarity
 from vijax.diagnostics.transported import TransportedKernel
@@ -100,6 +102,11 @@ def assess(
     """
     num_draws = num_assessment_draws(batch, target.space.dim)
     draws = weights.draw(target, guide, variables, mutable, key, batch, num_draws)
+    if isinstance(guide, ParticleGuide):
+        kernel = Kernel(target, batch, variables.model, mutable)
+        points = np.asarray(guide.points(variables.guide, target.space), np.float64)
+        verdict = judge_particles(kernel, points, converged, troubles)
+        return Assessment(draws, np.nan, np.nan, None, None, verdict)
     elbo, elbo_se = weights.elbo(draws.log_weights)
     flat = weights.flatten(target.space, draws.z)
     finite_share = float(np.mean(np.isfinite(draws.log_weights)))

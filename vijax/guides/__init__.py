@@ -13,6 +13,7 @@ from vijax.guides.mixture import Mixture
 from vijax.guides.names import NAMES, named_discrete, resolve
 from vijax.guides.normal import FullRank, MeanField
 from vijax.guides.numpyro import BijectionTransform, adapt, as_numpyro
+from vijax.guides.particles import Particles
 from vijax.guides.plates import Plates
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "MeanField",
     "Mixed",
     "Mixture",
+    "Particles",
     "Plates",
     "adapt",
     "as_numpyro",

@@ -7,6 +7,7 @@ from vijax.objectives.forward_kl import ForwardKL
 from vijax.objectives.iwae import IWAE
 from vijax.objectives.renyi import Renyi
 from vijax.objectives.score import ScoreELBO
+from vijax.objectives.stein import Stein
 from vijax.objectives.tempered import Tempered
 
 __all__ = [
@@ -16,7 +17,7 @@ __all__ = [
     "ForwardKL",
     "Renyi",
     "ScoreELBO",
+    "Stein",
     "Tempered",
     "discrete",
-    "told",
 ]

@@ -121,7 +121,7 @@ class Target:
         draw_discrete: `(key, z, batch, model, mutable) -> dict`, draws of the discrete sites given
             `z`, exact, as numbers of values; with them in `z`, `constrain` has these sites too.
         terms: `(z, batch, model, mutable) -> Terms`, what `evaluate` adds up.
-        layout: of the terms, by name, where there are discrete sites in the space.
+        layout: of the terms, by name.
         entries: numbers that summing discrete sites out makes of one position, with all data.
         location_scale: sites whose prior has a location and a scale, latent or not.
         sequential: whether the model has a long loop, so that many points take as long as one.
@@ -344,6 +344,14 @@ class StratifiedGuide(DensityGuide):
 
         `E_q[f(z)] = sum_k w_k E[f(z_k)]`; differentiable in `params`, weights included.
         """
+
+
+class RowGuide(DensityGuide):
+    """A guide for the rows of one plate, each row's latents independent of all others'."""
+
+    @abc.abstractmethod
+    def row_log_probs(self, params: PyTree, space: Space, z: Position, batch: Batch) -> Array:
+        """Log density of every row in use, `(rows,)`; `log_prob` is their scaled sum."""
 
 
 class ParticleGuide(Guide):

@@ -342,14 +342,28 @@ def log_density(trace: Trace) -> Array:
     return sum(log_dets(trace).values(), log_prob)
 
 
-def log_dets(trace: Trace) -> dict[str, Array]:
-    """`log |dx/dz|` by latent site, scalars, for a trace from `from_unconstrained`."""
+def log_dets(trace: Trace, bent: bool = False) -> dict[str, Array]:
+    """`log |dx/dz|` by latent site, scalars, for a trace from `from_unconstrained`.
+
+    `bent` leaves sites out whose coordinates are their values, so that it is zero.
+    """
     # a subsampled plate scales the Jacobian with the density; `scale` and `mask` act on the
     # density alone
     return {
         name: plate_scale(trace, site) * jnp.sum(jnp.asarray(record.log_det))
         for name, site, record in latents(trace)
+        if not (bent and _is_flat(site, record))
     }
+
+
+def _is_flat(site: Mapping[str, Any], record: Record) -> bool:
+    """Whether the coordinates of a site are its values."""
+    if is_drawn(site):
+        return True
+    support = site["fn"].support
+    while isinstance(support, constraints._IndependentConstraint):
+        support = support.base_constraint
+    return support is constraints.real and record.log_spread is None
 
 
 def log_spreads(trace: Trace) -> dict[str, Array]:

@@ -251,15 +251,15 @@ class Engine:
 
     def _diagnose(self, loop: Loop, step: int, restart: int) -> NonFinite:
         state = take(jax.device_get(loop.state), restart)
-        index = self.rows.at(step)
+        batch = self.rows.batch(self.batch, step)
         key = fold_in(fold_in(self.key, restart), step)
         return nonfinite.diagnose(
             self.target.on_batch,
             self.guide,
-            of_rows(self.target, self.guide, self.algorithm.variables(state), index),
+            of_rows(self.target, self.guide, self.algorithm.variables(state), batch.index),
             self.algorithm.mutable(state),
             key,
-            self.batch._replace(index=index),
+            batch,
             step,
         )
 

@@ -159,5 +159,8 @@ def _identity(engine: Engine, arguments: Arguments, restarts: int) -> dict[str, 
         "number of restarts": restarts,
         "rng_key": np.ravel(jax.random.key_data(engine.key)).tolist(),
         "precision": checks.double(),
-        "data set": {name: checks.digest(value) for name, value in engine.batch.data.items()},
+        "data set": {
+            name: checks.digest(value)
+            for name, value in [*engine.batch.data.items(), *arguments.sources.items()]
+        },
     }

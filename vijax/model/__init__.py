@@ -4,7 +4,7 @@ from vijax.model.additivity import check_batches
 from vijax.model.arguments import Arguments, split, unwrap
 from vijax.model.data import check_data
 from vijax.model.density import from_log_density
-from vijax.model.minibatch import request
+from vijax.model.minibatch import check_sources, fetch, request
 from vijax.model.nuts import run_nuts
 from vijax.model.predict import predictor
 from vijax.model.sharding import shard
@@ -16,6 +16,8 @@ __all__ = [
     "build",
     "check_batches",
     "check_data",
+    "check_sources",
+    "fetch",
     "from_log_density",
     "init_strategy",
     "predictor",

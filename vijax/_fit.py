@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import os
 import time
@@ -131,14 +132,15 @@ def fit(
     check_sources(target, arguments.sources)
     if not target.differentiable and objective is None and algorithm == "auto":
         objective = options["objective"] = ScoreELBO()
-    if mesh is not None:
-        data = shard(target, data, mesh)
     batch = Batch(data, centring=_centring.chosen(target, centring))
     key = as_key(rng_key)
     wanted = _auto(target) if guide == "auto" else guide
     chosen = resolve(wanted, target, model, arguments)
     problem = Problem(model, arguments, target, chosen, batch, key)
     check_data(problem.sample[0], arguments, problem.sample[1])
+    if mesh is not None:
+        batch = batch._replace(data=shard(target, data, mesh))
+        problem = dataclasses.replace(problem, batch=batch)
     parameters, mutable = model_state(*problem.sample, key)
     if target.request is not None:
         check_batches(target, batch, parameters, mutable, arguments.sources)

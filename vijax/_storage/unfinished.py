@@ -30,7 +30,8 @@ class Checkpoint:
 
     A fit that is killed and started again with the same arguments goes on from there, and ends bit
     for bit where it would have ended. The file is replaced once the new one is complete, by a
-    thread of its own; the one before is kept beside it as `PATH.previous`.
+    thread of its own; the one before is kept beside it as `PATH.previous`. Of several processes the
+    first writes, and all of them read: the path has to be one that they share.
 
     Args:
         path: the file.
@@ -114,6 +115,8 @@ class Keeper:
         self._write(run)
 
     def _write(self, run: Run) -> None:
+        if jax.process_index() > 0:  # the first of several processes writes for all of them
+            return
         writer = Writer(lenient=True)
         manifest = {
             "format": FORMAT,

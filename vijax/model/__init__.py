@@ -7,7 +7,7 @@ from vijax.model.density import from_log_density
 from vijax.model.minibatch import check_sources, fetch, request
 from vijax.model.nuts import run_nuts
 from vijax.model.predict import predictor
-from vijax.model.sharding import shard
+from vijax.model.sharding import gathered, shard
 from vijax.model.strategies import init_strategy
 from vijax.model.target import build
 
@@ -19,6 +19,7 @@ __all__ = [
     "check_sources",
     "fetch",
     "from_log_density",
+    "gathered",
     "init_strategy",
     "predictor",
     "request",

@@ -13,6 +13,7 @@ from vijax._contracts import (
     Batch,
     GaussianGuide,
     Guide,
+    ParticleGuide,
     Position,
     PyTree,
     Target,
@@ -22,6 +23,7 @@ from vijax._contracts import (
 from vijax._kernel import Kernel
 from vijax._keys import fold_in, host_rng
 from vijax.diagnostics import weights
+from vijax.diagnostics.discrepancy import discrepancy
 from vijax.diagnostics.moment_check import MomentCheck, check
 from vijax.diagnostics.stationarity import Stationarity, stationarity
 from vijax.diagnostics.transported import TransportedKernel
@@ -135,6 +137,18 @@ def weigh(
     dim = target.space.dim
     num_draws = num_assessment_draws(batch, dim)
     draws = weights.draw(target, guide, variables, mutable, key, batch, num_draws)
+    if isinstance(guide, ParticleGuide):
+        kernel = Kernel(target, batch, variables.model, mutable)
+        points = np.asarray(guide.points(variables.guide, target.space), np.float64)
+        evidence = Evidence(
+            None,
+            None,
+            converged=converged,
+            troubles=troubles,
+            num_draws=len(points),
+            discrepancy=discrepancy(points, kernel(points)[1]),
+        )
+        return Assessment(draws, np.nan, np.nan, evidence)
     elbo, elbo_se = weights.elbo(draws.log_weights)
     flat = weights.flatten(target.space, draws.z)
     finite_share = float(np.mean(np.isfinite(draws.log_weights)))
@@ -147,13 +161,15 @@ def weigh(
         finite_share=finite_share,
         num_modes=num_modes,
     )
-    if np.any(np.ptp(flat, axis=0) == 0):  # a point mass, in whatever coordinate, has no density
+    constant = np.ptp(flat, axis=0) == 0
+    # a point mass, in whatever coordinate, has no density; a discrete site may be certain
+    if np.any(constant & ~_discrete(target)):
         return Assessment(draws, elbo, elbo_se, evidence)
     found = weights.importance(draws.log_weights)
     evidence = evidence._replace(importance=found, shift=shift(flat, found.log_weights))
     kernel = Kernel(target, batch, variables.model, mutable)
     scored = min(_SCORES, num_draws // 4)
-    cheap = dim <= _CHECK_DIM and target.differentiable and not kernel.is_costly(scored)
+    cheap = dim <= _CHECK_DIM and target.explorable and not kernel.is_costly(scored)
     if finite_share == 1 and isinstance(guide, GaussianGuide) and cheap:
         # not the guide's own method: run eagerly it compiles a dozen programs; and of other draws
         # than those it is applied to, which in many dimensions it would be correlated with
@@ -175,7 +191,7 @@ def ask_chains(
 ) -> Assessment:
     """The assessment with what short chains say, where they can be asked; see `assess`."""
     draws, evidence = assessment.draws, assessment.evidence
-    asked = target.differentiable and target.space.dim <= _CHECK_DIM
+    asked = target.explorable and target.space.dim <= _CHECK_DIM
     if evidence.importance is None or not asked or evidence.finite_share <= 0.5:
         return assessment
     kernel, place = Kernel(target, batch, variables.model, mutable), None
@@ -209,6 +225,14 @@ def assess_scores(
     )
     nothing = Draws({}, np.zeros(0), np.zeros(0))
     return Assessment(nothing, elbo, elbo_se, evidence)
+
+
+def _discrete(target: Target) -> np.ndarray:
+    """Which coordinates are numbers of values, `(dim,)`."""
+    return np.repeat(
+        [site.states is not None for site in target.space.sites],
+        [site.size for site in target.space.sites],
+    )
 
 
 def recentre(

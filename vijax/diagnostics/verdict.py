@@ -158,10 +158,10 @@ def _weigh(
     """What the importance weights say: the guide is exact, or they can mend it, or neither."""
     assert evidence.shift is not None
     num_draws, khat, threshold = evidence.num_draws, importance.khat, _threshold(evidence)
-    reasons = [
-        f"k-hat {khat:.2f} (reliable below {threshold:.2f}), importance ESS "
-        f"{importance.ess:.0f} of {num_draws}"
-    ]
+    shape = f"k-hat {khat:.2f} (reliable below {threshold:.2f})"
+    if math.isnan(khat):
+        shape = "no k-hat (most of the largest weights are equal)"
+    reasons = [f"{shape}, importance ESS {importance.ess:.0f} of {num_draws}"]
     light = importance.tail_share < _LIGHT_TAIL and importance.ess > 0.8 * num_draws
     plateau = importance.tail_share < _PLATEAU and importance.ess > 0.9 * num_draws
     if light and khat >= _CERTIFIED_KHAT:

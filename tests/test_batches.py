@@ -44,7 +44,7 @@ def test_a_chunk_holds_the_rows_of_its_steps():
     for step in (0, 7, CHUNK - 1, CHUNK, 3 * CHUNK + 5):
         assert 0 < schedule.end(step) - step <= CHUNK
         np.testing.assert_array_equal(
-            schedule.at(step)["n"], schedule.chunk(step)["n"][step % CHUNK]
+            schedule.at(step)["n"], schedule.chunk(step).index["n"][step % CHUNK]
         )
 
 

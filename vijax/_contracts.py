@@ -42,12 +42,40 @@ class Batch(NamedTuple):
         key: randomness of the model itself (dropout), `None` for a fixed key.
         centring: weights in [0, 1] of hierarchical sites, `z_shape`, that move `z` to coordinates
             of another centring; sites without keep the model's own. See `vijax.model.centring`.
+        fetched: by name, the rows in `index` of the arrays that are read from a `RowSource`, and
+            that `data` therefore does not have.
     """
 
     data: dict[str, Array]
     index: dict[str, Array] = {}  # type: ignore[assignment]  # shadows tuple.index, unused
     key: Array | None = None
     centring: dict[str, Array] = {}
+    fetched: dict[str, Array] = {}
+
+
+class RowSource(abc.ABC):
+    """An array that is not in memory, read a few rows at a time; `vijax.data` makes them.
+
+    Attributes:
+        shape: `(rows, ...)`.
+        dtype: that of the array.
+        sequential: whether rows can be read in their own order only, so that batches follow it.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    sequential: ClassVar[bool] = False
+
+    @abc.abstractmethod
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """The rows with these numbers, `(num,)`, in this order: `(num, *shape[1:])`."""
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """All of it, in memory."""
+        return np.asarray(self.take(np.arange(len(self))), dtype)
 
 
 class Variables(NamedTuple):
@@ -127,6 +155,8 @@ class Target:
         sequential: whether the model has a long loop, so that many points take as long as one.
         differentiable: whether the log density has a gradient in the continuous sites.
         request: what `build` was asked to cut into batches, `None` for nothing.
+        cut: by name, the `(plate, axis)` pairs along which an array is cut into batches before the
+            model sees it.
         programs: compiled programs on this target, see `program`; they live as long as it does.
     """
 
@@ -153,6 +183,7 @@ class Target:
     sequential: bool = False
     differentiable: bool = True
     request: Hashable = None
+    cut: Mapping[str, tuple[tuple[str, int], ...]] = dataclasses.field(default_factory=dict)
     programs: dict[Hashable, Callable[..., Any]] = dataclasses.field(
         default_factory=dict, repr=False
     )

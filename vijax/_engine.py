@@ -31,6 +31,7 @@ from vijax.diagnostics.weights import gain
 
 _WINDOW = 100  # shortest window between two decisions, in steps
 _PIECE_SECONDS = 0.25  # how often the host looks in
+_PIECE_TOGETHER = 200  # steps of a piece that several processes take together
 _OTHER_PHASES = 4  # step sizes of a fit whose averages are not compared
 _MAX_STEPS = 500_000  # where a fit without a step limit gives up
 
@@ -251,15 +252,15 @@ class Engine:
 
     def _diagnose(self, loop: Loop, step: int, restart: int) -> NonFinite:
         state = take(jax.device_get(loop.state), restart)
-        index = self.rows.at(step)
+        batch = self.rows.batch(self.batch, step)
         key = fold_in(fold_in(self.key, restart), step)
         return nonfinite.diagnose(
             self.target.on_batch,
             self.guide,
-            of_rows(self.target, self.guide, self.algorithm.variables(state), index),
+            of_rows(self.target, self.guide, self.algorithm.variables(state), batch.index),
             self.algorithm.mutable(state),
             key,
-            self.batch._replace(index=index),
+            batch,
             step,
         )
 
@@ -379,6 +380,11 @@ def _window_end(begin: int) -> int:
 
 
 def _next_length(length: int, seconds: float) -> int:
-    """A piece length that takes about `_PIECE_SECONDS`, in whole thinning blocks."""
+    """A piece length that takes about `_PIECE_SECONDS`, in whole thinning blocks.
+
+    Several processes have clocks of their own, but must ask for the same steps.
+    """
+    if jax.process_count() > 1:
+        return _PIECE_TOGETHER
     wanted = length * min(8.0, max(0.25, _PIECE_SECONDS / max(seconds, 1e-6)))
     return int(min(CAPACITY, max(THIN, wanted // THIN * THIN)))

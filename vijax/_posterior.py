@@ -64,7 +64,7 @@ class Posterior:
         run: where it goes on; `None` likewise.
         solver_losses: negative ELBO estimates of a direct solver.
         history: what the automatic fit tried, in order; empty for a guide that was named.
-        missing: names of arrays that `load` was not given.
+        missing: names of arrays that `load` was not given, or that are not in memory.
         unknown: deterministics that cannot be computed without them.
         unsaved: options that `load` was not given, and that `resume` needs.
     """
@@ -503,7 +503,8 @@ class Posterior:
         Raises:
             VijaxError: the fit was made by a direct solver and has no steps to continue.
         """
-        self._need("resume")
+        if not set(self.missing) <= self.arguments.sources.keys():
+            self._need("resume")
         began = time.perf_counter()
         if self.unsaved:
             raise VijaxError(
@@ -564,6 +565,8 @@ class Posterior:
                 return _draws.choose(self.assessment.states, key, num_draws)
             draws, found = self.proposals(key, _draws.pool_size(num_draws))
             return _draws.resample(draws.z, found.log_weights, key, num_draws)
+        if self.guide.conditional:
+            self._need("draws of every row")
         return _draws.from_guide(
             self.target, self.guide, self.variables, key, self.batch, num_draws
         )
@@ -600,6 +603,12 @@ class Posterior:
         return self.guide
 
     def _need(self, what: str) -> None:
+        if set(self.missing) & self.arguments.sources.keys():
+            raise ModelError(
+                f"{what}: expected all data in memory, but {', '.join(map(repr, self.missing))} is "
+                "read batch by batch. Pass some of its rows: predict(key, x[:1000]), or, where the "
+                "guide infers latents from data, at(x[:1000])."
+            )
         if self.missing:
             raise ModelError(
                 f"{what}: expected the data, but this posterior was loaded without "

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -28,14 +31,14 @@ def scores(
     key = fold_in(as_key(0x5C0E), seed)
     fewest, most = _SCORES
     affordable = _SCORE_ELEMENTS // weights.num_elements(batch, target.space.dim)
-    if not rows.subsampled or (affordable >= fewest and shares_all(target)):
+    at_once = affordable >= fewest and shares_all(target) and not rows.sources
+    if at_once or not rows.subsampled:
         num_draws = max(fewest, min(most, affordable))
         return weights.draw(target, guide, variables, mutable, key, batch, num_draws).log_weights
     variables, out = jax.device_put(variables), []
     for i in range(fewest):
-        index = rows.at(i)
-        part = batch._replace(index=index)
-        some = of_rows(target, guide, variables, index)
+        part = rows.batch(batch, i)
+        some = of_rows(target, guide, variables, part.index)
         one = weights.draw(target.on_batch, guide, some, mutable, fold_in(key, i), part, 1)
         out.append(one.log_weights)
     return np.concatenate(out)
@@ -52,7 +55,7 @@ def shares_all(target: Target) -> bool:
 
 
 def of_rows(
-    target: Target, guide: Guide, variables: Variables, index: dict[str, np.ndarray]
+    target: Target, guide: Guide, variables: Variables, index: Mapping[str, Any]
 ) -> Variables:
     """The variables with the parameters of some rows only."""
     axes = variable_axes(guide, variables, target.space, target.subsampled)

@@ -5,10 +5,10 @@ from vijax.model.arguments import Arguments, split, unwrap
 from vijax.model.choosing import built
 from vijax.model.data import check_data
 from vijax.model.density import from_log_density
-from vijax.model.minibatch import request
+from vijax.model.minibatch import check_sources, fetch, request
 from vijax.model.nuts import run_nuts
 from vijax.model.predict import predictor
-from vijax.model.sharding import shard
+from vijax.model.sharding import gathered, shard
 from vijax.model.strategies import init_strategy
 from vijax.model.target import build
 
@@ -18,7 +18,10 @@ __all__ = [
     "built",
     "check_batches",
     "check_data",
+    "check_sources",
+    "fetch",
     "from_log_density",
+    "gathered",
     "init_strategy",
     "predictor",
     "request",

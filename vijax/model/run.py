@@ -34,6 +34,7 @@ from vijax.model.effects import (
     without_masks,
 )
 from vijax.model.supports import bijector
+from vijax.model.validation import known_arguments
 
 Site = dict[str, Any]
 Trace = dict[str, Site]
@@ -87,7 +88,8 @@ def run(
     )
     # seed outside: sites that have a value need no key, and no split is traced
     seeded = handlers.seed(Values(model, sources), key)
-    trace: Trace = handlers.trace(seeded).get_trace(*args, **kwargs)
+    with known_arguments():
+        trace: Trace = handlers.trace(seeded).get_trace(*args, **kwargs)
     for name, (size, used) in sources.plates.items():
         if name not in trace:  # NumPyro keeps plates of control flow bodies to itself
             trace[name] = {"type": "plate", "name": name, "args": (size, used)}

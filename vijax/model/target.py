@@ -136,7 +136,7 @@ class Builder:
         **options: Any,
     ) -> running.Trace:
         """Runs the model once, see `vijax.model.run.run`."""
-        args, kwargs = self.arguments.join(self.cut.take(batch.data, batch.index))
+        args, kwargs = self.arguments.join(self.cut.take(batch))
         key = jax.random.key(_FIXED_KEY) if batch.key is None else batch.key
         index = {name: jnp.arange(rows) for name, rows in self.rows.items()} | batch.index
         with tracing_errors(self.model):
@@ -211,6 +211,7 @@ class Builder:
             sequential=sequential,
             differentiable=differentiable,
             request=asked,
+            cut=self.cut.axes,
         )
 
     def inspect(self, sampler: running.Sampler, scored: bool = True) -> running.Trace:

@@ -50,6 +50,7 @@ LAYERS = [
             "_evidence",
             "_export",
             "_ladder",
+            "_least",
             "_loo",
             "_outcome",
             "_posterior",

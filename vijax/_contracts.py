@@ -40,8 +40,9 @@ class Batch(NamedTuple):
         data: the arrays among the model's arguments, by name (`"y"`, `"tables['x']"`).
         index: rows in use of every subsampled plate, `(batch,)` integers; empty when full.
         key: randomness of the model itself (dropout), `None` for a fixed key.
-        centring: weights in [0, 1] of hierarchical sites, `z_shape`, that move `z` to coordinates
-            of another centring; sites without keep the model's own. See `vijax.model.centring`.
+        centring: what moves `z` to other coordinates, by site, `z_shape`; sites without keep the
+            model's own. Of hierarchical sites weights in [0, 1], see `vijax.model.centring`; of
+            counts that are drawn their least values, see `vijax._least`.
         fetched: by name, the rows in `index` of the arrays that are read from a `RowSource`, and
             that `data` therefore does not have.
     """

@@ -109,7 +109,7 @@ def from_unconstrained(
 
     Those of a discrete site are the numbers of its values; one without gets the first value. Where
     steps are taken side by side `Before(name)` has the number one step earlier.
-    `centring` says in which coordinates hierarchical sites are, see `vijax.model.centring`.
+    `centring` says in which coordinates sites are, see `Batch`.
     """
     weights = centring or {}
 
@@ -124,7 +124,8 @@ def from_unconstrained(
         if name not in z:
             raise ModelError(mismatch(f"site {name!r}", "a value", f"values of {sorted(z)} only"))
         if is_drawn(site):
-            return drawn_value(name, site, at_step(z[name], steps))
+            least = at_step(weights[name], steps) if name in weights else 0
+            return drawn_value(name, site, at_step(z[name], steps), least)
         if name in weights:
             return _place(name, site, at_step(z[name], steps), at_step(weights[name], steps))
         return _transform(site, at_step(z[name], steps))
@@ -145,7 +146,8 @@ def from_values(values: Mapping[str, Any], centring: Mapping[str, Array] | None 
             return at_origin(name, site, steps)
         if is_drawn(site):
             check_shape(name, jnp.shape(values[name]), site, steps)
-            return from_drawn_value(name, site, at_step(jnp.asarray(values[name]), steps))
+            least = at_step(weights[name], steps) if name in weights else 0
+            return from_drawn_value(name, site, at_step(jnp.asarray(values[name]), steps), least)
         dtype = jnp.result_type(values[name], float)
         series = jnp.asarray(values[name], dtype)
         check_shape(name, jnp.shape(series), site, steps)

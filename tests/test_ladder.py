@@ -114,6 +114,25 @@ def test_two_modes_become_a_mixture():
     np.testing.assert_allclose(evidence, np.log1p(0.7 / 0.3), atol=1e-3)
 
 
+def test_all_six_orders_of_three_components_are_found():
+    """Eight paths end in four or five of them, which used to be certified."""
+
+    def mixture(y):
+        mu = numpyro.sample("mu", dist.Normal(0.0, 5.0).expand([3]).to_event(1))
+        with numpyro.plate("rows", len(y)):
+            which = numpyro.sample("which", dist.Categorical(jnp.ones(3) / 3))
+            numpyro.sample("y", dist.Normal(mu[which], 1.0), obs=y)
+
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=60) + 6 * rng.integers(3, size=60)
+    posterior = fit(mixture, y.astype(np.float32))
+    assert posterior.status == "certified"
+    orders = np.argsort(posterior.sample(0, 4000)["mu"], axis=1)
+    counts = np.unique(orders, axis=0, return_counts=True)[1]
+    assert len(counts) == 6
+    assert np.abs(counts / 4000 - 1 / 6).max() < 5 * np.sqrt(5 / 36 / 4000)
+
+
 def test_a_mode_of_no_weight_is_left_out():
     posterior = fit(two_modes, 12.0)
     assert posterior.guide == FullRank()

@@ -41,6 +41,7 @@ LAYERS = [
         "together",
         {
             "_begin",
+            "_candidate",
             "_centring",
             "_checkpoint",
             "_compare",
@@ -51,6 +52,7 @@ LAYERS = [
             "_export",
             "_ladder",
             "_loo",
+            "_modes",
             "_outcome",
             "_posterior",
             "_routes",

@@ -19,6 +19,7 @@ LAYERS = [
         "together",
         {
             "_contracts",
+            "_discrete",
             "_errors",
             "_history",
             "_identity",
@@ -27,6 +28,7 @@ LAYERS = [
             "_keys",
             "_locals",
             "_space",
+            "_stein",
             "_version",
         },
     ),

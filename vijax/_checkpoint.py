@@ -173,8 +173,9 @@ def _decode(
     data = {name: reader.decode(note) for name, note in manifest["data"].items()} | data
     missing = tuple(sorted(arguments.avals.keys() - data.keys()))
     data |= {name: call.placeholder(*arguments.avals[name]) for name in missing}
-    target = build(model, arguments, asked)
-    checks.check_space(reader.decode(manifest["space"]), target.space)
+    space = reader.decode(manifest["space"])
+    target = build(model, arguments, asked, frozenset(space.drawn.names))
+    checks.check_space(space, target.space)
     guide = _guide(manifest, reader, target, model, arguments, options["guide"])
     batch = Batch(data, centring=reader.decode(manifest["centring"]))
     try:

@@ -22,9 +22,9 @@ from vijax._problem import Problem
 from vijax._routes import Begun, Steps, Watchers, by_climbing, by_solver, by_steps
 from vijax._storage.unfinished import Checkpoint
 from vijax.data.arrays import opened
-from vijax.guides import resolve
+from vijax.guides import named_discrete, resolve
 from vijax.model import (
-    build,
+    built,
     check_batches,
     check_data,
     check_sources,
@@ -128,13 +128,14 @@ def fit(
     by_batch = batch_size is not None
     args, kwargs = opened((args, {**kwargs, **model_kwargs}), by_batch)
     arguments, data = split(model, args, kwargs, by_batch)
-    target = build(model, arguments, request(batch_size, batch_axes))
+    target = built(model, arguments, request(batch_size, batch_axes), named_discrete(guide))
     check_sources(target, arguments.sources)
     if not target.differentiable and objective is None and algorithm == "auto":
         objective = options["objective"] = ScoreELBO()
     batch = Batch(data, centring=_centring.chosen(target, centring))
     key = as_key(rng_key)
-    wanted = _auto(target) if guide == "auto" else guide
+    own = algorithm.own_guide if isinstance(algorithm, Algorithm) else None
+    wanted = (own or _auto(target)) if guide == "auto" else guide
     chosen = resolve(wanted, target, model, arguments)
     problem = Problem(model, arguments, target, chosen, batch, key)
     check_data(problem.sample[0], arguments, problem.sample[1])
@@ -176,9 +177,12 @@ _DEFAULTS = {
 def _auto(target: Target) -> Any:
     """The guide behind `"auto"`: the richest whose cost suits the dimension.
 
-    Latents of a plate that is cut into batches are independent of one another.
+    Latents of a plate that is cut into batches are independent of one another, and so are discrete
+    sites that are not summed out, see `guides.resolve`.
     """
-    sites = target.space.sites
+    sites = target.space.smooth.sites
+    if not sites:
+        return "discrete"
     by_row = tuple(site.name for site in sites if site.axes(target.subsampled).pairs)
     dim = sum(site.size for site in sites if site.name not in by_row)
     rest = "fullrank" if dim <= _FULL_RANK_DIM else "lowrank"

@@ -24,7 +24,7 @@ from vijax._keys import fold_in
 from vijax._problem import Problem
 from vijax._progress import Progress
 from vijax._starts import first_params, origin
-from vijax.diagnostics.assess import Assessment, Chains, assess
+from vijax.diagnostics.assess import Assessment, Chains, ask_chains, assess
 from vijax.guides import Flow, FullRank, Mixture, Plates
 from vijax.guides.mixture import MixtureParams
 from vijax.guides.normal import FullRankParams
@@ -183,7 +183,7 @@ def flow(climb: Climb, best: Candidate | None) -> Candidate | None:
     solver = FlowDescent(max_cycles=cycles)
     solution = solver.solve(key, target, guide, variables._replace(guide=start), problem.batch)
     problem = dataclasses.replace(problem, guide=guide)
-    return Candidate(problem, solution, judge(problem, solution, climb.mutable, "mend"))
+    return _mended(climb.candidate(problem, solution), climb.mutable)
 
 
 # In order. A rung answers `None` where it does not apply.
@@ -225,7 +225,7 @@ def climb(
             best = found if kept else best
         assert best is not None
         bar.note(f"ELBO {best.assessment.elbo:.2f}, chains")
-        best = best._replace(assessment=judge(best.problem, best.solution, mutable, "mend"))
+        best = _mended(best, mutable)
         for name, rung in LAST_RUNGS.items():
             since = time.perf_counter()
             late = max_seconds is not None and since - began > max_seconds
@@ -245,6 +245,13 @@ def climb(
         best = best._replace(solution=best.solution._replace(reason=reason, converged=False))
     bar.note(f"ELBO {best.assessment.elbo:.2f}, {best.assessment.verdict.status}")
     return best, tuple(history)
+
+
+def _mended(best: Candidate, mutable: dict[str, PyTree]) -> Candidate:
+    """A candidate that short chains have checked, and mended where they could."""
+    problem, variables = best.problem, best.solution.variables
+    state = (problem.target, problem.guide, variables, mutable, fold_in(problem.key, 5))
+    return best._replace(assessment=ask_chains(best.assessment, *state, problem.batch, mend=True))
 
 
 def better(one: Candidate, other: Candidate) -> bool:

@@ -138,7 +138,7 @@ def _other_modes(problem: Problem, variables: Variables, mutable: dict[str, PyTr
     """
     target, batch = problem.target, problem.batch
     kernel = Kernel(target, batch, variables.model, mutable)
-    short = target.space.dim <= _PATHS_DIM and not target.sequential and target.differentiable
+    short = target.space.dim <= _PATHS_DIM and not target.sequential and target.explorable
     if not short or kernel.is_costly(_PATHS_GRADIENTS):
         return 0
     key = fold_in(problem.key, 6)

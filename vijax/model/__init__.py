@@ -2,6 +2,7 @@
 
 from vijax.model.additivity import check_batches
 from vijax.model.arguments import Arguments, split, unwrap
+from vijax.model.choosing import built
 from vijax.model.data import check_data
 from vijax.model.density import from_log_density
 from vijax.model.minibatch import check_sources, fetch, request
@@ -14,6 +15,7 @@ from vijax.model.target import build
 __all__ = [
     "Arguments",
     "build",
+    "built",
     "check_batches",
     "check_data",
     "check_sources",

@@ -64,7 +64,7 @@ class FlowDescent(Solver):
     and falls to zero along a cosine; Adam's updates, gradients longer than three running median
     norms cut to that. The parameters with the best ELBO on fresh draws are kept: the flow is
     never worse than its base. Cycles, each half as fast as the one before, end when one gains
-    less than `tolerance`, or nothing that could be told from noise. Sources: Sticking the
+    less than it costs, or nothing that could be told from noise. Sources: Sticking the
     Landing, Roeder, Wu, Duvenaud, 2017; Flow Annealed Importance Sampling Bootstrap, Midgley et
     al., 2023, for the clipping by running medians.
 
@@ -74,7 +74,7 @@ class FlowDescent(Solver):
         num_steps: steps of the first cycle; each later one takes twice as many as its forerunner.
         rate: largest step size of the first cycle.
         max_cycles: the limit.
-        tolerance: smallest gain of a cycle, in nats, that is worth another one.
+        tolerance: smallest gain, in nats for every 1,000 steps, that is worth another cycle.
 
     Raises:
         GuideError: an option makes no sense.
@@ -132,7 +132,8 @@ class FlowDescent(Solver):
             fresh = score(found)
             gained, error = gain(fresh, scored)
             # a loss is no convergence: the step size was too large, the next one is smaller
-            converged = abs(gained) < max(self.tolerance, min(2 * error, 4 * self.tolerance))
+            worth = self.tolerance * len(seen) / 1000
+            converged = abs(gained) < max(worth, min(2 * error, 4 * self.tolerance))
             if gained > 0:
                 best, scored = found, fresh
         gains = f"the last {len(seen)} gained {gained:.3g} +- {error:.2g} nats"

@@ -51,6 +51,7 @@ LAYERS = [
             "_evidence",
             "_export",
             "_ladder",
+            "_least",
             "_loo",
             "_modes",
             "_outcome",

@@ -12,7 +12,7 @@ from typing import Any
 import optax
 from jax.sharding import Mesh
 
-from vijax import _centring, _options, _starts
+from vijax import _centring, _least, _options, _starts
 from vijax._begin import model_state, positions, variables_at
 from vijax._contracts import Algorithm, Batch, Objective, PyTree, Solver, Target
 from vijax._errors import ModelError
@@ -145,6 +145,7 @@ def fit(
     parameters, mutable = model_state(*problem.sample, key)
     if target.request is not None:
         check_batches(target, batch, parameters, mutable, arguments.sources)
+    problem = _least.counted(problem, parameters, mutable)
     stepwise = any(options[name] is not None for name in _STEPWISE) or bool(callbacks)
     solver = None if stepwise else _solver(algorithm, problem, parameters)
     if solver is None or init is not None:

@@ -201,6 +201,32 @@ def test_given_weights_are_kept():
     assert posterior.elbo > centred.elbo + 0.5
 
 
+@pytest.mark.parametrize("guide", ["meanfield", "lowrank", "plates"])
+def test_a_named_guide_learns_its_coordinates(guide):
+    """Groups known far better than their spread says: the model's own coordinates are best."""
+    model, y = groups(8), np.linspace(-5, 5, 8).astype(np.float32)
+    posterior = fit(model, y, guide=guide, centring="learned")
+    assert [attempt.rung for attempt in posterior.history] == ["gaussian", "centring"]
+    (weights,) = posterior.batch.centring.values()
+    assert np.all(np.asarray(weights) > 0.9)
+    tau = posterior.sample(0, 4000, corrected=False)["tau"]
+    # given all else tau hardly depends on the data's noise: its exact moments by quadrature
+    grid = np.linspace(0.01, 30, 3000)
+    square = np.sum((y - y.mean()) ** 2)
+    log_density = -0.5 * (grid / 5) ** 2 - 7 * np.log(grid) - 0.5 * square / grid**2
+    weights = np.exp(log_density - log_density.max())
+    mean = np.sum(grid * weights) / np.sum(weights)
+    sd = np.sqrt(np.sum((grid - mean) ** 2 * weights) / np.sum(weights))
+    assert abs(tau.mean() - mean) < 0.15 * sd
+    assert abs(np.log(tau.std() / sd)) < 0.25
+
+
+@pytest.mark.parametrize("options", [{"guide": "map"}, {"guide": "fullrank", "num_steps": 10}])
+def test_coordinates_are_learned_from_gaussians_of_solvers_only(options):
+    with pytest.raises(vijax.GuideError, match="centring: expected a guide to learn from"):
+        fit(centred_schools_model, SCHOOLS_SD, SCHOOLS, centring="learned", **options)
+
+
 @pytest.mark.parametrize(
     ("centring", "message"),
     [

@@ -23,7 +23,7 @@ from vijax._problem import Problem
 from vijax._progress import Progress
 from vijax._starts import first_params, origin
 from vijax.diagnostics.assess import ask_chains
-from vijax.guides import Flow, FullRank, Plates
+from vijax.guides import Flow, FullRank, LowRank, Plates
 from vijax.guides.normal import FullRankParams
 from vijax.guides.plates import suits
 from vijax.solvers import FlowDescent, default_solver
@@ -100,7 +100,7 @@ def flow(climb: Climb, best: Candidate | None) -> Candidate | None:
     solver = FlowDescent(max_cycles=cycles)
     solution = solver.solve(key, target, guide, variables._replace(guide=start), problem.batch)
     problem = dataclasses.replace(problem, guide=guide)
-    return _mended(climb.candidate(problem, solution), climb.mutable)
+    return _checked(climb.candidate(problem, solution), climb.mutable, mend=True)
 
 
 # In order. A rung answers `None` where it does not apply.
@@ -110,6 +110,8 @@ RUNGS: dict[str, Rung] = {
     "centring": centring,
     "modes": modes,
 }
+# For a guide that the user has named, in learned coordinates.
+NAMED_RUNGS: dict[str, Rung] = {"gaussian": gaussian, "centring": centring}
 # Tried where chains cannot mend the best of these: seconds each. They ask the chains themselves.
 LAST_RUNGS: dict[str, Rung] = {"flow": flow}
 
@@ -120,14 +122,19 @@ def climb(
     mutable: dict[str, PyTree],
     max_seconds: float | None,
     bar: Progress,
+    named: bool = False,
 ) -> tuple[Candidate, tuple[Attempt, ...]]:
-    """Climbs from a guide that has a direct solver; see the module."""
+    """Climbs from a guide that has a direct solver; see the module.
+
+    A `named` guide stays what it is, and so do its draws: only its coordinates are learned.
+    """
+    rungs, last_rungs = (NAMED_RUNGS, {}) if named else (RUNGS, LAST_RUNGS)
     began = time.perf_counter()
     start = Climb(problem, variables, mutable)
     best: Candidate | None = None
     history: list[Attempt] = []
     try:
-        for name, rung in RUNGS.items():
+        for name, rung in rungs.items():
             if best is not None and _content(best):
                 break
             since = time.perf_counter()
@@ -142,8 +149,8 @@ def climb(
             best = found if kept else best
         assert best is not None
         bar.note(f"ELBO {best.assessment.elbo:.2f}, chains")
-        best = _mended(best, mutable)
-        for name, rung in LAST_RUNGS.items():
+        best = _checked(best, mutable, mend=not named)
+        for name, rung in last_rungs.items():
             since = time.perf_counter()
             late = max_seconds is not None and since - began > max_seconds
             if late or best.assessment.verdict.status != "approximate":
@@ -164,11 +171,11 @@ def climb(
     return best, tuple(history)
 
 
-def _mended(best: Candidate, mutable: dict[str, PyTree]) -> Candidate:
-    """A candidate that short chains have checked, and mended where they could."""
+def _checked(best: Candidate, mutable: dict[str, PyTree], mend: bool) -> Candidate:
+    """A candidate that short chains have checked, and mended where they can and may."""
     problem, variables = best.problem, best.solution.variables
     state = (problem.target, problem.guide, variables, mutable, fold_in(problem.key, 5))
-    return best._replace(assessment=ask_chains(best.assessment, *state, problem.batch, mend=True))
+    return best._replace(assessment=ask_chains(best.assessment, *state, problem.batch, mend))
 
 
 def _content(best: Candidate) -> bool:
@@ -184,9 +191,11 @@ def _settles(found: Candidate, best: Candidate) -> bool:
 def _again(problem: Problem) -> Solver:
     """The solver that goes on from a Gaussian in new coordinates."""
     dim = problem.target.space.dim
+    if dim <= _centring.DENSE_DIM and isinstance(problem.guide, (FullRank, LowRank)):
+        return beside(problem)
     solver = default_solver(problem.guide, dim)
     assert solver is not None
-    return beside(problem) if dim <= _centring.DENSE_DIM else solver
+    return solver
 
 
 def _attempt(rung: str, found: Candidate, kept: bool, seconds: float) -> Attempt:

@@ -27,6 +27,7 @@ LAYERS = [
             "_kernel",
             "_keys",
             "_locals",
+            "_memory",
             "_space",
             "_stein",
             "_version",

@@ -219,6 +219,12 @@ def test_batches_reach_the_answer_of_all_data():
     )
     found = posterior.importance(1)
     assert abs(found.log_evidence - evidence) < 5 * found.log_evidence_se + 0.01
+    # rows that the fit has not seen
+    new, seen = rng.normal(size=(40, 3)).astype(np.float32), rng.normal(size=40).astype(np.float32)
+    density = posterior.log_predictive_density(2, new, seen, num_draws=4000)["y"]
+    variance = 1 + np.einsum("ij,jk,ik->i", new, np.linalg.inv(precision), new)
+    exact = -0.5 * (np.log(2 * np.pi * variance) + (seen - new @ mean) ** 2 / variance)
+    np.testing.assert_allclose(density, exact, atol=0.02)
 
 
 def test_a_guide_without_parameters_by_row_is_refused():

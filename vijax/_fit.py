@@ -17,6 +17,7 @@ from vijax._begin import model_state, positions, variables_at
 from vijax._contracts import Algorithm, Batch, Objective, PyTree, Solver, Target
 from vijax._errors import ModelError
 from vijax._keys import as_key
+from vijax._memory import named_memory
 from vijax._posterior import Posterior
 from vijax._problem import Problem
 from vijax._routes import Begun, Steps, Watchers, by_climbing, by_solver, by_steps
@@ -40,6 +41,11 @@ _FULL_RANK_DIM = 500  # largest dimension at which d x d work stays cheap beside
 _STEPWISE = ("objective", "optimizer", "num_steps", "num_particles", "num_restarts", "checkpoint")
 
 
+@named_memory(
+    "fit",
+    "Take steps on some of the rows with batch_size=, read them from disk (vijax.data), spread "
+    "them over devices with mesh=, or fit a smaller guide ('meanfield', 'lowrank').",
+)
 def fit(
     model: Callable[..., Any],
     *args: Any,
@@ -114,6 +120,7 @@ def fit(
         ModelError: the model or its data cannot be fitted.
         GuideError: the guide does not fit the model.
         TypeError, ValueError: an option is unknown or has the wrong type or value.
+        OutOfMemoryError: the device or the host has too little memory.
     """
     began = time.perf_counter()
     options = {name: value for name, value in locals().items() if name in _DEFAULTS}

@@ -18,7 +18,7 @@ import optax
 from jax import Array, lax
 
 from bench import _report
-from vijax.objectives import bernoulli
+from vijax.objectives import discrete
 
 _HIDDEN, _PIXELS, _BATCH = 200, 784, 50
 _PIECE = 100  # steps in one program
@@ -26,13 +26,13 @@ _RATE = 1e-3
 _DRAWS = 1000  # gradients behind a variance
 
 ESTIMATORS = {
-    "local expectation": bernoulli.LocalExpectation(),
-    "DisARM": bernoulli.DisARM(),
-    "REBAR": bernoulli.Rebar(),
-    "leave-one-out, 2 draws": bernoulli.LeaveOneOut(2),
-    "leave-one-out, 4 draws": bernoulli.LeaveOneOut(4),
-    "Gumbel-softmax (biased)": bernoulli.GumbelSoftmax(),
-    "straight-through (biased)": bernoulli.StraightThrough(),
+    "local expectation": discrete.LocalExpectation(),
+    "DisARM": discrete.DisARM(),
+    "REBAR": discrete.Rebar(),
+    "leave-one-out, 2 draws": discrete.LeaveOneOut(2),
+    "leave-one-out, 4 draws": discrete.LeaveOneOut(4),
+    "Gumbel-softmax (biased)": discrete.GumbelSoftmax(),
+    "straight-through (biased)": discrete.StraightThrough(),
 }
 
 

@@ -125,8 +125,8 @@ def posteriordb(found: dict[str, Any]) -> str:
     header = ("method", "answers", "mean error", "log sd error", "worst error", "time over ours")
     return (
         "## Posteriors with reference draws\n\nFrom the call to 4,000 draws (NUTS: 500 after 500 "
-        "of warm-up), compilation included, a fresh process each; peers as they come. Errors are in "
-        "reference sds, root mean squares over all scalars, and the worst single one; times are "
+        "of warm-up), compilation included, a fresh process each; peers as they come. Errors are "
+        "in reference sds, root mean squares over all scalars, and the worst single one; times are "
         "geometric means of ratios.\n\n"
         "![Worst error against seconds](figures/benchmark.png)\n\n"
         + markdown(header, rows)

@@ -4,13 +4,18 @@
 the same arrays. `latents`: a latent for every row; by how much a step takes longer with a
 thousand times the rows, and the memory that the parameters and Adam's moments need. Compilation
 is left out of both. `covertype`: held-out log predictive density of a fit on batches and of one on
-all rows, 100,000 rows of the Covertype data.
+all rows, 100,000 rows of the Covertype data. `mapped`: the same regression on a file four times as
+large as the memory that the process may have, against the same rows in memory.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import resource
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +32,7 @@ from jax import lax
 import vijax
 from bench import _report
 from vijax._batches import Rows
+from vijax._contracts import Plate
 from vijax._engine import Budget
 from vijax._posterior import Posterior
 
@@ -35,6 +41,7 @@ _LOG_2PI = math.log(2 * math.pi)
 _BATCH = 1024
 _COVERTYPE = Path(__file__).parents[2] / "shared" / "data" / "covtype100k" / "covtype100k.npz"
 _STEPS = 2000
+_LIMIT = 2**30  # bytes
 
 
 def main() -> None:
@@ -42,7 +49,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--only", choices=SUITES)
     parser.add_argument("--largest", type=int, default=10_000_000, help="rows with latents")
+    parser.add_argument("--limited", metavar="FILE", help=argparse.SUPPRESS)  # see `mapped`
     options = parser.parse_args()
+    if options.limited:
+        _limited(options.limited)
+        return
     chosen = [options.only] if options.only else SUITES
     _report.save("scale", {name: SUITES[name](options) for name in chosen})
 
@@ -121,10 +132,68 @@ def covertype(options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
+def mapped(options: argparse.Namespace) -> dict[str, Any]:
+    """Twenty million rows, 50 columns: on disk for a process that may have 1 GiB, and in memory."""
+    block = np.random.default_rng(0).normal(size=(1_000_000, 50)).astype(np.float32)
+    x = np.empty((4 * _LIMIT // block[0].nbytes, 50), np.float32)
+    for start in range(0, len(x), len(block)):
+        x[start : start + len(block)] = block[: len(x) - start]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.npy"
+        np.save(path, x)
+        y, x = _labels(len(x)), jnp.asarray(x)
+        fitted = _fit(_logistic, (x, y), guide="meanfield", batch_size=_BATCH)
+        command = [sys.executable, "-m", "bench.scale", "--limited", str(path)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        with subprocess.Popen(command, cwd=Path(__file__).parents[1], **pipes) as child:
+            contenders = {"on disk": lambda: _ask(child), "in memory": _further(fitted)}
+            _ask(child)  # for the first steps, compilation included
+            seconds = _report.interleaved(contenders, options.repeats)
+            child.stdin.close()
+    found = {
+        "data over limit": x.nbytes / _LIMIT,
+        "speed": _report.ratios(seconds["in memory"], seconds["on disk"]),
+        "step": {who: _report.spread(1e6 / _STEPS * np.array(s)) for who, s in seconds.items()},
+    }
+    print(f"\n{len(x):,} rows in a file, {found['data over limit']:.1f} times the memory allowed")
+    print(f"speed relative to rows in memory: {found['speed']}")
+    _report.table(("rows", "microseconds a step"), list(found["step"].items()))
+    return found
+
+
+def _ask(child: subprocess.Popen) -> None:
+    child.stdin.write("go\n")
+    child.stdin.flush()
+    if child.stdout.readline() != "done\n":
+        raise RuntimeError("the process with limited memory has failed, see above")
+
+
+def _limited(path: str) -> None:
+    """Takes steps on rows in a file whenever a line comes, in little memory."""
+    resource.setrlimit(resource.RLIMIT_DATA, (_LIMIT, _LIMIT))
+    x = np.load(path, mmap_mode="r")
+    try:
+        np.array(x)
+    except MemoryError:
+        pass
+    else:
+        raise RuntimeError("the limit does not hold")
+    fitted = _fit(_logistic, (x, _labels(len(x))), guide="meanfield", batch_size=_BATCH)
+    steps = _further(fitted)
+    for _ in sys.stdin:
+        steps()
+        print("done", flush=True)
+
+
+def _labels(rows: int) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 2, rows, dtype=np.int8)
+
+
 SUITES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "rows": rows,
     "latents": latents,
     "covertype": covertype,
+    "mapped": mapped,
 }
 
 
@@ -189,12 +258,12 @@ def _by_hand(x: np.ndarray, y: np.ndarray) -> Callable[[], Any]:
 
     params = (jnp.zeros(x.shape[1]), jnp.full(x.shape[1], -2.0))
     carry, data = (params, _ADAM.init(params)), (jnp.asarray(x), jnp.asarray(y))
-    plates = {"rows": vijax._contracts.Plate("rows", -1, len(x), _BATCH)}
+    plates = {"rows": Plate("rows", -1, len(x), _BATCH)}
     first, schedule = iter(range(0, 10**9, _STEPS)), Rows(plates, 0)
 
     def steps() -> None:  # choosing the rows is part of the work
         start = next(first)
-        table = schedule.table(start, start + _STEPS)["rows"]
+        table = np.stack([schedule.at(t)["rows"] for t in range(start, start + _STEPS)])
         jax.block_until_ready(run(carry, jax.random.key(0), jnp.asarray(table), *data))
 
     steps()

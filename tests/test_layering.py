@@ -19,6 +19,7 @@ LAYERS = [
         "together",
         {
             "_contracts",
+            "_discrete",
             "_errors",
             "_history",
             "_identity",
@@ -27,13 +28,15 @@ LAYERS = [
             "_keys",
             "_locals",
             "_space",
+            "_stein",
             "_version",
         },
     ),
     ("apart", {"conjugate", "data", "diagnostics", "guides", "model", "nn", "objectives"}),
     ("apart", {"algorithms", "solvers"}),
     ("apart", {"_batches", "_loop", "_options", "_progress", "_starts", "_stopping"}),
-    ("apart", {"_engine", "_problem"}),
+    ("apart", {"_problem", "_scores"}),
+    ("apart", {"_engine"}),
     (
         "together",
         {

@@ -9,6 +9,7 @@ import numpyro
 import numpyro.distributions as dist
 import optax
 import pytest
+from numpyro.contrib.control_flow import scan
 
 import vijax
 from vijax.model.target import _targets
@@ -69,6 +70,33 @@ def test_a_second_fit_on_new_data_compiles_nothing(options):
     assert len(compiled) == 0
     assert a.target is b.target
     assert abs(a.elbo - b.elbo) > 0.1  # the new data was seen
+
+
+@pytest.mark.parametrize("guide", ["plates", "markov"])
+def test_a_second_fit_of_a_guide_with_structure_compiles_nothing(guide):
+    def rows(y):
+        scale = numpyro.sample("scale", dist.HalfNormal(1.0))
+        with numpyro.plate("rows", len(y)):
+            level = numpyro.sample("level", dist.Normal(0.0, scale))
+            numpyro.sample("y", dist.Normal(level, 1.0), obs=y)
+
+    def chain(y):
+        def step(before, y):
+            now = numpyro.sample("x", dist.Normal(before, 0.5))
+            numpyro.sample("y", dist.Normal(now, 1.0), obs=y)
+            return now, None
+
+        scan(step, 0.0, y)
+
+    model = {"plates": rows, "markov": chain}[guide]
+    fits = []
+    for seed in (0, 1):
+        y = np.random.default_rng(seed).normal(size=12).astype(np.float32)
+        with compilations() as compiled:
+            fits.append(vijax.fit(model, y, guide=guide, rng_key=seed, progress_bar=False))
+            fits[-1].sample(seed, 100)
+    assert not compiled
+    assert abs(fits[0].elbo - fits[1].elbo) > 0.1
 
 
 def test_a_first_fit_compiles_three_programs():

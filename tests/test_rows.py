@@ -146,7 +146,7 @@ def test_two_cut_axes_are_put_back_together():
 
 def test_a_step_changes_the_parameters_of_its_rows_only():
     fitted = fit(hierarchy, Y, batch_size={"rows": 12}, optimizer=optax.adam(0.1), num_steps=1)
-    rows = fitted.engine.rows.table(0, 1)["rows"][0]
+    rows = fitted.engine.rows.at(0)["rows"]
     local = fitted.params[1]
     moved = np.flatnonzero(np.asarray(local.loc["theta"])[:, 0] != 0)
     assert set(moved) == set(rows.tolist())

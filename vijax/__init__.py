@@ -10,7 +10,7 @@
 'certified'
 """
 
-from vijax import guides, objectives
+from vijax import data, guides, objectives
 from vijax._checkpoint import load
 from vijax._compare import Comparison, compare
 from vijax._errors import GuideError, ModelError, VijaxError, VijaxWarning
@@ -31,6 +31,7 @@ __all__ = [
     "VijaxWarning",
     "__version__",
     "compare",
+    "data",
     "fit",
     "from_log_density",
     "guides",

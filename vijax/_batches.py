@@ -3,20 +3,25 @@
 An epoch is a permutation of `range(N)` cut into `N // B` batches; the few rows that are left over
 wait for the next one, so that no batch has a row twice. Rows are a function of the seed and the
 step alone, so that a resumed fit sees what the uninterrupted one would; a step costs O(B), an epoch
-one permutation on the host.
+one permutation on the host. Rows of arrays that are not in memory are read here, too.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
+from typing import Any
 
+import jax
 import numpy as np
 
-from vijax._contracts import Plate
+from vijax._contracts import Batch, Plate, RowSource
+from vijax.model import fetch
 
-_CHUNK = 256  # steps whose rows are chosen at once
+CHUNK = 512  # steps whose rows are chosen, and sent to the device, at once
+_BYTES = 2**24  # that are read from sources at once; two or three times as much is in memory
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,10 +31,16 @@ class Rows:
     Args:
         plates: plates by name; those used in full are left alone.
         seed: fixes the permutations.
+        sources: arrays that are not in memory, by name. Rows of a sequential one come in its own
+            order instead, and so do those of everything else along its plate.
+        cut: the plate that each of them follows, as in `Target.cut`.
     """
 
     plates: Mapping[str, Plate]
     seed: int
+    sources: Mapping[str, RowSource] = dataclasses.field(default_factory=dict)
+    cut: Mapping[str, tuple[tuple[str, int], ...]] = dataclasses.field(default_factory=dict)
+    _read: dict[int, Batch] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     @functools.cached_property
     def subsampled(self) -> dict[str, Plate]:
@@ -44,42 +55,103 @@ class Rows:
         plates = self.subsampled.values()
         return max((plate.size // plate.subsample_size for plate in plates), default=1)
 
-    def table(self, start: int, stop: int, capacity: int | None = None) -> dict[str, np.ndarray]:
-        """Rows of steps `start..stop-1`, `(capacity, batch)` by plate, zero beyond `stop`."""
-        out = {}
-        for name, chunks in self._chunks(start, stop).items():
-            first = start // _CHUNK * _CHUNK
-            rows = np.concatenate(chunks)[start - first : stop - first]
-            out[name] = np.zeros((capacity or len(rows), rows.shape[1]), np.int32)
-            out[name][: len(rows)] = rows
-        return out
+    @functools.cached_property
+    def length(self) -> int:
+        """Steps in a chunk: fewer than usual, if their rows are large and have to be read."""
+        step = sum(
+            self.subsampled[self.cut[name][0][0]].subsample_size
+            * math.prod(source.shape[1:])
+            * source.dtype.itemsize
+            for name, source in self.sources.items()
+        )
+        affordable = max(1, _BYTES // max(1, step))
+        return min(CHUNK, 1 << affordable.bit_length() - 1)  # a divisor of CHUNK
 
-    def prefetch(self, start: int, stop: int) -> None:
-        """Makes the rows of some steps ready, while the device is busy with those before."""
-        self._chunks(start, stop)
+    def at(self, step: int) -> dict[str, Any]:
+        """Rows of one step, `(batch,)` by plate."""
+        return {name: rows[0] for name, rows in self._index(step, 1).items()}
 
-    def _chunks(self, start: int, stop: int) -> dict[str, list[np.ndarray]]:
-        numbers = range(start // _CHUNK, -(-stop // _CHUNK))
+    def batch(self, batch: Batch, step: int) -> Batch:
+        """The data with the rows of one step."""
+        index = self.at(step)
+        return batch._replace(index=index, fetched=fetch(self.sources, self.cut, index))
+
+    def chunk(self, step: int) -> Batch:
+        """Rows of the chunk that `step` lies in, and what is read for them, without other data.
+
+        Those of step `t` stand at `t % length` along the first axis. The latest two are kept.
+        """
+        start = step // self.length * self.length
+        index = self._index(start, self.length)
+        if not self.sources:
+            return Batch({}, index)
+        if start not in self._read:
+            rows = Batch({}, index, fetched=fetch(self.sources, self.cut, index))
+            for other in self._read.keys() - {start - self.length}:
+                del self._read[other]
+            self._read[start] = jax.device_put(rows)
+        return self._read[start]
+
+    def end(self, step: int) -> int | None:
+        """The first step of the next chunk; `None` where every step sees all rows."""
+        return (step // self.length + 1) * self.length if self.subsampled else None
+
+    def _index(self, start: int, length: int) -> dict[str, Any]:
+        """Rows of some steps that lie in one chunk, `(length, batch)` by plate."""
         return {
-            name: [_chunk(self.seed, i, plate.size, plate.subsample_size, n) for n in numbers]
+            name: order.chunk(start // CHUNK)[start % CHUNK :][:length]
+            for name, order in self._orders.items()
+        }
+
+    @functools.cached_property
+    def _orders(self) -> dict[str, _Order]:
+        """In which order each plate's rows are seen."""
+        sequential = {
+            self.cut[name][0][0] for name, source in self.sources.items() if source.sequential
+        }
+        return {
+            name: _Order(
+                None if name in sequential else (self.seed, i), plate.size, plate.subsample_size
+            )
             for i, (name, plate) in enumerate(self.subsampled.items())
         }
 
 
-@functools.lru_cache(maxsize=64)
-def _chunk(seed: int, plate: int, size: int, batch: int, number: int) -> np.ndarray:
-    """Rows of `_CHUNK` steps, `(_CHUNK, batch)`."""
-    per_epoch = size // batch
-    step, parts = number * _CHUNK, []
-    while step < (number + 1) * _CHUNK:
-        epoch, done = divmod(step, per_epoch)
-        stop = min(per_epoch, done + (number + 1) * _CHUNK - step)
-        parts.append(_permutation(seed, plate, size, epoch)[done * batch : stop * batch])
-        step += stop - done
-    return np.concatenate(parts).reshape(_CHUNK, batch)
+class _Order:
+    """The order in which the rows of one plate are seen; the latest parts of it are kept.
 
+    Args:
+        seed: of its permutations, `None` for the rows' own order.
+        size: number of rows.
+        batch: rows of a step.
+    """
 
-@functools.lru_cache(maxsize=4)  # a chunk straddles two epochs at most times
-def _permutation(seed: int, plate: int, size: int, epoch: int) -> np.ndarray:
-    generator = np.random.default_rng(np.random.SeedSequence((seed, plate, epoch)))
-    return generator.permutation(np.arange(size, dtype=np.int32))
+    def __init__(self, seed: tuple[int, int] | None, size: int, batch: int) -> None:
+        self.seed = seed
+        self.size = size
+        self.batch = batch
+        self.chunk = functools.lru_cache(maxsize=4)(self._chunk if seed else self._in_order)
+        # a chunk straddles two epochs at most times, and comparisons go back to the first
+        self._permutation = functools.lru_cache(maxsize=3)(self._permuted)
+
+    def _chunk(self, number: int) -> np.ndarray:
+        """Rows of `CHUNK` steps, `(CHUNK, batch)`."""
+        per_epoch = self.size // self.batch
+        step, parts = number * CHUNK, []
+        while step < (number + 1) * CHUNK:
+            epoch, done = divmod(step, per_epoch)
+            stop = min(per_epoch, done + (number + 1) * CHUNK - step)
+            parts.append(self._permutation(epoch)[done * self.batch : stop * self.batch])
+            step += stop - done
+        return np.concatenate(parts).reshape(CHUNK, self.batch)
+
+    def _in_order(self, number: int) -> np.ndarray:
+        first = number * CHUNK * self.batch
+        rows = np.arange(first, first + CHUNK * self.batch) % self.size
+        return rows.astype(np.int32).reshape(CHUNK, self.batch)
+
+    def _permuted(self, epoch: int) -> np.ndarray:
+        assert self.seed is not None
+        rows = np.arange(self.size, dtype=np.int32)
+        np.random.default_rng(np.random.SeedSequence((*self.seed, epoch))).shuffle(rows)
+        return rows

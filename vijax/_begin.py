@@ -12,17 +12,16 @@ from jax import Array
 from vijax import _starts
 from vijax._contracts import (
     Batch,
-    Guide,
     Position,
     PyTree,
     Solution,
     Target,
     Variables,
 )
-from vijax._engine import scores
 from vijax._keys import fold_in
 from vijax._posterior import Posterior
 from vijax._problem import Problem
+from vijax._scores import scores
 from vijax.model import init_strategy
 
 
@@ -76,28 +75,18 @@ def variables_at(
     init: Any, problem: Problem, parameters: dict[str, PyTree], starts: list[Position]
 ) -> list[Variables]:
     """The variables at every start; the first continues an earlier posterior of the same guide."""
-    guide, space = problem.guide, problem.target.space
-    if isinstance(init, Posterior) and init.guide == guide and init.target.space == space:
+    target, guide = problem.target, problem.guide
+    if isinstance(init, Posterior) and init.guide == guide and init.target.space == target.space:
         first = [init.variables]
     else:
         first = []
-    fresh = (_first_params(problem, i, start) for i, start in enumerate(starts))
+    fresh = (
+        _starts.first_params(
+            target, guide, fold_in(problem.key, 100 + i), start, problem.first_batch
+        )
+        for i, start in enumerate(starts)
+    )
     return [*first, *(Variables(params, parameters) for params in fresh)][: len(starts)]
-
-
-def _first_params(problem: Problem, number: int, start: Position) -> PyTree:
-    """The guide's parameters at a start."""
-    guide, target = problem.guide, problem.target
-    if all(isinstance(value, np.ndarray) for value in start.values()):
-        made = guide.host_init(target.space, start)  # type: ignore[arg-type]
-        if made is not None:
-            return made
-    key = fold_in(problem.key, 100 + number)
-    return target.program(_initial, guide)(key, start, problem.first_batch)
-
-
-def _initial(target: Target, guide: Guide, key: Array, start: Position, batch: Batch) -> PyTree:
-    return guide.init(key, target.space, start, batch)
 
 
 def finite(problem: Problem, solution: Solution, mutable: dict[str, PyTree]) -> Solution:

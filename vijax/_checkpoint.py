@@ -22,6 +22,7 @@ from vijax._errors import GuideError, VijaxError
 from vijax._storage import call, checks, codec
 from vijax._storage import run as stored
 from vijax._storage.codec import NotStored, Reader, Writer
+from vijax.data.arrays import opened
 from vijax.guides import resolve
 from vijax.model import Arguments, build, split, unwrap
 
@@ -116,7 +117,9 @@ def _encode(posterior: _posterior.Posterior) -> tuple[dict[str, Any], list[np.nd
         "guide": writer.encode(posterior.guide),
         "variables": writer.tree(variables),
         "mutable": writer.tree(mutable),
-        "data": {name: writer.encode(data[name]) for name in sorted(needed_arrays(*state))},
+        "data": {
+            name: writer.encode(data[name]) for name in sorted(needed_arrays(*state) & data.keys())
+        },
         "digests": {name: checks.digest(value) for name, value in data.items()},
         "index": writer.encode(posterior.batch.index),
         "key": writer.encode(posterior.batch.key),
@@ -162,14 +165,17 @@ def _decode(
     options: dict[str, Any],
 ) -> _posterior.Posterior:
     args, kwargs = call.complete(model, manifest["call"], given, reader)
-    arguments, data = split(model, args, kwargs)
+    asked = reader.decode(manifest.get("request"))
+    args, kwargs = opened((args, kwargs), asked is not None)
+    arguments, data = split(model, args, kwargs, asked is not None)
     call.check(manifest["call"], arguments)
     checks.warn_of_other_data(manifest["digests"], data)
     data = {name: reader.decode(note) for name, note in manifest["data"].items()} | data
     missing = tuple(sorted(arguments.avals.keys() - data.keys()))
     data |= {name: call.placeholder(*arguments.avals[name]) for name in missing}
-    target = build(model, arguments, reader.decode(manifest.get("request")))
-    checks.check_space(reader.decode(manifest["space"]), target.space)
+    space = reader.decode(manifest["space"])
+    target = build(model, arguments, asked, frozenset(space.drawn.names))
+    checks.check_space(space, target.space)
     guide = _guide(manifest, reader, target, model, arguments, options["guide"])
     batch = Batch(data, centring=reader.decode(manifest["centring"]))
     try:
@@ -177,7 +183,7 @@ def _decode(
         variables = reader.tree(manifest["variables"], variables, "variables")
         mutable = reader.tree(manifest["mutable"], mutable, "mutable state")
         engine, run, unsaved = stored.decode(
-            manifest, reader, target, guide, batch, (variables, mutable), options
+            manifest, reader, target, guide, batch, (variables, mutable), options, arguments.sources
         )
     except VijaxError as error:
         raise type(error)(f"{error}{checks.other_versions(manifest)}") from error

@@ -21,6 +21,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import jax
 import numpy as np
 
+from vijax._discrete import Family as Family
 from vijax._errors import GuideError
 from vijax._space import Array as Array
 from vijax._space import Axes as Axes
@@ -41,12 +42,40 @@ class Batch(NamedTuple):
         key: randomness of the model itself (dropout), `None` for a fixed key.
         centring: weights in [0, 1] of hierarchical sites, `z_shape`, that move `z` to coordinates
             of another centring; sites without keep the model's own. See `vijax.model.centring`.
+        fetched: by name, the rows in `index` of the arrays that are read from a `RowSource`, and
+            that `data` therefore does not have.
     """
 
     data: dict[str, Array]
     index: dict[str, Array] = {}  # type: ignore[assignment]  # shadows tuple.index, unused
     key: Array | None = None
     centring: dict[str, Array] = {}
+    fetched: dict[str, Array] = {}
+
+
+class RowSource(abc.ABC):
+    """An array that is not in memory, read a few rows at a time; `vijax.data` makes them.
+
+    Attributes:
+        shape: `(rows, ...)`.
+        dtype: that of the array.
+        sequential: whether rows can be read in their own order only, so that batches follow it.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    sequential: ClassVar[bool] = False
+
+    @abc.abstractmethod
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """The rows with these numbers, `(num,)`, in this order: `(num, *shape[1:])`."""
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """All of it, in memory."""
+        return np.asarray(self.take(np.arange(len(self))), dtype)
 
 
 class Variables(NamedTuple):
@@ -66,6 +95,25 @@ class Evaluation(NamedTuple):
 
     log_density: Array
     mutable: dict[str, PyTree]
+
+
+class Terms(NamedTuple):
+    """The log density of one position in parts, elementwise over plates, by name; and `mutable`."""
+
+    values: dict[str, Array]
+    mutable: dict[str, PyTree]
+
+
+class Layout(NamedTuple):
+    """What is known of a term before it is computed.
+
+    Attributes:
+        plates: those that it has a dimension for, counted from the right.
+        causes: the discrete sites in the space that it depends on.
+    """
+
+    plates: tuple[Plate, ...]
+    causes: frozenset[str]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -95,16 +143,20 @@ class Target:
         dims: plate names along the batch dimensions of every site, `None` where there is none.
         hierarchical: sites whose prior has a location and a scale, and whose scale depends on
             other latents: what `Batch.centring` can name.
-        discrete: number of values of every discrete latent site. They are summed out of
-            `log_density` and no part of `space`; the numbers of their values may stand in a
+        discrete: number of values of every discrete latent site that is summed out of
+            `log_density`. They are no part of `space`; the numbers of their values may stand in a
             position beside the coordinates, see `draw_discrete`.
         draw_discrete: `(key, z, batch, model, mutable) -> dict`, draws of the discrete sites given
             `z`, exact, as numbers of values; with them in `z`, `constrain` has these sites too.
+        terms: `(z, batch, model, mutable) -> Terms`, what `evaluate` adds up.
+        layout: of the terms, by name, where there are discrete sites in the space.
         entries: numbers that summing discrete sites out makes of one position, with all data.
         location_scale: sites whose prior has a location and a scale, latent or not.
         sequential: whether the model has a long loop, so that many points take as long as one.
-        differentiable: whether the log density has a gradient in the latent sites.
+        differentiable: whether the log density has a gradient in the continuous sites.
         request: what `build` was asked to cut into batches, `None` for nothing.
+        cut: by name, the `(plate, axis)` pairs along which an array is cut into batches before the
+            model sees it.
         programs: compiled programs on this target, see `program`; they live as long as it does.
     """
 
@@ -125,13 +177,21 @@ class Target:
     location_scale: tuple[str, ...] = ()
     discrete: Mapping[str, int] = dataclasses.field(default_factory=dict)
     draw_discrete: Callable[..., Position] = lambda *_: {}
+    terms: Callable[..., Terms] | None = None
+    layout: Mapping[str, Layout] = dataclasses.field(default_factory=dict)
     entries: int = 0
     sequential: bool = False
     differentiable: bool = True
     request: Hashable = None
+    cut: Mapping[str, tuple[tuple[str, int], ...]] = dataclasses.field(default_factory=dict)
     programs: dict[Hashable, Callable[..., Any]] = dataclasses.field(
         default_factory=dict, repr=False
     )
+
+    @property
+    def explorable(self) -> bool:
+        """Whether gradients lead everywhere: chains and climbs can go where they like."""
+        return self.differentiable and not self.space.drawn.sites
 
     @functools.cached_property
     def subsampled(self) -> dict[str, int]:
@@ -281,6 +341,29 @@ class DensityGuide(Guide):
         return None
 
 
+class Part(NamedTuple):
+    """A guide with its parameters, for the sites of a space."""
+
+    guide: Guide
+    params: PyTree
+    space: Space
+
+
+class DiscreteGuide(DensityGuide):
+    """A guide over discrete sites, which are independent of one another and of any others.
+
+    No gradient passes through its draws: objectives use the families' own.
+    """
+
+    @abc.abstractmethod
+    def families(self, params: PyTree, space: Space, batch: Batch) -> dict[str, Family]:
+        """The distribution of every discrete site."""
+
+    @abc.abstractmethod
+    def smooth(self, params: PyTree, space: Space) -> Part | None:
+        """The guide for all other sites, `None` if there are none."""
+
+
 class StratifiedGuide(DensityGuide):
     """A guide made of parts with weights, each of which can be drawn from by itself."""
 
@@ -292,6 +375,14 @@ class StratifiedGuide(DensityGuide):
 
         `E_q[f(z)] = sum_k w_k E[f(z_k)]`; differentiable in `params`, weights included.
         """
+
+
+class ParticleGuide(Guide):
+    """A guide of points of equal weight. It has no density, hence no ELBO and no weights."""
+
+    @abc.abstractmethod
+    def points(self, params: PyTree, space: Space) -> Array:
+        """The points `(num, dim)`, sites in the order of the space; linear in `params`."""
 
 
 class ModelGuide(DensityGuide):
@@ -390,6 +481,11 @@ class Algorithm(abc.ABC):
     def raises_elbo(self) -> bool:
         """Whether a higher ELBO means a better fit, see `OtherOptimum`."""
         return True
+
+    @property
+    def own_guide(self) -> Guide | None:
+        """The guide that this steps on unless `fit` is told of another, `None` for any."""
+        return None
 
     @abc.abstractmethod
     def init(self, variables: Variables, mutable: dict[str, PyTree]) -> PyTree:

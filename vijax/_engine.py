@@ -19,19 +19,19 @@ from jax import Array
 
 from vijax._batches import Rows
 from vijax._contracts import Algorithm, Batch, Guide, PyTree, Target, Variables
-from vijax._keys import as_key, fold_in
+from vijax._keys import fold_in
 from vijax._locals import has_rows, merge, variable_axes
-from vijax._locals import take as take_rows
 from vijax._loop import CAPACITY, THIN, Loop, advance, begin, probe, take
 from vijax._progress import Progress
+from vijax._scores import of_rows, scores
 from vijax._stopping import Phase, StopRule, Window, add, average, recent
-from vijax.diagnostics import nonfinite, weights
+from vijax.diagnostics import nonfinite
 from vijax.diagnostics.nonfinite import NonFinite
+from vijax.diagnostics.weights import gain
 
 _WINDOW = 100  # shortest window between two decisions, in steps
 _PIECE_SECONDS = 0.25  # how often the host looks in
-_SCORES = (200, 4000)  # fewest and most draws that compare two candidates
-_SCORE_ELEMENTS = 2**30  # draws times data elements that a comparison may cost
+_PIECE_TOGETHER = 200  # steps of a piece that several processes take together
 _OTHER_PHASES = 4  # step sizes of a fit whose averages are not compared
 _MAX_STEPS = 500_000  # where a fit without a step limit gives up
 
@@ -124,9 +124,11 @@ class Engine:
         """Runs on until the budget is spent, the rule is satisfied, or somebody says stop."""
         clock, length = time.perf_counter(), THIN
         run = _awake(run)
+        run = run._replace(reason=self._limit(run, budget, clock))
         try:
             while not run.reason:
-                stop = min(run.step + length, budget.last, _window_end(run.window))
+                ends = (budget.last, _window_end(run.window), self.rows.end(run.step))
+                stop = min(run.step + length, *(end for end in ends if end is not None))
                 began = time.perf_counter()
                 run = self._piece(run, stop)
                 length = _next_length(length, time.perf_counter() - began)
@@ -142,6 +144,8 @@ class Engine:
 
     def _by_row(self, run: Run) -> bool:
         """Whether some parameters have a row for every row of a plate that is cut."""
+        if self.target.on_batch is self.target:
+            return False
         variables = self.algorithm.variables(run.loop.state)
         return has_rows(
             variable_axes(self.guide, variables, self.target.space, self.target.subsampled)
@@ -171,33 +175,37 @@ class Engine:
                 candidates.append(average(recent(phase)))
             candidates.append(take(last, restart))
             for candidate in candidates:
-                variables = merge(candidate, take(last, restart))
+                variables = self._whole(candidate, run, restart)
                 score = self._score(variables, run, restart)
                 found.append((float(score.mean()), variables, restart))
         _, variables, restart = max(found, key=lambda entry: entry[0])
-        return variables, self._mutable(run, restart), restart
+        return jax.device_get(variables), self._mutable(run, restart), restart
 
     def _latest(self, run: Run) -> tuple[Variables, dict[str, PyTree], int]:
         """The latest average of the restart whose recent losses are lowest."""
         restart = int(np.argmin(np.nan_to_num(run.losses[-_WINDOW:].mean(0), nan=np.inf)))
         phase = run.phases[restart]
-        last = take(jax.device_get(self.algorithm.variables(run.loop.state)), restart)
         if phase.windows and not phase.stopped:
-            return merge(average(recent(phase)), last), self._mutable(run, restart), restart
-        latest = last if phase.best is None else merge(phase.best, last)
-        return latest, self._mutable(run, restart), restart
+            latest = average(recent(phase))
+        elif phase.best is not None:
+            latest = phase.best
+        else:
+            latest = take(jax.device_get(self.algorithm.variables(run.loop.state)), restart)
+        variables = jax.device_get(self._whole(latest, run, restart))
+        return variables, self._mutable(run, restart), restart
 
     def _mutable(self, run: Run, restart: int) -> dict[str, PyTree]:
         return take(jax.device_get(self.algorithm.mutable(run.loop.state)), restart)
 
-    def _score(self, variables: Variables, run: Run, restart: int) -> np.ndarray:
-        """`log p - log q` of draws that are the same for every candidate.
+    def _whole(self, candidate: Variables, run: Run, restart: int) -> Variables:
+        """A candidate with what it lacks, parameters by row, as they are now on the device."""
+        if not self._by_row(run):
+            return candidate
+        return merge(candidate, take(self.algorithm.variables(run.loop.state), restart))
 
-        What a candidate lacks, parameters by row, is taken as it is now.
-        """
-        now = take(self.algorithm.variables(run.loop.state), restart)
+    def _score(self, variables: Variables, run: Run, restart: int) -> np.ndarray:
+        """`log p - log q` of draws that are the same for every candidate."""
         mutable = self._mutable(run, restart)
-        variables = merge(variables, now)
         return scores(self.target, self.guide, variables, mutable, self.batch, self.rows)
 
     def _piece(self, run: Run, stop: int) -> Run:
@@ -231,7 +239,7 @@ class Engine:
     def _steps(self, run: Run, stop: int, guarded: bool) -> tuple[Loop, np.ndarray, bool]:
         """The device state after steps `run.step..stop-1`, their losses, whether it is finite."""
         active = np.array([not phase.stopped for phase in run.phases])
-        table = self.rows.table(run.step, stop, CAPACITY) if self.rows.subsampled else {}
+        table = self.rows.chunk(run.step)
         static = (self.guide, self.algorithm, guarded, len(active))
         # parameters by row are updated where they are: copying all would cost more than the steps
         program = self.target.program(advance, *static, donate=(0,) if self._by_row(run) else ())
@@ -239,21 +247,20 @@ class Engine:
         loop, losses, finite = program(
             run.loop, self.key, active, fresh, run.step, stop, self.batch, table
         )
-        self.rows.prefetch(stop, 2 * stop - run.step)  # the device is still at work
+        self.rows.chunk(stop)  # made while the device is still at work
         return loop, np.asarray(losses)[: stop - run.step], bool(finite)
 
     def _diagnose(self, loop: Loop, step: int, restart: int) -> NonFinite:
         state = take(jax.device_get(loop.state), restart)
-        rows = self.rows.table(step, step + 1) if self.rows.subsampled else {}
-        index = {name: table[0] for name, table in rows.items()}
+        batch = self.rows.batch(self.batch, step)
         key = fold_in(fold_in(self.key, restart), step)
         return nonfinite.diagnose(
             self.target.on_batch,
             self.guide,
-            _of_rows(self.target, self.guide, self.algorithm.variables(state), index),
+            of_rows(self.target, self.guide, self.algorithm.variables(state), batch.index),
             self.algorithm.mutable(state),
             key,
-            self.batch._replace(index=index),
+            batch,
             step,
         )
 
@@ -320,25 +327,24 @@ class Engine:
                 return following, self.rule.shrink
             text = f"converged: stationary at each of {_OTHER_PHASES} step sizes"
             return following._replace(stopped=text, converged=True), 1.0
-        scored = self._score(candidate, run, restart)
-        gain, error = float("inf"), 0.0
+        gained, error = float("inf"), 0.0
         if phase.best is not None:
-            gain, error = _compare(scored, self._score(phase.best, run, restart))
-        best = candidate if gain > 0 else phase.best
+            whole = (self._whole(one, run, restart) for one in (candidate, phase.best))
+            gained, error = gain(*(self._score(one, run, restart) for one in whole))
+        best = candidate if gained > 0 else phase.best
         # a loss is no convergence: this step size was too large, the next one starts from the best
-        few = phase.number + 1 < self.rule.min_phases
-        done = not few and -2 * error - self.rule.tolerance < gain < max(
-            self.rule.tolerance, 2 * error
-        )
+        worth = max(self.rule.tolerance, 2 * error)
+        done = -2 * error - self.rule.tolerance < gained < worth
+        done &= phase.number + 1 >= self.rule.min_phases
         following = Phase(phase.number + 1, (), best)
         if done and budget.num_steps is None:
             text = (
                 f"converged: reducing the step size {phase.number + 1} times gained only "
-                f"{gain:.3g} +- {error:.2g} nats at last"
+                f"{gained:.3g} +- {error:.2g} nats at last"
             )
             return following._replace(stopped=text, converged=True), 1.0
         if phase.number + 1 >= self.rule.max_phases and budget.num_steps is None:
-            text = f"still gaining {gain:.3g} nats after {self.rule.max_phases} step sizes"
+            text = f"still gaining {gained:.3g} nats after {self.rule.max_phases} step sizes"
             return following._replace(stopped=text), 1.0
         return following, self.rule.shrink if phase.number + 1 < self.rule.max_phases else 1.0
 
@@ -368,64 +374,17 @@ def _awake(run: Run) -> Run:
     return run._replace(phases=phases, reason="")
 
 
-def scores(
-    target: Target,
-    guide: Guide,
-    variables: Variables,
-    mutable: dict[str, PyTree],
-    batch: Batch,
-    rows: Rows,
-    seed: int = 0,
-) -> np.ndarray:
-    """`log p - log q` of many draws on all data, where that takes long as many fresh row sets."""
-    key = fold_in(as_key(0x5C0E), seed)
-    fewest, most = _SCORES
-    affordable = _SCORE_ELEMENTS // weights.num_elements(batch, target.space.dim)
-    if not rows.subsampled or (affordable >= fewest and shares_all(target)):
-        num_draws = max(fewest, min(most, affordable))
-        return weights.draw(target, guide, variables, mutable, key, batch, num_draws).log_weights
-    out = []
-    for i, row in enumerate(range(fewest)):
-        index = {name: table[0] for name, table in rows.table(row, row + 1).items()}
-        part = batch._replace(index=index)
-        some = _of_rows(target, guide, variables, index)
-        one = weights.draw(target.on_batch, guide, some, mutable, fold_in(key, i), part, 1)
-        out.append(one.log_weights)
-    return np.concatenate(out)
-
-
-def knows_all_rows(target: Target) -> bool:
-    """Whether the data surely are all rows, so that no index means every one of them."""
-    return target.request is not None or target.on_batch is not target
-
-
-def shares_all(target: Target) -> bool:
-    """Whether the ELBO can be estimated on all data as on batches: no parameters are by row."""
-    return target.request is not None and target.on_batch is target
-
-
-def _of_rows(
-    target: Target, guide: Guide, variables: Variables, index: dict[str, np.ndarray]
-) -> Variables:
-    """The variables with the parameters of some rows only."""
-    axes = variable_axes(guide, variables, target.space, target.subsampled)
-    return take_rows(variables, axes, index) if has_rows(axes) else variables
-
-
-def _compare(new: np.ndarray, old: np.ndarray) -> tuple[float, float]:
-    """Gain in ELBO from paired draws and its standard error; non-finite draws count as a loss."""
-    difference = new - old
-    if not np.all(np.isfinite(difference)):
-        return (np.inf if np.isfinite(new).sum() > np.isfinite(old).sum() else -np.inf), 0.0
-    return float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(difference.size))
-
-
 def _window_end(begin: int) -> int:
     """The step at which a window ends: later ones are longer, so decisions grow rare."""
     return begin + max(_WINDOW, begin // 20 // THIN * THIN)
 
 
 def _next_length(length: int, seconds: float) -> int:
-    """A piece length that takes about `_PIECE_SECONDS`, in whole thinning blocks."""
+    """A piece length that takes about `_PIECE_SECONDS`, in whole thinning blocks.
+
+    Several processes have clocks of their own, but must ask for the same steps.
+    """
+    if jax.process_count() > 1:
+        return _PIECE_TOGETHER
     wanted = length * min(8.0, max(0.25, _PIECE_SECONDS / max(seconds, 1e-6)))
     return int(min(CAPACITY, max(THIN, wanted // THIN * THIN)))

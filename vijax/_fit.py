@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import os
 import time
@@ -20,8 +21,18 @@ from vijax._posterior import Posterior
 from vijax._problem import Problem
 from vijax._routes import Begun, Steps, Watchers, by_climbing, by_solver, by_steps
 from vijax._storage.unfinished import Checkpoint
-from vijax.guides import resolve
-from vijax.model import build, check_batches, check_data, request, shard, split, unwrap
+from vijax.data.arrays import opened
+from vijax.guides import named_discrete, resolve
+from vijax.model import (
+    built,
+    check_batches,
+    check_data,
+    check_sources,
+    request,
+    shard,
+    split,
+    unwrap,
+)
 from vijax.objectives import ScoreELBO
 from vijax.solvers import by_name, default_solver
 
@@ -56,7 +67,9 @@ def fit(
 
     Args:
         model: a NumPyro model function.
-        *args: its positional arguments. Arrays are data; anything else is configuration.
+        *args: its positional arguments. Arrays are data; anything else is configuration. With
+            `batch_size=` large memory maps, sparse matrices and what `vijax.data` makes are read
+            batch by batch, and never are in memory as a whole.
         rng_key: an int, a JAX key or a legacy key.
         guide: `"auto"`, `"meanfield"`, `"fullrank"`, `"lowrank"`, `"plates"`, `"markov"`,
             `"laplace"`, `"map"`, `"flow"` or the name of one (`"realnvp"`, `"nsf"`, `"iaf"`, ...),
@@ -112,21 +125,26 @@ def fit(
     if not (checkpoint is None or isinstance(checkpoint, Checkpoint)):
         checkpoint = Checkpoint(checkpoint)
 
-    arguments, data = split(model, args, {**kwargs, **model_kwargs})
-    target = build(model, arguments, request(batch_size, batch_axes))
+    by_batch = batch_size is not None
+    args, kwargs = opened((args, {**kwargs, **model_kwargs}), by_batch)
+    arguments, data = split(model, args, kwargs, by_batch)
+    target = built(model, arguments, request(batch_size, batch_axes), named_discrete(guide))
+    check_sources(target, arguments.sources)
     if not target.differentiable and objective is None and algorithm == "auto":
         objective = options["objective"] = ScoreELBO()
-    if mesh is not None:
-        data = shard(target, data, mesh)
     batch = Batch(data, centring=_centring.chosen(target, centring))
-    check_data(target, arguments, batch)
     key = as_key(rng_key)
-    wanted = _auto(target) if guide == "auto" else guide
+    own = algorithm.own_guide if isinstance(algorithm, Algorithm) else None
+    wanted = (own or _auto(target)) if guide == "auto" else guide
     chosen = resolve(wanted, target, model, arguments)
     problem = Problem(model, arguments, target, chosen, batch, key)
-    parameters, mutable = model_state(target, batch, key)
+    check_data(problem.sample[0], arguments, problem.sample[1])
+    if mesh is not None:
+        batch = batch._replace(data=shard(target, data, mesh))
+        problem = dataclasses.replace(problem, batch=batch)
+    parameters, mutable = model_state(*problem.sample, key)
     if target.request is not None:
-        check_batches(target, batch, parameters, mutable)
+        check_batches(target, batch, parameters, mutable, arguments.sources)
     stepwise = any(options[name] is not None for name in _STEPWISE) or bool(callbacks)
     solver = None if stepwise else _solver(algorithm, problem, parameters)
     if solver is None or init is not None:
@@ -159,9 +177,12 @@ _DEFAULTS = {
 def _auto(target: Target) -> Any:
     """The guide behind `"auto"`: the richest whose cost suits the dimension.
 
-    Latents of a plate that is cut into batches are independent of one another.
+    Latents of a plate that is cut into batches are independent of one another, and so are discrete
+    sites that are not summed out, see `guides.resolve`.
     """
-    sites = target.space.sites
+    sites = target.space.smooth.sites
+    if not sites:
+        return "discrete"
     by_row = tuple(site.name for site in sites if site.axes(target.subsampled).pairs)
     dim = sum(site.size for site in sites if site.name not in by_row)
     rest = "fullrank" if dim <= _FULL_RANK_DIM else "lowrank"

@@ -14,18 +14,17 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from vijax import _centring
-from vijax._contracts import DensityGuide, PyTree, Solution, Solver, Target, Variables
+from vijax._contracts import DensityGuide, PyTree, Solution, Solver, Variables
 from vijax._history import Attempt
 from vijax._kernel import Kernel
 from vijax._keys import fold_in
 from vijax._problem import Problem
 from vijax._progress import Progress
-from vijax.diagnostics.assess import Assessment, Chains, assess
+from vijax._starts import first_params, origin
+from vijax.diagnostics.assess import Assessment, Chains, ask_chains, assess
 from vijax.guides import Flow, FullRank, Mixture, Plates
 from vijax.guides.mixture import MixtureParams
 from vijax.guides.normal import FullRankParams
@@ -94,8 +93,8 @@ def plates(climb: Climb, best: Candidate | None) -> Candidate | None:
     target, guide = climb.problem.target, Plates()
     if climb.problem.guide == FullRank() or not suits(target.space):
         return None
-    where = location(climb.variables.guide, target.space).astype(jnp.result_type(float))
-    params = target.program(_begun, guide)(fold_in(climb.problem.key, 41), where)
+    where = target.space.host_unravel(location(climb.variables.guide, target.space))
+    params = first_params(target, guide, fold_in(climb.problem.key, 41), where, climb.problem.batch)
     problem = dataclasses.replace(climb.problem, guide=guide)
     return gaussian(Climb(problem, climb.variables._replace(guide=params), climb.mutable), None)
 
@@ -178,23 +177,13 @@ def flow(climb: Climb, best: Candidate | None) -> Candidate | None:
     if not (small and cheap and isinstance(variables.guide, FullRankParams)):
         return None
     key = fold_in(problem.key, 60)
-    start = target.program(_straight, guide)(key, variables.guide)
+    straight = first_params(target, guide, key, origin(target.space), problem.batch)
+    start = straight._replace(base=variables.guide)
     cycles = next(cycles for dim, cycles in _FLOW_CYCLES if target.space.dim <= dim)
     solver = FlowDescent(max_cycles=cycles)
     solution = solver.solve(key, target, guide, variables._replace(guide=start), problem.batch)
     problem = dataclasses.replace(problem, guide=guide)
-    return Candidate(problem, solution, judge(problem, solution, climb.mutable, "mend"))
-
-
-def _begun(target: Target, guide: Plates, key: Array, where: Array) -> PyTree:
-    """Parameters of a guide at a place."""
-    return guide.init(key, target.space, target.space.unravel(where))
-
-
-def _straight(target: Target, guide: Flow, key: Array, base: PyTree) -> PyTree:
-    """Parameters of a flow that is still its base."""
-    origin = target.space.unravel(jnp.zeros(target.space.dim))
-    return guide.init(key, target.space, origin)._replace(base=base)
+    return _mended(climb.candidate(problem, solution), climb.mutable)
 
 
 # In order. A rung answers `None` where it does not apply.
@@ -236,7 +225,7 @@ def climb(
             best = found if kept else best
         assert best is not None
         bar.note(f"ELBO {best.assessment.elbo:.2f}, chains")
-        best = best._replace(assessment=judge(best.problem, best.solution, mutable, "mend"))
+        best = _mended(best, mutable)
         for name, rung in LAST_RUNGS.items():
             since = time.perf_counter()
             late = max_seconds is not None and since - began > max_seconds
@@ -256,6 +245,13 @@ def climb(
         best = best._replace(solution=best.solution._replace(reason=reason, converged=False))
     bar.note(f"ELBO {best.assessment.elbo:.2f}, {best.assessment.verdict.status}")
     return best, tuple(history)
+
+
+def _mended(best: Candidate, mutable: dict[str, PyTree]) -> Candidate:
+    """A candidate that short chains have checked, and mended where they could."""
+    problem, variables = best.problem, best.solution.variables
+    state = (problem.target, problem.guide, variables, mutable, fold_in(problem.key, 5))
+    return best._replace(assessment=ask_chains(best.assessment, *state, problem.batch, mend=True))
 
 
 def better(one: Candidate, other: Candidate) -> bool:

@@ -66,9 +66,11 @@ def advance(
     start: Array,
     stop: Array,
     batch: Batch,
-    table: dict[str, Array],
+    table: Batch,
 ) -> tuple[Loop, Array, Array]:
     """Steps `start..stop-1` of every restart; `fresh` empties the averages first.
+
+    The rows of step `t` stand at `t` modulo the length of `table`.
 
     Of parameters by row, and of what the optimizer keeps for each, a step reads and writes the
     rows of its batch. Such steps are always guarded: that costs as little as they do.
@@ -79,17 +81,17 @@ def advance(
 
     def step(key: Array, t: Array, carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
         whole, losses = carry
-        rows = {name: values[t - start] for name, values in table.items()}
-        before = take_rows(whole, state_axes, rows) if by_row else whole
-        state, info = algorithm.step(
-            before, jax.random.fold_in(key, t), target.on_batch, guide, batch._replace(index=rows)
-        )
+        now = jax.tree.map(lambda values: values[t % len(values)], table)
+        some = batch._replace(index=now.index, fetched=now.fetched)
+        before = take_rows(whole, state_axes, some.index) if by_row else whole
+        step_key = jax.random.fold_in(key, t)
+        state, info = algorithm.step(before, step_key, target.on_batch, guide, some)
         if guarded or by_row:
             ok = jnp.isfinite(info.loss) & _all_finite(algorithm.variables(state))
             state = jax.tree.map(lambda new, old: jnp.where(ok, new, old), state, before)
             info = info._replace(loss=jnp.where(ok, info.loss, jnp.nan))
         if by_row:
-            state = put_rows(whole, state, state_axes, rows)
+            state = put_rows(whole, state, state_axes, some.index)
         return state, losses.at[t - start].set(info.loss)
 
     def block(key: Array, t: Array, carry: tuple[Loop, Array]) -> tuple[Array, tuple[Loop, Array]]:

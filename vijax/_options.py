@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from vijax._contracts import Algorithm, Solver
@@ -113,6 +114,11 @@ def check_values(options: Mapping[str, Any]) -> None:
     seconds = options["max_seconds"]
     if seconds is not None and not (isinstance(seconds, (int, float)) and seconds > 0):
         raise ValueError(f"max_seconds: expected a positive number or None, got {seconds!r}.")
+    if seconds is not None and options["mesh"] is not None and jax.process_count() > 1:
+        raise ValueError(
+            f"max_seconds: expected None, since {jax.process_count()} processes with clocks of "
+            "their own would stop at different steps. Use num_steps."
+        )
     objective, callbacks = options["objective"], options["callbacks"]
     if objective is not None and not callable(objective):
         raise TypeError(

@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from vijax._contracts import PyTree, Solution, Variables
-from vijax._engine import Engine, Run, knows_all_rows, scores, shares_all
+from vijax._contracts import Batch, PyTree, Solution, Variables
+from vijax._dependence import unknown_without
+from vijax._engine import Engine, Run
 from vijax._history import Attempt
 from vijax._kernel import Kernel
 from vijax._keys import fold_in, host_rng
 from vijax._ladder import Candidate, judge
 from vijax._problem import Problem
+from vijax._scores import knows_all_rows, scores, shares_all
+from vijax._storage.call import placeholder
 from vijax.diagnostics import weights
 from vijax.diagnostics.assess import Chains, assess, assess_scores
 from vijax.diagnostics.weights import num_elements
@@ -39,7 +42,8 @@ def of_run(
     """The best candidate of a run of gradient steps that has ended."""
     problem = Problem(model, arguments, engine.target, engine.guide, engine.batch, engine.key)
     variables, mutable, _ = engine.best(run)
-    small = num_elements(engine.batch, engine.target.space.dim) <= _SMALL_DATA
+    elements = num_elements(engine.batch, engine.target.space.dim)
+    small = elements <= _SMALL_DATA and not arguments.sources
     if engine.rows.subsampled and not (small and shares_all(engine.target)):
         log_weights = scores(
             engine.target, engine.guide, variables, mutable, engine.batch, engine.rows, seed=1
@@ -58,6 +62,7 @@ def of_run(
             num_modes=1 + _other_modes(problem, variables, mutable),
             chains=chains,
         )
+    batch, missing, unknown = _known_data(problem, variables, mutable)
     return dict(
         model=model,
         arguments=arguments,
@@ -65,7 +70,9 @@ def of_run(
         guide=engine.guide,
         variables=variables,
         mutable=mutable,
-        batch=problem.batch if knows_all_rows(engine.target) else problem.first_batch,
+        batch=batch,
+        missing=missing,
+        unknown=unknown,
         assessment=assessment,
         stop_reason=run.reason,
         converged=run.converged,
@@ -73,6 +80,20 @@ def of_run(
         engine=engine,
         run=run,
     )
+
+
+def _known_data(
+    problem: Problem, variables: Variables, mutable: dict[str, PyTree]
+) -> tuple[Batch, tuple[str, ...], frozenset[str]]:
+    """The data of the posterior, the arrays that are not in memory, what depends on those."""
+    target, arguments = problem.target, problem.arguments
+    if not arguments.sources:
+        batch = problem.batch if knows_all_rows(target) else problem.first_batch
+        return batch, (), frozenset()
+    missing = tuple(arguments.sources)
+    empty = {name: placeholder(*arguments.avals[name]) for name in missing}
+    batch = problem.batch._replace(data=problem.batch.data | empty)
+    return batch, missing, unknown_without(target, batch, variables, mutable, missing)
 
 
 def of_solution(
@@ -117,7 +138,7 @@ def _other_modes(problem: Problem, variables: Variables, mutable: dict[str, PyTr
     """
     target, batch = problem.target, problem.batch
     kernel = Kernel(target, batch, variables.model, mutable)
-    short = target.space.dim <= _PATHS_DIM and not target.sequential and target.differentiable
+    short = target.space.dim <= _PATHS_DIM and not target.sequential and target.explorable
     if not short or kernel.is_costly(_PATHS_GRADIENTS):
         return 0
     key = fold_in(problem.key, 6)

@@ -19,6 +19,7 @@ from vijax._contracts import (
     DensityGuide,
     GaussianGuide,
     Guide,
+    ParticleGuide,
     PyTree,
     Target,
     Variables,
@@ -26,16 +27,21 @@ from vijax._contracts import (
 from vijax._engine import Budget, Engine, Run
 from vijax._errors import GuideError, ModelError, VijaxError
 from vijax._history import Attempt
+from vijax._kernel import Kernel as LogDensity
 from vijax._keys import as_key, fold_in
 from vijax._options import check_count
 from vijax._progress import Progress
+from vijax._stein import Kernel
 from vijax._summary import Summary, Weighted, report, summarise
+from vijax.algorithms import Gradient
 from vijax.diagnostics import weights
 from vijax.diagnostics.assess import Assessment
+from vijax.diagnostics.discrepancy import Discrepancy, discrepancy
 from vijax.diagnostics.weights import Draws, Importance
 from vijax.guides.numpyro import as_numpyro
 from vijax.model import Arguments, build, predictor, run_nuts, split
 from vijax.model.nuts import DENSE_DIM
+from vijax.objectives.told import told
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -58,7 +64,7 @@ class Posterior:
         run: where it goes on; `None` likewise.
         solver_losses: negative ELBO estimates of a direct solver.
         history: what the automatic fit tried, in order; empty for a guide that was named.
-        missing: names of arrays that `load` was not given.
+        missing: names of arrays that `load` was not given, or that are not in memory.
         unknown: deterministics that cannot be computed without them.
         unsaved: options that `load` was not given, and that `resume` needs.
     """
@@ -227,6 +233,40 @@ class Posterior:
         draws, _ = self.proposals(key, check_count("num_draws", num_draws))
         return _evidence.evidence(draws.log_weights, method, num_particles)
 
+    def stein_discrepancy(
+        self, rng_key: Any = 0, num_draws: int = 1000, kernel: Kernel | None = None
+    ) -> Discrepancy:
+        """Kernelised Stein discrepancy of posterior draws: how far they are from the posterior.
+
+        Needs nothing but the gradients of the log density at the draws, so that it also judges
+        particles and guides without a density. It sees no mode that no draw is near. Source: A
+        kernelized Stein discrepancy for goodness-of-fit tests, Liu, Lee, Jordan, 2016.
+
+        Args:
+            rng_key: for the draws.
+            num_draws: how many; of particles it is always each of them once.
+            kernel: `vijax.algorithms.IMQ()` by default, or `RBF()`.
+
+        Returns:
+            The discrepancy, and that of as many exact draws.
+
+        Raises:
+            ModelError: there are discrete sites, or no gradients.
+        """
+        self._need("stein_discrepancy")
+        if not self.target.explorable:
+            raise ModelError(
+                "stein_discrepancy: expected a log density with gradients in all sites, got "
+                "discrete ones in the guide, or a likelihood without."
+            )
+        if isinstance(self.guide, ParticleGuide):
+            points = np.asarray(self.guide.points(self.params, self.target.space), np.float64)
+        else:
+            z = self._draw(as_key(rng_key), num_draws, corrected=None)
+            points = weights.flatten(self.target.space, z)
+        scores = LogDensity(self.target, self.batch, self.variables.model, self.mutable)(points)
+        return discrepancy(points, scores[1], kernel)
+
     def covariance(
         self,
         method: str = "guide",
@@ -314,7 +354,7 @@ class Posterior:
                 "with guides.Amortised, or fit these rows."
             )
         arguments, data = split(self.model, args, kwargs)
-        target = build(self.model, arguments)
+        target = build(self.model, arguments, drawn=frozenset(self.target.space.drawn.names))
         ours, theirs = list(self.target.space.names), list(target.space.names)
         if ours != theirs:
             raise ModelError(
@@ -378,12 +418,18 @@ class Posterior:
 
     def report(self) -> str:
         """The evidence behind `status`, coordinates worst first, and what to try next."""
-        return report(self.assessment, self.target, self.stop_reason, repr(self.guide))
+        algorithm = None if self.engine is None else self.engine.algorithm
+        objective = algorithm.objective if isinstance(algorithm, Gradient) else None
+        gradients = told(objective, self.target)
+        return report(self.assessment, self.target, self.stop_reason, repr(self.guide), gradients)
 
     def center(self) -> dict[str, np.ndarray]:
         """A central value of every latent site, in the model's space: coordinatewise medians."""
         z = self._draw(as_key(0), 500, corrected=False)
-        middle = {name: np.median(value, axis=0, keepdims=True) for name, value in z.items()}
+        middle = {  # of numbers of values a number again
+            name: np.median(value, axis=0, keepdims=True).astype(value.dtype)
+            for name, value in z.items()
+        }
         return {
             name: value[0]
             for name, value in self._constrain(middle).items()
@@ -457,7 +503,8 @@ class Posterior:
         Raises:
             VijaxError: the fit was made by a direct solver and has no steps to continue.
         """
-        self._need("resume")
+        if not set(self.missing) <= self.arguments.sources.keys():
+            self._need("resume")
         began = time.perf_counter()
         if self.unsaved:
             raise VijaxError(
@@ -481,7 +528,7 @@ class Posterior:
         """What the model predicts at new arguments given unconstrained draws of the latents."""
         program, batch = predictor(self.model, args, kwargs, self.target)
         z = self.with_discrete(z, fold_in(key, 2))
-        values = _draws.constrain(self.target, self.variables, self.mutable, self._rows, z)
+        values = _draws.constrain(self.target, self.variables, self.mutable, self.batch, z)
         latent = {*self.target.space.names, *self.target.discrete}
         values = {name: value for name, value in values.items() if name in latent}
         size = weights.block_size(batch, self.target.space.dim)
@@ -518,6 +565,8 @@ class Posterior:
                 return _draws.choose(self.assessment.states, key, num_draws)
             draws, found = self.proposals(key, _draws.pool_size(num_draws))
             return _draws.resample(draws.z, found.log_weights, key, num_draws)
+        if self.guide.conditional:
+            self._need("draws of every row")
         return _draws.from_guide(
             self.target, self.guide, self.variables, key, self.batch, num_draws
         )
@@ -526,13 +575,8 @@ class Posterior:
         """Unconstrained draws with the discrete sites beside them, if the data is there."""
         if self.missing or not self.target.discrete:
             return z
-        state = (self.target, self.variables, self.mutable, self._rows)
+        state = (self.target, self.variables, self.mutable, self.batch)
         return _draws.with_discrete(*state, z, key)
-
-    @property
-    def _rows(self) -> Batch:
-        """The data: where discrete sites are drawn, with every row of subsampled plates."""
-        return self.batch._replace(index={}) if self.target.discrete else self.batch
 
     def _constrain(
         self, z: dict[str, np.ndarray], key: Array | None = None
@@ -540,7 +584,7 @@ class Posterior:
         """Values of draws; with a `key` discrete sites are drawn, too."""
         z = z if key is None else self.with_discrete(z, key)
         return _draws.constrain(
-            self.target, self.variables, self.mutable, self._rows, z, self.unknown
+            self.target, self.variables, self.mutable, self.batch, z, self.unknown
         )
 
     def _spread(self, key: Array) -> np.ndarray:
@@ -559,6 +603,12 @@ class Posterior:
         return self.guide
 
     def _need(self, what: str) -> None:
+        if set(self.missing) & self.arguments.sources.keys():
+            raise ModelError(
+                f"{what}: expected all data in memory, but {', '.join(map(repr, self.missing))} is "
+                "read batch by batch. Pass some of its rows: predict(key, x[:1000]), or, where the "
+                "guide infers latents from data, at(x[:1000])."
+            )
         if self.missing:
             raise ModelError(
                 f"{what}: expected the data, but this posterior was loaded without "

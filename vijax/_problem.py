@@ -25,7 +25,7 @@ class Problem:
         arguments: the static part of its arguments.
         target: its log density.
         guide: the variational family.
-        batch: its data, in full.
+        batch: its data, in full but for those that are not in memory.
         key: the root key.
     """
 
@@ -39,12 +39,19 @@ class Problem:
     @functools.cached_property
     def rows(self) -> Rows:
         """The row schedule of subsampled plates."""
-        return Rows(self.target.plates, int(np.ravel(jax.random.key_data(self.key))[-1]))
+        seed = int(np.ravel(jax.random.key_data(self.key))[-1])
+        return Rows(self.target.plates, seed, self.arguments.sources, self.target.cut)
 
     @functools.cached_property
     def first_batch(self) -> Batch:
         """What step 0 sees: everything, or the first rows of subsampled plates."""
         if not self.rows.subsampled:
             return self.batch
-        table = self.rows.table(0, 1)
-        return self.batch._replace(index={name: rows[0] for name, rows in table.items()})
+        return self.rows.batch(self.batch, 0)
+
+    @functools.cached_property
+    def sample(self) -> tuple[Target, Batch]:
+        """What is evaluated at once: all data, or the first batch if some are not in memory."""
+        if self.arguments.sources:
+            return self.target.on_batch, self.first_batch
+        return self.target, self.batch

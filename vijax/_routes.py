@@ -16,6 +16,7 @@ from vijax._begin import finite
 from vijax._contracts import (
     Algorithm,
     Objective,
+    ParticleGuide,
     PyTree,
     Solution,
     Solver,
@@ -156,8 +157,6 @@ def _engine(problem: Problem, variables: Variables, steps: Steps) -> Engine:
             steps.objective or ELBO(steps.num_particles or problem.guide.num_particles),
             Adam(_BASE_RATE) if own else Optimizer(steps.optimizer),
         )
-    target = problem.target
-    axes = variable_axes(problem.guide, variables, target.space, target.subsampled)
     return Engine(
         target=problem.target,
         guide=problem.guide,
@@ -165,9 +164,18 @@ def _engine(problem: Problem, variables: Variables, steps: Steps) -> Engine:
         batch=problem.batch,
         rows=problem.rows,
         key=fold_in(problem.key, 3),
-        rule=StopRule.by_row(problem.rows.epoch) if has_rows(axes) else StopRule(),
+        rule=_rule(problem, variables),
         anneal=steps.optimizer is None or steps.num_steps is None,
     )
+
+
+def _rule(problem: Problem, variables: Variables) -> StopRule:
+    """The stopping rule that suits the guide."""
+    target = problem.target
+    if isinstance(problem.guide, ParticleGuide) and not target.subsampled:
+        return StopRule.without_noise()
+    axes = variable_axes(problem.guide, variables, target.space, target.subsampled)
+    return StopRule.by_row(problem.rows.epoch) if has_rows(axes) else StopRule()
 
 
 def _pilot(engine: Engine, variables: Variables, mutable: dict[str, PyTree]) -> float:

@@ -34,13 +34,17 @@ class Axes:
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """A latent site: constrained `shape`, unconstrained `z_shape`, the plates it lives in."""
+    """A latent site: constrained `shape`, unconstrained `z_shape`, the plates it lives in.
+
+    A discrete one, see `vijax._discrete`, has a number of `states`: 0 if there is no end of them.
+    """
 
     name: str
     shape: tuple[int, ...]
     z_shape: tuple[int, ...]
     event_dim: int = 0
     plates: tuple[Plate, ...] = ()
+    states: int | None = None
 
     @property
     def size(self) -> int:
@@ -102,6 +106,24 @@ class Space:
             site.name: part.reshape(site.z_shape)
             for site, part in zip(self.sites, parts, strict=True)
         }
+
+    def host_unravel(self, vector: np.ndarray) -> dict[str, np.ndarray]:
+        """The same by NumPy."""
+        parts = np.split(vector, np.cumsum([site.size for site in self.sites])[:-1])
+        return {
+            site.name: part.reshape(site.z_shape)
+            for site, part in zip(self.sites, parts, strict=True)
+        }
+
+    @property
+    def drawn(self) -> Space:
+        """The discrete sites."""
+        return Space(tuple(site for site in self.sites if site.states is not None))
+
+    @property
+    def smooth(self) -> Space:
+        """The others, which have gradients."""
+        return Space(tuple(site for site in self.sites if site.states is None))
 
     def cut(self, rows: Mapping[str, int]) -> Space:
         """The space of a batch: so many rows of some plates in use."""

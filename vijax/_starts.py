@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vijax._contracts import Batch, Position, PyTree, Space, Target, Variables
+from vijax._contracts import Batch, Guide, Position, PyTree, Space, Target, Variables
 from vijax._errors import ModelError, mismatch
 from vijax._keys import draw_keys, fold_in
 from vijax.diagnostics.nonfinite import describe, locate
@@ -34,7 +34,7 @@ def random_starts(
     Raises:
         ModelError: no position with a finite log density was found; names the site to blame.
     """
-    size = min(_CANDIDATES, block_size(batch, target.footprint))
+    size = min(_CANDIDATES, block_size(batch, target.footprint, target.cut))
     program = target.program(_candidates, size)
     found: list[tuple[float, Position]] = []
     for attempt in range(_TRIES):
@@ -112,6 +112,23 @@ def given_start(
                 )
             )
     return z
+
+
+def first_params(
+    target: Target, guide: Guide, key: Array, start: Mapping[str, Any], batch: Batch
+) -> PyTree:
+    """The guide's parameters at a start; on the host where the guide can."""
+    if all(isinstance(value, np.ndarray) for value in start.values()):
+        made = guide.host_init(target.space, dict(start))
+        if made is not None:
+            return made
+    return target.program(_first_params, guide)(key, dict(start), batch)
+
+
+def _first_params(
+    target: Target, guide: Guide, key: Array, start: Position, batch: Batch
+) -> PyTree:
+    return guide.init(key, target.space, start, batch)
 
 
 def jitter(space: Space, position: Position, key: Array, scale: float = 0.1) -> Position:

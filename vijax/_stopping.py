@@ -75,6 +75,7 @@ class StopRule:
         min_phases: step sizes tried before gains that are too small end the run.
         max_phases: reductions after which the rule gives up.
         flat_steps: recent steps needed before flat losses count as stationary.
+        level: by how much of itself a loss may fall and still count as flat.
     """
 
     tolerance: float = 0.002
@@ -84,6 +85,12 @@ class StopRule:
     min_phases: int = 1
     max_phases: int = 8
     flat_steps: int = 4000
+    level: float = 0.0
+
+    @classmethod
+    def without_noise(cls) -> StopRule:
+        """The rule for steps without noise, which drift for ever by less and less."""
+        return cls(flat_steps=400, level=0.05)
 
     @classmethod
     def by_row(cls, epoch: int) -> StopRule:
@@ -104,7 +111,9 @@ class StopRule:
         if len(windows) < self.min_windows:
             return False
         steps = sum(window.steps for window in windows)
-        return split_rhat(windows) < self.rhat or (steps >= self.flat_steps and flat(windows))
+        return split_rhat(windows) < self.rhat or (
+            steps >= self.flat_steps and flat(windows, self.level)
+        )
 
 
 def add(phase: Phase, window: Window) -> Phase:
@@ -158,13 +167,16 @@ def split_rhat(windows: tuple[Window, ...]) -> float:
     return float(np.sqrt(1 + np.mean(between[moving] / within[moving])))
 
 
-def flat(windows: tuple[Window, ...]) -> bool:
-    """Whether the loss falls between two halves of the windows by less than two standard errors."""
+def flat(windows: tuple[Window, ...], level: float = 0.0) -> bool:
+    """Whether the loss falls between two halves of the windows by less than two standard errors.
+
+    Or by less than the share `level` of itself.
+    """
     half = len(windows) // 2
     first = np.array([window.loss for window in windows[:half]])
     second = np.array([window.loss for window in windows[-half:]])
     error = np.sqrt((first.var(ddof=1) + second.var(ddof=1)) / half) if half > 1 else 0.0
-    return bool(first.mean() - second.mean() < 2 * error)
+    return bool(first.mean() - second.mean() < max(2 * error, level * abs(first.mean())))
 
 
 def _pool(windows: tuple[Window, ...]) -> tuple[np.ndarray, np.ndarray]:

@@ -130,8 +130,13 @@ def _columns(
     return mean, np.sqrt(weights @ square), low, high, np.sqrt(weights**2 @ square)
 
 
-def report(assessment: Assessment, target: Target, stop_reason: str, guide: str) -> str:
-    """Status, reasons, the coordinates that a correction would move most, and what to try."""
+def report(
+    assessment: Assessment, target: Target, stop_reason: str, guide: str, gradients: str = ""
+) -> str:
+    """Status, reasons, the coordinates that a correction would move most, and what to try.
+
+    `gradients` says how those of discrete sites that were not summed out were made.
+    """
     verdict, space = assessment.verdict, target.space
     lines = [
         f"status: {verdict.status}",
@@ -145,6 +150,10 @@ def report(assessment: Assessment, target: Target, stop_reason: str, guide: str)
     if target.discrete:
         sites = ", ".join(f"{name} ({n} values)" for name, n in target.discrete.items())
         lines.append(f"discrete sites, summed out exactly: {sites}")
+    if space.drawn.sites:
+        names = (f"{s.name} ({s.states or 'any number of'} values)" for s in space.drawn.sites)
+        lines.append(f"discrete sites, in the guide: {', '.join(names)}")
+        lines[-1] += gradients and f"; {gradients}"
     lines += [f"- {reason}" for reason in verdict.reasons]
     if assessment.shift is not None:
         lines += ["", "what corrections would change, worst first:"]

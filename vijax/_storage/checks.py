@@ -13,15 +13,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vijax._contracts import Space
+from vijax._contracts import RowSource, Space
 from vijax._errors import ModelError, VijaxError, VijaxWarning, mismatch
 from vijax._version import __version__
+from vijax.model import gathered
 
 FORMAT = "vijax posterior"
 FORMAT_VERSION = 1
 
 _LIBRARIES = ("jax", "numpyro", "optax", "numpy")
 _DIGESTED = 2**22  # most elements of an array that its digest reads
+_DIGESTED_ROWS = 256  # the same for rows that are read one by one
 
 
 def double() -> bool:
@@ -89,10 +91,16 @@ def warn_of_other_data(digests: dict[str, str], data: dict[str, Any]) -> None:
 
 
 def digest(value: Any) -> str:
-    """A fingerprint of an array's values, of a sample of them for a large one."""
+    """A fingerprint of an array's values, of a sample of them for a large one.
+
+    Of a source that is read in its own order, of the first rows.
+    """
+    if isinstance(value, RowSource):
+        step = 1 if value.sequential else max(1, len(value) // _DIGESTED_ROWS)
+        value = value.take(np.arange(0, len(value), step)[:_DIGESTED_ROWS])
     if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         value = jax.random.key_data(value)
-    flat = np.asarray(value).reshape(-1)
+    flat = gathered(value).reshape(-1)
     flat = np.ascontiguousarray(flat[:: max(1, flat.size // _DIGESTED)])
     return hashlib.blake2b(flat.tobytes(), digest_size=16).hexdigest()
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 
 from vijax._batches import Rows
-from vijax._contracts import Algorithm, Batch, Guide, PyTree, Target, Variables
+from vijax._contracts import Algorithm, Batch, Guide, PyTree, RowSource, Target, Variables
 from vijax._engine import Engine, Run
 from vijax._locals import shared, variable_axes
 from vijax._loop import Loop
@@ -55,13 +56,14 @@ def decode(
     batch: Batch,
     state: tuple[Variables, dict[str, PyTree]],
     options: dict[str, Any],
+    sources: Mapping[str, RowSource],
 ) -> tuple[Engine | None, Run | None, tuple[str, ...]]:
     """What `resume` needs, and the options without which there is no engine."""
     if manifest["engine"] is None:
         return None, None, ()
     notes = dict(manifest["engine"])
     algorithm, unsaved = _algorithm(notes.pop("algorithm"), reader, options)
-    rows = Rows(target.plates, notes.pop("seed"))
+    rows = Rows(target.plates, notes.pop("seed"), sources, target.cut)
     fields = {name: reader.decode(note) for name, note in notes.items()}
     engine = None
     if algorithm is not None:

@@ -30,7 +30,8 @@ class Checkpoint:
 
     A fit that is killed and started again with the same arguments goes on from there, and ends bit
     for bit where it would have ended. The file is replaced once the new one is complete, by a
-    thread of its own; the one before is kept beside it as `PATH.previous`.
+    thread of its own; the one before is kept beside it as `PATH.previous`. Of several processes the
+    first writes, and all of them read: the path has to be one that they share.
 
     Args:
         path: the file.
@@ -114,6 +115,8 @@ class Keeper:
         self._write(run)
 
     def _write(self, run: Run) -> None:
+        if jax.process_index() > 0:  # the first of several processes writes for all of them
+            return
         writer = Writer(lenient=True)
         manifest = {
             "format": FORMAT,
@@ -159,5 +162,8 @@ def _identity(engine: Engine, arguments: Arguments, restarts: int) -> dict[str, 
         "number of restarts": restarts,
         "rng_key": np.ravel(jax.random.key_data(engine.key)).tolist(),
         "precision": checks.double(),
-        "data set": {name: checks.digest(value) for name, value in engine.batch.data.items()},
+        "data set": {
+            name: checks.digest(value)
+            for name, value in [*engine.batch.data.items(), *arguments.sources.items()]
+        },
     }

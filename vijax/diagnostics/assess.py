@@ -13,6 +13,7 @@ from vijax._contracts import (
     Batch,
     GaussianGuide,
     Guide,
+    ParticleGuide,
     Position,
     PyTree,
     Target,
@@ -22,6 +23,7 @@ from vijax._contracts import (
 from vijax._kernel import Kernel
 from vijax._keys import fold_in, host_rng
 from vijax.diagnostics import weights
+from vijax.diagnostics.discrepancy import discrepancy
 from vijax.diagnostics.moment_check import MomentCheck, check
 from vijax.diagnostics.stationarity import Stationarity, stationarity
 from vijax.diagnostics.transported import TransportedKernel
@@ -46,23 +48,40 @@ class Assessment(NamedTuple):
         draws: draws from the guide with their log densities.
         elbo: fresh estimate of the evidence lower bound in nats.
         elbo_se: its standard error.
-        importance: `None` where importance sampling does not apply.
-        shift: what the correction changes, `None` likewise.
-        verdict: all of it combined.
-        check: what short chains say, `None` where they were not asked.
-        stationarity: how far a Gaussian guide is from the optimum of its ELBO, `None` for others.
-        states: where these chains are, by site `(num, *z_shape)`, if they stand in for draws.
+        evidence: what the verdict is made from.
+        states: where the chains are, by site `(num, *z_shape)`, if they stand in for draws.
     """
 
     draws: Draws
     elbo: float
     elbo_se: float
-    importance: Importance | None
-    shift: Shift | None
-    verdict: Verdict
-    check: MomentCheck | None = None
+    evidence: Evidence
     states: dict[str, np.ndarray] | None = None
-    stationarity: Stationarity | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """All of it combined."""
+        return judge(self.evidence)
+
+    @property
+    def importance(self) -> Importance | None:
+        """Importance sampling from the guide, `None` where it does not apply."""
+        return self.evidence.importance
+
+    @property
+    def shift(self) -> Shift | None:
+        """What the correction changes, `None` likewise."""
+        return self.evidence.shift
+
+    @property
+    def check(self) -> MomentCheck | None:
+        """What short chains say, `None` where they were not asked."""
+        return self.evidence.check
+
+    @property
+    def stationarity(self) -> Stationarity | None:
+        """How far a Gaussian guide is from the optimum of its ELBO, `None` for others."""
+        return self.evidence.stationarity
 
 
 def num_assessment_draws(batch: Batch, dim: int) -> int:
@@ -98,8 +117,38 @@ def assess(
         chains: whether short chains check the guide, and whether they may go on until their
             states can stand in for its draws.
     """
-    num_draws = num_assessment_draws(batch, target.space.dim)
+    state = (target, guide, variables, mutable, key, batch)
+    weighed = weigh(*state, converged, troubles, num_modes)
+    return weighed if chains == "none" else ask_chains(weighed, *state, mend=chains == "mend")
+
+
+def weigh(
+    target: Target,
+    guide: Guide,
+    variables: Variables,
+    mutable: dict[str, PyTree],
+    key: Array,
+    batch: Batch,
+    converged: bool,
+    troubles: Sequence[object],
+    num_modes: int,
+) -> Assessment:
+    """What importance weights and a step of natural gradients say; arguments as in `assess`."""
+    dim = target.space.dim
+    num_draws = num_assessment_draws(batch, dim)
     draws = weights.draw(target, guide, variables, mutable, key, batch, num_draws)
+    if isinstance(guide, ParticleGuide):
+        kernel = Kernel(target, batch, variables.model, mutable)
+        points = np.asarray(guide.points(variables.guide, target.space), np.float64)
+        evidence = Evidence(
+            None,
+            None,
+            converged=converged,
+            troubles=troubles,
+            num_draws=len(points),
+            discrepancy=discrepancy(points, kernel(points)[1]),
+        )
+        return Assessment(draws, np.nan, np.nan, evidence)
     elbo, elbo_se = weights.elbo(draws.log_weights)
     flat = weights.flatten(target.space, draws.z)
     finite_share = float(np.mean(np.isfinite(draws.log_weights)))
@@ -112,47 +161,58 @@ def assess(
         finite_share=finite_share,
         num_modes=num_modes,
     )
-    if np.any(np.ptp(flat, axis=0) == 0):  # a point mass, in whatever coordinate, has no density
-        return Assessment(draws, elbo, elbo_se, None, None, judge(evidence))
-    importance = weights.importance(draws.log_weights)
-    moved = shift(flat, importance.log_weights)
-    evidence = evidence._replace(importance=importance, shift=moved)
+    constant = np.ptp(flat, axis=0) == 0
+    # a point mass, in whatever coordinate, has no density; a discrete site may be certain
+    if np.any(constant & ~_discrete(target)):
+        return Assessment(draws, elbo, elbo_se, evidence)
+    found = weights.importance(draws.log_weights)
+    evidence = evidence._replace(importance=found, shift=shift(flat, found.log_weights))
     kernel = Kernel(target, batch, variables.model, mutable)
-    checked = None
-    still = None
-    chains = chains if target.differentiable else "none"
     scored = min(_SCORES, num_draws // 4)
-    cheap = target.space.dim <= _CHECK_DIM and not kernel.is_costly(scored)
-    cheap &= target.differentiable
+    cheap = dim <= _CHECK_DIM and target.explorable and not kernel.is_costly(scored)
     if finite_share == 1 and isinstance(guide, GaussianGuide) and cheap:
         # not the guide's own method: run eagerly it compiles a dozen programs; and of other draws
         # than those it is applied to, which in many dimensions it would be correlated with
-        covariance = np.cov(flat[scored:], rowvar=False).reshape(target.space.dim, -1)
+        covariance = np.cov(flat[scored:], rowvar=False).reshape(dim, -1)
         still = stationarity(flat[:scored], kernel(flat[:scored])[1], covariance)
         evidence = evidence._replace(stationarity=still)
-    mend = chains == "mend"
-    if chains != "none" and finite_share > 0.5 and target.space.dim <= _CHECK_DIM:
-        seen, place = kernel, None
-        if isinstance(guide, TransportGuide) and draws.noise is not None:
-            seen = TransportedKernel(target, guide, variables, mutable, batch)
-            place = seen.place
-        checked = check(
-            seen,
-            flat if draws.noise is None else draws.noise,
-            importance.log_weights,
-            draws.labels,
-            host_rng(fold_in(key, 1)),
-            CERTIFIED_SHIFT,
-            mend,
-            place,
-        )
-    found, pool = checked or (None, None)
+    return Assessment(draws, elbo, elbo_se, evidence)
+
+
+def ask_chains(
+    assessment: Assessment,
+    target: Target,
+    guide: Guide,
+    variables: Variables,
+    mutable: dict[str, PyTree],
+    key: Array,
+    batch: Batch,
+    mend: bool,
+) -> Assessment:
+    """The assessment with what short chains say, where they can be asked; see `assess`."""
+    draws, evidence = assessment.draws, assessment.evidence
+    asked = target.explorable and target.space.dim <= _CHECK_DIM
+    if evidence.importance is None or not asked or evidence.finite_share <= 0.5:
+        return assessment
+    kernel, place = Kernel(target, batch, variables.model, mutable), None
+    if isinstance(guide, TransportGuide) and draws.noise is not None:
+        kernel = TransportedKernel(target, guide, variables, mutable, batch)
+        place = kernel.place
+    found, pool = check(
+        kernel,
+        weights.flatten(target.space, draws.z) if draws.noise is None else draws.noise,
+        evidence.importance.log_weights,
+        draws.labels,
+        host_rng(fold_in(key, 1)),
+        CERTIFIED_SHIFT,
+        mend,
+        place,
+    ) or (None, None)
     mended = mend and found is not None and found.settled
-    verdict = judge(evidence._replace(check=found, mended=mended))
-    states = None
-    if mended and pool is not None and verdict.status == "corrected":
-        states = weights.split(target.space, pool)
-    return Assessment(draws, elbo, elbo_se, importance, moved, verdict, found, states, still)
+    assessment = assessment._replace(evidence=evidence._replace(check=found, mended=mended))
+    if mended and pool is not None and assessment.verdict.status == "corrected":
+        return assessment._replace(states=weights.split(target.space, pool))
+    return assessment
 
 
 def assess_scores(
@@ -164,7 +224,15 @@ def assess_scores(
         None, None, converged=converged, troubles=troubles, num_draws=log_weights.size
     )
     nothing = Draws({}, np.zeros(0), np.zeros(0))
-    return Assessment(nothing, elbo, elbo_se, None, None, judge(evidence))
+    return Assessment(nothing, elbo, elbo_se, evidence)
+
+
+def _discrete(target: Target) -> np.ndarray:
+    """Which coordinates are numbers of values, `(dim,)`."""
+    return np.repeat(
+        [site.states is not None for site in target.space.sites],
+        [site.size for site in target.space.sites],
+    )
 
 
 def recentre(

@@ -74,10 +74,12 @@ def locate(
         if not np.all(np.isfinite(log_prob)):
             return name, "log density"
 
-    def log_density(z: Position) -> Array:
-        return target.log_density(z, batch, variables.model, mutable)
+    smooth = {name: z[name] for name in target.space.smooth.names}
 
-    for name, gradient in jax.grad(log_density)(z).items():
+    def log_density(smooth: Position) -> Array:
+        return target.log_density({**z, **smooth}, batch, variables.model, mutable)
+
+    for name, gradient in jax.grad(log_density)(smooth).items():
         if not np.all(np.isfinite(gradient)):
             return name, "gradient"
     return "(model)", "gradient"

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from vijax.diagnostics.discrepancy import Discrepancy
 from vijax.diagnostics.moment_check import MomentCheck
 from vijax.diagnostics.stationarity import Stationarity
 from vijax.diagnostics.weights import Importance, khat_threshold
@@ -25,6 +26,7 @@ _MIN_ESS = 0.15  # effective share of the draws below which a correction is too 
 _WITNESSES = 0.1  # sds by which importance correction and chains may differ
 _NO_VARIANCE = 0.5  # Pareto shape of a coordinate's tail from which it has no variance
 _STEP = 0.1  # sds or log sds that a natural-gradient step may ask for at an optimum
+_FAR = 2.0  # times the discrepancy of exact draws, from which particles are said to be off
 _NOISE = 0.1  # standard error beyond which the states of chains are too few
 
 
@@ -63,7 +65,9 @@ def shift(draws: np.ndarray, log_weights: np.ndarray) -> Shift:
     corrected = (weight * draws).sum(0)
     variance = (weight * (draws - corrected) ** 2).sum(0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return Shift((corrected - mean) / sd, 0.5 * np.log(variance / sd**2))
+        moved = Shift((corrected - mean) / sd, 0.5 * np.log(variance / sd**2))
+    # what is the same in all draws, as a discrete site may be, is not moved by weighting them
+    return Shift(*(np.where(sd == 0, 0.0, part) for part in moved))
 
 
 class Evidence(NamedTuple):
@@ -81,6 +85,7 @@ class Evidence(NamedTuple):
         num_draws: draws behind `importance`.
         finite_share: share of them with a finite density under the model.
         num_modes: separate modes that were seen and that the guide does not cover.
+        discrepancy: of particles, `num_draws` of them, for which there is nothing else.
     """
 
     importance: Importance | None
@@ -93,6 +98,7 @@ class Evidence(NamedTuple):
     finite_share: float = 1.0
     num_modes: int = 1
     stationarity: Stationarity | None = None
+    discrepancy: Discrepancy | None = None
 
 
 def judge(evidence: Evidence) -> Verdict:
@@ -100,10 +106,17 @@ def judge(evidence: Evidence) -> Verdict:
     reasons = [f"non-finite {trouble}" for trouble in evidence.troubles]
     if not evidence.converged:
         reasons.append("the optimisation had not converged")
-    importance, advice = evidence.importance, _advice(evidence)
-    if importance is None:
+    if evidence.discrepancy is not None:
+        return _of_particles(evidence, evidence.discrepancy, reasons)
+    if evidence.importance is None:
         reasons.append("importance sampling does not apply: accuracy was not judged")
-        return Verdict("approximate", tuple(reasons), advice)
+        return Verdict("approximate", tuple(reasons), _advice(evidence))
+    return _of_draws(evidence, evidence.importance, reasons)
+
+
+def _of_draws(evidence: Evidence, importance: Importance, reasons: list[str]) -> Verdict:
+    """What weights, chains and stationarity say together."""
+    advice = _advice(evidence)
     if not math.isfinite(importance.log_evidence):
         reasons.append("too few draws from the guide have a finite density under the model")
         return Verdict("failed", tuple(reasons), "Check the model near report()'s site, or init=.")
@@ -145,10 +158,10 @@ def _weigh(
     """What the importance weights say: the guide is exact, or they can mend it, or neither."""
     assert evidence.shift is not None
     num_draws, khat, threshold = evidence.num_draws, importance.khat, _threshold(evidence)
-    reasons = [
-        f"k-hat {khat:.2f} (reliable below {threshold:.2f}), importance ESS "
-        f"{importance.ess:.0f} of {num_draws}"
-    ]
+    shape = f"k-hat {khat:.2f} (reliable below {threshold:.2f})"
+    if math.isnan(khat):
+        shape = "no k-hat (most of the largest weights are equal)"
+    reasons = [f"{shape}, importance ESS {importance.ess:.0f} of {num_draws}"]
     light = importance.tail_share < _LIGHT_TAIL and importance.ess > 0.8 * num_draws
     plateau = importance.tail_share < _PLATEAU and importance.ess > 0.9 * num_draws
     if light and khat >= _CERTIFIED_KHAT:
@@ -244,3 +257,19 @@ def _advice(evidence: Evidence) -> str:
     if evidence.importance is None:
         return ""
     return "Try guide='auto', another parameterisation, or validate with nuts()."
+
+
+def _of_particles(evidence: Evidence, found: Discrepancy, reasons: list[str]) -> Verdict:
+    """What can be said of particles: that they look like draws, or that they do not."""
+    reasons.append(f"Stein discrepancy of the {evidence.num_draws} particles: {found}")
+    if not math.isfinite(found.value):
+        return Verdict("failed", tuple(reasons), "Check the model, or pass start values: init=.")
+    advice = "" if evidence.converged else "Give it more steps."
+    if found.value > _FAR * found.exact:
+        reasons.append("the particles do not look like draws from the posterior")
+        advice = "Give it more steps or particles, or try guide='auto'."
+    reasons.append(
+        "particles have no density: no ELBO, no weights; modes that none of them is near, and "
+        "spreads that come out too small in many dimensions, go unnoticed"
+    )
+    return Verdict("approximate", tuple(reasons), advice)

@@ -24,6 +24,9 @@ _MIN_ESS = 5.0
 _HOST_DIM = 1000  # where drawing on the host stays cheap
 
 
+Cut = Mapping[str, tuple[tuple[str, int], ...]]
+
+
 class Draws(NamedTuple):
     """Draws from a guide, host arrays with a leading axis of draws.
 
@@ -70,14 +73,26 @@ class Importance(NamedTuple):
     log_evidence_se: float
 
 
-def block_size(batch: Batch, dim: int) -> int:
+def block_size(batch: Batch, dim: int, cut: Cut | None = None) -> int:
     """Draws to evaluate at once, so that memory stays bounded for large data."""
-    return max(1, min(_MAX_BLOCK, _BLOCK_ELEMENTS // num_elements(batch, dim)))
+    return max(1, min(_MAX_BLOCK, _BLOCK_ELEMENTS // num_elements(batch, dim, cut)))
 
 
-def num_elements(batch: Batch, dim: int) -> int:
-    """What one evaluation of the model reads: all data and one position."""
-    return sum(math.prod(value.shape) for value in batch.data.values()) + dim
+def num_elements(batch: Batch, dim: int, cut: Cut | None = None) -> int:
+    """What one evaluation of the model reads: all data and one position.
+
+    Args:
+        batch: the data.
+        dim: of a position.
+        cut: `Target.cut`, to count of arrays that are cut the rows of the batch only.
+    """
+    total = dim + sum(math.prod(value.shape) for value in batch.fetched.values())
+    for name, value in batch.data.items():
+        shape = list(value.shape)
+        for plate, axis in (cut or {}).get(name, ()):
+            shape[axis] = len(batch.index.get(plate, range(shape[axis])))
+        total += math.prod(shape)
+    return total
 
 
 def draw(
@@ -97,7 +112,7 @@ def draw(
             log_p = kernel.log_density(made.points)
             z = split(target.space, made.points)
             return Draws(z, log_p, made.log_q, made.labels, made.noise)
-    block = block_size(batch, target.footprint)
+    block = block_size(batch, target.footprint, target.cut)
     program = target.program(_draw_block, guide, block)
     parts = [
         jax.device_get(program(variables, mutable, fold_in(key, i), batch))
@@ -187,3 +202,11 @@ def khat_threshold(num_draws: int) -> float:
 def _logsumexp(values: np.ndarray) -> float:
     peak = values.max()
     return float(peak + math.log(np.exp(values - peak).sum()))
+
+
+def gain(new: np.ndarray, old: np.ndarray) -> tuple[float, float]:
+    """Gain in ELBO from paired draws and its standard error; non-finite draws count as a loss."""
+    difference = new - old
+    if not np.all(np.isfinite(difference)):
+        return (np.inf if np.isfinite(new).sum() > np.isfinite(old).sum() else -np.inf), 0.0
+    return float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(difference.size))

@@ -6,13 +6,14 @@ import difflib
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
-from vijax._contracts import Guide, ModelGuide, Space, Target
+from vijax._contracts import DiscreteGuide, Guide, ModelGuide, Space, Target
 from vijax._errors import GuideError
 from vijax.guides.asvi import ASVI
 from vijax.guides.composite import assign, compose
 from vijax.guides.delta import Delta
+from vijax.guides.discrete import Discrete, Mixed, mixed
 from vijax.guides.flow import RECIPES, Flow
 from vijax.guides.laplace import Laplace
 from vijax.guides.low_rank import LowRank
@@ -29,6 +30,7 @@ NAMES: dict[str, Callable[[], Guide]] = {
     "laplace": Laplace,
     "map": Delta,
     "delta": Delta,
+    "discrete": Discrete,
     "markov": Markov,
     "plates": Plates,
     "asvi": ASVI,
@@ -52,13 +54,16 @@ def resolve(
         target: what it is to approximate.
         model: the model function, for NumPyro guides.
         arguments: the static part of the model's arguments, for NumPyro guides.
-        space: the sites it is for, where they are not all of the target's.
+        space: the sites it is for, where they are not all of the target's. Discrete sites in it
+            get a `Discrete` guide of their own unless the mapping has another one for them.
 
     Raises:
         GuideError: an unknown name, or a guide that does not fit the model.
         TypeError: nothing that can be made into a guide.
     """
     space = target.space if space is None else space
+    if space.drawn.sites:
+        return _beside_discrete(guide, target, model, arguments, space)
     if isinstance(guide, ModelGuide):
         return guide.bind(target, space)
     if isinstance(guide, Guide):
@@ -82,6 +87,68 @@ def resolve(
     if model is None or arguments is None:
         raise TypeError("guide: a NumPyro guide needs the model and its arguments to be adapted.")
     return adapt(guide, model, arguments, target, space)
+
+
+def named_discrete(guide: Any) -> frozenset[str] | Literal["all"]:
+    """The sites that a `guide=` option has a guide for discrete sites for; they are to be drawn."""
+    if isinstance(guide, Mapping):
+        found: set[str] = set()
+        for key in filter(lambda key: _is_discrete(guide[key]), guide):
+            if key is ...:
+                return "all"
+            found |= {key} if isinstance(key, str) else set(key)
+        return frozenset(found)
+    return "all" if _is_discrete(guide) else frozenset()
+
+
+def _is_discrete(guide: Any) -> bool:
+    if isinstance(guide, str):
+        return NAMES.get(guide) is Discrete
+    if inspect.isclass(guide):
+        return issubclass(guide, DiscreteGuide)
+    return isinstance(guide, DiscreteGuide)
+
+
+def _beside_discrete(
+    guide: Any,
+    target: Target,
+    model: Callable[..., Any] | None,
+    arguments: Arguments | None,
+    space: Space,
+) -> Guide:
+    """A guide for a space with discrete sites: one for them, and one for the others.
+
+    Raises:
+        GuideError: the discrete sites have several guides, or the wrong one.
+    """
+    if isinstance(guide, Mixed):
+        return guide
+    discrete: Any = Discrete()
+    rest = guide
+    if isinstance(guide, Mapping):
+        groups = assign(list(guide), space)
+        named = [key for key in groups if _is_discrete(guide[key])]
+        if len(named) > 1:
+            raise GuideError(
+                f"guide: expected one guide for all discrete sites, got {len(named)}. Put them "
+                f"into one group: {{{space.drawn.names}: 'discrete', ...: 'fullrank'}}."
+            )
+        discrete = guide[named[0]] if named else discrete
+        smooth = {
+            key: tuple(name for name in names if name in space.smooth.names)
+            for key, names in groups.items()
+            if key not in named
+        }
+        rest = {names: guide[key] for key, names in smooth.items() if names}
+    elif _is_discrete(guide):
+        discrete, rest = guide, {}
+    if isinstance(discrete, str):
+        discrete = by_name(discrete)
+    if inspect.isclass(discrete):
+        discrete = discrete()
+    if not space.smooth.sites:
+        return discrete
+    return mixed(discrete, resolve(rest, target, model, arguments, space.smooth))
 
 
 def by_name(name: str) -> Guide:

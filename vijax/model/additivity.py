@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vijax._contracts import Batch, Position, PyTree, Target
+from vijax._contracts import Batch, Position, PyTree, RowSource, Target
 from vijax._errors import ModelError
 from vijax._keys import as_key
+from vijax.model.minibatch import fetch
 
 _BLOCKS = 3
 _SPREAD = 0.3  # of the unconstrained values at which densities are compared
@@ -25,6 +26,7 @@ def check_batches(
     batch: Batch,
     model: Mapping[str, PyTree],
     mutable: Mapping[str, PyTree],
+    sources: Mapping[str, RowSource] | None = None,
 ) -> None:
     """Compares the log density of every site on a set of rows with that on parts of the set.
 
@@ -35,21 +37,26 @@ def check_batches(
     Raises:
         ModelError: naming the site whose log density depends on which rows share its batch.
     """
+    sources = sources or {}
     sizes = {name: target.plates[name].size for name in target.subsampled}
     used = {name: min(_ROWS, rows) for name, rows in target.subsampled.items()}
     rng = np.random.default_rng(0)
-    order = {name: rng.permutation(size).astype(np.int32) for name, size in sizes.items()}
+    ordered = {target.cut[name][0][0] for name, source in sources.items() if source.sequential}
+    # a stream would have to be read to its end
+    within = sizes | {name: min(sizes[name], _BLOCKS * _ROWS) for name in ordered}
+    order = {name: rng.permutation(size).astype(np.int32) for name, size in within.items()}
     for name, size in sizes.items():
         length = min(used[name], max(1, size // _BLOCKS))
         count = min(_BLOCKS, size // length)
         rows = used | {name: count * length}
-        index = {other: order[other][:number] for other, number in rows.items()}
+        index: dict[str, Any] = {other: order[other][:number] for other, number in rows.items()}
         z = {
             site.name: (_SPREAD * rng.standard_normal(site.z_shape)).astype(np.float32)
             for site in target.space.cut(rows).sites
         }
         program = target.program(_differences, name, count)
-        state = (z, batch, index, model, mutable)
+        fetched = fetch(sources, target.cut, index)
+        state = (z, batch._replace(index=index, fetched=fetched), model, mutable)
         found = jax.device_get(program(as_key(0), *state))
         worst = [site for site, difference in found.items() if not difference <= _TOLERANCE]
         if worst and not _random(program, state, found):
@@ -63,13 +70,13 @@ def _differences(
     key: Array,
     z: Position,
     batch: Batch,
-    index: dict[str, Array],
     model: Any,
     mutable: Any,
 ) -> dict[str, Array]:
     """By site, the largest relative difference between its log density on all rows and on parts."""
-    together = _log_probs(target, key, z, batch, index, model, mutable)
-    length = len(index[plate]) // count
+    batch = batch._replace(key=key)
+    together = target.site_log_probs(z, batch, model, mutable)
+    length = len(batch.index[plate]) // count
     worst: dict[str, Array] = {}
     for part in range(count):
         rows = slice(part * length, (part + 1) * length)
@@ -77,9 +84,7 @@ def _differences(
             site.name: _cut(z[site.name], dict(site.axes([plate]).pairs).get(plate), rows)
             for site in target.space.sites
         }
-        apart = _log_probs(
-            target, key, some, batch, index | {plate: index[plate][rows]}, model, mutable
-        )
+        apart = target.site_log_probs(some, _part(target, batch, plate, rows), model, mutable)
         for site, values in together.items():
             names = target.dims[site]
             values = _cut(values, names.index(plate) if plate in names else None, rows)
@@ -88,16 +93,14 @@ def _differences(
     return worst
 
 
-def _log_probs(
-    target: Target,
-    key: Array,
-    z: Position,
-    batch: Batch,
-    index: dict[str, Array],
-    model: Any,
-    mutable: Any,
-) -> dict[str, Array]:
-    return target.site_log_probs(z, batch._replace(index=index, key=key), model, mutable)
+def _part(target: Target, batch: Batch, plate: str, rows: slice) -> Batch:
+    """A batch with some of its rows along one plate."""
+    fetched = {
+        name: values[rows] if target.cut[name][0][0] == plate else values
+        for name, values in batch.fetched.items()
+    }
+    index = batch.index | {plate: batch.index[plate][rows]}
+    return batch._replace(index=index, fetched=fetched)
 
 
 def _cut(values: Array, axis: int | None, rows: slice) -> Array:

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jax import Array
 
+from vijax._contracts import RowSource
 from vijax._errors import ArgumentError
 from vijax._identity import fingerprint
 
@@ -29,12 +30,14 @@ class Arguments:
         names: names of all leaves.
         treedef: the structure of `(args, kwargs)`.
         avals: shape and dtype of every array, by name.
+        sources: the arrays that are read a few rows at a time, by name.
     """
 
     leaves: tuple[Any, ...]
     names: tuple[str, ...]
     treedef: Any
     avals: dict[str, tuple[tuple[int, ...], Any]]
+    sources: dict[str, RowSource] = dataclasses.field(default_factory=dict)
 
     def join(self, data: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """`(args, kwargs)` with the arrays of `data` in their places."""
@@ -95,14 +98,18 @@ def unwrap(
 
 
 def split(
-    model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    model: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    apart: bool = False,
 ) -> tuple[Arguments, dict[str, Array]]:
     """Separates the arrays in `args` and `kwargs` from everything static.
 
     NumPy and JAX arrays (and pandas or polars columns) are traced; Python and NumPy scalars,
     strings, `None` and any other object are static. A NumPy integer such as `index.max() + 1`
     counts as a Python one, so that it may size a plate. A `jax.ShapeDtypeStruct` stands for an
-    array that is not at hand: it is described, and missing from the data.
+    array that is not at hand: it is described, and missing from the data. So is a `RowSource`,
+    if it is to be kept `apart`; otherwise it is read whole.
 
     Raises:
         ArgumentError: the call does not match the model's signature, an array is not numeric or
@@ -114,10 +121,14 @@ def split(
     names: list[str] = []
     data: dict[str, Array] = {}
     avals: dict[str, tuple[tuple[int, ...], Any]] = {}
+    sources: dict[str, RowSource] = {}
     for path, leaf in flat:
         name = prefixes[_position(path)] + jax.tree_util.keystr(path[2:])
         while name in avals:  # f(x, /, **kwargs) may be called with another x
             name += "'"
+        if isinstance(leaf, RowSource) and apart:
+            sources[name] = leaf
+            leaf = jax.ShapeDtypeStruct(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype))
         value = _classify(name, leaf)
         names.append(name)
         if isinstance(value, (np.ndarray, Array)):
@@ -126,18 +137,18 @@ def split(
             avals[name] = tuple(value.shape), value.dtype
             value = _HOLE
         leaves.append(value)
-    return Arguments(tuple(leaves), tuple(names), treedef, avals), data
+    return Arguments(tuple(leaves), tuple(names), treedef, avals, sources), data
 
 
 def _on_device(name: str, value: np.ndarray | Array) -> Array:
     if isinstance(value, Array):
         weak = getattr(value, "weak_type", False)  # would compile apart from other arrays
         return jax.lax.convert_element_type(value, value.dtype) if weak else value
-    _check_range(name, value)
+    check_range(name, value)
     return jax.device_put(value)
 
 
-def _check_range(name: str, value: np.ndarray) -> None:
+def check_range(name: str, value: np.ndarray) -> None:
     """Refuses numbers that would overflow on their way to the device, in silence."""
     dtype = jax.dtypes.canonicalize_dtype(value.dtype)
     if dtype == value.dtype or value.size == 0 or value.dtype.kind not in "iuf":

@@ -23,13 +23,15 @@ def check_data(target: Target, arguments: Arguments, batch: Batch) -> None:
     Args:
         target: the model.
         arguments: its static arguments; a Python number may be NaN, too.
-        batch: its data.
+        batch: its data; of those that are not in memory, some rows.
 
     Raises:
         ModelError: naming the argument, how many of its values are not finite, and the first.
     """
     values = batch.data | {k: v for k, v in arguments.static().items() if isinstance(v, float)}
-    found = [text for name, value in values.items() if (text := _describe(name, value))]
+    labels = {f"argument {name!r}": value for name, value in values.items()}
+    labels |= {f"argument {n!r}, in the first batch": rows for n, rows in batch.fetched.items()}
+    found = [text for label, value in labels.items() if (text := _describe(label, value))]
     if not found:
         return
     density, gradient = jax.device_get(target.program(_finite)(jax.random.key(0), batch))
@@ -48,7 +50,7 @@ def check_data(target: Target, arguments: Arguments, batch: Batch) -> None:
     )
 
 
-def _describe(name: str, array: Array | float) -> str:
+def _describe(label: str, array: Array | float) -> str:
     """What is not finite in an array, empty if nothing is."""
     if not jnp.issubdtype(jnp.result_type(array), jnp.inexact) or _all_finite(array):
         return ""
@@ -57,9 +59,9 @@ def _describe(name: str, array: Array | float) -> str:
     first = [int(i) for i in np.argwhere(bad)[0]]
     value = host[tuple(first)]
     if not first:
-        return f"argument {name!r}: the value is {value}"
+        return f"{label}: the value is {value}"
     return (
-        f"argument {name!r}: {bad.sum()} of {bad.size} values are not finite, the first is "
+        f"{label}: {bad.sum()} of {bad.size} values are not finite, the first is "
         f"{value} at index {first}"
     )
 

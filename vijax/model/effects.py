@@ -224,7 +224,7 @@ class Values(Messenger):
         known = msg["value"] if value is None else value
         if frame.is_body and known is not None and self.sources.scored:
             record = msg["intermediates"] or Record()
-            if isinstance(record, Record):
+            if isinstance(record, Record) and record.log_prob is None:
                 msg["intermediates"] = record._replace(log_prob=msg["fn"].log_prob(known))
                 msg["_masks"] = count_masks(msg["fn"])
         return value

@@ -12,12 +12,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vijax._contracts import Plate
+from vijax._contracts import Batch, Plate, RowSource, Target
 from vijax._errors import ArgumentError, ModelError, mismatch
+from vijax.model.arguments import check_range
 
 Axes = tuple[tuple[str, int], ...]  # (plate, axis) pairs along which an array is cut
 
@@ -41,22 +43,20 @@ class Cut:
 
     Attributes:
         full: rows in all, by plate.
-        used: rows of a batch, by plate.
         axes: the axes of every array that is cut; empty where the model indexes by itself.
     """
 
     full: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    used: Mapping[str, int] = dataclasses.field(default_factory=dict)
     axes: Mapping[str, Axes] = dataclasses.field(default_factory=dict)
 
-    def take(self, data: Mapping[str, Array], index: Mapping[str, Array]) -> dict[str, Array]:
-        """The arrays with the rows in `index` only."""
-        taken = dict(data)
-        for name, axes in self.axes.items():
-            for plate, axis in axes:
-                if plate in index:
+    def take(self, batch: Batch) -> dict[str, Array]:
+        """The arrays with the rows of a batch only."""
+        taken = batch.data | batch.fetched
+        for name in self.axes.keys() - batch.fetched.keys():
+            for plate, axis in self.axes[name]:
+                if plate in batch.index:
                     # rows come from permutations: no bounds to check
-                    taken[name] = jnp.take(taken[name], index[plate], axis, mode="clip")
+                    taken[name] = jnp.take(taken[name], batch.index[plate], axis, mode="clip")
         return taken
 
 
@@ -148,6 +148,54 @@ def axes(
         if pairs:
             found[name] = pairs
     return found
+
+
+def fetch(
+    sources: Mapping[str, RowSource], cut: Mapping[str, Axes], index: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    """The rows in `index` of every source, in the device's precision, for `Batch.fetched`.
+
+    Args:
+        sources: by name.
+        cut: the plate along which each of them is cut, as in `Target.cut`.
+        index: rows by plate, `(..., batch)`: all of them are read at once.
+
+    Returns:
+        By name, `(..., batch, *row)`.
+
+    Raises:
+        ArgumentError: a number is out of the range of the device's precision.
+    """
+    found = {}
+    for name, source in sources.items():
+        rows = index[cut[name][0][0]]
+        taken = source.take(rows.reshape(-1))
+        check_range(name, taken)
+        taken = taken.astype(jax.dtypes.canonicalize_dtype(taken.dtype), copy=False)
+        found[name] = taken.reshape(*rows.shape, *taken.shape[1:])
+    return found
+
+
+def check_sources(target: Target, sources: Mapping[str, RowSource]) -> None:
+    """Refuses arrays to be read row by row that the model does not see in batches of rows.
+
+    Raises:
+        ArgumentError: naming the array.
+    """
+    for name, source in sources.items():
+        axes = target.cut.get(name, ())
+        if [axis for _, axis in axes] != [0]:
+            cut = "axes " + ", ".join(f"{axis} ({plate})" for plate, axis in axes)
+            raise ArgumentError(
+                mismatch(
+                    f"argument {name!r}",
+                    f"data that are read from {type(source).__name__} to be cut into batches "
+                    "along their first axis, and along no other",
+                    f"shape {source.shape}, cut along {cut if axes else 'none'}",
+                    "Write the model for all rows, without indexing or subsampling, and pass "
+                    "batch_size= smaller than the plate; or pass an array in memory.",
+                )
+            )
 
 
 def _guessed(name: str, cut: Mapping[str, Plate], shape: tuple[int, ...]) -> Axes:

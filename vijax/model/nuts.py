@@ -14,6 +14,7 @@ from jax import Array
 from numpyro.infer import MCMC, NUTS
 
 from vijax._contracts import Batch, Position, PyTree, Space, Target
+from vijax._errors import ModelError
 
 DENSE_DIM = 500  # beyond it a dense mass matrix costs more than it gains
 _OURS = {"model", "potential_fn", "sampler", "postprocess_fn", "init_params", "self", "kwargs"}
@@ -51,8 +52,14 @@ def run_nuts(
         The finished `numpyro.infer.MCMC`.
 
     Raises:
+        ModelError: there are discrete sites that are not summed out.
         TypeError: an option is unknown.
     """
+    if target.space.drawn.sites:
+        raise ModelError(
+            "nuts: expected continuous sites alone, since it follows gradients, got the discrete "
+            f"{list(target.space.drawn.names)} among them."
+        )
 
     def potential(z: Position) -> Array:
         return -target.log_density(z, batch, model, mutable)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from vijax._errors import ModelError, mismatch
 from vijax.model.centring import LocationScale, coordinate, location_scale, log_spread, place
 from vijax.model.chain import Before
 from vijax.model.checks import check_discrete, check_latent, check_observed, naming
+from vijax.model.drawing import drawn_value, from_drawn_value
 from vijax.model.effects import (
     Record,
     Sources,
@@ -33,10 +34,12 @@ from vijax.model.effects import (
     without_masks,
 )
 from vijax.model.supports import bijector
+from vijax.model.validation import known_arguments
 
 Site = dict[str, Any]
 Trace = dict[str, Site]
 Sampler = Callable[[str, Site, tuple[Step, ...]], Any]
+Drawn = frozenset[str] | Literal["all"]
 
 
 def run(
@@ -52,6 +55,7 @@ def run(
     scored: bool = True,
     apart: frozenset[int] = frozenset(),
     first: bool = False,
+    drawn: Drawn = frozenset(),
 ) -> Trace:
     """The model's trace, with `sampler` deciding the values of its sample sites.
 
@@ -68,17 +72,24 @@ def run(
         scored: whether the log density will be read off the trace.
         apart: scans of whose steps the trace has but some, each seen for itself.
         first: whether that is the first step, or all others.
+        drawn: discrete sites that are latents like any other, not summed out.
     """
+
+    def sample(name: str, site: Site, steps: tuple[Step, ...]) -> Any:
+        if is_latent(site) and site["fn"].is_discrete and (drawn == "all" or name in drawn):
+            site["_drawn"] = True
+        return sampler(name, site, steps)
 
     def param(name: str, site: Site) -> PyTree | None:
         return constrain_param(params[name], site) if params and name in params else None
 
     sources = Sources(
-        sampler, param, mutable or {}, index or {}, full or {}, scored, apart=apart, first=first
+        sample, param, mutable or {}, index or {}, full or {}, scored, apart=apart, first=first
     )
     # seed outside: sites that have a value need no key, and no split is traced
     seeded = handlers.seed(Values(model, sources), key)
-    trace: Trace = handlers.trace(seeded).get_trace(*args, **kwargs)
+    with known_arguments():
+        trace: Trace = handlers.trace(seeded).get_trace(*args, **kwargs)
     for name, (size, used) in sources.plates.items():
         if name not in trace:  # NumPyro keeps plates of control flow bodies to itself
             trace[name] = {"type": "plate", "name": name, "args": (size, used)}
@@ -108,10 +119,12 @@ def from_unconstrained(
         fixed = fixed_value(site)
         if fixed is not None:
             return fixed
-        if site["fn"].is_discrete:
+        if site["fn"].is_discrete and not is_drawn(site):
             return discrete_value(name, site, _state(name, z, steps))
         if name not in z:
             raise ModelError(mismatch(f"site {name!r}", "a value", f"values of {sorted(z)} only"))
+        if is_drawn(site):
+            return drawn_value(name, site, at_step(z[name], steps))
         if name in weights:
             return _place(name, site, at_step(z[name], steps), at_step(weights[name], steps))
         return _transform(site, at_step(z[name], steps))
@@ -130,6 +143,9 @@ def from_values(values: Mapping[str, Any], centring: Mapping[str, Array] | None 
     def sampler(name: str, site: Site, steps: tuple[Step, ...]) -> Array | None:
         if name not in values or not is_latent(site):
             return at_origin(name, site, steps)
+        if is_drawn(site):
+            check_shape(name, jnp.shape(values[name]), site, steps)
+            return from_drawn_value(name, site, at_step(jnp.asarray(values[name]), steps))
         dtype = jnp.result_type(values[name], float)
         series = jnp.asarray(values[name], dtype)
         check_shape(name, jnp.shape(series), site, steps)
@@ -158,6 +174,8 @@ def at_level(level: float | Array) -> Sampler:
         fixed = fixed_value(site)
         if fixed is not None:
             return fixed
+        if is_drawn(site):
+            return drawn_value(name, site, jnp.zeros(site_shape(site), jnp.int32))
         if site["fn"].is_discrete:
             return discrete_value(name, site, 0)
         check_latent(name, site)
@@ -200,6 +218,11 @@ def _state(name: str, z: Mapping[Any, Array], steps: tuple[Step, ...]) -> Array 
 def is_enumerated(site: Mapping[str, Any]) -> bool:
     """Whether a site of a trace is a discrete latent."""
     return "_states" in site
+
+
+def is_drawn(site: Mapping[str, Any]) -> bool:
+    """Whether a site is a discrete latent that is not summed out."""
+    return "_drawn" in site
 
 
 def _transform(site: Site, z: Array) -> Array:
@@ -306,7 +329,7 @@ def _log_prob(site: Mapping[str, Any]) -> Array:
     if not isinstance(record, Record) or record.log_prob is None:
         return fn.log_prob(site["value"])
     log_prob = record.log_prob
-    if is_enumerated(site):
+    if is_enumerated(site) or is_drawn(site):
         return log_prob
     while count_masks(fn) > site["_masks"]:  # masks round the control flow primitive
         if isinstance(fn, dist.MaskedDistribution):

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import jax
+import numpy as np
 from jax import Array
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vijax._contracts import Target
@@ -17,7 +19,7 @@ def shard(target: Target, data: Mapping[str, Array], mesh: Mesh) -> dict[str, Ar
 
     An array is cut along its first axis if that is as long as a plate and divides evenly; where
     programs then run and what they exchange is XLA's business. Answers differ from those of one
-    device in rounding only.
+    device in rounding only. Of several processes each brings all rows, and keeps its share.
 
     Args:
         target: whose plates say what rows are.
@@ -49,3 +51,10 @@ def shard(target: Target, data: Mapping[str, Array], mesh: Mesh) -> dict[str, Ar
         name: jax.device_put(value, by_row if name in cut else copied)
         for name, value in data.items()
     }
+
+
+def gathered(array: Array | np.ndarray) -> np.ndarray:
+    """All of an array on the host, wherever its shards are; every process has to ask for it."""
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+    return np.asarray(array)

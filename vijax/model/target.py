@@ -18,10 +18,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vijax._contracts import Batch, Evaluation, Plate, Position, PyTree, Site, Space, Target
+from vijax._contracts import (
+    Batch,
+    Evaluation,
+    Layout,
+    Plate,
+    Position,
+    PyTree,
+    Site,
+    Space,
+    Target,
+    Terms,
+)
 from vijax._errors import ModelError, mismatch
 from vijax._identity import fingerprint
-from vijax._jaxpr import has_gradient, has_loop, needed_inputs
+from vijax._jaxpr import has_gradient, has_loop, lineage, needed_inputs
 from vijax.model import minibatch
 from vijax.model import run as running
 from vijax.model.arguments import Arguments
@@ -38,7 +49,10 @@ Dims = dict[str, tuple[str | None, ...]]
 
 
 def build(
-    model: Callable[..., Any], arguments: Arguments, asked: minibatch.Request | None = None
+    model: Callable[..., Any],
+    arguments: Arguments,
+    asked: minibatch.Request | None = None,
+    drawn: running.Drawn = frozenset(),
 ) -> Target:
     """The target of `model` at arguments of these shapes.
 
@@ -46,20 +60,22 @@ def build(
         model: the model function.
         arguments: its static arguments.
         asked: which plates of a model that is written for all rows are to be cut into batches.
+        drawn: discrete sites that are not summed out but stay in the space.
 
     Raises:
-        ModelError: the model has no latent site, a discrete latent, a support without a
+        ModelError: the model has no latent site, a discrete latent that cannot be summed out, a
+            support without a
             bijection, a subsampled latent, or it fails to run; the message names the site.
     """
     precision = str(jax.dtypes.canonicalize_dtype("float64"))
-    lookup = (fingerprint(model), arguments.lookup, asked, precision)
+    lookup = (fingerprint(model), arguments.lookup, asked, drawn, precision)
     if lookup in _targets:
         _targets.move_to_end(lookup)
         target, builder = _targets[lookup]
         # equal now; what the old function has captured may change later
         builder.model = model
         return target
-    builder = Builder(model, arguments)
+    builder = Builder(model, arguments, drawn)
     target = builder.target(asked)
     _targets[lookup] = target, builder
     while len(_targets) > _KEEP:
@@ -91,14 +107,21 @@ class Builder:
     Attributes:
         model: the model function.
         arguments: its static arguments.
+        drawn: discrete sites that are not summed out.
         rows: how many rows of a subsampled plate are used where a batch names none.
         cut: how the data are cut into batches of a model that is written for all of them.
         summation: sums discrete sites out, `None` where there are none.
     """
 
-    def __init__(self, model: Callable[..., Any], arguments: Arguments) -> None:
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        arguments: Arguments,
+        drawn: running.Drawn = frozenset(),
+    ) -> None:
         self.model = model
         self.arguments = arguments
+        self.drawn = drawn
         self.rows: dict[str, int] = {}
         self.cut = minibatch.Cut()
         self.summation: Summation | None = None
@@ -113,7 +136,7 @@ class Builder:
         **options: Any,
     ) -> running.Trace:
         """Runs the model once, see `vijax.model.run.run`."""
-        args, kwargs = self.arguments.join(self.cut.take(batch.data, batch.index))
+        args, kwargs = self.arguments.join(self.cut.take(batch))
         key = jax.random.key(_FIXED_KEY) if batch.key is None else batch.key
         index = {name: jnp.arange(rows) for name, rows in self.rows.items()} | batch.index
         with tracing_errors(self.model):
@@ -128,6 +151,7 @@ class Builder:
                 index,
                 self.cut.full,
                 scored,
+                drawn=self.drawn,
                 **options,
             )
 
@@ -161,6 +185,7 @@ class Builder:
                 trace = self._abstract_trace(running.at_origin, scored=False)
             self.summation = planned(self.trace, trace, space, abstract)
         how = Plan() if self.summation is None else self.summation.how
+        layout = self._layout(space, trace) if space.drawn.sites else {}
         return Target(
             space=space,
             evaluate=self.evaluate,
@@ -180,10 +205,13 @@ class Builder:
             location_scale=tuple(name for name in seen.scaled if name not in how.tables),
             discrete={name: variable.size for name, variable in how.variables.items()},
             draw_discrete=self.draw_discrete,
+            terms=self.terms,
+            layout=layout,
             entries=0 if self.summation is None else self.summation.entries,
             sequential=sequential,
             differentiable=differentiable,
             request=asked,
+            cut=self.cut.axes,
         )
 
     def inspect(self, sampler: running.Sampler, scored: bool = True) -> running.Trace:
@@ -221,14 +249,16 @@ class Builder:
         }
         plates = minibatch.plates(asked, known, observed)
         full = {name: plate.size for name, plate in plates.items()}
-        used = {name: plate.subsample_size for name, plate in plates.items()}
-        index = {n: jax.ShapeDtypeStruct((rows,), np.int32) for n, rows in used.items()}
-        self.cut = minibatch.Cut(full, used)
+        index = {
+            name: jax.ShapeDtypeStruct((plate.subsample_size,), np.int32)
+            for name, plate in plates.items()
+        }
+        self.cut = minibatch.Cut(full)
         with contextlib.suppress(ModelError):
             self._abstract_trace(running.at_origin, True, index)
             return plates
         shapes = {name: shape for name, (shape, _) in self.arguments.avals.items()}
-        self.cut = minibatch.Cut(full, used, minibatch.axes(asked, plates, shapes))
+        self.cut = minibatch.Cut(full, minibatch.axes(asked, plates, shapes))
         self._abstract_trace(running.at_origin, True, index)
         return plates
 
@@ -279,6 +309,39 @@ class Builder:
             trace = self.trace(batch, running.from_unconstrained(z, batch.centring), model, mutable)
             return Evaluation(self._log_density(trace), running.mutable(trace))
         return self.summation.evaluate(z, batch, model, mutable)
+
+    def terms(self, z: Position, batch: Batch, model: Mapping, mutable: Mapping) -> Terms:
+        """The log density by site, elementwise; `""` has what is left."""
+        if self.summation is not None:
+            evaluation = self.summation.evaluate(z, batch, model, mutable)
+            return Terms({"": evaluation.log_density}, evaluation.mutable)
+        trace = self.trace(batch, running.from_unconstrained(z, batch.centring), model, mutable)
+        with tracing_errors(self.model):
+            values = running.log_probs(trace)
+        rest = sum(running.log_dets(trace).values(), jnp.zeros(()))
+        return Terms({**values, "": rest}, running.mutable(trace))
+
+    def _layout(self, space: Space, trace: running.Trace) -> dict[str, Layout]:
+        """What the terms depend on, read off the traced program."""
+        states = {s.name: jax.ShapeDtypeStruct(s.z_shape, np.int32) for s in space.drawn.sites}
+
+        def values(states: Position, data: dict[str, Array]) -> dict[str, Array]:
+            others = {site.name: jnp.ones(site.z_shape) for site in space.smooth.sites}
+            return self.terms(others | states, Batch(data), {}, {}).values
+
+        closed, shapes = jax.make_jaxpr(values, return_shape=True)(
+            states, self.arguments.abstract()
+        )
+        labels = [frozenset({(name, 0)}) for name in sorted(states)]  # as a dict is laid out
+        labels += [frozenset()] * (len(closed.jaxpr.invars) - len(labels))
+        found = zip(sorted(shapes), lineage(closed.jaxpr, labels), strict=True)
+        return {
+            name: Layout(
+                _site_plates(trace[name], trace) if name in trace else (),
+                frozenset(label for label, _ in line),
+            )
+            for name, line in found
+        }
 
     def draw_discrete(
         self, key: Array, z: Position, batch: Batch, model: Mapping, mutable: Mapping
@@ -424,6 +487,7 @@ def _site(name: str, site: Mapping[str, Any], trace: running.Trace, z: Any) -> S
         z_shape=tuple(jnp.shape(z)),
         event_dim=len(site["fn"].event_shape),
         plates=_site_plates(site, trace),
+        states=site.get("_values"),
     )
 
 

@@ -1,12 +1,23 @@
 """What is minimised."""
 
-from vijax.objectives import bernoulli
+from vijax.objectives import discrete
 from vijax.objectives.cubo import CUBO
 from vijax.objectives.elbo import ELBO
 from vijax.objectives.forward_kl import ForwardKL
 from vijax.objectives.iwae import IWAE
 from vijax.objectives.renyi import Renyi
 from vijax.objectives.score import ScoreELBO
+from vijax.objectives.stein import Stein
 from vijax.objectives.tempered import Tempered
 
-__all__ = ["CUBO", "ELBO", "IWAE", "ForwardKL", "Renyi", "ScoreELBO", "Tempered", "bernoulli"]
+__all__ = [
+    "CUBO",
+    "ELBO",
+    "IWAE",
+    "ForwardKL",
+    "Renyi",
+    "ScoreELBO",
+    "Stein",
+    "Tempered",
+    "discrete",
+]

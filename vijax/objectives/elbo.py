@@ -10,16 +10,23 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from vijax._contracts import (
+    Batch,
     DensityGuide,
+    DiscreteGuide,
     Draw,
     EntropyGuide,
     Guide,
+    Part,
+    Position,
     PyTree,
     Setting,
     StratifiedGuide,
+    Terms,
     Variables,
 )
 from vijax._errors import GuideError
+from vijax.objectives.discrete import Estimator as DiscreteEstimator
+from vijax.objectives.discrete import check, chosen, elbo_integrand
 from vijax.objectives.particles import check_num, merge
 from vijax.objectives.stratified import stratified
 
@@ -45,6 +52,9 @@ class ELBO:
     Args:
         num_particles: draws averaged per step.
         estimator: one of the above.
+        discrete: gradients in the probabilities of discrete sites that are not summed out: a name
+            or an estimator from `vijax.objectives.discrete`, by default the unbiased one of least
+            variance that can be afforded.
 
     Raises:
         GuideError: on use, if the guide lacks what the estimator requires.
@@ -52,6 +62,7 @@ class ELBO:
 
     num_particles: int = 1
     estimator: Estimator = "auto"
+    discrete: str | DiscreteEstimator = "auto"
 
     def __post_init__(self) -> None:
         check_num(self.num_particles)
@@ -59,35 +70,20 @@ class ELBO:
             raise ValueError(
                 f"estimator: expected one of {list(get_args(Estimator))}, got {self.estimator!r}."
             )
+        check(self.discrete)
 
     def __call__(self, variables: Variables, setting: Setting) -> tuple[Array, dict[str, PyTree]]:
-        mutable, key, target, guide, batch, phase = setting
-        early, late = self._resolve(guide)
-
-        def log_q(estimator: str, key: Array, draw: Draw) -> Array:
-            if estimator == "entropy":
-                assert isinstance(guide, EntropyGuide)
-                return -guide.entropy(variables.guide, target.space)
-            if estimator == "stl":
-                assert isinstance(guide, DensityGuide)
-                return guide.path_log_q(variables.guide, target.space, key, draw, batch)
-            return draw.log_q
+        key, guide = setting.key, setting.guide
 
         def particle(key: Array) -> tuple[Array, dict[str, PyTree]]:
             if isinstance(guide, StratifiedGuide) and self.estimator == "auto":
                 return stratified(variables, guide, setting._replace(key=key))
-            # the step's key draws from the guide; one derived from it, never computed unless the
-            # model draws too, is for the model
-            model_key = jax.random.fold_in(key, 1)
-            draw = guide.draw(variables.guide, target.space, key, batch)
-            if late == early:
-                subtracted = log_q(early, key, draw)
-            else:  # a branch, since a triangular solve costs as much as a small model
-                subtracted = lax.cond(
-                    phase > 0, lambda: log_q(late, key, draw), lambda: log_q(early, key, draw)
-                )
-            log_p, after = target.evaluate(
-                draw.z, batch._replace(key=model_key), variables.model, mutable
+            if isinstance(guide, DiscreteGuide):
+                return self._discretely(key, guide, variables, setting)
+            part = Part(guide, variables.guide, setting.target.space)
+            draw, subtracted = self._drawn(key, part, setting)
+            log_p, after = setting.target.evaluate(
+                draw.z, _model_batch(key, setting), variables.model, setting.mutable
             )
             return subtracted - log_p, after
 
@@ -95,6 +91,49 @@ class ELBO:
             return particle(key)
         losses, states = jax.vmap(particle)(jax.random.split(key, self.num_particles))
         return jnp.mean(losses), jax.tree.map(merge, states)
+
+    def _drawn(self, key: Array, part: Part, setting: Setting) -> tuple[Draw, Array]:
+        """A draw, and an estimate of `E[log q]`."""
+        guide, params, space = part
+        batch, phase = setting.batch, setting.phase
+        draw = guide.draw(params, space, key, batch)
+
+        def log_q(estimator: str) -> Array:
+            if estimator == "entropy":
+                assert isinstance(guide, EntropyGuide)
+                return -guide.entropy(params, space)
+            if estimator == "stl":
+                assert isinstance(guide, DensityGuide)
+                return guide.path_log_q(params, space, key, draw, batch)
+            return draw.log_q
+
+        early, late = self._resolve(guide)
+        if late == early:
+            return draw, log_q(early)
+        # a branch, since a triangular solve costs as much as a small model
+        return draw, lax.cond(phase > 0, lambda: log_q(late), lambda: log_q(early))
+
+    def _discretely(
+        self, key: Array, guide: DiscreteGuide, variables: Variables, setting: Setting
+    ) -> tuple[Array, dict[str, PyTree]]:
+        """One particle where some sites are discrete: those by the estimator for them."""
+        target, space = setting.target, setting.target.space
+        assert target.terms is not None
+        evaluate, part = target.terms, guide.smooth(variables.guide, space)
+        draw, subtracted = Draw({}, jnp.zeros(())), jnp.zeros(())
+        if part is not None:
+            draw, subtracted = self._drawn(key, part, setting)
+        batch = _model_batch(key, setting)
+
+        def terms(states: Position) -> Terms:
+            return evaluate({**draw.z, **states}, batch, variables.model, setting.mutable)
+
+        families = guide.families(variables.guide, space, setting.batch)
+        integrand = elbo_integrand(terms, families, space.drawn, target.layout)
+        estimator = chosen(self.discrete, space.drawn, target.layout)
+        state_key = jax.random.fold_in(key, 2)
+        loss, after = estimator.estimate(state_key, families, integrand, setting.phase)
+        return subtracted + loss, after
 
     def _resolve(self, guide: Guide) -> tuple[str, str]:
         """The estimators of phase 0 and of later phases."""
@@ -109,3 +148,12 @@ class ELBO:
                 "Use estimator='plain' or another guide."
             )
         return self.estimator, self.estimator
+
+
+def _model_batch(key: Array, setting: Setting) -> Batch:
+    """The batch for the model.
+
+    The step's key draws from the guide; one derived from it, never computed unless the model draws
+    too, is for the model.
+    """
+    return setting.batch._replace(key=jax.random.fold_in(key, 1))

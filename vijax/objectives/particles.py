@@ -46,9 +46,16 @@ def particles(way: Way, num: int, variables: Variables, setting: Setting) -> Par
         setting: what an objective is evaluated in.
 
     Raises:
-        GuideError: `"path"` or `"score"` of a guide without a density.
+        GuideError: `"path"` or `"score"` of a guide without a density, or any but `"score"` where
+            there are discrete sites among the draws.
     """
     mutable, key, target, guide, batch, _ = setting
+    if way != "score" and target.space.drawn.sites:
+        raise GuideError(
+            f"objective: expected gradients through the draws, but those of site "
+            f"{target.space.drawn.names[0]!r} are discrete. Use ELBO, which has estimators for "
+            "them, or ScoreELBO, CUBO or ForwardKL."
+        )
     if way != "plain" and not isinstance(guide, DensityGuide):
         raise GuideError(
             f"objective: expected a guide with a density, got {guide!r}. Use another guide, or an "

@@ -7,7 +7,7 @@ import dataclasses
 import jax.numpy as jnp
 from jax import Array
 
-from vijax._contracts import Evaluation, Objective, PyTree, Setting, Variables
+from vijax._contracts import Evaluation, Objective, PyTree, Setting, Terms, Variables
 from vijax.objectives.elbo import ELBO
 
 
@@ -41,5 +41,10 @@ class Tempered:
             found = setting.target.evaluate(*state)
             return found._replace(log_density=temperature * found.log_density)
 
-        flat = dataclasses.replace(setting.target, evaluate=evaluate)
+        def terms(*state: PyTree) -> Terms:
+            assert setting.target.terms is not None
+            found = setting.target.terms(*state)
+            return found._replace(values={n: temperature * v for n, v in found.values.items()})
+
+        flat = dataclasses.replace(setting.target, evaluate=evaluate, terms=terms)
         return self.objective(variables, setting._replace(target=flat))

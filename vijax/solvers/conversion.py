@@ -223,10 +223,8 @@ def _like(vector: Floats, position: Any, space: Space) -> Any:
     """A vector `(dim,)` in the form of `position`; the inverse of `_vector`."""
     if not isinstance(position, dict):
         return _device(vector, position)
-    parts = np.split(vector, np.cumsum([site.size for site in space.sites])[:-1])
     return {
-        site.name: _device(part.reshape(site.z_shape), position[site.name])
-        for site, part in zip(space.sites, parts, strict=True)
+        name: _device(value, position[name]) for name, value in space.host_unravel(vector).items()
     }
 
 

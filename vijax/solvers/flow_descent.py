@@ -26,6 +26,7 @@ from vijax._contracts import (
 from vijax._errors import GuideError, mismatch
 from vijax._kernel import Floats, Kernel
 from vijax._keys import fold_in, host_rng
+from vijax.diagnostics.weights import gain
 from vijax.guides.flow import Flow
 
 _PIECE = 100  # steps of one call to the device
@@ -63,7 +64,7 @@ class FlowDescent(Solver):
     and falls to zero along a cosine; Adam's updates, gradients longer than three running median
     norms cut to that. The parameters with the best ELBO on fresh draws are kept: the flow is
     never worse than its base. Cycles, each half as fast as the one before, end when one gains
-    less than `tolerance`, or nothing that could be told from noise. Sources: Sticking the
+    less than it costs, or nothing that could be told from noise. Sources: Sticking the
     Landing, Roeder, Wu, Duvenaud, 2017; Flow Annealed Importance Sampling Bootstrap, Midgley et
     al., 2023, for the clipping by running medians.
 
@@ -73,7 +74,7 @@ class FlowDescent(Solver):
         num_steps: steps of the first cycle; each later one takes twice as many as its forerunner.
         rate: largest step size of the first cycle.
         max_cycles: the limit.
-        tolerance: smallest gain of a cycle, in nats, that is worth another one.
+        tolerance: smallest gain, in nats for every 1,000 steps, that is worth another cycle.
 
     Raises:
         GuideError: an option makes no sense.
@@ -129,14 +130,14 @@ class FlowDescent(Solver):
             losses += seen
             number += 1
             fresh = score(found)
-            gain, error = _compare(fresh, scored)
+            gained, error = gain(fresh, scored)
             # a loss is no convergence: the step size was too large, the next one is smaller
-            converged = abs(gain) < max(self.tolerance, min(2 * error, 4 * self.tolerance))
-            if gain > 0:
+            worth = self.tolerance * len(seen) / 1000
+            converged = abs(gained) < max(worth, min(2 * error, 4 * self.tolerance))
+            if gained > 0:
                 best, scored = found, fresh
-        done = (
-            f"after {len(losses)} steps: the last {len(seen)} gained {gain:.3g} +- {error:.2g} nats"
-        )
+        gains = f"the last {len(seen)} gained {gained:.3g} +- {error:.2g} nats"
+        done = f"after {len(losses)} steps: {gains}"
         if best is params:
             reason = f"the flow was no better than its base, which is kept, {done}"
         else:
@@ -254,13 +255,3 @@ def _unraveler(template: PyTree) -> Callable[[np.ndarray], PyTree]:
         return jax.tree.unflatten(treedef, jax.device_put(shaped))
 
     return unravel
-
-
-def _compare(new: Floats, old: Floats) -> tuple[float, float]:
-    """Gain in ELBO from paired draws, and its standard error; non-finite draws are a loss."""
-    if not np.all(np.isfinite(new)):
-        return -math.inf, 0.0
-    if not np.all(np.isfinite(old)):
-        return math.inf, 0.0
-    difference = new - old
-    return float(difference.mean()), float(difference.std(ddof=1) / math.sqrt(difference.size))

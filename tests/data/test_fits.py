@@ -1,0 +1,216 @@
+"""Fits whose rows are read batch by batch are those of the arrays in memory, bit for bit."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import optax
+import pytest
+
+import vijax
+from vijax import ModelError, data
+from vijax.data.arrays import SparseRows
+
+ROWS, COLUMNS, BATCH = 320_000, 20, 64  # more numbers than are read whole
+WEIGHTS = np.linspace(-1.0, 1.0, COLUMNS)
+
+
+@pytest.fixture(scope="module")
+def arrays(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(ROWS, COLUMNS)).astype(np.float32)
+    y = (x @ WEIGHTS + rng.normal(size=ROWS)).astype(np.float32)
+    path = tmp_path_factory.mktemp("data") / "x.npy"
+    np.save(path, x)
+    return x, y, path
+
+
+def regression(x, y):
+    w = numpyro.sample("w", dist.Normal(jnp.zeros(x.shape[1]), 1.0).to_event(1))
+    with numpyro.plate("rows", x.shape[0]):
+        numpyro.deterministic("fitted", x @ w)
+        numpyro.sample("y", dist.Normal(x @ w, 1.0), obs=y)
+
+
+def by_row(x, y):
+    with numpyro.plate("rows", x.shape[0]):
+        shift = numpyro.sample("shift", dist.Normal(0.0, 1.0))
+        numpyro.sample("y", dist.Normal(x.sum(-1) + shift, 1.0), obs=y)
+
+
+def fit(model, *args, num_steps=700, batch_size=BATCH, **options):
+    return vijax.fit(
+        model,
+        *args,
+        batch_size=batch_size,
+        optimizer=optax.adam(0.02),
+        num_steps=num_steps,
+        progress_bar=False,
+        **options,
+    )
+
+
+def assert_same(one, other):
+    leaves = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    assert all(np.array_equal(a, b) for a, b in leaves)
+
+
+@pytest.fixture(scope="module")
+def in_memory(arrays):
+    x, y, _ = arrays
+    return fit(regression, x, y, guide="meanfield")
+
+
+def test_a_memory_map_gives_the_same_bits_and_stays_on_disk(arrays, in_memory):
+    _, y, path = arrays
+    mapped = fit(regression, np.load(path, mmap_mode="r"), y, guide="meanfield")
+    assert_same(mapped.run.loop, in_memory.run.loop)
+    assert_same(mapped.variables, in_memory.variables)
+    np.testing.assert_array_equal(mapped.losses, in_memory.losses)
+    assert mapped.elbo == pytest.approx(in_memory.elbo, rel=1e-5)
+    assert max(a.size for a in jax.live_arrays()) <= max(x.size for x in arrays[:2])
+    # the posterior knows its latents, and what does not need all rows
+    assert set(mapped.sample(0, 10)) == {"w"}
+    np.testing.assert_allclose(mapped.sample(0, 500)["w"].mean(0), WEIGHTS, atol=0.05)
+    assert mapped.predict(0, arrays[0][:7], arrays[1][:7], num_draws=5)["y"].shape == (5, 7)
+    for method in (mapped.predict, mapped.log_likelihood, mapped.importance):
+        with pytest.raises(ModelError, match="'x' is read batch by batch"):
+            method()
+
+
+def test_any_source_gives_the_same_bits(arrays, in_memory):
+    x, y, _ = arrays
+    sparse = fit(regression, SparseRows(x), y, guide="meanfield")
+    assert_same(sparse.variables, in_memory.variables)
+
+
+def test_steps_in_two_legs_saved_or_not_are_the_steps_in_one(arrays, in_memory, tmp_path):
+    _, y, path = arrays
+    x = data.npy(path)
+    first = fit(regression, x, y, num_steps=300, guide="meanfield")  # ends within a chunk
+    first.save(tmp_path / "fit")
+    loaded = vijax.load(tmp_path / "fit", regression, x, y, optimizer=optax.adam(0.02))
+    for again in (first, loaded):
+        assert_same(again.resume(400, progress_bar=False).run.loop, in_memory.run.loop)
+
+
+def test_latents_by_row_follow_rows_on_disk(arrays):
+    x, y, path = arrays
+    one, other = (
+        fit(by_row, a, y, num_steps=60, batch_size=512) for a in (x, np.load(path, mmap_mode="r"))
+    )
+    assert_same(one.variables, other.variables)
+    assert other.sample(0, 2)["shift"].shape == (2, ROWS)
+
+
+class Loader:
+    def __init__(self, x, y, size=1000):
+        self.batches = x, y, size
+
+    def __iter__(self):
+        x, y, size = self.batches
+        yield from ((x[i : i + size], y[i : i + size]) for i in range(0, len(x), size))
+
+
+def test_a_stream_is_fitted_in_its_own_order(arrays):
+    x, y, _ = arrays
+    streamed = fit(regression, *data.stream(Loader(x, y), ROWS), guide="meanfield")
+    np.testing.assert_array_equal(streamed.engine.rows.at(3)["rows"], np.arange(3, 4 * BATCH)[-64:])
+    resumed = fit(regression, *data.stream(Loader(x, y), ROWS), guide="meanfield", num_steps=200)
+    assert_same(resumed.resume(500, progress_bar=False).run.loop, streamed.run.loop)
+    # as a loop over the rows in order would have it
+    np.testing.assert_allclose(streamed.sample(0, 500)["w"].mean(0), WEIGHTS, atol=0.05)
+
+
+def test_a_checkpoint_of_other_rows_is_refused(arrays, tmp_path):
+    x, y, path = arrays
+    options = {"guide": "meanfield", "num_steps": 20, "checkpoint": tmp_path / "fit"}
+    mapped = np.load(path, mmap_mode="r")
+    first = fit(regression, mapped, y, **options)
+    assert_same(fit(regression, mapped, y, **options).run.loop, first.run.loop)
+    with pytest.raises(vijax.VijaxError, match="one with another data set"):
+        fit(regression, SparseRows(x + 1), y, **options)
+
+
+def test_what_cannot_be_read_by_batches_is_refused(arrays):
+    x, y, path = arrays
+    mapped = np.load(path, mmap_mode="r")
+
+    def indexing(x, y):
+        w = numpyro.sample("w", dist.Normal(jnp.zeros(COLUMNS), 1.0).to_event(1))
+        with numpyro.plate("rows", ROWS) as rows:
+            numpyro.sample("y", dist.Normal(x[rows] @ w, 1.0), obs=y[rows])
+
+    with pytest.raises(ModelError, match=r"'x': expected data that are read from MappedRows"):
+        fit(indexing, mapped, y, num_steps=1)
+    with pytest.raises(ModelError, match="cut along none"):
+        fit(regression, mapped, y, num_steps=1, batch_size=ROWS)
+    broken = np.array(x[:300_000])
+    broken[:, 3] = np.nan
+    with pytest.raises(ModelError, match=r"'x', in the first batch: 64 of 1280 values"):
+        fit(regression, SparseRows(broken), y[:300_000], num_steps=1)
+
+    def standardising(x, y):
+        regression((x - x.mean(0)) / x.std(0), y)
+
+    with pytest.raises(ModelError, match="not to depend on which other rows"):
+        fit(standardising, mapped, y, num_steps=1)
+
+
+LIMITED = """
+import resource, sys
+import numpy as np, numpyro, numpyro.distributions as dist, optax, vijax
+
+limit = 3 * 2**28
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+path, columns = sys.argv[1], 50
+x = np.lib.format.open_memmap(path, "w+", np.float32, (4 * limit // (4 * columns), columns))
+x[:1000] = 1.0  # the rest of the file is zeros that take no place on disk
+del x
+x = np.load(path, mmap_mode="r")
+try:
+    np.array(x)
+except MemoryError:
+    pass
+else:
+    sys.exit("no limit")
+
+
+def model(x, y):
+    w = numpyro.sample("w", dist.Normal(0, 1).expand([x.shape[1]]).to_event(1))
+    mu = numpyro.sample("mu", dist.Normal(0, 1))
+    with numpyro.plate("rows", x.shape[0]):
+        numpyro.sample("y", dist.Normal(mu + x @ w, 1e3), obs=y)
+
+
+y = np.full(len(x), 0.5, np.float16)
+fit = vijax.fit(
+    model, x, y, batch_size=4096, guide="meanfield", num_steps=3000, optimizer=optax.adam(0.01),
+    progress_bar=False,
+)
+draws = fit.sample(0, 2000)
+# x is next to nothing: w keeps its prior, and mu has the precision of all rows
+rows = len(x) / 1e6
+assert abs(draws["mu"].mean() - 0.5 * rows / (1 + rows)) < 0.05, draws["mu"].mean()
+assert abs(draws["mu"].std() * np.sqrt(1 + rows) - 1) < 0.1, draws["mu"].std()
+assert abs(draws["w"].std() - 1) < 0.05, draws["w"].std()
+print("fitted")
+"""
+
+
+@pytest.mark.slow
+def test_four_times_the_memory_of_the_process_is_fitted(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(tmp_path / "x.npy")],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.stdout.strip() == "fitted", done.stderr[-3000:]

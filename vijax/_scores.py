@@ -1,0 +1,62 @@
+"""Candidates for an answer, compared by their ELBO on draws that all of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from vijax._batches import Rows
+from vijax._contracts import Batch, Guide, PyTree, Target, Variables
+from vijax._keys import as_key, fold_in
+from vijax._locals import has_rows, take, variable_axes
+from vijax.diagnostics import weights
+
+_SCORES = (200, 4000)  # fewest and most draws that compare two candidates
+_SCORE_ELEMENTS = 2**30  # draws times data elements that a comparison may cost
+
+
+def scores(
+    target: Target,
+    guide: Guide,
+    variables: Variables,
+    mutable: dict[str, PyTree],
+    batch: Batch,
+    rows: Rows,
+    seed: int = 0,
+) -> np.ndarray:
+    """`log p - log q` of many draws on all data, where that takes long as many fresh row sets."""
+    key = fold_in(as_key(0x5C0E), seed)
+    fewest, most = _SCORES
+    affordable = _SCORE_ELEMENTS // weights.num_elements(batch, target.space.dim)
+    at_once = affordable >= fewest and shares_all(target) and not rows.sources
+    if at_once or not rows.subsampled:
+        num_draws = max(fewest, min(most, affordable))
+        return weights.draw(target, guide, variables, mutable, key, batch, num_draws).log_weights
+    variables, out = jax.device_put(variables), []
+    for i in range(fewest):
+        part = rows.batch(batch, i)
+        some = of_rows(target, guide, variables, part.index)
+        one = weights.draw(target.on_batch, guide, some, mutable, fold_in(key, i), part, 1)
+        out.append(one.log_weights)
+    return np.concatenate(out)
+
+
+def knows_all_rows(target: Target) -> bool:
+    """Whether the data surely are all rows, so that no index means every one of them."""
+    return bool(target.request is not None or target.on_batch is not target or target.discrete)
+
+
+def shares_all(target: Target) -> bool:
+    """Whether the ELBO can be estimated on all data as on batches: no parameters are by row."""
+    return target.request is not None and target.on_batch is target
+
+
+def of_rows(
+    target: Target, guide: Guide, variables: Variables, index: Mapping[str, Any]
+) -> Variables:
+    """The variables with the parameters of some rows only."""
+    axes = variable_axes(guide, variables, target.space, target.subsampled)
+    return take(variables, axes, index) if has_rows(axes) else variables

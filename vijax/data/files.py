@@ -1,0 +1,123 @@
+"""Rows in files: NumPy's own, and tables in Parquet, Arrow or Feather."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vijax._contracts import RowSource
+from vijax._errors import ArgumentError, mismatch
+from vijax.data.arrays import MappedRows, StackedRows
+
+PathLike = str | os.PathLike[str]
+_ROWS = 2**16  # copied at once
+
+
+def npy(path: PathLike) -> RowSource:
+    """The rows of a `.npy` file, or of all those in a directory, one after the other by name.
+
+    Args:
+        path: the file, or the directory.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ArgumentError: the files differ in dtype, or in the shape of a row.
+    """
+    path = Path(path)
+    files = sorted(path.glob("*.npy")) if path.is_dir() else [path]
+    if not files:
+        raise FileNotFoundError(f"npy: expected .npy files in {str(path)!r}, got none.")
+    parts = [MappedRows(np.load(file, mmap_mode="r")) for file in files]
+    for file, part in zip(files, parts, strict=True):
+        ours, first = (f"{one.dtype} rows of shape {one.shape[1:]}" for one in (part, parts[0]))
+        if not part.shape or ours != first:
+            expected = f"{first} as in {files[0].name!r}" if part.shape else "an axis of rows"
+            raise ArgumentError(mismatch(f"npy file {str(file)!r}", expected, ours))
+    return parts[0] if len(parts) == 1 else StackedRows(parts)
+
+
+def table(path: PathLike, columns: str | Sequence[str], format: str = "parquet") -> RowSource:
+    """Columns of a table in a file, or in all files of a directory.
+
+    Rows are read a row group at a time, whichever of them are wanted. Where row groups are many
+    and large, write the columns down once with `save_npy`.
+
+    Args:
+        path: the file, or the directory.
+        columns: one column, for an array `(rows,)`, or several, for `(rows, columns)`.
+        format: `"parquet"`, `"arrow"` or `"feather"`.
+
+    Raises:
+        ImportError: pyarrow is not installed.
+        ArgumentError: a column is not there, or is not numeric.
+    """
+    try:
+        from pyarrow import dataset
+    except ImportError as error:
+        raise ImportError("table: expected pyarrow, got none. Run: pip install pyarrow") from error
+    found = dataset.dataset(path, format=format)
+    names = [columns] if isinstance(columns, str) else list(columns)
+    for name in names:
+        if name not in found.schema.names:
+            raise ArgumentError(mismatch("columns", f"some of {found.schema.names}", repr(name)))
+    types = [np.dtype(found.schema.field(name).type.to_pandas_dtype()) for name in names]
+    dtype = np.result_type(*types)
+    if dtype.kind not in "biuf":
+        raise ArgumentError(
+            mismatch("columns", "numbers", f"{dict(zip(names, types, strict=True))}")
+        )
+    width = () if isinstance(columns, str) else (len(names),)
+    parts = [
+        _Group(group, tuple(names), (rows, *width), dtype)
+        for fragment in found.get_fragments()
+        for group, rows in _groups(fragment)
+    ]
+    return StackedRows(parts)
+
+
+def _groups(fragment: Any) -> list[tuple[Any, int]]:
+    """The row groups of a file with their lengths; formats other than Parquet are read whole."""
+    if getattr(fragment, "row_groups", None) is None:
+        return [(fragment, fragment.count_rows())]
+    return [(group, group.row_groups[0].num_rows) for group in fragment.split_by_row_group()]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Group(RowSource):
+    """One row group, read anew each time."""
+
+    fragment: Any
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        found = self.fragment.to_table(columns=list(self.names)).take(rows)
+        values = []
+        for name in self.names:
+            if found[name].null_count:
+                raise ArgumentError(
+                    mismatch(
+                        f"column {name!r}", "a number in every row", "missing ones", "Fill them."
+                    )
+                )
+            values.append(found[name].to_numpy().astype(self.dtype))
+        return np.stack(values, axis=-1).reshape(len(rows), *self.shape[1:])
+
+
+def save_npy(source: RowSource, path: PathLike) -> RowSource:
+    """Writes all rows of a source to one `.npy` file, a part at a time, and opens it.
+
+    From there any row is read by itself, which neither compressed nor streamed data allow.
+    """
+    file = np.lib.format.open_memmap(path, "w+", source.dtype, source.shape)
+    for start in range(0, len(source), _ROWS):
+        rows = np.arange(start, min(start + _ROWS, len(source)))
+        file[rows[0] : rows[-1] + 1] = source.take(rows)
+    file.flush()
+    return npy(path)

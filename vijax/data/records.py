@@ -1,0 +1,101 @@
+"""Datasets that give one record for each number."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from vijax._contracts import PyTree, RowSource
+from vijax._errors import ArgumentError, mismatch
+
+
+class Dataset(Protocol):
+    """What has a record for each number: a list, a `grain` `MapDataset`, a PyTorch dataset."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int, /) -> Any: ...
+
+
+def records(dataset: Dataset) -> PyTree:
+    """The records of a dataset, `dataset[0]` to `dataset[len(dataset) - 1]`, as rows of arrays.
+
+    >>> import numpy as np, vijax
+    >>> x, y = vijax.data.records([(np.ones(3), 0), (np.zeros(3), 1)])
+    >>> x.take(np.array([1, 0]))
+    array([[0., 0., 0.],
+           [1., 1., 1.]])
+
+    Args:
+        dataset: every record is a number, an array, or a dict or tuple of them, of equal shapes.
+
+    Returns:
+        In place of each number or array of a record, a source of all of them.
+
+    Raises:
+        ArgumentError: there are no records, or they are not numeric.
+    """
+    if not len(dataset):
+        raise ArgumentError(mismatch("records", "at least one", "none"))
+    leaves, structure = jax.tree.flatten(dataset[0])
+    reader = _Reader(dataset)
+    arrays = [np.asarray(leaf) for leaf in leaves]
+    if not all(array.dtype.kind in "biuf" for array in arrays):
+        raise ArgumentError(mismatch("records", "numbers", f"{[a.dtype.name for a in arrays]}"))
+    return jax.tree.unflatten(
+        structure,
+        [
+            Column(reader, number, (len(dataset), *array.shape), array.dtype)
+            for number, array in enumerate(arrays)
+        ],
+    )
+
+
+class Columns(Protocol):
+    """Reads several arrays together."""
+
+    def read(self, rows: np.ndarray) -> list[np.ndarray]:
+        """The rows with these numbers, of each array."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Column(RowSource):
+    """One of several arrays that are read together.
+
+    Args:
+        reader: of all of them.
+        number: which one it is.
+        shape: of all its rows.
+        dtype: of the array.
+    """
+
+    reader: Columns
+    number: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        found = self.reader.read(rows)[self.number]
+        if found.shape != (len(rows), *self.shape[1:]):
+            expected = f"rows of shape {self.shape[1:]}, as the first"
+            raise ArgumentError(mismatch("data", expected, f"{found.shape[1:]}"))
+        return found
+
+
+class _Reader:
+    """Reads records; those read last are kept, since every array of them is asked for."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self.rows = np.zeros(0, int)
+        self.found: list[np.ndarray] = []
+
+    def read(self, rows: np.ndarray) -> list[np.ndarray]:
+        if not (self.found and np.array_equal(rows, self.rows)):
+            leaves = [jax.tree.leaves(self.dataset[int(row)]) for row in rows]
+            self.rows, self.found = rows, [np.stack(one) for one in zip(*leaves, strict=True)]
+        return self.found

@@ -1,0 +1,179 @@
+"""A mean-field family over discrete sites, alone or beside a guide for the continuous ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Collection, Mapping
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from vijax._contracts import (
+    Batch,
+    DensityGuide,
+    DiscreteGuide,
+    Draw,
+    Guide,
+    Part,
+    Position,
+    PyTree,
+    Site,
+    Space,
+)
+from vijax._discrete import Counts, Family, Finite
+from vijax._errors import GuideError, mismatch
+
+_LEANING = 0.5  # log odds at the start of the value that a site starts at
+
+
+@dataclasses.dataclass(frozen=True)
+class Discrete(DiscreteGuide):
+    """Every entry of every discrete site independent: `q(h) = prod_i q_i(h_i)`.
+
+    Any distribution over the values of an entry with finitely many of them; a discretised logistic
+    one over counts, see `vijax._discrete.Counts`. For sites that are not summed out: those that
+    cannot be, and those that a guide is named for, `guide={"h": Discrete(), ...: "fullrank"}`.
+    Parameters are the families', by site.
+
+    >>> Discrete()
+    Discrete()
+    """
+
+    factorised: ClassVar[bool] = True
+
+    def init(
+        self, key: Array, space: Space, location: Position, batch: Batch | None = None
+    ) -> dict[str, Family]:
+        _require_discrete(space)
+        return {site.name: _start(site, location[site.name]) for site in space.sites}
+
+    def row_axes(
+        self, params: dict[str, Family], space: Space, plates: Collection[str]
+    ) -> dict[str, Family]:
+        axes = {site.name: site.axes(plates) for site in space.sites}
+        return {name: type(own)(*[axes[name]] * len(own)) for name, own in params.items()}  # type: ignore[arg-type]
+
+    def families(self, params: dict[str, Family], space: Space, batch: Batch) -> dict[str, Family]:
+        return params
+
+    def smooth(self, params: dict[str, Family], space: Space) -> None:
+        return None
+
+    def draw(self, params: dict[str, Family], space: Space, key: Array, batch: Batch) -> Draw:
+        return drawn(self.families(params, space, batch), space, key)
+
+    def log_prob(self, params: dict[str, Family], space: Space, z: Position, batch: Batch) -> Array:
+        return log_density(self.families(params, space, batch), space, z)
+
+
+class MixedParams(NamedTuple):
+    """Parameters of the guides for discrete and for continuous sites."""
+
+    discrete: PyTree
+    smooth: PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixed(DiscreteGuide):
+    """`q(h, z) = q(h) q(z)`: a guide for the discrete sites beside one for all others.
+
+    Made by `vijax.guides.resolve`.
+
+    Args:
+        discrete: the one.
+        others: the other.
+    """
+
+    discrete: DiscreteGuide
+    others: DensityGuide
+
+    @property
+    def conditional(self) -> bool:  # type: ignore[override]  # that of its parts
+        return self.discrete.conditional or self.others.conditional
+
+    def init(
+        self, key: Array, space: Space, location: Position, batch: Batch | None = None
+    ) -> MixedParams:
+        keys = jax.random.split(key)
+        return MixedParams(
+            self.discrete.init(keys[0], space.drawn, location, batch),
+            self.others.init(keys[1], space.smooth, location, batch),
+        )
+
+    def row_axes(self, params: MixedParams, space: Space, plates: Collection[str]) -> MixedParams:
+        return MixedParams(
+            self.discrete.row_axes(params.discrete, space.drawn, plates),
+            self.others.row_axes(params.smooth, space.smooth, plates),
+        )
+
+    def families(self, params: MixedParams, space: Space, batch: Batch) -> dict[str, Family]:
+        return self.discrete.families(params.discrete, space.drawn, batch)
+
+    def smooth(self, params: MixedParams, space: Space) -> Part:
+        return Part(self.others, params.smooth, space.smooth)
+
+    def draw(self, params: MixedParams, space: Space, key: Array, batch: Batch) -> Draw:
+        keys = jax.random.split(key)
+        states = self.discrete.draw(params.discrete, space.drawn, keys[0], batch)
+        z = self.others.draw(params.smooth, space.smooth, keys[1], batch)
+        return Draw({**states.z, **z.z}, states.log_q + z.log_q)
+
+    def log_prob(self, params: MixedParams, space: Space, z: Position, batch: Batch) -> Array:
+        return self.discrete.log_prob(
+            params.discrete, space.drawn, z, batch
+        ) + self.others.log_prob(params.smooth, space.smooth, z, batch)
+
+
+def mixed(discrete: DiscreteGuide, others: Guide) -> Mixed:
+    """The guide made of two.
+
+    Raises:
+        GuideError: the second has no density.
+    """
+    if not isinstance(others, DensityGuide):
+        expected = "one with a density beside that of the discrete sites"
+        remedy = "Use 'meanfield' or 'fullrank'."
+        raise GuideError(mismatch("guide", expected, repr(others), remedy))
+    return Mixed(discrete, others)
+
+
+def drawn(families: Mapping[str, Family], space: Space, key: Array) -> Draw:
+    """A draw of all sites."""
+    keys = jax.random.split(key, len(families))
+    z = {name: one.draw(keys[i]) for i, (name, one) in enumerate(sorted(families.items()))}
+    return Draw(z, log_density(families, space, z))
+
+
+def log_density(families: Mapping[str, Family], space: Space, z: Position) -> Array:
+    """Log probability, each site's scaled as the model's own is."""
+    terms = (
+        site.scale * jnp.sum(families[site.name].log_prob(z[site.name])) for site in space.sites
+    )
+    return functools.reduce(jnp.add, terms)
+
+
+def _start(site: Site, location: Array) -> Family:
+    """Probabilities that lean towards the value at `location`; of a count, its neighbourhood."""
+    states = jnp.maximum(jnp.round(jnp.asarray(location)), 0)
+    dtype = jnp.result_type(float)
+    if not site.states:
+        width = jnp.maximum(jnp.sqrt(states), 1)
+        return Counts(jnp.log(states + 0.5).astype(dtype), jnp.log(width / 2).astype(dtype))
+    hot = jax.nn.one_hot(states.astype(int), site.states, dtype=dtype)
+    return Finite(_LEANING * (hot[..., 1:] - hot[..., :1]))
+
+
+def _require_discrete(space: Space) -> None:
+    """Refuses continuous sites.
+
+    Raises:
+        GuideError: naming one.
+    """
+    for site in space.smooth.sites:
+        raise GuideError(
+            f"guide Discrete: expected discrete sites, got {site.name!r}, which is continuous. "
+            "Name the discrete ones: guide={'h': Discrete(), ...: 'fullrank'}."
+        )

@@ -1,0 +1,35 @@
+"""Expectations over discrete variables, and their gradients.
+
+For variables too many to be summed out. An estimator gives an unbiased estimate of `E[f]`, to be
+differentiated: its gradient in the variables' probabilities is the estimator's, in anything else
+that `f` holds the pathwise one. In order of preference:
+
+| estimator | name | evaluations of `f` | what it needs |
+|---|---|---|---|
+| `LocalExpectation` | `"local"` | `1 + ` one for every other value | few variables |
+| `DisARM` | `"disarm"` | 2 a pair | two values each |
+| `LeaveOneOut` | `"leave_one_out"` | `num_draws` | nothing |
+| `Rebar` | `"rebar"` | 2 and a gradient | `f` smooth between the values |
+| `GumbelSoftmax` | `"gumbel_softmax"` | 2, one gradient; **biased** | the same |
+| `StraightThrough` | `"straight_through"` | 1 and its gradient; **biased** | the same |
+"""
+
+from vijax.objectives.discrete.choice import NAMES, check, chosen
+from vijax.objectives.discrete.estimator import Estimator
+from vijax.objectives.discrete.integrand import elbo_integrand
+from vijax.objectives.discrete.relaxed import GumbelSoftmax, Rebar, StraightThrough
+from vijax.objectives.discrete.sampled import DisARM, LeaveOneOut, LocalExpectation
+
+__all__ = [
+    "NAMES",
+    "DisARM",
+    "Estimator",
+    "GumbelSoftmax",
+    "LeaveOneOut",
+    "LocalExpectation",
+    "Rebar",
+    "StraightThrough",
+    "check",
+    "chosen",
+    "elbo_integrand",
+]

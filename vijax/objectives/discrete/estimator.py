@@ -1,0 +1,131 @@
+"""What an estimator of an expectation over discrete variables is."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.lax import stop_gradient
+
+from vijax._contracts import Family, Position
+from vijax._discrete import Counts, Finite, weights
+from vijax._errors import GuideError
+from vijax.objectives.particles import with_gradient_of
+
+Families = dict[str, Family]
+
+
+class Seen(NamedTuple):
+    """A function of discrete variables at one place.
+
+    Attributes:
+        value: of the function, a scalar.
+        signals: by site, of its shape, what of the value each entry can have a part in.
+        aux: anything else.
+    """
+
+    value: Array
+    signals: dict[str, Array]
+    aux: Any = ()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Integrand:
+    """A function of discrete variables whose value is a sum, some of it by row.
+
+    Called with numbers of values by site, or with weights where it is relaxed.
+
+    Attributes:
+        function: what it does.
+        parallel: by site, axes along which entries have no part in one another's signals, so that
+            all of them can be changed at once.
+    """
+
+    function: Callable[[Position], Seen]
+    parallel: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+
+    def __call__(self, states: Position) -> Seen:
+        return self.function(states)
+
+
+class Estimator(abc.ABC):
+    """Estimates `E[f]` and its gradient; frozen configuration.
+
+    Attributes:
+        unbiased: whether the gradient is.
+    """
+
+    unbiased: ClassVar[bool] = True
+
+    @abc.abstractmethod
+    def estimate(
+        self, key: Array, families: Families, f: Integrand, phase: Array | float = 0.0
+    ) -> tuple[Array, Any]:
+        """An estimate of `E[f]`, a scalar to be differentiated, and one `aux` of `f`.
+
+        Args:
+            key: randomness.
+            families: the distribution of every site.
+            f: the function.
+            phase: as in `Setting`, for what changes in the course of a fit.
+
+        Raises:
+            GuideError: the families are of a kind that this estimator is not for.
+        """
+
+    def __call__(self, key: Array, logits: Array, f: Callable[[Array], Array]) -> Array:
+        """An estimate of `E[f(b)]`, a scalar, to be differentiated in `logits`.
+
+        Args:
+            key: randomness.
+            logits: `(dim,)` of Bernoulli variables, or `(dim, n)` of categorical ones.
+            f: from zeros and ones, shaped like `logits`, to a scalar; the ones of categorical
+                variables say which value it is.
+        """
+        binary = logits.ndim == 1
+        family = Finite(logits[:, None] if binary else logits[:, 1:] - logits[:, :1])
+
+        def seen(states: Position) -> Seen:
+            hot = weights(states["b"], family)
+            value = f(hot[:, 1] if binary else hot)
+            return Seen(value, {"b": jnp.broadcast_to(value, logits.shape[:1])})
+
+        return self.estimate(key, {"b": family}, Integrand(seen))[0]
+
+
+def finite(families: Families, name: str, size: int | None = None) -> dict[str, Finite]:
+    """The families, all of them with finitely many values, or with `size` of them.
+
+    Raises:
+        GuideError: naming a site with others.
+    """
+    found: dict[str, Finite] = {}
+    for site, family in families.items():
+        if isinstance(family, Counts) or size not in (None, family.size):
+            expected = "finitely many" if size is None else str(size)
+            got = "a count" if isinstance(family, Counts) else f"{family.size} values"
+            raise GuideError(
+                f"discrete={name!r}: expected sites with {expected} values, got {site!r} with "
+                f"{got}. Use 'leave_one_out', which is for all of them."
+            )
+        found[site] = family
+    return found
+
+
+def with_slopes(value: Array, slopes: Mapping[str, Array], families: dict[str, Finite]) -> Array:
+    """`value`, which goes on to depend on all else as it does, with slopes in the logits."""
+    linear = sum(
+        (jnp.vdot(stop_gradient(slopes[name]), family.logits) for name, family in families.items()),
+        jnp.zeros(()),
+    )
+    return value + with_gradient_of(jnp.zeros_like(linear), linear)
+
+
+def split_keys(key: Array, families: Mapping[str, Family]) -> dict[str, Array]:
+    """A key for every site."""
+    return dict(zip(sorted(families), jax.random.split(key, len(families)), strict=True))

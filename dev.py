@@ -7,6 +7,7 @@ commands:
   quickstart [ARGS]   fit a first model: examples/quickstart.py
   test [ARGS]         the tests on two processes; ARGS go to pytest (-m slow, -k elbo, --lf, ...)
   check               formatter, linter and type checker
+  docs                the documentation site, into docs/_build/html
   bench NAME [ARGS]   the benchmark bench/NAME.py
 
 Paths in ARGS are relative to the checkout.
@@ -122,6 +123,16 @@ def check(*args: str) -> int:
     return max(run(PYTHON, "-m", *tool.split()) for tool in tools)
 
 
+def docs(*args: str) -> int:
+    if args:
+        print(f"docs takes no arguments, and got: {' '.join(args)}", file=sys.stderr)
+        return 2
+    install("docs", "plots")
+    say("building docs/_build/html/index.html")
+    options = ("-q", "-W", "--keep-going", "-b", "html", "-d", "docs/_build/doctrees")
+    return run(PYTHON, "-m", "sphinx", *options, "docs", "docs/_build/html")
+
+
 def bench(name: str = "", *args: str) -> int:
     names = sorted(path.stem for path in ROOT.glob("bench/[!_]*.py"))
     if name not in names:
@@ -133,7 +144,7 @@ def bench(name: str = "", *args: str) -> int:
 
 
 def main(command: str = "--help", *args: str) -> int:
-    commands = {f.__name__: f for f in (quickstart, test, check, bench)}
+    commands = {f.__name__: f for f in (quickstart, test, check, docs, bench)}
     if command in ("-h", "--help", "help"):
         print(__doc__.strip())
         return 0

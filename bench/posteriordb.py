@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from bench import _report
+from bench.peers.methods import METHODS
 from bench.posteriors import check, hard, load, table
-from bench.posteriors.methods import METHODS
 
 _OURS = "vijax auto"
 

@@ -1,5 +1,6 @@
-"""What the examples share: their data, a figure style, and where figures go."""
+"""What the examples share: options, their data, a figure style, and where figures go."""
 
+import argparse
 import os
 from pathlib import Path
 
@@ -27,6 +28,15 @@ plt.rcParams.update(
         "ytick.color": "#55595c",
     }
 )
+
+
+def options(description, data=None):
+    """The command line: `--short` for a quick look; `--data` where `data` says what file it is."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--short", action="store_true", help="fewer data, a matter of seconds")
+    if data is not None:
+        parser.add_argument("--data", type=Path, help=f"{data}; made up without it")
+    return parser.parse_args()
 
 
 def read(name):

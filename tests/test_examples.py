@@ -1,18 +1,24 @@
-"""Every example runs by itself, prints figures that are right, and draws something."""
+"""Every example runs by itself, prints figures that are right, and draws something.
+
+By default those that take seconds run, in this process and `--short`; `-m slow` runs all of them as
+a user does.
+"""
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import matplotlib.image
+import matplotlib.pyplot as plt
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted(p.stem for p in ROOT.glob("examples/*.py") if p.stem != "common")
 _SUMMARY = 7  # columns of a summary
-QUICK = ["quickstart", "eight_schools"]
+QUICK = ["quickstart", "eight_schools", "baseball", "changepoint", "robust_regression"]
 
 # By example: what starts a line of the output, which number after it, the value, how far off it may
 # be. Values are those of NUTS on the same models (4 chains of 4,000 draws, R-hat 1.00, no
@@ -49,6 +55,42 @@ EXPECTED = {
         ("shape", 1, 0.273, 0.03),
         ("rate[3]", 0, 0.116, 0.003),
     ],
+    "baseball": [
+        ("center", 0, -1.026, 0.015),
+        ("center", 1, 0.094, 0.01),
+        ("spread", 0, 0.154, 0.015),
+        ("own average", 0, 0.0690, 0.0),  # a fact of the data
+        ("partial pooling", 0, 0.0384, 0.0008),
+    ],
+    # The year: integrated by hand in the example itself. Rates: their mean over that posterior.
+    "changepoint": [
+        ("1891", 0, 0.238, 0.02),
+        ("1891", 1, 0.238, 0.001),
+        ("rate[0]", 0, 3.09, 0.02),
+        ("rate[1]", 0, 0.938, 0.01),
+    ],
+    "robust_regression": [
+        ("normal errors", 0, 4.81, 0.3),  # slopes
+        ("student errors", 0, 1.128, 0.02),
+    ],
+    "state_space": [
+        ("wander", 0, 0.393, 0.03),
+        ("wander", 1, 0.152, 0.02),
+        ("noise", 0, 1.236, 0.025),
+        ("noise", 1, 0.122, 0.015),
+        ("off the smoother, worst year", 0, 0.0, 0.15),  # sds, of 2,000 draws against 500
+    ],
+    "spike_counts": [
+        ("peak, 20 to 30 ms", 0, 34.02, 0.4),
+        ("peak, 20 to 30 ms", 1, 2.75, 0.3),
+        ("trough, 40 to 50 ms", 0, 1.407, 0.1),
+        ("second peak, 60 to 70 ms", 0, 13.81, 0.3),
+    ],
+    "gaussian_process": [
+        ("height", 0, 1.09, 0.1),
+        ("length", 0, 5.35, 0.15),
+        ("noise", 0, 0.456, 0.004),
+    ],
     # scikit-learn's LogisticRegression with its default penalty gets 0.975 on the same halves.
     "logistic_regression": [("accuracy", 0, 0.975, 0.012)],
 }
@@ -73,20 +115,32 @@ def number(output, start, column):
     return float(lines[0][column])
 
 
-def marked(name):
-    return name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
-
-
-@pytest.mark.parametrize("name", [marked(name) for name in EXAMPLES])
-def test_example(name, tmp_path):
-    output = run(name, tmp_path)
-    picture = matplotlib.image.imread(tmp_path / f"{name}.png")
+def judge(name, output, folder):
+    """Figures against `EXPECTED`, and a picture with something on it."""
+    picture = matplotlib.image.imread(folder / f"{name}.png")
     assert min(picture.shape[:2]) > 200
     assert (picture[..., :3] < 0.6).any(axis=-1).mean() > 0.01  # share of ink
     if name == "quickstart":
         assert re.search(r"^status: (certified|corrected)$", output, re.MULTILINE)
     for start, column, value, tolerance in EXPECTED[name]:
         assert number(output, start, column) == pytest.approx(value, abs=tolerance), start
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_short_example(name, tmp_path, monkeypatch, capsys):
+    """In this process, which has imported already what takes most of the time."""
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    monkeypatch.setenv("VIJAX_FIGURES", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--short"])
+    with plt.rc_context():
+        runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
+    judge(name, capsys.readouterr().out, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_as_a_user_runs_it(name, tmp_path):
+    judge(name, run(name, tmp_path), tmp_path)
 
 
 def test_examples_need_no_files_but_their_own():

@@ -42,6 +42,7 @@ LAYERS = [
         "together",
         {
             "_begin",
+            "_candidate",
             "_centring",
             "_checkpoint",
             "_compare",
@@ -51,7 +52,9 @@ LAYERS = [
             "_evidence",
             "_export",
             "_ladder",
+            "_least",
             "_loo",
+            "_modes",
             "_outcome",
             "_posterior",
             "_routes",
@@ -61,13 +64,14 @@ LAYERS = [
     ),
     ("apart", {"_fit", "_stack"}),
     ("apart", {"__init__"}),
+    ("apart", {"__main__", "plot"}),
 ]
 
 # Who may import what from outside; a package that is not named here is free to all.
 RESERVED = {
     "numpyro": {"model", "nn", "guides.numpyro", "_nuts", "_export"},
-    "arviz_plots": set(),
-    "matplotlib": set(),
+    "arviz_plots": {"plot"},
+    "matplotlib": {"plot"},
     "sklearn": set(),
 }
 
@@ -196,7 +200,7 @@ def test_a_legal_tree_passes(tmp_path):
         ),
         ("guides/normal.py", "import numpyro.distributions as dist", "may import numpyro"),
         ("guides/numpyro_extra.py", "import numpyro", "may import numpyro"),
-        ("_posterior.py", "def plot():\n  import matplotlib.pyplot", "nothing here may import"),
+        ("_posterior.py", "def plot():\n  import matplotlib.pyplot", "may import matplotlib"),
         ("_novel.py", "", "give '_novel' a place in LAYERS"),
     ],
 )

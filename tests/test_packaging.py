@@ -12,7 +12,7 @@ import pytest
 import vijax
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ["quickstart", "test", "check", "bench"]
+COMMANDS = ["quickstart", "test", "check", "docs", "bench"]
 
 
 def python(*args, cwd=ROOT):
@@ -59,7 +59,7 @@ def test_dev_help(arguments, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["tests"], "unknown command 'tests'; there are: quickstart, test, check, bench"),
+        (["tests"], "unknown command 'tests'; there are: quickstart, test, check, docs, bench"),
         (["bench", "no_such"], "unknown benchmark 'no_such'; there are: "),
         (["bench"], "unknown benchmark ''; there are: "),
         (["check", "--fix"], "check takes no arguments, and got: --fix"),

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.posteriors.methods import METHODS
+from bench.peers.methods import METHODS
 
 _BEGAN = time.perf_counter()
 

@@ -113,6 +113,21 @@ def test_discrete_observations():
     assert jnp.issubdtype(draws["y"].dtype, jnp.integer)
 
 
+def test_the_trials_of_a_binomial_may_be_data():
+    def model(trials, y=None):
+        p = numpyro.sample("p", dist.Beta(2.0, 2.0))
+        with numpyro.plate("n", len(trials)):
+            numpyro.sample("y", dist.Binomial(trials, p), obs=y)
+
+    fit = Fit(model, np.array([5, 10]), np.array([1, 2]), num_draws=500)
+    draws = fit.predict(np.array([0, 3, 1000]))["y"]
+    assert draws.shape == (500, 3)
+    assert (draws[:, 0] == 0).all()
+    assert draws[:, 1].max() == 3
+    # given p the share of 1,000 trials is within five standard errors of it
+    np.testing.assert_allclose(draws[:, 2] / 1000, fit.x["p"], atol=5 * 0.5 / 1000**0.5)
+
+
 def test_inside_a_scan_the_series_is_simulated():
     fit = of("state_space")
     given, left_out = fit.predict(y=Y), fit.predict()

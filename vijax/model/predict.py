@@ -101,7 +101,7 @@ def _at_any_value(name: str, site: running.Site, steps: tuple[Step, ...]) -> Any
     """The origin of unconstrained space where there is one, else a draw: shapes are all we need."""
     try:
         return running.at_origin(name, site, steps)
-    except ModelError:
+    except (ModelError, jax.errors.ConcretizationTypeError):  # a binomial of trials that are data
         return None
 
 

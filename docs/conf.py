@@ -1,0 +1,32 @@
+"""The documentation site: `python dev.py docs` builds it, offline and without a warning."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import vijax
+
+project = "vijax"
+author = "the vijax developers"
+release = version = vijax.__version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
+source_suffix = {".md": "markdown"}
+exclude_patterns = ["_build", "README.md"]  # the latter is the folder's page on a code host
+nitpicky = False
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_class_signature = "mixed"
+napoleon_use_ivar = True
+html_theme = "alabaster"
+html_theme_options = {
+    "description": "Variational inference for NumPyro models",
+    "fixed_sidebar": True,
+    "page_width": "1060px",
+    "sidebar_width": "250px",
+}
+html_static_path = []
+# Pages link to files of the checkout that are no pages: examples, benchmarks, licences.
+suppress_warnings = ["myst.xref_missing"]

@@ -1,0 +1,52 @@
+"""Makes the figures of the documentation: `python docs/make_figures.py`, in this checkout."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+
+import vijax
+import vijax.plot
+
+FIGURES = Path(__file__).parent / "figures"
+EFFECT = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])  # of coaching in eight schools
+ERROR = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
+
+
+def schools(error, effect=None):
+    mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
+    tau = numpyro.sample("tau", dist.HalfCauchy(5.0))
+    with numpyro.plate("schools", len(error)):
+        theta = numpyro.sample("theta", dist.Normal(mu, tau))
+        numpyro.sample("effect", dist.Normal(theta, error), obs=effect)
+
+
+def save(name, figure):
+    path = FIGURES / f"{name}.png"
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+    plt.close(figure)
+    print(f"figure: {os.path.relpath(path)}")
+
+
+def main():
+    posterior = vijax.fit(schools, ERROR, EFFECT)
+    mean_field = vijax.fit(schools, ERROR, EFFECT, guide="meanfield", algorithm="gradient")
+    save("losses", vijax.plot.losses(mean_field).figure)
+    save("ladder", vijax.plot.ladder(posterior).figure)
+    save("weights", vijax.plot.weights(posterior).figure)
+    save("marginals", vijax.plot.marginals(posterior, ["mu", "tau", "theta[0]", "theta[2]"]))
+    save("pair", vijax.plot.pair(posterior, ["mu", "tau", "theta[0]"]))
+    save("predictive", vijax.plot.predictive(posterior))
+    save("report", vijax.plot.report(posterior))
+    environment = os.environ | {"VIJAX_FIGURES": str(FIGURES)}
+    script = FIGURES.parents[1] / "examples" / "quickstart.py"
+    subprocess.run([sys.executable, script], env=environment, check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""Pairs of scalars: draws against the guide's density."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from vijax import Posterior
+from vijax._keys import as_key, fold_in
+from vijax.plot import densities
+from vijax.plot.scalars import continuous, scalars
+from vijax.plot.style import ANSWER, GUIDE, styled
+
+_MOST = 6
+_POINTS = 800
+_SHARES = (0.5, 0.9)
+
+
+def pair(
+    posterior: Posterior,
+    sites: Sequence[str] | None = None,
+    rng_key: Any = 0,
+    num_draws: int = 4000,
+) -> Figure:
+    """Every pair of scalars: the posterior's draws as points, the guide's density as contours.
+
+    Contours enclose 50 and 90 % of the guide's own draws; on the diagonal are both marginals.
+    Points that a contour should have and has not show where the guide is off.
+
+    Args:
+        posterior: any fit.
+        sites: sites or scalars (`"theta[3]"`); the first four scalars by default.
+        rng_key: for the draws.
+        num_draws: how many of each.
+
+    Raises:
+        ValueError: a site is unknown, there are too many, or it does not vary.
+    """
+    key = as_key(rng_key)
+    answer = continuous(posterior, posterior.sample(fold_in(key, 0), num_draws))
+    points = scalars(answer, sites, 4 if sites is None else _MOST)
+    own = posterior.sample(fold_in(key, 1), num_draws, corrected=False)
+    guide = scalars(own, list(points), _MOST)
+    still = [name for name, values in guide.items() if np.ptp(values) == 0]
+    if still:
+        raise ValueError(f"sites: expected scalars that vary, and {still[0]!r} is a point mass.")
+    names = list(points)
+    with styled():
+        side = 1.9 * len(names) + 0.6
+        figure, grid = plt.subplots(
+            len(names), len(names), figsize=(side, side), sharex="col", squeeze=False,
+            layout="constrained",
+        )  # fmt: skip
+        for i, below in enumerate(names):
+            for j, left in enumerate(names):
+                panel = grid[i, j]
+                if j > i:
+                    panel.set_axis_off()
+                elif i == j:
+                    _marginals(panel, points[left], guide[left])
+                else:
+                    _plane(panel, (points[left], points[below]), (guide[left], guide[below]))
+                    panel.sharey(grid[i, 0])
+                if j == 0 and i > 0:
+                    panel.set_ylabel(below)
+                elif j > 0:
+                    panel.tick_params(labelleft=False)
+                if i == len(names) - 1:
+                    panel.set_xlabel(left)
+        figure.align_ylabels(grid[:, 0])
+        marks = [
+            Line2D([], [], ls="", marker="o", ms=4, color=ANSWER, label=posterior.status),
+            Line2D([], [], color=GUIDE, label="the guide, 50 and 90 %"),
+        ]
+        figure.legend(handles=marks, loc="upper right", bbox_to_anchor=(0.98, 0.98))
+    return figure
+
+
+def _marginals(axes: Axes, draws: np.ndarray, guide: np.ndarray) -> None:
+    low, high = densities.view(draws, guide)
+    axes.fill_between(*densities.curve(draws.astype(float), low, high), color=ANSWER, alpha=0.3)
+    axes.plot(*densities.curve(guide.astype(float), low, high), color=GUIDE, lw=1.2)
+    axes.set(xlim=(low, high), yticks=[])
+    axes.set_ylim(bottom=0)
+    axes.spines["left"].set_visible(False)
+
+
+def _plane(
+    axes: Axes, draws: tuple[np.ndarray, np.ndarray], guide: tuple[np.ndarray, np.ndarray]
+) -> None:
+    shown = tuple(values[:_POINTS] for values in draws)
+    axes.plot(*shown, "o", ms=1.6, mew=0, alpha=0.4, color=ANSWER)
+    xs, ys, density, levels = densities.contours(*guide, _SHARES)
+    axes.contour(xs, ys, density, levels=levels, colors=GUIDE, linewidths=1.1)
+    axes.set_ylim(densities.view(draws[1], guide[1]))

@@ -1,0 +1,59 @@
+"""Posterior predictive checks, by ArviZ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from vijax import Posterior
+from vijax.plot.style import ANSWER, GUIDE, styled
+
+
+def predictive(
+    posterior: Posterior,
+    sites: Sequence[str] | None = None,
+    rng_key: Any = 0,
+    num_draws: int = 50,
+    **options: Any,
+) -> Any:
+    """Data sets drawn from the posterior predictive against the data, by `arviz_plots`.
+
+    Args:
+        posterior: any fit with observations.
+        sites: observed sites; all by default.
+        rng_key: for the draws.
+        num_draws: data sets to draw.
+        **options: of `arviz_plots.plot_ppc_dist`, such as `kind="ecdf"`.
+
+    Returns:
+        The matplotlib `Figure`.
+
+    Raises:
+        ImportError: arviz-plots is not installed.
+    """
+    if find_spec("arviz_plots") is None:
+        raise ImportError(
+            "predictive: expected arviz-plots, which is not installed. Get it with the extra "
+            "`plots`: pip install '.[plots]' in the checkout."
+        )
+    import arviz_plots  # slow to import
+
+    tree = posterior.to_datatree(rng_key, num_draws)
+    visuals = {
+        "predictive_dist": {"color": ANSWER, "alpha": 0.3},
+        "observed_dist": {"color": GUIDE, "width": 2},
+    }
+    with styled():
+        drawn = arviz_plots.plot_ppc_dist(
+            tree,
+            var_names=sites,
+            num_samples=num_draws,
+            backend="matplotlib",
+            **{"visuals": visuals, **options},
+        )
+        figure = drawn.viz["figure"].item()
+        for line, label in ((ANSWER, f"{num_draws} draws"), (GUIDE, "data")):
+            figure.axes[0].plot([], [], color=line, label=label)
+        figure.axes[0].legend(loc="upper right")
+    return figure

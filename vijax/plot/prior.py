@@ -1,0 +1,17 @@
+"""Draws from the prior."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from vijax import Posterior
+from vijax.model import predictor
+
+
+def prior_draws(posterior: Posterior, key: jax.Array, num_draws: int) -> dict[str, np.ndarray]:
+    """Draws of all latents and deterministics from the model, at the fit's own arguments."""
+    args, kwargs = posterior.arguments.join(posterior.batch.data)
+    program, batch = predictor(posterior.model, args, kwargs, posterior.target)
+    keys = jax.random.split(key, num_draws)
+    return jax.device_get(program(keys, {}, batch, posterior.variables.model, posterior.mutable))

@@ -1,0 +1,69 @@
+"""The report as a figure."""
+
+from __future__ import annotations
+
+import textwrap
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from vijax import Posterior
+from vijax.plot.climb import ladder
+from vijax.plot.losses import losses
+from vijax.plot.shifts import shifts
+from vijax.plot.style import styled
+from vijax.plot.weights import weights
+
+_LINE = 70  # characters that fit beside the panels
+
+
+def report(posterior: Posterior) -> Figure:
+    """Verdict and reasons, how the fit got there, its weights, and what corrections would change.
+
+    Args:
+        posterior: any fit; panels for which there is no evidence say so.
+    """
+    with styled():
+        figure = plt.figure(figsize=(10.5, 7.2), layout="constrained")
+        grid = figure.add_gridspec(2, 4, height_ratios=(1, 1.15))
+        how = figure.add_subplot(grid[0, :2])
+        if posterior.history:
+            ladder(posterior, how)
+        elif posterior.losses.size:
+            losses(posterior, how)
+        else:
+            _nothing(how, f"{posterior.stop_reason}")
+        what = figure.add_subplot(grid[0, 2:])
+        assessment = posterior.assessment
+        if assessment.importance is not None:
+            weights(posterior, what)
+        else:
+            _nothing(what, "no importance weights")
+        _words(figure.add_subplot(grid[1, :2]), posterior)
+        left = figure.add_subplot(grid[1, 2])
+        right = figure.add_subplot(grid[1, 3], sharey=left)
+        if assessment.shift is not None:
+            shifts(posterior, (left, right))
+            right.tick_params(labelleft=False)
+            handles, labels = right.get_legend_handles_labels()
+            figure.legend(handles, labels, loc="outside lower right", ncols=2)
+        else:
+            for panel in (left, right):
+                _nothing(panel, "not compared")
+    return figure
+
+
+def _words(axes: Axes, posterior: Posterior) -> None:
+    """Status, guide, reasons and advice of the report, without its table."""
+    text = posterior.report().split("\n\nwhat corrections would change")[0]
+    advice = posterior.assessment.verdict.advice
+    lines = [*text.splitlines(), *([f"next: {advice}"] if advice else [])]
+    wrapped = [textwrap.fill(line, _LINE, subsequent_indent="  ") for line in lines]
+    axes.set_axis_off()
+    axes.text(0.0, 1.0, "\n".join(wrapped), va="top", transform=axes.transAxes, linespacing=1.4)
+
+
+def _nothing(axes: Axes, text: str) -> None:
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, textwrap.fill(text, 50), ha="center", transform=axes.transAxes)

@@ -1,0 +1,52 @@
+"""Scalars of draws by name, as the columns of a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from vijax import Posterior
+
+
+def scalars(
+    draws: Mapping[str, np.ndarray], names: Sequence[str] | None, most: int
+) -> dict[str, np.ndarray]:
+    """Draws `(num_draws,)` by scalar, named as in a summary (`theta[3]`).
+
+    Args:
+        draws: by site, `(num_draws, *shape)`.
+        names: sites, all of whose scalars are meant, or scalars; `None` for the first there are.
+        most: how many at most.
+
+    Raises:
+        ValueError: a name is unknown, or names ask for more than `most`.
+    """
+    columns: dict[str, np.ndarray] = {}
+    sites: dict[str, list[str]] = {}
+    for site, values in draws.items():
+        for index in np.ndindex(values.shape[1:]):
+            name = f"{site}[{','.join(map(str, index))}]" if index else site
+            columns[name] = values[(slice(None), *index)]
+            sites.setdefault(site, []).append(name)
+    if names is None:
+        return dict(list(columns.items())[:most])
+    wanted = [each for name in names for each in sites.get(name, [name])]
+    unknown = [name for name in wanted if name not in columns]
+    if unknown:
+        raise ValueError(f"sites: {unknown[0]!r} is not among {list(sites)}, nor a scalar of them.")
+    if len(wanted) > most:
+        raise ValueError(
+            f"sites: expected at most {most} scalars in one figure, got {len(wanted)}. Name fewer, "
+            f"say {wanted[0]!r}."
+        )
+    return {name: columns[name] for name in wanted}
+
+
+def continuous(posterior: Posterior, draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Draws without those of discrete sites, for which a density means nothing."""
+    return {
+        name: value
+        for name, value in draws.items()
+        if np.issubdtype(value.dtype, np.floating) and name not in posterior.target.discrete
+    }

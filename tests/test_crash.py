@@ -104,6 +104,14 @@ def test_the_checkpoint_of_another_fit_is_refused_and_kept(tmp_path, other, what
     assert path.read_bytes() == before
 
 
+def test_optimizers_are_told_apart_by_their_settings(tmp_path):
+    path = tmp_path / "fit"
+    fit(path, num_steps=100, optimizer=optax.adam(0.01))
+    with pytest.raises(VijaxError, match="another setting of the algorithm"):
+        fit(path, num_steps=100, optimizer=optax.adam(0.011))
+    assert fit(path, num_steps=110, optimizer=optax.adam(0.01)).num_steps == 110
+
+
 def test_the_one_before_is_used_if_the_file_is_damaged(tmp_path):
     path = tmp_path / "fit"
     fit(path, num_steps=1000)

@@ -109,6 +109,7 @@ def test_the_elbo_and_its_gradient_are_unbiased(model, name):
         assert (np.abs(got.mean(0) - want) < error).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gumbel_softmax", "straight_through"])
 def test_those_called_biased_are(name):
     assert not NAMES[name].unbiased
@@ -121,6 +122,7 @@ def test_those_called_biased_are(name):
     assert max(off) > 5
 
 
+@pytest.mark.slow
 def test_rows_do_not_hear_of_one_another():
     """The variance of one row's slope is the same however many others there are."""
 
@@ -246,6 +248,30 @@ def test_counts_without_an_end():
     assert "n (any number of values); gradients by LeaveOneOut" in posterior.report()
 
 
+def thinned(y):
+    with numpyro.plate("sites", len(y)):
+        n = numpyro.sample("n", dist.Poisson(12.0))
+        numpyro.sample("y", dist.Binomial(n, 0.6), obs=y)
+
+
+def test_counts_that_the_data_bound_from_below():
+    """As many as were seen at least; those that were missed are Poisson."""
+    y, missed, num = np.array([0, 9, 30], np.int32), 12 * 0.4, 20_000
+    posterior = vijax.fit(thinned, y, progress_bar=False)
+    evidence, found = poisson.logpmf(y, 12 * 0.6).sum(), posterior.log_evidence()
+    assert abs(found.value - evidence) < 5 * found.se + 1e-3
+    assert evidence - 0.1 < posterior.elbo < evidence + 5 * posterior.elbo_se
+    draws = posterior.sample(0, num, corrected=True)["n"]
+    assert (draws >= y).all()
+    assert (np.abs(draws.mean(0) - y - missed) < 8 * np.sqrt(missed / num) + 0.01).all()
+    assert (np.abs(draws.std(0) / np.sqrt(missed) - 1) < 0.05).all()
+    at = {"n": y + 4}
+    # log q of known values, in the model's numbers: close to the posterior's
+    assert posterior.log_prob(at) == pytest.approx(3 * poisson.logpmf(4, missed), abs=0.2)
+    started = vijax.fit(thinned, y, init=at, num_steps=10, progress_bar=False)
+    assert np.abs(started.sample(0, 500)["n"].mean(0) - y - 4).max() < 1.5
+
+
 STEPS = np.array([1.0, 3.0], np.float32)
 
 
@@ -296,6 +322,7 @@ def test_what_can_be_summed_out_is_unless_a_guide_is_named_for_it():
     assert "LocalExpectation" in flat.report()
 
 
+@pytest.mark.slow
 def test_rows_in_batches():
     rng = np.random.default_rng(0)
     y = (4 * rng.integers(0, 2, 200) + 0.5 + rng.normal(size=200)).astype(np.float32)
@@ -308,6 +335,7 @@ def test_rows_in_batches():
     assert posterior.sample(0, 10)["z"].shape == (10, 200)
 
 
+@pytest.mark.slow
 def test_other_objectives_take_the_score():
     y = np.array([-1.0, 0.2, 3.5, 4.4], np.float32)
     guide = {"z": "discrete", ...: "meanfield"}

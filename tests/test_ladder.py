@@ -114,6 +114,25 @@ def test_two_modes_become_a_mixture():
     np.testing.assert_allclose(evidence, np.log1p(0.7 / 0.3), atol=1e-3)
 
 
+def test_all_six_orders_of_three_components_are_found():
+    """Eight paths end in four or five of them, which used to be certified."""
+
+    def mixture(y):
+        mu = numpyro.sample("mu", dist.Normal(0.0, 5.0).expand([3]).to_event(1))
+        with numpyro.plate("rows", len(y)):
+            which = numpyro.sample("which", dist.Categorical(jnp.ones(3) / 3))
+            numpyro.sample("y", dist.Normal(mu[which], 1.0), obs=y)
+
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=60) + 6 * rng.integers(3, size=60)
+    posterior = fit(mixture, y.astype(np.float32))
+    assert posterior.status == "certified"
+    orders = np.argsort(posterior.sample(0, 4000)["mu"], axis=1)
+    counts = np.unique(orders, axis=0, return_counts=True)[1]
+    assert len(counts) == 6
+    assert np.abs(counts / 4000 - 1 / 6).max() < 5 * np.sqrt(5 / 36 / 4000)
+
+
 def test_a_mode_of_no_weight_is_left_out():
     posterior = fit(two_modes, 12.0)
     assert posterior.guide == FullRank()
@@ -180,6 +199,32 @@ def test_given_weights_are_kept():
     np.testing.assert_array_equal(posterior.batch.centring["theta"], np.zeros(8))
     centred = fit(centred_schools_model, SCHOOLS_SD, SCHOOLS, guide="meanfield")
     assert posterior.elbo > centred.elbo + 0.5
+
+
+@pytest.mark.parametrize("guide", ["meanfield", "lowrank", "plates"])
+def test_a_named_guide_learns_its_coordinates(guide):
+    """Groups known far better than their spread says: the model's own coordinates are best."""
+    model, y = groups(8), np.linspace(-5, 5, 8).astype(np.float32)
+    posterior = fit(model, y, guide=guide, centring="learned")
+    assert [attempt.rung for attempt in posterior.history] == ["gaussian", "centring"]
+    (weights,) = posterior.batch.centring.values()
+    assert np.all(np.asarray(weights) > 0.9)
+    tau = posterior.sample(0, 4000, corrected=False)["tau"]
+    # given all else tau hardly depends on the data's noise: its exact moments by quadrature
+    grid = np.linspace(0.01, 30, 3000)
+    square = np.sum((y - y.mean()) ** 2)
+    log_density = -0.5 * (grid / 5) ** 2 - 7 * np.log(grid) - 0.5 * square / grid**2
+    weights = np.exp(log_density - log_density.max())
+    mean = np.sum(grid * weights) / np.sum(weights)
+    sd = np.sqrt(np.sum((grid - mean) ** 2 * weights) / np.sum(weights))
+    assert abs(tau.mean() - mean) < 0.15 * sd
+    assert abs(np.log(tau.std() / sd)) < 0.25
+
+
+@pytest.mark.parametrize("options", [{"guide": "map"}, {"guide": "fullrank", "num_steps": 10}])
+def test_coordinates_are_learned_from_gaussians_of_solvers_only(options):
+    with pytest.raises(vijax.GuideError, match="centring: expected a guide to learn from"):
+        fit(centred_schools_model, SCHOOLS_SD, SCHOOLS, centring="learned", **options)
 
 
 @pytest.mark.parametrize(

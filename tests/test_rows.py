@@ -13,7 +13,7 @@ import pytest
 import vijax
 from vijax import GuideError
 from vijax._contracts import Batch
-from vijax._locals import put, shared, take, variable_axes
+from vijax._locals import pack, put_packed, shared, take, take_packed, unpack, variable_axes
 from vijax.guides import Delta, MeanField
 from vijax.model import build, request, split
 from vijax.objectives import ELBO
@@ -124,8 +124,14 @@ def test_rows_are_put_back_where_they_were_taken():
     )
     axes = MeanField().row_axes(params, target.space, target.subsampled)
     rows = np.array([5, 2, 40])
-    part = jax.tree.map(lambda leaf: leaf + 1, take(params, axes, {"rows": rows}))
-    after = put(params, part, axes, {"rows": rows})
+    packed = pack(params, axes)
+    assert packed.blocks["rows float32"].shape == (ROWS, 2)
+    for one, other in zip(
+        jax.tree.leaves(unpack(packed, axes)), jax.tree.leaves(params), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+    part = jax.tree.map(lambda leaf: leaf + 1, take_packed(packed, axes, {"rows": rows}))
+    after = unpack(put_packed(packed, part, axes, {"rows": rows}), axes)
     expected = np.zeros((ROWS, 1))
     expected[rows] = 1
     np.testing.assert_array_equal(after.loc["theta"], expected)
@@ -139,7 +145,9 @@ def test_two_cut_axes_are_put_back_together():
     index = {"a": np.array([3, 1]), "b": np.array([2])}
     part = take(leaf, axes, index)
     assert part.shape == (2, 1, 2)
-    after = np.asarray(put(leaf, part + 1, axes, index))
+    packed = pack(leaf, axes)
+    np.testing.assert_array_equal(take_packed(packed, axes, index), part)
+    after = np.asarray(unpack(put_packed(packed, part + 1, axes, index), axes))
     assert after.sum() == 4
     assert (after[[1, 3], 2] == 1).all()
 
@@ -150,8 +158,10 @@ def test_a_step_changes_the_parameters_of_its_rows_only():
     local = fitted.params[1]
     moved = np.flatnonzero(np.asarray(local.loc["theta"])[:, 0] != 0)
     assert set(moved) == set(rows.tolist())
-    moments = fitted.run.loop.state.optimizer[0].mu.guide[1].loc["theta"]
-    assert set(np.flatnonzero(np.asarray(moments)[0, :, 0])) == set(rows.tolist())
+    (block,) = fitted.run.loop.state.blocks.values()  # loc, log sd and two moments of each
+    assert block.shape == (1, ROWS, 6)
+    moments = np.asarray(block)[0, :, 2:]
+    assert set(np.flatnonzero(moments.any(axis=1))) == set(rows.tolist())
 
 
 @pytest.mark.parametrize(
@@ -209,6 +219,12 @@ def test_batches_reach_the_answer_of_all_data():
     )
     found = posterior.importance(1)
     assert abs(found.log_evidence - evidence) < 5 * found.log_evidence_se + 0.01
+    # rows that the fit has not seen
+    new, seen = rng.normal(size=(40, 3)).astype(np.float32), rng.normal(size=40).astype(np.float32)
+    density = posterior.log_predictive_density(2, new, seen, num_draws=4000)["y"]
+    variance = 1 + np.einsum("ij,jk,ik->i", new, np.linalg.inv(precision), new)
+    exact = -0.5 * (np.log(2 * np.pi * variance) + (seen - new @ mean) ** 2 / variance)
+    np.testing.assert_allclose(density, exact, atol=0.02)
 
 
 def test_a_guide_without_parameters_by_row_is_refused():

@@ -13,7 +13,7 @@
 from vijax import data, guides, objectives
 from vijax._checkpoint import load
 from vijax._compare import Comparison, compare
-from vijax._errors import GuideError, ModelError, VijaxError, VijaxWarning
+from vijax._errors import GuideError, ModelError, OutOfMemoryError, VijaxError, VijaxWarning
 from vijax._fit import fit
 from vijax._posterior import Posterior
 from vijax._stack import stack
@@ -26,6 +26,7 @@ __all__ = [
     "Comparison",
     "GuideError",
     "ModelError",
+    "OutOfMemoryError",
     "Posterior",
     "VijaxError",
     "VijaxWarning",

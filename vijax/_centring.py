@@ -18,17 +18,21 @@ import jax
 import numpy as np
 
 from vijax import _draws
-from vijax._contracts import Batch, PyTree, Target, Variables
-from vijax._errors import ModelError, mismatch
+from vijax._contracts import Batch, Guide, PyTree, Solver, Target, Variables
+from vijax._errors import GuideError, ModelError, mismatch
 from vijax._keys import fold_in, host_rng
 from vijax._problem import Problem
 from vijax.diagnostics import weights
 from vijax.diagnostics.assess import recentre
-from vijax.solvers.gaussian import from_moments
+from vijax.guides import FullRank, LowRank, Markov, MeanField, Plates
+from vijax.solvers.factored import Factored
+from vijax.solvers.gaussian import Gaussian, from_moments
 from vijax.solvers.structured_conversion import from_normal, normal
 
+LEARNED = "learned"
 ROUNDS = 2
 DENSE_DIM = 500  # largest dimension in which a whole Gaussian is moved
+_LEARNERS = (FullRank, LowRank, MeanField, Plates, Markov)
 _ENOUGH = 0.1  # change of a weight below which a new fit is not worth it
 _DRAWS = 500  # fewest that a whole Gaussian is moved with, most where it is only the place
 _NUMBERS = 2**24  # that these may hold
@@ -49,11 +53,11 @@ def chosen(target: Target, centring: Any) -> dict[str, jax.Array]:
         ModelError: a site is no hierarchical one, or its weights have the wrong shape or range.
         TypeError: it is no mapping.
     """
-    if centring is None:
+    if centring is None or (isinstance(centring, str) and centring == LEARNED):
         return {}
     if not isinstance(centring, Mapping):
-        given = type(centring).__name__
-        raise TypeError(f"centring: expected weights by site, {{site: weight}}, got {given}.")
+        expected = f"{LEARNED!r} or weights by site, {{site: weight}}"
+        raise TypeError(mismatch("centring", expected, repr(centring)))
     shapes = {site.name: site.z_shape for site in target.space.sites}
     found = {}
     for name, weight in centring.items():
@@ -67,6 +71,30 @@ def chosen(target: Target, centring: Any) -> dict[str, jax.Array]:
             raise ModelError(mismatch(label, "weights between 0 and 1", weight))
         found[name] = np.broadcast_to(array, shapes[name])
     return jax.device_put(found)
+
+
+def learns(centring: Any, guide: Guide, solver: Solver | None, default: bool) -> bool:
+    """Whether a `centring=` option asks for weights to be learned.
+
+    Args:
+        centring: the option.
+        guide: the guide.
+        solver: that it is fitted with, `None` for gradient steps.
+        default: whether that is the guide's own.
+
+    Raises:
+        GuideError: it does, and there is no Gaussian to learn them from.
+    """
+    if not isinstance(centring, str):
+        return False
+    if isinstance(guide, _LEARNERS) and solver is not None and default:
+        return True
+    kinds = ", ".join(kind.__name__ for kind in _LEARNERS)
+    raise GuideError(
+        f"centring: expected a guide to learn from, a Gaussian fitted by its own solver ({kinds}), "
+        f"got {guide!r} {f'with {solver!r}' if solver else 'and gradient steps'}. Leave out "
+        "algorithm= and the options of gradient steps, or pass weights: centring={'site': 0.0}."
+    )
 
 
 def with_weights(problem: Problem, centring: Weights) -> Batch:
@@ -86,7 +114,7 @@ def learned(
     """
     space, old = problem.target.space, jax.device_get(problem.batch.centring)
     gaussian = normal(variables.guide, space)
-    dense = space.dim <= DENSE_DIM
+    dense = space.dim <= DENSE_DIM and isinstance(gaussian, (Gaussian, Factored))
     affordable = max(100, min(_DRAWS, _NUMBERS // space.dim))
     num = max(_DRAWS, 10 * space.dim) if dense else affordable
     draws = gaussian.at(host_rng(fold_in(problem.key, 6)).standard_normal((num, space.dim)))
@@ -111,7 +139,7 @@ def learned(
         if found is None:
             return None
         params = from_normal(variables.guide, found, space)
-    else:  # too many to tell a covariance from: only the place is kept
+    else:  # of too many coordinates, or not of that form: only the place is kept
         moved_to = gaussian._replace(mean=np.median(flat, axis=0))
         params = from_normal(variables.guide, moved_to, space)
     return dataclasses.replace(problem, batch=there), Variables(params, variables.model)

@@ -40,8 +40,9 @@ class Batch(NamedTuple):
         data: the arrays among the model's arguments, by name (`"y"`, `"tables['x']"`).
         index: rows in use of every subsampled plate, `(batch,)` integers; empty when full.
         key: randomness of the model itself (dropout), `None` for a fixed key.
-        centring: weights in [0, 1] of hierarchical sites, `z_shape`, that move `z` to coordinates
-            of another centring; sites without keep the model's own. See `vijax.model.centring`.
+        centring: what moves `z` to other coordinates, by site, `z_shape`; sites without keep the
+            model's own. Of hierarchical sites weights in [0, 1], see `vijax.model.centring`; of
+            counts that are drawn their least values, see `vijax._least`.
         fetched: by name, the rows in `index` of the arrays that are read from a `RowSource`, and
             that `data` therefore does not have.
     """
@@ -149,7 +150,7 @@ class Target:
         draw_discrete: `(key, z, batch, model, mutable) -> dict`, draws of the discrete sites given
             `z`, exact, as numbers of values; with them in `z`, `constrain` has these sites too.
         terms: `(z, batch, model, mutable) -> Terms`, what `evaluate` adds up.
-        layout: of the terms, by name, where there are discrete sites in the space.
+        layout: of the terms, by name.
         entries: numbers that summing discrete sites out makes of one position, with all data.
         location_scale: sites whose prior has a location and a scale, latent or not.
         sequential: whether the model has a long loop, so that many points take as long as one.
@@ -375,6 +376,14 @@ class StratifiedGuide(DensityGuide):
 
         `E_q[f(z)] = sum_k w_k E[f(z_k)]`; differentiable in `params`, weights included.
         """
+
+
+class RowGuide(DensityGuide):
+    """A guide for the rows of one plate, each row's latents independent of all others'."""
+
+    @abc.abstractmethod
+    def row_log_probs(self, params: PyTree, space: Space, z: Position, batch: Batch) -> Array:
+        """Log density of every row in use, `(rows,)`; `log_prob` is their scaled sum."""
 
 
 class ParticleGuide(Guide):

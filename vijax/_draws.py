@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -21,22 +21,41 @@ Arrays = dict[str, np.ndarray]
 
 _POOL = 4  # proposals per importance-resampled draw
 _MIN_POOL = 2000
+_HOST_NUMBERS = 2**25  # of draws that are in double precision at a time
 
 
 def from_guide(
     target: Target, guide: Guide, variables: Variables, key: Array, batch: Batch, num_draws: int
 ) -> Arrays:
     """Unconstrained draws from the guide, by site, `(num_draws, *z_shape)`."""
-    made = guide.host_draws(variables.guide, target.space, host_rng(key), num_draws)
+    made = _by_host(target, guide, variables, host_rng(key), num_draws)
     if made is not None:
-        return weights.split(target.space, made.points)
+        return made
     block = block_size(batch, target.footprint)
     program = target.program(_draw, guide, block)
-    parts = [
-        jax.device_get(program(variables, fold_in(key, i), batch))
-        for i in range(math.ceil(num_draws / block))
-    ]
-    return concatenate(parts, num_draws)
+    numbers = range(math.ceil(num_draws / block))
+    parts = (jax.device_get(program(variables, fold_in(key, i), batch)) for i in numbers)
+    return together(parts, num_draws)
+
+
+def _by_host(
+    target: Target, guide: Guide, variables: Variables, rng: np.random.Generator, num_draws: int
+) -> Arrays | None:
+    """The same made by NumPy, in double precision a block at a time; `None` if there is no way."""
+    size = max(1, _HOST_NUMBERS // target.space.dim)
+    first = guide.host_draws(variables.guide, target.space, rng, min(size, num_draws))
+    if first is None:
+        return None
+
+    def parts() -> Iterator[Arrays]:
+        yield weights.split(target.space, first.points)
+        for start in range(size, num_draws, size):
+            number = min(size, num_draws - start)
+            made = guide.host_draws(variables.guide, target.space, rng, number)
+            assert made is not None
+            yield weights.split(target.space, made.points)
+
+    return together(parts(), num_draws)
 
 
 def pool_size(num_draws: int) -> int:
@@ -125,6 +144,22 @@ def log_likelihood(
     )
 
 
+def log_predictive(
+    target: Target, variables: Variables, mutable: dict[str, PyTree], batch: Batch, z: Arrays
+) -> Arrays:
+    """Log mean density of every observation over the draws, by observed site, `(*batch shape,)`."""
+    size = block_size(batch, target.footprint)
+    num_draws = len(next(iter(z.values())))
+    total: Arrays = {}
+    for start in range(0, num_draws, size):
+        part = {name: value[start : start + size] for name, value in z.items()}
+        found = log_likelihood(target, variables, mutable, batch, part)
+        for name, values in found.items():
+            mean = np.logaddexp.reduce(values.astype(np.float64), axis=0) - math.log(num_draws)
+            total[name] = np.logaddexp(total[name], mean) if name in total else mean
+    return total
+
+
 def log_prob(
     target: Target,
     guide: DensityGuide,
@@ -149,18 +184,33 @@ def blocks(function: Callable[[Arrays, np.ndarray], Any], values: Arrays, size: 
     The last block is filled up with copies of the last row, which are cut off again.
     """
     num_draws = len(next(iter(values.values())))
-    parts = []
-    for start in range(0, num_draws, size):
-        rows = np.minimum(np.arange(start, start + size), num_draws - 1)
-        parts.append(
-            jax.device_get(function({name: value[rows] for name, value in values.items()}, rows))
-        )
-    return concatenate(parts, num_draws)
+    starts = range(0, num_draws, size)
+    rows = (np.minimum(np.arange(start, start + size), num_draws - 1) for start in starts)
+    parts = (
+        jax.device_get(function({name: value[some] for name, value in values.items()}, some))
+        for some in rows
+    )
+    return together(parts, num_draws)
 
 
-def concatenate(parts: list[Any], num_draws: int) -> Arrays:
-    """Blocks of draws as one, cut to `num_draws`."""
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num_draws], *parts)
+def together(parts: Iterable[Any], num_draws: int) -> Any:
+    """Blocks of draws, trees of arrays, as one, cut to `num_draws`.
+
+    Blocks are taken as they come, and the whole is asked for with the first of them: what does not
+    fit into memory is refused before the work is done.
+    """
+    out, start = None, 0
+    for part in parts:
+        if out is None:
+            out = jax.tree.map(
+                lambda leaf: np.empty((num_draws, *leaf.shape[1:]), leaf.dtype), part
+            )
+        length = 0
+        for whole, leaf in zip(jax.tree.leaves(out), jax.tree.leaves(part), strict=True):
+            length = min(len(leaf), num_draws - start)
+            whole[start : start + length] = leaf[:length]
+        start += length
+    return out
 
 
 def stack_values(target: Target, values: dict[str, Any]) -> tuple[dict[str, np.ndarray], bool]:

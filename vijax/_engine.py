@@ -20,8 +20,19 @@ from jax import Array
 from vijax._batches import Rows
 from vijax._contracts import Algorithm, Batch, Guide, PyTree, Target, Variables
 from vijax._keys import fold_in
-from vijax._locals import has_rows, merge, variable_axes
-from vijax._loop import CAPACITY, THIN, Loop, advance, begin, probe, take
+from vijax._locals import Packed, merge
+from vijax._loop import (
+    CAPACITY,
+    THIN,
+    Loop,
+    advance,
+    all_packed,
+    begin,
+    probe,
+    take,
+    unpacked,
+    unpacked_variables,
+)
 from vijax._progress import Progress
 from vijax._scores import of_rows, scores
 from vijax._stopping import Phase, StopRule, Window, add, average, recent
@@ -144,12 +155,13 @@ class Engine:
 
     def _by_row(self, run: Run) -> bool:
         """Whether some parameters have a row for every row of a plate that is cut."""
-        if self.target.on_batch is self.target:
-            return False
-        variables = self.algorithm.variables(run.loop.state)
-        return has_rows(
-            variable_axes(self.guide, variables, self.target.space, self.target.subsampled)
-        )
+        return isinstance(run.loop.state, Packed)
+
+    def _variables(self, loop: Loop) -> Variables:
+        """The variables of all restarts, on the device."""
+        if not isinstance(loop.state, Packed):
+            return self.algorithm.variables(loop.state)
+        return self.target.program(unpacked_variables, self.guide, self.algorithm)(loop.state)
 
     def trial(self, run: Run, num_steps: int) -> float:
         """Mean loss over the later half of a few steps, `inf` if any was not finite."""
@@ -168,7 +180,7 @@ class Engine:
         found: list[tuple[float, Variables, int]] = []
         if not self.algorithm.raises_elbo:
             return self._latest(run)
-        last = jax.device_get(self.algorithm.variables(run.loop.state))
+        last = jax.device_get(self._variables(run.loop))
         for restart, phase in enumerate(run.phases):
             candidates = [phase.best] if phase.best is not None else []
             if phase.windows and not phase.stopped:
@@ -190,18 +202,22 @@ class Engine:
         elif phase.best is not None:
             latest = phase.best
         else:
-            latest = take(jax.device_get(self.algorithm.variables(run.loop.state)), restart)
+            latest = take(jax.device_get(self._variables(run.loop)), restart)
         variables = jax.device_get(self._whole(latest, run, restart))
         return variables, self._mutable(run, restart), restart
 
     def _mutable(self, run: Run, restart: int) -> dict[str, PyTree]:
-        return take(jax.device_get(self.algorithm.mutable(run.loop.state)), restart)
+        return take(jax.device_get(self._mutables(run.loop)), restart)
+
+    def _mutables(self, loop: Loop) -> dict[str, PyTree]:
+        by_row = isinstance(loop.state, Packed)
+        return self.algorithm.mutable(loop.state.rest if by_row else loop.state)
 
     def _whole(self, candidate: Variables, run: Run, restart: int) -> Variables:
         """A candidate with what it lacks, parameters by row, as they are now on the device."""
         if not self._by_row(run):
             return candidate
-        return merge(candidate, take(self.algorithm.variables(run.loop.state), restart))
+        return merge(candidate, take(self._variables(run.loop), restart))
 
     def _score(self, variables: Variables, run: Run, restart: int) -> np.ndarray:
         """`log p - log q` of draws that are the same for every candidate."""
@@ -251,14 +267,14 @@ class Engine:
         return loop, np.asarray(losses)[: stop - run.step], bool(finite)
 
     def _diagnose(self, loop: Loop, step: int, restart: int) -> NonFinite:
-        state = take(jax.device_get(loop.state), restart)
+        variables, mutable = jax.device_get((self._variables(loop), self._mutables(loop)))
         batch = self.rows.batch(self.batch, step)
         key = fold_in(fold_in(self.key, restart), step)
         return nonfinite.diagnose(
             self.target.on_batch,
             self.guide,
-            of_rows(self.target, self.guide, self.algorithm.variables(state), batch.index),
-            self.algorithm.mutable(state),
+            of_rows(self.target, self.guide, take(variables, restart), batch.index),
+            take(mutable, restart),
             key,
             batch,
             step,
@@ -288,14 +304,25 @@ class Engine:
             phases[restart] = following
             if factor != 1.0:
                 factors[restart] *= factor
-                state = jax.device_get(run.loop.state) if state is None else state
+                state = self._states(run.loop) if state is None else state
                 state = self._reduce(state, restart, factor, phases[restart].best, worse)
-        loop = run.loop if state is None else run.loop._replace(state=state)
+        loop = run.loop
+        if state is not None:
+            if self._by_row(run):
+                state = self.target.program(all_packed, self.guide, self.algorithm)(state)
+            loop = loop._replace(state=state)
         run = run._replace(loop=loop, window=run.step, phases=tuple(phases), factors=tuple(factors))
         if all(phase.stopped for phase in phases):
             first = max(phases, key=lambda phase: phase.converged)
             run = run._replace(reason=first.stopped, converged=first.converged)
         return run
+
+    def _states(self, loop: Loop) -> PyTree:
+        """The states of all restarts on the host, as the algorithm knows them."""
+        state = loop.state
+        if isinstance(state, Packed):
+            state = self.target.program(unpacked, self.guide, self.algorithm)(state)
+        return jax.device_get(state)
 
     def _reduce(
         self, state: PyTree, restart: int, factor: float, start: PyTree, forget: bool

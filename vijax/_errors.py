@@ -17,6 +17,10 @@ class GuideError(VijaxError):
     """The guide does not fit the model."""
 
 
+class OutOfMemoryError(VijaxError, MemoryError):
+    """The device or the host has too little memory for what was asked; also a `MemoryError`."""
+
+
 class VijaxWarning(UserWarning):
     """A result that came back, but with a caveat; given once, with the remedy."""
 

@@ -12,11 +12,12 @@ from typing import Any
 import optax
 from jax.sharding import Mesh
 
-from vijax import _centring, _options, _starts
+from vijax import _centring, _least, _options, _starts
 from vijax._begin import model_state, positions, variables_at
 from vijax._contracts import Algorithm, Batch, Objective, PyTree, Solver, Target
 from vijax._errors import ModelError
 from vijax._keys import as_key
+from vijax._memory import named_memory
 from vijax._posterior import Posterior
 from vijax._problem import Problem
 from vijax._routes import Begun, Steps, Watchers, by_climbing, by_solver, by_steps
@@ -40,6 +41,11 @@ _FULL_RANK_DIM = 500  # largest dimension at which d x d work stays cheap beside
 _STEPWISE = ("objective", "optimizer", "num_steps", "num_particles", "num_restarts", "checkpoint")
 
 
+@named_memory(
+    "fit",
+    "Take steps on some of the rows with batch_size=, read them from disk (vijax.data), spread "
+    "them over devices with mesh=, or fit a smaller guide ('meanfield', 'lowrank').",
+)
 def fit(
     model: Callable[..., Any],
     *args: Any,
@@ -55,7 +61,7 @@ def fit(
     batch_axes: Mapping[str, Any] | None = None,
     mesh: Mesh | None = None,
     init: Any = None,
-    centring: Mapping[str, Any] | None = None,
+    centring: Mapping[str, Any] | str | None = None,
     max_seconds: float | None = None,
     callbacks: Sequence[Callable[..., Any]] = (),
     checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
@@ -93,8 +99,9 @@ def fit(
         init: start values by site (constrained), an earlier `Posterior`, or a NumPyro
             `init_to_*` strategy.
         centring: by hierarchical site, weights from 0 (non-centred) to 1 (as the model has it) of
-            the coordinates it is fitted in: a number, or one per coordinate. By default learned
-            for `guide="auto"`, the model's own for any other guide. Draws are the same either way.
+            the coordinates it is fitted in: a number, or one per coordinate; or `"learned"`. By
+            default learned for `guide="auto"`, the model's own for any other guide. Draws are the
+            same either way.
         max_seconds: wall-clock limit.
         callbacks: called as `callback(state, losses, step)` a few times a second; raising
             `StopIteration` ends the fit.
@@ -113,6 +120,7 @@ def fit(
         ModelError: the model or its data cannot be fitted.
         GuideError: the guide does not fit the model.
         TypeError, ValueError: an option is unknown or has the wrong type or value.
+        OutOfMemoryError: the device or the host has too little memory.
     """
     began = time.perf_counter()
     options = {name: value for name, value in locals().items() if name in _DEFAULTS}
@@ -145,8 +153,11 @@ def fit(
     parameters, mutable = model_state(*problem.sample, key)
     if target.request is not None:
         check_batches(target, batch, parameters, mutable, arguments.sources)
+    problem = _least.counted(problem, parameters, mutable)
     stepwise = any(options[name] is not None for name in _STEPWISE) or bool(callbacks)
     solver = None if stepwise else _solver(algorithm, problem, parameters)
+    named = guide != "auto" or algorithm is solver
+    learns = _centring.learns(centring, problem.guide, solver, algorithm == "auto")
     if solver is None or init is not None:
         starts = positions(init, problem, parameters, mutable, num_restarts or 1)
     else:
@@ -155,11 +166,10 @@ def fit(
     begun = Begun(problem, variables, mutable, began, init is None)
     ended: Posterior | Begun = begun
     if solver is not None:
-        named = algorithm is solver
-        if guide == "auto" and solver.maximises_elbo and not named:
-            ended = by_climbing(begun, max_seconds, progress_bar)
+        if learns or (solver.maximises_elbo and not named):
+            ended = by_climbing(begun, max_seconds, progress_bar, named)
         else:
-            ended = by_solver(begun, solver, final=named)
+            ended = by_solver(begun, solver, final=algorithm is solver)
     if isinstance(ended, Posterior):
         return ended
     steps = Steps(algorithm, objective, optimizer, num_particles, num_steps, max_seconds)

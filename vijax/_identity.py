@@ -56,6 +56,24 @@ def fingerprint(value: Any) -> Hashable:
     return _Walk().visit(value)
 
 
+def text(value: Any) -> str:
+    """A fingerprint as text that is the same in another process, for the same version of the code.
+
+    What is compared by identity is named only: two that differ in nothing else have one text.
+    """
+    if isinstance(value, _Identity):
+        value = value.value
+        name = getattr(value, "__qualname__", type(value).__qualname__)
+        return f"{getattr(value, '__module__', '')}.{name}"
+    if isinstance(value, (tuple, list)):
+        return f"({', '.join(map(text, value))})"
+    if isinstance(value, frozenset):
+        return f"{{{', '.join(sorted(map(text, value)))}}}"
+    if isinstance(value, types.CodeType):
+        return text((value.co_qualname, value.co_code, value.co_names, value.co_consts))
+    return value.__qualname__ if isinstance(value, type) else repr(value)
+
+
 class _Walk:
     """One traversal; it remembers where it has been, since objects refer to each other."""
 

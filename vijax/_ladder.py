@@ -11,81 +11,31 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
-from typing import NamedTuple
-
-import jax
-import numpy as np
 
 from vijax import _centring
-from vijax._contracts import DensityGuide, PyTree, Solution, Solver, Variables
+from vijax._candidate import Candidate, Climb, beside, better
+from vijax._contracts import PyTree, Solution, Solver, Variables
 from vijax._history import Attempt
 from vijax._kernel import Kernel
 from vijax._keys import fold_in
+from vijax._modes import modes
 from vijax._problem import Problem
 from vijax._progress import Progress
 from vijax._starts import first_params, origin
-from vijax.diagnostics.assess import Assessment, Chains, ask_chains, assess
-from vijax.guides import Flow, FullRank, Mixture, Plates
-from vijax.guides.mixture import MixtureParams
+from vijax.diagnostics.assess import ask_chains
+from vijax.guides import Flow, FullRank, LowRank, Plates
 from vijax.guides.normal import FullRankParams
 from vijax.guides.plates import suits
-from vijax.solvers import BatchAndMatch, FlowDescent, default_solver
-from vijax.solvers.conversion import from_params, location
-from vijax.solvers.default import dense_gaussian
+from vijax.solvers import FlowDescent, default_solver
+from vijax.solvers.conversion import location
 
-_APART = 1.0  # sds between the means of two modes
 INTERRUPTED = "interrupted by Ctrl-C"
 _FLOW_DIM = 50  # beyond, a flow takes long to learn what chains cannot mend
 _FLOW_ELEMENTS = 2**14  # numbers that one log density may read
 _FLOW_CYCLES = ((10, 4), (25, 3), (50, 2))  # up to so many dimensions: a few seconds each
-_WEIGHT = 1e-3  # share of the evidence below which a mode is left out
-
-
-class Candidate(NamedTuple):
-    """An answer: the problem with its guide and coordinates, its solution, what weights say."""
-
-    problem: Problem
-    solution: Solution
-    assessment: Assessment
-
-
-class Climb(NamedTuple):
-    """Where a climb starts.
-
-    Attributes:
-        problem: with the guide of the first rung.
-        variables: to start from.
-        mutable: the model's mutable state.
-    """
-
-    problem: Problem
-    variables: Variables
-    mutable: dict[str, PyTree]
-
-    def candidate(self, problem: Problem, solution: Solution) -> Candidate:
-        """A solution with what the importance weights say of it."""
-        return Candidate(problem, solution, judge(problem, solution, self.mutable, "none"))
 
 
 Rung = Callable[[Climb, "Candidate | None"], "Candidate | None"]
-
-
-def judge(
-    problem: Problem, solution: Solution, mutable: dict[str, PyTree], chains: Chains
-) -> Assessment:
-    """Assesses a solution of a problem; see `vijax.diagnostics.assess.assess`."""
-    return assess(
-        problem.target,
-        problem.guide,
-        solution.variables,
-        mutable,
-        fold_in(problem.key, 5),
-        problem.batch,
-        solution.converged,
-        (),
-        num_modes=1 + len(solution.alternatives),
-        chains=chains,
-    )
 
 
 def plates(climb: Climb, best: Candidate | None) -> Candidate | None:
@@ -133,39 +83,6 @@ def centring(climb: Climb, best: Candidate | None) -> Candidate | None:
     return best
 
 
-def modes(climb: Climb, best: Candidate | None) -> Candidate | None:
-    """A mixture of the separate modes that hold some of the evidence."""
-    if best is None or not best.solution.alternatives:
-        return None
-    problem, found = best.problem, [best]
-    for i, params in enumerate(best.solution.alternatives):
-        start = Variables(params, best.solution.variables.model)
-        solver = _beside(problem)
-        key = fold_in(problem.key, 50 + i)
-        solution = solver.solve(key, problem.target, problem.guide, start, problem.batch)
-        one = climb.candidate(problem, solution)
-        if all(_apart(one, other) for other in found):
-            found.append(one)
-    evidence = np.array([_log_evidence(one) for one in found])
-    weights = np.exp(evidence - evidence.max())
-    kept = [i for i in np.argsort(-weights) if weights[i] > _WEIGHT * weights.sum()]
-    if len(kept) == 1:
-        one = found[kept[0]]
-        return climb.candidate(one.problem, one.solution._replace(alternatives=()))
-    assert isinstance(problem.guide, DensityGuide)
-    guides = tuple(problem.guide for _ in kept)
-    logits = jax.device_put(evidence[kept].astype(np.float32) - np.float32(evidence.max()))
-    params = MixtureParams(logits, tuple(found[i].solution.variables.guide for i in kept))
-    solution = Solution(
-        Variables(params, best.solution.variables.model),
-        f"a mixture of {len(kept)} separate modes; {best.solution.reason}",
-        all(found[i].solution.converged for i in kept),
-        sum(one.solution.evaluations for one in found),
-        best.solution.losses,
-    )
-    return climb.candidate(dataclasses.replace(problem, guide=Mixture(guides)), solution)
-
-
 def flow(climb: Climb, best: Candidate | None) -> Candidate | None:
     """The Gaussian, bent by a flow: few dimensions, one mode, and a model that costs little."""
     if best is None or best.solution.alternatives:
@@ -183,7 +100,7 @@ def flow(climb: Climb, best: Candidate | None) -> Candidate | None:
     solver = FlowDescent(max_cycles=cycles)
     solution = solver.solve(key, target, guide, variables._replace(guide=start), problem.batch)
     problem = dataclasses.replace(problem, guide=guide)
-    return _mended(climb.candidate(problem, solution), climb.mutable)
+    return _checked(climb.candidate(problem, solution), climb.mutable, mend=True)
 
 
 # In order. A rung answers `None` where it does not apply.
@@ -193,6 +110,8 @@ RUNGS: dict[str, Rung] = {
     "centring": centring,
     "modes": modes,
 }
+# For a guide that the user has named, in learned coordinates.
+NAMED_RUNGS: dict[str, Rung] = {"gaussian": gaussian, "centring": centring}
 # Tried where chains cannot mend the best of these: seconds each. They ask the chains themselves.
 LAST_RUNGS: dict[str, Rung] = {"flow": flow}
 
@@ -203,14 +122,19 @@ def climb(
     mutable: dict[str, PyTree],
     max_seconds: float | None,
     bar: Progress,
+    named: bool = False,
 ) -> tuple[Candidate, tuple[Attempt, ...]]:
-    """Climbs from a guide that has a direct solver; see the module."""
+    """Climbs from a guide that has a direct solver; see the module.
+
+    A `named` guide stays what it is, and so do its draws: only its coordinates are learned.
+    """
+    rungs, last_rungs = (NAMED_RUNGS, {}) if named else (RUNGS, LAST_RUNGS)
     began = time.perf_counter()
     start = Climb(problem, variables, mutable)
     best: Candidate | None = None
     history: list[Attempt] = []
     try:
-        for name, rung in RUNGS.items():
+        for name, rung in rungs.items():
             if best is not None and _content(best):
                 break
             since = time.perf_counter()
@@ -225,8 +149,8 @@ def climb(
             best = found if kept else best
         assert best is not None
         bar.note(f"ELBO {best.assessment.elbo:.2f}, chains")
-        best = _mended(best, mutable)
-        for name, rung in LAST_RUNGS.items():
+        best = _checked(best, mutable, mend=not named)
+        for name, rung in last_rungs.items():
             since = time.perf_counter()
             late = max_seconds is not None and since - began > max_seconds
             if late or best.assessment.verdict.status != "approximate":
@@ -247,19 +171,11 @@ def climb(
     return best, tuple(history)
 
 
-def _mended(best: Candidate, mutable: dict[str, PyTree]) -> Candidate:
-    """A candidate that short chains have checked, and mended where they could."""
+def _checked(best: Candidate, mutable: dict[str, PyTree], mend: bool) -> Candidate:
+    """A candidate that short chains have checked, and mended where they can and may."""
     problem, variables = best.problem, best.solution.variables
     state = (problem.target, problem.guide, variables, mutable, fold_in(problem.key, 5))
-    return best._replace(assessment=ask_chains(best.assessment, *state, problem.batch, mend=True))
-
-
-def better(one: Candidate, other: Candidate) -> bool:
-    """Whether the ELBO of one is higher by more than two standard errors."""
-    new, old = one.assessment, other.assessment
-    if not math.isfinite(old.elbo):
-        return math.isfinite(new.elbo)
-    return new.elbo - old.elbo > 2 * math.hypot(new.elbo_se, old.elbo_se)
+    return best._replace(assessment=ask_chains(best.assessment, *state, problem.batch, mend))
 
 
 def _content(best: Candidate) -> bool:
@@ -275,25 +191,11 @@ def _settles(found: Candidate, best: Candidate) -> bool:
 def _again(problem: Problem) -> Solver:
     """The solver that goes on from a Gaussian in new coordinates."""
     dim = problem.target.space.dim
+    if dim <= _centring.DENSE_DIM and isinstance(problem.guide, (FullRank, LowRank)):
+        return beside(problem)
     solver = default_solver(problem.guide, dim)
     assert solver is not None
-    return _beside(problem) if dim <= _centring.DENSE_DIM else solver
-
-
-def _beside(problem: Problem) -> Solver:
-    """The solver that starts from the guide's own Gaussian."""
-    return dense_gaussian(None) if problem.guide == FullRank() else BatchAndMatch(start=None)
-
-
-def _apart(one: Candidate, other: Candidate) -> bool:
-    """Whether two Gaussians are different ones: some mean lies beyond the other's reach."""
-    a, b = (from_params(c.solution.variables.guide, c.problem.target.space) for c in (one, other))
-    return bool(np.max(np.abs(a.mean - b.mean) / np.minimum(a.sd, b.sd)) > _APART)
-
-
-def _log_evidence(candidate: Candidate) -> float:
-    importance = candidate.assessment.importance
-    return -math.inf if importance is None else importance.log_evidence
+    return solver
 
 
 def _attempt(rung: str, found: Candidate, kept: bool, seconds: float) -> Attempt:

@@ -9,9 +9,16 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from vijax._contracts import Algorithm, Batch, Guide, PyTree, Target, Variables
-from vijax._locals import has_rows, shared, variable_axes
-from vijax._locals import put as put_rows
-from vijax._locals import take as take_rows
+from vijax._locals import (
+    Packed,
+    has_rows,
+    pack,
+    put_packed,
+    shared,
+    take_packed,
+    unpack,
+    variable_axes,
+)
 
 CAPACITY = 2000  # most steps in one piece
 THIN = 10  # every tenth iterate enters the averages: the others are nearly copies of it
@@ -23,7 +30,7 @@ class Loop(NamedTuple):
     """What lives on the device between pieces; a leading axis of restarts on every leaf.
 
     Attributes:
-        state: the algorithm's state.
+        state: the algorithm's state, `Packed` where parts of it are by row.
         mean: mean of the thinned iterates since the window began, but for those with a row for
             every row of a plate: averaging them would cost more than the steps.
         square: their sum of squared deviations at the probed coordinates.
@@ -48,9 +55,42 @@ def begin(
         state = algorithm.rescale(algorithm.init(variables, mutable), factor)
         axes = variable_axes(guide, variables, target.space, target.subsampled)
         zeros = jax.tree.map(jnp.zeros_like, shared(variables, axes))
-        return Loop(state, zeros, probe(zeros), jnp.zeros(()))
+        return Loop(packed(target, guide, algorithm, state), zeros, probe(zeros), jnp.zeros(()))
 
     return jax.vmap(one)(variables, factors)
+
+
+def packed(target: Target, guide: Guide, algorithm: Algorithm, state: PyTree) -> PyTree:
+    """A state as the loop keeps it."""
+    axes = variable_axes(guide, algorithm.variables(state), target.space, target.subsampled)
+    return pack(state, algorithm.row_axes(state, axes)) if has_rows(axes) else state
+
+
+def all_packed(target: Target, guide: Guide, algorithm: Algorithm, states: PyTree) -> PyTree:
+    """The states of all restarts as the loop keeps them."""
+    return jax.vmap(lambda state: packed(target, guide, algorithm, state))(states)
+
+
+def unpacked(target: Target, guide: Guide, algorithm: Algorithm, states: Packed) -> PyTree:
+    """The states of all restarts, packed, as the algorithm knows them."""
+
+    def one(state: Packed) -> PyTree:
+        return unpack(state, _state_axes(target, guide, algorithm, state.rest))
+
+    return jax.vmap(one)(states)
+
+
+def unpacked_variables(
+    target: Target, guide: Guide, algorithm: Algorithm, states: Packed
+) -> Variables:
+    """The variables in the packed states of all restarts."""
+    return algorithm.variables(unpacked(target, guide, algorithm, states))
+
+
+def _state_axes(target: Target, guide: Guide, algorithm: Algorithm, state: PyTree) -> PyTree:
+    variables = algorithm.variables(state)
+    axes = variable_axes(guide, variables, target.space, target.subsampled)
+    return algorithm.row_axes(state, axes)
 
 
 def advance(
@@ -83,7 +123,7 @@ def advance(
         whole, losses = carry
         now = jax.tree.map(lambda values: values[t % len(values)], table)
         some = batch._replace(index=now.index, fetched=now.fetched)
-        before = take_rows(whole, state_axes, some.index) if by_row else whole
+        before = take_packed(whole, state_axes, some.index) if by_row else whole
         step_key = jax.random.fold_in(key, t)
         state, info = algorithm.step(before, step_key, target.on_batch, guide, some)
         if guarded or by_row:
@@ -91,7 +131,7 @@ def advance(
             state = jax.tree.map(lambda new, old: jnp.where(ok, new, old), state, before)
             info = info._replace(loss=jnp.where(ok, info.loss, jnp.nan))
         if by_row:
-            state = put_rows(whole, state, state_axes, some.index)
+            state = put_packed(whole, state, state_axes, some.index)
         return state, losses.at[t - start].set(info.loss)
 
     def block(key: Array, t: Array, carry: tuple[Loop, Array]) -> tuple[Array, tuple[Loop, Array]]:
@@ -110,12 +150,12 @@ def advance(
         return ended
 
     def averaged(state: PyTree) -> Variables:
-        return shared(algorithm.variables(state), axes)
+        return shared(algorithm.variables(state.rest if by_row else state), axes)
 
-    variables = algorithm.variables(loop.state)
+    by_row = isinstance(loop.state, Packed)
+    variables = algorithm.variables(loop.state.rest if by_row else loop.state)
     axes = variable_axes(guide, variables, target.space, target.subsampled)
-    by_row = has_rows(axes)
-    state_axes = algorithm.row_axes(loop.state, axes) if by_row else None
+    state_axes = _state_axes(target, guide, algorithm, loop.state.rest) if by_row else None
     size = sum(leaf.size for leaf in jax.tree.leaves(loop.mean)) // restarts
     stride = THIN if size < _LARGE else 2 * THIN
     averages = (loop.mean, loop.square, loop.seen)

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from vijax._candidate import Candidate, judge
 from vijax._contracts import Batch, PyTree, Solution, Variables
 from vijax._dependence import unknown_without
 from vijax._engine import Engine, Run
 from vijax._history import Attempt
 from vijax._kernel import Kernel
 from vijax._keys import fold_in, host_rng
-from vijax._ladder import Candidate, judge
 from vijax._problem import Problem
 from vijax._scores import knows_all_rows, scores, shares_all
 from vijax._storage.call import placeholder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 import time
@@ -29,8 +30,10 @@ from vijax._errors import GuideError, ModelError, VijaxError
 from vijax._history import Attempt
 from vijax._kernel import Kernel as LogDensity
 from vijax._keys import as_key, fold_in
+from vijax._memory import named_memory
 from vijax._options import check_count
 from vijax._progress import Progress
+from vijax._scores import shares_all
 from vijax._stein import Kernel
 from vijax._summary import Summary, Weighted, report, summarise
 from vijax.algorithms import Gradient
@@ -42,6 +45,12 @@ from vijax.guides.numpyro import as_numpyro
 from vijax.model import Arguments, build, predictor, run_nuts, split
 from vijax.model.nuts import DENSE_DIM
 from vijax.objectives.told import told
+
+_memory_of_draws = functools.partial(
+    named_memory,
+    remedy="Ask for fewer draws at a time (num_draws=), with other keys for the next, or for fewer "
+    "rows.",
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -151,6 +160,7 @@ class Posterior:
             f"{self.num_steps} steps in {self.seconds:.1f} s; {self.stop_reason})"
         )
 
+    @_memory_of_draws("sample")
     def sample(
         self, rng_key: Any = 0, num_draws: int = 1000, corrected: bool | None = None
     ) -> dict[str, np.ndarray]:
@@ -305,6 +315,7 @@ class Posterior:
         flat = weights.flatten(self.target.space, draws.z)
         return _covariance.of_draws(flat[:, rows], np.exp(found.log_weights))
 
+    @_memory_of_draws("predict")
     def predict(
         self, rng_key: Any = 0, *args: Any, num_draws: int = 1000, **kwargs: Any
     ) -> dict[str, np.ndarray]:
@@ -372,6 +383,7 @@ class Posterior:
             unknown=frozenset(),
         )
 
+    @_memory_of_draws("log_likelihood")
     def log_likelihood(self, rng_key: Any = 0, num_draws: int = 1000) -> dict[str, np.ndarray]:
         """Pointwise log likelihood of the data under posterior draws, as LOO and WAIC take it.
 
@@ -386,6 +398,59 @@ class Posterior:
         z = self.with_discrete(self._draw(key, num_draws, corrected=None), fold_in(key, 2))
         full = self.batch._replace(index={})  # every row of subsampled plates
         return _draws.log_likelihood(self.target, self.variables, self.mutable, full, z)
+
+    @_memory_of_draws("log_predictive_density")
+    def log_predictive_density(
+        self, rng_key: Any = 0, *args: Any, num_draws: int = 1000, **kwargs: Any
+    ) -> dict[str, np.ndarray]:
+        """Log density of data under the posterior predictive, `log E[p(y_i | z)]` row by row.
+
+        The score of rows that the fit has not seen, and what tells how good a fit on batches is.
+        Draws are averaged as they come: memory is that of the rows.
+
+        Args:
+            rng_key: an int, a JAX key or a legacy key.
+            *args: the model's arguments at the rows, observations included; none at all for those
+                of the fit.
+            num_draws: how many posterior draws are averaged.
+            **kwargs: the model's keyword arguments.
+
+        Returns:
+            By observed site, `(*batch shape,)` in nats.
+
+        Raises:
+            ModelError: a latent has another shape at these rows than it had in the fit.
+        """
+        key, there = as_key(rng_key), self
+        if not args and not kwargs:
+            self._need("log_predictive_density")
+        elif self.guide.conditional:
+            there = self.at(*args, **kwargs)
+        else:
+            there = self._elsewhere("log_predictive_density", args, kwargs)
+        z = there._draw(key, check_count("num_draws", num_draws), corrected=None)
+        full = there.batch._replace(index={})  # every row of subsampled plates
+        state = (there.target, self.variables, self.mutable, full)
+        if there.target.discrete:
+            z = _draws.with_discrete(*state, z, fold_in(key, 2))
+        return _draws.log_predictive(*state, z)
+
+    def _elsewhere(self, what: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Posterior:
+        """The same posterior, of the same latents, beside other data."""
+        arguments, data = split(self.model, args, kwargs)
+        target = build(self.model, arguments)
+        ours, theirs = (
+            {site.name: site.shape for site in one.space.sites} for one in (self.target, target)
+        )
+        if ours != theirs:
+            raise ModelError(
+                f"{what}: expected the latent sites {ours} at these arguments, got {theirs}. Pass "
+                "the observations, too; rows with latents of their own have to be fitted, or "
+                "inferred by guides.Amortised."
+            )
+        return dataclasses.replace(
+            self, arguments=arguments, target=target, batch=self.batch._replace(data=data, index={})
+        )
 
     def summary(self, rng_key: Any = 0, num_draws: int = 4000, ci_prob: float = 0.89) -> Summary:
         """A table with a row for every scalar: moments, interval, error, the guide's own moments.
@@ -547,7 +612,9 @@ class Posterior:
         if self.missing and self.assessment.importance is not None:
             return self.assessment.draws, self.assessment.importance
         self._need("importance weights")
-        if self.assessment.importance is None:
+        if self.assessment.importance is None and not (
+            shares_all(self.target) and isinstance(self.guide, DensityGuide)
+        ):
             self._density_guide("importance")
             raise GuideError(
                 "importance: expected a full-batch fit, got one on minibatches. Refit without "

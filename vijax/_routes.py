@@ -80,11 +80,13 @@ class Watchers(NamedTuple):
     progress_bar: bool = True
 
 
-def by_climbing(begun: Begun, max_seconds: float | None, progress_bar: bool) -> Posterior | Begun:
-    """The answer of the ladder."""
+def by_climbing(
+    begun: Begun, max_seconds: float | None, progress_bar: bool, named: bool
+) -> Posterior | Begun:
+    """The answer of the ladder, or of its rungs for a guide that was named."""
     with Progress(progress_bar, steps=False) as bar:
         start = (begun.problem, begun.variables[0], begun.mutable)
-        found, history = climb(*start, max_seconds, bar)
+        found, history = climb(*start, max_seconds, bar, named)
     status, solution = found.assessment.verdict.status, found.solution
     # a flow has had its gradient steps
     final = isinstance(found.problem.guide, TransportGuide)

@@ -10,10 +10,10 @@ import jax
 import numpy as np
 
 from vijax import _draws, _outcome
+from vijax._candidate import Candidate, judge
 from vijax._contracts import DensityGuide, Solution, Variables
 from vijax._errors import GuideError, ModelError, VijaxError, mismatch
 from vijax._keys import as_key, fold_in
-from vijax._ladder import Candidate, judge
 from vijax._loo import by_observation, leave_one_out
 from vijax._posterior import Posterior
 from vijax._problem import Problem

@@ -84,6 +84,20 @@ def test_a_memory_map_gives_the_same_bits_and_stays_on_disk(arrays, in_memory):
             method()
 
 
+def test_weights_on_all_rows_are_there_to_be_asked_for(arrays, in_memory):
+    x, y = (array.astype(np.float64) for array in arrays[:2])
+    loc, scale = in_memory.params.loc["w"], np.exp(in_memory.params.log_scale["w"])
+    second = (y - x @ loc) @ (y - x @ loc) + (x**2).sum(0) @ scale**2
+    prior = COLUMNS * np.log(2 * np.pi) + loc @ loc + scale @ scale
+    entropy = np.log(scale).sum() + 0.5 * COLUMNS * (1 + np.log(2 * np.pi))
+    elbo = -0.5 * (ROWS * np.log(2 * np.pi) + second + prior) + entropy
+    assert np.isnan(in_memory.khat)
+    found = in_memory.log_evidence("elbo", num_draws=100)
+    assert abs(found.value - elbo) < 5 * found.se
+    # on batches it is as uncertain as the sum over the rows of one of them
+    assert abs(in_memory.elbo - elbo) < 5 * in_memory.elbo_se
+
+
 def test_any_source_gives_the_same_bits(arrays, in_memory):
     x, y, _ = arrays
     sparse = fit(regression, SparseRows(x), y, guide="meanfield")

@@ -3,10 +3,18 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 import numpyro.distributions as dist
 import pytest
 
 from vijax.model.validation import known_arguments
+
+
+@pytest.fixture(autouse=True)
+def validation():
+    """NumPyro validates by default since 0.22."""
+    with numpyro.validation_enabled():
+        yield
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from vijax._batches import Rows
 from vijax._contracts import Algorithm, Batch, Guide, PyTree, RowSource, Target, Variables
 from vijax._engine import Engine, Run
 from vijax._locals import shared, variable_axes
-from vijax._loop import Loop
+from vijax._loop import Loop, packed
 from vijax._stopping import Phase, Window
 from vijax._storage.codec import NotStored, Reader, Writer
 from vijax.algorithms import Gradient, Optimizer
@@ -116,7 +116,10 @@ def decode_run(
 
     loop = None
     if algorithm is not None and note["loop"] is not None:
-        state = jax.eval_shape(algorithm.init, variables, mutable)
+        init = algorithm.init
+        state = jax.eval_shape(
+            lambda *start: packed(target, guide, algorithm, init(*start)), variables, mutable
+        )
         loop = Loop(
             state=reader.tree(
                 note["loop"]["state"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import threading
 import time
@@ -13,9 +14,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from vijax._contracts import PyTree, Variables
+from vijax._contracts import Algorithm, PyTree, Variables
 from vijax._engine import Engine, Run
 from vijax._errors import VijaxError, VijaxWarning, mismatch
+from vijax._identity import fingerprint, text
 from vijax._storage import call, checks, codec
 from vijax._storage import run as stored
 from vijax._storage.codec import Reader, Writer
@@ -158,6 +160,7 @@ def _identity(engine: Engine, arguments: Arguments, restarts: int) -> dict[str, 
         "set of latent sites": writer.encode(engine.target.space),
         "guide": writer.encode(engine.guide),
         "algorithm": writer.encode(engine.algorithm),
+        "setting of the algorithm": _settings(engine.algorithm),
         "batch size": writer.encode(engine.target.request),
         "number of restarts": restarts,
         "rng_key": np.ravel(jax.random.key_data(engine.key)).tolist(),
@@ -167,3 +170,8 @@ def _identity(engine: Engine, arguments: Arguments, restarts: int) -> dict[str, 
             for name, value in [*engine.batch.data.items(), *arguments.sources.items()]
         },
     }
+
+
+def _settings(algorithm: Algorithm) -> str:
+    """What the encoding of an algorithm leaves out: the code of an optimizer and its constants."""
+    return hashlib.blake2b(text(fingerprint(algorithm)).encode(), digest_size=16).hexdigest()

@@ -85,6 +85,7 @@ class Evidence(NamedTuple):
         num_draws: draws behind `importance`.
         finite_share: share of them with a finite density under the model.
         num_modes: separate modes that were seen and that the guide does not cover.
+        more_modes: whether the search for separate modes ended while it still found new ones.
         discrepancy: of particles, `num_draws` of them, for which there is nothing else.
     """
 
@@ -99,6 +100,7 @@ class Evidence(NamedTuple):
     num_modes: int = 1
     stationarity: Stationarity | None = None
     discrepancy: Discrepancy | None = None
+    more_modes: bool = False
 
 
 def judge(evidence: Evidence) -> Verdict:
@@ -139,6 +141,9 @@ def _of_draws(evidence: Evidence, importance: Importance, reasons: list[str]) ->
         reasons.append(
             f"{evidence.num_modes} separate modes were seen, and the guide covers one of them"
         )
+        return Verdict("approximate", tuple(reasons), advice)
+    if evidence.more_modes:
+        reasons.append("the search for separate modes ended while it still found new ones")
         return Verdict("approximate", tuple(reasons), advice)
     if weights == "exact" and chains in ("agree", "unasked"):
         return Verdict("certified", tuple(reasons), "")
@@ -250,6 +255,8 @@ def _threshold(evidence: Evidence) -> float:
 def _advice(evidence: Evidence) -> str:
     if evidence.num_modes > 1:
         return "Fit the modes apart from init= and compare their evidence, or validate with nuts()."
+    if evidence.more_modes:
+        return "Tell the modes apart in the model: order what can be exchanged, or fix a sign."
     if not evidence.converged and evidence.importance is None:
         return "Give it more steps."
     if not evidence.converged:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vijax._contracts import Axes, Batch, DensityGuide, Draw, Position, PyTree, Space
+from vijax._contracts import Axes, Batch, Draw, Position, PyTree, RowGuide, Space
 from vijax._errors import GuideError, mismatch
 from vijax.guides.levels import Level, cut, join, levels
 from vijax.guides.normal import require_positive
@@ -34,7 +34,7 @@ class AmortisedParams(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Amortised(DensityGuide):
+class Amortised(RowGuide):
     """`q(z_i | x_i) = N(loc(x_i), diag(scale(x_i)^2))` with `(loc, log scale) = encoder(x_i)`.
 
     For the latents of a plate with many rows: a step costs as much as its batch, the number of
@@ -98,12 +98,18 @@ class Amortised(DensityGuide):
         loc, log_scale = self._encode(params, space, batch)
         noise = jax.random.normal(key, loc.shape, loc.dtype)
         z = join(space, [loc + jnp.exp(log_scale) * noise])
-        return Draw(z, _log_normal(noise, log_scale, space))
+        log_q = jnp.sum(_log_normal(noise, log_scale))
+        return Draw(z, space.sites[0].scale * log_q)
 
     def log_prob(self, params: AmortisedParams, space: Space, z: Position, batch: Batch) -> Array:
+        return space.sites[0].scale * jnp.sum(self.row_log_probs(params, space, z, batch))
+
+    def row_log_probs(
+        self, params: AmortisedParams, space: Space, z: Position, batch: Batch
+    ) -> Array:
         loc, log_scale = self._encode(params, space, batch)
         (values,) = cut(space, z)
-        return _log_normal((values - loc) * jnp.exp(-log_scale), log_scale, space)
+        return _log_normal((values - loc) * jnp.exp(-log_scale), log_scale)
 
     def _encode(self, params: AmortisedParams, space: Space, batch: Batch) -> tuple[Array, Array]:
         """Locations and log scales of every row in use, `(rows, width)` each."""
@@ -156,6 +162,6 @@ def _level(space: Space) -> Level:
     )
 
 
-def _log_normal(noise: Array, log_scale: Array, space: Space) -> Array:
-    log_q = -0.5 * jnp.sum(noise**2) - jnp.sum(log_scale) - 0.5 * noise.size * _LOG_2PI
-    return space.sites[0].scale * log_q
+def _log_normal(noise: Array, log_scale: Array) -> Array:
+    """By row."""
+    return -jnp.sum(0.5 * noise**2 + log_scale + 0.5 * _LOG_2PI, axis=1)

@@ -17,7 +17,7 @@ Site = dict[str, Any]
 ENDLESS = 0  # the number of values of a count
 
 
-def drawn_value(name: str, site: Site, states: Array) -> Array:
+def drawn_value(name: str, site: Site, states: Array, least: Array | int = 0) -> Array:
     """The values of a site, whose numbers are recorded beside them.
 
     Args:
@@ -26,6 +26,7 @@ def drawn_value(name: str, site: Site, states: Array) -> Array:
             not used, its own prior sums to one.
         states: numbers of values, of the site's shape (rounded, if they are no integers); or
             weights of the values, with one more axis.
+        least: of counts, how far above its lowest value the number 0 stands.
 
     Raises:
         ModelError: the site's values have no numbers.
@@ -34,7 +35,7 @@ def drawn_value(name: str, site: Site, states: Array) -> Array:
     ndim = len(site["kwargs"].get("sample_shape", ())) + len(site["fn"].shape())
     if values is None:
         states = _rounded(states, None)
-        value = states + _lowest(site)
+        value = states + _lowest(site) + least
     elif states.ndim > ndim:
         value = states @ values.astype(states.dtype)
         log_prob = _between(site["fn"], states, values)
@@ -46,14 +47,14 @@ def drawn_value(name: str, site: Site, states: Array) -> Array:
     return value
 
 
-def from_drawn_value(name: str, site: Site, value: Array) -> Array:
+def from_drawn_value(name: str, site: Site, value: Array, least: Array | int = 0) -> Array:
     """The value itself, with its number recorded beside it."""
     values = _values(name, site)
     if values is None:
-        states = value - _lowest(site)
+        states = value - _lowest(site) - least
     else:
         states = jnp.argmin(jnp.abs(value[..., None] - values), axis=-1)
-    return drawn_value(name, site, states)
+    return drawn_value(name, site, states, least)
 
 
 def _values(name: str, site: Site) -> Array | None:

@@ -109,7 +109,7 @@ def from_unconstrained(
 
     Those of a discrete site are the numbers of its values; one without gets the first value. Where
     steps are taken side by side `Before(name)` has the number one step earlier.
-    `centring` says in which coordinates hierarchical sites are, see `vijax.model.centring`.
+    `centring` says in which coordinates sites are, see `Batch`.
     """
     weights = centring or {}
 
@@ -124,7 +124,8 @@ def from_unconstrained(
         if name not in z:
             raise ModelError(mismatch(f"site {name!r}", "a value", f"values of {sorted(z)} only"))
         if is_drawn(site):
-            return drawn_value(name, site, at_step(z[name], steps))
+            least = at_step(weights[name], steps) if name in weights else 0
+            return drawn_value(name, site, at_step(z[name], steps), least)
         if name in weights:
             return _place(name, site, at_step(z[name], steps), at_step(weights[name], steps))
         return _transform(site, at_step(z[name], steps))
@@ -145,7 +146,8 @@ def from_values(values: Mapping[str, Any], centring: Mapping[str, Array] | None 
             return at_origin(name, site, steps)
         if is_drawn(site):
             check_shape(name, jnp.shape(values[name]), site, steps)
-            return from_drawn_value(name, site, at_step(jnp.asarray(values[name]), steps))
+            least = at_step(weights[name], steps) if name in weights else 0
+            return from_drawn_value(name, site, at_step(jnp.asarray(values[name]), steps), least)
         dtype = jnp.result_type(values[name], float)
         series = jnp.asarray(values[name], dtype)
         check_shape(name, jnp.shape(series), site, steps)
@@ -344,14 +346,28 @@ def log_density(trace: Trace) -> Array:
     return sum(log_dets(trace).values(), log_prob)
 
 
-def log_dets(trace: Trace) -> dict[str, Array]:
-    """`log |dx/dz|` by latent site, scalars, for a trace from `from_unconstrained`."""
+def log_dets(trace: Trace, bent: bool = False) -> dict[str, Array]:
+    """`log |dx/dz|` by latent site, scalars, for a trace from `from_unconstrained`.
+
+    `bent` leaves sites out whose coordinates are their values, so that it is zero.
+    """
     # a subsampled plate scales the Jacobian with the density; `scale` and `mask` act on the
     # density alone
     return {
         name: plate_scale(trace, site) * jnp.sum(jnp.asarray(record.log_det))
         for name, site, record in latents(trace)
+        if not (bent and _is_flat(site, record))
     }
+
+
+def _is_flat(site: Mapping[str, Any], record: Record) -> bool:
+    """Whether the coordinates of a site are its values."""
+    if is_drawn(site):
+        return True
+    support = site["fn"].support
+    while isinstance(support, constraints._IndependentConstraint):
+        support = support.base_constraint
+    return support is constraints.real and record.log_spread is None
 
 
 def log_spreads(trace: Trace) -> dict[str, Array]:

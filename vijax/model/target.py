@@ -185,7 +185,7 @@ class Builder:
                 trace = self._abstract_trace(running.at_origin, scored=False)
             self.summation = planned(self.trace, trace, space, abstract)
         how = Plan() if self.summation is None else self.summation.how
-        layout = self._layout(space, trace) if space.drawn.sites else {}
+        layout = self._layout(space, trace)
         return Target(
             space=space,
             evaluate=self.evaluate,
@@ -311,18 +311,31 @@ class Builder:
         return self.summation.evaluate(z, batch, model, mutable)
 
     def terms(self, z: Position, batch: Batch, model: Mapping, mutable: Mapping) -> Terms:
-        """The log density by site, elementwise; `""` has what is left."""
+        """The log density by site, elementwise; `""` has what is left, if there is anything."""
         if self.summation is not None:
             evaluation = self.summation.evaluate(z, batch, model, mutable)
             return Terms({"": evaluation.log_density}, evaluation.mutable)
         trace = self.trace(batch, running.from_unconstrained(z, batch.centring), model, mutable)
         with tracing_errors(self.model):
             values = running.log_probs(trace)
-        rest = sum(running.log_dets(trace).values(), jnp.zeros(()))
-        return Terms({**values, "": rest}, running.mutable(trace))
+        bent = running.log_dets(trace, bent=True)
+        if bent:
+            values[""] = sum(bent.values(), jnp.zeros(()))
+        return Terms(values, running.mutable(trace))
 
     def _layout(self, space: Space, trace: running.Trace) -> dict[str, Layout]:
-        """What the terms depend on, read off the traced program."""
+        """The plates of the terms, and what they depend on, read off the traced program."""
+        names = [name for name, site in trace.items() if site["type"] == "sample"]
+        causes: dict[str, frozenset[str]] = dict.fromkeys([*names, ""], frozenset())
+        if space.drawn.sites:
+            causes |= self._causes(space)
+        return {
+            name: Layout(_site_plates(trace[name], trace) if name in trace else (), labels)
+            for name, labels in causes.items()
+        }
+
+    def _causes(self, space: Space) -> dict[str, frozenset[str]]:
+        """The discrete sites in the space that each term depends on."""
         states = {s.name: jax.ShapeDtypeStruct(s.z_shape, np.int32) for s in space.drawn.sites}
 
         def values(states: Position, data: dict[str, Array]) -> dict[str, Array]:
@@ -335,13 +348,7 @@ class Builder:
         labels = [frozenset({(name, 0)}) for name in sorted(states)]  # as a dict is laid out
         labels += [frozenset()] * (len(closed.jaxpr.invars) - len(labels))
         found = zip(sorted(shapes), lineage(closed.jaxpr, labels), strict=True)
-        return {
-            name: Layout(
-                _site_plates(trace[name], trace) if name in trace else (),
-                frozenset(label for label, _ in line),
-            )
-            for name, line in found
-        }
+        return {name: frozenset(label for label, _ in line) for name, line in found}
 
     def draw_discrete(
         self, key: Array, z: Position, batch: Batch, model: Mapping, mutable: Mapping

@@ -3,6 +3,7 @@
 from vijax.objectives import discrete
 from vijax.objectives.cubo import CUBO
 from vijax.objectives.elbo import ELBO
+from vijax.objectives.f_divergence import FDivergence
 from vijax.objectives.forward_kl import ForwardKL
 from vijax.objectives.iwae import IWAE
 from vijax.objectives.renyi import Renyi
@@ -14,6 +15,7 @@ __all__ = [
     "CUBO",
     "ELBO",
     "IWAE",
+    "FDivergence",
     "ForwardKL",
     "Renyi",
     "ScoreELBO",

@@ -9,7 +9,15 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from vijax._contracts import DensityGuide, PyTree, Setting, Variables
+from vijax._contracts import (
+    Batch,
+    DensityGuide,
+    Position,
+    PyTree,
+    RowGuide,
+    Setting,
+    Variables,
+)
 from vijax._errors import GuideError
 
 Way = Literal["plain", "path", "score"]
@@ -19,22 +27,26 @@ class Particles(NamedTuple):
     """Independent draws, a leading axis each.
 
     Attributes:
-        log_p: log density of the target, `(num,)`.
-        log_q: log density of the guide, `(num,)`.
+        log_p: log density of the target, `(num,)`, or of each row in use, `(num, rows)`.
+        log_q: log density of the guide, likewise.
         mutable: the model's new mutable state, merged.
+        scale: what rows count for, all of them over those in use.
     """
 
     log_p: Array
     log_q: Array
     mutable: dict[str, PyTree]
+    scale: float = 1.0
 
     @property
     def log_weights(self) -> Array:
-        """`log p - log q`, `(num,)`."""
+        """`log p - log q`."""
         return self.log_p - self.log_q
 
 
-def particles(way: Way, num: int, variables: Variables, setting: Setting) -> Particles:
+def particles(
+    way: Way, num: int, variables: Variables, setting: Setting, by_row: bool = False
+) -> Particles:
     """Draws `num` particles.
 
     Args:
@@ -44,6 +56,7 @@ def particles(way: Way, num: int, variables: Variables, setting: Setting) -> Par
         num: how many.
         variables: what the gradient is taken in.
         setting: what an objective is evaluated in.
+        by_row: whether each row has weights of its own; only if `have_rows`.
 
     Raises:
         GuideError: `"path"` or `"score"` of a guide without a density, or any but `"score"` where
@@ -75,11 +88,56 @@ def particles(way: Way, num: int, variables: Variables, setting: Setting) -> Par
             assert isinstance(guide, DensityGuide)
             z = stop_gradient(z)
             log_q = guide.log_prob(variables.guide, target.space, z, batch)
-        log_p, after = target.evaluate(z, model_batch, variables.model, mutable)
+        if by_row:
+            fixed = stop_gradient(variables.guide) if way == "path" else variables.guide
+            assert isinstance(guide, RowGuide)
+            log_q = guide.row_log_probs(fixed, target.space, z, batch)
+            log_p, after = _by_row(z, model_batch, variables, setting)
+        else:
+            log_p, after = target.evaluate(z, model_batch, variables.model, mutable)
         return log_p, log_q, after
 
     log_p, log_q, states = jax.vmap(one)(jax.random.split(key, num))
-    return Particles(log_p, log_q, jax.tree.map(merge, states))
+    scale = target.space.sites[0].scale if by_row else 1.0
+    return Particles(log_p, log_q, jax.tree.map(merge, states), scale)
+
+
+def have_rows(setting: Setting) -> bool:
+    """Whether rows are independent under guide and model, so that each has weights of its own.
+
+    All latents are in one plate, and so is all that the log density is made of.
+    """
+    target, guide = setting.target, setting.guide
+    if not isinstance(guide, RowGuide):
+        return False
+    names = {tuple(plate.name for plate in site.plates) for site in target.space.sites}
+    if len(names) != 1 or len(inside := names.pop()) != 1 or not target.layout:
+        return False
+    shapes = jax.eval_shape(
+        lambda: _terms({s.name: jnp.zeros(s.z_shape) for s in target.space.sites}, setting)
+    )
+    return all(inside[0] in {p.name for p in target.layout[name].plates} for name in shapes)
+
+
+def _terms(z: Position, setting: Setting) -> dict[str, Array]:
+    assert setting.target.terms is not None
+    return setting.target.terms(z, setting.batch, {}, setting.mutable).values
+
+
+def _by_row(
+    z: Position, batch: Batch, variables: Variables, setting: Setting
+) -> tuple[Array, dict[str, PyTree]]:
+    """Log density of every row in use, unscaled."""
+    target = setting.target
+    assert target.terms is not None
+    values, after = target.terms(z, batch, variables.model, setting.mutable)
+    site = target.space.sites[0]
+    (plate,) = site.plates
+    total = jnp.zeros(())
+    for value in values.values():
+        others = [axis for axis in range(-value.ndim, 0) if axis != plate.dim]
+        total += jnp.sum(value, axis=others)
+    return total / site.scale, after
 
 
 def merge(leaf: Array) -> Array:

@@ -10,7 +10,7 @@ from jax import Array
 from jax.lax import stop_gradient
 
 from vijax._contracts import PyTree, Setting, Variables
-from vijax.objectives.particles import particles, with_gradient_of
+from vijax.objectives.particles import Particles, have_rows, particles, with_gradient_of
 
 Estimator = Literal["dreg", "plain"]
 
@@ -24,6 +24,9 @@ def power_bound(
 ) -> tuple[Array, dict[str, PyTree]]:
     """`log(mean(w^power)) / power` over `num` particles, and the model's new mutable state.
 
+    Where a `RowGuide` and the model keep rows apart it is the sum of one such bound for each row,
+    as in an autoencoder: weights of all rows at once would be worth nothing.
+
     With `v_i` the normalised `w_i^power`, the reparameterised gradient is `sum(v_i dlog w_i)`.
     Its part through `log q` has, reparameterised once more, an expectation that leaves
 
@@ -34,22 +37,26 @@ def power_bound(
     Tucker, Lawson, Gu, Maddison, 2019, and for other powers Alpha-divergence variational inference
     meets importance weighted auto-encoders, Daudel, Benton, Shi, Doucet, 2023.
     """
+    by_row = have_rows(setting)
+
+    def mean_of(drawn: Particles) -> Array:
+        return drawn.scale * jnp.sum(_log_mean(power * drawn.log_weights)) / power
+
     if estimator == "plain":
-        drawn = particles("plain", num, variables, setting)
-        return _log_mean(power * drawn.log_weights) / power, drawn.mutable
+        drawn = particles("plain", num, variables, setting, by_row)
+        return mean_of(drawn), drawn.mutable
     fixed = variables._replace(model=stop_gradient(variables.model))
-    drawn = particles("path", num, fixed, setting)
-    share = stop_gradient(jax.nn.softmax(power * drawn.log_weights))
+    drawn = particles("path", num, fixed, setting, by_row)
+    share = stop_gradient(jax.nn.softmax(power * drawn.log_weights, axis=0))
     surrogate = jnp.sum((1 - power + power * share) * share * drawn.log_weights)
     if variables.model:  # its parameters take the weights as they are
-        own = particles("score", num, variables, setting)
+        own = particles("score", num, variables, setting, by_row)
         surrogate += jnp.sum(share * own.log_p)
-    value = _log_mean(power * drawn.log_weights) / power
-    return with_gradient_of(value, surrogate), drawn.mutable
+    return with_gradient_of(mean_of(drawn), drawn.scale * surrogate), drawn.mutable
 
 
 def _log_mean(log_values: Array) -> Array:
-    return jax.nn.logsumexp(log_values) - jnp.log(log_values.size)
+    return jax.nn.logsumexp(log_values, axis=0) - jnp.log(len(log_values))
 
 
 def check_estimator(estimator: str) -> None:

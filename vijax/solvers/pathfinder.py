@@ -92,20 +92,42 @@ class PathfinderResult(NamedTuple):
             gaussian: what has been reached: the basin nearest to it is its own. None, if `None`.
             elbo: of that; contenders far below it hold nothing.
         """
-        if gaussian is None or self.contenders is None or self.num_modes < 2:
+        best = self._best_of_basins()
+        if gaussian is None or self.contenders is None or len(best) < 2:
             return []
-        level = min(elbo, self.contender_elbos.max()) - _NEGLIGIBLE - len(gaussian.mean)
-        basins = self.basins[self.contender_paths]
-        best = []
-        for basin in range(self.num_modes):
-            members = np.flatnonzero(basins == basin)
-            if members.size:
-                best.append(int(members[np.argmax(self.contender_elbos[members])]))
         away = [np.abs((self.contenders.mean[i] - gaussian.mean) / gaussian.sd).max() for i in best]
-        home = best[int(np.argmin(away))]
+        home, level = best[int(np.argmin(away))], self._level(elbo)
         return [
             self.contenders.one(i) for i in best if i != home and self.contender_elbos[i] > level
         ]
+
+    def modes(self, elbo: float) -> list[tuple[Factored, int]]:
+        """The best contender in every basin that may hold some mass, and how many paths end there.
+
+        Args:
+            elbo: reached elsewhere; contenders far below it hold nothing.
+        """
+        if self.contenders is None:
+            return []
+        level = self._level(elbo)
+        return [
+            (
+                self.contenders.one(i),
+                int(np.sum(self.basins == self.basins[self.contender_paths[i]])),
+            )
+            for i in self._best_of_basins()
+            if self.contender_elbos[i] > level
+        ]
+
+    def _best_of_basins(self) -> list[int]:
+        """The contender of highest ELBO in every basin that has any."""
+        basins = self.basins[self.contender_paths]
+        members = (np.flatnonzero(basins == basin) for basin in range(self.num_modes))
+        return [int(some[np.argmax(self.contender_elbos[some])]) for some in members if some.size]
+
+    def _level(self, elbo: float) -> float:
+        """The ELBO below which a contender holds nothing."""
+        return float(min(elbo, self.contender_elbos.max()) - _NEGLIGIBLE - self.draws.shape[1])
 
     @property
     def reason(self) -> str:

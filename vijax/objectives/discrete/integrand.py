@@ -41,7 +41,7 @@ def elbo_integrand(
         for site in space.sites:
             own = site.scale * fixed[site.name].log_prob(states[site.name])
             value += jnp.sum(own)
-            signals[site.name] = own - _seen_by(site, found.values, layout)
+            signals[site.name] = own - seen_by(site, found.values, layout)
         return Seen(value, signals, found.mutable)
 
     return Integrand(function, {site.name: parallel(site, layout) for site in space.sites})
@@ -55,7 +55,7 @@ def parallel(site: Site, layout: Mapping[str, Layout]) -> tuple[int, ...]:
     return tuple(ndim + plate.dim for plate in common)
 
 
-def _seen_by(site: Site, values: Mapping[str, Array], layout: Mapping[str, Layout]) -> Array:
+def seen_by(site: Site, values: Mapping[str, Array], layout: Mapping[str, Layout]) -> Array:
     """The terms that each entry of a site has a part in, added up; broadcasts to its shape."""
     ndim = len(site.shape) - site.event_dim
     total = jnp.zeros((1,) * ndim)

@@ -1,0 +1,75 @@
+"""Bounded memory, and what is said where it is not enough."""
+
+import jax
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+
+import vijax
+from vijax import ModelError, OutOfMemoryError, _draws
+from vijax._memory import named_memory
+
+Y = np.random.default_rng(0).normal(1.0, 1.0, (12, 2)).astype(np.float32)
+
+
+def groups(y):
+    mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
+    with numpyro.plate("groups", y.shape[0], dim=-2):
+        theta = numpyro.sample("theta", dist.Normal(mu, 2.0))
+        with numpyro.plate("repeats", y.shape[1], dim=-1):
+            numpyro.sample("y", dist.Normal(theta, 1.0), obs=y)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return vijax.fit(groups, Y, guide="meanfield", progress_bar=False)
+
+
+def test_draws_in_blocks_are_the_draws_at_once(fitted, monkeypatch):
+    whole = fitted.sample(0, 100, corrected=False)
+    monkeypatch.setattr(_draws, "_HOST_NUMBERS", 13 * 7)  # seven draws at a time
+    for name, value in fitted.sample(0, 100, corrected=False).items():
+        np.testing.assert_array_equal(value, whole[name])
+
+
+def test_too_many_draws_are_refused_with_a_remedy(fitted):
+    with pytest.raises(OutOfMemoryError, match=r"sample: not enough memory.*num_draws="):
+        fitted.sample(0, 2**48, corrected=False)
+    assert issubclass(OutOfMemoryError, MemoryError)
+
+
+def test_only_memory_is_named():
+    def fails(error):
+        with named_memory("fit", "Use less."):
+            raise error
+
+    full = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes.\nmore")
+    with pytest.raises(OutOfMemoryError, match=r"fit: .*allocating 8 bytes\.\)\. Use less\.$"):
+        fails(full)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        fails(jax.errors.JaxRuntimeError("INTERNAL: something else"))
+
+
+def test_a_fit_of_more_than_there_is_says_what_to_do():
+    class Huge(vijax.data.RowSource):
+        shape, dtype = (2**48, 4), np.dtype(np.float32)
+
+        def take(self, rows):
+            return np.zeros((len(rows), 4), np.float32)
+
+    with pytest.raises(OutOfMemoryError, match=r"fit: not enough memory.*batch_size="):
+        vijax.fit(groups, Huge(), guide="meanfield", progress_bar=False)  # read whole
+
+
+def test_the_density_of_the_fitted_rows_is_that_of_their_log_likelihood(fitted):
+    pointwise = fitted.log_likelihood(3, 700)["y"]
+    expected = np.logaddexp.reduce(pointwise.astype(float), axis=0) - np.log(700)
+    np.testing.assert_allclose(
+        fitted.log_predictive_density(3, num_draws=700)["y"], expected, rtol=1e-5
+    )
+
+
+def test_rows_with_latents_of_their_own_are_no_new_rows(fitted):
+    with pytest.raises(ModelError, match=r"log_predictive_density: expected the latent sites"):
+        fitted.log_predictive_density(0, Y[:3])

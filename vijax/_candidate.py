@@ -1,0 +1,71 @@
+"""One answer that a climb has come to, with what is known of it."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from vijax._contracts import PyTree, Solution, Solver, Variables
+from vijax._keys import fold_in
+from vijax._problem import Problem
+from vijax.diagnostics.assess import Assessment, Chains, assess
+from vijax.guides import FullRank
+from vijax.solvers import BatchAndMatch
+from vijax.solvers.default import dense_gaussian
+
+
+class Candidate(NamedTuple):
+    """An answer: the problem with its guide and coordinates, its solution, what weights say."""
+
+    problem: Problem
+    solution: Solution
+    assessment: Assessment
+
+
+class Climb(NamedTuple):
+    """Where a climb starts.
+
+    Attributes:
+        problem: with the guide of the first rung.
+        variables: to start from.
+        mutable: the model's mutable state.
+    """
+
+    problem: Problem
+    variables: Variables
+    mutable: dict[str, PyTree]
+
+    def candidate(self, problem: Problem, solution: Solution) -> Candidate:
+        """A solution with what the importance weights say of it."""
+        return Candidate(problem, solution, judge(problem, solution, self.mutable, "none"))
+
+
+def judge(
+    problem: Problem, solution: Solution, mutable: dict[str, PyTree], chains: Chains
+) -> Assessment:
+    """Assesses a solution of a problem; see `vijax.diagnostics.assess.assess`."""
+    return assess(
+        problem.target,
+        problem.guide,
+        solution.variables,
+        mutable,
+        fold_in(problem.key, 5),
+        problem.batch,
+        solution.converged,
+        (),
+        num_modes=1 + len(solution.alternatives),
+        chains=chains,
+    )
+
+
+def better(one: Candidate, other: Candidate) -> bool:
+    """Whether the ELBO of one is higher by more than two standard errors."""
+    new, old = one.assessment, other.assessment
+    if not math.isfinite(old.elbo):
+        return math.isfinite(new.elbo)
+    return new.elbo - old.elbo > 2 * math.hypot(new.elbo_se, old.elbo_se)
+
+
+def beside(problem: Problem) -> Solver:
+    """The solver that starts from the guide's own Gaussian."""
+    return dense_gaussian(None) if problem.guide == FullRank() else BatchAndMatch(start=None)

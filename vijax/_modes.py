@@ -1,0 +1,116 @@
+"""Separate modes: each refined by itself, all together a mixture.
+
+A path of steepest climb ends in one mode, and which one is chance. As long as some modes were found
+by one path alone, others are likely to be left: the share of paths that would end in a mode not
+seen yet is about that of those that ended where no other did. Source: The population frequencies of
+species and the estimation of population parameters, Good, 1953.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax
+import numpy as np
+
+from vijax._candidate import Candidate, Climb, beside
+from vijax._contracts import DensityGuide, PyTree, Solution, Variables
+from vijax._kernel import Kernel
+from vijax._keys import fold_in, host_rng
+from vijax.guides import Mixture
+from vijax.guides.mixture import MixtureParams
+from vijax.solvers import Pathfinder
+from vijax.solvers.conversion import from_params, to_params
+from vijax.solvers.factored import Factored
+from vijax.solvers.gaussian import Gaussian
+
+_APART = 1.0  # sds between the means of two modes
+_WEIGHT = 1e-3  # share of the evidence below which a mode is left out
+_PATHS, _ROUNDS = 16, 12  # paths of one further search, and searches
+_MODES = 32  # most that are looked for
+_OFTEN = 3  # paths that end in every mode before the search does: others may be as hard to reach
+_UNSEEN = 0.02  # share of paths that may end in modes not seen
+
+
+def modes(climb: Climb, best: Candidate | None) -> Candidate | None:
+    """A mixture of the separate modes that hold some of the evidence."""
+    if best is None or not best.solution.alternatives:
+        return None
+    found = [best]
+    for params in best.solution.alternatives:
+        one = _refined(climb, best, params, len(found))
+        if all(_distance(one, other) > _APART for other in found):
+            found.append(one)
+    complete = len(found) == 1 or _search(climb, found)
+    evidence = np.array([_log_evidence(one) for one in found])
+    weights = np.exp(evidence - evidence.max())
+    kept = [i for i in np.argsort(-weights) if weights[i] > _WEIGHT * weights.sum()]
+    if len(kept) == 1:
+        one = found[kept[0]]
+        return climb.candidate(one.problem, one.solution._replace(alternatives=()))
+    problem = best.problem
+    assert isinstance(problem.guide, DensityGuide)
+    guides = tuple(problem.guide for _ in kept)
+    logits = jax.device_put(evidence[kept].astype(np.float32) - np.float32(evidence.max()))
+    params = MixtureParams(logits, tuple(found[i].solution.variables.guide for i in kept))
+    solution = Solution(
+        Variables(params, best.solution.variables.model),
+        f"a mixture of {len(kept)} separate modes; {best.solution.reason}",
+        all(found[i].solution.converged for i in kept),
+        sum(one.solution.evaluations for one in found),
+        best.solution.losses,
+    )
+    mixture = climb.candidate(dataclasses.replace(problem, guide=Mixture(guides)), solution)
+    facts = mixture.assessment.evidence._replace(more_modes=not complete)
+    return mixture._replace(assessment=mixture.assessment._replace(evidence=facts))
+
+
+def _search(climb: Climb, found: list[Candidate]) -> bool:
+    """Adds the modes that further paths end in; whether these are all, as far as paths can tell."""
+    best = found[0]
+    problem, variables = best.problem, best.solution.variables
+    kernel = Kernel(problem.target, problem.batch, variables.model, climb.mutable)
+    rng, paths = host_rng(fold_in(problem.key, 55)), Pathfinder(num_paths=_PATHS)
+    visits = [1] * len(found)
+    for _ in range(_ROUNDS):
+        for gaussian, count in paths.run(kernel, rng).modes(best.assessment.elbo):
+            params = to_params(variables.guide, gaussian, problem.target.space)
+            one = best._replace(
+                solution=best.solution._replace(variables=variables._replace(guide=params))
+            )
+            if min(_distance(one, other) for other in found) > _APART:
+                one = _refined(climb, best, params, len(found))
+            distances = [_distance(one, other) for other in found]
+            if min(distances) > _APART:
+                found.append(one)
+                visits.append(count)
+            else:
+                visits[int(np.argmin(distances))] += count
+        if min(visits) >= _OFTEN or len(found) > _MODES:
+            break
+    return visits.count(1) <= _UNSEEN * sum(visits)
+
+
+def _refined(climb: Climb, best: Candidate, params: PyTree, number: int) -> Candidate:
+    """The Gaussian at a mode that these parameters are near."""
+    problem = best.problem
+    start = best.solution.variables._replace(guide=params)
+    key = fold_in(problem.key, 50 + number)
+    solution = beside(problem).solve(key, problem.target, problem.guide, start, problem.batch)
+    return climb.candidate(problem, solution)
+
+
+def _distance(one: Candidate, other: Candidate) -> float:
+    """How far two Gaussians are from one another, in sds of the narrower, where it is farthest."""
+    a, b = (_gaussian(candidate) for candidate in (one, other))
+    return float(np.max(np.abs(a.mean - b.mean) / np.minimum(a.sd, b.sd)))
+
+
+def _gaussian(candidate: Candidate) -> Gaussian | Factored:
+    return from_params(candidate.solution.variables.guide, candidate.problem.target.space)
+
+
+def _log_evidence(candidate: Candidate) -> float:
+    importance = candidate.assessment.importance
+    return -math.inf if importance is None else importance.log_evidence

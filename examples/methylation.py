@@ -78,8 +78,8 @@ def main():
     pooled = counts[:40].sum(1) / np.maximum(coverage[:40].sum(1), 1)
     axes.plot(region, pooled, "o", ms=3, color=ORANGE, label="share of all reads")
     axes.set(title="Binomial intervals are too short", xlabel="region", ylabel="methylation level")
-    axes.legend(loc="lower right", ncols=3, fontsize="small", bbox_to_anchor=(1.0, 1.0))
-    axes.title.set_y(1.08)
+    axes.set_ylim(0, 1)
+    axes.legend(loc="lower right", ncols=3, fontsize="small")
     save(figure, "methylation")
 
 

@@ -86,6 +86,21 @@ EXPECTED = {
         ("trough, 40 to 50 ms", 0, 1.407, 0.1),
         ("second peak, 60 to 70 ms", 0, 13.81, 0.3),
     ],
+    # On made-up data: what the coefficients that made them achieve, and the parameters that did.
+    "covertype": [
+        ("held-out accuracy", 0, 0.8332, 0.003),
+        ("its log density a row (nats)", 0, -0.3637, 0.002),
+    ],
+    "methylation": [
+        ("sharpness", 0, 3.0, 0.2),
+        ("center", 0, 1.2, 0.15),
+        ("spread", 0, 0.8, 0.12),
+    ],
+    # Hidden pixels replaced by those of the best matrix of rank 16, again and again: 3.20.
+    "matrix_factorisation": [
+        ("factorisation, rmse", 0, 2.9, 0.25),
+        ("within 89 % interval", 0, 0.89, 0.04),
+    ],
     "gaussian_process": [
         ("height", 0, 1.09, 0.1),
         ("length", 0, 5.35, 0.15),

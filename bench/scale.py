@@ -5,13 +5,16 @@ the same arrays. `latents`: a latent for every row; by how much a step takes lon
 thousand times the rows, and the memory that the parameters and Adam's moments need. Compilation
 is left out of both. `covertype`: held-out log predictive density of a fit on batches and of one on
 all rows, 100,000 rows of the Covertype data. `mapped`: the same regression on a file four times as
-large as the memory that the process may have, against the same rows in memory.
+large as the memory that the process may have, against the same rows in memory. `curves`: a step
+as rows, latents by row, parameters and devices grow.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
+import os
 import resource
 import subprocess
 import sys
@@ -41,6 +44,7 @@ _LOG_2PI = math.log(2 * math.pi)
 _BATCH = 1024
 _COVERTYPE = Path(__file__).parents[2] / "shared" / "data" / "covtype100k" / "covtype100k.npz"
 _STEPS = 2000
+_FEW = 200  # the same where some of them are slow
 _LIMIT = 2**30  # bytes
 
 
@@ -50,7 +54,11 @@ def main() -> None:
     parser.add_argument("--only", choices=SUITES)
     parser.add_argument("--largest", type=int, default=10_000_000, help="rows with latents")
     parser.add_argument("--limited", metavar="FILE", help=argparse.SUPPRESS)  # see `mapped`
+    parser.add_argument("--devices", type=int, help=argparse.SUPPRESS)  # see `curves`
     options = parser.parse_args()
+    if options.devices:
+        print(json.dumps(_on_devices(options.devices, options.repeats)))
+        return
     if options.limited:
         _limited(options.limited)
         return
@@ -189,11 +197,58 @@ def _labels(rows: int) -> np.ndarray:
     return np.random.default_rng(1).integers(0, 2, rows, dtype=np.int8)
 
 
+def curves(options: argparse.Namespace) -> dict[str, Any]:
+    """Microseconds a step as one thing grows: rows, latents by row, parameters, devices."""
+    rng = np.random.default_rng(0)
+
+    def rows(size: int) -> Posterior:
+        x = rng.normal(size=(size, 10)).astype(np.float32)
+        return _fit(_logistic, (x, _labels(size)), guide="meanfield", batch_size=_BATCH)
+
+    def latents(size: int) -> Posterior:
+        y = rng.normal(size=(size, 2)).astype(np.float32)
+        return _fit(_hierarchy, (y,), batch_size={"rows": _BATCH})
+
+    def parameters(size: int) -> Posterior:
+        return _fit(_means, (rng.normal(size=size).astype(np.float32),), guide="meanfield")
+
+    sizes = [10**k for k in range(4, 8) if 10**k <= options.largest]
+    kinds = {"rows": (rows, sizes), "latents by row": (latents, sizes)}
+    kinds["parameters"] = (parameters, [10**k for k in range(2, 7)])
+    found: dict[str, dict[int, Any]] = {}
+    for kind, (make, sizes) in kinds.items():
+        fits = {str(size): _further(make(size), _FEW) for size in sizes}
+        seconds = _report.interleaved(fits, options.repeats)
+        found[kind] = {n: _report.spread(1e6 / _FEW * np.array(s)) for n, s in seconds.items()}
+        _report.table((kind, "microseconds a step"), list(found[kind].items()))
+    flag = "--xla_force_host_platform_device_count"
+    before = os.environ.get("XLA_FLAGS", "")
+    found["devices"] = {}
+    for count in (1, 2, 4, 8):
+        os.environ["XLA_FLAGS"] = f"{before} {flag}={count}"
+        arguments = ("--devices", str(count), "--repeats", str(options.repeats))
+        step = _report.in_fresh_process("bench.scale", *arguments, timeout=300)["step"]
+        found["devices"][str(count)] = _report.Spread(*step)
+    os.environ["XLA_FLAGS"] = before
+    _report.table(("devices", "microseconds a step"), list(found["devices"].items()))
+    return found
+
+
+def _on_devices(count: int, repeats: int) -> dict[str, Any]:
+    """Steps on all of a hundred thousand rows, spread over the devices of this process."""
+    x = np.random.default_rng(0).normal(size=(100_000, 50)).astype(np.float32)
+    mesh = jax.make_mesh((count,), ("rows",))
+    fitted = _fit(_logistic, (x, _labels(len(x))), guide="meanfield", mesh=mesh)
+    seconds = _report.interleaved({"": _further(fitted, _FEW)}, repeats)[""]
+    return {"step": _report.spread(1e6 / _FEW * np.array(seconds))}
+
+
 SUITES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "rows": rows,
     "latents": latents,
     "covertype": covertype,
     "mapped": mapped,
+    "curves": curves,
 }
 
 
@@ -212,11 +267,16 @@ def _hierarchy(y: jax.Array) -> None:
             numpyro.sample("y", dist.Normal(theta, 1.0), obs=y)
 
 
+def _means(y: jax.Array) -> None:
+    w = numpyro.sample("w", dist.Normal(jnp.zeros(y.shape), 1.0).to_event(1))
+    numpyro.sample("y", dist.Normal(w, 1.0).to_event(1), obs=y)
+
+
 def _fit(model: Callable[..., None], args: tuple[Any, ...], **options: Any) -> Posterior:
     return vijax.fit(model, *args, optimizer=_ADAM, num_steps=50, progress_bar=False, **options)
 
 
-def _further(fitted: Posterior) -> Callable[[], Any]:
+def _further(fitted: Posterior, number: int = _STEPS) -> Callable[[], Any]:
     """Takes some more steps from where the last call ended: state is updated in place."""
     assert fitted.engine is not None
     assert fitted.run is not None
@@ -224,7 +284,7 @@ def _further(fitted: Posterior) -> Callable[[], Any]:
 
     def steps() -> None:
         nonlocal run
-        run = engine.advance(run, Budget(run.step + _STEPS))
+        run = engine.advance(run, Budget(run.step + number))
         jax.block_until_ready(run.loop)
 
     steps()

@@ -37,7 +37,8 @@ def keep_tables(app, what, name, obj, options, lines):
     """Tables of docstrings are Markdown, which reStructuredText is told to print as they are."""
     found = []
     for table, group in itertools.groupby(lines, lambda line: line.lstrip().startswith("|")):
-        found += ["::", "", *(f"    {line}" for line in group), ""] if table else group
+        part = list(group)
+        found += ["::", "", *(f"    {line}" for line in part), ""] if table else part
     lines[:] = found
 
 

@@ -2,8 +2,9 @@
 
 Handwritten digits are rows of 64 pixels (scikit-learn's `load_digits`). A fifth of all pixels is
 hidden. Each digit mixes a few patterns, with weights of its own; both are unknown, and the product
-predicts what was hidden, with its uncertainty. Patterns are known up to rotation only, which does
-not matter to the product: thousands of independent Gaussians do.
+predicts what was hidden. Patterns are known up to rotation only, so that thirty thousand
+independent Gaussians cannot follow their posterior, and the verdict says so. The product is what
+matters: the hidden pixels show that it is good, and a little too sure.
 """
 
 import matplotlib.pyplot as plt

@@ -52,17 +52,23 @@ def load(path, regions):
 
 def main():
     chosen = options(__doc__, data="methylation_chr22.npz")
-    coverage, counts = load(chosen.data, 60 if chosen.short else 400)
+    coverage, counts = load(chosen.data, 60 if chosen.short else 120)
     fits = {
         "beta-binomial": vijax.fit(model, coverage, counts),
         "binomial": vijax.fit(model, coverage, counts, True),
     }
     print(fits["beta-binomial"].summary())
-    shares = counts / np.maximum(coverage, 1)
+    rng, shares = np.random.default_rng(1), counts / np.maximum(coverage, 1)
     print(f"\n{'model':16} {'ELBO':>10} {'sd of a level':>14} {'sd between loci':>16}   status")
     for name, posterior in fits.items():
-        sd = posterior.sample(num_draws=1000)["level"].std(0).mean()
-        replicas = posterior.predict(1, coverage, None, name == "binomial", num_draws=20)["counts"]
+        draws = posterior.sample(num_draws=1000)
+        sd = draws["level"].std(0).mean()
+        rate = draws["level"][:20]
+        if "sharpness" in draws:
+            sharpness = draws["sharpness"][:20, None, None]
+            shape = (20, *coverage.shape)
+            rate = rng.beta(rate * sharpness, (1 - rate) * sharpness, shape)
+        replicas = rng.binomial(coverage, rate)
         between = (replicas / np.maximum(coverage, 1)).std(2).mean()
         print(f"{name:16} {posterior.elbo:10.1f} {sd:14.4f} {between:16.3f}   {posterior.status}")
     print(f"{'data':42} {shares.std(1).mean():16.3f}")

@@ -18,7 +18,8 @@ from vijax.model import run as running
 from vijax.model.arguments import Arguments, split, unwrap
 from vijax.model.density import log_density_model
 from vijax.model.effects import Step
-from vijax.model.target import Builder, is_data
+from vijax.model.sites import is_data
+from vijax.model.target import Builder
 
 Draws = dict[str, Array]
 

@@ -25,7 +25,6 @@ from vijax._contracts import (
     Plate,
     Position,
     PyTree,
-    Site,
     Space,
     Target,
     Terms,
@@ -38,14 +37,13 @@ from vijax.model import run as running
 from vijax.model.arguments import Arguments
 from vijax.model.checks import check_subsampled, tracing_errors
 from vijax.model.enumeration import Plan
+from vijax.model.sites import all_plates, as_site, dims, is_cut, is_data, site_plates
 from vijax.model.summation import Summation, planned
 
 _KEEP = 64
 _targets: collections.OrderedDict[Hashable, tuple[Target, Builder]] = collections.OrderedDict()
 _LONG = 16  # steps of a loop from which its length counts, not the number of points
 _FIXED_KEY = 0  # randomness of the model where the caller brings none
-
-Dims = dict[str, tuple[str | None, ...]]
 
 
 def build(
@@ -64,8 +62,8 @@ def build(
 
     Raises:
         ModelError: the model has no latent site, a discrete latent that cannot be summed out, a
-            support without a
-            bijection, a subsampled latent, or it fails to run; the message names the site.
+            support without a bijection, a subsampled latent, or it fails to run; the message
+            names the site.
     """
     precision = str(jax.dtypes.canonicalize_dtype("float64"))
     lookup = (fingerprint(model), arguments.lookup, asked, drawn, precision)
@@ -164,15 +162,15 @@ class Builder:
         seen = self._survey()
         trace, sequential, differentiable = seen.trace, seen.sequential, seen.differentiable
         self._choose_rows(trace, running.at_origin, scored=True)
-        plates = _plates(trace)
-        if any(_is_cut(site, trace) for _, site, _ in running.latents(trace)):
+        plates = all_plates(trace)
+        if any(is_cut(site, trace) for _, site, _ in running.latents(trace)):
             seen = self._survey()  # on all rows, if they are there
             trace = seen.trace
             for name, site, _ in running.latents(trace):
                 check_subsampled(name, site, trace)
         if asked is not None:
             plates |= self._choose_cut(asked, trace, plates)
-        sites = tuple(_site(name, s, trace, r.z) for name, s, r in running.latents(trace))
+        sites = tuple(as_site(name, s, trace, r.z) for name, s, r in running.latents(trace))
         if not sites:
             raise ModelError(
                 f"model {getattr(self.model, '__name__', type(self.model).__name__)!r}: expected "
@@ -226,7 +224,7 @@ class Builder:
         That is all rows of a subsampled plate, if the data has them. Data that already is one
         batch of rows, as from a data loader, is used as it is.
         """
-        partial = {n: p for n, p in _plates(trace).items() if p.size != p.subsample_size}
+        partial = {n: p for n, p in all_plates(trace).items() if p.size != p.subsample_size}
         if partial:
             self.rows = {name: plate.size for name, plate in partial.items()}
             try:
@@ -243,7 +241,7 @@ class Builder:
         the arrays that run along the plate are cut before the model sees them.
         """
         observed = {  # factors too
-            name: _site_plates(site, trace)
+            name: site_plates(site, trace)
             for name, site in trace.items()
             if site["type"] == "sample" and site["is_observed"]
         }
@@ -330,7 +328,7 @@ class Builder:
         if space.drawn.sites:
             causes |= self._causes(space)
         return {
-            name: Layout(_site_plates(trace[name], trace) if name in trace else (), labels)
+            name: Layout(site_plates(trace[name], trace) if name in trace else (), labels)
             for name, labels in causes.items()
         }
 
@@ -436,74 +434,3 @@ class Builder:
         """The values of the observed sites."""
         trace = self.trace(batch, running.at_origin, model, mutable)
         return {name: jnp.asarray(site["value"]) for name, site in trace.items() if is_data(site)}
-
-
-def _is_cut(site: Mapping[str, Any], trace: running.Trace) -> bool:
-    """Whether a site lives in a plate that is not used in full."""
-    return any(plate.size != plate.subsample_size for plate in _site_plates(site, trace))
-
-
-def dims(trace: running.Trace) -> Dims:
-    """The plate along each dimension of every site's value, `None` where there is none."""
-    return {
-        name: _dims(site)
-        for name, site in trace.items()
-        if site["type"] in ("sample", "deterministic")
-    }
-
-
-def is_data(site: Mapping[str, Any]) -> bool:
-    """Whether a site is observed data, and not a factor."""
-    if site["type"] != "sample" or not site["is_observed"]:
-        return False
-    return not site["infer"].get("is_auxiliary", False)
-
-
-def _plates(trace: running.Trace) -> dict[str, Plate]:
-    found: dict[str, Plate] = {}
-    for site in trace.values():
-        for plate in _site_plates(site, trace):
-            known = found.setdefault(plate.name, plate)
-            if (known.size, known.subsample_size) != (plate.size, plate.subsample_size):
-                raise ModelError(
-                    f"plate {plate.name!r}: expected one size, got {known.subsample_size} and "
-                    f"{plate.subsample_size}. Give different plates different names."
-                )
-    return found
-
-
-def _site_plates(site: Mapping[str, Any], trace: running.Trace) -> tuple[Plate, ...]:
-    frames = dict.fromkeys(site.get("cond_indep_stack", ()))  # `do` enters each plate twice
-    names = [frame.name for frame in frames]
-    for name in names:
-        if names.count(name) > 1:
-            raise ModelError(
-                f"site {site['name']!r}: expected plates of different names round it, got two "
-                f"called {name!r}. Rename one of them."
-            )
-    return tuple(
-        Plate(f.name, f.dim, trace[f.name]["args"][0] if f.name in trace else f.size, f.size)
-        for f in frames
-    )
-
-
-def _site(name: str, site: Mapping[str, Any], trace: running.Trace, z: Any) -> Site:
-    return Site(
-        name=name,
-        shape=tuple(jnp.shape(site["value"])),
-        z_shape=tuple(jnp.shape(z)),
-        event_dim=len(site["fn"].event_shape),
-        plates=_site_plates(site, trace),
-        states=site.get("_values"),
-    )
-
-
-def _dims(site: Mapping[str, Any]) -> tuple[str | None, ...]:
-    ndim = jnp.ndim(site["value"])
-    event = len(site["fn"].event_shape) if site["type"] == "sample" else 0
-    names: list[str | None] = [None] * ndim
-    for frame in site["cond_indep_stack"]:
-        axis = ndim - event + frame.dim
-        if axis >= 0 and jnp.shape(site["value"])[axis] == frame.size:
-            names[axis] = frame.name
-    return tuple(names)

@@ -1,5 +1,6 @@
 """The documentation site: `python dev.py docs` builds it, offline and without a warning."""
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -30,3 +31,17 @@ html_theme_options = {
 html_static_path = []
 # Pages link to files of the checkout that are no pages: examples, benchmarks, licences.
 suppress_warnings = ["myst.xref_missing"]
+
+
+def keep_tables(app, what, name, obj, options, lines):
+    """Tables of docstrings are Markdown, which reStructuredText is told to print as they are."""
+    found = []
+    for table, group in itertools.groupby(lines, lambda line: line.lstrip().startswith("|")):
+        part = list(group)
+        found += ["::", "", *(f"    {line}" for line in part), ""] if table else part
+    lines[:] = found
+
+
+def setup(app):
+    """Called by Sphinx."""
+    app.connect("autodoc-process-docstring", keep_tables)

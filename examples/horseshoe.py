@@ -3,7 +3,7 @@
 Progress of diabetes in 442 patients (Efron, Hastie, Johnstone and Tibshirani, 2004): ten
 measurements, their squares and products. Each coefficient has a scale of its own, with a heavy
 tail, times one for all (Carvalho, Polson and Scott, 2010), in the regularised form of Piironen and
-Vehtari (2017).
+Vehtari (2017). Of s1 to s4, which are nearly collinear, it cannot be told which one matters.
 """
 
 import itertools

@@ -86,6 +86,27 @@ EXPECTED = {
         ("trough, 40 to 50 ms", 0, 1.407, 0.1),
         ("second peak, 60 to 70 ms", 0, 13.81, 0.3),
     ],
+    # On made-up data: what the coefficients that made them achieve, and the parameters that did.
+    "covertype": [
+        ("held-out accuracy", 0, 0.8332, 0.003),
+        ("its log density a row (nats)", 0, -0.3637, 0.002),
+    ],
+    "methylation": [
+        ("sharpness", 0, 3.0, 0.3),
+        ("center", 0, 1.2, 0.25),
+        ("spread", 0, 0.8, 0.2),
+    ],
+    # Hidden pixels replaced by those of the best matrix of rank 16, again and again: 3.20.
+    "matrix_factorisation": [
+        ("factorisation, rmse", 0, 2.8, 0.15),
+        ("within 89 % interval", 0, 0.84, 0.04),  # too sure, as mean-field is
+    ],
+    # Terms of which one chain of 500 is sure; of s1 to s4, which are nearly collinear, it is not.
+    "horseshoe": [
+        ("bmi", 0, 0.347, 0.04),
+        ("bmi", 1, 0.046, 0.01),
+        ("bp", 0, 0.171, 0.025),
+    ],
     "gaussian_process": [
         ("height", 0, 1.09, 0.1),
         ("length", 0, 5.35, 0.15),

@@ -15,7 +15,7 @@ from scipy import stats
 
 import vijax
 from vijax._contracts import Variables
-from vijax.diagnostics.assess import assess
+from vijax.diagnostics.assess import Fitted, assess
 from vijax.guides.normal import MeanFieldParams
 
 RNG = np.random.default_rng(0)
@@ -128,10 +128,9 @@ def test_resampled_draws_have_equal_weights():
 
     fitted = vijax.fit(model, jnp.asarray(0.5), guide="meanfield", num_steps=20, progress_bar=False)
     variables = Variables(MeanFieldParams({"m": jnp.array(0.5)}, {"m": jnp.array(0.0)}))
-    arguments = (fitted.target, fitted.guide, variables, {}, jax.random.key(0), fitted.batch)
-    posterior = dataclasses.replace(
-        fitted, variables=variables, assessment=assess(*arguments, True, ())
-    )
+    key = jax.random.key(0)
+    judged = assess(Fitted(fitted.target, fitted.guide, variables, {}, key, fitted.batch), True)
+    posterior = dataclasses.replace(fitted, variables=variables, assessment=judged)
     assert posterior.status == "corrected"
     tree = posterior.to_datatree(0, 1000)
     np.testing.assert_allclose(values(tree, "sample_stats", "log_weight"), -np.log(1000))

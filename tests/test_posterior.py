@@ -15,7 +15,7 @@ import vijax
 from tests import targets
 from vijax import GuideError
 from vijax._contracts import Variables
-from vijax.diagnostics.assess import assess
+from vijax.diagnostics.assess import Fitted, assess
 from vijax.guides import FullRank, MeanField
 from vijax.guides.normal import FullRankParams, MeanFieldParams
 
@@ -57,9 +57,8 @@ def with_gaussian(posterior, mean, covariance):
         *(jnp.asarray(part, jnp.float32) for part in (mean, np.log(scale), factor / scale[:, None]))
     )
     variables = Variables(params)
-    assessment = assess(
-        posterior.target, FullRank(), variables, {}, jax.random.key(9), posterior.batch, True, ()
-    )
+    key, batch = jax.random.key(9), posterior.batch
+    assessment = assess(Fitted(posterior.target, FullRank(), variables, {}, key, batch), True)
     return dataclasses.replace(
         posterior, guide=FullRank(), variables=variables, assessment=assessment
     )

@@ -6,7 +6,6 @@ import math
 from typing import NamedTuple
 
 from vijax._contracts import PyTree, Solution, Solver, Variables
-from vijax._keys import fold_in
 from vijax._problem import Problem
 from vijax.diagnostics.assess import Assessment, Chains, assess
 from vijax.guides import FullRank
@@ -44,18 +43,9 @@ def judge(
     problem: Problem, solution: Solution, mutable: dict[str, PyTree], chains: Chains
 ) -> Assessment:
     """Assesses a solution of a problem; see `vijax.diagnostics.assess.assess`."""
-    return assess(
-        problem.target,
-        problem.guide,
-        solution.variables,
-        mutable,
-        fold_in(problem.key, 5),
-        problem.batch,
-        solution.converged,
-        (),
-        num_modes=1 + len(solution.alternatives),
-        chains=chains,
-    )
+    fitted = problem.fitted(solution.variables, mutable)
+    num_modes = 1 + len(solution.alternatives)
+    return assess(fitted, solution.converged, num_modes=num_modes, chains=chains)
 
 
 def better(one: Candidate, other: Candidate) -> bool:

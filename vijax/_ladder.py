@@ -173,9 +173,8 @@ def climb(
 
 def _checked(best: Candidate, mutable: dict[str, PyTree], mend: bool) -> Candidate:
     """A candidate that short chains have checked, and mended where they can and may."""
-    problem, variables = best.problem, best.solution.variables
-    state = (problem.target, problem.guide, variables, mutable, fold_in(problem.key, 5))
-    return best._replace(assessment=ask_chains(best.assessment, *state, problem.batch, mend))
+    fitted = best.problem.fitted(best.solution.variables, mutable)
+    return best._replace(assessment=ask_chains(best.assessment, fitted, mend))
 
 
 def _content(best: Candidate) -> bool:

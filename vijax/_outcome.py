@@ -51,12 +51,7 @@ def of_run(
         assessment = assess_scores(log_weights, run.converged, run.troubles)
     else:
         assessment = assess(
-            problem.target,
-            problem.guide,
-            variables,
-            mutable,
-            fold_in(problem.key, 5),
-            problem.batch,
+            problem.fitted(variables, mutable),
             run.converged,
             run.troubles,
             num_modes=1 + _other_modes(problem, variables, mutable),

@@ -12,7 +12,9 @@ import numpy as np
 from jax import Array
 
 from vijax._batches import Rows
-from vijax._contracts import Batch, Guide, Target
+from vijax._contracts import Batch, Guide, PyTree, Target, Variables
+from vijax._keys import fold_in
+from vijax.diagnostics.assess import Fitted
 from vijax.model import Arguments
 
 
@@ -55,3 +57,8 @@ class Problem:
         if self.arguments.sources:
             return self.target.on_batch, self.first_batch
         return self.target, self.batch
+
+    def fitted(self, variables: Variables, mutable: dict[str, PyTree]) -> Fitted:
+        """An answer to it, for `vijax.diagnostics.assess`."""
+        key = fold_in(self.key, 5)
+        return Fitted(self.target, self.guide, variables, mutable, key, self.batch)

@@ -90,63 +90,68 @@ def num_assessment_draws(batch: Batch, dim: int) -> int:
     return max(_MIN_DRAWS, min(_NUM_DRAWS, affordable))
 
 
+class Fitted(NamedTuple):
+    """What is assessed: a guide on a target with all its data.
+
+    Attributes:
+        target: the target.
+        guide: the guide.
+        variables: its parameters and the model's.
+        mutable: the model's mutable state.
+        key: randomness of the assessment.
+        batch: the data.
+    """
+
+    target: Target
+    guide: Guide
+    variables: Variables
+    mutable: dict[str, PyTree]
+    key: Array
+    batch: Batch
+
+    @property
+    def kernel(self) -> Kernel:
+        """The log density with its gradient."""
+        return Kernel(self.target, self.batch, self.variables.model, self.mutable)
+
+
 def assess(
-    target: Target,
-    guide: Guide,
-    variables: Variables,
-    mutable: dict[str, PyTree],
-    key: Array,
-    batch: Batch,
+    fitted: Fitted,
     converged: bool,
-    troubles: Sequence[object],
+    troubles: Sequence[object] = (),
     num_modes: int = 1,
     chains: Chains = "check",
 ) -> Assessment:
     """Assesses a full-batch fit.
 
     Args:
-        target: the target.
-        guide: the fitted guide.
-        variables: its parameters and the model's.
-        mutable: the model's mutable state.
-        key: randomness.
-        batch: the data.
+        fitted: the fit.
         converged: see `Evidence`.
         troubles: see `Evidence`.
         num_modes: see `Evidence`.
         chains: whether short chains check the guide, and whether they may go on until their
             states can stand in for its draws.
     """
-    state = (target, guide, variables, mutable, key, batch)
-    weighed = weigh(*state, converged, troubles, num_modes)
-    return weighed if chains == "none" else ask_chains(weighed, *state, mend=chains == "mend")
+    weighed = weigh(fitted, converged, troubles, num_modes)
+    return weighed if chains == "none" else ask_chains(weighed, fitted, mend=chains == "mend")
 
 
 def weigh(
-    target: Target,
-    guide: Guide,
-    variables: Variables,
-    mutable: dict[str, PyTree],
-    key: Array,
-    batch: Batch,
-    converged: bool,
-    troubles: Sequence[object],
-    num_modes: int,
+    fitted: Fitted, converged: bool, troubles: Sequence[object], num_modes: int
 ) -> Assessment:
     """What importance weights and a step of natural gradients say; arguments as in `assess`."""
-    dim = target.space.dim
-    num_draws = num_assessment_draws(batch, dim)
-    draws = weights.draw(target, guide, variables, mutable, key, batch, num_draws)
+    target, guide, dim = fitted.target, fitted.guide, fitted.target.space.dim
+    num_draws = num_assessment_draws(fitted.batch, dim)
+    draws = weights.draw(*fitted, num_draws)
     if isinstance(guide, ParticleGuide):
-        kernel = Kernel(target, batch, variables.model, mutable)
-        points = np.asarray(guide.points(variables.guide, target.space), np.float64)
+        points = np.asarray(guide.points(fitted.variables.guide, target.space), np.float64)
         evidence = Evidence(
             None,
             None,
             converged=converged,
             troubles=troubles,
             num_draws=len(points),
-            discrepancy=discrepancy(points, kernel(points)[1]),
+            discrepancy=discrepancy(points, fitted.kernel(points)[1]),
         )
         return Assessment(draws, np.nan, np.nan, evidence)
     elbo, elbo_se = weights.elbo(draws.log_weights)
@@ -167,8 +172,7 @@ def weigh(
         return Assessment(draws, elbo, elbo_se, evidence)
     found = weights.importance(draws.log_weights)
     evidence = evidence._replace(importance=found, shift=shift(flat, found.log_weights))
-    kernel = Kernel(target, batch, variables.model, mutable)
-    scored = min(_SCORES, num_draws // 4)
+    kernel, scored = fitted.kernel, min(_SCORES, num_draws // 4)
     cheap = dim <= _CHECK_DIM and target.explorable and not kernel.is_costly(scored)
     if finite_share == 1 and isinstance(guide, GaussianGuide) and cheap:
         # not the guide's own method: run eagerly it compiles a dozen programs; and of other draws
@@ -179,31 +183,23 @@ def weigh(
     return Assessment(draws, elbo, elbo_se, evidence)
 
 
-def ask_chains(
-    assessment: Assessment,
-    target: Target,
-    guide: Guide,
-    variables: Variables,
-    mutable: dict[str, PyTree],
-    key: Array,
-    batch: Batch,
-    mend: bool,
-) -> Assessment:
+def ask_chains(assessment: Assessment, fitted: Fitted, mend: bool) -> Assessment:
     """The assessment with what short chains say, where they can be asked; see `assess`."""
+    target, guide = fitted.target, fitted.guide
     draws, evidence = assessment.draws, assessment.evidence
     asked = target.explorable and target.space.dim <= _CHECK_DIM
     if evidence.importance is None or not asked or evidence.finite_share <= 0.5:
         return assessment
-    kernel, place = Kernel(target, batch, variables.model, mutable), None
+    kernel, place = fitted.kernel, None
     if isinstance(guide, TransportGuide) and draws.noise is not None:
-        kernel = TransportedKernel(target, guide, variables, mutable, batch)
+        kernel = TransportedKernel(target, guide, fitted.variables, fitted.mutable, fitted.batch)
         place = kernel.place
     found, pool = check(
         kernel,
         weights.flatten(target.space, draws.z) if draws.noise is None else draws.noise,
         evidence.importance.log_weights,
         draws.labels,
-        host_rng(fold_in(key, 1)),
+        host_rng(fold_in(fitted.key, 1)),
         CERTIFIED_SHIFT,
         mend,
         place,

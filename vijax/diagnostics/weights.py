@@ -112,7 +112,8 @@ def draw(
             log_p = kernel.log_density(made.points)
             z = split(target.space, made.points)
             return Draws(z, log_p, made.log_q, made.labels, made.noise)
-    block = block_size(batch, target.footprint, target.cut)
+    # one draw alone is asked of many batches in turn: a block for each would be hundreds
+    block = 1 if num_draws == 1 else block_size(batch, target.footprint, target.cut)
     program = target.program(_draw_block, guide, block)
     parts = [
         jax.device_get(program(variables, mutable, fold_in(key, i), batch))

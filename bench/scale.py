@@ -214,7 +214,7 @@ def curves(options: argparse.Namespace) -> dict[str, Any]:
 
     sizes = [10**k for k in range(4, 8) if 10**k <= options.largest]
     kinds = {"rows": (rows, sizes), "latents by row": (latents, sizes)}
-    kinds["parameters"] = (parameters, [10**k for k in range(2, 7)])
+    kinds["parameters"] = (parameters, [10**k for k in range(2, 6)])
     found: dict[str, dict[int, Any]] = {}
     for kind, (make, sizes) in kinds.items():
         fits = {str(size): _further(make(size), _FEW) for size in sizes}

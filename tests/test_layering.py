@@ -28,7 +28,6 @@ LAYERS = [
             "_keys",
             "_locals",
             "_memory",
-            "_space",
             "_stein",
             "_version",
         },

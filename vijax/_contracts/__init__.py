@@ -1,0 +1,87 @@
+"""Read this first: every central type of the library.
+
+A model function and its arguments become a `Target` (`target.py`) over an unconstrained `Space`
+(`space.py`). A `Guide` (`guide.py`) is a family of distributions on that space: frozen
+configuration, its parameters a pytree apart. An `Objective` scores guide parameters against the
+target, an `Algorithm` improves them step by step on the device, a `Solver` reaches them directly
+from the host (`fitting.py`).
+
+Conventions. `z` is unconstrained, a dict from site name to array; `key` is a typed JAX key;
+`log_density` is unnormalised, `log_prob` normalised; losses are minimised (`loss` falls as
+the ELBO rises). Functions treat one point; callers `vmap`. Data is always an argument.
+"""
+
+from vijax._contracts.fitting import (
+    Algorithm,
+    Info,
+    Objective,
+    OtherOptimum,
+    Setting,
+    Solution,
+    Solver,
+)
+from vijax._contracts.guide import (
+    DensityGuide,
+    DiscreteGuide,
+    Draw,
+    EntropyGuide,
+    GaussianGuide,
+    Guide,
+    HostDraws,
+    ModelGuide,
+    Part,
+    ParticleGuide,
+    RowGuide,
+    StratifiedGuide,
+    TransportGuide,
+)
+from vijax._contracts.space import Array, Axes, Plate, Position, Site, Space
+from vijax._contracts.target import (
+    Batch,
+    Evaluation,
+    Layout,
+    PyTree,
+    RowSource,
+    Target,
+    Terms,
+    Variables,
+)
+from vijax._discrete import Family
+
+__all__ = [
+    "Algorithm",
+    "Array",
+    "Axes",
+    "Batch",
+    "DensityGuide",
+    "DiscreteGuide",
+    "Draw",
+    "EntropyGuide",
+    "Evaluation",
+    "Family",
+    "GaussianGuide",
+    "Guide",
+    "HostDraws",
+    "Info",
+    "Layout",
+    "ModelGuide",
+    "Objective",
+    "OtherOptimum",
+    "Part",
+    "ParticleGuide",
+    "Plate",
+    "Position",
+    "PyTree",
+    "RowGuide",
+    "RowSource",
+    "Setting",
+    "Site",
+    "Solution",
+    "Solver",
+    "Space",
+    "StratifiedGuide",
+    "Target",
+    "Terms",
+    "TransportGuide",
+    "Variables",
+]

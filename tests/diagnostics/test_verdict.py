@@ -15,7 +15,7 @@ def importance(khat=0.2, ess=3800.0, tail_share=0.1, log_evidence=-3.0):
     return Importance(np.full(4000, -np.log(4000)), khat, ess, tail_share, log_evidence, 0.01)
 
 
-def chains(mean=0.0, log_sd=0.0, se=0.015, left=0.0, tail=0.0, accept=0.85, stuck=0.0):
+def chains(mean=0.0, log_sd=0.0, se=0.015, left=0.0, climb=0.0, tail=0.0, accept=0.85, stuck=0.0):
     def each(value):
         return np.array([value, 0.0, 0.0])
 
@@ -27,6 +27,7 @@ def chains(mean=0.0, log_sd=0.0, se=0.015, left=0.0, tail=0.0, accept=0.85, stuc
         error,
         0.016,
         each(left),
+        climb,
         each(tail),
         accept,
         stuck,
@@ -51,6 +52,8 @@ def status(weights=None, shift=SAME, **facts):
         ("corrected", {"check": chains(mean=0.2), "shift": Shift(FIRST, np.zeros(3))}),
         ("approximate", {"check": chains(left=0.3)}),
         ("approximate", {"check": chains(left=0.3), "mended": True}),
+        ("approximate", {"check": chains(climb=0.3), "mended": True}),
+        ("approximate", {"more_modes": True}),
         ("approximate", {"check": chains(accept=0.3)}),
         ("approximate", {"check": chains(stuck=0.05)}),
         ("approximate", {"check": chains(mean=0.2, tail=0.8), "mended": True}),

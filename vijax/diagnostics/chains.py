@@ -35,6 +35,7 @@ class Chains(NamedTuple):
         log_density: at the states.
         gradient: at the states, `(num_chains, dim)`.
         kept: states after every iteration of the rounds kept so far, `(num, num_chains, dim)`.
+        heights: log densities there, `(num, num_chains)`.
         step: leapfrog step size, in standard deviations.
         accept: acceptance rates of the last round, `(num_chains,)`.
         leaps: gradient evaluations per chain so far.
@@ -46,6 +47,7 @@ class Chains(NamedTuple):
     log_density: Floats
     gradient: Floats
     kept: Floats
+    heights: Floats
     step: float
     accept: Floats
     leaps: int
@@ -74,7 +76,7 @@ class Round(NamedTuple):
     """What each chain did in a round, so that changes can be told from differences of chains.
 
     Attributes:
-        mean: mean of each chain, `(num_chains, dim)`.
+        mean: mean of each chain, `(num_chains, dim + 1)`.
         square: mean squared deviation from the common mean, likewise.
     """
 
@@ -108,6 +110,7 @@ def begin(kernel: Kernel, starts: Floats, modes: np.ndarray) -> Chains:
         log_density[good],
         gradient[good],
         nothing,
+        nothing[:, :, 0],
         step,
         np.ones(len(starts)),
         0,
@@ -134,7 +137,7 @@ def advance(
         adapt: whether the step size follows the acceptance rate; the states are then not kept.
     """
     states, log_density, gradient = chains.states, chains.log_density, chains.gradient
-    step, leaps, rates, kept = chains.step, chains.leaps, [], []
+    step, leaps, rates, kept, heights = chains.step, chains.leaps, [], [], []
     for _ in range(iterations):
         length = _LENGTH * rng.uniform(0.6, 1.4)
         # now and then small steps, which reach where large ones are always refused
@@ -156,12 +159,16 @@ def advance(
                 step = float(np.clip(step * np.exp(rates[-1].mean() - _ACCEPT), 0.01, 2.0))
         else:
             kept.append(states)
-    new = np.concatenate([chains.kept, np.stack(kept)]) if kept else chains.kept
+            heights.append(log_density)
+    if kept:
+        chains = chains._replace(
+            kept=np.concatenate([chains.kept, np.stack(kept)]),
+            heights=np.concatenate([chains.heights, np.stack(heights)]),
+        )
     return chains._replace(
         states=states,
         log_density=log_density,
         gradient=gradient,
-        kept=new,
         step=step,
         accept=np.mean(rates, axis=0),
         leaps=leaps,
@@ -213,8 +220,13 @@ def moments(chains: Chains) -> Moments:
 
 
 def last_round(chains: Chains, iterations: int) -> Round:
-    """The last kept iterations, by chain; deviations are from their common mean."""
-    kept = chains.kept[-iterations:]
+    """The last kept iterations, by chain; deviations are from their common mean.
+
+    The log density comes last, as one more coordinate: chains that still find their way into
+    what no coordinate shows change their height.
+    """
+    heights = chains.heights[-iterations:, :, None]
+    kept = np.concatenate([chains.kept[-iterations:], heights], axis=2)
     centre = kept.mean(axis=(0, 1))
     return Round(kept.mean(axis=0), ((kept - centre) ** 2).mean(axis=0))
 

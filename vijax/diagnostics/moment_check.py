@@ -29,7 +29,7 @@ _TELLING = 0.4  # standard errors, as a share of a tolerance, that can tell whet
 _STUCK = 0.2  # acceptance rate of a chain that cannot get away from where it is
 _STUCK_SHARE = 0.01  # of such chains: where one in a hundred is stuck, others never get to
 _DENSE_DIM = 1000  # above, momenta are scaled coordinate by coordinate
-_ELEMENTS = 2**31  # points times data elements that a check may cost
+_ELEMENTS = 2**32  # points times data elements that a check may cost
 _POINTS = 400_000  # points that mending may cost however small the data
 
 
@@ -44,6 +44,7 @@ class MomentCheck(NamedTuple):
         guide_se: standard error of the guide's mean, in standard deviations, a number.
         left: change still to come, in sds of a mean or in log sds whichever is larger, judged
             from what the chains remember of their starts and from how far they still move.
+        climb: the same for the log density, a number.
         tail: Pareto shape of the heavier tail of the states: from 0.5 there is no variance.
         accept: acceptance rate, a number.
         stuck: share of the chains that hardly moved, a number.
@@ -57,6 +58,7 @@ class MomentCheck(NamedTuple):
     log_sd_se: Floats
     guide_se: float
     left: Floats
+    climb: float
     tail: Floats
     accept: float
     stuck: float
@@ -66,7 +68,7 @@ class MomentCheck(NamedTuple):
     @property
     def settled(self) -> bool:
         """Whether the chains have forgotten their starts as far as it matters."""
-        return self.moving and float(self.left.max(initial=0.0)) < _LEFT
+        return self.moving and max(float(self.left.max(initial=0.0)), self.climb) < _LEFT
 
     @property
     def moving(self) -> bool:
@@ -162,8 +164,10 @@ def check(
                     centred = markov.within(pooled, np.tile(state.modes, len(state.kept)))
                     factor = _scale(centred, np.full(len(pooled), -math.log(len(pooled))))
                 state = markov.advance(kernel, factor, state, rng, iterations, adapt=True)
-                state = state._replace(kept=state.kept[:0])
+                state = state._replace(kept=state.kept[:0], heights=state.heights[:0])
             iterations *= 2
+        if len(rounds) == 1 and not agrees:
+            found = found._replace(climb=math.inf)  # one round does not say whether they move on
     pool = seen.kept.reshape(-1, kernel.dim)
     return found, pool[rng.permutation(len(pool))]
 
@@ -177,7 +181,7 @@ def _placed(state: Chains, place: Callable[[Floats], Floats] | None) -> Chains:
 
 
 def _drift(rounds: list[Round]) -> Floats:
-    """By how much the moments may move on, `(dim,)`; see `MomentCheck.left`.
+    """By how much the moments may move on, `(dim + 1,)`; see `MomentCheck.left`.
 
     A round is as long as all before it: chains that walk down a ridge move on by as much again.
     Where they have moved since the first round, by more than chance, the last change is taken as
@@ -227,7 +231,8 @@ def _compare(state: Chains, draws: Floats, found: Moments, drift: Floats) -> Mom
         mean_se=found.mean_se / found.sd,
         log_sd_se=found.log_sd_se,
         guide_se=1 / math.sqrt(len(draws)),
-        left=np.maximum(forgotten, drift),
+        left=np.maximum(forgotten, drift[:-1]),
+        climb=float(drift[-1]),
         tail=tail_shapes(state.kept.reshape(-1, dim)),
         accept=float(state.accept.mean()),
         stuck=float(np.mean(state.accept < _STUCK)),

@@ -204,7 +204,10 @@ def _question(evidence: Evidence, exact: bool) -> tuple[str, list[str]]:
         return "unasked", []
     made = f"{check.num_chains} short chains of {check.leaps} gradients each"
     if not check.settled:
-        why = f"of the change they made {float(check.left.max()):.2f} sd may be still to come"
+        still = max(float(check.left.max()), check.climb)
+        why = f"of the change they made {still:.2f} sd may be still to come"
+        if math.isinf(still):
+            why = "more of them would take long, and so many do not say whether they still move on"
         if not check.moving:
             share, stuck = 100 * check.accept, 100 * check.stuck
             why = f"{share:.0f} % of their steps were taken, {stuck:.0f} % of them are stuck"

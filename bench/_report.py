@@ -87,6 +87,12 @@ def save(name: str, results: Any) -> None:
     print(f"\nwritten to {path.relative_to(RESULTS.parents[1])}")
 
 
+def stored(name: str) -> dict[str, Any]:
+    """The results that are there already; nothing where there are none."""
+    path = RESULTS / f"{name}.json"
+    return dict(json.loads(path.read_text())["results"]) if path.exists() else {}
+
+
 def machine() -> dict[str, Any]:
     """Where and when: cores, how busy they were, versions, date."""
     load = os.getloadavg() if hasattr(os, "getloadavg") else ()

@@ -240,10 +240,9 @@ def main() -> None:
         print(json.dumps(_one(METHODS[method], PROBLEMS[problem]())))
         return
     without = {} if importlib.util.find_spec("flowjax") else {"flowjax MAF": "not installed"}
-    stored = _report.RESULTS / "flows.json"
     results: dict[str, dict[str, Any]] = {"left out": without}
-    if options.only and stored.exists():
-        results = json.loads(stored.read_text())["results"]
+    if options.only:
+        results |= _report.stored("flows")
     began = time.perf_counter()
     for name in [options.only] if options.only else PROBLEMS:
         runs = results[name] = {}

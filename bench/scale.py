@@ -63,7 +63,8 @@ def main() -> None:
         _limited(options.limited)
         return
     chosen = [options.only] if options.only else SUITES
-    _report.save("scale", {name: SUITES[name](options) for name in chosen})
+    found = _report.stored("scale") if options.only else {}
+    _report.save("scale", found | {name: SUITES[name](options) for name in chosen})
 
 
 def rows(options: argparse.Namespace) -> dict[str, Any]:

@@ -183,7 +183,7 @@ np.savez(sys.argv[1] + ".end.npz", *parameters(posterior))
 
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
-    steps, kills, path = 400_000, 0, str(tmp_path / "fit")
+    steps, kills, path = 1_200_000, 0, str(tmp_path / "fit")
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     moments = random.Random(0)
     while not os.path.exists(path + ".end.npz"):

@@ -22,7 +22,7 @@ _LEVEL = 1.05  # ratio of times or errors up to which two are called equal
 HEAD = """# Benchmarks
 
 Made by `python -m bench page` of the results in `bench/results`; `python -m bench` lists the suites
-that make those. How each is measured is in [bench/README.md](../bench/README.md). Wins and losses
+that make those. How each is measured is [a page of its own](measuring.md). Wins and losses
 are picked out by one rule: better by more than 5 %, or by 0.05 nats. Errors below 0.05, the noise
 of the reference draws, are level.
 """

@@ -29,8 +29,6 @@ html_theme_options = {
     "sidebar_width": "250px",
 }
 html_static_path = []
-# Pages link to files of the checkout that are no pages: examples, benchmarks, licences.
-suppress_warnings = ["myst.xref_missing"]
 
 
 def keep_tables(app, what, name, obj, options, lines):

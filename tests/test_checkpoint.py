@@ -472,6 +472,11 @@ def test_a_file_names_no_class_but_the_librarys_own(path, stepped):
 # Writing
 
 
+def test_a_folder_that_is_not_there_is_named(path, stepped):
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*missing\. Make it first"):
+        stepped.save(path.parent / "missing" / "fit")
+
+
 def test_a_failed_save_leaves_the_old_file(path, stepped, monkeypatch):
     stepped.save(path)
     before = path.read_bytes()

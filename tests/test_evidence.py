@@ -117,6 +117,11 @@ def test_models_side_by_side():
         found["cubic"]
 
 
+def test_models_without_names_are_refused():
+    with pytest.raises(VijaxError, match=r"by name, \{'one': first, .* got list"):
+        vijax.compare([])
+
+
 def test_only_models_of_the_same_data_are_compared():
     fits = {"all": vijax.fit(line, Y, False, progress_bar=False)}
     with pytest.raises(VijaxError, match=r"two or more posteriors, got \['all'\]"):

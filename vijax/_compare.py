@@ -90,9 +90,15 @@ def compare(
         A `Comparison`; `.rows` holds the numbers.
 
     Raises:
-        VijaxError: there are fewer than two, or they have not the same number of observations.
+        VijaxError: they have no names, there are fewer than two, or they have not the same number
+            of observations.
         GuideError: one of them has no importance weights.
     """
+    if not isinstance(posteriors, Mapping):
+        raise VijaxError(
+            "compare: expected posteriors by name, {'one': first, 'other': second}, got "
+            f"{type(posteriors).__name__}."
+        )
     if len(posteriors) < 2:
         raise VijaxError(f"compare: expected two or more posteriors, got {list(posteriors)}.")
     key = as_key(rng_key)

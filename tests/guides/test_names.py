@@ -29,7 +29,8 @@ def test_every_name_has_a_guide(name, guide, target):
 
 
 @pytest.mark.parametrize(
-    ("name", "close"), [("mean-field", "meanfield"), ("FullRank", "fullrank"), ("MAP", "map")]
+    ("name", "close"),
+    [("mean-field", "meanfield"), ("FullRank", "fullrank"), ("MAP", "map"), ("Auto", "auto")],
 )
 def test_an_unknown_name_suggests_the_closest(name, close, target):
     with pytest.raises(GuideError, match=f"'meanfield', .*Did you mean '{close}'"):

@@ -175,8 +175,13 @@ def write(
         manifest: see `Writer`.
         arrays: see `Writer`.
         keep: what the file that was there before is renamed to.
+
+    Raises:
+        FileNotFoundError: there is no folder for it.
     """
     path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: there is no folder {path.parent}. Make it first.")
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(draft, "xb") as file:

@@ -164,6 +164,7 @@ def by_name(name: str) -> Guide:
         return NAMES[name]()
     except KeyError:
         plain = name.lower().replace("-", "").replace("_", "").replace(" ", "")
-        close = difflib.get_close_matches(plain, NAMES, n=1)
+        known = ["auto", *NAMES]  # the first is the ladder of `fit`, and no guide by itself
+        close = difflib.get_close_matches(plain, known, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise GuideError(f"guide: expected one of {list(NAMES)}, got {name!r}.{hint}") from None
+        raise GuideError(f"guide: expected one of {known}, got {name!r}.{hint}") from None

@@ -15,18 +15,11 @@ import optax
 import pytest
 
 import vijax
+from tests.groups import hierarchy
 from vijax import VijaxError, VijaxWarning
 
 rng = np.random.default_rng(0)
 Y = (rng.normal(1.0, 2.0, (200, 1)) + rng.normal(size=(200, 3))).astype(np.float32)
-
-
-def hierarchy(y):
-    mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
-    with numpyro.plate("rows", y.shape[0], dim=-2):
-        theta = numpyro.sample("theta", dist.Normal(mu, 2.0))
-        with numpyro.plate("repeats", y.shape[1], dim=-1):
-            numpyro.sample("y", dist.Normal(theta, 1.0), obs=y)
 
 
 def fit(path=None, num_steps=3000, seconds=0.0, callbacks=(), y=Y, rng_key=0, **options):

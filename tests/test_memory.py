@@ -2,28 +2,19 @@
 
 import jax
 import numpy as np
-import numpyro
-import numpyro.distributions as dist
 import pytest
 
 import vijax
+from tests.groups import hierarchy
 from vijax import ModelError, OutOfMemoryError, _draws
 from vijax._memory import named_memory
 
 Y = np.random.default_rng(0).normal(1.0, 1.0, (12, 2)).astype(np.float32)
 
 
-def groups(y):
-    mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
-    with numpyro.plate("groups", y.shape[0], dim=-2):
-        theta = numpyro.sample("theta", dist.Normal(mu, 2.0))
-        with numpyro.plate("repeats", y.shape[1], dim=-1):
-            numpyro.sample("y", dist.Normal(theta, 1.0), obs=y)
-
-
 @pytest.fixture(scope="module")
 def fitted():
-    return vijax.fit(groups, Y, guide="meanfield", progress_bar=False)
+    return vijax.fit(hierarchy, Y, guide="meanfield", progress_bar=False)
 
 
 def test_draws_in_blocks_are_the_draws_at_once(fitted, monkeypatch):
@@ -59,7 +50,7 @@ def test_a_fit_of_more_than_there_is_says_what_to_do():
             return np.zeros((len(rows), 4), np.float32)
 
     with pytest.raises(OutOfMemoryError, match=r"fit: not enough memory.*batch_size="):
-        vijax.fit(groups, Huge(), guide="meanfield", progress_bar=False)  # read whole
+        vijax.fit(hierarchy, Huge(), guide="meanfield", progress_bar=False)  # read whole
 
 
 def test_the_density_of_the_fitted_rows_is_that_of_their_log_likelihood(fitted):

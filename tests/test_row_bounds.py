@@ -6,9 +6,9 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from flax import nnx
 from scipy.special import logsumexp
 
+from tests.groups import Encoder, groups
 from vijax._contracts import Setting, Variables
 from vijax.guides import Amortised, MeanField
 from vijax.model import build, request, split
@@ -18,21 +18,6 @@ from vijax.objectives.particles import have_rows
 ROWS = 12
 Y = np.random.default_rng(0).normal(0.0, 2.0, (ROWS, 3)).astype(np.float32)
 KEYS = jax.random.split(jax.random.key(3), 4000)
-
-
-class Encoder(nnx.Module):
-    def __init__(self, rngs):
-        self.layer = nnx.Linear(3, 2, rngs=rngs)
-
-    def __call__(self, y):
-        return self.layer(y)
-
-
-def groups(y):
-    with numpyro.plate("rows", y.shape[0], dim=-2):
-        theta = numpyro.sample("theta", dist.Normal(0.0, 2.0))
-        with numpyro.plate("repeats", y.shape[1], dim=-1):
-            numpyro.sample("y", dist.Normal(theta, 1.0), obs=y)
 
 
 def shared(y):

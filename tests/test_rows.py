@@ -11,6 +11,7 @@ import optax
 import pytest
 
 import vijax
+from tests.groups import PRECISION, data, groups, hierarchy
 from vijax import GuideError
 from vijax._contracts import Batch
 from vijax._locals import pack, put_packed, shared, take, take_packed, unpack, variable_axes
@@ -19,18 +20,8 @@ from vijax.model import build, request, split
 from vijax.objectives import ELBO
 
 ROWS = 60
-rng = np.random.default_rng(0)
-THETA = rng.normal(0.0, 2.0, ROWS)
-Y = (THETA[:, None] + rng.normal(size=(ROWS, 3))).astype(np.float32)
-PRECISION = 3 + 1 / 4  # of each theta given its three observations
-
-
-def groups(y):
-    """Independent conjugate groups: the mean-field guide holds the posterior exactly."""
-    with numpyro.plate("rows", y.shape[0], dim=-2):
-        theta = numpyro.sample("theta", dist.Normal(0.0, 2.0))
-        with numpyro.plate("repeats", y.shape[1], dim=-1):
-            numpyro.sample("y", dist.Normal(theta, 1.0), obs=y)
+rng = np.random.default_rng(1)
+Y = data(ROWS)
 
 
 def subsampled(y):
@@ -38,14 +29,6 @@ def subsampled(y):
         theta = numpyro.sample("theta", dist.Normal(0.0, 2.0))
         with numpyro.plate("repeats", y.shape[1], dim=-1):
             numpyro.sample("y", dist.Normal(theta, 1.0), obs=y[rows])
-
-
-def hierarchy(y):
-    mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
-    with numpyro.plate("rows", y.shape[0], dim=-2):
-        theta = numpyro.sample("theta", dist.Normal(mu, 2.0))
-        with numpyro.plate("repeats", y.shape[1], dim=-1):
-            numpyro.sample("y", dist.Normal(theta, 1.0), obs=y)
 
 
 def regression(x, y):

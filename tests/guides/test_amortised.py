@@ -11,41 +11,14 @@ from flax import nnx
 from numpyro.contrib.module import nnx_module
 
 import vijax
+from tests.groups import PRECISION, Encoder, data, groups, hierarchy
 from vijax import GuideError, ModelError
 from vijax._contracts import Batch
 from vijax.guides import Amortised
 from vijax.model import build, request, split
 
 ROWS = 400
-rng = np.random.default_rng(0)
-THETA = rng.normal(0.0, 2.0, ROWS)
-Y = (THETA[:, None] + rng.normal(size=(ROWS, 3))).astype(np.float32)
-PRECISION = 3 + 1 / 4  # of each theta given its three observations
-
-
-class Encoder(nnx.Module):
-    """Linear, as the exact posterior of `groups` is."""
-
-    def __init__(self, rngs):
-        self.layer = nnx.Linear(3, 2, rngs=rngs)
-
-    def __call__(self, y):
-        return self.layer(y)
-
-
-def groups(y):
-    with numpyro.plate("rows", y.shape[0], dim=-2):
-        theta = numpyro.sample("theta", dist.Normal(0.0, 2.0))
-        with numpyro.plate("repeats", y.shape[1], dim=-1):
-            numpyro.sample("y", dist.Normal(theta, 1.0), obs=y)
-
-
-def hierarchy(y):
-    mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
-    with numpyro.plate("rows", y.shape[0], dim=-2):
-        theta = numpyro.sample("theta", dist.Normal(mu, 2.0))
-        with numpyro.plate("repeats", y.shape[1], dim=-1):
-            numpyro.sample("y", dist.Normal(theta, 1.0), obs=y)
+Y = data(ROWS)
 
 
 def fit(model, *args, **options):

@@ -11,13 +11,13 @@ from matplotlib.axes import Axes
 
 from bench.peers.methods import OURS
 from bench.posteriors.score import NOISE
+from vijax.plot.style import ANSWER, FAINT, GUIDE
 
-FAINT, TEXT = "#8a8f94", "#55595c"
 # A colour a library, a mark a method.
 STYLES = {
-    OURS: ("#27618c", "o"),
-    "NumPyro SVI": ("#c8621b", "D"),
-    "NumPyro NUTS": ("#c8621b", "s"),
+    OURS: (ANSWER, "o"),
+    "NumPyro SVI": (GUIDE, "D"),
+    "NumPyro NUTS": (GUIDE, "s"),
     "BlackJAX Pathfinder": ("#5f8f3e", "^"),
     "BlackJAX mean-field": ("#5f8f3e", "v"),
     "flowjax MAF": ("#8a5fa8", "P"),
@@ -97,6 +97,6 @@ def _finish(axes: Axes, noise: str) -> None:
     """Logarithmic axes, and the error below which all are equal."""
     axes.axhline(NOISE, color=FAINT, lw=0.8, ls=":")
     place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-    axes.annotate(noise, (0, NOISE), (4, 4), fontsize="small", color=TEXT, **place)
+    axes.annotate(noise, (0, NOISE), (4, 4), fontsize="small", color=FAINT, **place)
     axes.set(xscale="log", yscale="log")
     axes.spines[["top", "right"]].set_visible(False)

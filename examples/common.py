@@ -7,27 +7,13 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-HERE = Path(__file__).parent
-BLUE, ORANGE, GREY = "#27618c", "#c8621b", "#8a8f94"
+from vijax.plot import style
 
-plt.rcParams.update(
-    {
-        "axes.axisbelow": True,
-        "axes.edgecolor": "#55595c",
-        "axes.labelcolor": "#303336",
-        "axes.spines.right": False,
-        "axes.spines.top": False,
-        "axes.titlelocation": "left",
-        "axes.titlesize": "medium",
-        "figure.dpi": 110,
-        "figure.titlesize": "large",
-        "font.size": 9,
-        "legend.frameon": False,
-        "text.color": "#303336",
-        "xtick.color": "#55595c",
-        "ytick.color": "#55595c",
-    }
-)
+HERE = Path(__file__).parent
+BLUE, ORANGE, GREY = style.ANSWER, style.GUIDE, style.FAINT
+
+plt.rcParams.update(style.RC)
+plt.rcParams.update({"figure.dpi": 110, "figure.titlesize": "large", "legend.fontsize": "medium"})
 
 
 def options(description, data=None):

@@ -12,7 +12,7 @@ ANSWER = "#27618c"  # the draws that a posterior hands out
 GUIDE = "#c8621b"  # the guide by itself
 FAINT = "#8a8f94"  # what they are compared with: the prior, single steps, limits
 
-_RC = {
+RC = {  # settings of matplotlib, which the examples share
     "axes.axisbelow": True,
     "axes.edgecolor": "#55595c",
     "axes.labelcolor": "#303336",
@@ -32,7 +32,7 @@ _RC = {
 @contextmanager
 def styled() -> Iterator[None]:
     """Our settings inside, the user's again outside."""
-    with plt.rc_context(_RC):
+    with plt.rc_context(RC):
         yield
 
 

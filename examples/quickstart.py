@@ -9,8 +9,6 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from common import BLUE, GREY, ORANGE, read, save
-from numpyro.handlers import reparam
-from numpyro.infer.reparam import LocScaleReparam
 
 import vijax
 
@@ -18,9 +16,6 @@ homes, counties = read("radon"), read("radon_counties")
 log_radon = np.log(homes["radon"])
 
 
-# Half-way between the centred and the non-centred form of the levels: some counties have data
-# enough to determine theirs, others lean on the rest.
-@reparam(config={"level": LocScaleReparam(0.5)})
 def model(county, floor, num_counties, log_radon=None):
     mean = numpyro.sample("mean", dist.Normal(1.0, 2.0))  # of the counties' levels, log pCi/L
     spread = numpyro.sample("spread", dist.HalfNormal(1.0))  # between counties
@@ -39,20 +34,18 @@ def draw_losses(axes, posterior, simple):
     average = np.convolve(simple.losses, np.ones(window) / window, "valid")
     axes.plot(steps, simple.losses, color=GREY, alpha=0.5, lw=0.3, label="mean-field, each step")
     axes.plot(steps[window - 1 :], average, color=BLUE, lw=1.6, label="mean-field, moving average")
-    axes.axhline(-posterior.elbo, color=ORANGE, ls="--", label="full-rank, at its end")
+    axes.axhline(-posterior.elbo, color=ORANGE, ls="--", label="automatic, at its end")
     axes.set_ylim(-posterior.elbo - 30, -posterior.elbo + 90)
     axes.set(title="Loss", xlabel="gradient step", ylabel="negative ELBO (nats)")
     axes.legend(loc="upper right")
 
 
-def draw_posterior(axes, posterior):
+def draw_posterior(axes, posterior, simple):
     bins = np.linspace(0.1, 0.6, 51)
-    for corrected, name in ((True, "corrected"), (False, "the guide's own draws")):
-        spread = posterior.sample(num_draws=8000, corrected=corrected)["spread"]
-        if corrected:
-            axes.hist(spread, bins, density=True, color=BLUE, alpha=0.35, label=name)
-        else:
-            axes.hist(spread, bins, density=True, histtype="step", color=GREY, label=name)
+    spread = posterior.sample(num_draws=8000)["spread"]
+    axes.hist(spread, bins, density=True, color=BLUE, alpha=0.35, label="automatic")
+    spread = simple.sample(num_draws=8000)["spread"]
+    axes.hist(spread, bins, density=True, histtype="step", color=GREY, label="mean-field")
     axes.set_ylim(0, axes.get_ylim()[1] * 1.3)
     axes.set(title=f"Posterior: {posterior.status}", ylabel="density")
     axes.set_xlabel("spread between counties (log pCi/L)")
@@ -85,7 +78,7 @@ def main():
 
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.3), layout="constrained")
     draw_losses(axes[0], posterior, simple)
-    draw_posterior(axes[1], posterior)
+    draw_posterior(axes[1], posterior, simple)
     draw_check(axes[2], posterior, data)
     save(figure, "quickstart")
 

@@ -9,8 +9,6 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from common import BLUE, GREY, ORANGE, read, save
-from numpyro.handlers import reparam
-from numpyro.infer.reparam import LocScaleReparam
 
 import vijax
 
@@ -18,9 +16,6 @@ homes, counties = read("radon"), read("radon_counties")
 log_radon = np.log(homes["radon"])
 
 
-# Little varies between counties once uranium is known, so the levels are closest to independent
-# in their non-centred form: 0 is non-centred, 1 centred.
-@reparam(config={"level": LocScaleReparam(0.0)})
 def model(county, floor, log_uranium, log_radon=None):
     mean = numpyro.sample("mean", dist.Normal(1.0, 2.0))  # at log uranium 0, log pCi/L
     slope = numpyro.sample("slope", dist.Normal(0.0, 2.0))  # per unit of log uranium

@@ -23,8 +23,10 @@ from jax.scipy.linalg import block_diag
 from vijax._contracts import (
     Batch,
     DensityGuide,
+    DiscreteGuide,
     Draw,
     EntropyGuide,
+    Family,
     GaussianGuide,
     Guide,
     Position,
@@ -124,6 +126,20 @@ class GaussianComposite(EntropyComposite, GaussianGuide):
         return block_diag(*blocks)[order[:, None], order[None, :]]
 
 
+@dataclasses.dataclass(frozen=True)
+class DiscreteComposite(DensityComposite, DiscreteGuide):
+    """A `Composite` of guides for discrete sites alone."""
+
+    def families(self, params: tuple[PyTree, ...], space: Space, batch: Batch) -> dict[str, Family]:
+        found: dict[str, Family] = {}
+        for values, (guide, part) in zip(params, _parts(self, space), strict=True):
+            found |= guide.families(values, part, batch)
+        return found
+
+    def smooth(self, params: tuple[PyTree, ...], space: Space) -> None:
+        return None
+
+
 def compose(mapping: Mapping[Sites, Guide], space: Space) -> Guide:
     """A guide for `space` from guides for groups of its sites.
 
@@ -135,7 +151,8 @@ def compose(mapping: Mapping[Sites, Guide], space: Space) -> Guide:
         space: the space to cover.
 
     Returns:
-        A `GaussianGuide`, `EntropyGuide`, `DensityGuide` or plain `Guide`: what all parts are.
+        A `GaussianGuide`, `EntropyGuide`, `DiscreteGuide`, `DensityGuide` or plain `Guide`: what
+        all parts are.
 
     Raises:
         GuideError: a site is missing, unknown, or named twice, or a value is no guide.
@@ -151,6 +168,7 @@ def compose(mapping: Mapping[Sites, Guide], space: Space) -> Guide:
     if len(parts) == 1:
         return parts[0][1]
     for capability, kind in (
+        (DiscreteGuide, DiscreteComposite),
         (GaussianGuide, GaussianComposite),
         (EntropyGuide, EntropyComposite),
         (DensityGuide, DensityComposite),

@@ -29,7 +29,9 @@ from vijax._contracts import (
     Family,
     GaussianGuide,
     Guide,
+    Part,
     Position,
+    ProductGuide,
     PyTree,
     Space,
 )
@@ -81,8 +83,14 @@ class Composite(Guide):
 
 
 @dataclasses.dataclass(frozen=True)
-class DensityComposite(Composite, DensityGuide):
+class DensityComposite(Composite, ProductGuide):
     """A `Composite` of density guides."""
+
+    def product(self, params: tuple[PyTree, ...], space: Space) -> list[Part]:
+        parts = _parts(self, space)
+        return [
+            Part(guide, values, part) for values, (guide, part) in zip(params, parts, strict=True)
+        ]
 
     def log_prob(
         self, params: tuple[PyTree, ...], space: Space, z: Position, batch: Batch

@@ -94,10 +94,12 @@ class Layout(NamedTuple):
     Attributes:
         plates: those that it has a dimension for, counted from the right.
         causes: the sites in the space that it depends on.
+        prior_of: the one whose prior it is, or its log Jacobian; `None` for data and factors.
     """
 
     plates: tuple[Plate, ...]
     causes: frozenset[str]
+    prior_of: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

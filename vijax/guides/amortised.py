@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vijax._contracts import Axes, Batch, Draw, Position, PyTree, RowGuide, Space
+from vijax._contracts import Axes, Batch, Draw, Position, PyTree, RowGuide, SitewiseGuide, Space
 from vijax.guides.amortised_encoder import (
     Encoder,
     Inputs,
@@ -38,7 +38,7 @@ class AmortisedParams(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Amortised(RowGuide):
+class Amortised(RowGuide, SitewiseGuide):
     """`q(z_i | x_i) = N(loc(x_i), diag(scale(x_i)^2))` with `(loc, log scale) = encoder(x_i)`.
 
     For the latents of a plate with many rows: a step costs as much as its batch, the number of
@@ -89,7 +89,7 @@ class Amortised(RowGuide):
         loc, log_scale = self._encode(params, space, batch)
         noise = jax.random.normal(key, loc.shape, loc.dtype)
         z = join(space, [loc + jnp.exp(log_scale) * noise])
-        log_q = jnp.sum(_log_normal(noise, log_scale))
+        log_q = jnp.sum(_log_normals(noise, log_scale))
         return Draw(z, space.sites[0].scale * log_q)
 
     def log_prob(self, params: AmortisedParams, space: Space, z: Position, batch: Batch) -> Array:
@@ -98,9 +98,18 @@ class Amortised(RowGuide):
     def row_log_probs(
         self, params: AmortisedParams, space: Space, z: Position, batch: Batch
     ) -> Array:
+        return jnp.sum(self._log_probs(params, space, z, batch), axis=1)
+
+    def site_log_probs(
+        self, params: AmortisedParams, space: Space, z: Position, batch: Batch
+    ) -> dict[str, Array]:
+        return join(space, [self._log_probs(params, space, z, batch)])
+
+    def _log_probs(self, params: AmortisedParams, space: Space, z: Position, batch: Batch) -> Array:
+        """Log density of every coordinate of every row in use, `(rows, width)`."""
         loc, log_scale = self._encode(params, space, batch)
         (values,) = cut(space, z)
-        return _log_normal((values - loc) * jnp.exp(-log_scale), log_scale)
+        return _log_normals((values - loc) * jnp.exp(-log_scale), log_scale)
 
     def _encode(self, params: AmortisedParams, space: Space, batch: Batch) -> tuple[Array, Array]:
         """Locations and log scales of every row in use, `(rows, width)` each."""
@@ -114,6 +123,5 @@ class Amortised(RowGuide):
         return one_level(space, "Amortised")
 
 
-def _log_normal(noise: Array, log_scale: Array) -> Array:
-    """By row."""
-    return -jnp.sum(0.5 * noise**2 + log_scale + 0.5 * _LOG_2PI, axis=1)
+def _log_normals(noise: Array, log_scale: Array) -> Array:
+    return -(0.5 * noise**2 + log_scale + 0.5 * _LOG_2PI)

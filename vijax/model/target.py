@@ -348,8 +348,11 @@ class Builder:
         labels = [frozenset({(name, 0)}) for name in sorted(z)]  # as a dict is laid out
         labels += [frozenset()] * (len(closed.jaxpr.invars) - len(labels))
         found = zip(sorted(shapes), lineage(closed.jaxpr, labels), strict=True)
+        owners = {one: site for site in space.names for one in (site, _volume(site))}
         return {
-            name: Layout(plates.get(name, ()), frozenset(label for label, _ in line))
+            name: Layout(
+                plates.get(name, ()), frozenset(label for label, _ in line), owners.get(name)
+            )
             for name, line in found
         }
 

@@ -17,7 +17,7 @@ from vijax.objectives.particles import (
     require_density,
     with_gradient_of,
 )
-from vijax.objectives.signals import Factor, factors, leave_one_out
+from vijax.objectives.signals import factors, leave_one_out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,15 +56,19 @@ class ScoreELBO:
         terms, layout = target.terms, target.layout(batch)
         part = Part(guide, variables.guide, target.space)
 
-        def one(key: Array) -> tuple[Array, list[Factor], dict[str, PyTree]]:
+        def one(
+            key: Array,
+        ) -> tuple[tuple[Array, Array], list[Array], list[Array], dict[str, PyTree]]:
             z = stop_gradient(guide.draw(variables.guide, target.space, key, batch).z)
             found = terms(z, model_batch(key, batch), variables.model, mutable)
+            parts = factors(part, z, batch, found.values, layout)
             log_p = sum((jnp.sum(value) for value in found.values.values()), jnp.zeros(()))
-            return log_p, factors(part, z, batch, found.values, layout), found.mutable
+            loss = sum((own.scaled for own in parts), jnp.zeros(())) - log_p
+            return (loss, log_p), [o.log_q for o in parts], [o.signal for o in parts], found.mutable
 
-        log_p, parts, states = jax.vmap(one)(jax.random.split(key, self.num_particles))
-        log_q = sum((own.scaled for own in parts), jnp.zeros(()))
-        surrogate = leave_one_out([own.log_q for own in parts], [own.signal for own in parts])
+        keys = jax.random.split(key, self.num_particles)
+        (loss, log_p), log_qs, signals, states = jax.vmap(one)(keys)
+        surrogate = leave_one_out(log_qs, signals)
         if variables.model:
             surrogate -= jnp.mean(log_p)
-        return with_gradient_of(jnp.mean(log_q - log_p), surrogate), jax.tree.map(merge, states)
+        return with_gradient_of(jnp.mean(loss), surrogate), jax.tree.map(merge, states)

@@ -34,12 +34,14 @@ class Factor(NamedTuple):
     """An independent part of a guide's density at a point.
 
     Attributes:
+        sites: what it is the density of.
         log_q: log density by entry of a site, by row of a plate, or a scalar.
         signal: the same, scaled as the model's own is, less the terms that it has a part in;
             broadcasts to the same shape. Held fixed.
         scaled: sum of the scaled log density.
     """
 
+    sites: tuple[Site, ...]
     log_q: Array
     signal: Array
     scaled: Array
@@ -61,7 +63,7 @@ def factors(
     inside = (z, batch, values, layout)
 
     def by_entry(site: Site, log_q: Array) -> Factor:
-        return _factor(log_q, site.scale, seen_by(site, values, layout))
+        return _factor((site,), log_q, site.scale, seen_by(site, values, layout))
 
     if isinstance(guide, DiscreteGuide):
         families = guide.families(params, space, batch)
@@ -77,12 +79,12 @@ def factors(
         plate = {plate.name for plate in space.sites[0].plates}
         log_q = guide.row_log_probs(params, space, z, batch)
         seen = jnp.ravel(_seen(space.names, plate, values, layout))
-        return [_factor(log_q, space.sites[0].scale, seen)]
+        return [_factor(space.sites, log_q, space.sites[0].scale, seen)]
     assert isinstance(guide, DensityGuide)
     scales = {site.scale for site in space.sites}
     scale = scales.pop() if len(scales) == 1 else 1.0
     log_q = guide.log_prob(params, space, z, batch) / scale
-    return [_factor(log_q, scale, jnp.sum(_seen(space.names, (), values, layout)))]
+    return [_factor(space.sites, log_q, scale, jnp.sum(_seen(space.names, (), values, layout)))]
 
 
 def leave_one_out(log_qs: Sequence[Array], signals: Sequence[Array]) -> Array:
@@ -122,9 +124,9 @@ def parallel(site: Site, layout: Mapping[str, Layout]) -> tuple[int, ...]:
     return tuple(ndim + plate.dim for plate in common)
 
 
-def _factor(log_q: Array, scale: float, seen: Array) -> Factor:
+def _factor(sites: tuple[Site, ...], log_q: Array, scale: float, seen: Array) -> Factor:
     scaled = scale * log_q
-    return Factor(log_q, stop_gradient(scaled - seen), jnp.sum(scaled))
+    return Factor(sites, log_q, stop_gradient(scaled - seen), jnp.sum(scaled))
 
 
 def _seen(

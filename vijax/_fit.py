@@ -24,6 +24,7 @@ from vijax._routes import Begun, Steps, Watchers, by_climbing, by_solver, by_ste
 from vijax._storage.unfinished import Checkpoint
 from vijax.data.arrays import opened
 from vijax.guides import named_discrete, resolve
+from vijax.guides.plates import suits_batches
 from vijax.model import (
     built,
     check_batches,
@@ -187,8 +188,9 @@ _DEFAULTS = {
 def _auto(target: Target) -> Any:
     """The guide behind `"auto"`: the richest whose cost suits the dimension.
 
-    Latents of a plate that is cut into batches are independent of one another, and so are discrete
-    sites that are not summed out, see `guides.resolve`.
+    Latents of a plate that is cut into batches have a block for each row, conditioned on the shared
+    ones, or are independent of one another where that would cost too much. So are discrete sites
+    that are not summed out, see `guides.resolve`.
     """
     sites = target.space.smooth.sites
     if not sites:
@@ -198,6 +200,8 @@ def _auto(target: Target) -> Any:
     rest = "fullrank" if dim <= _FULL_RANK_DIM else "lowrank"
     if not by_row:
         return rest
+    if len(sites) > 1 and suits_batches(target.space.smooth, target.subsampled):
+        return "plates"  # of one site the mean-field guide is as good
     return {by_row: "meanfield", ...: rest} if dim else "meanfield"
 
 

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from vijax import _checkpoint, _covariance, _draws, _evidence, _export, _outcome
+from vijax import _centring, _checkpoint, _covariance, _draws, _evidence, _export, _outcome
 from vijax._contracts import (
     Batch,
     DensityGuide,
@@ -378,24 +378,7 @@ class Posterior:
                 f"at: expected a guide that infers latents from data, got {self.guide!r}. Fit "
                 "with guides.Amortised, or fit these rows."
             )
-        arguments, data = split(self.model, args, kwargs)
-        target = build(self.model, arguments, drawn=frozenset(self.target.space.drawn.names))
-        ours, theirs = list(self.target.space.names), list(target.space.names)
-        if ours != theirs:
-            raise ModelError(
-                f"at: expected the latent sites {ours} at these arguments, got {theirs}. Pass the "
-                "observations, too."
-            )
-        return dataclasses.replace(
-            self,
-            arguments=arguments,
-            target=target,
-            batch=Batch(data),
-            engine=None,
-            run=None,
-            missing=(),
-            unknown=frozenset(),
-        )
+        return self._beside("at", args, kwargs)
 
     @_memory_of_draws("log_likelihood")
     def log_likelihood(self, rng_key: Any = 0, num_draws: int = 1000) -> dict[str, np.ndarray]:
@@ -438,10 +421,8 @@ class Posterior:
         key, there = as_key(rng_key), self
         if not args and not kwargs:
             self._need("log_predictive_density")
-        elif self.guide.conditional:
-            there = self.at(*args, **kwargs)
         else:
-            there = self._elsewhere("log_predictive_density", args, kwargs)
+            there = self._beside("log_predictive_density", args, kwargs)
         z = there._draw(key, check_count("num_draws", num_draws), corrected=None)
         full = there.batch._replace(index={})  # every row of subsampled plates
         state = (there.target, self.variables, self.mutable, full)
@@ -449,21 +430,30 @@ class Posterior:
             z = _draws.with_discrete(*state, z, fold_in(key, 2))
         return _draws.log_predictive(*state, z)
 
-    def _elsewhere(self, what: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Posterior:
-        """The same posterior, of the same latents, beside other data."""
+    def _beside(self, what: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Posterior:
+        """The same posterior beside other data: of the same latents, or of those inferred there."""
         arguments, data = split(self.model, args, kwargs)
-        target = build(self.model, arguments)
+        target = build(self.model, arguments, drawn=frozenset(self.target.space.drawn.names))
         ours, theirs = (
-            {site.name: site.shape for site in one.space.sites} for one in (self.target, target)
+            {site.name: () if self.guide.conditional else site.shape for site in one.space.sites}
+            for one in (self.target, target)
         )
         if ours != theirs:
+            sites = [list(one) if self.guide.conditional else one for one in (ours, theirs)]
             raise ModelError(
-                f"{what}: expected the latent sites {ours} at these arguments, got {theirs}. Pass "
-                "the observations, too; rows with latents of their own have to be fitted, or "
+                f"{what}: expected the latent sites {sites[0]} at these arguments, got {sites[1]}. "
+                "Pass the observations, too; rows with latents of their own have to be fitted, or "
                 "inferred by guides.Amortised."
             )
         return dataclasses.replace(
-            self, arguments=arguments, target=target, batch=self.batch._replace(data=data, index={})
+            self,
+            arguments=arguments,
+            target=target,
+            batch=Batch(data, centring=_centring.of_rows(target, self.batch.centring)),
+            engine=None,
+            run=None,
+            missing=(),
+            unknown=frozenset(),
         )
 
     def summary(self, rng_key: Any = 0, num_draws: int = 4000, ci_prob: float = 0.89) -> Summary:

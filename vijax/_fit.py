@@ -39,7 +39,15 @@ from vijax.objectives import ScoreELBO
 from vijax.solvers import by_name, default_solver
 
 _FULL_RANK_DIM = 500  # largest dimension at which d x d work stays cheap beside the model
-_STEPWISE = ("objective", "optimizer", "num_steps", "num_particles", "num_restarts", "checkpoint")
+_STEPWISE = (
+    "objective",
+    "optimizer",
+    "num_steps",
+    "num_particles",
+    "num_restarts",
+    "precision",
+    "checkpoint",
+)
 
 
 @named_memory(
@@ -58,6 +66,7 @@ def fit(
     num_steps: int | None = None,
     num_particles: int | None = None,
     num_restarts: int | None = None,
+    precision: str | None = None,
     batch_size: int | Mapping[str, int] | None = None,
     batch_axes: Mapping[str, Any] | None = None,
     mesh: Mesh | None = None,
@@ -91,6 +100,9 @@ def fit(
         num_steps: gradient steps; `None` runs until converged.
         num_particles: draws per gradient step; by default 1, for flows 64.
         num_restarts: independent starts run side by side, the best kept by a fresh ELBO.
+        precision: `"bfloat16"` takes the model's matrix products and convolutions in it, forwards
+            and backwards, in gradient steps: for networks on accelerators. Parameters, optimizer,
+            sums and log densities stay in float32, and so does everything after the last step.
         batch_size: rows of each gradient step, for a model written for all rows: of the plate
             round the data, or `{plate: rows}`. The arrays that run along the plate are cut and
             its sites scaled up; that no row depends on the others is checked.
@@ -173,7 +185,7 @@ def fit(
             ended = by_solver(begun, solver, final=algorithm is solver)
     if isinstance(ended, Posterior):
         return ended
-    steps = Steps(algorithm, objective, optimizer, num_particles, num_steps, max_seconds)
+    steps = Steps(algorithm, objective, optimizer, num_particles, num_steps, max_seconds, precision)
     watchers = Watchers(tuple(callbacks), checkpoint, progress_bar)
     return by_steps(ended, steps, watchers, "mend" if guide == "auto" else "check")
 

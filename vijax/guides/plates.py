@@ -22,7 +22,7 @@ _LOG_2PI = math.log(2 * math.pi)
 _MOST_PRODUCTS = 100  # Hessian products of a step on which an automatic choice may count
 _MOST_NUMBERS = 100  # parameters for each coordinate, likewise
 _MOST_ABOVE = 30  # the same where steps see batches: so many are read and written for each
-_MOST_IN_ALL = 10**8  # likewise, with what the optimizer keeps for each a gigabyte
+_MOST_COORDINATES = 50_000  # likewise: the more rows, the more passes until their gains help
 
 
 class LevelParams(NamedTuple):
@@ -165,12 +165,13 @@ def suits(space: Space) -> bool:
 def suits_batches(space: Space, plates: Collection[str]) -> bool:
     """Whether the rows of these plates, which come in batches, are worth a block each.
 
-    No latents may be in other plates alone, since they keep a dense covariance otherwise; and the
-    parameters of a row must be few beside what a step costs anyway.
+    No latents may be in other plates alone, since they keep a dense covariance otherwise; the
+    parameters of a row must be few beside what a step costs anyway; and the rows so few that their
+    gains are learned in a time that a fit takes.
     """
     kept = any(site.plates and not site.axes(plates).pairs for site in space.sites)
-    most = min(_MOST_ABOVE * space.dim, _MOST_IN_ALL)
-    return not kept and _numbers(space) <= most
+    few = space.dim <= _MOST_COORDINATES and _numbers(space) <= _MOST_ABOVE * space.dim
+    return few and not kept
 
 
 def _numbers(space: Space) -> int:

@@ -212,8 +212,8 @@ def _auto(target: Target) -> Any:
     rest = "fullrank" if dim <= _FULL_RANK_DIM else "lowrank"
     if not by_row:
         return rest
-    if len(sites) > 1 and suits_batches(target.space.smooth, target.subsampled):
-        return "plates"  # of one site the mean-field guide is as good
+    if suits_batches(target.space.smooth, target.subsampled):
+        return "plates"
     return {by_row: "meanfield", ...: rest} if dim else "meanfield"
 
 

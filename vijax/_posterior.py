@@ -376,7 +376,8 @@ class Posterior:
         if not self.guide.conditional:
             raise GuideError(
                 f"at: expected a guide that infers latents from data, got {self.guide!r}. Fit "
-                "with guides.Amortised, or fit these rows."
+                "with guides.Amortised, or fit these rows; latents of rows without data are drawn "
+                "by predict(..., redraw=)."
             )
         return self._beside("at", args, kwargs)
 

@@ -12,6 +12,7 @@ import pytest
 from jax.extend import core
 
 import vijax
+from tests.solvers.test_tree_gaussian import exact_globals, groups
 from vijax import ModelError
 from vijax._contracts import Batch, Variables
 from vijax._locals import take
@@ -180,6 +181,20 @@ def test_new_groups_are_drawn_given_the_shared_latents():
     np.testing.assert_allclose(away, 0, atol=5 * np.sqrt((1 + 0.25 / 4) / num))
     with pytest.raises(ModelError, match=r"redraw: expected a collection of some of the sites"):
         posterior.predict(1, new, redraw="group")
+
+
+@pytest.mark.slow
+def test_many_groups_on_batches_leave_shared_latents_their_spread():
+    """Independent rows make the sd of `mu` a seventh too small here, that of `tau` a third."""
+    away = np.random.default_rng(0)
+    sd = away.uniform(0.3, 0.6, 1000).astype(np.float32)
+    y = (1.5 + 0.7 * away.normal(size=1000) + sd * away.normal(size=1000)).astype(np.float32)
+    posterior = vijax.fit(groups, y, sd, batch_size=100, progress_bar=False)
+    assert posterior.guide == Plates()
+    mean, spread = exact_globals(y, sd)
+    found = normal(posterior.params, posterior.target.space)
+    np.testing.assert_allclose((found.mean[:2] - mean) / spread, 0, atol=0.2)
+    np.testing.assert_allclose(found.sd[:2], spread, rtol=0.1)
 
 
 def in_loops(jaxpr, inside=False):

@@ -166,12 +166,13 @@ def suits_batches(space: Space, plates: Collection[str]) -> bool:
     """Whether the rows of these plates, which come in batches, are worth a block each.
 
     No latents may be in other plates alone, since they keep a dense covariance otherwise; the
-    parameters of a row must be few beside what a step costs anyway; and the rows so few that their
-    gains are learned in a time that a fit takes.
+    parameters of a row must be few beside what a step costs anyway, but more than those of
+    independent coordinates; and the rows so few that their gains are learned in a time that a fit
+    takes.
     """
     kept = any(site.plates and not site.axes(plates).pairs for site in space.sites)
-    few = space.dim <= _MOST_COORDINATES and _numbers(space) <= _MOST_ABOVE * space.dim
-    return few and not kept
+    few = space.dim < _numbers(space) <= _MOST_ABOVE * space.dim
+    return few and space.dim <= _MOST_COORDINATES and not kept
 
 
 def _numbers(space: Space) -> int:

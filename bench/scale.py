@@ -43,6 +43,7 @@ from vijax._posterior import Posterior
 _ADAM = optax.adam(1e-3)
 _LOG_2PI = math.log(2 * math.pi)
 _BATCH = 1024
+_BY_ROW = {"theta": "meanfield", ...: "fullrank"}  # six numbers for each row, see `latents`
 _COVERTYPE = Path(__file__).parents[2] / "shared" / "data" / "covtype100k" / "covtype100k.npz"
 _STEPS = 2000
 _FEW = 200  # the same where some of them are slow
@@ -94,7 +95,7 @@ def latents(options: argparse.Namespace) -> dict[str, Any]:
         theta = rng.normal(1.0, 2.0, size).astype(np.float32)
         y = theta[:, None] + rng.normal(size=(size, 2)).astype(np.float32)
         before = _resident()
-        fits[size] = _further(_fit(_hierarchy, (y,), batch_size={"rows": _BATCH}))
+        fits[size] = _further(_fit(_hierarchy, (y,), guide=_BY_ROW, batch_size={"rows": _BATCH}))
         # loc, log sd and two moments of each; the data, on the device
         needed[size] = (_resident() - before) / (6 * 4 * size + y.nbytes)
         touches[size] = _touching(jnp.asarray(y))
@@ -221,7 +222,7 @@ def curves(options: argparse.Namespace) -> dict[str, Any]:
 
     def latents(size: int) -> Posterior:
         y = rng.normal(size=(size, 2)).astype(np.float32)
-        return _fit(_hierarchy, (y,), batch_size={"rows": _BATCH})
+        return _fit(_hierarchy, (y,), guide=_BY_ROW, batch_size={"rows": _BATCH})
 
     def parameters(size: int) -> Posterior:
         return _fit(_means, (rng.normal(size=size).astype(np.float32),), guide="meanfield")

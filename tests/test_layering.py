@@ -28,6 +28,7 @@ LAYERS = [
             "_keys",
             "_locals",
             "_memory",
+            "_mixed",
             "_permutation",
             "_stein",
             "_version",

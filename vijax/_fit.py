@@ -25,6 +25,7 @@ from vijax._routes import Begun, Steps, Watchers, by_climbing, by_refining, by_s
 from vijax._storage.unfinished import Checkpoint
 from vijax.data.arrays import opened
 from vijax.guides import named_discrete, resolve
+from vijax.guides.plates import suits_batches
 from vijax.model import (
     built,
     check_batches,
@@ -40,7 +41,15 @@ from vijax.solvers import by_name, default_solver
 
 _FULL_RANK_DIM = 500  # largest dimension at which d x d work stays cheap beside the model
 _FULL_RANK_STEPS_DIM = 20  # the same where batches have to tell the covariance: noise grows with it
-_STEPWISE = ("objective", "optimizer", "num_steps", "num_particles", "num_restarts", "checkpoint")
+_STEPWISE = (
+    "objective",
+    "optimizer",
+    "num_steps",
+    "num_particles",
+    "num_restarts",
+    "precision",
+    "checkpoint",
+)
 
 
 @named_memory(
@@ -59,6 +68,7 @@ def fit(
     num_steps: int | None = None,
     num_particles: int | None = None,
     num_restarts: int | None = None,
+    precision: str | None = None,
     batch_size: int | Mapping[str, int] | None = None,
     batch_axes: Mapping[str, Any] | None = None,
     mesh: Mesh | None = None,
@@ -92,6 +102,9 @@ def fit(
         num_steps: gradient steps; `None` runs until converged.
         num_particles: draws per gradient step; by default 1, for flows 64.
         num_restarts: independent starts run side by side, the best kept by a fresh ELBO.
+        precision: `"bfloat16"` takes the model's matrix products and convolutions in it, forwards
+            and backwards, in gradient steps: for networks on accelerators. Parameters, optimizer,
+            sums and log densities stay in float32, and so does everything after the last step.
         batch_size: rows of each gradient step, for a model written for all rows: of the plate
             round the data, or `{plate: rows}`. The arrays that run along the plate are cut and
             its sites scaled up; that no row depends on the others is checked.
@@ -165,7 +178,7 @@ def fit(
         return ended
     if refines:
         return by_refining(ended, max_seconds, progress_bar)
-    steps = Steps(algorithm, objective, optimizer, num_particles, num_steps, max_seconds)
+    steps = Steps(algorithm, objective, optimizer, num_particles, num_steps, max_seconds, precision)
     watchers = Watchers(tuple(callbacks), checkpoint, progress_bar)
     return by_steps(ended, steps, watchers, "mend" if guide == "auto" else "check")
 
@@ -207,8 +220,9 @@ _DEFAULTS = {
 def _auto(target: Target) -> Any:
     """The guide behind `"auto"`: the richest whose cost suits the dimension.
 
-    Latents of a plate that is cut into batches are independent of one another, and so are discrete
-    sites that are not summed out, see `guides.resolve`.
+    Latents of a plate that is cut into batches have a block for each row, conditioned on the shared
+    ones, or are independent of one another where that would cost too much. So are discrete sites
+    that are not summed out, see `guides.resolve`.
     """
     sites = target.space.smooth.sites
     if not sites:
@@ -220,6 +234,8 @@ def _auto(target: Target) -> Any:
         rest = "fullrank" if dim <= _FULL_RANK_STEPS_DIM else "meanfield"
     if not by_row:
         return rest
+    if dim <= _FULL_RANK_STEPS_DIM and suits_batches(target.space.smooth, target.subsampled):
+        return "plates"
     return {by_row: "meanfield", ...: rest} if dim else "meanfield"
 
 

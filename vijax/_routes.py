@@ -73,6 +73,7 @@ class Steps(NamedTuple):
     num_particles: int | None = None
     num_steps: int | None = None
     max_seconds: float | None = None
+    precision: str | None = None
 
 
 class Watchers(NamedTuple):
@@ -184,6 +185,7 @@ def _engine(problem: Problem, variables: Variables, steps: Steps) -> Engine:
         algorithm = Gradient(
             steps.objective or ELBO(steps.num_particles or problem.guide.num_particles),
             Adam(_BASE_RATE) if own else Optimizer(steps.optimizer),
+            precision=steps.precision,
         )
     return Engine(
         target=problem.target,

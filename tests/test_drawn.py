@@ -109,6 +109,14 @@ def test_the_elbo_and_its_gradient_are_unbiased(model, name):
         assert (np.abs(got.mean(0) - want) < error).all()
 
 
+def test_the_score_of_all_particles_is_unbiased():
+    found = estimates(network, ScoreELBO(3))
+    for got, want in zip(*map(jax.tree.leaves, (found, exact(network))), strict=True):
+        got = np.asarray(got, float)
+        error = 5 * got.std(0) / np.sqrt(len(KEYS)) + 1e-5
+        assert (np.abs(got.mean(0) - want) < error).all()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gumbel_softmax", "straight_through"])
 def test_those_called_biased_are(name):
@@ -156,7 +164,7 @@ def test_rows_do_not_hear_of_one_another():
 def test_the_choice_of_an_estimator():
     small = problem(network)[0]
     # the units of a row one by one, all rows at once, and the one above: four evaluations
-    assert chosen("auto", small.space, small.layout) == LocalExpectation()
+    assert chosen("auto", small.space, small.layout(Batch({}))) == LocalExpectation()
 
     def many(x, units=20):
         with numpyro.plate("rows", len(x)):
@@ -170,8 +178,8 @@ def test_the_choice_of_an_estimator():
 
     for model, expected in ((many, DisARM()), (counts, LeaveOneOut())):
         target = build(model, split(model, (X,), {})[0], None, "all")
-        assert chosen("auto", target.space, target.layout) == expected
-        assert chosen("leave_one_out", target.space, target.layout) == LeaveOneOut()
+        assert chosen("auto", target.space, target.layout(Batch({}))) == expected
+        assert chosen("leave_one_out", target.space, target.layout(Batch({}))) == LeaveOneOut()
 
 
 def rows(y):
@@ -348,6 +356,22 @@ def test_other_objectives_take_the_score():
         assert abs(found.value - evidence) < 5 * found.se + 0.02
     with pytest.raises(GuideError, match=r"site 'z' are discrete\. Use ELBO"):
         vijax.fit(mixture, y, guide=guide, objective=IWAE(4), num_steps=10, progress_bar=False)
+
+
+def test_the_predictive_density_of_new_rows_averages_over_a_site_that_was_drawn():
+    def which(y):
+        k = numpyro.sample("k", dist.Categorical(jnp.ones(3) / 3))
+        with numpyro.plate("rows", len(y)):
+            numpyro.sample("y", dist.Normal(1.0 * k, 2.0), obs=y)
+
+    y, new = np.array([0.5, 1.5, 2.5], np.float32), np.array([3.0, -1.0, 0.0, 4.0], np.float32)
+    options = {"guide": "discrete", "num_steps": 1500, "progress_bar": False}
+    posterior = vijax.fit(which, y, **options)
+    log_joint = norm.logpdf(y[:, None], np.arange(3), 2.0).sum(0)
+    weights = np.exp(log_joint - logsumexp(log_joint))
+    expected = np.log(norm.pdf(new[:, None], np.arange(3), 2.0) @ weights)
+    found = posterior.log_predictive_density(0, new, num_draws=4000)["y"]
+    np.testing.assert_allclose(found, expected, atol=0.03)
 
 
 def test_temperatures_follow_the_phases():

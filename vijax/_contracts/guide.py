@@ -78,8 +78,8 @@ class Guide(abc.ABC):
         if inside:
             raise GuideError(
                 f"guide {self!r}: expected parameters for every row of site {inside[0]!r}, which "
-                f"lives in a plate that is cut into batches. Use guide={{{inside[0]!r}: "
-                "'meanfield', ...: 'fullrank'}, or the full data."
+                "lives in a plate that is cut into batches. Use guide='plates', "
+                f"guide={{{inside[0]!r}: 'meanfield', ...: 'fullrank'}}, or the full data."
             )
         return jax.tree.map(lambda _: Axes(), params)
 
@@ -140,6 +140,27 @@ class DiscreteGuide(DensityGuide):
     @abc.abstractmethod
     def smooth(self, params: PyTree, space: Space) -> Part | None:
         """The guide for all other sites, `None` if there are none."""
+
+
+class SitewiseGuide(DensityGuide):
+    """A guide under which all coordinates are independent."""
+
+    @abc.abstractmethod
+    def site_log_probs(
+        self, params: PyTree, space: Space, z: Position, batch: Batch
+    ) -> dict[str, Array]:
+        """Log density by site and coordinate, `z_shape` each.
+
+        `log_prob` is their sum, every site's times its `scale`.
+        """
+
+
+class ProductGuide(DensityGuide):
+    """A guide made of parts that are independent of one another."""
+
+    @abc.abstractmethod
+    def product(self, params: PyTree, space: Space) -> list[Part]:
+        """The parts, which all have densities."""
 
 
 class StratifiedGuide(DensityGuide):

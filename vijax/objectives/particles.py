@@ -12,6 +12,7 @@ from jax.lax import stop_gradient
 from vijax._contracts import (
     Batch,
     DensityGuide,
+    Guide,
     Position,
     PyTree,
     RowGuide,
@@ -69,16 +70,10 @@ def particles(
             f"{target.space.drawn.names[0]!r} are discrete. Use ELBO, which has estimators for "
             "them, or ScoreELBO, CUBO or ForwardKL."
         )
-    if way != "plain" and not isinstance(guide, DensityGuide):
-        raise GuideError(
-            f"objective: expected a guide with a density, got {guide!r}. Use another guide, or an "
-            "objective with estimator='plain'."
-        )
+    if way != "plain":
+        require_density(guide)
 
     def one(key: Array) -> tuple[Array, Array, dict[str, PyTree]]:
-        # the step's key draws from the guide; one derived from it, never computed unless the
-        # model draws too, is for the model
-        model_batch = batch._replace(key=jax.random.fold_in(key, 1))
         draw = guide.draw(variables.guide, target.space, key, batch)
         z, log_q = draw.z, draw.log_q
         if way == "path":
@@ -92,14 +87,38 @@ def particles(
             fixed = stop_gradient(variables.guide) if way == "path" else variables.guide
             assert isinstance(guide, RowGuide)
             log_q = guide.row_log_probs(fixed, target.space, z, batch)
-            log_p, after = _by_row(z, model_batch, variables, setting)
+            log_p, after = _by_row(z, model_batch(key, batch), variables, setting)
         else:
-            log_p, after = target.evaluate(z, model_batch, variables.model, mutable)
+            state = (model_batch(key, batch), variables.model, mutable)
+            log_p, after = target.evaluate(z, *state)
         return log_p, log_q, after
 
     log_p, log_q, states = jax.vmap(one)(jax.random.split(key, num))
     scale = target.space.sites[0].scale if by_row else 1.0
     return Particles(log_p, log_q, jax.tree.map(merge, states), scale)
+
+
+def model_batch(key: Array, batch: Batch) -> Batch:
+    """The batch for the model.
+
+    A step's key draws from the guide; one derived from it, never computed unless the model draws
+    too, is for the model.
+    """
+    return batch._replace(key=jax.random.fold_in(key, 1))
+
+
+def require_density(guide: Guide) -> DensityGuide:
+    """The guide, which must have a density.
+
+    Raises:
+        GuideError: it has none.
+    """
+    if not isinstance(guide, DensityGuide):
+        raise GuideError(
+            f"objective: expected a guide with a density, got {guide!r}. Use another guide, or an "
+            "objective with estimator='plain'."
+        )
+    return guide
 
 
 def have_rows(setting: Setting) -> bool:
@@ -111,12 +130,13 @@ def have_rows(setting: Setting) -> bool:
     if not isinstance(guide, RowGuide):
         return False
     names = {tuple(plate.name for plate in site.plates) for site in target.space.sites}
-    if len(names) != 1 or len(inside := names.pop()) != 1 or not target.layout:
+    if len(names) != 1 or len(inside := names.pop()) != 1:
         return False
+    layout = target.layout(setting.batch)
     shapes = jax.eval_shape(
         lambda: _terms({s.name: jnp.zeros(s.z_shape) for s in target.space.sites}, setting)
     )
-    return all(inside[0] in {p.name for p in target.layout[name].plates} for name in shapes)
+    return all(inside[0] in {p.name for p in layout[name].plates} for name in shapes)
 
 
 def _terms(z: Position, setting: Setting) -> dict[str, Array]:

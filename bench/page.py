@@ -163,8 +163,8 @@ def pareto(found: dict[str, Any]) -> str:
     return (
         "## Accuracy against seconds\n\nFrom the call to 4,000 draws, a fresh process each, then "
         "once more in it where that took less than ten seconds; peers as they come, with models of "
-        "their own where they do not take NumPyro's. The error is the worst of any mean (in sds of "
-        "exact draws) or log sd.\n\n"
+        "their own where they do not take NumPyro's: tuned by hand they would do better. "
+        "The error is the worst of any mean (in sds of exact draws) or log sd.\n\n"
         "![Worst error against seconds, a panel a posterior](figures/pareto.png)\n\n"
         + markdown(header, rows)
         + "\n"

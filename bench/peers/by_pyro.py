@@ -27,8 +27,8 @@ else:
 def run(case: Case, method: str, seed: int) -> Answer:
     """`AutoMultivariateNormal`, Adam 1e-2, 5,000 steps; arguments unchecked, as in production.
 
-    One thread: with two, which is what PyTorch takes, a step of models as small as these takes
-    eight times as long.
+    One thread: with two, which is what PyTorch takes, a step of models as small as these took
+    eight times as long on a busy machine.
     """
     if pyro is None:
         raise Skipped("pyro-ppl is not installed")

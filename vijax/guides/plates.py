@@ -21,7 +21,7 @@ from vijax.guides.normal import require_positive
 _LOG_2PI = math.log(2 * math.pi)
 _MOST_PRODUCTS = 100  # Hessian products of a step on which an automatic choice may count
 _MOST_NUMBERS = 100  # parameters for each coordinate, likewise
-_MOST_ABOVE = 30  # the same where steps see batches: so many are read and written for each
+_MOST_ABOVE = 20  # the same where steps see batches: so many are read and written for each
 _MOST_COORDINATES = 50_000  # likewise: the more rows, the more passes until their gains help
 
 

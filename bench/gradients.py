@@ -1,161 +1,227 @@
 """Gradients through 200 Bernoulli variables: a sigmoid belief network on binarized MNIST.
 
-Variance of each estimator's gradient at one place, and the ELBO of held-out images after equal
-steps and after equal seconds. `--data` is an `.npz` file with the images as packed bits, 98 bytes
-each, under `train` and `test` (Larochelle's fixed binarization).
+    python -m bench.gradients --data mnist_static_binarized.npz [--steps 20000]
+
+One linear layer each way, as the linear networks of DisARM: an antithetic gradient estimator for
+binary latent variables, Dong, Mnih, Tucker, 2020: 200 units, batches of 50 images, Adam at 1e-4 for
+the network and plain gradient steps at 1e-2 for the prior; there the binarization is drawn anew for
+every batch, here it is Larochelle's fixed one. Each estimator trains a network of its own by
+`vijax.fit`; then all of them take gradients of one and the same network, DisARM's. `--data` is an
+`.npz` file with the images as packed bits, 98 bytes each, under `train` and `test`.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import optax
-from jax import Array, lax
+from flax import nnx
+from jax import Array
 
+import vijax
 from bench import _report
-from vijax.objectives import discrete
+from vijax._contracts import Batch, Setting, Target, Variables
+from vijax.diagnostics import weights
+from vijax.guides import AmortisedDiscrete
+from vijax.objectives import ELBO, discrete
 
 _HIDDEN, _PIXELS, _BATCH = 200, 784, 50
-_PIECE = 100  # steps in one program
-_RATE = 1e-3
-_DRAWS = 1000  # gradients behind a variance
+_RATE, _PRIOR_RATE = 1e-4, 1e-2
+_WINDOW = 500  # steps whose losses are averaged
+_HELD_OUT = 1000
+_FEW = 50  # draws of all held-out images; gradients, where one takes 201 evaluations
 
-ESTIMATORS = {
+ESTIMATORS: dict[str, discrete.Estimator] = {
     "local expectation": discrete.LocalExpectation(),
     "DisARM": discrete.DisARM(),
-    "REBAR": discrete.Rebar(),
     "leave-one-out, 2 draws": discrete.LeaveOneOut(2),
     "leave-one-out, 4 draws": discrete.LeaveOneOut(4),
+    "REBAR": discrete.Rebar(),
     "Gumbel-softmax (biased)": discrete.GumbelSoftmax(),
     "straight-through (biased)": discrete.StraightThrough(),
 }
+_REFERENCE, _UNAFFORDABLE = "DisARM", "local expectation"
 
 
-class Network(NamedTuple):
-    """One layer each way, and the logits of the prior."""
+class Encoder(nnx.Module):
+    """From an image, less the mean of all, to the logits of the units."""
 
-    prior: Array
-    decoder: Array
-    pixels: Array
-    encoder: Array
-    units: Array
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.layer = nnx.Linear(_PIXELS, _HIDDEN, rngs=rngs)
+
+    def __call__(self, seen: Array) -> Array:
+        return self.layer(seen)
+
+
+def network(x: Array, seen: Array) -> None:
+    """Images `x`; `seen`, what the encoder is given of them."""
+    del seen
+
+    def random(key: Array) -> Array:
+        return jax.random.normal(key, (_HIDDEN, _PIXELS)) / jnp.sqrt(_HIDDEN)
+
+    def odds(key: Array) -> Array:
+        return jax.scipy.special.logit(jnp.clip(jnp.mean(x, axis=0), 0.01, 0.99))
+
+    prior = numpyro.param("prior", jnp.zeros(_HIDDEN))
+    decoder, pixels = numpyro.param("decoder", random), numpyro.param("pixels", odds)
+    with numpyro.plate("images", x.shape[0]):
+        h = numpyro.sample("h", dist.Bernoulli(logits=prior).to_event(1))
+        numpyro.sample("x", dist.Bernoulli(logits=h @ decoder + pixels).to_event(1), obs=x)
+
+
+class Clock:
+    """Notes how far a fit is whenever it is told; the first time, all is compiled."""
+
+    def __init__(self) -> None:
+        self.marks: list[tuple[float, int]] = []
+
+    def __call__(self, state: Any, losses: Any, step: int) -> None:
+        self.marks.append((time.perf_counter(), step))
+
+    @property
+    def seconds_a_step(self) -> float:
+        (began, first), (ended, last) = self.marks[0], self.marks[-1]
+        return (ended - began) / (last - first)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=20_000)
+    parser.add_argument("--draws", type=int, default=500, help="gradients behind a variance")
     options = parser.parse_args()
     packed = np.load(options.data)
     train, test = (
         np.unpackbits(packed[part], axis=1)[:, :_PIXELS].astype(np.float32)
         for part in ("train", "test")
     )
-    trained = {
-        name: _train(estimator, train, test[:1000], options.steps)
-        for name, estimator in ESTIMATORS.items()
-        if name != "local expectation"  # 201 evaluations a gradient
-    }
-    reference = trained["DisARM"].pop("network")
-    variances = {name: _variance(one, reference, test[0]) for name, one in ESTIMATORS.items()}
-    common = min(one["curve"][-1][0] for one in trained.values())
+    mean = train.mean(axis=0)
+    held_out = test[:: len(test) // _HELD_OUT]  # the first thousand are harder than the others
     rows: dict[str, dict[str, Any]] = {}
+    curves, posteriors = {}, {}
     for name in ESTIMATORS:
-        rows[name] = {"variance": variances[name]}
-        if name in trained:
-            curve = trained[name]["curve"]
-            in_time = [elbo for seconds, elbo in curve if seconds <= common]
-            rows[name] |= {
-                "elbo_after_steps": curve[-1][1],
-                "elbo_after_seconds": in_time[-1],
-                "milliseconds_a_step": 1e3 * curve[-1][0] / options.steps,
-            }
-    columns = ("variance", "elbo_after_steps", "elbo_after_seconds", "milliseconds_a_step")
-    _report.table(
-        ("", "variance", "ELBO, equal steps", f"ELBO, {common:.0f} s", "ms a step"),
-        [
-            (name, *(f"{row[column]:.4g}" if column in row else "-" for column in columns))
-            for name, row in rows.items()
-        ],
+        rows[name] = {}
+        if name == _UNAFFORDABLE:
+            continue
+        clock = Clock()
+        posterior = _fitted(name, train, mean, options.steps, clock)
+        curves[name] = -posterior.losses / len(train)
+        rows[name]["milliseconds_a_step"] = 1e3 * clock.seconds_a_step
+        rows[name]["elbo_after_steps"] = _last(curves[name])
+        rows[name]["test_elbo"] = _held_out(posterior, held_out, mean)
+        posteriors[name] = posterior if name == _REFERENCE else None
+        print(name, rows[name], flush=True)
+    seconds = options.steps * min(r["milliseconds_a_step"] for r in rows.values() if r) / 1e3
+    for name, curve in curves.items():
+        reached = int(seconds / rows[name]["milliseconds_a_step"] * 1e3)
+        rows[name]["elbo_after_seconds"] = _last(curve[:reached])
+    images = {"x": train[:_BATCH], "seen": train[:_BATCH] - mean}
+    for name in ESTIMATORS:
+        draws = min(options.draws, _FEW) if name == _UNAFFORDABLE else options.draws
+        rows[name]["variance"] = _variance(name, posteriors[_REFERENCE], images, draws)
+    _show(rows, seconds)
+    _report.save(
+        "gradients",
+        {"steps": options.steps, "draws": options.draws, "seconds": seconds, "estimators": rows},
     )
-    _report.save("gradients", {"steps": options.steps, "seconds": common, "estimators": rows})
 
 
-def _log_joint(network: Network, x: Array, h: Array) -> Array:
-    logits = network.decoder @ h + network.pixels
-    likelihood = jnp.sum(x * logits - jax.nn.softplus(logits))
-    return likelihood + jnp.sum(h * network.prior - jax.nn.softplus(network.prior))
+def _fitted(
+    name: str, train: np.ndarray, mean: np.ndarray, steps: int, clock: Clock
+) -> vijax.Posterior:
+    """The network trained with one estimator."""
+    # the loss is a sum over all images: what is meant for their mean is that much smaller
+    prior = optax.sgd(_PRIOR_RATE / len(train))
 
+    def labels(variables: Variables) -> Variables:
+        own = {one: "prior" if one == "prior" else "network" for one in variables.model}
+        return Variables(jax.tree.map(lambda _: "network", variables.guide), own)
 
-def _elbo(estimator: Any, network: Network, key: Array, x: Array) -> Array:
-    logits = network.encoder @ (x - 0.5) + network.units
-    p = jax.nn.sigmoid(logits)
-    entropy = jnp.sum(jax.nn.softplus(logits) - p * logits)
-    return estimator(key, logits, lambda h: _log_joint(network, x, h)) + entropy
-
-
-def _train(estimator: Any, train: np.ndarray, test: np.ndarray, steps: int) -> dict[str, Any]:
-    keys = jax.random.split(jax.random.key(0), 2)
-    network = Network(
-        jnp.zeros(_HIDDEN),
-        0.05 * jax.random.normal(keys[0], (_PIXELS, _HIDDEN)),
-        jnp.asarray(np.log((train.mean(0) + 1e-3) / (1 - train.mean(0) + 1e-3))),
-        0.05 * jax.random.normal(keys[1], (_HIDDEN, _PIXELS)),
-        jnp.zeros(_HIDDEN),
+    return vijax.fit(
+        network,
+        train,
+        train - mean,
+        guide=AmortisedDiscrete(Encoder, "seen"),
+        objective=ELBO(discrete=ESTIMATORS[name]),
+        optimizer=optax.multi_transform({"network": optax.adam(_RATE), "prior": prior}, labels),
+        batch_size=_BATCH,
+        num_steps=steps,
+        callbacks=[clock],
+        progress_bar=False,
     )
-    optimizer = optax.adam(_RATE)
-
-    def loss(network: Network, key: Array, batch: Array) -> Array:
-        keys = jax.random.split(key, len(batch))
-        return -jnp.mean(jax.vmap(lambda k, x: _elbo(estimator, network, k, x))(keys, batch))
-
-    @jax.jit
-    def piece(state: Any, first: int, images: Array) -> Any:
-        def step(state: Any, t: Array) -> tuple[Any, None]:
-            network, memory = state
-            key = jax.random.fold_in(jax.random.key(1), t)
-            rows = jax.random.randint(key, (_BATCH,), 0, len(images))
-            slope = jax.grad(loss)(network, key, images[rows])
-            update, memory = optimizer.update(slope, memory)
-            return (optax.apply_updates(network, update), memory), None
-
-        return lax.scan(step, state, first + jnp.arange(_PIECE))[0]
-
-    @jax.jit
-    def held_out(network: Network, images: Array) -> Array:
-        return -loss(network, jax.random.key(2), images)
-
-    images, state = jnp.asarray(train), (network, optimizer.init(network))
-    compiled = piece.lower(state, 0, images).compile()
-    seconds, curve = 0.0, []
-    for first in range(0, steps, _PIECE):
-        began = time.perf_counter()
-        state = jax.block_until_ready(compiled(state, first, images))
-        seconds += time.perf_counter() - began
-        curve.append((seconds, float(held_out(state[0], test))))
-    return {"curve": curve, "network": state[0]}
 
 
-def _variance(estimator: Any, network: Network, x: np.ndarray) -> float:
-    """Sum over the 200 logits of the variance of the gradient of one image's ELBO."""
-    logits = network.encoder @ (x - 0.5) + network.units
+def _held_out(posterior: vijax.Posterior, images: np.ndarray, mean: np.ndarray) -> float:
+    """ELBO of images that were not fitted, in nats an image."""
+    there = posterior.at(images, images - mean)
+    state = (there.target, there.guide, there.variables, there.mutable)
+    found = weights.draw(*state, jax.random.key(0), there.batch, _FEW)
+    return float(weights.elbo(found.log_weights)[0]) / len(images)
 
-    @jax.jit
-    def slopes(keys: Array) -> Array:
-        def one(key: Array) -> Array:
-            return jax.grad(lambda at: estimator(key, at, lambda h: _log_joint(network, x, h)))(
-                logits
-            )
 
-        return lax.map(one, keys)
+def _last(curve: np.ndarray) -> float:
+    return float(curve[-_WINDOW:].mean())
 
-    found = np.asarray(slopes(jax.random.split(jax.random.key(3), _DRAWS)), float)
-    return float(found.var(0).sum())
+
+def _variance(
+    name: str, posterior: vijax.Posterior, images: Mapping[str, np.ndarray], num: int
+) -> float:
+    """Variance, summed over the encoder's weights, of the gradient of the mean ELBO of images."""
+    there = posterior.at(*images.values())
+    program = there.target.program(_slopes, there.guide, ELBO(discrete=ESTIMATORS[name]))
+    keys = jax.random.split(jax.random.key(3), num)
+    mean, squared = program(keys, posterior.variables, there.batch)
+    excess = [
+        np.asarray(b, float) - np.asarray(a, float) ** 2 for a, b in zip(mean, squared, strict=True)
+    ]
+    return float(sum(one.sum() for one in excess)) * num / (num - 1)
+
+
+def _slopes(
+    target: Target, guide: Any, objective: ELBO, keys: Array, at: Variables, batch: Batch
+) -> Any:
+    """Means of the gradient's entries, less those of the first gradient, and of their squares."""
+
+    def one(key: Array) -> list[Array]:
+        def loss(params: Any) -> Array:
+            setting = Setting({}, key, target, guide, batch, jnp.zeros(()))
+            return objective(at._replace(guide=params), setting)[0] / _BATCH
+
+        return jax.tree.leaves(jax.grad(loss)(at.guide))
+
+    first = one(keys[0])
+
+    def add(totals: Any, key: Array) -> Any:
+        off = [a - b for a, b in zip(one(key), first, strict=True)]
+        return jax.tree.map(jnp.add, totals, (off, [d**2 for d in off])), None
+
+    zeros = jax.tree.map(jnp.zeros_like, (first, first))
+    totals, _ = jax.lax.scan(add, zeros, keys)
+    return jax.tree.map(lambda total: total / len(keys), totals)
+
+
+def _show(rows: Mapping[str, Mapping[str, float]], seconds: float) -> None:
+    heads = {
+        "variance": "variance",
+        "elbo_after_steps": "ELBO, equal steps",
+        "elbo_after_seconds": f"ELBO, {seconds:.0f} s",
+        "test_elbo": "of test images",
+        "milliseconds_a_step": "ms a step",
+    }
+    lines = [
+        (name, *(f"{row[one]:.4g}" if one in row else "-" for one in heads))
+        for name, row in rows.items()
+    ]
+    _report.table(("", *heads.values()), lines)
 
 
 if __name__ == "__main__":

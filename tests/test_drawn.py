@@ -109,6 +109,14 @@ def test_the_elbo_and_its_gradient_are_unbiased(model, name):
         assert (np.abs(got.mean(0) - want) < error).all()
 
 
+def test_the_score_of_all_particles_is_unbiased():
+    found = estimates(network, ScoreELBO(3))
+    for got, want in zip(*map(jax.tree.leaves, (found, exact(network))), strict=True):
+        got = np.asarray(got, float)
+        error = 5 * got.std(0) / np.sqrt(len(KEYS)) + 1e-5
+        assert (np.abs(got.mean(0) - want) < error).all()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gumbel_softmax", "straight_through"])
 def test_those_called_biased_are(name):
@@ -156,7 +164,7 @@ def test_rows_do_not_hear_of_one_another():
 def test_the_choice_of_an_estimator():
     small = problem(network)[0]
     # the units of a row one by one, all rows at once, and the one above: four evaluations
-    assert chosen("auto", small.space, small.layout) == LocalExpectation()
+    assert chosen("auto", small.space, small.layout(Batch({}))) == LocalExpectation()
 
     def many(x, units=20):
         with numpyro.plate("rows", len(x)):
@@ -170,8 +178,8 @@ def test_the_choice_of_an_estimator():
 
     for model, expected in ((many, DisARM()), (counts, LeaveOneOut())):
         target = build(model, split(model, (X,), {})[0], None, "all")
-        assert chosen("auto", target.space, target.layout) == expected
-        assert chosen("leave_one_out", target.space, target.layout) == LeaveOneOut()
+        assert chosen("auto", target.space, target.layout(Batch({}))) == expected
+        assert chosen("leave_one_out", target.space, target.layout(Batch({}))) == LeaveOneOut()
 
 
 def rows(y):

@@ -124,3 +124,30 @@ def test_only_models_of_the_same_data_are_compared():
     fits["half"] = vijax.fit(line, Y[:20], False, progress_bar=False)
     with pytest.raises(VijaxError, match=r"same observations.*'all': 40, 'half': 20"):
         vijax.compare(fits)
+
+
+def switches(y, on):
+    """A value for every row, drawn rather than summed out."""
+    with numpyro.plate("rows", len(y)):
+        k = numpyro.sample("k", dist.Categorical(np.array([0.2, 0.5, 0.3])))
+        numpyro.sample("y", dist.Normal(on * k, 1.0), obs=y)
+
+
+def test_rows_with_a_discrete_value_of_their_own():
+    """A log likelihood of three values has no tail, which ArviZ has no answer for."""
+    y, num = np.array([-0.5, 1.1, 2.9, 3.2], np.float32), 4000
+    fits = {
+        on: vijax.fit(switches, y, on, guide="discrete", progress_bar=False) for on in (1.0, 0.5)
+    }
+    found = vijax.compare({str(on): one for on, one in fits.items()}, num_draws=num)
+    for on in fits:
+        likelihood = norm.pdf(y[:, None], on * np.arange(3))
+        joint = np.array([0.2, 0.5, 0.3]) * likelihood
+        marginal = joint.sum(1)
+        # by row: the mean over the posterior of 1 / likelihood is 1 / marginal
+        spread = (joint / likelihood**2).sum(1) * marginal - 1
+        error = np.sqrt(spread.sum() / num)
+        row = found[str(on)]
+        assert row.elpd == pytest.approx(np.log(marginal).sum(), abs=5 * error + 0.02)
+        assert row.num_bad > 0  # no tail, nothing that could vouch for it
+    assert found["1.0"].elpd > found["0.5"].elpd

@@ -15,7 +15,7 @@ from jax import Array
 from jax.lax import stop_gradient
 from jax.nn import log_sigmoid
 
-_TINY = 1e-6  # keeps uniform numbers off the ends, where their logits are infinite
+TINY = 1e-6  # keeps random numbers off the ends, where their logs are infinite
 
 
 class Finite(NamedTuple):
@@ -75,9 +75,9 @@ class Counts(NamedTuple):
     def draw(self, key: Array) -> Array:
         """Counts, `shape`."""
         loc, scale = jnp.exp(self.log_loc), jnp.exp(self.log_scale)
-        uniform = jax.random.uniform(key, loc.shape, loc.dtype, _TINY, 1.0)
+        uniform = jax.random.uniform(key, loc.shape, loc.dtype, TINY, 1.0)
         above = uniform * jax.nn.sigmoid(loc / scale)  # probability beyond the draw
-        place = loc + scale * (jnp.log1p(-jnp.minimum(above, 1 - _TINY)) - jnp.log(above))
+        place = loc + scale * (jnp.log1p(-jnp.minimum(above, 1 - TINY)) - jnp.log(above))
         return jnp.maximum(jnp.floor(place), 0).astype(jnp.int32)
 
     def log_prob(self, states: Array) -> Array:

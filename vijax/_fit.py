@@ -234,7 +234,7 @@ def _auto(target: Target) -> Any:
         rest = "fullrank" if dim <= _FULL_RANK_STEPS_DIM else "meanfield"
     if not by_row:
         return rest
-    if suits_batches(target.space.smooth, target.subsampled):
+    if dim <= _FULL_RANK_STEPS_DIM and suits_batches(target.space.smooth, target.subsampled):
         return "plates"
     return {by_row: "meanfield", ...: rest} if dim else "meanfield"
 

@@ -16,7 +16,7 @@ from jax import Array, lax
 
 from vijax._contracts import Batch, PyTree, Site, Target
 from vijax._problem import Problem
-from vijax.objectives.discrete import seen_by
+from vijax.objectives.signals import seen_by
 
 _BITS = 20  # counts up to a million are tried
 
@@ -46,15 +46,13 @@ def _endless(target: Target) -> list[Site]:
 def _bisect(target: Target, batch: Batch, model: PyTree, mutable: PyTree) -> dict[str, Array]:
     sites = _endless(target)
     assert target.terms is not None
-    terms = target.terms
+    terms, layout = target.terms, target.layout(batch)
     others = {site.name: jnp.zeros(site.z_shape) for site in target.space.sites}
 
     def possible(states: dict[str, Array]) -> dict[str, Array]:
         values = terms({**others, **states}, batch, model, mutable).values
         return {
-            site.name: jnp.broadcast_to(
-                jnp.isfinite(seen_by(site, values, target.layout)), site.z_shape
-            )
+            site.name: jnp.broadcast_to(jnp.isfinite(seen_by(site, values, layout)), site.z_shape)
             for site in sites
         }
 

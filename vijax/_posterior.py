@@ -490,7 +490,7 @@ class Posterior:
         """The evidence behind `status`, coordinates worst first, and what to try next."""
         algorithm = None if self.engine is None else self.engine.algorithm
         objective = algorithm.objective if isinstance(algorithm, Gradient) else None
-        gradients = told(objective, self.target)
+        gradients = told(objective, self.target, self.batch)
         return report(self.assessment, self.target, self.stop_reason, repr(self.guide), gradients)
 
     def center(self) -> dict[str, np.ndarray]:

@@ -142,6 +142,27 @@ class DiscreteGuide(DensityGuide):
         """The guide for all other sites, `None` if there are none."""
 
 
+class SitewiseGuide(DensityGuide):
+    """A guide under which all coordinates are independent."""
+
+    @abc.abstractmethod
+    def site_log_probs(
+        self, params: PyTree, space: Space, z: Position, batch: Batch
+    ) -> dict[str, Array]:
+        """Log density by site and coordinate, `z_shape` each.
+
+        `log_prob` is their sum, every site's times its `scale`.
+        """
+
+
+class ProductGuide(DensityGuide):
+    """A guide made of parts that are independent of one another."""
+
+    @abc.abstractmethod
+    def product(self, params: PyTree, space: Space) -> list[Part]:
+        """The parts, which all have densities."""
+
+
 class StratifiedGuide(DensityGuide):
     """A guide made of parts with weights, each of which can be drawn from by itself."""
 

@@ -93,11 +93,13 @@ class Layout(NamedTuple):
 
     Attributes:
         plates: those that it has a dimension for, counted from the right.
-        causes: the discrete sites in the space that it depends on.
+        causes: the sites in the space that it depends on.
+        prior_of: the one whose prior it is, or its log Jacobian; `None` for data and factors.
     """
 
     plates: tuple[Plate, ...]
     causes: frozenset[str]
+    prior_of: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -133,7 +135,8 @@ class Target:
         draw_discrete: `(key, z, batch, model, mutable) -> dict`, draws of the discrete sites given
             `z`, exact, as numbers of values; with them in `z`, `constrain` has these sites too.
         terms: `(z, batch, model, mutable) -> Terms`, what `evaluate` adds up.
-        layout: of the terms, by name.
+        lay_out: `(centred) -> dict`, what is known of the terms, by name, where `batch.centring`
+            names these sites; see `layout`.
         entries: numbers that summing discrete sites out makes of one position, with all data.
         location_scale: sites whose prior has a location and a scale, latent or not.
         sequential: whether the model has a long loop, so that many points take as long as one.
@@ -162,7 +165,7 @@ class Target:
     discrete: Mapping[str, int] = dataclasses.field(default_factory=dict)
     draw_discrete: Callable[..., Position] = lambda *_: {}
     terms: Callable[..., Terms] | None = None
-    layout: Mapping[str, Layout] = dataclasses.field(default_factory=dict)
+    lay_out: Callable[[frozenset[str]], Mapping[str, Layout]] | None = None
     entries: int = 0
     sequential: bool = False
     differentiable: bool = True
@@ -200,6 +203,10 @@ class Target:
     ) -> Array:
         """The log density of one position, a scalar."""
         return self.evaluate(z, batch, model or {}, mutable or {}).log_density
+
+    def layout(self, batch: Batch) -> Mapping[str, Layout]:
+        """What is known of the terms, by name; read off the model when it is first asked for."""
+        return {} if self.lay_out is None else self.lay_out(frozenset(batch.centring))
 
     @property
     def footprint(self) -> int:

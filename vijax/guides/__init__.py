@@ -1,6 +1,7 @@
 """Families of distributions on unconstrained space."""
 
 from vijax.guides.amortised import Amortised
+from vijax.guides.amortised_discrete import AmortisedDiscrete
 from vijax.guides.asvi import ASVI
 from vijax.guides.composite import Composite, compose
 from vijax.guides.delta import Delta
@@ -20,6 +21,7 @@ __all__ = [
     "ASVI",
     "NAMES",
     "Amortised",
+    "AmortisedDiscrete",
     "BijectionTransform",
     "Composite",
     "Delta",

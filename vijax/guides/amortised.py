@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from collections.abc import Collection
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vijax._contracts import Axes, Batch, Draw, Position, PyTree, RowGuide, Space
-from vijax._errors import GuideError, mismatch
-from vijax.guides.levels import Level, cut, join, levels
+from vijax._contracts import Axes, Batch, Draw, Position, PyTree, RowGuide, SitewiseGuide, Space
+from vijax.guides.amortised_encoder import (
+    Encoder,
+    Inputs,
+    check_encoder,
+    encoded,
+    one_level,
+    start,
+)
+from vijax.guides.levels import Level, cut, join
 from vijax.guides.normal import require_positive
-
-if TYPE_CHECKING:
-    from flax import nnx
 
 _LOG_2PI = math.log(2 * math.pi)
 
@@ -34,7 +38,7 @@ class AmortisedParams(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Amortised(RowGuide):
+class Amortised(RowGuide, SitewiseGuide):
     """`q(z_i | x_i) = N(loc(x_i), diag(scale(x_i)^2))` with `(loc, log scale) = encoder(x_i)`.
 
     For the latents of a plate with many rows: a step costs as much as its batch, the number of
@@ -61,33 +65,20 @@ class Amortised(RowGuide):
 
     factorised: ClassVar[bool] = True
     conditional: ClassVar[bool] = True
-    encoder: Callable[[nnx.Rngs], Any]
-    inputs: str | tuple[str, ...]
+    encoder: Encoder
+    inputs: Inputs
     init_scale: float = 0.3
 
     def __post_init__(self) -> None:
         require_positive("init_scale", self.init_scale)
-        if not callable(self.encoder):
-            raise GuideError(
-                mismatch(
-                    "encoder",
-                    "a function of nnx.Rngs that makes a module",
-                    type(self.encoder).__name__,
-                )
-            )
+        check_encoder(self.encoder)
 
     def init(
         self, key: Array, space: Space, location: Position, batch: Batch | None = None
     ) -> AmortisedParams:
-        from flax import nnx
-
-        module = self.encoder(nnx.Rngs(key))
-        weights, rest = nnx.state(module, nnx.Param), nnx.state(module, nnx.Not(nnx.Param))
-        if jax.tree.leaves(rest):
-            others = list(nnx.to_pure_dict(rest))
-            raise GuideError(mismatch("encoder", "no state but nnx.Param", f"some in {others}"))
-        gate = jnp.zeros(_level(space).width, jnp.result_type(float))
-        return AmortisedParams(nnx.to_pure_dict(weights), gate)
+        weights = start(self.encoder, key)
+        gate = jnp.zeros(self._level(space).width, jnp.result_type(float))
+        return AmortisedParams(weights, gate)
 
     def row_axes(
         self, params: AmortisedParams, space: Space, plates: Collection[str]
@@ -98,7 +89,7 @@ class Amortised(RowGuide):
         loc, log_scale = self._encode(params, space, batch)
         noise = jax.random.normal(key, loc.shape, loc.dtype)
         z = join(space, [loc + jnp.exp(log_scale) * noise])
-        log_q = jnp.sum(_log_normal(noise, log_scale))
+        log_q = jnp.sum(_log_normals(noise, log_scale))
         return Draw(z, space.sites[0].scale * log_q)
 
     def log_prob(self, params: AmortisedParams, space: Space, z: Position, batch: Batch) -> Array:
@@ -107,61 +98,30 @@ class Amortised(RowGuide):
     def row_log_probs(
         self, params: AmortisedParams, space: Space, z: Position, batch: Batch
     ) -> Array:
+        return jnp.sum(self._log_probs(params, space, z, batch), axis=1)
+
+    def site_log_probs(
+        self, params: AmortisedParams, space: Space, z: Position, batch: Batch
+    ) -> dict[str, Array]:
+        return join(space, [self._log_probs(params, space, z, batch)])
+
+    def _log_probs(self, params: AmortisedParams, space: Space, z: Position, batch: Batch) -> Array:
+        """Log density of every coordinate of every row in use, `(rows, width)`."""
         loc, log_scale = self._encode(params, space, batch)
         (values,) = cut(space, z)
-        return _log_normal((values - loc) * jnp.exp(-log_scale), log_scale)
+        return _log_normals((values - loc) * jnp.exp(-log_scale), log_scale)
 
     def _encode(self, params: AmortisedParams, space: Space, batch: Batch) -> tuple[Array, Array]:
         """Locations and log scales of every row in use, `(rows, width)` each."""
-        from flax import nnx
-
-        level = _level(space)
-        structure, state = nnx.split(nnx.eval_shape(lambda: self.encoder(nnx.Rngs(0))), nnx.Param)
-        nnx.replace_by_pure_dict(state, params.encoder)
-        outputs = nnx.merge(structure, state)(*self._rows(level, batch))
-        expected = (level.rows, 2 * level.width)
-        if jnp.shape(outputs) != expected:
-            what = f"encoder's outputs for sites {[site.name for site in level.sites]}"
-            raise GuideError(mismatch(what, f"shape {expected}", f"{jnp.shape(outputs)}"))
+        level = self._level(space)
+        width = 2 * level.width
+        outputs = encoded(self.encoder, params.encoder, self.inputs, level, width, batch)
         loc, log_scale = jnp.split(outputs, 2, axis=1)
         return loc, params.gate * log_scale + math.log(self.init_scale)
 
-    def _rows(self, level: Level, batch: Batch) -> list[Array]:
-        """The inputs' rows in use."""
-        plate, found = level.plates[0], []
-        for name in (self.inputs,) if isinstance(self.inputs, str) else self.inputs:
-            if name not in batch.data:
-                raise GuideError(
-                    mismatch("inputs", f"array arguments among {list(batch.data)}", repr(name))
-                )
-            rows = batch.data[name]
-            if plate in batch.index:
-                rows = jnp.take(rows, batch.index[plate], axis=0, mode="clip")
-            if jnp.shape(rows)[:1] != (level.rows,):
-                what = f"input {name!r}"
-                expected = f"an array with a row for each of the {level.rows} of plate {plate!r}"
-                raise GuideError(mismatch(what, expected, f"shape {jnp.shape(batch.data[name])}"))
-            found.append(rows)
-        return found
+    def _level(self, space: Space) -> Level:
+        return one_level(space, "Amortised")
 
 
-def _level(space: Space) -> Level:
-    """The rows of the one plate that all sites live in.
-
-    Raises:
-        GuideError: naming a site that lives elsewhere.
-    """
-    found = levels(space)
-    if len(found) == 1 and len(found[0].plates) == 1:
-        return found[0]
-    odd = next((s for s in space.sites if len(s.plates) != 1), space.sites[-1])
-    raise GuideError(
-        f"guide Amortised: expected sites inside one plate, got {odd.name!r} in plates "
-        f"{[plate.name for plate in odd.plates]}. Name those with a latent for every row: "
-        "guide={'z': Amortised(...), ...: 'fullrank'}."
-    )
-
-
-def _log_normal(noise: Array, log_scale: Array) -> Array:
-    """By row."""
-    return -jnp.sum(0.5 * noise**2 + log_scale + 0.5 * _LOG_2PI, axis=1)
+def _log_normals(noise: Array, log_scale: Array) -> Array:
+    return -(0.5 * noise**2 + log_scale + 0.5 * _LOG_2PI)

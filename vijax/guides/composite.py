@@ -23,11 +23,15 @@ from jax.scipy.linalg import block_diag
 from vijax._contracts import (
     Batch,
     DensityGuide,
+    DiscreteGuide,
     Draw,
     EntropyGuide,
+    Family,
     GaussianGuide,
     Guide,
+    Part,
     Position,
+    ProductGuide,
     PyTree,
     Space,
 )
@@ -79,8 +83,14 @@ class Composite(Guide):
 
 
 @dataclasses.dataclass(frozen=True)
-class DensityComposite(Composite, DensityGuide):
+class DensityComposite(Composite, ProductGuide):
     """A `Composite` of density guides."""
+
+    def product(self, params: tuple[PyTree, ...], space: Space) -> list[Part]:
+        parts = _parts(self, space)
+        return [
+            Part(guide, values, part) for values, (guide, part) in zip(params, parts, strict=True)
+        ]
 
     def log_prob(
         self, params: tuple[PyTree, ...], space: Space, z: Position, batch: Batch
@@ -124,6 +134,20 @@ class GaussianComposite(EntropyComposite, GaussianGuide):
         return block_diag(*blocks)[order[:, None], order[None, :]]
 
 
+@dataclasses.dataclass(frozen=True)
+class DiscreteComposite(DensityComposite, DiscreteGuide):
+    """A `Composite` of guides for discrete sites alone."""
+
+    def families(self, params: tuple[PyTree, ...], space: Space, batch: Batch) -> dict[str, Family]:
+        found: dict[str, Family] = {}
+        for values, (guide, part) in zip(params, _parts(self, space), strict=True):
+            found |= guide.families(values, part, batch)
+        return found
+
+    def smooth(self, params: tuple[PyTree, ...], space: Space) -> None:
+        return None
+
+
 def compose(mapping: Mapping[Sites, Guide], space: Space) -> Guide:
     """A guide for `space` from guides for groups of its sites.
 
@@ -135,7 +159,8 @@ def compose(mapping: Mapping[Sites, Guide], space: Space) -> Guide:
         space: the space to cover.
 
     Returns:
-        A `GaussianGuide`, `EntropyGuide`, `DensityGuide` or plain `Guide`: what all parts are.
+        A `GaussianGuide`, `EntropyGuide`, `DiscreteGuide`, `DensityGuide` or plain `Guide`: what
+        all parts are.
 
     Raises:
         GuideError: a site is missing, unknown, or named twice, or a value is no guide.
@@ -151,6 +176,7 @@ def compose(mapping: Mapping[Sites, Guide], space: Space) -> Guide:
     if len(parts) == 1:
         return parts[0][1]
     for capability, kind in (
+        (DiscreteGuide, DiscreteComposite),
         (GaussianGuide, GaussianComposite),
         (EntropyGuide, EntropyComposite),
         (DensityGuide, DensityComposite),

@@ -29,8 +29,26 @@ from vijax._errors import GuideError, mismatch
 _LEANING = 0.5  # log odds at the start of the value that a site starts at
 
 
+class Independent(DiscreteGuide):
+    """A guide over discrete sites alone, every entry of them independent."""
+
+    factorised: ClassVar[bool] = True
+
+    def smooth(self, params: PyTree, space: Space) -> None:
+        return None
+
+    def draw(self, params: PyTree, space: Space, key: Array, batch: Batch) -> Draw:
+        families = self.families(params, space, batch)
+        keys = jax.random.split(key, len(families))
+        z = {name: one.draw(keys[i]) for i, (name, one) in enumerate(sorted(families.items()))}
+        return Draw(z, _log_prob(families, space, z))
+
+    def log_prob(self, params: PyTree, space: Space, z: Position, batch: Batch) -> Array:
+        return _log_prob(self.families(params, space, batch), space, z)
+
+
 @dataclasses.dataclass(frozen=True)
-class Discrete(DiscreteGuide):
+class Discrete(Independent):
     """Every entry of every discrete site independent: `q(h) = prod_i q_i(h_i)`.
 
     Any distribution over the values of an entry with finitely many of them; a discretised logistic
@@ -42,12 +60,10 @@ class Discrete(DiscreteGuide):
     Discrete()
     """
 
-    factorised: ClassVar[bool] = True
-
     def init(
         self, key: Array, space: Space, location: Position, batch: Batch | None = None
     ) -> dict[str, Family]:
-        _require_discrete(space)
+        require_discrete(space, "Discrete")
         return {site.name: _start(site, location[site.name]) for site in space.sites}
 
     def row_axes(
@@ -58,15 +74,6 @@ class Discrete(DiscreteGuide):
 
     def families(self, params: dict[str, Family], space: Space, batch: Batch) -> dict[str, Family]:
         return params
-
-    def smooth(self, params: dict[str, Family], space: Space) -> None:
-        return None
-
-    def draw(self, params: dict[str, Family], space: Space, key: Array, batch: Batch) -> Draw:
-        return drawn(self.families(params, space, batch), space, key)
-
-    def log_prob(self, params: dict[str, Family], space: Space, z: Position, batch: Batch) -> Array:
-        return log_density(self.families(params, space, batch), space, z)
 
 
 class MixedParams(NamedTuple):
@@ -140,14 +147,7 @@ def mixed(discrete: DiscreteGuide, others: Guide) -> Mixed:
     return Mixed(discrete, others)
 
 
-def drawn(families: Mapping[str, Family], space: Space, key: Array) -> Draw:
-    """A draw of all sites."""
-    keys = jax.random.split(key, len(families))
-    z = {name: one.draw(keys[i]) for i, (name, one) in enumerate(sorted(families.items()))}
-    return Draw(z, log_density(families, space, z))
-
-
-def log_density(families: Mapping[str, Family], space: Space, z: Position) -> Array:
+def _log_prob(families: Mapping[str, Family], space: Space, z: Position) -> Array:
     """Log probability, each site's scaled as the model's own is."""
     terms = (
         site.scale * jnp.sum(families[site.name].log_prob(z[site.name])) for site in space.sites
@@ -166,7 +166,7 @@ def _start(site: Site, location: Array) -> Family:
     return Finite(_LEANING * (hot[..., 1:] - hot[..., :1]))
 
 
-def _require_discrete(space: Space) -> None:
+def require_discrete(space: Space, guide: str) -> None:
     """Refuses continuous sites.
 
     Raises:
@@ -174,6 +174,6 @@ def _require_discrete(space: Space) -> None:
     """
     for site in space.smooth.sites:
         raise GuideError(
-            f"guide Discrete: expected discrete sites, got {site.name!r}, which is continuous. "
-            "Name the discrete ones: guide={'h': Discrete(), ...: 'fullrank'}."
+            f"guide {guide}: expected discrete sites, got {site.name!r}, which is continuous. "
+            f"Name the discrete ones: guide={{'h': {guide}(...), ...: 'fullrank'}}."
         )

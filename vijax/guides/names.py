@@ -11,7 +11,7 @@ from typing import Any, Literal
 from vijax._contracts import DiscreteGuide, Guide, ModelGuide, Space, Target
 from vijax._errors import GuideError
 from vijax.guides.asvi import ASVI
-from vijax.guides.composite import assign, compose
+from vijax.guides.composite import Sites, assign, compose
 from vijax.guides.delta import Delta
 from vijax.guides.discrete import Discrete, Mixed, mixed
 from vijax.guides.flow import RECIPES, Flow
@@ -119,36 +119,37 @@ def _beside_discrete(
     """A guide for a space with discrete sites: one for them, and one for the others.
 
     Raises:
-        GuideError: the discrete sites have several guides, or the wrong one.
+        GuideError: a site has no guide, or the wrong one.
     """
     if isinstance(guide, Mixed):
         return guide
-    discrete: Any = Discrete()
-    rest = guide
-    if isinstance(guide, Mapping):
-        groups = assign(list(guide), space)
-        named = [key for key in groups if _is_discrete(guide[key])]
-        if len(named) > 1:
-            raise GuideError(
-                f"guide: expected one guide for all discrete sites, got {len(named)}. Put them "
-                f"into one group: {{{space.drawn.names}: 'discrete', ...: 'fullrank'}}."
-            )
-        discrete = guide[named[0]] if named else discrete
-        smooth = {
-            key: tuple(name for name in names if name in space.smooth.names)
-            for key, names in groups.items()
-            if key not in named
-        }
-        rest = {names: guide[key] for key, names in smooth.items() if names}
-    elif _is_discrete(guide):
-        discrete, rest = guide, {}
-    if isinstance(discrete, str):
-        discrete = by_name(discrete)
-    if inspect.isclass(discrete):
-        discrete = discrete()
+    asked = guide if isinstance(guide, Mapping) else {...: guide}
+    discrete: dict[Sites, Guide] = {}
+    plain: tuple[str, ...] = ()
+    rest = {}
+    for key, names in assign(list(asked), space).items():
+        drawn, own = space.drawn.subset(names).names, asked[key]
+        smooth = space.smooth.subset(names).names
+        if drawn and isinstance(made := _discrete(own), Discrete):
+            plain += drawn
+        elif drawn:
+            discrete[drawn] = made
+        if smooth and not _is_discrete(own):
+            rest[smooth] = own
+    found = compose(discrete | ({plain: Discrete()} if plain else {}), space.drawn)
     if not space.smooth.sites:
-        return discrete
-    return mixed(discrete, resolve(rest, target, model, arguments, space.smooth))
+        return found
+    assert isinstance(found, DiscreteGuide)
+    return mixed(found, resolve(rest, target, model, arguments, space.smooth))
+
+
+def _discrete(guide: Any) -> Any:
+    """The guide for the discrete sites among those that a guide is named for."""
+    if not _is_discrete(guide):
+        return Discrete()
+    if isinstance(guide, str):
+        return by_name(guide)
+    return guide() if inspect.isclass(guide) else guide
 
 
 def by_name(name: str) -> Guide:

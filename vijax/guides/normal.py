@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 
-from vijax._contracts import Batch, Draw, GaussianGuide, HostDraws, Position, Space
+from vijax._contracts import Batch, Draw, GaussianGuide, HostDraws, Position, SitewiseGuide, Space
 from vijax._errors import GuideError, mismatch
 
 _LOG_2PI = math.log(2 * math.pi)
@@ -41,7 +41,7 @@ class FullRankParams(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class MeanField(GaussianGuide):
+class MeanField(GaussianGuide, SitewiseGuide):
     """Independent Gaussians on every unconstrained coordinate.
 
     `q(z) = prod_i N(z_i; loc_i, exp(log_scale_i)^2)`. Cost linear in the dimension. Underestimates
@@ -90,11 +90,15 @@ class MeanField(GaussianGuide):
         return Draw(z, _log_factors(noise, params, space))
 
     def log_prob(self, params: MeanFieldParams, space: Space, z: Position, batch: Batch) -> Array:
-        noise = {
-            name: (z[name] - params.loc[name]) * jnp.exp(-params.log_scale[name])
-            for name in space.names
+        return _log_factors(_noise(params, space, z), params, space)
+
+    def site_log_probs(
+        self, params: MeanFieldParams, space: Space, z: Position, batch: Batch
+    ) -> dict[str, Array]:
+        return {
+            name: -0.5 * noise**2 - params.log_scale[name] - 0.5 * _LOG_2PI
+            for name, noise in _noise(params, space, z).items()
         }
-        return _log_factors(noise, params, space)
 
     def entropy(self, params: MeanFieldParams, space: Space) -> Array:
         return _total(s.scale * _entropy(params.log_scale[s.name]) for s in space.sites)
@@ -200,6 +204,14 @@ def _on_host(params: FullRankParams) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 def _host_log_normal(noise: np.ndarray, log_scale: np.ndarray) -> np.ndarray:
     return -0.5 * np.sum(noise**2, axis=1) - log_scale.sum() - 0.5 * noise.shape[1] * _LOG_2PI
+
+
+def _noise(params: MeanFieldParams, space: Space, z: Position) -> Position:
+    """The standard normal numbers that lead to `z`."""
+    return {
+        name: (z[name] - params.loc[name]) * jnp.exp(-params.log_scale[name])
+        for name in space.names
+    }
 
 
 def _log_factors(noise: Position, params: MeanFieldParams, space: Space) -> Array:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from vijax._contracts import (
     Plate,
     Position,
     PyTree,
+    Site,
     Space,
     Target,
     Terms,
@@ -183,7 +185,7 @@ class Builder:
                 trace = self._abstract_trace(running.at_origin, scored=False)
             self.summation = planned(self.trace, trace, space, abstract)
         how = Plan() if self.summation is None else self.summation.how
-        layout = self._layout(space, trace)
+        layout = functools.partial(self._layout, space, self._term_plates(trace))
         return Target(
             space=space,
             evaluate=self.evaluate,
@@ -204,7 +206,7 @@ class Builder:
             discrete={name: variable.size for name, variable in how.variables.items()},
             draw_discrete=self.draw_discrete,
             terms=self.terms,
-            layout=layout,
+            lay_out=functools.cache(layout),
             entries=0 if self.summation is None else self.summation.entries,
             sequential=sequential,
             differentiable=differentiable,
@@ -309,7 +311,10 @@ class Builder:
         return self.summation.evaluate(z, batch, model, mutable)
 
     def terms(self, z: Position, batch: Batch, model: Mapping, mutable: Mapping) -> Terms:
-        """The log density by site, elementwise; `""` has what is left, if there is anything."""
+        """The log density by site, elementwise, and the log Jacobians of those that have one.
+
+        Where discrete sites are summed out it is all in one, `""`.
+        """
         if self.summation is not None:
             evaluation = self.summation.evaluate(z, batch, model, mutable)
             return Terms({"": evaluation.log_density}, evaluation.mutable)
@@ -317,36 +322,39 @@ class Builder:
         with tracing_errors(self.model):
             values = running.log_probs(trace)
         bent = running.log_dets(trace, bent=True)
-        if bent:
-            values[""] = sum(bent.values(), jnp.zeros(()))
+        values |= {_volume(name): log_det for name, log_det in bent.items()}
         return Terms(values, running.mutable(trace))
 
-    def _layout(self, space: Space, trace: running.Trace) -> dict[str, Layout]:
-        """The plates of the terms, and what they depend on, read off the traced program."""
+    def _term_plates(self, trace: running.Trace) -> dict[str, tuple[Plate, ...]]:
+        """The plates that each term has a dimension for."""
         names = [name for name, site in trace.items() if site["type"] == "sample"]
-        causes: dict[str, frozenset[str]] = dict.fromkeys([*names, ""], frozenset())
-        if space.drawn.sites:
-            causes |= self._causes(space)
-        return {
-            name: Layout(site_plates(trace[name], trace) if name in trace else (), labels)
-            for name, labels in causes.items()
-        }
+        return {name: site_plates(trace[name], trace) for name in names}
 
-    def _causes(self, space: Space) -> dict[str, frozenset[str]]:
-        """The discrete sites in the space that each term depends on."""
-        states = {s.name: jax.ShapeDtypeStruct(s.z_shape, np.int32) for s in space.drawn.sites}
+    def _layout(
+        self, space: Space, plates: Mapping[str, tuple[Plate, ...]], centred: frozenset[str]
+    ) -> dict[str, Layout]:
+        """The plates of the terms, and what they depend on, read off the traced program."""
+        z = {site.name: _abstract(site) for site in space.sites}
+        centring = {name: z[name] for name in centred}
 
-        def values(states: Position, data: dict[str, Array]) -> dict[str, Array]:
-            others = {site.name: jnp.ones(site.z_shape) for site in space.smooth.sites}
-            return self.terms(others | states, Batch(data), {}, {}).values
+        def values(
+            z: Position, centring: Mapping[str, Array], data: dict[str, Array]
+        ) -> dict[str, Array]:
+            return self.terms(z, Batch(data, centring=dict(centring)), {}, {}).values
 
         closed, shapes = jax.make_jaxpr(values, return_shape=True)(
-            states, self.arguments.abstract()
+            z, centring, self.arguments.abstract()
         )
-        labels = [frozenset({(name, 0)}) for name in sorted(states)]  # as a dict is laid out
+        labels = [frozenset({(name, 0)}) for name in sorted(z)]  # as a dict is laid out
         labels += [frozenset()] * (len(closed.jaxpr.invars) - len(labels))
         found = zip(sorted(shapes), lineage(closed.jaxpr, labels), strict=True)
-        return {name: frozenset(label for label, _ in line) for name, line in found}
+        owners = {one: site for site in space.names for one in (site, _volume(site))}
+        return {
+            name: Layout(
+                plates.get(name, ()), frozenset(label for label, _ in line), owners.get(name)
+            )
+            for name, line in found
+        }
 
     def draw_discrete(
         self, key: Array, z: Position, batch: Batch, model: Mapping, mutable: Mapping
@@ -434,3 +442,14 @@ class Builder:
         """The values of the observed sites."""
         trace = self.trace(batch, running.at_origin, model, mutable)
         return {name: jnp.asarray(site["value"]) for name, site in trace.items() if is_data(site)}
+
+
+def _volume(name: str) -> str:
+    """What the log Jacobian of a site is called among the terms."""
+    return f"log |d{name}|"
+
+
+def _abstract(site: Site) -> jax.ShapeDtypeStruct:
+    """The value of a site in a position, without its numbers."""
+    dtype = jnp.result_type(float) if site.states is None else np.int32
+    return jax.ShapeDtypeStruct(site.z_shape, dtype)

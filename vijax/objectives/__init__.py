@@ -5,6 +5,7 @@ from vijax.objectives.cubo import CUBO
 from vijax.objectives.elbo import ELBO
 from vijax.objectives.f_divergence import FDivergence
 from vijax.objectives.forward_kl import ForwardKL
+from vijax.objectives.free_bits import FreeBits
 from vijax.objectives.iwae import IWAE
 from vijax.objectives.renyi import Renyi
 from vijax.objectives.score import ScoreELBO
@@ -17,6 +18,7 @@ __all__ = [
     "IWAE",
     "FDivergence",
     "ForwardKL",
+    "FreeBits",
     "Renyi",
     "ScoreELBO",
     "Stein",

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from vijax._contracts import (
-    Batch,
     DensityGuide,
     DiscreteGuide,
     Draw,
@@ -27,7 +26,7 @@ from vijax._contracts import (
 from vijax._errors import GuideError
 from vijax.objectives.discrete import Estimator as DiscreteEstimator
 from vijax.objectives.discrete import check, chosen, elbo_integrand
-from vijax.objectives.particles import check_num, merge
+from vijax.objectives.particles import check_num, merge, model_batch
 from vijax.objectives.stratified import stratified
 
 Estimator = Literal["auto", "entropy", "stl", "plain"]
@@ -83,7 +82,7 @@ class ELBO:
             part = Part(guide, variables.guide, setting.target.space)
             draw, subtracted = self._drawn(key, part, setting)
             log_p, after = setting.target.evaluate(
-                draw.z, _model_batch(key, setting), variables.model, setting.mutable
+                draw.z, model_batch(key, setting.batch), variables.model, setting.mutable
             )
             return subtracted - log_p, after
 
@@ -123,14 +122,15 @@ class ELBO:
         draw, subtracted = Draw({}, jnp.zeros(())), jnp.zeros(())
         if part is not None:
             draw, subtracted = self._drawn(key, part, setting)
-        batch = _model_batch(key, setting)
+        batch = model_batch(key, setting.batch)
 
         def terms(states: Position) -> Terms:
             return evaluate({**draw.z, **states}, batch, variables.model, setting.mutable)
 
         families = guide.families(variables.guide, space, setting.batch)
-        integrand = elbo_integrand(terms, families, space.drawn, target.layout)
-        estimator = chosen(self.discrete, space.drawn, target.layout)
+        layout = target.layout(setting.batch)
+        integrand = elbo_integrand(terms, families, space.drawn, layout)
+        estimator = chosen(self.discrete, space.drawn, layout)
         state_key = jax.random.fold_in(key, 2)
         loss, after = estimator.estimate(state_key, families, integrand, setting.phase)
         return subtracted + loss, after
@@ -148,12 +148,3 @@ class ELBO:
                 "Use estimator='plain' or another guide."
             )
         return self.estimator, self.estimator
-
-
-def _model_batch(key: Array, setting: Setting) -> Batch:
-    """The batch for the model.
-
-    The step's key draws from the guide; one derived from it, never computed unless the model draws
-    too, is for the model.
-    """
-    return setting.batch._replace(key=jax.random.fold_in(key, 1))

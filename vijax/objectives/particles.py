@@ -12,10 +12,13 @@ from jax.lax import stop_gradient
 from vijax._contracts import (
     Batch,
     DensityGuide,
+    Guide,
     Position,
     PyTree,
     RowGuide,
     Setting,
+    Site,
+    Space,
     Variables,
 )
 from vijax._errors import GuideError
@@ -45,7 +48,12 @@ class Particles(NamedTuple):
 
 
 def particles(
-    way: Way, num: int, variables: Variables, setting: Setting, by_row: bool = False
+    way: Way,
+    num: int,
+    variables: Variables,
+    setting: Setting,
+    by_row: bool = False,
+    stretch: Array | None = None,
 ) -> Particles:
     """Draws `num` particles.
 
@@ -57,6 +65,7 @@ def particles(
         variables: what the gradient is taken in.
         setting: what an objective is evaluated in.
         by_row: whether each row has weights of its own; only if `have_rows`.
+        stretch: what gradients from `log_p` to the draws are multiplied by, in its shape.
 
     Raises:
         GuideError: `"path"` or `"score"` of a guide without a density, or any but `"score"` where
@@ -69,16 +78,10 @@ def particles(
             f"{target.space.drawn.names[0]!r} are discrete. Use ELBO, which has estimators for "
             "them, or ScoreELBO, CUBO or ForwardKL."
         )
-    if way != "plain" and not isinstance(guide, DensityGuide):
-        raise GuideError(
-            f"objective: expected a guide with a density, got {guide!r}. Use another guide, or an "
-            "objective with estimator='plain'."
-        )
+    if way != "plain":
+        require_density(guide)
 
-    def one(key: Array) -> tuple[Array, Array, dict[str, PyTree]]:
-        # the step's key draws from the guide; one derived from it, never computed unless the
-        # model draws too, is for the model
-        model_batch = batch._replace(key=jax.random.fold_in(key, 1))
+    def one(key: Array, stretch: Array | None) -> tuple[Array, Array, dict[str, PyTree]]:
         draw = guide.draw(variables.guide, target.space, key, batch)
         z, log_q = draw.z, draw.log_q
         if way == "path":
@@ -88,18 +91,43 @@ def particles(
             assert isinstance(guide, DensityGuide)
             z = stop_gradient(z)
             log_q = guide.log_prob(variables.guide, target.space, z, batch)
+        at = z if stretch is None else _stretched(z, stretch, target.space)
         if by_row:
             fixed = stop_gradient(variables.guide) if way == "path" else variables.guide
             assert isinstance(guide, RowGuide)
             log_q = guide.row_log_probs(fixed, target.space, z, batch)
-            log_p, after = _by_row(z, model_batch, variables, setting)
+            log_p, after = _by_row(at, model_batch(key, batch), variables, setting)
         else:
-            log_p, after = target.evaluate(z, model_batch, variables.model, mutable)
+            state = (model_batch(key, batch), variables.model, mutable)
+            log_p, after = target.evaluate(at, *state)
         return log_p, log_q, after
 
-    log_p, log_q, states = jax.vmap(one)(jax.random.split(key, num))
+    log_p, log_q, states = jax.vmap(one)(jax.random.split(key, num), stretch)
     scale = target.space.sites[0].scale if by_row else 1.0
     return Particles(log_p, log_q, jax.tree.map(merge, states), scale)
+
+
+def model_batch(key: Array, batch: Batch) -> Batch:
+    """The batch for the model.
+
+    A step's key draws from the guide; one derived from it, never computed unless the model draws
+    too, is for the model.
+    """
+    return batch._replace(key=jax.random.fold_in(key, 1))
+
+
+def require_density(guide: Guide) -> DensityGuide:
+    """The guide, which must have a density.
+
+    Raises:
+        GuideError: it has none.
+    """
+    if not isinstance(guide, DensityGuide):
+        raise GuideError(
+            f"objective: expected a guide with a density, got {guide!r}. Use another guide, or an "
+            "objective with estimator='plain'."
+        )
+    return guide
 
 
 def have_rows(setting: Setting) -> bool:
@@ -111,12 +139,13 @@ def have_rows(setting: Setting) -> bool:
     if not isinstance(guide, RowGuide):
         return False
     names = {tuple(plate.name for plate in site.plates) for site in target.space.sites}
-    if len(names) != 1 or len(inside := names.pop()) != 1 or not target.layout:
+    if len(names) != 1 or len(inside := names.pop()) != 1:
         return False
+    layout = target.layout(setting.batch)
     shapes = jax.eval_shape(
         lambda: _terms({s.name: jnp.zeros(s.z_shape) for s in target.space.sites}, setting)
     )
-    return all(inside[0] in {p.name for p in target.layout[name].plates} for name in shapes)
+    return all(inside[0] in {p.name for p in layout[name].plates} for name in shapes)
 
 
 def _terms(z: Position, setting: Setting) -> dict[str, Array]:
@@ -138,6 +167,30 @@ def _by_row(
         others = [axis for axis in range(-value.ndim, 0) if axis != plate.dim]
         total += jnp.sum(value, axis=others)
     return total / site.scale, after
+
+
+def _stretched(z: Position, factor: Array, space: Space) -> Position:
+    """The position, whose gradients are multiplied by a factor, a scalar or one for each row."""
+
+    def along(site: Site) -> Array:
+        if not factor.ndim:
+            return factor
+        shape = [1] * len(site.z_shape)
+        shape[len(site.shape) - site.event_dim + site.plates[0].dim] = -1
+        return factor.reshape(shape)
+
+    return {site.name: _scaled_back(z[site.name], along(site)) for site in space.sites}
+
+
+@jax.custom_vjp
+def _scaled_back(value: Array, factor: Array) -> Array:
+    return value
+
+
+_scaled_back.defvjp(
+    lambda value, factor: (value, factor),
+    lambda factor, slope: (factor * slope, jnp.zeros_like(factor)),
+)
 
 
 def merge(leaf: Array) -> Array:

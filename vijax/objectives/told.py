@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from vijax._contracts import Objective, Target
+from vijax._contracts import Batch, Objective, Target
 from vijax.objectives.discrete import chosen
 from vijax.objectives.elbo import ELBO
 from vijax.objectives.tempered import Tempered
 
 
-def told(objective: Objective | None, target: Target) -> str:
+def told(objective: Objective | None, target: Target, batch: Batch) -> str:
     """How an objective gets gradients in discrete sites, in a few words; empty without any."""
     drawn = target.space.drawn
     if isinstance(objective, Tempered):
-        return told(objective.objective, target)
+        return told(objective.objective, target, batch)
     if objective is None or not drawn.sites:
         return ""
     if not isinstance(objective, ELBO):
         return "gradients by the score function"
-    estimator = chosen(objective.discrete, drawn, target.layout)
+    estimator = chosen(objective.discrete, drawn, target.layout(batch))
     return f"gradients by {estimator!r}" + ("" if estimator.unbiased else ", which are biased")

@@ -16,7 +16,7 @@ that `f` holds the pathwise one. In order of preference:
 
 from vijax.objectives.discrete.choice import NAMES, check, chosen
 from vijax.objectives.discrete.estimator import Estimator
-from vijax.objectives.discrete.integrand import elbo_integrand, seen_by
+from vijax.objectives.discrete.integrand import elbo_integrand
 from vijax.objectives.discrete.relaxed import GumbelSoftmax, Rebar, StraightThrough
 from vijax.objectives.discrete.sampled import DisARM, LeaveOneOut, LocalExpectation
 
@@ -32,5 +32,4 @@ __all__ = [
     "check",
     "chosen",
     "elbo_integrand",
-    "seen_by",
 ]

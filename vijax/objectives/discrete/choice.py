@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 from vijax._contracts import Layout, Space
 from vijax.objectives.discrete.estimator import Estimator
-from vijax.objectives.discrete.integrand import parallel
 from vijax.objectives.discrete.relaxed import GumbelSoftmax, Rebar, StraightThrough
 from vijax.objectives.discrete.sampled import DisARM, LeaveOneOut, LocalExpectation
+from vijax.objectives.signals import parallel
 
 NAMES: dict[str, Estimator] = {
     "local": LocalExpectation(),

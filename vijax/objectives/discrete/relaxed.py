@@ -12,7 +12,7 @@ from jax import Array
 from jax.lax import stop_gradient
 
 from vijax._contracts import Position
-from vijax._discrete import Finite, weights
+from vijax._discrete import TINY, Finite, weights
 from vijax.objectives.discrete.estimator import (
     Estimator,
     Families,
@@ -21,8 +21,6 @@ from vijax.objectives.discrete.estimator import (
     split_keys,
     with_slopes,
 )
-
-_TINY = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +176,7 @@ def _given(
         hot = weights(states[name], Finite(logits[name]))
         log_p = Finite(drawn[name]).log_probs
         least = jnp.sum(hot * jnp.exp(-own - log_p), axis=-1, keepdims=True)
-        others = jnp.maximum(jnp.exp(-own) - jnp.exp(log_p) * least, _TINY * least)
+        others = jnp.maximum(jnp.exp(-own) - jnp.exp(log_p) * least, TINY * least)
         cut = -jnp.logaddexp(jnp.log(others) - Finite(logits[name]).log_probs, jnp.log(least))
         found[name] = jnp.where(hot > 0, -jnp.log(least), cut)
     return found

@@ -22,6 +22,7 @@ from vijax.objectives.discrete.estimator import (
     with_slopes,
 )
 from vijax.objectives.particles import with_gradient_of
+from vijax.objectives.signals import leave_one_out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,11 +48,8 @@ class LeaveOneOut(Estimator):
         keys = jax.random.split(key, self.num_draws)
         states = jax.vmap(lambda key: draw(key, families))(keys)
         seen = jax.vmap(f)(states)
-        score = jnp.zeros(())
-        for name, family in families.items():
-            signals = stop_gradient(seen.signals[name])
-            advantage = (signals - jnp.mean(signals, axis=0)) / (self.num_draws - 1)
-            score += jnp.sum(advantage * jax.vmap(family.log_prob)(states[name]))
+        log_qs = [jax.vmap(family.log_prob)(states[name]) for name, family in families.items()]
+        score = leave_one_out(log_qs, [seen.signals[name] for name in families])
         value = jnp.mean(seen.value) + with_gradient_of(jnp.zeros_like(score), score)
         return value, first(seen.aux)
 

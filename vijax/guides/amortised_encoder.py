@@ -1,0 +1,106 @@
+"""A network that sees the rows of a plate: its weights, the rows it is given, what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from vijax._contracts import Batch, PyTree, Space
+from vijax._errors import GuideError, mismatch
+from vijax.guides.levels import Level, levels
+
+if TYPE_CHECKING:
+    from flax import nnx
+
+Encoder = Callable[["nnx.Rngs"], Any]
+Inputs = str | tuple[str, ...]
+
+
+def check_encoder(encoder: Any) -> None:
+    """Refuses a module in the place of what makes one.
+
+    Raises:
+        GuideError: naming the option.
+    """
+    if not callable(encoder):
+        raise GuideError(
+            mismatch(
+                "encoder", "a function of nnx.Rngs that makes a module", type(encoder).__name__
+            )
+        )
+
+
+def start(encoder: Encoder, key: Array) -> PyTree:
+    """Weights at random, as the module makes them.
+
+    Raises:
+        GuideError: the module has state of other kinds.
+    """
+    from flax import nnx
+
+    module = encoder(nnx.Rngs(key))
+    weights, rest = nnx.state(module, nnx.Param), nnx.state(module, nnx.Not(nnx.Param))
+    if jax.tree.leaves(rest):
+        others = list(nnx.to_pure_dict(rest))
+        raise GuideError(mismatch("encoder", "no state but nnx.Param", f"some in {others}"))
+    return nnx.to_pure_dict(weights)
+
+
+def encoded(
+    encoder: Encoder, weights: PyTree, inputs: Inputs, level: Level, width: int, batch: Batch
+) -> Array:
+    """What the network says of every row in use, `(rows, width)`.
+
+    Raises:
+        GuideError: an input is not an array with these rows, or the outputs have another shape.
+    """
+    from flax import nnx
+
+    structure, state = nnx.split(nnx.eval_shape(lambda: encoder(nnx.Rngs(0))), nnx.Param)
+    nnx.replace_by_pure_dict(state, weights)
+    outputs = nnx.merge(structure, state)(*_rows(inputs, level, batch))
+    expected = (level.rows, width)
+    if jnp.shape(outputs) != expected:
+        what = f"encoder's outputs for sites {[site.name for site in level.sites]}"
+        raise GuideError(mismatch(what, f"shape {expected}", f"{jnp.shape(outputs)}"))
+    return outputs
+
+
+def one_level(space: Space, guide: str) -> Level:
+    """The rows of the one plate that all sites live in.
+
+    Raises:
+        GuideError: naming a site that lives elsewhere.
+    """
+    found = levels(space)
+    if len(found) == 1 and len(found[0].plates) == 1:
+        return found[0]
+    odd = next((s for s in space.sites if len(s.plates) != 1), space.sites[-1])
+    raise GuideError(
+        f"guide {guide}: expected sites inside one plate, got {odd.name!r} in plates "
+        f"{[plate.name for plate in odd.plates]}. Name those with a latent for every row, and "
+        f"another guide for the rest: guide={{'z': {guide}(...), ...: 'meanfield'}}."
+    )
+
+
+def _rows(inputs: Inputs, level: Level, batch: Batch) -> list[Array]:
+    """The inputs' rows in use."""
+    plate, found = level.plates[0], []
+    for name in (inputs,) if isinstance(inputs, str) else inputs:
+        if name not in batch.data:
+            raise GuideError(
+                mismatch("inputs", f"array arguments among {list(batch.data)}", repr(name))
+            )
+        rows = batch.data[name]
+        if plate in batch.index:
+            rows = jnp.take(rows, batch.index[plate], axis=0, mode="clip")
+        if jnp.shape(rows)[:1] != (level.rows,):
+            what = f"input {name!r}"
+            expected = f"an array with a row for each of the {level.rows} of plate {plate!r}"
+            raise GuideError(mismatch(what, expected, f"shape {jnp.shape(batch.data[name])}"))
+        found.append(rows)
+    return found

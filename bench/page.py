@@ -42,7 +42,7 @@ REASONS = {
     ),
     ("flows", "slower"): "the whole ladder is climbed before it ends",
     ("pareto", "slower"): "the ladder ends in a flow, most of whose time goes into compiling it",
-    ("pareto", "slower again, warm"): "the flow is trained again, in thousands of steps",
+    ("pareto", "slower again, warm"): "chains, and on the banana a flow, run again in full",
     ("pareto", "less accurate"): "a flow leaves out some of the far tails, which NUTS walks into",
 }
 

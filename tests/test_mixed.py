@@ -15,7 +15,7 @@ from numpyro.contrib.module import nnx_module, random_nnx_module
 import vijax
 from vijax._contracts import Batch, Setting, Variables
 from vijax._mixed import exact, mixed
-from vijax.algorithms import Adam, Gradient
+from vijax.algorithms import SVGD, Adam, Gradient
 from vijax.algorithms.gradient import GradientState
 from vijax.guides import MeanField
 from vijax.model import build, split
@@ -184,6 +184,12 @@ def test_the_fitted_answer_is_that_of_full_precision():
 def test_what_cannot_be_served_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         vijax.fit(regression, X, Y, **options)
+
+
+def test_algorithms_check_it_too():
+    with pytest.raises(ValueError, match="precision: expected None or one of"):
+        Gradient(ELBO(), Adam(0.1), precision="float16")
+    assert SVGD(20, precision="bfloat16").num_particles == 20
 
 
 def test_it_outlives_a_file(tmp_path):

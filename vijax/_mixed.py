@@ -24,6 +24,16 @@ _PRODUCTS = ("dot_general", "conv_general_dilated")
 _CALLS = ("jit", "pjit", "closed_call", "core_call")
 
 
+def check_precision(precision: str | None) -> None:
+    """Refuses what is neither `None` nor one of `PRECISIONS`.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    if precision not in (None, *PRECISIONS):
+        raise ValueError(f"precision: expected None or one of {PRECISIONS}, got {precision!r}.")
+
+
 def exact() -> contextlib.AbstractContextManager[Any]:
     """What is traced inside keeps its precision; nothing else depends on it."""
     return jax.named_scope(_EXACT)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from vijax._contracts import Algorithm, Solver
-from vijax._mixed import PRECISIONS
+from vijax._mixed import check_precision
 from vijax.solvers import by_name
 
 # What a user may type, coming from PyMC, Stan, Pyro or scikit-learn: what it is called here.
@@ -112,9 +112,7 @@ def check_values(options: Mapping[str, Any]) -> None:
     """
     for name in ("num_steps", "num_particles", "num_restarts"):
         check_count(name, options[name], optional=True)
-    precision = options["precision"]
-    if precision not in (None, *PRECISIONS):
-        raise ValueError(f"precision: expected None or one of {PRECISIONS}, got {precision!r}.")
+    check_precision(options["precision"])
     seconds = options["max_seconds"]
     if seconds is not None and not (isinstance(seconds, (int, float)) and seconds > 0):
         raise ValueError(f"max_seconds: expected a positive number or None, got {seconds!r}.")

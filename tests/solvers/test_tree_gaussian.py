@@ -14,7 +14,7 @@ from tests.solvers.problems import case
 from tests.targets import problem
 from vijax._errors import GuideError
 from vijax.guides import Plates
-from vijax.guides.levels import cut, join, levels, positions
+from vijax.guides.levels import cut, join, levels, positions, sharing
 from vijax.guides.plates import suits
 from vijax.solvers import StructuredNewton
 from vijax.solvers.structured_conversion import fill, normal
@@ -71,6 +71,9 @@ def test_levels_follow_the_plates():
     assert [level.parent for level in found] == [None, 0, 0, 1]
     assert [(level.rows, level.width) for level in found] == [(1, 3), (3, 1), (5, 2), (12, 3)]
     assert [level.above for level in found] == [(), (3,), (3,), (3, 1)]
+    rows = [list(num) for num in sharing(space())]
+    assert rows == [[], [3] * 3, [5] * 3, [12, 12, 12, 4]]
+    assert [list(num) for num in sharing(space().cut({"classes": 2}))] == rows
     together = np.concatenate([where.ravel() for where in positions(space())])
     assert sorted(together) == list(range(space().dim))
 

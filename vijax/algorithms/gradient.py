@@ -25,7 +25,7 @@ from vijax._contracts import (
     Variables,
 )
 from vijax._identity import fingerprint
-from vijax._mixed import mixed
+from vijax._mixed import check_precision, mixed
 
 
 class GradientState(NamedTuple):
@@ -85,11 +85,17 @@ class Gradient(Algorithm):
             gradient and value function of the step's own draws.
         precision: `"bfloat16"` takes the model's matrix products and convolutions in it, see
             `vijax.fit`; `None` changes nothing.
+
+    Raises:
+        ValueError: the precision is another one.
     """
 
     objective: Objective
     optimizer: Optimizer
     precision: str | None = dataclasses.field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
 
     @property
     def raises_elbo(self) -> bool:

@@ -33,6 +33,7 @@ class SVGD(Gradient):
     kernel: Kernel = RBF()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "objective", Stein(self.kernel))
 
     @property

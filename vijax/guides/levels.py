@@ -81,6 +81,27 @@ def index(level: Level, parent: Level) -> np.ndarray:
     return np.ravel_multi_index(shared, parent.shape)
 
 
+@functools.lru_cache
+def sharing(space: Space) -> tuple[np.ndarray, ...]:
+    """For each level, how many of its rows share each coordinate above them, `(above,)`.
+
+    All rows of a plate count, those too that are not in the batch.
+    """
+    found = levels(space)
+    counts = []
+    for level in found:
+        sizes = {plate.name: plate.size for plate in level.sites[0].plates}
+        own: list[float] = []
+        parent = level.parent
+        while parent is not None:
+            higher = found[parent]
+            inside = [size for name, size in sizes.items() if name not in higher.plates]
+            own = [float(np.prod(inside))] * higher.width + own
+            parent = higher.parent
+        counts.append(np.array(own))
+    return tuple(counts)
+
+
 def positions(space: Space) -> tuple[np.ndarray, ...]:
     """Where the coordinates of each level stand in the raveled space, `(rows, width)` each."""
     starts = np.cumsum([0, *(site.size for site in space.sites)])

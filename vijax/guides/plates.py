@@ -15,24 +15,26 @@ from jax.scipy.linalg import solve_triangular
 
 from vijax._contracts import Axes, Batch, Draw, EntropyGuide, Position, Space
 from vijax._errors import GuideError, mismatch
-from vijax.guides.levels import cut, down, join, levels
+from vijax.guides.levels import cut, down, join, levels, sharing
 from vijax.guides.normal import require_positive
 
 _LOG_2PI = math.log(2 * math.pi)
+_UNIT = 0.25  # between 0, all noise, and 0.5, no end of steps: see docs/decisions.md
 _MOST_PRODUCTS = 100  # Hessian products of a step on which an automatic choice may count
 _MOST_NUMBERS = 100  # parameters for each coordinate, likewise
-_MOST_ABOVE = 30  # the same where steps see batches: so many are read and written for each
+_MOST_ABOVE = 20  # the same where steps see batches: so many are read and written for each
 _MOST_COORDINATES = 50_000  # likewise: the more rows, the more passes until their gains help
 
 
 class LevelParams(NamedTuple):
-    """`x_r = loc_r + diag(exp(log_scale_r)) (e_r + lower_r e_r + gain_r e_above(r))`, by level.
+    """`x_r = loc_r + diag(exp(log_scale_r)) (e_r + lower_r e_r + gain_r U e_above(r))`, by level.
 
     `e` is standard normal noise, `e_above(r)` that of all rows above row `r`: the rows of a
-    Cholesky factor, each in units of its own scale, so that one step size suits all parameters.
-    `loc` and `log_scale` are `(*shape, width)`, where `shape` has an axis for each of the level's
-    plates, `lower` is `(*shape, width, width)`, never read on and above the diagonal, and `gain`
-    `(*shape, width, above)`, where `above` counts the coordinates of all rows above one.
+    Cholesky factor, each in units of its own scale, and gains in those of `U = diag(gain_units)`,
+    so that one step size suits all parameters. `loc` and `log_scale` are `(*shape, width)`, where
+    `shape` has an axis for each of the level's plates, `lower` is `(*shape, width, width)`, never
+    read on and above the diagonal, and `gain` `(*shape, width, above)`, where `above` counts the
+    coordinates of all rows above one.
     """
 
     loc: Array
@@ -137,6 +139,15 @@ class Plates(EntropyGuide):
         return jnp.sum(jnp.stack(terms))
 
 
+def gain_units(space: Space) -> tuple[np.ndarray, ...]:
+    """What the gains of each level are multiplied by, `(above,)`.
+
+    The more rows share a coordinate the less it depends on one of them, and the more the noise in
+    all their gains weighs: smaller steps average more of it out, and take longer to arrive.
+    """
+    return tuple(num**-_UNIT for num in sharing(space))
+
+
 def require_plates(space: Space) -> None:
     """Refuses a space none of whose sites is in a plate.
 
@@ -192,11 +203,13 @@ def _by_level(space: Space, noise: Array) -> list[Array]:
 
 
 def _by_row(params: PlatesParams, space: Space) -> list[LevelParams]:
-    """The parameters of each level with one axis of rows, `(rows, ...)`."""
-    return [
-        LevelParams(*(leaf.reshape(level.rows, *leaf.shape[len(level.shape) :]) for leaf in own))
-        for level, own in zip(levels(space), params.levels, strict=True)
-    ]
+    """The parameters of each level with one axis of rows, `(rows, ...)`, and gains in full."""
+    found = []
+    for level, own, unit in zip(levels(space), params.levels, gain_units(space), strict=True):
+        leaves = (leaf.reshape(level.rows, *leaf.shape[len(level.shape) :]) for leaf in own)
+        rows = LevelParams(*leaves)
+        found.append(rows._replace(gain=rows.gain * unit.astype(rows.gain.dtype)))
+    return found
 
 
 def _solved(lower: Array, right: Array) -> Array:

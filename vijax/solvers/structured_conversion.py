@@ -12,7 +12,7 @@ from vijax._contracts import Space
 from vijax._errors import GuideError, mismatch
 from vijax._kernel import Floats
 from vijax.guides.markov import MarkovParams, order
-from vijax.guides.plates import LevelParams, PlatesParams
+from vijax.guides.plates import LevelParams, PlatesParams, gain_units
 from vijax.solvers.chain_gaussian import Chain, Conditionals
 from vijax.solvers.conversion import from_params, to_params
 from vijax.solvers.factored import Factored
@@ -81,10 +81,10 @@ def _(params: MarkovParams, gaussian: StructuredGaussian, space: Space) -> Marko
 def _(params: PlatesParams, space: Space) -> StructuredGaussian:
     tree, mean, found = Tree(space), np.empty(space.dim), []
     paths: list[Floats] = []
-    for link, own in zip(tree.links, params.levels, strict=True):
+    for link, own, unit in zip(tree.links, params.levels, gain_units(space), strict=True):
         loc, log_scale, lower, gain = _by_row(own, len(link.where))
         mean[link.where] = loc
-        root, cross = _root(log_scale, lower), np.exp(log_scale)[:, :, None] * gain
+        root, cross = _root(log_scale, lower), np.exp(log_scale)[:, :, None] * (gain * unit)
         above = None if link.parent is None else paths[link.parent]
         if above is not None:
             gain = cross @ link.down(np.linalg.inv(above))
@@ -97,14 +97,15 @@ def _(params: PlatesParams, space: Space) -> StructuredGaussian:
 def _(params: PlatesParams, gaussian: StructuredGaussian, space: Space) -> PlatesParams:
     paths: list[Floats] = []
     levels = []
-    parts = zip(params.levels, Tree(space).links, gaussian.conditionals, strict=True)
-    for own, link, (covariance, gain) in parts:
+    units = gain_units(space)
+    parts = zip(params.levels, Tree(space).links, units, gaussian.conditionals, strict=True)
+    for own, link, unit, (covariance, gain) in parts:
         above = None if link.parent is None else paths[link.parent]
         cross = gain if above is None else gain @ link.down(above)
         root = np.linalg.cholesky(covariance)
         scale = np.einsum("tii->ti", root)[:, :, None]
         mean = gaussian.mean[link.where]
-        levels.append(LevelParams(*_leaves(own, mean, covariance, cross / scale)))
+        levels.append(LevelParams(*_leaves(own, mean, covariance, cross / scale / unit)))
         paths.append(_path(link, above, cross, root))
     return PlatesParams(tuple(levels))
 

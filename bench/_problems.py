@@ -81,6 +81,23 @@ def breast_cancer() -> Problem:
     return Problem(logistic, (x, y.astype(np.float32)), "scikit-learn")
 
 
+def covertype(rows: int = 5_000) -> Problem:
+    """Lodgepole pine or not, by ten standardised measurements of a patch, dimension 11."""
+    path = _DATA / "covtype100k" / "covtype100k.npz"
+    rng = np.random.default_rng(0)
+    if path.exists():
+        with np.load(path) as file:
+            some = rng.choice(len(file["y"]), rows, replace=False)
+            x, y = file["x_num"][some].astype(float), file["y"][some] == 2
+        x, source = (x - x.mean(0)) / x.std(0), f"Covertype, {rows} patches"
+    else:
+        x = rng.normal(size=(rows, 10))
+        y = rng.random(rows) < 1 / (1 + np.exp(-x @ rng.normal(size=10)))
+        source = f"made up: {rows} x 10"
+    x = np.concatenate([np.ones((rows, 1)), x], axis=1).astype(np.float32)
+    return Problem(logistic, (x, y.astype(np.float32)), source)
+
+
 def wide_logistic(rows: int = 10_000, columns: int = 100) -> Problem:
     """Logistic regression on made-up data."""
     rng = np.random.default_rng(0)

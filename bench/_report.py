@@ -18,6 +18,7 @@ import numpy as np
 
 RESULTS = Path(__file__).parent / "results"
 _PACKAGES = ("jax", "jaxlib", "numpyro", "optax", "numpy", "scipy")
+PEERS = ("blackjax", "flowjax", "pymc", "pymc-extras", "pyro-ppl", "torch")
 
 
 class Spread(NamedTuple):
@@ -103,4 +104,12 @@ def machine() -> dict[str, Any]:
         "processor": platform.machine(),
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in _PACKAGES},
+        **{one: version for one in PEERS if (version := _version(one))},
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

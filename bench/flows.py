@@ -2,12 +2,12 @@
 
 Every run is a fresh process; the clock runs from the call to fitted parameters, compilation
 included. Peers: Adam 5e-3, 2,000 steps of 32 draws, their own flows otherwise. flowjax fits the
-unconstrained density that vijax hands out, by its own training loop, and is left out where it is
-not installed. Steps per second are those of compiled code, whatever a step is: 64 draws in vijax,
-32 in the others. `vijax flow, 1,000 steps` ends after the first cycle, and its clock when the
-parameters are there, before the verdict on them that no peer has: what it takes to reach a peer. A
-run that takes longer than 100 s is ended, and so is the table after nine minutes; `--only` adds
-one problem to it.
+unconstrained density that NumPyro makes of the model, by its own training loop, and is left out
+where it is not installed. Steps per second are those of compiled code, whatever a step is: 64 draws
+in vijax, 32 in the others. `vijax flow, 1,000 steps` ends after the first cycle, and its clock when
+the parameters are there, before the verdict that no peer has: what it takes to reach a peer. A run
+that takes longer than 100 s is ended, and so is the table after nine minutes; `--only` adds one
+problem to it.
 """
 
 from __future__ import annotations
@@ -26,25 +26,21 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
-from numpyro.infer import SVI, Trace_ELBO
 from numpyro.infer.autoguide import AutoBNAFNormal, AutoIAFNormal
 
 import vijax
 from bench import _report
 from bench._problems import Problem
+from bench.peers import by_flowjax, by_numpyro
 from bench.posteriors import hard
-from vijax._contracts import Batch, Solution
+from vijax._contracts import Solution
 from vijax.diagnostics import weights
 from vijax.guides import Flow
-from vijax.model import build, split
 from vijax.solvers import FlowDescent, Pathfinder
 from vijax.solvers.default import dense_gaussian
 
 _DRAWS = 10_000
-_BLOCK = 500
-_STEPS = 2000
-_PARTICLES = 32
-_RATE = 5e-3
+_PEERS = {"steps": 2000, "particles": 32, "rate": 5e-3}
 _TIMED = 200  # steps whose time is taken once they are compiled
 _RUN_SECONDS, _ALL_SECONDS = 100, 540
 
@@ -153,58 +149,17 @@ def _flow_rate(posterior: vijax.Posterior) -> float | None:
 
 def _numpyro(problem: Problem, kind: type) -> _Run:
     began = time.perf_counter()
-    guide = kind(problem.model)
-    loss = Trace_ELBO(num_particles=_PARTICLES)
-    svi = SVI(problem.model, guide, numpyro.optim.Adam(_RATE), loss)
-    found = svi.run(jax.random.key(0), _STEPS, *problem.args, progress_bar=False)
-    jax.block_until_ready(found.params)
+    fitted = by_numpyro.optimise(*problem[:2], kind, **_PEERS)
     seconds = time.perf_counter() - began
-
-    def one(key: jax.Array) -> jax.Array:
-        return -Trace_ELBO().loss(key, found.params, problem.model, guide, *problem.args)
-
-    keys = jax.random.split(jax.random.key(99), _DRAWS)
-    values = jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=_BLOCK))(keys)
-    update = jax.jit(lambda state: svi.update(state, *problem.args)[0])
-    state = jax.block_until_ready(update(found.state))
-    began = time.perf_counter()
-    for _ in range(_TIMED):
-        state = update(state)
-    jax.block_until_ready(state)
-    rate = _TIMED / (time.perf_counter() - began)
-    return _Run(seconds, np.asarray(values, np.float64), rate)
+    log_weights = by_numpyro.log_weights(fitted, jax.random.key(99), _DRAWS)
+    return _Run(seconds, log_weights, by_numpyro.steps_per_second(fitted, _TIMED))
 
 
 def _flowjax(problem: Problem) -> _Run:
-    from flowjax.distributions import Normal
-    from flowjax.flows import masked_autoregressive_flow
-    from flowjax.train import fit_to_key_based_loss
-    from flowjax.train.losses import ElboLoss
-
     began = time.perf_counter()
-    arguments, data = split(problem.model, problem.args, {})
-    target, batch = build(problem.model, arguments), Batch(data)
-
-    def log_density(z: jax.Array) -> jax.Array:
-        return target.log_density(target.space.unravel(z), batch)
-
-    base = Normal(jnp.zeros(target.space.dim))
-    # `invert=False` draws in one pass
-    flow = masked_autoregressive_flow(jax.random.key(0), base_dist=base, invert=False)
-    loss = ElboLoss(log_density, _PARTICLES)
-    flow, _ = fit_to_key_based_loss(
-        jax.random.key(1),
-        flow,
-        loss_fn=loss,
-        steps=_STEPS,
-        learning_rate=_RATE,
-        show_progress=False,
-    )
-    jax.block_until_ready(jax.tree.leaves(flow))
+    fitted = by_flowjax.optimise(*problem[:2], **_PEERS)
     seconds = time.perf_counter() - began
-    z, log_q = flow.sample_and_log_prob(jax.random.key(99), (_DRAWS,))
-    log_p = jax.jit(lambda z: jax.lax.map(log_density, z, batch_size=_BLOCK))(z)
-    return _Run(seconds, np.asarray(log_p, np.float64) - np.asarray(log_q, np.float64))
+    return _Run(seconds, by_flowjax.log_weights(fitted, jax.random.key(99), _DRAWS))
 
 
 class _Timed(FlowDescent):

@@ -10,18 +10,25 @@ from typing import Any
 
 import numpy as np
 
-from bench._report import RESULTS
+from bench import _figures
+from bench._report import PEERS, RESULTS
+from bench.peers.methods import OURS
+from bench.posteriors.score import NOISE
 
 DOCS = Path(__file__).parents[1] / "docs"
-OURS = "vijax auto"
 _CLEAR = 0.05  # nats by which an ELBO must be higher to count as higher
-_NOISE = 0.05  # reference sds: largest single error of draws that are right
+# What runs are compared by: the key, and what is level whatever the ratio.
+KINDS = {
+    "slower": ("seconds", 0.0),
+    "slower again, warm": ("warm", 0.0),
+    "less accurate": ("worst", NOISE),
+}
 _LEVEL = 1.05  # ratio of times or errors up to which two are called equal
 
 HEAD = """# Benchmarks
 
 Made by `python -m bench page` of the results in `bench/results`; `python -m bench` lists the suites
-that make those. How each is measured is in [bench/README.md](../bench/README.md). Wins and losses
+that make those. How each is measured is [a page of its own](measuring.md). Wins and losses
 are picked out by one rule: better by more than 5 %, or by 0.05 nats. Errors below 0.05, the noise
 of the reference draws, are level.
 """
@@ -34,14 +41,21 @@ REASONS = {
         "ELBO: ask for guide='flow'"
     ),
     ("flows", "slower"): "the whole ladder is climbed before it ends",
+    ("pareto", "slower"): "the ladder ends in a flow, most of whose time goes into compiling it",
+    ("pareto", "slower again, warm"): "the flow is trained again, in thousands of steps",
+    ("pareto", "less accurate"): "a flow leaves out some of the far tails, which NUTS walks into",
 }
 
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     (DOCS / "benchmarks.md").write_text(page(), encoding="utf-8")
-    figure(results("posteriordb"), DOCS / "figures" / "benchmark.png")
-    print("written: docs/benchmarks.md, docs/figures/benchmark.png")
+    print("written: docs/benchmarks.md")
+    for name, draw in _figures.FIGURES.items():
+        found = results(name)
+        if found is not None:
+            draw(found["results"], DOCS / "figures" / f"{name}.png")
+            print(f"written: docs/figures/{name}.png")
 
 
 def results(name: str) -> dict[str, Any] | None:
@@ -67,7 +81,9 @@ def page() -> str:
 
 def made(machine: dict[str, Any]) -> str:
     """Where, when and with what."""
-    packages = [f"{name} {machine[name]}" for name in ("jax", "numpyro", "numpy")]
+    packages = [
+        f"{name} {machine[name]}" for name in ("jax", "numpyro", "numpy", *PEERS) if name in machine
+    ]
     load = machine["load"][0] if machine["load"] else "unknown"
     return (
         f"*{machine['date'][:10]}, {machine['processor']}, {machine['cores']} cores, load {load}, "
@@ -98,7 +114,7 @@ def posteriordb(found: dict[str, Any]) -> str:
     methods = list(next(iter(posteriors.values())))
     rows = []
     for method in methods:
-        runs = _ended(posteriors, method)
+        runs = _figures.ended(posteriors, method)
         ratio = found["geometric means of times"].get(method, 1.0 if method == OURS else None)
         rms = [np.sqrt(np.mean([run[key] ** 2 for run in runs])) for key in ("mean", "log_sd")]
         worst = max(run["worst"] for run in runs)
@@ -106,32 +122,53 @@ def posteriordb(found: dict[str, Any]) -> str:
             (method, f"{len(runs)} of {len(posteriors)}", *map(_short, (*rms, worst, ratio)))
         )
     wins: list[str] = []
-    losses: dict[str, list[str]] = {"slower": [], "less accurate": []}
+    losses: dict[str, list[str]] = {}
     for name, by_method in posteriors.items():
         ours = by_method[OURS][0]
         for method in methods:
             theirs = by_method[method][0]
             if method.startswith("vijax") or "worst" not in theirs:
                 continue
-            for kind, key, least in (
-                ("slower", "seconds", 0.0),
-                ("less accurate", "worst", _NOISE),
-            ):
-                if ours[key] > max(_LEVEL * theirs[key], least):
-                    of = f"{name} ({_short(ours[key])} against {_short(theirs[key])} of {method})"
-                    losses[kind].append(of)
-                elif theirs[key] > max(_LEVEL * ours[key], least):
-                    wins.append(name)
+            _compare(name, ours, method, theirs, wins, losses)
     header = ("method", "answers", "mean error", "log sd error", "worst error", "time over ours")
     return (
         "## Posteriors with reference draws\n\nFrom the call to 4,000 draws (NUTS: 500 after 500 "
         "of warm-up), compilation included, a fresh process each; peers as they come. Errors are "
         "in reference sds, root mean squares over all scalars, and the worst single one; times are "
         "geometric means of ratios.\n\n"
-        "![Worst error against seconds](figures/benchmark.png)\n\n"
+        "![Worst error against seconds](figures/posteriordb.png)\n\n"
         + markdown(header, rows)
         + "\n"
         + verdicts("posteriordb", wins, losses)
+    )
+
+
+def pareto(found: dict[str, Any]) -> str:
+    """All libraries on posteriors with exact draws: seconds, cold and warm, and errors."""
+    rows, wins = [], []
+    losses: dict[str, list[str]] = {}
+    for name, by_method in found.items():
+        ours = by_method[OURS]
+        for method, run in by_method.items():
+            missing = run.get("failed") or run.get("skipped")
+            if missing:
+                rows.append((name, method, missing, "", ""))
+                continue
+            rows.append(
+                (name, method, *map(_short, (run["seconds"], run.get("warm"), run["worst"])))
+            )
+            if method != OURS:
+                _compare(name, ours, method, run, wins, losses)
+    header = ("posterior", "method", "seconds", "again, warm", "worst error")
+    return (
+        "## Accuracy against seconds\n\nFrom the call to 4,000 draws, a fresh process each, then "
+        "once more in it where that took less than ten seconds; peers as they come, with models of "
+        "their own where they do not take NumPyro's. The error is the worst of any mean (in sds of "
+        "exact draws) or log sd.\n\n"
+        "![Worst error against seconds, a panel a posterior](figures/pareto.png)\n\n"
+        + markdown(header, rows)
+        + "\n"
+        + verdicts("pareto", wins, losses)
     )
 
 
@@ -226,6 +263,7 @@ def hard(found: dict[str, Any]) -> str:
 
 
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "pareto": pareto,
     "posteriordb": posteriordb,
     "posteriordb_hard": hard,
     "time_to_posterior": time_to_posterior,
@@ -234,34 +272,23 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
 }
 
 
-def figure(found: dict[str, Any] | None, path: Path) -> None:
-    """Worst error against seconds, a point for each posterior and method; lower left is better."""
-    if found is None:
-        return
-    import matplotlib.pyplot as plt
-
-    posteriors = found["results"]["posteriors"]
-    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
-    methods = [m for m in next(iter(posteriors.values())) if m == OURS or "vijax" not in m]
-    colors = ["#27618c", "#c8621b", "#5f8f3e", "#8a5fa8", "#8a8f94"]
-    for method, color, mark in zip(methods, colors, "oDs^v", strict=False):
-        runs = _ended(posteriors, method)
-        seconds, worst = [r["seconds"] for r in runs], [r["worst"] for r in runs]
-        axes.plot(seconds, worst, mark, ms=5, alpha=0.8, mew=0, color=color, label=method)
-    axes.axhline(_NOISE, color="#8a8f94", lw=0.8, ls=":")
-    axes.annotate("noise of the reference", (0, _NOISE), (4, 4), ("axes fraction", "data"),
-                  "offset points", fontsize="small", color="#55595c")  # fmt: skip
-    axes.set(xscale="log", yscale="log", xlabel="seconds to 4,000 draws, compilation included")
-    axes.set_ylabel("worst error of a mean or log sd (reference sds)")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="upper left", fontsize="small")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-
-
-def _ended(posteriors: dict[str, Any], method: str) -> list[dict[str, Any]]:
-    """Runs of a method that came to an end, one a posterior."""
-    return [of[method][0] for of in posteriors.values() if "worst" in of[method][0]]
+def _compare(
+    name: str,
+    ours: dict[str, Any],
+    method: str,
+    theirs: dict[str, Any],
+    wins: list[str],
+    losses: dict[str, list[str]],
+) -> None:
+    """Adds a win or a loss, of time and of accuracy, where there is one."""
+    for kind, (key, least) in KINDS.items():
+        if key not in ours or key not in theirs:
+            continue
+        if ours[key] > max(_LEVEL * theirs[key], least):
+            of = f"{name} ({_short(ours[key])} against {_short(theirs[key])} of {method})"
+            losses.setdefault(kind, []).append(of)
+        elif theirs[key] > max(_LEVEL * ours[key], least):
+            wins.append(name)
 
 
 def _short(value: float | None) -> str:

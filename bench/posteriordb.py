@@ -8,7 +8,6 @@ the draws that a method hands out by default, against 5,000 reference draws, in 
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,8 @@ from typing import Any
 import numpy as np
 
 from bench import _report
-from bench.peers.methods import METHODS
-from bench.posteriors import check, hard, load, table
-
-_OURS = "vijax auto"
+from bench.peers.methods import METHODS, NUMPYRO_MODELS, OURS
+from bench.posteriors import check, hard, load, runs, table
 
 
 def main() -> None:
@@ -41,7 +38,7 @@ def main() -> None:
     names = _chosen(list(hard.CASES if options.hard else load.MODELS), options.posteriors)
     if options.check:
         sys.exit(0 if check.run(names, options.data) else "--check: see WRONG above")
-    methods = options.methods or ([_OURS] if options.hard else list(METHODS))
+    methods = options.methods or ([OURS] if options.hard else NUMPYRO_MODELS)
     results: dict[str, Any] = {}
     for name in names:
         results[name] = {method: _runs(method, name, options) for method in methods}
@@ -66,20 +63,12 @@ def _chosen(names: list[str], parts: list[str] | None) -> list[str]:
 
 
 def _runs(method: str, name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row a repeat; a run that goes wrong is a row that says so."""
+    """One row a repeat."""
     rows = []
     for seed in range(options.repeats):
         args = ["--seed", str(seed), "--data", str(options.data)]
         args += ["--device", options.device] if options.device else []
-        try:
-            row = _report.in_fresh_process(
-                "bench.posteriors.worker", method, name, *args, timeout=options.timeout
-            )
-        except subprocess.TimeoutExpired:
-            row = {"failed": f"took longer than {options.timeout:g} s"}
-        except RuntimeError as error:
-            row = {"failed": str(error).strip().splitlines()[-1]}
-        rows.append(row)
+        rows.append(runs.run(method, name, *args, timeout=options.timeout))
     return rows
 
 
@@ -87,10 +76,10 @@ def _speeds(results: dict[str, Any]) -> dict[str, float]:
     """Geometric mean over posteriors of a method's seconds over those of `vijax auto`."""
     logs: dict[str, list[float]] = {}
     for found in results.values():
-        ours = table.median(found.get(_OURS, []), "seconds")
+        ours = table.median(found.get(OURS, []), "seconds")
         for method, rows in found.items():
             seconds = table.median(rows, "seconds")
-            if method != _OURS and ours and seconds:
+            if method != OURS and ours and seconds:
                 logs.setdefault(method, []).append(np.log(seconds / ours))
     return {method: float(np.exp(np.mean(of))) for method, of in logs.items()}
 

@@ -12,6 +12,7 @@ as rows, latents by row, parameters and devices grow.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import os
@@ -42,6 +43,7 @@ from vijax._posterior import Posterior
 _ADAM = optax.adam(1e-3)
 _LOG_2PI = math.log(2 * math.pi)
 _BATCH = 1024
+_BY_ROW = {"theta": "meanfield", ...: "fullrank"}  # six numbers for each row, see `latents`
 _COVERTYPE = Path(__file__).parents[2] / "shared" / "data" / "covtype100k" / "covtype100k.npz"
 _STEPS = 2000
 _FEW = 200  # the same where some of them are slow
@@ -88,23 +90,32 @@ def latents(options: argparse.Namespace) -> dict[str, Any]:
     """A normal mean for every row; two observations of each."""
     sizes = (10_000, options.largest)
     rng = np.random.default_rng(0)
-    fits, needed = {}, {}
+    fits, touches, needed = {}, {}, {}
     for size in sizes:
         theta = rng.normal(1.0, 2.0, size).astype(np.float32)
         y = theta[:, None] + rng.normal(size=(size, 2)).astype(np.float32)
         before = _resident()
-        fits[size] = _further(_fit(_hierarchy, (y,), batch_size={"rows": _BATCH}))
+        fits[size] = _further(_fit(_hierarchy, (y,), guide=_BY_ROW, batch_size={"rows": _BATCH}))
         # loc, log sd and two moments of each; the data, on the device
         needed[size] = (_resident() - before) / (6 * 4 * size + y.nbytes)
-    seconds = _report.interleaved({str(size): fits[size] for size in sizes}, options.repeats)
-    small, large = (seconds[str(size)] for size in sizes)
+        touches[size] = _touching(jnp.asarray(y))
+    contenders = {str(size): fits[size] for size in sizes}
+    contenders |= {f"{size}, memory alone": touches[size] for size in sizes}
+    seconds = _report.interleaved(contenders, options.repeats)
+    small, large, few, many = (1e6 / _STEPS * np.array(s) for s in seconds.values())
     found = {
         "ratio": _report.ratios(large, small),
         "step": {who: _report.spread(1e6 / _STEPS * np.array(s)) for who, s in seconds.items()},
+        "more microseconds with more rows": _report.spread(large - small),
+        "of which memory alone": _report.spread(many - few),
         "memory over parameters, moments and data": needed[sizes[1]],
     }
     print(f"\nlatents by row: a step with {sizes[1]:,} rows over {sizes[0]:,}: {found['ratio']}")
     _report.table(("rows", "microseconds a step"), list(found["step"].items()))
+    print(
+        f"{found['more microseconds with more rows'][0]:.0f} microseconds more; a loop that only "
+        f"reads and writes the rows of a step: {found['of which memory alone'][0]:.0f} more"
+    )
     print(
         f"memory of the fit over that of its parameters, moments and data: {needed[sizes[1]]:.2f}"
     )
@@ -125,11 +136,14 @@ def covertype(options: argparse.Namespace) -> dict[str, Any]:
     order = np.random.default_rng(0).permutation(len(x))
     held, kept = order[: len(x) // 5], order[len(x) // 5 :]
     found = {}
-    for name, extra in {"all rows": {}, f"batches of {_BATCH}": {"batch_size": _BATCH}}.items():
+    ways = {
+        "all rows": {"guide": "fullrank"},
+        f"batches of {_BATCH}": {"batch_size": _BATCH},
+        f"batches of {_BATCH}, full-rank steps": {"guide": "fullrank", "batch_size": _BATCH},
+    }
+    for name, options_of_fit in ways.items():
         began = time.perf_counter()
-        posterior = vijax.fit(
-            _logistic, x[kept], y[kept], guide="fullrank", progress_bar=False, **extra
-        )
+        posterior = vijax.fit(_logistic, x[kept], y[kept], progress_bar=False, **options_of_fit)
         seconds = time.perf_counter() - began
         logits = x[held] @ posterior.sample(1, 1000)["beta"].T
         signed = np.where(y[held][:, None] == 1, logits, -logits)
@@ -208,7 +222,7 @@ def curves(options: argparse.Namespace) -> dict[str, Any]:
 
     def latents(size: int) -> Posterior:
         y = rng.normal(size=(size, 2)).astype(np.float32)
-        return _fit(_hierarchy, (y,), batch_size={"rows": _BATCH})
+        return _fit(_hierarchy, (y,), guide=_BY_ROW, batch_size={"rows": _BATCH})
 
     def parameters(size: int) -> Posterior:
         return _fit(_means, (rng.normal(size=size).astype(np.float32),), guide="meanfield")
@@ -290,6 +304,36 @@ def _further(fitted: Posterior, number: int = _STEPS) -> Callable[[], Any]:
 
     steps()
     return steps
+
+
+def _touching(y: jax.Array) -> Callable[[], Any]:
+    """Reads rows of data, reads and writes six numbers for each, and computes next to nothing."""
+    plate = Plate("rows", -1, len(y), _BATCH)
+    rows = Rows({"rows": plate}, 0)
+    block = jnp.zeros((len(y), 6))
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def steps(block: jax.Array, y: jax.Array, table: jax.Array) -> jax.Array:
+        def step(i: jax.Array, block: jax.Array) -> jax.Array:
+            index = table[i]
+            own = jnp.take(block, index, 0, mode="clip")
+            own += jnp.take(y, index, 0, mode="clip").sum(1, keepdims=True)
+            own = lax.optimization_barrier(own)
+            return block.at[index].set(own, unique_indices=True, mode="promise_in_bounds")
+
+        return lax.fori_loop(0, len(table), step, block)
+
+    at = 0
+
+    def run() -> None:
+        nonlocal block, at
+        for start in range(at, at + _STEPS, rows.length):
+            block = steps(block, y, rows.chunk(start).index["rows"][: at + _STEPS - start])
+        block.block_until_ready()
+        at += rows.length * math.ceil(_STEPS / rows.length)
+
+    run()
+    return run
 
 
 def _by_hand(x: np.ndarray, y: np.ndarray) -> Callable[[], Any]:

@@ -16,14 +16,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro
 import optax
 from jax import lax
-from numpyro.infer import SVI, Trace_ELBO
 from numpyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 
 import vijax
 from bench import _problems, _report
+from bench.peers import by_numpyro
 from vijax._engine import Budget
 
 _ADAM = optax.adam(1e-3)
@@ -77,19 +76,10 @@ def _contenders(case: Case) -> dict[str, Callable[[], Any]]:
         run = fitted.engine.advance(fitted.run, Budget(fitted.run.step + case.steps))
         return jax.block_until_ready(run.loop)
 
-    svi = SVI(model, case.autoguide(model), numpyro.optim.Adam(1e-3), Trace_ELBO())
-    state = svi.init(jax.random.key(0), *args)
-
-    @jax.jit
-    def svi_run(state, *args):
-        return svi.run(
-            jax.random.key(0), case.steps, *args, init_state=state, progress_bar=False
-        ).losses
-
     contenders = {
         "vijax": engine,
         "by hand": case.by_hand(case.steps, *args),
-        "NumPyro": lambda: jax.block_until_ready(svi_run(state, *args)),
+        "NumPyro": by_numpyro.compiled(model, args, case.autoguide, case.steps),
     }
     for contender in contenders.values():
         contender()

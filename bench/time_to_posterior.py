@@ -20,12 +20,10 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import numpyro
-from numpyro.infer import SVI, Trace_ELBO
-from numpyro.infer.autoguide import AutoMultivariateNormal
 
 import vijax
 from bench import _problems, _report
+from bench.peers import by_numpyro
 from vijax.diagnostics import weights
 
 PROBLEMS = {
@@ -34,8 +32,6 @@ PROBLEMS = {
     "varying_intercepts": _problems.varying_intercepts,
 }
 _ELBO_DRAWS = 10_000
-_BLOCK = 500
-_STEPS = 5000
 _IMPORTS = """
 import time, json
 a = time.perf_counter(); import numpyro
@@ -133,22 +129,12 @@ def _vijax(problem: _problems.Problem, algorithm: str) -> _Run:
 
 def _numpyro(problem: _problems.Problem) -> _Run:
     began = time.perf_counter()
-    guide = AutoMultivariateNormal(problem.model)
-    svi = SVI(problem.model, guide, numpyro.optim.Adam(1e-2), Trace_ELBO())
-    found = svi.run(jax.random.key(0), _STEPS, *problem.args, progress_bar=False)
-    jax.block_until_ready(found.params)
+    found = by_numpyro.optimise(problem.model, problem.args)
     fitted = time.perf_counter()
-    jax.block_until_ready(guide.sample_posterior(jax.random.key(1), found.params, (1000,)))
+    draws = found.guide.sample_posterior(jax.random.key(1), found.params, sample_shape=(1000,))
+    jax.block_until_ready(draws)
     drawn = time.perf_counter()
-
-    def one(key: jax.Array) -> jax.Array:
-        return -Trace_ELBO().loss(key, found.params, problem.model, guide, *problem.args)
-
-    @jax.jit
-    def log_weights(key: jax.Array) -> jax.Array:
-        return jax.lax.map(one, jax.random.split(key, _ELBO_DRAWS), batch_size=_BLOCK)
-
-    return _Run(began, fitted, drawn, log_weights)
+    return _Run(began, fitted, drawn, lambda key: by_numpyro.log_weights(found, key, _ELBO_DRAWS))
 
 
 METHODS: dict[str, Callable[[_problems.Problem], _Run]] = {

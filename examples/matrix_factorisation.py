@@ -31,9 +31,10 @@ def model(pixels, seen, patterns):
 def main():
     short = options(__doc__).short
     digits = load_digits().data[: 400 if short else None]
-    center, scale = digits.mean(0), digits.std()
+    seen = np.random.default_rng(0).random(digits.shape) > 0.2
+    center = np.average(digits, axis=0, weights=seen)  # of what is seen alone
+    scale = (digits - center)[seen].std()
     pixels = ((digits - center) / scale).astype(np.float32)
-    seen = np.random.default_rng(0).random(pixels.shape) > 0.2
     shown = np.where(seen, pixels, 0.0).astype(np.float32)
     patterns, steps = (8, 2000) if short else (16, 8000)
     posterior = vijax.fit(model, shown, seen, patterns, guide="meanfield", num_steps=steps)

@@ -52,7 +52,7 @@ def load(path, regions):
 
 def main():
     chosen = options(__doc__, data="methylation_chr22.npz")
-    coverage, counts = load(chosen.data, 60 if chosen.short else 120)
+    coverage, counts = load(chosen.data, 20 if chosen.short else 120)
     fits = {
         "beta-binomial": vijax.fit(model, coverage, counts),
         "binomial": vijax.fit(model, coverage, counts, True),
@@ -74,14 +74,14 @@ def main():
     print(f"{'data':42} {shares.std(1).mean():16.3f}")
 
     figure, axes = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
-    region = np.arange(40)
+    region = np.arange(min(40, len(counts)))
     for shift, (name, posterior), color in zip(
         (-0.2, 0.2), fits.items(), (BLUE, GREY), strict=True
     ):
-        level = posterior.sample(num_draws=2000)["level"][:, :40, 0]
+        level = posterior.sample(num_draws=2000)["level"][:, region, 0]
         ends = np.quantile(level, [0.055, 0.945], axis=0)
         axes.vlines(region + shift, *ends, color=color, lw=2, label=f"{name}, 89 % interval")
-    pooled = counts[:40].sum(1) / np.maximum(coverage[:40].sum(1), 1)
+    pooled = counts[region].sum(1) / np.maximum(coverage[region].sum(1), 1)
     axes.plot(region, pooled, "o", ms=3, color=ORANGE, label="share of all reads")
     axes.set(title="Binomial intervals are too short", xlabel="region", ylabel="methylation level")
     axes.set_ylim(0, 1)

@@ -358,6 +358,22 @@ def test_other_objectives_take_the_score():
         vijax.fit(mixture, y, guide=guide, objective=IWAE(4), num_steps=10, progress_bar=False)
 
 
+def test_the_predictive_density_of_new_rows_averages_over_a_site_that_was_drawn():
+    def which(y):
+        k = numpyro.sample("k", dist.Categorical(jnp.ones(3) / 3))
+        with numpyro.plate("rows", len(y)):
+            numpyro.sample("y", dist.Normal(1.0 * k, 2.0), obs=y)
+
+    y, new = np.array([0.5, 1.5, 2.5], np.float32), np.array([3.0, -1.0, 0.0, 4.0], np.float32)
+    options = {"guide": "discrete", "num_steps": 1500, "progress_bar": False}
+    posterior = vijax.fit(which, y, **options)
+    log_joint = norm.logpdf(y[:, None], np.arange(3), 2.0).sum(0)
+    weights = np.exp(log_joint - logsumexp(log_joint))
+    expected = np.log(norm.pdf(new[:, None], np.arange(3), 2.0) @ weights)
+    found = posterior.log_predictive_density(0, new, num_draws=4000)["y"]
+    np.testing.assert_allclose(found, expected, atol=0.03)
+
+
 def test_temperatures_follow_the_phases():
     """Relaxed less and less: the bias of a toy's slope shrinks from phase to phase."""
     estimator = GumbelSoftmax((1.0, 0.1))

@@ -250,12 +250,12 @@ def test_ctrl_c_keeps_the_best_so_far(monkeypatch):
     def interrupted(climb, best):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(_ladder.RUNGS, "centring", interrupted)
+    monkeypatch.setitem(_ladder.AUTO.rungs, "centring", interrupted)
     posterior = fit(centred_schools_model, SCHOOLS_SD, SCHOOLS)
     assert posterior.stop_reason.startswith("interrupted by Ctrl-C; ")
     assert [attempt.rung for attempt in posterior.history] == ["gaussian"]
     assert posterior.elbo > -32
-    monkeypatch.setitem(_ladder.RUNGS, "gaussian", interrupted)
+    monkeypatch.setitem(_ladder.AUTO.rungs, "gaussian", interrupted)
     posterior = fit(centred_schools_model, SCHOOLS_SD, SCHOOLS)
     assert posterior.stop_reason == "interrupted by Ctrl-C"
     assert posterior.status in ("approximate", "failed")

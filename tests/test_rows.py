@@ -54,6 +54,9 @@ def regression(x, y):
         numpyro.sample("y", dist.Normal(x @ w, 1.0), obs=y)
 
 
+SPLIT = {"theta": "meanfield", ...: "fullrank"}
+
+
 def fit(model, *args, **options):
     return vijax.fit(model, *args, progress_bar=False, **options)
 
@@ -153,7 +156,8 @@ def test_two_cut_axes_are_put_back_together():
 
 
 def test_a_step_changes_the_parameters_of_its_rows_only():
-    fitted = fit(hierarchy, Y, batch_size={"rows": 12}, optimizer=optax.adam(0.1), num_steps=1)
+    options = {"guide": SPLIT, "optimizer": optax.adam(0.1), "num_steps": 1}
+    fitted = fit(hierarchy, Y, batch_size={"rows": 12}, **options)
     rows = fitted.engine.rows.at(0)["rows"]
     local = fitted.params[1]
     moved = np.flatnonzero(np.asarray(local.loc["theta"])[:, 0] != 0)
@@ -240,7 +244,8 @@ def test_an_optimizer_whose_state_cannot_be_cut_is_refused():
 
 
 def test_the_axes_of_a_composition_are_those_of_its_parts():
-    posterior = fit(hierarchy, Y, batch_size={"rows": 12}, num_steps=1, optimizer=optax.sgd(0.0))
+    options = {"guide": SPLIT, "num_steps": 1, "optimizer": optax.sgd(0.0)}
+    posterior = fit(hierarchy, Y, batch_size={"rows": 12}, **options)
     axes = variable_axes(
         posterior.guide, posterior.variables, posterior.target.space, posterior.target.subsampled
     )

@@ -2,8 +2,8 @@
 
 An epoch is a permutation of `range(N)` cut into `N // B` batches; the few rows that are left over
 wait for the next one, so that no batch has a row twice. Rows are a function of the seed and the
-step alone, so that a resumed fit sees what the uninterrupted one would; a step costs O(B), an epoch
-one permutation on the host. Rows of arrays that are not in memory are read here, too.
+step alone, so that a resumed fit sees what the uninterrupted one would; a step costs O(B), however
+many rows there are. Rows of arrays that are not in memory are read here, too.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from vijax._contracts import Batch, Plate, RowSource
+from vijax._permutation import permuted
 from vijax.model import fetch
 
 CHUNK = 512  # steps whose rows are chosen, and sent to the device, at once
@@ -130,18 +131,19 @@ class _Order:
         self.seed = seed
         self.size = size
         self.batch = batch
+        # comparisons go back to the first
         self.chunk = functools.lru_cache(maxsize=4)(self._chunk if seed else self._in_order)
-        # a chunk straddles two epochs at most times, and comparisons go back to the first
-        self._permutation = functools.lru_cache(maxsize=3)(self._permuted)
 
     def _chunk(self, number: int) -> np.ndarray:
         """Rows of `CHUNK` steps, `(CHUNK, batch)`."""
+        assert self.seed is not None
         per_epoch = self.size // self.batch
         step, parts = number * CHUNK, []
         while step < (number + 1) * CHUNK:
             epoch, done = divmod(step, per_epoch)
             stop = min(per_epoch, done + (number + 1) * CHUNK - step)
-            parts.append(self._permutation(epoch)[done * self.batch : stop * self.batch])
+            places = (done * self.batch, stop * self.batch)
+            parts.append(permuted((*self.seed, epoch), self.size, *places))
             step += stop - done
         return np.concatenate(parts).reshape(CHUNK, self.batch)
 
@@ -149,9 +151,3 @@ class _Order:
         first = number * CHUNK * self.batch
         rows = np.arange(first, first + CHUNK * self.batch) % self.size
         return rows.astype(np.int32).reshape(CHUNK, self.batch)
-
-    def _permuted(self, epoch: int) -> np.ndarray:
-        assert self.seed is not None
-        rows = np.arange(self.size, dtype=np.int32)
-        np.random.default_rng(np.random.SeedSequence((*self.seed, epoch))).shuffle(rows)
-        return rows

@@ -73,6 +73,25 @@ def chosen(target: Target, centring: Any) -> dict[str, jax.Array]:
     return jax.device_put(found)
 
 
+def of_rows(target: Target, centring: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """The weights of the same sites beside other rows of data, fewer or more.
+
+    Raises:
+        ModelError: rows have weights of their own.
+    """
+    shapes = {site.name: site.z_shape for site in target.space.sites}
+    found = jax.device_get(dict(centring))
+    for name, weight in found.items():
+        if weight.shape != shapes[name]:
+            if np.ptp(weight) > 0:
+                expected = "one weight for all rows, as these are others"
+                raise ModelError(
+                    mismatch(f"centring[{name!r}]", expected, f"{weight.size} weights")
+                )
+            found[name] = np.broadcast_to(weight.flat[0], shapes[name])
+    return jax.device_put(found)
+
+
 def learns(centring: Any, guide: Guide, solver: Solver | None, default: bool) -> bool:
     """Whether a `centring=` option asks for weights to be learned.
 

@@ -163,6 +163,14 @@ class Engine:
             return self.algorithm.variables(loop.state)
         return self.target.program(unpacked_variables, self.guide, self.algorithm)(loop.state)
 
+    def _present(self, run: Run) -> Variables:
+        """The variables of all restarts as they are now; on the host, if none are by row.
+
+        A candidate lacks those by row, which are not averaged, and takes them from here.
+        """
+        variables = self._variables(run.loop)
+        return variables if self._by_row(run) else jax.device_get(variables)
+
     def trial(self, run: Run, num_steps: int) -> float:
         """Mean loss over the later half of a few steps, `inf` if any was not finite."""
         losses = self._steps(run, num_steps, guarded=False)[1][num_steps // 2 :]
@@ -180,14 +188,14 @@ class Engine:
         found: list[tuple[float, Variables, int]] = []
         if not self.algorithm.raises_elbo:
             return self._latest(run)
-        last = jax.device_get(self._variables(run.loop))
+        present = self._present(run)
         for restart, phase in enumerate(run.phases):
+            last = take(present, restart)
             candidates = [phase.best] if phase.best is not None else []
             if phase.windows and not phase.stopped:
                 candidates.append(average(recent(phase)))
-            candidates.append(take(last, restart))
-            for candidate in candidates:
-                variables = self._whole(candidate, run, restart)
+            for candidate in (*candidates, last):
+                variables = merge(candidate, last)
                 score = self._score(variables, run, restart)
                 found.append((float(score.mean()), variables, restart))
         _, variables, restart = max(found, key=lambda entry: entry[0])
@@ -196,15 +204,12 @@ class Engine:
     def _latest(self, run: Run) -> tuple[Variables, dict[str, PyTree], int]:
         """The latest average of the restart whose recent losses are lowest."""
         restart = int(np.argmin(np.nan_to_num(run.losses[-_WINDOW:].mean(0), nan=np.inf)))
-        phase = run.phases[restart]
+        phase, latest = run.phases[restart], take(self._present(run), restart)
         if phase.windows and not phase.stopped:
-            latest = average(recent(phase))
+            latest = merge(average(recent(phase)), latest)
         elif phase.best is not None:
-            latest = phase.best
-        else:
-            latest = take(jax.device_get(self._variables(run.loop)), restart)
-        variables = jax.device_get(self._whole(latest, run, restart))
-        return variables, self._mutable(run, restart), restart
+            latest = merge(phase.best, latest)
+        return jax.device_get(latest), self._mutable(run, restart), restart
 
     def _mutable(self, run: Run, restart: int) -> dict[str, PyTree]:
         return take(jax.device_get(self._mutables(run.loop)), restart)
@@ -212,12 +217,6 @@ class Engine:
     def _mutables(self, loop: Loop) -> dict[str, PyTree]:
         by_row = isinstance(loop.state, Packed)
         return self.algorithm.mutable(loop.state.rest if by_row else loop.state)
-
-    def _whole(self, candidate: Variables, run: Run, restart: int) -> Variables:
-        """A candidate with what it lacks, parameters by row, as they are now on the device."""
-        if not self._by_row(run):
-            return candidate
-        return merge(candidate, take(self._variables(run.loop), restart))
 
     def _score(self, variables: Variables, run: Run, restart: int) -> np.ndarray:
         """`log p - log q` of draws that are the same for every candidate."""
@@ -356,7 +355,8 @@ class Engine:
             return following._replace(stopped=text, converged=True), 1.0
         gained, error = float("inf"), 0.0
         if phase.best is not None:
-            whole = (self._whole(one, run, restart) for one in (candidate, phase.best))
+            present = take(self._present(run), restart)
+            whole = (merge(one, present) for one in (candidate, phase.best))
             gained, error = gain(*(self._score(one, run, restart) for one in whole))
         best = candidate if gained > 0 else phase.best
         # a loss is no convergence: this step size was too large, the next one starts from the best

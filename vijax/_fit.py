@@ -20,10 +20,12 @@ from vijax._keys import as_key
 from vijax._memory import named_memory
 from vijax._posterior import Posterior
 from vijax._problem import Problem
-from vijax._routes import Begun, Steps, Watchers, by_climbing, by_solver, by_steps
+from vijax._refining import coarse, suits
+from vijax._routes import Begun, Steps, Watchers, by_climbing, by_refining, by_solver, by_steps
 from vijax._storage.unfinished import Checkpoint
 from vijax.data.arrays import opened
 from vijax.guides import named_discrete, resolve
+from vijax.guides.plates import suits_batches
 from vijax.model import (
     built,
     check_batches,
@@ -38,7 +40,16 @@ from vijax.objectives import ScoreELBO
 from vijax.solvers import by_name, default_solver
 
 _FULL_RANK_DIM = 500  # largest dimension at which d x d work stays cheap beside the model
-_STEPWISE = ("objective", "optimizer", "num_steps", "num_particles", "num_restarts", "checkpoint")
+_FULL_RANK_STEPS_DIM = 20  # the same where batches have to tell the covariance: noise grows with it
+_STEPWISE = (
+    "objective",
+    "optimizer",
+    "num_steps",
+    "num_particles",
+    "num_restarts",
+    "precision",
+    "checkpoint",
+)
 
 
 @named_memory(
@@ -57,6 +68,7 @@ def fit(
     num_steps: int | None = None,
     num_particles: int | None = None,
     num_restarts: int | None = None,
+    precision: str | None = None,
     batch_size: int | Mapping[str, int] | None = None,
     batch_axes: Mapping[str, Any] | None = None,
     mesh: Mesh | None = None,
@@ -90,6 +102,9 @@ def fit(
         num_steps: gradient steps; `None` runs until converged.
         num_particles: draws per gradient step; by default 1, for flows 64.
         num_restarts: independent starts run side by side, the best kept by a fresh ELBO.
+        precision: `"bfloat16"` takes the model's matrix products and convolutions in it, forwards
+            and backwards, in gradient steps: for networks on accelerators. Parameters, optimizer,
+            sums and log densities stay in float32, and so does everything after the last step.
         batch_size: rows of each gradient step, for a model written for all rows: of the plate
             round the data, or `{plate: rows}`. The arrays that run along the plate are cut and
             its sites scaled up; that no row depends on the others is checked.
@@ -133,35 +148,24 @@ def fit(
     if not (checkpoint is None or isinstance(checkpoint, Checkpoint)):
         checkpoint = Checkpoint(checkpoint)
 
-    by_batch = batch_size is not None
-    args, kwargs = opened((args, {**kwargs, **model_kwargs}), by_batch)
-    arguments, data = split(model, args, kwargs, by_batch)
-    target = built(model, arguments, request(batch_size, batch_axes), named_discrete(guide))
-    check_sources(target, arguments.sources)
-    if not target.differentiable and objective is None and algorithm == "auto":
+    problem = _posed(model, args, {**kwargs, **model_kwargs}, algorithm, options)
+    if not problem.target.differentiable and objective is None and algorithm == "auto":
         objective = options["objective"] = ScoreELBO()
-    batch = Batch(data, centring=_centring.chosen(target, centring))
-    key = as_key(rng_key)
-    own = algorithm.own_guide if isinstance(algorithm, Algorithm) else None
-    wanted = (own or _auto(target)) if guide == "auto" else guide
-    chosen = resolve(wanted, target, model, arguments)
-    problem = Problem(model, arguments, target, chosen, batch, key)
-    check_data(problem.sample[0], arguments, problem.sample[1])
-    if mesh is not None:
-        batch = batch._replace(data=shard(target, data, mesh))
-        problem = dataclasses.replace(problem, batch=batch)
-    parameters, mutable = model_state(*problem.sample, key)
-    if target.request is not None:
-        check_batches(target, batch, parameters, mutable, arguments.sources)
+    parameters, mutable = model_state(*problem.sample, problem.key)
+    if problem.target.request is not None:
+        state = (problem.target, problem.batch, parameters, mutable)
+        check_batches(*state, problem.arguments.sources)
     problem = _least.counted(problem, parameters, mutable)
     stepwise = any(options[name] is not None for name in _STEPWISE) or bool(callbacks)
+    refines = guide == "auto" == algorithm and not stepwise and suits(problem, parameters)
+    problem = coarse(problem) if refines else problem
     solver = None if stepwise else _solver(algorithm, problem, parameters)
     named = guide != "auto" or algorithm is solver
     learns = _centring.learns(centring, problem.guide, solver, algorithm == "auto")
     if solver is None or init is not None:
         starts = positions(init, problem, parameters, mutable, num_restarts or 1)
     else:
-        starts = [_starts.origin(target.space)]  # solvers look for better ones themselves
+        starts = [_starts.origin(problem.target.space)]  # solvers look for better ones themselves
     variables = variables_at(init, problem, parameters, starts)
     begun = Begun(problem, variables, mutable, began, init is None)
     ended: Posterior | Begun = begun
@@ -172,9 +176,38 @@ def fit(
             ended = by_solver(begun, solver, final=algorithm is solver)
     if isinstance(ended, Posterior):
         return ended
-    steps = Steps(algorithm, objective, optimizer, num_particles, num_steps, max_seconds)
+    if refines:
+        return by_refining(ended, max_seconds, progress_bar)
+    steps = Steps(algorithm, objective, optimizer, num_particles, num_steps, max_seconds, precision)
     watchers = Watchers(tuple(callbacks), checkpoint, progress_bar)
     return by_steps(ended, steps, watchers, "mend" if guide == "auto" else "check")
+
+
+def _posed(
+    model: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    algorithm: Any,
+    options: Mapping[str, Any],
+) -> Problem:
+    """The target and its data, checked, the guide and the key."""
+    guide, batch_size, mesh = (options[name] for name in ("guide", "batch_size", "mesh"))
+    by_batch = batch_size is not None
+    args, kwargs = opened((args, kwargs), by_batch)
+    arguments, data = split(model, args, kwargs, by_batch)
+    wanted = request(batch_size, options["batch_axes"])
+    target = built(model, arguments, wanted, named_discrete(guide))
+    check_sources(target, arguments.sources)
+    batch = Batch(data, centring=_centring.chosen(target, options["centring"]))
+    if guide == "auto":
+        own = algorithm.own_guide if isinstance(algorithm, Algorithm) else None
+        guide = own or _auto(target)
+    chosen = resolve(guide, target, model, arguments)
+    problem = Problem(model, arguments, target, chosen, batch, as_key(options["rng_key"]))
+    check_data(problem.sample[0], arguments, problem.sample[1])
+    if mesh is None:
+        return problem
+    return dataclasses.replace(problem, batch=batch._replace(data=shard(target, data, mesh)))
 
 
 _DEFAULTS = {
@@ -187,8 +220,9 @@ _DEFAULTS = {
 def _auto(target: Target) -> Any:
     """The guide behind `"auto"`: the richest whose cost suits the dimension.
 
-    Latents of a plate that is cut into batches are independent of one another, and so are discrete
-    sites that are not summed out, see `guides.resolve`.
+    Latents of a plate that is cut into batches have a block for each row, conditioned on the shared
+    ones, or are independent of one another where that would cost too much. So are discrete sites
+    that are not summed out, see `guides.resolve`.
     """
     sites = target.space.smooth.sites
     if not sites:
@@ -196,8 +230,12 @@ def _auto(target: Target) -> Any:
     by_row = tuple(site.name for site in sites if site.axes(target.subsampled).pairs)
     dim = sum(site.size for site in sites if site.name not in by_row)
     rest = "fullrank" if dim <= _FULL_RANK_DIM else "lowrank"
+    if target.subsampled:
+        rest = "fullrank" if dim <= _FULL_RANK_STEPS_DIM else "meanfield"
     if not by_row:
         return rest
+    if dim <= _FULL_RANK_STEPS_DIM and suits_batches(target.space.smooth, target.subsampled):
+        return "plates"
     return {by_row: "meanfield", ...: rest} if dim else "meanfield"
 
 

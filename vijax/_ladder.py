@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from vijax import _centring
 from vijax._candidate import Candidate, Climb, beside, better
@@ -103,38 +104,43 @@ def flow(climb: Climb, best: Candidate | None) -> Candidate | None:
     return _checked(climb.candidate(problem, solution), climb.mutable, mend=True)
 
 
-# In order. A rung answers `None` where it does not apply.
-RUNGS: dict[str, Rung] = {
-    "plates": plates,
-    "gaussian": gaussian,
-    "centring": centring,
-    "modes": modes,
-}
-# For a guide that the user has named, in learned coordinates.
-NAMED_RUNGS: dict[str, Rung] = {"gaussian": gaussian, "centring": centring}
-# Tried where chains cannot mend the best of these: seconds each. They ask the chains themselves.
-LAST_RUNGS: dict[str, Rung] = {"flow": flow}
+class Ladder(NamedTuple):
+    """Rungs by name, in order. One answers `None` where it does not apply.
+
+    Attributes:
+        rungs: tried until the weights find nothing to object to.
+        last: tried where chains cannot mend the best of these: seconds each. They ask the chains
+            themselves.
+        mends: whether chains may stand in for a guide's draws.
+    """
+
+    rungs: Mapping[str, Rung]
+    last: Mapping[str, Rung]
+    mends: bool = True
+
+
+AUTO = Ladder(
+    {"plates": plates, "gaussian": gaussian, "centring": centring, "modes": modes}, {"flow": flow}
+)
+# A guide that the user has named stays what it is, and so do its draws.
+NAMED = Ladder({"gaussian": gaussian, "centring": centring}, {}, mends=False)
 
 
 def climb(
+    ladder: Ladder,
     problem: Problem,
     variables: Variables,
     mutable: dict[str, PyTree],
     max_seconds: float | None,
     bar: Progress,
-    named: bool = False,
 ) -> tuple[Candidate, tuple[Attempt, ...]]:
-    """Climbs from a guide that has a direct solver; see the module.
-
-    A `named` guide stays what it is, and so do its draws: only its coordinates are learned.
-    """
-    rungs, last_rungs = (NAMED_RUNGS, {}) if named else (RUNGS, LAST_RUNGS)
+    """Climbs a ladder from its first guide; see the module."""
     began = time.perf_counter()
     start = Climb(problem, variables, mutable)
     best: Candidate | None = None
     history: list[Attempt] = []
     try:
-        for name, rung in rungs.items():
+        for name, rung in ladder.rungs.items():
             if best is not None and _content(best):
                 break
             since = time.perf_counter()
@@ -149,8 +155,8 @@ def climb(
             best = found if kept else best
         assert best is not None
         bar.note(f"ELBO {best.assessment.elbo:.2f}, chains")
-        best = _checked(best, mutable, mend=not named)
-        for name, rung in last_rungs.items():
+        best = _checked(best, mutable, ladder.mends)
+        for name, rung in ladder.last.items():
             since = time.perf_counter()
             late = max_seconds is not None and since - began > max_seconds
             if late or best.assessment.verdict.status != "approximate":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -40,7 +41,7 @@ def modes(climb: Climb, best: Candidate | None) -> Candidate | None:
     found = [best]
     for params in best.solution.alternatives:
         one = _refined(climb, best, params, len(found))
-        if all(_distance(one, other) > _APART for other in found):
+        if _nearest(_gaussian(one), [_gaussian(other) for other in found])[1] > _APART:
             found.append(one)
     complete = len(found) == 1 or _search(climb, found)
     evidence = np.array([_log_evidence(one) for one in found])
@@ -72,21 +73,20 @@ def _search(climb: Climb, found: list[Candidate]) -> bool:
     problem, variables = best.problem, best.solution.variables
     kernel = Kernel(problem.target, problem.batch, variables.model, climb.mutable)
     rng, paths = host_rng(fold_in(problem.key, 55)), Pathfinder(num_paths=_PATHS)
-    visits = [1] * len(found)
+    known, visits = [_gaussian(one) for one in found], [1] * len(found)
     for _ in range(_ROUNDS):
         for gaussian, count in paths.run(kernel, rng).modes(best.assessment.elbo):
-            params = to_params(variables.guide, gaussian, problem.target.space)
-            one = best._replace(
-                solution=best.solution._replace(variables=variables._replace(guide=params))
-            )
-            if min(_distance(one, other) for other in found) > _APART:
+            nearest, distance = _nearest(gaussian, known)
+            if distance > _APART:  # a mode's own Gaussian may yet be one that is known
+                params = to_params(variables.guide, gaussian, problem.target.space)
                 one = _refined(climb, best, params, len(found))
-            distances = [_distance(one, other) for other in found]
-            if min(distances) > _APART:
+                nearest, distance = _nearest(_gaussian(one), known)
+            if distance > _APART:
                 found.append(one)
+                known.append(_gaussian(one))
                 visits.append(count)
             else:
-                visits[int(np.argmin(distances))] += count
+                visits[nearest] += count
         if min(visits) >= _OFTEN or len(found) > _MODES:
             break
     return visits.count(1) <= _UNSEEN * sum(visits)
@@ -96,15 +96,18 @@ def _refined(climb: Climb, best: Candidate, params: PyTree, number: int) -> Cand
     """The Gaussian at a mode that these parameters are near."""
     problem = best.problem
     start = best.solution.variables._replace(guide=params)
-    key = fold_in(problem.key, 50 + number)
+    key = fold_in(fold_in(problem.key, 50), number)
     solution = beside(problem).solve(key, problem.target, problem.guide, start, problem.batch)
     return climb.candidate(problem, solution)
 
 
-def _distance(one: Candidate, other: Candidate) -> float:
-    """How far two Gaussians are from one another, in sds of the narrower, where it is farthest."""
-    a, b = (_gaussian(candidate) for candidate in (one, other))
-    return float(np.max(np.abs(a.mean - b.mean) / np.minimum(a.sd, b.sd)))
+def _nearest(one: Gaussian | Factored, others: Sequence[Gaussian | Factored]) -> tuple[int, float]:
+    """Which mean is nearest, and how far it is, in sds of the narrower where that is farthest."""
+    distances = [
+        np.max(np.abs(one.mean - other.mean) / np.minimum(one.sd, other.sd)) for other in others
+    ]
+    nearest = int(np.argmin(distances))
+    return nearest, float(distances[nearest])
 
 
 def _gaussian(candidate: Candidate) -> Gaussian | Factored:

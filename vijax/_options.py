@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from vijax._contracts import Algorithm, Solver
+from vijax._mixed import PRECISIONS
 from vijax.solvers import by_name
 
 # What a user may type, coming from PyMC, Stan, Pyro or scikit-learn: what it is called here.
@@ -111,6 +112,9 @@ def check_values(options: Mapping[str, Any]) -> None:
     """
     for name in ("num_steps", "num_particles", "num_restarts"):
         check_count(name, options[name], optional=True)
+    precision = options["precision"]
+    if precision not in (None, *PRECISIONS):
+        raise ValueError(f"precision: expected None or one of {PRECISIONS}, got {precision!r}.")
     seconds = options["max_seconds"]
     if seconds is not None and not (isinstance(seconds, (int, float)) and seconds > 0):
         raise ValueError(f"max_seconds: expected a positive number or None, got {seconds!r}.")
@@ -144,7 +148,12 @@ def _check_algorithm(options: Mapping[str, Any]) -> None:
         )
     if algorithm is None:
         return
-    for name in ("objective", "optimizer", "num_particles"):
+    if isinstance(algorithm, Solver) and options["precision"] is not None:
+        raise ValueError(
+            f"precision: expected gradient steps beside it, got {algorithm!r}, which evaluates the "
+            "model in full precision only. Use algorithm='gradient'."
+        )
+    for name in ("objective", "optimizer", "num_particles", "precision"):
         if options[name] is not None:
             raise ValueError(f"{name}: it belongs to the algorithm {algorithm!r}; set it there.")
     if isinstance(algorithm, Solver):

@@ -7,14 +7,14 @@ import functools
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax import Array
 
-from vijax import _checkpoint, _covariance, _draws, _evidence, _export, _outcome
+from vijax import _centring, _checkpoint, _covariance, _draws, _evidence, _export, _outcome
 from vijax._contracts import (
     Batch,
     DensityGuide,
@@ -26,7 +26,7 @@ from vijax._contracts import (
     Variables,
 )
 from vijax._engine import Budget, Engine, Run
-from vijax._errors import GuideError, ModelError, VijaxError
+from vijax._errors import GuideError, ModelError, VijaxError, mismatch
 from vijax._history import Attempt
 from vijax._kernel import Kernel as LogDensity
 from vijax._keys import as_key, fold_in
@@ -317,7 +317,12 @@ class Posterior:
 
     @_memory_of_draws("predict")
     def predict(
-        self, rng_key: Any = 0, *args: Any, num_draws: int = 1000, **kwargs: Any
+        self,
+        rng_key: Any = 0,
+        *args: Any,
+        num_draws: int = 1000,
+        redraw: Collection[str] = (),
+        **kwargs: Any,
     ) -> dict[str, np.ndarray]:
         """Posterior predictive draws at new inputs, deterministics included.
 
@@ -326,25 +331,34 @@ class Posterior:
             *args: the model's arguments at the new inputs; none at all repeats the fit's own.
                 Observed sites are drawn anew whether or not their data is given.
             num_draws: how many.
+            redraw: latent sites that are drawn from their prior given all others, not taken from
+                the posterior: those of new groups, in any number, or of further members of the
+                same population.
             **kwargs: the model's keyword arguments.
 
         Returns:
-            By observed site and deterministic, `(num_draws, *shape)`.
+            By observed site, deterministic and site drawn anew, `(num_draws, *shape)`.
 
         Raises:
-            ModelError: a latent has another shape at these inputs than it had in the fit.
+            ModelError: a latent has another shape at these inputs than it had in the fit, or
+                `redraw` is not some of the latents.
         """
         try:
             key = as_key(rng_key)
         except TypeError as error:
             raise TypeError(f"{error} The key comes first: predict(key, *new_inputs).") from None
+        latent = [*self.target.space.names, *self.target.discrete]
+        if isinstance(redraw, str) or not set(redraw) < set(latent):
+            expected = f"a collection of some of the sites {latent}"
+            raise ModelError(mismatch("redraw", expected, repr(redraw)))
         if not args and not kwargs:
             self._need("predict at the fit's own inputs")
             args, kwargs = self.arguments.join(self.batch.data)
         elif self.guide.conditional:
-            return self.at(*args, **kwargs).predict(rng_key, num_draws=num_draws)
+            there = self.at(*args, **kwargs)
+            return there.predict(rng_key, num_draws=num_draws, redraw=redraw)
         z = self._draw(fold_in(key, 0), num_draws, corrected=None)
-        return self.predictive(fold_in(key, 1), z, args, kwargs)
+        return self.predictive(fold_in(key, 1), z, args, kwargs, redraw)
 
     def at(self, *args: Any, **kwargs: Any) -> Posterior:
         """The posterior of other rows, where the guide infers a row's latents from its data.
@@ -362,26 +376,10 @@ class Posterior:
         if not self.guide.conditional:
             raise GuideError(
                 f"at: expected a guide that infers latents from data, got {self.guide!r}. Fit "
-                "with guides.Amortised, or fit these rows."
+                "with guides.Amortised, or fit these rows; latents of rows without data are drawn "
+                "by predict(..., redraw=)."
             )
-        arguments, data = split(self.model, args, kwargs)
-        target = build(self.model, arguments, drawn=frozenset(self.target.space.drawn.names))
-        ours, theirs = list(self.target.space.names), list(target.space.names)
-        if ours != theirs:
-            raise ModelError(
-                f"at: expected the latent sites {ours} at these arguments, got {theirs}. Pass the "
-                "observations, too."
-            )
-        return dataclasses.replace(
-            self,
-            arguments=arguments,
-            target=target,
-            batch=Batch(data),
-            engine=None,
-            run=None,
-            missing=(),
-            unknown=frozenset(),
-        )
+        return self._beside("at", args, kwargs)
 
     @_memory_of_draws("log_likelihood")
     def log_likelihood(self, rng_key: Any = 0, num_draws: int = 1000) -> dict[str, np.ndarray]:
@@ -424,10 +422,8 @@ class Posterior:
         key, there = as_key(rng_key), self
         if not args and not kwargs:
             self._need("log_predictive_density")
-        elif self.guide.conditional:
-            there = self.at(*args, **kwargs)
         else:
-            there = self._elsewhere("log_predictive_density", args, kwargs)
+            there = self._beside("log_predictive_density", args, kwargs)
         z = there._draw(key, check_count("num_draws", num_draws), corrected=None)
         full = there.batch._replace(index={})  # every row of subsampled plates
         state = (there.target, self.variables, self.mutable, full)
@@ -435,21 +431,30 @@ class Posterior:
             z = _draws.with_discrete(*state, z, fold_in(key, 2))
         return _draws.log_predictive(*state, z)
 
-    def _elsewhere(self, what: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Posterior:
-        """The same posterior, of the same latents, beside other data."""
+    def _beside(self, what: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Posterior:
+        """The same posterior beside other data: of the same latents, or of those inferred there."""
         arguments, data = split(self.model, args, kwargs)
-        target = build(self.model, arguments)
+        target = build(self.model, arguments, drawn=frozenset(self.target.space.drawn.names))
         ours, theirs = (
-            {site.name: site.shape for site in one.space.sites} for one in (self.target, target)
+            {site.name: () if self.guide.conditional else site.shape for site in one.space.sites}
+            for one in (self.target, target)
         )
         if ours != theirs:
+            sites = [list(one) if self.guide.conditional else one for one in (ours, theirs)]
             raise ModelError(
-                f"{what}: expected the latent sites {ours} at these arguments, got {theirs}. Pass "
-                "the observations, too; rows with latents of their own have to be fitted, or "
+                f"{what}: expected the latent sites {sites[0]} at these arguments, got {sites[1]}. "
+                "Pass the observations, too; rows with latents of their own have to be fitted, or "
                 "inferred by guides.Amortised."
             )
         return dataclasses.replace(
-            self, arguments=arguments, target=target, batch=self.batch._replace(data=data, index={})
+            self,
+            arguments=arguments,
+            target=target,
+            batch=Batch(data, centring=_centring.of_rows(target, self.batch.centring)),
+            engine=None,
+            run=None,
+            missing=(),
+            unknown=frozenset(),
         )
 
     def summary(self, rng_key: Any = 0, num_draws: int = 4000, ci_prob: float = 0.89) -> Summary:
@@ -588,13 +593,21 @@ class Posterior:
         return Posterior(**_outcome.of_run(self.model, self.arguments, self.engine, run, began))
 
     def predictive(
-        self, key: Array, z: dict[str, np.ndarray], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        key: Array,
+        z: dict[str, np.ndarray],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        redraw: Collection[str] = (),
     ) -> dict[str, np.ndarray]:
-        """What the model predicts at new arguments given unconstrained draws of the latents."""
+        """What the model predicts at new arguments given unconstrained draws of the latents.
+
+        Those in `redraw` are drawn from their prior given the others instead.
+        """
         program, batch = predictor(self.model, args, kwargs, self.target)
         z = self.with_discrete(z, fold_in(key, 2))
         values = _draws.constrain(self.target, self.variables, self.mutable, self.batch, z)
-        latent = {*self.target.space.names, *self.target.discrete}
+        latent = {*self.target.space.names, *self.target.discrete} - {*redraw}
         values = {name: value for name, value in values.items() if name in latent}
         size = weights.block_size(batch, self.target.space.dim)
 

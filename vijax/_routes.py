@@ -5,6 +5,8 @@ The first two answer with a posterior, or with where gradient steps are to go on
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -25,11 +27,12 @@ from vijax._contracts import (
 )
 from vijax._engine import Budget, Engine, Run
 from vijax._keys import fold_in
-from vijax._ladder import INTERRUPTED, climb
+from vijax._ladder import AUTO, INTERRUPTED, NAMED, climb
 from vijax._locals import has_rows, variable_axes
 from vijax._posterior import Posterior
 from vijax._problem import Problem
 from vijax._progress import Progress
+from vijax._refining import refining
 from vijax._stopping import StopRule
 from vijax._storage.unfinished import Checkpoint, Keeper
 from vijax.algorithms import Adam, Gradient, Optimizer
@@ -70,6 +73,7 @@ class Steps(NamedTuple):
     num_particles: int | None = None
     num_steps: int | None = None
     max_seconds: float | None = None
+    precision: str | None = None
 
 
 class Watchers(NamedTuple):
@@ -86,7 +90,7 @@ def by_climbing(
     """The answer of the ladder, or of its rungs for a guide that was named."""
     with Progress(progress_bar, steps=False) as bar:
         start = (begun.problem, begun.variables[0], begun.mutable)
-        found, history = climb(*start, max_seconds, bar, named)
+        found, history = climb(NAMED if named else AUTO, *start, max_seconds, bar)
     status, solution = found.assessment.verdict.status, found.solution
     # a flow has had its gradient steps
     final = isinstance(found.problem.guide, TransportGuide)
@@ -110,6 +114,29 @@ def by_solver(begun: Begun, solver: Solver, final: bool) -> Posterior | Begun:
             solution = finite(problem, solution, begun.mutable)
         return Posterior(**_outcome.of_solution(problem, solution, begun.mutable, begun.since))
     return _go_on(begun, solution)
+
+
+def by_refining(begun: Begun, max_seconds: float | None, progress_bar: bool) -> Posterior:
+    """What steps on batches have found, refined on all rows; see `vijax._refining`."""
+    problem, steps = begun.problem, Steps(max_seconds=max_seconds)
+    engine = _engine(problem, begun.variables[0], steps)
+    engine = dataclasses.replace(engine, rule=dataclasses.replace(engine.rule, max_phases=1))
+    with Progress(progress_bar, None) as bar:
+        run = engine.advance(_first(engine, begun, steps), Budget(None, max_seconds), progress=bar)
+    if run.phases[0].best is None:  # time was up, or worse
+        state = (problem.model, problem.arguments, engine, run)
+        return Posterior(**_outcome.of_run(*state, begun.since))
+    variables, mutable, _ = engine.best(run)
+    reason, losses = f"{run.step} steps on batches", tuple(run.losses[:, 0])
+    ladder = refining(Solution(variables, reason, True, run.step, losses))
+    left = max_seconds and max(0.0, max_seconds - (time.perf_counter() - begun.since))
+    with Progress(progress_bar, steps=False) as bar:
+        found, history = climb(ladder, problem, variables, mutable, left, bar)
+    solution = found.solution
+    if solution.reason != reason:
+        solution = solution._replace(reason=f"{reason}, then {solution.reason}", losses=losses)
+    found = found._replace(solution=solution)
+    return Posterior(**_outcome.of_candidate(found, mutable, history, begun.since))
 
 
 def by_steps(begun: Begun, steps: Steps, watchers: Watchers, chains: Chains) -> Posterior:
@@ -158,6 +185,7 @@ def _engine(problem: Problem, variables: Variables, steps: Steps) -> Engine:
         algorithm = Gradient(
             steps.objective or ELBO(steps.num_particles or problem.guide.num_particles),
             Adam(_BASE_RATE) if own else Optimizer(steps.optimizer),
+            precision=steps.precision,
         )
     return Engine(
         target=problem.target,

@@ -15,10 +15,12 @@ class Case(NamedTuple):
         model: a NumPyro model function.
         args: its positional arguments.
         reference: draws of the posterior by site, `(num_draws, *shape)`; only these are scored.
+        name: of the posterior, by which libraries with models of their own find theirs.
         robust: score medians and quartiles, where moments do not exist or are hard to estimate.
     """
 
     model: Callable[..., Any]
     args: tuple[Any, ...]
     reference: dict[str, np.ndarray]
+    name: str = ""
     robust: bool = False

@@ -1,4 +1,7 @@
-"""Exact draws, in NumPy and double precision, of posteriors that have a closed form or two axes."""
+"""Exact draws, in NumPy and double precision.
+
+Of posteriors that have a closed form, or one given two parameters, or are all but normal.
+"""
 
 from __future__ import annotations
 
@@ -44,3 +47,75 @@ def on_grid(
     a = first[i] + jitter[0] * (first[1] - first[0])
     b = second[j] + jitter[1] * (second[1] - second[0])
     return np.stack([a, b], axis=1)
+
+
+def varying_intercepts(
+    group: np.ndarray, x: np.ndarray, y: np.ndarray, num_draws: int = _DRAWS
+) -> dict[str, np.ndarray]:
+    """The model of `bench._problems.varying_intercepts`: a grid over both scales, the rest normal.
+
+    With `k = tau^2 / (sigma^2 + n tau^2)` the covariance of the `n` rows of a group, their
+    intercept summed out, has the inverse `(I - k 11') / sigma^2`. The grid holds scales like those
+    of the radon data: `tau` from 0.03 to 1.6, `sigma` from 0.55 to 1.1.
+    """
+    x, y, random = np.asarray(x, float), np.asarray(y, float), rng()
+    design = np.stack([np.ones(len(y)), x], axis=1)
+    size = np.bincount(group).astype(float)
+    sums = np.stack([np.bincount(group, column) for column in design.T], axis=1)  # (groups, 2)
+    total = np.bincount(group, y)
+
+    def conditional(tau, sigma):
+        """Precision and mean of `(mu, slope)`, and the log density of the scales."""
+        k = tau**2 / (sigma**2 + size * tau**2)  # the last axis is that of groups
+        squared = sigma[..., 0] ** 2
+        outer = np.einsum("...g,gi,gj->...ij", k, sums, sums)
+        precision = (design.T @ design - outer) / squared[..., None, None] + np.eye(2) / 25
+        linear = (design.T @ y - np.einsum("...g,gi,g->...i", k, sums, total)) / squared[..., None]
+        mean = np.linalg.solve(precision, linear[..., None])[..., 0]
+        found = np.sum(linear * mean, -1) - (y @ y - k @ total**2) / squared
+        found -= np.linalg.slogdet(precision)[1] + len(y) * np.log(squared)
+        found -= np.log1p(size * (tau / sigma) ** 2).sum(-1)
+        return precision, mean, 0.5 * found
+
+    def log_density(log_tau, log_sigma):
+        tau, sigma = np.broadcast_arrays(np.exp(log_tau), np.exp(log_sigma))
+        prior = -(tau**2 + sigma**2) / 2 + log_tau + log_sigma
+        return conditional(tau[..., None], sigma[..., None])[-1] + prior
+
+    axes = np.linspace(-3.5, 0.5, 161), np.linspace(-0.6, 0.1, 141)
+    tau, sigma = np.exp(on_grid(log_density, *axes, num_draws)).T
+    precision, mean, _ = conditional(tau[:, None], sigma[:, None])
+    noise = random.normal(size=(num_draws, 2, 1))
+    upper = np.linalg.cholesky(precision).swapaxes(-1, -2)
+    mu, slope = (mean + np.linalg.solve(upper, noise)[..., 0]).T
+    precise = size / sigma[:, None] ** 2 + 1 / tau[:, None] ** 2
+    linear = (total - slope[:, None] * sums[:, 1]) / sigma[:, None] ** 2
+    center = (linear + (mu / tau**2)[:, None]) / precise
+    intercept = center + random.normal(size=center.shape) / np.sqrt(precise)
+    return {"mu": mu, "tau": tau, "slope": slope, "sigma": sigma, "intercept": intercept}
+
+
+def logistic(x: np.ndarray, y: np.ndarray, num_draws: int = _DRAWS) -> dict[str, np.ndarray]:
+    """Logistic regression under standard normal priors: resampled draws of its Laplace fit.
+
+    Proposals have Student's t with ten degrees of freedom and the curvature at the mode, twice as
+    many as draws are asked for.
+    """
+    x, y, random = np.asarray(x, float), np.asarray(y, float), rng()
+    degrees, dim = 10, x.shape[1]
+    mode = np.zeros(dim)
+    for _ in range(30):  # Newton
+        chance = 1 / (1 + np.exp(-x @ mode))
+        curvature = (x * (chance * (1 - chance))[:, None]).T @ x + np.eye(dim)
+        mode = mode + np.linalg.solve(curvature, x.T @ (y - chance) - mode)
+    normal = random.normal(size=(2 * num_draws, dim))
+    scale = np.sqrt(degrees / random.chisquare(degrees, 2 * num_draws))
+    off = np.linalg.solve(np.linalg.cholesky(curvature).T, normal.T).T * scale[:, None]
+    beta = mode + off
+    log_q = -0.5 * (degrees + dim) * np.log1p(((normal * scale[:, None]) ** 2).sum(1) / degrees)
+    logits = (block @ x.T for block in np.array_split(beta, 1 + len(beta) // 1000))
+    log_p = np.concatenate([each @ y - np.logaddexp(0, each).sum(1) for each in logits])
+    weight = log_p - 0.5 * (beta**2).sum(1) - log_q
+    share = np.exp(weight - weight.max())
+    kept = random.choice(len(beta), num_draws, p=share / share.sum())
+    return {"beta": beta[kept]}

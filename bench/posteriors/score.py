@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 TOLERANCE = 0.3  # an error beyond which a status that says "use it" is untrue
+NOISE = 0.05  # the largest single error that draws which are right may show
 _NORMAL_QUARTILES = 1.3489795  # between the quartiles of a standard normal
 
 

@@ -34,6 +34,22 @@ def test_losses_are_shown_with_their_reasons():
     assert "| hard | other | after 9 s |" in text
 
 
+def test_times_cold_and_warm_are_beside_the_errors():
+    found = {
+        "easy": {
+            page.OURS: {"seconds": 2.0, "warm": 0.2, "worst": 0.04},
+            "fast and rough": {"seconds": 1.0, "worst": 0.5},
+            "as good": {"seconds": 2.05, "worst": 0.01},  # both at the noise of the reference
+            "absent": {"skipped": "not installed"},
+        }
+    }
+    text = page.pareto(found)
+    assert f"| easy | {page.OURS} | 2 | 0.2 | 0.04 |" in text
+    assert "| easy | absent | not installed |  |  |" in text
+    assert "Better than a peer in 1 comparisons, worse in 1, level in the rest." in text
+    assert "easy (2 against 1 of fast and rough)." in text
+
+
 def test_a_loss_without_a_reason_says_so():
     ours, peer = {"seconds": 2.0, "worst": 0.5}, {"seconds": 1.0, "worst": 0.1}
     errors = {"mean": 0.1, "log_sd": 0.1}

@@ -189,3 +189,21 @@ def test_other_rows_need_an_amortised_guide_and_observations(fitted):
         other.at(Y[:2])
     with pytest.raises((ModelError, TypeError)):
         fitted.at(None)
+
+
+def test_new_rows_keep_the_coordinates_of_the_fitted_ones():
+    def scaled(y):
+        tau = numpyro.sample("tau", dist.HalfNormal(2.0))
+        with numpyro.plate("rows", y.shape[0], dim=-2):
+            theta = numpyro.sample("theta", dist.Normal(0.0, tau))
+            with numpyro.plate("repeats", y.shape[1], dim=-1):
+                numpyro.sample("y", dist.Normal(theta, 1.0), obs=y)
+
+    guide = {"theta": Amortised(Encoder, "y"), ...: "meanfield"}
+    fitted = fit(scaled, Y[:5], guide=guide, centring={"theta": 0.25}, num_steps=1)
+    there = fitted.at(Y[:7])
+    np.testing.assert_array_equal(there.batch.centring["theta"], np.full((7, 1), 0.25))
+    each = {"theta": np.linspace(0, 1, 5)[:, None]}
+    apart = fit(scaled, Y[:5], guide=guide, centring=each, num_steps=1)
+    with pytest.raises(ModelError, match=r"centring\['theta'\]: expected one weight for all rows"):
+        apart.at(Y[:7])

@@ -160,7 +160,9 @@ def test_another_group_count_is_refused():
     group = np.arange(6) % 3
     fit = Fit(model, group, 3, y=Y)
     assert fit.predict(np.array([0, 2]), 3)["y"].shape == (NUM_DRAWS, 2)
-    with pytest.raises(ModelError, match=r"'theta': expected the shape \(3,\).*\(5,\).*name of it"):
+    with pytest.raises(
+        ModelError, match=r"'theta': expected the shape \(3,\).*\(5,\).*redraw=\['theta'\]"
+    ):
         fit.predict(group, 5)
 
 

@@ -78,8 +78,8 @@ class Guide(abc.ABC):
         if inside:
             raise GuideError(
                 f"guide {self!r}: expected parameters for every row of site {inside[0]!r}, which "
-                f"lives in a plate that is cut into batches. Use guide={{{inside[0]!r}: "
-                "'meanfield', ...: 'fullrank'}, or the full data."
+                "lives in a plate that is cut into batches. Use guide='plates', "
+                f"guide={{{inside[0]!r}: 'meanfield', ...: 'fullrank'}}, or the full data."
             )
         return jax.tree.map(lambda _: Axes(), params)
 

@@ -25,6 +25,7 @@ from vijax._contracts import (
     Variables,
 )
 from vijax._identity import fingerprint
+from vijax._mixed import mixed
 
 
 class GradientState(NamedTuple):
@@ -82,10 +83,13 @@ class Gradient(Algorithm):
         objective: the loss.
         optimizer: any optax transformation; line searches and `optax.lbfgs` receive the value,
             gradient and value function of the step's own draws.
+        precision: `"bfloat16"` takes the model's matrix products and convolutions in it, see
+            `vijax.fit`; `None` changes nothing.
     """
 
     objective: Objective
     optimizer: Optimizer
+    precision: str | None = dataclasses.field(default=None, kw_only=True)
 
     @property
     def raises_elbo(self) -> bool:
@@ -98,6 +102,8 @@ class Gradient(Algorithm):
     def step(
         self, state: GradientState, key: Array, target: Target, guide: Guide, batch: Batch
     ) -> tuple[GradientState, Info]:
+        if self.precision is not None:
+            target = _mixed_target(target, self.precision)
         setting = Setting(state.mutable, key, target, guide, batch, state.phase)
 
         def loss_of(variables: Variables) -> tuple[Array, dict[str, PyTree]]:
@@ -147,3 +153,10 @@ class Gradient(Algorithm):
         if forget:
             state = state._replace(optimizer=self.optimizer.transformation.init(variables))
         return state._replace(variables=variables, phase=state.phase + 1)
+
+
+def _mixed_target(target: Target, precision: str) -> Target:
+    """A target whose log density has its products in a lower precision."""
+    terms = None if target.terms is None else mixed(target.terms, precision)
+    evaluate = mixed(target.evaluate, precision)
+    return dataclasses.replace(target, evaluate=evaluate, terms=terms, programs={})

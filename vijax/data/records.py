@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from typing import Any, Protocol
 
@@ -41,7 +42,7 @@ def records(dataset: Dataset) -> PyTree:
     if not len(dataset):
         raise ArgumentError(mismatch("records", "at least one", "none"))
     leaves, structure = jax.tree.flatten(dataset[0])
-    reader = _Reader(dataset)
+    reader = _Records(dataset)
     arrays = [np.asarray(leaf) for leaf in leaves]
     if not all(array.dtype.kind in "biuf" for array in arrays):
         raise ArgumentError(mismatch("records", "numbers", f"{[a.dtype.name for a in arrays]}"))
@@ -54,12 +55,22 @@ def records(dataset: Dataset) -> PyTree:
     )
 
 
-class Columns(Protocol):
-    """Reads several arrays together."""
+class Columns(abc.ABC):
+    """Reads several arrays together; the rows read last are kept, as each array asks for them."""
+
+    def __init__(self) -> None:
+        self._rows = np.zeros(0, int)
+        self._found: list[np.ndarray] = []
 
     def read(self, rows: np.ndarray) -> list[np.ndarray]:
-        """The rows with these numbers, of each array."""
-        ...
+        """The rows with these numbers, `(num,)`, of each array."""
+        if not (self._found and np.array_equal(rows, self._rows)):
+            self._rows, self._found = rows, self._fetch(rows)
+        return self._found
+
+    @abc.abstractmethod
+    def _fetch(self, rows: np.ndarray) -> list[np.ndarray]:
+        """The same, not kept yet."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -86,16 +97,13 @@ class Column(RowSource):
         return found
 
 
-class _Reader:
-    """Reads records; those read last are kept, since every array of them is asked for."""
+class _Records(Columns):
+    """Reads records one by one."""
 
     def __init__(self, dataset: Dataset) -> None:
+        super().__init__()
         self.dataset = dataset
-        self.rows = np.zeros(0, int)
-        self.found: list[np.ndarray] = []
 
-    def read(self, rows: np.ndarray) -> list[np.ndarray]:
-        if not (self.found and np.array_equal(rows, self.rows)):
-            leaves = [jax.tree.leaves(self.dataset[int(row)]) for row in rows]
-            self.rows, self.found = rows, [np.stack(one) for one in zip(*leaves, strict=True)]
-        return self.found
+    def _fetch(self, rows: np.ndarray) -> list[np.ndarray]:
+        leaves = [jax.tree.leaves(self.dataset[int(row)]) for row in rows]
+        return [np.stack(one) for one in zip(*leaves, strict=True)]

@@ -10,7 +10,7 @@ import numpy as np
 
 from vijax._contracts import PyTree
 from vijax._errors import ArgumentError, mismatch
-from vijax.data.records import Column
+from vijax.data.records import Column, Columns
 
 
 def stream(batches: Iterable[Any], rows: int) -> PyTree:
@@ -46,7 +46,7 @@ def stream(batches: Iterable[Any], rows: int) -> PyTree:
     if first is None:
         raise ArgumentError(mismatch("stream", "at least one batch", "none"))
     leaves, structure = jax.tree.flatten(first)
-    reader, arrays = _Reader(batches, rows), _arrays(leaves)
+    reader, arrays = _Stream(batches, rows), _arrays(leaves)
     return jax.tree.unflatten(
         structure,
         [
@@ -62,24 +62,20 @@ class _Streamed(Column):
     sequential = True
 
 
-class _Reader:
+class _Stream(Columns):
     """Reads a stream forwards, and anew from its beginning where it has to go back."""
 
     def __init__(self, batches: Iterable[Any], rows: int) -> None:
+        super().__init__()
         self.batches = batches
         self.rows = rows
-        self.last = np.zeros(0, int)
-        self.found: list[np.ndarray] = []
         self._begin()
 
-    def read(self, rows: np.ndarray) -> list[np.ndarray]:
-        """Rows by number, `(num,)`: best in long runs; those read last are kept."""
-        if not (self.found and np.array_equal(rows, self.last)):
-            runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
-            parts = [part for run in runs for part in self._run(int(run[0]), int(run[-1]) + 1)]
-            self.last = rows
-            self.found = [np.concatenate(leaves) for leaves in zip(*parts, strict=True)]
-        return self.found
+    def _fetch(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Best in long runs."""
+        runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
+        parts = [part for run in runs for part in self._run(int(run[0]), int(run[-1]) + 1)]
+        return [np.concatenate(leaves) for leaves in zip(*parts, strict=True)]
 
     def _begin(self) -> None:
         self.iterator: Iterator[Any] = iter(self.batches)

@@ -46,6 +46,11 @@ class Level(NamedTuple):
         """Coordinates in a row."""
         return sum(site.size for site in self.sites) // self.rows
 
+    @property
+    def scale(self) -> float:
+        """What the log density of its rows counts for, see `Site.scale`."""
+        return self.sites[0].scale
+
 
 @functools.lru_cache
 def levels(space: Space) -> tuple[Level, ...]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import NamedTuple
+from collections.abc import Collection
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import numpy as np
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 
-from vijax._contracts import Batch, Draw, EntropyGuide, Position, Space
+from vijax._contracts import Axes, Batch, Draw, EntropyGuide, Position, Space
 from vijax._errors import GuideError, mismatch
 from vijax.guides.levels import cut, down, join, levels
 from vijax.guides.normal import require_positive
@@ -20,14 +21,18 @@ from vijax.guides.normal import require_positive
 _LOG_2PI = math.log(2 * math.pi)
 _MOST_PRODUCTS = 100  # Hessian products of a step on which an automatic choice may count
 _MOST_NUMBERS = 100  # parameters for each coordinate, likewise
+_MOST_ABOVE = 30  # the same where steps see batches: so many are read and written for each
+_MOST_COORDINATES = 50_000  # likewise: the more rows, the more passes until their gains help
 
 
 class LevelParams(NamedTuple):
-    """`x_r - loc_r = gain_r (x_above(r) - loc_above(r)) + L_r e_r` for the rows of one level.
+    """`x_r = loc_r + diag(exp(log_scale_r)) (e_r + lower_r e_r + gain_r e_above(r))`, by level.
 
-    `L_r = diag(exp(log_scale_r)) (I + strict lower of lower_r)`. `loc` and `log_scale` are
-    `(rows, width)`, `lower` is `(rows, width, width)`, never read on and above the diagonal, and
-    `gain` `(rows, width, above)`, where `above` counts the coordinates of all rows above one.
+    `e` is standard normal noise, `e_above(r)` that of all rows above row `r`: the rows of a
+    Cholesky factor, each in units of its own scale, so that one step size suits all parameters.
+    `loc` and `log_scale` are `(*shape, width)`, where `shape` has an axis for each of the level's
+    plates, `lower` is `(*shape, width, width)`, never read on and above the diagonal, and `gain`
+    `(*shape, width, above)`, where `above` counts the coordinates of all rows above one.
     """
 
     loc: Array
@@ -51,7 +56,8 @@ class Plates(EntropyGuide):
     own and independent of the other rows given them: the precision has the shape of an arrow. Rows
     of nested plates are conditioned on the rows round them as well. Time and memory are linear in
     the number of rows, and the family holds the posterior of every linear-Gaussian hierarchy
-    exactly. Rows of crossed plates are independent of one another given the globals.
+    exactly. Rows of crossed plates are independent of one another given the globals. Where rows
+    come in batches, a step reads and writes the blocks of its rows only.
     Source: Gaussian variational approximation with sparse precision matrices, Tan, Nott, 2018.
 
     Args:
@@ -72,51 +78,63 @@ class Plates(EntropyGuide):
         require_plates(space)
         parts = []
         for level, loc in zip(levels(space), cut(space, location), strict=True):
-            rows, width, above = level.rows, level.width, sum(level.above)
+            block, above = (*level.shape, level.width), sum(level.above)
+            loc = loc.reshape(block)
             parts.append(
                 LevelParams(
                     loc,
                     jnp.full_like(loc, math.log(self.init_scale)),
-                    jnp.zeros((rows, width, width), loc.dtype),
-                    jnp.zeros((rows, width, above), loc.dtype),
+                    jnp.zeros((*block, level.width), loc.dtype),
+                    jnp.zeros((*block, above), loc.dtype),
                 )
             )
         return PlatesParams(tuple(parts))
 
+    def row_axes(self, params: PlatesParams, space: Space, plates: Collection[str]) -> PlatesParams:
+        found = []
+        for level in levels(space):
+            pairs = ((name, axis) for axis, name in enumerate(level.plates) if name in plates)
+            axes: Any = Axes(tuple(pairs))
+            found.append(LevelParams(axes, axes, axes, axes))
+        return PlatesParams(tuple(found))
+
     def draw(self, params: PlatesParams, space: Space, key: Array, batch: Batch) -> Draw:
         dtype = params.levels[0].loc.dtype
         noise = _by_level(space, jax.random.normal(key, (space.dim,), dtype))
-        paths: list[Array] = []  # what each row and those above it are away from their means
+        paths: list[Array] = []  # the noise of each row and of those above it
         parts = []
-        for level, own, e in zip(levels(space), params.levels, noise, strict=True):
-            away = jnp.einsum("rij,rj->ri", _factors(own), e)
+        for level, own, e in zip(levels(space), _by_row(params, space), noise, strict=True):
+            away = e + jnp.einsum("rij,rj->ri", jnp.tril(own.lower, -1), e)
             if level.parent is not None:
                 above = down(paths[level.parent], level, levels(space)[level.parent])
                 away += jnp.einsum("ria,ra->ri", own.gain, above)
-                paths.append(jnp.concatenate([above, away], axis=1))
-            else:
-                paths.append(away)
-            parts.append(own.loc + away)
-        return Draw(join(space, parts), _log_normal(noise, params))
+                e = jnp.concatenate([above, e], axis=1)
+            paths.append(e)
+            parts.append(own.loc + jnp.exp(own.log_scale) * away)
+        return Draw(join(space, parts), _log_normal(noise, params, space))
 
     def log_prob(self, params: PlatesParams, space: Space, z: Position, batch: Batch) -> Array:
         paths: list[Array] = []
         noise = []
-        solve = jax.vmap(lambda lower, shock: solve_triangular(lower, shock, lower=True))
-        for level, own, x in zip(levels(space), params.levels, cut(space, z), strict=True):
-            away = x - own.loc
-            shock = away
+        by_row = _by_row(params, space)
+        for level, own, x in zip(levels(space), by_row, cut(space, z), strict=True):
+            e = (x - own.loc) * jnp.exp(-own.log_scale)
             if level.parent is not None:
                 above = down(paths[level.parent], level, levels(space)[level.parent])
-                shock = away - jnp.einsum("ria,ra->ri", own.gain, above)
-                away = jnp.concatenate([above, away], axis=1)
-            paths.append(away)
-            noise.append(solve(_factors(own), shock))
-        return _log_normal(noise, params)
+                e = _solved(own.lower, e - jnp.einsum("ria,ra->ri", own.gain, above))
+                paths.append(jnp.concatenate([above, e], axis=1))
+            else:
+                e = _solved(own.lower, e)
+                paths.append(e)
+            noise.append(e)
+        return _log_normal(noise, params, space)
 
     def entropy(self, params: PlatesParams, space: Space) -> Array:
-        log_dets = jnp.stack([jnp.sum(own.log_scale) for own in params.levels])
-        return jnp.sum(log_dets) + 0.5 * space.dim * (1 + _LOG_2PI)
+        terms = [
+            level.scale * (jnp.sum(own.log_scale) + 0.5 * own.log_scale.size * (1 + _LOG_2PI))
+            for level, own in zip(levels(space), params.levels, strict=True)
+        ]
+        return jnp.sum(jnp.stack(terms))
 
 
 def require_plates(space: Space) -> None:
@@ -140,10 +158,28 @@ def suits(space: Space) -> bool:
     """Whether there are plates and the blocks along them small, so that all costs stay linear."""
     if not any(site.plates for site in space.sites):
         return False
-    found = levels(space)
-    widths = [level.width for level in found]
-    numbers = sum(level.rows * level.width * (level.width + sum(level.above)) for level in found)
-    return sum(widths) <= _MOST_PRODUCTS and numbers <= _MOST_NUMBERS * space.dim
+    widths = [level.width for level in levels(space)]
+    return sum(widths) <= _MOST_PRODUCTS and _numbers(space) <= _MOST_NUMBERS * space.dim
+
+
+def suits_batches(space: Space, plates: Collection[str]) -> bool:
+    """Whether the rows of these plates, which come in batches, are worth a block each.
+
+    No latents may be in other plates alone, since they keep a dense covariance otherwise; the
+    parameters of a row must be few beside what a step costs anyway, but more than those of
+    independent coordinates; and the rows so few that their gains are learned in a time that a fit
+    takes.
+    """
+    kept = any(site.plates and not site.axes(plates).pairs for site in space.sites)
+    few = space.dim < _numbers(space) <= _MOST_ABOVE * space.dim
+    return few and space.dim <= _MOST_COORDINATES and not kept
+
+
+def _numbers(space: Space) -> int:
+    """Covariances and gains, all rows together."""
+    return sum(
+        level.rows * level.width * (level.width + sum(level.above)) for level in levels(space)
+    )
 
 
 def _by_level(space: Space, noise: Array) -> list[Array]:
@@ -155,15 +191,27 @@ def _by_level(space: Space, noise: Array) -> list[Array]:
     ]
 
 
-def _factors(own: LevelParams) -> Array:
-    """`L_r`, `(rows, width, width)`."""
-    unit = jnp.tril(own.lower, -1) + jnp.eye(own.loc.shape[1], dtype=own.loc.dtype)
-    return jnp.exp(own.log_scale)[:, :, None] * unit
+def _by_row(params: PlatesParams, space: Space) -> list[LevelParams]:
+    """The parameters of each level with one axis of rows, `(rows, ...)`."""
+    return [
+        LevelParams(*(leaf.reshape(level.rows, *leaf.shape[len(level.shape) :]) for leaf in own))
+        for level, own in zip(levels(space), params.levels, strict=True)
+    ]
 
 
-def _log_normal(noise: list[Array], params: PlatesParams) -> Array:
+def _solved(lower: Array, right: Array) -> Array:
+    """`e` of `e + (strict lower) e = right`, by row."""
+    if right.shape[1] == 1:  # nothing to solve, one call a row to find out
+        return right
+    return jax.vmap(
+        lambda matrix, vector: solve_triangular(matrix, vector, lower=True, unit_diagonal=True)
+    )(lower, right)
+
+
+def _log_normal(noise: list[Array], params: PlatesParams, space: Space) -> Array:
+    """Sum of the rows' normal log densities, each scaled as the model's own are."""
     terms = [
-        -0.5 * jnp.sum(e**2) - jnp.sum(own.log_scale) - 0.5 * e.size * _LOG_2PI
-        for e, own in zip(noise, params.levels, strict=True)
+        level.scale * (-0.5 * jnp.sum(e**2) - jnp.sum(own.log_scale) - 0.5 * e.size * _LOG_2PI)
+        for level, own, e in zip(levels(space), params.levels, noise, strict=True)
     ]
     return jnp.sum(jnp.stack(terms))

@@ -21,6 +21,7 @@ from numpyro.primitives import _PYRO_STACK, Messenger
 
 from vijax._contracts import PyTree
 from vijax._errors import ModelError
+from vijax._mixed import exact
 from vijax.model.apart import steps_apart
 
 Message = dict[str, Any]
@@ -225,7 +226,9 @@ class Values(Messenger):
         if frame.is_body and known is not None and self.sources.scored:
             record = msg["intermediates"] or Record()
             if isinstance(record, Record) and record.log_prob is None:
-                msg["intermediates"] = record._replace(log_prob=msg["fn"].log_prob(known))
+                with exact():
+                    log_prob = msg["fn"].log_prob(known)
+                msg["intermediates"] = record._replace(log_prob=log_prob)
                 msg["_masks"] = count_masks(msg["fn"])
         return value
 

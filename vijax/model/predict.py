@@ -171,7 +171,7 @@ def _posterior_value(
     raise ModelError(
         f"site {name!r}: expected the shape {series.shape} that it had in the fit, got {expected} "
         "at these inputs. The posterior knows the fitted groups only: predict with the same plate "
-        "sizes, or give new groups a site with a name of its own, to be drawn from its prior."
+        f"sizes, or have those of new groups drawn from their prior, redraw=[{name!r}]."
     )
 
 

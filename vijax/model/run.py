@@ -20,6 +20,7 @@ from numpyro.distributions import constraints
 
 from vijax._contracts import PyTree
 from vijax._errors import ModelError, mismatch
+from vijax._mixed import exact
 from vijax.model.centring import LocationScale, coordinate, location_scale, log_spread, place
 from vijax.model.chain import Before
 from vijax.model.checks import check_discrete, check_latent, check_observed, naming
@@ -322,7 +323,7 @@ def powered(trace: Trace, names: Iterable[str]) -> dict[str, Array]:
 
 def elementwise(site: Mapping[str, Any]) -> Array:
     """Log density of a sample site over its batch, unscaled."""
-    with naming(site):
+    with naming(site), exact():
         return _log_prob(site)
 
 

@@ -53,12 +53,12 @@ class LaplaceSolver(Solver):
     Marginal Densities, Tierney and Kadane, 1986.
 
     Args:
-        mode: how the mode is found.
+        mode: how the mode is found; `None` takes the guide's own place to be near it.
         newton_steps: the most Newton steps.
         gap: nats of disagreement beyond which the reason mentions it.
     """
 
-    mode: ModeSolver = dataclasses.field(default_factory=ModeSolver)
+    mode: ModeSolver | None = dataclasses.field(default_factory=ModeSolver)
     newton_steps: int = 8
     gap: float = 1.0
 
@@ -91,7 +91,11 @@ class LaplaceSolver(Solver):
             starts: the first starting points `(at most num_starts, dim)`.
         """
         with host_algebra(kernel.dim):
-            mode = self.mode.run(kernel, rng, starts)
+            if self.mode is not None:
+                mode = self.mode.run(kernel, rng, starts)
+            else:
+                assert starts is not None
+                mode = _near(kernel, starts)
             if not np.isfinite(mode.log_density):
                 return LaplaceResult(None, mode, None, -np.inf, np.inf, False, mode.reason)
             polished = polish(kernel, mode.point, mode.log_density, self.newton_steps)
@@ -122,3 +126,9 @@ class LaplaceSolver(Solver):
                 f"ELBO by {gap:.3g} nats"
             )
         return LaplaceResult(gaussian, mode, bend, log_evidence, gap, not against, reason)
+
+
+def _near(kernel: Kernel, starts: Floats) -> Mode:
+    """The place `(1, dim)` where Newton's method is to begin, in place of a mode."""
+    height = float(kernel(starts)[0][0])
+    return Mode(starts[0], height, True, "mode reached by Newton's method", np.zeros(1, int))

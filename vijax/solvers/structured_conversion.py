@@ -18,7 +18,7 @@ from vijax.solvers.conversion import from_params, to_params
 from vijax.solvers.factored import Factored
 from vijax.solvers.gaussian import Gaussian
 from vijax.solvers.structure import StructuredGaussian
-from vijax.solvers.tree_gaussian import LevelConditionals, Tree
+from vijax.solvers.tree_gaussian import LevelConditionals, Link, Tree
 
 
 @functools.singledispatch
@@ -66,7 +66,9 @@ def _(params: MarkovParams, space: Space) -> StructuredGaussian:
     mean[where] = loc
     gain = gain.copy()
     gain[0] = 0
-    return StructuredGaussian(Chain(where), mean, Conditionals(_covariance(log_scale, lower), gain))
+    root = _root(log_scale, lower)
+    covariance = root @ np.swapaxes(root, 1, 2)
+    return StructuredGaussian(Chain(where), mean, Conditionals(covariance, gain))
 
 
 @fill.register
@@ -78,27 +80,60 @@ def _(params: MarkovParams, gaussian: StructuredGaussian, space: Space) -> Marko
 @structured.register
 def _(params: PlatesParams, space: Space) -> StructuredGaussian:
     tree, mean, found = Tree(space), np.empty(space.dim), []
+    paths: list[Floats] = []
     for link, own in zip(tree.links, params.levels, strict=True):
-        loc, log_scale, lower, gain = (np.asarray(leaf, np.float64) for leaf in own)
+        loc, log_scale, lower, gain = _by_row(own, len(link.where))
         mean[link.where] = loc
-        found.append(LevelConditionals(_covariance(log_scale, lower), gain))
+        root, cross = _root(log_scale, lower), np.exp(log_scale)[:, :, None] * gain
+        above = None if link.parent is None else paths[link.parent]
+        if above is not None:
+            gain = cross @ link.down(np.linalg.inv(above))
+        found.append(LevelConditionals(root @ np.swapaxes(root, 1, 2), gain))
+        paths.append(_path(link, above, cross, root))
     return StructuredGaussian(tree, mean, found)
 
 
 @fill.register
 def _(params: PlatesParams, gaussian: StructuredGaussian, space: Space) -> PlatesParams:
+    paths: list[Floats] = []
+    levels = []
     parts = zip(params.levels, Tree(space).links, gaussian.conditionals, strict=True)
-    return PlatesParams(
-        tuple(
-            LevelParams(*_leaves(own, gaussian.mean[link.where], *one)) for own, link, one in parts
-        )
-    )
+    for own, link, (covariance, gain) in parts:
+        above = None if link.parent is None else paths[link.parent]
+        cross = gain if above is None else gain @ link.down(above)
+        root = np.linalg.cholesky(covariance)
+        scale = np.einsum("tii->ti", root)[:, :, None]
+        mean = gaussian.mean[link.where]
+        levels.append(LevelParams(*_leaves(own, mean, covariance, cross / scale)))
+        paths.append(_path(link, above, cross, root))
+    return PlatesParams(tuple(levels))
 
 
-def _covariance(log_scale: Floats, lower: Floats) -> Floats:
-    """`L L'` for `L = diag(exp(log_scale)) (I + strict lower)`, `(num, width, width)`."""
-    root = np.exp(log_scale)[:, :, None] * (np.tril(lower, -1) + np.eye(lower.shape[-1]))
-    return root @ np.swapaxes(root, 1, 2)
+def _path(link: Link, above: Floats | None, cross: Floats, root: Floats) -> Floats:
+    """What takes the noise of each row and of those above it to their coordinates.
+
+    `[[above, 0], [cross, root]]`, `(rows, size, size)`; empty if nobody asks.
+    """
+    if not link.below:
+        return root[:0]
+    if above is None:
+        return root
+    upper = np.broadcast_to(link.down(above), (len(root), link.above, link.above))
+    zeros = np.zeros((*upper.shape[:2], root.shape[1]))
+    rows = [np.concatenate([upper, zeros], 2), np.concatenate([cross, root], 2)]
+    return np.concatenate(rows, axis=1)
+
+
+def _by_row(own: LevelParams, rows: int) -> list[Floats]:
+    """The leaves in float64 with one axis of rows."""
+    plates = np.ndim(own.loc) - 1
+    leaves = (np.asarray(leaf, np.float64) for leaf in own)
+    return [leaf.reshape(rows, *leaf.shape[plates:]) for leaf in leaves]
+
+
+def _root(log_scale: Floats, lower: Floats) -> Floats:
+    """`L = diag(exp(log_scale)) (I + strict lower)`, `(num, width, width)`."""
+    return np.exp(log_scale)[:, :, None] * (np.tril(lower, -1) + np.eye(lower.shape[-1]))
 
 
 def _leaves(like: Any, loc: Floats, covariance: Floats, gain: Floats) -> Any:
@@ -107,4 +142,5 @@ def _leaves(like: Any, loc: Floats, covariance: Floats, gain: Floats) -> Any:
     scale = np.einsum("tii->ti", root)
     leaves = (loc, np.log(scale), np.tril(root / scale[:, :, None], -1), gain)
     # not jnp.asarray, which compiles a copy for every new shape
-    return [jax.device_put(np.asarray(a, b.dtype)) for a, b in zip(leaves, like, strict=True)]
+    pairs = zip(leaves, like, strict=True)
+    return [jax.device_put(np.asarray(a, b.dtype).reshape(b.shape)) for a, b in pairs]

@@ -37,7 +37,7 @@ class LevelConditionals(NamedTuple):
     gain: Floats
 
 
-class _Link(NamedTuple):
+class Link(NamedTuple):
     """How a level hangs together with those above and below it.
 
     Attributes:
@@ -267,7 +267,7 @@ class Tree(Structure):
         return found[::-1]
 
 
-def _link(found: tuple[Level, ...], k: int, where: np.ndarray) -> _Link:
+def _link(found: tuple[Level, ...], k: int, where: np.ndarray) -> Link:
     level = found[k]
 
     def rows(lower: Level, upper: Level) -> np.ndarray | None:
@@ -281,11 +281,9 @@ def _link(found: tuple[Level, ...], k: int, where: np.ndarray) -> _Link:
         if higher == k:
             below.append((i, rows(lower, level)))
     if level.parent is None:
-        return _Link(where, None, 0, None, 1, tuple(below))
+        return Link(where, None, 0, None, 1, tuple(below))
     upper = found[level.parent]
-    return _Link(
-        where, level.parent, sum(level.above), rows(level, upper), upper.rows, tuple(below)
-    )
+    return Link(where, level.parent, sum(level.above), rows(level, upper), upper.rows, tuple(below))
 
 
 def _along(gain: Floats, above: Floats) -> Floats:

@@ -1,0 +1,38 @@
+"""Posteriors of every day and a curved one, with exact draws.
+
+PyMC and Pyro have models of these four, too (`bench.peers`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bench import _problems
+from bench.posteriors import eight_schools as schools
+from bench.posteriors import exact, hard
+from bench.posteriors.case import Case
+
+_DRAWS = 10_000
+
+
+def eight_schools() -> Case:
+    """Non-centred, d = 10; the truth by integration over `theta`."""
+    reference = schools.exact_draws(_DRAWS)
+    return Case(schools.non_centred, (schools.SIGMA, schools.Y), reference)
+
+
+def radon() -> Case:
+    """Homes in counties, centred, d = 89; given both scales all else is normal."""
+    problem = _problems.varying_intercepts()
+    return Case(problem.model, problem.args, exact.varying_intercepts(*problem.args, _DRAWS))
+
+
+def logistic() -> Case:
+    """Forest cover by ten measurements of 5,000 patches, d = 11."""
+    problem = _problems.covertype()
+    return Case(problem.model, problem.args, exact.logistic(*problem.args, _DRAWS))
+
+
+CASES: dict[str, Callable[[], Case]] = {
+    one.__name__: one for one in (eight_schools, radon, logistic, hard.banana)
+}

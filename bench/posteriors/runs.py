@@ -1,0 +1,20 @@
+"""A method on a posterior, in a process of its own; a run that goes wrong is a row that says so."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import Any
+
+from bench import _report
+
+
+def run(method: str, posterior: str, *options: str, timeout: float) -> dict[str, Any]:
+    """What `bench.posteriors.worker` prints, or why there is nothing, under `failed`."""
+    try:
+        return _report.in_fresh_process(
+            "bench.posteriors.worker", method, posterior, *options, timeout=timeout
+        )
+    except subprocess.TimeoutExpired:
+        return {"failed": f"took longer than {timeout:.3g} s"}
+    except RuntimeError as error:
+        return {"failed": str(error).strip().splitlines()[-1]}

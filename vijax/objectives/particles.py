@@ -17,6 +17,8 @@ from vijax._contracts import (
     PyTree,
     RowGuide,
     Setting,
+    Site,
+    Space,
     Variables,
 )
 from vijax._errors import GuideError
@@ -46,7 +48,12 @@ class Particles(NamedTuple):
 
 
 def particles(
-    way: Way, num: int, variables: Variables, setting: Setting, by_row: bool = False
+    way: Way,
+    num: int,
+    variables: Variables,
+    setting: Setting,
+    by_row: bool = False,
+    stretch: Array | None = None,
 ) -> Particles:
     """Draws `num` particles.
 
@@ -58,6 +65,7 @@ def particles(
         variables: what the gradient is taken in.
         setting: what an objective is evaluated in.
         by_row: whether each row has weights of its own; only if `have_rows`.
+        stretch: what gradients from `log_p` to the draws are multiplied by, in its shape.
 
     Raises:
         GuideError: `"path"` or `"score"` of a guide without a density, or any but `"score"` where
@@ -73,7 +81,7 @@ def particles(
     if way != "plain":
         require_density(guide)
 
-    def one(key: Array) -> tuple[Array, Array, dict[str, PyTree]]:
+    def one(key: Array, stretch: Array | None) -> tuple[Array, Array, dict[str, PyTree]]:
         draw = guide.draw(variables.guide, target.space, key, batch)
         z, log_q = draw.z, draw.log_q
         if way == "path":
@@ -83,17 +91,18 @@ def particles(
             assert isinstance(guide, DensityGuide)
             z = stop_gradient(z)
             log_q = guide.log_prob(variables.guide, target.space, z, batch)
+        at = z if stretch is None else _stretched(z, stretch, target.space)
         if by_row:
             fixed = stop_gradient(variables.guide) if way == "path" else variables.guide
             assert isinstance(guide, RowGuide)
             log_q = guide.row_log_probs(fixed, target.space, z, batch)
-            log_p, after = _by_row(z, model_batch(key, batch), variables, setting)
+            log_p, after = _by_row(at, model_batch(key, batch), variables, setting)
         else:
             state = (model_batch(key, batch), variables.model, mutable)
-            log_p, after = target.evaluate(z, *state)
+            log_p, after = target.evaluate(at, *state)
         return log_p, log_q, after
 
-    log_p, log_q, states = jax.vmap(one)(jax.random.split(key, num))
+    log_p, log_q, states = jax.vmap(one)(jax.random.split(key, num), stretch)
     scale = target.space.sites[0].scale if by_row else 1.0
     return Particles(log_p, log_q, jax.tree.map(merge, states), scale)
 
@@ -158,6 +167,30 @@ def _by_row(
         others = [axis for axis in range(-value.ndim, 0) if axis != plate.dim]
         total += jnp.sum(value, axis=others)
     return total / site.scale, after
+
+
+def _stretched(z: Position, factor: Array, space: Space) -> Position:
+    """The position, whose gradients are multiplied by a factor, a scalar or one for each row."""
+
+    def along(site: Site) -> Array:
+        if not factor.ndim:
+            return factor
+        shape = [1] * len(site.z_shape)
+        shape[len(site.shape) - site.event_dim + site.plates[0].dim] = -1
+        return factor.reshape(shape)
+
+    return {site.name: _scaled_back(z[site.name], along(site)) for site in space.sites}
+
+
+@jax.custom_vjp
+def _scaled_back(value: Array, factor: Array) -> Array:
+    return value
+
+
+_scaled_back.defvjp(
+    lambda value, factor: (value, factor),
+    lambda factor, slope: (factor * slope, jnp.zeros_like(factor)),
+)
 
 
 def merge(leaf: Array) -> Array:

@@ -45,14 +45,13 @@ def power_bound(
     if estimator == "plain":
         drawn = particles("plain", num, variables, setting, by_row)
         return mean_of(drawn), drawn.mutable
-    fixed = variables._replace(model=stop_gradient(variables.model))
-    drawn = particles("path", num, fixed, setting, by_row)
-    share = stop_gradient(jax.nn.softmax(power * drawn.log_weights, axis=0))
-    surrogate = jnp.sum((1 - power + power * share) * share * drawn.log_weights)
-    if variables.model:  # its parameters take the weights as they are
-        own = particles("score", num, variables, setting, by_row)
-        surrogate += jnp.sum(share * own.log_p)
-    return with_gradient_of(mean_of(drawn), drawn.scale * surrogate), drawn.mutable
+    fixed = stop_gradient(particles("path", num, variables, setting, by_row))
+    share = jax.nn.softmax(power * fixed.log_weights, axis=0)
+    # the model's parameters take the shares as they are; one pass back through it serves both
+    stretch = 1 - power + power * share
+    drawn = particles("path", num, variables, setting, by_row, stretch)  # the same: compiled once
+    surrogate = jnp.sum(share * (drawn.log_p - stretch * drawn.log_q))
+    return with_gradient_of(mean_of(fixed), drawn.scale * surrogate), drawn.mutable
 
 
 def _log_mean(log_values: Array) -> Array:

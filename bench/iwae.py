@@ -91,7 +91,8 @@ def main() -> None:
             num_steps=options.steps,
             progress_bar=False,
         )
-        held = posterior.at(test[: options.images])
+        # a stride: the test images are not in random order, and the first are harder than most
+        held = posterior.at(test[:: max(1, len(test) // options.images)])
         bound, elbo = _bounds(held)
         rows[name] = {
             "nll": -bound,

@@ -28,7 +28,7 @@ UNBIASED = [
     DisARM(),
     DisARM(3),
     Rebar(),
-    Rebar(0.1, 0.5),
+    Rebar(0.5, 0.5),
     Rebar(surrogate=lambda z: jnp.sum(jnp.tanh(z["b"][:, 1]) * jnp.arange(4.0))),
 ]
 BIASED = [GumbelSoftmax((0.5,)), StraightThrough()]
@@ -114,7 +114,11 @@ def test_the_toy_that_biased_gradients_get_wrong(estimator):
 
 @pytest.mark.parametrize(
     ("estimator", "options", "message"),
-    [(LeaveOneOut, {"num_draws": 1}, "num_draws"), (DisARM, {"num_pairs": 0}, "num_pairs")],
+    [
+        (LeaveOneOut, {"num_draws": 1}, "num_draws"),
+        (DisARM, {"num_pairs": 0}, "num_pairs"),
+        (Rebar, {"temperature": 0.0}, "temperature"),
+    ],
 )
 def test_bad_options_are_named(estimator, options, message):
     with pytest.raises(ValueError, match=message):

@@ -13,9 +13,11 @@ from numpyro.contrib.module import nnx_module
 import vijax
 from tests.groups import PRECISION, Encoder, data, groups, hierarchy
 from vijax import GuideError, ModelError
-from vijax._contracts import Batch
+from vijax._contracts import Batch, Setting, Variables
 from vijax.guides import Amortised
+from vijax.guides.amortised import AmortisedParams
 from vijax.model import build, request, split
+from vijax.objectives import ELBO
 
 ROWS = 400
 Y = data(ROWS)
@@ -87,6 +89,25 @@ def test_shared_latents_have_a_guide_of_their_own():
     assert abs(mu.mean() - variance * Y.mean() * ROWS / (4 + 1 / 3)) < 0.3 * variance**0.5
     axes = posterior.guide.row_axes(posterior.params, posterior.target.space, ["rows"])
     assert all(not one.pairs for one in jax.tree.leaves(axes))
+
+
+def test_gradients_vanish_at_the_exact_posterior():
+    """`ELBO()` sticks the landing from the first step on."""
+    arguments, data = split(groups, (Y,), {})
+    target, guide = build(groups, arguments), Amortised(Encoder, "y")
+    kernel = jnp.zeros((3, 2)).at[:, 0].set(1 / PRECISION)
+    bias = jnp.array([0.0, -0.5 * np.log(PRECISION) - np.log(0.3)])
+    params = AmortisedParams({"layer": {"kernel": kernel, "bias": bias}}, jnp.ones(1))
+
+    def slopes(objective):
+        def loss(params):
+            setting = Setting({}, jax.random.key(0), target, guide, Batch(data), jnp.zeros(()))
+            return objective(Variables(params), setting)[0]
+
+        return jax.tree.leaves(jax.jit(jax.grad(loss))(params))
+
+    assert max(jnp.abs(leaf).max() for leaf in slopes(ELBO())) < 0.02
+    assert max(jnp.abs(leaf).max() for leaf in slopes(ELBO(1, "plain"))) > 1
 
 
 class Decoder(nnx.Module):

@@ -46,7 +46,8 @@ class ELBO:
     - `"plain"`: the draws' own `log q`; any guide.
     - `"auto"`: `"entropy"` where there is one, else `"plain"`, in phase 0; from the first
       reduction of the step size on `"stl"`, unless the guide is factorised or has no density. Of
-      a mixture every component is drawn from, so that its weights get an exact gradient.
+      an amortised guide `"stl"` throughout; of a mixture every component is drawn from, so that
+      its weights get an exact gradient.
 
     Args:
         num_particles: draws averaged per step.
@@ -138,6 +139,8 @@ class ELBO:
     def _resolve(self, guide: Guide) -> tuple[str, str]:
         """The estimators of phase 0 and of later phases."""
         if self.estimator == "auto":
+            if guide.conditional and guide.factorised:
+                return "stl", "stl"
             early = "entropy" if isinstance(guide, EntropyGuide) else "plain"
             late = "stl" if isinstance(guide, DensityGuide) and not guide.factorised else early
             return early, late

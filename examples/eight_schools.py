@@ -60,12 +60,8 @@ def main():
         left.scatter(
             draws["theta"][:, 0], draws["tau"], s=4, lw=0, alpha=0.45, color=color, label=label
         )
-    left.set(
-        yscale="log",
-        ylim=(0.08, 40),
-        xlim=(-25, 45),
-        title="The centred fit keeps to the middle of the funnel",
-    )
+    left.set(yscale="log", ylim=(0.08, 40), xlim=(-25, 45))
+    left.set_title("The centred fit keeps to the middle of the funnel")
     left.set(xlabel="effect in school A (points)", ylabel="spread between schools, tau (points)")
     left.legend(loc="lower right", markerscale=3)
 

@@ -46,3 +46,15 @@ def test_neighbouring_places_have_unrelated_rows():
         chi_square = ((counts - num / 20) ** 2 / (num / 20)).sum()
         assert chi_square < 19 + 5 * np.sqrt(2 * 19)
     assert abs(np.corrcoef(first, second)[0, 1]) < 5 / np.sqrt(num)
+
+
+@pytest.mark.parametrize("lag", [1, 256, 257])  # in a row of the table, or in a column
+def test_places_apart_have_unrelated_rows(lag):
+    size, num = 2**16 + 1, 60
+    correlations = []
+    for i in range(num):
+        rows = permuted((i, 5), size, 0, size).astype(float)
+        rows = (rows - rows.mean()) / rows.std()
+        correlations.append((rows[lag:] * rows[:-lag]).mean() * np.sqrt(size))
+    assert abs(np.mean(correlations)) < 5 / np.sqrt(num)
+    assert abs(np.std(correlations) - 1) < 5 / np.sqrt(2 * num)

@@ -27,7 +27,7 @@ from vijax.solvers.default import dense_gaussian
 _DIM = 500  # largest dimension at which d x d work stays cheap beside the model
 _PASSES = 3  # Hessians, and about as much again for weights
 _MATCHING = 8000  # evaluations that the Gaussian of largest ELBO takes
-_ELEMENTS = 2**35  # numbers that either may read: ten to twenty seconds
+_ELEMENTS = 2**36  # numbers that either may read: ten to thirty seconds
 _NEWTON_STEPS = 8
 
 

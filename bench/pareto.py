@@ -29,7 +29,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     methods = options.methods or [method for method in METHODS if method not in _LEFT_OUT]
-    results = _report.stored("pareto") if options.only else {}
+    stored, results = _report.stored("pareto"), {}
     for name in [options.only] if options.only else everyday.CASES:
         results[name] = {}
         for method in methods:
@@ -38,8 +38,8 @@ def main() -> None:
         print(f"\n{name}", flush=True)
         header = ("", "seconds", "warm", "worst error (reference sds)", "of", "status")
         _report.table(header, [(method, *_cells(run)) for method, run in results[name].items()])
-    if options.methods is None:
-        _report.save("pareto", results)
+        if options.methods is None:
+            _report.save("pareto", stored | results)
 
 
 def _cells(run: dict[str, Any]) -> tuple[str, ...]:

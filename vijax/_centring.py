@@ -31,7 +31,7 @@ from vijax.solvers.structured_conversion import from_normal, normal
 
 LEARNED = "learned"
 ROUNDS = 2
-DENSE_DIM = 500  # largest dimension in which a whole Gaussian is moved
+DENSE_DIM = 500  # largest dimension at which d x d work stays cheap beside the model
 _LEARNERS = (FullRank, LowRank, MeanField, Plates, Markov)
 _ENOUGH = 0.1  # change of a weight below which a new fit is not worth it
 _DRAWS = 500  # fewest that a whole Gaussian is moved with, most where it is only the place

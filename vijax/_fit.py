@@ -39,8 +39,7 @@ from vijax.model import (
 from vijax.objectives import ScoreELBO
 from vijax.solvers import by_name, default_solver
 
-_FULL_RANK_DIM = 500  # largest dimension at which d x d work stays cheap beside the model
-_FULL_RANK_STEPS_DIM = 20  # the same where batches have to tell the covariance: noise grows with it
+_FULL_RANK_STEPS_DIM = 20  # largest at which batches can tell a covariance: noise grows with it
 _STEPWISE = (
     "objective",
     "optimizer",
@@ -157,7 +156,7 @@ def fit(
         check_batches(*state, problem.arguments.sources)
     problem = _least.counted(problem, parameters, mutable)
     stepwise = any(options[name] is not None for name in _STEPWISE) or bool(callbacks)
-    refines = guide == "auto" == algorithm and not stepwise and suits(problem, parameters)
+    refines = guide == "auto" == algorithm and not stepwise and suits(problem, parameters, mutable)
     problem = coarse(problem) if refines else problem
     solver = None if stepwise else _solver(algorithm, problem, parameters)
     named = guide != "auto" or algorithm is solver
@@ -229,14 +228,15 @@ def _auto(target: Target) -> Any:
         return "discrete"
     by_row = tuple(site.name for site in sites if site.axes(target.subsampled).pairs)
     dim = sum(site.size for site in sites if site.name not in by_row)
-    rest = "fullrank" if dim <= _FULL_RANK_DIM else "lowrank"
-    if target.subsampled:
-        rest = "fullrank" if dim <= _FULL_RANK_STEPS_DIM else "meanfield"
+    if not target.subsampled:
+        return "fullrank" if dim <= _centring.DENSE_DIM else "lowrank"
+    if dim > _FULL_RANK_STEPS_DIM:
+        return "meanfield"
     if not by_row:
-        return rest
-    if dim <= _FULL_RANK_STEPS_DIM and suits_batches(target.space.smooth, target.subsampled):
+        return "fullrank"
+    if suits_batches(target.space.smooth, target.subsampled):
         return "plates"
-    return {by_row: "meanfield", ...: rest} if dim else "meanfield"
+    return {by_row: "meanfield", ...: "fullrank"} if dim else "meanfield"
 
 
 def _solver(algorithm: Any, problem: Problem, parameters: dict[str, PyTree]) -> Solver | None:

@@ -39,6 +39,23 @@ def needed_inputs(jaxpr: Any, wanted: list[bool]) -> list[bool]:
     return partial_eval.dce_jaxpr(jaxpr, wanted)[1]
 
 
+def scan_parts(equation: Any) -> tuple[int, int]:
+    """How many inputs of a `scan` are the same in every step, and how many are carried on.
+
+    They come in this order; the rest has an axis of steps, which the body does not see. Told by
+    that, since the parameters that say so differ between versions of JAX.
+    """
+    body = equation.params["jaxpr"].jaxpr
+    stacked = _num_stacked(equation.invars, body.invars)
+    carried = len(equation.outvars) - _num_stacked(equation.outvars, body.outvars)
+    return len(equation.invars) - carried - stacked, carried
+
+
+def _num_stacked(outside: Sequence[Any], inside: Sequence[Any]) -> int:
+    pairs = zip(outside, inside, strict=True)
+    return sum(outer.aval.ndim > inner.aval.ndim for outer, inner in pairs)
+
+
 Lineage = frozenset[tuple[str, int]]  # labels, each with the number of steps it was carried
 
 
@@ -72,7 +89,7 @@ def _through(
 ) -> Sequence[Lineage]:
     together = frozenset[tuple[str, int]]().union(*incoming)
     if together and equation.primitive.name == "scan":
-        return _through_scan(equation.params, incoming, looped)
+        return _through_scan(equation, incoming, looped)
     inner = list(core.jaxprs_in_params(equation.params))
     if together and len(inner) == 1 and equation.primitive.name != "while":
         (body,) = inner
@@ -83,9 +100,10 @@ def _through(
 
 
 def _through_scan(
-    params: Any, incoming: Sequence[Lineage], looped: frozenset[str]
+    equation: Any, incoming: Sequence[Lineage], looped: frozenset[str]
 ) -> list[Lineage]:
-    start, stop = params["num_consts"], params["num_consts"] + params["num_carry"]
+    start, num_carry = scan_parts(equation)
+    stop, body = start + num_carry, equation.params["jaxpr"].jaxpr
     every_step = frozenset[tuple[str, int]]().union(*incoming[:start], *incoming[stop:])
     ages = any((label, 0) in every_step for label in looped)
 
@@ -95,7 +113,7 @@ def _through_scan(
     carry = [carried(one) for one in incoming[start:stop]]
     while True:
         inputs = [*incoming[:start], *carry, *incoming[stop:]]
-        out = lineage(params["jaxpr"].jaxpr, inputs)
+        out = lineage(body, inputs)
         following = [old | carried(new) for old, new in zip(carry, out[: len(carry)], strict=True)]
         if following == carry:
             return out

@@ -18,6 +18,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.extend import core
 
+from vijax._jaxpr import scan_parts
+
 PRECISIONS = ("bfloat16",)  # float16 would need losses to be scaled
 _EXACT = "vijax.exact"
 _PRODUCTS = ("dot_general", "conv_general_dilated")
@@ -85,7 +87,7 @@ def _applied(jaxpr: Any, equation: Any, values: list[Any], dtype: Any) -> Sequen
         inner = params["jaxpr"]
         return _evaluate(inner.jaxpr, inner.consts, values, dtype)
     if name == "scan":
-        return _scan(params, values, dtype)
+        return _scan(equation, values, dtype)
     if name == "cond":
         branches = [_function(branch.jaxpr, branch.consts, dtype) for branch in params["branches"]]
         return lax.switch(values[0], branches, *values[1:])
@@ -104,10 +106,9 @@ def _unchanged(jaxpr: Any, equation: Any, values: list[Any]) -> Sequence[Any]:
     return core.jaxpr_as_fun(core.ClosedJaxpr(alone, ()))(*given.values())
 
 
-def _scan(params: Any, values: list[Any], dtype: Any) -> list[Any]:
-    body, length = params["jaxpr"], params["num_carry"]
-    fixed = values[: params["num_consts"]]
-    moving = values[params["num_consts"] :]
+def _scan(equation: Any, values: list[Any], dtype: Any) -> list[Any]:
+    params, (start, length) = equation.params, scan_parts(equation)
+    body, fixed, moving = params["jaxpr"], values[:start], values[start:]
 
     def step(carry: list[Array], x: list[Array]) -> tuple[list[Array], list[Array]]:
         out = _evaluate(body.jaxpr, body.consts, [*fixed, *carry, *x], dtype)

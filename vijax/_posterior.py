@@ -436,13 +436,14 @@ class Posterior:
         arguments, data = split(self.model, args, kwargs)
         target = build(self.model, arguments, drawn=frozenset(self.target.space.drawn.names))
         ours, theirs = (
-            {site.name: () if self.guide.conditional else site.shape for site in one.space.sites}
+            list(one.space.names)
+            if self.guide.conditional
+            else {site.name: site.shape for site in one.space.sites}
             for one in (self.target, target)
         )
         if ours != theirs:
-            sites = [list(one) if self.guide.conditional else one for one in (ours, theirs)]
             raise ModelError(
-                f"{what}: expected the latent sites {sites[0]} at these arguments, got {sites[1]}. "
+                f"{what}: expected the latent sites {ours} at these arguments, got {theirs}. "
                 "Pass the observations, too; rows with latents of their own have to be fitted, or "
                 "inferred by guides.Amortised."
             )

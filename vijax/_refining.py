@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 
 from vijax._candidate import Candidate, Climb
+from vijax._centring import DENSE_DIM
 from vijax._contracts import PyTree, Solution, Solver, Variables
 from vijax._keys import fold_in
 from vijax._ladder import Ladder
@@ -24,19 +25,23 @@ from vijax.solvers import LaplaceSolver
 from vijax.solvers.conversion import from_params, to_params
 from vijax.solvers.default import dense_gaussian
 
-_DIM = 500  # largest dimension at which d x d work stays cheap beside the model
 _PASSES = 3  # Hessians, and about as much again for weights
 _MATCHING = 8000  # evaluations that the Gaussian of largest ELBO takes
 _ELEMENTS = 2**36  # numbers that either may read: ten to thirty seconds
 _NEWTON_STEPS = 8
 
 
-def suits(problem: Problem, parameters: dict[str, PyTree]) -> bool:
-    """Whether a fit on batches is to be refined: all rows can be read often enough."""
+def suits(problem: Problem, parameters: dict[str, PyTree], mutable: dict[str, PyTree]) -> bool:
+    """Whether a fit on batches is to be refined: all rows can be read often enough.
+
+    Not where the model has parameters or a state of its own, which steps alone move.
+    """
     target, dim = problem.target, problem.target.space.dim
     if not (problem.rows.subsampled and shares_all(target) and target.explorable):
         return False
-    if problem.arguments.sources or parameters or target.sequential or dim > _DIM:
+    if problem.arguments.sources or parameters or mutable:
+        return False
+    if target.sequential or dim > DENSE_DIM:
         return False
     return _PASSES * (dim + 32) * num_elements(problem.batch, dim) <= _ELEMENTS
 

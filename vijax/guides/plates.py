@@ -15,7 +15,7 @@ from jax.scipy.linalg import solve_triangular
 
 from vijax._contracts import Axes, Batch, Draw, EntropyGuide, Position, Space
 from vijax._errors import GuideError, mismatch
-from vijax.guides.levels import cut, down, join, levels, sharing
+from vijax.guides.levels import Level, cut, down, join, levels, sharing
 from vijax.guides.normal import require_positive
 
 _LOG_2PI = math.log(2 * math.pi)
@@ -106,12 +106,10 @@ class Plates(EntropyGuide):
         paths: list[Array] = []  # the noise of each row and of those above it
         parts = []
         for level, own, e in zip(levels(space), _by_row(params, space), noise, strict=True):
+            above = _above(paths, level, space)
             away = e + jnp.einsum("rij,rj->ri", jnp.tril(own.lower, -1), e)
-            if level.parent is not None:
-                above = down(paths[level.parent], level, levels(space)[level.parent])
-                away += jnp.einsum("ria,ra->ri", own.gain, above)
-                e = jnp.concatenate([above, e], axis=1)
-            paths.append(e)
+            away += jnp.einsum("ria,ra->ri", own.gain, above)
+            paths.append(jnp.concatenate([above, e], axis=1))
             parts.append(own.loc + jnp.exp(own.log_scale) * away)
         return Draw(join(space, parts), _log_normal(noise, params, space))
 
@@ -120,14 +118,10 @@ class Plates(EntropyGuide):
         noise = []
         by_row = _by_row(params, space)
         for level, own, x in zip(levels(space), by_row, cut(space, z), strict=True):
-            e = (x - own.loc) * jnp.exp(-own.log_scale)
-            if level.parent is not None:
-                above = down(paths[level.parent], level, levels(space)[level.parent])
-                e = _solved(own.lower, e - jnp.einsum("ria,ra->ri", own.gain, above))
-                paths.append(jnp.concatenate([above, e], axis=1))
-            else:
-                e = _solved(own.lower, e)
-                paths.append(e)
+            above = _above(paths, level, space)
+            away = (x - own.loc) * jnp.exp(-own.log_scale)
+            e = _solved(own.lower, away - jnp.einsum("ria,ra->ri", own.gain, above))
+            paths.append(jnp.concatenate([above, e], axis=1))
             noise.append(e)
         return _log_normal(noise, params, space)
 
@@ -210,6 +204,13 @@ def _by_row(params: PlatesParams, space: Space) -> list[LevelParams]:
         rows = LevelParams(*leaves)
         found.append(rows._replace(gain=rows.gain * unit.astype(rows.gain.dtype)))
     return found
+
+
+def _above(paths: list[Array], level: Level, space: Space) -> Array:
+    """The noise of all rows above each row of a level, `(rows, above)`."""
+    if level.parent is None:
+        return jnp.zeros((level.rows, 0))
+    return down(paths[level.parent], level, levels(space)[level.parent])
 
 
 def _solved(lower: Array, right: Array) -> Array:

@@ -22,23 +22,22 @@ from jax import Array
 from vijax._contracts import (
     Batch,
     Evaluation,
-    Layout,
     Plate,
     Position,
     PyTree,
-    Site,
     Space,
     Target,
     Terms,
 )
 from vijax._errors import ModelError, mismatch
 from vijax._identity import fingerprint
-from vijax._jaxpr import has_gradient, has_loop, lineage, needed_inputs
+from vijax._jaxpr import has_gradient, has_loop, needed_inputs
 from vijax.model import minibatch
 from vijax.model import run as running
 from vijax.model.arguments import Arguments
 from vijax.model.checks import check_subsampled, tracing_errors
 from vijax.model.enumeration import Plan
+from vijax.model.layout import layout, term_plates, volume
 from vijax.model.sites import all_plates, as_site, dims, is_cut, is_data, site_plates
 from vijax.model.summation import Summation, planned
 
@@ -185,7 +184,7 @@ class Builder:
                 trace = self._abstract_trace(running.at_origin, scored=False)
             self.summation = planned(self.trace, trace, space, abstract)
         how = Plan() if self.summation is None else self.summation.how
-        layout = functools.partial(self._layout, space, self._term_plates(trace))
+        described = (self.terms, self.arguments, space, term_plates(trace))
         return Target(
             space=space,
             evaluate=self.evaluate,
@@ -206,7 +205,7 @@ class Builder:
             discrete={name: variable.size for name, variable in how.variables.items()},
             draw_discrete=self.draw_discrete,
             terms=self.terms,
-            lay_out=functools.cache(layout),
+            lay_out=functools.cache(functools.partial(layout, *described)),
             entries=0 if self.summation is None else self.summation.entries,
             sequential=sequential,
             differentiable=differentiable,
@@ -322,39 +321,8 @@ class Builder:
         with tracing_errors(self.model):
             values = running.log_probs(trace)
         bent = running.log_dets(trace, bent=True)
-        values |= {_volume(name): log_det for name, log_det in bent.items()}
+        values |= {volume(name): log_det for name, log_det in bent.items()}
         return Terms(values, running.mutable(trace))
-
-    def _term_plates(self, trace: running.Trace) -> dict[str, tuple[Plate, ...]]:
-        """The plates that each term has a dimension for."""
-        names = [name for name, site in trace.items() if site["type"] == "sample"]
-        return {name: site_plates(trace[name], trace) for name in names}
-
-    def _layout(
-        self, space: Space, plates: Mapping[str, tuple[Plate, ...]], centred: frozenset[str]
-    ) -> dict[str, Layout]:
-        """The plates of the terms, and what they depend on, read off the traced program."""
-        z = {site.name: _abstract(site) for site in space.sites}
-        centring = {name: z[name] for name in centred}
-
-        def values(
-            z: Position, centring: Mapping[str, Array], data: dict[str, Array]
-        ) -> dict[str, Array]:
-            return self.terms(z, Batch(data, centring=dict(centring)), {}, {}).values
-
-        closed, shapes = jax.make_jaxpr(values, return_shape=True)(
-            z, centring, self.arguments.abstract()
-        )
-        labels = [frozenset({(name, 0)}) for name in sorted(z)]  # as a dict is laid out
-        labels += [frozenset()] * (len(closed.jaxpr.invars) - len(labels))
-        found = zip(sorted(shapes), lineage(closed.jaxpr, labels), strict=True)
-        owners = {one: site for site in space.names for one in (site, _volume(site))}
-        return {
-            name: Layout(
-                plates.get(name, ()), frozenset(label for label, _ in line), owners.get(name)
-            )
-            for name, line in found
-        }
 
     def draw_discrete(
         self, key: Array, z: Position, batch: Batch, model: Mapping, mutable: Mapping
@@ -442,14 +410,3 @@ class Builder:
         """The values of the observed sites."""
         trace = self.trace(batch, running.at_origin, model, mutable)
         return {name: jnp.asarray(site["value"]) for name, site in trace.items() if is_data(site)}
-
-
-def _volume(name: str) -> str:
-    """What the log Jacobian of a site is called among the terms."""
-    return f"log |d{name}|"
-
-
-def _abstract(site: Site) -> jax.ShapeDtypeStruct:
-    """The value of a site in a position, without its numbers."""
-    dtype = jnp.result_type(float) if site.states is None else np.int32
-    return jax.ShapeDtypeStruct(site.z_shape, dtype)

@@ -74,7 +74,8 @@ def _(params: MarkovParams, space: Space) -> StructuredGaussian:
 @fill.register
 def _(params: MarkovParams, gaussian: StructuredGaussian, space: Space) -> MarkovParams:
     covariance, gain = gaussian.conditionals
-    return MarkovParams(*_leaves(params, gaussian.mean[order(space)], covariance, gain))
+    root = np.linalg.cholesky(covariance)
+    return MarkovParams(*_leaves(params, gaussian.mean[order(space)], root, gain))
 
 
 @structured.register
@@ -105,7 +106,7 @@ def _(params: PlatesParams, gaussian: StructuredGaussian, space: Space) -> Plate
         root = np.linalg.cholesky(covariance)
         scale = np.einsum("tii->ti", root)[:, :, None]
         mean = gaussian.mean[link.where]
-        levels.append(LevelParams(*_leaves(own, mean, covariance, cross / scale / unit)))
+        levels.append(LevelParams(*_leaves(own, mean, root, cross / scale / unit)))
         paths.append(_path(link, above, cross, root))
     return PlatesParams(tuple(levels))
 
@@ -137,9 +138,8 @@ def _root(log_scale: Floats, lower: Floats) -> Floats:
     return np.exp(log_scale)[:, :, None] * (np.tril(lower, -1) + np.eye(lower.shape[-1]))
 
 
-def _leaves(like: Any, loc: Floats, covariance: Floats, gain: Floats) -> Any:
-    """`loc`, `log_scale`, `lower` and `gain` on the device."""
-    root = np.linalg.cholesky(covariance)
+def _leaves(like: Any, loc: Floats, root: Floats, gain: Floats) -> Any:
+    """`loc`, `log_scale`, `lower` and `gain` on the device; the inverse of `_root`."""
     scale = np.einsum("tii->ti", root)
     leaves = (loc, np.log(scale), np.tril(root / scale[:, :, None], -1), gain)
     # not jnp.asarray, which compiles a copy for every new shape

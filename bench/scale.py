@@ -90,35 +90,29 @@ def latents(options: argparse.Namespace) -> dict[str, Any]:
     """A normal mean for every row; two observations of each."""
     sizes = (10_000, options.largest)
     rng = np.random.default_rng(0)
-    fits, touches, needed = {}, {}, {}
+    fits, needed, whole = {}, {}, {}
     for size in sizes:
         theta = rng.normal(1.0, 2.0, size).astype(np.float32)
         y = theta[:, None] + rng.normal(size=(size, 2)).astype(np.float32)
         before = _resident()
-        fits[size] = _further(_fit(_hierarchy, (y,), guide=_BY_ROW, batch_size={"rows": _BATCH}))
-        # loc, log sd and two moments of each; the data, on the device
-        needed[size] = (_resident() - before) / (6 * 4 * size + y.nbytes)
-        touches[size] = _touching(jnp.asarray(y))
+        fitted = _fit(_hierarchy, (y,), guide=_BY_ROW, batch_size={"rows": _BATCH})
+        state = 6 * 4 * size  # loc, log sd and two moments of each
+        needed[size] = sum(leaf.nbytes for leaf in jax.tree.leaves(fitted.run.loop)) / state
+        fits[size] = _further(fitted)
+        whole[size] = (_resident() - before) / (state + y.nbytes)
     contenders = {str(size): fits[size] for size in sizes}
-    contenders |= {f"{size}, memory alone": touches[size] for size in sizes}
     seconds = _report.interleaved(contenders, options.repeats)
-    small, large, few, many = (1e6 / _STEPS * np.array(s) for s in seconds.values())
+    small, large = (1e6 / _STEPS * np.array(s) for s in seconds.values())
     found = {
         "ratio": _report.ratios(large, small),
         "step": {who: _report.spread(1e6 / _STEPS * np.array(s)) for who, s in seconds.items()},
-        "more microseconds with more rows": _report.spread(large - small),
-        "of which memory alone": _report.spread(many - few),
-        "memory over parameters, moments and data": needed[sizes[1]],
+        "memory of the state over parameters and moments": needed[sizes[1]],
+        "memory while steps go over parameters, moments and data": whole[sizes[1]],
     }
     print(f"\nlatents by row: a step with {sizes[1]:,} rows over {sizes[0]:,}: {found['ratio']}")
     _report.table(("rows", "microseconds a step"), list(found["step"].items()))
-    print(
-        f"{found['more microseconds with more rows'][0]:.0f} microseconds more; a loop that only "
-        f"reads and writes the rows of a step: {found['of which memory alone'][0]:.0f} more"
-    )
-    print(
-        f"memory of the fit over that of its parameters, moments and data: {needed[sizes[1]]:.2f}"
-    )
+    print(f"memory of the state over that of its parameters and moments: {needed[sizes[1]]:.2f}")
+    print(f"memory while steps go over that of these and of the data: {whole[sizes[1]]:.2f}")
     return found
 
 
@@ -304,36 +298,6 @@ def _further(fitted: Posterior, number: int = _STEPS) -> Callable[[], Any]:
 
     steps()
     return steps
-
-
-def _touching(y: jax.Array) -> Callable[[], Any]:
-    """Reads rows of data, reads and writes six numbers for each, and computes next to nothing."""
-    plate = Plate("rows", -1, len(y), _BATCH)
-    rows = Rows({"rows": plate}, 0)
-    block = jnp.zeros((len(y), 6))
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def steps(block: jax.Array, y: jax.Array, table: jax.Array) -> jax.Array:
-        def step(i: jax.Array, block: jax.Array) -> jax.Array:
-            index = table[i]
-            own = jnp.take(block, index, 0, mode="clip")
-            own += jnp.take(y, index, 0, mode="clip").sum(1, keepdims=True)
-            own = lax.optimization_barrier(own)
-            return block.at[index].set(own, unique_indices=True, mode="promise_in_bounds")
-
-        return lax.fori_loop(0, len(table), step, block)
-
-    at = 0
-
-    def run() -> None:
-        nonlocal block, at
-        for start in range(at, at + _STEPS, rows.length):
-            block = steps(block, y, rows.chunk(start).index["rows"][: at + _STEPS - start])
-        block.block_until_ready()
-        at += rows.length * math.ceil(_STEPS / rows.length)
-
-    run()
-    return run
 
 
 def _by_hand(x: np.ndarray, y: np.ndarray) -> Callable[[], Any]:

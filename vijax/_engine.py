@@ -9,6 +9,7 @@ on the clock: 100 + 200 steps equal 300 bit for bit.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -17,10 +18,12 @@ import jax
 import numpy as np
 from jax import Array
 
+from vijax._arrangement import arrange, inverse
 from vijax._batches import Rows
 from vijax._contracts import Algorithm, Batch, Guide, PyTree, Target, Variables
 from vijax._keys import fold_in
-from vijax._locals import Packed, merge
+from vijax._locals import Packed, has_rows, merge, variable_axes
+from vijax._locals import take as of_plates
 from vijax._loop import (
     CAPACITY,
     THIN,
@@ -99,6 +102,8 @@ class Engine:
 
     Attributes:
         anneal: whether the rule may reduce the step size.
+        arranged: plates whose rows are in an order of their own while steps go, see
+            `vijax._arrangement`. `batch`, and what `best` returns, are in the order of the data.
     """
 
     target: Target
@@ -109,6 +114,34 @@ class Engine:
     key: Array
     rule: StopRule = StopRule()
     anneal: bool = True
+    arranged: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def _rows(self) -> Rows:
+        """The schedule, in which rows are called as they are while steps go."""
+        return dataclasses.replace(self.rows, arranged=self.arranged)
+
+    @functools.cached_property
+    def _batch(self) -> Batch:
+        """The data as they are while steps go."""
+        if not self.arranged:
+            return self.batch
+        order = {plate: self.rows.order(plate) for plate in self.arranged}
+        return self.batch._replace(data=arrange(self.batch.data, self.target.cut, order))
+
+    def released(self) -> Engine:
+        """The same, without data that can be made again."""
+        return dataclasses.replace(self)
+
+    def arrange(self, variables: Variables, back: bool = False) -> Variables:
+        """Variables in the order of the data as they are while steps go, or `back`."""
+        axes = variable_axes(self.guide, variables, self.target.space, self.arranged)
+        if not has_rows(axes):
+            return variables
+        order = {plate: self.rows.order(plate) for plate in self.arranged}
+        if back:
+            order = {plate: inverse(rows) for plate, rows in order.items()}
+        return jax.device_get(of_plates(variables, axes, order))
 
     def start(
         self,
@@ -116,7 +149,7 @@ class Engine:
         mutable: dict[str, PyTree],
         factors: Sequence[float] | None = None,
     ) -> Run:
-        """A run at step 0 with one restart for each of `variables`."""
+        """A run at step 0 with one restart for each of `variables`, which `arrange` has seen."""
         factors = tuple(factors or [1.0] * len(variables))
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(list(variables)))
         loop = self.target.program(begin, self.guide, self.algorithm)(
@@ -199,7 +232,7 @@ class Engine:
                 score = self._score(variables, run, restart)
                 found.append((float(score.mean()), variables, restart))
         _, variables, restart = max(found, key=lambda entry: entry[0])
-        return jax.device_get(variables), self._mutable(run, restart), restart
+        return self._returned(variables), self._mutable(run, restart), restart
 
     def _latest(self, run: Run) -> tuple[Variables, dict[str, PyTree], int]:
         """The latest average of the restart whose recent losses are lowest."""
@@ -209,7 +242,11 @@ class Engine:
             latest = merge(average(recent(phase)), latest)
         elif phase.best is not None:
             latest = merge(phase.best, latest)
-        return jax.device_get(latest), self._mutable(run, restart), restart
+        return self._returned(latest), self._mutable(run, restart), restart
+
+    def _returned(self, variables: Variables) -> Variables:
+        """Variables on the host, in the order of the data."""
+        return self.arrange(jax.device_get(variables), back=True)
 
     def _mutable(self, run: Run, restart: int) -> dict[str, PyTree]:
         return take(jax.device_get(self._mutables(run.loop)), restart)
@@ -221,7 +258,7 @@ class Engine:
     def _score(self, variables: Variables, run: Run, restart: int) -> np.ndarray:
         """`log p - log q` of draws that are the same for every candidate."""
         mutable = self._mutable(run, restart)
-        return scores(self.target, self.guide, variables, mutable, self.batch, self.rows)
+        return scores(self.target, self.guide, variables, mutable, self._batch, self._rows)
 
     def _piece(self, run: Run, stop: int) -> Run:
         """Steps `run.step..stop-1`; replays them one by one if one was not finite."""
@@ -254,20 +291,20 @@ class Engine:
     def _steps(self, run: Run, stop: int, guarded: bool) -> tuple[Loop, np.ndarray, bool]:
         """The device state after steps `run.step..stop-1`, their losses, whether it is finite."""
         active = np.array([not phase.stopped for phase in run.phases])
-        table = self.rows.chunk(run.step)
+        table = self._rows.chunk(run.step)
         static = (self.guide, self.algorithm, guarded, len(active))
         # parameters by row are updated where they are: copying all would cost more than the steps
         program = self.target.program(advance, *static, donate=(0,) if self._by_row(run) else ())
         fresh = run.step == run.window
         loop, losses, finite = program(
-            run.loop, self.key, active, fresh, run.step, stop, self.batch, table
+            run.loop, self.key, active, fresh, run.step, stop, self._batch, table
         )
-        self.rows.chunk(stop)  # made while the device is still at work
+        self._rows.chunk(stop)  # made while the device is still at work
         return loop, np.asarray(losses)[: stop - run.step], bool(finite)
 
     def _diagnose(self, loop: Loop, step: int, restart: int) -> NonFinite:
         variables, mutable = jax.device_get((self._variables(loop), self._mutables(loop)))
-        batch = self.rows.batch(self.batch, step)
+        batch = self._rows.batch(self._batch, step)
         key = fold_in(fold_in(self.key, restart), step)
         return nonfinite.diagnose(
             self.target.on_batch,

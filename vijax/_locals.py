@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -32,13 +32,16 @@ def has_rows(axes: PyTree) -> bool:
 
 def take(tree: PyTree, axes: PyTree, index: Mapping[str, Any]) -> PyTree:
     """The tree with the rows in `index` only."""
-    return jax.tree.map(lambda leaf, along: _taken(leaf, along, index), tree, axes)
+    return jax.tree.map(lambda leaf, along: take_rows(leaf, along.pairs, index), tree, axes)
 
 
-def _taken(leaf: Array, along: Axes, index: Mapping[str, Any]) -> Array:
-    for plate, axis in along.pairs:
-        leaf = jnp.take(leaf, index[plate], axis, mode="clip")  # no bounds to check
-    return leaf
+def take_rows(array: Array, pairs: Iterable[tuple[str, int]], index: Mapping[str, Any]) -> Array:
+    """An array, cut along `(plate, axis)` pairs, with the rows in `index`; all of other plates."""
+    for plate, axis in pairs:
+        if plate in index:
+            # rows come from permutations: no bounds to check
+            array = jnp.take(array, index[plate], axis, mode="clip")
+    return array
 
 
 def _put(leaf: Array, rows: Array, along: Axes, index: Mapping[str, Array]) -> Array:
@@ -92,7 +95,7 @@ def take_packed(packed: Packed, axes: PyTree, index: Mapping[str, Any]) -> PyTre
         for key, block in packed.blocks.items()
     }
     rest = jax.tree.map(
-        lambda leaf, along: _taken(leaf, _unpacked(along), index), packed.rest, axes
+        lambda leaf, along: take_rows(leaf, _unpacked(along).pairs, index), packed.rest, axes
     )
     # a barrier: every use of a row would fetch it from memory again
     return lax.optimization_barrier(_with_columns(rest, axes, rows))

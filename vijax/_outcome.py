@@ -72,7 +72,7 @@ def of_run(
         stop_reason=run.reason,
         converged=run.converged,
         seconds=time.perf_counter() - began,
-        engine=engine,
+        engine=engine.released(),
         run=run,
     )
 

@@ -1,4 +1,4 @@
-"""Pseudo-random permutations of a range, any part of one for what that part costs.
+"""Pseudo-random permutations of a range, any places of one for what these places cost.
 
 A Feistel network permutes pairs of numbers: it adds a keyed hash of one to the other, modulo its
 range, in turns. The pairs are a row and a column of a table that is hardly larger than the range;
@@ -15,17 +15,17 @@ import math
 import numpy as np
 
 _ROUNDS = 6  # after four, places a column apart still have rows that correlate
-_SHUFFLED = 2**16  # rows up to which all are shuffled: small tables are far from uniform
+SHUFFLED = 2**16  # rows up to which all are shuffled: small tables are far from uniform
 _BLOCK = 2**14  # numbers that are permuted together, in the processor's cache
 _HALF = np.uint32(16)
 
 
-def permuted(seed: tuple[int, ...], size: int, start: int, stop: int) -> np.ndarray:
-    """Places `start..stop-1` of a permutation of `range(size)`, `(stop - start,)`."""
-    if size <= _SHUFFLED:
-        return _shuffled(seed, size)[start:stop]
+def permuted(seed: tuple[int, ...], size: int, places: np.ndarray) -> np.ndarray:
+    """What stands at some places of a permutation of `range(size)`, `(num,)` as these are."""
+    if size <= SHUFFLED:
+        return _shuffled(seed, size)[places]
     keys = np.random.SeedSequence(seed).generate_state(_ROUNDS)
-    out = np.arange(start, stop, dtype=np.uint32)
+    out = places.astype(np.uint32)
     for first in range(0, len(out), _BLOCK):
         numbers = _mixed(out[first : first + _BLOCK], keys, size)
         beyond = np.flatnonzero(numbers >= size)

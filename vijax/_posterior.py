@@ -588,10 +588,12 @@ class Posterior:
                 "new fit from it: fit(..., init=posterior, algorithm='gradient')."
             )
         budget = Budget(self.run.step + check_count("num_steps", num_steps), max_seconds)
+        engine = self.engine.released()
+        loop = jax.tree.map(lambda leaf: leaf.copy(), self.run.loop)  # steps write over it
         with Progress(progress_bar, budget.num_steps) as bar:
-            run = self.engine.advance(self.run, budget, callbacks, bar)
+            run = engine.advance(self.run._replace(loop=loop), budget, callbacks, bar)
         began -= self.seconds  # the time of both legs
-        return Posterior(**_outcome.of_run(self.model, self.arguments, self.engine, run, began))
+        return Posterior(**_outcome.of_run(self.model, self.arguments, engine, run, began))
 
     def predictive(
         self,

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from vijax import _outcome
+from vijax._arrangement import worthwhile
 from vijax._begin import finite
 from vijax._contracts import (
     Algorithm,
@@ -119,7 +120,7 @@ def by_solver(begun: Begun, solver: Solver, final: bool) -> Posterior | Begun:
 def by_refining(begun: Begun, max_seconds: float | None, progress_bar: bool) -> Posterior:
     """What steps on batches have found, refined on all rows; see `vijax._refining`."""
     problem, steps = begun.problem, Steps(max_seconds=max_seconds)
-    engine = _engine(problem, begun.variables[0], steps)
+    engine = _engine(begun, steps)
     engine = dataclasses.replace(engine, rule=dataclasses.replace(engine.rule, max_phases=1))
     with Progress(progress_bar, None) as bar:
         run = engine.advance(_first(engine, begun, steps), Budget(None, max_seconds), progress=bar)
@@ -142,7 +143,7 @@ def by_refining(begun: Begun, max_seconds: float | None, progress_bar: bool) -> 
 def by_steps(begun: Begun, steps: Steps, watchers: Watchers, chains: Chains) -> Posterior:
     """The answer of gradient steps, from where a checkpoint is if there is one."""
     problem = begun.problem
-    engine, keeper, run = _engine(problem, begun.variables[0], steps), None, None
+    engine, keeper, run = _engine(begun, steps), None, None
     callbacks = watchers.callbacks
     if watchers.checkpoint is not None:
         restarts = len(begun.variables)
@@ -170,15 +171,16 @@ def _go_on(begun: Begun, solution: Solution) -> Begun:
 def _first(engine: Engine, begun: Begun, steps: Steps) -> Run:
     """A run at step 0, at the step size that a short pilot likes best."""
     own = steps.optimizer is None and not isinstance(steps.algorithm, Algorithm)
-    factor = 1.0
+    factor, variables = 1.0, [engine.arrange(one) for one in begun.variables]
     if own:  # trials are compared by their losses
         told = engine.algorithm.raises_elbo
-        factor = _pilot(engine, begun.variables[0], begun.mutable) if told else _UNTRIED_FACTOR
-    return engine.start(begun.variables, begun.mutable, [factor] * len(begun.variables))
+        factor = _pilot(engine, variables[0], begun.mutable) if told else _UNTRIED_FACTOR
+    return engine.start(variables, begun.mutable, [factor] * len(variables))
 
 
-def _engine(problem: Problem, variables: Variables, steps: Steps) -> Engine:
+def _engine(begun: Begun, steps: Steps) -> Engine:
     """The engine for gradient steps, with the algorithm asked for."""
+    problem, variables = begun.problem, begun.variables[0]
     algorithm = steps.algorithm
     if not isinstance(algorithm, Algorithm):
         own = steps.optimizer is None
@@ -187,15 +189,13 @@ def _engine(problem: Problem, variables: Variables, steps: Steps) -> Engine:
             Adam(_BASE_RATE) if own else Optimizer(steps.optimizer),
             precision=steps.precision,
         )
+    parts = (problem.target, problem.guide, algorithm, problem.batch, problem.rows)
     return Engine(
-        target=problem.target,
-        guide=problem.guide,
-        algorithm=algorithm,
-        batch=problem.batch,
-        rows=problem.rows,
+        *parts,
         key=fold_in(problem.key, 3),
         rule=_rule(problem, variables),
         anneal=steps.optimizer is None or steps.num_steps is None,
+        arranged=worthwhile(*parts, variables, begun.mutable),
     )
 
 

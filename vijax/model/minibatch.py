@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from vijax._contracts import Batch, Plate, RowSource, Target
 from vijax._errors import ArgumentError, ModelError, mismatch
+from vijax._locals import take_rows
 from vijax.model.arguments import check_range
 
 Axes = tuple[tuple[str, int], ...]  # (plate, axis) pairs along which an array is cut
@@ -53,10 +53,7 @@ class Cut:
         """The arrays with the rows of a batch only."""
         taken = batch.data | batch.fetched
         for name in self.axes.keys() - batch.fetched.keys():
-            for plate, axis in self.axes[name]:
-                if plate in batch.index:
-                    # rows come from permutations: no bounds to check
-                    taken[name] = jnp.take(taken[name], batch.index[plate], axis, mode="clip")
+            taken[name] = take_rows(taken[name], self.axes[name], batch.index)
         return taken
 
 

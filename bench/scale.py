@@ -12,7 +12,6 @@ as rows, latents by row, parameters and devices grow.
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import math
 import os

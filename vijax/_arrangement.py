@@ -21,9 +21,7 @@ from vijax._contracts import Algorithm, Batch, Guide, PyTree, Target, Variables
 from vijax._jaxpr import needed_inputs
 from vijax._locals import has_rows, take, take_rows, variable_axes
 
-_COPY = (
-    2**30
-)  # bytes that the arrays in another order may take: they are there twice while steps go
+_COPY = 2**30  # bytes of the arrays in another order, which are there twice while steps go
 
 
 def worthwhile(

@@ -30,6 +30,7 @@ LAYERS = [
             "_memory",
             "_mixed",
             "_permutation",
+            "_spread",
             "_stein",
             "_version",
         },

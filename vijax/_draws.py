@@ -14,6 +14,7 @@ from jax import Array
 from vijax._contracts import Batch, DensityGuide, Guide, Position, PyTree, Target, Variables
 from vijax._errors import GuideError, mismatch
 from vijax._keys import draw_keys, fold_in, host_rng
+from vijax._spread import on_host
 from vijax.diagnostics import weights
 from vijax.diagnostics.weights import block_size
 
@@ -34,7 +35,7 @@ def from_guide(
     block = block_size(batch, target.footprint)
     program = target.program(_draw, guide, block)
     numbers = range(math.ceil(num_draws / block))
-    parts = (jax.device_get(program(variables, fold_in(key, i), batch)) for i in numbers)
+    parts = (on_host(program(variables, fold_in(key, i), batch)) for i in numbers)
     return together(parts, num_draws)
 
 
@@ -187,7 +188,7 @@ def blocks(function: Callable[[Arrays, np.ndarray], Any], values: Arrays, size: 
     starts = range(0, num_draws, size)
     rows = (np.minimum(np.arange(start, start + size), num_draws - 1) for start in starts)
     parts = (
-        jax.device_get(function({name: value[some] for name, value in values.items()}, some))
+        on_host(function({name: value[some] for name, value in values.items()}, some))
         for some in rows
     )
     return together(parts, num_draws)

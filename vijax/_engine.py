@@ -31,13 +31,16 @@ from vijax._loop import (
     advance,
     all_packed,
     begin,
+    loop_axes,
     probe,
+    start_axes,
     take,
     unpacked,
     unpacked_variables,
 )
 from vijax._progress import Progress
 from vijax._scores import of_rows, scores
+from vijax._spread import on_host
 from vijax._stopping import Phase, StopRule, Window, add, average, recent
 from vijax.diagnostics import nonfinite
 from vijax.diagnostics.nonfinite import NonFinite
@@ -151,7 +154,9 @@ class Engine:
     ) -> Run:
         """A run at step 0 with one restart for each of `variables`, which `arrange` has seen."""
         factors = tuple(factors or [1.0] * len(variables))
-        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(list(variables)))
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *on_host(list(variables)))
+        axes = start_axes(self.target, self.guide, stacked)
+        stacked = self.target.spread.placed(stacked, axes)
         loop = self.target.program(begin, self.guide, self.algorithm)(
             stacked, mutable, np.asarray(factors, np.float32)
         )
@@ -202,7 +207,7 @@ class Engine:
         A candidate lacks those by row, which are not averaged, and takes them from here.
         """
         variables = self._variables(run.loop)
-        return variables if self._by_row(run) else jax.device_get(variables)
+        return variables if self._by_row(run) else on_host(variables)
 
     def trial(self, run: Run, num_steps: int) -> float:
         """Mean loss over the later half of a few steps, `inf` if any was not finite."""
@@ -246,10 +251,10 @@ class Engine:
 
     def _returned(self, variables: Variables) -> Variables:
         """Variables on the host, in the order of the data."""
-        return self.arrange(jax.device_get(variables), back=True)
+        return self.arrange(on_host(variables), back=True)
 
     def _mutable(self, run: Run, restart: int) -> dict[str, PyTree]:
-        return take(jax.device_get(self._mutables(run.loop)), restart)
+        return take(on_host(self._mutables(run.loop)), restart)
 
     def _mutables(self, loop: Loop) -> dict[str, PyTree]:
         by_row = isinstance(loop.state, Packed)
@@ -296,14 +301,16 @@ class Engine:
         # parameters by row are updated where they are: copying all would cost more than the steps
         program = self.target.program(advance, *static, donate=(0,) if self._by_row(run) else ())
         fresh = run.step == run.window
+        axes = loop_axes(self.target, self.guide, self.algorithm, run.loop)
+        begun = self.target.spread.placed(run.loop, axes)  # it may have been on the host
         loop, losses, finite = program(
-            run.loop, self.key, active, fresh, run.step, stop, self._batch, table
+            begun, self.key, active, fresh, run.step, stop, self._batch, table
         )
         self._rows.chunk(stop)  # made while the device is still at work
         return loop, np.asarray(losses)[: stop - run.step], bool(finite)
 
     def _diagnose(self, loop: Loop, step: int, restart: int) -> NonFinite:
-        variables, mutable = jax.device_get((self._variables(loop), self._mutables(loop)))
+        variables, mutable = on_host((self._variables(loop), self._mutables(loop)))
         batch = self._rows.batch(self._batch, step)
         key = fold_in(fold_in(self.key, restart), step)
         return nonfinite.diagnose(
@@ -318,7 +325,7 @@ class Engine:
 
     def _judge(self, run: Run, budget: Budget) -> Run:
         """Closes the window: adds it to every running restart's phase, lets the rule decide."""
-        mean, square, count = jax.tree.map(np.asarray, run.loop[1:])
+        mean, square, count = jax.tree.map(np.asarray, on_host(run.loop[1:]))
         losses = run.losses[run.window :]
         phases, factors, state = list(run.phases), list(run.factors), None
         for restart, phase in enumerate(phases):
@@ -358,7 +365,7 @@ class Engine:
         state = loop.state
         if isinstance(state, Packed):
             state = self.target.program(unpacked, self.guide, self.algorithm)(state)
-        return jax.device_get(state)
+        return on_host(state)
 
     def _reduce(
         self, state: PyTree, restart: int, factor: float, start: PyTree, forget: bool

@@ -34,6 +34,7 @@ from vijax.model import (
     request,
     shard,
     split,
+    spread,
     unwrap,
 )
 from vijax.objectives import ScoreELBO
@@ -109,7 +110,9 @@ def fit(
             its sites scaled up; that no row depends on the others is checked.
         batch_axes: by array, the axis that runs along the plate, `{plate: axis}`, or `None` for
             one that is not cut; by default the axes as long as the plate.
-        mesh: devices that the rows of the data are spread over, a `jax.sharding.Mesh`.
+        mesh: devices to spread a fit over, a `jax.sharding.Mesh`: restarts along its axis
+            `"restarts"`, draws along `"particles"`, rows of the data, and parameters that belong
+            to them, along all others.
         init: start values by site (constrained), an earlier `Posterior`, or a NumPyro
             `init_to_*` strategy.
         centring: by hierarchical site, weights from 0 (non-centred) to 1 (as the model has it) of
@@ -196,6 +199,7 @@ def _posed(
     arguments, data = split(model, args, kwargs, by_batch)
     wanted = request(batch_size, options["batch_axes"])
     target = built(model, arguments, wanted, named_discrete(guide))
+    target = target if mesh is None else spread(target, arguments, mesh)
     check_sources(target, arguments.sources)
     batch = Batch(data, centring=_centring.chosen(target, options["centring"]))
     if guide == "auto":
@@ -206,7 +210,7 @@ def _posed(
     check_data(problem.sample[0], arguments, problem.sample[1])
     if mesh is None:
         return problem
-    return dataclasses.replace(problem, batch=batch._replace(data=shard(target, data, mesh)))
+    return dataclasses.replace(problem, batch=batch._replace(data=shard(target, data)))
 
 
 _DEFAULTS = {

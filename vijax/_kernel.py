@@ -17,6 +17,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from vijax._contracts import Batch, PyTree, Target
+from vijax._spread import on_host
 
 Floats = np.ndarray  # host arrays are float64 throughout
 
@@ -64,7 +65,7 @@ def solver_kernel(
 ) -> Array:
     """`(block, dim)` points to `(block, 1 + dim)`: log density, then its gradient."""
     function = jax.value_and_grad(_log_density(target, joint, batch, model, mutable))
-    value, gradient = jax.vmap(function)(points)
+    value, gradient = jax.vmap(function)(target.spread.particles(points))
     return jnp.concatenate([value[:, None], gradient], axis=1)  # one transfer to the host
 
 
@@ -72,7 +73,8 @@ def log_densities(
     target: Target, points: Array, batch: Batch, model: PyTree, mutable: PyTree
 ) -> Array:
     """`(block, dim)` points to `(block,)` log densities."""
-    return jax.vmap(_log_density(target, False, batch, model, mutable))(points)
+    function = _log_density(target, False, batch, model, mutable)
+    return jax.vmap(function)(target.spread.particles(points))
 
 
 def solver_products(
@@ -86,6 +88,7 @@ def solver_products(
 ) -> Array:
     """Hessian of the log density at `point` `(dim,)` times each row of `vectors` `(block, dim)`."""
     gradient = jax.grad(_log_density(target, joint, batch, model, mutable))
+    vectors = target.spread.particles(vectors)
     return jax.vmap(lambda vector: jax.jvp(gradient, (point,), (vector,))[1])(vectors)
 
 
@@ -99,6 +102,7 @@ def solver_paired_products(
 ) -> Array:
     """Hessians of the log density at `pairs[:, 0]` times `pairs[:, 1]`, both `(block, dim)`."""
     gradient = jax.grad(_log_density(target, joint, batch, model, mutable))
+    pairs = target.spread.particles(pairs)
     return jax.vmap(lambda pair: jax.jvp(gradient, (pair[0],), (pair[1],))[1])(pairs)
 
 
@@ -146,7 +150,9 @@ class Kernel:
         self.calls = 0
         self.points = 0
         self._data = (batch, self.model, dict(mutable or {}))
-        self._spread = any(len(_devices(value)) > 1 for value in batch.data.values())
+        self._spread = target.spread.mesh is not None or any(
+            len(_devices(value)) > 1 for value in batch.data.values()
+        )
         self.num_elements = self.dim + target.entries
         self.num_elements += sum(np.size(value) for value in batch.data.values())
         self.block = block or self._usual_block()
@@ -261,7 +267,7 @@ class Kernel:
             if self._spread:  # queued collectives wait for one another for ever on CPU devices
                 results[-1].block_until_ready()
             self.calls += 1
-        host = np.concatenate([np.asarray(result) for result in results])
+        host = np.concatenate(on_host(results))
         return host[: len(rows)].astype(np.float64)
 
 

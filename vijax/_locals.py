@@ -88,6 +88,12 @@ def unpack(packed: Packed, axes: PyTree) -> PyTree:
     return _with_columns(packed.rest, axes, packed.blocks)
 
 
+def packed_axes(packed: Packed, axes: PyTree) -> Packed:
+    """The axes of the leaves of a packed tree, given those of the tree."""
+    blocks: dict[str, Any] = {key: Axes(((_plate(key), 0),)) for key in packed.blocks}
+    return Packed(jax.tree.map(_unpacked, axes), blocks)
+
+
 def take_packed(packed: Packed, axes: PyTree, index: Mapping[str, Any]) -> PyTree:
     """The tree with the rows in `index` only."""
     rows = {

@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from vijax._contracts import Algorithm, Batch, Guide, PyTree, Target, Variables
+from vijax._contracts import Algorithm, Axes, Batch, Guide, PyTree, Target, Variables
+from vijax._errors import GuideError
 from vijax._locals import (
     Packed,
     has_rows,
     pack,
+    packed_axes,
     put_packed,
     shared,
     take_packed,
@@ -57,7 +59,8 @@ def begin(
         zeros = jax.tree.map(jnp.zeros_like, shared(variables, axes))
         return Loop(packed(target, guide, algorithm, state), zeros, probe(zeros), jnp.zeros(()))
 
-    return jax.vmap(one)(variables, factors)
+    loop = jax.vmap(one)(variables, factors)
+    return target.spread.kept(loop, loop_axes(target, guide, algorithm, loop))
 
 
 def packed(target: Target, guide: Guide, algorithm: Algorithm, state: PyTree) -> PyTree:
@@ -68,7 +71,8 @@ def packed(target: Target, guide: Guide, algorithm: Algorithm, state: PyTree) ->
 
 def all_packed(target: Target, guide: Guide, algorithm: Algorithm, states: PyTree) -> PyTree:
     """The states of all restarts as the loop keeps them."""
-    return jax.vmap(lambda state: packed(target, guide, algorithm, state))(states)
+    states = jax.vmap(lambda state: packed(target, guide, algorithm, state))(states)
+    return target.spread.kept(states, _spread_axes(target, guide, algorithm, states))
 
 
 def unpacked(target: Target, guide: Guide, algorithm: Algorithm, states: Packed) -> PyTree:
@@ -91,6 +95,38 @@ def _state_axes(target: Target, guide: Guide, algorithm: Algorithm, state: PyTre
     variables = algorithm.variables(state)
     axes = variable_axes(guide, variables, target.space, target.subsampled)
     return algorithm.row_axes(state, axes)
+
+
+def start_axes(target: Target, guide: Guide, variables: Variables) -> Variables:
+    """The axes of one restart's variables along which they lie on several devices."""
+    if not target.spread.plates:
+        return jax.tree.map(lambda _: Axes(), variables)
+    plates = target.subsampled or target.spread.plates
+    try:
+        return variable_axes(guide, variables, target.space, plates)
+    except GuideError:  # on all rows no guide needs parameters by row
+        return jax.tree.map(lambda _: Axes(), variables)
+
+
+def _spread_axes(target: Target, guide: Guide, algorithm: Algorithm, state: PyTree) -> PyTree:
+    """The same of a state, packed or not."""
+    if not target.spread.plates:
+        return jax.tree.map(lambda _: Axes(), state)
+    if isinstance(state, Packed):
+        return packed_axes(state, _state_axes(target, guide, algorithm, state.rest))
+    axes = start_axes(target, guide, algorithm.variables(state))
+    try:
+        return algorithm.row_axes(state, axes)
+    except TypeError:  # nor does any optimizer
+        return jax.tree.map(lambda _: Axes(), state)
+
+
+def loop_axes(target: Target, guide: Guide, algorithm: Algorithm, loop: Loop) -> Loop:
+    """The same of a loop, for `Spread`: averages lie where the variables do."""
+    state = _spread_axes(target, guide, algorithm, loop.state)
+    rest: Loop = jax.tree.map(lambda _: Axes(), loop._replace(state=()))
+    mean = rest.mean if isinstance(state, Packed) else algorithm.variables(state)
+    return rest._replace(state=state, mean=mean)
 
 
 def advance(
@@ -121,8 +157,9 @@ def advance(
 
     def step(key: Array, t: Array, carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
         whole, losses = carry
-        now = jax.tree.map(lambda values: values[t % len(values)], table)
-        some = batch._replace(index=now.index, fetched=now.fetched)
+        now = jax.tree.map(lambda values: values[t % len(values)], (table.index, table.fetched))
+        index, fetched = target.spread.batch(now)
+        some = batch._replace(index=index, fetched=fetched)
         before = take_packed(whole, state_axes, some.index) if by_row else whole
         step_key = jax.random.fold_in(key, t)
         state, info = algorithm.step(before, step_key, target.on_batch, guide, some)
@@ -172,7 +209,9 @@ def advance(
             return jnp.where(active.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
         after = jax.tree.map(freeze, after, loop)
-    return after, losses.T, _all_finite(averaged(after.state) if by_row else after.state)
+    finite = _all_finite(averaged(after.state) if by_row else after.state)
+    after = target.spread.kept(after, loop_axes(target, guide, algorithm, after))
+    return after, *target.spread.everywhere((losses.T, finite))
 
 
 def _accumulate(loop: Loop, variables: Variables, weight: Array) -> Loop:

@@ -12,6 +12,7 @@ import numpy as np
 
 from vijax._contracts import Algorithm, Solver
 from vijax._mixed import check_precision
+from vijax._spread import RESTARTS, spread_over
 from vijax.solvers import by_name
 
 # What a user may type, coming from PyMC, Stan, Pyro or scikit-learn: what it is called here.
@@ -121,6 +122,7 @@ def check_values(options: Mapping[str, Any]) -> None:
             f"max_seconds: expected None, since {jax.process_count()} processes with clocks of "
             "their own would stop at different steps. Use num_steps."
         )
+    _check_mesh(options["mesh"], options["num_restarts"])
     objective, callbacks = options["objective"], options["callbacks"]
     if objective is not None and not callable(objective):
         raise TypeError(
@@ -133,6 +135,16 @@ def check_values(options: Mapping[str, Any]) -> None:
     _check_algorithm(options)
     if objective is not None and options["num_particles"] is not None:
         raise ValueError("num_particles: set it in the objective, ELBO(num_particles=...).")
+
+
+def _check_mesh(mesh: Any, num_restarts: int | None) -> None:
+    """Refuses what is no mesh, and a number of restarts that its devices cannot share."""
+    size = spread_over(mesh).size(RESTARTS) if mesh is not None else 1
+    if (num_restarts or 1) % size:
+        raise ValueError(
+            f"num_restarts: expected a multiple of {size}, the length of the mesh's axis "
+            f"{RESTARTS!r}, got {num_restarts}."
+        )
 
 
 def _check_algorithm(options: Mapping[str, Any]) -> None:

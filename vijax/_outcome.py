@@ -17,6 +17,7 @@ from vijax._kernel import Kernel
 from vijax._keys import fold_in, host_rng
 from vijax._problem import Problem
 from vijax._scores import knows_all_rows, scores, shares_all
+from vijax._spread import within_reach
 from vijax._storage.call import placeholder
 from vijax.diagnostics import weights
 from vijax.diagnostics.assess import Chains, assess, assess_scores
@@ -42,6 +43,7 @@ def of_run(
     """The best candidate of a run of gradient steps that has ended."""
     problem = Problem(model, arguments, engine.target, engine.guide, engine.batch, engine.key)
     variables, mutable, _ = engine.best(run)
+    run = run._replace(loop=within_reach(run.loop))
     elements = num_elements(engine.batch, engine.target.space.dim)
     small = elements <= _SMALL_DATA and not arguments.sources
     if engine.rows.subsampled and not (small and shares_all(engine.target)):

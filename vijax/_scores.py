@@ -12,6 +12,7 @@ from vijax._batches import Rows
 from vijax._contracts import Batch, Guide, PyTree, Target, Variables
 from vijax._keys import as_key, fold_in
 from vijax._locals import has_rows, take, variable_axes
+from vijax._spread import on_host
 from vijax.diagnostics import weights
 
 _SCORES = (200, 4000)  # fewest and most draws that compare two candidates
@@ -35,10 +36,12 @@ def scores(
     if at_once or not rows.subsampled:
         num_draws = max(fewest, min(most, affordable))
         return weights.draw(target, guide, variables, mutable, key, batch, num_draws).log_weights
-    variables, out = jax.device_put(variables), []
+    axes = variable_axes(guide, variables, target.space, target.subsampled)
+    variables = jax.device_put(target.spread.placed(variables, axes, stacked=False))
+    cut, out = target.program(of_rows, guide), []
     for i in range(fewest):
         part = rows.batch(batch, i)
-        some = of_rows(target, guide, variables, part.index)
+        some = on_host(cut(variables, part.index))
         one = weights.draw(target.on_batch, guide, some, mutable, fold_in(key, i), part, 1)
         out.append(one.log_weights)
     return np.concatenate(out)

@@ -13,6 +13,7 @@ from jax import Array
 from vijax._contracts import Batch, Guide, Position, PyTree, Space, Target, Variables
 from vijax._errors import ModelError, mismatch
 from vijax._keys import draw_keys, fold_in
+from vijax._spread import on_host
 from vijax.diagnostics.nonfinite import describe, locate
 from vijax.diagnostics.weights import block_size
 
@@ -38,7 +39,7 @@ def random_starts(
     program = target.program(_candidates, size)
     found: list[tuple[float, Position]] = []
     for attempt in range(_TRIES):
-        z, log_density = jax.device_get(program(fold_in(key, attempt), batch, model, mutable))
+        z, log_density = on_host(program(fold_in(key, attempt), batch, model, mutable))
         for i in np.flatnonzero(np.isfinite(log_density)):
             found.append((float(log_density[i]), {name: v[i] for name, v in z.items()}))
         if len(found) >= count:
@@ -103,7 +104,7 @@ def given_start(
     base = widened(target.space, found)
     full = target.program(_latents)(base, batch, model, mutable)
     full |= {name: jnp.asarray(value, full[name].dtype) for name, value in values.items()}
-    z = jax.device_get(target.program(_unconstrain)(full, batch, model, mutable))
+    z = on_host(target.program(_unconstrain)(full, batch, model, mutable))
     for name, value in z.items():
         if not np.all(np.isfinite(value)):
             raise ModelError(

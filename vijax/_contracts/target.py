@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from vijax._contracts.space import Array, Plate, Position, Space
+from vijax._spread import Spread
 
 PyTree = Any
 
@@ -144,6 +145,8 @@ class Target:
         request: what `build` was asked to cut into batches, `None` for nothing.
         cut: by name, the `(plate, axis)` pairs along which an array is cut into batches before the
             model sees it.
+        spread: the devices that its programs run on.
+        spreads: itself on other devices, see `over`.
         programs: compiled programs on this target, see `program`; they live as long as it does.
     """
 
@@ -171,6 +174,8 @@ class Target:
     differentiable: bool = True
     request: Hashable = None
     cut: Mapping[str, tuple[tuple[str, int], ...]] = dataclasses.field(default_factory=dict)
+    spread: Spread = Spread()
+    spreads: dict[Spread, Target] = dataclasses.field(default_factory=dict, repr=False)
     programs: dict[Hashable, Callable[..., Any]] = dataclasses.field(
         default_factory=dict, repr=False
     )
@@ -193,6 +198,12 @@ class Target:
         if [site.z_shape for site in space.sites] == [site.z_shape for site in self.space.sites]:
             return self
         return dataclasses.replace(self, space=space, programs={})
+
+    def over(self, spread: Spread) -> Target:
+        """The same on some devices, made once, so that a second fit there finds its programs."""
+        if spread not in self.spreads:
+            self.spreads[spread] = dataclasses.replace(self, spread=spread, spreads={}, programs={})
+        return self.spreads[spread]
 
     def log_density(
         self,

@@ -15,8 +15,8 @@ import numpy as np
 
 from vijax._contracts import RowSource, Space
 from vijax._errors import ModelError, VijaxError, VijaxWarning, mismatch
+from vijax._spread import on_host
 from vijax._version import __version__
-from vijax.model import gathered
 
 FORMAT = "vijax posterior"
 FORMAT_VERSION = 1
@@ -100,7 +100,7 @@ def digest(value: Any) -> str:
         value = value.take(np.arange(0, len(value), step)[:_DIGESTED_ROWS])
     if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         value = jax.random.key_data(value)
-    flat = gathered(value).reshape(-1)
+    flat = np.asarray(on_host(value)).reshape(-1)
     flat = np.ascontiguousarray(flat[:: max(1, flat.size // _DIGESTED)])
     return hashlib.blake2b(flat.tobytes(), digest_size=16).hexdigest()
 

@@ -18,6 +18,7 @@ from vijax._contracts import Algorithm, PyTree, Variables
 from vijax._engine import Engine, Run
 from vijax._errors import VijaxError, VijaxWarning, mismatch
 from vijax._identity import fingerprint, text
+from vijax._spread import of_first_process, on_host
 from vijax._storage import call, checks, codec
 from vijax._storage import run as stored
 from vijax._storage.codec import Reader, Writer
@@ -102,10 +103,11 @@ class Keeper:
     def __call__(self, run: Run, losses: np.ndarray, step: int) -> None:
         """Writes the run down if it is time, without waiting for the disk."""
         busy = self.thread is not None and self.thread.is_alive()
-        if busy or time.perf_counter() - self.written < self.checkpoint.seconds:
+        due = not busy and time.perf_counter() - self.written >= self.checkpoint.seconds
+        if not of_first_process(due):
             return
         # copies: the next piece updates some of these arrays in place
-        copy = jax.tree.map(np.array, jax.device_get(run.loop))
+        copy = jax.tree.map(np.array, on_host(run.loop))
         self.thread = threading.Thread(target=self._write, args=(run._replace(loop=copy),))
         self.thread.start()
         self.written = time.perf_counter()
@@ -114,7 +116,7 @@ class Keeper:
         """Writes the run down as it ended."""
         if self.thread is not None:
             self.thread.join()
-        self._write(run)
+        self._write(run._replace(loop=on_host(run.loop)))
 
     def _write(self, run: Run) -> None:
         if jax.process_index() > 0:  # the first of several processes writes for all of them

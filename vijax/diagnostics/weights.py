@@ -15,6 +15,7 @@ from jax import Array
 from vijax._contracts import Batch, Guide, Position, PyTree, Space, Target, Variables
 from vijax._kernel import Kernel
 from vijax._keys import draw_keys, fold_in, host_rng
+from vijax._spread import on_host
 from vijax.diagnostics import psis
 
 # Draws evaluated at once are limited to about this many array elements of the model's data.
@@ -116,7 +117,7 @@ def draw(
     block = 1 if num_draws == 1 else block_size(batch, target.footprint, target.cut)
     program = target.program(_draw_block, guide, block)
     parts = [
-        jax.device_get(program(variables, mutable, fold_in(key, i), batch))
+        on_host(program(variables, mutable, fold_in(key, i), batch))
         for i in range(math.ceil(num_draws / block))
     ]
     return Draws(*jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num_draws], *parts))

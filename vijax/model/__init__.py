@@ -8,7 +8,7 @@ from vijax.model.density import from_log_density
 from vijax.model.minibatch import check_sources, fetch, request
 from vijax.model.nuts import run_nuts
 from vijax.model.predict import predictor
-from vijax.model.sharding import gathered, shard
+from vijax.model.sharding import shard, spread
 from vijax.model.strategies import init_strategy
 from vijax.model.target import build
 
@@ -21,12 +21,12 @@ __all__ = [
     "check_sources",
     "fetch",
     "from_log_density",
-    "gathered",
     "init_strategy",
     "predictor",
     "request",
     "run_nuts",
     "shard",
     "split",
+    "spread",
     "unwrap",
 ]

@@ -89,7 +89,8 @@ class ELBO:
 
         if self.num_particles == 1:
             return particle(key)
-        losses, states = jax.vmap(particle)(jax.random.split(key, self.num_particles))
+        keys = setting.target.spread.particles(jax.random.split(key, self.num_particles))
+        losses, states = jax.vmap(particle)(keys)
         return jnp.mean(losses), jax.tree.map(merge, states)
 
     def _drawn(self, key: Array, part: Part, setting: Setting) -> tuple[Draw, Array]:

@@ -75,7 +75,7 @@ class FreeBits(OtherOptimum):
             likelihood = [totals[name] for name, owner in owners.items() if owner is None]
             return sum(likelihood, jnp.zeros(())), divergences, found.mutable
 
-        keys = jax.random.split(key, self.num_particles)
+        keys = target.spread.particles(jax.random.split(key, self.num_particles))
         likelihood, divergences, states = jax.vmap(one)(keys)
         loss = -jnp.mean(likelihood)
         for rows, divergence in divergences:

@@ -102,7 +102,8 @@ def particles(
             log_p, after = target.evaluate(at, *state)
         return log_p, log_q, after
 
-    log_p, log_q, states = jax.vmap(one)(jax.random.split(key, num), stretch)
+    keys = target.spread.particles(jax.random.split(key, num))
+    log_p, log_q, states = jax.vmap(one)(keys, stretch)
     scale = target.space.sites[0].scale if by_row else 1.0
     return Particles(log_p, log_q, jax.tree.map(merge, states), scale)
 

@@ -66,7 +66,7 @@ class ScoreELBO:
             loss = sum((own.scaled for own in parts), jnp.zeros(())) - log_p
             return (loss, log_p), [o.log_q for o in parts], [o.signal for o in parts], found.mutable
 
-        keys = jax.random.split(key, self.num_particles)
+        keys = target.spread.particles(jax.random.split(key, self.num_particles))
         (loss, log_p), log_qs, signals, states = jax.vmap(one)(keys)
         surrogate = leave_one_out(log_qs, signals)
         if variables.model:

@@ -51,7 +51,7 @@ class Stein(OtherOptimum):
 
         by_point = jax.vmap(jax.grad(log_density, has_aux=True), (0, None))
         fixed = stop_gradient(variables.model)
-        scores, states = by_point(stop_gradient(points), fixed)
+        scores, states = by_point(target.spread.particles(stop_gradient(points)), fixed)
         found = stein(stop_gradient(points), scores, self.kernel)
         surrogate = -jnp.vdot(found.direction, points)
         if variables.model:

@@ -6,7 +6,8 @@ thousand times the rows, and the memory that the parameters and Adam's moments n
 is left out of both. `covertype`: held-out log predictive density of a fit on batches and of one on
 all rows, 100,000 rows of the Covertype data. `mapped`: the same regression on a file four times as
 large as the memory that the process may have, against the same rows in memory. `curves`: a step
-as rows, latents by row, parameters and devices grow.
+as rows, latents by row, parameters and devices grow. `spread`: restarts, draws and parameters by
+row on eight devices that this machine passes for, against one.
 """
 
 from __future__ import annotations
@@ -56,7 +57,11 @@ def main() -> None:
     parser.add_argument("--largest", type=int, default=10_000_000, help="rows with latents")
     parser.add_argument("--limited", metavar="FILE", help=argparse.SUPPRESS)  # see `mapped`
     parser.add_argument("--devices", type=int, help=argparse.SUPPRESS)  # see `curves`
+    parser.add_argument("--spread", action="store_true", help=argparse.SUPPRESS)  # see `spread`
     options = parser.parse_args()
+    if options.spread:
+        print(json.dumps(_spread_out(options.repeats)))
+        return
     if options.devices:
         print(json.dumps(_on_devices(options.devices, options.repeats)))
         return
@@ -251,12 +256,47 @@ def _on_devices(count: int, repeats: int) -> dict[str, Any]:
     return {"step": _report.spread(1e6 / _FEW * np.array(seconds))}
 
 
+def spread(options: argparse.Namespace) -> dict[str, Any]:
+    """By how much a step is faster on eight devices, which share the cores of this machine."""
+    before = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{before} --xla_force_host_platform_device_count=8"
+    arguments = ("--spread", "--repeats", str(options.repeats))
+    measured = _report.in_fresh_process("bench.scale", *arguments, timeout=600)
+    os.environ["XLA_FLAGS"] = before
+    found = {what: _report.Spread(*ratio) for what, ratio in measured.items()}
+    _report.table(("on eight devices", "times as fast"), list(found.items()))
+    return found
+
+
+def _spread_out(repeats: int) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(10_000, 50)).astype(np.float32)
+    regression = (_logistic, (x, _labels(len(x))))
+    means = (_hierarchy, (rng.normal(size=(200_000, 2)).astype(np.float32),))
+    cases: dict[str, tuple[Any, dict[str, Any]]] = {
+        "restarts": (regression, {"guide": "meanfield", "num_restarts": 8}),
+        "particles": (regression, {"guide": "meanfield", "num_particles": 8}),
+        "rows": (means, {"guide": "meanfield", "algorithm": "gradient"}),
+    }
+    found = {}
+    for what, (of, options) in cases.items():
+        mesh = jax.make_mesh((8,), (what,))
+        ways = {"one": None, "eight": mesh}
+        fits = {
+            name: _further(_fit(*of, mesh=where, **options), _FEW) for name, where in ways.items()
+        }
+        seconds = _report.interleaved(fits, repeats)
+        found[what] = _report.ratios(seconds["one"], seconds["eight"])
+    return found
+
+
 SUITES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "rows": rows,
     "latents": latents,
     "covertype": covertype,
     "mapped": mapped,
     "curves": curves,
+    "spread": spread,
 }
 
 

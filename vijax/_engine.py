@@ -191,6 +191,11 @@ class Engine:
             run = run._replace(reason="interrupted by Ctrl-C")
         return run
 
+    def placed(self, loop: Loop) -> Loop:
+        """The device state on the devices it belongs on, wherever it has been."""
+        axes = loop_axes(self.target, self.guide, self.algorithm, loop)
+        return self.target.spread.placed(loop, axes)
+
     def _by_row(self, run: Run) -> bool:
         """Whether some parameters have a row for every row of a plate that is cut."""
         return isinstance(run.loop.state, Packed)
@@ -301,10 +306,8 @@ class Engine:
         # parameters by row are updated where they are: copying all would cost more than the steps
         program = self.target.program(advance, *static, donate=(0,) if self._by_row(run) else ())
         fresh = run.step == run.window
-        axes = loop_axes(self.target, self.guide, self.algorithm, run.loop)
-        begun = self.target.spread.placed(run.loop, axes)  # it may have been on the host
         loop, losses, finite = program(
-            begun, self.key, active, fresh, run.step, stop, self._batch, table
+            self.placed(run.loop), self.key, active, fresh, run.step, stop, self._batch, table
         )
         self._rows.chunk(stop)  # made while the device is still at work
         return loop, np.asarray(losses)[: stop - run.step], bool(finite)

@@ -33,7 +33,7 @@ def spread(target: Target, arguments: Arguments, mesh: Mesh) -> Target:
     lengths = {shape[0] for shape in shapes.values() if shape}
     size = whole.size(*whole.rows)
     plates = (plate for plate in target.plates.values() if plate.size in lengths)
-    found = frozenset(plate.name for plate in plates if plate.size % size == 0)
+    found = frozenset(plate.name for plate in plates if whole.rows and plate.size % size == 0)
     if whole.rows and not found:
         expected = f"an array with a row for each of a plate's, a multiple of {size} in all"
         remedy = (

@@ -68,7 +68,7 @@ def step_of(posterior):
     kinds = "all-gather|all-reduce|collective-permute|all-to-all|reduce-scatter"
     sizes = [0]
     for types in re.findall(rf"= (.*?) (?:{kinds})(?:-start)?[(]", compiled.as_text()):
-        for shape in re.findall(r"[a-z0-9]+[[]([0-9,]*)[]]", types):
+        for shape in re.findall(r"[a-z0-9]+\\[([0-9,]*)\\]", types):
             sizes.append(math.prod(int(n) for n in shape.split(",") if n))
     return loop, sizes
 

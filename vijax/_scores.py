@@ -37,7 +37,7 @@ def scores(
         num_draws = max(fewest, min(most, affordable))
         return weights.draw(target, guide, variables, mutable, key, batch, num_draws).log_weights
     axes = variable_axes(guide, variables, target.space, target.subsampled)
-    variables = jax.device_put(target.spread.placed(variables, axes, stacked=False))
+    variables = target.spread.placed(variables, axes, stacked=False)
     cut, out = target.program(of_rows, guide), []
     for i in range(fewest):
         part = rows.batch(batch, i)

@@ -36,7 +36,7 @@ LAYERS = [
     ),
     ("apart", {"conjugate", "data", "diagnostics", "guides", "model", "nn", "objectives"}),
     ("apart", {"algorithms", "solvers"}),
-    ("apart", {"_batches", "_loop", "_options", "_progress", "_starts", "_stopping"}),
+    ("apart", {"_batches", "_blocks", "_loop", "_options", "_progress", "_starts", "_stopping"}),
     ("apart", {"_arrangement", "_problem", "_scores"}),
     ("apart", {"_engine"}),
     (

@@ -44,10 +44,10 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(arrays, "_WHOLE", 0)
 
 
-def kernels(model, *args, sources):
+def kernels(model, *args, sources, batch_size=50):
     """The kernel of arrays in memory, and that of some of them as sources."""
     arguments, known = split(model, args, {})
-    target = built(model, arguments, request(50, None), frozenset())
+    target = built(model, arguments, request(batch_size, None), frozenset())
     some = {name: value for name, value in known.items() if name not in sources}
     rows = _blocks.all_rows(target, Batch(some), sources)
     return Kernel(target, Batch(known)), Kernel(target, rows), rows
@@ -76,6 +76,25 @@ def test_value_gradient_and_hessian_are_those_of_all_rows(small_blocks, rows):
     )
     programs = whole.target.programs.values()
     assert all(one._cache_size() == 2 for one in programs)  # one in memory, and one for all blocks
+
+
+def test_other_plates_are_used_in_full(small_blocks):
+    def crossed(x, z, y):
+        beta = numpyro.sample("beta", dist.Normal(jnp.zeros(DIM), 1.0).to_event(1))
+        users = numpyro.plate("users", x.shape[0], dim=-2)
+        with users, numpyro.plate("items", len(z), dim=-1):
+            numpyro.sample("y", dist.Normal((x @ beta)[:, None] * z, 1.0), obs=y)
+        with users:
+            numpyro.sample("level", dist.Normal((x @ beta)[:, None], 2.0), obs=x[:, :1])
+
+    x, z = X[:101], rng.normal(size=7).astype(np.float32)
+    y = rng.normal(size=(101, 7)).astype(np.float32)
+    asked = {"users": 20, "items": 3}
+    whole, summed, blocks = kernels(crossed, x, z, y, sources={"x": Counted(x)}, batch_size=asked)
+    assert (blocks.plate.name, blocks.plate.subsample_size) == ("users", 51)
+    points = 0.3 * rng.normal(size=(4, DIM))
+    for one, other in zip(whole(points), summed(points), strict=True):
+        np.testing.assert_allclose(other, one, rtol=3e-6, atol=3e-6 * np.abs(one).max())
 
 
 def test_an_impossible_row_is_impossible_in_any_block(small_blocks):

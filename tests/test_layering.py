@@ -57,6 +57,7 @@ LAYERS = [
             "_loo",
             "_modes",
             "_outcome",
+            "_pointwise",
             "_posterior",
             "_refining",
             "_routes",

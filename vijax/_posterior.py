@@ -14,7 +14,16 @@ import jax
 import numpy as np
 from jax import Array
 
-from vijax import _centring, _checkpoint, _covariance, _draws, _evidence, _export, _outcome
+from vijax import (
+    _centring,
+    _checkpoint,
+    _covariance,
+    _draws,
+    _evidence,
+    _export,
+    _outcome,
+    _pointwise,
+)
 from vijax._blocks import all_rows
 from vijax._contracts import (
     Batch,
@@ -399,7 +408,7 @@ class Posterior:
         """
         rows, key = self._every_row("log_likelihood"), as_key(rng_key)
         z = self.with_discrete(self._draw(key, num_draws, corrected=None), fold_in(key, 2))
-        return _draws.log_likelihood(self.target, self.variables, self.mutable, rows, z)
+        return _pointwise.log_likelihood(self.target, self.variables, self.mutable, rows, z)
 
     @_memory_of_draws("log_predictive_density")
     def log_predictive_density(
@@ -431,7 +440,7 @@ class Posterior:
         state = (there.target, self.variables, self.mutable)
         if isinstance(rows, Batch) and there.target.discrete:
             z = _draws.with_discrete(*state, rows, z, fold_in(key, 2))
-        return _draws.log_predictive(*state, rows, z)
+        return _pointwise.log_predictive(*state, rows, z)
 
     def _beside(self, what: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Posterior:
         """The same posterior beside other data: of the same latents, or of those inferred there."""

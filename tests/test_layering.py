@@ -37,7 +37,7 @@ LAYERS = [
     ),
     ("apart", {"conjugate", "data", "diagnostics", "guides", "model", "nn", "objectives"}),
     ("apart", {"algorithms", "solvers"}),
-    ("apart", {"_batches", "_loop", "_options", "_progress", "_starts", "_stopping"}),
+    ("apart", {"_batches", "_blocks", "_loop", "_options", "_progress", "_starts", "_stopping"}),
     ("apart", {"_arrangement", "_problem", "_scores"}),
     ("apart", {"_engine"}),
     (
@@ -58,6 +58,7 @@ LAYERS = [
             "_loo",
             "_modes",
             "_outcome",
+            "_pointwise",
             "_posterior",
             "_refining",
             "_routes",

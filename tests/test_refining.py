@@ -7,6 +7,8 @@ import numpyro.distributions as dist
 import pytest
 
 import vijax
+from vijax import ModelError, _blocks, data
+from vijax.data import arrays
 
 ROWS, DIM = 3000, 25
 rng = np.random.default_rng(0)
@@ -22,6 +24,13 @@ def regression(x, y):
     beta = numpyro.sample("beta", dist.Normal(jnp.zeros(x.shape[1]), 1.0).to_event(1))
     with numpyro.plate("rows", x.shape[0]):
         numpyro.sample("y", dist.Normal(x @ beta, 1.0), obs=y)
+
+
+@pytest.fixture
+def on_disk(monkeypatch):
+    """Small sources are not read whole; a pass over the rows above is made in eight blocks."""
+    monkeypatch.setattr(arrays, "_WHOLE", 0)
+    monkeypatch.setattr(_blocks, "_NUMBERS", (DIM + 1) * 430)
 
 
 def fit(model, *args, **options):
@@ -81,3 +90,70 @@ def test_time_is_kept():
     posterior = fit(regression, X, Y, max_seconds=1e-9)
     assert "max_seconds" in posterior.stop_reason
     assert posterior.status in ("approximate", "failed")
+
+
+def assert_same_gaussian(one, other):
+    np.testing.assert_allclose(one.covariance(), other.covariance(), atol=1e-4 * SD.max() ** 2)
+    np.testing.assert_allclose(one.params.loc, other.params.loc, atol=1e-3 * SD.min())
+
+
+def test_rows_on_disk_end_where_those_in_memory_do(fitted, on_disk, tmp_path):
+    np.save(tmp_path / "x.npy", X)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    posterior = fit(regression, mapped, Y)
+    assert posterior.status == "certified"
+    assert [attempt.rung for attempt in posterior.history] == ["steps", "laplace"]
+    assert_same_gaussian(posterior, fitted)
+    assert posterior.elbo == pytest.approx(fitted.elbo, abs=0.005)
+    assert posterior.khat < 0.5
+    posterior.save(tmp_path / "fit")
+    loaded = vijax.load(tmp_path / "fit", regression, mapped, Y)
+    for one in (posterior, loaded):
+        found, expected = one.importance(1, 500), fitted.importance(1, 500)
+        assert found.log_evidence == pytest.approx(expected.log_evidence, abs=0.01)
+        assert found.log_weights.shape == (500,)
+    for name in ("log_likelihood", "log_predictive_density"):
+        found, expected = (getattr(one, name)(2, num_draws=9)["y"] for one in (posterior, fitted))
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+    found, expected = (one.stein_discrepancy(3, 100) for one in (posterior, fitted))
+    assert found.value == pytest.approx(expected.value, rel=0.05)
+    assert set(posterior.sample(0, 10)) == {"beta"}
+    with pytest.raises(ModelError, match=r"predict.*'x' is read batch by batch"):
+        posterior.predict(0)
+    with pytest.raises(ModelError, match="loaded without"):
+        vijax.load(tmp_path / "fit", regression).log_likelihood()
+
+
+class Loader:
+    """Batches in an order of their own, and how often they were begun."""
+
+    begun = read = 0
+
+    def __iter__(self):
+        self.begun += 1
+        for start in range(0, ROWS, 70):
+            self.read += 1
+            yield X[start : start + 70], Y[start : start + 70]
+
+
+def test_a_stream_is_read_in_order_once_a_pass(fitted, on_disk):
+    loader = Loader()
+    posterior = fit(regression, *data.stream(loader, ROWS))
+    assert posterior.status == "certified"
+    assert_same_gaussian(posterior, fitted)
+    begun, read = loader.begun, loader.read
+    posterior.importance(0, 200)
+    assert (loader.begun - begun, loader.read - read) == (1, -(-ROWS // 70))
+
+
+class Slow(arrays.MappedRows):
+    effort = 2**30
+
+
+def test_rows_that_take_long_to_read_are_left_to_the_steps(fitted, on_disk):
+    posterior = fit(regression, Slow(X), Y)
+    assert type(posterior.guide).__name__ == "MeanField"
+    assert (posterior.status, posterior.history) == ("approximate", ())
+    assert np.isnan(posterior.khat)
+    # the evidence is there to be asked for
+    assert posterior.log_evidence("elbo", num_draws=200).value < fitted.elbo

@@ -133,34 +133,6 @@ def with_discrete(
     return {**z, **blocks(block, z, size)}
 
 
-def log_likelihood(
-    target: Target, variables: Variables, mutable: dict[str, PyTree], batch: Batch, z: Arrays
-) -> Arrays:
-    """Log density of every observation, by observed site, `(num_draws, *batch shape)`."""
-    program = target.program(_log_likelihood)
-    return blocks(
-        lambda part, _: program(part, variables.model, batch, mutable),
-        z,
-        block_size(batch, target.footprint),
-    )
-
-
-def log_predictive(
-    target: Target, variables: Variables, mutable: dict[str, PyTree], batch: Batch, z: Arrays
-) -> Arrays:
-    """Log mean density of every observation over the draws, by observed site, `(*batch shape,)`."""
-    size = block_size(batch, target.footprint)
-    num_draws = len(next(iter(z.values())))
-    total: Arrays = {}
-    for start in range(0, num_draws, size):
-        part = {name: value[start : start + size] for name, value in z.items()}
-        found = log_likelihood(target, variables, mutable, batch, part)
-        for name, values in found.items():
-            mean = np.logaddexp.reduce(values.astype(np.float64), axis=0) - math.log(num_draws)
-            total[name] = np.logaddexp(total[name], mean) if name in total else mean
-    return total
-
-
 def log_prob(
     target: Target,
     guide: DensityGuide,
@@ -267,16 +239,6 @@ def _discrete(
     mutable: dict[str, PyTree],
 ) -> Position:
     return jax.vmap(lambda key, one: target.draw_discrete(key, one, batch, model, mutable))(keys, z)
-
-
-def _log_likelihood(
-    target: Target, z: Position, model: dict[str, PyTree], batch: Batch, mutable: dict[str, PyTree]
-) -> dict[str, Array]:
-    def one(z: Position) -> dict[str, Array]:
-        log_probs = target.site_log_probs(z, batch, model, mutable)
-        return {name: log_probs[name] for name in target.observed}
-
-    return jax.vmap(one)(z)
 
 
 def _log_prob(

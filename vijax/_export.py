@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from vijax import _draws, _posterior
+from vijax import _draws, _pointwise, _posterior
 from vijax._contracts import Batch, DensityGuide, PyTree, Target
 from vijax._dependence import direct_arrays
 from vijax._draws import Arrays
@@ -73,7 +73,7 @@ def _groups(posterior: _posterior.Posterior, key: Array, num_draws: int) -> dict
     return {
         "posterior": _draws.constrain(target, variables, mutable, batch, z),
         "posterior_predictive": {n: predicted[n] for n in target.observed if n in predicted},
-        "log_likelihood": _draws.log_likelihood(target, variables, mutable, batch, z),
+        "log_likelihood": _pointwise.log_likelihood(target, variables, mutable, batch, z),
         "sample_stats": stats,
         "observed_data": jax.device_get(observe(batch, variables.model, mutable)),
         "constant_data": {name: np.asarray(batch.data[name]) for name in sorted(constant)},

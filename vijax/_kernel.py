@@ -7,7 +7,8 @@ kept by the target: a second solve, by another solver or on other data of the sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -16,7 +17,7 @@ import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from vijax._contracts import Batch, PyTree, Target
+from vijax._contracts import Batch, Block, Blocks, Data, PyTree, Target
 from vijax._spread import on_host
 
 Floats = np.ndarray  # host arrays are float64 throughout
@@ -112,11 +113,13 @@ class Kernel:
     Points go through the device in blocks of a fixed size, the last one padded, so that exactly
     one program is compiled. Their size was chosen by measurement (docs/decisions.md): large models
     pay for padding from 16 on, small ones mostly for dispatch, and those with a long loop for its
-    steps, which take no longer for more points.
+    steps, which take no longer for more points. Rows that are read a block at a time are read once
+    for all points that are asked for together, the next block while the device is busy with the
+    last; what blocks give is added up in float64.
 
     Args:
         target: the target.
-        batch: the data, all rows.
+        batch: the data, all rows, in memory or in blocks.
         model: the model's `param` sites in unconstrained space.
         mutable: the model's mutable state; held fixed.
         joint: points are `z` followed by the raveled `model`, so that both can be optimised.
@@ -134,7 +137,7 @@ class Kernel:
     def __init__(
         self,
         target: Target,
-        batch: Batch,
+        batch: Data,
         model: Mapping[str, PyTree] | None = None,
         mutable: Mapping[str, PyTree] | None = None,
         joint: bool = False,
@@ -149,12 +152,17 @@ class Kernel:
         self.dtype = np.dtype(jnp.result_type(float))
         self.calls = 0
         self.points = 0
-        self._data = (batch, self.model, dict(mutable or {}))
+        self._rows: Iterable[Block]
+        if isinstance(batch, Blocks):
+            self._rows, data, numbers = batch, batch.batch.data, batch.num_elements
+        else:
+            self._rows, data = (Block(batch, 1.0, 0),), batch.data
+            numbers = sum(np.size(value) for value in data.values())
+        self._state = (self.model, dict(mutable or {}))
         self._spread = target.spread.mesh is not None or any(
-            len(_devices(value)) > 1 for value in batch.data.values()
+            len(_devices(value)) > 1 for value in data.values()
         )
-        self.num_elements = self.dim + target.entries
-        self.num_elements += sum(np.size(value) for value in batch.data.values())
+        self.num_elements = self.dim + target.entries + numbers
         self.block = block or self._usual_block()
 
     def _usual_block(self) -> int:
@@ -208,7 +216,7 @@ class Kernel:
         a gradient with a non-finite entry as it is.
         """
         program = self.target.program(solver_kernel, self.joint)
-        result = self._blocks(lambda block: program(block, *self._data), points)
+        result = self._sum(lambda block, batch: program(block, batch, *self._state), points)
         log_density = np.where(result[:, 0] < np.inf, result[:, 0], -np.inf)
         return log_density, result[:, 1:]
 
@@ -225,7 +233,7 @@ class Kernel:
         if self.joint or (self.target.differentiable and not self.is_costly(len(points))):
             return self(points)[0]
         program = self.target.program(log_densities)
-        values = self._blocks(lambda block: program(block, *self._data), points)
+        values = self._sum(lambda block, batch: program(block, batch, *self._state), points)
         return np.where(values < np.inf, values, -np.inf)
 
     def products(self, point: Floats, vectors: Floats) -> Floats:
@@ -235,7 +243,7 @@ class Kernel:
         """
         program = self.target.program(solver_products, self.joint)
         at = np.asarray(point, self.dtype)
-        return self._blocks(lambda block: program(at, block, *self._data), vectors)
+        return self._sum(lambda block, batch: program(at, block, batch, *self._state), vectors)
 
     def paired_products(self, points: Floats, vectors: Floats) -> Floats:
         """Hessian of the log density at each of `points` `(num, dim)` times its own vector.
@@ -244,31 +252,47 @@ class Kernel:
         """
         program = self.target.program(solver_paired_products, self.joint)
         pairs = np.stack([points, vectors], axis=1)
-        return self._blocks(lambda block: program(block, *self._data), pairs)
+        return self._sum(lambda block, batch: program(block, batch, *self._state), pairs)
 
     def hessian(self, point: Floats) -> Floats:
         """Hessian of the log density at `point`, symmetric `(dim, dim)`."""
         hessian = self.products(point, np.eye(self.dim))
         return 0.5 * (hessian + hessian.T)
 
-    def _blocks(self, program: Callable[[Floats], Any], rows: Floats) -> Floats:
+    def _sum(self, program: Callable[[Floats, Batch], Any], points: Floats) -> Floats:
+        """What a program gives at each of the points, summed over all rows, `(num, ...)`."""
+        blocks, total = self._cut(points), np.zeros(())
+        self.points += len(points)
+        waiting: deque[tuple[float, list[Any]]] = deque()
+        for rows in self._rows:
+            waiting.append((rows.weight, [self._call(program, one, rows.batch) for one in blocks]))
+            if len(waiting) > 1:  # the device is busy with these rows while the next are read
+                total = _added(total, *waiting.popleft())
+        return _added(total, *waiting.popleft())[: len(points)]
+
+    def _cut(self, points: Floats) -> list[Floats]:
+        """The points in blocks of one size, in the device's precision."""
         with np.errstate(over="ignore"):
-            rows = np.ascontiguousarray(rows, self.dtype)
-        self.points += len(rows)
-        results = []
-        for start in range(0, len(rows), self.block):
-            block = rows[start : start + self.block]
-            if len(block) < self.block:
-                # repeats a row that was asked for: a zero might lie outside the model's domain
-                # and its NaNs would trip jax_debug_nans
-                padding = np.repeat(block[-1:], self.block - len(block), axis=0)
-                block = np.concatenate([block, padding])
-            results.append(program(block))  # asynchronous: blocks queue up on the device
-            if self._spread:  # queued collectives wait for one another for ever on CPU devices
-                results[-1].block_until_ready()
-            self.calls += 1
-        host = np.concatenate(on_host(results))
-        return host[: len(rows)].astype(np.float64)
+            points = np.ascontiguousarray(points, self.dtype)
+        # the last row again: a zero might lie outside the model's domain, and its NaNs would trip
+        # jax_debug_nans
+        padding = np.repeat(points[-1:], -len(points) % self.block, axis=0)
+        whole = np.concatenate([points, padding])
+        return [whole[start : start + self.block] for start in range(0, len(whole), self.block)]
+
+    def _call(self, program: Callable[[Floats, Batch], Any], block: Floats, batch: Batch) -> Any:
+        self.calls += 1
+        result = program(block, batch)  # asynchronous: blocks queue up on the device
+        if self._spread:  # queued collectives wait for one another for ever on CPU devices
+            result.block_until_ready()
+        return result
+
+
+def _added(total: Floats, weight: float, results: list[Any]) -> Floats:
+    """A weighted sum with the results for all blocks of points added to it."""
+    found = np.concatenate(on_host(results)).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # infinite less infinite is NaN, and treated as such
+        return total + weight * found
 
 
 def _devices(value: Any) -> set[Any]:

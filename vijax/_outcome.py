@@ -110,6 +110,7 @@ def of_candidate(
 ) -> dict[str, Any]:
     """The answer of a climb."""
     problem, solution, assessment = candidate
+    batch, missing, unknown = _known_data(problem, solution.variables, mutable)
     return dict(
         model=problem.model,
         arguments=problem.arguments,
@@ -117,7 +118,9 @@ def of_candidate(
         guide=problem.guide,
         variables=solution.variables,
         mutable=mutable,
-        batch=problem.batch,
+        batch=batch,
+        missing=missing,
+        unknown=unknown,
         assessment=assessment,
         stop_reason=solution.reason,
         converged=solution.converged,

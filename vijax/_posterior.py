@@ -14,9 +14,21 @@ import jax
 import numpy as np
 from jax import Array
 
-from vijax import _centring, _checkpoint, _covariance, _draws, _evidence, _export, _outcome
+from vijax import (
+    _centring,
+    _checkpoint,
+    _covariance,
+    _draws,
+    _evidence,
+    _export,
+    _outcome,
+    _pointwise,
+)
+from vijax._blocks import all_rows
 from vijax._contracts import (
     Batch,
+    Blocks,
+    Data,
     DensityGuide,
     GaussianGuide,
     Guide,
@@ -207,6 +219,8 @@ class Posterior:
     def importance(self, rng_key: Any = 0, num_draws: int = 4000) -> Importance:
         """Pareto-smoothed importance sampling with the guide as proposal.
 
+        Rows that are not in memory are read once, from end to end, for all draws.
+
         Returns:
             Normalised log weights, k-hat, effective draws, the log evidence and its standard
             error in nats.
@@ -214,7 +228,8 @@ class Posterior:
         Raises:
             GuideError: the guide has no density.
         """
-        return self.proposals(as_key(rng_key), check_count("num_draws", num_draws))[1]
+        num_draws = check_count("num_draws", num_draws)
+        return self.proposals(as_key(rng_key), num_draws, fresh=True)[1]
 
     def log_evidence(
         self,
@@ -240,7 +255,7 @@ class Posterior:
             raise ValueError(f"method: expected one of {_evidence.METHODS}, got {method!r}.")
         check_count("num_particles", num_particles)
         key = as_key(rng_key)
-        draws, _ = self.proposals(key, check_count("num_draws", num_draws))
+        draws, _ = self.proposals(key, check_count("num_draws", num_draws), fresh=True)
         return _evidence.evidence(draws.log_weights, method, num_particles)
 
     def stein_discrepancy(
@@ -263,7 +278,7 @@ class Posterior:
         Raises:
             ModelError: there are discrete sites, or no gradients.
         """
-        self._need("stein_discrepancy")
+        rows = self._all_rows("stein_discrepancy")
         if not self.target.explorable:
             raise ModelError(
                 "stein_discrepancy: expected a log density with gradients in all sites, got "
@@ -274,7 +289,7 @@ class Posterior:
         else:
             z = self._draw(as_key(rng_key), num_draws, corrected=None)
             points = weights.flatten(self.target.space, z)
-        scores = LogDensity(self.target, self.batch, self.variables.model, self.mutable)(points)
+        scores = LogDensity(self.target, rows, self.variables.model, self.mutable)(points)
         return discrepancy(points, scores[1], kernel)
 
     def covariance(
@@ -311,7 +326,7 @@ class Posterior:
         if method == "guide":
             flat = weights.flatten(self.target.space, self._draw(key, num_draws, corrected=False))
             return _covariance.of_draws(flat[:, rows])
-        draws, found = self.proposals(key, num_draws)
+        draws, found = self.proposals(key, num_draws, fresh=True)
         flat = weights.flatten(self.target.space, draws.z)
         return _covariance.of_draws(flat[:, rows], np.exp(found.log_weights))
 
@@ -391,11 +406,9 @@ class Posterior:
         Returns:
             By observed site, `(num_draws, *batch shape)` in nats.
         """
-        self._need("log_likelihood")
-        key = as_key(rng_key)
+        rows, key = self._every_row("log_likelihood"), as_key(rng_key)
         z = self.with_discrete(self._draw(key, num_draws, corrected=None), fold_in(key, 2))
-        full = self.batch._replace(index={})  # every row of subsampled plates
-        return _draws.log_likelihood(self.target, self.variables, self.mutable, full, z)
+        return _pointwise.log_likelihood(self.target, self.variables, self.mutable, rows, z)
 
     @_memory_of_draws("log_predictive_density")
     def log_predictive_density(
@@ -420,16 +433,14 @@ class Posterior:
             ModelError: a latent has another shape at these rows than it had in the fit.
         """
         key, there = as_key(rng_key), self
-        if not args and not kwargs:
-            self._need("log_predictive_density")
-        else:
+        if args or kwargs:
             there = self._beside("log_predictive_density", args, kwargs)
+        rows = there._every_row("log_predictive_density")
         z = there._draw(key, check_count("num_draws", num_draws), corrected=None)
-        full = there.batch._replace(index={})  # every row of subsampled plates
-        state = (there.target, self.variables, self.mutable, full)
-        if there.target.discrete:
-            z = _draws.with_discrete(*state, z, fold_in(key, 2))
-        return _draws.log_predictive(*state, z)
+        state = (there.target, self.variables, self.mutable)
+        if isinstance(rows, Batch) and there.target.discrete:
+            z = _draws.with_discrete(*state, rows, z, fold_in(key, 2))
+        return _pointwise.log_predictive(*state, rows, z)
 
     def _beside(self, what: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Posterior:
         """The same posterior beside other data: of the same latents, or of those inferred there."""
@@ -620,14 +631,18 @@ class Posterior:
 
         return _draws.blocks(block, values, size)
 
-    def proposals(self, key: Array, num_draws: int) -> tuple[Draws, Importance]:
+    def proposals(
+        self, key: Array, num_draws: int, fresh: bool = False
+    ) -> tuple[Draws, Importance]:
         """Draws from the guide with both log densities, and what their weights say.
 
-        Without the data these are the draws of the assessment, whatever their number.
+        Without all data in memory these are the draws of the assessment, whatever their number,
+        unless they are to be `fresh` and the data can be read.
         """
-        if self.missing and self.assessment.importance is not None:
+        stored = self.missing and not (fresh and self._known_rows is not None)
+        if stored and self.assessment.importance is not None:
             return self.assessment.draws, self.assessment.importance
-        self._need("importance weights")
+        rows = self._all_rows("importance weights")
         if self.assessment.importance is None and not (
             shares_all(self.target) and isinstance(self.guide, DensityGuide)
         ):
@@ -637,7 +652,7 @@ class Posterior:
                 "subsample_size to weigh its draws."
             )
         draws = weights.draw(
-            self.target, self.guide, self.variables, self.mutable, key, self.batch, num_draws
+            self.target, self.guide, self.variables, self.mutable, key, rows, num_draws
         )
         return draws, weights.importance(draws.log_weights)
 
@@ -684,6 +699,29 @@ class Posterior:
                 "guide='meanfield' or 'fullrank'."
             )
         return self.guide
+
+    @functools.cached_property
+    def _known_rows(self) -> Data | None:
+        """All data, in memory or to be read; `None` where they are not at hand."""
+        if not self.missing:
+            return self.batch
+        if self.guide.conditional or not set(self.missing) <= self.arguments.sources.keys():
+            return None
+        return all_rows(self.target, self.batch, self.arguments.sources)
+
+    def _all_rows(self, what: str) -> Data:
+        """The same, or an error."""
+        if self._known_rows is None:
+            self._need(what)
+        assert self._known_rows is not None
+        return self._known_rows
+
+    def _every_row(self, what: str) -> Data:
+        """The same for what is asked of every row by itself, those of subsampled plates, too."""
+        if self.target.discrete:  # draws of discrete sites take all rows at once
+            self._need(what)
+        rows = self._all_rows(what)
+        return rows if isinstance(rows, Blocks) else rows._replace(index={})
 
     def _need(self, what: str) -> None:
         if set(self.missing) & self.arguments.sources.keys():

@@ -12,7 +12,8 @@ import numpy as np
 from jax import Array
 
 from vijax._batches import Rows
-from vijax._contracts import Batch, Guide, PyTree, Target, Variables
+from vijax._blocks import all_rows
+from vijax._contracts import Batch, Data, Guide, PyTree, Target, Variables
 from vijax._keys import fold_in
 from vijax.diagnostics.assess import Fitted
 from vijax.model import Arguments
@@ -58,7 +59,13 @@ class Problem:
             return self.target.on_batch, self.first_batch
         return self.target, self.batch
 
+    @functools.cached_property
+    def all_rows(self) -> Data | None:
+        """All data, in memory or a block of rows at a time; `None` where neither will do."""
+        return all_rows(self.target, self.batch, self.arguments.sources)
+
     def fitted(self, variables: Variables, mutable: dict[str, PyTree]) -> Fitted:
         """An answer to it, for `vijax.diagnostics.assess`."""
         key = fold_in(self.key, 5)
-        return Fitted(self.target, self.guide, variables, mutable, key, self.batch)
+        assert self.all_rows is not None
+        return Fitted(self.target, self.guide, variables, mutable, key, self.all_rows)

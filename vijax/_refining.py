@@ -4,7 +4,8 @@ Steps on batches soon know where the posterior is, and its covariance last: each
 measured by gradients with the noise of a batch (docs/decisions.md). The curvature of all rows tells
 every one of them at once, at the price of `dim` passes. Steps are therefore taken with a mean-field
 guide, whose few numbers batches can tell, and Newton's method goes on from there on all rows, where
-these are in memory and not too many. Importance weights on all rows judge both.
+these are not too many. Importance weights on all rows judge both. Rows that are not in memory are
+read from end to end some ten or twenty times.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import dataclasses
 
 from vijax._candidate import Candidate, Climb
 from vijax._centring import DENSE_DIM
-from vijax._contracts import PyTree, Solution, Solver, Variables
+from vijax._contracts import Blocks, PyTree, Solution, Variables
 from vijax._keys import fold_in
 from vijax._ladder import Ladder
 from vijax._problem import Problem
@@ -21,12 +22,14 @@ from vijax._scores import shares_all
 from vijax._starts import first_params, origin
 from vijax.diagnostics.weights import num_elements
 from vijax.guides import FullRank, MeanField
-from vijax.solvers import LaplaceSolver
+from vijax.solvers import LaplaceSolver, VariationalNewton
 from vijax.solvers.conversion import from_params, to_params
 from vijax.solvers.default import dense_gaussian
 
-_PASSES = 3  # Hessians, and about as much again for weights
+_HESSIANS = 3  # and about as much again for weights
 _MATCHING = 8000  # evaluations that the Gaussian of largest ELBO takes
+_PASSES = (20, 250)  # over rows that are not in memory, for one and for the other
+_READING = 8  # evaluations that take as long as reading a row: 2 from memory, 20 from a slow disk
 _ELEMENTS = 2**36  # numbers that either may read: ten to thirty seconds
 _NEWTON_STEPS = 8
 
@@ -39,11 +42,21 @@ def suits(problem: Problem, parameters: dict[str, PyTree], mutable: dict[str, Py
     target, dim = problem.target, problem.target.space.dim
     if not (problem.rows.subsampled and shares_all(target) and target.explorable):
         return False
-    if problem.arguments.sources or parameters or mutable:
+    if problem.all_rows is None or parameters or mutable:
         return False
     if target.sequential or dim > DENSE_DIM:
         return False
-    return _PASSES * (dim + 32) * num_elements(problem.batch, dim) <= _ELEMENTS
+    return _affordable(problem, _HESSIANS * (dim + 32), _PASSES[0])
+
+
+def _affordable(problem: Problem, points: int, passes: int) -> bool:
+    """Whether the log density of all rows can be taken so often, in so many passes over them."""
+    data = problem.all_rows
+    assert data is not None
+    cost = points * num_elements(data, problem.target.space.dim)
+    if isinstance(data, Blocks):
+        cost += passes * (_READING * data.num_elements + data.effort * data.plate.size)
+    return cost <= _ELEMENTS
 
 
 def coarse(problem: Problem) -> Problem:
@@ -67,13 +80,14 @@ def _laplace(climb: Climb, best: Candidate | None) -> Candidate | None:
 
 def _gaussian(climb: Climb, best: Candidate | None) -> Candidate | None:
     """The Gaussian of largest ELBO."""
-    problem = climb.problem
-    if _MATCHING * num_elements(problem.batch, problem.target.space.dim) > _ELEMENTS:
+    if not _affordable(climb.problem, _MATCHING, _PASSES[1]):
         return None
     return _solved(dense_gaussian(None), climb, best, 52)
 
 
-def _solved(solver: Solver, climb: Climb, best: Candidate | None, number: int) -> Candidate | None:
+def _solved(
+    solver: LaplaceSolver | VariationalNewton, climb: Climb, best: Candidate | None, number: int
+) -> Candidate | None:
     """A full-rank Gaussian, by a solver that starts from the best so far."""
     if best is None:
         return None
@@ -81,5 +95,8 @@ def _solved(solver: Solver, climb: Climb, best: Candidate | None, number: int) -
     target, variables, key = problem.target, best.solution.variables, fold_in(problem.key, number)
     shape = first_params(target, problem.guide, key, origin(target.space), problem.batch)
     params = to_params(shape, from_params(variables.guide, target.space), target.space)
-    state = (target, problem.guide, Variables(params, variables.model), problem.batch)
-    return climb.candidate(problem, solver.solve(key, *state))
+    start = Variables(params, variables.model)
+    assert problem.all_rows is not None
+    return climb.candidate(
+        problem, solver.solve(key, target, problem.guide, start, problem.all_rows)
+    )

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import jax
 import numpy as np
 
-from vijax import _draws, _outcome
+from vijax import _draws, _outcome, _pointwise
 from vijax._candidate import Candidate, judge
 from vijax._contracts import DensityGuide, Solution, Variables
 from vijax._errors import GuideError, ModelError, VijaxError, mismatch
@@ -135,4 +135,4 @@ def _log_likelihood(posterior: Posterior, key: jax.Array) -> dict[str, np.ndarra
     """By site, under the guide's own draws: they are what the mixture will be made of."""
     target, batch, variables = posterior.target, posterior.batch, posterior.variables
     z = _draws.from_guide(target, posterior.guide, variables, key, batch, _DRAWS)
-    return _draws.log_likelihood(target, variables, posterior.mutable, batch, z)
+    return _pointwise.log_likelihood(target, variables, posterior.mutable, batch, z)

@@ -79,9 +79,17 @@ def test_a_memory_map_gives_the_same_bits_and_stays_on_disk(arrays, in_memory):
     assert set(mapped.sample(0, 10)) == {"w"}
     np.testing.assert_allclose(mapped.sample(0, 500)["w"].mean(0), WEIGHTS, atol=0.05)
     assert mapped.predict(0, arrays[0][:7], arrays[1][:7], num_draws=5)["y"].shape == (5, 7)
-    for method in (mapped.predict, mapped.log_likelihood, mapped.importance):
+    for method in (mapped.predict, mapped.nuts):
         with pytest.raises(ModelError, match="'x' is read batch by batch"):
             method()
+    # and what is a sum over rows
+    one, other = (fit.log_evidence("elbo", 1, num_draws=50) for fit in (mapped, in_memory))
+    assert one.value == pytest.approx(other.value, abs=0.5)  # of 450,000 in single precision
+    assert one.se == pytest.approx(other.se, rel=1e-3)
+    density = in_memory.log_predictive_density(1, num_draws=20)["y"]
+    found = mapped.log_predictive_density(1, num_draws=20)["y"]
+    np.testing.assert_allclose(found, density, rtol=1e-5, atol=1e-5)
+    assert max(a.size for a in jax.live_arrays()) <= max(x.size for x in arrays[:2])
 
 
 def test_weights_on_all_rows_are_there_to_be_asked_for(arrays, in_memory):
@@ -175,6 +183,9 @@ def test_what_cannot_be_read_by_batches_is_refused(arrays):
 
     with pytest.raises(ModelError, match="not to depend on which other rows"):
         fit(standardising, mapped, y, num_steps=1)
+    latents = fit(by_row, mapped, y, num_steps=1, batch_size=512)
+    with pytest.raises(ModelError, match="'x' is read batch by batch"):
+        latents.importance()
 
 
 LIMITED = """

@@ -11,6 +11,7 @@ Conventions. `z` is unconstrained, a dict from site name to array; `key` is a ty
 the ELBO rises). Functions treat one point; callers `vmap`. Data is always an argument.
 """
 
+from vijax._contracts.blocks import Block, Blocks, Data
 from vijax._contracts.fitting import (
     Algorithm,
     Info,
@@ -55,6 +56,9 @@ __all__ = [
     "Array",
     "Axes",
     "Batch",
+    "Block",
+    "Blocks",
+    "Data",
     "DensityGuide",
     "DiscreteGuide",
     "Draw",

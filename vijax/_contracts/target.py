@@ -45,11 +45,14 @@ class RowSource(abc.ABC):
         shape: `(rows, ...)`.
         dtype: that of the array.
         sequential: whether rows can be read in their own order only, so that batches follow it.
+        effort: numbers of which a log density could be taken while one row is asked for, beside
+            those in it: what decides how often all rows may be read.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype
     sequential: ClassVar[bool] = False
+    effort: int = 0
 
     @abc.abstractmethod
     def take(self, rows: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from jax import Array
 
 from vijax._contracts import (
     Batch,
+    Data,
     GaussianGuide,
     Guide,
     ParticleGuide,
@@ -84,7 +85,7 @@ class Assessment(NamedTuple):
         return self.evidence.stationarity
 
 
-def num_assessment_draws(batch: Batch, dim: int) -> int:
+def num_assessment_draws(batch: Data, dim: int) -> int:
     """4,000 draws, fewer where they would take long or fill the memory."""
     affordable = min(_MAX_ELEMENTS // weights.num_elements(batch, dim), _MAX_NUMBERS // dim)
     return max(_MIN_DRAWS, min(_NUM_DRAWS, affordable))
@@ -99,7 +100,7 @@ class Fitted(NamedTuple):
         variables: its parameters and the model's.
         mutable: the model's mutable state.
         key: randomness of the assessment.
-        batch: the data.
+        batch: the data, in memory or in blocks.
     """
 
     target: Target
@@ -107,7 +108,7 @@ class Fitted(NamedTuple):
     variables: Variables
     mutable: dict[str, PyTree]
     key: Array
-    batch: Batch
+    batch: Data
 
     @property
     def kernel(self) -> Kernel:

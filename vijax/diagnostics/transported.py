@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vijax._contracts import Batch, PyTree, Target, TransportGuide, Variables
+from vijax._contracts import Batch, Data, PyTree, Target, TransportGuide, Variables
 from vijax._kernel import Floats, Kernel
 
 _BLOCK = 128  # normals at once: a flow is long enough for dispatch to matter little
@@ -28,7 +28,7 @@ class TransportedKernel(Kernel):
         guide: whose `transport` is `T`.
         variables: its parameters and the model's.
         mutable: the model's mutable state.
-        batch: the data, all rows.
+        batch: the data, all rows, in memory or in blocks.
     """
 
     def __init__(
@@ -37,21 +37,21 @@ class TransportedKernel(Kernel):
         guide: TransportGuide,
         variables: Variables,
         mutable: dict[str, PyTree],
-        batch: Batch,
+        batch: Data,
     ) -> None:
         super().__init__(target, batch, variables.model, mutable, block=_BLOCK)
         self._guide = guide
-        self._state = (variables, mutable, batch)
+        self._through = (variables, mutable)
 
     def __call__(self, points: Floats) -> tuple[Floats, Floats]:
         """Log density `(num,)` and its gradient `(num, dim)` at normals `(num, dim)`."""
         program = self.target.program(transported_kernel, self._guide)
-        result = self._blocks(lambda block: program(block, *self._state), points)
+        result = self._sum(lambda block, batch: program(block, *self._through, batch), points)
         return np.where(result[:, 0] < np.inf, result[:, 0], -np.inf), result[:, 1:]
 
     def place(self, points: Floats) -> Floats:
         """Where the guide takes normals `(num, dim)`."""
-        params = self._state[0].guide
+        params = self._through[0].guide
         return self._guide.host_transport(params, self.target.space, points).points
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vijax._contracts import Batch, Guide, Position, PyTree, Space, Target, Variables
+from vijax._contracts import Batch, Blocks, Data, Guide, Position, PyTree, Space, Target, Variables
 from vijax._kernel import Kernel
 from vijax._keys import draw_keys, fold_in, host_rng
 from vijax._spread import on_host
@@ -74,12 +74,12 @@ class Importance(NamedTuple):
     log_evidence_se: float
 
 
-def block_size(batch: Batch, dim: int, cut: Cut | None = None) -> int:
+def block_size(batch: Data, dim: int, cut: Cut | None = None) -> int:
     """Draws to evaluate at once, so that memory stays bounded for large data."""
     return max(1, min(_MAX_BLOCK, _BLOCK_ELEMENTS // num_elements(batch, dim, cut)))
 
 
-def num_elements(batch: Batch, dim: int, cut: Cut | None = None) -> int:
+def num_elements(batch: Data, dim: int, cut: Cut | None = None) -> int:
     """What one evaluation of the model reads: all data and one position.
 
     Args:
@@ -87,6 +87,8 @@ def num_elements(batch: Batch, dim: int, cut: Cut | None = None) -> int:
         dim: of a position.
         cut: `Target.cut`, to count of arrays that are cut the rows of the batch only.
     """
+    if isinstance(batch, Blocks):
+        return dim + batch.num_elements
     total = dim + sum(math.prod(value.shape) for value in batch.fetched.values())
     for name, value in batch.data.items():
         shape = list(value.shape)
@@ -102,25 +104,34 @@ def draw(
     variables: Variables,
     mutable: dict[str, PyTree],
     key: Array,
-    batch: Batch,
+    batch: Data,
     num_draws: int,
 ) -> Draws:
-    """`num_draws` from the guide with both log densities; one program whatever their number."""
+    """`num_draws` from the guide with both log densities; one program whatever their number.
+
+    Rows that are in blocks are read once for all of them.
+    """
+    kernel = Kernel(target, batch, variables.model, mutable)
     if target.space.dim <= _HOST_DIM:
         made = guide.host_draws(variables.guide, target.space, host_rng(key), num_draws)
         if made is not None:
-            kernel = Kernel(target, batch, variables.model, mutable)
             log_p = kernel.log_density(made.points)
             z = split(target.space, made.points)
             return Draws(z, log_p, made.log_q, made.labels, made.noise)
+    at_once, part = True, batch
+    if isinstance(batch, Blocks):
+        at_once, part = False, batch.batch
     # one draw alone is asked of many batches in turn: a block for each would be hundreds
-    block = 1 if num_draws == 1 else block_size(batch, target.footprint, target.cut)
-    program = target.program(_draw_block, guide, block)
+    block = 1 if num_draws == 1 else block_size(part, target.footprint, target.cut)
+    program = target.program(_draw_block, guide, block, at_once)
     parts = [
-        on_host(program(variables, mutable, fold_in(key, i), batch))
+        on_host(program(variables, mutable, fold_in(key, i), part))
         for i in range(math.ceil(num_draws / block))
     ]
-    return Draws(*jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num_draws], *parts))
+    draws = Draws(*jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num_draws], *parts))
+    if at_once:
+        return draws
+    return draws._replace(log_p=kernel.log_density(flatten(target.space, draws.z)))
 
 
 def split(space: Space, points: np.ndarray) -> dict[str, np.ndarray]:
@@ -143,6 +154,7 @@ def _draw_block(
     target: Target,
     guide: Guide,
     block: int,
+    weighed: bool,
     variables: Variables,
     mutable: dict[str, PyTree],
     key: Array,
@@ -150,6 +162,8 @@ def _draw_block(
 ) -> tuple[Position, Array, Array]:
     def one(key: Array) -> tuple[Position, Array, Array]:
         z, log_q = guide.draw(variables.guide, target.space, key, batch)
+        if not weighed:
+            return z, jnp.zeros(()), log_q
         log_p = target.evaluate(z, batch, variables.model, mutable).log_density
         return z, log_p, log_q
 

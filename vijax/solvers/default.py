@@ -80,7 +80,7 @@ def _(guide: Markov | Plates, dim: int) -> Solver:
     return StructuredNewton()
 
 
-def dense_gaussian(start: Pathfinder | None) -> Solver:
+def dense_gaussian(start: Pathfinder | None) -> VariationalNewton:
     """Scores matched from a rough start, then a few Newton steps up the ELBO.
 
     Matching scores is the faster way from afar, and where it ends is not quite the optimum: on

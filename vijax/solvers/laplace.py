@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from vijax._contracts import Batch, Guide, Solution, Solver, Target, Variables
+from vijax._contracts import Data, Guide, Solution, Solver, Target, Variables
 from vijax._kernel import Floats, Kernel
 from vijax._keys import host_rng
 from vijax.solvers._host import host_algebra
@@ -63,7 +63,7 @@ class LaplaceSolver(Solver):
     gap: float = 1.0
 
     def solve(
-        self, key: jax.Array, target: Target, guide: Guide, variables: Variables, batch: Batch
+        self, key: jax.Array, target: Target, guide: Guide, variables: Variables, batch: Data
     ) -> Solution:
         """Fills in a Gaussian guide; see `Solver.solve`.
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import numpy as np
 
-from vijax._contracts import Batch, Guide, Solution, Solver, Target, Variables
+from vijax._contracts import Data, Guide, Solution, Solver, Target, Variables
 from vijax._errors import VijaxError, mismatch
 from vijax._kernel import Floats, Kernel
 from vijax._keys import host_rng
@@ -114,7 +114,7 @@ class VariationalNewton(Solver):
             require_even("num_draws", self.num_draws)
 
     def solve(
-        self, key: jax.Array, target: Target, guide: Guide, variables: Variables, batch: Batch
+        self, key: jax.Array, target: Target, guide: Guide, variables: Variables, batch: Data
     ) -> Solution:
         """Fills in a Gaussian guide; see `Solver.solve`.
 

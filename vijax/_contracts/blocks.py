@@ -1,0 +1,83 @@
+"""All rows of data that are not in memory as a whole: blocks of rows, whose sum they are."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from vijax._contracts.space import Plate
+from vijax._contracts.target import Batch
+
+
+class Block(NamedTuple):
+    """Some rows.
+
+    Attributes:
+        batch: the data.
+        weight: of what is evaluated on it, in the sum over all blocks.
+        rows: how many of its rows, the first ones, are new; the others fill it up.
+    """
+
+    batch: Batch
+    weight: float
+    rows: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Blocks:
+    """All rows, one block after the other, to be summed over.
+
+    The log density of a batch counts its `B` of `N` rows `N / B` times and everything else once.
+    Blocks that have every row, with weights `B / N`, therefore add up to the log density of all
+    rows, the prior counted once, and so do their gradients and Hessians.
+
+    All blocks are equally long, so that one program is compiled. The last is filled up with copies
+    of the last row; where it is, a block of that row alone follows, whose negative weight takes the
+    copies off again.
+
+    Attributes:
+        batch: the data that are in memory.
+        plate: along which rows are cut: how many there are, and how many a block has.
+        read: `(rows) -> Batch.fetched`, the rows `(num,)` of what is not in memory.
+        num_elements: numbers that all rows hold.
+        effort: numbers that could be evaluated while one row is asked for, see `RowSource`.
+    """
+
+    batch: Batch
+    plate: Plate
+    read: Callable[[np.ndarray], dict[str, Any]]
+    num_elements: int
+    effort: int = 0
+
+    def __iter__(self) -> Iterator[Block]:
+        """The blocks, read when they are asked for, in order and every row once."""
+        size, length = self.plate.size, self.plate.subsample_size
+        for start in range(0, size, length):
+            rows = np.arange(start, min(start + length, size), dtype=np.int32)
+            fetched = self.read(rows)
+            yield Block(self._filled(rows, fetched), length / size, len(rows))
+        if length > len(rows):
+            last = {name: values[-1:] for name, values in fetched.items()}
+            weight = (len(rows) - length) / size
+            yield Block(self._filled(rows[-1:], last), weight, 0)
+
+    def _filled(self, rows: np.ndarray, fetched: dict[str, Any]) -> Batch:
+        """A whole block, filled up with copies of the last of these rows."""
+        missing = self.plate.subsample_size - len(rows)
+
+        def fill(values: np.ndarray) -> np.ndarray:
+            if not missing:
+                return values
+            return np.concatenate([values, np.repeat(values[-1:], missing, axis=0)])
+
+        index = self.batch.index | {self.plate.name: fill(rows)}
+        filled = {name: fill(values) for name, values in fetched.items()}
+        data = {name: v for name, v in self.batch.data.items() if name not in filled}
+        return self.batch._replace(data=data, **jax.device_put({"index": index, "fetched": filled}))
+
+
+Data = Batch | Blocks

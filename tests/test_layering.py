@@ -44,6 +44,7 @@ LAYERS = [
         {
             "_begin",
             "_candidate",
+            "_carried",
             "_centring",
             "_checkpoint",
             "_compare",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from vijax._batches import Rows
 from vijax._contracts import Batch, Guide, PyTree, Target, Variables
 from vijax._keys import fold_in
 from vijax.diagnostics.assess import Fitted
-from vijax.model import Arguments
+from vijax.model import Arguments, fetch
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,6 +57,17 @@ class Problem:
         if self.arguments.sources:
             return self.target.on_batch, self.first_batch
         return self.target, self.batch
+
+    def by_rows(self, plate: str, size: int) -> Iterator[Batch]:
+        """The data with all rows of a plate, `size` at a time, read if they are not in memory.
+
+        The last rows are filled up with copies of the last one.
+        """
+        number, cut = self.target.plates[plate].size, self.target.cut
+        sources = {n: s for n, s in self.arguments.sources.items() if cut[n][0][0] == plate}
+        for start in range(0, number, size):
+            index: dict[str, Any] = {plate: np.minimum(np.arange(start, start + size), number - 1)}
+            yield self.batch._replace(index=index, fetched=fetch(sources, cut, index))
 
     def fitted(self, variables: Variables, mutable: dict[str, PyTree]) -> Fitted:
         """An answer to it, for `vijax.diagnostics.assess`."""

@@ -21,6 +21,7 @@ from vijax._contracts.fitting import (
     Solver,
 )
 from vijax._contracts.guide import (
+    ConditionalGuide,
     DensityGuide,
     DiscreteGuide,
     Draw,
@@ -31,7 +32,6 @@ from vijax._contracts.guide import (
     ModelGuide,
     Part,
     ParticleGuide,
-    ProductGuide,
     RowGuide,
     SitewiseGuide,
     StratifiedGuide,
@@ -55,6 +55,7 @@ __all__ = [
     "Array",
     "Axes",
     "Batch",
+    "ConditionalGuide",
     "DensityGuide",
     "DiscreteGuide",
     "Draw",
@@ -73,7 +74,6 @@ __all__ = [
     "ParticleGuide",
     "Plate",
     "Position",
-    "ProductGuide",
     "PyTree",
     "RowGuide",
     "RowSource",

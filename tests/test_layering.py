@@ -45,6 +45,7 @@ LAYERS = [
         {
             "_begin",
             "_candidate",
+            "_carried",
             "_centring",
             "_checkpoint",
             "_compare",

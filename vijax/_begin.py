@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 
 from vijax import _starts
+from vijax._carried import Carried, carried, state
 from vijax._contracts import (
     Batch,
     Position,
@@ -18,6 +19,8 @@ from vijax._contracts import (
     Target,
     Variables,
 )
+from vijax._dependence import standing_in, unknown_without
+from vijax._errors import ModelError, mismatch
 from vijax._keys import fold_in
 from vijax._posterior import Posterior
 from vijax._problem import Problem
@@ -25,18 +28,35 @@ from vijax._scores import scores
 from vijax.model import init_strategy
 
 
-def model_state(
-    target: Target, batch: Batch, key: Array
-) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
+def model_state(problem: Problem, init: Any) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
     """Start values of `param` sites and mutable state; runs nothing for models without them."""
+    (target, batch), key = problem.sample, problem.key
     shapes = jax.eval_shape(target.initialise, key, batch)
     if not any(shapes):
         return {}, {}
-    return target.program(_initialise)(fold_in(key, 1), batch)
+    fresh = target.program(_initialise)(fold_in(key, 1), batch)
+    return state(init, *fresh) if isinstance(init, Posterior) else fresh
 
 
 def _initialise(target: Target, key: Array, batch: Batch) -> Any:
     return target.initialise(key, batch)
+
+
+def first_variables(
+    init: Any,
+    problem: Problem,
+    parameters: dict[str, PyTree],
+    mutable: dict[str, PyTree],
+    count: int,
+) -> list[Variables]:
+    """The variables to start from, one for each of `count` restarts; for 0 those at the origin."""
+    if isinstance(init, Posterior):
+        init = carried(init, problem)
+    if count:
+        starts = positions(init, problem, parameters, mutable, count)
+    else:
+        starts = [_starts.origin(problem.target.space)]
+    return variables_at(init, problem, parameters, starts)
 
 
 def positions(
@@ -48,13 +68,16 @@ def positions(
 ) -> list[Position]:
     """One start a restart, in unconstrained space."""
     key, target = fold_in(problem.key, 2), problem.target
-    state = (problem.first_batch, parameters, mutable, key)
+    first = (problem.first_batch, parameters, mutable, key)
     if init is None:
-        found = _starts.random_starts(target.on_batch, *state, count)
+        found = _starts.random_starts(target.on_batch, *first, count)
         return [_starts.widened(target.space, z) for z in found]
-    if isinstance(init, Posterior):
-        center = init.center()
-        values = {name: center[name] for name in target.space.names if name in center}
+    known: Position = {}
+    if isinstance(init, Carried):
+        known = init.location(target)
+        left = [name for name in target.space.names if name not in known]
+        center = init.posterior.center() if {*left} & {*init.posterior.target.space.names} else {}
+        values = {name: center[name] for name in left if name in center}
     elif isinstance(init, Mapping):
         values = dict(init)
     elif callable(init):
@@ -66,27 +89,47 @@ def positions(
             "init: expected start values by site, a Posterior or a NumPyro init_to_* strategy, "
             f"got {type(init).__name__}."
         )
-    start = _starts.given_start(target, problem.batch, *state, values)
+    start = known
+    if values or known.keys() != {*target.space.names}:
+        start = (
+            _starts.given_start(target, _standing(problem, parameters, mutable), *first, values)
+            | known
+        )
     moved = (fold_in(key, i) for i in range(1, count))
     return [start, *(_starts.jitter(target.space, start, one) for one in moved)]
+
+
+def _standing(problem: Problem, parameters: dict[str, PyTree], mutable: dict[str, PyTree]) -> Batch:
+    """The data as far as start values of latents may need them.
+
+    Raises:
+        ModelError: a latent's support depends on what is read batch by batch.
+    """
+    target, sources = problem.target, problem.arguments.sources
+    if not sources:
+        return problem.batch
+    batch = standing_in(problem.batch, problem.arguments, sources)
+    state = (batch, Variables(None, parameters), mutable, tuple(sources))
+    for name in unknown_without(target, *state) & {*target.space.names}:
+        expected = "sites whose values can be told without the data that are read batch by batch"
+        raise ModelError(mismatch("init", expected, f"{name!r}", "Leave out init=."))
+    return batch
 
 
 def variables_at(
     init: Any, problem: Problem, parameters: dict[str, PyTree], starts: list[Position]
 ) -> list[Variables]:
-    """The variables at every start; the first continues an earlier posterior of the same guide."""
+    """The variables at every start; the first keeps what an earlier posterior's guide had."""
     target, guide = problem.target, problem.guide
-    if isinstance(init, Posterior) and init.guide == guide and init.target.space == target.space:
-        first = [init.variables]
-    else:
-        first = []
-    fresh = (
+    found = [
         _starts.first_params(
             target, guide, fold_in(problem.key, 100 + i), start, problem.first_batch
         )
         for i, start in enumerate(starts)
-    )
-    return [*first, *(Variables(params, parameters) for params in fresh)][: len(starts)]
+    ]
+    if isinstance(init, Carried):
+        found[0] = init.params(guide, found[0], target.space)
+    return [Variables(params, parameters) for params in found]
 
 
 def finite(problem: Problem, solution: Solution, mutable: dict[str, PyTree]) -> Solution:

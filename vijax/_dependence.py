@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -9,6 +10,8 @@ import jax.numpy as jnp
 
 from vijax._contracts import Batch, DensityGuide, Guide, PyTree, Space, Target, Variables
 from vijax._jaxpr import needed_inputs
+from vijax._storage.call import placeholder
+from vijax.model import Arguments
 
 
 def needed_arrays(
@@ -57,6 +60,12 @@ def unknown_without(
         for name in names
         if set(missing) & _used(closed.jaxpr, arrays, [name == other for other in names])
     )
+
+
+def standing_in(batch: Batch, arguments: Arguments, missing: Iterable[str]) -> Batch:
+    """The data with zeros, which take no memory, for arrays that are not there."""
+    empty = {name: placeholder(*arguments.avals[name]) for name in missing}
+    return batch._replace(data=batch.data | empty)
 
 
 def abstract_position(space: Space) -> dict[str, jax.ShapeDtypeStruct]:

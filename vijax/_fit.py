@@ -12,8 +12,8 @@ from typing import Any
 import optax
 from jax.sharding import Mesh
 
-from vijax import _centring, _least, _options, _starts
-from vijax._begin import model_state, positions, variables_at
+from vijax import _centring, _least, _options
+from vijax._begin import first_variables, model_state
 from vijax._contracts import Algorithm, Batch, Objective, PyTree, Solver, Target
 from vijax._errors import ModelError
 from vijax._keys import as_key
@@ -113,8 +113,9 @@ def fit(
         mesh: devices to spread a fit over, a `jax.sharding.Mesh`: restarts along its axis
             `"restarts"`, draws along `"particles"`, rows of the data, and parameters that belong
             to them, along all others.
-        init: start values by site (constrained), an earlier `Posterior`, or a NumPyro
-            `init_to_*` strategy.
+        init: start values by site (constrained), a NumPyro `init_to_*` strategy, or an earlier
+            `Posterior`: all that its guide has in common with this one, what an amortised guide
+            infers with parameters for each row, `param` sites and mutable state.
         centring: by hierarchical site, weights from 0 (non-centred) to 1 (as the model has it) of
             the coordinates it is fitted in: a number, or one per coordinate; or `"learned"`. By
             default learned for `guide="auto"`, the model's own for any other guide. Draws are the
@@ -153,7 +154,7 @@ def fit(
     problem = _posed(model, args, {**kwargs, **model_kwargs}, algorithm, options)
     if not problem.target.differentiable and objective is None and algorithm == "auto":
         objective = options["objective"] = ScoreELBO()
-    parameters, mutable = model_state(*problem.sample, problem.key)
+    parameters, mutable = model_state(problem, init)
     if problem.target.request is not None:
         state = (problem.target, problem.batch, parameters, mutable)
         check_batches(*state, problem.arguments.sources)
@@ -164,11 +165,9 @@ def fit(
     solver = None if stepwise else _solver(algorithm, problem, parameters)
     named = guide != "auto" or algorithm is solver
     learns = _centring.learns(centring, problem.guide, solver, algorithm == "auto")
-    if solver is None or init is not None:
-        starts = positions(init, problem, parameters, mutable, num_restarts or 1)
-    else:
-        starts = [_starts.origin(problem.target.space)]  # solvers look for better ones themselves
-    variables = variables_at(init, problem, parameters, starts)
+    sought = solver is None or init is not None  # solvers look for better places themselves
+    count = (num_restarts or 1) if sought else 0
+    variables = first_variables(init, problem, parameters, mutable, count)
     begun = Begun(problem, variables, mutable, began, init is None)
     ended: Posterior | Begun = begun
     if solver is not None:

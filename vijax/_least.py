@@ -7,7 +7,7 @@ have an ELBO of minus infinity there; numbered from the least possible value, co
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -28,23 +28,53 @@ def counted(
 
     These are found by bisection, all entries of all sites at once, each judged by the terms that
     it has a part in: what is possible from some value on. Rows of a plate are told apart. Where
-    rows are cut into batches the problem stays as it is.
+    rows are cut into batches it is counts of these rows alone, some rows at a time, and of the
+    rows of one plate.
     """
     target, batch = problem.target, problem.batch
-    if not _endless(target) or target.subsampled:
-        return problem
-    found = target.program(_bisect)(batch, model, mutable)
-    lifted = {name: least for name, least in found.items() if np.asarray(least).any()}
-    centring = {**batch.centring, **lifted}
+    sites = [site for site in target.space.sites if site.states == 0]
+    state, found = (model, mutable), {}
+    if not target.subsampled:
+        found = least(target, batch, sites, *state)
+    elif len(target.subsampled) == 1:
+        ((plate, size),) = target.subsampled.items()
+        inside = [site for site in sites if site.axes([plate]).pairs]
+        if inside:
+            some = [
+                least(target.on_batch, rows, inside, *state)
+                for rows in problem.by_rows(plate, size)
+            ]
+            found = {site.name: _together(site, plate, some) for site in inside}
+    lifted = {name: one for name, one in found.items() if one.any()}
+    centring = {**batch.centring, **jax.device_put(lifted)}
     return dataclasses.replace(problem, batch=batch._replace(centring=centring))
 
 
-def _endless(target: Target) -> list[Site]:
-    return [site for site in target.space.sites if site.states == 0]
+def least(
+    target: Target,
+    batch: Batch,
+    sites: Collection[Site],
+    model: Mapping[str, PyTree],
+    mutable: Mapping[str, PyTree],
+) -> dict[str, np.ndarray]:
+    """The least possible values of some sites of counts."""
+    if not sites:
+        return {}
+    names = tuple(site.name for site in sites)
+    return jax.device_get(target.program(_bisect, names)(batch, model, mutable))
 
 
-def _bisect(target: Target, batch: Batch, model: PyTree, mutable: PyTree) -> dict[str, Array]:
-    sites = _endless(target)
+def _together(site: Site, plate: str, some: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
+    """The rows of all batches; the last of them has copies of the last row."""
+    ((_, axis),) = site.axes([plate]).pairs
+    whole = np.concatenate([one[site.name] for one in some], axis)
+    return whole.take(np.arange(site.z_shape[axis]), axis)
+
+
+def _bisect(
+    target: Target, names: tuple[str, ...], batch: Batch, model: PyTree, mutable: PyTree
+) -> dict[str, Array]:
+    sites = target.space.subset(names).sites
     assert target.terms is not None
     terms, layout = target.terms, target.layout(batch)
     others = {site.name: jnp.zeros(site.z_shape) for site in target.space.sites}

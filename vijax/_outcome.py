@@ -10,7 +10,7 @@ import numpy as np
 
 from vijax._candidate import Candidate, judge
 from vijax._contracts import Batch, PyTree, Solution, Variables
-from vijax._dependence import unknown_without
+from vijax._dependence import standing_in, unknown_without
 from vijax._engine import Engine, Run
 from vijax._history import Attempt
 from vijax._kernel import Kernel
@@ -18,7 +18,6 @@ from vijax._keys import fold_in, host_rng
 from vijax._problem import Problem
 from vijax._scores import knows_all_rows, scores, shares_all
 from vijax._spread import within_reach
-from vijax._storage.call import placeholder
 from vijax.diagnostics import weights
 from vijax.diagnostics.assess import Chains, assess, assess_scores
 from vijax.diagnostics.weights import num_elements
@@ -88,8 +87,7 @@ def _known_data(
         batch = problem.batch if knows_all_rows(target) else problem.first_batch
         return batch, (), frozenset()
     missing = tuple(arguments.sources)
-    empty = {name: placeholder(*arguments.avals[name]) for name in missing}
-    batch = problem.batch._replace(data=problem.batch.data | empty)
+    batch = standing_in(problem.batch, arguments, missing)
     return batch, missing, unknown_without(target, batch, variables, mutable, missing)
 
 

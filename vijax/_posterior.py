@@ -21,6 +21,7 @@ from vijax import (
     _draws,
     _evidence,
     _export,
+    _least,
     _outcome,
     _pointwise,
 )
@@ -28,6 +29,7 @@ from vijax._blocks import all_rows
 from vijax._contracts import (
     Batch,
     Blocks,
+    ConditionalGuide,
     Data,
     DensityGuide,
     GaussianGuide,
@@ -37,6 +39,7 @@ from vijax._contracts import (
     Target,
     Variables,
 )
+from vijax._dependence import needed_arrays
 from vijax._engine import Budget, Engine, Run
 from vijax._errors import GuideError, ModelError, VijaxError, mismatch
 from vijax._history import Attempt
@@ -212,6 +215,7 @@ class Posterior:
                 density.
         """
         guide = self._density_guide("log_prob")
+        self._need_rows("log_prob")
         arrays, stacked = _draws.stack_values(self.target, values)
         out = _draws.log_prob(self.target, guide, self.variables, self.mutable, self.batch, arrays)
         return out if stacked else out[0]
@@ -462,12 +466,23 @@ class Posterior:
             self,
             arguments=arguments,
             target=target,
-            batch=Batch(data, centring=_centring.of_rows(target, self.batch.centring)),
+            batch=self._coordinates(target, Batch(data)),
             engine=None,
             run=None,
             missing=(),
             unknown=frozenset(),
         )
+
+    def _coordinates(self, target: Target, batch: Batch) -> Batch:
+        """Other data in the coordinates of the fit; inferred counts from their least values."""
+        parts = self.guide.product(self.params, target.space)
+        inferred = [part.space for part in parts if isinstance(part.guide, ConditionalGuide)]
+        counts = [site for space in inferred for site in space.sites if site.states == 0]
+        names = {site.name for site in counts}
+        kept = {name: one for name, one in self.batch.centring.items() if name not in names}
+        batch = batch._replace(centring=_centring.of_rows(target, kept))
+        found = _least.least(target, batch, counts, self.variables.model, self.mutable)
+        return batch._replace(centring=batch.centring | jax.device_put(found))
 
     def summary(self, rng_key: Any = 0, num_draws: int = 4000, ci_prob: float = 0.89) -> Summary:
         """A table with a row for every scalar: moments, interval, error, the guide's own moments.
@@ -535,6 +550,7 @@ class Posterior:
 
     def as_numpyro(self) -> tuple[Callable[..., Any], dict[str, Any]]:
         """A NumPyro guide and its params, as `numpyro.infer.Predictive` and handlers take them."""
+        self._need_rows("as_numpyro")
         return as_numpyro(self.guide, self.variables, self.target, self.batch, self.mutable)
 
     def nuts(self, rng_key: Any = 0, **options: Any) -> Any:
@@ -663,8 +679,7 @@ class Posterior:
                 return _draws.choose(self.assessment.states, key, num_draws)
             draws, found = self.proposals(key, _draws.pool_size(num_draws))
             return _draws.resample(draws.z, found.log_weights, key, num_draws)
-        if self.guide.conditional:
-            self._need("draws of every row")
+        self._need_rows("draws of every row")
         return _draws.from_guide(
             self.target, self.guide, self.variables, key, self.batch, num_draws
         )
@@ -722,6 +737,19 @@ class Posterior:
             self._need(what)
         rows = self._all_rows(what)
         return rows if isinstance(rows, Blocks) else rows._replace(index={})
+
+    @functools.cached_property
+    def _unseen(self) -> frozenset[str]:
+        """The missing arrays that a guide which infers latents from data would have to see."""
+        if not (self.missing and self.guide.conditional):
+            return frozenset()
+        state = (self.target, self.guide, self.variables, self.mutable, self.batch)
+        return needed_arrays(*state) & {*self.missing}
+
+    def _need_rows(self, what: str) -> None:
+        """Refuses to ask the guide for rows whose data are not there."""
+        if self._unseen:
+            self._need(what)
 
     def _need(self, what: str) -> None:
         if set(self.missing) & self.arguments.sources.keys():

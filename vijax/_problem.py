@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -13,10 +13,10 @@ from jax import Array
 
 from vijax._batches import Rows
 from vijax._blocks import all_rows
-from vijax._contracts import Batch, Data, Guide, PyTree, Target, Variables
+from vijax._contracts import Batch, Blocks, Data, Guide, PyTree, Target, Variables
 from vijax._keys import fold_in
 from vijax.diagnostics.assess import Fitted
-from vijax.model import Arguments
+from vijax.model import Arguments, fetch
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,6 +63,20 @@ class Problem:
     def all_rows(self) -> Data | None:
         """All data, in memory or a block of rows at a time; `None` where neither will do."""
         return all_rows(self.target, self.batch, self.arguments.sources)
+
+    def by_rows(self, plate: str, size: int) -> Iterator[Batch]:
+        """The data with all rows of a plate, `size` at a time, read if they are not in memory.
+
+        The last rows are filled up with copies of the last one.
+        """
+        cut = self.target.cut
+        sources = {n: s for n, s in self.arguments.sources.items() if cut[n][0][0] == plate}
+        blocks = Blocks(
+            self.batch,
+            dataclasses.replace(self.target.plates[plate], subsample_size=size),
+            lambda rows: fetch(sources, cut, {plate: rows}),
+        )
+        return (block.batch for block in blocks if block.rows)
 
     def fitted(self, variables: Variables, mutable: dict[str, PyTree]) -> Fitted:
         """An answer to it, for `vijax.diagnostics.assess`."""

@@ -90,6 +90,9 @@ def _check(fits: list[Posterior], weights: str) -> None:
         where = f"posteriors[{i}]"
         if not isinstance(one.guide, DensityGuide):
             raise GuideError(mismatch(where, "a guide with a density", repr(one.guide)))
+        if one.missing:
+            unknown = f"one without {', '.join(map(repr, one.missing))}"
+            raise ModelError(mismatch(where, "a fit with all data in memory", unknown))
         if one.target.space != first.target.space or not _alike(
             (one.batch.data, one.variables.model), (first.batch.data, first.variables.model)
         ):

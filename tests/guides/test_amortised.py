@@ -12,7 +12,7 @@ from numpyro.contrib.module import nnx_module
 
 import vijax
 from tests.groups import PRECISION, Encoder, data, groups, hierarchy
-from vijax import GuideError, ModelError
+from vijax import GuideError, ModelError, _carried
 from vijax._contracts import Batch, Setting, Variables
 from vijax.guides import Amortised
 from vijax.guides.amortised import AmortisedParams
@@ -201,3 +201,140 @@ def test_new_rows_keep_the_coordinates_of_the_fitted_ones():
     apart = fit(scaled, Y[:5], guide=guide, centring=each, num_steps=1)
     with pytest.raises(ModelError, match=r"centring\['theta'\]: expected one weight for all rows"):
         apart.at(Y[:7])
+
+
+HIERARCHY = {"theta": Amortised(Encoder, "y"), ...: "fullrank"}
+BY_ROW = {"theta": "meanfield", ...: "fullrank"}
+STILL = {"optimizer": optax.sgd(0.0), "num_steps": 1}
+
+
+def encoded_rows(posterior, y):
+    """Locations and scales that the encoder gives to rows."""
+    params = posterior.params[1]
+    loc, raw = (y @ params.encoder["layer"]["kernel"] + params.encoder["layer"]["bias"]).T
+    return loc, 0.3 * np.exp(raw * params.gate)
+
+
+@pytest.fixture(scope="module")
+def network():
+    return fit(hierarchy, Y, guide=HIERARCHY, batch_size={"rows": 50}, num_steps=1500)
+
+
+@pytest.mark.parametrize("size", [{}, {"batch_size": {"rows": 50}}], ids=["all", "batches"])
+def test_rows_of_their_own_start_at_what_the_encoder_says(network, size):
+    begun = fit(hierarchy, Y, guide=BY_ROW, init=network, **size, **STILL)
+    loc, scale = encoded_rows(network, Y)
+    mine = begun.params[1]
+    np.testing.assert_allclose(mine.loc["theta"][:, 0], loc, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(np.exp(mine.log_scale["theta"][:, 0]), scale, rtol=1e-4)
+    for got, want in zip(begun.params[0], network.params[0], strict=True):
+        np.testing.assert_array_equal(got, want)
+    error = np.hypot(begun.elbo_se, network.elbo_se)
+    assert abs(begun.elbo - network.elbo) < 5 * error
+
+
+class Blind(nnx.Module):
+    """Does not see one of the three observations."""
+
+    def __init__(self, rngs):
+        self.layer = nnx.Linear(2, 2, rngs=rngs)
+
+    def __call__(self, y):
+        return self.layer(y[:, 1:])
+
+
+def test_refinement_raises_the_elbo_by_what_the_encoder_cannot_express():
+    blind = {"theta": Amortised(Blind, "y"), ...: "fullrank"}
+    posterior = fit(hierarchy, Y, guide=blind, batch_size={"rows": 50}, num_steps=1500)
+    begun = fit(hierarchy, Y, guide=BY_ROW, init=posterior, **STILL)
+    refined = fit(hierarchy, Y, guide=BY_ROW, init=posterior, num_steps=1500)
+    assert refined.elbo > begun.elbo + 5 * np.hypot(refined.elbo_se, begun.elbo_se)
+    fresh = fit(hierarchy, Y, guide=BY_ROW, num_steps=3000)
+    assert abs(refined.elbo - fresh.elbo) < 5 * np.hypot(refined.elbo_se, fresh.elbo_se) + 1
+
+
+def test_more_rows_than_are_inferred_at_a_time(network, monkeypatch):
+    monkeypatch.setattr(_carried, "_ROWS", 150)
+    begun = fit(hierarchy, Y, guide=BY_ROW, init=network, **STILL)
+    np.testing.assert_allclose(
+        begun.params[1].loc["theta"][:, 0], encoded_rows(network, Y)[0], rtol=1e-4, atol=1e-5
+    )
+
+
+def test_rows_of_new_data_start_at_what_the_encoder_says_of_them(network):
+    new = Y[:70] + 1
+    begun = fit(hierarchy, new, guide=BY_ROW, init=network, **STILL)
+    loc, scale = encoded_rows(network, new)
+    np.testing.assert_allclose(begun.params[1].loc["theta"][:, 0], loc, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(np.exp(begun.params[1].log_scale["theta"][:, 0]), scale, rtol=1e-4)
+
+
+def test_a_mean_field_guide_for_all_sites_keeps_what_it_can(network):
+    begun = fit(hierarchy, Y, guide="meanfield", init=network, **STILL)
+    mine, dense = begun.params, network.params[0]
+    np.testing.assert_allclose(mine.loc["mu"], dense.loc[0], rtol=1e-5)
+    np.testing.assert_allclose(mine.log_scale["mu"], dense.log_scale[0], rtol=1e-5)
+    loc, _ = encoded_rows(network, Y)
+    np.testing.assert_allclose(mine.loc["theta"][:, 0], loc, rtol=1e-4, atol=1e-5)
+
+
+def test_an_encoder_is_kept_where_other_sites_get_another_guide(network):
+    guide = {"theta": HIERARCHY["theta"], ...: "meanfield"}
+    begun = fit(hierarchy, Y, guide=guide, init=network, **STILL)
+    for got, want in zip(*map(jax.tree.leaves, (begun.params[1], network.params[1])), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_known_groups_are_reused_or_drawn_anew(network):
+    num, mu = 4000, network.sample(0, 4000)["mu"]
+    known, again = (network.predict(1, Y, num_draws=num, redraw=r)["y"] for r in ((), ("theta",)))
+    loc, scale = encoded_rows(network, Y)
+    error = np.sqrt(1 + scale**2) / np.sqrt(num)
+    assert (np.abs(known[..., 0].mean(0) - loc) < 5 * error).all()
+    np.testing.assert_allclose(known[..., 0].var(0), 1 + scale**2, rtol=0.15)
+    spread = np.sqrt(mu.var() + 4 + 1)  # of a group that nothing is known of
+    assert (np.abs(again[..., 0].mean(0) - mu.mean()) < 5 * spread / np.sqrt(num)).all()
+    np.testing.assert_allclose(again[..., 0].std(0), spread, rtol=0.08)
+    # further groups, as many as there are rows: what these hold does not matter
+    new = network.predict(1, np.zeros((7, 3), np.float32), num_draws=num, redraw=["theta"])["y"]
+    other = network.predict(1, np.ones((7, 3), np.float32), num_draws=num, redraw=["theta"])["y"]
+    np.testing.assert_array_equal(new, other)
+    assert (np.abs(new[..., 0].mean(0) - mu.mean()) < 5 * spread / np.sqrt(num)).all()
+    drawn = network.at(Y[:5]).predict(2, num_draws=9, redraw=["theta"])
+    assert drawn["theta"].shape == (9, 5, 1)
+
+
+class ByCount(nnx.Module):
+    """What is exact for any number of observations: a gain and a scale for each number."""
+
+    def __init__(self, rngs):
+        self.gain, self.scale = nnx.Param(jnp.zeros(4)), nnx.Param(jnp.zeros(4))
+
+    def __call__(self, y, seen):
+        number = seen.sum(1)
+        loc = self.gain[...][number] * jnp.sum(jnp.where(seen, y, 0.0), axis=1)
+        return jnp.stack([loc, self.scale[...][number]], axis=1)
+
+
+def partly_seen(y, seen):
+    with numpyro.plate("rows", y.shape[0], dim=-2):
+        theta = numpyro.sample("theta", dist.Normal(0.0, 2.0))
+        with numpyro.plate("repeats", y.shape[1], dim=-1), numpyro.handlers.mask(mask=seen):
+            numpyro.sample("y", dist.Normal(theta, 1.0), obs=y)
+
+
+def test_several_inputs_and_missing_values_with_a_mask():
+    seen = np.random.default_rng(2).random(Y.shape) < 0.6
+    y = np.where(seen, Y, 99.0).astype(np.float32)
+    guide = Amortised(ByCount, ("y", "seen"))
+    options = {"optimizer": optax.adam(0.02), "num_steps": 3000}
+    posterior = fit(partly_seen, y, seen, guide=guide, batch_size=100, **options)
+    precision = 1 / 4 + np.arange(4)
+    encoder, gate = posterior.params
+    np.testing.assert_allclose(encoder["gain"][1:], 1 / precision[1:], atol=0.02)
+    scale = 0.3 * np.exp(gate * encoder["scale"])
+    np.testing.assert_allclose(scale, precision**-0.5, rtol=0.05)
+    new = np.array([[2.0, 99.0, 99.0], [2.0, 1.0, 99.0], [99.0, 99.0, 99.0]], np.float32)
+    draws = posterior.at(new, new < 99).sample(0, 4000)["theta"][..., 0]
+    exact = np.array([2.0, 3.0, 0.0]) / precision[[1, 2, 0]]
+    assert (np.abs(draws.mean(0) - exact) < 5 * draws.std(0) / np.sqrt(4000) + 0.05).all()

@@ -22,6 +22,7 @@ from vijax._contracts.fitting import (
     Solver,
 )
 from vijax._contracts.guide import (
+    ConditionalGuide,
     DensityGuide,
     DiscreteGuide,
     Draw,
@@ -32,7 +33,6 @@ from vijax._contracts.guide import (
     ModelGuide,
     Part,
     ParticleGuide,
-    ProductGuide,
     RowGuide,
     SitewiseGuide,
     StratifiedGuide,
@@ -58,6 +58,7 @@ __all__ = [
     "Batch",
     "Block",
     "Blocks",
+    "ConditionalGuide",
     "Data",
     "DensityGuide",
     "DiscreteGuide",
@@ -77,7 +78,6 @@ __all__ = [
     "ParticleGuide",
     "Plate",
     "Position",
-    "ProductGuide",
     "PyTree",
     "RowGuide",
     "RowSource",

@@ -50,7 +50,7 @@ class Blocks:
     batch: Batch
     plate: Plate
     read: Callable[[np.ndarray], dict[str, Any]]
-    num_elements: int
+    num_elements: int = 0
     effort: int = 0
 
     def __iter__(self) -> Iterator[Block]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 import jax
@@ -83,6 +83,21 @@ class Guide(abc.ABC):
             )
         return jax.tree.map(lambda _: Axes(), params)
 
+    def adopted(self, params: PyTree, space: Space, parts: Sequence[Part]) -> PyTree:
+        """`params`, with what parts of another guide have for the same sites in their place."""
+        same = (part.params for part in parts if part.guide == self and part.space.alike(space))
+        return next(same, params)
+
+    def replaced(self, params: PyTree, space: Space, function: Callable[[Part], PyTree]) -> PyTree:
+        """The parameters with those of each part, see `product`, replaced by `function` of it."""
+        return function(Part(self, params, space))
+
+    def product(self, params: PyTree, space: Space) -> list[Part]:
+        """The parts that are independent of one another; itself, if it is not made of any."""
+        found: list[Part] = []
+        self.replaced(params, space, found.append)
+        return found
+
     def host_init(self, space: Space, location: Mapping[str, np.ndarray]) -> PyTree | None:
         """What `init` makes, made by NumPy where that saves compiling a program; `None` if not."""
         return None
@@ -155,12 +170,19 @@ class SitewiseGuide(DensityGuide):
         """
 
 
-class ProductGuide(DensityGuide):
-    """A guide made of parts that are independent of one another."""
+class ConditionalGuide(DensityGuide):
+    """A guide that infers the latents of a row from the row's data, of whatever rows."""
+
+    conditional: ClassVar[bool] = True
+
+    @property
+    @abc.abstractmethod
+    def row_guide(self) -> Guide:
+        """A guide with parameters for every row, which holds what this one infers."""
 
     @abc.abstractmethod
-    def product(self, params: PyTree, space: Space) -> list[Part]:
-        """The parts, which all have densities."""
+    def row_params(self, params: PyTree, space: Space, batch: Batch) -> PyTree:
+        """Its parameters for the same distribution of the rows in use."""
 
 
 class StratifiedGuide(DensityGuide):

@@ -134,6 +134,11 @@ class Space:
         wanted = set(names)
         return Space(tuple(site for site in self.sites if site.name in wanted))
 
+    def alike(self, other: Space) -> bool:
+        """Whether the other has the same sites with the same coordinates."""
+        one, two = ([(site.name, site.z_shape) for site in space.sites] for space in (self, other))
+        return one == two
+
     def coordinates(self) -> list[str]:
         """A label for every coordinate: `mu`, `theta[3]`, `L[2,0]`."""
         labels = []

@@ -11,7 +11,17 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vijax._contracts import Axes, Batch, Draw, Position, PyTree, RowGuide, SitewiseGuide, Space
+from vijax._contracts import (
+    Axes,
+    Batch,
+    ConditionalGuide,
+    Draw,
+    Position,
+    PyTree,
+    RowGuide,
+    SitewiseGuide,
+    Space,
+)
 from vijax.guides.amortised_encoder import (
     Encoder,
     Inputs,
@@ -21,7 +31,7 @@ from vijax.guides.amortised_encoder import (
     start,
 )
 from vijax.guides.levels import Level, cut, join
-from vijax.guides.normal import require_positive
+from vijax.guides.normal import MeanField, MeanFieldParams, require_positive
 
 _LOG_2PI = math.log(2 * math.pi)
 
@@ -38,7 +48,7 @@ class AmortisedParams(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Amortised(RowGuide, SitewiseGuide):
+class Amortised(ConditionalGuide, RowGuide, SitewiseGuide):
     """`q(z_i | x_i) = N(loc(x_i), diag(scale(x_i)^2))` with `(loc, log scale) = encoder(x_i)`.
 
     For the latents of a plate with many rows: a step costs as much as its batch, the number of
@@ -64,7 +74,6 @@ class Amortised(RowGuide, SitewiseGuide):
     """
 
     factorised: ClassVar[bool] = True
-    conditional: ClassVar[bool] = True
     encoder: Encoder
     inputs: Inputs
     init_scale: float = 0.3
@@ -104,6 +113,14 @@ class Amortised(RowGuide, SitewiseGuide):
         self, params: AmortisedParams, space: Space, z: Position, batch: Batch
     ) -> dict[str, Array]:
         return join(space, [self._log_probs(params, space, z, batch)])
+
+    @property
+    def row_guide(self) -> MeanField:
+        return MeanField()
+
+    def row_params(self, params: AmortisedParams, space: Space, batch: Batch) -> MeanFieldParams:
+        loc, log_scale = (join(space, [one]) for one in self._encode(params, space, batch))
+        return MeanFieldParams(loc, log_scale)
 
     def _log_probs(self, params: AmortisedParams, space: Space, z: Position, batch: Batch) -> Array:
         """Log density of every coordinate of every row in use, `(rows, width)`."""

@@ -88,19 +88,20 @@ def one_level(space: Space, guide: str) -> Level:
 
 
 def _rows(inputs: Inputs, level: Level, batch: Batch) -> list[Array]:
-    """The inputs' rows in use."""
+    """The inputs' rows in use: those that are there already, or cut out of all of them."""
     plate, found = level.plates[0], []
+    known = batch.data | batch.fetched
     for name in (inputs,) if isinstance(inputs, str) else inputs:
-        if name not in batch.data:
-            raise GuideError(
-                mismatch("inputs", f"array arguments among {list(batch.data)}", repr(name))
-            )
-        rows = batch.data[name]
-        if plate in batch.index:
-            rows = jnp.take(rows, batch.index[plate], axis=0, mode="clip")
-        if jnp.shape(rows)[:1] != (level.rows,):
+        if name not in known:
+            raise GuideError(mismatch("inputs", f"array arguments among {[*known]}", repr(name)))
+        rows = known[name]
+        there = name in batch.fetched and jnp.shape(rows)[:1] == (level.rows,)
+        cut = plate in batch.index and not there
+        num = level.sites[0].plates[0].size if cut else level.rows
+        if jnp.shape(rows)[:1] != (num,):
             what = f"input {name!r}"
-            expected = f"an array with a row for each of the {level.rows} of plate {plate!r}"
-            raise GuideError(mismatch(what, expected, f"shape {jnp.shape(batch.data[name])}"))
-        found.append(rows)
+            expected = f"an array with a row for each of the {num} of plate {plate!r}"
+            raise GuideError(mismatch(what, expected, f"shape {jnp.shape(rows)}"))
+        # rows come from permutations: no bounds to check
+        found.append(jnp.take(rows, batch.index[plate], 0, mode="clip") if cut else rows)
     return found

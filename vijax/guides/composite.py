@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import functools
 import operator
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import EllipsisType
 from typing import Any
 
@@ -31,7 +31,6 @@ from vijax._contracts import (
     Guide,
     Part,
     Position,
-    ProductGuide,
     PyTree,
     Space,
 )
@@ -73,6 +72,14 @@ class Composite(Guide):
             for values, (guide, part) in zip(params, _parts(self, space), strict=True)
         )
 
+    def replaced(
+        self, params: tuple[PyTree, ...], space: Space, function: Callable[[Part], PyTree]
+    ) -> tuple[PyTree, ...]:
+        return tuple(
+            guide.replaced(values, part, function)
+            for values, (guide, part) in zip(params, _parts(self, space), strict=True)
+        )
+
     def draw(self, params: tuple[PyTree, ...], space: Space, key: Array, batch: Batch) -> Draw:
         draws = [
             guide.draw(params[i], part, jax.random.fold_in(key, i), batch)
@@ -83,14 +90,8 @@ class Composite(Guide):
 
 
 @dataclasses.dataclass(frozen=True)
-class DensityComposite(Composite, ProductGuide):
+class DensityComposite(Composite, DensityGuide):
     """A `Composite` of density guides."""
-
-    def product(self, params: tuple[PyTree, ...], space: Space) -> list[Part]:
-        parts = _parts(self, space)
-        return [
-            Part(guide, values, part) for values, (guide, part) in zip(params, parts, strict=True)
-        ]
 
     def log_prob(
         self, params: tuple[PyTree, ...], space: Space, z: Position, batch: Batch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 import jax
@@ -64,7 +64,7 @@ class Discrete(Independent):
         self, key: Array, space: Space, location: Position, batch: Batch | None = None
     ) -> dict[str, Family]:
         require_discrete(space, "Discrete")
-        return {site.name: _start(site, location[site.name]) for site in space.sites}
+        return {site.name: starting(site, location[site.name]) for site in space.sites}
 
     def row_axes(
         self, params: dict[str, Family], space: Space, plates: Collection[str]
@@ -74,6 +74,18 @@ class Discrete(Independent):
 
     def families(self, params: dict[str, Family], space: Space, batch: Batch) -> dict[str, Family]:
         return params
+
+    def adopted(
+        self, params: dict[str, Family], space: Space, parts: Sequence[Part]
+    ) -> dict[str, Family]:
+        theirs = {
+            site.name: part.params[site.name]
+            for part in parts
+            if isinstance(part.guide, Discrete)
+            for site in part.space.sites
+            if space.subset([site.name]).alike(part.space.subset([site.name]))
+        }
+        return params | theirs
 
 
 class MixedParams(NamedTuple):
@@ -116,6 +128,14 @@ class Mixed(DiscreteGuide):
             self.others.row_axes(params.smooth, space.smooth, plates),
         )
 
+    def replaced(
+        self, params: MixedParams, space: Space, function: Callable[[Part], PyTree]
+    ) -> MixedParams:
+        return MixedParams(
+            self.discrete.replaced(params.discrete, space.drawn, function),
+            self.others.replaced(params.smooth, space.smooth, function),
+        )
+
     def families(self, params: MixedParams, space: Space, batch: Batch) -> dict[str, Family]:
         return self.discrete.families(params.discrete, space.drawn, batch)
 
@@ -155,7 +175,7 @@ def _log_prob(families: Mapping[str, Family], space: Space, z: Position) -> Arra
     return functools.reduce(jnp.add, terms)
 
 
-def _start(site: Site, location: Array) -> Family:
+def starting(site: Site, location: Array) -> Family:
     """Probabilities that lean towards the value at `location`; of a count, its neighbourhood."""
     states = jnp.maximum(jnp.round(jnp.asarray(location)), 0)
     dtype = jnp.result_type(float)

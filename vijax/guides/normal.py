@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 import operator
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -15,7 +15,16 @@ import numpy as np
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 
-from vijax._contracts import Batch, Draw, GaussianGuide, HostDraws, Position, SitewiseGuide, Space
+from vijax._contracts import (
+    Batch,
+    Draw,
+    GaussianGuide,
+    HostDraws,
+    Part,
+    Position,
+    SitewiseGuide,
+    Space,
+)
 from vijax._errors import GuideError, mismatch
 
 _LOG_2PI = math.log(2 * math.pi)
@@ -75,6 +84,23 @@ class MeanField(GaussianGuide, SitewiseGuide):
     ) -> MeanFieldParams:
         axes: dict[str, Any] = {site.name: site.axes(plates) for site in space.sites}
         return MeanFieldParams(axes, axes)
+
+    def adopted(
+        self, params: MeanFieldParams, space: Space, parts: Sequence[Part]
+    ) -> MeanFieldParams:
+        """Those of other mean-field guides, and what is closest to a dense Gaussian."""
+        theirs = MeanFieldParams({}, {})
+        for part in parts:
+            own = part.params
+            if isinstance(part.guide, DenseGaussian):
+                own = _factorised(own, part.space)
+            elif not isinstance(part.guide, MeanField):
+                continue
+            for site in part.space.sites:
+                if space.subset([site.name]).alike(part.space.subset([site.name])):
+                    theirs.loc[site.name] = own.loc[site.name]
+                    theirs.log_scale[site.name] = own.log_scale[site.name]
+        return MeanFieldParams(params.loc | theirs.loc, params.log_scale | theirs.log_scale)
 
     def _narrow(self, loc: dict[str, Any], xp: Any) -> MeanFieldParams:
         width = math.log(self.init_scale)
@@ -194,6 +220,15 @@ def cholesky_factor(params: FullRankParams) -> Array:
     """The lower Cholesky factor `L` `(dim, dim)` of the covariance."""
     unit = jnp.tril(params.lower, -1) + jnp.eye(params.loc.size, dtype=params.loc.dtype)
     return jnp.exp(params.log_scale)[:, None] * unit
+
+
+def _factorised(params: FullRankParams, space: Space) -> MeanFieldParams:
+    """The independent Gaussians of least KL from them: each coordinate's given all others."""
+    loc, _, factor = _on_host(params)
+    log_scale = -0.5 * np.log(np.sum(np.linalg.inv(factor) ** 2, axis=0))
+    vectors = (vector.astype(params.loc.dtype) for vector in (loc, log_scale))
+    by_site: list[Any] = [space.host_unravel(vector) for vector in vectors]
+    return MeanFieldParams(*by_site)
 
 
 def _on_host(params: FullRankParams) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

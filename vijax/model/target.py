@@ -25,6 +25,7 @@ from vijax._contracts import (
     Plate,
     Position,
     PyTree,
+    Site,
     Space,
     Target,
     Terms,
@@ -32,6 +33,7 @@ from vijax._contracts import (
 from vijax._errors import ModelError, mismatch
 from vijax._identity import fingerprint
 from vijax._jaxpr import has_gradient, has_loop, needed_inputs
+from vijax._locals import take_rows
 from vijax.model import minibatch
 from vijax.model import run as running
 from vijax.model.arguments import Arguments
@@ -109,6 +111,7 @@ class Builder:
         drawn: discrete sites that are not summed out.
         rows: how many rows of a subsampled plate are used where a batch names none.
         cut: how the data are cut into batches of a model that is written for all of them.
+        sites: the latent ones, once they are known.
         summation: sums discrete sites out, `None` where there are none.
     """
 
@@ -123,6 +126,7 @@ class Builder:
         self.drawn = drawn
         self.rows: dict[str, int] = {}
         self.cut = minibatch.Cut()
+        self.sites: tuple[Site, ...] = ()
         self.summation: Summation | None = None
 
     def trace(
@@ -154,6 +158,18 @@ class Builder:
                 **options,
             )
 
+    def centring(self, batch: Batch) -> dict[str, Array]:
+        """`batch.centring` of the rows in use."""
+        found = dict(batch.centring)
+        for site in self.sites:
+            if site.name in found:
+                pairs = site.axes(batch.index).pairs
+                found[site.name] = take_rows(found[site.name], pairs, batch.index)
+        return found
+
+    def _in_use(self, batch: Batch) -> Batch:
+        return batch._replace(centring=self.centring(batch))
+
     def target(self, asked: minibatch.Request | None = None) -> Target:
         """The target, after one abstract trace.
 
@@ -178,6 +194,7 @@ class Builder:
                 "at least one continuous latent numpyro.sample site, got none. Sites with obs= "
                 "are data; remove it from what is to be inferred."
             )
+        self.sites = sites
         space, abstract = Space(sites), self.arguments.abstract()
         if any(map(running.is_enumerated, trace.values())):
             if self.rows:  # the trace may have seen fewer
@@ -305,9 +322,11 @@ class Builder:
     def evaluate(self, z: Position, batch: Batch, model: Mapping, mutable: Mapping) -> Evaluation:
         """The log density and the new mutable state."""
         if self.summation is None:
-            trace = self.trace(batch, running.from_unconstrained(z, batch.centring), model, mutable)
+            trace = self.trace(
+                batch, running.from_unconstrained(z, self.centring(batch)), model, mutable
+            )
             return Evaluation(self._log_density(trace), running.mutable(trace))
-        return self.summation.evaluate(z, batch, model, mutable)
+        return self.summation.evaluate(z, self._in_use(batch), model, mutable)
 
     def terms(self, z: Position, batch: Batch, model: Mapping, mutable: Mapping) -> Terms:
         """The log density by site, elementwise, and the log Jacobians of those that have one.
@@ -315,9 +334,11 @@ class Builder:
         Where discrete sites are summed out it is all in one, `""`.
         """
         if self.summation is not None:
-            evaluation = self.summation.evaluate(z, batch, model, mutable)
+            evaluation = self.summation.evaluate(z, self._in_use(batch), model, mutable)
             return Terms({"": evaluation.log_density}, evaluation.mutable)
-        trace = self.trace(batch, running.from_unconstrained(z, batch.centring), model, mutable)
+        trace = self.trace(
+            batch, running.from_unconstrained(z, self.centring(batch)), model, mutable
+        )
         with tracing_errors(self.model):
             values = running.log_probs(trace)
         bent = running.log_dets(trace, bent=True)
@@ -328,7 +349,11 @@ class Builder:
         self, key: Array, z: Position, batch: Batch, model: Mapping, mutable: Mapping
     ) -> Position:
         """The discrete sites given the others, as numbers of their values."""
-        return {} if self.summation is None else self.summation.draw(key, z, batch, model, mutable)
+        return (
+            {}
+            if self.summation is None
+            else self.summation.draw(key, z, self._in_use(batch), model, mutable)
+        )
 
     def constrain(
         self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
@@ -337,7 +362,9 @@ class Builder:
 
         Without states of the discrete sites in `z`, what depends on them is left out.
         """
-        trace = self.trace(batch, running.from_unconstrained(z, batch.centring), model, mutable)
+        trace = self.trace(
+            batch, running.from_unconstrained(z, self.centring(batch)), model, mutable
+        )
         values = running.values(trace)
         if self.summation is None or self.summation.knows(z):
             return values
@@ -350,17 +377,21 @@ class Builder:
 
         Where a discrete site belongs to one row of data, it is summed out of the row's.
         """
-        trace = self.trace(batch, running.from_unconstrained(z, batch.centring), model, mutable)
+        trace = self.trace(
+            batch, running.from_unconstrained(z, self.centring(batch)), model, mutable
+        )
         found = running.log_probs(trace, scaled=False)
         if self.summation is not None:
-            found |= self.summation.by_row(z, batch, model, mutable)
+            found |= self.summation.by_row(z, self._in_use(batch), model, mutable)
         return found
 
     def log_dets(
         self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
     ) -> dict[str, Array]:
         """`log |dx/dz|` by latent site."""
-        trace = self.trace(batch, running.from_unconstrained(z, batch.centring), model, mutable)
+        trace = self.trace(
+            batch, running.from_unconstrained(z, self.centring(batch)), model, mutable
+        )
         return running.log_dets(trace)
 
     def log_spreads(
@@ -368,7 +399,7 @@ class Builder:
     ) -> dict[str, Array]:
         """Log prior sd, given all else, of every site that `batch.centring` names."""
         trace = self.trace(
-            batch, running.from_unconstrained(z, batch.centring), model, mutable, scored=False
+            batch, running.from_unconstrained(z, self.centring(batch)), model, mutable, scored=False
         )
         return running.log_spreads(trace)
 
@@ -376,7 +407,7 @@ class Builder:
         self, values: Mapping[str, Any], batch: Batch, model: Mapping, mutable: Mapping
     ) -> Position:
         """Unconstrained values of some sites; the others are put at the origin."""
-        trace = self.trace(batch, running.from_values(values, batch.centring), model, mutable)
+        trace = self.trace(batch, running.from_values(values, self.centring(batch)), model, mutable)
         z = {name: jnp.asarray(record.z) for name, _, record in running.latents(trace)}
         unknown = sorted(set(values) - set(z))
         if unknown:

@@ -23,7 +23,6 @@ from vijax._contracts import (
     Layout,
     Part,
     Position,
-    ProductGuide,
     RowGuide,
     Site,
     SitewiseGuide,
@@ -73,8 +72,8 @@ def factors(
     if isinstance(guide, SitewiseGuide):
         log_probs = guide.site_log_probs(params, space, z, batch)
         return [by_entry(site, log_probs[site.name]) for site in space.sites]
-    if isinstance(guide, ProductGuide):
-        return [one for own in guide.product(params, space) for one in factors(own, *inside)]
+    if len(parts := guide.product(params, space)) > 1:
+        return [one for own in parts for one in factors(own, *inside)]
     if isinstance(guide, RowGuide):
         plate = {plate.name for plate in space.sites[0].plates}
         log_q = guide.row_log_probs(params, space, z, batch)

@@ -23,6 +23,7 @@ LAYERS = [
             "_errors",
             "_history",
             "_identity",
+            "_interrupt",
             "_jaxpr",
             "_kernel",
             "_keys",

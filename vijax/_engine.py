@@ -21,6 +21,7 @@ from jax import Array
 from vijax._arrangement import arrange, inverse
 from vijax._batches import Rows
 from vijax._contracts import Algorithm, Batch, Guide, PyTree, Target, Variables
+from vijax._interrupt import put_off
 from vijax._keys import fold_in
 from vijax._locals import Packed, has_rows, merge, variable_axes
 from vijax._locals import take as of_plates
@@ -179,7 +180,8 @@ class Engine:
                 ends = (budget.last, _window_end(run.window), self.rows.end(run.step))
                 stop = min(run.step + length, *(end for end in ends if end is not None))
                 began = time.perf_counter()
-                run = self._piece(run, stop)
+                with put_off():  # a piece may take over the state that it begins with
+                    run = self._piece(run, stop)
                 length = _next_length(length, time.perf_counter() - began)
                 if run.step == _window_end(run.window):
                     run = self._judge(run, budget)

@@ -123,8 +123,8 @@ def fit(
         max_seconds: wall-clock limit.
         callbacks: called as `callback(state, losses, step)` a few times a second; raising
             `StopIteration` ends the fit.
-        checkpoint: a file in which the fit writes down how far it is, every 30 seconds or as a
-            `Checkpoint` says; if it is there already the fit goes on from it. For gradient steps:
+        checkpoint: a directory in which the fit writes down how far it is, every 30 seconds or as
+            a `Checkpoint` says; from what it finds there already it goes on. For gradient steps:
             direct solvers take seconds.
         progress_bar: whether to show one on a terminal.
         model_kwargs: keyword arguments of the model that clash with an option.

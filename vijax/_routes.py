@@ -35,7 +35,7 @@ from vijax._problem import Problem
 from vijax._progress import Progress
 from vijax._refining import refining
 from vijax._stopping import StopRule
-from vijax._storage.unfinished import Checkpoint, Keeper
+from vijax._storage.unfinished import Checkpoint, kept
 from vijax.algorithms import Adam, Gradient, Optimizer
 from vijax.diagnostics.assess import Chains
 from vijax.objectives import ELBO
@@ -142,21 +142,19 @@ def by_refining(begun: Begun, max_seconds: float | None, progress_bar: bool) -> 
 
 def by_steps(begun: Begun, steps: Steps, watchers: Watchers, chains: Chains) -> Posterior:
     """The answer of gradient steps, from where a checkpoint is if there is one."""
-    problem = begun.problem
-    engine, keeper, run = _engine(begun, steps), None, None
-    callbacks = watchers.callbacks
-    if watchers.checkpoint is not None:
-        restarts = len(begun.variables)
-        keeper = Keeper(watchers.checkpoint, engine, problem.arguments, restarts)
-        run = keeper.read(begun.variables[0], begun.mutable)
-        callbacks = (*callbacks, keeper)
+    problem, callbacks = begun.problem, watchers.callbacks
+    engine = _engine(begun, steps)
     budget = Budget(steps.num_steps, steps.max_seconds)
-    with Progress(watchers.progress_bar, steps.num_steps) as bar:
+    fit = (engine, problem.arguments, len(begun.variables))
+    with (
+        Progress(watchers.progress_bar, steps.num_steps) as bar,
+        kept(watchers.checkpoint, *fit) as keeper,
+    ):
+        run = keeper.read(begun.variables[0], begun.mutable) if keeper else None
         run = run or _first(engine, begun, steps)
         if not (run.converged or run.step >= budget.last):
-            run = engine.advance(run, budget, callbacks, bar)
-            if keeper is not None:
-                keeper.finish(run)
+            run = engine.advance(run, budget, (*callbacks, keeper) if keeper else callbacks, bar)
+            run = keeper.finish(run) if keeper else run
     state = (problem.model, problem.arguments, engine, run)
     return Posterior(**_outcome.of_run(*state, begun.since, chains))
 

@@ -162,19 +162,13 @@ class Reader:
         return array[()] if "scalar" in note else array
 
 
-def write(
-    path: str | os.PathLike[str],
-    manifest: Any,
-    arrays: list[np.ndarray],
-    keep: Path | None = None,
-) -> None:
+def write(path: str | os.PathLike[str], manifest: Any, arrays: list[np.ndarray]) -> None:
     """Writes a file whole or not at all: a reader never sees half of it.
 
     Args:
         path: the file.
         manifest: see `Writer`.
         arrays: see `Writer`.
-        keep: what the file that was there before is renamed to.
 
     Raises:
         FileNotFoundError: there is no folder for it.
@@ -188,8 +182,6 @@ def write(
             _dump(file, manifest, arrays)
             file.flush()
             os.fsync(file.fileno())
-        if keep is not None and path.exists():
-            os.replace(path, keep)
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)

@@ -29,6 +29,7 @@ LAYERS = [
             "_locals",
             "_memory",
             "_mixed",
+            "_networks",
             "_permutation",
             "_stein",
             "_version",

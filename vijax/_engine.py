@@ -153,7 +153,7 @@ class Engine:
         factors = tuple(factors or [1.0] * len(variables))
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(list(variables)))
         loop = self.target.program(begin, self.guide, self.algorithm)(
-            stacked, mutable, np.asarray(factors, np.float32)
+            stacked, mutable, np.asarray(factors, np.float32), self.key, self.batch
         )
         phases = tuple(Phase() for _ in variables)
         return Run(loop, 0, 0, phases, np.zeros((0, len(phases))), factors=factors)

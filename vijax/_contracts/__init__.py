@@ -13,6 +13,7 @@ the ELBO rises). Functions treat one point; callers `vmap`. Data is always an ar
 
 from vijax._contracts.fitting import (
     Algorithm,
+    Controlled,
     Info,
     Objective,
     OtherOptimum,
@@ -55,6 +56,7 @@ __all__ = [
     "Array",
     "Axes",
     "Batch",
+    "Controlled",
     "DensityGuide",
     "DiscreteGuide",
     "Draw",

@@ -148,7 +148,7 @@ class Keeper:
         self, manifest: Any, reader: Reader, variables: Variables, mutable: dict[str, PyTree]
     ) -> Run:
         engine = self.engine
-        state = (engine.target, engine.guide, engine.algorithm, variables, mutable)
+        state = (engine.target, engine.guide, engine.algorithm, variables, mutable, engine.batch)
         return stored.decode_run(manifest["run"], reader, *state)
 
 

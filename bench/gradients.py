@@ -6,13 +6,15 @@ One linear layer each way, as the linear networks of DisARM: an antithetic gradi
 binary latent variables, Dong, Mnih, Tucker, 2020: 200 units, batches of 50 images, Adam at 1e-4 for
 the network and plain gradient steps at 1e-2 for the prior; there the binarization is drawn anew for
 every batch, here it is Larochelle's fixed one. Each estimator trains a network of its own by
-`vijax.fit`; then all of them take gradients of one and the same network, DisARM's. `--data` is an
-`.npz` file with the images as packed bits, 98 bytes each, under `train` and `test`.
+`vijax.fit`; then all of them take gradients of one and the same network, DisARM's, which those that
+learn have got to know for some steps. `--data` is an `.npz` file with the images as packed bits, 98
+bytes each, under `train` and `test`.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -29,6 +31,8 @@ from jax import Array
 import vijax
 from bench import _report
 from vijax._contracts import Batch, Setting, Target, Variables
+from vijax._engine import Budget
+from vijax.algorithms import Gradient, Optimizer
 from vijax.diagnostics import weights
 from vijax.guides import AmortisedDiscrete
 from vijax.objectives import ELBO, discrete
@@ -37,6 +41,7 @@ _HIDDEN, _PIXELS, _BATCH = 200, 784, 50
 _RATE, _PRIOR_RATE = 1e-4, 1e-2
 _WINDOW = 500  # steps whose losses are averaged
 _HELD_OUT = 1000
+_LEARNING = 2000  # steps for which control variates get to know a network
 _FEW = 50  # draws of all held-out images; gradients, where one takes 201 evaluations
 
 ESTIMATORS: dict[str, discrete.Estimator] = {
@@ -45,6 +50,8 @@ ESTIMATORS: dict[str, discrete.Estimator] = {
     "leave-one-out, 2 draws": discrete.LeaveOneOut(2),
     "leave-one-out, 4 draws": discrete.LeaveOneOut(4),
     "REBAR": discrete.Rebar(),
+    "REBAR, learned": discrete.Rebar(learned=True),
+    "RELAX, learned": discrete.Relax(),
     "Gumbel-softmax (biased)": discrete.GumbelSoftmax(),
     "straight-through (biased)": discrete.StraightThrough(),
 }
@@ -98,7 +105,11 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--draws", type=int, default=500, help="gradients behind a variance")
+    parser.add_argument(
+        "--only", nargs="+", default=list(ESTIMATORS), help="estimators; nothing is saved"
+    )
     options = parser.parse_args()
+    names = [name for name in ESTIMATORS if name in (*options.only, _REFERENCE)]
     packed = np.load(options.data)
     train, test = (
         np.unpackbits(packed[part], axis=1)[:, :_PIXELS].astype(np.float32)
@@ -108,7 +119,7 @@ def main() -> None:
     held_out = test[:: len(test) // _HELD_OUT]  # the first thousand are harder than the others
     rows: dict[str, dict[str, Any]] = {}
     curves, posteriors = {}, {}
-    for name in ESTIMATORS:
+    for name in names:
         rows[name] = {}
         if name == _UNAFFORDABLE:
             continue
@@ -125,10 +136,14 @@ def main() -> None:
         reached = int(seconds / rows[name]["milliseconds_a_step"] * 1e3)
         rows[name]["elbo_after_seconds"] = _last(curve[:reached])
     images = {"x": train[:_BATCH], "seen": train[:_BATCH] - mean}
-    for name in ESTIMATORS:
+    for name in names:
         draws = min(options.draws, _FEW) if name == _UNAFFORDABLE else options.draws
-        rows[name]["variance"] = _variance(name, posteriors[_REFERENCE], images, draws)
+        reference = posteriors[_REFERENCE]
+        controls = _learned(name, reference)
+        rows[name]["variance"] = _variance(name, reference, controls, images, draws)
     _show(rows, seconds)
+    if len(names) < len(ESTIMATORS):
+        return
     _report.save(
         "gradients",
         {"steps": options.steps, "draws": options.draws, "seconds": seconds, "estimators": rows},
@@ -160,6 +175,17 @@ def _fitted(
     )
 
 
+def _learned(name: str, posterior: vijax.Posterior) -> Any:
+    """The control variates' parameters after steps in which the network stands still."""
+    assert posterior.engine is not None
+    still = Gradient(ELBO(discrete=ESTIMATORS[name]), Optimizer(optax.set_to_zero()))
+    engine = dataclasses.replace(posterior.engine, algorithm=still, anneal=False)
+    run = engine.start([posterior.variables], posterior.mutable)
+    steps = _LEARNING if jax.tree.leaves(run.loop.state.controls) else 0
+    run = engine.advance(run, Budget(steps))
+    return jax.tree.map(lambda leaf: leaf[0], run.loop.state.controls)
+
+
 def _held_out(posterior: vijax.Posterior, images: np.ndarray, mean: np.ndarray) -> float:
     """ELBO of images that were not fitted, in nats an image."""
     there = posterior.at(images, images - mean)
@@ -173,13 +199,17 @@ def _last(curve: np.ndarray) -> float:
 
 
 def _variance(
-    name: str, posterior: vijax.Posterior, images: Mapping[str, np.ndarray], num: int
+    name: str,
+    posterior: vijax.Posterior,
+    controls: Any,
+    images: Mapping[str, np.ndarray],
+    num: int,
 ) -> float:
     """Variance, summed over the encoder's weights, of the gradient of the mean ELBO of images."""
     there = posterior.at(*images.values())
     program = there.target.program(_slopes, there.guide, ELBO(discrete=ESTIMATORS[name]))
     keys = jax.random.split(jax.random.key(3), num)
-    mean, squared = program(keys, posterior.variables, there.batch)
+    mean, squared = program(keys, posterior.variables, controls, there.batch)
     excess = [
         np.asarray(b, float) - np.asarray(a, float) ** 2 for a, b in zip(mean, squared, strict=True)
     ]
@@ -187,13 +217,19 @@ def _variance(
 
 
 def _slopes(
-    target: Target, guide: Any, objective: ELBO, keys: Array, at: Variables, batch: Batch
+    target: Target,
+    guide: Any,
+    objective: ELBO,
+    keys: Array,
+    at: Variables,
+    controls: Any,
+    batch: Batch,
 ) -> Any:
     """Means of the gradient's entries, less those of the first gradient, and of their squares."""
 
     def one(key: Array) -> list[Array]:
         def loss(params: Any) -> Array:
-            setting = Setting({}, key, target, guide, batch, jnp.zeros(()))
+            setting = Setting({}, key, target, guide, batch, jnp.zeros(()), controls)
             return objective(at._replace(guide=params), setting)[0] / _BATCH
 
         return jax.tree.leaves(jax.grad(loss)(at.guide))

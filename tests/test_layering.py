@@ -30,6 +30,7 @@ LAYERS = [
             "_locals",
             "_memory",
             "_mixed",
+            "_networks",
             "_permutation",
             "_spread",
             "_stein",

@@ -57,7 +57,7 @@ def step_of(model, precision):
     model_params, mutable = target.initialise(jax.random.key(0), batch)
     variables = Variables(guide.init(jax.random.key(0), target.space, z), model_params)
     algorithm = Gradient(ELBO(), Adam(0.1), precision=precision)
-    state = algorithm.init(variables, mutable)
+    state = algorithm.init(variables, mutable, jax.random.key(1), target, guide, batch)
 
     def step(state, batch):
         return algorithm.step(state, jax.random.key(1), target, guide, batch)

@@ -56,11 +56,12 @@ def worthwhile(
     def step(index: dict[str, Array], places: dict[str, Array], read: dict[str, Array]) -> Any:
         fetched = arrange(batch.data, target.cut, places)
         some = batch._replace(index=index, fetched=fetched | read)
-        state = algorithm.init(variables, mutable)
+        fixed = (jax.random.key(0), target.on_batch, guide)
+        state = algorithm.init(variables, mutable, *fixed, batch)
         axes = variable_axes(guide, variables, target.space, target.subsampled)
         if has_rows(axes):
             state = take(state, algorithm.row_axes(state, axes), places)
-        return algorithm.step(state, jax.random.key(0), target.on_batch, guide, some)
+        return algorithm.step(state, *fixed, some)
 
     jaxpr = jax.make_jaxpr(step)(index, index, read).jaxpr
     looks = needed_inputs(jaxpr, [True] * len(jaxpr.outvars))  # at the numbers of rows

@@ -159,7 +159,7 @@ class Engine:
         axes = start_axes(self.target, self.guide, stacked)
         stacked = self.target.spread.placed(stacked, axes)
         loop = self.target.program(begin, self.guide, self.algorithm)(
-            stacked, mutable, np.asarray(factors, np.float32)
+            stacked, mutable, np.asarray(factors, np.float32), self.key, self.batch
         )
         phases = tuple(Phase() for _ in variables)
         return Run(loop, 0, 0, phases, np.zeros((0, len(phases))), factors=factors)

@@ -25,6 +25,7 @@ from vijax._locals import (
 CAPACITY = 2000  # most steps in one piece
 THIN = 10  # every tenth iterate enters the averages: the others are nearly copies of it
 _LARGE = 2**18  # coordinates from which on it is every twentieth: averaging cost 2 % of a step
+_BEFORE = 2**32 - 1  # the "step" whose randomness is that of start values
 _PROBES = 4096  # coordinates whose spread is followed: for all, it would cost a step in twenty
 
 
@@ -52,15 +53,36 @@ def begin(
     variables: Variables,
     mutable: dict[str, PyTree],
     factors: Array,
+    key: Array,
+    batch: Batch,
 ) -> Loop:
-    def one(variables: Variables, factor: Array) -> Loop:
-        state = algorithm.rescale(algorithm.init(variables, mutable), factor)
+    def one(variables: Variables, factor: Array, key: Array) -> Loop:
+        state = initial(target, guide, algorithm, variables, mutable, key, batch)
+        state = algorithm.rescale(state, factor)
         axes = variable_axes(guide, variables, target.space, target.subsampled)
         zeros = jax.tree.map(jnp.zeros_like, shared(variables, axes))
         return Loop(packed(target, guide, algorithm, state), zeros, probe(zeros), jnp.zeros(()))
 
-    loop = jax.vmap(one)(variables, factors)
+    loop = jax.vmap(one)(variables, factors, _restart_keys(key, len(factors)))
     return target.spread.kept(loop, loop_axes(target, guide, algorithm, loop))
+
+
+def _restart_keys(key: Array, restarts: int) -> Array:
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(restarts))
+
+
+def initial(
+    target: Target,
+    guide: Guide,
+    algorithm: Algorithm,
+    variables: Variables,
+    mutable: dict[str, PyTree],
+    key: Array,
+    batch: Batch,
+) -> PyTree:
+    """The algorithm's state at the start of one restart."""
+    own = jax.random.fold_in(key, _BEFORE)
+    return algorithm.init(variables, mutable, own, target.on_batch, guide, batch)
 
 
 def packed(target: Target, guide: Guide, algorithm: Algorithm, state: PyTree) -> PyTree:
@@ -198,7 +220,7 @@ def advance(
     averages = (loop.mean, loop.square, loop.seen)
     mean, square, seen = jax.tree.map(lambda x: jnp.where(fresh, 0, x), averages)
     loop = loop._replace(mean=mean, square=square, seen=seen)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(restarts))
+    keys = _restart_keys(key, restarts)
     if restarts == 1:  # a batch dimension of one would only cost
         after, losses = restart(take(loop, 0), keys[0])
         after, losses = jax.tree.map(lambda leaf: leaf[None], (after, losses))

@@ -14,6 +14,7 @@ the ELBO rises). Functions treat one point; callers `vmap`. Data is always an ar
 from vijax._contracts.blocks import Block, Blocks, Data
 from vijax._contracts.fitting import (
     Algorithm,
+    Controlled,
     Info,
     Objective,
     OtherOptimum,
@@ -59,6 +60,7 @@ __all__ = [
     "Block",
     "Blocks",
     "ConditionalGuide",
+    "Controlled",
     "Data",
     "DensityGuide",
     "DiscreteGuide",

@@ -27,6 +27,7 @@ class Setting(NamedTuple):
         guide: the variational family.
         batch: the data.
         phase: 0 far from the optimum, a scalar that counts the step-size reductions since.
+        controls: parameters of the objective's control variates, see `Controlled`.
     """
 
     mutable: dict[str, PyTree]
@@ -35,6 +36,7 @@ class Setting(NamedTuple):
     guide: Guide
     batch: Batch
     phase: Array
+    controls: PyTree = ()
 
 
 class Objective(Protocol):
@@ -51,6 +53,20 @@ class OtherOptimum:
     Neither the ELBO nor the loss of one step, which a few draws make too small, says which of two
     fits is the better one: the later one counts.
     """
+
+
+class Controlled(abc.ABC):
+    """An objective whose gradient may have control variates with parameters.
+
+    They move neither the loss nor the gradient's expectation, only its variance. Where there are
+    any, an algorithm keeps them beside the variables and moves them against the gradient of the
+    squared norm of its gradient: an unbiased estimate of the gradient of the variance, from the
+    draws of the step itself. The loss has no gradient in them; its gradient has.
+    """
+
+    @abc.abstractmethod
+    def init_controls(self, setting: Setting) -> PyTree:
+        """Their start values, without leaves where there are none to learn."""
 
 
 class Info(NamedTuple):
@@ -73,8 +89,16 @@ class Algorithm(abc.ABC):
         return None
 
     @abc.abstractmethod
-    def init(self, variables: Variables, mutable: dict[str, PyTree]) -> PyTree:
-        """State at the start."""
+    def init(
+        self,
+        variables: Variables,
+        mutable: dict[str, PyTree],
+        key: Array,
+        target: Target,
+        guide: Guide,
+        batch: Batch,
+    ) -> PyTree:
+        """State at the start; what follows `mutable` is for start values of the algorithm's own."""
 
     @abc.abstractmethod
     def step(

@@ -12,7 +12,7 @@ from vijax._batches import Rows
 from vijax._contracts import Algorithm, Batch, Guide, PyTree, RowSource, Target, Variables
 from vijax._engine import Engine, Run
 from vijax._locals import shared, variable_axes
-from vijax._loop import Loop, packed
+from vijax._loop import Loop, initial, packed
 from vijax._stopping import Phase, Window
 from vijax._storage.codec import NotStored, Reader, Writer
 from vijax.algorithms import Gradient, Optimizer
@@ -68,7 +68,8 @@ def decode(
     engine = None
     if algorithm is not None:
         engine = Engine(target, guide, algorithm, batch, rows, **fields)
-    return engine, decode_run(manifest["run"], reader, target, guide, algorithm, *state), unsaved
+    run = decode_run(manifest["run"], reader, target, guide, algorithm, *state, batch)
+    return engine, run, unsaved
 
 
 def _algorithm(
@@ -99,6 +100,7 @@ def decode_run(
     algorithm: Algorithm | None,
     variables: Variables,
     mutable: dict[str, PyTree],
+    batch: Batch,
 ) -> Run:
     """A run; `variables` and `mutable` have the right structure, and no algorithm means no loop."""
     averaged = shared(variables, variable_axes(guide, variables, target.space, target.subsampled))
@@ -116,9 +118,10 @@ def decode_run(
 
     loop = None
     if algorithm is not None and note["loop"] is not None:
-        init = algorithm.init
+        fixed = (target, guide, algorithm)
         state = jax.eval_shape(
-            lambda *start: packed(target, guide, algorithm, init(*start)), variables, mutable
+            lambda *start: packed(*fixed, initial(*fixed, *start)),
+            *(variables, mutable, jax.random.key(0), batch),
         )
         loop = Loop(
             state=reader.tree(

@@ -230,7 +230,7 @@ class Keeper:
 
     def _decode(self, snapshot: Snapshot, variables: Variables, mutable: dict[str, PyTree]) -> Run:
         engine, reader = self.engine, Reader(snapshot.arrays())
-        state = (engine.target, engine.guide, engine.algorithm, variables, mutable)
+        state = (engine.target, engine.guide, engine.algorithm, variables, mutable, engine.batch)
         return stored.decode_run(snapshot.manifest["run"], reader, *state)
 
 

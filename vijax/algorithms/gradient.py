@@ -15,6 +15,7 @@ from vijax._contracts import (
     Algorithm,
     Axes,
     Batch,
+    Controlled,
     Guide,
     Info,
     Objective,
@@ -29,13 +30,25 @@ from vijax._mixed import check_precision, mixed
 
 
 class GradientState(NamedTuple):
-    """Variables, the model's mutable state, the optimizer's state, step-size factor and phase."""
+    """Where a fit is.
+
+    Attributes:
+        variables: what is fitted.
+        mutable: the model's mutable state.
+        optimizer: the optimizer's state.
+        step_size: a factor.
+        phase: as in `Setting`.
+        controls: parameters of the objective's control variates, without leaves if it has none.
+        learner: the state of their optimizer, likewise.
+    """
 
     variables: Variables
     mutable: dict[str, PyTree]
     optimizer: PyTree
     step_size: Array
     phase: Array
+    controls: PyTree = ()
+    learner: PyTree = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,12 +92,17 @@ class Adam(Optimizer):
 class Gradient(Algorithm):
     """`variables <- variables + step_size * update(gradient of the objective)`.
 
+    Parameters of the objective's control variates, see `Controlled`, take a step after each of
+    these, with the gradient of the squared norm of the gradient. Source: Backpropagation through
+    the void, Grathwohl, Choi, Wu, Roeder, Duvenaud, 2018, algorithm 1.
+
     Args:
         objective: the loss.
         optimizer: any optax transformation; line searches and `optax.lbfgs` receive the value,
             gradient and value function of the step's own draws.
         precision: `"bfloat16"` takes the model's matrix products and convolutions in it, see
             `vijax.fit`; `None` changes nothing.
+        learner: optimizer of the control variates' parameters, whose step size stays as it is.
 
     Raises:
         ValueError: the precision is another one.
@@ -93,6 +111,7 @@ class Gradient(Algorithm):
     objective: Objective
     optimizer: Optimizer
     precision: str | None = dataclasses.field(default=None, kw_only=True)
+    learner: Optimizer = dataclasses.field(default=Adam(0.01), kw_only=True)
 
     def __post_init__(self) -> None:
         check_precision(self.precision)
@@ -101,21 +120,52 @@ class Gradient(Algorithm):
     def raises_elbo(self) -> bool:
         return not isinstance(self.objective, OtherOptimum)
 
-    def init(self, variables: Variables, mutable: dict[str, PyTree]) -> GradientState:
+    def init(
+        self,
+        variables: Variables,
+        mutable: dict[str, PyTree],
+        key: Array,
+        target: Target,
+        guide: Guide,
+        batch: Batch,
+    ) -> GradientState:
+        one, zero = jnp.ones(()), jnp.zeros(())
         state = self.optimizer.transformation.init(variables)
-        return GradientState(variables, mutable, state, jnp.ones(()), jnp.zeros(()))
+        begun = GradientState(variables, mutable, state, one, zero)
+        if isinstance(self.objective, Controlled):
+            setting = Setting(mutable, key, target, guide, batch, zero)
+            begun = begun._replace(controls=self.objective.init_controls(setting))
+        return begun._replace(learner=self._ready(begun.controls))
+
+    def _ready(self, controls: PyTree) -> PyTree:
+        """The state in which parameters of control variates begin to be learned."""
+        return self.learner.transformation.init(controls) if jax.tree.leaves(controls) else ()
 
     def step(
         self, state: GradientState, key: Array, target: Target, guide: Guide, batch: Batch
     ) -> tuple[GradientState, Info]:
         if self.precision is not None:
             target = _mixed_target(target, self.precision)
-        setting = Setting(state.mutable, key, target, guide, batch, state.phase)
+        setting = Setting(state.mutable, key, target, guide, batch, state.phase, state.controls)
 
-        def loss_of(variables: Variables) -> tuple[Array, dict[str, PyTree]]:
-            return self.objective(variables, setting)
+        def loss_of(
+            variables: Variables, controls: PyTree = state.controls
+        ) -> tuple[Array, dict[str, PyTree]]:
+            return self.objective(variables, setting._replace(controls=controls))
 
-        (loss, mutable), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.variables)
+        def found(controls: PyTree) -> tuple[tuple[Array, dict[str, PyTree]], Variables]:
+            return jax.value_and_grad(loss_of, has_aux=True)(state.variables, controls)
+
+        def squared(controls: PyTree) -> tuple[Array, Any]:
+            after = found(controls)
+            return optax.tree_utils.tree_norm(after[1], squared=True), after
+
+        if jax.tree.leaves(state.controls):
+            slopes, after = jax.grad(squared, has_aux=True)(state.controls)
+            state = self._learned(state, slopes)
+        else:
+            after = found(state.controls)
+        (loss, mutable), gradient = after
         update, optimizer = optax.with_extra_args_support(self.optimizer.transformation).update(
             gradient,
             state.optimizer,
@@ -128,6 +178,18 @@ class Gradient(Algorithm):
         variables = optax.apply_updates(state.variables, update)
         state = state._replace(variables=variables, mutable=mutable, optimizer=optimizer)
         return state, Info(loss)
+
+    def _learned(self, state: GradientState, slopes: PyTree) -> GradientState:
+        """The state with control variates moved along `-slopes`, or kept where not all are finite.
+
+        Steps of the variables that are not finite are undone by the loop, which does not look here.
+        """
+        finite = jnp.isfinite(optax.tree_utils.tree_sum(slopes))
+        updates, learner = self.learner.transformation.update(slopes, state.learner, state.controls)
+        moved = (optax.apply_updates(state.controls, updates), learner)
+        kept = (state.controls, state.learner)
+        controls, learner = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, kept)
+        return state._replace(controls=controls, learner=learner)
 
     def variables(self, state: GradientState) -> Variables:
         return state.variables
@@ -149,15 +211,19 @@ class Gradient(Algorithm):
                 "optimizer: expected one that keeps its state parameter by parameter, as Adam "
                 "does, since latents are cut into batches; a line search or L-BFGS does not."
             ) from error
-        mutable = jax.tree.map(lambda _: Axes(), state.mutable)
-        return GradientState(axes, mutable, optimizer, Axes(), Axes())  # type: ignore[arg-type]
+        whole = state._replace(variables=None, optimizer=None)  # type: ignore[arg-type]
+        rest = jax.tree.map(lambda _: Axes(), whole)
+        return rest._replace(variables=axes, optimizer=optimizer)
 
     def rescale(self, state: GradientState, factor: Any) -> GradientState:
         return state._replace(step_size=state.step_size * factor)
 
     def move(self, state: GradientState, variables: Variables, forget: bool) -> GradientState:
         if forget:
-            state = state._replace(optimizer=self.optimizer.transformation.init(variables))
+            state = state._replace(
+                optimizer=self.optimizer.transformation.init(variables),
+                learner=self._ready(state.controls),
+            )
         return state._replace(variables=variables, phase=state.phase + 1)
 
 

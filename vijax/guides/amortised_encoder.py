@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
+from vijax import _networks
 from vijax._contracts import Batch, PyTree, Space
 from vijax._errors import GuideError, mismatch
 from vijax.guides.levels import Level, levels
 
-if TYPE_CHECKING:
-    from flax import nnx
-
-Encoder = Callable[["nnx.Rngs"], Any]
+Encoder = _networks.Make
 Inputs = str | tuple[str, ...]
 
 
@@ -40,14 +36,7 @@ def start(encoder: Encoder, key: Array) -> PyTree:
     Raises:
         GuideError: the module has state of other kinds.
     """
-    from flax import nnx
-
-    module = encoder(nnx.Rngs(key))
-    weights, rest = nnx.state(module, nnx.Param), nnx.state(module, nnx.Not(nnx.Param))
-    if jax.tree.leaves(rest):
-        others = list(nnx.to_pure_dict(rest))
-        raise GuideError(mismatch("encoder", "no state but nnx.Param", f"some in {others}"))
-    return nnx.to_pure_dict(weights)
+    return _networks.start(encoder, key, "encoder")
 
 
 def encoded(
@@ -58,11 +47,7 @@ def encoded(
     Raises:
         GuideError: an input is not an array with these rows, or the outputs have another shape.
     """
-    from flax import nnx
-
-    structure, state = nnx.split(nnx.eval_shape(lambda: encoder(nnx.Rngs(0))), nnx.Param)
-    nnx.replace_by_pure_dict(state, weights)
-    outputs = nnx.merge(structure, state)(*_rows(inputs, level, batch))
+    outputs = _networks.applied(encoder, weights, *_rows(inputs, level, batch))
     expected = (level.rows, width)
     if jnp.shape(outputs) != expected:
         what = f"encoder's outputs for sites {[site.name for site in level.sites]}"

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from vijax._contracts import (
+    Controlled,
     DensityGuide,
     DiscreteGuide,
     Draw,
@@ -27,13 +28,14 @@ from vijax._errors import GuideError
 from vijax.objectives.discrete import Estimator as DiscreteEstimator
 from vijax.objectives.discrete import check, chosen, elbo_integrand
 from vijax.objectives.particles import check_num, merge, model_batch
+from vijax.objectives.signals import row_size
 from vijax.objectives.stratified import stratified
 
 Estimator = Literal["auto", "entropy", "stl", "plain"]
 
 
 @dataclasses.dataclass(frozen=True)
-class ELBO:
+class ELBO(Controlled):
     """Negative evidence lower bound, `-E_q[log p(x, z) - log q(z)]`, by reparameterised draws.
 
     All estimators have the same expectation and differ in the variance of their gradients:
@@ -71,6 +73,14 @@ class ELBO:
                 f"estimator: expected one of {list(get_args(Estimator))}, got {self.estimator!r}."
             )
         check(self.discrete)
+
+    def init_controls(self, setting: Setting) -> PyTree:
+        space = setting.target.space.drawn
+        if not space.sites:
+            return ()
+        layout = setting.target.layout(setting.batch)
+        widths = {s.name: row_size(s, layout) * max((s.states or 1) - 1, 0) for s in space.sites}
+        return chosen(self.discrete, space, layout).init(setting.key, widths)
 
     def __call__(self, variables: Variables, setting: Setting) -> tuple[Array, dict[str, PyTree]]:
         key, guide = setting.key, setting.guide
@@ -134,7 +144,9 @@ class ELBO:
         integrand = elbo_integrand(terms, families, space.drawn, layout)
         estimator = chosen(self.discrete, space.drawn, layout)
         state_key = jax.random.fold_in(key, 2)
-        loss, after = estimator.estimate(state_key, families, integrand, setting.phase)
+        loss, after = estimator.estimate(
+            state_key, families, integrand, setting.phase, setting.controls
+        )
         return subtracted + loss, after
 
     def _resolve(self, guide: Guide) -> tuple[str, str]:

@@ -48,7 +48,7 @@ class FreeBits(OtherOptimum):
             raise ValueError(f"nats: expected a number from 0 up, got {self.nats!r}.")
 
     def __call__(self, variables: Variables, setting: Setting) -> tuple[Array, dict[str, PyTree]]:
-        mutable, key, target, _, batch, _ = setting
+        mutable, key, target, _, batch, *_ = setting
         guide = require_density(setting.guide)
         if target.space.drawn.sites or target.discrete:
             name = (*target.space.drawn.names, *target.discrete)[0]

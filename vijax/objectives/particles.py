@@ -71,7 +71,7 @@ def particles(
         GuideError: `"path"` or `"score"` of a guide without a density, or any but `"score"` where
             there are discrete sites among the draws.
     """
-    mutable, key, target, guide, batch, _ = setting
+    mutable, key, target, guide, batch, *_ = setting
     if way != "score" and target.space.drawn.sites:
         raise GuideError(
             f"objective: expected gradients through the draws, but those of site "

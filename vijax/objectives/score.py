@@ -50,7 +50,7 @@ class ScoreELBO:
         check_num(self.num_particles, 2)
 
     def __call__(self, variables: Variables, setting: Setting) -> tuple[Array, dict[str, PyTree]]:
-        mutable, key, target, _, batch, _ = setting
+        mutable, key, target, _, batch, *_ = setting
         guide = require_density(setting.guide)
         assert target.terms is not None
         terms, layout = target.terms, target.layout(batch)

@@ -9,6 +9,7 @@ box variational inference, Ranganath, Gerrish, Blei, 2014, section 3.1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
@@ -121,6 +122,12 @@ def parallel(site: Site, layout: Mapping[str, Layout]) -> tuple[int, ...]:
     common = [p for p in site.plates if all(p.dim in _dims(term, names) for term in seen)]
     ndim = len(site.shape) - site.event_dim
     return tuple(ndim + plate.dim for plate in common)
+
+
+def row_size(site: Site, layout: Mapping[str, Layout]) -> int:
+    """Number of a site's entries that share terms with one another: those of one such row."""
+    together = parallel(site, layout)
+    return math.prod(n for axis, n in enumerate(site.shape) if axis not in together)
 
 
 def _factor(sites: tuple[Site, ...], log_q: Array, scale: float, seen: Array) -> Factor:

@@ -36,7 +36,7 @@ class Stein(OtherOptimum):
     kernel: Kernel = RBF()
 
     def __call__(self, variables: Variables, setting: Setting) -> tuple[Array, dict[str, PyTree]]:
-        mutable, key, target, guide, batch, _ = setting
+        mutable, key, target, guide, batch, *_ = setting
         if not isinstance(guide, ParticleGuide):
             raise GuideError(
                 f"objective {self!r}: expected a guide of particles, got {guide!r}. Use "

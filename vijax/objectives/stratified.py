@@ -20,7 +20,7 @@ def stratified(
     their draws. In `log q` the parameters are held fixed from phase 1 on, as in sticking the
     landing. Source: Sticking the Landing, Roeder, Wu, Duvenaud, 2017, on mixtures.
     """
-    mutable, key, target, _, batch, phase = setting
+    mutable, key, target, _, batch, phase, *_ = setting
     log_weights, draws = guide.strata(variables.guide, target.space, key, batch)
     z = jax.tree.map(lambda *parts: jnp.stack(parts), *[draw.z for draw in draws])
 

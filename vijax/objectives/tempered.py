@@ -7,12 +7,20 @@ import dataclasses
 import jax.numpy as jnp
 from jax import Array
 
-from vijax._contracts import Evaluation, Objective, PyTree, Setting, Terms, Variables
+from vijax._contracts import (
+    Controlled,
+    Evaluation,
+    Objective,
+    PyTree,
+    Setting,
+    Terms,
+    Variables,
+)
 from vijax.objectives.elbo import ELBO
 
 
 @dataclasses.dataclass(frozen=True)
-class Tempered:
+class Tempered(Controlled):
     """An objective for `p(x, z)^temperature`, which joins separate modes while it is small.
 
     One temperature a phase: phases end where the fit reduces its step size because it has become
@@ -32,6 +40,10 @@ class Tempered:
             raise ValueError(
                 f"temperatures: expected numbers above 0 and at most 1, got {self.temperatures}."
             )
+
+    def init_controls(self, setting: Setting) -> PyTree:
+        inside = self.objective
+        return inside.init_controls(setting) if isinstance(inside, Controlled) else ()
 
     def __call__(self, variables: Variables, setting: Setting) -> tuple[Array, dict[str, PyTree]]:
         schedule = jnp.asarray((*self.temperatures, 1.0))

@@ -10,6 +10,7 @@ that `f` holds the pathwise one. In order of preference:
 | `DisARM` | `"disarm"` | 2 a pair | two values each |
 | `LeaveOneOut` | `"leave_one_out"` | `num_draws` | nothing |
 | `Rebar` | `"rebar"` | 2 and a gradient | `f` smooth between the values |
+| `Relax` | `"relax"` | as `Rebar`, and a product with the Hessian | the same, and time to learn |
 | `GumbelSoftmax` | `"gumbel_softmax"` | 2, one gradient; **biased** | the same |
 | `StraightThrough` | `"straight_through"` | 1 and its gradient; **biased** | the same |
 """
@@ -17,7 +18,9 @@ that `f` holds the pathwise one. In order of preference:
 from vijax.objectives.discrete.choice import NAMES, check, chosen
 from vijax.objectives.discrete.estimator import Estimator
 from vijax.objectives.discrete.integrand import elbo_integrand
-from vijax.objectives.discrete.relaxed import GumbelSoftmax, Rebar, StraightThrough
+from vijax.objectives.discrete.rebar import Rebar
+from vijax.objectives.discrete.relax import Relax
+from vijax.objectives.discrete.relaxed import GumbelSoftmax, StraightThrough
 from vijax.objectives.discrete.sampled import DisARM, LeaveOneOut, LocalExpectation
 
 __all__ = [
@@ -28,6 +31,7 @@ __all__ = [
     "LeaveOneOut",
     "LocalExpectation",
     "Rebar",
+    "Relax",
     "StraightThrough",
     "check",
     "chosen",

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Mapping
 
 from vijax._contracts import Layout, Space
 from vijax.objectives.discrete.estimator import Estimator
-from vijax.objectives.discrete.relaxed import GumbelSoftmax, Rebar, StraightThrough
+from vijax.objectives.discrete.rebar import Rebar
+from vijax.objectives.discrete.relax import Relax
+from vijax.objectives.discrete.relaxed import GumbelSoftmax, StraightThrough
 from vijax.objectives.discrete.sampled import DisARM, LeaveOneOut, LocalExpectation
-from vijax.objectives.signals import parallel
+from vijax.objectives.signals import row_size
 
 NAMES: dict[str, Estimator] = {
     "local": LocalExpectation(),
     "disarm": DisARM(),
     "leave_one_out": LeaveOneOut(),
     "rebar": Rebar(),
+    "relax": Relax(),
     "gumbel_softmax": GumbelSoftmax((1.0, 0.5, 0.25, 0.1)),
     "straight_through": StraightThrough(),
 }
@@ -65,7 +67,5 @@ def _evaluations(space: Space, layout: Mapping[str, Layout]) -> int:
     """What local expectations take."""
     total = 1
     for site in space.sites:
-        together = parallel(site, layout)
-        entries = math.prod(n for axis, n in enumerate(site.shape) if axis not in together)
-        total += entries * ((site.states or 1) - 1)
+        total += row_size(site, layout) * ((site.states or 1) - 1)
     return total

@@ -10,12 +10,10 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.lax import stop_gradient
 
-from vijax._contracts import Family, Position
+from vijax._contracts import Family, Position, PyTree
 from vijax._discrete import Counts, Finite, weights
 from vijax._errors import GuideError
-from vijax.objectives.particles import with_gradient_of
 
 Families = dict[str, Family]
 
@@ -44,10 +42,12 @@ class Integrand:
         function: what it does.
         parallel: by site, axes along which entries have no part in one another's signals, so that
             all of them can be changed at once.
+        scales: by site, what the value counts each of them for; 1 where nothing is said.
     """
 
     function: Callable[[Position], Seen]
     parallel: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    scales: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __call__(self, states: Position) -> Seen:
         return self.function(states)
@@ -62,9 +62,23 @@ class Estimator(abc.ABC):
 
     unbiased: ClassVar[bool] = True
 
+    def init(self, key: Array, widths: Mapping[str, int]) -> PyTree:
+        """Start values of the control variates' parameters, see `vijax._contracts.Controlled`.
+
+        Args:
+            key: randomness.
+            widths: by site, logits of a row, of the entries that share terms with one another.
+        """
+        return ()
+
     @abc.abstractmethod
     def estimate(
-        self, key: Array, families: Families, f: Integrand, phase: Array | float = 0.0
+        self,
+        key: Array,
+        families: Families,
+        f: Integrand,
+        phase: Array | float = 0.0,
+        controls: PyTree = (),
     ) -> tuple[Array, Any]:
         """An estimate of `E[f]`, a scalar to be differentiated, and one `aux` of `f`.
 
@@ -73,12 +87,23 @@ class Estimator(abc.ABC):
             families: the distribution of every site.
             f: the function.
             phase: as in `Setting`, for what changes in the course of a fit.
+            controls: what `init` makes, later learned; the gradient has a gradient in them.
 
         Raises:
             GuideError: the families are of a kind that this estimator is not for.
         """
 
-    def __call__(self, key: Array, logits: Array, f: Callable[[Array], Array]) -> Array:
+    def controls(self, key: Array, logits: Array) -> PyTree:
+        """Start values of the control variates' parameters for calls with these logits.
+
+        They are to follow `d/dcontrols sum(g^2)`, with `g` the gradient of one call in the logits.
+        """
+        width = logits.size if logits.ndim == 1 else logits[:, 1:].size
+        return self.init(key, {"b": width})
+
+    def __call__(
+        self, key: Array, logits: Array, f: Callable[[Array], Array], controls: PyTree = ()
+    ) -> Array:
         """An estimate of `E[f(b)]`, a scalar, to be differentiated in `logits`.
 
         Args:
@@ -86,6 +111,7 @@ class Estimator(abc.ABC):
             logits: `(dim,)` of Bernoulli variables, or `(dim, n)` of categorical ones.
             f: from zeros and ones, shaped like `logits`, to a scalar; the ones of categorical
                 variables say which value it is.
+            controls: what `controls` makes, for estimators that learn.
         """
         binary = logits.ndim == 1
         family = Finite(logits[:, None] if binary else logits[:, 1:] - logits[:, :1])
@@ -95,7 +121,7 @@ class Estimator(abc.ABC):
             value = f(hot[:, 1] if binary else hot)
             return Seen(value, {"b": jnp.broadcast_to(value, logits.shape[:1])})
 
-        return self.estimate(key, {"b": family}, Integrand(seen))[0]
+        return self.estimate(key, {"b": family}, Integrand(seen), controls=controls)[0]
 
 
 def finite(families: Families, name: str, size: int | None = None) -> dict[str, Finite]:
@@ -119,11 +145,23 @@ def finite(families: Families, name: str, size: int | None = None) -> dict[str, 
 
 def with_slopes(value: Array, slopes: Mapping[str, Array], families: dict[str, Finite]) -> Array:
     """`value`, which goes on to depend on all else as it does, with slopes in the logits."""
-    linear = sum(
-        (jnp.vdot(stop_gradient(slopes[name]), family.logits) for name, family in families.items()),
+    logits = {name: family.logits for name, family in families.items()}
+    return value + _sloping(dict(slopes), logits).astype(value.dtype)
+
+
+@jax.custom_vjp
+def _sloping(slopes: dict[str, Array], logits: dict[str, Array]) -> Array:
+    """Zero, with these slopes in the logits. It has none in the slopes, but its gradient has."""
+    return jnp.zeros(())
+
+
+_sloping.defvjp(
+    lambda slopes, logits: (
         jnp.zeros(()),
-    )
-    return value + with_gradient_of(jnp.zeros_like(linear), linear)
+        {n: s.astype(logits[n].dtype) for n, s in slopes.items()},
+    ),
+    lambda slopes, seed: (None, {n: seed.astype(s.dtype) * s for n, s in slopes.items()}),
+)
 
 
 def split_keys(key: Array, families: Mapping[str, Family]) -> dict[str, Array]:

@@ -42,4 +42,5 @@ def elbo_integrand(
             signals[site.name] = own - seen_by(site, found.values, layout)
         return Seen(value, signals, found.mutable)
 
-    return Integrand(function, {site.name: parallel(site, layout) for site in space.sites})
+    together = {site.name: parallel(site, layout) for site in space.sites}
+    return Integrand(function, together, {site.name: site.scale for site in space.sites})

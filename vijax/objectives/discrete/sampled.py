@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from vijax._contracts import Position
+from vijax._contracts import Position, PyTree
 from vijax._discrete import Finite, held
 from vijax.objectives.discrete.estimator import (
     Estimator,
@@ -43,7 +43,12 @@ class LeaveOneOut(Estimator):
             raise ValueError(f"num_draws: expected at least 2, got {self.num_draws}.")
 
     def estimate(
-        self, key: Array, families: Families, f: Integrand, phase: Array | float = 0.0
+        self,
+        key: Array,
+        families: Families,
+        f: Integrand,
+        phase: Array | float = 0.0,
+        controls: PyTree = (),
     ) -> tuple[Array, Any]:
         keys = jax.random.split(key, self.num_draws)
         states = jax.vmap(lambda key: draw(key, families))(keys)
@@ -72,7 +77,12 @@ class DisARM(Estimator):
             raise ValueError(f"num_pairs: expected at least 1, got {self.num_pairs}.")
 
     def estimate(
-        self, key: Array, families: Families, f: Integrand, phase: Array | float = 0.0
+        self,
+        key: Array,
+        families: Families,
+        f: Integrand,
+        phase: Array | float = 0.0,
+        controls: PyTree = (),
     ) -> tuple[Array, Any]:
         binary = finite(families, "disarm", 2)
 
@@ -107,7 +117,12 @@ class LocalExpectation(Estimator):
     """
 
     def estimate(
-        self, key: Array, families: Families, f: Integrand, phase: Array | float = 0.0
+        self,
+        key: Array,
+        families: Families,
+        f: Integrand,
+        phase: Array | float = 0.0,
+        controls: PyTree = (),
     ) -> tuple[Array, Any]:
         known = finite(families, "local")
         states = draw(key, families)

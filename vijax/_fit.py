@@ -155,7 +155,7 @@ def fit(
     if not problem.target.differentiable and objective is None and algorithm == "auto":
         objective = options["objective"] = ScoreELBO()
     parameters, mutable = model_state(problem, init)
-    if problem.target.request is not None:
+    if problem.target.subsampled:
         state = (problem.target, problem.batch, parameters, mutable)
         check_batches(*state, problem.arguments.sources)
     problem = _least.counted(problem, parameters, mutable)

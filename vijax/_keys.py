@@ -31,6 +31,15 @@ def draw_keys(key: Array, num_draws: int, dim: int) -> Array:
     return jax.random.split(key, num_draws)
 
 
+def for_rejection(key: Array) -> Array:
+    """A key of threefry that stands for one of any kind: what draws by rejection need.
+
+    Under `vmap` XLA's own generator makes the numbers of all draws from the key of the first. Once
+    that one is accepted its key stands still, and all others are offered the same numbers for ever.
+    """
+    return jax.random.wrap_key_data(jnp.ravel(jax.random.key_data(key))[:2], impl=_THREEFRY)
+
+
 def as_key(rng_key: Any) -> Array:
     """A typed key from an int, a typed key or a legacy `uint32` key.
 

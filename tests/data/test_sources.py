@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import scipy.sparse
+from jax.experimental import sparse
 
 from vijax import ModelError, data
-from vijax.data.arrays import MappedRows, SparseRows, StackedRows, opened
+from vijax.data.arrays import MappedRows, SparseRows, StackedRows, _from_jax, opened
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(20, 3))
@@ -58,6 +59,23 @@ def test_rows_are_those_of_the_array(kind, tmp_path):
     for some in (rows, np.arange(len(whole)), rows[:1]):
         np.testing.assert_array_equal(source.take(some), whole[some])
     np.testing.assert_array_equal(np.asarray(source), whole)
+
+
+@pytest.mark.parametrize("kind", ["BCOO", "BCSR", "filled up", "rows of entries"])
+def test_sparse_arrays_of_jax_are_read_by_row(kind):
+    thin = np.where(np.abs(X) > 0.5, X, 0).astype(np.float32)
+    matrix = sparse.BCSR.fromdense(thin) if kind == "BCSR" else sparse.BCOO.fromdense(thin)
+    if kind == "filled up":
+        matrix = sparse.BCOO.fromdense(thin, nse=70)
+    if kind == "rows of entries":
+        matrix = sparse.BCOO.fromdense(thin, n_batch=1)
+    found = opened({"x": matrix, "y": ROWS}, by_batch=True)
+    np.testing.assert_array_equal(found["x"], thin)
+    assert isinstance(found["x"], np.ndarray)  # small: all of it is read
+    if kind in ("BCOO", "filled up"):
+        source = SparseRows(_from_jax(matrix))
+        np.testing.assert_array_equal(source.take(ROWS), thin[ROWS])
+    assert opened({"x": matrix}, by_batch=False)["x"] is matrix
 
 
 def test_arrays_of_records_and_streams_belong_together(tmp_path):

@@ -10,6 +10,7 @@ import numpyro.distributions as dist
 import pytest
 from numpyro.contrib.control_flow import scan
 
+import vijax
 from vijax import ModelError
 from vijax._contracts import Batch
 from vijax.model import build, check_batches, request, split
@@ -168,6 +169,61 @@ def test_a_model_whose_rows_depend_on_one_another_is_refused(model, site):
     target, batch = target_of(model, (X, Y), 2)
     with pytest.raises(ModelError, match=f"site '{site}': .*other rows"):
         check_batches(target, batch, {}, {})
+
+
+def looked_up(x, y):
+    w = numpyro.sample("w", dist.Normal(jnp.zeros(2), 1.0).to_event(1))
+    with numpyro.plate("n", N, subsample_size=3) as rows:
+        u = numpyro.sample("u", dist.Normal(0.0, 1.0))
+        numpyro.sample("y", dist.Normal(x[rows] @ w + u, 1.0), obs=numpyro.subsample(y, 0))
+
+
+def not_looked_up(x, y):
+    w = numpyro.sample("w", dist.Normal(jnp.zeros(2), 1.0).to_event(1))
+    with numpyro.plate("n", N, subsample_size=3):
+        numpyro.sample("y", dist.Normal(x[:3] @ w, 1.0), obs=y[:3])
+
+
+def looked_up_by_half(x, y):
+    w = numpyro.sample("w", dist.Normal(jnp.zeros(2), 1.0).to_event(1))
+    with numpyro.plate("n", N, subsample_size=3) as rows:
+        numpyro.sample("y", dist.Normal(x[rows] @ w, 1.0), obs=y[:3])
+
+
+def standardised_by_itself(x, y):
+    w = numpyro.sample("w", dist.Normal(jnp.zeros(2), 1.0).to_event(1))
+    with numpyro.plate("n", N, subsample_size=3) as rows:
+        some = x[rows] - x[rows].mean(0)
+        numpyro.sample("y", dist.Normal(some @ w, 1.0), obs=y[rows])
+
+
+def outside_by_itself(x, y):
+    w = numpyro.sample("w", dist.Normal(jnp.zeros(2), 1.0).to_event(1))
+    with numpyro.plate("n", N, subsample_size=3) as rows:
+        numpyro.sample("x", dist.Normal(x[rows, 0], 1.0), obs=x[rows, 1])
+    numpyro.sample("y", dist.Normal(x[rows] @ w, 1.0).to_event(1), obs=y[rows])
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (not_looked_up, r"plate 'n': expected its 3 of 6 rows to be looked up.*'x' has all"),
+        (looked_up_by_half, "site 'y': .*other rows"),
+        (standardised_by_itself, "site 'y': .*other rows"),
+        (outside_by_itself, "site 'y': .*other rows.*outside plate 'n'"),
+    ],
+)
+def test_a_subsampling_model_that_would_count_the_wrong_rows_is_refused(model, message):
+    with pytest.raises(ModelError, match=message):
+        vijax.fit(model, X, Y, progress_bar=False)
+
+
+def test_a_subsampling_model_that_looks_its_rows_up_is_let_through():
+    arguments, data = split(looked_up, (X, Y), {})
+    check_batches(build(looked_up, arguments), Batch(data), {}, {})
+    one_batch = (X[:3], Y[:3])  # as a loader of its own would give it
+    arguments, data = split(not_looked_up, one_batch, {})
+    check_batches(build(not_looked_up, arguments), Batch(data), {}, {})
 
 
 def noisy(x, y):

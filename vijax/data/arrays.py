@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -86,10 +87,28 @@ def opened(tree: PyTree, by_batch: bool) -> PyTree:
     What is small is read instead: with all rows in memory all of them can be judged. Nothing is
     changed for a fit that is not `by_batch`.
     """
-    return jax.tree.map(_opened, tree) if by_batch else tree
+    return jax.tree.map(_opened, tree, is_leaf=_is_jax_sparse) if by_batch else tree
+
+
+def _is_jax_sparse(leaf: Any) -> bool:
+    # without importing what takes a while: who has such a matrix has imported it
+    sparse = sys.modules.get("jax.experimental.sparse")
+    return sparse is not None and isinstance(leaf, sparse.JAXSparse)
+
+
+def _from_jax(matrix: Any) -> Any:
+    """A sparse array of JAX as SciPy's, or as a dense one if it is no matrix."""
+    matrix = matrix.to_bcoo() if hasattr(matrix, "to_bcoo") else matrix
+    if matrix.ndim != 2 or matrix.n_batch or matrix.n_dense:
+        return np.asarray(matrix.todense())
+    values, at = np.asarray(matrix.data), np.asarray(matrix.indices)
+    inside = np.all(at < matrix.shape, axis=1)  # the rest fills up
+    return scipy.sparse.coo_array((values[inside], at[inside].T), matrix.shape)
 
 
 def _opened(leaf: Any) -> Any:
+    if _is_jax_sparse(leaf):
+        leaf = _from_jax(leaf)
     if scipy.sparse.issparse(leaf):
         leaf = SparseRows(leaf)
     if isinstance(leaf, RowSource):

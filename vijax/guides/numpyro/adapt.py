@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 from numpyro.infer.autoguide import (
     AutoDAIS,
@@ -79,10 +80,27 @@ def _adapt_function(
         check_sites(label, trace, space)
         return running.log_prob(trace)
 
+    data, key = running.abstract_data(arguments), jax.random.key(0)
     with running.tracing_errors(label):
-        jax.eval_shape(inspected, running.abstract_data(arguments), jax.random.key(0))
+        jax.eval_shape(inspected, data, key)
+        jax.eval_shape(functools.partial(_slopes, guide), data, key)
     _check_supports(label, guide)
     return guide
+
+
+def _slopes(guide: NumPyroFunction, data: dict[str, Array], key: Array) -> PyTree:
+    """Gradients of a draw in the parameters: not every implicit one is known to JAX."""
+    start = running.params(guide.trace(None, key, Batch(data)))
+    smooth = {
+        name: value
+        for name, value in start.items()
+        if all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(value))
+    }
+
+    def drawn(smooth: dict[str, PyTree]) -> Array:
+        return running.log_prob(guide.trace(start | smooth, key, Batch(data)))
+
+    return jax.grad(drawn)(smooth)
 
 
 def _check_supports(label: str, guide: NumPyroFunction) -> None:

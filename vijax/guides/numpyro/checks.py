@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from vijax._contracts import Space
 from vijax._errors import GuideError, mismatch
+from vijax.guides.numpyro.implicit import has_gradient
 from vijax.guides.numpyro.running import Trace
 
 
@@ -57,13 +58,18 @@ def check_sites(label: str, trace: Trace, space: Space) -> None:
 
 def _check_site(label: str, name: str, site: Mapping[str, Any]) -> None:
     fn = site["fn"]
-    if not fn.is_discrete and fn.has_rsample:
+    if not fn.is_discrete and has_gradient(fn):
         return
     kind = "is discrete" if fn.is_discrete else "has no reparameterised sampler"
+    remedy = (
+        "Leave the site to vijax: guide={..., ...: ...} by site, or guide='auto'."
+        if fn.is_discrete
+        else "Use a reparameterised distribution (a Normal, a transformed Normal, a mixture of "
+        "Normals, ...)."
+    )
     raise GuideError(
-        f"{label}, site {name!r}: {type(fn).__name__} {kind}, so its draws carry no gradient; not "
-        "supported yet. Use a reparameterised distribution (a Normal, a transformed Normal, ...). "
-        "Planned: score-function gradients."
+        f"{label}, site {name!r}: {type(fn).__name__} {kind}, so its draws carry no gradient. "
+        + remedy
     )
 
 

@@ -12,6 +12,7 @@ from jax import Array
 
 from vijax._contracts import Batch, Draw, Guide, Position, PyTree, Space, Target
 from vijax._errors import GuideError
+from vijax._keys import for_rejection
 from vijax.guides.numpyro import running
 from vijax.guides.numpyro.dependence import dependent
 from vijax.guides.numpyro.running import Arguments
@@ -71,6 +72,7 @@ class NumPyroFunction(Guide):
     def trace(self, params: dict[str, PyTree] | None, key: Array, batch: Batch) -> running.Trace:
         """The trace of the guide function, with its constrained values."""
         args, kwargs = self.arguments.join(batch.data)
+        key = for_rejection(key)  # as VonMises draws, and Gamma
         return running.run(self.function, args, kwargs, key, params, batch.index)
 
     def _check_start(self) -> None:

@@ -14,6 +14,7 @@ from numpyro.distributions import biject_to, constraints
 
 from vijax._contracts import PyTree, Space
 from vijax._errors import GuideError
+from vijax.guides.numpyro.implicit import ImplicitDraws
 
 Trace = dict[str, dict[str, Any]]
 
@@ -63,7 +64,8 @@ def run(
         return None
 
     substituted = handlers.substitute(guide, substitute_fn=substitute)
-    return handlers.trace(handlers.seed(substituted, key)).get_trace(*args, **kwargs)
+    drawn = ImplicitDraws(handlers.seed(substituted, key))
+    return handlers.trace(drawn).get_trace(*args, **kwargs)
 
 
 def params(trace: Trace) -> dict[str, PyTree]:

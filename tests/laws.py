@@ -14,7 +14,8 @@ import numpy as np
 from numpyro.infer import autoguide
 
 from tests.targets import Problem, problem
-from vijax._contracts import DensityGuide, EntropyGuide, GaussianGuide, Guide
+from vijax._contracts import DensityGuide, EntropyGuide, GaussianGuide, Guide, NormalsGuide
+from vijax._keys import Normals
 from vijax.guides import (
     ASVI,
     Delta,
@@ -233,6 +234,18 @@ def key_decides_the_draw(c: Case):
     assert np.all(vectors[0] != vectors[1])
 
 
+def normals_stand_in_for_a_key(c: Case):
+    """All of a draw is made of the normals that the key stands for, the density with it."""
+    space, batch = c.problem.target.space, c.problem.batch
+    key, num = keys(1, 1)[0], c.guide.num_normals(c.params, space)
+    given = Normals(jax.random.normal(key, (num,)))
+    one, other = (c.guide.draw(c.params, space, own, batch) for own in (key, given))
+    np.testing.assert_allclose(space.ravel(one.z), space.ravel(other.z), rtol=1e-6)
+    np.testing.assert_allclose(one.log_q, other.log_q, rtol=1e-6)
+    path = c.guide.path_log_q(c.params, space, given, other, batch)
+    np.testing.assert_allclose(path, one.log_q, rtol=1e-4, atol=1e-4)
+
+
 def entropy_is_exact(c: Case):
     _, log_q, _ = c.draws
     assert_mean(-log_q, c.guide.entropy(c.params, c.problem.target.space))
@@ -294,6 +307,7 @@ LAWS: dict[Callable[[Case], None], type[Guide]] = {
     gradient_reaches_every_parameter: Guide,
     compiled_equals_eager: Guide,
     key_decides_the_draw: Guide,
+    normals_stand_in_for_a_key: NormalsGuide,
     entropy_is_exact: EntropyGuide,
     moments_are_exact: GaussianGuide,
     weights_average_to_the_evidence: Guide,

@@ -7,7 +7,7 @@ first: a sixth of the time that a small fit takes in all.
 from __future__ import annotations
 
 import operator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,19 @@ def draw_keys(key: Array, num_draws: int, dim: int) -> Array:
         data = jnp.ravel(jax.random.key_data(key))[:2]
         key = jax.random.wrap_key_data(jnp.concatenate([data, data]), impl="unsafe_rbg")
     return jax.random.split(key, num_draws)
+
+
+class Normals(NamedTuple):
+    """Standard normals `(num,)` that stand in the place of a key."""
+
+    values: Array
+
+
+def normals(key: Array | Normals, shape: tuple[int, ...], dtype: Any) -> Array:
+    """Standard normals: made with a key, or those that stand in its place."""
+    if isinstance(key, Normals):
+        return key.values.reshape(shape).astype(dtype)
+    return jax.random.normal(key, shape, dtype)
 
 
 def for_rejection(key: Array) -> Array:

@@ -222,7 +222,19 @@ class ModelGuide(DensityGuide):
         """The guide for the sites in `space` of a target."""
 
 
-class TransportGuide(DensityGuide):
+class NormalsGuide(DensityGuide):
+    """A guide that makes a draw of one vector of standard normals, by `vijax._keys.normals`.
+
+    `draw` and `path_log_q` take `Normals` in the place of a key, so that several draws can be made
+    of normals that are not independent.
+    """
+
+    def num_normals(self, params: PyTree, space: Space) -> int:
+        """How many normals a draw is made of."""
+        return space.dim
+
+
+class TransportGuide(NormalsGuide):
     """A guide whose draws are a smooth one-to-one image of as many independent normals.
 
     Seen from these normals, a target that the guide fits well looks like a standard normal.

@@ -16,12 +16,14 @@ from vijax._contracts import (
     Batch,
     ConditionalGuide,
     Draw,
+    NormalsGuide,
     Position,
     PyTree,
     RowGuide,
     SitewiseGuide,
     Space,
 )
+from vijax._keys import normals
 from vijax.guides.amortised_encoder import (
     Encoder,
     Inputs,
@@ -48,7 +50,7 @@ class AmortisedParams(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Amortised(ConditionalGuide, RowGuide, SitewiseGuide):
+class Amortised(ConditionalGuide, RowGuide, SitewiseGuide, NormalsGuide):
     """`q(z_i | x_i) = N(loc(x_i), diag(scale(x_i)^2))` with `(loc, log scale) = encoder(x_i)`.
 
     For the latents of a plate with many rows: a step costs as much as its batch, the number of
@@ -96,7 +98,7 @@ class Amortised(ConditionalGuide, RowGuide, SitewiseGuide):
 
     def draw(self, params: AmortisedParams, space: Space, key: Array, batch: Batch) -> Draw:
         loc, log_scale = self._encode(params, space, batch)
-        noise = jax.random.normal(key, loc.shape, loc.dtype)
+        noise = normals(key, loc.shape, loc.dtype)
         z = join(space, [loc + jnp.exp(log_scale) * noise])
         log_q = jnp.sum(_log_normals(noise, log_scale))
         return Draw(z, space.sites[0].scale * log_q)

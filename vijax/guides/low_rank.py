@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import cho_solve, cholesky
 
-from vijax._contracts import Batch, Draw, GaussianGuide, Position, Space
+from vijax._contracts import Batch, Draw, GaussianGuide, NormalsGuide, Position, Space
 from vijax._errors import GuideError, mismatch
+from vijax._keys import normals
 from vijax.guides.layout import unravel
 from vijax.guides.normal import require_positive
 
@@ -35,7 +36,7 @@ class LowRankParams(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class LowRank(GaussianGuide):
+class LowRank(GaussianGuide, NormalsGuide):
     """A Gaussian whose covariance is a diagonal plus a few directions.
 
     `q(z) = N(z; loc, S (I + F F') S)`: time and memory `dim * rank` per draw, so it holds the
@@ -74,9 +75,12 @@ class LowRank(GaussianGuide):
         factor = jax.random.normal(key, (loc.size, rank), loc.dtype) * (_START / math.sqrt(rank))
         return LowRankParams(loc, jnp.full_like(loc, math.log(self.init_scale)), factor)
 
+    def num_normals(self, params: LowRankParams, space: Space) -> int:
+        return sum(params.factor.shape)
+
     def draw(self, params: LowRankParams, space: Space, key: Array, batch: Batch) -> Draw:
         dim, rank = params.factor.shape
-        noise = jax.random.normal(key, (dim + rank,), params.loc.dtype)
+        noise = normals(key, (dim + rank,), params.loc.dtype)
         residual = noise[:dim] + params.factor @ noise[dim:]
         z = params.loc + jnp.exp(params.log_scale) * residual
         # from the residual, not from z - loc: no cancellation where loc is large

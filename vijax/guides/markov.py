@@ -12,8 +12,9 @@ import numpy as np
 from jax import Array, lax
 from jax.scipy.linalg import solve_triangular
 
-from vijax._contracts import Batch, Draw, EntropyGuide, Position, Space
+from vijax._contracts import Batch, Draw, EntropyGuide, NormalsGuide, Position, Space
 from vijax._errors import GuideError, mismatch
+from vijax._keys import normals
 from vijax.guides.normal import require_positive
 
 _LOG_2PI = math.log(2 * math.pi)
@@ -34,7 +35,7 @@ class MarkovParams(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Markov(EntropyGuide):
+class Markov(EntropyGuide, NormalsGuide):
     """`q(x) = prod_t q(x_t | x_(t-1))`, each a linear Gaussian: a block-tridiagonal precision.
 
     The blocks are what the sites hold at one value of their leading axis, which must be equally
@@ -65,7 +66,7 @@ class Markov(EntropyGuide):
         return MarkovParams(loc, jnp.full_like(loc, math.log(self.init_scale)), zeros, zeros)
 
     def draw(self, params: MarkovParams, space: Space, key: Array, batch: Batch) -> Draw:
-        noise = jax.random.normal(key, params.loc.shape, params.loc.dtype)
+        noise = normals(key, params.loc.shape, params.loc.dtype)
         shocks = jnp.einsum("tij,tj->ti", _factors(params), noise)
 
         def step(before: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:

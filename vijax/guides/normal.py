@@ -9,7 +9,6 @@ import operator
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -20,12 +19,14 @@ from vijax._contracts import (
     Draw,
     GaussianGuide,
     HostDraws,
+    NormalsGuide,
     Part,
     Position,
     SitewiseGuide,
     Space,
 )
 from vijax._errors import GuideError, mismatch
+from vijax._keys import normals
 
 _LOG_2PI = math.log(2 * math.pi)
 
@@ -50,7 +51,7 @@ class FullRankParams(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class MeanField(GaussianGuide, SitewiseGuide):
+class MeanField(GaussianGuide, SitewiseGuide, NormalsGuide):
     """Independent Gaussians on every unconstrained coordinate.
 
     `q(z) = prod_i N(z_i; loc_i, exp(log_scale_i)^2)`. Cost linear in the dimension. Underestimates
@@ -108,7 +109,7 @@ class MeanField(GaussianGuide, SitewiseGuide):
 
     def draw(self, params: MeanFieldParams, space: Space, key: Array, batch: Batch) -> Draw:
         # one block for all sites: a program for each is slower to compile, and to run
-        noise = space.unravel(jax.random.normal(key, (space.dim,), _dtype(params.loc)))
+        noise = space.unravel(normals(key, (space.dim,), _dtype(params.loc)))
         z = {
             name: params.loc[name] + jnp.exp(params.log_scale[name]) * noise[name]
             for name in space.names
@@ -137,7 +138,7 @@ class MeanField(GaussianGuide, SitewiseGuide):
 
 
 @dataclasses.dataclass(frozen=True)
-class DenseGaussian(GaussianGuide):
+class DenseGaussian(GaussianGuide, NormalsGuide):
     """The family `N(loc, L L')`, of which `FullRank` and `Laplace` are the two uses.
 
     Args:
@@ -162,7 +163,7 @@ class DenseGaussian(GaussianGuide):
         return FullRankParams(loc, log_scale, xp.zeros((loc.size, loc.size), loc.dtype))
 
     def draw(self, params: FullRankParams, space: Space, key: Array, batch: Batch) -> Draw:
-        noise = jax.random.normal(key, params.loc.shape, params.loc.dtype)
+        noise = normals(key, params.loc.shape, params.loc.dtype)
         z = params.loc + cholesky_factor(params) @ noise
         return Draw(space.unravel(z), _log_normal(noise, params.log_scale))
 

@@ -13,8 +13,9 @@ import numpy as np
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 
-from vijax._contracts import Axes, Batch, Draw, EntropyGuide, Position, Space
+from vijax._contracts import Axes, Batch, Draw, EntropyGuide, NormalsGuide, Position, Space
 from vijax._errors import GuideError, mismatch
+from vijax._keys import normals
 from vijax.guides.levels import Level, cut, down, join, levels, sharing
 from vijax.guides.normal import require_positive
 
@@ -50,7 +51,7 @@ class PlatesParams(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Plates(EntropyGuide):
+class Plates(EntropyGuide, NormalsGuide):
     """`q(z) = q(globals) prod_r q(row_r | globals)`, linear Gaussians along the model's plates.
 
     The globals, sites in no plate, have a dense covariance. Each row of a plate is a block of
@@ -102,7 +103,7 @@ class Plates(EntropyGuide):
 
     def draw(self, params: PlatesParams, space: Space, key: Array, batch: Batch) -> Draw:
         dtype = params.levels[0].loc.dtype
-        noise = _by_level(space, jax.random.normal(key, (space.dim,), dtype))
+        noise = _by_level(space, normals(key, (space.dim,), dtype))
         paths: list[Array] = []  # the noise of each row and of those above it
         parts = []
         for level, own, e in zip(levels(space), _by_row(params, space), noise, strict=True):

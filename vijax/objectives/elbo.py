@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from vijax._contracts import (
     Draw,
     EntropyGuide,
     Guide,
+    NormalsGuide,
     Part,
     Position,
     PyTree,
@@ -25,9 +26,11 @@ from vijax._contracts import (
     Variables,
 )
 from vijax._errors import GuideError
+from vijax._keys import Normals
 from vijax.objectives.discrete import Estimator as DiscreteEstimator
 from vijax.objectives.discrete import check, chosen, elbo_integrand
 from vijax.objectives.particles import check_num, merge, model_batch
+from vijax.objectives.quasi import Draws, quasi_normals
 from vijax.objectives.signals import row_size
 from vijax.objectives.stratified import stratified
 
@@ -57,17 +60,32 @@ class ELBO(Controlled):
         discrete: gradients in the probabilities of discrete sites that are not summed out: a name
             or an estimator from `vijax.objectives.discrete`, by default the unbiased one of least
             variance that can be afforded.
+        draws: `"independent"`, or quasi-Monte Carlo draws, which are spread evenly: a
+            `"latin_hypercube"`, of the least variance for up to some sixty of them, or `"sobol"`
+            for more, of which there has to be a power of two. For guides that are made of
+            standard normals (a `NormalsGuide`: Gaussian ones, flows, amortised ones). Source:
+            Quasi-Monte Carlo variational inference, Buchholz, Wenzel, Mandt, 2018.
 
     Raises:
-        GuideError: on use, if the guide lacks what the estimator requires.
+        GuideError: on use, if the guide lacks what the estimator or the draws require.
     """
 
     num_particles: int = 1
     estimator: Estimator = "auto"
     discrete: str | DiscreteEstimator = "auto"
+    draws: Draws = "independent"
 
     def __post_init__(self) -> None:
         check_num(self.num_particles)
+        if self.draws not in get_args(Draws):
+            raise ValueError(f"draws: expected one of {list(get_args(Draws))}, got {self.draws!r}.")
+        if self.draws != "independent" and self.num_particles == 1:
+            raise ValueError(f"draws={self.draws!r}: expected num_particles of at least 2, got 1.")
+        if self.draws == "sobol" and self.num_particles & (self.num_particles - 1):
+            raise ValueError(
+                f"draws='sobol': expected a power of two as num_particles, got "
+                f"{self.num_particles}. Use draws='latin_hypercube' for other numbers."
+            )
         if self.estimator not in get_args(Estimator):
             raise ValueError(
                 f"estimator: expected one of {list(get_args(Estimator))}, got {self.estimator!r}."
@@ -85,25 +103,42 @@ class ELBO(Controlled):
     def __call__(self, variables: Variables, setting: Setting) -> tuple[Array, dict[str, PyTree]]:
         key, guide = setting.key, setting.guide
 
-        def particle(key: Array) -> tuple[Array, dict[str, PyTree]]:
+        def particle(key: Array, own: Any) -> tuple[Array, dict[str, PyTree]]:
             if isinstance(guide, StratifiedGuide) and self.estimator == "auto":
                 return stratified(variables, guide, setting._replace(key=key))
             if isinstance(guide, DiscreteGuide):
                 return self._discretely(key, guide, variables, setting)
             part = Part(guide, variables.guide, setting.target.space)
-            draw, subtracted = self._drawn(key, part, setting)
+            draw, subtracted = self._drawn(own, part, setting)
             log_p, after = setting.target.evaluate(
                 draw.z, model_batch(key, setting.batch), variables.model, setting.mutable
             )
             return subtracted - log_p, after
 
         if self.num_particles == 1:
-            return particle(key)
-        keys = setting.target.spread.particles(jax.random.split(key, self.num_particles))
-        losses, states = jax.vmap(particle)(keys)
+            return particle(key, key)
+        keys, spread = jax.random.split(key, self.num_particles), setting.target.spread
+        own = spread.particles(self._own(keys, key, variables, setting))
+        losses, states = jax.vmap(particle)(spread.particles(keys), own)
         return jnp.mean(losses), jax.tree.map(merge, states)
 
-    def _drawn(self, key: Array, part: Part, setting: Setting) -> tuple[Draw, Array]:
+    def _own(
+        self, keys: Array, key: Array, variables: Variables, setting: Setting
+    ) -> Array | Normals:
+        """What each particle's draw is made of."""
+        if self.draws == "independent":
+            return keys
+        guide, space = setting.guide, setting.target.space
+        if not isinstance(guide, NormalsGuide):
+            raise GuideError(
+                f"draws={self.draws!r}: expected a guide that is made of standard normals, such as "
+                f"'meanfield', 'fullrank', 'plates' or 'flow', for all sites, got {guide!r}."
+            )
+        num = guide.num_normals(variables.guide, space)
+        own = jax.random.fold_in(key, 3)
+        return Normals(quasi_normals(self.draws, own, self.num_particles, num))
+
+    def _drawn(self, key: Any, part: Part, setting: Setting) -> tuple[Draw, Array]:
         """A draw, and an estimate of `E[log q]`."""
         guide, params, space = part
         batch, phase = setting.batch, setting.phase

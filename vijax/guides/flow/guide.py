@@ -24,7 +24,7 @@ from vijax._contracts import (
     TransportGuide,
 )
 from vijax._errors import GuideError, mismatch
-from vijax._keys import draw_keys
+from vijax._keys import draw_keys, normals
 from vijax.guides.flow.base import colour, whiten
 from vijax.guides.flow.bijection import Bijection
 from vijax.guides.flow.recipes import recipe
@@ -144,7 +144,7 @@ class Flow(TransportGuide):
 
 
 def _noise(key: Array, space: Space) -> Array:
-    return jax.random.normal(key, (space.dim,), jnp.result_type(float))
+    return normals(key, (space.dim,), jnp.result_type(float))
 
 
 def _log_normal(noise: Array) -> Array:

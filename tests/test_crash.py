@@ -240,17 +240,18 @@ def test_a_full_disk_costs_checkpoints_but_not_the_fit(tmp_path):
 
 
 def test_ctrl_c_at_any_moment_leaves_a_complete_checkpoint(tmp_path):
-    path, expected = tmp_path / "fit", whole(20_000)
+    total = 100_000  # takes much longer than the timers
+    path, expected = tmp_path / "fit", whole(total)
     moments, threads = random.Random(0), threading.enumerate()
-    for _ in range(4):
-        wait = moments.uniform(0.05, 0.5)
+    for _ in range(2):
+        wait = moments.uniform(0.02, 0.15)
         timer = threading.Timer(wait, signal.raise_signal, [signal.SIGINT])
-        ended = fit(path, num_steps=20_000, callbacks=[lambda *state, t=timer: begin(t)])
+        ended = fit(path, num_steps=total, callbacks=[lambda *state, t=timer: begin(t)])
         timer.join()
         assert ended.stop_reason == "interrupted by Ctrl-C"
         assert steps(path)[-1] == ended.num_steps
         assert threading.enumerate() == threads
-    assert_same(fit(path, num_steps=20_000), expected)
+    assert_same(fit(path, num_steps=total), expected)
 
 
 def begin(timer):

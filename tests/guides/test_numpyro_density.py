@@ -215,6 +215,19 @@ def test_there_is_none_of_it_outside_of_the_guides_own_support(distribution):
     np.testing.assert_allclose(np.trapezoid(np.exp(log_prob), grid), 1, atol=2e-3)
 
 
+def test_rounding_leaves_no_simplex():
+    def shares(y):
+        p = numpyro.sample("p", dist.Dirichlet(jnp.full(1000, 2.0)))
+        numpyro.sample("y", dist.Normal(p[:5], 1.0), obs=y)
+
+    def guide(y):
+        numpyro.sample("p", dist.Dirichlet(jnp.full(1000, 3.0)))
+
+    p = Problem(shares, (Y,), 0.0, np.zeros(1), np.eye(1))
+    _, log_q, log_prob = density_and_draw(adapted(guide, p), p, num=500)
+    np.testing.assert_allclose(log_prob, log_q, rtol=1e-4, atol=5e-2)
+
+
 def plain(y):
     return numpyro.sample("mu", dist.Normal(0.0, 1.0))
 

@@ -105,8 +105,8 @@ def log_prob(trace: Trace, anywhere: bool = False) -> Array:
 def _inside(site: Mapping[str, Any]) -> Array | bool:
     """Whether values lie in an interval that a distribution is confined to.
 
-    Its log density is often finite beyond. A simplex and its like bend as the model's site does,
-    and are missed by rounding alone.
+    Its log density is often finite beyond. A simplex and its like are those of the model's site,
+    and missed by rounding alone.
     """
     base = support = site["fn"].support
     while isinstance(base, constraints.independent):

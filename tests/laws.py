@@ -11,6 +11,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 from numpyro.infer import autoguide
 
 from tests.targets import Problem, problem
@@ -60,6 +62,24 @@ def _native(guide) -> Callable[[Problem], Guide]:
 
 def _numpyro(kind, **options) -> Callable[[Problem], Guide]:
     return lambda p: resolve(kind(p.model, **options), p.target, p.model, p.arguments)
+
+
+def _function(p: Problem) -> Guide:
+    """A guide function: each site normal, about what the one before has come to."""
+    means = p.target.space.host_unravel(np.asarray(p.z_mean))
+    sites = tuple((site.name, site.event_dim) for site in p.target.space.sites)
+
+    def by_hand(*args):
+        before = None
+        for name, event_dim in sites:
+            loc = numpyro.param(f"{name}_loc", means[name])
+            scale = numpyro.param(f"{name}_scale", 0.9, constraint=dist.constraints.positive)
+            if before is not None:
+                loc = loc + numpyro.param(f"{name}_slope", 0.2) * before
+            normal = dist.Normal(loc, scale).to_event(event_dim)
+            before = jnp.mean(numpyro.sample(name, normal))
+
+    return resolve(by_hand, p.target, p.model, p.arguments)
 
 
 def _upper(name: str, leaf: np.ndarray) -> np.ndarray:
@@ -115,6 +135,7 @@ GUIDES: dict[str, Entry] = {
     "composite": Entry(_native(_SPLIT), single=False),
     "composite_markov": Entry(_native(_ALONG), inert=_first_gain, single=False),
     "composite_delta": Entry(_native(_PARTLY), inert=_upper, point=True, single=False),
+    "function": Entry(_function),
     "AutoNormal": Entry(_numpyro(autoguide.AutoNormal, init_scale=0.9)),
     "AutoMultivariateNormal": Entry(
         _numpyro(autoguide.AutoMultivariateNormal, init_scale=0.9), eager=False

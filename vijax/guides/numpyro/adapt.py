@@ -23,12 +23,13 @@ from numpyro.infer.autoguide import (
 from vijax._contracts import Batch, Guide, Position, PyTree, Space, Target
 from vijax._errors import GuideError, mismatch
 from vijax._identity import fingerprint
+from vijax._jaxpr import needed_inputs
 from vijax.guides.composite import assign
 from vijax.guides.numpyro import running
-from vijax.guides.numpyro.auto import AutoPart, NumPyroAuto, fresh
-from vijax.guides.numpyro.checks import check_sites
+from vijax.guides.numpyro.auto import AutoPart, auto_class, fresh
+from vijax.guides.numpyro.checks import check_sites, draws_latents_only
 from vijax.guides.numpyro.dependence import dependent
-from vijax.guides.numpyro.function import NumPyroFunction
+from vijax.guides.numpyro.function import DensityFunction, NumPyroFunction
 from vijax.guides.numpyro.running import Arguments
 
 
@@ -85,7 +86,35 @@ def _adapt_function(
         jax.eval_shape(inspected, data, key)
         jax.eval_shape(functools.partial(_slopes, guide), data, key)
     _check_supports(label, guide)
-    return guide
+    if not _has_density(guide):
+        return guide
+    return DensityFunction(guide.function, guide.identity, arguments, target)
+
+
+def _has_density(guide: NumPyroFunction) -> bool:
+    """Whether a guide function has a density anywhere: its latents given, no chance is left."""
+    data, key = running.abstract_data(guide.arguments), jax.random.key(0)
+    space, dtype = guide.target.space, jnp.result_type(float)
+    values = {site.name: jax.ShapeDtypeStruct(site.shape, dtype) for site in space.sites}
+
+    def start(data: dict[str, Array], key: Array) -> PyTree:
+        return running.params(guide.trace(None, key, Batch(data)))
+
+    params = jax.eval_shape(start, data, key)
+    latents_only = False
+
+    def density(values: Position, key: Array, params: PyTree, data: dict[str, Array]) -> Array:
+        nonlocal latents_only
+        trace = guide.trace(params, key, Batch(data), values)
+        latents_only = draws_latents_only(trace, space)
+        return running.log_prob(trace, anywhere=True)
+
+    try:
+        jaxpr = jax.make_jaxpr(jax.value_and_grad(density))(values, key, params, data).jaxpr
+    except (RuntimeError, ValueError):  # a transform has no inverse, or that has no gradient
+        return False
+    by_chance = needed_inputs(jaxpr, [True] * len(jaxpr.outvars))[len(values)]
+    return latents_only and not by_chance
 
 
 def _slopes(guide: NumPyroFunction, data: dict[str, Array], key: Array) -> PyTree:
@@ -141,7 +170,7 @@ def _adapt_auto(
         )
     groups = assign([part.names for part in parts], space)
     assert len(groups) == len(parts)
-    adapted = NumPyroAuto(parts, arguments, target)
+    adapted = auto_class(parts)(parts, arguments, target)
     label = f"guide {type(guide).__name__}"
     z = running.abstract_position(space)
     with running.tracing_errors(label):

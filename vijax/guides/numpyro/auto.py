@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Hashable
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -23,13 +23,25 @@ import numpyro.distributions as dist
 from jax import Array
 from numpyro import handlers
 from numpyro.infer import init_to_value
-from numpyro.infer.autoguide import AutoDAIS, AutoDelta, AutoGuide
+from numpyro.infer.autoguide import (
+    AutoContinuous,
+    AutoDAIS,
+    AutoDelta,
+    AutoDiagonalNormal,
+    AutoGuide,
+    AutoLowRankMultivariateNormal,
+    AutoMultivariateNormal,
+    AutoNormal,
+)
 
-from vijax._contracts import Batch, Draw, Guide, Position, PyTree, Space, Target
+from vijax._contracts import Batch, DensityGuide, Draw, Guide, Position, PyTree, Space, Target
 from vijax.guides.numpyro import running
 from vijax.guides.numpyro.running import Arguments
 
 Density = Callable[[Position], Array]
+
+_INDEPENDENT = (AutoNormal, AutoDiagonalNormal)
+_GAUSSIAN = (*_INDEPENDENT, AutoMultivariateNormal, AutoLowRankMultivariateNormal)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +67,19 @@ class AutoPart:
             density: log density of these sites' values, for guides that follow its gradient.
         """
         guide = fresh(self.guide)
-        guide.model = _flat_model(space.subset(self.names), density)
+        guide.model = _flat_model(self.own(space), density)
         guide.init_loc_fn = init_to_value(values={name: location[name] for name in self.names})
         return guide
+
+    def own(self, space: Space) -> Space:
+        """Its sites by name: so a program lays them out, whatever order a model has them in."""
+        return Space(tuple(sorted(space.subset(self.names).sites, key=lambda site: site.name)))
+
+    def drawn(self, space: Space, z: Position) -> dict[str, Array]:
+        """What the autoguide has drawn where the values of the sites are those in `z`."""
+        if isinstance(self.guide, AutoContinuous):  # the sites are cut from one vector
+            return {f"_{self.guide.prefix}_latent": self.own(space).ravel(z)}
+        return {name: z[name] for name in self.names}
 
     @property
     def reads_density(self) -> bool:
@@ -91,19 +113,32 @@ class NumPyroAuto(Guide):
         return self.target.program(_start, self, space)(key, location)
 
     def draw(self, params: dict[str, PyTree], space: Space, key: Array, batch: Batch) -> Draw:
+        z: Position = {}
+        log_q = jnp.zeros(())
+        for part, trace in self.traces(params, space, key, batch):
+            z |= {name: trace[name]["value"] for name in part.names}
+            log_q = log_q + running.log_prob(trace)
+        return Draw(z, log_q + self._constrained_mode(z, batch))
+
+    def traces(
+        self,
+        params: dict[str, PyTree],
+        space: Space,
+        key: Array,
+        batch: Batch,
+        z: Position | None = None,
+    ) -> Iterator[tuple[AutoPart, running.Trace]]:
+        """The trace of every part, at a draw or at a given position."""
         args, kwargs = self.arguments.join(batch.data)
         # the set-up wants start values; with all parameters given they are not used
         origin = {site.name: jnp.zeros(site.z_shape) for site in space.sites}
-        z: Position = {}
-        log_q = jnp.zeros(())
         for i, part in enumerate(self.parts):
             whole = part.names == self.target.space.names
             density = self._density(batch) if whole and part.reads_density else None
             guide = part.ready(space, origin, density)
-            trace = running.run(guide, args, kwargs, jax.random.fold_in(key, i), params)
-            z |= {name: trace[name]["value"] for name in part.names}
-            log_q = log_q + running.log_prob(trace)
-        return Draw(z, log_q + self._constrained_mode(z, batch))
+            values = None if z is None else part.drawn(space, z)
+            key_i = jax.random.fold_in(key, i)
+            yield part, running.run(guide, args, kwargs, key_i, params, values=values)
 
     def _density(self, batch: Batch) -> Density:
         def density(z: Position) -> Array:
@@ -132,6 +167,30 @@ class NumPyroAuto(Guide):
 
     def __repr__(self) -> str:
         return f"NumPyroAuto({', '.join(type(part.guide).__name__ for part in self.parts)})"
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class DensityAuto(NumPyroAuto, DensityGuide):
+    """Autoguides that are Gaussians, whose density is known anywhere."""
+
+    def log_prob(self, params: dict[str, PyTree], space: Space, z: Position, batch: Batch) -> Array:
+        traces = self.traces(params, space, jax.random.key(0), batch, z)
+        return sum((running.log_prob(trace) for _, trace in traces), jnp.zeros(()))
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class FactorisedAuto(DensityAuto):
+    """The same with independent coordinates."""
+
+    factorised: ClassVar[bool] = True
+
+
+def auto_class(parts: tuple[AutoPart, ...]) -> type[NumPyroAuto]:
+    """What autoguides can do together; a class that NumPyro does not have may do anything."""
+    kinds = {type(part.guide) for part in parts}
+    if not kinds <= set(_GAUSSIAN):
+        return NumPyroAuto
+    return FactorisedAuto if kinds <= set(_INDEPENDENT) else DensityAuto
 
 
 def fresh(guide: AutoGuide) -> AutoGuide:

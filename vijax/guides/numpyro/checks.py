@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
+import numpyro.distributions as dist
+from numpyro.distributions.flows import InverseAutoregressiveTransform
 
 from vijax._contracts import Space
 from vijax._errors import GuideError, mismatch
@@ -54,6 +56,29 @@ def check_sites(label: str, trace: Trace, space: Space) -> None:
                 f"{label}, mutable {name!r}: mutable state in a guide is not supported yet. Use a "
                 "network without it (layer normalisation instead of batch normalisation)."
             )
+
+
+def draws_latents_only(trace: Trace, space: Space) -> bool:
+    """Whether all that a guide samples are latents of the model, with densities to be had cheaply.
+
+    An auxiliary site would have to be integrated out, a factor need not leave a density, and a
+    point mass has none.
+    """
+    sampled = {name: site for name, site in trace.items() if site["type"] == "sample"}
+    return all(
+        name in space.names and not site["is_observed"] and _has_density(site["fn"])
+        for name, site in sampled.items()
+    )
+
+
+def _has_density(fn: dist.Distribution) -> bool:
+    while isinstance(fn, (dist.ExpandedDistribution, dist.Independent, dist.MaskedDistribution)):
+        fn = fn.base_dist
+    if isinstance(fn, dist.TransformedDistribution):
+        # its inverse takes as many passes as it has dimensions
+        slow = any(isinstance(step, InverseAutoregressiveTransform) for step in fn.transforms)
+        return not slow and _has_density(fn.base_dist)
+    return not isinstance(fn, dist.Delta)
 
 
 def _check_site(label: str, name: str, site: Mapping[str, Any]) -> None:

@@ -44,6 +44,7 @@ def run(
     key: Array,
     params: Mapping[str, PyTree] | None = None,
     index: Mapping[str, Array] | None = None,
+    values: Mapping[str, Array] | None = None,
 ) -> Trace:
     """The guide's trace at given parameters.
 
@@ -54,6 +55,7 @@ def run(
         key: randomness of the draw, and of the start values of parameters not given.
         params: `param` sites in unconstrained space.
         index: rows in use of subsampled plates.
+        values: of sites that are not to be drawn.
     """
 
     def substitute(site: dict[str, Any]) -> Any:
@@ -61,6 +63,8 @@ def run(
             return constrain(params[site["name"]], site)
         if site["type"] == "plate" and index and site["name"] in index:
             return index[site["name"]]
+        if site["type"] == "sample" and values and site["name"] in values:
+            return values[site["name"]]
         return None
 
     substituted = handlers.substitute(guide, substitute_fn=substitute)
@@ -77,12 +81,13 @@ def params(trace: Trace) -> dict[str, PyTree]:
     }
 
 
-def log_prob(trace: Trace) -> Array:
+def log_prob(trace: Trace, anywhere: bool = False) -> Array:
     """Log density of everything a guide sampled, factors included, a scalar.
 
     Auxiliary sites count: the sum is the density of the draw on the extended space. Where a
     transformed distribution has just been sampled its log density uses the same pass, which is
-    the only way for an inverse autoregressive flow.
+    the only way for an inverse autoregressive flow. Values that were not drawn may be `anywhere`,
+    also where the density is zero.
     """
     total = jnp.zeros(())
     for site in trace.values():
@@ -90,9 +95,23 @@ def log_prob(trace: Trace) -> Array:
             continue
         extra = (site["intermediates"],) if site["intermediates"] else ()
         value = site["fn"].log_prob(site["value"], *extra)
+        if anywhere:
+            value = jnp.where(_inside(site), value, -jnp.inf)
         scale = 1.0 if site["scale"] is None else site["scale"]
         total = total + jnp.sum(scale * value)
     return total
+
+
+def _inside(site: Mapping[str, Any]) -> Array | bool:
+    """Whether values lie in an interval that a distribution is confined to.
+
+    Its log density is often finite beyond. A simplex and its like are those of the model's site,
+    and missed by rounding alone.
+    """
+    base = support = site["fn"].support
+    while isinstance(base, constraints.independent):
+        base = base.base_constraint
+    return True if base is constraints.real or base.event_dim else support(site["value"])
 
 
 def constrain(value: PyTree, site: Mapping[str, Any]) -> PyTree:

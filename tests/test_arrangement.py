@@ -109,7 +109,7 @@ def test_runs_fit_into_a_batch(size):
     [
         (regression, "meanfield"),
         (hierarchy, {"theta": "meanfield", ...: "fullrank"}),
-        (hierarchy, "plates"),
+        pytest.param(hierarchy, "plates", marks=pytest.mark.slow),
     ],
 )
 def test_the_fit_is_the_same_bit_for_bit(model, guide, as_they_are, tmp_path):

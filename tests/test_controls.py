@@ -67,6 +67,7 @@ def whole(estimator):
     return fit(estimator)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", LEARNED, ids=repr)
 def test_100_and_200_steps_are_300_in_process_and_through_a_file(estimator, tmp_path):
     part = fit(estimator, 100)
@@ -89,6 +90,7 @@ def test_a_fit_that_was_cut_short_ends_where_it_would_have_ended(estimator, tmp_
     assert_same(fit(estimator, checkpoint=path), whole(estimator))
 
 
+@pytest.mark.slow
 def test_restarts_learn_apart():
     posterior = fit(Relax(), 300, num_restarts=2)
     for leaf in jax.tree.leaves(controls(posterior)):
@@ -121,6 +123,7 @@ def test_batches(guide):
     assert first.shape[1] == 2 * 3  # of a row: noise and logits of three units
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", LEARNED, ids=repr)
 def test_what_is_learned_lowers_the_variance(estimator):
     posterior = fit(estimator, 2000)
@@ -155,6 +158,7 @@ def continuous_rows(y):
         numpyro.sample("y", dist.Normal(mu, 1.0).expand([3]).to_event(1), obs=y)
 
 
+@pytest.mark.slow
 def test_a_flattened_target_hands_them_on():
     posterior = fit("auto", 50, objective=Tempered((0.5,), ELBO(discrete=Relax())))
     assert controls(posterior).surrogate.keys() == {"h", "top"}

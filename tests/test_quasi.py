@@ -80,6 +80,7 @@ def test_gradients_are_unbiased_and_less_noisy():
         assert ratio[3:].max() < 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", WAYS)
 def test_a_fit_reaches_the_posterior(how):
     problem = regression()

@@ -102,6 +102,7 @@ def test_every_source_gives_the_bits_of_the_arrays_in_memory(mapped, tmp_path):
         assert there.elbo == pytest.approx(in_memory.elbo, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_discrete_latents_do_so_too(mapped):
     in_memory, there = (fit(switched, SWITCHED, x) for x in (X, mapped))
     assert_same(there.variables, in_memory.variables)
@@ -151,6 +152,7 @@ def test_rows_outside_a_batch_are_refused(mapped, tmp_path):
         vijax.load(tmp_path / "fit", shifted, guide=SHIFTED).sample()
 
 
+@pytest.mark.slow
 def test_rows_of_their_own_start_at_what_the_encoder_says_of_the_rows_on_disk(mapped, monkeypatch):
     monkeypatch.setattr(_carried, "_ROWS", 250)
     network = fit(shifted, SHIFTED, mapped)
@@ -173,6 +175,7 @@ def seen(x, y):
         numpyro.sample("y", dist.Normal(shift + x.sum(-1), 1.0), obs=y)
 
 
+@pytest.mark.slow
 def test_only_what_the_encoder_sees_is_asked_for(mapped, tmp_path):
     class Own(nnx.Module):
         def __init__(self, rngs):

@@ -243,6 +243,7 @@ class Blind(nnx.Module):
         return self.layer(y[:, 1:])
 
 
+@pytest.mark.slow
 def test_refinement_raises_the_elbo_by_what_the_encoder_cannot_express():
     blind = {"theta": Amortised(Blind, "y"), ...: "fullrank"}
     posterior = fit(hierarchy, Y, guide=blind, batch_size={"rows": 50}, num_steps=1500)
@@ -261,6 +262,7 @@ def test_more_rows_than_are_inferred_at_a_time(network, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_rows_of_new_data_start_at_what_the_encoder_says_of_them(network):
     new = Y[:70] + 1
     begun = fit(hierarchy, new, guide=BY_ROW, init=network, **STILL)

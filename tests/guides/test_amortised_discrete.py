@@ -238,6 +238,7 @@ def test_gradients_of_counts_on_a_batch_are_unbiased():
         assert (np.abs(got.mean(0) - truth) < error).all()
 
 
+@pytest.mark.slow
 def test_counts_by_a_network_are_close_to_the_posterior():
     """Linear encoders of exponential scales ended at -160 to -1e17 nats a row, all of eight."""
     options = {"guide": AmortisedDiscrete(TWO, "y"), "num_steps": 2000, "progress_bar": False}

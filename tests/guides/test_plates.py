@@ -212,7 +212,7 @@ def test_a_step_touches_all_rows_only_to_read_and_write_those_of_its_batch():
     guide, algorithm = Plates(), Gradient(ELBO(), Adam(0.1))
     variables = jax.tree.map(lambda leaf: leaf[None], Variables(moved(target)))
     start = functools.partial(begin, target, guide, algorithm)
-    loop = jax.eval_shape(start, variables, {}, jnp.ones(1))
+    loop = jax.eval_shape(start, variables, {}, jnp.ones(1), jax.random.key(0), batch)
     table = Batch({}, {"rows": np.zeros((512, 6), np.int32)})
 
     def steps(loop, batch, table):

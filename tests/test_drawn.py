@@ -28,7 +28,7 @@ from vijax.objectives.discrete import (
     Rebar,
     chosen,
 )
-from vijax.objectives.discrete.estimator import Integrand, Seen
+from vijax.objectives.discrete.estimator import Integrand, Seen, Stage
 
 KEYS = jax.random.split(jax.random.key(1), 4000)
 X = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], np.float32)
@@ -399,7 +399,7 @@ def test_temperatures_follow_the_phases():
                     value = jnp.sum((hot[:, 1] - 0.3) ** 2)
                     return Seen(value, {"b": value[None]})
 
-                return estimator.estimate(key, {"b": Finite(logits)}, Integrand(f), phase)[0]
+                return estimator.estimate(key, {"b": Finite(logits)}, Integrand(f), Stage(phase))[0]
 
             return jax.grad(loss)(jnp.zeros((1, 1)))[0, 0]
 

@@ -53,7 +53,14 @@ def worthwhile(
         for name, source in rows.sources.items()
     }
 
-    def step(index: dict[str, Array], places: dict[str, Array], read: dict[str, Array]) -> Any:
+    def step(
+        index: dict[str, Array],
+        places: dict[str, Array],
+        read: dict[str, Array],
+        batch: Batch,
+        variables: Variables,
+        mutable: dict[str, PyTree],
+    ) -> Any:
         fetched = arrange(batch.data, target.cut, places)
         some = batch._replace(index=index, fetched=fetched | read)
         fixed = (jax.random.key(0), target.on_batch, guide)
@@ -63,7 +70,8 @@ def worthwhile(
             state = take(state, algorithm.row_axes(state, axes), places)
         return algorithm.step(state, *fixed, some)
 
-    jaxpr = jax.make_jaxpr(step)(index, index, read).jaxpr
+    shapes = jax.tree.map(jax.typeof, (batch, variables, mutable))  # no array becomes a constant
+    jaxpr = jax.make_jaxpr(step)(index, index, read, *shapes).jaxpr
     looks = needed_inputs(jaxpr, [True] * len(jaxpr.outvars))  # at the numbers of rows
     named = {plate for plate, used in zip(sorted(index), looks, strict=False) if used}
     return tuple(sorted(plates - named))

@@ -11,7 +11,6 @@ from vijax._batches import Rows
 from vijax._contracts import Batch, Guide, PyTree, Target, Variables
 from vijax._keys import as_key, fold_in
 from vijax._locals import has_rows, take, variable_axes
-from vijax._spread import on_host
 from vijax.diagnostics import weights
 
 _SCORES = (200, 4000)  # fewest and most draws that compare two candidates
@@ -37,10 +36,10 @@ def scores(
         return weights.draw(target, guide, variables, mutable, key, batch, num_draws).log_weights
     axes = variable_axes(guide, variables, target.space, target.subsampled)
     variables = target.spread.placed(variables, axes, stacked=False)
-    cut, out = target.program(of_rows, guide), []
+    cut, out = target.program(_of_rows_everywhere, guide), []
     for i in range(fewest):
         part = rows.batch(batch, i)
-        some = on_host(cut(variables, part.index))
+        some = cut(variables, part.index) if has_rows(axes) else variables
         one = weights.draw(target.on_batch, guide, some, mutable, fold_in(key, i), part, 1)
         out.append(one.log_weights)
     return np.concatenate(out)
@@ -62,3 +61,9 @@ def of_rows(
     """The variables with the parameters of some rows only."""
     axes = variable_axes(guide, variables, target.space, target.subsampled)
     return take(variables, axes, index) if has_rows(axes) else variables
+
+
+def _of_rows_everywhere(
+    target: Target, guide: Guide, variables: Variables, index: Mapping[str, Any]
+) -> Variables:
+    return target.spread.everywhere(of_rows(target, guide, variables, index))

@@ -111,11 +111,14 @@ def draw(
 
     Rows that are in blocks are read once for all of them.
     """
-    kernel = Kernel(target, batch, variables.model, mutable)
+
+    def log_density(points: np.ndarray) -> np.ndarray:
+        return Kernel(target, batch, variables.model, mutable).log_density(points)
+
     if target.space.dim <= _HOST_DIM:
         made = guide.host_draws(variables.guide, target.space, host_rng(key), num_draws)
         if made is not None:
-            log_p = kernel.log_density(made.points)
+            log_p = log_density(made.points)
             z = split(target.space, made.points)
             return Draws(z, log_p, made.log_q, made.labels, made.noise)
     at_once, part = True, batch
@@ -131,7 +134,7 @@ def draw(
     draws = Draws(*jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num_draws], *parts))
     if at_once:
         return draws
-    return draws._replace(log_p=kernel.log_density(flatten(target.space, draws.z)))
+    return draws._replace(log_p=log_density(flatten(target.space, draws.z)))
 
 
 def split(space: Space, points: np.ndarray) -> dict[str, np.ndarray]:

@@ -28,7 +28,7 @@ from vijax._contracts import (
 from vijax._errors import GuideError
 from vijax._keys import Normals
 from vijax.objectives.discrete import Estimator as DiscreteEstimator
-from vijax.objectives.discrete import check, chosen, elbo_integrand
+from vijax.objectives.discrete import Stage, check, chosen, elbo_integrand
 from vijax.objectives.particles import check_num, merge, model_batch
 from vijax.objectives.quasi import Draws, quasi_normals
 from vijax.objectives.signals import row_size
@@ -179,9 +179,8 @@ class ELBO(Controlled):
         integrand = elbo_integrand(terms, families, space.drawn, layout)
         estimator = chosen(self.discrete, space.drawn, layout)
         state_key = jax.random.fold_in(key, 2)
-        loss, after = estimator.estimate(
-            state_key, families, integrand, setting.phase, setting.controls
-        )
+        stage = Stage(setting.phase, setting.controls)
+        loss, after = estimator.estimate(state_key, families, integrand, stage)
         return subtracted + loss, after
 
     def _resolve(self, guide: Guide) -> tuple[str, str]:

@@ -16,7 +16,7 @@ that `f` holds the pathwise one. In order of preference:
 """
 
 from vijax.objectives.discrete.choice import NAMES, check, chosen
-from vijax.objectives.discrete.estimator import Estimator
+from vijax.objectives.discrete.estimator import Estimator, Stage
 from vijax.objectives.discrete.integrand import elbo_integrand
 from vijax.objectives.discrete.rebar import Rebar
 from vijax.objectives.discrete.relax import Relax
@@ -32,6 +32,7 @@ __all__ = [
     "LocalExpectation",
     "Rebar",
     "Relax",
+    "Stage",
     "StraightThrough",
     "check",
     "chosen",

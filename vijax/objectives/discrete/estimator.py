@@ -18,6 +18,18 @@ from vijax._errors import GuideError
 Families = dict[str, Family]
 
 
+class Stage(NamedTuple):
+    """How far a fit is.
+
+    Attributes:
+        phase: as in `Setting`, for what changes in the course of a fit.
+        controls: what `Estimator.init` made, later learned; the gradient has a gradient in them.
+    """
+
+    phase: Array | float = 0.0
+    controls: PyTree = ()
+
+
 class Seen(NamedTuple):
     """A function of discrete variables at one place.
 
@@ -73,12 +85,7 @@ class Estimator(abc.ABC):
 
     @abc.abstractmethod
     def estimate(
-        self,
-        key: Array,
-        families: Families,
-        f: Integrand,
-        phase: Array | float = 0.0,
-        controls: PyTree = (),
+        self, key: Array, families: Families, f: Integrand, stage: Stage
     ) -> tuple[Array, Any]:
         """An estimate of `E[f]`, a scalar to be differentiated, and one `aux` of `f`.
 
@@ -86,8 +93,7 @@ class Estimator(abc.ABC):
             key: randomness.
             families: the distribution of every site.
             f: the function.
-            phase: as in `Setting`, for what changes in the course of a fit.
-            controls: what `init` makes, later learned; the gradient has a gradient in them.
+            stage: how far the fit is.
 
         Raises:
             GuideError: the families are of a kind that this estimator is not for.
@@ -121,7 +127,7 @@ class Estimator(abc.ABC):
             value = f(hot[:, 1] if binary else hot)
             return Seen(value, {"b": jnp.broadcast_to(value, logits.shape[:1])})
 
-        return self.estimate(key, {"b": family}, Integrand(seen), controls=controls)[0]
+        return self.estimate(key, {"b": family}, Integrand(seen), Stage(controls=controls))[0]
 
 
 def finite(families: Families, name: str, size: int | None = None) -> dict[str, Finite]:

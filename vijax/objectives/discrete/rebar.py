@@ -17,6 +17,7 @@ from vijax.objectives.discrete.estimator import (
     Estimator,
     Families,
     Integrand,
+    Stage,
     finite,
     with_slopes,
 )
@@ -76,15 +77,10 @@ class Rebar(Estimator):
         )
 
     def estimate(
-        self,
-        key: Array,
-        families: Families,
-        f: Integrand,
-        phase: Array | float = 0.0,
-        controls: PyTree = (),
+        self, key: Array, families: Families, f: Integrand, stage: Stage
     ) -> tuple[Array, Any]:
         known = finite(families, "rebar")
-        return controlled(key, known, f, lambda z: self.control(z, f, controls))
+        return controlled(key, known, f, lambda z: self.control(z, f, stage.controls))
 
     def control(self, z: dict[str, Array], f: Integrand, controls: PyTree) -> Control:
         """The control variate at noise `z`, `(*shape, n)` by site."""

@@ -16,7 +16,7 @@ from vijax._contracts import PyTree
 from vijax._discrete import Finite
 from vijax._errors import GuideError, mismatch
 from vijax._networks import Make, applied, start
-from vijax.objectives.discrete.estimator import Estimator, Families, Integrand, finite
+from vijax.objectives.discrete.estimator import Estimator, Families, Integrand, Stage, finite
 from vijax.objectives.discrete.rebar import Control, Rebar, controlled
 
 if TYPE_CHECKING:
@@ -74,20 +74,17 @@ class Relax(Estimator):
         return RelaxControls(networks, relaxation)
 
     def estimate(
-        self,
-        key: Array,
-        families: Families,
-        f: Integrand,
-        phase: Array | float = 0.0,
-        controls: PyTree = (),
+        self, key: Array, families: Families, f: Integrand, stage: Stage
     ) -> tuple[Array, Any]:
         known = finite(families, "relax")
 
         def control(z: dict[str, Array]) -> Control:
-            own = self._network(z, known, f, controls.surrogate)
+            own = self._network(z, known, f, stage.controls.surrogate)
             if self.relaxation is None:
                 return own
-            return jax.tree.map(jnp.add, own, self.relaxation.control(z, f, controls.relaxation))
+            return jax.tree.map(
+                jnp.add, own, self.relaxation.control(z, f, stage.controls.relaxation)
+            )
 
         return controlled(key, known, f, control)
 

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from vijax._contracts import PyTree
 from vijax._discrete import Finite, weights
 from vijax.objectives.discrete.estimator import (
     Estimator,
     Families,
     Integrand,
+    Stage,
     finite,
     split_keys,
     with_slopes,
@@ -42,17 +42,12 @@ class GumbelSoftmax(Estimator):
             raise ValueError(f"temperatures: expected positive numbers, got {self.temperatures!r}.")
 
     def estimate(
-        self,
-        key: Array,
-        families: Families,
-        f: Integrand,
-        phase: Array | float = 0.0,
-        controls: PyTree = (),
+        self, key: Array, families: Families, f: Integrand, stage: Stage
     ) -> tuple[Array, Any]:
         known = finite(families, "gumbel_softmax")
         noise = gumbel(key, known)
         fixed = {name: stop_gradient(family.logits) for name, family in known.items()}
-        number = jnp.minimum(jnp.asarray(phase), len(self.temperatures) - 1).astype(int)
+        number = jnp.minimum(jnp.asarray(stage.phase), len(self.temperatures) - 1).astype(int)
         temperature = jnp.asarray(self.temperatures)[number]
 
         def relaxed(logits: dict[str, Array]) -> Array:
@@ -75,12 +70,7 @@ class StraightThrough(Estimator):
     unbiased: ClassVar[bool] = False
 
     def estimate(
-        self,
-        key: Array,
-        families: Families,
-        f: Integrand,
-        phase: Array | float = 0.0,
-        controls: PyTree = (),
+        self, key: Array, families: Families, f: Integrand, stage: Stage
     ) -> tuple[Array, Any]:
         known = finite(families, "straight_through")
         keys = split_keys(key, known)

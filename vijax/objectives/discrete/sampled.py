@@ -11,12 +11,13 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from vijax._contracts import Position, PyTree
+from vijax._contracts import Position
 from vijax._discrete import Finite, held
 from vijax.objectives.discrete.estimator import (
     Estimator,
     Families,
     Integrand,
+    Stage,
     finite,
     split_keys,
     with_slopes,
@@ -43,12 +44,7 @@ class LeaveOneOut(Estimator):
             raise ValueError(f"num_draws: expected at least 2, got {self.num_draws}.")
 
     def estimate(
-        self,
-        key: Array,
-        families: Families,
-        f: Integrand,
-        phase: Array | float = 0.0,
-        controls: PyTree = (),
+        self, key: Array, families: Families, f: Integrand, stage: Stage
     ) -> tuple[Array, Any]:
         keys = jax.random.split(key, self.num_draws)
         states = jax.vmap(lambda key: draw(key, families))(keys)
@@ -77,12 +73,7 @@ class DisARM(Estimator):
             raise ValueError(f"num_pairs: expected at least 1, got {self.num_pairs}.")
 
     def estimate(
-        self,
-        key: Array,
-        families: Families,
-        f: Integrand,
-        phase: Array | float = 0.0,
-        controls: PyTree = (),
+        self, key: Array, families: Families, f: Integrand, stage: Stage
     ) -> tuple[Array, Any]:
         binary = finite(families, "disarm", 2)
 
@@ -117,12 +108,7 @@ class LocalExpectation(Estimator):
     """
 
     def estimate(
-        self,
-        key: Array,
-        families: Families,
-        f: Integrand,
-        phase: Array | float = 0.0,
-        controls: PyTree = (),
+        self, key: Array, families: Families, f: Integrand, stage: Stage
     ) -> tuple[Array, Any]:
         known = finite(families, "local")
         states = draw(key, families)

@@ -173,7 +173,7 @@ class Engine:
     ) -> Run:
         """Runs on until the budget is spent, the rule is satisfied, or somebody says stop."""
         clock, length = time.perf_counter(), THIN
-        run = _awake(run)._replace(loop=self.placed(run.loop))  # it may have been in a file
+        run = _awake(run)
         run = run._replace(reason=self._limit(run, budget, clock))
         try:
             while not run.reason:
@@ -194,7 +194,9 @@ class Engine:
         return run
 
     def placed(self, loop: Loop) -> Loop:
-        """The device state on the devices it belongs on, wherever it has been."""
+        """The device state on the devices of a mesh that it belongs on, wherever it has been."""
+        if self.target.spread.mesh is None:  # a millisecond before every piece
+            return loop
         axes = loop_axes(self.target, self.guide, self.algorithm, loop)
         return self.target.spread.placed(loop, axes)
 
@@ -309,7 +311,7 @@ class Engine:
         program = self.target.program(advance, *static, donate=(0,) if self._by_row(run) else ())
         fresh = run.step == run.window
         loop, losses, finite = program(
-            run.loop, self.key, active, fresh, run.step, stop, self._batch, table
+            self.placed(run.loop), self.key, active, fresh, run.step, stop, self._batch, table
         )
         self._rows.chunk(stop)  # made while the device is still at work
         return loop, np.asarray(losses)[: stop - run.step], bool(finite)
@@ -358,7 +360,7 @@ class Engine:
         if state is not None:
             if self._by_row(run):
                 state = self.target.program(all_packed, self.guide, self.algorithm)(state)
-            loop = self.placed(loop._replace(state=state))
+            loop = loop._replace(state=state)
         run = run._replace(loop=loop, window=run.step, phases=tuple(phases), factors=tuple(factors))
         if all(phase.stopped for phase in phases):
             first = max(phases, key=lambda phase: phase.converged)

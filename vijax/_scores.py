@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from vijax._batches import Rows
@@ -35,7 +36,7 @@ def scores(
         num_draws = max(fewest, min(most, affordable))
         return weights.draw(target, guide, variables, mutable, key, batch, num_draws).log_weights
     axes = variable_axes(guide, variables, target.space, target.subsampled)
-    variables = target.spread.placed(variables, axes, stacked=False)
+    variables = jax.device_put(target.spread.placed(variables, axes, stacked=False))
     cut, out = target.program(_of_rows_everywhere, guide), []
     for i in range(fewest):
         part = rows.batch(batch, i)

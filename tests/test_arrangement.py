@@ -108,7 +108,7 @@ def test_runs_fit_into_a_batch(size):
     ("model", "guide"),
     [
         (regression, "meanfield"),
-        (hierarchy, {"theta": "meanfield", ...: "fullrank"}),
+        pytest.param(hierarchy, {"theta": "meanfield", ...: "fullrank"}, marks=pytest.mark.slow),
         pytest.param(hierarchy, "plates", marks=pytest.mark.slow),
     ],
 )
@@ -155,6 +155,7 @@ def test_rows_that_are_looked_up_by_number_stay_where_they_are():
     assert fitted.engine.arranged == ()
 
 
+@pytest.mark.slow
 def test_parameters_of_rows_on_disk_are_arranged_too(monkeypatch, as_they_are):
     monkeypatch.setattr("vijax.data.arrays._WHOLE", 0)
     on_disk = fit(hierarchy, MappedRows(Y), guide="meanfield")

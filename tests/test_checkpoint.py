@@ -244,6 +244,7 @@ def bounded(x, y):
     scan(step, 0.0, y)
 
 
+@pytest.mark.slow
 def test_only_arrays_that_supports_depend_on_are_in_the_file(path):
     posterior = fit(bounded, X, Y, guide="meanfield", num_steps=20)
     posterior.save(path)

@@ -79,6 +79,7 @@ def test_100_and_200_steps_are_300_in_process_and_through_a_file(estimator, tmp_
     assert any(np.abs(a - b).max() > 0.01 for a, b in zip(start, end, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", LEARNED, ids=repr)
 def test_a_fit_that_was_cut_short_ends_where_it_would_have_ended(estimator, tmp_path):
     def cut(run, losses, step):
@@ -111,6 +112,7 @@ def rows(y):
         numpyro.sample("y", dist.Normal(loc, 0.7).to_event(1), obs=y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guide", [Discrete(), AmortisedDiscrete(linear, "y")], ids=["rows", "net"])
 def test_batches(guide):
     """Parameters by row are packed, those of control variates serve all rows."""

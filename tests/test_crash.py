@@ -118,6 +118,7 @@ def test_the_checkpoint_of_another_fit_is_refused_and_kept(tmp_path, other, what
     assert contents(path) == before
 
 
+@pytest.mark.slow
 def test_optimizers_are_told_apart_by_their_settings(tmp_path):
     path = tmp_path / "fit"
     fit(path, num_steps=100, optimizer=optax.adam(0.01))
@@ -239,6 +240,7 @@ def test_a_full_disk_costs_checkpoints_but_not_the_fit(tmp_path):
     assert steps(path)[-1] == 100
 
 
+@pytest.mark.slow
 def test_ctrl_c_at_any_moment_leaves_a_complete_checkpoint(tmp_path):
     total = 100_000  # takes much longer than the timers
     path, expected = tmp_path / "fit", whole(total)
@@ -287,6 +289,7 @@ assert threading.enumerate() == threads
 """
 
 
+@pytest.mark.slow
 def test_orbax_is_imported_for_checkpoints_alone_and_leaves_the_log_as_it_was(tmp_path):
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     command = [sys.executable, "-W", "error", "-c", ALONE, str(tmp_path / "fit"), root]

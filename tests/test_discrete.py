@@ -136,6 +136,7 @@ def test_any_guide_fits_it(guide):
     assert abs(found.log_evidence - exact()[0]) < 5 * found.log_evidence_se + 1e-3
 
 
+@pytest.mark.slow
 def test_gradient_steps_on_minibatches_of_a_mixture():
     rng = np.random.default_rng(0)
     y = (rng.choice(SHIFTS, p=WEIGHTS, size=400) + 0.4 + rng.normal(size=400)).astype(np.float32)
@@ -155,6 +156,7 @@ def test_gradient_steps_on_minibatches_of_a_mixture():
     assert batches.sample(0, 5)["z"].shape == (5, 400)
 
 
+@pytest.mark.slow
 def test_batches_of_a_mixture_that_is_written_for_all_rows():
     rng = np.random.default_rng(0)
     y = (rng.choice(SHIFTS, p=WEIGHTS, size=400) + 0.4 + rng.normal(size=400)).astype(np.float32)

@@ -106,12 +106,15 @@ def estimates(model, objective, keys=KEYS):
     return jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=2000))(keys)
 
 
-CASES = [(network, name) for name in ("local", "disarm", "leave_one_out", "rebar", "relax")]
+CASES = [(network, name) for name in ("local", "disarm", "leave_one_out")]
 CASES += [(several, name) for name in ("local", "leave_one_out", "rebar", "relax")]
-CASES += [(model, Rebar(0.3, learned=True)) for model in (network, several)]
+CASES += [(several, Rebar(0.3, learned=True))]
+SLOW = [(network, "rebar"), (network, "relax"), (network, Rebar(0.3, learned=True))]
 
 
-@pytest.mark.parametrize(("model", "name"), CASES)
+@pytest.mark.parametrize(
+    ("model", "name"), CASES + [pytest.param(*case, marks=pytest.mark.slow) for case in SLOW]
+)
 def test_the_elbo_and_its_gradient_are_unbiased(model, name):
     assert NAMES.get(name, name).unbiased
     found = estimates(model, ELBO(discrete=name))
@@ -250,6 +253,7 @@ def events(y):
         numpyro.sample("y", dist.Normal(n, 1.5), obs=y)
 
 
+@pytest.mark.slow
 def test_counts_without_an_end():
     y = np.array([0.3, 5.2, 11.0], np.float32)
     posterior = vijax.fit(events, y, progress_bar=False)
@@ -274,6 +278,7 @@ def thinned(y):
         numpyro.sample("y", dist.Binomial(n, 0.6), obs=y)
 
 
+@pytest.mark.slow
 def test_counts_that_the_data_bound_from_below():
     """As many as were seen at least; those that were missed are Poisson."""
     y, missed, num = np.array([0, 9, 30], np.int32), 12 * 0.4, 20_000
@@ -302,6 +307,7 @@ def units(x):
         numpyro.sample("x", dist.Normal(bias + h @ jnp.asarray(STEPS), 0.5), obs=x)
 
 
+@pytest.mark.slow
 def test_beside_a_guide_for_continuous_sites():
     x = np.array([0.2, 3.4, 1.3, 4.2, 3.0], np.float32)
     posterior = vijax.fit(units, x, num_steps=3000, progress_bar=False)
@@ -328,6 +334,7 @@ def mixture(y):
         numpyro.sample("y", dist.Normal(mu + 4.0 * z, 1.0), obs=y)
 
 
+@pytest.mark.slow
 def test_what_can_be_summed_out_is_unless_a_guide_is_named_for_it():
     y = np.array([-1.0, 0.2, 3.5, 4.4], np.float32)
     summed = vijax.fit(mixture, y, progress_bar=False)

@@ -61,6 +61,7 @@ def test_it_stops_by_itself_at_the_exact_posterior():
     assert posterior.status == "certified"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "optimizer",
     [
@@ -84,6 +85,7 @@ def test_any_optax_transformation_works(optimizer):
     assert posterior.elbo > problem.log_evidence - 0.1
 
 
+@pytest.mark.slow
 def test_line_searches_receive_the_value_function():
     problem = targets.problem("normal_mean")
     start = {"guide": "meanfield", "init": {"mu": 30.0}, "num_steps": 60}
@@ -188,6 +190,7 @@ def minibatched(x, y, batch):
         numpyro.sample("y", dist.Normal(beta * x[rows], 1.0), obs=y[rows])
 
 
+@pytest.mark.slow
 def test_minibatches_find_the_full_posterior():
     rng = np.random.default_rng(0)
     x = rng.normal(size=500).astype(np.float32)

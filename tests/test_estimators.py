@@ -106,6 +106,7 @@ def test_variances_are_in_the_order_of_preference():
     assert variance[DisARM(3)] == pytest.approx(variance[DisARM()] / 3, rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", [LeaveOneOut(2), Rebar(), *LEARNED], ids=repr)
 def test_gradients_of_categorical_variables_are_unbiased(estimator):
     logits = jnp.array([[0.3, -0.5, 0.0], [1.0, 0.2, -1.0]])
@@ -129,6 +130,7 @@ def test_gradients_of_categorical_variables_are_unbiased(estimator):
     assert (np.abs(slopes.mean(0) - jax.grad(expectation)(logits)) < error).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", LEARNED, ids=repr)
 def test_the_gradient_of_the_variance(estimator):
     """That of the squared norm is its gradient on the same draws: finite differences agree."""
@@ -165,6 +167,7 @@ def learned(estimator, logits, value, steps):
     return jax.jit(lambda *state: jax.lax.scan(step, *state))(begun, keys)[0][0]
 
 
+@pytest.mark.slow
 def test_learned_control_variates_on_the_toy():
     """Figure 1 of the paper on RELAX: variances REBAR > REBAR, learned > RELAX."""
     logits, variances = jnp.array([0.0]), []

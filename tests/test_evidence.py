@@ -138,6 +138,7 @@ def switches(y, on):
         numpyro.sample("y", dist.Normal(on * k, 1.0), obs=y)
 
 
+@pytest.mark.slow
 def test_rows_with_a_discrete_value_of_their_own():
     """A log likelihood of three values has no tail, which ArviZ has no answer for."""
     y, num = np.array([-0.5, 1.1, 2.9, 3.2], np.float32), 4000

@@ -1,6 +1,7 @@
 """Every example runs by itself, prints figures that are right, and draws something.
 
-By default all but two run, in this process and `--short`; `-m slow` runs each as a user does.
+By default all but the longest run, in this process and `--short`; `-m slow` runs each as a user
+does.
 """
 
 import os
@@ -17,7 +18,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted(p.stem for p in ROOT.glob("examples/*.py") if p.stem != "common")
 _SUMMARY = 7  # columns of a summary
-LONG = {"methylation", "state_space"}  # take ten seconds or more, however short
+# Take ten seconds or more, however short.
+LONG = {"covertype", "hand_written_guide", "matrix_factorisation", "methylation"}
+LONG |= {"sleepstudy", "state_space"}
 
 # By example: what starts a line of the output, which number after it, the value, how far off it may
 # be. Values are those of NUTS on the same models (4 chains of 4,000 draws, R-hat 1.00, no

@@ -178,6 +178,7 @@ def minibatch(x, y):
         numpyro.sample("y", dist.Normal(at, 0.5), obs=y[rows])
 
 
+@pytest.mark.slow
 def test_subsampled_plates_are_exported_in_full():
     posterior = vijax.fit(minibatch, X, Y, guide="meanfield", num_steps=50, progress_bar=False)
     tree = posterior.to_datatree(0, 20)

@@ -21,6 +21,7 @@ def loss_and_slopes(objective, at, params, key=KEYS[3]):
     return jax.jit(jax.value_and_grad(loss))(params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "guide", "size"),
     [(hierarchy, "rows", 4), (hierarchy, "two groups", None), (bent, "mean-field", 4)],
@@ -47,6 +48,7 @@ def test_below_the_limit_only_the_likelihood_counts():
     np.testing.assert_allclose(loss, 100 * (ROWS + 1) - mean, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_rows_say_at_least_as_much_as_is_free():
     """Weak data: the posterior's divergence is 0.01 nats a row, what is free 0.3."""
 

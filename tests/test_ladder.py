@@ -140,6 +140,7 @@ def test_a_mode_of_no_weight_is_left_out():
     np.testing.assert_allclose(posterior.sample(0, 4000)["x"].mean(0), -CENTER, atol=0.08)
 
 
+@pytest.mark.slow
 def test_a_banana_takes_a_flow():
     posterior = fit(banana)
     assert [attempt.rung for attempt in posterior.history if attempt.kept] == ["gaussian", "flow"]
@@ -201,6 +202,7 @@ def test_given_weights_are_kept():
     assert posterior.elbo > centred.elbo + 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guide", ["meanfield", "lowrank", "plates"])
 def test_a_named_guide_learns_its_coordinates(guide):
     """Groups known far better than their spread says: the model's own coordinates are best."""

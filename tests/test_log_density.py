@@ -123,6 +123,7 @@ def test_a_likelihood_behind_a_callback_is_fitted_by_score_gradients():
     assert abs(evidence.value - exact) < 5 * evidence.se + 1e-3
 
 
+@pytest.mark.slow
 def test_a_likelihood_with_steps_in_it():
     """Votes: only the sign of what is behind them is seen, by a hard threshold."""
 

@@ -192,6 +192,7 @@ def test_algorithms_check_it_too():
     assert SVGD(20, precision="bfloat16").num_particles == 20
 
 
+@pytest.mark.slow
 def test_it_outlives_a_file(tmp_path):
     options = {"precision": "bfloat16", "optimizer": optax.adam(0.01), "num_steps": 20}
     posterior = vijax.fit(network, X, Y, guide="meanfield", progress_bar=False, **options)

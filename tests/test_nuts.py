@@ -41,6 +41,7 @@ def assert_mean(draws, expected):
     np.testing.assert_array_less(np.abs(draws.mean(0) - expected), 5 * error)
 
 
+@pytest.mark.slow
 def test_samples_come_back_in_the_models_space_with_params_held_fixed():
     def model(y):
         shape = numpyro.param("shape", 10.0, constraint=dist.constraints.positive)
@@ -73,6 +74,7 @@ def test_samples_come_back_in_the_models_space_with_params_held_fixed():
     assert np.max(mcmc.get_extra_fields()["num_steps"]) <= 7
 
 
+@pytest.mark.slow
 def test_circles_and_moving_supports_have_the_exact_moments():
     def model():
         angle = numpyro.sample("angle", dist.VonMises(1.0, 3.0))

@@ -121,6 +121,7 @@ def test_an_equal_optimizer_made_anew_compiles_nothing():
     assert len(compiled) > 0
 
 
+@pytest.mark.slow
 def test_repeated_fits_leave_nothing_behind():
     def snapshot(seed):
         target = use(seed, guide="meanfield", num_steps=250).target

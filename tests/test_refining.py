@@ -97,6 +97,7 @@ def assert_same_gaussian(one, other):
     np.testing.assert_allclose(one.params.loc, other.params.loc, atol=1e-3 * SD.min())
 
 
+@pytest.mark.slow
 def test_rows_on_disk_end_where_those_in_memory_do(fitted, on_disk, tmp_path):
     np.save(tmp_path / "x.npy", X)
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
@@ -136,6 +137,7 @@ class Loader:
             yield X[start : start + 70], Y[start : start + 70]
 
 
+@pytest.mark.slow
 def test_a_stream_is_read_in_order_once_a_pass(fitted, on_disk):
     loader = Loader()
     posterior = fit(regression, *data.stream(loader, ROWS))

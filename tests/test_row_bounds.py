@@ -70,6 +70,7 @@ def test_a_batch_counts_for_all_rows():
     np.testing.assert_allclose(-loss, ROWS / 4 * evidence(Y[rows]).sum(), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_each_row_has_its_own_weights():
     at, num = setting(), 5
     params = parameters(at)
@@ -84,6 +85,7 @@ def test_each_row_has_its_own_weights():
     np.testing.assert_allclose(-found, bound, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_doubly_reparameterised_gradients_of_rows_are_unbiased():
     at = setting()
     params = parameters(at)

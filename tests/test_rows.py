@@ -173,6 +173,7 @@ def test_point_masses_by_row_reach_the_mode():
     np.testing.assert_allclose(posterior.params.loc["theta"][:, 0], mode, atol=0.02)
 
 
+@pytest.mark.slow
 def test_steps_in_two_legs_are_the_steps_in_one_saved_or_not(tmp_path):
     options = {"batch_size": {"rows": 7}, "optimizer": optax.adam(0.05)}
     whole = fit(hierarchy, Y, num_steps=300, **options)

@@ -79,6 +79,7 @@ def slopes(objective, at, params):
     return [np.asarray(leaf, float) for leaf in run(KEYS)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "guide", "size"),
     [
@@ -111,6 +112,7 @@ class Whole:
         return with_gradient_of(-jnp.mean(f), surrogate), drawn.mutable
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("guide", "factor"), [("mean-field", 3), ("rows", 4), ("two groups", 1)])
 def test_what_a_part_has_no_part_in_adds_no_noise(guide, factor):
     """The variance of the gradient falls by a factor that grows with the twelve rows."""

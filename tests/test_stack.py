@@ -148,6 +148,7 @@ def test_stratified_losses_and_gradients_are_unbiased(phase):
     assert_mean(slopes, (loss(0.301) - loss(0.299)) / 0.002, floor=1e-4)
 
 
+@pytest.mark.slow
 def test_gradient_steps_find_the_weights():
     both = vijax.stack(at_modes(), "evidence")
     even = held(both, both.params._replace(logits=jnp.zeros(2)))

@@ -95,6 +95,7 @@ def test_the_discrepancy_tells_right_from_wrong(kernel):
         assert (found.value / found.exact) ** 2 > np.mean(ratios) + 3 * np.std(ratios)
 
 
+@pytest.mark.slow
 def test_particles_find_a_gaussian():
     posterior = fitted()
     points = np.asarray(posterior.params.points)

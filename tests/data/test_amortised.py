@@ -92,6 +92,7 @@ def sources(mapped, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_every_source_gives_the_bits_of_the_arrays_in_memory(mapped, tmp_path):
     in_memory = fit(shifted, SHIFTED, X)
     (tmp_path / "parts").mkdir()
@@ -110,6 +111,7 @@ def test_discrete_latents_do_so_too(mapped):
     assert_same(there.at(*new).sample(0, 9), in_memory.at(*new).sample(0, 9))
 
 
+@pytest.mark.slow
 def test_a_stream_is_seen_in_its_own_order():
     parts = [(X[i : i + 100], Y[i : i + 100]) for i in range(0, ROWS, 100)]
     streamed = fit(shifted, SHIFTED, *data.stream(parts, ROWS))
@@ -117,6 +119,7 @@ def test_a_stream_is_seen_in_its_own_order():
     assert_same(first.resume(40, progress_bar=False).run.loop, streamed.run.loop)
 
 
+@pytest.mark.slow
 def test_what_needs_no_row_outside_a_batch_is_there(mapped, tmp_path):
     in_memory, there = fit(shifted, SHIFTED, X), fit(shifted, SHIFTED, mapped)
     there.save(tmp_path / "fit")

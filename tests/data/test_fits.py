@@ -67,6 +67,7 @@ def in_memory(arrays):
     return fit(regression, x, y, guide="meanfield")
 
 
+@pytest.mark.slow
 def test_a_memory_map_gives_the_same_bits_and_stays_on_disk(arrays, in_memory):
     _, y, path = arrays
     mapped = fit(regression, np.load(path, mmap_mode="r"), y, guide="meanfield")
@@ -122,6 +123,7 @@ def test_steps_in_two_legs_saved_or_not_are_the_steps_in_one(arrays, in_memory, 
         assert_same(again.resume(400, progress_bar=False).run.loop, in_memory.run.loop)
 
 
+@pytest.mark.slow
 def test_latents_by_row_follow_rows_on_disk(arrays):
     x, y, path = arrays
     one, other = (

@@ -185,6 +185,7 @@ def test_other_rows_need_an_amortised_guide_and_observations(fitted):
         fitted.at(None)
 
 
+@pytest.mark.slow
 def test_new_rows_keep_the_coordinates_of_the_fitted_ones():
     def scaled(y):
         tau = numpyro.sample("tau", dist.HalfNormal(2.0))
@@ -220,6 +221,7 @@ def network():
     return fit(hierarchy, Y, guide=HIERARCHY, batch_size={"rows": 50}, num_steps=1500)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [{}, {"batch_size": {"rows": 50}}], ids=["all", "batches"])
 def test_rows_of_their_own_start_at_what_the_encoder_says(network, size):
     begun = fit(hierarchy, Y, guide=BY_ROW, init=network, **size, **STILL)
@@ -271,6 +273,7 @@ def test_rows_of_new_data_start_at_what_the_encoder_says_of_them(network):
     np.testing.assert_allclose(np.exp(begun.params[1].log_scale["theta"][:, 0]), scale, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_mean_field_guide_for_all_sites_keeps_what_it_can(network):
     begun = fit(hierarchy, Y, guide="meanfield", init=network, **STILL)
     mine, dense = begun.params, network.params[0]
@@ -280,6 +283,7 @@ def test_a_mean_field_guide_for_all_sites_keeps_what_it_can(network):
     np.testing.assert_allclose(mine.loc["theta"][:, 0], loc, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_encoder_is_kept_where_other_sites_get_another_guide(network):
     guide = {"theta": HIERARCHY["theta"], ...: "meanfield"}
     begun = fit(hierarchy, Y, guide=guide, init=network, **STILL)
@@ -287,6 +291,7 @@ def test_an_encoder_is_kept_where_other_sites_get_another_guide(network):
         np.testing.assert_array_equal(got, want)
 
 
+@pytest.mark.slow
 def test_known_groups_are_reused_or_drawn_anew(network):
     num, mu = 4000, network.sample(0, 4000)["mu"]
     known, again = (network.predict(1, Y, num_draws=num, redraw=r)["y"] for r in ((), ("theta",)))

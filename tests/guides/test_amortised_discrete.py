@@ -106,8 +106,8 @@ def exact(model, encoder):
         (network, TWO, "local"),
         (network, TWO, "disarm"),
         (network, TWO, "leave_one_out"),
-        (network, TWO, "rebar"),
-        (network, TWO, "relax"),
+        pytest.param(network, TWO, "rebar", marks=pytest.mark.slow),
+        pytest.param(network, TWO, "relax", marks=pytest.mark.slow),
         (values, FOUR, "leave_one_out"),
         (values, FOUR, "rebar"),
         (values, FOUR, "relax"),
@@ -262,6 +262,7 @@ def test_counts_by_a_network_are_close_to_the_posterior():
     assert begun.elbo + 5 * np.hypot(begun.elbo_se, refined.elbo_se) < refined.elbo < evidence + 1
 
 
+@pytest.mark.slow
 def test_counts_of_rows_in_batches_start_from_what_was_seen():
     """With parameters for each row as with a network."""
     steps = {"num_steps": 3000, "progress_bar": False}

@@ -26,6 +26,7 @@ def fit(model, *args, **options):
     return vijax.fit(model, *args, progress_bar=False, **options)
 
 
+@pytest.mark.slow
 def test_a_chain_seen_at_its_end_is_exact():
     """Each step given the one before, and the end, is normal with a slope between 0 and 1."""
     y = np.float32(3.0)

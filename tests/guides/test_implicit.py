@@ -104,6 +104,7 @@ VECTORS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VECTORS)
 def test_gradients_of_vectors_equal_closed_forms(name):
     make, p = VECTORS[name]
@@ -166,6 +167,7 @@ def circular_guide(angles):
     numpyro.sample("mu", dist.VonMises(loc, concentration))
 
 
+@pytest.mark.slow
 def test_a_von_mises_guide_finds_the_conjugate_posterior():
     posterior = vijax.fit(
         circular, ANGLES, guide=circular_guide, num_steps=4000, progress_bar=False
@@ -199,6 +201,7 @@ def mixture_guide():
     numpyro.sample("z", normals((logits, locs, scales)))
 
 
+@pytest.mark.slow
 def test_a_mixture_guide_finds_its_weights_and_components():
     posterior = vijax.fit(skewed, guide=mixture_guide, num_steps=4000, progress_bar=False)
     # the divergence of the closest Gaussian is 0.043

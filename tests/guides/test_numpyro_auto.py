@@ -43,6 +43,7 @@ def draws_of(guide, params, num=4096, batch=BATCH):
     return jax.jit(jax.vmap(one))(keys(0, num))
 
 
+@pytest.mark.slow
 def test_elbo_equals_numpyros_at_the_same_parameters():
     def still(y):  # without the moving support, which NumPyro gets wrong
         scale = numpyro.sample("scale", dist.HalfNormal(1.0))
@@ -72,6 +73,7 @@ def test_elbo_equals_numpyros_at_the_same_parameters():
     assert_mean(np.asarray(ours, float) - np.asarray(numpyros, float), 0.0)
 
 
+@pytest.mark.slow
 def test_a_moving_support_is_followed():
     guide = adapt(ag.AutoNormal(moving, init_scale=1.5), moving, ARGUMENTS, TARGET)
     params = guide.init(jax.random.key(0), SPACE, START)
@@ -82,6 +84,7 @@ def test_a_moving_support_is_followed():
     np.testing.assert_allclose(log_q, exact, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_starts_at_the_location_whatever_the_autoguide_would_do():
     for kind in (ag.AutoNormal, ag.AutoDiagonalNormal):
         auto = kind(moving, init_scale=0.001)
@@ -90,6 +93,7 @@ def test_starts_at_the_location_whatever_the_autoguide_would_do():
         np.testing.assert_allclose(z.mean(axis=0), SPACE.ravel(START), atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "options"),
     [(ag.AutoIAFNormal, {"num_flows": 2}), (ag.AutoBNAFNormal, {"hidden_factors": [2, 2]})],
@@ -112,6 +116,7 @@ def test_flows_have_the_density_they_draw_from(kind, options):
     assert_mean(np.exp(inside.logpdf(z) - log_q), 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind",
     [

@@ -120,7 +120,7 @@ AT_THE_POSTERIOR = {  # the sign of the evidence in the loss, and whether its gr
     ("name", "objective"),
     [
         *(("nested", objective) for objective in AT_THE_POSTERIOR),
-        ("gamma", "iwae"),
+        pytest.param("gamma", "iwae", marks=pytest.mark.slow),
         ("gamma", "cubo"),
     ],
 )
@@ -140,6 +140,7 @@ def test_at_the_exact_posterior_every_objective_is_exact(name, objective):
     assert max(largest.values()) < 2e-3 if still else min(largest.values()) > 2e-3, largest
 
 
+@pytest.mark.slow
 def test_a_fit_on_batches_weighs_and_knows_its_density():
     rng = np.random.default_rng(0)
     y = rng.normal(1.0, 1.5, 400).astype(np.float32)

@@ -42,6 +42,7 @@ def draws():
     return jax.jit(jax.vmap(one))(keys(0, 4096))
 
 
+@pytest.mark.slow
 def test_predictive_takes_it_as_the_guide(draws):
     predictive = Predictive(
         model, guide=EXPORTED, params=NO_PARAMS, num_samples=4096, parallel=True

@@ -24,6 +24,7 @@ def transform(name, dim=3):
     return BijectionTransform(layer, perturb(layer.init(jax.random.key(0), dim), 0.5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAYERS)
 def test_it_is_the_bijection_over_a_batch(name):
     bend = transform(name)

@@ -131,7 +131,7 @@ def fitted(name):
     return vijax.fit(model, *args, batch_size=size, progress_bar=False)
 
 
-@pytest.mark.parametrize("name", ["regression", "nested"])
+@pytest.mark.parametrize("name", ["regression", pytest.param("nested", marks=pytest.mark.slow)])
 def test_batches_reach_the_exact_posterior_of_a_linear_hierarchy(name):
     posterior = fitted(name)
     assert posterior.guide == Plates()
@@ -161,6 +161,7 @@ def test_draws_hold_what_shared_and_local_latents_have_in_common():
     np.testing.assert_allclose((flat.mean(0) - mean) / sd, 0, atol=5 / np.sqrt(num) + 0.05)
 
 
+@pytest.mark.slow
 def test_new_groups_are_drawn_given_the_shared_latents():
     posterior, num = fitted("nested"), 4000
     new = np.zeros((5, 2, 1), np.float32)

@@ -265,6 +265,7 @@ def test_log_density_equals_brute_force(name):
     assert gradient["mu"] == pytest.approx(expected, abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in CASES if name != "scaled"])
 def test_draws_follow_the_exact_conditional(name):
     target, batch = world(name)

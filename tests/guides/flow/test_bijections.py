@@ -176,6 +176,7 @@ def test_a_gradient_reaches_every_parameter(name):
         np.testing.assert_array_equal(np.asarray(leaf) != 0, expected, err_msg=where)
 
 
+@pytest.mark.slow
 @every
 def test_the_inverse_is_differentiable(name):
     """Through the inverse comes the inverse of the Jacobian, and the slope of its log det."""
@@ -195,6 +196,7 @@ def test_the_inverse_is_differentiable(name):
     np.testing.assert_allclose(slope, expected, atol=5e-3 * max(1, np.abs(expected).max()))
 
 
+@pytest.mark.slow
 @every
 def test_the_score_is_pushed_along(name):
     """From the score of a normal at `x` to that of its image at `y`."""
@@ -212,6 +214,7 @@ def test_the_score_is_pushed_along(name):
     np.testing.assert_allclose(score, expected, atol=5e-3 * max(1, np.abs(expected).max()))
 
 
+@pytest.mark.slow
 @every
 def test_compiled_equals_eager(name):
     entry, params = case(name)

@@ -37,6 +37,7 @@ def state(guide, space, seed=0, moved=True):
     return perturb(params) if moved else params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", flow.RECIPES)
 def test_recipes_start_as_their_base(name):
     space = problem("regression").target.space
@@ -48,6 +49,7 @@ def test_recipes_start_as_their_base(name):
     np.testing.assert_allclose(z, scale * noise, atol=scale * _NEAR.get(name, 1e-4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [flow.Coupling(), flow.Autoregressive(), flow.BlockNeural()])
 def test_the_path_gradient_is_the_one_of_the_density_held_fixed(layer):
     """Also where the inverse is not cheap: the score comes forwards."""
@@ -116,6 +118,7 @@ def test_chains_run_in_the_flows_own_coordinates():
     np.testing.assert_allclose(gradient[:, 0], slope, rtol=0.02, atol=0.05 * np.abs(slope).max())
 
 
+@pytest.mark.slow
 def test_a_gaussian_stays_what_it_is():
     where = problem("regression")
     posterior = fit(where.model, *where.args, guide="flow")
@@ -123,6 +126,7 @@ def test_a_gaussian_stays_what_it_is():
     np.testing.assert_allclose(posterior.elbo, where.log_evidence, atol=0.01)
 
 
+@pytest.mark.slow
 def test_one_dimension_is_enough():
     where = problem("gamma_poisson")
     plain = fit(where.model, *where.args, guide="fullrank")
@@ -131,6 +135,7 @@ def test_one_dimension_is_enough():
     np.testing.assert_allclose(posterior.elbo, where.log_evidence, atol=0.02)
 
 
+@pytest.mark.slow
 def test_gradient_steps_average_many_draws():
     where = problem("regression")
     posterior = fit(where.model, *where.args, guide=Flow("planar"), num_steps=200)

@@ -36,7 +36,10 @@ def scores(
         num_draws = max(fewest, min(most, affordable))
         return weights.draw(target, guide, variables, mutable, key, batch, num_draws).log_weights
     axes = variable_axes(guide, variables, target.space, target.subsampled)
-    variables = jax.device_put(target.spread.placed(variables, axes, stacked=False))
+    if target.spread.mesh is None:
+        variables = jax.device_put(variables)
+    else:  # of several processes: an array that no process has whole can go to no one device
+        variables = target.spread.placed(variables, axes, stacked=False)
     cut, out = target.program(_of_rows_everywhere, guide), []
     for i in range(fewest):
         part = rows.batch(batch, i)

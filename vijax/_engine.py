@@ -195,7 +195,7 @@ class Engine:
 
     def placed(self, loop: Loop) -> Loop:
         """The device state on the devices of a mesh that it belongs on, wherever it has been."""
-        if self.target.spread.mesh is None:  # a millisecond before every piece
+        if self.target.spread.mesh is None:  # saves a millisecond before every piece
             return loop
         axes = loop_axes(self.target, self.guide, self.algorithm, loop)
         return self.target.spread.placed(loop, axes)

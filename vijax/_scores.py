@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from vijax._batches import Rows
@@ -36,10 +35,7 @@ def scores(
         num_draws = max(fewest, min(most, affordable))
         return weights.draw(target, guide, variables, mutable, key, batch, num_draws).log_weights
     axes = variable_axes(guide, variables, target.space, target.subsampled)
-    if target.spread.mesh is None:
-        variables = jax.device_put(variables)
-    else:  # of several processes: an array that no process has whole can go to no one device
-        variables = target.spread.placed(variables, axes, stacked=False)
+    variables = target.spread.placed(variables, axes, stacked=False)
     cut, out = target.program(_of_rows_everywhere, guide), []
     for i in range(fewest):
         part = rows.batch(batch, i)

@@ -78,9 +78,8 @@ class Spread:
             axes: a tree like it of the `Axes` along which one restart's arrays have rows.
             stacked: whether they have a leading axis of restarts.
         """
-        if self.mesh is None:
-            return tree
-        return jax.device_put(tree, self._shardings(tree, axes, stacked))
+        at = None if self.mesh is None else self._shardings(tree, axes, stacked)
+        return jax.device_put(tree, at)
 
     def data(self, value: Array, by_row: bool) -> Array:
         """An array of the data on the devices, `by_row` cut along its first axis."""

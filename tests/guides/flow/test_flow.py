@@ -49,8 +49,14 @@ def test_recipes_start_as_their_base(name):
     np.testing.assert_allclose(z, scale * noise, atol=scale * _NEAR.get(name, 1e-4))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("layer", [flow.Coupling(), flow.Autoregressive(), flow.BlockNeural()])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        flow.Coupling(),
+        pytest.param(flow.Autoregressive(), marks=pytest.mark.slow),
+        pytest.param(flow.BlockNeural(), marks=pytest.mark.slow),
+    ],
+)
 def test_the_path_gradient_is_the_one_of_the_density_held_fixed(layer):
     """Also where the inverse is not cheap: the score comes forwards."""
     where = problem("regression")

@@ -15,11 +15,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(_name, str(max(1, _share)))
 
-# Two thirds of the time of most tests is XLA's compiler, and its older way of fusing loops on CPUs
-# takes a third less of it. XLA ends the process at a flag that it does not know, so only releases
-# where this was tried get it. Whoever sets XLA_FLAGS decides.
+# Half to two thirds of the time of most tests is XLA's compiler. Its older way of fusing loops on
+# CPUs and no optimisation by LLVM halve that of such tests (docs/decisions.md). XLA ends the process
+# at a flag that it does not know, so only releases where this was tried get these. Whoever sets
+# XLA_FLAGS decides.
 if version("jaxlib").startswith("0.10."):
-    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+    _flags = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
+    os.environ.setdefault("XLA_FLAGS", _flags)
 
 # Their asserts are the tests' asserts: let pytest explain them in the same way.
 pytest.register_assert_rewrite("tests.laws", "tests.targets")

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted(p.stem for p in ROOT.glob("examples/*.py") if p.stem != "common")
 _SUMMARY = 7  # columns of a summary
 # Take ten seconds or more, however short.
-LONG = {"covertype", "hand_written_guide", "matrix_factorisation", "methylation"}
+LONG = {"changepoint", "covertype", "hand_written_guide", "matrix_factorisation", "methylation"}
 LONG |= {"sleepstudy", "state_space"}
 
 # By example: what starts a line of the output, which number after it, the value, how far off it may

@@ -1,4 +1,4 @@
-"""Sums over blocks of rows are what the same rows in memory give, the prior counted once."""
+"""Sums over blocks of rows are what the same rows at once give, the prior counted once."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -78,6 +78,22 @@ def test_value_gradient_and_hessian_are_those_of_all_rows(small_blocks, rows):
     assert all(one._cache_size() == 2 for one in programs)  # one in memory, and one for all blocks
 
 
+@pytest.mark.parametrize("y_axis", [0, 1])
+def test_many_rows_in_memory_are_seen_in_blocks_too(small_blocks, y_axis):
+    def turned(x, y):
+        regression(x, y if y_axis == 0 else y[0])
+
+    y = Y[:997] if y_axis == 0 else Y[None, :997]  # cut inside of the program
+    whole, summed, blocks = kernels(turned, X[:997], y, sources={})
+    assert isinstance(blocks, Blocks)
+    assert summed.num_elements == whole.num_elements
+    points = 0.3 * rng.normal(size=(20, DIM + 1))
+    for one, other in zip(whole(points), summed(points), strict=True):
+        np.testing.assert_allclose(other, one, rtol=3e-6, atol=3e-6 * np.abs(one).max())
+    _, _, few = kernels(turned, X[:60], y[..., :60], sources={})  # no more than a block
+    assert isinstance(few, Batch)
+
+
 def test_other_plates_are_used_in_full(small_blocks):
     def crossed(x, z, y):
         beta = numpyro.sample("beta", dist.Normal(jnp.zeros(DIM), 1.0).to_event(1))
@@ -136,3 +152,10 @@ def test_where_rows_do_not_add_up_there_are_no_blocks(small_blocks):
         arguments, known = split(model, args, {})
         target = built(model, arguments, request(50, None), frozenset())
         assert _blocks.all_rows(target, Batch({"y": known["y"]}), {"x": x}) is None
+        assert _blocks.all_rows(target, Batch(known), {}) == Batch(known)
+
+
+def test_models_that_are_not_cut_are_seen_as_a_whole(small_blocks):
+    arguments, known = split(regression, (X, Y), {})
+    target = built(regression, arguments, None, frozenset())
+    assert _blocks.all_rows(target, Batch(known), {}) == Batch(known)

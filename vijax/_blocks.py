@@ -10,28 +10,50 @@ from typing import Any
 import numpy as np
 
 from vijax._contracts import Batch, Blocks, Data, RowSource, Target
+from vijax.data.arrays import MappedRows
 from vijax.model import fetch
 
 _NUMBERS = 2**20  # of a block: more do not stay in a processor's cache, fewer are mostly dispatch
 _WIDTH = 16  # numbers that a row counts for at least: a value for each of the points at once
+_READING = 8  # evaluations that take as long as reading a row: 2 from memory, 20 from a slow disk
 
 
 def all_rows(target: Target, batch: Batch, sources: Mapping[str, RowSource]) -> Data | None:
-    """The data, all rows of them: the batch, or blocks to be summed over if some have to be read.
+    """The data, all rows of them: the batch, or blocks to be summed over.
 
-    `None` where the log density is no sum over blocks of rows: latents by row, discrete sites that
-    rows share, sources along several plates.
+    Blocks where some rows have to be read, and where all of them at once would not stay in a
+    processor's cache. `None` where some have to be read and the log density is no sum over blocks
+    of rows: latents by row, discrete sites that rows share, sources along several plates.
 
     Args:
         target: the target.
         batch: the data that are in memory.
         sources: those that are not, by name.
     """
-    if not sources:
-        return batch
+    if sources:
+        return _blocks(target, batch, sources, _READING)
+    blocks = _blocks(target, batch, _uncached(target, batch), 0)
+    return batch if blocks is None or blocks.plate.subsample_size == blocks.plate.size else blocks
+
+
+def _uncached(target: Target, batch: Batch) -> dict[str, RowSource]:
+    """The arrays in a processor's memory of which a model that is cut into batches sees rows."""
+    if target.request is None or target.spread.mesh is not None:
+        return {}
+    return {
+        name: MappedRows(np.asarray(value))
+        for name, value in batch.data.items()
+        if [axis for _, axis in target.cut.get(name, ())] == [0]
+        and all(device.platform == "cpu" for device in value.devices())
+    }
+
+
+def _blocks(
+    target: Target, batch: Batch, sources: Mapping[str, RowSource], reading: int
+) -> Blocks | None:
     names = {target.cut[name][0][0] for name in sources}
     shared = [site for site in target.discrete if not names <= set(target.dims[site])]
-    if len(names) > 1 or shared or target.on_batch is not target or target.space.drawn.sites:
+    if len(names) != 1 or shared or target.on_batch is not target or target.space.drawn.sites:
         return None
     name = next(iter(names))
     size = target.plates[name].size
@@ -49,7 +71,7 @@ def all_rows(target: Target, batch: Batch, sources: Mapping[str, RowSource]) -> 
         dataclasses.replace(target.plates[name], subsample_size=length),
         read,
         sum(map(math.prod, shapes.values())),
-        max(source.effort for source in sources.values()),
+        reading * width + max(source.effort for source in sources.values()),
     )
 
 

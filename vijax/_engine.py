@@ -234,7 +234,7 @@ class Engine:
         """
         found: list[tuple[float, Variables, int]] = []
         if not self.algorithm.raises_elbo:
-            return self._latest(run)
+            return self.latest(run)
         present = self._present(run)
         for restart, phase in enumerate(run.phases):
             last = take(present, restart)
@@ -248,7 +248,7 @@ class Engine:
         _, variables, restart = max(found, key=lambda entry: entry[0])
         return self._returned(variables), self._mutable(run, restart), restart
 
-    def _latest(self, run: Run) -> tuple[Variables, dict[str, PyTree], int]:
+    def latest(self, run: Run) -> tuple[Variables, dict[str, PyTree], int]:
         """The latest average of the restart whose recent losses are lowest."""
         restart = int(np.argmin(np.nan_to_num(run.losses[-_WINDOW:].mean(0), nan=np.inf)))
         phase, latest = run.phases[restart], take(self._present(run), restart)

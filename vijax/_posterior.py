@@ -719,7 +719,7 @@ class Posterior:
     def _known_rows(self) -> Data | None:
         """All data, in memory or to be read; `None` where they are not at hand."""
         if not self.missing:
-            return self.batch
+            return all_rows(self.target, self.batch, {})
         if self.guide.conditional or not set(self.missing) <= self.arguments.sources.keys():
             return None
         return all_rows(self.target, self.batch, self.arguments.sources)

@@ -29,7 +29,6 @@ from vijax.solvers.default import dense_gaussian
 _HESSIANS = 3  # and about as much again for weights
 _MATCHING = 8000  # evaluations that the Gaussian of largest ELBO takes
 _PASSES = (20, 250)  # over rows that are not in memory, for one and for the other
-_READING = 8  # evaluations that take as long as reading a row: 2 from memory, 20 from a slow disk
 _ELEMENTS = 2**36  # numbers that either may read: ten to thirty seconds
 _NEWTON_STEPS = 8
 
@@ -55,7 +54,7 @@ def _affordable(problem: Problem, points: int, passes: int) -> bool:
     assert data is not None
     cost = points * num_elements(data, problem.target.space.dim)
     if isinstance(data, Blocks):
-        cost += passes * (_READING * data.num_elements + data.effort * data.plate.size)
+        cost += passes * data.effort * data.plate.size
     return cost <= _ELEMENTS
 
 
@@ -65,12 +64,16 @@ def coarse(problem: Problem) -> Problem:
 
 
 def refining(steps: Solution) -> Ladder:
-    """The rungs from where the steps have ended."""
+    """The rungs from where the steps have ended.
+
+    The steps' own answer is weighed second, as what Newton's method finds is seldom worse, and
+    weighing takes as long as finding it.
+    """
 
     def found(climb: Climb, best: Candidate | None) -> Candidate:
         return climb.candidate(climb.problem, steps)
 
-    return Ladder({"steps": found, "laplace": _laplace, "gaussian": _gaussian}, {})
+    return Ladder({"laplace": _laplace, "steps": found, "gaussian": _gaussian}, {})
 
 
 def _laplace(climb: Climb, best: Candidate | None) -> Candidate | None:
@@ -88,11 +91,12 @@ def _gaussian(climb: Climb, best: Candidate | None) -> Candidate | None:
 def _solved(
     solver: LaplaceSolver | VariationalNewton, climb: Climb, best: Candidate | None, number: int
 ) -> Candidate | None:
-    """A full-rank Gaussian, by a solver that starts from the best so far."""
-    if best is None:
-        return None
-    problem = dataclasses.replace(best.problem, guide=FullRank())
-    target, variables, key = problem.target, best.solution.variables, fold_in(problem.key, number)
+    """A full-rank Gaussian, by a solver that starts from the best so far, or from the steps."""
+    problem, variables = climb.problem, climb.variables
+    if best is not None:
+        problem, variables = best.problem, best.solution.variables
+    problem = dataclasses.replace(problem, guide=FullRank())
+    target, key = problem.target, fold_in(problem.key, number)
     shape = first_params(target, problem.guide, key, origin(target.space), problem.batch)
     params = to_params(shape, from_params(variables.guide, target.space), target.space)
     start = Variables(params, variables.model)

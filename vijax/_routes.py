@@ -124,13 +124,13 @@ def by_refining(begun: Begun, max_seconds: float | None, progress_bar: bool) -> 
     engine = dataclasses.replace(engine, rule=dataclasses.replace(engine.rule, max_phases=1))
     with Progress(progress_bar, None) as bar:
         run = engine.advance(_first(engine, begun, steps), Budget(None, max_seconds), progress=bar)
-    if run.phases[0].best is None:  # time was up, or worse
+    left = max_seconds and max(0.0, max_seconds - (time.perf_counter() - begun.since))
+    if run.phases[0].best is None or left == 0:  # time is up, or worse
         state = (problem.model, problem.arguments, engine, run)
         return Posterior(**_outcome.of_run(*state, begun.since))
-    variables, mutable, _ = engine.best(run)
+    variables, mutable, _ = engine.latest(run)
     reason, losses = f"{run.step} steps on batches", tuple(run.losses[:, 0])
     ladder = refining(Solution(variables, reason, True, run.step, losses))
-    left = max_seconds and max(0.0, max_seconds - (time.perf_counter() - begun.since))
     with Progress(progress_bar, steps=False) as bar:
         found, history = climb(ladder, problem, variables, mutable, left, bar)
     solution = found.solution

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from vijax._batches import Rows
+from vijax._blocks import all_rows
 from vijax._contracts import Batch, Guide, PyTree, Target, Variables
 from vijax._keys import as_key, fold_in
 from vijax._locals import has_rows, take, variable_axes
@@ -33,7 +34,8 @@ def scores(
     at_once = affordable >= fewest and shares_all(target) and not rows.sources
     if at_once or not rows.subsampled:
         num_draws = max(fewest, min(most, affordable))
-        return weights.draw(target, guide, variables, mutable, key, batch, num_draws).log_weights
+        data = all_rows(target, batch, {}) if at_once else batch
+        return weights.draw(target, guide, variables, mutable, key, data, num_draws).log_weights
     axes = variable_axes(guide, variables, target.space, target.subsampled)
     variables = target.spread.placed(variables, axes, stacked=False)
     cut, out = target.program(_of_rows_everywhere, guide), []

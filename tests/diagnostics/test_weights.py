@@ -1,12 +1,15 @@
-"""Draws in blocks: how many the model is evaluated at."""
+"""Draws in blocks: how many the model is evaluated at, and how."""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import pytest
 
 from tests import targets
+from vijax import _kernel
 from vijax._contracts import Variables
 from vijax.diagnostics import weights
-from vijax.guides import Delta
+from vijax.guides import Delta, Flow, MeanField
 
 
 def test_one_draw_is_evaluated_alone():
@@ -29,3 +32,22 @@ def test_one_draw_is_evaluated_alone():
     jax.effects_barrier()
     assert drawn.log_p.shape == (1,)
     assert len(evaluated) == 1
+
+
+@pytest.mark.parametrize("guide", [MeanField(), Flow()], ids=["mean-field", "flow"])
+def test_draws_and_densities_of_much_data_are_the_same_apart(guide, monkeypatch):
+    problem = targets.problem("regression")
+    target, batch = problem.target, problem.batch
+    params = guide.init(
+        jax.random.key(0), target.space, target.space.unravel(jnp.full(target.space.dim, 0.2))
+    )
+
+    def draws():
+        return weights.draw(target, guide, Variables(params), {}, jax.random.key(1), batch, 70)
+
+    at_once = draws()
+    monkeypatch.setattr(_kernel, "_WORTH_COMPILING", 1)
+    apart = draws()
+    jax.tree.map(np.testing.assert_array_equal, apart.z, at_once.z)
+    np.testing.assert_allclose(apart.log_q, at_once.log_q, rtol=1e-6)
+    np.testing.assert_allclose(apart.log_p, at_once.log_p, rtol=1e-6)

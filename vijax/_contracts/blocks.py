@@ -1,4 +1,4 @@
-"""All rows of data that are not in memory as a whole: blocks of rows, whose sum they are."""
+"""All rows of data that are not seen as a whole: blocks of rows, whose sum they are."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ class Blocks:
     Attributes:
         batch: the data that are in memory.
         plate: along which rows are cut: how many there are, and how many a block has.
-        read: `(rows) -> Batch.fetched`, the rows `(num,)` of what is not in memory.
+        read: `(rows) -> Batch.fetched`, the rows `(num,)` of what is seen a block at a time.
         num_elements: numbers that all rows hold.
-        effort: numbers that could be evaluated while one row is asked for, see `RowSource`.
+        effort: numbers of which a log density could be taken while one row is read.
     """
 
     batch: Batch

@@ -111,19 +111,16 @@ def draw(
 
     Rows that are in blocks are read once for all of them.
     """
-
-    def log_density(points: np.ndarray) -> np.ndarray:
-        return Kernel(target, batch, variables.model, mutable).log_density(points)
-
+    kernel = Kernel(target, batch, variables.model, mutable)
     if target.space.dim <= _HOST_DIM:
         made = guide.host_draws(variables.guide, target.space, host_rng(key), num_draws)
         if made is not None:
-            log_p = log_density(made.points)
+            log_p = kernel.log_density(made.points)
             z = split(target.space, made.points)
             return Draws(z, log_p, made.log_q, made.labels, made.noise)
-    at_once, part = True, batch
-    if isinstance(batch, Blocks):
-        at_once, part = False, batch.batch
+    part = batch.batch if isinstance(batch, Blocks) else batch
+    # apart from the draws where there is much data: fewer points at once stay in a cache
+    at_once = part is batch and (bool(target.space.drawn.sites) or not kernel.is_costly(num_draws))
     # one draw alone is asked of many batches in turn: a block for each would be hundreds
     block = 1 if num_draws == 1 else block_size(part, target.footprint, target.cut)
     program = target.program(_draw_block, guide, block, at_once)
@@ -134,7 +131,7 @@ def draw(
     draws = Draws(*jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num_draws], *parts))
     if at_once:
         return draws
-    return draws._replace(log_p=log_density(flatten(target.space, draws.z)))
+    return draws._replace(log_p=kernel.log_density(flatten(target.space, draws.z)))
 
 
 def split(space: Space, points: np.ndarray) -> dict[str, np.ndarray]:

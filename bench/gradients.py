@@ -1,6 +1,7 @@
 """Gradients through 200 Bernoulli variables: a sigmoid belief network on binarized MNIST.
 
     python -m bench.gradients --data mnist_static_binarized.npz [--steps 20000]
+    python -m bench.gradients --data ... --steps 200000 --rate 1e-3 --only DisARM REBAR --save long
 
 One linear layer each way, as the linear networks of DisARM: an antithetic gradient estimator for
 binary latent variables, Dong, Mnih, Tucker, 2020: 200 units, batches of 50 images, Adam at 1e-4 for
@@ -105,9 +106,9 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--draws", type=int, default=500, help="gradients behind a variance")
-    parser.add_argument(
-        "--only", nargs="+", default=list(ESTIMATORS), help="estimators; nothing is saved"
-    )
+    parser.add_argument("--rate", type=float, default=_RATE, help="Adam's step size")
+    parser.add_argument("--only", nargs="+", default=list(ESTIMATORS), help="estimators")
+    parser.add_argument("--save", default="gradients", help="as bench/results/NAME.json")
     options = parser.parse_args()
     names = [name for name in ESTIMATORS if name in (*options.only, _REFERENCE)]
     packed = np.load(options.data)
@@ -124,7 +125,7 @@ def main() -> None:
         if name == _UNAFFORDABLE:
             continue
         clock = Clock()
-        posterior = _fitted(name, train, mean, options.steps, clock)
+        posterior = _fitted(name, train, mean, options.steps, options.rate, clock)
         curves[name] = -posterior.losses / len(train)
         rows[name]["milliseconds_a_step"] = 1e3 * clock.seconds_a_step
         rows[name]["elbo_after_steps"] = _last(curves[name])
@@ -142,16 +143,12 @@ def main() -> None:
         controls = _learned(name, reference)
         rows[name]["variance"] = _variance(name, reference, controls, images, draws)
     _show(rows, seconds)
-    if len(names) < len(ESTIMATORS):
-        return
-    _report.save(
-        "gradients",
-        {"steps": options.steps, "draws": options.draws, "seconds": seconds, "estimators": rows},
-    )
+    settings = {"steps": options.steps, "rate": options.rate, "draws": options.draws}
+    _report.save(options.save, settings | {"seconds": seconds, "estimators": rows})
 
 
 def _fitted(
-    name: str, train: np.ndarray, mean: np.ndarray, steps: int, clock: Clock
+    name: str, train: np.ndarray, mean: np.ndarray, steps: int, rate: float, clock: Clock
 ) -> vijax.Posterior:
     """The network trained with one estimator."""
     # the loss is a sum over all images: what is meant for their mean is that much smaller
@@ -167,7 +164,7 @@ def _fitted(
         train - mean,
         guide=AmortisedDiscrete(Encoder, "seen"),
         objective=ELBO(discrete=ESTIMATORS[name]),
-        optimizer=optax.multi_transform({"network": optax.adam(_RATE), "prior": prior}, labels),
+        optimizer=optax.multi_transform({"network": optax.adam(rate), "prior": prior}, labels),
         batch_size=_BATCH,
         num_steps=steps,
         callbacks=[clock],

@@ -6,7 +6,7 @@ import pytest
 
 import vijax
 from tests.groups import hierarchy
-from vijax import ModelError, OutOfMemoryError, _draws
+from vijax import ModelError, OutOfMemoryError, _draws, _memory
 from vijax._memory import named_memory
 
 Y = np.random.default_rng(0).normal(1.0, 1.0, (12, 2)).astype(np.float32)
@@ -28,6 +28,19 @@ def test_too_many_draws_are_refused_with_a_remedy(fitted):
     with pytest.raises(OutOfMemoryError, match=r"sample: not enough memory.*num_draws="):
         fitted.sample(0, 2**48, corrected=False)
     assert issubclass(OutOfMemoryError, MemoryError)
+
+
+def test_what_the_machine_could_not_hold_is_refused_before_it_is_begun(fitted, monkeypatch):
+    monkeypatch.setattr(_memory, "_installed", lambda: 2.0**20)
+    refused = r"the answer takes .* GiB, the machine has .* GiB.*num_draws="
+    with pytest.raises(OutOfMemoryError, match=f"predict: .*{refused}"):
+        fitted.predict(0, num_draws=10**5)
+    with pytest.raises(OutOfMemoryError, match=f"sample: .*{refused}"):
+        fitted.sample(0, 10**5)
+    groups = len(fitted.sample(0, 1)["theta"][0].ravel())
+    fits = 2**20 // (4 * (groups + 8))  # the latents do, the data beside them do not
+    with pytest.raises(OutOfMemoryError, match=f"log_likelihood: .*{refused}"):
+        fitted.log_likelihood(0, fits)
 
 
 def test_only_memory_is_named():

@@ -14,6 +14,7 @@ from jax import Array
 from vijax._contracts import Batch, DensityGuide, Guide, Position, PyTree, Target, Variables
 from vijax._errors import GuideError, mismatch
 from vijax._keys import draw_keys, fold_in, host_rng
+from vijax._memory import check_room
 from vijax._spread import on_host
 from vijax.diagnostics import weights
 from vijax.diagnostics.weights import block_size
@@ -175,6 +176,7 @@ def together(parts: Iterable[Any], num_draws: int) -> Any:
     out, start = None, 0
     for part in parts:
         if out is None:
+            check_room(sum(leaf.nbytes / len(leaf) for leaf in jax.tree.leaves(part)) * num_draws)
             out = jax.tree.map(
                 lambda leaf: np.empty((num_draws, *leaf.shape[1:]), leaf.dtype), part
             )

@@ -45,7 +45,7 @@ from vijax._errors import GuideError, ModelError, VijaxError, mismatch
 from vijax._history import Attempt
 from vijax._kernel import Kernel as LogDensity
 from vijax._keys import as_key, fold_in
-from vijax._memory import named_memory
+from vijax._memory import check_room, named_memory
 from vijax._options import check_count
 from vijax._progress import Progress
 from vijax._scores import shares_all
@@ -674,6 +674,7 @@ class Posterior:
 
     def _draw(self, key: Array, num_draws: int, corrected: bool | None) -> dict[str, np.ndarray]:
         check_count("num_draws", num_draws)
+        check_room(num_draws * (self.target.space.dim + 1) * 4.0)  # and the draw's number
         if corrected or (corrected is None and self.status == "corrected"):
             if self.assessment.states is not None:
                 return _draws.choose(self.assessment.states, key, num_draws)

@@ -85,14 +85,22 @@ class MomentCheck(NamedTuple):
 
         False where the errors are too large to tell.
         """
+        return self.error < _TELLING * tolerance and self.consistent(tolerance)
+
+    def consistent(self, tolerance: float) -> bool:
+        """The same however large the errors are: whether nothing speaks against the guide."""
         worst = 1.5 + math.sqrt(2 * math.log(2 * self.mean.size))  # the largest of so many
         mean_noise = worst * np.hypot(self.mean_se, self.guide_se)
         log_sd_noise = worst * np.hypot(self.log_sd_se, self.guide_se / math.sqrt(2))
         return bool(
-            self.error < _TELLING * tolerance
-            and np.all(np.abs(self.mean) < np.maximum(tolerance, mean_noise))
+            np.all(np.abs(self.mean) < np.maximum(tolerance, mean_noise))
             and np.all(np.abs(self.log_sd) < np.maximum(tolerance, log_sd_noise))
         )
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether they move as they should, but ended before it could be told where to."""
+        return self.moving and math.isinf(self.climb) and float(self.left.max(initial=0)) < _LEFT
 
 
 def affordable(kernel: Kernel) -> int:

@@ -28,6 +28,7 @@ _NO_VARIANCE = 0.5  # Pareto shape of a coordinate's tail from which it has no v
 _STEP = 0.1  # sds or log sds that a natural-gradient step may ask for at an optimum
 _FAR = 2.0  # times the discrepancy of exact draws, from which particles are said to be off
 _NOISE = 0.1  # standard error beyond which the states of chains are too few
+_NEARLY_ALL = 0.9  # effective share of the draws at which weights can do without chains
 
 
 class Shift(NamedTuple):
@@ -145,7 +146,8 @@ def _of_draws(evidence: Evidence, importance: Importance, reasons: list[str]) ->
     if evidence.more_modes:
         reasons.append("the search for separate modes ended while it still found new ones")
         return Verdict("approximate", tuple(reasons), advice)
-    if weights == "exact" and chains in ("agree", "unasked"):
+    unneeded = chains == "cut short" and importance.ess > _NEARLY_ALL * evidence.num_draws
+    if weights == "exact" and (chains in ("agree", "unasked") or unneeded):
         return Verdict("certified", tuple(reasons), "")
     if evidence.mended and chains in ("agree", "correct", "differ"):
         reasons.append("draws are the states of these chains")
@@ -168,7 +170,7 @@ def _weigh(
         shape = "no k-hat (most of the largest weights are equal)"
     reasons = [f"{shape}, importance ESS {importance.ess:.0f} of {num_draws}"]
     light = importance.tail_share < _LIGHT_TAIL and importance.ess > 0.8 * num_draws
-    plateau = importance.tail_share < _PLATEAU and importance.ess > 0.9 * num_draws
+    plateau = importance.tail_share < _PLATEAU and importance.ess > _NEARLY_ALL * num_draws
     if light and khat >= _CERTIFIED_KHAT:
         reasons.append(
             f"this k-hat is no reason to worry: the largest weights hold "
@@ -196,13 +198,16 @@ def _question(evidence: Evidence, exact: bool) -> tuple[str, list[str]]:
     """What the chains say, and why.
 
     `"unasked"`: there are none. `"silent"`: they have not settled, or there is nothing to settle
-    to. `"agree"`: with the guide. `"correct"`: not with it, but with its importance-corrected
+    to. `"cut short"`: they have ended too soon to tell, and nothing speaks against the guide.
+    `"agree"`: with the guide. `"correct"`: not with it, but with its importance-corrected
     moments. `"differ"`: with neither.
     """
     check = evidence.check
     if check is None:
         return "unasked", []
     made = f"{check.num_chains} short chains of {check.leaps} gradients each"
+    if check.cut_short and check.consistent(CERTIFIED_SHIFT):
+        return "cut short", [f"{made} find nothing wrong; more, which could tell, would take long"]
     if not check.settled:
         still = max(float(check.left.max()), check.climb)
         why = f"of the change they made {still:.2f} sd may be still to come"

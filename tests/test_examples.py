@@ -129,6 +129,7 @@ SHORT = {
 def run(name, folder):
     """What an example prints, its figures written to `folder`."""
     environment = os.environ | {"MPLBACKEND": "Agg", "VIJAX_FIGURES": str(folder)}
+    environment.pop("XLA_FLAGS", None)  # compiled as for users, not as for tests
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-W", "error::UserWarning", str(ROOT / "examples" / f"{name}.py")]
     result = subprocess.run(

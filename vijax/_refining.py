@@ -77,20 +77,22 @@ def refining(steps: Solution) -> Ladder:
 
 
 def _laplace(climb: Climb, best: Candidate | None) -> Candidate | None:
-    """The Gaussian at the mode, by Newton's method."""
-    return _solved(LaplaceSolver(mode=None, newton_steps=_NEWTON_STEPS), climb, best, 51)
+    """The Gaussian at the mode, by Newton's method; `None` where there is no mode."""
+    solver = LaplaceSolver(mode=None, newton_steps=_NEWTON_STEPS)
+    problem, solution = _solved(solver, climb, best, 51)
+    return climb.candidate(problem, solution) if solution.converged else None
 
 
 def _gaussian(climb: Climb, best: Candidate | None) -> Candidate | None:
     """The Gaussian of largest ELBO."""
     if not _affordable(climb.problem, _MATCHING, _PASSES[1]):
         return None
-    return _solved(dense_gaussian(None), climb, best, 52)
+    return climb.candidate(*_solved(dense_gaussian(None), climb, best, 52))
 
 
 def _solved(
     solver: LaplaceSolver | VariationalNewton, climb: Climb, best: Candidate | None, number: int
-) -> Candidate | None:
+) -> tuple[Problem, Solution]:
     """A full-rank Gaussian, by a solver that starts from the best so far, or from the steps."""
     problem, variables = climb.problem, climb.variables
     if best is not None:
@@ -101,6 +103,4 @@ def _solved(
     params = to_params(shape, from_params(variables.guide, target.space), target.space)
     start = Variables(params, variables.model)
     assert problem.all_rows is not None
-    return climb.candidate(
-        problem, solver.solve(key, target, problem.guide, start, problem.all_rows)
-    )
+    return problem, solver.solve(key, target, problem.guide, start, problem.all_rows)

@@ -79,6 +79,59 @@ def test_where_the_posterior_is_skewed_the_elbo_decides():
     np.testing.assert_allclose(draws.var(0), shape / 1.3**2, rtol=0.2)
 
 
+GROUPS = np.repeat(np.arange(12), 50)
+SCORES = np.random.default_rng(5).normal(0.1 * np.sin(GROUPS), 1.0).astype(np.float32)
+
+
+def varying(group, y):
+    """Groups that hardly differ: centred, a funnel."""
+    tau = numpyro.sample("tau", dist.HalfNormal(1.0))
+    with numpyro.plate("groups", 12):
+        effect = numpyro.sample("effect", dist.Normal(0.0, tau))
+    with numpyro.plate("rows", y.shape[0]):
+        numpyro.sample("y", dist.Normal(effect[group], 1.0), obs=y)
+
+
+def exact_evidence():
+    """Log evidence, and the mean and sd of `tau`, by quadrature: `y` is Gaussian given `tau`."""
+    log_tau = np.linspace(-12.0, 1.5, 4000)
+    tau, y = np.exp(log_tau), SCORES.astype(float)
+    means, num = y.reshape(12, 50).mean(1), 50
+    within = -0.5 * ((y.reshape(12, 50) - means[:, None]) ** 2).sum() - 6 * np.log(num)
+    variance = tau[:, None] ** 2 + 1 / num
+    between = -0.5 * (means**2 / variance + np.log(variance)).sum(1)
+    prior = 0.5 * np.log(2 / np.pi) - 0.5 * tau**2 + log_tau
+    density = within + between + prior - 0.5 * len(y) * np.log(2 * np.pi)
+    weight = np.exp(density - density.max())
+    step = log_tau[1] - log_tau[0]
+    mean = np.average(tau, weights=weight)
+    sd = np.sqrt(np.average((tau - mean) ** 2, weights=weight))
+    return density.max() + np.log(weight.sum() * step), mean, sd
+
+
+@pytest.mark.parametrize("source", ["memory", pytest.param("disk", marks=pytest.mark.slow)])
+def test_hierarchical_sites_are_centred_as_far_as_all_rows_determine_them(
+    source, on_disk, tmp_path
+):
+    group = GROUPS
+    if source == "disk":
+        np.save(tmp_path / "group.npy", GROUPS)
+        group = np.load(tmp_path / "group.npy", mmap_mode="r")
+    posterior = fit(varying, group, SCORES)
+    tried = {attempt.rung: attempt for attempt in posterior.history}
+    assert "laplace" not in tried  # no mode
+    assert set(posterior.batch.centring) == {"effect"}
+    evidence, mean, sd = exact_evidence()
+    off = {rung: evidence - attempt.elbo for rung, attempt in tried.items()}
+    assert 0 < off["centring"] < 0.6 * off["gaussian"] < 0.6 * off["steps"]
+    assert posterior.elbo < evidence + 4 * posterior.elbo_se
+    assert abs(posterior.log_evidence().value - evidence) < 0.1
+    assert posterior.status in ("certified", "corrected")
+    tau = posterior.sample(1, 4000)["tau"]
+    assert abs(tau.mean() - mean) < 0.1 * sd
+    assert abs(tau.std() / sd - 1) < 0.1
+
+
 def test_options_of_steps_are_steps_alone():
     posterior = fit(regression, X, Y, num_steps=50)
     assert posterior.num_steps == 50

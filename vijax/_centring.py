@@ -46,6 +46,11 @@ def zeros(target: Target) -> Weights:
     return {name: np.zeros(shapes[name], np.float32) for name in target.hierarchical}
 
 
+def ones(target: Target) -> Weights:
+    """All hierarchical sites centred: the model's own coordinates, said explicitly."""
+    return {name: weight + 1 for name, weight in zeros(target).items()}
+
+
 def chosen(target: Target, centring: Any) -> dict[str, jax.Array]:
     """The weights behind a `centring=` option, on the device.
 
@@ -138,7 +143,8 @@ def learned(
     num = max(_DRAWS, 10 * space.dim) if dense else affordable
     draws = gaussian.at(host_rng(fold_in(problem.key, 6)).standard_normal((num, space.dim)))
     z = weights.split(space, draws)
-    log_spreads = _blockwise(problem, _log_spreads, z, problem.batch, variables.model, mutable)
+    _, here = problem.sample  # priors are the same whatever the rows
+    log_spreads = _blockwise(problem, _log_spreads, z, here, variables.model, mutable)
     new = {}
     log_v = weights.split(space, 2 * np.log(gaussian.conditional_sd)[None])
     for name in old:
@@ -147,8 +153,9 @@ def learned(
         new[name] = np.clip(np.nan_to_num(share), 0.0, 1.0).astype(np.float32)
     if all(np.max(np.abs(new[name] - old[name]), initial=0.0) < _ENOUGH for name in new):
         return None
-    there = with_weights(problem, new)
-    moved = _blockwise(problem, recentre, z, problem.batch, there, variables.model, mutable)
+    better = dataclasses.replace(problem, batch=with_weights(problem, new))
+    _, there = better.sample
+    moved = _blockwise(problem, recentre, z, here, there, variables.model, mutable)
     flat = weights.flatten(space, moved)
     flat = flat[np.isfinite(flat).all(axis=1)]
     if len(flat) < num / 2:
@@ -161,7 +168,7 @@ def learned(
     else:  # of too many coordinates, or not of that form: only the place is kept
         moved_to = gaussian._replace(mean=np.median(flat, axis=0))
         params = from_normal(variables.guide, moved_to, space)
-    return dataclasses.replace(problem, batch=there), Variables(params, variables.model)
+    return better, Variables(params, variables.model)
 
 
 def _log_spreads(target: Target, z: Any, batch: Batch, model: PyTree, mutable: PyTree) -> Any:
@@ -170,5 +177,5 @@ def _log_spreads(target: Target, z: Any, batch: Batch, model: PyTree, mutable: P
 
 def _blockwise(problem: Problem, function: Any, z: Any, *rest: Any) -> dict[str, np.ndarray]:
     program = problem.target.program(function)
-    size = weights.block_size(problem.batch, problem.target.space.dim)
+    size = weights.block_size(problem.sample[1], problem.target.space.dim)
     return _draws.blocks(lambda part, _: program(part, *rest), z, size)

@@ -75,8 +75,9 @@ def centring(climb: Climb, best: Candidate | None) -> Candidate | None:
             break
         problem, variables = moved
         solver = _again(problem)
-        key = fold_in(problem.key, 40 + round_)
-        solution = solver.solve(key, problem.target, problem.guide, variables, problem.batch)
+        key, rows = fold_in(problem.key, 40 + round_), problem.all_rows
+        assert rows is not None
+        solution = solver.solve(key, problem.target, problem.guide, variables, rows)
         found = climb.candidate(problem, solution)
         if not better(found, best):
             return found if round_ == 0 else best

@@ -4,7 +4,7 @@ Steps on batches soon know where the posterior is, and its covariance last: each
 measured by gradients with the noise of a batch (docs/decisions.md). The curvature of all rows tells
 every one of them at once, at the price of `dim` passes. Steps are therefore taken with a mean-field
 guide, whose few numbers batches can tell, and Newton's method goes on from there on all rows, where
-these are not too many. Importance weights on all rows judge both. Rows that are not in memory are
+these are not too many; then with hierarchical sites in coordinates that this has told. Importance weights on all rows judge both. Rows that are not in memory are
 read from end to end some ten or twenty times.
 """
 
@@ -13,10 +13,10 @@ from __future__ import annotations
 import dataclasses
 
 from vijax._candidate import Candidate, Climb
-from vijax._centring import DENSE_DIM
+from vijax._centring import DENSE_DIM, ones, with_weights
 from vijax._contracts import Blocks, PyTree, Solution, Variables
 from vijax._keys import fold_in
-from vijax._ladder import Ladder
+from vijax._ladder import Ladder, centring
 from vijax._problem import Problem
 from vijax._scores import shares_all
 from vijax._starts import first_params, origin
@@ -73,7 +73,8 @@ def refining(steps: Solution) -> Ladder:
     def found(climb: Climb, best: Candidate | None) -> Candidate:
         return climb.candidate(climb.problem, steps)
 
-    return Ladder({"laplace": _laplace, "steps": found, "gaussian": _gaussian}, {})
+    rungs = {"laplace": _laplace, "steps": found, "gaussian": _gaussian, "centring": _centred}
+    return Ladder(rungs, {})
 
 
 def _laplace(climb: Climb, best: Candidate | None) -> Candidate | None:
@@ -88,6 +89,18 @@ def _gaussian(climb: Climb, best: Candidate | None) -> Candidate | None:
     if not _affordable(climb.problem, _MATCHING, _PASSES[1]):
         return None
     return climb.candidate(*_solved(dense_gaussian(None), climb, best, 52))
+
+
+def _centred(climb: Climb, best: Candidate | None) -> Candidate | None:
+    """The same with hierarchical sites centred as far as their data determine them."""
+    if best is None or best.problem.guide != FullRank() or not best.problem.target.hierarchical:
+        return None
+    if not _affordable(climb.problem, _MATCHING, _PASSES[1]):
+        return None
+    batch = with_weights(best.problem, ones(best.problem.target))
+    own = best._replace(problem=dataclasses.replace(best.problem, batch=batch))
+    found = centring(climb, own)
+    return None if found is own else found
 
 
 def _solved(

@@ -8,7 +8,7 @@ import pytest
 
 from tests.solvers.problems import case, gaussian
 from vijax.diagnostics import chains as markov
-from vijax.diagnostics.moment_check import check, tail_shapes
+from vijax.diagnostics.moment_check import affordable, check, tail_shapes
 from vijax.diagnostics.psis import tail_shape
 
 
@@ -17,8 +17,8 @@ def uniform(num):
 
 
 def checked(kernel, draws, labels=None, mend=True, seed=0, tolerance=0.05):
-    rng = np.random.default_rng(seed)
-    return check(kernel, draws, uniform(len(draws)), labels, rng, tolerance, mend)
+    rng, budget = np.random.default_rng(seed), affordable(kernel, mend)
+    return check(kernel, draws, uniform(len(draws)), labels, rng, tolerance, mend, budget)
 
 
 def test_agrees_with_an_exact_guide():
@@ -105,3 +105,25 @@ def test_tail_shapes_tell_heavy_from_light():
     assert light < 0.2
     assert heavy > 0.5
     assert tail_shape(np.ones(100)) == -np.inf
+
+
+def test_chains_that_are_cut_short_say_so():
+    known = gaussian(6, 30.0)
+    kernel = known.case.kernel()
+    draws = np.random.default_rng(4).multivariate_normal(known.mean, known.covariance, 4000)
+    rng, weights = np.random.default_rng(0), uniform(4000)
+    found, _ = check(kernel, draws, weights, None, rng, 0.05, True, 64 * 64)
+    assert (found.num_chains, found.cut_short, found.settled) == (64, True, False)
+    assert not found.agrees(0.05)
+    assert found.consistent(0.05)  # as the guide is exact
+    sd = np.sqrt(np.diag(known.covariance))
+    found, _ = check(kernel, draws + sd, weights, None, rng, 0.05, True, 64 * 64)
+    assert not found.consistent(0.05)
+    assert check(kernel, draws, weights, None, rng, 0.05, True, 64 * 63) is None
+
+
+def test_more_is_affordable_where_an_answer_needs_mending():
+    class Large:
+        num_elements = 2**22
+
+    assert affordable(Large, True) > affordable(Large, False) >= 2**10

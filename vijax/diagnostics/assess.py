@@ -25,7 +25,7 @@ from vijax._kernel import Kernel
 from vijax._keys import fold_in, host_rng
 from vijax.diagnostics import weights
 from vijax.diagnostics.discrepancy import discrepancy
-from vijax.diagnostics.moment_check import MomentCheck, check
+from vijax.diagnostics.moment_check import MomentCheck, affordable, check
 from vijax.diagnostics.stationarity import Stationarity, stationarity
 from vijax.diagnostics.transported import TransportedKernel
 from vijax.diagnostics.verdict import CERTIFIED_SHIFT, Evidence, Shift, Verdict, judge, shift
@@ -195,6 +195,7 @@ def ask_chains(assessment: Assessment, fitted: Fitted, mend: bool) -> Assessment
     if isinstance(guide, TransportGuide) and draws.noise is not None:
         kernel = TransportedKernel(target, guide, fitted.variables, fitted.mutable, fitted.batch)
         place = kernel.place
+    needed = mend and assessment.verdict.status != "certified"
     found, pool = check(
         kernel,
         weights.flatten(target.space, draws.z) if draws.noise is None else draws.noise,
@@ -203,6 +204,7 @@ def ask_chains(assessment: Assessment, fitted: Fitted, mend: bool) -> Assessment
         host_rng(fold_in(fitted.key, 1)),
         CERTIFIED_SHIFT,
         mend,
+        affordable(kernel, needed),
         place,
     ) or (None, None)
     mended = mend and found is not None and found.settled

@@ -29,7 +29,8 @@ _TELLING = 0.4  # standard errors, as a share of a tolerance, that can tell whet
 _STUCK = 0.2  # acceptance rate of a chain that cannot get away from where it is
 _STUCK_SHARE = 0.01  # of such chains: where one in a hundred is stuck, others never get to
 _DENSE_DIM = 1000  # above, momenta are scaled coordinate by coordinate
-_ELEMENTS = 2**32  # points times data elements that a check may cost
+_ELEMENTS = 2**32  # points times data elements that a check may cost: a second or two
+_PATIENCE = 4  # times as many where only chains can make the answer usable
 _POINTS = 400_000  # points that mending may cost however small the data
 
 
@@ -103,9 +104,9 @@ class MomentCheck(NamedTuple):
         return self.moving and math.isinf(self.climb) and float(self.left.max(initial=0)) < _LEFT
 
 
-def affordable(kernel: Kernel) -> int:
-    """Points that a check of this target may evaluate."""
-    return min(_POINTS, _ELEMENTS // kernel.num_elements)
+def affordable(kernel: Kernel, needed: bool) -> int:
+    """Points that a check of this target may evaluate, more where an answer needs mending."""
+    return min(_POINTS, _ELEMENTS * (_PATIENCE if needed else 1) // kernel.num_elements)
 
 
 def check(
@@ -116,6 +117,7 @@ def check(
     rng: np.random.Generator,
     tolerance: float,
     mend: bool,
+    budget: int,
     place: Callable[[Floats], Floats] | None = None,
 ) -> tuple[MomentCheck, Floats] | None:
     """Runs chains until they have settled or cost too much.
@@ -129,6 +131,7 @@ def check(
         rng: source of randomness.
         tolerance: the guide is checked no further once it agrees to this.
         mend: whether to go on where it does not, until the states can replace its draws.
+        budget: points that may be evaluated, see `affordable`.
         place: where chains run in other coordinates than they are judged in, the way from these,
             which kernel and draws are in, to those `(num, dim)`.
 
@@ -136,7 +139,6 @@ def check(
         The check and the states `(num, dim)`, in no particular order; `None` where nothing is
         affordable or no chain can start.
     """
-    budget = affordable(kernel)
     num = min(_NUM_CHAINS, budget // 64)  # as many as can make some leaps each
     if num < 64 or len(draws) < num:
         return None

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from vijax._contracts import PyTree, Solution, Solver, Variables
+from vijax._contracts import PyTree, Solution, Variables
 from vijax._problem import Problem
 from vijax.diagnostics.assess import Assessment, Chains, assess
 from vijax.guides import FullRank
-from vijax.solvers import BatchAndMatch
+from vijax.solvers import BatchAndMatch, VariationalNewton
 from vijax.solvers.default import dense_gaussian
 
 
@@ -56,6 +56,6 @@ def better(one: Candidate, other: Candidate) -> bool:
     return new.elbo - old.elbo > 2 * math.hypot(new.elbo_se, old.elbo_se)
 
 
-def beside(problem: Problem) -> Solver:
+def beside(problem: Problem) -> VariationalNewton | BatchAndMatch:
     """The solver that starts from the guide's own Gaussian."""
     return dense_gaussian(None) if problem.guide == FullRank() else BatchAndMatch(start=None)

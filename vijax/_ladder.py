@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from vijax import _centring
 from vijax._candidate import Candidate, Climb, beside, better
-from vijax._contracts import PyTree, Solution, Solver, Variables
+from vijax._contracts import PyTree, Solution, Variables
 from vijax._history import Attempt
 from vijax._kernel import Kernel
 from vijax._keys import fold_in
@@ -74,11 +74,7 @@ def centring(climb: Climb, best: Candidate | None) -> Candidate | None:
         if moved is None:
             break
         problem, variables = moved
-        solver = _again(problem)
-        key, rows = fold_in(problem.key, 40 + round_), problem.all_rows
-        assert rows is not None
-        solution = solver.solve(key, problem.target, problem.guide, variables, rows)
-        found = climb.candidate(problem, solution)
+        found = climb.candidate(problem, _again(problem, variables, 40 + round_))
         if not better(found, best):
             return found if round_ == 0 else best
         best = found
@@ -194,14 +190,15 @@ def _settles(found: Candidate, best: Candidate) -> bool:
     return same and len(found.solution.alternatives) < len(best.solution.alternatives)
 
 
-def _again(problem: Problem) -> Solver:
-    """The solver that goes on from a Gaussian in new coordinates."""
-    dim = problem.target.space.dim
-    if dim <= _centring.DENSE_DIM and isinstance(problem.guide, (FullRank, LowRank)):
-        return beside(problem)
-    solver = default_solver(problem.guide, dim)
+def _again(problem: Problem, variables: Variables, number: int) -> Solution:
+    """Where the solver ends that goes on from a Gaussian in new coordinates."""
+    target, guide, key = problem.target, problem.guide, fold_in(problem.key, number)
+    if target.space.dim <= _centring.DENSE_DIM and isinstance(guide, (FullRank, LowRank)):
+        assert problem.all_rows is not None
+        return beside(problem).solve(key, target, guide, variables, problem.all_rows)
+    solver = default_solver(guide, target.space.dim)
     assert solver is not None
-    return solver
+    return solver.solve(key, target, guide, variables, problem.batch)
 
 
 def _attempt(rung: str, found: Candidate, kept: bool, seconds: float) -> Attempt:

@@ -4,8 +4,9 @@ Steps on batches soon know where the posterior is, and its covariance last: each
 measured by gradients with the noise of a batch (docs/decisions.md). The curvature of all rows tells
 every one of them at once, at the price of `dim` passes. Steps are therefore taken with a mean-field
 guide, whose few numbers batches can tell, and Newton's method goes on from there on all rows, where
-these are not too many; then with hierarchical sites in coordinates that this has told. Importance weights on all rows judge both. Rows that are not in memory are
-read from end to end some ten or twenty times.
+these are not too many; at last with hierarchical sites in coordinates that this has told. Weights
+on all rows judge what it finds, and where they object the steps themselves. Rows that are not in
+memory are read from end to end some ten or twenty times.
 """
 
 from __future__ import annotations

@@ -19,9 +19,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # CPUs and no optimisation by LLVM halve what such tests take (docs/decisions.md). XLA ends the
 # process at a flag that it does not know, so only releases where this was tried get these. Whoever
 # sets XLA_FLAGS decides.
-if version("jaxlib").startswith("0.10."):
-    _flags = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
-    os.environ.setdefault("XLA_FLAGS", _flags)
+_FAST = {
+    "0.10": "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0",
+    "0.12": "--xla_backend_optimization_level=0",
+}
+_release = ".".join(version("jaxlib").split(".")[:2])
+if _release in _FAST:
+    os.environ.setdefault("XLA_FLAGS", _FAST[_release])
 
 # Their asserts are the tests' asserts: let pytest explain them in the same way.
 pytest.register_assert_rewrite("tests.laws", "tests.targets")

@@ -1,7 +1,7 @@
 """Gradients through 200 Bernoulli variables: a sigmoid belief network on binarized MNIST.
 
     python -m bench.gradients --data mnist_static_binarized.npz [--steps 20000]
-    python -m bench.gradients --data ... --steps 200000 --rate 1e-3 --only DisARM REBAR --save long
+    python -m bench.gradients --data ... --steps 200000 --rate 1e-3 --only REBAR --save long
 
 One linear layer each way, as the linear networks of DisARM: an antithetic gradient estimator for
 binary latent variables, Dong, Mnih, Tucker, 2020: 200 units, batches of 50 images, Adam at 1e-4 for
@@ -40,6 +40,7 @@ from vijax.objectives import ELBO, discrete
 
 _HIDDEN, _PIXELS, _BATCH = 200, 784, 50
 _RATE, _PRIOR_RATE = 1e-4, 1e-2
+_STEPS = 20_000
 _WINDOW = 500  # steps whose losses are averaged
 _HELD_OUT = 1000
 _LEARNING = 2000  # steps for which control variates get to know a network
@@ -104,11 +105,14 @@ class Clock:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True)
-    parser.add_argument("--steps", type=int, default=20_000)
+    parser.add_argument("--steps", type=int, default=_STEPS)
     parser.add_argument("--draws", type=int, default=500, help="gradients behind a variance")
     parser.add_argument("--rate", type=float, default=_RATE, help="Adam's step size")
     parser.add_argument("--only", nargs="+", default=list(ESTIMATORS), help="estimators")
-    parser.add_argument("--save", default="gradients", help="as bench/results/NAME.json")
+    parser.add_argument(
+        "--save",
+        help="as bench/results/SAVE.json; left out: the whole table is saved, parts of it are not",
+    )
     options = parser.parse_args()
     names = [name for name in ESTIMATORS if name in (*options.only, _REFERENCE)]
     packed = np.load(options.data)
@@ -143,8 +147,12 @@ def main() -> None:
         controls = _learned(name, reference)
         rows[name]["variance"] = _variance(name, reference, controls, images, draws)
     _show(rows, seconds)
+    whole = (names, options.steps, options.rate) == ([*ESTIMATORS], _STEPS, _RATE)
+    name = options.save or ("gradients" if whole else None)
+    if name is None:
+        return
     settings = {"steps": options.steps, "rate": options.rate, "draws": options.draws}
-    _report.save(options.save, settings | {"seconds": seconds, "estimators": rows})
+    _report.save(name, settings | {"seconds": seconds, "estimators": rows})
 
 
 def _fitted(

@@ -1,11 +1,16 @@
 """Settings that must be in place before anything imports NumPy, JAX or matplotlib."""
 
 import os
+import signal
 from importlib.metadata import version
 
 import pytest
 
 os.environ["MPLBACKEND"] = "Agg"
+
+# A process that was started in the background ignores Ctrl-C, and tests send it to themselves.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Each worker of `pytest -n` gets its share of the cores. Left alone, the BLAS of NumPy and SciPy
 # starts a thread per core in every worker, and they spin: two workers on two cores took from 4 to

@@ -8,14 +8,6 @@ import pytest
 from vijax._interrupt import put_off
 
 
-@pytest.fixture(autouse=True)
-def heeded():
-    """Python's own handler, which a process that was started in the background does not have."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 def block(times):
     """Ends after so many times Ctrl-C; what it gets done."""
     done = []

@@ -111,8 +111,9 @@ def exact_evidence():
 
 @pytest.mark.parametrize("source", ["memory", pytest.param("disk", marks=pytest.mark.slow)])
 def test_hierarchical_sites_are_centred_as_far_as_all_rows_determine_them(
-    source, on_disk, tmp_path
+    source, on_disk, tmp_path, monkeypatch
 ):
+    monkeypatch.setattr(_blocks, "_NUMBERS", 16 * 130)  # five blocks
     group = GROUPS
     if source == "disk":
         np.save(tmp_path / "group.npy", GROUPS)

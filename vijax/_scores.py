@@ -34,7 +34,7 @@ def scores(
     at_once = affordable >= fewest and shares_all(target) and not rows.sources
     if at_once or not rows.subsampled:
         num_draws = max(fewest, min(most, affordable))
-        data = (all_rows(target, batch, {}) if at_once else None) or batch
+        data = all_rows(target, batch, {}) or batch
         return weights.draw(target, guide, variables, mutable, key, data, num_draws).log_weights
     axes = variable_axes(guide, variables, target.space, target.subsampled)
     variables = target.spread.placed(variables, axes, stacked=False)

@@ -112,15 +112,17 @@ def draw(
     Rows that are in blocks are read once for all of them.
     """
     kernel = Kernel(target, batch, variables.model, mutable)
-    if target.space.dim <= _HOST_DIM:
+    small = target.space.dim <= _HOST_DIM
+    if small:
         made = guide.host_draws(variables.guide, target.space, host_rng(key), num_draws)
         if made is not None:
             log_p = kernel.log_density(made.points)
             z = split(target.space, made.points)
             return Draws(z, log_p, made.log_q, made.labels, made.noise)
     part = batch.batch if isinstance(batch, Blocks) else batch
-    # apart from the draws where there is much data: fewer points at once stay in a cache
-    at_once = part is batch and (bool(target.space.drawn.sites) or not kernel.is_costly(num_draws))
+    # densities apart from draws where there is much data: fewer points at once stay in a cache
+    apart = small and not target.space.drawn.sites and kernel.is_costly(num_draws)
+    at_once = part is batch and not apart
     # one draw alone is asked of many batches in turn: a block for each would be hundreds
     block = 1 if num_draws == 1 else block_size(part, target.footprint, target.cut)
     program = target.program(_draw_block, guide, block, at_once)

@@ -1,15 +1,15 @@
 """Gradients through 200 Bernoulli variables: a sigmoid belief network on binarized MNIST.
 
     python -m bench.gradients --data mnist_static_binarized.npz [--steps 20000]
-    python -m bench.gradients --data ... --steps 200000 --rate 1e-3 --only REBAR --save long
+    python -m bench.gradients --data ... --steps 200000 --rate 1e-2 --cosine --only REBAR
 
 One linear layer each way, as the linear networks of DisARM: an antithetic gradient estimator for
 binary latent variables, Dong, Mnih, Tucker, 2020: 200 units, batches of 50 images, Adam at 1e-4 for
 the network and plain gradient steps at 1e-2 for the prior; there the binarization is drawn anew for
-every batch, here it is Larochelle's fixed one. Each estimator trains a network of its own by
-`vijax.fit`; then all of them take gradients of one and the same network, DisARM's, which those that
-learn have got to know for some steps. `--data` is an `.npz` file with the images as packed bits, 98
-bytes each, under `train` and `test`.
+every batch, here it is Larochelle's fixed one. `--cosine` takes the network's step size down to
+zero. Each estimator trains a network of its own by `vijax.fit`; then all of them take gradients of
+one and the same network, DisARM's, which those that learn have got to know for some steps. `--data`
+is an `.npz` file with the images as packed bits, 98 bytes each, under `train` and `test`.
 """
 
 from __future__ import annotations
@@ -108,6 +108,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=_STEPS)
     parser.add_argument("--draws", type=int, default=500, help="gradients behind a variance")
     parser.add_argument("--rate", type=float, default=_RATE, help="Adam's step size")
+    parser.add_argument("--cosine", action="store_true", help="down to zero along a cosine")
     parser.add_argument("--only", nargs="+", default=list(ESTIMATORS), help="estimators")
     parser.add_argument(
         "--save",
@@ -122,6 +123,9 @@ def main() -> None:
     )
     mean = train.mean(axis=0)
     held_out = test[:: len(test) // _HELD_OUT]  # the first thousand are harder than the others
+    rate: optax.ScalarOrSchedule = options.rate
+    if options.cosine:
+        rate = optax.cosine_decay_schedule(options.rate, options.steps)
     rows: dict[str, dict[str, Any]] = {}
     curves, posteriors = {}, {}
     for name in names:
@@ -129,7 +133,7 @@ def main() -> None:
         if name == _UNAFFORDABLE:
             continue
         clock = Clock()
-        posterior = _fitted(name, train, mean, options.steps, options.rate, clock)
+        posterior = _fitted(name, train, mean, options.steps, rate, clock)
         curves[name] = -posterior.losses / len(train)
         rows[name]["milliseconds_a_step"] = 1e3 * clock.seconds_a_step
         rows[name]["elbo_after_steps"] = _last(curves[name])
@@ -138,6 +142,8 @@ def main() -> None:
         print(name, rows[name], flush=True)
     seconds = options.steps * min(r["milliseconds_a_step"] for r in rows.values() if r) / 1e3
     for name, curve in curves.items():
+        if options.cosine:  # half-way it is not what it would be at the end of fewer steps
+            break
         reached = int(seconds / rows[name]["milliseconds_a_step"] * 1e3)
         rows[name]["elbo_after_seconds"] = _last(curve[:reached])
     images = {"x": train[:_BATCH], "seen": train[:_BATCH] - mean}
@@ -147,16 +153,22 @@ def main() -> None:
         controls = _learned(name, reference)
         rows[name]["variance"] = _variance(name, reference, controls, images, draws)
     _show(rows, seconds)
-    whole = (names, options.steps, options.rate) == ([*ESTIMATORS], _STEPS, _RATE)
+    settings = {one: getattr(options, one) for one in ("steps", "rate", "cosine", "draws")}
+    usual = (options.steps, options.rate, options.cosine) == (_STEPS, _RATE, False)
+    whole = usual and names == [*ESTIMATORS]
     name = options.save or ("gradients" if whole else None)
     if name is None:
         return
-    settings = {"steps": options.steps, "rate": options.rate, "draws": options.draws}
     _report.save(name, settings | {"seconds": seconds, "estimators": rows})
 
 
 def _fitted(
-    name: str, train: np.ndarray, mean: np.ndarray, steps: int, rate: float, clock: Clock
+    name: str,
+    train: np.ndarray,
+    mean: np.ndarray,
+    steps: int,
+    rate: optax.ScalarOrSchedule,
+    clock: Clock,
 ) -> vijax.Posterior:
     """The network trained with one estimator."""
     # the loss is a sum over all images: what is meant for their mean is that much smaller

@@ -6,7 +6,8 @@ One stochastic layer of 50 units, two deterministic ones of 200 with tanh each w
 weighted autoencoders, Burda, Grosse, Salakhutdinov, 2016, batches of 100 images. Trained with the
 ELBO and with IWAE at k = 5 and 50, each for the same number of steps; judged by the
 importance-weighted bound of 500 draws on test images. The paper trained for 3,280 passes over the
-data, a few minutes on two cores reach a few. `--data` is an `.npz` file with the images as packed
+data, with a step size of 1e-3 that falls by ten in steps; an hour on two cores reaches sixty, with
+one that falls to zero along a cosine. `--data` is an `.npz` file with the images as packed
 bits under `train` and `test` (Larochelle's fixed binarization).
 """
 
@@ -34,7 +35,7 @@ from vijax.objectives import ELBO, IWAE
 from vijax.objectives.particles import particles
 
 _PIXELS, _HIDDEN, _UNITS, _BATCH = 784, 200, 50, 100
-_RATE = 1e-3
+_RATE = 2e-3  # at first
 _BOUND, _BLOCK = 500, 50
 PAPER = {"ELBO": 86.76, "IWAE, k = 5": 85.54, "IWAE, k = 50": 84.78}  # table 1, one layer
 OBJECTIVES = {"ELBO": ELBO(), "IWAE, k = 5": IWAE(5), "IWAE, k = 50": IWAE(50)}
@@ -86,7 +87,7 @@ def main() -> None:
             train,
             guide=Amortised(Encoder, "x"),
             objective=objective,
-            optimizer=optax.adam(_RATE),
+            optimizer=optax.adam(optax.cosine_decay_schedule(_RATE, options.steps)),
             batch_size=_BATCH,
             num_steps=options.steps,
             progress_bar=False,

@@ -15,6 +15,7 @@ from vijax._contracts import Batch, PyTree, Target
 from vijax._errors import ModelError
 from vijax._identity import fingerprint
 from vijax.model import run as running
+from vijax.model import samplers
 from vijax.model.arguments import Arguments, split, unwrap
 from vijax.model.density import log_density_model
 from vijax.model.effects import Step
@@ -101,7 +102,7 @@ def _predict(
 def _at_any_value(name: str, site: running.Site, steps: tuple[Step, ...]) -> Any:
     """The origin of unconstrained space where there is one, else a draw: shapes are all we need."""
     try:
-        return running.at_origin(name, site, steps)
+        return samplers.at_origin(name, site, steps)
     except (ModelError, jax.errors.ConcretizationTypeError):  # a binomial of trials that are data
         return None
 

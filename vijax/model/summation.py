@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from vijax._contracts import Batch, Evaluation, Position, Space
-from vijax.model import named
+from vijax.model import named, reading, samplers
 from vijax.model import run as running
 from vijax.model.elimination import Elimination
 from vijax.model.enumeration import Plan
@@ -70,12 +70,12 @@ class Summation:
         self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
     ) -> tuple[Evaluation, Elimination]:
         """The log density, in a way that can be followed back."""
-        trace = self.trace(batch, running.from_unconstrained(z, batch.centring), model, mutable)
+        trace = self.trace(batch, samplers.from_unconstrained(z, batch.centring), model, mutable)
         rest = {name: site for name, site in trace.items() if name not in self.how.tables}
         factors = self._factors(z, batch, model, mutable)
-        elimination = Elimination(self.how.variables, running.plate_scales(trace))
-        log_density = elimination.total(factors.values()) + running.log_density(rest)
-        return Evaluation(log_density, running.mutable(trace)), elimination
+        elimination = Elimination(self.how.variables, reading.plate_scales(trace))
+        log_density = elimination.total(factors.values()) + reading.log_density(rest)
+        return Evaluation(log_density, reading.mutable(trace)), elimination
 
     def _factors(
         self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
@@ -83,10 +83,10 @@ class Summation:
         """What discrete sites enter, by site."""
 
         def run(states: Position, first: bool) -> dict[str, Array]:
-            sampler = running.from_unconstrained({**z, **states}, batch.centring)
+            sampler = samplers.from_unconstrained({**z, **states}, batch.centring)
             loops = self.how.loops
             part = self.trace(batch, sampler, model, mutable, apart=loops, first=first)
-            return running.powered(part, self.how.tables)
+            return reading.powered(part, self.how.tables)
 
         return self.how.factors(run)
 
@@ -117,10 +117,10 @@ def planned(tracer: Tracer, trace: running.Trace, space: Space, data: Abstract) 
 
 def _outputs(tracer: Tracer, z: Position, states: Position, data: Any) -> Outputs:
     """What the model computes in some state."""
-    trace = tracer(Batch(data), running.from_unconstrained(z | states))
+    trace = tracer(Batch(data), samplers.from_unconstrained(z | states))
     return Outputs(
-        running.log_probs(trace),
-        running.values(trace),
-        running.log_dets(trace),
-        running.mutable(trace),
+        reading.log_probs(trace),
+        reading.values(trace),
+        reading.log_dets(trace),
+        reading.mutable(trace),
     )

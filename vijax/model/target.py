@@ -34,7 +34,7 @@ from vijax._errors import ModelError, mismatch
 from vijax._identity import fingerprint
 from vijax._jaxpr import has_gradient, has_loop, needed_inputs
 from vijax._locals import take_rows
-from vijax.model import minibatch
+from vijax.model import minibatch, params, reading, samplers
 from vijax.model import run as running
 from vijax.model.arguments import Arguments
 from vijax.model.checks import check_subsampled, tracing_errors
@@ -158,6 +158,13 @@ class Builder:
                 **options,
             )
 
+    def _at(
+        self, z: Position, batch: Batch, model: Mapping, mutable: Mapping, scored: bool = True
+    ) -> running.Trace:
+        """A run at one position."""
+        sampler = samplers.from_unconstrained(z, self.centring(batch))
+        return self.trace(batch, sampler, model, mutable, scored)
+
     def centring(self, batch: Batch) -> dict[str, Array]:
         """`batch.centring` of the rows in use."""
         found = dict(batch.centring)
@@ -178,16 +185,16 @@ class Builder:
         """
         seen = self._survey()
         trace, sequential, differentiable = seen.trace, seen.sequential, seen.differentiable
-        self._choose_rows(trace, running.at_origin, scored=True)
+        self._choose_rows(trace, samplers.at_origin, scored=True)
         plates = all_plates(trace)
-        if any(is_cut(site, trace) for _, site, _ in running.latents(trace)):
+        if any(is_cut(site, trace) for _, site, _ in reading.latents(trace)):
             seen = self._survey()  # on all rows, if they are there
             trace = seen.trace
-            for name, site, _ in running.latents(trace):
+            for name, site, _ in reading.latents(trace):
                 check_subsampled(name, site, trace)
         if asked is not None:
             plates |= self._choose_cut(asked, trace, plates)
-        sites = tuple(as_site(name, s, trace, r.z) for name, s, r in running.latents(trace))
+        sites = tuple(as_site(name, s, trace, r.z) for name, s, r in reading.latents(trace))
         if not sites:
             raise ModelError(
                 f"model {getattr(self.model, '__name__', type(self.model).__name__)!r}: expected "
@@ -198,7 +205,7 @@ class Builder:
         space, abstract = Space(sites), self.arguments.abstract()
         if any(map(running.is_enumerated, trace.values())):
             if self.rows:  # the trace may have seen fewer
-                trace = self._abstract_trace(running.at_origin, scored=False)
+                trace = self._abstract_trace(samplers.at_origin, scored=False)
             self.summation = planned(self.trace, trace, space, abstract)
         how = Plan() if self.summation is None else self.summation.how
         described = (self.terms, self.arguments, space, term_plates(trace))
@@ -271,11 +278,11 @@ class Builder:
         }
         self.cut = minibatch.Cut(full)
         with contextlib.suppress(ModelError):
-            self._abstract_trace(running.at_origin, True, index)
+            self._abstract_trace(samplers.at_origin, True, index)
             return plates
         shapes = {name: shape for name, (shape, _) in self.arguments.avals.items()}
         self.cut = minibatch.Cut(full, minibatch.axes(asked, plates, shapes))
-        self._abstract_trace(running.at_origin, True, index)
+        self._abstract_trace(samplers.at_origin, True, index)
         return plates
 
     def _abstract_trace(
@@ -302,8 +309,8 @@ class Builder:
         kept: running.Trace = {}
 
         def scales(level: Array, data: dict[str, Array]) -> dict[str, Array]:
-            kept.update(self._checked(Batch(data), running.at_level(level), True))
-            return running.log_spreads(kept)
+            kept.update(self._checked(Batch(data), samplers.at_level(level), True))
+            return reading.log_spreads(kept)
 
         closed, shapes = jax.make_jaxpr(scales, return_shape=True)(1.0, self.arguments.abstract())
         names = sorted(shapes)  # as a dict is laid out
@@ -317,15 +324,13 @@ class Builder:
 
     def _log_density(self, trace: running.Trace) -> Array:
         with tracing_errors(self.model):
-            return running.log_density(trace)
+            return reading.log_density(trace)
 
     def evaluate(self, z: Position, batch: Batch, model: Mapping, mutable: Mapping) -> Evaluation:
         """The log density and the new mutable state."""
         if self.summation is None:
-            trace = self.trace(
-                batch, running.from_unconstrained(z, self.centring(batch)), model, mutable
-            )
-            return Evaluation(self._log_density(trace), running.mutable(trace))
+            trace = self._at(z, batch, model, mutable)
+            return Evaluation(self._log_density(trace), reading.mutable(trace))
         return self.summation.evaluate(z, self._in_use(batch), model, mutable)
 
     def terms(self, z: Position, batch: Batch, model: Mapping, mutable: Mapping) -> Terms:
@@ -336,14 +341,12 @@ class Builder:
         if self.summation is not None:
             evaluation = self.summation.evaluate(z, self._in_use(batch), model, mutable)
             return Terms({"": evaluation.log_density}, evaluation.mutable)
-        trace = self.trace(
-            batch, running.from_unconstrained(z, self.centring(batch)), model, mutable
-        )
+        trace = self._at(z, batch, model, mutable)
         with tracing_errors(self.model):
-            values = running.log_probs(trace)
-        bent = running.log_dets(trace, bent=True)
+            values = reading.log_probs(trace)
+        bent = reading.log_dets(trace, bent=True)
         values |= {volume(name): log_det for name, log_det in bent.items()}
-        return Terms(values, running.mutable(trace))
+        return Terms(values, reading.mutable(trace))
 
     def draw_discrete(
         self, key: Array, z: Position, batch: Batch, model: Mapping, mutable: Mapping
@@ -362,10 +365,8 @@ class Builder:
 
         Without states of the discrete sites in `z`, what depends on them is left out.
         """
-        trace = self.trace(
-            batch, running.from_unconstrained(z, self.centring(batch)), model, mutable
-        )
-        values = running.values(trace)
+        trace = self._at(z, batch, model, mutable)
+        values = reading.values(trace)
         if self.summation is None or self.summation.knows(z):
             return values
         return {name: x for name, x in values.items() if name not in self.summation.how.dependent}
@@ -377,10 +378,8 @@ class Builder:
 
         Where a discrete site belongs to one row of data, it is summed out of the row's.
         """
-        trace = self.trace(
-            batch, running.from_unconstrained(z, self.centring(batch)), model, mutable
-        )
-        found = running.log_probs(trace, scaled=False)
+        trace = self._at(z, batch, model, mutable)
+        found = reading.log_probs(trace, scaled=False)
         if self.summation is not None:
             found |= self.summation.by_row(z, self._in_use(batch), model, mutable)
         return found
@@ -389,26 +388,24 @@ class Builder:
         self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
     ) -> dict[str, Array]:
         """`log |dx/dz|` by latent site."""
-        trace = self.trace(
-            batch, running.from_unconstrained(z, self.centring(batch)), model, mutable
-        )
-        return running.log_dets(trace)
+        trace = self._at(z, batch, model, mutable)
+        return reading.log_dets(trace)
 
     def log_spreads(
         self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
     ) -> dict[str, Array]:
         """Log prior sd, given all else, of every site that `batch.centring` names."""
-        trace = self.trace(
-            batch, running.from_unconstrained(z, self.centring(batch)), model, mutable, scored=False
-        )
-        return running.log_spreads(trace)
+        trace = self._at(z, batch, model, mutable, scored=False)
+        return reading.log_spreads(trace)
 
     def unconstrain(
         self, values: Mapping[str, Any], batch: Batch, model: Mapping, mutable: Mapping
     ) -> Position:
         """Unconstrained values of some sites; the others are put at the origin."""
-        trace = self.trace(batch, running.from_values(values, self.centring(batch)), model, mutable)
-        z = {name: jnp.asarray(record.z) for name, _, record in running.latents(trace)}
+        trace = self.trace(
+            batch, samplers.from_values(values, self.centring(batch)), model, mutable
+        )
+        z = {name: jnp.asarray(record.z) for name, _, record in reading.latents(trace)}
         unknown = sorted(set(values) - set(z))
         if unknown:
             raise ModelError(mismatch("values", f"some of the sites {list(z)}", f"{unknown}"))
@@ -416,21 +413,21 @@ class Builder:
 
     def initialise(self, key: Array, batch: Batch) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
         """Start values of `param` sites and mutable state."""
-        trace = self.trace(batch._replace(key=key), running.at_origin)
-        params = {
-            name: running.start_param(name, site)
+        trace = self.trace(batch._replace(key=key), samplers.at_origin)
+        starts = {
+            name: params.start_param(name, site)
             for name, site in trace.items()
             if site["type"] == "param"
         }
-        return params, running.mutable(trace)
+        return starts, reading.mutable(trace)
 
     def constrain_params(
         self, model: Mapping[str, PyTree], batch: Batch, mutable: Mapping
     ) -> dict[str, PyTree]:
         """The `param` sites in their constraints."""
-        trace = self.trace(batch, running.at_origin, model, mutable)
+        trace = self.trace(batch, samplers.at_origin, model, mutable)
         return {
-            name: running.param_value(site)
+            name: params.param_value(site)
             for name, site in trace.items()
             if site["type"] == "param"
         }
@@ -439,5 +436,5 @@ class Builder:
         self, batch: Batch, model: Mapping[str, PyTree], mutable: Mapping
     ) -> dict[str, Array]:
         """The values of the observed sites."""
-        trace = self.trace(batch, running.at_origin, model, mutable)
+        trace = self.trace(batch, samplers.at_origin, model, mutable)
         return {name: jnp.asarray(site["value"]) for name, site in trace.items() if is_data(site)}

@@ -132,6 +132,13 @@ assert apart(again.run.loop, all8.run.loop) == 0
 assert apart(again.params, all8.params) == 0
 assert apart(one.resume(50).params, again.resume(50).params) < 1e-4
 
+# likewise from a file, on as many devices
+all8.save(path + ".vijax")
+loaded = vijax.load(path + ".vijax", groups, values, mesh=mesh)
+assert shards(loaded.engine.placed(loaded.run.loop), 16_000) == shards(loop, 16_000)
+assert len(loaded.batch.data["y"].sharding.device_set) == 8
+assert apart(loaded.resume(50).run.loop, all8.resume(50).run.loop) == 0
+
 for posterior in (all8, again):
     theta = posterior.sample(0, 500)["theta"]
     np.testing.assert_allclose(theta.mean(0), one.sample(0, 500)["theta"].mean(0), atol=1e-3)
@@ -245,7 +252,7 @@ def test_eight_devices_give_the_answers_of_one(processes, program, tmp_path):
             process.communicate()
 
 
-def test_a_mesh_of_one_device_changes_no_bit_and_compiles_once():
+def test_a_mesh_of_one_device_changes_no_bit_and_compiles_once(tmp_path):
     mesh = jax.make_mesh((1, 1, 1), ("restarts", "particles", "rows"))
     options = {"guide": {"theta": "meanfield", ...: "fullrank"}, "batch_size": {"rows": 20}}
     options |= {"num_steps": 30, "progress_bar": False}
@@ -260,6 +267,15 @@ def test_a_mesh_of_one_device_changes_no_bit_and_compiles_once():
     # the pilot's programs and the fit's are the same; a second fit has found them
     sizes = {name[0].__name__: f._cache_size() for name, f in again.target.programs.items()}
     assert sizes["advance"] == sizes["begin"] == 1
+    spread.save(tmp_path / "spread")
+    loaded = vijax.load(tmp_path / "spread", hierarchy, y, mesh=mesh)
+    assert loaded.target is spread.target
+    assert loaded.batch.data["y"].sharding.mesh.axis_names == mesh.axis_names
+    on = (one.resume(10, progress_bar=False) for one in (spread, loaded))
+    for one, other in zip(*(jax.tree.leaves(f.params) for f in on), strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(TypeError, match=r"mesh: expected a jax\.sharding\.Mesh"):
+        vijax.load(tmp_path / "spread", hierarchy, y, mesh=8)
 
 
 def test_what_is_no_mesh_or_cannot_be_spread_is_refused():

@@ -14,17 +14,19 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from vijax import _posterior
 from vijax._contracts import Algorithm, Batch, Guide, PyTree, Target, Variables
 from vijax._dependence import abstract_position, needed_arrays, unknown_without
 from vijax._errors import GuideError, VijaxError
+from vijax._spread import spread_over
 from vijax._storage import call, checks, codec
 from vijax._storage import run as stored
 from vijax._storage.codec import NotStored, Reader, Writer
 from vijax.data.arrays import opened
 from vijax.guides import resolve
-from vijax.model import Arguments, build, split, unwrap
+from vijax.model import Arguments, build, shard, split, spread, unwrap
 
 
 def save(posterior: _posterior.Posterior, path: str | os.PathLike[str]) -> None:
@@ -45,6 +47,7 @@ def load(
     algorithm: Algorithm | None = None,
     objective: Any = None,
     optimizer: Any = None,
+    mesh: Mesh | None = None,
     **kwargs: Any,
 ) -> _posterior.Posterior:
     """Reads a posterior written by `Posterior.save`.
@@ -63,19 +66,25 @@ def load(
         algorithm: likewise the algorithm; only `resume` needs it.
         objective: likewise the objective.
         optimizer: likewise the optimizer, any optax transformation.
+        mesh: devices to go on with, as in `vijax.fit`; one by default, wherever the fit was made.
         **kwargs: keyword arguments of the model.
 
     Returns:
         The posterior.
 
     Raises:
+        TypeError: `mesh` is no `jax.sharding.Mesh`.
         VijaxError: the file is damaged, was not written by vijax, or by a newer version.
-        ModelError: the model is another one, or its arguments are; names the site or argument.
+        ModelError: the model is another one, or its arguments are; names the site or argument. Or
+            its rows cannot be spread over the mesh.
         GuideError: the guide was not stored and not given, or is another one.
     """
+    if mesh is not None:
+        spread_over(mesh)
     model, args, kwargs = unwrap(model, args, kwargs)
     options = {"guide": guide, "algorithm": algorithm, "objective": objective}
-    return _read(path, str(path), model, (args, kwargs), options | {"optimizer": optimizer})
+    options |= {"optimizer": optimizer, "mesh": mesh}
+    return _read(path, str(path), model, (args, kwargs), options)
 
 
 def reduce(posterior: _posterior.Posterior) -> tuple[Callable[..., Any], tuple[Any, ...]]:
@@ -97,7 +106,7 @@ def reduce(posterior: _posterior.Posterior) -> tuple[Callable[..., Any], tuple[A
 def _unpickle(
     blob: bytes, model: Callable[..., Any], given: call.Call, options: dict[str, Any]
 ) -> _posterior.Posterior:
-    nothing = {"objective": None, "optimizer": None}
+    nothing = {"objective": None, "optimizer": None, "mesh": None}
     return _read(io.BytesIO(blob), "pickled posterior", model, given, nothing | options)
 
 
@@ -176,6 +185,9 @@ def _decode(
     space = reader.decode(manifest["space"])
     target = build(model, arguments, asked, frozenset(space.drawn.names))
     checks.check_space(space, target.space)
+    if options["mesh"] is not None:
+        target = spread(target, arguments, options["mesh"])
+        data |= shard(target, {name: data[name] for name in data if name not in missing})
     guide = _guide(manifest, reader, target, model, arguments, options["guide"])
     batch = Batch(data, centring=reader.decode(manifest["centring"]))
     try:

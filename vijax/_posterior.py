@@ -499,15 +499,16 @@ class Posterior:
             raise ValueError(f"ci_prob: expected a number between 0 and 1, got {ci_prob}.")
         key, states = as_key(rng_key), self.assessment.states
         check_count("num_draws", num_draws)
-        if self.assessment.importance is not None and states is None:
+        corrected = self.status == "corrected"
+        stored = self.assessment.importance is not None and states is None
+        if stored and (corrected or self.missing):
             draws, found = self.proposals(key, num_draws)
             own = self._constrain(draws.z, fold_in(key, 2))
-            corrected = self.status == "corrected"
             answer = Weighted(own, np.exp(found.log_weights) if corrected else None)
             return summarise(answer, own, ci_prob, self.status)
         own = self._constrain(self._draw(key, num_draws, corrected=False), fold_in(key, 2))
         answer = Weighted(own)
-        if self.status == "corrected" and self.assessment.check is not None:
+        if corrected and self.assessment.check is not None:
             mended = self._draw(key, num_draws, corrected=True)
             values = self._constrain(mended, fold_in(key, 3))
             answer = Weighted(values, error=self.assessment.check.error)

@@ -33,6 +33,7 @@ from vijax.diagnostics.weights import Draws, Importance
 
 _NUM_DRAWS = 4000
 _MIN_DRAWS = 200
+_NEARLY_ALL = 0.95  # effective share of the draws at which more would tell nothing
 _SCORES = 1000  # draws that say whether the guide is stationary
 _CHECK_DIM = 2000  # largest dimension in which chains are asked
 _MAX_ELEMENTS = 2**33  # draws times data elements that an assessment may cost
@@ -86,7 +87,7 @@ class Assessment(NamedTuple):
 
 
 def num_assessment_draws(batch: Data, dim: int) -> int:
-    """4,000 draws, fewer where they would take long or fill the memory."""
+    """4,000 draws at most, fewer where they would take long or fill the memory."""
     affordable = min(_MAX_ELEMENTS // weights.num_elements(batch, dim), _MAX_NUMBERS // dim)
     return max(_MIN_DRAWS, min(_NUM_DRAWS, affordable))
 
@@ -142,8 +143,9 @@ def weigh(
 ) -> Assessment:
     """What importance weights and a step of natural gradients say; arguments as in `assess`."""
     target, guide, dim = fitted.target, fitted.guide, fitted.target.space.dim
-    num_draws = num_assessment_draws(fitted.batch, dim)
-    draws = weights.draw(*fitted, num_draws)
+    at_most = num_assessment_draws(fitted.batch, dim)
+    draws = _drawn(fitted, at_most)
+    num_draws = len(draws.log_p)
     if isinstance(guide, ParticleGuide):
         points = np.asarray(guide.points(fitted.variables.guide, target.space), np.float64)
         evidence = Evidence(
@@ -182,6 +184,16 @@ def weigh(
         still = stationarity(flat[:scored], kernel(flat[:scored])[1], covariance)
         evidence = evidence._replace(stationarity=still)
     return Assessment(draws, elbo, elbo_se, evidence)
+
+
+def _drawn(fitted: Fitted, at_most: int) -> Draws:
+    """Draws with their densities; where these take long fewer, if they weigh nearly the same."""
+    some = at_most if at_most == _NUM_DRAWS else min(at_most, max(_MIN_DRAWS, at_most // 4))
+    draws = weights.draw(*fitted, some)
+    if some == at_most or weights.importance(draws.log_weights).ess > _NEARLY_ALL * some:
+        return draws
+    rest = weights.draw(*fitted._replace(key=fold_in(fitted.key, 2)), at_most - some)
+    return jax.tree.map(lambda *parts: np.concatenate(parts), draws, rest)
 
 
 def ask_chains(assessment: Assessment, fitted: Fitted, mend: bool) -> Assessment:

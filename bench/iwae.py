@@ -7,8 +7,8 @@ weighted autoencoders, Burda, Grosse, Salakhutdinov, 2016, batches of 100 images
 ELBO and with IWAE at k = 5 and 50, each for the same number of steps; judged by the
 importance-weighted bound of 500 draws on test images. The paper trained for 3,280 passes over the
 data, with a step size of 1e-3 that falls by ten in steps; an hour and a half on one core reaches
-forty, with one that falls to zero along a cosine. `--data` is an `.npz` file with the images as packed
-bits under `train` and `test` (Larochelle's fixed binarization).
+forty, with one that falls to zero along a cosine. `--data` is an `.npz` file with the images as
+packed bits under `train` and `test` (Larochelle's fixed binarization).
 """
 
 from __future__ import annotations

@@ -132,12 +132,16 @@ assert apart(again.run.loop, all8.run.loop) == 0
 assert apart(again.params, all8.params) == 0
 assert apart(one.resume(50).params, again.resume(50).params) < 1e-4
 
-# likewise from a file, on as many devices
-all8.save(path + ".vijax")
-loaded = vijax.load(path + ".vijax", groups, values, mesh=mesh)
-assert shards(loaded.engine.placed(loaded.run.loop), 16_000) == shards(loop, 16_000)
-assert len(loaded.batch.data["y"].sharding.device_set) == 8
-assert apart(loaded.resume(50).run.loop, all8.resume(50).run.loop) == 0
+# likewise from a file, of a fit on as many devices, and of one on a single device
+on = all8.resume(50)
+for saved in (all8, one):
+    saved.save(path + ".vijax")
+    loaded = vijax.load(path + ".vijax", groups, values, mesh=mesh)
+    assert shards(loaded.engine.placed(loaded.run.loop), 16_000) == shards(loop, 16_000)
+    assert len(loaded.batch.data["y"].sharding.device_set) == 8
+    further = loaded.resume(50)
+    assert apart(further.params, on.params) < 1e-4
+    assert saved is one or apart(further.run.loop, on.run.loop) == 0
 
 for posterior in (all8, again):
     theta = posterior.sample(0, 500)["theta"]

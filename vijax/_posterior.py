@@ -500,8 +500,8 @@ class Posterior:
         key, states = as_key(rng_key), self.assessment.states
         check_count("num_draws", num_draws)
         corrected = self.status == "corrected"
-        stored = self.assessment.importance is not None and states is None
-        if stored and (corrected or self.missing):
+        weighed = self.assessment.importance is not None and states is None
+        if weighed and (corrected or self.missing):  # without the data draws are those of the fit
             draws, found = self.proposals(key, num_draws)
             own = self._constrain(draws.z, fold_in(key, 2))
             answer = Weighted(own, np.exp(found.log_weights) if corrected else None)

@@ -56,6 +56,7 @@ def test_all_that_can_be_afforded_are_made_where_weights_differ(dear):
 
 def test_a_summary_weighs_nothing_that_it_does_not_correct(monkeypatch):
     posterior = fit("fullrank")
+    assert posterior.status == "certified"
 
     def refuse(*_):
         raise AssertionError

@@ -188,7 +188,7 @@ def weigh(
 
 def _drawn(fitted: Fitted, at_most: int) -> Draws:
     """Draws with their densities; where these take long fewer, if they weigh nearly the same."""
-    some = at_most if at_most == _NUM_DRAWS else min(at_most, max(_MIN_DRAWS, at_most // 4))
+    some = at_most if at_most == _NUM_DRAWS else max(_MIN_DRAWS, at_most // 4)
     draws = weights.draw(*fitted, some)
     if some == at_most or weights.importance(draws.log_weights).ess > _NEARLY_ALL * some:
         return draws

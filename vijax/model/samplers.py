@@ -18,6 +18,18 @@ from vijax.model.run import Sampler, Site, at_step, fixed_value, is_drawn, is_la
 from vijax.model.supports import bijector
 
 
+def _of_latents(sampler: Sampler) -> Sampler:
+    """The sampler for latent sites that can vary; others keep what they have."""
+
+    def of_any(name: str, site: Site, steps: tuple[Step, ...]) -> Any:
+        if not is_latent(site):
+            return None
+        fixed = fixed_value(site)
+        return sampler(name, site, steps) if fixed is None else fixed
+
+    return of_any
+
+
 def from_unconstrained(
     z: Mapping[str, Array], centring: Mapping[str, Array] | None = None
 ) -> Sampler:
@@ -29,12 +41,8 @@ def from_unconstrained(
     """
     weights = centring or {}
 
+    @_of_latents
     def sampler(name: str, site: Site, steps: tuple[Step, ...]) -> Array | None:
-        if not is_latent(site):
-            return None
-        fixed = fixed_value(site)
-        if fixed is not None:
-            return fixed
         if site["fn"].is_discrete and not is_drawn(site):
             return discrete_value(name, site, _state(name, z, steps))
         if name not in z:
@@ -86,12 +94,8 @@ def at_origin(name: str, site: Site, steps: tuple[Step, ...]) -> Array | None:
 def at_level(level: float | Array) -> Sampler:
     """Values with `level` in every unconstrained coordinate, and the log scales beside them."""
 
+    @_of_latents
     def sampler(name: str, site: Site, steps: tuple[Step, ...]) -> Array | None:
-        if not is_latent(site):
-            return None
-        fixed = fixed_value(site)
-        if fixed is not None:
-            return fixed
         if is_drawn(site):
             return drawn_value(name, site, jnp.zeros(site_shape(site), jnp.int32))
         if site["fn"].is_discrete:

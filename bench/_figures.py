@@ -13,7 +13,7 @@ from bench.peers.methods import OURS
 from bench.posteriors.score import NOISE
 from vijax.plot.style import ANSWER, FAINT, GUIDE
 
-# A colour a library, a mark a method.
+# A color a library, a mark a method.
 STYLES = {
     OURS: (ANSWER, "o"),
     "NumPyro SVI": (GUIDE, "D"),

@@ -27,7 +27,7 @@ class Problem(NamedTuple):
 
 
 def eight_schools() -> Problem:
-    """Non-centred, dimension 10."""
+    """Non-centered, dimension 10."""
     y = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0], np.float32)
     sigma = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0], np.float32)
 
@@ -42,7 +42,7 @@ def eight_schools() -> Problem:
 
 
 def varying_intercepts() -> Problem:
-    """Radon in houses by county, centred, dimension 89."""
+    """Radon in houses by county, centered, dimension 89."""
     path = _DATA / "small" / "radon_mn.csv"
     if path.exists():
         rows = np.genfromtxt(path, delimiter=",", skip_header=1, usecols=(1, 2, 4))
@@ -72,7 +72,7 @@ def varying_intercepts() -> Problem:
 
 
 def breast_cancer() -> Problem:
-    """Logistic regression of 569 tumours on 30 standardised features, dimension 31."""
+    """Logistic regression of 569 tumors on 30 standardized features, dimension 31."""
     from sklearn.datasets import load_breast_cancer
 
     x, y = load_breast_cancer(return_X_y=True)
@@ -82,7 +82,7 @@ def breast_cancer() -> Problem:
 
 
 def covertype(rows: int = 5_000) -> Problem:
-    """Lodgepole pine or not, by ten standardised measurements of a patch, dimension 11."""
+    """Lodgepole pine or not, by ten standardized measurements of a patch, dimension 11."""
     path = _DATA / "covtype100k" / "covtype100k.npz"
     rng = np.random.default_rng(0)
     if path.exists():

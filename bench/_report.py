@@ -21,7 +21,7 @@ _PACKAGES = ("jax", "jaxlib", "numpyro", "optax", "numpy", "scipy")
 PEERS = ("blackjax", "flowjax", "pymc", "pymc-extras", "pyro-ppl", "torch")
 
 
-class Spread(NamedTuple):
+class DeviceLayout(NamedTuple):
     """Median and range of repeated measurements."""
 
     median: float
@@ -32,12 +32,12 @@ class Spread(NamedTuple):
         return f"{self.median:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
 
-def spread(values: Sequence[float]) -> Spread:
-    return Spread(float(np.median(values)), float(np.min(values)), float(np.max(values)))
+def spread(values: Sequence[float]) -> DeviceLayout:
+    return DeviceLayout(float(np.median(values)), float(np.min(values)), float(np.max(values)))
 
 
-def ratios(numerator: Sequence[float], denominator: Sequence[float]) -> Spread:
-    """Of neighbours in time, so that a machine which is busy for a while is busy for both."""
+def ratios(numerator: Sequence[float], denominator: Sequence[float]) -> DeviceLayout:
+    """Of neighbors in time, so that a machine which is busy for a while is busy for both."""
     return spread(np.asarray(numerator) / np.asarray(denominator))
 
 

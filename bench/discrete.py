@@ -24,7 +24,7 @@ from numpyro.distributions import constraints
 
 import vijax
 from bench import _report
-from vijax._contracts import Batch
+from vijax.contracts import Batch
 from vijax.model import build, split
 
 _STATES, _POINTS = (3, 10), (1, 16)
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def _mixture(y: np.ndarray, summed_by_hand: bool) -> None:
-    """Three normal components, ordered by their means, of standardised data."""
+    """Three normal components, ordered by their means, of standardized data."""
     weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(3, 2.0)))
     support = constraints.ordered_vector
     means = numpyro.sample("means", dist.ImproperUniform(support, (), (3,)))

@@ -33,8 +33,8 @@ from bench import _report
 from bench._problems import Problem
 from bench.peers import by_flowjax, by_numpyro
 from bench.posteriors import hard
-from vijax._contracts import Solution
-from vijax.diagnostics import weights
+from vijax.contracts import Solution
+from vijax.diagnostics import importance as weights
 from vijax.guides import Flow
 from vijax.solvers import FlowDescent, Pathfinder
 from vijax.solvers.default import dense_gaussian
@@ -107,7 +107,7 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
     "banana": _hard("banana"),
     "funnel": _hard("funnel"),
     "two_moons": two_moons,
-    "centred_schools": _hard("centred_schools"),
+    "centered_schools": _hard("centered_schools"),
     "horseshoe": horseshoe,
     "gaussian_process": gaussian_process,
 }
@@ -138,7 +138,12 @@ def _flow_rate(posterior: vijax.Posterior) -> float | None:
     def seconds(steps: int) -> float:
         solver = FlowDescent(num_steps=steps, max_cycles=1)
         began = time.perf_counter()
-        state = (posterior.target, posterior.guide, posterior.variables, posterior.batch)
+        state = (
+            posterior._result.target,
+            posterior.guide,
+            posterior._result.variables,
+            posterior._result.batch,
+        )
         solver.solve(jax.random.key(1), *state)
         return time.perf_counter() - began
 
@@ -149,7 +154,7 @@ def _flow_rate(posterior: vijax.Posterior) -> float | None:
 
 def _numpyro(problem: Problem, kind: type) -> _Run:
     began = time.perf_counter()
-    fitted = by_numpyro.optimise(*problem[:2], kind, **_PEERS)
+    fitted = by_numpyro.optimize(*problem[:2], kind, **_PEERS)
     seconds = time.perf_counter() - began
     log_weights = by_numpyro.log_weights(fitted, jax.random.key(99), _DRAWS)
     return _Run(seconds, log_weights, by_numpyro.steps_per_second(fitted, _TIMED))
@@ -157,7 +162,7 @@ def _numpyro(problem: Problem, kind: type) -> _Run:
 
 def _flowjax(problem: Problem) -> _Run:
     began = time.perf_counter()
-    fitted = by_flowjax.optimise(*problem[:2], **_PEERS)
+    fitted = by_flowjax.optimize(*problem[:2], **_PEERS)
     seconds = time.perf_counter() - began
     return _Run(seconds, by_flowjax.log_weights(fitted, jax.random.key(99), _DRAWS))
 

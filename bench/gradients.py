@@ -31,12 +31,13 @@ from jax import Array
 
 import vijax
 from bench import _report
-from vijax._contracts import Batch, Setting, Target, Variables
-from vijax._engine import Budget
 from vijax.algorithms import Gradient, Optimizer
-from vijax.diagnostics import weights
-from vijax.guides import AmortisedDiscrete
-from vijax.objectives import ELBO, discrete
+from vijax.contracts import Batch, Setting, Target, Variables
+from vijax.diagnostics import importance as weights
+from vijax.engine.engine import Budget
+from vijax.guides import AmortizedDiscrete
+from vijax.objectives import ELBO
+from vijax.objectives.estimators import discrete
 
 _HIDDEN, _PIXELS, _BATCH = 200, 784, 50
 _RATE, _PRIOR_RATE = 1e-4, 1e-2
@@ -180,7 +181,7 @@ def _fitted(
         network,
         train,
         train - mean,
-        guide=AmortisedDiscrete(Encoder, "seen"),
+        guide=AmortizedDiscrete(Encoder, "seen"),
         objective=ELBO(discrete=ESTIMATORS[name]),
         optimizer=optax.multi_transform({"network": optax.adam(rate), "prior": prior}, labels),
         batch_size=_BATCH,
@@ -192,10 +193,10 @@ def _fitted(
 
 def _learned(name: str, posterior: vijax.Posterior) -> Any:
     """The control variates' parameters after steps in which the network stands still."""
-    assert posterior.engine is not None
+    assert posterior._result.engine is not None
     still = Gradient(ELBO(discrete=ESTIMATORS[name]), Optimizer(optax.set_to_zero()))
-    engine = dataclasses.replace(posterior.engine, algorithm=still, anneal=False)
-    run = engine.start([posterior.variables], posterior.mutable)
+    engine = dataclasses.replace(posterior._result.engine, algorithm=still, anneal=False)
+    run = engine.start([posterior._result.variables], posterior._result.mutable)
     steps = _LEARNING if jax.tree.leaves(run.loop.state.controls) else 0
     run = engine.advance(run, Budget(steps))
     return jax.tree.map(lambda leaf: leaf[0], run.loop.state.controls)
@@ -204,8 +205,8 @@ def _learned(name: str, posterior: vijax.Posterior) -> Any:
 def _held_out(posterior: vijax.Posterior, images: np.ndarray, mean: np.ndarray) -> float:
     """ELBO of images that were not fitted, in nats an image."""
     there = posterior.at(images, images - mean)
-    state = (there.target, there.guide, there.variables, there.mutable)
-    found = weights.draw(*state, jax.random.key(0), there.batch, _FEW)
+    state = (there._result.target, there.guide, there._result.variables, there._result.mutable)
+    found = weights.draw(*state, jax.random.key(0), there._result.batch, _FEW)
     return float(weights.elbo(found.log_weights)[0]) / len(images)
 
 
@@ -222,9 +223,9 @@ def _variance(
 ) -> float:
     """Variance, summed over the encoder's weights, of the gradient of the mean ELBO of images."""
     there = posterior.at(*images.values())
-    program = there.target.program(_slopes, there.guide, ELBO(discrete=ESTIMATORS[name]))
+    program = there._result.target.program(_slopes, there.guide, ELBO(discrete=ESTIMATORS[name]))
     keys = jax.random.split(jax.random.key(3), num)
-    mean, squared = program(keys, posterior.variables, controls, there.batch)
+    mean, squared = program(keys, posterior._result.variables, controls, there._result.batch)
     excess = [
         np.asarray(b, float) - np.asarray(a, float) ** 2 for a, b in zip(mean, squared, strict=True)
     ]

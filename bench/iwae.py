@@ -29,10 +29,10 @@ from scipy.special import logsumexp
 
 import vijax
 from bench import _report
-from vijax._contracts import Batch, Setting, Variables
-from vijax.guides import Amortised
+from vijax.contracts import Batch, Setting, Variables
+from vijax.guides import Amortized
 from vijax.objectives import ELBO, IWAE
-from vijax.objectives.particles import particles
+from vijax.objectives.estimators.particles import particles
 
 _PIXELS, _HIDDEN, _UNITS, _BATCH = 784, 200, 50, 100
 _RATE = 2e-3  # at first
@@ -85,7 +85,7 @@ def main() -> None:
         posterior = vijax.fit(
             autoencoder,
             train,
-            guide=Amortised(Encoder, "x"),
+            guide=Amortized(Encoder, "x"),
             objective=objective,
             optimizer=optax.adam(optax.cosine_decay_schedule(_RATE, options.steps)),
             batch_size=_BATCH,
@@ -112,9 +112,18 @@ def main() -> None:
 
 def _bounds(posterior: vijax.Posterior) -> tuple[float, float]:
     """The importance-weighted bound of all rows in nats a row, and the ELBO of the same draws."""
-    guide, variables, mutable = posterior.guide, posterior.variables, posterior.mutable
+    guide, variables, mutable = (
+        posterior.guide,
+        posterior._result.variables,
+        posterior._result.mutable,
+    )
     setting = Setting(
-        mutable, jax.random.key(0), posterior.target, guide, posterior.batch, jnp.zeros(())
+        mutable,
+        jax.random.key(0),
+        posterior._result.target,
+        guide,
+        posterior._result.batch,
+        jnp.zeros(()),
     )
 
     @jax.jit
@@ -126,7 +135,7 @@ def _bounds(posterior: vijax.Posterior) -> tuple[float, float]:
         return jax.lax.map(block, keys)
 
     keys = jax.random.split(jax.random.key(0), _BOUND // _BLOCK)
-    found = np.asarray(log_weights(variables, posterior.batch, keys), np.float64)
+    found = np.asarray(log_weights(variables, posterior._result.batch, keys), np.float64)
     found = found.reshape(_BOUND, -1)
     return float((logsumexp(found, axis=0) - np.log(_BOUND)).mean()), float(found.mean())
 

@@ -35,10 +35,10 @@ from jax import lax
 
 import vijax
 from bench import _report
-from vijax._batches import Rows
-from vijax._contracts import Plate
-from vijax._engine import Budget
-from vijax._posterior import Posterior
+from vijax.contracts import Plate
+from vijax.engine.engine import Budget
+from vijax.engine.row_schedule import Rows
+from vijax.posterior.posterior import Posterior
 
 _ADAM = optax.adam(1e-3)
 _LOG_2PI = math.log(2 * math.pi)
@@ -101,7 +101,7 @@ def latents(options: argparse.Namespace) -> dict[str, Any]:
         before = _resident()
         fitted = _fit(_hierarchy, (y,), guide=_BY_ROW, batch_size={"rows": _BATCH})
         state = 6 * 4 * size  # loc, log sd and two moments of each
-        needed[size] = sum(leaf.nbytes for leaf in jax.tree.leaves(fitted.run.loop)) / state
+        needed[size] = sum(leaf.nbytes for leaf in jax.tree.leaves(fitted._result.run.loop)) / state
         fits[size] = _further(fitted)
         whole[size] = (_resident() - before) / (state + y.nbytes)
     contenders = {str(size): fits[size] for size in sizes}
@@ -251,7 +251,7 @@ def curves(options: argparse.Namespace) -> dict[str, Any]:
         os.environ["XLA_FLAGS"] = f"{before} {flag}={count}"
         arguments = ("--devices", str(count), "--repeats", str(options.repeats))
         step = _report.in_fresh_process("bench.scale", *arguments, timeout=300)["step"]
-        found["devices"][str(count)] = _report.Spread(*step)
+        found["devices"][str(count)] = _report.DeviceLayout(*step)
     os.environ["XLA_FLAGS"] = before
     _report.table(("devices", "microseconds a step"), list(found["devices"].items()))
     return found
@@ -273,7 +273,7 @@ def spread(options: argparse.Namespace) -> dict[str, Any]:
     arguments = ("--spread", "--repeats", str(options.repeats))
     measured = _report.in_fresh_process("bench.scale", *arguments, timeout=600)
     os.environ["XLA_FLAGS"] = before
-    found = {what: _report.Spread(*ratio) for what, ratio in measured.items()}
+    found = {what: _report.DeviceLayout(*ratio) for what, ratio in measured.items()}
     _report.table(("on eight devices", "times as fast"), list(found.items()))
     return found
 
@@ -336,9 +336,9 @@ def _fit(model: Callable[..., None], args: tuple[Any, ...], **options: Any) -> P
 
 def _further(fitted: Posterior, number: int = _STEPS) -> Callable[[], Any]:
     """Takes some more steps from where the last call ended: state is updated in place."""
-    assert fitted.engine is not None
-    assert fitted.run is not None
-    engine, run = fitted.engine, fitted.run
+    assert fitted._result.engine is not None
+    assert fitted._result.run is not None
+    engine, run = fitted._result.engine, fitted._result.run
 
     def steps() -> None:
         nonlocal run

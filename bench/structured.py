@@ -36,7 +36,7 @@ class Truth(NamedTuple):
 
 
 def groups(count: int) -> Problem:
-    """Group means, centred as written; errors from a seventh to four times their spread."""
+    """Group means, centered as written; errors from a seventh to four times their spread."""
     rng = np.random.default_rng(0)
     sd = rng.uniform(0.1, 3.0, count).astype(np.float32)
     y = 1.5 + 0.7 * rng.normal(size=count) + sd * rng.normal(size=count)
@@ -66,9 +66,9 @@ def quadrature(problem: Problem) -> Truth:
         log_density[i] += point - np.exp(2 * point) / 50
     weights = np.exp(log_density - log_density.max())
     weights /= weights.sum()
-    centre = {"mu": weights @ mean, "tau": weights @ log_tau}
+    center = {"mu": weights @ mean, "tau": weights @ log_tau}
     square = {"mu": weights @ (mean**2 + 1 / precision), "tau": weights @ log_tau**2}
-    return Truth(centre, {name: (square[name] - centre[name] ** 2) ** 0.5 for name in centre})
+    return Truth(center, {name: (square[name] - center[name] ** 2) ** 0.5 for name in center})
 
 
 def by_nuts(problem: Problem) -> Truth:
@@ -90,7 +90,7 @@ def _moments(samples: Mapping[str, np.ndarray]) -> Truth:
 
 
 def _globals(posterior: vijax.Posterior) -> list[str]:
-    return [site.name for site in posterior.target.space.sites if not site.plates]
+    return [site.name for site in posterior.space.sites if not site.plates]
 
 
 def _load(name: str) -> Problem:
@@ -101,7 +101,7 @@ def _fit(problem: Problem, method: str) -> vijax.Posterior:
     options: dict[str, Any] = {"guide": method}
     if method == "plates":  # in the coordinates that the automatic fit learns
         automatic = vijax.fit(problem.model, *problem.args, progress_bar=False)
-        options["centring"] = {k: np.asarray(v) for k, v in automatic.batch.centring.items()}
+        options["centering"] = {k: np.asarray(v) for k, v in automatic.centering.items()}
     return vijax.fit(problem.model, *problem.args, progress_bar=False, **options)
 
 

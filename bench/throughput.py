@@ -23,7 +23,7 @@ from numpyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 import vijax
 from bench import _problems, _report
 from bench.peers import by_numpyro
-from vijax._engine import Budget
+from vijax.engine.engine import Budget
 
 _ADAM = optax.adam(1e-3)
 _LOG_2PI = math.log(2 * math.pi)
@@ -48,14 +48,14 @@ def main() -> None:
     for name in [options.only] if options.only else CASES:
         case = CASES[name]()
         seconds = _report.interleaved(_contenders(case), options.repeats)
-        results[name] = _summarise(seconds, case.steps)
+        results[name] = _summarize(seconds, case.steps)
         print(f"\n{name}: {case.problem.source}, {case.steps} steps, {options.repeats} repeats")
         lines = [(who, *figures.values()) for who, figures in results[name].items()]
         _report.table(("", "microseconds a step", "speed relative to by hand"), lines)
     _report.save("throughput", results)
 
 
-def _summarise(seconds: dict[str, list[float]], steps: int) -> dict[str, dict[str, Any]]:
+def _summarize(seconds: dict[str, list[float]], steps: int) -> dict[str, dict[str, Any]]:
     return {
         who: {
             "step": _report.spread(1e6 / steps * np.asarray(one)),
@@ -73,7 +73,9 @@ def _contenders(case: Case) -> dict[str, Callable[[], Any]]:
     )
 
     def engine() -> Any:
-        run = fitted.engine.advance(fitted.run, Budget(fitted.run.step + case.steps))
+        run = fitted._result.engine.advance(
+            fitted._result.run, Budget(fitted._result.run.step + case.steps)
+        )
         return jax.block_until_ready(run.loop)
 
     contenders = {
@@ -89,7 +91,7 @@ def _contenders(case: Case) -> dict[str, Callable[[], Any]]:
 def _loop(
     loss: Callable[..., jax.Array], params: Any, steps: int, data: tuple[Any, ...], rows: Any = None
 ) -> Callable[[], Any]:
-    """A jitted scan that minimises `loss(params, key, *data, rows of the step)`."""
+    """A jitted scan that minimizes `loss(params, key, *data, rows of the step)`."""
 
     @jax.jit
     def run(carry, key, rows, *data):

@@ -24,7 +24,7 @@ import numpy as np
 import vijax
 from bench import _problems, _report
 from bench.peers import by_numpyro
-from vijax.diagnostics import weights
+from vijax.diagnostics import importance as weights
 
 PROBLEMS = {
     "eight_schools": _problems.eight_schools,
@@ -129,7 +129,7 @@ def _vijax(problem: _problems.Problem, algorithm: str) -> _Run:
 
 def _numpyro(problem: _problems.Problem) -> _Run:
     began = time.perf_counter()
-    found = by_numpyro.optimise(problem.model, problem.args)
+    found = by_numpyro.optimize(problem.model, problem.args)
     fitted = time.perf_counter()
     draws = found.guide.sample_posterior(jax.random.key(1), found.params, sample_shape=(1000,))
     jax.block_until_ready(draws)

@@ -22,7 +22,7 @@ def model(x, pine=None):
 
 
 def load(path, rows):
-    """Features with a constant first, standardised, and labels."""
+    """Features with a constant first, standardized, and labels."""
     if path is None:
         rng = np.random.default_rng(0)
         x = rng.normal(size=(rows, 54)).astype(np.float32)

@@ -1,8 +1,8 @@
 """Eight schools: one posterior, three fits, and what the verdict says of each.
 
 Coaching effects in eight schools, estimated with known standard errors (Rubin, 1981). In the
-centred form the effects crowd together as their spread `tau` nears zero, a funnel that no Gaussian
-follows. The non-centred form writes them as `mu + tau * z`, which a Gaussian follows better, if not
+centered form the effects crowd together as their spread `tau` nears zero, a funnel that no Gaussian
+follows. The non-centered form writes them as `mu + tau * z`, which a Gaussian follows better, if not
 well. The automatic fit finds such coordinates by itself, and short chains mend the rest.
 """
 
@@ -19,7 +19,7 @@ EFFECT = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])  # points of th
 ERROR = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
 
 
-def centred(error, effect=None):
+def centered(error, effect=None):
     mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
     tau = numpyro.sample("tau", dist.HalfCauchy(5.0))
     with numpyro.plate("schools", len(error)):
@@ -27,7 +27,7 @@ def centred(error, effect=None):
         numpyro.sample("effect", dist.Normal(theta, error), obs=effect)
 
 
-def non_centred(error, effect=None):
+def non_centered(error, effect=None):
     mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
     tau = numpyro.sample("tau", dist.HalfCauchy(5.0))
     with numpyro.plate("schools", len(error)):
@@ -38,9 +38,9 @@ def non_centred(error, effect=None):
 
 def main():
     fits = {
-        "centred": vijax.fit(centred, ERROR, EFFECT, guide="fullrank"),
-        "non-centred": vijax.fit(non_centred, ERROR, EFFECT, guide="fullrank"),
-        "automatic": vijax.fit(centred, ERROR, EFFECT),
+        "centered": vijax.fit(centered, ERROR, EFFECT, guide="fullrank"),
+        "non-centered": vijax.fit(non_centered, ERROR, EFFECT, guide="fullrank"),
+        "automatic": vijax.fit(centered, ERROR, EFFECT),
     }
     print(f"{'':12} {'status':12} {'k-hat':>6} {'ELBO':>8} {'evidence':>9} {'tau':>6} {'sd':>5}")
     for name, posterior in fits.items():
@@ -50,18 +50,18 @@ def main():
             f"{name:12} {posterior.status:12} {posterior.khat:6.2f} {posterior.elbo:8.2f} "
             f"{evidence:9.2f} {tau.mean():6.2f} {tau.std():5.2f}"
         )
-    print(f"\ncentred\n{fits['centred'].report()}\n")
+    print(f"\ncentered\n{fits['centered'].report()}\n")
     print(f"automatic\n{fits['automatic'].summary()}")
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
-    for name, color in (("automatic", BLUE), ("centred", ORANGE)):
+    for name, color in (("automatic", BLUE), ("centered", ORANGE)):
         draws = fits[name].sample(num_draws=1500)
         label = f"{name}, {fits[name].status}"
         left.scatter(
             draws["theta"][:, 0], draws["tau"], s=4, lw=0, alpha=0.45, color=color, label=label
         )
     left.set(yscale="log", ylim=(0.08, 40), xlim=(-25, 45))
-    left.set_title("The centred fit keeps to the middle of the funnel")
+    left.set_title("The centered fit keeps to the middle of the funnel")
     left.set(xlabel="effect in school A (points)", ylabel="spread between schools, tau (points)")
     left.legend(loc="lower right", markerscale=3)
 

@@ -2,7 +2,7 @@
 
 Progress of diabetes in 442 patients (Efron, Hastie, Johnstone and Tibshirani, 2004): ten
 measurements, their squares and products. Each coefficient has a scale of its own, with a heavy
-tail, times one for all (Carvalho, Polson and Scott, 2010), in the regularised form of Piironen and
+tail, times one for all (Carvalho, Polson and Scott, 2010), in the regularized form of Piironen and
 Vehtari (2017). Of s1 to s4, which are nearly collinear, it cannot be told which one matters.
 """
 
@@ -37,7 +37,7 @@ def model(x, y=None):
 
 
 def load(short):
-    """Standardised terms, their names, and the standardised outcome."""
+    """Standardized terms, their names, and the standardized outcome."""
     data = load_diabetes()
     x, names = data.data / data.data.std(0), list(data.feature_names)
     if not short:

@@ -26,7 +26,7 @@ def model(x, malignant=None):
 
 
 def load():
-    """Standardised features and labels, half to fit and half to test."""
+    """Standardized features and labels, half to fit and half to test."""
     x, benign = load_breast_cancer(return_X_y=True)
     x, x_test, y, y_test = train_test_split(x, 1 - benign, test_size=0.5, random_state=0)
     center, scale = x.mean(0), x.std(0)

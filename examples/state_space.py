@@ -15,7 +15,7 @@ from numpyro.contrib.control_flow import scan
 import vijax
 
 nile = read("nile")
-UNIT = 100.0  # 10^8 cubic metres: keeps numbers near one
+UNIT = 100.0  # 10^8 cubic meters: keeps numbers near one
 
 
 def model(flow):

@@ -21,7 +21,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ.setdefault(_name, str(max(1, _share)))
 
 # Half to two thirds of the time of most tests is XLA's compiler. Its older way of fusing loops on
-# CPUs and no optimisation by LLVM halve what such tests take (docs/decisions.md). XLA ends the
+# CPUs and no optimization by LLVM halve what such tests take (docs/decisions.md). XLA ends the
 # process at a flag that it does not know, so only releases where this was tried get these. Whoever
 # sets XLA_FLAGS decides.
 _FAST = {

@@ -16,8 +16,7 @@ import numpyro.distributions as dist
 from numpyro.infer import autoguide
 
 from tests.targets import Problem, problem
-from vijax._contracts import DensityGuide, EntropyGuide, GaussianGuide, Guide, NormalsGuide
-from vijax._keys import Normals
+from vijax.contracts import DensityGuide, EntropyGuide, GaussianGuide, Guide, NormalsGuide
 from vijax.guides import (
     ASVI,
     Delta,
@@ -31,6 +30,7 @@ from vijax.guides import (
     flow,
     resolve,
 )
+from vijax.runtime.keys import Normals
 
 NUM_DRAWS = 8192
 
@@ -277,9 +277,9 @@ def moments_are_exact(c: Case):
     space = c.problem.target.space
     mean = np.asarray(c.guide.mean(c.params, space), float)
     covariance = np.asarray(c.guide.covariance(c.params, space), float)
-    centred = vectors - mean
+    centered = vectors - mean
     assert_mean(vectors, mean)
-    assert_mean(centred[:, :, None] * centred[:, None, :], covariance)
+    assert_mean(centered[:, :, None] * centered[:, None, :], covariance)
 
 
 def weights_average_to_the_evidence(c: Case):

@@ -15,7 +15,7 @@ import numpyro.distributions as dist
 from scipy.special import betaln, digamma, gammaln, polygamma
 from scipy.stats import multivariate_normal
 
-from vijax._contracts import Batch, Target
+from vijax.contracts import Batch, Target
 from vijax.model import Arguments, build, split
 
 
@@ -189,14 +189,14 @@ def dirichlet_multinomial() -> Problem:
     total = posterior.sum()
     mean = posterior / total
 
-    def log_normaliser(a):
+    def log_normalizer(a):
         return gammaln(a).sum() - gammaln(a.sum())
 
     choose = gammaln(21) - gammaln(counts + 1.0).sum()
     return Problem(
         _dirichlet_multinomial,
         (counts,),
-        log_evidence=choose + log_normaliser(posterior) - log_normaliser(prior),
+        log_evidence=choose + log_normalizer(posterior) - log_normalizer(prior),
         mean=mean,
         covariance=(np.diag(mean) - np.outer(mean, mean)) / (total + 1),
     )

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted(p.stem for p in ROOT.glob("examples/*.py") if p.stem != "common")
 _SUMMARY = 7  # columns of a summary
 # Take ten seconds or more, however short.
-LONG = {"changepoint", "covertype", "hand_written_guide", "matrix_factorisation", "methylation"}
+LONG = {"changepoint", "covertype", "hand_written_guide", "matrix_factorization", "methylation"}
 LONG |= {"sleepstudy", "state_space"}
 
 # By example: what starts a line of the output, which number after it, the value, how far off it may
@@ -99,8 +99,8 @@ EXPECTED = {
         ("spread", 0, 0.8, 0.2),
     ],
     # Hidden pixels replaced by those of the best matrix of rank 16, again and again: 3.20.
-    "matrix_factorisation": [
-        ("factorisation, rmse", 0, 2.8, 0.15),
+    "matrix_factorization": [
+        ("factorization, rmse", 0, 2.8, 0.15),
         ("within 89 % interval", 0, 0.84, 0.04),  # too sure, as mean-field is
     ],
     # Terms of which one chain of 500 is sure; of s1 to s4, which are nearly collinear, it is not.

@@ -31,8 +31,8 @@ def test_importance_sampling_finds_the_closed_forms(name):
     weight = np.exp(log_weight - p.log_evidence)
     assert_mean(weight, 1.0)
     assert_mean(weight[:, None] * (x - p.mean), 0.0)
-    centred = x - p.mean
-    outer = centred[:, :, None] * centred[:, None, :]
+    centered = x - p.mean
+    outer = centered[:, :, None] * centered[:, None, :]
     assert_mean(weight[:, None, None] * (outer - p.covariance), 0.0)
 
 

@@ -11,15 +11,15 @@
 """
 
 from vijax import data, guides, objectives
-from vijax._checkpoint import load
-from vijax._compare import Comparison, compare
-from vijax._errors import GuideError, ModelError, OutOfMemoryError, VijaxError, VijaxWarning
-from vijax._fit import fit
-from vijax._posterior import Posterior
-from vijax._stack import stack
-from vijax._storage.unfinished import Checkpoint
 from vijax._version import __version__
+from vijax.fitting.fit import fit
 from vijax.model import from_log_density
+from vijax.posterior.compare import Comparison, compare
+from vijax.posterior.load import load
+from vijax.posterior.posterior import Posterior
+from vijax.posterior.stack import stack
+from vijax.runtime.errors import GuideError, ModelError, OutOfMemoryError, VijaxError, VijaxWarning
+from vijax.storage.checkpoint import Checkpoint
 
 __all__ = [
     "Checkpoint",

@@ -82,7 +82,7 @@ def _exact(x: np.ndarray, y: np.ndarray) -> Answer:
 
 def _fitted(posterior: vijax.Posterior) -> Answer:
     sd = np.sqrt(np.diag(posterior.covariance()))
-    return Answer(posterior.center()["beta"], sd, posterior.importance().log_evidence)
+    return Answer(posterior.median()["beta"], sd, posterior.importance().log_evidence)
 
 
 def _complaints(found: Answer, exact: Answer) -> list[str]:

@@ -30,12 +30,12 @@ class Fit(NamedTuple):
 
 def run(case: Case, method: str, seed: int) -> Answer:
     """2,000 steps of 32 draws, Adam 5e-3."""
-    fitted = optimise(case.model, case.args, seed=seed)
+    fitted = optimize(case.model, case.args, seed=seed)
     z = fitted.flow.sample(jax.random.key(seed + 2), (_DRAWS,))
     return Answer(jax.device_get(jax.jit(jax.vmap(fitted.constrain))(z)), fitted.dim)
 
 
-def optimise(
+def optimize(
     model: Callable[..., Any],
     args: tuple[Any, ...],
     *,

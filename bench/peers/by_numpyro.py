@@ -20,7 +20,7 @@ _BLOCK = 500  # draws evaluated at once
 
 
 class Fit(NamedTuple):
-    """Where an optimisation ended, and what it was of."""
+    """Where an optimization ended, and what it was of."""
 
     model: Callable[..., Any]
     args: tuple[Any, ...]
@@ -36,7 +36,7 @@ def run(case: Case, method: str, seed: int) -> Answer:
 
 def svi(case: Case, seed: int) -> Answer:
     """`AutoMultivariateNormal`, Adam 1e-2, 5,000 steps."""
-    fitted = optimise(case.model, case.args, seed=seed)
+    fitted = optimize(case.model, case.args, seed=seed)
     key = jax.random.key(seed + 1)
     draws = fitted.guide.sample_posterior(key, fitted.params, sample_shape=(_DRAWS,))
     missing = [site for site in case.reference if site not in draws]
@@ -57,7 +57,7 @@ def nuts(case: Case, seed: int, warmup: int = 500, samples: int = 500) -> Answer
     return Answer(draws, sum(int(np.size(value)) for value in position.values()))
 
 
-def optimise(
+def optimize(
     model: Callable[..., Any],
     args: tuple[Any, ...],
     guide: Callable[..., Any] = AutoMultivariateNormal,
@@ -79,7 +79,9 @@ def log_weights(fitted: Fit, key: jax.Array, num_draws: int) -> np.ndarray:
     """`log p - log q` of fresh draws, `(num_draws,)`."""
 
     def one(key: jax.Array) -> jax.Array:
-        loss = Trace_ELBO().loss(key, fitted.params, fitted.model, fitted.guide, *fitted.args)
+        loss = Trace_ELBO().loss(
+            key, fitted.params, fitted._result.model, fitted.guide, *fitted.args
+        )
         return -loss
 
     @jax.jit

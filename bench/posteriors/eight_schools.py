@@ -1,4 +1,4 @@
-"""Effects of coaching in eight schools (Rubin, 1981), non-centred and centred."""
+"""Effects of coaching in eight schools (Rubin, 1981), non-centered and centered."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SIGMA = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0], np.float32)
 Y = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0], np.float32)
 
 
-def non_centred(sigma, y):
+def non_centered(sigma, y):
     mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
     tau = numpyro.sample("tau", dist.HalfCauchy(5.0))
     with numpyro.plate("schools", len(y)):
@@ -23,7 +23,7 @@ def non_centred(sigma, y):
         numpyro.sample("y", dist.Normal(theta, sigma), obs=y)
 
 
-def centred(sigma, y):
+def centered(sigma, y):
     """The same posterior in coordinates where it is a funnel."""
     mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
     tau = numpyro.sample("tau", dist.HalfCauchy(5.0))
@@ -56,4 +56,4 @@ def exact_draws(num_draws: int) -> dict[str, np.ndarray]:
     return {"mu": mu, "tau": tau, "theta": theta}
 
 
-MODELS = {"eight_schools-eight_schools_noncentered": (non_centred, arguments)}
+MODELS = {"eight_schools-eight_schools_noncentered": (non_centered, arguments)}

@@ -16,13 +16,13 @@ _DRAWS = 10_000
 
 
 def eight_schools() -> Case:
-    """Non-centred, d = 10; the truth by integration over `theta`."""
+    """Non-centered, d = 10; the truth by integration over `theta`."""
     reference = schools.exact_draws(_DRAWS)
-    return Case(schools.non_centred, (schools.SIGMA, schools.Y), reference)
+    return Case(schools.non_centered, (schools.SIGMA, schools.Y), reference)
 
 
 def radon() -> Case:
-    """Homes in counties, centred, d = 89; given both scales all else is normal."""
+    """Homes in counties, centered, d = 89; given both scales all else is normal."""
     problem = _problems.varying_intercepts()
     return Case(problem.model, problem.args, exact.varying_intercepts(*problem.args, _DRAWS))
 

@@ -140,16 +140,16 @@ def moving_support() -> Case:
     return Case(model, (y,), {"upper": upper[kept], "x": x[kept]})
 
 
-def centred_schools() -> Case:
-    """Eight schools in centred coordinates; the truth by integration over `theta`."""
+def centered_schools() -> Case:
+    """Eight schools in centered coordinates; the truth by integration over `theta`."""
     sigma, y = eight_schools.SIGMA, eight_schools.Y
-    return Case(eight_schools.centred, (sigma, y), eight_schools.exact_draws(_DRAWS))
+    return Case(eight_schools.centered, (sigma, y), eight_schools.exact_draws(_DRAWS))
 
 
 CASES: dict[str, Callable[[], Case]] = {
     one.__name__: one
     for one in (
-        *(funnel, centred_schools, banana, bimodal, cauchy, label_switching),
+        *(funnel, centered_schools, banana, bimodal, cauchy, label_switching),
         *(collinear, dollars, moving_support, heavy_tail),
     )
 }

@@ -71,8 +71,8 @@ def in_memory(arrays):
 def test_a_memory_map_gives_the_same_bits_and_stays_on_disk(arrays, in_memory):
     _, y, path = arrays
     mapped = fit(regression, np.load(path, mmap_mode="r"), y, guide="meanfield")
-    assert_same(mapped.run.loop, in_memory.run.loop)
-    assert_same(mapped.variables, in_memory.variables)
+    assert_same(mapped._result.run.loop, in_memory._result.run.loop)
+    assert_same(mapped._result.variables, in_memory._result.variables)
     np.testing.assert_array_equal(mapped.losses, in_memory.losses)
     assert mapped.elbo == pytest.approx(in_memory.elbo, rel=1e-5)
     assert max(a.size for a in jax.live_arrays()) <= max(x.size for x in arrays[:2])
@@ -110,7 +110,7 @@ def test_weights_on_all_rows_are_there_to_be_asked_for(arrays, in_memory):
 def test_any_source_gives_the_same_bits(arrays, in_memory):
     x, y, _ = arrays
     sparse = fit(regression, SparseRows(x), y, guide="meanfield")
-    assert_same(sparse.variables, in_memory.variables)
+    assert_same(sparse._result.variables, in_memory._result.variables)
 
 
 def test_steps_in_two_legs_saved_or_not_are_the_steps_in_one(arrays, in_memory, tmp_path):
@@ -120,7 +120,9 @@ def test_steps_in_two_legs_saved_or_not_are_the_steps_in_one(arrays, in_memory, 
     first.save(tmp_path / "fit")
     loaded = vijax.load(tmp_path / "fit", regression, x, y, optimizer=optax.adam(0.02))
     for again in (first, loaded):
-        assert_same(again.resume(400, progress_bar=False).run.loop, in_memory.run.loop)
+        assert_same(
+            again.resume(400, progress_bar=False)._result.run.loop, in_memory._result.run.loop
+        )
 
 
 @pytest.mark.slow
@@ -129,7 +131,7 @@ def test_latents_by_row_follow_rows_on_disk(arrays):
     one, other = (
         fit(by_row, a, y, num_steps=60, batch_size=512) for a in (x, np.load(path, mmap_mode="r"))
     )
-    assert_same(one.variables, other.variables)
+    assert_same(one._result.variables, other._result.variables)
     assert other.sample(0, 2)["shift"].shape == (2, ROWS)
 
 
@@ -145,9 +147,11 @@ class Loader:
 def test_a_stream_is_fitted_in_its_own_order(arrays):
     x, y, _ = arrays
     streamed = fit(regression, *data.stream(Loader(x, y), ROWS), guide="meanfield")
-    np.testing.assert_array_equal(streamed.engine.rows.at(3)["rows"], np.arange(3, 4 * BATCH)[-64:])
+    np.testing.assert_array_equal(
+        streamed._result.engine.problem.rows.at(3)["rows"], np.arange(3, 4 * BATCH)[-64:]
+    )
     resumed = fit(regression, *data.stream(Loader(x, y), ROWS), guide="meanfield", num_steps=200)
-    assert_same(resumed.resume(500, progress_bar=False).run.loop, streamed.run.loop)
+    assert_same(resumed.resume(500, progress_bar=False)._result.run.loop, streamed._result.run.loop)
     # as a loop over the rows in order would have it
     np.testing.assert_allclose(streamed.sample(0, 500)["w"].mean(0), WEIGHTS, atol=0.05)
 
@@ -157,7 +161,7 @@ def test_a_checkpoint_of_other_rows_is_refused(arrays, tmp_path):
     options = {"guide": "meanfield", "num_steps": 20, "checkpoint": tmp_path / "fit"}
     mapped = np.load(path, mmap_mode="r")
     first = fit(regression, mapped, y, **options)
-    assert_same(fit(regression, mapped, y, **options).run.loop, first.run.loop)
+    assert_same(fit(regression, mapped, y, **options)._result.run.loop, first._result.run.loop)
     with pytest.raises(vijax.VijaxError, match="one with another data set"):
         fit(regression, SparseRows(x + 1), y, **options)
 
@@ -180,11 +184,11 @@ def test_what_cannot_be_read_by_batches_is_refused(arrays):
     with pytest.raises(ModelError, match=r"'x', in the first batch: 64 of 1280 values"):
         fit(regression, SparseRows(broken), y[:300_000], num_steps=1)
 
-    def standardising(x, y):
+    def standardizing(x, y):
         regression((x - x.mean(0)) / x.std(0), y)
 
     with pytest.raises(ModelError, match="not to depend on which other rows"):
-        fit(standardising, mapped, y, num_steps=1)
+        fit(standardizing, mapped, y, num_steps=1)
     latents = fit(by_row, mapped, y, num_steps=1, batch_size=512)
     with pytest.raises(ModelError, match="'x' is read batch by batch"):
         latents.importance()

@@ -10,7 +10,7 @@ from vijax.diagnostics import psis
 
 
 def log_ratios(shape: float, num_draws: int, seed: int = 0) -> np.ndarray:
-    """Logs of generalised Pareto ratios, whose tail has this shape."""
+    """Logs of generalized Pareto ratios, whose tail has this shape."""
     exponential = np.random.default_rng(seed).exponential(size=num_draws)
     return np.log1p(np.expm1(shape * exponential) / shape if shape else exponential)
 
@@ -21,9 +21,9 @@ def test_equals_arviz(shape, num_draws):
     values = log_ratios(shape, num_draws) - 3.0
     expected, expected_khat = array_stats.psislw(-values)
     smoothed, khat = psis.smooth(values)
-    normalised = smoothed - np.logaddexp.reduce(smoothed)
+    normalized = smoothed - np.logaddexp.reduce(smoothed)
     assert khat == pytest.approx(float(expected_khat), abs=1e-10)
-    np.testing.assert_allclose(normalised, expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(normalized, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("shape", [0.2, 0.5, 0.9])

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vijax._contracts import (
+from vijax.contracts import (
     Batch,
     DensityGuide,
     Draw,
@@ -13,8 +13,8 @@ from vijax._contracts import (
     Site,
     Space,
 )
-from vijax._errors import GuideError
 from vijax.guides import Delta, FullRank, LowRank, MeanField, compose
+from vijax.runtime.errors import GuideError
 
 SPACE = Space((Site("alpha", (), ()), Site("beta", (2,), (2,)), Site("gamma", (2,), (2,))))
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests.targets import problem
-from vijax._contracts import DensityGuide
+from vijax.contracts import DensityGuide
 from vijax.guides import Delta
 
 

@@ -2,9 +2,9 @@ import pytest
 from numpyro.infer.autoguide import AutoNormal
 
 from tests.targets import problem
-from vijax._errors import GuideError
 from vijax.guides import NAMES, Delta, FullRank, Laplace, LowRank, MeanField, resolve
 from vijax.guides.composite import Composite, GaussianComposite
+from vijax.runtime.errors import GuideError
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import numpyro.distributions as dist
 import pytest
 
 from tests.model.zoo import CASES
-from vijax._contracts import Batch
+from vijax.contracts import Batch
 from vijax.model import build, split, unwrap
-from vijax.model.supports import bijector
+from vijax.model.tracing.supports import bijector
 
 _compilations = []
 
@@ -67,7 +67,7 @@ def test_building_compiles_nothing(name):
 def test_data_is_no_constant(name):
     case = CASES[name]
     target, batch = make(case.model, *case.args, **case.kwargs)
-    start = jax.eval_shape(target.initialise, jax.random.key(0), batch)
+    start = jax.eval_shape(target.initialize, jax.random.key(0), batch)
     z = {site.name: jnp.zeros(site.z_shape) for site in target.space.sites}
     jaxpr = jax.make_jaxpr(target.evaluate)(z, batch, *start)
     for constant in jaxpr.consts:
@@ -147,7 +147,7 @@ def test_the_model_sees_arrays_only_as_tracers():
 def test_randomness_of_the_model_follows_the_batch_key():
     case = CASES["flax_dropout"]
     target, batch = make(case.model, *case.args)
-    model, mutable = target.initialise(jax.random.key(0), batch)
+    model, mutable = target.initialize(jax.random.key(0), batch)
     z = {"sigma": jnp.array(0.0)}
     values = [
         target.log_density(z, batch._replace(key=jax.random.key(k)), model, mutable)
@@ -161,7 +161,7 @@ def test_randomness_of_the_model_follows_the_batch_key():
 def test_mutable_state_moves_and_the_caller_keeps_its_own(name):
     case = CASES[name]
     target, batch = make(case.model, *case.args)
-    model, mutable = jax.jit(target.initialise)(jax.random.key(0), batch)
+    model, mutable = jax.jit(target.initialize)(jax.random.key(0), batch)
     before = jax.tree.map(lambda leaf: leaf, mutable)
     z = {site.name: jnp.zeros(site.z_shape) for site in target.space.sites}
     after = jax.jit(target.evaluate)(z, batch, model, mutable).mutable
@@ -180,7 +180,7 @@ def _is_key(leaf):
 def test_params_are_trained_jointly(name):
     case = CASES[name]
     target, batch = make(case.model, *case.args)
-    model, mutable = jax.jit(target.initialise)(jax.random.key(0), batch)
+    model, mutable = jax.jit(target.initialize)(jax.random.key(0), batch)
     z = {site.name: jnp.full(site.z_shape, 0.3) for site in target.space.sites}
     gradient = jax.jit(jax.grad(lambda m: target.log_density(z, batch, m, mutable)))(model)
     for path, leaf in jax.tree.leaves_with_path(gradient):
@@ -189,13 +189,13 @@ def test_params_are_trained_jointly(name):
 
 def test_param_start_values_are_the_models_own():
     target, batch = make(CASES["params"].model, *CASES["params"].args)
-    model, _ = target.initialise(jax.random.key(0), batch)
+    model, _ = target.initialize(jax.random.key(0), batch)
     constrained = target.constrain_params(model, batch, {})
     np.testing.assert_allclose(constrained["loc"], 0.5)
     np.testing.assert_allclose(constrained["scale"], 2.0, rtol=1e-6)
     np.testing.assert_allclose(model["scale"], np.log(2.0), rtol=1e-6)
     target, batch = make(CASES["param_in_scan"].model, *CASES["param_in_scan"].args)
-    np.testing.assert_allclose(target.initialise(jax.random.key(0), batch)[0]["drift"], 0.1)
+    np.testing.assert_allclose(target.initialize(jax.random.key(0), batch)[0]["drift"], 0.1)
 
 
 def test_a_reversed_scan_reads_positions_not_iterations():
@@ -210,11 +210,11 @@ def test_a_reversed_scan_reads_positions_not_iterations():
 
 def test_observations_and_dims():
     target, batch = make(CASES["nested_plates"].model, *CASES["nested_plates"].args)
-    assert target.dims["a"] == ("rows", "cols")
-    assert target.dims["b"] == ("cols",)
-    assert {n: p.size for n, p in target.plates.items()} == {"rows": 3, "cols": 4}
+    assert target.structure.dims["a"] == ("rows", "cols")
+    assert target.structure.dims["b"] == ("cols",)
+    assert {n: p.size for n, p in target.subsampling.plates.items()} == {"rows": 3, "cols": 4}
     np.testing.assert_array_equal(target.observations(batch, {}, {})["y"], batch.data["y"])
-    assert make(CASES["sample_shape"].model)[0].observed == ()  # a factor is no data
+    assert make(CASES["sample_shape"].model)[0].structure.observed == ()  # a factor is no data
 
 
 def test_space_labels_and_plates_survive_do():

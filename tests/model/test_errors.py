@@ -12,9 +12,9 @@ from numpyro import handlers
 from numpyro.contrib.control_flow import cond, scan
 from numpyro.primitives import mutable
 
-from vijax._contracts import Batch
-from vijax._errors import ArgumentError, ModelError, VijaxError
+from vijax.contracts import Batch
 from vijax.model import build, split, unwrap
+from vijax.runtime.errors import ArgumentError, ModelError, VijaxError
 
 Y8 = np.zeros(8, np.float32)
 LATENT = dist.Normal()
@@ -312,7 +312,7 @@ def test_a_param_needs_a_start_value():
 
     target, batch = make(model)
     with pytest.raises(ModelError, match="param site 'p': expected a start value"):
-        target.initialise(jax.random.key(0), batch)
+        target.initialize(jax.random.key(0), batch)
 
 
 def test_a_missing_latent_is_no_draw_from_the_prior():

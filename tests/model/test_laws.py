@@ -11,7 +11,7 @@ from numpyro import handlers
 from numpyro.infer.util import log_density, potential_energy
 
 from tests.model.zoo import CASES
-from vijax._contracts import Batch
+from vijax.contracts import Batch
 from vijax.model import build, split, unwrap
 
 NUM_POINTS = 3
@@ -30,7 +30,7 @@ def world(name):
     model, args, kwargs = unwrap(case.model, case.args, case.kwargs)
     arguments, data = split(model, args, kwargs)
     target = build(model, arguments)
-    start = jax.jit(target.initialise)(jax.random.key(1), Batch(data))
+    start = jax.jit(target.initialize)(jax.random.key(1), Batch(data))
     key = jax.random.key(sum(map(ord, name)))
     points = case.spread * jax.random.normal(key, (NUM_POINTS, target.space.dim))
     return case, target, data, start, jax.vmap(target.space.unravel)(points)
@@ -162,7 +162,7 @@ def shapes_are_as_the_space_says(name, found):
     for site in target.space.sites:
         assert found["points"][site.name].shape[1:] == site.z_shape
         assert found["values"][site.name].shape[1:] == site.shape
-        assert len(target.dims[site.name]) == len(site.shape)
+        assert len(target.structure.dims[site.name]) == len(site.shape)
 
 
 def sites_and_jacobians_sum_to_the_log_density(name, found):

@@ -328,8 +328,8 @@ def _direction_density(log_prob):
         n, k = z["x"].shape[-1], 4.0
         r = jnp.linspace(1e-4, 8.0, 20001)
         kernel = r ** (n - 1 + k) * jnp.exp(-k * r**2 / 2)
-        log_normaliser = jnp.log(jnp.trapezoid(kernel, r))
-        radial = k * (jnp.log(square) - square) / 2 - log_normaliser
+        log_normalizer = jnp.log(jnp.trapezoid(kernel, r))
+        radial = k * (jnp.log(square) - square) / 2 - log_normalizer
         return jnp.sum(log_prob(x["x"])) + jnp.sum(radial)
 
     return reference

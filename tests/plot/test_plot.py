@@ -75,7 +75,7 @@ def test_losses_are_those_of_the_fit_with_the_stop_and_its_reason(stepped):
 
 
 def test_the_ladder_has_a_row_for_every_rung(climbed):
-    axes = vijax.plot.ladder(climbed)
+    axes = vijax.plot.stages(climbed)
     assert [text.get_text() for text in axes.get_yticklabels()] == [
         one.rung for one in climbed.history
     ]
@@ -84,10 +84,10 @@ def test_the_ladder_has_a_row_for_every_rung(climbed):
 
 
 def test_what_a_fit_has_not_is_refused_with_the_way_out(climbed, stepped):
-    with pytest.raises(vijax.VijaxError, match=r"ladder: .* Draw losses"):
-        vijax.plot.ladder(stepped)
+    with pytest.raises(vijax.VijaxError, match=r"stages: .* Draw losses"):
+        vijax.plot.stages(stepped)
     mode = vijax.fit(schools, ERROR, EFFECT, guide="map", progress_bar=False)
-    with pytest.raises(vijax.VijaxError, match=r"losses: .* Draw ladder"):
+    with pytest.raises(vijax.VijaxError, match=r"losses: .* Draw stages"):
         vijax.plot.losses(mode)
     with pytest.raises(vijax.VijaxError, match="weights: expected"):
         vijax.plot.weights(mode)
@@ -98,10 +98,10 @@ def test_what_a_fit_has_not_is_refused_with_the_way_out(climbed, stepped):
 
 def test_weights_show_k_hat_and_the_gap_between_elbo_and_evidence(climbed):
     axes = vijax.plot.weights(climbed)
-    gap = climbed.assessment.importance.log_evidence - climbed.elbo
+    gap = climbed._result.assessment.importance.log_evidence - climbed.elbo
     assert line(axes, "log evidence")[0] == pytest.approx(gap, abs=1e-4)
     counts = sum(patch.get_height() for patch in axes.patches)
-    assert counts == climbed.assessment.draws.log_q.size
+    assert counts == climbed._result.assessment.draws.log_q.size
     assert f"k-hat {climbed.khat:.2f}" in axes.get_title(loc="left")
 
 
@@ -110,10 +110,10 @@ def test_shifts_are_those_of_the_report_worst_first(climbed):
     names = [text.get_text() for text in means.get_yticklabels()]
     table = climbed.report().partition("worst first:\n")[2].splitlines()[1:]
     assert names == [row.split()[0] for row in table]
-    first = climbed.target.space.coordinates().index(names[0])
-    assert line(means, "weights")[0][0] == climbed.assessment.shift.mean[first]
+    first = climbed.space.coordinates().index(names[0])
+    assert line(means, "weights")[0][0] == climbed._result.assessment.shift.mean[first]
     chains = sds.containers[0].lines[0].get_xdata()[0]
-    assert chains == climbed.assessment.check.log_sd[first]
+    assert chains == climbed._result.assessment.check.log_sd[first]
 
 
 def test_marginals_are_densities_of_posterior_guide_and_prior(climbed):
@@ -187,7 +187,7 @@ def test_the_report_has_every_reason(climbed, stepped):
         words = " ".join(text.get_text() for axes in figure.axes for text in axes.texts)
         words = " ".join(words.split())
         assert f"status: {posterior.status}" in words
-        assert all(reason in words for reason in posterior.assessment.verdict.reasons)
+        assert all(reason in words for reason in posterior._result.assessment.verdict.reasons)
         assert drawn(figure) > 0.02
 
 

@@ -9,10 +9,10 @@ import numpyro
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
-from vijax._contracts import Batch, Guide, Target, Variables
+from vijax.contracts import Batch, Guide, Target, Variables
 from vijax.model import build, split
 from vijax.solvers import Kernel
-from vijax.solvers.gaussian import Gaussian
+from vijax.solvers.gaussians.dense import Gaussian
 
 
 class Case(NamedTuple):
@@ -106,7 +106,7 @@ def schools_model(sigma, y):
         numpyro.sample("y", dist.Normal(mu + tau * effect, sigma), obs=y)
 
 
-def centred_schools_model(sigma, y):
+def centered_schools_model(sigma, y):
     mu = numpyro.sample("mu", dist.Normal(0, 5))
     tau = numpyro.sample("tau", dist.HalfCauchy(5))
     with numpyro.plate("schools", y.size):
@@ -114,8 +114,8 @@ def centred_schools_model(sigma, y):
         numpyro.sample("y", dist.Normal(theta, sigma), obs=y)
 
 
-def schools(centred: bool = False) -> Case:
-    return case(centred_schools_model if centred else schools_model, SCHOOLS_SD, SCHOOLS)
+def schools(centered: bool = False) -> Case:
+    return case(centered_schools_model if centered else schools_model, SCHOOLS_SD, SCHOOLS)
 
 
 def regression_model(x, y):
@@ -125,7 +125,7 @@ def regression_model(x, y):
 
 
 def schools_moments() -> tuple[np.ndarray, np.ndarray]:
-    """Mean and sd of `(mu, log tau, effects)`, non-centred, by quadrature over `(mu, log tau)`.
+    """Mean and sd of `(mu, log tau, effects)`, non-centered, by quadrature over `(mu, log tau)`.
 
     Given those, the effects are independent Gaussians and the data has density
     `N(y_j; mu, tau^2 + sigma_j^2)`.
@@ -228,7 +228,7 @@ class Moments(NamedTuple):
 
 
 def importance_moments(evaluate, gaussian: Gaussian, num: int = 20_000) -> Moments:
-    """Self-normalised importance sampling from a Student t (5) with the Gaussian's shape.
+    """Self-normalized importance sampling from a Student t (5) with the Gaussian's shape.
 
     Standard errors by the delta method. The t has heavier tails than the posteriors it is used
     on, so the weights are bounded and the errors to be trusted.
@@ -243,8 +243,8 @@ def importance_moments(evaluate, gaussian: Gaussian, num: int = 20_000) -> Momen
     weights = np.exp(log_weights - log_weights.max())
     weights /= weights.sum()
     mean = weights @ points
-    centred = points - mean
-    variance = weights @ centred**2
-    mean_se = np.sqrt(weights**2 @ centred**2)
-    variance_se = np.sqrt(weights**2 @ (centred**2 - variance) ** 2)
+    centered = points - mean
+    variance = weights @ centered**2
+    mean_se = np.sqrt(weights**2 @ centered**2)
+    variance_se = np.sqrt(weights**2 @ (centered**2 - variance) ** 2)
     return Moments(mean, np.sqrt(variance), mean_se, 0.5 * variance_se / variance)

@@ -6,8 +6,8 @@ import pytest
 from tests.solvers import problems
 from vijax.guides import Delta, Laplace
 from vijax.solvers import Kernel, LaplaceSolver, ModeSolver
-from vijax.solvers.conversion import location
-from vijax.solvers.newton import curvature
+from vijax.solvers.gaussians.conversion import location
+from vijax.solvers.optimization.newton import curvature
 
 
 def run(case, seed=0, **options):
@@ -53,12 +53,12 @@ def test_logistic_regression_matches_newton_in_double_precision():
 
 @pytest.mark.parametrize("solver", [LaplaceSolver(), ModeSolver()], ids=["laplace", "mode"])
 @pytest.mark.parametrize("seed", range(2))
-def test_a_centred_hierarchy_has_no_mode(solver, seed):
-    kernel = problems.schools(centred=True).kernel()
+def test_a_centered_hierarchy_has_no_mode(solver, seed):
+    kernel = problems.schools(centered=True).kernel()
     result = solver.run(kernel, np.random.default_rng(seed))
     assert not result.converged
     assert "still rising, most along tau" in result.reason
-    assert "non-centred" in result.reason
+    assert "non-centered" in result.reason
 
 
 def test_a_mode_that_is_not_typical_is_owned_up_to():
@@ -77,7 +77,7 @@ def test_an_improper_posterior_has_no_mode(scale):
     assert "along v" in result.reason
 
 
-def test_param_sites_are_optimised_too():
+def test_param_sites_are_optimized_too():
     y = np.array([1.0, 2.0, 6.0], np.float32)
     case = problems.case(problems.param_model, y)
     model = {"shift": jnp.asarray(0.5)}

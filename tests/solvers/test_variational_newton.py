@@ -6,7 +6,7 @@ from tests.solvers import problems
 from vijax import VijaxError
 from vijax.guides import FullRank, LowRank, MeanField
 from vijax.solvers import BatchAndMatch, VariationalNewton
-from vijax.solvers.gaussian import Gaussian, antithetic, elbo_terms
+from vijax.solvers.gaussians.dense import Gaussian, antithetic, elbo_terms
 
 
 def run(case, seed=0, gaussian=None, **options):
@@ -84,7 +84,7 @@ def test_its_elbo_is_no_lower_than_that_of_batch_and_match(make):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_funnel_does_not_throw_it(seed):
-    result = run(problems.schools(centred=True), seed)
+    result = run(problems.schools(centered=True), seed)
     assert result.elbo > -33.2
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from vijax._contracts import (
+from vijax.contracts import (
     Algorithm,
     Axes,
     Batch,
@@ -25,8 +25,8 @@ from vijax._contracts import (
     Target,
     Variables,
 )
-from vijax._identity import fingerprint
-from vijax._mixed import check_precision, mixed
+from vijax.runtime.fingerprint import fingerprint
+from vijax.runtime.precision import check_precision, mixed
 
 
 class GradientState(NamedTuple):
@@ -229,6 +229,4 @@ class Gradient(Algorithm):
 
 def _mixed_target(target: Target, precision: str) -> Target:
     """A target whose log density has its products in a lower precision."""
-    terms = None if target.terms is None else mixed(target.terms, precision)
-    evaluate = mixed(target.evaluate, precision)
-    return dataclasses.replace(target, evaluate=evaluate, terms=terms, programs={})
+    return target.with_density(mixed(target.evaluate, precision), mixed(target.terms, precision))

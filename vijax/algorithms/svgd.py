@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from vijax._contracts import Guide
-from vijax._stein import RBF, Kernel
 from vijax.algorithms.gradient import Adam, Gradient, Optimizer
+from vijax.contracts import Guide
+from vijax.diagnostics.stein import RBF, Kernel
 from vijax.guides import Particles
 from vijax.objectives import Stein
 

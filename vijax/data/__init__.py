@@ -3,7 +3,7 @@
 Pass what these functions return, or a memory map, where the model expects an array.
 """
 
-from vijax._contracts import RowSource
+from vijax.contracts import RowSource
 from vijax.data.files import npy, save_npy, table
 from vijax.data.records import records
 from vijax.data.stream import stream

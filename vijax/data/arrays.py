@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import scipy.sparse
 
-from vijax._contracts import PyTree, RowSource
+from vijax.contracts import PyTree, RowSource
 
 _WHOLE = 2**22  # numbers up to which all rows are read at once, so that all of them can be judged
 

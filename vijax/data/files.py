@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from vijax._contracts import RowSource
-from vijax._errors import ArgumentError, mismatch
+from vijax.contracts import RowSource
 from vijax.data.arrays import MappedRows, StackedRows
+from vijax.runtime.errors import ArgumentError, mismatch
 
 PathLike = str | os.PathLike[str]
 _ROWS = 2**16  # copied at once

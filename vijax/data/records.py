@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from vijax._contracts import PyTree, RowSource
-from vijax._errors import ArgumentError, mismatch
+from vijax.contracts import PyTree, RowSource
+from vijax.runtime.errors import ArgumentError, mismatch
 
 
 class Dataset(Protocol):

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from vijax._contracts import PyTree
-from vijax._errors import ArgumentError, mismatch
+from vijax.contracts import PyTree
 from vijax.data.records import Column, Columns
+from vijax.runtime.errors import ArgumentError, mismatch
 
 
 def stream(batches: Iterable[Any], rows: int) -> PyTree:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vijax._contracts import Batch, Guide, Position, PyTree, Target, Variables
+from vijax.contracts import Batch, Guide, Position, PyTree, Target, Variables
 
 
 class NonFinite(NamedTuple):

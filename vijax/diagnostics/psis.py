@@ -1,6 +1,6 @@
 """Pareto-smoothed importance sampling.
 
-The largest importance ratios are replaced by quantiles of a generalised Pareto distribution
+The largest importance ratios are replaced by quantiles of a generalized Pareto distribution
 fitted to them, whose shape k-hat says how heavy their tail is. Sources: Pareto Smoothed
 Importance Sampling, Vehtari, Simpson, Gelman, Yao, Gabry, 2024; A New and Efficient Estimation
 Method for the Generalized Pareto Distribution, Zhang, Stephens, 2009.
@@ -32,7 +32,7 @@ def smooth(log_ratios: np.ndarray) -> tuple[np.ndarray, float]:
         log_ratios: finite, `(num_draws,)`.
 
     Returns:
-        Smoothed log ratios, not normalised, in the order given; k-hat, `inf` where there are too
+        Smoothed log ratios, not normalized, in the order given; k-hat, `inf` where there are too
         few draws to fit a tail, 0 where the largest ratios are all equal.
     """
     shifted = log_ratios - log_ratios.max()
@@ -76,7 +76,7 @@ def _quantile(levels: np.ndarray, shape: float, scale: float) -> np.ndarray:
 
 
 def _fit(excess: np.ndarray) -> tuple[float, float]:
-    """Shape and scale of a generalised Pareto distribution for sorted positive values.
+    """Shape and scale of a generalized Pareto distribution for sorted positive values.
 
     Zhang and Stephens' estimate: the posterior mean of `b = -shape / scale` on a grid, under a
     prior that the data scales.

@@ -48,10 +48,10 @@ def stationarity(draws: np.ndarray, scores: np.ndarray, covariance: np.ndarray) 
     """
     sd = np.sqrt(np.diag(covariance))
     steps = scores @ covariance  # S g for every draw
-    centred = draws - draws.mean(axis=0)
+    centered = draws - draws.mean(axis=0)
     num = len(draws)
     mean = steps / sd
-    spread = 0.5 * (1 + centred * steps / sd**2)
+    spread = 0.5 * (1 + centered * steps / sd**2)
     error = np.sqrt(num)
     return Stationarity(
         mean.mean(axis=0), spread.mean(axis=0), mean.std(axis=0) / error, spread.std(axis=0) / error

@@ -1,7 +1,7 @@
 """Different guides for different sites, independent of one another.
 
 What a composition can do is what all of its parts can do, and its type says so; `compose` picks
-it. The classes mirror the chain of capabilities in `vijax._contracts`, each adding one.
+it. The classes mirror the chain of capabilities in `vijax.contracts`, each adding one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from jax import Array
 from jax.scipy.linalg import block_diag
 
-from vijax._contracts import (
+from vijax.contracts import (
     Batch,
     DensityGuide,
     DiscreteGuide,
@@ -34,7 +34,7 @@ from vijax._contracts import (
     PyTree,
     Space,
 )
-from vijax._errors import GuideError
+from vijax.runtime.errors import GuideError
 
 Sites = str | tuple[str, ...] | EllipsisType
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from vijax._contracts import Batch, Draw, Guide, Position, Space
+from vijax.contracts import Batch, Draw, Guide, Position, Space
 
 
 class DeltaParams(NamedTuple):

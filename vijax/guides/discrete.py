@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vijax._contracts import (
+from vijax.contracts import (
     Batch,
     DensityGuide,
     DiscreteGuide,
@@ -23,8 +23,8 @@ from vijax._contracts import (
     Site,
     Space,
 )
-from vijax._discrete import Counts, Family, Finite
-from vijax._errors import GuideError, mismatch
+from vijax.families.discrete import Counts, Family, Finite
+from vijax.runtime.errors import GuideError, mismatch
 
 _LEANING = 0.5  # log odds at the start of the value that a site starts at
 
@@ -32,7 +32,7 @@ _LEANING = 0.5  # log odds at the start of the value that a site starts at
 class Independent(DiscreteGuide):
     """A guide over discrete sites alone, every entry of them independent."""
 
-    factorised: ClassVar[bool] = True
+    factorized: ClassVar[bool] = True
 
     def smooth(self, params: PyTree, space: Space) -> None:
         return None
@@ -51,8 +51,8 @@ class Independent(DiscreteGuide):
 class Discrete(Independent):
     """Every entry of every discrete site independent: `q(h) = prod_i q_i(h_i)`.
 
-    Any distribution over the values of an entry with finitely many of them; a discretised logistic
-    one over counts, see `vijax._discrete.Counts`. For sites that are not summed out: those that
+    Any distribution over the values of an entry with finitely many of them; a discretized logistic
+    one over counts, see `vijax.families.discrete.Counts`. For sites that are not summed out: those that
     cannot be, and those that a guide is named for, `guide={"h": Discrete(), ...: "fullrank"}`.
     Parameters are the families', by site.
 
@@ -176,7 +176,7 @@ def _log_prob(families: Mapping[str, Family], space: Space, z: Position) -> Arra
 
 
 def starting(site: Site, location: Array) -> Family:
-    """Probabilities that lean towards the value at `location`; of a count, its neighbourhood."""
+    """Probabilities that lean towards the value at `location`; of a count, its neighborhood."""
     states = jnp.maximum(jnp.round(jnp.asarray(location)), 0)
     dtype = jnp.result_type(float)
     if not site.states:

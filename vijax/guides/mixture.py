@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vijax._contracts import (
+from vijax.contracts import (
     Batch,
     DensityGuide,
     Draw,
@@ -20,11 +20,11 @@ from vijax._contracts import (
     Space,
     StratifiedGuide,
 )
-from vijax._errors import GuideError, mismatch
+from vijax.runtime.errors import GuideError, mismatch
 
 
 class MixtureParams(NamedTuple):
-    """Unnormalised log weights `(num_components,)`, and the parameters of each component."""
+    """Unnormalized log weights `(num_components,)`, and the parameters of each component."""
 
     logits: Array
     components: tuple[PyTree, ...]

@@ -8,20 +8,20 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from vijax._contracts import DiscreteGuide, Guide, ModelGuide, Space, Target
-from vijax._errors import GuideError
-from vijax.guides.asvi import ASVI
+from vijax.contracts import DiscreteGuide, Guide, ModelGuide, Space, Target
 from vijax.guides.composite import Sites, assign, compose
 from vijax.guides.delta import Delta
 from vijax.guides.discrete import Discrete, Mixed, mixed
 from vijax.guides.flow import RECIPES, Flow
-from vijax.guides.laplace import Laplace
-from vijax.guides.low_rank import LowRank
-from vijax.guides.markov import Markov
-from vijax.guides.normal import FullRank, MeanField
+from vijax.guides.gaussian.laplace import Laplace
+from vijax.guides.gaussian.low_rank import LowRank
+from vijax.guides.gaussian.normal import FullRank, MeanField
 from vijax.guides.numpyro import adapt
 from vijax.guides.numpyro.running import Arguments
-from vijax.guides.plates import Plates
+from vijax.guides.structured.asvi import ASVI
+from vijax.guides.structured.markov import Markov
+from vijax.guides.structured.plates import Plates
+from vijax.runtime.errors import GuideError
 
 NAMES: dict[str, Callable[[], Guide]] = {
     "meanfield": MeanField,

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vijax._contracts import Batch, Draw, ParticleGuide, Position, Space
-from vijax._errors import GuideError, mismatch
-from vijax.guides.normal import require_positive
+from vijax.contracts import Batch, Draw, ParticleGuide, Position, Space
+from vijax.guides.gaussian.normal import require_positive
+from vijax.runtime.errors import GuideError, mismatch
 
 
 class ParticlesParams(NamedTuple):
@@ -43,9 +43,9 @@ class Particles(ParticleGuide):
     def init(
         self, key: Array, space: Space, location: Position, batch: Batch | None = None
     ) -> ParticlesParams:
-        centre = space.ravel(location)
-        noise = jax.random.normal(key, (self.num, space.dim), centre.dtype)
-        return ParticlesParams(centre + self.init_scale * noise)
+        center = space.ravel(location)
+        noise = jax.random.normal(key, (self.num, space.dim), center.dtype)
+        return ParticlesParams(center + self.init_scale * noise)
 
     def points(self, params: ParticlesParams, space: Space) -> Array:
         return params.points

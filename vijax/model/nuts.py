@@ -13,8 +13,8 @@ import numpy as np
 from jax import Array
 from numpyro.infer import MCMC, NUTS
 
-from vijax._contracts import Batch, Position, PyTree, Space, Target
-from vijax._errors import ModelError
+from vijax.contracts import Batch, Position, PyTree, Space, Target
+from vijax.runtime.errors import ModelError
 
 DENSE_DIM = 500  # beyond it a dense mass matrix costs more than it gains
 _OURS = {"model", "potential_fn", "sampler", "postprocess_fn", "init_params", "self", "kwargs"}
@@ -114,7 +114,7 @@ def inverse_mass(space: Space, covariance: np.ndarray | None, dense: bool) -> Ar
     if not dense:
         return jnp.asarray(variance)
     matrix = np.diag(variance) if spread.ndim == 1 else spread[np.ix_(order, order)]
-    # the factorisation happens in float32
+    # the factorization happens in float32
     correlation = matrix / np.sqrt(np.outer(variance, variance))
     if np.linalg.eigvalsh(correlation)[0] < 10 * np.finfo(np.float32).eps:
         matrix = np.diag(variance)

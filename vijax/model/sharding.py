@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from jax import Array
 from jax.sharding import Mesh
 
-from vijax._contracts import Target
-from vijax._errors import ModelError, mismatch
-from vijax._spread import Spread, spread_over
-from vijax.model.arguments import Arguments
+from vijax.contracts import Target
+from vijax.model.tracing.arguments import Arguments
+from vijax.runtime.device_layout import DeviceLayout, spread_over
+from vijax.runtime.errors import ModelError, mismatch
 
 
 def spread(target: Target, arguments: Arguments, mesh: Mesh) -> Target:
@@ -22,7 +22,7 @@ def spread(target: Target, arguments: Arguments, mesh: Mesh) -> Target:
     Args:
         target: whose plates say what rows are.
         arguments: the arrays' shapes.
-        mesh: see `Spread`.
+        mesh: see `DeviceLayout`.
 
     Raises:
         TypeError: `mesh` is no `jax.sharding.Mesh`.
@@ -32,7 +32,7 @@ def spread(target: Target, arguments: Arguments, mesh: Mesh) -> Target:
     shapes = {name: shape for name, (shape, _) in arguments.avals.items()}
     lengths = {shape[0] for shape in shapes.values() if shape}
     size = whole.size(*whole.rows)
-    plates = (plate for plate in target.plates.values() if plate.size in lengths)
+    plates = (plate for plate in target.subsampling.plates.values() if plate.size in lengths)
     found = frozenset(plate.name for plate in plates if whole.rows and plate.size % size == 0)
     if whole.rows and not found:
         expected = f"an array with a row for each of a plate's, a multiple of {size} in all"
@@ -41,7 +41,7 @@ def spread(target: Target, arguments: Arguments, mesh: Mesh) -> Target:
             "the mesh's axis 'restarts' or 'particles'."
         )
         raise ModelError(mismatch("mesh", expected, f"{shapes}", remedy))
-    return target.over(Spread(whole.mesh, found))
+    return target.over(DeviceLayout(whole.mesh, found))
 
 
 def shard(target: Target, data: Mapping[str, Array]) -> dict[str, Array]:
@@ -55,8 +55,8 @@ def shard(target: Target, data: Mapping[str, Array]) -> dict[str, Array]:
         target: knows the devices.
         data: the arrays, by name.
     """
-    lengths = {target.plates[name].size for name in target.spread.plates}
+    lengths = {target.subsampling.plates[name].size for name in target.devices.plates}
     return {
-        name: target.spread.data(value, value.ndim > 0 and value.shape[0] in lengths)
+        name: target.devices.data(value, value.ndim > 0 and value.shape[0] in lengths)
         for name, value in data.items()
     }

@@ -9,19 +9,19 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from vijax._contracts import OtherOptimum, PyTree, Setting, Variables
-from vijax.objectives.particles import check_num, particles, with_gradient_of
+from vijax.contracts import OtherOptimum, PyTree, Setting, Variables
+from vijax.objectives.estimators.particles import check_num, particles, with_gradient_of
 
 
 @dataclasses.dataclass(frozen=True)
 class CUBO(OtherOptimum):
     """Chi upper bound on the log evidence, `log(E_q[w^order]) / order`, `w = p(x, z) / q(z)`.
 
-    Minimising it minimises the chi divergence from posterior to guide (chi-square for order 2),
-    which punishes a guide that misses any of the posterior. With `v` the normalised `w^order` of
+    Minimizing it minimizes the chi divergence from posterior to guide (chi-square for order 2),
+    which punishes a guide that misses any of the posterior. With `v` the normalized `w^order` of
     the particles, the gradient is `(1 - order) / order sum(v dlog q)`. It is biased by the
-    normalisation, and the loss of a step too small on average, the less so the more particles. (The
-    reparameterised gradient of such a step's loss is of no use: the narrower the guide, the smaller
+    normalization, and the loss of a step too small on average, the less so the more particles. (The
+    reparameterized gradient of such a step's loss is of no use: the narrower the guide, the smaller
     the largest weight that a few draws see, and it collapses.) Needs a guide with a density, and no
     gradient of the model in its latent sites. Source: Variational inference via chi upper bound
     minimization, Dieng, Tran, Ranganath, Paisley, Blei, 2017.

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from vijax._contracts import (
+from vijax.contracts import (
     Controlled,
     DensityGuide,
     DiscreteGuide,
@@ -25,21 +25,21 @@ from vijax._contracts import (
     Terms,
     Variables,
 )
-from vijax._errors import GuideError
-from vijax._keys import Normals
-from vijax.objectives.discrete import Estimator as DiscreteEstimator
-from vijax.objectives.discrete import Stage, check, chosen, elbo_integrand
-from vijax.objectives.particles import check_num, merge, model_batch
-from vijax.objectives.quasi import Draws, quasi_normals
-from vijax.objectives.signals import row_size
-from vijax.objectives.stratified import stratified
+from vijax.objectives.estimators.discrete import Estimator as DiscreteEstimator
+from vijax.objectives.estimators.discrete import Stage, check, chosen, elbo_integrand
+from vijax.objectives.estimators.particles import check_num, merge, model_batch
+from vijax.objectives.estimators.quasi_monte_carlo import Draws, quasi_normals
+from vijax.objectives.estimators.rao_blackwell import row_size
+from vijax.objectives.estimators.stratified import stratified
+from vijax.runtime.errors import GuideError
+from vijax.runtime.keys import Normals
 
 Estimator = Literal["auto", "entropy", "stl", "plain"]
 
 
 @dataclasses.dataclass(frozen=True)
 class ELBO(Controlled):
-    """Negative evidence lower bound, `-E_q[log p(x, z) - log q(z)]`, by reparameterised draws.
+    """Negative evidence lower bound, `-E_q[log p(x, z) - log q(z)]`, by reparameterized draws.
 
     All estimators have the same expectation and differ in the variance of their gradients:
 
@@ -50,20 +50,20 @@ class ELBO(Controlled):
       Landing, Roeder, Wu, Duvenaud, 2017.
     - `"plain"`: the draws' own `log q`; any guide.
     - `"auto"`: `"entropy"` where there is one, else `"plain"`, in phase 0; from the first
-      reduction of the step size on `"stl"`, unless the guide is factorised or has no density. Of
-      an amortised guide `"stl"` throughout; of a mixture every component is drawn from, so that
+      reduction of the step size on `"stl"`, unless the guide is factorized or has no density. Of
+      an amortized guide `"stl"` throughout; of a mixture every component is drawn from, so that
       its weights get an exact gradient.
 
     Args:
         num_particles: draws averaged per step.
         estimator: one of the above.
         discrete: gradients in the probabilities of discrete sites that are not summed out: a name
-            or an estimator from `vijax.objectives.discrete`, by default the unbiased one of least
+            or an estimator from `vijax.objectives.estimators.discrete`, by default the unbiased one of least
             variance that can be afforded.
         draws: `"independent"`, or quasi-Monte Carlo draws, which are spread evenly: a
             `"latin_hypercube"`, of the least variance for up to some sixty of them, or `"sobol"`
             for more, of which there has to be a power of two. For guides that are made of
-            standard normals (a `NormalsGuide`: Gaussian ones, flows, amortised ones). Source:
+            standard normals (a `NormalsGuide`: Gaussian ones, flows, amortized ones). Source:
             Quasi-Monte Carlo variational inference, Buchholz, Wenzel, Mandt, 2018.
 
     Raises:
@@ -96,7 +96,7 @@ class ELBO(Controlled):
         space = setting.target.space.drawn
         if not space.sites:
             return ()
-        layout = setting.target.layout(setting.batch)
+        layout = setting.target.term_info(setting.batch)
         widths = {s.name: row_size(s, layout) * max((s.states or 1) - 1, 0) for s in space.sites}
         return chosen(self.discrete, space, layout).init(setting.key, widths)
 
@@ -117,7 +117,7 @@ class ELBO(Controlled):
 
         if self.num_particles == 1:
             return particle(key, key)
-        keys, spread = jax.random.split(key, self.num_particles), setting.target.spread
+        keys, spread = jax.random.split(key, self.num_particles), setting.target.devices
         own = spread.particles(self._own(keys, key, variables, setting))
         losses, states = jax.vmap(particle)(spread.particles(keys), own)
         return jnp.mean(losses), jax.tree.map(merge, states)
@@ -164,7 +164,6 @@ class ELBO(Controlled):
     ) -> tuple[Array, dict[str, PyTree]]:
         """One particle where some sites are discrete: those by the estimator for them."""
         target, space = setting.target, setting.target.space
-        assert target.terms is not None
         evaluate, part = target.terms, guide.smooth(variables.guide, space)
         draw, subtracted = Draw({}, jnp.zeros(())), jnp.zeros(())
         if part is not None:
@@ -175,7 +174,7 @@ class ELBO(Controlled):
             return evaluate({**draw.z, **states}, batch, variables.model, setting.mutable)
 
         families = guide.families(variables.guide, space, setting.batch)
-        layout = target.layout(setting.batch)
+        layout = target.term_info(setting.batch)
         integrand = elbo_integrand(terms, families, space.drawn, layout)
         estimator = chosen(self.discrete, space.drawn, layout)
         state_key = jax.random.fold_in(key, 2)
@@ -186,10 +185,10 @@ class ELBO(Controlled):
     def _resolve(self, guide: Guide) -> tuple[str, str]:
         """The estimators of phase 0 and of later phases."""
         if self.estimator == "auto":
-            if guide.conditional and guide.factorised:
+            if guide.conditional and guide.factorized:
                 return "stl", "stl"
             early = "entropy" if isinstance(guide, EntropyGuide) else "plain"
-            late = "stl" if isinstance(guide, DensityGuide) and not guide.factorised else early
+            late = "stl" if isinstance(guide, DensityGuide) and not guide.factorized else early
             return early, late
         needed = {"entropy": EntropyGuide, "stl": DensityGuide}.get(self.estimator, Guide)
         if not isinstance(guide, needed):

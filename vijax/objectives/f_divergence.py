@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from vijax._contracts import OtherOptimum, PyTree, Setting, Variables
-from vijax.objectives.particles import check_num, particles, with_gradient_of
+from vijax.contracts import OtherOptimum, PyTree, Setting, Variables
+from vijax.objectives.estimators.particles import check_num, particles, with_gradient_of
 
 
 class Divergence(NamedTuple):

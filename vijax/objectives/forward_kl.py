@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from vijax._contracts import OtherOptimum, PyTree, Setting, Variables
-from vijax.objectives.particles import check_num, particles, with_gradient_of
+from vijax.contracts import OtherOptimum, PyTree, Setting, Variables
+from vijax.objectives.estimators.particles import check_num, particles, with_gradient_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,9 +18,9 @@ class ForwardKL(OtherOptimum):
     """`KL(p(z | x) || q)`, by importance sampling with the guide itself as proposal.
 
     The optimum of a Gaussian has the posterior's own means and covariance, that of a mean-field
-    guide its own variances. With `v` the weights `p(x, z) / q(z)`, normalised over the particles,
+    guide its own variances. With `v` the weights `p(x, z) / q(z)`, normalized over the particles,
     the gradient is `-sum(v dlog q)`; parameters of the model follow `-sum(v dlog p)`. Both are
-    biased by the normalisation, the less so the more particles, and of little use where a few
+    biased by the normalization, the less so the more particles, and of little use where a few
     particles have all the weight: start from a good fit (`init=`). Needs a guide with a density,
     and no gradient of the model in its latent sites. Source: Reweighted wake-sleep, Bornschein,
     Bengio, 2015.

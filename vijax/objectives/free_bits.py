@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vijax._contracts import OtherOptimum, Part, PyTree, Setting, Site, Variables
-from vijax._errors import GuideError
-from vijax.objectives.particles import check_num, merge, model_batch, require_density
-from vijax.objectives.signals import factors
+from vijax.contracts import OtherOptimum, Part, PyTree, Setting, Site, Variables
+from vijax.objectives.estimators.particles import check_num, merge, model_batch, require_density
+from vijax.objectives.estimators.rao_blackwell import factors
+from vijax.runtime.errors import GuideError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +21,7 @@ class FreeBits(OtherOptimum):
 
     `-E_q[log p(x | z)] + sum_k N_k max(nats, KL_k / N_k)`, with `KL_k` the divergence of an
     independent block `q_k` of the guide from the prior of its sites, and `N_k` the rows of the
-    plates that they are all in: every site of a mean-field or amortised guide is a block, and every
+    plates that they are all in: every site of a mean-field or amortized guide is a block, and every
     other part of a composed one. A latent that says next to nothing about its row, as those of an
     autoencoder do at the start, is thus not pressed into its prior before the decoder has learned
     to use it (posterior collapse). Divergences are averages over rows and particles, by draws, so
@@ -50,14 +50,13 @@ class FreeBits(OtherOptimum):
     def __call__(self, variables: Variables, setting: Setting) -> tuple[Array, dict[str, PyTree]]:
         mutable, key, target, _, batch, *_ = setting
         guide = require_density(setting.guide)
-        if target.space.drawn.sites or target.discrete:
-            name = (*target.space.drawn.names, *target.discrete)[0]
+        if target.space.drawn.sites or target.marginalized.sizes:
+            name = (*target.space.drawn.names, *target.marginalized.sizes)[0]
             raise GuideError(
                 f"objective FreeBits: expected a divergence from the prior for every site, but "
                 f"{name!r} is discrete. Use ELBO or Tempered."
             )
-        assert target.terms is not None
-        terms, layout = target.terms, target.layout(batch)
+        terms, layout = target.terms, target.term_info(batch)
         part = Part(guide, variables.guide, target.space)
 
         def one(key: Array) -> tuple[Array, list[tuple[Array, Array]], dict[str, PyTree]]:
@@ -75,7 +74,7 @@ class FreeBits(OtherOptimum):
             likelihood = [totals[name] for name, owner in owners.items() if owner is None]
             return sum(likelihood, jnp.zeros(())), divergences, found.mutable
 
-        keys = target.spread.particles(jax.random.split(key, self.num_particles))
+        keys = target.devices.particles(jax.random.split(key, self.num_particles))
         likelihood, divergences, states = jax.vmap(one)(keys)
         loss = -jnp.mean(likelihood)
         for rows, divergence in divergences:

@@ -6,9 +6,9 @@ import dataclasses
 
 from jax import Array
 
-from vijax._contracts import OtherOptimum, PyTree, Setting, Variables
-from vijax.objectives.particles import check_num
-from vijax.objectives.power import Estimator, check_estimator, power_bound
+from vijax.contracts import OtherOptimum, PyTree, Setting, Variables
+from vijax.objectives.estimators.particles import check_num
+from vijax.objectives.estimators.power_mean import Estimator, check_estimator, power_bound
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +22,8 @@ class IWAE(OtherOptimum):
 
     Args:
         num_particles: draws in each bound.
-        estimator: `"dreg"`, doubly reparameterised gradients, for guides with a density, see
-            `vijax.objectives.power.power_bound`; or `"plain"`, for any guide.
+        estimator: `"dreg"`, doubly reparameterized gradients, for guides with a density, see
+            `vijax.objectives.estimators.power_mean.power_bound`; or `"plain"`, for any guide.
 
     Raises:
         GuideError: on use, if the guide lacks a density that the estimator needs.

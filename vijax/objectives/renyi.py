@@ -6,9 +6,9 @@ import dataclasses
 
 from jax import Array
 
-from vijax._contracts import OtherOptimum, PyTree, Setting, Variables
-from vijax.objectives.particles import check_num
-from vijax.objectives.power import Estimator, check_estimator, power_bound
+from vijax.contracts import OtherOptimum, PyTree, Setting, Variables
+from vijax.objectives.estimators.particles import check_num
+from vijax.objectives.estimators.power_mean import Estimator, check_estimator, power_bound
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Renyi(OtherOptimum):
     Args:
         alpha: order of the divergence, other than 1.
         num_particles: draws in each bound.
-        estimator: `"dreg"`, doubly reparameterised gradients, for guides with a density, or
+        estimator: `"dreg"`, doubly reparameterized gradients, for guides with a density, or
             `"plain"`, for any guide.
 
     Raises:

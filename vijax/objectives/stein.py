@@ -1,4 +1,4 @@
-"""The kernelised Stein discrepancy of particles, with the direction of SVGD as its gradient."""
+"""The kernelized Stein discrepancy of particles, with the direction of SVGD as its gradient."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from vijax._contracts import OtherOptimum, ParticleGuide, PyTree, Setting, Variables
-from vijax._errors import GuideError
-from vijax._stein import RBF, Kernel, stein
-from vijax.objectives.particles import merge, with_gradient_of
+from vijax.contracts import OtherOptimum, ParticleGuide, PyTree, Setting, Variables
+from vijax.diagnostics.stein import RBF, Kernel, stein
+from vijax.objectives.estimators.particles import merge, with_gradient_of
+from vijax.runtime.errors import GuideError
 
 
 @dataclasses.dataclass(frozen=True)
 class Stein(OtherOptimum):
-    """Squared kernelised Stein discrepancy of a guide's particles, going down by SVGD.
+    """Squared kernelized Stein discrepancy of a guide's particles, going down by SVGD.
 
     The gradient in a particle `x_i` is not the loss's own but
     `-1/n sum_j (k(x_j, x_i) s_j + d_{x_j} k(x_j, x_i))`, with `s` the scores: the direction in
@@ -51,7 +51,7 @@ class Stein(OtherOptimum):
 
         by_point = jax.vmap(jax.grad(log_density, has_aux=True), (0, None))
         fixed = stop_gradient(variables.model)
-        scores, states = by_point(target.spread.particles(stop_gradient(points)), fixed)
+        scores, states = by_point(target.devices.particles(stop_gradient(points)), fixed)
         found = stein(stop_gradient(points), scores, self.kernel)
         surrogate = -jnp.vdot(found.direction, points)
         if variables.model:

@@ -7,15 +7,7 @@ import dataclasses
 import jax.numpy as jnp
 from jax import Array
 
-from vijax._contracts import (
-    Controlled,
-    Evaluation,
-    Objective,
-    PyTree,
-    Setting,
-    Terms,
-    Variables,
-)
+from vijax.contracts import Controlled, Evaluation, Objective, PyTree, Setting, Terms, Variables
 from vijax.objectives.elbo import ELBO
 
 
@@ -54,9 +46,8 @@ class Tempered(Controlled):
             return found._replace(log_density=temperature * found.log_density)
 
         def terms(*state: PyTree) -> Terms:
-            assert setting.target.terms is not None
             found = setting.target.terms(*state)
             return found._replace(values={n: temperature * v for n, v in found.values.items()})
 
-        flat = dataclasses.replace(setting.target, evaluate=evaluate, terms=terms)
+        flat = setting.target.with_density(evaluate, terms)
         return self.objective(variables, setting._replace(target=flat))

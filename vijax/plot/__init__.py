@@ -19,22 +19,22 @@ if find_spec("matplotlib") is None:
         "pip install '.[plots]' in the checkout."
     )
 
-from vijax.plot.climb import ladder
 from vijax.plot.losses import losses
 from vijax.plot.marginals import marginals
 from vijax.plot.pair import pair
 from vijax.plot.predictive import predictive
 from vijax.plot.report import report
 from vijax.plot.shifts import shifts
+from vijax.plot.stages import stages
 from vijax.plot.weights import weights
 
 __all__ = [
-    "ladder",
     "losses",
     "marginals",
     "pair",
     "predictive",
     "report",
     "shifts",
+    "stages",
     "weights",
 ]

@@ -30,7 +30,7 @@ def losses(posterior: Posterior, axes: Axes | None = None) -> Axes:
     if not values.size:
         raise VijaxError(
             "losses: expected a fit that records losses, got one by a direct solver that makes "
-            "none. Draw ladder(posterior), or fit with algorithm='gradient'."
+            "none. Draw stages(posterior), or fit with algorithm='gradient'."
         )
     with styled():
         axes = axes_or_new(axes)
@@ -49,7 +49,7 @@ def losses(posterior: Posterior, axes: Axes | None = None) -> Axes:
         axes.axvline(steps[-1], 0, _TOP, color=GUIDE, lw=1)
         axes.plot(steps[-1], -posterior.elbo, "o", color=GUIDE, ms=5)
         _view(axes, single, -posterior.elbo)
-        unit = "round" if posterior.run is None else "gradient step"
+        unit = "round" if posterior._result.run is None else "gradient step"
         reason = textwrap.fill(f"stopped: {posterior.stop_reason}", _LINE)
         axes.set(xlabel=unit, ylabel="negative ELBO (nats)", title=reason)
         axes.title.set_fontsize("small")

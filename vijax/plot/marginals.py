@@ -12,11 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vijax import Posterior
-from vijax._keys import as_key, fold_in
 from vijax.plot import densities
 from vijax.plot.prior import prior_draws
 from vijax.plot.scalars import continuous, scalars
 from vijax.plot.style import ANSWER, FAINT, GUIDE, styled
+from vijax.runtime.keys import as_key, fold_in
 
 _MOST, _COLUMNS = 24, 4
 

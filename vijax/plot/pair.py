@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from vijax import Posterior
-from vijax._keys import as_key, fold_in
 from vijax.plot import densities
 from vijax.plot.scalars import continuous, scalars
 from vijax.plot.style import ANSWER, GUIDE, styled
+from vijax.runtime.keys import as_key, fold_in
 
 _MOST = 6
 _POINTS = 800

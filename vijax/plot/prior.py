@@ -11,7 +11,9 @@ from vijax.model import predictor
 
 def prior_draws(posterior: Posterior, key: jax.Array, num_draws: int) -> dict[str, np.ndarray]:
     """Draws of all latents and deterministics from the model, at the fit's own arguments."""
-    args, kwargs = posterior.arguments.join(posterior.batch.data)
-    program, batch = predictor(posterior.model, args, kwargs, posterior.target)
+    args, kwargs = posterior._result.arguments.join(posterior._result.batch.data)
+    program, batch = predictor(posterior._result.model, args, kwargs, posterior._result.target)
     keys = jax.random.split(key, num_draws)
-    return jax.device_get(program(keys, {}, batch, posterior.variables.model, posterior.mutable))
+    return jax.device_get(
+        program(keys, {}, batch, posterior._result.variables.model, posterior._result.mutable)
+    )

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vijax import Posterior
-from vijax.plot.climb import ladder
 from vijax.plot.losses import losses
 from vijax.plot.shifts import shifts
+from vijax.plot.stages import stages
 from vijax.plot.style import styled
 from vijax.plot.weights import weights
 
@@ -29,13 +29,13 @@ def report(posterior: Posterior) -> Figure:
         grid = figure.add_gridspec(2, 4, height_ratios=(1, 1.15))
         how = figure.add_subplot(grid[0, :2])
         if posterior.history:
-            ladder(posterior, how)
+            stages(posterior, how)
         elif posterior.losses.size:
             losses(posterior, how)
         else:
             _nothing(how, f"{posterior.stop_reason}")
         what = figure.add_subplot(grid[0, 2:])
-        assessment = posterior.assessment
+        assessment = posterior._result.assessment
         if assessment.importance is not None:
             weights(posterior, what)
         else:
@@ -57,7 +57,7 @@ def report(posterior: Posterior) -> Figure:
 def _words(axes: Axes, posterior: Posterior) -> None:
     """Status, guide, reasons and advice of the report, without its table."""
     text = posterior.report().split("\n\nwhat corrections would change")[0]
-    advice = posterior.assessment.verdict.advice
+    advice = posterior._result.assessment.verdict.advice
     lines = [*text.splitlines(), *([f"next: {advice}"] if advice else [])]
     wrapped = [textwrap.fill(line, _LINE, subsequent_indent="  ") for line in lines]
     axes.set_axis_off()

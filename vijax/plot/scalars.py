@@ -48,5 +48,6 @@ def continuous(posterior: Posterior, draws: Mapping[str, np.ndarray]) -> dict[st
     return {
         name: value
         for name, value in draws.items()
-        if np.issubdtype(value.dtype, np.floating) and name not in posterior.target.discrete
+        if np.issubdtype(value.dtype, np.floating)
+        and name not in posterior._result.target.marginalized.sizes
     }

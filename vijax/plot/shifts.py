@@ -25,7 +25,7 @@ def shifts(posterior: Posterior, axes: tuple[Axes, Axes] | None = None) -> tuple
     Raises:
         VijaxError: nothing has been compared.
     """
-    moved, check = posterior.assessment.shift, posterior.assessment.check
+    moved, check = posterior._result.assessment.shift, posterior._result.assessment.check
     if moved is None:
         raise VijaxError(
             "shifts: expected a fit on all data by a guide with a density, got one without "
@@ -35,7 +35,7 @@ def shifts(posterior: Posterior, axes: tuple[Axes, Axes] | None = None) -> tuple
     if check is not None:
         badness = np.maximum(badness, np.maximum(np.abs(check.mean), np.abs(check.log_sd)))
     worst = np.argsort(-badness)[:_WORST]
-    names = [posterior.target.space.coordinates()[i] for i in worst]
+    names = [posterior.space.coordinates()[i] for i in worst]
     row = np.arange(len(worst))
     with styled():
         alone = axes is None

@@ -1,4 +1,4 @@
-"""Colours with a meaning that all figures share, and axes to draw on."""
+"""Colors with a meaning that all figures share, and axes to draw on."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from vijax import Posterior, VijaxError
-from vijax.diagnostics.weights import khat_threshold
+from vijax.diagnostics.importance import khat_threshold
 from vijax.plot.style import ANSWER, FAINT, GUIDE, axes_or_new, styled
 
 _BINS = 60
@@ -28,22 +28,22 @@ def weights(posterior: Posterior, axes: Axes | None = None) -> Axes:
     Raises:
         VijaxError: the fit has no weights.
     """
-    found = posterior.assessment.importance
+    found = posterior._result.assessment.importance
     if found is None:
         raise VijaxError(
             "weights: expected a fit on all data by a guide with a density, got one without "
             "importance weights. report() says what there is instead."
         )
-    log_w = posterior.assessment.draws.log_weights
+    log_w = posterior._result.assessment.draws.log_weights
     finite = log_w[np.isfinite(log_w)]
-    centred = finite - finite.mean()
+    centered = finite - finite.mean()
     limit = khat_threshold(log_w.size)
     with styled():
         axes = axes_or_new(axes)
-        high = max(centred.max(), 1e-3)
-        low = max(min(centred.min(), -1e-3), -_DEPTH * high)  # what is below counts as there
+        high = max(centered.max(), 1e-3)
+        low = max(min(centered.min(), -1e-3), -_DEPTH * high)  # what is below counts as there
         edges = np.linspace(low, high, _BINS + 1).tolist()
-        axes.hist(np.maximum(centred, low), edges, color=ANSWER, alpha=0.6)
+        axes.hist(np.maximum(centered, low), edges, color=ANSWER, alpha=0.6)
         gap = found.log_evidence - finite.mean()
         axes.axvline(
             0.0, 0, _TOP, color=FAINT, lw=1, ls="--", label="ELBO: mean of the log weights"

@@ -1,16 +1,16 @@
 """Solvers: full batch, driven from the host over one compiled kernel."""
 
-from vijax._kernel import Kernel
-from vijax.solvers.batch_and_match import BatchAndMatch, BatchAndMatchResult
-from vijax.solvers.covariance import linear_response
+from vijax.contracts.kernel import Kernel
+from vijax.solvers.batch_and_match.batch_and_match import BatchAndMatch, BatchAndMatchResult
 from vijax.solvers.default import default_solver
-from vijax.solvers.fixed_draws import FixedDraws, FixedDrawsResult
 from vijax.solvers.flow_descent import FlowDescent
 from vijax.solvers.laplace import LaplaceResult, LaplaceSolver
-from vijax.solvers.lbfgs import LBFGS
+from vijax.solvers.mean_field.covariance import linear_response
+from vijax.solvers.mean_field.fixed_draws import FixedDraws, FixedDrawsResult
 from vijax.solvers.mode import Mode, ModeSolver
 from vijax.solvers.names import NAMES, by_name
-from vijax.solvers.pathfinder import Pathfinder, PathfinderResult
+from vijax.solvers.optimization.lbfgs import LBFGS
+from vijax.solvers.pathfinder.pathfinder import Pathfinder, PathfinderResult
 from vijax.solvers.structured_newton import StructuredNewton
 from vijax.solvers.variational_newton import VariationalNewton, VariationalNewtonResult
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import functools
 
-from vijax._contracts import Guide, Solver
+from vijax.contracts import Guide, Solver
 from vijax.guides.delta import Delta
 from vijax.guides.flow import Flow
-from vijax.guides.laplace import Laplace
-from vijax.guides.low_rank import LowRank
-from vijax.guides.markov import Markov
-from vijax.guides.normal import FullRank, MeanField
-from vijax.guides.plates import Plates
-from vijax.solvers.batch_and_match import BatchAndMatch
-from vijax.solvers.fixed_draws import FixedDraws
+from vijax.guides.gaussian.laplace import Laplace
+from vijax.guides.gaussian.low_rank import LowRank
+from vijax.guides.gaussian.normal import FullRank, MeanField
+from vijax.guides.structured.markov import Markov
+from vijax.guides.structured.plates import Plates
+from vijax.solvers.batch_and_match.batch_and_match import BatchAndMatch
 from vijax.solvers.flow_descent import FlowDescent
 from vijax.solvers.laplace import LaplaceSolver
+from vijax.solvers.mean_field.fixed_draws import FixedDraws
 from vijax.solvers.mode import ModeSolver
-from vijax.solvers.pathfinder import Pathfinder
+from vijax.solvers.pathfinder.pathfinder import Pathfinder
 from vijax.solvers.structured_newton import StructuredNewton
 from vijax.solvers.variational_newton import VariationalNewton
 

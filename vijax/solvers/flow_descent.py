@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 
-from vijax._contracts import (
+from vijax.contracts import (
     Batch,
     Guide,
     PyTree,
@@ -23,11 +23,11 @@ from vijax._contracts import (
     TransportGuide,
     Variables,
 )
-from vijax._errors import GuideError, mismatch
-from vijax._kernel import Floats, Kernel
-from vijax._keys import fold_in, host_rng
-from vijax.diagnostics.weights import gain
+from vijax.contracts.kernel import Floats, Kernel
+from vijax.diagnostics.importance import gain
 from vijax.guides.flow import Flow
+from vijax.runtime.errors import GuideError, mismatch
+from vijax.runtime.keys import fold_in, host_rng
 
 _PIECE = 100  # steps of one call to the device
 _WARM_UP = 50  # steps at the start of a cycle in which the step size rises
@@ -39,7 +39,7 @@ _SCORED = 2**22  # numbers that these may hold, where that leaves as many as the
 
 
 class Descent(NamedTuple):
-    """State of the optimiser, with all parameters in one vector `(num,)`.
+    """State of the optimizer, with all parameters in one vector `(num,)`.
 
     Attributes:
         values: the guide's parameters.
@@ -80,7 +80,7 @@ class FlowDescent(Solver):
         GuideError: an option makes no sense.
     """
 
-    maximises_elbo: ClassVar[bool] = True
+    maximizes_elbo: ClassVar[bool] = True
     exhaustive: ClassVar[bool] = True
     base: Solver | None = None
     num_draws: int = 64

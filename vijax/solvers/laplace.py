@@ -8,14 +8,14 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from vijax._contracts import Data, Guide, Solution, Solver, Target, Variables
-from vijax._kernel import Floats, Kernel
-from vijax._keys import host_rng
-from vijax.solvers._host import host_algebra
-from vijax.solvers.conversion import location, to_params
-from vijax.solvers.gaussian import LOG_2PI, Gaussian, antithetic, estimate_elbo
+from vijax.contracts import Data, Guide, Solution, Solver, Target, Variables
+from vijax.contracts.kernel import Floats, Kernel
+from vijax.runtime.keys import host_rng
+from vijax.solvers.gaussians.conversion import location, to_params
+from vijax.solvers.gaussians.dense import LOG_2PI, Gaussian, antithetic, estimate_elbo
+from vijax.solvers.host_algebra import host_algebra
 from vijax.solvers.mode import Mode, ModeSolver, latent_density
-from vijax.solvers.newton import Curvature, Polished, curvature, objection, polish
+from vijax.solvers.optimization.newton import Curvature, Polished, curvature, objection, polish
 
 
 class LaplaceResult(NamedTuple):
@@ -48,7 +48,7 @@ class LaplaceSolver(Solver):
     second compiled program). A Hessian that is not positive definite, or a mode that runs away,
     is reported as not converged. A mode that is one, but round which the posterior is not
     Gaussian, shows as a gap between Laplace's evidence and the ELBO and is named in the reason.
-    Model `param` sites are optimised along with the latent ones; the covariance is that of the
+    Model `param` sites are optimized along with the latent ones; the covariance is that of the
     latent sites with those held fixed. Source: Accurate Approximations for Posterior Moments and
     Marginal Densities, Tierney and Kadane, 1986.
 

@@ -8,16 +8,16 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from vijax._contracts import Batch, Guide, Solution, Solver, Target, Variables
-from vijax._kernel import Floats, Kernel
-from vijax._keys import host_rng
-from vijax.solvers._host import host_algebra
-from vijax.solvers.basins import separate_basins
-from vijax.solvers.conversion import location, relocate
-from vijax.solvers.gaussian import Evaluate
-from vijax.solvers.lbfgs import LBFGS
-from vijax.solvers.newton import objection, polish
-from vijax.solvers.paths import NO_START, Path, finite_starts
+from vijax.contracts import Batch, Guide, Solution, Solver, Target, Variables
+from vijax.contracts.kernel import Floats, Kernel
+from vijax.runtime.keys import host_rng
+from vijax.solvers.gaussians.conversion import location, relocate
+from vijax.solvers.gaussians.dense import Evaluate
+from vijax.solvers.host_algebra import host_algebra
+from vijax.solvers.optimization.basins import separate_basins
+from vijax.solvers.optimization.lbfgs import LBFGS
+from vijax.solvers.optimization.newton import objection, polish
+from vijax.solvers.optimization.paths import NO_START, Path, finite_starts
 
 _ROUNDS = 3  # times the ends are climbed from again
 _GAIN = 0.1  # nats a true maximum cannot be improved by
@@ -48,9 +48,9 @@ class ModeSolver(Solver):
     """Maximum a posteriori: the mode in unconstrained space, by L-BFGS from several starts.
 
     The log density includes `log |Jacobian|`, so the mode is that of the unconstrained posterior,
-    not of the constrained one. Model `param` sites are optimised along with the latent sites.
+    not of the constrained one. Model `param` sites are optimized along with the latent sites.
     Every end is climbed from again without memory of the way there; ends of one basin that keep
-    rising or disagree mean that the log density has no maximum (hierarchies in centred form
+    rising or disagree mean that the log density has no maximum (hierarchies in centered form
     usually have none: it grows without bound as the scale goes to zero), which is reported as
     not converged, naming the coordinate that runs away.
 
@@ -136,8 +136,8 @@ class ModeSolver(Solver):
         reason = (
             "no mode found: the log density is still rising, most along "
             f"{kernel.label(coordinate)} (unconstrained value {mode.point[coordinate]:.3g})"
-            f"{against and '; '}{against}. A centred hierarchy or an improper posterior has no "
-            "mode; use another guide, or a non-centred form of the model"
+            f"{against and '; '}{against}. A centered hierarchy or an improper posterior has no "
+            "mode; use another guide, or a non-centered form of the model"
         )
         return mode._replace(reason=reason)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 
-from vijax._contracts import Solver
-from vijax._errors import VijaxError
-from vijax.solvers.batch_and_match import BatchAndMatch
-from vijax.solvers.fixed_draws import FixedDraws
+from vijax.contracts import Solver
+from vijax.runtime.errors import VijaxError
+from vijax.solvers.batch_and_match.batch_and_match import BatchAndMatch
 from vijax.solvers.laplace import LaplaceSolver
+from vijax.solvers.mean_field.fixed_draws import FixedDraws
 from vijax.solvers.mode import ModeSolver
-from vijax.solvers.pathfinder import Pathfinder
+from vijax.solvers.pathfinder.pathfinder import Pathfinder
 from vijax.solvers.structured_newton import StructuredNewton
 from vijax.solvers.variational_newton import VariationalNewton
 

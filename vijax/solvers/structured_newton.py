@@ -8,13 +8,13 @@ from typing import ClassVar, NamedTuple
 import jax
 import numpy as np
 
-from vijax._contracts import Batch, Guide, Solution, Solver, Target, Variables
-from vijax._kernel import Floats, Kernel
-from vijax._keys import host_rng
-from vijax.solvers._host import host_algebra
-from vijax.solvers.gaussian import log_normal, matched, require_even, summarise
-from vijax.solvers.structure import Blocks, StructuredGaussian
-from vijax.solvers.structured_conversion import fill, structured
+from vijax.contracts import Batch, Guide, Solution, Solver, Target, Variables
+from vijax.contracts.kernel import Floats, Kernel
+from vijax.runtime.keys import host_rng
+from vijax.solvers.gaussians.dense import log_normal, matched, require_even, summarize
+from vijax.solvers.gaussians.structure import Blocks, StructuredGaussian
+from vijax.solvers.gaussians.structured_conversion import fill, structured
+from vijax.solvers.host_algebra import host_algebra
 
 _MARGIN = 0.02  # nats of ELBO that a step may lose
 _DRAW_IN = 0.7  # factor on all standard deviations while draws of the start are not finite
@@ -38,7 +38,7 @@ class _Look(NamedTuple):
     @property
     def elbo(self) -> float:
         """Estimate of the ELBO; -inf where a draw is not finite."""
-        return summarise(self.terms).elbo if np.isfinite(self.slope).all() else -np.inf
+        return summarize(self.terms).elbo if np.isfinite(self.slope).all() else -np.inf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ class StructuredNewton(Solver):
         VijaxError: an option makes no sense.
     """
 
-    maximises_elbo: ClassVar[bool] = True
+    maximizes_elbo: ClassVar[bool] = True
     num_draws: int | None = None
     max_steps: int = 100
     tolerance: float = 0.02
@@ -198,6 +198,6 @@ def _gain(there: _Look, here: _Look) -> float:
     """
     if not np.isfinite(there.elbo):
         return -np.inf
-    gain = summarise(there.terms - here.terms)
-    noise = min(gain.se, summarise(here.terms).se, _MOST_NOISE)
+    gain = summarize(there.terms - here.terms)
+    noise = min(gain.se, summarize(here.terms).se, _MOST_NOISE)
     return gain.elbo / (_MARGIN + 4 * noise)

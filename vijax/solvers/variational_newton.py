@@ -8,15 +8,13 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import numpy as np
 
-from vijax._contracts import Data, Guide, Solution, Solver, Target, Variables
-from vijax._errors import VijaxError, mismatch
-from vijax._kernel import Floats, Kernel
-from vijax._keys import host_rng
-from vijax.solvers._host import host_algebra
-from vijax.solvers.batch_and_match import BatchAndMatch
-from vijax.solvers.conversion import filled, from_params
-from vijax.solvers.factored import Factored
-from vijax.solvers.gaussian import (
+from vijax.contracts import Data, Guide, Solution, Solver, Target, Variables
+from vijax.contracts.kernel import Floats, Kernel
+from vijax.runtime.errors import VijaxError, mismatch
+from vijax.runtime.keys import host_rng
+from vijax.solvers.batch_and_match.batch_and_match import BatchAndMatch
+from vijax.solvers.gaussians.conversion import filled, from_params
+from vijax.solvers.gaussians.dense import (
     Estimate,
     Gaussian,
     antithetic,
@@ -24,10 +22,12 @@ from vijax.solvers.gaussian import (
     elbo_terms,
     log_normal,
     require_even,
-    summarise,
+    summarize,
     whitened,
 )
-from vijax.solvers.pathfinder import Pathfinder, PathfinderResult
+from vijax.solvers.gaussians.low_rank import Factored
+from vijax.solvers.host_algebra import host_algebra
+from vijax.solvers.pathfinder.pathfinder import Pathfinder, PathfinderResult
 
 CURVATURES = ("scores", "hessian")
 
@@ -100,7 +100,7 @@ class VariationalNewton(Solver):
         tolerance: nats of ELBO that the sampling error of the average may cost.
     """
 
-    maximises_elbo: ClassVar[bool] = True
+    maximizes_elbo: ClassVar[bool] = True
     start: Pathfinder | BatchAndMatch | None = dataclasses.field(default_factory=Pathfinder)
     curvature: str = "scores"
     num_draws: int | None = None
@@ -232,7 +232,7 @@ class _Ascent:
         for rival, others in scored[1:]:
             if clearly_better(others, terms):
                 chosen, terms = rival, others
-        return chosen, summarise(terms)
+        return chosen, summarize(terms)
 
     def _first_look(self) -> _Look:
         """What the start's draws say, drawn in while some are not finite."""
@@ -249,7 +249,7 @@ class _Ascent:
         log_density, gradient = self.kernel(gaussian.at(noise))
         terms = log_density - log_normal(noise, gaussian.log_det)
         scores = gradient @ gaussian.factor
-        estimate = summarise(0.5 * (terms[: len(terms) // 2] + terms[len(terms) // 2 :]))
+        estimate = summarize(0.5 * (terms[: len(terms) // 2] + terms[len(terms) // 2 :]))
         if not np.isfinite(scores).all():
             estimate = Estimate(-np.inf, np.inf)
         if self.options.curvature == "hessian":

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tests.laws import perturb
-from vijax._errors import GuideError
 from vijax.guides import flow
+from vijax.runtime.errors import GuideError
 
 DIM = 3
 

@@ -10,13 +10,13 @@ import pytest
 import vijax
 from tests.laws import perturb
 from tests.targets import problem
-from vijax._contracts import Batch, DensityGuide, Variables
-from vijax._errors import GuideError
-from vijax._kernel import Kernel
-from vijax.diagnostics.transported import TransportedKernel
+from vijax.contracts import Batch, DensityGuide, Variables
+from vijax.contracts.kernel import Kernel
+from vijax.diagnostics.pullback import TransportedKernel
 from vijax.guides import Flow, FullRank, LowRank, MeanField, compose, flow
-from vijax.guides.flow.base import colour, whiten
+from vijax.guides.flow.base import color, whiten
 from vijax.model import build, split
+from vijax.runtime.errors import GuideError
 from vijax.solvers import FlowDescent, default_solver
 
 _NEAR = {"bnaf": 0.1, "heavy": 0.05}  # recipes that are not quite the identity at the start
@@ -145,7 +145,7 @@ def test_one_dimension_is_enough():
 def test_gradient_steps_average_many_draws():
     where = problem("regression")
     posterior = fit(where.model, *where.args, guide=Flow("planar"), num_steps=200)
-    assert posterior.engine.algorithm.objective.num_particles == Flow.num_particles
+    assert posterior._result.engine.algorithm.objective.num_particles == Flow.num_particles
 
 
 def test_the_base_follows_the_dimension():
@@ -202,11 +202,11 @@ def test_a_low_rank_base_has_its_own_covariance():
     factor = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
     factor[:, 1] = 0  # a direction that a fit had no use for
     held = params.base._replace(factor=jnp.asarray(factor), log_scale=jnp.linspace(-1.0, 1.0, 5))
-    root = np.asarray(jax.jit(jax.vmap(lambda x: colour(held, space, x)[0]))(jnp.eye(5)), float)
+    root = np.asarray(jax.jit(jax.vmap(lambda x: color(held, space, x)[0]))(jnp.eye(5)), float)
     root -= np.asarray(held.loc)
     np.testing.assert_allclose(root.T @ root, base.covariance(held, space), rtol=1e-5, atol=1e-5)
     x = jnp.arange(5.0)
-    z, log_det = colour(held, space, x)
+    z, log_det = color(held, space, x)
     np.testing.assert_allclose(log_det, np.linalg.slogdet(root)[1], rtol=1e-5)
     back, inverse = whiten(held, space, z)
     np.testing.assert_allclose(back, x, atol=1e-5)

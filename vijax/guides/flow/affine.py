@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 
-from vijax._errors import GuideError, mismatch
 from vijax.guides.flow.bijection import Bijection, default_float
+from vijax.runtime.errors import GuideError, mismatch
 
 
 class DiagonalParams(NamedTuple):

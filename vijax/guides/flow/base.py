@@ -9,14 +9,14 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.scipy.linalg import solve_triangular
 
-from vijax._contracts import Space
-from vijax._errors import GuideError
-from vijax.guides.low_rank import LowRankParams
-from vijax.guides.normal import FullRankParams, MeanFieldParams, cholesky_factor
+from vijax.contracts import Space
+from vijax.guides.gaussian.low_rank import LowRankParams
+from vijax.guides.gaussian.normal import FullRankParams, MeanFieldParams, cholesky_factor
+from vijax.runtime.errors import GuideError
 
 
 @functools.singledispatch
-def colour(params: Any, space: Space, x: Array) -> tuple[Array, Array]:
+def color(params: Any, space: Space, x: Array) -> tuple[Array, Array]:
     """`loc + L x` `(dim,)` for the Gaussian `N(loc, L L')`, and `log |L|`.
 
     Raises:
@@ -30,11 +30,11 @@ def colour(params: Any, space: Space, x: Array) -> tuple[Array, Array]:
 
 @functools.singledispatch
 def whiten(params: Any, space: Space, z: Array) -> tuple[Array, Array]:
-    """`L^-1 (z - loc)` and `-log |L|`; the inverse of `colour`."""
+    """`L^-1 (z - loc)` and `-log |L|`; the inverse of `color`."""
     raise GuideError(f"base: no way to whiten by {type(params).__name__}.")
 
 
-@colour.register
+@color.register
 def _(params: FullRankParams, space: Space, x: Array) -> tuple[Array, Array]:
     return params.loc + cholesky_factor(params) @ x, jnp.sum(params.log_scale)
 
@@ -45,7 +45,7 @@ def _(params: FullRankParams, space: Space, z: Array) -> tuple[Array, Array]:
     return x, -jnp.sum(params.log_scale)
 
 
-@colour.register
+@color.register
 def _(params: MeanFieldParams, space: Space, x: Array) -> tuple[Array, Array]:
     log_scale = space.ravel(params.log_scale)
     return space.ravel(params.loc) + jnp.exp(log_scale) * x, jnp.sum(log_scale)
@@ -57,7 +57,7 @@ def _(params: MeanFieldParams, space: Space, z: Array) -> tuple[Array, Array]:
     return (z - space.ravel(params.loc)) * jnp.exp(-log_scale), -jnp.sum(log_scale)
 
 
-@colour.register
+@color.register
 def _(params: LowRankParams, space: Space, x: Array) -> tuple[Array, Array]:
     stretches = _stretches(params.factor)
     x, _ = lax.scan(lambda x, w: (_stretch(x, w), None), x, stretches, reverse=True)

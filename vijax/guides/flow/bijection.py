@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from vijax._contracts import PyTree
+from vijax.contracts import PyTree
 
 
 class Bijection(abc.ABC):

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vijax._errors import GuideError, mismatch
 from vijax.guides.flow import root
 from vijax.guides.flow.bijection import Bijection, default_float, polish
+from vijax.runtime.errors import GuideError, mismatch
 
 _GATE = 5.0  # logit of the share of the identity at the start: 0.993
 

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from vijax._contracts import PyTree
-from vijax._errors import GuideError, mismatch
+from vijax.contracts import PyTree
 from vijax.guides.flow.bijection import Bijection
+from vijax.runtime.errors import GuideError, mismatch
 
 
 @dataclasses.dataclass(frozen=True)

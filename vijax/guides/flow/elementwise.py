@@ -9,7 +9,7 @@ import math
 import jax.numpy as jnp
 from jax import Array
 
-from vijax._errors import GuideError, mismatch
+from vijax.runtime.errors import GuideError, mismatch
 
 
 class Elementwise(abc.ABC):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from vijax._contracts import (
+from vijax.contracts import (
     Batch,
     Draw,
     GaussianGuide,
@@ -23,13 +23,13 @@ from vijax._contracts import (
     Space,
     TransportGuide,
 )
-from vijax._errors import GuideError, mismatch
-from vijax._keys import draw_keys, normals
-from vijax.guides.flow.base import colour, whiten
+from vijax.guides.flow.base import color, whiten
 from vijax.guides.flow.bijection import Bijection
 from vijax.guides.flow.recipes import recipe
-from vijax.guides.low_rank import LowRank
-from vijax.guides.normal import FullRank
+from vijax.guides.gaussian.low_rank import LowRank
+from vijax.guides.gaussian.normal import FullRank
+from vijax.runtime.errors import GuideError, mismatch
+from vijax.runtime.keys import draw_keys, normals
 
 _LOG_2PI = math.log(2 * math.pi)
 _DENSE_DIM = 500  # above it the base is low-rank
@@ -107,13 +107,13 @@ class Flow(TransportGuide):
 
     def transport(self, params: FlowParams, space: Space, noise: Array) -> tuple[Array, Array]:
         x, log_det = self._layers.forward(params.layers, noise)
-        z, more = colour(params.base, space, x)
+        z, more = color(params.base, space, x)
         return z, _log_normal(noise) - log_det - more
 
     def path_transport(self, params: FlowParams, space: Space, noise: Array) -> tuple[Array, Array]:
         # the score is carried along forwards, so that nothing has to be inverted as a whole
         x, log_det, score = self._layers.push(params.layers, noise, -noise)
-        z, more = colour(params.base, space, x)
+        z, more = color(params.base, space, x)
         here, base = lax.stop_gradient((z, params.base))
         _, pull = jax.vjp(lambda z: whiten(base, space, z)[0], here)
         (score,) = pull(score)

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from jax import Array
 
-from vijax._contracts import Batch, DensityGuide, Draw, Guide, Position, PyTree, Space
+from vijax.contracts import Batch, DensityGuide, Draw, Guide, Position, PyTree, Space
 
 Start = Callable[[Array, int], PyTree]
 SampleAndLogProb = Callable[[PyTree, Array], tuple[Array, Array]]

@@ -12,7 +12,7 @@ from jax import Array
 from vijax.guides.flow.bijection import Bijection, default_float
 from vijax.guides.flow.positive import above_minus_one
 
-_TINY = 1e-12  # squared length that keeps the gradient of a norm finite at the centre
+_TINY = 1e-12  # squared length that keeps the gradient of a norm finite at the center
 
 
 class RadialParams(NamedTuple):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 
-from vijax._errors import GuideError
 from vijax.guides.flow.autoregressive import Autoregressive
 from vijax.guides.flow.bijection import Bijection
 from vijax.guides.flow.bnaf import BlockNeural
@@ -17,6 +16,7 @@ from vijax.guides.flow.radial import Radial
 from vijax.guides.flow.spline import Spline
 from vijax.guides.flow.sylvester import Sylvester
 from vijax.guides.flow.tails import LOFT, HeavyTails
+from vijax.runtime.errors import GuideError
 
 
 def _alternate(part: Bijection, count: int) -> Bijection:

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vijax._errors import GuideError, mismatch
 from vijax.guides.flow.elementwise import Elementwise
+from vijax.runtime.errors import GuideError, mismatch
 
 _MIN_SHARE = 1e-3  # of the bound, that a bin keeps in width and in height
 _MIN_SLOPE = 1e-3

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vijax._errors import GuideError, mismatch
 from vijax.guides.flow import root
 from vijax.guides.flow.bijection import Bijection, default_float, polish
 from vijax.guides.flow.positive import above_minus_one
+from vijax.runtime.errors import GuideError, mismatch
 
 
 class SylvesterParams(NamedTuple):

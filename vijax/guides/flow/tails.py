@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from vijax._errors import GuideError, mismatch
 from vijax.guides.flow.bijection import Bijection
+from vijax.runtime.errors import GuideError, mismatch
 
 _NEWTON = 12  # steps for Lambert's W in logarithms; it converges from anywhere in eight
 

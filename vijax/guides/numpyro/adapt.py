@@ -20,10 +20,7 @@ from numpyro.infer.autoguide import (
     AutoSurrogateLikelihoodDAIS,
 )
 
-from vijax._contracts import Batch, Guide, Position, PyTree, Space, Target
-from vijax._errors import GuideError, mismatch
-from vijax._identity import fingerprint
-from vijax._jaxpr import needed_inputs
+from vijax.contracts import Batch, Guide, Position, PyTree, Space, Target
 from vijax.guides.composite import assign
 from vijax.guides.numpyro import running
 from vijax.guides.numpyro.auto import AutoPart, auto_class, fresh
@@ -31,6 +28,9 @@ from vijax.guides.numpyro.checks import check_sites, draws_latents_only
 from vijax.guides.numpyro.dependence import dependent
 from vijax.guides.numpyro.function import DensityFunction, NumPyroFunction
 from vijax.guides.numpyro.running import Arguments
+from vijax.runtime.errors import GuideError, mismatch
+from vijax.runtime.fingerprint import fingerprint
+from vijax.runtime.jaxpr import needed_inputs
 
 
 def adapt(
@@ -53,7 +53,7 @@ def adapt(
 
     Raises:
         GuideError: the guide's latent sites are not the model's, a shape differs, a site is
-            discrete or not reparameterised, or this kind of guide is not supported.
+            discrete or not reparameterized, or this kind of guide is not supported.
     """
     space = target.space if space is None else space
     if inspect.isclass(guide) and issubclass(guide, AutoGuide):
@@ -136,7 +136,7 @@ def _check_supports(label: str, guide: NumPyroFunction) -> None:
     """A draw does not see the model's `param` sites, so no support may depend on them."""
     target, key = guide.target, jax.random.key(0)
     data = running.abstract_data(guide.arguments)
-    params, _ = jax.eval_shape(target.initialise, key, Batch(data))
+    params, _ = jax.eval_shape(target.initialize, key, Batch(data))
     if not params:
         return
 

@@ -34,7 +34,7 @@ from numpyro.infer.autoguide import (
     AutoNormal,
 )
 
-from vijax._contracts import Batch, DensityGuide, Draw, Guide, Position, PyTree, Space, Target
+from vijax.contracts import Batch, DensityGuide, Draw, Guide, Position, PyTree, Space, Target
 from vijax.guides.numpyro import running
 from vijax.guides.numpyro.running import Arguments
 
@@ -179,10 +179,10 @@ class DensityAuto(NumPyroAuto, DensityGuide):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class FactorisedAuto(DensityAuto):
+class FactorizedAuto(DensityAuto):
     """The same with independent coordinates."""
 
-    factorised: ClassVar[bool] = True
+    factorized: ClassVar[bool] = True
 
 
 def auto_class(parts: tuple[AutoPart, ...]) -> type[NumPyroAuto]:
@@ -190,7 +190,7 @@ def auto_class(parts: tuple[AutoPart, ...]) -> type[NumPyroAuto]:
     kinds = {type(part.guide) for part in parts}
     if not kinds <= set(_GAUSSIAN):
         return NumPyroAuto
-    return FactorisedAuto if kinds <= set(_INDEPENDENT) else DensityAuto
+    return FactorizedAuto if kinds <= set(_INDEPENDENT) else DensityAuto
 
 
 def fresh(guide: AutoGuide) -> AutoGuide:

@@ -10,17 +10,17 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from numpyro.distributions.flows import InverseAutoregressiveTransform
 
-from vijax._contracts import Space
-from vijax._errors import GuideError, mismatch
+from vijax.contracts import Space
 from vijax.guides.numpyro.implicit import has_gradient
 from vijax.guides.numpyro.running import Trace
+from vijax.runtime.errors import GuideError, mismatch
 
 
 def check_sites(label: str, trace: Trace, space: Space) -> None:
     """Refuses a guide whose latent sites are not the model's.
 
     Raises:
-        GuideError: a site is missing, extra, of another shape, discrete, or not reparameterised.
+        GuideError: a site is missing, extra, of another shape, discrete, or not reparameterized.
     """
     found = {
         name: message
@@ -54,7 +54,7 @@ def check_sites(label: str, trace: Trace, space: Space) -> None:
         if trace[name]["type"] == "mutable":
             raise GuideError(
                 f"{label}, mutable {name!r}: mutable state in a guide is not supported yet. Use a "
-                "network without it (layer normalisation instead of batch normalisation)."
+                "network without it (layer normalization instead of batch normalization)."
             )
 
 
@@ -85,11 +85,11 @@ def _check_site(label: str, name: str, site: Mapping[str, Any]) -> None:
     fn = site["fn"]
     if not fn.is_discrete and has_gradient(fn):
         return
-    kind = "is discrete" if fn.is_discrete else "has no reparameterised sampler"
+    kind = "is discrete" if fn.is_discrete else "has no reparameterized sampler"
     remedy = (
         "Leave the site to vijax: guide={..., ...: ...} by site, or guide='auto'."
         if fn.is_discrete
-        else "Use a reparameterised distribution (a Normal, a transformed Normal, a mixture of "
+        else "Use a reparameterized distribution (a Normal, a transformed Normal, a mixture of "
         "Normals, ...)."
     )
     raise GuideError(

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from vijax._contracts import PyTree
+from vijax.contracts import PyTree
 
 
 def dependent(function: Callable[..., PyTree], source: PyTree, *rest: Any) -> PyTree:

@@ -13,7 +13,7 @@ from jax import Array
 from numpyro import handlers
 from numpyro.distributions import constraints
 
-from vijax._contracts import Batch, DensityGuide, Guide, PyTree, Space, Target, Variables
+from vijax.contracts import Batch, DensityGuide, Guide, PyTree, Space, Target, Variables
 
 _LATENT = "_vijax_latent"
 

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpyro
 from jax import Array
 
-from vijax._contracts import Batch, DensityGuide, Draw, Guide, Position, PyTree, Space, Target
-from vijax._errors import GuideError
-from vijax._keys import for_rejection
+from vijax.contracts import Batch, DensityGuide, Draw, Guide, Position, PyTree, Space, Target
 from vijax.guides.numpyro import running
 from vijax.guides.numpyro.dependence import dependent
 from vijax.guides.numpyro.running import Arguments
+from vijax.runtime.errors import GuideError
+from vijax.runtime.keys import for_rejection
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -27,7 +27,7 @@ class NumPyroFunction(Guide):
     constrained values `x` from `q(x)`; each is moved to unconstrained space at the support its
     site has at this draw, and `log q(z) = log q(x) + log |dx/dz|`. Auxiliary sites
     (`infer={"is_auxiliary": True}`) and factors enter `log_q`; an auxiliary site `h` that the
-    model's sites `x` do not determine needs `numpyro.factor("reverse", -log_r)` with a normalised
+    model's sites `x` do not determine needs `numpyro.factor("reverse", -log_r)` with a normalized
     `log r(h | x)`, or the bound is none. Built by `adapt`, which checks what can be checked.
 
     Attributes:

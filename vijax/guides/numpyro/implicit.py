@@ -1,4 +1,4 @@
-"""Draws that carry a gradient where NumPyro's own do not, by implicit reparameterisation.
+"""Draws that carry a gradient where NumPyro's own do not, by implicit reparameterization.
 
 A draw moves with the parameters such that its probabilities given the entries before stay what they
 are: with `S_d(x) = P(X_d <= x_d | x_1, ..., x_d-1)`, `dx = -(dS/dx)^-1 dS`. Mixtures have such
@@ -122,7 +122,7 @@ def _entries(components: Distribution) -> Distribution:
 
 
 def _by_concentration(angle: Array, concentration: Array) -> Array:
-    """Slope of a von Mises draw, `angle` from its centre, in the concentration.
+    """Slope of a von Mises draw, `angle` from its center, in the concentration.
 
     `integral over (x, pi) of exp(k (cos t - cos x)) (cos t - A(k))` for `x > 0`, with `A` the mean
     cosine, mirrored for `x < 0`; by Gauss and Legendre, up to where nothing is left of it.

@@ -12,9 +12,9 @@ from jax import Array
 from numpyro import handlers
 from numpyro.distributions import biject_to, constraints
 
-from vijax._contracts import PyTree, Space
-from vijax._errors import GuideError
+from vijax.contracts import PyTree, Space
 from vijax.guides.numpyro.implicit import ImplicitDraws
+from vijax.runtime.errors import GuideError
 
 Trace = dict[str, dict[str, Any]]
 

@@ -10,7 +10,7 @@ from jax import Array
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 
-from vijax._contracts import PyTree
+from vijax.contracts import PyTree
 from vijax.guides.flow.bijection import Bijection
 
 

@@ -1,0 +1,69 @@
+"""How many draws an answer is weighed by."""
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+
+import vijax
+from vijax.diagnostics import assessment as assess
+from vijax.diagnostics import importance as weights
+
+ROWS = 400
+X = np.random.default_rng(0).normal(size=(ROWS, 2)) @ np.array([[1.0, 0.9], [0.0, 0.5]])
+Y = X @ np.array([1.0, -1.0]) + np.random.default_rng(1).normal(size=ROWS)
+PRECISION = X.T @ X + np.eye(2)
+MEAN = np.linalg.solve(PRECISION, X.T @ Y)
+EVIDENCE = -0.5 * (
+    ROWS * np.log(2 * np.pi) + np.linalg.slogdet(PRECISION)[1] + Y @ Y - MEAN @ PRECISION @ MEAN
+)
+
+
+def regression(x, y):
+    beta = numpyro.sample("beta", dist.Normal(jnp.zeros(2), 1.0).to_event(1))
+    with numpyro.plate("rows", x.shape[0]):
+        numpyro.sample("y", dist.Normal(x @ beta, 1.0), obs=y)
+
+
+@pytest.fixture
+def dear(monkeypatch):
+    """No more than some 1,200 draws are affordable."""
+    monkeypatch.setattr(assess, "_MAX_ELEMENTS", 1210 * (3 * ROWS + 2))
+
+
+def fit(guide):
+    return vijax.fit(regression, X, Y, guide=guide, progress_bar=False)
+
+
+def test_where_draws_are_dear_few_will_do_for_weights_that_are_nearly_equal(dear):
+    posterior = fit("fullrank")
+    assert posterior.status == "certified"
+    assert len(posterior._result.assessment.draws.log_p) == 302
+    assert abs(posterior.elbo - EVIDENCE) < 0.01
+
+
+def test_all_that_can_be_afforded_are_made_where_weights_differ(dear):
+    posterior = fit("meanfield")
+    draws = posterior._result.assessment.draws
+    assert len(draws.log_p) == posterior._result.assessment.evidence.num_draws == 1210
+    assert len(np.unique(draws.z["beta"][:, 0])) == 1210
+    # the best mean-field Gaussian has the conditional variances: KL is half the log ratio
+    _, log_det = np.linalg.slogdet(PRECISION)
+    gap = 0.5 * (np.log(np.diag(PRECISION)).sum() - log_det)
+    assert gap > 0.5
+    assert abs(posterior.elbo - (EVIDENCE - gap)) < 5 * posterior.elbo_se
+
+
+def test_a_summary_weighs_nothing_that_it_does_not_correct(monkeypatch):
+    posterior = fit("fullrank")
+    assert posterior.status == "certified"
+
+    def refuse(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(weights, "draw", refuse)
+    for i, row in enumerate(posterior.summary().rows):
+        sd = np.sqrt(np.linalg.inv(PRECISION)[i, i])
+        assert abs(row.mean - MEAN[i]) < 5 * sd / np.sqrt(4000)
+        assert row.sd == pytest.approx(sd, rel=5 / np.sqrt(2 * 4000))

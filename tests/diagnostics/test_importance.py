@@ -1,0 +1,57 @@
+"""Draws in blocks: how many the model is evaluated at, and how."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tests import targets
+from vijax.contracts import Variables
+from vijax.contracts import kernel as _kernel
+from vijax.diagnostics import importance as weights
+from vijax.guides import Delta, MeanField
+
+
+def test_one_draw_is_evaluated_alone():
+    """Comparisons on many batches ask for one draw of each, and would pay for a block."""
+    problem = targets.problem("normal_mean")
+    evaluated = []
+
+    def count(number):
+        evaluated.append(float(number))
+
+    params = Delta().init(jax.random.key(0), problem.target.space, {"mu": jnp.array(0.3)})
+
+    class Counted(Delta):
+        def draw(self, params, space, key, batch):
+            jax.debug.callback(count, jax.random.uniform(key))
+            return super().draw(params, space, key, batch)
+
+    state = (Variables(params), {}, jax.random.key(1), problem.batch)
+    drawn = weights.draw(problem.target, Counted(), *state, 1)
+    jax.effects_barrier()
+    assert drawn.log_p.shape == (1,)
+    assert len(evaluated) == 1
+
+
+def test_draws_and_densities_of_much_data_are_the_same_apart(monkeypatch):
+    problem, guide = targets.problem("regression"), MeanField()  # which has no draws on the host
+    target, batch = problem.target, problem.batch
+    params = guide.init(
+        jax.random.key(0), target.space, target.space.unravel(jnp.full(target.space.dim, 0.2))
+    )
+
+    def draws():
+        return weights.draw(target, guide, Variables(params), {}, jax.random.key(1), batch, 70)
+
+    def weighed():
+        """Whether densities came with the draws, by program."""
+        return {key[-1] for key in target.programs.compiled if key[0] == weights._draw_block}
+
+    at_once = draws()
+    assert weighed() == {True}
+    monkeypatch.setattr(_kernel, "_WORTH_COMPILING", 1)
+    apart = draws()
+    assert weighed() == {True, False}
+    jax.tree.map(np.testing.assert_array_equal, apart.z, at_once.z)
+    np.testing.assert_allclose(apart.log_q, at_once.log_q, rtol=1e-6)
+    np.testing.assert_allclose(apart.log_p, at_once.log_p, rtol=1e-6)

@@ -1,0 +1,129 @@
+"""Short chains find the target's moments, and say when they have not."""
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+
+from tests.solvers.problems import case, gaussian
+from vijax.diagnostics import short_chains as markov
+from vijax.diagnostics.chain_check import affordable, check, tail_shapes
+from vijax.diagnostics.psis import tail_shape
+
+
+def uniform(num):
+    return np.full(num, -np.log(num))
+
+
+def checked(kernel, draws, labels=None, mend=True, seed=0, tolerance=0.05):
+    rng, budget = np.random.default_rng(seed), affordable(kernel, mend)
+    return check(kernel, draws, uniform(len(draws)), labels, rng, tolerance, mend, budget)
+
+
+def test_agrees_with_an_exact_guide():
+    known = gaussian(6, 30.0)
+    rng = np.random.default_rng(1)
+    draws = rng.multivariate_normal(known.mean, known.covariance, 4000)
+    found, _ = checked(known.case.kernel(), draws, mend=False)
+    assert found.settled
+    assert found.agrees(0.05)
+    assert found.error < 0.02
+
+
+@pytest.mark.parametrize(("shift", "stretch"), [(0.5, 1.0), (0.0, 0.6), (1.0, 1.5)])
+def test_mends_a_wrong_guide(shift, stretch):
+    known = gaussian(6, 30.0)
+    rng = np.random.default_rng(2)
+    sd = np.sqrt(np.diag(known.covariance))
+    draws = rng.multivariate_normal(known.mean + shift * sd, stretch**2 * known.covariance, 4000)
+    found, pool = checked(known.case.kernel(), draws)
+    assert found.settled
+    assert not found.agrees(0.05)
+    error = 5 * np.maximum(found.mean_se, 1 / np.sqrt(len(pool)))
+    assert np.all(np.abs(pool.mean(0) - known.mean) / sd < error)
+    assert np.all(np.abs(np.log(pool.std(0) / sd)) < 5 * np.maximum(found.log_sd_se, 0.01))
+    np.testing.assert_allclose(found.mean, (pool.mean(0) - draws.mean(0)) / pool.std(0), atol=1e-9)
+
+
+def test_standard_errors_cover_what_repeats_scatter():
+    known = gaussian(3, 30.0)
+    rng = np.random.default_rng(3)
+    draws = rng.multivariate_normal(known.mean, known.covariance, 4000)
+    kernel = known.case.kernel()
+    runs = [checked(kernel, draws, seed=seed)[0] for seed in range(12)]
+    means = np.array([run.mean for run in runs])
+    stated = np.array([run.mean_se for run in runs]).mean(0)
+    ratio = means.std(0, ddof=1) / stated
+    assert np.all((ratio > 0.5) & (ratio < 1.7))
+
+
+def test_a_ridge_too_long_to_walk_is_not_settled():
+    def banana():
+        x = numpyro.sample("x", dist.Normal(1.0, 10.0**0.5))
+        numpyro.sample("y", dist.Normal(x**2, 0.1**0.5))
+
+    rng = np.random.default_rng(4)
+    draws = rng.normal([0.2, 0.2], 0.3, (4000, 2))
+    found, _ = checked(case(banana).kernel(), draws)
+    assert not found.settled
+
+
+def test_modes_are_not_expected_to_mix():
+    center = np.array([3.0, 4.0])
+
+    def two():
+        x = numpyro.sample("x", dist.Normal(0.0, 100.0).expand([2]).to_event(1))
+        parts = [dist.Normal(s * jnp.asarray(center), 1.0).log_prob(x).sum() for s in (-1, 1)]
+        numpyro.factor("target", jnp.logaddexp(parts[0], parts[1]))
+
+    rng = np.random.default_rng(5)
+    labels = (rng.random(4000) < 0.5).astype(int)
+    draws = np.where(labels[:, None], center, -center) + rng.normal(size=(4000, 2))
+    kernel = case(two).kernel()
+    assert checked(kernel, draws, labels)[0].agrees(0.05)
+    assert not checked(kernel, draws)[0].settled
+
+
+def test_chains_that_cannot_start_are_dropped():
+    def half():
+        numpyro.sample("x", dist.Normal(0.0, 1.0))
+        numpyro.factor("wall", jnp.where(numpyro.sample("y", dist.Normal(0, 1)) > 0, 0, -jnp.inf))
+
+    rng = np.random.default_rng(6)
+    kernel = case(half).kernel()
+    starts = rng.normal(size=(300, 2))
+    begun = markov.begin(kernel, starts, np.zeros(300, int))
+    assert len(begun.states) == np.sum(starts[:, 1] > 0)
+    assert checked(kernel, np.concatenate([starts[:, :1], -np.abs(starts[:, 1:])], 1)) is None
+
+
+def test_tail_shapes_tell_heavy_from_light():
+    rng = np.random.default_rng(7)
+    points = np.column_stack([rng.normal(size=4000), rng.standard_t(1.5, 4000)])
+    light, heavy = tail_shapes(points)
+    assert light < 0.2
+    assert heavy > 0.5
+    assert tail_shape(np.ones(100)) == -np.inf
+
+
+def test_chains_that_are_cut_short_say_so():
+    known = gaussian(6, 30.0)
+    kernel = known.case.kernel()
+    draws = np.random.default_rng(4).multivariate_normal(known.mean, known.covariance, 4000)
+    rng, weights = np.random.default_rng(0), uniform(4000)
+    found, _ = check(kernel, draws, weights, None, rng, 0.05, True, 64 * 64)
+    assert (found.num_chains, found.cut_short, found.settled) == (64, True, False)
+    assert not found.agrees(0.05)
+    assert found.consistent(0.05)  # as the guide is exact
+    sd = np.sqrt(np.diag(known.covariance))
+    found, _ = check(kernel, draws + sd, weights, None, rng, 0.05, True, 64 * 64)
+    assert not found.consistent(0.05)
+    assert check(kernel, draws, weights, None, rng, 0.05, True, 64 * 63) is None
+
+
+def test_more_is_affordable_where_an_answer_needs_mending():
+    class Large:
+        num_elements = 2**22
+
+    assert affordable(Large, True) > affordable(Large, False) >= 2**10

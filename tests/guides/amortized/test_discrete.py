@@ -1,0 +1,338 @@
+"""Amortized guides over discrete latents: every estimator, on batches, exact where they can be."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import optax
+import pytest
+from flax import nnx
+from scipy.special import expit, logsumexp
+from scipy.stats import norm, poisson
+
+import vijax
+from vijax import GuideError
+from vijax.contracts import Batch, Setting, Variables
+from vijax.families.discrete import Counts
+from vijax.guides import Amortized, AmortizedDiscrete
+from vijax.model import build, request, split
+from vijax.objectives import ELBO
+
+ROWS = 300
+rng = np.random.default_rng(0)
+STEPS = np.array([1.5, -1.0], np.float32)
+Y = (rng.integers(0, 2, (ROWS, 2)) * STEPS + rng.normal(size=(ROWS, 2))).astype(np.float32)
+WEIGHTS = np.array([[1.5, -1.0], [-0.5, 2.0]], np.float32)
+ON = np.array([4, 0, 2], np.int32)  # rows of a batch, of the first five
+
+
+def linear(inputs, outputs):
+    """A class of encoders."""
+
+    class Linear(nnx.Module):
+        def __init__(self, rngs):
+            self.layer = nnx.Linear(inputs, outputs, rngs=rngs)
+
+        def __call__(self, y):
+            return self.layer(y)
+
+    return Linear
+
+
+TWO, FOUR = linear(2, 2), linear(2, 4)
+
+
+def units(y):
+    """Logits of the units given their data are linear in them."""
+    with numpyro.plate("rows", y.shape[0]):
+        h = numpyro.sample("h", dist.Bernoulli(0.4).expand([2]).to_event(1))
+        numpyro.sample("y", dist.Normal(h * jnp.asarray(STEPS), 1.0).to_event(1), obs=y)
+
+
+def network(y):
+    """Units that depend on one another given the data, which the family has not."""
+    low = numpyro.param("low", 0.3)
+    with numpyro.plate("rows", y.shape[0]):
+        h = numpyro.sample("h", dist.Bernoulli(0.4).expand([2]).to_event(1))
+        loc = jnp.tanh(h @ jnp.asarray(WEIGHTS) - low)
+        numpyro.sample("y", dist.Normal(loc, 0.7).to_event(1), obs=y)
+
+
+def values(y):
+    """Two sites of three values, one of which matters more or less by the other."""
+    with numpyro.plate("rows", y.shape[0]):
+        k = numpyro.sample("k", dist.Categorical(jnp.array([0.2, 0.5, 0.3])))
+        j = numpyro.sample("j", dist.Binomial(2, 0.4))
+        numpyro.sample("y", dist.Normal(jnp.stack([k, k * j], -1), 1.0).to_event(1), obs=y)
+
+
+@functools.cache
+def problem(model, encoder):
+    """On three rows of five."""
+    arguments, data = split(model, (Y[:5],), {})
+    target = build(model, arguments, request({"rows": 3}, None), "all").on_batch
+    guide = AmortizedDiscrete(encoder, "y")
+    start = {site.name: jnp.zeros(site.z_shape) for site in target.space.sites}
+    params = guide.init(jax.random.key(4), target.space, start)
+    batch = Batch(data, {"rows": jnp.asarray(ON)})
+    return target, guide, batch, Variables(params, {"low": jnp.array(0.3)})
+
+
+def exact(model, encoder):
+    """The loss and its gradient, summed over all states of the rows in use."""
+    target, guide, batch, variables = problem(model, encoder)
+    sites = target.space.sites
+    ranges = [range(site.states) for site in sites for _ in range(site.size)]
+    every = jax.vmap(target.space.unravel)(jnp.array(list(itertools.product(*ranges))))
+
+    def loss(variables):
+        def one(z):
+            log_q = guide.log_prob(variables.guide, target.space, z, batch)
+            return log_q, target.log_density(z, batch, variables.model)
+
+        log_q, log_p = jax.vmap(one)(every)
+        return jnp.sum(jnp.exp(log_q * 3 / 5) * (log_q - log_p))  # rows count for all of them
+
+    return jax.jit(jax.value_and_grad(loss))(variables)
+
+
+@pytest.mark.parametrize(
+    ("model", "encoder", "name"),
+    [
+        (network, TWO, "local"),
+        (network, TWO, "disarm"),
+        (network, TWO, "leave_one_out"),
+        pytest.param(network, TWO, "rebar", marks=pytest.mark.slow),
+        pytest.param(network, TWO, "relax", marks=pytest.mark.slow),
+        (values, FOUR, "leave_one_out"),
+        (values, FOUR, "rebar"),
+        (values, FOUR, "relax"),
+    ],
+)
+def test_gradients_on_a_batch_are_unbiased(model, encoder, name):
+    target, guide, batch, variables = problem(model, encoder)
+    keys, objective = jax.random.split(jax.random.key(1), 4000), ELBO(discrete=name)
+    start = Setting({}, keys[0], target, guide, batch, jnp.zeros(()))
+    controls = jax.tree.map(lambda leaf: leaf + 0.1, objective.init_controls(start))
+
+    def one(key):
+        setting = start._replace(key=key, controls=controls)
+        return jax.value_and_grad(lambda at: objective(at, setting)[0])(variables)
+
+    found = jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=2000))(keys)
+    for got, want in zip(*map(jax.tree.leaves, (found, exact(model, encoder))), strict=True):
+        got = np.asarray(got, float)
+        error = 5 * got.std(0) / np.sqrt(len(keys)) + 1e-5
+        assert (np.abs(got.mean(0) - want) < error).all()
+
+
+@functools.cache
+def fitted():
+    options = {"optimizer": optax.adam(0.02), "num_steps": 3000, "progress_bar": False}
+    guide = AmortizedDiscrete(TWO, "y")
+    return vijax.fit(units, Y, guide=guide, batch_size=50, **options)
+
+
+def test_the_encoder_learns_the_exact_posterior():
+    posterior = fitted()
+    layer = posterior.params.encoder["layer"]
+    np.testing.assert_allclose(layer["kernel"], np.diag(STEPS), atol=0.15)
+    bias = np.log(0.4 / 0.6) - STEPS**2 / 2
+    np.testing.assert_allclose(layer["bias"], bias, atol=0.15)
+    joint = norm.logpdf(Y[..., None], STEPS[:, None] * [0, 1]) + np.log([0.6, 0.4])
+    evidence = logsumexp(joint, axis=-1).sum()
+    assert evidence - 1 < posterior.elbo < evidence + 5 * posterior.elbo_se
+    assert "in the guide: h (2 values); gradients by LocalExpectation()" in posterior.report()
+
+
+def test_rows_that_the_fit_has_not_seen_are_inferred():
+    new, num = np.array([[3.0, 2.0], [-1.0, -2.0], [0.7, 0.1]], np.float32), 4000
+    draws = fitted().at(new).sample(1, num)["h"]
+    assert draws.shape == (num, 3, 2)
+    p = expit(np.log(0.4 / 0.6) + STEPS * new - STEPS**2 / 2)
+    assert (np.abs(draws.mean(0) - p) < 5 * np.sqrt(p * (1 - p) / num) + 0.05).all()
+
+
+def test_the_plate_may_be_any_axis():
+    def crossed(y):
+        with numpyro.plate("rows", y.shape[0], dim=-1):
+            k = numpyro.sample("k", dist.Categorical(jnp.full((1, y.shape[0], 3), 1 / 3)))
+            numpyro.sample("y", dist.Normal(k[0], 1.0), obs=y[:, 0])
+
+    arguments, data = split(crossed, (Y[:4],), {})
+    target = build(crossed, arguments, None, "all")
+    guide = AmortizedDiscrete(TWO, "y")
+    (site,) = target.space.sites
+    assert site.z_shape == (1, 4)
+    params = guide.init(jax.random.key(0), target.space, {"k": jnp.zeros(site.z_shape)})
+    (family,) = guide.families(params, target.space, Batch(data)).values()
+    layer = params.encoder["layer"]
+    logits = Y[:4] @ layer["kernel"] + layer["bias"]
+    np.testing.assert_allclose(family.logits[0], logits, rtol=1e-5)
+    draw = guide.draw(params, target.space, jax.random.key(2), Batch(data))
+    log_p = jax.nn.log_softmax(np.concatenate([np.zeros((4, 1)), logits], 1))
+    np.testing.assert_allclose(draw.log_q, log_p[np.arange(4), draw.z["k"][0]].sum(), rtol=1e-5)
+
+
+SEEN = np.stack([rng.binomial(rng.poisson(5 * np.exp(Y[:, 0])), 0.6), 5 * np.exp(Y[:, 0])], 1)
+SEEN = SEEN.astype(np.float32)
+
+
+def few(y):
+    with numpyro.plate("rows", y.shape[0]):
+        n = numpyro.sample("n", dist.Poisson(3.0))
+        numpyro.sample("y", dist.Normal(n, 1.5), obs=y[:, 0])
+
+
+def thinned(y):
+    """Animals at sites with habitats of different worth: as many as were seen at least."""
+    with numpyro.plate("rows", y.shape[0]):
+        n = numpyro.sample("n", dist.Poisson(y[:, 1]))
+        numpyro.sample("y", dist.Binomial(n, 0.6), obs=y[:, 0])
+
+
+def test_rows_of_counts_start_alike_whatever_their_data():
+    arguments, data = split(few, (1000 * Y[:5],), {})
+    target, guide = build(few, arguments, None, "all"), AmortizedDiscrete(TWO, "y")
+    params = guide.init(jax.random.key(0), target.space, {"n": jnp.zeros(5)})
+    far = params._replace(counts={"n": params.counts["n"]._replace(gate=jnp.full((2,), 5.0))})
+    start, later = (guide.families(p, target.space, Batch(data))["n"] for p in (params, far))
+    np.testing.assert_allclose(start.log_loc, np.log(0.5), rtol=1e-6)
+    np.testing.assert_allclose(start.log_scale, np.log(0.5), rtol=1e-6)
+    assert (np.abs(later.log_scale - np.log(0.5)) <= 3.0).all()
+    assert (later.log_loc < np.log(1e5)).all()  # linear, where it had been exp(1000)
+    slopes = jax.grad(lambda p: guide.families(p, target.space, Batch(data))["n"].log_loc.sum())
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes(far)))
+
+
+def test_gradients_of_counts_on_a_batch_are_unbiased():
+    target, guide, batch, variables = problem(few, TWO)
+    params = variables.guide
+    unit = Counts(jnp.array(1.0), jnp.array(0.1))
+    own = params.counts["n"]._replace(unit=unit, gate=jnp.array([0.4, 0.3]))
+    variables = Variables(params._replace(counts={"n": own}))
+    every = {"n": jnp.array(list(itertools.product(range(30), repeat=3)))}
+
+    def exact(variables):
+        def one(z):
+            log_q = guide.log_prob(variables.guide, target.space, z, batch)
+            return log_q, target.log_density(z, batch)
+
+        log_q, log_p = jax.vmap(one)(every)
+        return jnp.sum(jnp.exp(log_q * 3 / 5) * (log_q - log_p))
+
+    def estimate(key):
+        setting = Setting({}, key, target, guide, batch, jnp.zeros(()))
+        return jax.value_and_grad(lambda at: ELBO()(at, setting)[0])(variables)
+
+    keys = jax.random.split(jax.random.key(1), 4000)
+    found = jax.jit(lambda keys: jax.lax.map(estimate, keys, batch_size=2000))(keys)
+    want = jax.jit(jax.value_and_grad(exact))(variables)
+    for got, truth in zip(*map(jax.tree.leaves, (found, want)), strict=True):
+        got = np.asarray(got, float)
+        error = 5 * got.std(0) / np.sqrt(len(keys)) + 1e-4
+        assert (np.abs(got.mean(0) - truth) < error).all()
+
+
+@pytest.mark.slow
+def test_counts_by_a_network_are_close_to_the_posterior():
+    """Linear encoders of exponential scales ended at -160 to -1e17 nats a row, all of eight."""
+    options = {"guide": AmortizedDiscrete(TWO, "y"), "num_steps": 2000, "progress_bar": False}
+    posterior = vijax.fit(thinned, SEEN, batch_size=100, **options)
+    evidence = poisson.logpmf(SEEN[:, 0], 0.6 * SEEN[:, 1]).sum()
+    error = 5 * posterior.elbo_se / ROWS
+    assert -0.06 - error < (posterior.elbo - evidence) / ROWS < error
+    new = np.array([[3.0, 5.0], [40.0, 60.0], [0.0, 2.0]], np.float32)
+    draws = posterior.at(new).sample(1, 4000)["n"]
+    assert (draws >= new[:, 0]).all()
+    missed = 0.4 * new[:, 1]
+    error = 5 * draws.std(0) / np.sqrt(4000) + 0.1 * missed + 0.1
+    assert (np.abs(draws.mean(0) - new[:, 0] - missed) < error).all()
+    # parameters for every row begin there, and have something to gain
+    still = {"optimizer": optax.sgd(0.0), "num_steps": 1, "progress_bar": False}
+    begun = vijax.fit(thinned, SEEN, guide="discrete", init=posterior, **still)
+    gap = 5 * np.hypot(begun.elbo_se, posterior.elbo_se)
+    assert abs(begun.elbo - posterior.elbo) < gap
+    steps = {"num_steps": 1000, "progress_bar": False}
+    refined = vijax.fit(thinned, SEEN, guide="discrete", init=begun, **steps)
+    assert begun.elbo + 5 * np.hypot(begun.elbo_se, refined.elbo_se) < refined.elbo < evidence + 1
+
+
+@pytest.mark.slow
+def test_counts_of_rows_in_batches_start_from_what_was_seen():
+    """With parameters for each row as with a network."""
+    steps = {"num_steps": 3000, "progress_bar": False}
+    posterior = vijax.fit(thinned, SEEN, guide="discrete", batch_size=100, **steps)
+    np.testing.assert_array_equal(posterior.centering["n"], SEEN[:, 0])
+    evidence = poisson.logpmf(SEEN[:, 0], 0.6 * SEEN[:, 1]).sum()
+    error = 5 * posterior.elbo_se / ROWS
+    assert -0.1 - error < (posterior.elbo - evidence) / ROWS < error
+
+
+def both(y):
+    """A switch and a number in every row, and a number for all of them."""
+    mu = numpyro.sample("mu", dist.Normal(0.0, 2.0))
+    with numpyro.plate("rows", y.shape[0]):
+        h = numpyro.sample("h", dist.Bernoulli(0.4))
+        z = numpyro.sample("z", dist.Normal(mu, 1.0))
+        loc = jnp.stack([3.0 * h, z], -1)
+        numpyro.sample("y", dist.Normal(loc, 1.0).to_event(1), obs=y)
+
+
+@pytest.mark.slow
+def test_beside_continuous_latents_of_the_same_rows():
+    guide = {
+        "h": AmortizedDiscrete(linear(2, 1), "y"),
+        "z": Amortized(TWO, "y"),
+        ...: "fullrank",
+    }
+    options = {"optimizer": optax.adam(0.01), "num_steps": 4000, "progress_bar": False}
+    posterior = vijax.fit(both, Y, guide=guide, batch_size=50, **options)
+    p = posterior.params.discrete.encoder["layer"]
+    np.testing.assert_allclose(np.ravel(p["kernel"]), [3.0, 0.0], atol=0.3)
+    variance = 1 / (1 / 4 + ROWS / 2)  # of mu
+    draws = posterior.sample(0, 2000)
+    assert abs(draws["mu"].mean() - variance * Y[:, 1].sum() / 2) < 3 * variance**0.5
+    assert draws["h"].shape == draws["z"].shape == (2000, ROWS)
+
+
+def above(y):
+    top = numpyro.sample("top", dist.Bernoulli(0.5))
+    with numpyro.plate("rows", y.shape[0]):
+        h = numpyro.sample("h", dist.Bernoulli(0.2 + 0.5 * top))
+        numpyro.sample("y", dist.Normal(h, 1.0), obs=y[:, 0])
+
+
+def test_beside_discrete_sites_of_all_rows():
+    """Half of the units are on, give or take: so `top` is one."""
+    guide = {"h": AmortizedDiscrete(linear(2, 1), "y"), ...: "discrete"}
+    options = {"optimizer": optax.adam(0.05), "num_steps": 1000, "progress_bar": False}
+    y = np.repeat([[3.0, 0.0], [-2.0, 0.0]], 20, axis=0).astype(np.float32)
+    posterior = vijax.fit(above, y, guide=guide, **options)
+    draws = posterior.sample(0, 1000)
+    assert draws["top"].mean() > 0.9
+    assert draws["h"][:, :20].mean() > 0.9
+    assert draws["h"][:, 20:].mean() < 0.2
+
+
+@pytest.mark.parametrize(
+    ("encoder", "inputs", "model", "message"),
+    [
+        (FOUR, "y", units, r"shape \(300, 2\), got \(300, 4\)"),
+        (TWO, "x", units, r"array arguments among \['y'\], got 'x'"),
+        (TWO, "y", above, "expected sites inside one plate, got 'top'"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_refused(encoder, inputs, model, message):
+    guide = AmortizedDiscrete(encoder, inputs)
+    with pytest.raises(GuideError, match=message):
+        vijax.fit(model, Y, guide=guide, num_steps=2, progress_bar=False)
+
+
+def test_a_module_instead_of_what_makes_one_is_refused():
+    with pytest.raises(GuideError, match=r"encoder: expected a function of nnx.Rngs"):
+        AmortizedDiscrete(3, "y")

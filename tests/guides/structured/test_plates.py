@@ -1,0 +1,243 @@
+"""A block for every row of plates that are cut into batches, conditioned on the rows above it."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from jax.extend import core
+
+import vijax
+from tests.solvers.gaussians.test_tree import exact_globals, groups
+from vijax import ModelError
+from vijax.algorithms import Adam, Gradient
+from vijax.contracts import Batch, Variables
+from vijax.engine.loop import advance, begin
+from vijax.engine.row_parameters import take
+from vijax.guides import Plates
+from vijax.guides.structured.plates import suits_batches
+from vijax.model import build, request, split
+from vijax.objectives import ELBO
+from vijax.solvers.gaussians.structured_conversion import normal
+
+rng = np.random.default_rng(0)
+X = rng.normal(size=(24, 3)).astype(np.float32)
+Y = (1 + rng.normal(size=(24, 1)) + 0.5 * X + 0.7 * rng.normal(size=X.shape)).astype(np.float32)
+GRID = (rng.normal(size=(12, 1, 1)) + rng.normal(size=(12, 4, 3))).astype(np.float32)
+
+
+def regression(x, y):
+    """What the slope says of an intercept differs between rows; two latents in each."""
+    mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
+    slope = numpyro.sample("slope", dist.Normal(0.0, 1.0))
+    with numpyro.plate("rows", x.shape[0], dim=-2):
+        level = numpyro.sample("level", dist.Normal(mu, 1.0))
+        tilt = numpyro.sample("tilt", dist.Normal(0.0, 0.3))
+        with numpyro.plate("repeats", x.shape[1], dim=-1):
+            numpyro.sample("y", dist.Normal(level + (slope + tilt) * x, 0.7), obs=y)
+
+
+def nested(y):
+    mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
+    with numpyro.plate("groups", y.shape[0], dim=-3):
+        group = numpyro.sample("group", dist.Normal(mu, 1.0))
+        with numpyro.plate("members", y.shape[1], dim=-2):
+            member = numpyro.sample("member", dist.Normal(group, 0.5))
+            with numpyro.plate("repeats", y.shape[2], dim=-1):
+                numpyro.sample("y", dist.Normal(member, 1.0), obs=y)
+
+
+CASES = {
+    "regression": (regression, (X, Y), {"rows": 6}),
+    "nested": (nested, (GRID,), {"groups": 4}),
+    "both plates": (nested, (GRID,), {"groups": 4, "members": 2}),
+}
+
+
+@functools.cache
+def cut(name):
+    model, args, size = CASES[name]
+    arguments, data = split(model, args, {})
+    return build(model, arguments, request(size, None)), Batch(data)
+
+
+def moved(target, scale=0.3, seed=1):
+    """Parameters of the guide away from its start."""
+    start = {site.name: jnp.zeros(site.z_shape) for site in target.space.sites}
+    params = Plates(0.5).init(jax.random.key(0), target.space, start)
+    leaves, tree = jax.tree.flatten(params)
+    away = np.random.default_rng(seed)
+    noise = [np.asarray(scale * away.normal(size=leaf.shape), np.float32) for leaf in leaves]
+    return jax.tree.unflatten(tree, [a + b for a, b in zip(leaves, noise, strict=True)])
+
+
+def parts(target, params):
+    """The parameters of every batch of an epoch in order, and the rows of each."""
+    axes = Plates().row_axes(params, target.space, target.subsampled)
+    blocks = [
+        [
+            {name: np.arange(start, start + size)}
+            for start in range(0, target.subsampling.plates[name].size, size)
+        ]
+        for name, size in target.subsampled.items()
+    ]
+    for some in itertools.product(*blocks):
+        index = {name: rows for one in some for name, rows in one.items()}
+        yield take(params, axes, index), index
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_blocks_of_a_batch_are_those_of_its_rows(name):
+    target, batch = cut(name)
+    guide, params = Plates(), moved(target)
+    z = target.space.unravel(jnp.asarray(rng.normal(size=target.space.dim), jnp.float32))
+    site_axes = {site.name: site.axes(target.subsampled) for site in target.space.sites}
+
+    def figures(target, params, z, index):
+        log_q = guide.log_prob(params, target.space, z, batch)
+        log_p = target.log_density(z, batch._replace(index=index))
+        return log_q, guide.entropy(params, target.space), log_p
+
+    program = jax.jit(functools.partial(figures, target.on_batch))
+    found = [
+        program(some, take(z, site_axes, index), index) for some, index in parts(target, params)
+    ]
+    # rows count in the guide as they do in the model
+    whole = jax.jit(functools.partial(figures, target))(params, z, {})
+    np.testing.assert_allclose(np.mean(found, axis=0), whole, rtol=2e-5)
+
+
+def exact(target, batch):
+    """Mean and covariance of a Gaussian posterior, from the log density alone."""
+    origin = jnp.zeros(target.space.dim)
+
+    def log_density(vector):
+        return target.log_density(target.space.unravel(vector), batch)
+
+    slope, curvature = jax.jit(lambda z: (jax.grad(log_density)(z), jax.hessian(log_density)(z)))(
+        origin
+    )
+    covariance = np.linalg.inv(-np.asarray(curvature, float))
+    return covariance @ np.asarray(slope, float), covariance
+
+
+@functools.cache
+def fitted(name):
+    model, args, size = CASES[name]
+    return vijax.fit(model, *args, batch_size=size, progress_bar=False)
+
+
+@pytest.mark.parametrize("name", ["regression", pytest.param("nested", marks=pytest.mark.slow)])
+def test_batches_reach_the_exact_posterior_of_a_linear_hierarchy(name):
+    posterior = fitted(name)
+    assert posterior.guide == Plates()
+    assert posterior.converged
+    mean, covariance = exact(*cut(name))
+    sd = np.sqrt(np.diag(covariance))
+    found = normal(posterior.params, posterior.space)
+    root = found.structure.draws(found.conditionals, np.eye(sd.size))
+    own = np.sqrt(np.diag(root.T @ root))
+    correlation = root.T @ root / np.outer(own, own) - covariance / np.outer(sd, sd)
+    # parameters by row are not averaged: the noise of the last step size is in them
+    np.testing.assert_allclose((found.mean - mean) / sd, 0, atol=0.05)
+    np.testing.assert_allclose(own, sd, rtol=0.1)
+    np.testing.assert_allclose(correlation, 0, atol=0.02)
+
+
+def test_draws_hold_what_shared_and_local_latents_have_in_common():
+    posterior = fitted("nested")
+    mean, covariance = exact(*cut("nested"))
+    sd, num = np.sqrt(np.diag(covariance)), 4000
+    draws = posterior.sample(0, num)
+    assert draws["member"].shape == (num, 12, 4, 1)
+    assert list(draws)[:3] == list(posterior.space.names)
+    flat = np.concatenate([draws[name].reshape(num, -1) for name in draws], axis=1)
+    found = np.corrcoef(flat.T) - covariance / np.outer(sd, sd)
+    assert np.abs(found).max() < 5 / np.sqrt(num) + 0.02
+    np.testing.assert_allclose((flat.mean(0) - mean) / sd, 0, atol=5 / np.sqrt(num) + 0.05)
+
+
+@pytest.mark.slow
+def test_new_groups_are_drawn_given_the_shared_latents():
+    posterior, num = fitted("nested"), 4000
+    new = np.zeros((5, 2, 1), np.float32)
+    with pytest.raises(ModelError, match=r"site 'group'.*redraw=\['group'\]"):
+        posterior.predict(1, new, num_draws=1)
+    draws = posterior.predict(1, new, num_draws=num, redraw=["group", "member"])
+    assert {name: x.shape[1:] for name, x in draws.items()} == {
+        "group": (5, 1, 1),
+        "member": (5, 2, 1),
+        "y": (5, 2, 1),
+    }
+    variance = exact(*cut("nested"))[1][0, 0] + np.array([1.0, 1.25, 2.25])
+    for name, expected in zip(("group", "member", "y"), variance, strict=True):
+        by_row = draws[name].reshape(num, -1).var(axis=0)
+        np.testing.assert_allclose(by_row, expected, rtol=5 * np.sqrt(2 / num) + 0.05)
+    known = posterior.predict(2, GRID, num_draws=num, redraw=["member"])  # of the groups there are
+    away = known["member"].mean(axis=(0, 2)) - posterior.sample(3, num)["group"].mean(axis=(0, 2))
+    np.testing.assert_allclose(away, 0, atol=5 * np.sqrt((1 + 0.25 / 4) / num))
+    with pytest.raises(ModelError, match=r"redraw: expected a collection of some of the sites"):
+        posterior.predict(1, new, redraw="group")
+
+
+@pytest.mark.slow
+def test_many_groups_on_batches_leave_shared_latents_their_spread():
+    """Independent rows make the sd of `mu` a seventh too small here, that of `tau` a third."""
+    away = np.random.default_rng(0)
+    sd = away.uniform(0.3, 0.6, 1000).astype(np.float32)
+    y = (1.5 + 0.7 * away.normal(size=1000) + sd * away.normal(size=1000)).astype(np.float32)
+    posterior = vijax.fit(groups, y, sd, batch_size=100, progress_bar=False)
+    assert posterior.guide == Plates()
+    mean, spread = exact_globals(y, sd)
+    found = normal(posterior.params, posterior.space)
+    np.testing.assert_allclose((found.mean[:2] - mean) / spread, 0, atol=0.2)
+    np.testing.assert_allclose(found.sd[:2], spread, rtol=0.1)
+
+
+def in_loops(jaxpr, inside=False):
+    """The equations in the bodies of a program's loops, inner programs opened."""
+    for equation in jaxpr.eqns:
+        inner = list(core.jaxprs_in_params(equation.params))
+        for one in inner:
+            yield from in_loops(one, inside or equation.primitive.name == "while")
+        if inside and not inner:
+            yield equation
+
+
+def test_a_step_touches_all_rows_only_to_read_and_write_those_of_its_batch():
+    target, batch = cut("regression")
+    guide, algorithm = Plates(), Gradient(ELBO(), Adam(0.1))
+    variables = jax.tree.map(lambda leaf: leaf[None], Variables(moved(target)))
+    start = functools.partial(begin, target, guide, algorithm)
+    loop = jax.eval_shape(start, variables, {}, jnp.ones(1), jax.random.key(0), batch)
+    table = Batch({}, {"rows": np.zeros((512, 6), np.int32)})
+
+    def steps(loop, batch, table):
+        arguments = (jax.random.key(0), np.ones(1, bool), True, 0, 100, batch, table)
+        return advance(target, guide, algorithm, False, 1, loop, *arguments)
+
+    touched = {
+        equation.primitive.name
+        for equation in in_loops(jax.make_jaxpr(steps)(loop, batch, table).jaxpr)
+        if any(len(X) in value.aval.shape for value in [*equation.invars, *equation.outvars])
+    }
+    assert touched == {"gather", "scatter"}
+
+
+def test_the_automatic_guide_has_blocks_where_they_are_few_numbers():
+    assert suits_batches(cut("nested")[0].space, ["groups"])
+    assert not suits_batches(cut("nested")[0].space, ["members"])  # groups stay dense
+    assert not suits_batches(cut("nested")[0].space.cut({"groups": 10_000}), ["groups"])
+
+    def wide(y):
+        w = numpyro.sample("w", dist.Normal(0, 1).expand([40]).to_event(1))
+        with numpyro.plate("rows", len(y)):
+            z = numpyro.sample("z", dist.Normal(0, 1))
+            numpyro.sample("y", dist.Normal(z + w.sum(), 1.0), obs=y)
+
+    arguments, _ = split(wide, (X[:, 0],), {})
+    assert not suits_batches(build(wide, arguments).space, ["rows"])  # 41 numbers for each z

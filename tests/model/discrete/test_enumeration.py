@@ -1,0 +1,551 @@
+"""Discrete sites: summed out as brute force does it, drawn as their exact conditional says."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro import handlers
+from numpyro.contrib.control_flow import scan
+from numpyro.infer.util import log_density
+from scipy.special import logsumexp
+
+from vijax.contracts import Batch
+from vijax.contracts.kernel import Kernel
+from vijax.model import build, split
+from vijax.runtime.errors import ModelError
+
+RNG = np.random.default_rng(3)
+Y = RNG.normal(size=4).astype(np.float32)
+GRID = RNG.normal(size=(3, 2)).astype(np.float32)
+SERIES = RNG.normal(size=5).astype(np.float32)
+PANEL = RNG.normal(size=(4, 2)).astype(np.float32)
+WEIGHTS = jnp.array([0.2, 0.5, 0.3])
+SHIFTS = jnp.array([-1.0, 0.4, 1.5])
+STEPS = jnp.array([[0.7, 0.2, 0.1], [0.15, 0.6, 0.25], [0.3, 0.3, 0.4]])
+QUICK = {"xla_backend_optimization_level": 0}  # the code runs once
+
+
+def level():
+    return numpyro.sample("mu", dist.Normal(0.3, 1.0))
+
+
+def categorical(name, probs=WEIGHTS):
+    return numpyro.sample(name, dist.Categorical(probs))
+
+
+def outside_plates(y):
+    mu = level()
+    z = categorical("z")
+    numpyro.sample("y", dist.Normal(mu + SHIFTS[z], 1.0), obs=y)  # its rows are in no plate
+
+
+def in_a_plate(y):
+    mu = level()
+    with numpyro.plate("rows", len(y)):
+        z = categorical("z")
+        numpyro.sample("y", dist.Normal(mu + SHIFTS[z], 1.0), obs=y)
+
+
+def with_a_common_cause(y):
+    mu = level()
+    kind = numpyro.sample("kind", dist.Bernoulli(jax.nn.sigmoid(mu)))
+    with numpyro.plate("rows", len(y)):
+        z = categorical("z", STEPS[kind])
+        numpyro.sample("y", dist.Normal(SHIFTS[z] * (1 + kind), 1.0), obs=y)
+    numpyro.sample("sum", dist.Normal(kind * mu, 1.0), obs=0.3)
+
+
+def one_after_another(y):
+    mu = level()
+    with numpyro.plate("rows", len(y)):
+        first = categorical("first")
+        second = categorical("second", STEPS[first])
+        third = numpyro.sample("third", dist.Binomial(2, jax.nn.sigmoid(mu + SHIFTS[second])))
+        numpyro.sample("y", dist.Normal(mu + SHIFTS[first] * third, 1.0), obs=y)
+
+
+def nested_plates(y):
+    mu = level()
+    with numpyro.plate("columns", 2, dim=-1):
+        outer = categorical("outer")
+        with numpyro.plate("rows", 3, dim=-2):
+            inner = numpyro.sample("inner", dist.Bernoulli(0.2 + 0.3 * outer))
+            numpyro.sample("y", dist.Normal(mu + SHIFTS[outer] * inner, 1.0), obs=y)
+
+
+def apart(y):
+    mu = level()
+    with numpyro.plate("rows", 3, dim=-2):
+        a = numpyro.sample("a", dist.DiscreteUniform(2, 4))
+        numpyro.sample("u", dist.Normal(mu * a, 1.0), obs=y[:, :1])
+    with numpyro.plate("columns", 2):
+        b = categorical("b")
+        numpyro.sample("v", dist.Normal(mu + SHIFTS[b], 1.0), obs=y[0])
+
+
+def scaled(y):
+    mu = level()
+    with numpyro.plate("rows", len(y)):
+        z = categorical("z")
+        with handlers.scale(scale=0.5):
+            numpyro.sample("y", dist.Normal(mu + SHIFTS[z], 1.0), obs=y)
+
+
+def prior_of_a_latent(y):
+    z = categorical("z")
+    mu = numpyro.sample("mu", dist.Normal(SHIFTS[z], 0.5))
+    numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+
+def markov(y):
+    mu = level()
+
+    def step(x, y):
+        x = categorical("x", STEPS[x])
+        numpyro.sample("y", dist.Normal(mu + SHIFTS[x], 1.0), obs=y)
+        return x, None
+
+    scan(step, 0, y)
+
+
+def markov_from_a_draw(y):
+    mu = level()
+    start = categorical("start")
+    numpyro.sample("early", dist.Normal(SHIFTS[start], 1.0), obs=0.2)
+
+    def step(carry, y):
+        x, t = carry
+        x = categorical("x", STEPS[x])
+        numpyro.sample("y", dist.Normal(mu + SHIFTS[x] + 0.1 * t, 1.0), obs=y)
+        return (x, t + 1), None
+
+    scan(step, (start, 0), y)
+
+
+def backwards(y):
+    mu = level()
+    start = categorical("start")
+
+    def step(x, y):
+        x = categorical("x", STEPS[x])
+        numpyro.sample("y", dist.Normal(mu + SHIFTS[x], 1.0), obs=y)
+        return x, None
+
+    scan(step, start, y[:4], reverse=True)
+
+
+def switching(y):
+    """An autoregression whose coefficient depends on the state, and a mixture at every step."""
+    mu = level()
+    kind = numpyro.sample("kind", dist.Bernoulli(0.4))
+
+    def step(carry, y):
+        x, last = carry
+        x = numpyro.sample("x", dist.Bernoulli(jnp.array([0.2, 0.7])[x] + 0.1 * kind))
+        blip = numpyro.sample("blip", dist.Bernoulli(jnp.array([0.1, 0.5])[x]))
+        numpyro.sample("y", dist.Normal(mu * last * x + blip, 1.0), obs=y)
+        return (x, y), None
+
+    scan(step, (jnp.array(0), 0.0), y[:3])
+
+
+def two_chains(y):
+    mu = level()
+    first = numpyro.sample("first", dist.Bernoulli(0.5))
+
+    def step(carry, y):
+        a, b = carry
+        a = numpyro.sample("a", dist.Bernoulli(jnp.array([0.2, 0.7])[a]))
+        b = numpyro.sample("b", dist.Bernoulli(jnp.array([[0.3, 0.6], [0.8, 0.4]])[a, b]))
+        numpyro.sample("y", dist.Normal(mu * a + b, 1.0), obs=y)
+        return (a, b), None
+
+    scan(step, (first, 1), y[:4])
+
+
+def panel(y, length):
+    """Several series side by side, of different lengths, with two observations a step."""
+    mu = level()
+
+    def step(carry, y):
+        x, t = carry
+        with numpyro.plate("series", 2, dim=-2), handlers.mask(mask=(t < length)[:, None]):
+            x = categorical("x", STEPS[x])
+            with numpyro.plate("kinds", 2):
+                numpyro.sample("y", dist.Normal(mu + SHIFTS[x], jnp.array([1.0, 2.0])), obs=y)
+        return (x, t + 1), None
+
+    scan(step, (jnp.zeros((2, 1), int), 0), jnp.stack([y[:3], -y[:3]], -1))
+
+
+def no_reach(y):
+    mu = level()
+
+    def step(last, y):
+        z = categorical("z")
+        numpyro.sample("y", dist.Normal(mu * last + SHIFTS[z], 1.0), obs=y)
+        return y, None
+
+    scan(step, 0.0, y)
+
+
+CASES = {
+    model.__name__: (model, args)
+    for model, *args in [
+        (outside_plates, Y),
+        (in_a_plate, Y),
+        (with_a_common_cause, Y),
+        (one_after_another, Y[:2]),
+        (nested_plates, GRID),
+        (apart, GRID),
+        (scaled, Y),
+        (prior_of_a_latent, Y),
+        (markov, SERIES),
+        (markov_from_a_draw, SERIES),
+        (backwards, SERIES),
+        (switching, SERIES),
+        (two_chains, SERIES),
+        (panel, PANEL, np.array([3, 3])),
+        (no_reach, SERIES),
+    ]
+}
+
+
+@functools.cache
+def world(name):
+    model, args = CASES[name]
+    arguments, data = split(model, tuple(args), {})
+    return build(model, arguments), Batch(data)
+
+
+@functools.cache
+def brute_force(name):
+    """Every assignment of the discrete sites `(num, ...)`, NumPyro's log density and its slope."""
+    model, args = CASES[name]
+    target, _ = world(name)
+    seeded = handlers.seed(model, 0)
+    trace = handlers.trace(handlers.substitute(seeded, data={"mu": 0.8})).get_trace(*args)
+    shapes, supports = {}, {}
+    for site, size in target.marginalized.sizes.items():
+        shapes[site] = np.shape(trace[site]["value"])
+        supports[site] = np.arange(size) + 2 * (site == "a" and name == "apart")
+    counts = [int(np.prod(shapes[site])) for site in shapes]
+    cells = [supports[site] for site, n in zip(shapes, counts, strict=True) for _ in range(n)]
+    table = np.array(list(itertools.product(*cells)))
+    pieces = np.split(table, np.cumsum(counts)[:-1], axis=1)
+    values = {
+        site: jnp.asarray(piece.reshape(-1, *shape))
+        for (site, shape), piece in zip(shapes.items(), pieces, strict=True)
+    }
+
+    def one(mu, assignment):
+        return log_density(model, args, {}, {"mu": mu, **assignment})[0]
+
+    slopes = jax.vmap(jax.value_and_grad(one), (None, 0))
+    log_probs, slopes = jax.jit(slopes, compiler_options=QUICK)(0.8, values)
+    if name == "backwards":  # NumPyro's `substitute` counts steps, not positions
+        values["x"] = values["x"][:, ::-1]
+    return values, np.asarray(log_probs, float), np.asarray(slopes, float)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_log_density_equals_brute_force(name):
+    target, batch = world(name)
+    assert target.space.names == ("mu",)
+    program = jax.jit(jax.value_and_grad(target.log_density), compiler_options=QUICK)
+    got, gradient = program({"mu": jnp.array(0.8)}, batch)
+    _, log_probs, slopes = brute_force(name)
+    assert got == pytest.approx(logsumexp(log_probs), abs=2e-4)
+    expected = np.exp(log_probs - logsumexp(log_probs)) @ slopes
+    assert gradient["mu"] == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in CASES if name != "scaled"])
+def test_draws_follow_the_exact_conditional(name):
+    target, batch = world(name)
+    z, num = {"mu": jnp.array(0.8)}, 4000
+
+    def one(key):
+        states = target.draw_discrete(key, z, batch, {}, {})
+        return target.constrain({**z, **states}, batch, {}, {})
+
+    program = jax.jit(jax.vmap(one), compiler_options=QUICK)
+    drawn = program(jax.random.split(jax.random.key(0), num))
+    values, log_probs, _ = brute_force(name)
+    exact = np.exp(log_probs - logsumexp(log_probs))
+    rows = np.concatenate([np.reshape(v, (len(v), -1)) for v in values.values()], axis=1)
+    got = np.concatenate([np.reshape(drawn[site], (num, -1)) for site in values], axis=1)
+    assert {site: drawn[site].shape[1:] for site in values} == {
+        site: value.shape[1:] for site, value in values.items()
+    }
+    number = {tuple(row): i for i, row in enumerate(rows)}
+    counts = np.bincount([number[tuple(row)] for row in got], minlength=len(rows))
+    # every first and second moment of the indicators of all states
+    for size in (1, 2):
+        for columns in itertools.islice(itertools.combinations(range(rows.shape[1]), size), 20):
+            for state in np.unique(rows[:, columns], axis=0):
+                hit = (rows[:, columns] == state).all(1)
+                p = exact[hit].sum()
+                error = 5 * np.sqrt(p * (1 - p) / num) + 5 / num
+                assert abs(counts[hit].sum() / num - p) < error
+
+
+def make(model, *args):
+    arguments, data = split(model, args, {})
+    return build(model, arguments), Batch(data)
+
+
+def density(target, batch, mu=0.8):
+    program = jax.jit(target.log_density, compiler_options=QUICK)
+    return float(program({"mu": jnp.array(mu)}, batch))
+
+
+def poisson(y):
+    mu = level()
+    n = numpyro.sample("n", dist.Poisson(2.0))
+    numpyro.sample("y", dist.Normal(mu * n, 1.0), obs=y)
+
+
+def events(y):
+    mu = level()
+    z = numpyro.sample("z", dist.Bernoulli(jnp.full(4, 0.3)).to_event(1))
+    numpyro.sample("y", dist.Normal(mu * z, 1.0), obs=y)
+
+
+def no_plate(y):
+    mu = level()
+    z = numpyro.sample("z", dist.Bernoulli(0.3).expand([4]))
+    numpyro.sample("y", dist.Normal(mu * z, 1.0), obs=y)
+
+
+def summed_over_rows(y):
+    mu = level()
+    with numpyro.plate("rows", 4):
+        z = numpyro.sample("z", dist.Bernoulli(0.3))
+    numpyro.sample("y", dist.Normal(mu * z.sum(), 1.0), obs=y)
+
+
+def observed_after_the_scan(y):
+    mu = level()
+
+    def step(x, _):
+        x = categorical("x", STEPS[x])
+        return x, x
+
+    _, xs = scan(step, 0, None, length=len(y))
+    with numpyro.plate("steps", len(y)):
+        numpyro.sample("y", dist.Normal(mu + SHIFTS[xs], 1.0), obs=y)
+
+
+def remembers_everything(y):
+    mu = level()
+
+    def step(total, y):
+        x = numpyro.sample("x", dist.Bernoulli(jax.nn.sigmoid(total)))
+        numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+        return total + x, None
+
+    scan(step, 0.0, y)
+
+
+def too_many(y):
+    mu = level()
+    parts = [numpyro.sample(f"z{i}", dist.Categorical(jnp.ones(50) / 50)) for i in range(3)]
+    numpyro.sample("y", dist.Normal(mu + sum(parts), 1.0), obs=y)
+
+
+def crossing(y):
+    mu = level()
+    rows, columns = numpyro.plate("rows", 3, dim=-2), numpyro.plate("columns", 2, dim=-1)
+    with rows:
+        a = numpyro.sample("a", dist.Bernoulli(0.3))
+    with columns:
+        b = numpyro.sample("b", dist.Bernoulli(0.3))
+    with rows, columns:
+        numpyro.sample("y", dist.Normal(mu * a * b, 1.0), obs=y)
+
+
+def one_state_for_all_chains(y):
+    mu = level()
+
+    def step(carry, y):
+        common, own = carry
+        common = numpyro.sample("common", dist.Bernoulli(0.2 + 0.5 * common))
+        with numpyro.plate("series", 2):
+            own = numpyro.sample("own", dist.Bernoulli(0.1 + 0.4 * own + 0.3 * common))
+            numpyro.sample("y", dist.Normal(mu + own, 1.0), obs=y)
+        return (common, own), None
+
+    scan(step, (0, jnp.zeros(2, int)), y)
+
+
+def moving_support(y):
+    z = numpyro.sample("z", dist.Bernoulli(0.3))
+    mu = numpyro.sample("mu", dist.Uniform(0.0, 1.0 + z))
+    numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "message"),
+    [
+        (poisson, Y, "site 'n': .*finitely many values.*Poisson.*Categorical"),
+        (events, Y, r"site 'z': .*event shape \(4,\).*plate instead of to_event"),
+        (no_plate, Y, r"site 'z': .*batch shape \(4,\).*numpyro.plate"),
+        (summed_over_rows, Y, "site 'y': depends on .*'z' in every row of plate 'rows'"),
+        (observed_after_the_scan, Y, "site 'y': depends on .*'x' .*the scan.*Move it into"),
+        (remembers_everything, Y, "site 'x': .*'x' of the step before.*remembers more"),
+        (too_many, Y, r"site 'y': .*at most 65536 combinations.*got 125000: 'z0' \(50 values\)"),
+        (crossing, GRID, "sites .*'a'.*plates.*nested.*crossing"),
+        (one_state_for_all_chains, GRID, "site 'own': .*carries on together.*got 'common'"),
+        (moving_support, Y, "site 'mu': expected a support.*depends on 'z'"),
+    ],
+)
+def test_what_cannot_be_summed_out_is_named(model, data, message):
+    with pytest.raises(ModelError, match=f"(?s){message}"):
+        make(model, data)
+
+
+def test_a_subsampled_mixture_counts_its_rows_in_full():
+    def model(y, size=None):
+        mu = level()
+        with numpyro.plate("rows", len(y), subsample_size=size) as rows:
+            z = categorical("z")
+            numpyro.sample("y", dist.Normal(mu + SHIFTS[z], 1.0), obs=y[rows])
+
+    target, batch = make(functools.partial(model, size=2), Y)
+    z = {"mu": jnp.array(0.8)}
+    prior = float(dist.Normal(0.3, 1.0).log_prob(0.8))
+
+    def likelihood(rows):
+        return logsumexp(
+            np.log(WEIGHTS) + dist.Normal(0.8 + SHIFTS, 1.0).log_prob(Y[rows, None]), 1
+        )
+
+    assert target.log_density(z, batch) == pytest.approx(
+        prior + likelihood([0, 1, 2, 3]).sum(), abs=1e-4
+    )
+    some = batch._replace(index={"rows": jnp.array([3, 1])})
+    assert density(target, some) == pytest.approx(prior + 2 * likelihood([3, 1]).sum(), abs=1e-4)
+
+
+def test_what_depends_on_a_discrete_site_needs_its_state():
+    def model(y):
+        mu = level()
+        with numpyro.plate("rows", len(y)):
+            z = categorical("z")
+            numpyro.deterministic("mean", mu + SHIFTS[z])
+            numpyro.sample("y", dist.Normal(mu + SHIFTS[z], 1.0), obs=y)
+        numpyro.deterministic("double", 2 * mu)
+
+    target, batch = make(model, Y)
+    z = {"mu": jnp.array(0.8)}
+    assert target.constrain(z, batch, {}, {}).keys() == {"mu", "double"}
+    values = target.constrain({**z, "z": jnp.array([2, 0, 1, 2])}, batch, {}, {})
+    assert values["z"].tolist() == [2, 0, 1, 2]
+    np.testing.assert_allclose(values["mean"], 0.8 + SHIFTS[values["z"]], rtol=1e-6)
+
+
+def test_a_masked_state_leaves_the_evidence_alone():
+    """A series of one step, side by side with a longer one, is worth what it is worth alone."""
+
+    def alone(y):
+        mu = level()
+        x = categorical("x", STEPS[0])
+        numpyro.sample("y", dist.Normal(mu + SHIFTS[x], jnp.array([1.0, 2.0])), obs=y)
+
+    worth = {}
+    for lengths in ((3, 0), (0, 1), (3, 1), (0, 0)):
+        target, batch = make(panel, PANEL, np.array(lengths))
+        worth[lengths] = density(target, batch)
+    prior = float(dist.Normal(0.3, 1.0).log_prob(0.8))
+    assert worth[0, 0] == pytest.approx(prior, abs=1e-5)
+    assert worth[3, 1] == pytest.approx(worth[3, 0] + worth[0, 1] - prior, abs=1e-4)
+    target, batch = make(alone, np.stack([PANEL[:3], -PANEL[:3]], -1)[0, 1])
+    assert worth[0, 1] == pytest.approx(density(target, batch), abs=1e-4)
+
+
+def test_only_what_sees_the_step_before_is_run_for_pairs():
+    target, _ = world("markov_from_a_draw")
+    plan = target.functions.evaluate.__self__.summation.how
+    axes = {site: (table.now, table.before) for site, table in plan.tables.items()}
+    assert axes == {
+        "start": (("start",), ()),
+        "early": (("start",), ()),
+        "x": (("x",), ("x",)),
+        "y": (("x",), ()),
+    }
+
+
+def test_a_long_chain_equals_the_forward_algorithm():
+    y = np.random.default_rng(0).normal(size=10_000).astype(np.float32)
+    target, batch = make(markov, y)
+    away = y[:, None] - 0.8 - np.asarray(SHIFTS, float)
+    likelihood = np.exp(-0.5 * away**2) / np.sqrt(2 * np.pi)
+    forward, total = np.array([1.0, 0.0, 0.0]), 0.0
+    for row in likelihood:
+        forward = (forward @ np.asarray(STEPS, float)) * row
+        total += np.log(forward.sum())
+        forward /= forward.sum()
+    prior = float(dist.Normal(0.3, 1.0).log_prob(0.8))
+    assert density(target, batch) == pytest.approx(total + prior, rel=1e-6)
+    assert target.marginalized.entries == 10_000 * 3 * 3
+    assert Kernel(target, batch).block == 128
+    longer, rows = make(markov, np.zeros(40_000, np.float32))
+    assert Kernel(longer, rows).block == 2**24 // (1 + 40_000 + longer.marginalized.entries)
+
+
+def test_a_chain_of_one_step():
+    target, batch = make(markov, SERIES[:1])
+    terms = np.log(STEPS[0]) + dist.Normal(0.8 + SHIFTS, 1.0).log_prob(SERIES[0])
+    expected = logsumexp(terms) + dist.Normal(0.3, 1.0).log_prob(0.8)
+    assert density(target, batch) == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_the_log_likelihood_of_a_mixture_sums_its_components_out():
+    target, batch = world("in_a_plate")
+    z = {"mu": jnp.array(0.8), "z": jnp.zeros(4, int)}
+    terms = np.log(WEIGHTS) + dist.Normal(0.8 + SHIFTS, 1.0).log_prob(Y[:, None])
+    got = target.site_log_probs(z, batch, {}, {})["y"]
+    np.testing.assert_allclose(got, logsumexp(terms, axis=1), atol=1e-5)
+    # where more than one row hangs on a state, it is given that state
+    target, batch = world("with_a_common_cause")
+    states = {"kind": jnp.array(1), "z": jnp.array([0, 1, 2, 0])}
+    got = target.site_log_probs({"mu": jnp.array(0.8), **states}, batch, {}, {})["y"]
+    expected = dist.Normal(2 * SHIFTS[states["z"]], 1.0).log_prob(Y)
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_one_start_for_several_chains():
+    """The start is in no plate, the chains are side by side in one."""
+
+    def model(y):
+        mu = level()
+        start = categorical("start")
+
+        def step(x, y):
+            with numpyro.plate("series", 2):
+                x = categorical("x", STEPS[x])
+                numpyro.sample("y", dist.Normal(mu + SHIFTS[x], 1.0), obs=y)
+            return x, None
+
+        scan(step, jnp.full(2, start), y)
+
+    target, batch = make(model, GRID)
+    total = []
+    for start in range(3):
+        worth = np.log(WEIGHTS[start])
+        for series in GRID.T:
+            forward = np.eye(3)[start]
+            for y in series:
+                seen = np.exp(dist.Normal(0.8 + SHIFTS, 1.0).log_prob(y))
+                forward = (forward @ np.asarray(STEPS, float)) * seen
+            worth += np.log(forward.sum())
+        total.append(worth)
+    prior = float(dist.Normal(0.3, 1.0).log_prob(0.8))
+    assert density(target, batch) == pytest.approx(float(logsumexp(total)) + prior, abs=1e-4)

@@ -1,0 +1,81 @@
+"""Divergences from the prior that count from some amount on."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+
+import vijax
+from tests.objectives.estimators.test_rao_blackwell import KEYS, ROWS, bent, hierarchy, setting
+from vijax.contracts import Variables
+from vijax.objectives import ELBO, FreeBits
+from vijax.runtime.errors import GuideError
+
+
+def loss_and_slopes(objective, at, params, key=KEYS[3]):
+    def loss(params):
+        return objective(Variables(params), at._replace(key=key))[0]
+
+    return jax.jit(jax.value_and_grad(loss))(params)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "guide", "size"),
+    [(hierarchy, "rows", 4), (hierarchy, "two groups", None), (bent, "mean-field", 4)],
+)
+def test_without_any_it_is_the_elbo_draw_by_draw(model, guide, size):
+    at, params = setting(model, guide, size)
+    # rows with divergences below zero on these draws would count as zero
+    found, want = (loss_and_slopes(o, at, params) for o in (FreeBits(0.0, 8), ELBO(8, "plain")))
+    for got, known in zip(jax.tree.leaves(found), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(got, known, rtol=1e-4, atol=1e-3)
+
+
+def test_below_the_limit_only_the_likelihood_counts():
+    at, params = setting(hierarchy, "mean-field")
+    loss, slopes = loss_and_slopes(FreeBits(100.0, 4), at, params)
+    assert slopes.loc["mu"] == slopes.log_scale["mu"] == 0  # in priors alone
+    assert (jnp.abs(slopes.loc["theta"]) > 0).all()
+
+    def likelihood(key):
+        theta = at.guide.draw(params, at.target.space, key, at.batch).z["theta"]
+        return dist.Normal(theta[:, None], 1.5).log_prob(at.batch.data["y"]).sum()
+
+    mean = jax.vmap(likelihood)(jax.random.split(KEYS[3], 4)).mean()
+    np.testing.assert_allclose(loss, 100 * (ROWS + 1) - mean, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_rows_say_at_least_as_much_as_is_free():
+    """Weak data: the posterior's divergence is 0.01 nats a row, what is free 0.3."""
+
+    def weak(y):
+        with numpyro.plate("rows", len(y)):
+            z = numpyro.sample("z", dist.Normal(0.0, 1.0))
+            numpyro.sample("y", dist.Normal(0.3 * z, 1.0), obs=y)
+
+    y = np.full(400, 0.5, np.float32)
+    options = {"guide": "meanfield", "num_steps": 1500, "progress_bar": False}
+    posterior = vijax.fit(weak, y, objective=FreeBits(0.3, 8), **options)
+    loc, log_scale = posterior.params.loc["z"], posterior.params.log_scale["z"]
+    divergence = 0.5 * (loc**2 + np.exp(2 * log_scale) - 1) - log_scale
+    assert divergence.mean() == pytest.approx(0.3, abs=0.03)
+
+
+def test_misuse_is_told():
+    with pytest.raises(ValueError, match="nats"):
+        FreeBits(-1.0)
+    with pytest.raises(ValueError, match="num_particles"):
+        FreeBits(0.5, 0)
+
+    def mixture(y):
+        mu = numpyro.sample("mu", dist.Normal(0.0, 3.0))
+        with numpyro.plate("rows", len(y)):
+            k = numpyro.sample("k", dist.Bernoulli(0.5))
+            numpyro.sample("y", dist.Normal(mu + 3.0 * k, 1.0), obs=y)
+
+    with pytest.raises(GuideError, match="'k' is discrete"):
+        vijax.fit(mixture, np.zeros(3), objective=FreeBits(), num_steps=2, progress_bar=False)

@@ -1,0 +1,374 @@
+"""Every method of `Posterior`, against closed forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro.infer import Predictive
+from scipy import optimize, stats
+
+import vijax
+from tests import targets
+from tests.posteriors import replaced
+from vijax import GuideError
+from vijax.contracts import Variables
+from vijax.diagnostics.assessment import Fitted, assess
+from vijax.guides import FullRank, MeanField
+from vijax.guides.gaussian.normal import FullRankParams, MeanFieldParams
+
+RNG = np.random.default_rng(1)
+X = RNG.normal(size=(8, 2)).astype(np.float32)
+Y = (0.5 + X @ [1.0, -0.7] + RNG.normal(size=8)).astype(np.float32)
+DESIGN = np.column_stack([np.ones(8), X]).astype(float)
+COVARIANCE = np.linalg.inv(np.eye(3) + DESIGN.T @ DESIGN / 2.25)
+MEAN = COVARIANCE @ DESIGN.T @ Y / 2.25
+EVIDENCE = stats.multivariate_normal(np.zeros(8), 2.25 * np.eye(8) + DESIGN @ DESIGN.T).logpdf(Y)
+
+
+def line(x, y=None):
+    beta = numpyro.sample("beta", dist.Normal(0.0, 1.0).expand([x.shape[1]]).to_event(1))
+    alpha = numpyro.sample("alpha", dist.Normal(0.0, 1.0))  # not in alphabetical order
+    with numpyro.plate("rows", x.shape[0]):
+        at = numpyro.deterministic("line", alpha + x @ beta)
+        numpyro.sample("y", dist.Normal(at, 1.5), obs=y)
+
+
+ORDER = [1, 2, 0]  # beta before alpha
+MEAN, COVARIANCE = MEAN[ORDER], COVARIANCE[np.ix_(ORDER, ORDER)]
+
+
+def fit(*args, **options):
+    return vijax.fit(*args, **{"progress_bar": False, **options})
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return fit(line, X, Y)
+
+
+def with_gaussian(posterior, mean, covariance):
+    """A posterior with another Gaussian for its guide, assessed anew."""
+    factor = np.linalg.cholesky(covariance)
+    scale = np.diag(factor)
+    params = FullRankParams(
+        *(jnp.asarray(part, jnp.float32) for part in (mean, np.log(scale), factor / scale[:, None]))
+    )
+    variables = Variables(params)
+    key, batch = jax.random.key(9), posterior._result.batch
+    assessment = assess(
+        Fitted(posterior._result.target, FullRank(), variables, {}, key, batch), True
+    )
+    return replaced(posterior, guide=FullRank(), variables=variables, assessment=assessment)
+
+
+@pytest.fixture(scope="module")
+def wrong(fitted):
+    """Shifted by 0.7 standard deviations in `beta[1]` and 1.3 times too wide."""
+    shift = np.array([0.0, 0.7, 0.0]) * np.sqrt(np.diag(COVARIANCE))
+    return with_gaussian(fitted, MEAN + shift, 1.69 * COVARIANCE)
+
+
+@pytest.fixture(scope="module")
+def positive():
+    problem = targets.problem("gamma_poisson")
+    return problem, fit(problem.model, *problem.args)
+
+
+def flat(draws):
+    return np.column_stack([draws["beta"], draws["alpha"]]).astype(float)
+
+
+def assert_mean(draws, expected, effective=None):
+    """Column means within five standard errors."""
+    effective = len(draws) if effective is None else effective
+    error = draws.std(0, ddof=1) / np.sqrt(effective)
+    np.testing.assert_array_less(np.abs(draws.mean(0) - expected), 5 * error + 1e-6)
+
+
+def test_draws_have_the_exact_moments(fitted):
+    draws = fitted.sample(0, 4000)
+    assert list(draws) == ["beta", "alpha", "line"]
+    assert draws["beta"].shape == (4000, 2)
+    vectors = flat(draws)
+    assert_mean(vectors, MEAN)
+    centered = vectors - MEAN
+    assert_mean(centered[:, :, None] * centered[:, None, :], COVARIANCE)
+    line_of_draws = draws["alpha"][:, None] + draws["beta"] @ X.T
+    np.testing.assert_allclose(draws["line"], line_of_draws, rtol=1e-4, atol=1e-4)
+
+
+def test_the_key_decides_the_draws(fitted):
+    first, again = fitted.sample(3, 50), fitted.sample(jax.random.key(3), 50)
+    legacy, other = fitted.sample(jax.random.PRNGKey(3), 50), fitted.sample(4, 50)
+    np.testing.assert_array_equal(first["beta"], again["beta"])
+    np.testing.assert_array_equal(first["beta"], legacy["beta"])
+    assert not np.array_equal(first["beta"], other["beta"])
+    np.testing.assert_array_equal(fitted.sample(3, 300)["beta"][:50], first["beta"])
+
+
+def test_correction_pulls_a_wrong_guide_to_the_truth(wrong):
+    assert wrong.status == "corrected"
+    raw, default = flat(wrong.sample(0, 4000, corrected=False)), flat(wrong.sample(0, 4000))
+    bias = np.abs(raw.mean(0) - MEAN) / (raw.std(0) / np.sqrt(4000))
+    assert bias[1] > 20
+    # the pool of 16,000 proposals is worth this many draws, on top of the draws' own noise
+    pool = (
+        4
+        * 4000
+        * wrong._result.assessment.importance.ess
+        / len(wrong._result.assessment.draws.log_p)
+    )
+    assert_mean(default, MEAN, 1 / (1 / 4000 + 1 / pool))
+    centered = default - MEAN
+    assert_mean(centered**2, np.diag(COVARIANCE), 1 / (1 / 4000 + 1 / pool))
+    np.testing.assert_array_equal(default, flat(wrong.sample(0, 4000, corrected=True)))
+
+
+def test_log_prob_is_the_density_of_the_guide_in_the_models_space(fitted):
+    params = fitted.params
+    values = fitted.sample(1, 5, corrected=False)
+    given = {name: values[name] for name in ("beta", "alpha")}
+    exact = stats.multivariate_normal(
+        np.asarray(params.loc, float),
+        np.asarray(fitted.guide.covariance(params, fitted.space), float),
+    ).logpdf(flat(values))
+    np.testing.assert_allclose(fitted.log_prob(given), exact, rtol=1e-4, atol=1e-4)
+    one = fitted.log_prob({name: value[2] for name, value in given.items()})
+    assert np.shape(one) == ()
+    np.testing.assert_allclose(one, exact[2], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "site", "exact"),
+    [
+        ("gamma_poisson", "rate", lambda x, m, s: stats.lognorm(s, scale=np.exp(m)).logpdf(x)),
+        (
+            "beta_binomial",
+            "p",
+            lambda x, m, s: (
+                stats.norm(m, s).logpdf(np.log(x) - np.log1p(-x)) - np.log(x) - np.log1p(-x)
+            ),
+        ),
+    ],
+)
+def test_log_prob_includes_the_jacobian(name, site, exact):
+    problem = targets.problem(name)
+    fitted = fit(problem.model, *problem.args, guide="meanfield", num_steps=20)
+    loc, scale = jnp.asarray(0.3), jnp.asarray(0.6)
+    params = MeanFieldParams({site: loc}, {site: jnp.log(scale)})
+    posterior = replaced(fitted, variables=Variables(params), guide=MeanField())
+    x = np.array([0.05, 0.3, 0.7, 0.95])
+    np.testing.assert_allclose(
+        posterior.log_prob({site: x}), exact(x, 0.3, 0.6), rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"alpha": 0.0}, "exactly the sites"),
+        ({"alpha": 0.0, "beta": np.zeros(3)}, r"site 'beta'.*\(2,\).*\(3,\)"),
+        ({"alpha": np.zeros(4), "beta": np.zeros((5, 2))}, "same number of draws"),
+        ({"alpha": np.zeros(4), "beta": np.zeros(2)}, "same number of draws"),
+    ],
+)
+def test_log_prob_says_what_is_wrong_with_its_values(fitted, values, message):
+    with pytest.raises(GuideError, match=message):
+        fitted.log_prob(values)
+
+
+def test_predictions_at_new_inputs_have_the_exact_moments(fitted):
+    x = np.array([[0.2, -1.0], [3.0, 0.5], [0.0, 0.0]], np.float32)
+    out = fitted.predict(5, x, num_draws=4000)
+    assert {name: value.shape for name, value in out.items()} == {
+        "line": (4000, 3),
+        "y": (4000, 3),
+    }
+    design = np.column_stack([x, np.ones(3)]).astype(float)
+    assert_mean(out["line"], design @ MEAN)
+    assert_mean(out["y"], design @ MEAN)
+    spread = np.einsum("ij,jk,ik->i", design, COVARIANCE, design) + 2.25
+    assert_mean((out["y"] - design @ MEAN) ** 2, spread)
+    residual = out["y"] - out["line"]
+    assert_mean(residual**2, 2.25)
+    assert abs(np.corrcoef(residual[:, 0], residual[:, 1])[0, 1]) < 5 / np.sqrt(4000)
+
+
+def test_predictions_are_repeatable_and_default_to_the_fits_inputs(fitted):
+    own = fitted.predict(5, num_draws=300)
+    assert own["y"].shape == (300, 8)
+    np.testing.assert_array_equal(own["y"], fitted.predict(5, X, Y, num_draws=300)["y"])
+    np.testing.assert_array_equal(own["y"], fitted.predict(5, X, y=Y, num_draws=300)["y"])
+    assert not np.array_equal(own["y"], fitted.predict(6, num_draws=300)["y"])
+    assert not np.any(own["y"] == Y)
+
+
+def test_a_prediction_that_needs_other_latents_names_the_site(fitted):
+    with pytest.raises(vijax.ModelError, match="site 'beta'"):
+        fitted.predict(0, np.zeros((4, 3), np.float32))
+
+
+def test_log_likelihood_is_the_density_of_each_datum_at_the_draws_of_sample(fitted):
+    found, draws = fitted.log_likelihood(7, 300), fitted.sample(7, 300)
+    assert list(found) == ["y"]
+    exact = stats.norm(draws["line"].astype(float), 1.5).logpdf(Y)
+    np.testing.assert_allclose(found["y"], exact, rtol=1e-4, atol=1e-4)
+
+
+def test_summary_rows_are_the_exact_numbers(wrong):
+    summary = wrong.summary(2, 8000, ci_prob=0.8)
+    names = [row.name for row in summary.rows]
+    assert names[:3] == ["beta[0]", "beta[1]", "alpha"]
+    sd = np.sqrt(np.diag(COVARIANCE))
+    for i, row in enumerate(summary.rows[:3]):
+        assert abs(row.mean - MEAN[i]) < 5 * row.mcse
+        assert row.sd == pytest.approx(sd[i], rel=0.08)
+        assert row.guide_sd == pytest.approx(1.3 * sd[i], rel=5 / np.sqrt(2 * 8000))
+        shifted = MEAN[i] + 0.7 * sd[i] * (i == 1)
+        assert row.guide_mean == pytest.approx(shifted, abs=5 * row.guide_sd / np.sqrt(8000))
+        low, high = stats.norm(MEAN[i], sd[i]).ppf([0.1, 0.9])
+        # the error of a 10 % quantile is 1.7 times that of a mean
+        assert row.low == pytest.approx(low, abs=5 * 1.71 * row.mcse)
+        assert row.high == pytest.approx(high, abs=5 * 1.71 * row.mcse)
+    assert summary["alpha"] == summary.rows[2]
+    text = str(summary)
+    assert "10.0%" in text
+    assert "status: corrected" in text
+    with pytest.raises(KeyError, match=r"gamma.*beta\[0\]"):
+        summary["gamma"]
+
+
+def test_the_report_puts_the_worst_coordinate_first(wrong):
+    lines = wrong.report().splitlines()
+    first = lines[next(i for i, text in enumerate(lines) if "PSIS mean (sd)" in text) + 1]
+    name, shift, ratio, *chains = first.split()
+    assert name == "beta[1]"
+    # seen from the wrong guide the truth is 0.7 / 1.3 of its sd away, and 1 / 1.3 as wide
+    assert float(shift) == pytest.approx(-0.7 / 1.3, abs=0.1)
+    assert float(ratio) == pytest.approx(1 / 1.3, abs=0.1)
+    # chains measure in sds of the posterior
+    assert float(chains[0]) == pytest.approx(-0.7, abs=0.1)
+    assert float(chains[2]) == pytest.approx(1 / 1.3, abs=0.05)
+    assert lines[0] == "status: corrected"
+
+
+def test_covariances_are_exact_by_every_method(fitted, wrong):
+    sd = np.sqrt(np.diag(COVARIANCE))
+    scale = np.outer(sd, sd)
+    np.testing.assert_allclose(fitted.covariance() / scale, COVARIANCE / scale, atol=0.02)
+    np.testing.assert_allclose(wrong.covariance() / scale, 1.69 * COVARIANCE / scale, rtol=1e-4)
+    corrected = wrong.covariance("importance", num_draws=20_000)
+    np.testing.assert_allclose(corrected / scale, COVARIANCE / scale, atol=0.1)
+    with pytest.raises(ValueError, match="method"):
+        fitted.covariance("exact")
+
+
+def exact_share():
+    """`1 / E[w^2]` of the wrong Gaussian: 1.69 times the variance, shifted in one direction."""
+    wide, moved = 1.69, np.array([0.0, 0.7, 0.0]) * np.sqrt(np.diag(COVARIANCE))
+    square = moved @ np.linalg.solve(COVARIANCE, moved)
+    curvature = 1 - 1 / (2 * wide)
+    exponent = square / (4 * wide**2 * curvature) + square / (2 * wide)
+    return (wide / (2 * curvature)) ** -1.5 * np.exp(-exponent)
+
+
+def test_importance_finds_the_evidence(wrong, positive):
+    found = wrong.importance(3, 8000)
+    assert abs(found.log_evidence - EVIDENCE) < 5 * found.log_evidence_se
+    assert 0.003 < found.log_evidence_se < 0.03
+    assert wrong.elbo < EVIDENCE - 5 * wrong.elbo_se  # a bound, and a wrong guide's is loose
+    np.testing.assert_allclose(np.exp(found.log_weights).sum(), 1.0, rtol=1e-6)
+    assert found.khat < 0.5
+    assert found.ess / 8000 == pytest.approx(exact_share(), rel=0.05)
+    problem, posterior = positive
+    found = posterior.importance(0, 4000)
+    assert abs(found.log_evidence - problem.log_evidence) < 5 * found.log_evidence_se
+
+
+def test_corrected_draws_of_a_positive_site_have_the_exact_moments(positive):
+    problem, posterior = positive
+    draws = posterior.sample(0, 4000, corrected=True)["rate"].astype(float)
+    assert_mean(draws[:, None], problem.mean)
+    assert_mean((draws[:, None] - problem.mean) ** 2, problem.covariance[0])
+
+
+def test_numpyro_predicts_with_the_guide(fitted):
+    guide, params = fitted.as_numpyro()
+    x = np.array([[0.2, -1.0], [3.0, 0.5]], np.float32)
+    latents = Predictive(guide, params=params, num_samples=2000)(jax.random.key(0), x)
+    assert_mean(flat(latents), MEAN)
+    predictive = Predictive(line, guide=guide, params=params, num_samples=2000)
+    out = predictive(jax.random.key(1), x)
+    assert_mean(np.asarray(out["y"]), np.column_stack([x, np.ones(2)]) @ MEAN)
+
+
+def test_center_is_the_median_of_every_site(fitted):
+    center = fitted.median()
+    assert set(center) == {"alpha", "beta"}
+    vector = np.append(center["beta"], center["alpha"])
+    error = 1.26 * np.sqrt(np.diag(COVARIANCE) / 500)  # of a median of 500 draws
+    np.testing.assert_array_less(np.abs(vector - MEAN), 5 * error)
+
+
+def noise(y):
+    mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
+    sigma = numpyro.param("sigma", 2.0, constraint=dist.constraints.positive)
+    numpyro.sample("y", dist.Normal(mu, sigma).expand([len(y)]).to_event(1), obs=y)
+
+
+def test_model_params_maximize_the_evidence():
+    y = (0.4 + 0.7 * np.random.default_rng(3).normal(size=30)).astype(np.float32)
+    posterior = fit(noise, y, guide="fullrank", algorithm="gradient")
+
+    def negative_evidence(sigma):
+        covariance = sigma**2 * np.eye(30) + 1.0
+        return -stats.multivariate_normal(np.zeros(30), covariance).logpdf(y)
+
+    best = optimize.minimize_scalar(negative_evidence, bounds=(0.2, 3.0), method="bounded").x
+    assert posterior.model_params["sigma"] == pytest.approx(best, rel=0.03)
+    assert posterior.model_params["sigma"] == pytest.approx(
+        float(np.exp(posterior._result.variables.model["sigma"])), rel=1e-6
+    )
+
+
+def test_a_point_has_no_density():
+    problem = targets.problem("regression")
+    posterior = fit(problem.model, *problem.args, guide="map", num_steps=30)
+    assert np.isnan(posterior.khat)
+    for call in (
+        lambda: posterior.sample(corrected=True),
+        lambda: posterior.importance(),
+        lambda: posterior.log_prob(posterior.median()),
+    ):
+        with pytest.raises(GuideError, match=r"density.*Delta"):
+            call()
+    np.testing.assert_array_equal(posterior.covariance(), np.zeros((3, 3)))
+    assert posterior.summary(num_draws=10).rows[0].sd == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda p: p.sample(num_draws=0), "num_draws"),
+        (lambda p: p.sample(num_draws=2.5), "num_draws"),
+        (lambda p: p.summary(ci_prob=89), "ci_prob"),
+        (lambda p: p.resume(0), "num_steps|direct solver"),
+        (lambda p: p.resume(10), "direct solver"),
+    ],
+)
+def test_misuse_is_named(fitted, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(fitted)
+
+
+def test_losses_and_steps_are_those_of_the_run():
+    posterior = fit(line, X, Y, guide="meanfield", num_steps=40, num_restarts=3)
+    assert posterior.num_steps == 40
+    assert posterior.losses.shape == (40, 3)
+    resumed = posterior.resume(10, progress_bar=False)
+    np.testing.assert_array_equal(resumed.losses[:40], posterior.losses)
+    assert resumed.num_steps == 50
+    assert "50 steps" in repr(resumed)
+    assert resumed.stop_reason == "num_steps=50 reached"

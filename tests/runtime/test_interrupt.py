@@ -1,0 +1,58 @@
+"""Ctrl-C that is put off."""
+
+import signal
+import threading
+
+import pytest
+
+from vijax.runtime.interrupt import put_off
+
+
+def block(times):
+    """Ends after so many times Ctrl-C; what it gets done."""
+    done = []
+
+    def interrupted():
+        with put_off():
+            for _ in range(times):
+                signal.raise_signal(signal.SIGINT)
+            done.append("the rest of the block")
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    return done
+
+
+def test_the_first_takes_effect_at_the_end():
+    assert block(1) == ["the rest of the block"]
+
+
+def test_the_second_takes_effect_at_once():
+    assert block(2) == []
+
+
+def test_without_one_nothing_changes():
+    def handler(number, frame):
+        raise AssertionError
+
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        with put_off():
+            assert signal.getsignal(signal.SIGINT) is not handler
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_other_threads_leave_signals_alone():
+    seen = []
+
+    def work():
+        with put_off():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [signal.getsignal(signal.SIGINT)]

@@ -1,0 +1,35 @@
+"""Keys made on the host are JAX's own, bit for bit."""
+
+import jax
+import numpy as np
+import pytest
+
+from vijax.runtime.keys import as_key, fold_in
+
+
+@pytest.mark.parametrize("seed", [0, 1, 42, 2**31 - 1, 2**31, 2**32 + 5, -1])
+def test_an_integer_is_the_key_of_that_seed(seed):
+    expected = jax.random.key_data(jax.random.key(seed))
+    np.testing.assert_array_equal(jax.random.key_data(as_key(seed)), expected)
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+@pytest.mark.parametrize("number", [0, 1, 7, 100_000, 2**31])
+def test_fold_in_is_that_of_jax(impl, number):
+    for seed in (0, 3, 2**31 - 1):
+        key = jax.random.key(seed, impl=impl)
+        expected = jax.random.key_data(jax.random.fold_in(key, number))
+        np.testing.assert_array_equal(jax.random.key_data(fold_in(key, number)), expected)
+
+
+def test_keys_are_taken_as_they_are():
+    key = jax.random.key(5)
+    legacy = jax.random.PRNGKey(5)
+    for given in (key, legacy, np.asarray(legacy)):
+        np.testing.assert_array_equal(jax.random.key_data(as_key(given)), jax.random.key_data(key))
+
+
+@pytest.mark.parametrize("bad", [1.5, "seed", None, np.zeros(3, np.uint32), np.zeros(2)])
+def test_anything_else_is_refused(bad):
+    with pytest.raises(TypeError, match="rng_key: expected an int"):
+        as_key(bad)

@@ -1,0 +1,81 @@
+"""Bounded memory, and what is said where it is not enough."""
+
+import jax
+import numpy as np
+import pytest
+
+import vijax
+from tests.groups import hierarchy
+from vijax import ModelError, OutOfMemoryError
+from vijax.posterior import draws as _draws
+from vijax.runtime import memory as _memory
+from vijax.runtime.memory import named_memory
+
+Y = np.random.default_rng(0).normal(1.0, 1.0, (12, 2)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return vijax.fit(hierarchy, Y, guide="meanfield", progress_bar=False)
+
+
+def test_draws_in_blocks_are_the_draws_at_once(fitted, monkeypatch):
+    whole = fitted.sample(0, 100, corrected=False)
+    monkeypatch.setattr(_draws, "_HOST_NUMBERS", 13 * 7)  # seven draws at a time
+    for name, value in fitted.sample(0, 100, corrected=False).items():
+        np.testing.assert_array_equal(value, whole[name])
+
+
+def test_too_many_draws_are_refused_with_a_remedy(fitted):
+    with pytest.raises(OutOfMemoryError, match=r"sample: not enough memory.*num_draws="):
+        fitted.sample(0, 2**48, corrected=False)
+    assert issubclass(OutOfMemoryError, MemoryError)
+
+
+def test_what_the_machine_could_not_hold_is_refused_before_it_is_begun(fitted, monkeypatch):
+    monkeypatch.setattr(_memory, "_installed", lambda: 2.0**20)
+    refused = r"the answer takes .* GiB, the machine has .* GiB.*num_draws="
+    with pytest.raises(OutOfMemoryError, match=f"predict: .*{refused}"):
+        fitted.predict(0, num_draws=10**5)
+    with pytest.raises(OutOfMemoryError, match=f"sample: .*{refused}"):
+        fitted.sample(0, 10**5)
+    groups = len(fitted.sample(0, 1)["theta"][0].ravel())
+    fits = 2**20 // (4 * (groups + 8))  # the latents do, the data beside them do not
+    with pytest.raises(OutOfMemoryError, match=f"log_likelihood: .*{refused}"):
+        fitted.log_likelihood(0, fits)
+
+
+def test_only_memory_is_named():
+    def fails(error):
+        with named_memory("fit", "Use less."):
+            raise error
+
+    full = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes.\nmore")
+    with pytest.raises(OutOfMemoryError, match=r"fit: .*allocating 8 bytes\.\)\. Use less\.$"):
+        fails(full)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        fails(jax.errors.JaxRuntimeError("INTERNAL: something else"))
+
+
+def test_a_fit_of_more_than_there_is_says_what_to_do():
+    class Huge(vijax.data.RowSource):
+        shape, dtype = (2**48, 4), np.dtype(np.float32)
+
+        def take(self, rows):
+            return np.zeros((len(rows), 4), np.float32)
+
+    with pytest.raises(OutOfMemoryError, match=r"fit: not enough memory.*batch_size="):
+        vijax.fit(hierarchy, Huge(), guide="meanfield", progress_bar=False)  # read whole
+
+
+def test_the_density_of_the_fitted_rows_is_that_of_their_log_likelihood(fitted):
+    pointwise = fitted.log_likelihood(3, 700)["y"]
+    expected = np.logaddexp.reduce(pointwise.astype(float), axis=0) - np.log(700)
+    np.testing.assert_allclose(
+        fitted.log_predictive_density(3, num_draws=700)["y"], expected, rtol=1e-5
+    )
+
+
+def test_rows_with_latents_of_their_own_are_no_new_rows(fitted):
+    with pytest.raises(ModelError, match=r"log_predictive_density: expected the latent sites"):
+        fitted.log_predictive_density(0, Y[:3])

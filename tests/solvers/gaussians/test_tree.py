@@ -1,0 +1,301 @@
+"""Gaussians along plates: the algebra, and hierarchies whose posteriors are known."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+
+import vijax
+from tests.solvers.problems import case
+from tests.targets import problem
+from vijax.guides import Plates
+from vijax.guides.structured.levels import cut, join, levels, positions, sharing
+from vijax.guides.structured.plates import suits
+from vijax.runtime.errors import GuideError
+from vijax.solvers import StructuredNewton
+from vijax.solvers.gaussians.structured_conversion import fill, normal
+from vijax.solvers.gaussians.tree import Tree
+
+
+def fit(model, *args, **options):
+    return vijax.fit(model, *args, progress_bar=False, **options)
+
+
+def nested(y):
+    """Two sites in no plate, one plate inside another, and a plate apart."""
+    a = numpyro.sample("a", dist.Normal(0, 1).expand([2]).to_event(1))
+    with numpyro.plate("schools", 3, dim=-1):
+        b = numpyro.sample("b", dist.Normal(a[0], 1))
+        with numpyro.plate("classes", 4, dim=-2):
+            numpyro.sample("c", dist.Normal(b, 1))
+            numpyro.sample("d", dist.Dirichlet(jnp.ones(3)))
+    with numpyro.plate("years", 5):
+        numpyro.sample("e", dist.Normal(0, 1).expand([2]).to_event(1))
+    numpyro.sample("m", dist.Normal(0, 1))
+    numpyro.sample("y", dist.Normal(a[1], 1), obs=y)
+
+
+@functools.cache
+def space():
+    return case(nested, np.float32(0.0)).target.space
+
+
+def random_precision():
+    """A dense precision of the structure, well conditioned."""
+    tree, rng = Tree(space()), np.random.default_rng(0)
+    mask = np.zeros((tree.dim, tree.dim), bool)
+    for link in tree.links:
+        for r, own in enumerate(link.where):
+            mask[np.ix_(own, own)] = True
+            for lower, rows in link.below:
+                under = tree.links[lower].where[slice(None) if rows is None else rows == r].ravel()
+                mask[np.ix_(own, under)] = mask[np.ix_(under, own)] = True
+    root = rng.normal(size=mask.shape) * mask
+    dense = root + root.T
+    return tree, dense + np.eye(tree.dim) * 0.6 * np.abs(dense).sum(axis=1).max()
+
+
+def random_conditionals(tree, rng):
+    _, plain = tree.eliminate(tree.diagonal(np.ones(tree.dim)), None)
+    return [one._replace(gain=rng.normal(size=one.gain.shape)) for one in plain]
+
+
+def test_levels_follow_the_plates():
+    found = levels(space())
+    names = [[site.name for site in level.sites] for level in found]
+    assert names == [["a", "m"], ["b"], ["e"], ["c", "d"]]
+    assert [level.parent for level in found] == [None, 0, 0, 1]
+    assert [(level.rows, level.width) for level in found] == [(1, 3), (3, 1), (5, 2), (12, 3)]
+    assert [level.above for level in found] == [(), (3,), (3,), (3, 1)]
+    rows = [list(num) for num in sharing(space())]
+    assert rows == [[], [3] * 3, [5] * 3, [12, 12, 12, 4]]
+    assert [list(num) for num in sharing(space().cut({"classes": 2}))] == rows
+    together = np.concatenate([where.ravel() for where in positions(space())])
+    assert sorted(together) == list(range(space().dim))
+
+
+def test_a_position_is_cut_into_rows_and_joined_again():
+    labels = np.array(space().coordinates())
+    rows = positions(space())[3]
+    # the row of class 2 in school 1: its place in the grid of classes and schools
+    assert set(labels[rows[2 * 3 + 1]]) == {"c[2,1]", "d[2,1,0]", "d[2,1,1]"}
+    z = space().unravel(jnp.arange(float(space().dim)))
+    parts = cut(space(), z)
+    for part, where in zip(parts, positions(space()), strict=True):
+        np.testing.assert_array_equal(part, where)
+    again = join(space(), parts)
+    assert list(again) == list(space().names)
+    jax.tree.map(np.testing.assert_array_equal, again, z)
+
+
+def test_the_algebra_is_that_of_the_dense_matrix():
+    tree, dense = random_precision()
+    rng = np.random.default_rng(1)
+    blocks = tree.measure(lambda vectors: vectors @ dense, 4, rng, random_conditionals(tree, rng))
+    kept, found = tree.eliminate(blocks, None)
+    covariance, right = np.linalg.inv(dense), rng.normal(size=tree.dim)
+    np.testing.assert_allclose(tree.solve(found, right), covariance @ right, atol=1e-12)
+    np.testing.assert_allclose(tree.sds(found) ** 2, np.diag(covariance), rtol=1e-9)
+    log_det = 0.5 * np.linalg.slogdet(covariance)[1]
+    np.testing.assert_allclose(tree.log_det(found), log_det)
+    # the map from normals to draws is a root of the covariance
+    root = tree.draws(found, np.eye(tree.dim))
+    np.testing.assert_allclose(root.T @ root, covariance, atol=1e-12)
+    np.testing.assert_allclose(tree.diagonal_of(kept), np.diag(dense), rtol=1e-9)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-9), kept, tree.blocks(found))
+
+
+def crossed(y, sd):
+    """Every observation has a row of its own in each of two plates: no Gaussian of the family."""
+    mu = numpyro.sample("mu", dist.Normal(0, 1))
+    with numpyro.plate("one", y.shape[0]):
+        a = numpyro.sample("a", dist.Normal(mu, 1))
+    with numpyro.plate("other", y.shape[1]):
+        b = numpyro.sample("b", dist.Normal(0.5 * mu, 1))
+    numpyro.sample("y", dist.Normal(a[:, None] + b, sd).to_event(2), obs=y)
+
+
+def test_rows_of_crossed_plates_meet_the_optimum_of_the_elbo():
+    """The divergence from the exact posterior is stationary in every parameter of the guide."""
+    y = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    solver = StructuredNewton(tolerance=1e-5)
+    posterior = fit(crossed, y, np.float32(0.7), guide="plates", algorithm=solver)
+    assert posterior.converged
+    design = np.column_stack(
+        [np.zeros(12), np.kron(np.eye(3), np.ones((4, 1))), np.tile(np.eye(4), (3, 1))]
+    )
+    prior = np.diag([1.0 + 3 + 4 * 0.25, *np.ones(7)])
+    prior[0, 1:] = prior[1:, 0] = [-1.0] * 3 + [-0.5] * 4
+    precision = prior + design.T @ design / 0.49
+    found = normal(posterior.params, posterior.space)
+    tree, dim = found.structure, 8
+
+    def divergence(conditionals):
+        """`KL(q || p)`, but for a constant."""
+        root = tree.draws(conditionals, np.eye(dim))
+        return 0.5 * np.trace(precision @ root.T @ root) - tree.log_det(conditionals)
+
+    def moved(by, rng):
+        return [
+            one._replace(
+                gain=one.gain + by * rng.normal(size=one.gain.shape),
+                covariance=one.covariance * np.exp(by * rng.normal(size=(len(one.gain), 1, 1))),
+            )
+            for one in found.conditionals
+        ]
+
+    for seed in range(5):
+        up, down = (moved(by, np.random.default_rng(seed)) for by in (1e-4, -1e-4))
+        assert abs(divergence(up) - divergence(down)) / 2e-4 < 1e-3
+        away = moved(0.1, np.random.default_rng(seed))
+        assert divergence(away) > divergence(found.conditionals) + 0.001
+    np.testing.assert_allclose(
+        found.mean, np.linalg.solve(precision, design.T @ y.ravel() / 0.49), atol=1e-4
+    )
+
+
+def test_random_signs_average_couplings_within_a_plate_away():
+    tree, dense = random_precision()
+    rng = np.random.default_rng(1)
+    rows = tree.links[2].where  # the years
+    dense[rows[0, 0], rows[3, 1]] = dense[rows[3, 1], rows[0, 0]] = 1.0
+    _, at = tree.eliminate(tree.diagonal(np.ones(tree.dim)), None)
+    num = 400
+    blocks = tree.measure(lambda vectors: vectors @ dense, num, rng, at)
+    error = blocks[2].diagonal - np.stack([dense[np.ix_(own, own)] for own in rows])
+    assert 0 < np.abs(error).max() < 5 / np.sqrt(num)
+
+
+def test_a_linear_gaussian_hierarchy_is_exact():
+    exact = problem("hierarchy")
+    posterior = fit(exact.model, *exact.args, guide="plates")
+    found = normal(posterior.params, posterior.space)
+    sd = np.sqrt(np.diag(exact.covariance))
+    np.testing.assert_allclose((found.mean - exact.mean) / sd, 0, atol=1e-4)
+    root = found.structure.draws(found.conditionals, np.eye(5))
+    np.testing.assert_allclose(
+        root.T @ root / np.outer(sd, sd), exact.covariance / np.outer(sd, sd), atol=1e-5
+    )
+    np.testing.assert_allclose(
+        found.conditional_sd**-2, np.diag(np.linalg.inv(exact.covariance)), rtol=1e-5
+    )
+    np.testing.assert_allclose(posterior.elbo, exact.log_evidence, atol=1e-4)
+    assert posterior.status == "certified"
+
+
+def test_parameters_hold_the_gaussian():
+    tree, dense = random_precision()
+    guide, rng = Plates(), np.random.default_rng(2)
+    z = space().unravel(jnp.zeros(tree.dim))
+    params = guide.init(jax.random.key(0), space(), z)
+    gaussian = normal(params, space())
+    np.testing.assert_allclose(gaussian.sd, 0.1, rtol=1e-6)
+    blocks = tree.measure(lambda v: v @ dense, 2, rng, gaussian.conditionals)
+    _, conditionals = tree.eliminate(blocks, None)
+    gaussian = gaussian._replace(mean=rng.normal(size=tree.dim), conditionals=conditionals)
+    params = fill(params, gaussian, space())
+    again = normal(params, space())
+    noise = rng.normal(size=(3, tree.dim))
+    np.testing.assert_allclose(again.at(noise), gaussian.at(noise), atol=1e-5)
+    # the guide on the device: its density is that of the dense Gaussian, nested rows included
+    draw = jax.jit(lambda key: guide.draw(params, space(), key, None))(jax.random.key(1))
+    away = np.asarray(space().ravel(draw.z), float) - gaussian.mean
+    expected = -0.5 * away @ dense @ away - gaussian.log_det - 0.5 * tree.dim * np.log(2 * np.pi)
+    np.testing.assert_allclose(draw.log_q, expected, rtol=1e-4)
+    density = jax.jit(lambda z: guide.log_prob(params, space(), z, None))
+    np.testing.assert_allclose(density(draw.z), expected, rtol=1e-4)
+
+
+def groups(y, sd):
+    mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
+    tau = numpyro.sample("tau", dist.HalfNormal(5.0))
+    with numpyro.plate("groups", y.size):
+        theta = numpyro.sample("theta", dist.Normal(mu, tau))
+        numpyro.sample("y", dist.Normal(theta, sd), obs=y)
+
+
+def exact_globals(y, sd):
+    """Mean and sd of `(mu, log tau)`: by quadrature over `log tau`, `mu` in closed form."""
+    y, sd = y.astype(float), sd.astype(float)
+    log_tau = np.linspace(-0.8, 0.1, 2001)
+    variance = np.exp(2 * log_tau)[:, None] + sd**2
+    precision = (1 / variance).sum(1) + 1 / 25
+    mean = (y / variance).sum(1) / precision
+    square = (y**2 / variance).sum(1) - precision * mean**2
+    log_density = -0.5 * (square + np.log(variance).sum(1) + np.log(precision))
+    log_density += log_tau - np.exp(2 * log_tau) / 50
+    weights = np.exp(log_density - log_density.max())
+    weights /= weights.sum()
+    found = np.array([weights @ mean, weights @ log_tau])
+    spread = [weights @ (mean**2 + 1 / precision), weights @ log_tau**2]
+    return found, np.sqrt(spread - found**2)
+
+
+@pytest.mark.slow
+def test_many_groups_are_fitted_by_the_ladder():
+    rng = np.random.default_rng(0)
+    sd = rng.uniform(0.1, 3.0, 600).astype(np.float32)
+    y = (1.5 + 0.7 * rng.normal(size=600) + sd * rng.normal(size=600)).astype(np.float32)
+    posterior = fit(groups, y, sd)
+    assert posterior.guide == Plates()
+    assert [attempt.rung for attempt in posterior.history] == ["plates", "centering"]
+    assert posterior.status == "certified"
+    mean, spread = exact_globals(y, sd)
+    gaussian = normal(posterior.params, posterior.space)
+    np.testing.assert_allclose((gaussian.mean[:2] - mean) / spread, 0, atol=0.1)
+    np.testing.assert_allclose(gaussian.sd[:2], spread, rtol=0.05)
+
+
+def test_a_model_without_plates_is_refused():
+    exact = problem("regression")
+    with pytest.raises(
+        GuideError, match=r"Plates: expected a site inside a numpyro.plate, got none"
+    ):
+        fit(exact.model, *exact.args, guide="plates")
+
+
+def test_it_outlives_a_file(tmp_path):
+    """Parameters of the first level depend on nothing above: some of them are empty."""
+    exact = problem("hierarchy")
+    posterior = fit(exact.model, *exact.args, guide="plates")
+    posterior.save(tmp_path / "plates.vijax")
+    again = vijax.load(tmp_path / "plates.vijax", exact.model, *exact.args)
+    jax.tree.map(np.testing.assert_array_equal, again.params, posterior.params)
+
+
+def wide(width):
+    mu = numpyro.sample("mu", dist.Normal(0, 1))
+    with numpyro.plate("rows", 3):
+        numpyro.sample("x", dist.Normal(mu, 1).expand([width]).to_event(1))
+
+
+@pytest.mark.parametrize(("width", "suitable"), [(2, True), (200, False)])
+def test_it_suits_small_blocks(width, suitable):
+    assert suits(case(wide, width).target.space) == suitable
+    assert not suits(problem("regression").target.space)
+
+
+@pytest.mark.parametrize(
+    ("trap", "reason"),
+    [
+        (lambda mu: jnp.where(mu < 5.0, jnp.nan, 0.0), "no draws of the start have a finite log"),
+        (lambda mu: jnp.maximum(mu - 9.0, 0.0) ** 1.5, "second derivatives that are not finite"),
+    ],
+)
+def test_what_is_not_finite_is_owned_up_to(trap, reason):
+    def fenced(y):
+        mu = numpyro.sample("mu", dist.Normal(0, 1))
+        with numpyro.plate("rows", 2):
+            numpyro.sample("x", dist.Normal(mu, 1))
+        numpyro.factor("trap", trap(mu) + y)
+
+    where = case(fenced, np.float32(0.0))
+    solution = StructuredNewton().solve(
+        jax.random.key(0), where.target, Plates(), where.variables(Plates()), where.batch
+    )
+    assert not solution.converged
+    assert reason in solution.reason

@@ -1,0 +1,1 @@
+"""`guide="auto"`: a sequence of approximations, each from the best so far."""

@@ -1,0 +1,152 @@
+"""The unconstrained space of a model: its latent sites, their coordinates, plates and rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Collection, Iterable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array
+Position = dict[str, Array]  # z: unconstrained value by site
+
+
+@dataclasses.dataclass(frozen=True)
+class Plate:
+    """One plate round a site: its name, dimension counted from the right, full and used size."""
+
+    name: str
+    dim: int
+    size: int
+    subsample_size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Axes:
+    """The axes along which an array has a row for every row of a plate: `(plate, axis)` pairs."""
+
+    pairs: tuple[tuple[str, int], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """A latent site: constrained `shape`, unconstrained `z_shape`, the plates it lives in.
+
+    A discrete one, see `vijax.families.discrete`, has a number of `states`: 0 if there is no end of them.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    z_shape: tuple[int, ...]
+    event_dim: int = 0
+    plates: tuple[Plate, ...] = ()
+    states: int | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of unconstrained coordinates."""
+        return math.prod(self.z_shape)
+
+    @property
+    def scale(self) -> float:
+        """Full rows over rows in use, multiplied over the plates: what its densities count for."""
+        return math.prod(plate.size / plate.subsample_size for plate in self.plates)
+
+    def axes(self, plates: Collection[str]) -> Axes:
+        """The axes of its value, and of `z`, along those of the plates that it lives in."""
+        ndim = len(self.shape) - self.event_dim
+        return Axes(tuple((p.name, ndim + p.dim) for p in self.plates if p.name in plates))
+
+    def cut(self, rows: Mapping[str, int]) -> Site:
+        """The site with so many rows of some plates in use."""
+        shape, z_shape = list(self.shape), list(self.z_shape)
+        for plate, axis in self.axes(rows).pairs:
+            shape[axis] = z_shape[axis] = rows[plate]
+        plates = tuple(
+            dataclasses.replace(p, subsample_size=rows.get(p.name, p.subsample_size))
+            for p in self.plates
+        )
+        return dataclasses.replace(self, shape=tuple(shape), z_shape=tuple(z_shape), plates=plates)
+
+
+@dataclasses.dataclass(frozen=True)
+class Space:
+    """The unconstrained space of a model: its latent sites in order; hashable, without arrays."""
+
+    sites: tuple[Site, ...]
+
+    @property
+    def dim(self) -> int:
+        """Total number of unconstrained coordinates."""
+        return sum(site.size for site in self.sites)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Site names, in order."""
+        return tuple(site.name for site in self.sites)
+
+    def ravel(self, z: Mapping[str, Array]) -> Array:
+        """Lays a position out as a vector `(dim,)`, sites in order."""
+        return jnp.concatenate([jnp.ravel(jnp.asarray(z[name])) for name in self.names])
+
+    def host_ravel(self, z: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The same by NumPy, which compiles nothing."""
+        return np.concatenate([np.ravel(z[name]) for name in self.names])
+
+    def unravel(self, vector: Array) -> Position:
+        """Cuts a vector `(dim,)` into a position; the inverse of `ravel`."""
+        # one split, whose gradient is one concatenation; that of slices is a sum of padded vectors
+        cuts = list(itertools.accumulate(site.size for site in self.sites))[:-1]
+        parts = jnp.split(vector, cuts)
+        return {
+            site.name: part.reshape(site.z_shape)
+            for site, part in zip(self.sites, parts, strict=True)
+        }
+
+    def host_unravel(self, vector: np.ndarray) -> dict[str, np.ndarray]:
+        """The same by NumPy."""
+        parts = np.split(vector, np.cumsum([site.size for site in self.sites])[:-1])
+        return {
+            site.name: part.reshape(site.z_shape)
+            for site, part in zip(self.sites, parts, strict=True)
+        }
+
+    @property
+    def drawn(self) -> Space:
+        """The discrete sites."""
+        return Space(tuple(site for site in self.sites if site.states is not None))
+
+    @property
+    def smooth(self) -> Space:
+        """The others, which have gradients."""
+        return Space(tuple(site for site in self.sites if site.states is None))
+
+    def cut(self, rows: Mapping[str, int]) -> Space:
+        """The space of a batch: so many rows of some plates in use."""
+        return Space(tuple(site.cut(rows) for site in self.sites))
+
+    def subset(self, names: Iterable[str]) -> Space:
+        """The space of some of the sites, in this space's order."""
+        wanted = set(names)
+        return Space(tuple(site for site in self.sites if site.name in wanted))
+
+    def alike(self, other: Space) -> bool:
+        """Whether the other has the same sites with the same coordinates."""
+        one, two = ([(site.name, site.z_shape) for site in space.sites] for space in (self, other))
+        return one == two
+
+    def coordinates(self) -> list[str]:
+        """A label for every coordinate: `mu`, `theta[3]`, `L[2,0]`."""
+        labels = []
+        for site in self.sites:
+            for flat in range(site.size):
+                index = []
+                for length in reversed(site.z_shape):
+                    flat, i = divmod(flat, length)
+                    index.append(str(i))
+                labels.append(f"{site.name}[{','.join(reversed(index))}]" if index else site.name)
+        return labels

@@ -1,0 +1,230 @@
+"""Log densities of guide draws under the target: ELBO, importance weights, PSIS in one pass."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from vijax.contracts import Batch, Blocks, Data, Guide, Position, PyTree, Space, Target, Variables
+from vijax.contracts.kernel import Kernel
+from vijax.diagnostics import psis
+from vijax.runtime.device_layout import on_host
+from vijax.runtime.keys import draw_keys, fold_in, host_rng
+
+# Draws evaluated at once are limited to about this many array elements of the model's data.
+_BLOCK_ELEMENTS = 2**24
+_MAX_BLOCK = 256
+_MIN_ESS = 5.0
+_HOST_DIM = 1000  # where drawing on the host stays cheap
+
+
+Cut = Mapping[str, tuple[tuple[str, int], ...]]
+
+
+class Draws(NamedTuple):
+    """Draws from a guide, host arrays with a leading axis of draws.
+
+    Attributes:
+        z: unconstrained draws by site.
+        log_p: log density of the target, `(num_draws,)`.
+        log_q: log density of the guide, `(num_draws,)`.
+        labels: component of a mixture, `(num_draws,)`, where it is one.
+        noise: the normals a `TransportGuide` made them of, `(num_draws, dim)`.
+    """
+
+    z: dict[str, np.ndarray]
+    log_p: np.ndarray
+    log_q: np.ndarray
+    labels: np.ndarray | None = None
+    noise: np.ndarray | None = None
+
+    @property
+    def log_weights(self) -> np.ndarray:
+        """`log p - log q`, `(num_draws,)`, with `-inf` where the model is not finite."""
+        log_w = self.log_p.astype(np.float64) - self.log_q
+        return np.where(np.isnan(log_w) | (log_w == np.inf), -np.inf, log_w)
+
+
+class Importance(NamedTuple):
+    """Importance sampling with the guide as proposal.
+
+    Attributes:
+        log_weights: Pareto-smoothed, normalized to sum to one, `(num_draws,)`.
+        khat: Pareto shape of the largest weights; reliable below about 0.7.
+        ess: effective number of draws, `1 / sum(w^2)`.
+        tail_share: share of all weight by which the largest weights exceed the smallest of them;
+            where it is negligible a large k-hat is a false alarm (the largest weights may lie on
+            a plateau, whose spacings look like a heavy tail).
+        log_evidence: log mean weight in nats.
+        log_evidence_se: its standard error (delta method).
+    """
+
+    log_weights: np.ndarray
+    khat: float
+    ess: float
+    tail_share: float
+    log_evidence: float
+    log_evidence_se: float
+
+
+def block_size(batch: Data, dim: int, cut: Cut | None = None) -> int:
+    """Draws to evaluate at once, so that memory stays bounded for large data."""
+    return max(1, min(_MAX_BLOCK, _BLOCK_ELEMENTS // num_elements(batch, dim, cut)))
+
+
+def num_elements(batch: Data, dim: int, cut: Cut | None = None) -> int:
+    """What one evaluation of the model reads: all data and one position.
+
+    Args:
+        batch: the data.
+        dim: of a position.
+        cut: `Target.cut`, to count of arrays that are cut the rows of the batch only.
+    """
+    if isinstance(batch, Blocks):
+        return dim + batch.num_elements
+    total = dim + sum(math.prod(value.shape) for value in batch.fetched.values())
+    for name, value in batch.data.items():
+        shape = list(value.shape)
+        for plate, axis in (cut or {}).get(name, ()):
+            shape[axis] = len(batch.index.get(plate, range(shape[axis])))
+        total += math.prod(shape)
+    return total
+
+
+def draw(
+    target: Target,
+    guide: Guide,
+    variables: Variables,
+    mutable: dict[str, PyTree],
+    key: Array,
+    batch: Data,
+    num_draws: int,
+) -> Draws:
+    """`num_draws` from the guide with both log densities; one program whatever their number.
+
+    Rows that are in blocks are read once for all of them.
+    """
+    kernel = Kernel(target, batch, variables.model, mutable)
+    small = target.space.dim <= _HOST_DIM
+    if small:
+        made = guide.host_draws(variables.guide, target.space, host_rng(key), num_draws)
+        if made is not None:
+            log_p = kernel.log_density(made.points)
+            z = split(target.space, made.points)
+            return Draws(z, log_p, made.log_q, made.labels, made.noise)
+    part = batch.batch if isinstance(batch, Blocks) else batch
+    # densities apart from draws where there is much data: fewer points at once stay in a cache
+    apart = small and not target.space.drawn.sites and kernel.is_costly(num_draws)
+    at_once = part is batch and not apart
+    # one draw alone is asked of many batches in turn: a block for each would be hundreds
+    block = 1 if num_draws == 1 else block_size(part, target.footprint, target.subsampling.cut)
+    program = target.program(_draw_block, guide, block, at_once)
+    parts = [
+        on_host(program(variables, mutable, fold_in(key, i), part))
+        for i in range(math.ceil(num_draws / block))
+    ]
+    draws = Draws(*jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num_draws], *parts))
+    if at_once:
+        return draws
+    return draws._replace(log_p=kernel.log_density(flatten(target.space, draws.z)))
+
+
+def split(space: Space, points: np.ndarray) -> dict[str, np.ndarray]:
+    """Points `(num_draws, dim)` by site, in the device's precision; the inverse of `flatten`."""
+    cuts = list(itertools.accumulate(site.size for site in space.sites))[:-1]
+    parts = np.split(points.astype(np.dtype(jnp.result_type(float))), cuts, axis=1)
+    return {
+        site.name: part.reshape(len(points), *site.z_shape)
+        for site, part in zip(space.sites, parts, strict=True)
+    }
+
+
+def flatten(space: Space, z: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Draws by site as one array `(num_draws, dim)` in float64, sites in the space's order."""
+    parts = [np.reshape(z[name], (len(z[name]), -1)) for name in space.names]
+    return np.concatenate(parts, axis=1).astype(np.float64)
+
+
+def _draw_block(
+    target: Target,
+    guide: Guide,
+    block: int,
+    weighed: bool,
+    variables: Variables,
+    mutable: dict[str, PyTree],
+    key: Array,
+    batch: Batch,
+) -> tuple[Position, Array, Array]:
+    def one(key: Array) -> tuple[Position, Array, Array]:
+        z, log_q = guide.draw(variables.guide, target.space, key, batch)
+        if not weighed:
+            return z, jnp.zeros(()), log_q
+        log_p = target.evaluate(z, batch, variables.model, mutable).log_density
+        return z, log_p, log_q
+
+    return jax.vmap(one)(draw_keys(key, block, target.space.dim))
+
+
+def elbo(log_weights: np.ndarray) -> tuple[float, float]:
+    """The ELBO in nats and its standard error, from `log p - log q` of independent draws."""
+    if not np.all(np.isfinite(log_weights)):
+        return -math.inf, math.inf
+    return float(log_weights.mean()), float(log_weights.std(ddof=1) / math.sqrt(log_weights.size))
+
+
+def importance(log_weights: np.ndarray) -> Importance:
+    """Pareto-smoothed importance sampling; draws where the model is not finite weigh nothing."""
+    n = log_weights.size
+    finite = np.isfinite(log_weights)
+    if finite.sum() < 5:  # nothing to smooth
+        return Importance(np.full(n, -math.log(n)), math.inf, 0.0, 1.0, -math.inf, math.inf)
+    floor = log_weights[finite].min() - 700.0  # smoothing wants finite values; exp(-700) is zero
+    smoothed, khat = psis.smooth(np.where(finite, log_weights, floor))
+    peak = log_weights.max()
+    weights = np.exp(log_weights - peak)
+    mean = weights.mean()
+    relative_se = float(weights.std(ddof=1) / mean / math.sqrt(n))
+    normalized = smoothed - _logsumexp(smoothed)
+    ess = float(1 / np.sum(np.exp(2 * normalized)))
+    if not ess > _MIN_ESS:  # one draw has all the weight: there is no tail to fit a shape to
+        normalized, khat = log_weights - peak - math.log(weights.sum()), math.inf
+        ess = float(1 / np.sum(np.exp(2 * normalized)))
+    return Importance(
+        log_weights=normalized,
+        khat=khat,
+        ess=ess,
+        tail_share=_tail_share(weights),
+        log_evidence=float(peak + math.log(mean)),
+        log_evidence_se=relative_se,
+    )
+
+
+def _tail_share(weights: np.ndarray) -> float:
+    """Excess of the largest weights over the smallest of them, as a share of the total."""
+    tail = np.sort(weights)[-psis.tail_size(weights.size) :]
+    return float((tail - tail[0]).sum() / weights.sum())
+
+
+def khat_threshold(num_draws: int) -> float:
+    """`min(1 - 1 / log10(S), 0.7)`, the largest k-hat at which `S` draws can be relied on."""
+    return min(1 - 1 / math.log10(max(num_draws, 11)), 0.7)
+
+
+def _logsumexp(values: np.ndarray) -> float:
+    peak = values.max()
+    return float(peak + math.log(np.exp(values - peak).sum()))
+
+
+def gain(new: np.ndarray, old: np.ndarray) -> tuple[float, float]:
+    """Gain in ELBO from paired draws and its standard error; non-finite draws count as a loss."""
+    difference = new - old
+    if not np.all(np.isfinite(difference)):
+        return (np.inf if np.isfinite(new).sum() > np.isfinite(old).sum() else -np.inf), 0.0
+    return float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(difference.size))

@@ -1,0 +1,1 @@
+"""The training loop, and what it trains: the problem, its rows, its start."""

@@ -1,0 +1,165 @@
+"""Where a fit starts: at values that are given, or at the best of many random positions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from vijax.contracts import Batch, Guide, Position, PyTree, Space, Target, Variables
+from vijax.diagnostics.importance import block_size
+from vijax.diagnostics.nonfinite import describe, locate
+from vijax.runtime.device_layout import on_host
+from vijax.runtime.errors import ModelError, mismatch
+from vijax.runtime.keys import draw_keys, fold_in
+
+_CANDIDATES = 64
+_RADIUS = 2.0  # Stan's and NumPyro's: uniform in [-2, 2] per unconstrained coordinate
+_TRIES = 20
+
+
+def random_starts(
+    target: Target,
+    batch: Batch,
+    model: Mapping[str, PyTree],
+    mutable: Mapping[str, PyTree],
+    key: Array,
+    count: int,
+) -> list[Position]:
+    """The `count` best of many random positions, by log density.
+
+    Raises:
+        ModelError: no position with a finite log density was found; names the site to blame.
+    """
+    size = min(_CANDIDATES, block_size(batch, target.footprint, target.subsampling.cut))
+    program = target.program(_candidates, size)
+    found: list[tuple[float, Position]] = []
+    for attempt in range(_TRIES):
+        z, log_density = on_host(program(fold_in(key, attempt), batch, model, mutable))
+        for i in np.flatnonzero(np.isfinite(log_density)):
+            found.append((float(log_density[i]), {name: v[i] for name, v in z.items()}))
+        if len(found) >= count:
+            found.sort(key=lambda entry: -entry[0])
+            return [position for _, position in found[:count]]
+    worst = {name: jnp.asarray(v[0]) for name, v in z.items()}
+    site, what = locate(target, worst, batch, Variables(None, dict(model)), dict(mutable))
+    raise ModelError(
+        f"site {site!r}: no finite starting point in {_TRIES * size} random tries; its {what} is "
+        f"not finite, for instance at {describe(worst.get(site))} (unconstrained). Check the data "
+        "and the prior there, or pass start values: init={'site': value}."
+    )
+
+
+def origin(space: Space) -> Position:
+    """The origin of unconstrained space."""
+    dtype = jnp.result_type(float)  # follows jax_enable_x64
+    return {site.name: np.zeros(site.z_shape, dtype) for site in space.sites}  # type: ignore[misc]
+
+
+def widened(space: Space, position: Position) -> Position:
+    """A position of a batch as one of all rows: latents with a value for each at the origin."""
+    whole = origin(space)
+    return {
+        name: value if value.shape == whole[name].shape else whole[name]
+        for name, value in position.items()
+    }
+
+
+def given_start(
+    target: Target,
+    batch: Batch,
+    first_batch: Batch,
+    model: Mapping[str, PyTree],
+    mutable: Mapping[str, PyTree],
+    key: Array,
+    values: Mapping[str, Any],
+) -> Position:
+    """The position of start values by site, constrained; sites left out start at random.
+
+    Args:
+        target: the target.
+        batch: the data, in full.
+        first_batch: what random starts are tried on.
+        model: the model's `param` sites in unconstrained space.
+        mutable: its mutable state.
+        key: randomness.
+        values: by site, constrained.
+
+    Raises:
+        ModelError: a site is unknown, has the wrong shape, or its value lies outside its support.
+    """
+    shapes = {site.name: site.shape for site in target.space.sites}
+    for name, value in values.items():
+        if name not in shapes:
+            raise ModelError(mismatch("init", f"sites among {list(shapes)}", repr(name)))
+        if np.shape(value) != shapes[name]:
+            raise ModelError(
+                mismatch(f"init[{name!r}]", f"shape {shapes[name]}", f"shape {np.shape(value)}")
+            )
+    found = random_starts(target.on_batch, first_batch, model, mutable, key, 1)[0]
+    base = widened(target.space, found)
+    full = target.program(_latents)(base, batch, model, mutable)
+    full |= {name: jnp.asarray(value, full[name].dtype) for name, value in values.items()}
+    z = on_host(target.program(_unconstrain)(full, batch, model, mutable))
+    for name, value in z.items():
+        if not np.all(np.isfinite(value)):
+            raise ModelError(
+                mismatch(
+                    f"init[{name!r}]", "a value inside the site's support", describe(full[name])
+                )
+            )
+    return z
+
+
+def first_params(
+    target: Target, guide: Guide, key: Array, start: Mapping[str, Any], batch: Batch
+) -> PyTree:
+    """The guide's parameters at a start; on the host where the guide can."""
+    if all(isinstance(value, np.ndarray) for value in start.values()):
+        made = guide.host_init(target.space, dict(start))
+        if made is not None:
+            return made
+    return target.program(_first_params, guide)(key, dict(start), batch)
+
+
+def _first_params(
+    target: Target, guide: Guide, key: Array, start: Position, batch: Batch
+) -> PyTree:
+    return guide.init(key, target.space, start, batch)
+
+
+def jitter(space: Space, position: Position, key: Array, scale: float = 0.1) -> Position:
+    """A position moved a little, so that restarts from one place differ."""
+    vector = space.ravel(position)
+    return space.unravel(vector + scale * jax.random.normal(key, vector.shape, vector.dtype))
+
+
+def _candidates(
+    target: Target, size: int, key: Array, batch: Batch, model: Any, mutable: Any
+) -> tuple[Position, Array]:
+    keys = draw_keys(key, size, target.space.dim)
+    shape = (target.space.dim,)
+    vectors = jax.vmap(lambda k: jax.random.uniform(k, shape, minval=-_RADIUS, maxval=_RADIUS))(
+        keys
+    )
+    # the origin, or near it, is often the safest place: shrink every other candidate towards it
+    vectors = vectors * jnp.where(jnp.arange(size) % 2 == 0, 0.1, 1.0)[:, None]
+    z = jax.vmap(target.space.unravel)(vectors)
+    return z, jax.vmap(lambda one: target.log_density(one, batch, model, mutable))(z)
+
+
+def _latents(
+    target: Target, z: Position, batch: Batch, model: Any, mutable: Any
+) -> dict[str, Array]:
+    values = target.constrain(z, batch, model, mutable)
+    return {name: values[name] for name in target.space.names}
+
+
+def _unconstrain(
+    target: Target, values: dict[str, Array], batch: Batch, model: Any, mutable: Any
+) -> Position:
+    return target.unconstrain(values, batch, model, mutable)

@@ -1,0 +1,1 @@
+"""`fit`: from a model function and its data to a posterior."""

@@ -1,0 +1,172 @@
+"""The options of `fit`: what users of other libraries call them, and clashes with the model."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from vijax.contracts import Algorithm, Solver
+from vijax.runtime.checks import check_count
+from vijax.runtime.device_layout import RESTARTS, spread_over
+from vijax.runtime.precision import check_precision
+from vijax.solvers import by_name
+
+# What a user may type, coming from PyMC, Stan, Pyro or scikit-learn: what it is called here.
+_ELSEWHERE = {
+    "n_steps": "num_steps",
+    "steps": "num_steps",
+    "n_iter": "num_steps",
+    "num_iterations": "num_steps",
+    "max_iter": "num_steps",
+    "iter": "num_steps",
+    "progressbar": "progress_bar",
+    "progress": "progress_bar",
+    "verbose": "progress_bar",
+    "random_seed": "rng_key",
+    "random_state": "rng_key",
+    "seed": "rng_key",
+    "rng_seed": "rng_key",
+    "rng": "rng_key",
+    "n_particles": "num_particles",
+    "num_elbo_draws": "num_particles",
+    "grad_samples": "num_particles",
+    "n_restarts": "num_restarts",
+    "learning_rate": "optimizer=optax.adam(...)",
+    "lr": "optimizer=optax.adam(...)",
+    "step_size": "optimizer=optax.adam(...)",
+    "optim": "optimizer",
+    "obj_optimizer": "optimizer",
+    "loss": "objective",
+    "method": "guide",
+    "family": "guide",
+    "init_loc_fn": "init",
+    "init_strategy": "init",
+    "init_values": "init",
+    "init_params": "init",
+    "initvals": "init",
+    "inits": "init",
+    "start": "init",
+    "callback": "callbacks",
+    "timeout": "max_seconds",
+    "max_time": "max_seconds",
+}
+
+
+def check_names(
+    model: Callable[..., Any],
+    options: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    kwargs: Mapping[str, Any],
+    model_kwargs: Mapping[str, Any],
+) -> None:
+    """Tells options of `fit` and keyword arguments of the model apart.
+
+    Args:
+        model: the model function.
+        options: what was given for each option.
+        defaults: what the options default to.
+        kwargs: keywords that are no option.
+        model_kwargs: keywords meant for the model.
+
+    Raises:
+        TypeError: a keyword is neither an option nor an argument of the model (the right name is
+            suggested), or it is both.
+    """
+    twice = sorted(set(kwargs) & set(model_kwargs))
+    if twice:
+        raise TypeError(f"model argument {twice[0]!r} was given twice, in model_kwargs and beside.")
+    try:
+        parameters = inspect.signature(model).parameters
+    except (TypeError, ValueError):
+        return
+    for name, value in options.items():
+        plain = isinstance(value, (int, str, tuple, type(None)))  # arrays compare elementwise
+        given = value is not defaults[name] and not (plain and value == defaults[name])
+        if given and name in parameters and name not in model_kwargs:
+            raise TypeError(
+                f"{name!r} is an option of fit and an argument of the model. Pass the model's as "
+                f"model_kwargs={{{name!r}: ...}}; what is given directly is fit's."
+            )
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    for name in kwargs:
+        if name in parameters:
+            continue
+        close = difflib.get_close_matches(name, [*options, *parameters], n=1)
+        known = _ELSEWHERE.get(name) or (close[0] if close else None)
+        hint = f" Did you mean {known}?" if known else ""
+        raise TypeError(
+            f"fit() got {name!r}, which is neither one of its options nor an argument of the "
+            f"model.{hint} Options: {', '.join(options)}. Model arguments: {', '.join(parameters)}."
+        )
+
+
+def check_values(options: Mapping[str, Any]) -> None:
+    """Refuses counts that are not positive and options that contradict each other.
+
+    Raises:
+        ValueError, TypeError: naming the option.
+    """
+    for name in ("num_steps", "num_particles", "num_restarts"):
+        check_count(name, options[name], optional=True)
+    check_precision(options["precision"])
+    seconds = options["max_seconds"]
+    if seconds is not None and not (isinstance(seconds, (int, float)) and seconds > 0):
+        raise ValueError(f"max_seconds: expected a positive number or None, got {seconds!r}.")
+    if seconds is not None and options["mesh"] is not None and jax.process_count() > 1:
+        raise ValueError(
+            f"max_seconds: expected None, since {jax.process_count()} processes with clocks of "
+            "their own would stop at different steps. Use num_steps."
+        )
+    _check_mesh(options["mesh"], options["num_restarts"])
+    objective, callbacks = options["objective"], options["callbacks"]
+    if objective is not None and not callable(objective):
+        raise TypeError(
+            f"objective: expected a vijax objective such as ELBO(), got {type(objective).__name__}."
+        )
+    if callable(callbacks) or not all(callable(one) for one in callbacks):
+        raise TypeError(
+            "callbacks: expected a sequence of functions callback(state, losses, step)."
+        )
+    _check_algorithm(options)
+    if objective is not None and options["num_particles"] is not None:
+        raise ValueError("num_particles: set it in the objective, ELBO(num_particles=...).")
+
+
+def _check_mesh(mesh: Any, num_restarts: int | None) -> None:
+    """Refuses what is no mesh, and a number of restarts that its devices cannot share."""
+    size = spread_over(mesh).size(RESTARTS) if mesh is not None else 1
+    if (num_restarts or 1) % size:
+        raise ValueError(
+            f"num_restarts: expected a multiple of {size}, the length of the mesh's axis "
+            f"{RESTARTS!r}, got {num_restarts}."
+        )
+
+
+def _check_algorithm(options: Mapping[str, Any]) -> None:
+    """Refuses what is no algorithm, and options that the one asked for would not heed."""
+    algorithm = options["algorithm"]
+    if isinstance(algorithm, str):
+        algorithm = by_name(algorithm)  # None leaves the choice to `fit`
+    elif not isinstance(algorithm, (Algorithm, Solver)):
+        raise TypeError(
+            f"algorithm: expected a name, an Algorithm or a Solver, got {type(algorithm).__name__}."
+        )
+    if algorithm is None:
+        return
+    if isinstance(algorithm, Solver) and options["precision"] is not None:
+        raise ValueError(
+            f"precision: expected gradient steps beside it, got {algorithm!r}, which evaluates the "
+            "model in full precision only. Use algorithm='gradient'."
+        )
+    for name in ("objective", "optimizer", "num_particles", "precision"):
+        if options[name] is not None:
+            raise ValueError(f"{name}: it belongs to the algorithm {algorithm!r}; set it there.")
+    if isinstance(algorithm, Solver):
+        for name in ("num_steps", "num_restarts", "callbacks"):
+            if options[name]:
+                raise ValueError(f"{name}: {algorithm!r} takes no gradient steps; leave it out.")

@@ -1,0 +1,1 @@
+"""Amortized guides: a network infers the latents of a row from its data."""

@@ -1,0 +1,1 @@
+"""Gaussian guides: mean-field, full-rank, low-rank, Laplace."""

@@ -1,0 +1,44 @@
+"""Cutting a vector into sites when a gradient will come back."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+from jax import Array, lax
+
+from vijax.contracts import Position, Space
+
+
+def unravel(space: Space, vector: Array) -> Position:
+    """`space.unravel(vector)` with a cheaper gradient; for reverse mode only.
+
+    XLA turns the gradients of slices into one loop over the whole vector that works out, for each
+    element, which slice it came from and what its gradient is. That loop took longer than the
+    rest of a step of a network with half a million weights. Writing each site's gradient into its
+    place in the vector itself, which is no longer needed then, takes no time.
+    """
+    if len(space.sites) == 1:
+        return space.unravel(vector)
+    return _unravel(space, vector)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _unravel(space: Space, vector: Array) -> Position:
+    return space.unravel(vector)
+
+
+def _forward(space: Space, vector: Array) -> tuple[Position, Array]:
+    return space.unravel(vector), vector
+
+
+def _backward(space: Space, vector: Array, gradient: Position) -> tuple[Array]:
+    start = 0
+    for site in space.sites:
+        part = gradient[site.name].reshape(site.size)
+        vector = lax.dynamic_update_slice(vector, part, (start,))
+        start += site.size
+    return (vector,)
+
+
+_unravel.defvjp(_forward, _backward)

@@ -1,0 +1,1 @@
+"""Gaussian guides with the conditional independences of the model."""

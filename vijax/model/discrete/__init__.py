@@ -1,0 +1,1 @@
+"""Discrete latent sites: enumeration, variable elimination, forward-backward recursions."""

@@ -1,0 +1,86 @@
+"""A log density that is only a function becomes a model."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from jax import Array
+from numpyro.distributions import constraints as supports
+
+from vijax.runtime.errors import ModelError, mismatch
+
+Shape = tuple[int, ...]
+
+
+def from_log_density(
+    fn: Callable[..., Array],
+    shapes: Mapping[str, Shape],
+    constraints: Mapping[str, Any] | None = None,
+) -> Callable[..., None]:
+    """A model for `fit` from nothing but a log density.
+
+    >>> import numpy as np, vijax
+    >>> from numpyro.distributions import constraints
+    >>> def log_density(values, y):
+    ...     rate = values["rate"]
+    ...     return 2 * jnp.log(rate) - 2 * rate + (y * jnp.log(rate) - rate).sum()
+    >>> model = vijax.from_log_density(log_density, {"rate": ()}, {"rate": constraints.positive})
+    >>> posterior = vijax.fit(model, np.array([2.0, 0.0, 3.0]), progress_bar=False)
+    >>> print(f"{posterior.sample(0, 4000)['rate'].mean():.1f}")  # a gamma: 8 / 5
+    1.6
+
+    Args:
+        fn: `fn(values, *args, **kwargs) -> scalar`, the unnormalized log density of the values by
+            name, in their constraints. `args` and `kwargs` are those given to `fit`: arrays among
+            them are data, and change without anything being compiled again. Where it has no
+            gradient (a call to another program by `jax.pure_callback`), `fit` takes the objective
+            `ScoreELBO` by itself.
+        shapes: shape of each value, by name.
+        constraints: `numpyro.distributions.constraints` by name; the real line for those left out.
+            The log Jacobian of the way there from unconstrained space is added by `fit`.
+
+    Returns:
+        A model. It has no observations: there is nothing that `predict` could draw, and the log
+        evidence is the log of the integral of `exp(fn)`.
+
+    Raises:
+        ModelError: a shape is none, or a constraint is of an unknown value; in `fit`, `fn` does
+            not give a scalar.
+    """
+    constraints = dict(constraints or {})
+    for name in constraints.keys() - shapes.keys():
+        raise ModelError(mismatch(f"constraints[{name!r}]", f"one of {list(shapes)}", repr(name)))
+    for name, shape in shapes.items():
+        if type(shape) is not tuple or any(type(size) is not int for size in shape):
+            raise ModelError(
+                mismatch(f"shapes[{name!r}]", "a tuple of integers, such as () or (3,)", shape)
+            )
+    sites = tuple(
+        (name, shape, constraints.get(name, supports.real)) for name, shape in shapes.items()
+    )
+    return functools.partial(log_density_model, fn, _Sites(sites))
+
+
+class _Sites(tuple[tuple[str, Shape, Any], ...]):
+    """Names, shapes and constraints: one static argument, not a tree of them."""
+
+    __slots__ = ()
+
+
+def log_density_model(fn: Callable[..., Array], sites: _Sites, *args: Any, **kwargs: Any) -> None:
+    """The model behind `from_log_density`."""
+    values = {
+        name: numpyro.sample(name, dist.ImproperUniform(support, (), shape))
+        for name, shape, support in sites
+    }
+    log_density = fn(values, *args, **kwargs)
+    if jnp.shape(log_density) != ():
+        raise ModelError(
+            mismatch("log density", "a scalar", f"shape {jnp.shape(log_density)}", "Sum it.")
+        )
+    numpyro.factor("log_density", log_density)

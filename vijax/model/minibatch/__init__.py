@@ -1,0 +1,1 @@
+"""Minibatches of a model that is written for all rows."""

@@ -1,0 +1,1 @@
+"""One run of a model function: every site's value, its log density, what depends on what."""

@@ -1,0 +1,256 @@
+"""Splits a call's arguments into traced arrays and static Python values, and names each leaf."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from vijax.contracts import RowSource
+from vijax.runtime.errors import ArgumentError
+from vijax.runtime.fingerprint import fingerprint
+
+_HOLE = object()  # where a traced array was taken out
+_TABLE = ("columns", "data_vars", "column_names")  # what pandas, polars, xarray, pyarrow have
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Arguments:
+    """The static part of a call `model(*args, **kwargs)`; `join` puts the arrays back.
+
+    Attributes:
+        leaves: static leaves, with holes where the arrays were.
+        names: names of all leaves.
+        treedef: the structure of `(args, kwargs)`.
+        avals: shape and dtype of every array, by name.
+        sources: the arrays that are read a few rows at a time, by name.
+    """
+
+    leaves: tuple[Any, ...]
+    names: tuple[str, ...]
+    treedef: Any
+    avals: dict[str, tuple[tuple[int, ...], Any]]
+    sources: dict[str, RowSource] = dataclasses.field(default_factory=dict)
+
+    def join(self, data: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """`(args, kwargs)` with the arrays of `data` in their places."""
+        filled = [
+            data[name] if leaf is _HOLE else leaf
+            for leaf, name in zip(self.leaves, self.names, strict=True)
+        ]
+        return jax.tree.unflatten(self.treedef, filled)
+
+    def placeholder(self, name: str) -> Any:
+        """Zeros that take no memory, for an array that is not there and will not be read."""
+        shape, dtype = self.avals[name]
+        if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+            return jnp.broadcast_to(jax.random.key(0), shape)
+        return np.broadcast_to(np.zeros((), dtype), shape)
+
+    def abstract(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Stand-ins for the arrays, by name."""
+        return {
+            name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in self.avals.items()
+        }
+
+    def static(self) -> dict[str, Any]:
+        """Everything that is not an array, by name."""
+        pairs = zip(self.names, self.leaves, strict=True)
+        return {name: leaf for name, leaf in pairs if leaf is not _HOLE}
+
+    @functools.cached_property
+    def lookup(self) -> Hashable:
+        """Equal for calls that trace alike: same structure, static values, shapes and dtypes."""
+        static = tuple(
+            name if leaf is _HOLE else fingerprint(leaf)
+            for leaf, name in zip(self.leaves, self.names, strict=True)
+        )
+        avals = ((name, shape, str(dtype)) for name, (shape, dtype) in self.avals.items())
+        return static, _treedef_lookup(self.treedef), tuple(sorted(avals))
+
+
+def _treedef_lookup(treedef: Any) -> Hashable:
+    """The structure itself, or where a node's metadata has no hash, one equal to no other."""
+    try:
+        hash(treedef)
+    except TypeError:
+        return fingerprint(object())
+    return treedef
+
+
+def unwrap(
+    model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+    """Takes `functools.partial` apart, so that what it holds is treated as arguments.
+
+    Raises:
+        ArgumentError: the model cannot be called.
+    """
+    while isinstance(model, functools.partial):
+        args, kwargs = (*model.args, *args), {**model.keywords, **kwargs}
+        model = model.func
+    if not callable(model):
+        raise ArgumentError(
+            f"model: expected a NumPyro model function, got {type(model).__name__}. "
+            "Pass the function itself and its arguments after it: fit(model, x, y=y)."
+        )
+    return model, args, kwargs
+
+
+def split(
+    model: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    apart: bool = False,
+) -> tuple[Arguments, dict[str, Array]]:
+    """Separates the arrays in `args` and `kwargs` from everything static.
+
+    NumPy and JAX arrays (and pandas or polars columns) are traced; Python and NumPy scalars,
+    strings, `None` and any other object are static. A NumPy integer such as `index.max() + 1`
+    counts as a Python one, so that it may size a plate. A `jax.ShapeDtypeStruct` stands for an
+    array that is not at hand: it is described, and missing from the data. So is a `RowSource`,
+    if it is to be kept `apart`; otherwise it is read whole.
+
+    Raises:
+        ArgumentError: the call does not match the model's signature, an array is not numeric or
+            does not fit the default precision, or a table was passed whole.
+    """
+    prefixes = _parameter_names(model, args, kwargs)
+    flat, treedef = jax.tree.flatten_with_path((args, kwargs))
+    leaves: list[Any] = []
+    names: list[str] = []
+    data: dict[str, Array] = {}
+    avals: dict[str, tuple[tuple[int, ...], Any]] = {}
+    sources: dict[str, RowSource] = {}
+    for path, leaf in flat:
+        name = prefixes[_position(path)] + jax.tree_util.keystr(path[2:])
+        while name in avals:  # f(x, /, **kwargs) may be called with another x
+            name += "'"
+        if isinstance(leaf, RowSource) and apart:
+            sources[name] = leaf
+            leaf = jax.ShapeDtypeStruct(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype))
+        value = _classify(name, leaf)
+        names.append(name)
+        if isinstance(value, (np.ndarray, Array)):
+            value = data[name] = _on_device(name, value)
+        if isinstance(value, (Array, jax.ShapeDtypeStruct)):
+            avals[name] = tuple(value.shape), value.dtype
+            value = _HOLE
+        leaves.append(value)
+    return Arguments(tuple(leaves), tuple(names), treedef, avals, sources), data
+
+
+def _on_device(name: str, value: np.ndarray | Array) -> Array:
+    if isinstance(value, Array):
+        weak = getattr(value, "weak_type", False)  # would compile apart from other arrays
+        return jax.lax.convert_element_type(value, value.dtype) if weak else value
+    check_range(name, value)
+    return jax.device_put(value)
+
+
+def check_range(name: str, value: np.ndarray) -> None:
+    """Refuses numbers that would overflow on their way to the device, in silence."""
+    dtype = jax.dtypes.canonicalize_dtype(value.dtype)
+    if dtype == value.dtype or value.size == 0 or value.dtype.kind not in "iuf":
+        return
+    limits = np.finfo(dtype) if value.dtype.kind == "f" else np.iinfo(dtype)
+    for extreme in (np.fmin.reduce(value, axis=None), np.fmax.reduce(value, axis=None)):
+        if np.isfinite(extreme) and not limits.min <= extreme <= limits.max:
+            where = [int(i) for i in np.argwhere(value == extreme)[0]]
+            raise ArgumentError(
+                f"argument {name!r}: expected numbers within {dtype} (up to {limits.max:.4g}), "
+                f"got {extreme} at index {where}. Rescale or recode it, or switch on double "
+                'precision: jax.config.update("jax_enable_x64", True).'
+            )
+
+
+def _position(path: tuple[Any, ...]) -> int | str:
+    """The positional index or keyword that a leaf belongs to."""
+    part, entry = path[0].idx, path[1]
+    return entry.idx if part == 0 else entry.key
+
+
+def _parameter_names(
+    model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[int | str, str]:
+    """Argument position or keyword to the name in the model's signature."""
+    names: dict[int | str, str] = {key: str(key) for key in kwargs}
+    names |= {i: f"args[{i}]" for i in range(len(args))}
+    try:
+        signature = inspect.signature(model)
+    except (TypeError, ValueError):  # a callable without a signature
+        return names
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        label = getattr(model, "__name__", type(model).__name__)
+        raise ArgumentError(
+            f"model arguments: {error}. Expected {label}{signature}, got {len(args)} positional "
+            f"and the keywords {sorted(kwargs)}.{_suggestion(signature, kwargs)}"
+        ) from None
+    for i, parameter in enumerate(signature.parameters.values()):
+        if i >= len(args) or parameter.kind is parameter.VAR_POSITIONAL:
+            break
+        names[i] = parameter.name
+    return names
+
+
+def _suggestion(signature: inspect.Signature, kwargs: dict[str, Any]) -> str:
+    """What an unknown keyword was probably meant to be."""
+    for keyword in kwargs:
+        if keyword not in signature.parameters:
+            close = difflib.get_close_matches(keyword, signature.parameters, n=1)
+            meant = f" Did you mean {close[0]!r} instead of {keyword!r}?" if close else ""
+            return (
+                f"{meant} Options of fit() and arguments of the model are told apart by name; "
+                "model_kwargs={...} passes a clashing one to the model."
+            )
+    return ""
+
+
+def _classify(name: str, leaf: Any) -> Any:
+    """The leaf as an array if it is one, else as a static value."""
+    if isinstance(leaf, np.generic):
+        return leaf.item()
+    if isinstance(leaf, Array):
+        return leaf
+    if any(hasattr(leaf, attribute) for attribute in _TABLE) and not callable(leaf):
+        raise ArgumentError(
+            f"argument {name!r}: expected arrays, got a table ({type(leaf).__name__}). "
+            "Pass its columns as arrays, or a dict of arrays."
+        )
+    if hasattr(leaf, "tocsr"):
+        raise ArgumentError(
+            f"argument {name!r}: expected a dense array, got a sparse {type(leaf).__name__}. "
+            "Pass .toarray(), or its rows, columns and values as three arrays."
+        )
+    if isinstance(leaf, np.ma.MaskedArray) and np.ma.is_masked(leaf):
+        raise ArgumentError(
+            f"argument {name!r}: expected a plain array, got a masked one, whose mask would be "
+            "lost. Pass values.filled(0.0) and ~values.mask, and use obs_mask= in the model."
+        )
+    if not isinstance(leaf, np.ndarray) and not _is_column(leaf):
+        return leaf
+    return _numeric(name, np.asarray(leaf))
+
+
+def _numeric(name: str, array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind not in "biufc" and array.dtype.name != "bfloat16":
+        raise ArgumentError(
+            f"argument {name!r}: expected a numeric array, got dtype {array.dtype}. "
+            "Convert it to numbers first (categories to integer codes, say)."
+        )
+    return array
+
+
+def _is_column(leaf: Any) -> bool:
+    """A pandas or polars column, a tensor, or another container of numbers."""
+    return hasattr(leaf, "__array__") and hasattr(leaf, "dtype")

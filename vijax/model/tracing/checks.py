@@ -1,0 +1,207 @@
+"""What a model must be for it to be fitted, said while it is traced."""
+
+from __future__ import annotations
+
+import contextlib
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from numpyro.primitives import apply_stack, plate
+
+from vijax.model.tracing.supports import bijector
+from vijax.runtime.errors import ModelError
+
+_ABSTRACT = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.NonConcreteBooleanIndexError,
+)
+_PATHS = sysconfig.get_paths()
+_LIBRARIES = (
+    *(_PATHS[kind] for kind in ("purelib", "platlib", "stdlib")),
+    str(Path(__file__).parents[2]),  # this library
+)
+
+
+def check_discrete(name: str, site: Mapping[str, Any]) -> None:
+    """Refuses a discrete latent whose values cannot be summed over.
+
+    Raises:
+        ModelError: naming the site.
+    """
+    fn = site["fn"]
+    if not fn.has_enumerate_support:
+        raise ModelError(
+            f"site {name!r}: expected a discrete latent with finitely many values, to be summed "
+            f"out exactly, got {_label(fn)} over {fn.support}. Truncate it to a Categorical over "
+            "the values that matter, sum it out in the model, or observe it."
+        )
+    if fn.event_shape:
+        raise ModelError(
+            f"site {name!r}: expected a discrete latent with one value in each row, got "
+            f"{_label(fn)} with event shape {tuple(fn.event_shape)}. Put its entries into a plate "
+            "instead of to_event."
+        )
+
+
+def check_latent(name: str, site: Mapping[str, Any]) -> None:
+    """Refuses a continuous latent that cannot be fitted: a support without a bijection.
+
+    Raises:
+        ModelError: naming the site.
+    """
+    fn = site["fn"]
+    try:
+        bijector(fn.support)
+    except NotImplementedError:
+        raise ModelError(
+            f"site {name!r}: no bijection is known from unconstrained space onto the support "
+            f"{fn.support} of {_label(fn)}. Use a distribution with another support or "
+            "register one with numpyro.distributions.biject_to."
+        ) from None
+
+
+def check_subsampled(name: str, site: Mapping[str, Any], trace: Mapping[str, Any]) -> None:
+    """Refuses a latent inside a subsampled plate that the data do not cover.
+
+    Raises:
+        ModelError: naming the site and the plate.
+    """
+    for frame in site["cond_indep_stack"]:
+        size, used = trace[frame.name]["args"] if frame.name in trace else (frame.size, None)
+        if (used or size) != size:
+            raise ModelError(
+                f"site {name!r}: expected data for all {size} rows of plate {frame.name!r}, "
+                f"since every row has a latent of its own, got {used}. Pass the full arrays, and "
+                "batch_size or subsample_size= for the rows of a step."
+            )
+
+
+def check_observed(trace: Mapping[str, Any]) -> None:
+    """Refuses observations that broadcast: they would be counted many times over, silently.
+
+    A scalar may be observed everywhere, and data may have more rows than its distribution.
+
+    Raises:
+        ModelError: naming the site, its plates and both shapes.
+    """
+    for name, site in trace.items():
+        if site["type"] != "sample" or not site["is_observed"]:
+            continue
+        if isinstance(site["value"], (list, tuple)):
+            raise ModelError(
+                f"site {name!r}: expected obs= to be an array, got a {_label(site['value'])}. "
+                "Pass numpy.asarray(...) to the model."
+            )
+        value, expected = tuple(jnp.shape(site["value"])), tuple(site["fn"].shape())
+        try:
+            together = jnp.broadcast_shapes(value, expected)
+        except ValueError:
+            together = None
+        if value != () and together != value:
+            raise ModelError(_observed_message(name, site, value, expected, together))
+
+
+def _observed_message(
+    name: str,
+    site: Mapping[str, Any],
+    value: tuple[int, ...],
+    expected: tuple[int, ...],
+    together: tuple[int, ...] | None,
+) -> str:
+    plates = ", ".join(
+        f"plate {frame.name!r} of size {frame.size} at dim {frame.dim}"
+        for frame in site["cond_indep_stack"]
+    )
+    return (
+        f"site {name!r}: expected observations of shape {expected}"
+        + (f" (inside {plates})" if plates else "")
+        + f", got {value}"
+        + (
+            f"; broadcast to {together}, some would be counted several times. "
+            if together
+            else ". "
+        )
+        + "Give the data the shape of its distribution, or correct the plate."
+    )
+
+
+@contextlib.contextmanager
+def tracing_errors(model: Callable[..., Any]) -> Iterator[None]:
+    """Turns whatever goes wrong while a model is traced into a `ModelError` that says where."""
+    label = f"model {getattr(model, '__name__', type(model).__name__)!r}"
+    try:
+        yield
+    except ModelError:
+        raise
+    except _ABSTRACT as error:
+        raise ModelError(
+            f"{label} needs the value of an array while it is being traced{_where(error)}: "
+            f"{_first_line(error)} Arrays are abstract inside the model. Pass sizes and flags as "
+            "Python numbers (J=int(J)), compute them from .shape, or use jnp.where instead of if."
+        ) from error
+    except Exception as error:
+        raise ModelError(
+            f"{label} failed with {type(error).__name__}{_where(error)}: {_first_line(error)}"
+            f"{_hint(error)}"
+        ) from error
+
+
+@contextlib.contextmanager
+def naming(site: Mapping[str, Any]) -> Iterator[None]:
+    """Turns an error in a site's log density into a `ModelError` that names the site."""
+    try:
+        yield
+    except Exception as error:
+        fn, value = site["fn"], site["value"]
+        raise ModelError(
+            f"site {site['name']!r}: {_label(fn)} with batch shape {tuple(fn.batch_shape)} and "
+            f"event shape {tuple(fn.event_shape)} has no log density at a value of shape "
+            f"{tuple(jnp.shape(value))}: {_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().split("\n")[0]
+    text = text or "no message; is a plate nested in itself, or a dim used twice?"
+    return text if text.endswith((".", "?", ":")) else f"{text}."
+
+
+def _where(error: BaseException) -> str:
+    """The site and the line of the model that an error comes from."""
+    place = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code is apply_stack.__code__:
+            name = frame.f_locals["msg"].get("name")
+            place = f" at site {name!r}" if name else place
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [line for line in frames if not line.filename.startswith(_LIBRARIES)]
+    return f"{place} ({lines[-1].filename}, line {lines[-1].lineno})" if lines else place
+
+
+def _hint(error: BaseException) -> str:
+    """What to do about the mistakes that NumPyro and JAX report in their own terms."""
+    if "unique names" in str(error):
+        return " Rename one of them, or run this part of the model under numpyro.handlers.scope."
+    if "cond branch outputs" in str(error):
+        return " Both branches of cond need the same sites, with distributions of the same class."
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        handler, msg = frame.f_locals.get("self"), frame.f_locals.get("msg", {})
+        if not isinstance(handler, plate) or msg.get("type") != "sample":
+            continue
+        return (
+            f" Plate {handler.name!r} has size {handler.subsample_size} at dim {handler.dim}, the "
+            f"{_label(msg['fn'])} inside it has batch shape {tuple(msg['fn'].batch_shape)}. Give "
+            "both the same size, or the plate another dim."
+        )
+    return ""
+
+
+def _label(value: Any) -> str:
+    return type(value).__name__

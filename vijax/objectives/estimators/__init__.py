@@ -1,0 +1,1 @@
+"""Monte Carlo estimators of objectives and their gradients."""

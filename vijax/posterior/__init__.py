@@ -1,0 +1,1 @@
+"""The answer of a fit: draws, predictions, evidence, reliability."""

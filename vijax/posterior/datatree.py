@@ -1,0 +1,169 @@
+"""A posterior as an ArviZ `DataTree`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+
+from vijax._version import __version__
+from vijax.contracts import Batch, DensityGuide, PyTree, Target
+from vijax.contracts.kernel import Kernel
+from vijax.diagnostics import importance
+from vijax.model.data_dependence import direct_arrays
+from vijax.posterior import draws, pointwise
+from vijax.posterior.prediction import predictive
+from vijax.posterior.result import FitResult
+from vijax.posterior.sampling import sample
+from vijax.runtime.blockwise import Arrays
+from vijax.runtime.keys import fold_in
+
+_TAKEN = ("chain", "draw", "sample")  # names with a meaning to ArviZ
+_NO_SAMPLES = ("observed_data", "constant_data")
+
+
+def to_datatree(result: FitResult, key: Array, num_draws: int, **options: Any) -> Any:
+    """The groups of `Posterior.to_datatree`, as far as the data is there to compute them.
+
+    Draws in all groups are the same ones, in the same order. `log_p` and `log_q` are the log
+    densities of model and guide at a draw, in unconstrained space; `log_weight` is the logarithm
+    of the weight that the draw should have in an average: Pareto smoothed, and constant where the
+    draws have been resampled by weight already. Without the data there is only `posterior`.
+
+    Args:
+        result: what is exported.
+        key: randomness of the draws.
+        num_draws: how many.
+        **options: passed on to `arviz_base.from_dict`; `dims`, `coords` and `attrs` add to and
+            override those made from the model's plates.
+    """
+    from arviz_base import from_dict  # slow to import
+
+    if result.missing:
+        groups = {"posterior": sample(result, key, num_draws, None)}
+    else:
+        groups = _groups(result, key, num_draws)
+    groups = {
+        group: {_variable(name): value for name, value in values.items()}
+        for group, values in groups.items()
+        if values
+    }
+    dims = _dims(result.target, groups) | dict(options.pop("dims", None) or {})
+    facts = _facts(result)
+    attrs = {"/": facts, "posterior": facts}
+    for group, more in (options.pop("attrs", None) or {}).items():
+        attrs[group] = attrs.get(group, {}) | dict(more)
+    data = {
+        group: values if group in _NO_SAMPLES else {n: v[None] for n, v in values.items()}
+        for group, values in groups.items()
+    }
+    return from_dict(data, dims=dims, attrs=attrs, **options)
+
+
+def _groups(result: FitResult, key: Array, num_draws: int) -> dict[str, Arrays]:
+    """All groups, arrays with a leading axis of draws where they have draws."""
+    target = result.target
+    # every row of subsampled plates
+    whole = dataclasses.replace(result, batch=result.batch._replace(index={}))
+    z, stats = _weighted(whole, fold_in(key, 0), num_draws)
+    z = draws.with_discrete(result, z, fold_in(key, 2))
+    args, kwargs = result.arguments.join(whole.batch.data)
+    predicted = predictive(result, fold_in(key, 1), z, args, kwargs)
+    observe = target.program(_observations)
+    constant = whole.batch.data.keys() - direct_arrays(target, whole.batch)
+    return {
+        "posterior": draws.constrain(whole, z),
+        "posterior_predictive": {
+            n: predicted[n] for n in target.structure.observed if n in predicted
+        },
+        "log_likelihood": pointwise.log_likelihood(result, whole.batch, z),
+        "sample_stats": stats,
+        "observed_data": jax.device_get(
+            observe(whole.batch, result.variables.model, result.mutable)
+        ),
+        "constant_data": {name: np.asarray(whole.batch.data[name]) for name in sorted(constant)},
+    }
+
+
+def _weighted(result: FitResult, key: Array, num_draws: int) -> tuple[Arrays, Arrays]:
+    """Unconstrained draws, and what is known of each."""
+    target, guide, corrected = result.target, result.guide, result.status == "corrected"
+    states = result.assessment.states
+    if corrected and states is not None:
+        z = draws.choose(states, key, num_draws)
+        kernel = Kernel(target, result.batch, result.variables.model, result.mutable)
+        log_p = kernel.log_density(importance.flatten(target.space, z))
+        return z, {"log_p": log_p, "log_weight": np.full(num_draws, -np.log(num_draws))}
+    drawn = importance.draw(
+        target,
+        guide,
+        result.variables,
+        result.mutable,
+        key,
+        result.batch,
+        draws.pool_size(num_draws) if corrected else num_draws,
+    )
+    stats = {"log_p": drawn.log_p}
+    if isinstance(guide, DensityGuide):
+        found = importance.importance(drawn.log_weights)
+        stats |= {"log_q": drawn.log_q, "log_weight": found.log_weights}
+        if corrected:
+            rows = draws.resample_rows(found.log_weights, key, num_draws)
+            stats = {name: value[rows] for name, value in stats.items()}
+            stats["log_weight"] = np.full(num_draws, -np.log(num_draws))
+            return {name: value[rows] for name, value in drawn.z.items()}, stats
+    return drawn.z, stats
+
+
+def _observations(
+    target: Target, batch: Batch, model: dict[str, PyTree], mutable: dict[str, PyTree]
+) -> dict[str, Array]:
+    return target.observations(batch, model, mutable)
+
+
+def _facts(result: FitResult) -> dict[str, Any]:
+    return {
+        "inference_library": "vijax",
+        "inference_library_version": __version__,
+        "guide": repr(result.guide),
+        "status": result.status,
+        "stop_reason": result.stop_reason,
+        "elbo": float(result.assessment.elbo),
+        "elbo_se": float(result.assessment.elbo_se),
+        "khat": float(result.khat),
+        "sampling_time": float(result.seconds),
+    }
+
+
+def _variable(name: str) -> str:
+    """A site's name as ArviZ takes it: it sees a path in a slash, and dimensions in some words."""
+    name = name.replace("/", ".")
+    return f"{name}_" if name in _TAKEN else name
+
+
+def _dims(target: Target, groups: Mapping[str, Arrays]) -> dict[str, list[str | None]]:
+    """Dimension names of the variables after the plates they are in, `None` elsewhere."""
+    variables = {n for group in groups.keys() - {"constant_data"} for n in groups[group]}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for group in ("observed_data", "posterior"):
+        for name, value in groups.get(group, {}).items():
+            shapes[name] = value.shape if group in _NO_SAMPLES else value.shape[1:]
+
+    def label(plate: str | None, size: int) -> str | None:
+        if plate is None or plate not in target.subsampling.plates:
+            return None
+        known = _variable(plate) + "_dim" * (_variable(plate) in variables)
+        return known if size == target.subsampling.plates[plate].size else f"{known}_{size}"
+
+    out = {}
+    for site, plates in target.structure.dims.items():
+        shape = shapes.get(_variable(site), ())
+        if len(shape) == len(plates):
+            names = [label(plate, size) for plate, size in zip(plates, shape, strict=True)]
+            # a dimension can be in a variable once
+            out[_variable(site)] = [n if n not in names[:i] else None for i, n in enumerate(names)]
+    return out

@@ -1,0 +1,207 @@
+"""Draws in blocks: programs of one compiled size serve any number of draws, in bounded memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from vijax.contracts import Batch, DensityGuide, Guide, Position, PyTree, Target, Variables
+from vijax.diagnostics import importance as weights
+from vijax.diagnostics.importance import block_size
+from vijax.posterior.result import FitResult
+from vijax.runtime.blockwise import Arrays, blocks, together
+from vijax.runtime.device_layout import on_host
+from vijax.runtime.errors import GuideError, mismatch
+from vijax.runtime.keys import draw_keys, fold_in, host_rng
+
+_POOL = 4  # proposals per importance-resampled draw
+_MIN_POOL = 2000
+_HOST_NUMBERS = 2**25  # of draws that are in double precision at a time
+
+
+def from_guide(result: FitResult, key: Array, num_draws: int) -> Arrays:
+    """Unconstrained draws from the guide, by site, `(num_draws, *z_shape)`."""
+    target, guide, variables = result.target, result.guide, result.variables
+    made = _by_host(target, guide, variables, host_rng(key), num_draws)
+    if made is not None:
+        return made
+    block = block_size(result.batch, target.footprint)
+    program = target.program(_draw, guide, block)
+    numbers = range(math.ceil(num_draws / block))
+    parts = (on_host(program(variables, fold_in(key, i), result.batch)) for i in numbers)
+    return together(parts, num_draws)
+
+
+def _by_host(
+    target: Target, guide: Guide, variables: Variables, rng: np.random.Generator, num_draws: int
+) -> Arrays | None:
+    """The same made by NumPy, in double precision a block at a time; `None` if there is no way."""
+    size = max(1, _HOST_NUMBERS // target.space.dim)
+    first = guide.host_draws(variables.guide, target.space, rng, min(size, num_draws))
+    if first is None:
+        return None
+
+    def parts() -> Iterator[Arrays]:
+        yield weights.split(target.space, first.points)
+        for start in range(size, num_draws, size):
+            number = min(size, num_draws - start)
+            made = guide.host_draws(variables.guide, target.space, rng, number)
+            assert made is not None
+            yield weights.split(target.space, made.points)
+
+    return together(parts(), num_draws)
+
+
+def pool_size(num_draws: int) -> int:
+    """How many proposals to make for `num_draws` importance-resampled draws."""
+    return max(_MIN_POOL, _POOL * num_draws)
+
+
+def choose(states: Arrays, key: Array, num_draws: int) -> Arrays:
+    """`num_draws` of the states `(num, ...)` at random, each once before any is taken twice."""
+    rng = host_rng(key)
+    num = len(next(iter(states.values())))
+    rounds = [rng.permutation(num) for _ in range(math.ceil(num_draws / num))]
+    rows = np.concatenate(rounds)[:num_draws]
+    return {name: value[rows] for name, value in states.items()}
+
+
+def resample(z: Arrays, log_weights: np.ndarray, key: Array, num_draws: int) -> Arrays:
+    """Sampling importance resampling, stratified: `num_draws` of the draws `z`, by weight."""
+    chosen = resample_rows(log_weights, key, num_draws)
+    return {name: value[chosen] for name, value in z.items()}
+
+
+def resample_rows(log_weights: np.ndarray, key: Array, num_draws: int) -> np.ndarray:
+    """The numbers of the draws that `resample` takes, `(num_draws,)`."""
+    rng = host_rng(key)
+    levels = (np.arange(num_draws) + rng.random(num_draws)) / num_draws
+    chosen = np.searchsorted(np.cumsum(np.exp(log_weights)), levels)
+    return rng.permutation(np.minimum(chosen, log_weights.size - 1))
+
+
+def constrain(result: FitResult, z: Arrays, without: frozenset[str] = frozenset()) -> Arrays:
+    """Sites and deterministics of unconstrained draws, by name, `(num_draws, *shape)`.
+
+    In the model's order; those in `without` are left out.
+    """
+    target, model = result.target, result.variables.model
+    program = target.program(_constrain, without)
+    values = blocks(
+        lambda part, _: program(part, model, result.batch, result.mutable),
+        z,
+        block_size(result.batch, target.footprint),
+    )
+    order = [
+        name for name in target.structure.dims if name in values
+    ]  # compiled programs sort by name
+    return {name: values[name] for name in [*order, *(values.keys() - order)]}
+
+
+def with_discrete(result: FitResult, z: Arrays, key: Array) -> Arrays:
+    """Draws with the marginalized discrete sites added, each drawn given the rest, exactly.
+
+    As indices of values, `(num_draws, *shape)`, in every row of subsampled plates. Without the
+    data there are none.
+    """
+    target, batch = result.target, result.batch
+    if result.missing or target.marginalized.sizes.keys() <= z.keys():
+        return z
+    program = target.program(_discrete)
+    size = block_size(batch, target.footprint)
+
+    def block(part: Arrays, rows: np.ndarray) -> Any:
+        keys = jax.random.split(fold_in(key, int(rows[0])), size)
+        return program(keys, part, result.variables.model, batch, result.mutable)
+
+    return {**z, **blocks(block, z, size)}
+
+
+def log_prob(result: FitResult, guide: DensityGuide, values: Arrays) -> np.ndarray:
+    """`log q(x) = log q(z) - log |dx/dz|` of constrained values, `(num_draws,)`."""
+    target, batch = result.target, result.batch
+    program = target.program(_log_prob, guide)
+    out = blocks(
+        lambda part, _: {"": program(part, result.variables, batch, result.mutable)},
+        values,
+        block_size(batch, target.footprint),
+    )
+    return out[""]
+
+
+def stack_values(target: Target, values: dict[str, Any]) -> tuple[dict[str, np.ndarray], bool]:
+    """Values of every latent site with a leading axis of draws, and whether it was there."""
+    names = target.space.names
+    if set(values) != set(names):
+        expected = f"exactly the sites {list(names)}"
+        raise GuideError(mismatch("log_prob values", expected, list(values)))
+    arrays = {name: np.asarray(values[name]) for name in names}
+    extra = {site.name: arrays[site.name].ndim - len(site.shape) for site in target.space.sites}
+    for site in target.space.sites:
+        shape = arrays[site.name].shape
+        if extra[site.name] not in (0, 1) or shape[extra[site.name] :] != site.shape:
+            raise GuideError(
+                mismatch(
+                    f"log_prob value of site {site.name!r}",
+                    f"shape {site.shape} or (num_draws, *{site.shape})",
+                    f"shape {shape}",
+                )
+            )
+    stacked = extra[names[0]] == 1
+    if len({(e, arrays[n].shape[:e]) for n, e in extra.items()}) > 1:
+        expected = "the same number of draws for every site"
+        raise GuideError(mismatch("log_prob values", expected, extra))
+    return (arrays if stacked else {n: a[None] for n, a in arrays.items()}), stacked
+
+
+def _draw(
+    target: Target, guide: Guide, block: int, variables: Variables, key: Array, batch: Batch
+) -> Position:
+    keys = draw_keys(key, block, target.space.dim)
+    return jax.vmap(lambda k: guide.draw(variables.guide, target.space, k, batch).z)(keys)
+
+
+def _constrain(
+    target: Target,
+    without: frozenset[str],
+    z: Position,
+    model: dict[str, PyTree],
+    batch: Batch,
+    mutable: dict[str, PyTree],
+) -> dict[str, Array]:
+    values = jax.vmap(lambda one: target.constrain(one, batch, model, mutable))(z)
+    return {name: value for name, value in values.items() if name not in without}
+
+
+def _discrete(
+    target: Target,
+    keys: Array,
+    z: Position,
+    model: dict[str, PyTree],
+    batch: Batch,
+    mutable: dict[str, PyTree],
+) -> Position:
+    return jax.vmap(lambda key, one: target.draw_discrete(key, one, batch, model, mutable))(keys, z)
+
+
+def _log_prob(
+    target: Target,
+    guide: DensityGuide,
+    values: dict[str, Array],
+    variables: Variables,
+    batch: Batch,
+    mutable: dict[str, PyTree],
+) -> Array:
+    def one(values: dict[str, Array]) -> Array:
+        z = target.unconstrain(values, batch, variables.model, mutable)
+        log_q = guide.log_prob(variables.guide, target.space, z, batch)
+        log_dets = target.log_dets(z, batch, variables.model, mutable)
+        return log_q - sum(log_dets.values(), jnp.zeros(()))
+
+    return jax.vmap(one)(jax.tree.map(jnp.asarray, values))

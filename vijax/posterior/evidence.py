@@ -1,0 +1,107 @@
+"""The log evidence of a fit: an estimate, and bounds from both sides."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jax import Array
+
+from vijax.diagnostics import importance as weights
+from vijax.posterior.result import FitResult
+from vijax.posterior.sampling import proposals
+from vijax.runtime.checks import check_count
+
+METHODS = ("importance", "elbo", "iwae", "cubo", "bracket")
+
+_ORDER = 2  # of the chi bound
+
+
+class Evidence(NamedTuple):
+    """What is known of the log evidence `log p(data)`.
+
+    Attributes:
+        value: in nats.
+        se: its standard error in nats.
+        kind: whether its expectation is the evidence, up to a bias that vanishes with the number
+            of draws, or a bound on it.
+    """
+
+    value: float
+    se: float
+    kind: Literal["estimate", "lower bound", "upper bound"]
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} +- {self.se:.2g} nats ({self.kind})"
+
+
+class Bracket(NamedTuple):
+    """Bounds on the log evidence from both sides."""
+
+    lower: Evidence
+    upper: Evidence
+
+    def __str__(self) -> str:
+        return f"{self.lower} to {self.upper}"
+
+
+def log_evidence(
+    result: FitResult, method: str, key: Array, num_draws: int, num_particles: int
+) -> Evidence | Bracket:
+    """See `Posterior.log_evidence`."""
+    if method not in METHODS:
+        raise ValueError(f"method: expected one of {METHODS}, got {method!r}.")
+    check_count("num_particles", num_particles)
+    draws, _ = proposals(result, key, check_count("num_draws", num_draws), fresh=True)
+    return evidence(draws.log_weights, method, num_particles)
+
+
+def evidence(log_weights: np.ndarray, method: str, num_particles: int) -> Evidence | Bracket:
+    """The log evidence from `log p - log q` of independent draws of a guide, `(num_draws,)`.
+
+    With `w = p / q`: `"importance"` is `log mean w`; `"elbo"` is `mean log w`; `"iwae"` the mean
+    over groups of `num_particles` draws of the log of their mean weight; `"cubo"` is
+    `log(mean w^2) / 2`; and `"bracket"` the last two. Standard errors are by the delta method.
+
+    Raises:
+        ValueError: the method is unknown, or there are fewer than two groups of draws.
+    """
+    if method == "bracket":
+        lower = evidence(log_weights, "iwae", num_particles)
+        upper = evidence(log_weights, "cubo", num_particles)
+        assert isinstance(lower, Evidence)
+        assert isinstance(upper, Evidence)
+        return Bracket(lower, upper)
+    if method == "importance":
+        return Evidence(*_log_mean(log_weights), "estimate")
+    if method == "elbo":
+        return Evidence(*weights.elbo(log_weights), "lower bound")
+    if method == "cubo":
+        value, se = _log_mean(_ORDER * log_weights)
+        return Evidence(value / _ORDER, se / _ORDER, "upper bound")
+    if method == "iwae":
+        return Evidence(*weights.elbo(_groups(log_weights, num_particles)), "lower bound")
+    raise ValueError(f"method: expected one of {METHODS}, got {method!r}.")
+
+
+def _groups(log_weights: np.ndarray, size: int) -> np.ndarray:
+    """The log mean weight of every `size` draws."""
+    number = log_weights.size // size
+    if number < 2:
+        raise ValueError(
+            f"num_particles: expected at most {log_weights.size // 2}, half the number of draws, "
+            f"got {size}. Ask for more draws."
+        )
+    grouped = log_weights[: number * size].reshape(number, size)
+    return np.logaddexp.reduce(grouped, axis=1) - math.log(size)
+
+
+def _log_mean(log_values: np.ndarray) -> tuple[float, float]:
+    """`log(mean(exp(log_values)))` and its standard error; infinite if no value is finite."""
+    peak = log_values.max()
+    if not math.isfinite(peak):
+        return -math.inf, math.inf
+    values = np.exp(log_values - peak)
+    relative = values.std(ddof=1) / values.mean() / math.sqrt(values.size)
+    return float(peak + math.log(values.mean())), float(relative)

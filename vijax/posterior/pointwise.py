@@ -1,0 +1,75 @@
+"""Log densities of every observation, of all rows or a block of them at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax import Array
+
+from vijax.contracts import Batch, Blocks, Data, Position, PyTree, Target
+from vijax.diagnostics.importance import block_size
+from vijax.posterior.result import FitResult
+from vijax.runtime.blockwise import Arrays, blocks
+
+
+def log_likelihood(result: FitResult, data: Data, z: Arrays) -> Arrays:
+    """Log density of every observation, by observed site, `(num_draws, *batch shape)`."""
+    target = result.target
+    if isinstance(data, Blocks):
+        return _by_rows(target, data, lambda batch: log_likelihood(result, batch, z))
+    program = target.program(_log_likelihood)
+    return blocks(
+        lambda part, _: program(part, result.variables.model, data, result.mutable),
+        z,
+        block_size(data, target.footprint, target.subsampling.cut),
+    )
+
+
+def log_predictive(result: FitResult, data: Data, z: Arrays) -> Arrays:
+    """`log mean_s p(y_i | z_s)` of every observation, by observed site, `(*batch shape,)`."""
+    target = result.target
+    if isinstance(data, Blocks):
+        return _by_rows(target, data, lambda batch: log_predictive(result, batch, z))
+    size = block_size(data, target.footprint, target.subsampling.cut)
+    num_draws = len(next(iter(z.values())))
+    total: Arrays = {}
+    for start in range(0, num_draws, size):
+        part = {name: value[start : start + size] for name, value in z.items()}
+        for name, values in log_likelihood(result, data, part).items():
+            mean = np.logaddexp.reduce(values.astype(np.float64), axis=0) - math.log(num_draws)
+            total[name] = np.logaddexp(total[name], mean) if name in total else mean
+    return total
+
+
+def _by_rows(target: Target, rows: Blocks, function: Callable[[Batch], Arrays]) -> Arrays:
+    """What a function of some rows gives by site, `(..., *batch shape)`, for all of them."""
+    out: Arrays = {}
+    start = 0
+    for block in rows:
+        for name, values in function(block.batch).items() if block.rows else ():
+            plates = target.structure.dims[name]
+            if rows.plate.name not in plates:
+                out[name] = values
+                continue
+            axis = plates.index(rows.plate.name) - len(plates)
+            if name not in out:
+                shape = list(values.shape)
+                shape[axis] = rows.plate.size
+                out[name] = np.empty(shape, values.dtype)
+            place = np.moveaxis(out[name], axis, 0)[start : start + block.rows]
+            place[:] = np.moveaxis(values, axis, 0)[: block.rows]
+        start += block.rows
+    return out
+
+
+def _log_likelihood(
+    target: Target, z: Position, model: dict[str, PyTree], batch: Batch, mutable: dict[str, PyTree]
+) -> dict[str, Array]:
+    def one(z: Position) -> dict[str, Array]:
+        log_probs = target.site_log_probs(z, batch, model, mutable)
+        return {name: log_probs[name] for name in target.structure.observed}
+
+    return jax.vmap(one)(z)

@@ -1,0 +1,94 @@
+"""Posterior predictive draws, and predictive densities of observations."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+
+from vijax.contracts import Batch
+from vijax.diagnostics.importance import block_size
+from vijax.model import predictor
+from vijax.posterior import condition, draws, pointwise
+from vijax.posterior.requirements import every_row, require_data
+from vijax.posterior.result import FitResult
+from vijax.posterior.sampling import unconstrained
+from vijax.runtime.blockwise import Arrays, blocks
+from vijax.runtime.checks import check_count
+from vijax.runtime.errors import ModelError, mismatch
+from vijax.runtime.keys import as_key, fold_in
+
+
+def predict(
+    result: FitResult,
+    rng_key: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    num_draws: int,
+    redraw: Collection[str],
+) -> Arrays:
+    """See `Posterior.predict`."""
+    try:
+        key = as_key(rng_key)
+    except TypeError as error:
+        raise TypeError(f"{error} The key comes first: predict(key, *new_inputs).") from None
+    latent = [*result.target.space.names, *result.target.marginalized.sizes]
+    if isinstance(redraw, str) or not set(redraw) < set(latent):
+        expected = f"a collection of some of the sites {latent}"
+        raise ModelError(mismatch("redraw", expected, repr(redraw)))
+    if not args and not kwargs:
+        require_data(result, "predict at the fit's own inputs")
+        args, kwargs = result.arguments.join(result.batch.data)
+    elif result.guide.conditional:
+        return predict(condition.at(result, args, kwargs), rng_key, (), {}, num_draws, redraw)
+    z = unconstrained(result, fold_in(key, 0), num_draws)
+    return predictive(result, fold_in(key, 1), z, args, kwargs, redraw)
+
+
+def predictive(
+    result: FitResult,
+    key: Array,
+    z: Arrays,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    redraw: Collection[str] = (),
+) -> Arrays:
+    """What the model predicts at new arguments given unconstrained draws of the latents.
+
+    Those in `redraw` are drawn from their prior given the others instead.
+    """
+    program, batch = predictor(result.model, args, kwargs, result.target)
+    values = draws.constrain(result, draws.with_discrete(result, z, fold_in(key, 2)))
+    latent = {*result.target.space.names, *result.target.marginalized.sizes} - {*redraw}
+    values = {name: value for name, value in values.items() if name in latent}
+    size = block_size(batch, result.target.space.dim)
+
+    def block(part: Arrays, rows: np.ndarray) -> Any:
+        keys = jax.random.split(fold_in(key, int(rows[0])), size)
+        return program(keys, part, batch, result.variables.model, result.mutable)
+
+    return blocks(block, values, size)
+
+
+def log_likelihood(result: FitResult, key: Array, num_draws: int) -> Arrays:
+    """See `Posterior.log_likelihood`."""
+    data = every_row(result, "log_likelihood")
+    z = draws.with_discrete(result, unconstrained(result, key, num_draws), fold_in(key, 2))
+    return pointwise.log_likelihood(result, data, z)
+
+
+def log_predictive_density(
+    result: FitResult, key: Array, args: tuple[Any, ...], kwargs: dict[str, Any], num_draws: int
+) -> Arrays:
+    """See `Posterior.log_predictive_density`."""
+    if args or kwargs:
+        result = condition.on_rows(result, "log_predictive_density", args, kwargs)
+    data = every_row(result, "log_predictive_density")
+    z = unconstrained(result, key, check_count("num_draws", num_draws))
+    if isinstance(data, Batch) and result.target.marginalized.sizes:
+        z = draws.with_discrete(dataclasses.replace(result, batch=data), z, fold_in(key, 2))
+    return pointwise.log_predictive(result, data, z)

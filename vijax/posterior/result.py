@@ -1,0 +1,96 @@
+"""What a fit came to: the data behind a `Posterior`, which every function of this folder takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+from vijax.auto.history import Attempt
+from vijax.contracts import Batch, Data, Guide, PyTree, Target, Variables
+from vijax.diagnostics.assessment import Assessment
+from vijax.engine import all_rows
+from vijax.engine.engine import Engine
+from vijax.engine.run import Run
+from vijax.model import Arguments
+from vijax.model.data_dependence import needed_arrays
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FitResult:
+    """The result of a fit.
+
+    Attributes:
+        model: the model function.
+        arguments: the static part of its arguments.
+        target: its log density.
+        guide: the variational family.
+        variables: the guide's parameters and the model's `param` sites (unconstrained).
+        mutable: the model's mutable state.
+        batch: the data.
+        assessment: the diagnostics behind the status.
+        stop_reason: which rule ended the fit.
+        converged: whether it ended because there was nothing left to gain.
+        seconds: wall-clock time of the fit, compilation included.
+        engine: continues gradient steps; `None` after a direct solver.
+        run: the state from which it continues; `None` likewise.
+        solver_losses: negative ELBO estimates of a direct solver.
+        history: the stages of an automatic fit, in order; empty for a named guide.
+        missing: names of arrays that `load` was not given, or that are not in memory.
+        unknown: deterministics that cannot be computed without them.
+        unsaved: options that `load` was not given, and that `resume` needs.
+    """
+
+    model: Callable[..., Any]
+    arguments: Arguments
+    target: Target
+    guide: Guide
+    variables: Variables
+    mutable: dict[str, PyTree]
+    batch: Batch
+    assessment: Assessment
+    stop_reason: str
+    converged: bool
+    seconds: float
+    engine: Engine | None = None
+    run: Run | None = None
+    solver_losses: tuple[float, ...] = ()
+    history: tuple[Attempt, ...] = ()
+    missing: tuple[str, ...] = ()
+    unknown: frozenset[str] = frozenset()
+    unsaved: tuple[str, ...] = ()
+
+    @property
+    def status(self) -> str:
+        """See `Posterior.status`."""
+        return self.assessment.verdict.status
+
+    @property
+    def params(self) -> PyTree:
+        """The guide's parameters."""
+        return self.variables.guide
+
+    @property
+    def khat(self) -> float:
+        """See `Posterior.khat`."""
+        importance = self.assessment.importance
+        return math.nan if importance is None else importance.khat
+
+    @functools.cached_property
+    def data(self) -> Data | None:
+        """All rows, in memory or to be read; `None` where they are not available."""
+        if not self.missing:
+            return all_rows.all_rows(self.target, self.batch, {})
+        if self.guide.conditional or not set(self.missing) <= self.arguments.sources.keys():
+            return None
+        return all_rows.all_rows(self.target, self.batch, self.arguments.sources)
+
+    @functools.cached_property
+    def guide_lacks(self) -> frozenset[str]:
+        """The missing arrays from which the guide would have to infer latents."""
+        if not (self.missing and self.guide.conditional):
+            return frozenset()
+        state = (self.target, self.guide, self.variables, self.mutable, self.batch)
+        return needed_arrays(*state) & {*self.missing}

@@ -1,0 +1,46 @@
+"""Continues gradient steps where a fit stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from vijax.engine.run import Budget
+from vijax.posterior.finish import finish_run
+from vijax.posterior.requirements import require_data
+from vijax.posterior.result import FitResult
+from vijax.runtime.checks import check_count
+from vijax.runtime.errors import VijaxError
+from vijax.runtime.progress import Progress
+
+
+def resume(
+    result: FitResult,
+    num_steps: int,
+    max_seconds: float | None,
+    callbacks: Sequence[Callable[..., Any]],
+    progress_bar: bool,
+) -> FitResult:
+    """See `Posterior.resume`."""
+    if not set(result.missing) <= result.arguments.sources.keys():
+        require_data(result, "resume")
+    began = time.perf_counter()
+    if result.unsaved:
+        raise VijaxError(
+            f"resume: expected the fit's {' and '.join(result.unsaved)}, which no file can hold. "
+            f"Load it as vijax.load(path, model, *data, {result.unsaved[0]}=...)."
+        )
+    if result.engine is None or result.run is None:
+        raise VijaxError(
+            "resume: expected a fit by gradient steps, got one by a direct solver. Start a "
+            "new fit from it: fit(..., init=posterior, algorithm='gradient')."
+        )
+    budget = Budget(result.run.step + check_count("num_steps", num_steps), max_seconds)
+    engine = result.engine.released()
+    loop = jax.tree.map(lambda leaf: leaf.copy(), result.run.loop)  # steps write over it
+    with Progress(progress_bar, budget.num_steps) as bar:
+        run = engine.advance(result.run._replace(loop=loop), budget, callbacks, bar)
+    return finish_run(engine, run, began - result.seconds)  # the time of both legs

@@ -1,0 +1,93 @@
+"""Posterior draws: the guide's own, importance resampled, or the final states of short chains."""
+
+from __future__ import annotations
+
+import numpy as np
+from jax import Array
+
+from vijax.contracts import DensityGuide
+from vijax.diagnostics import importance
+from vijax.diagnostics.importance import Draws, Importance
+from vijax.engine.common_draws import shares_all
+from vijax.posterior import draws
+from vijax.posterior.requirements import all_data, require_density, require_guide_data
+from vijax.posterior.result import FitResult
+from vijax.runtime.blockwise import Arrays
+from vijax.runtime.checks import check_count
+from vijax.runtime.errors import GuideError
+from vijax.runtime.keys import as_key, fold_in
+from vijax.runtime.memory import check_room
+
+_MEDIAN_DRAWS = 500
+
+
+def unconstrained(
+    result: FitResult, key: Array, num_draws: int, corrected: bool | None = None
+) -> Arrays:
+    """Draws in unconstrained space, by site; corrected by default if the status says so."""
+    check_count("num_draws", num_draws)
+    check_room(num_draws * (result.target.space.dim + 1) * 4.0)  # and the draw's number
+    if corrected or (corrected is None and result.status == "corrected"):
+        if result.assessment.states is not None:
+            return draws.choose(result.assessment.states, key, num_draws)
+        proposed, found = proposals(result, key, draws.pool_size(num_draws))
+        return draws.resample(proposed.z, found.log_weights, key, num_draws)
+    require_guide_data(result, "draws of every row")
+    return draws.from_guide(result, key, num_draws)
+
+
+def constrained(result: FitResult, z: Arrays, key: Array | None = None) -> Arrays:
+    """Values of unconstrained draws; with a `key` marginalized discrete sites are drawn, too."""
+    z = z if key is None else draws.with_discrete(result, z, key)
+    return draws.constrain(result, z, result.unknown)
+
+
+def sample(result: FitResult, key: Array, num_draws: int, corrected: bool | None) -> Arrays:
+    """See `Posterior.sample`."""
+    return constrained(result, unconstrained(result, key, num_draws, corrected), fold_in(key, 2))
+
+
+def proposals(
+    result: FitResult, key: Array, num_draws: int, fresh: bool = False
+) -> tuple[Draws, Importance]:
+    """Draws from the guide with both log densities, and their importance weights.
+
+    Without all data in memory these are the draws of the assessment, whatever their number,
+    unless they are to be `fresh` and the data can be read.
+    """
+    assessed = result.assessment
+    stored = result.missing and not (fresh and result.data is not None)
+    if stored and assessed.importance is not None:
+        return assessed.draws, assessed.importance
+    data = all_data(result, "importance weights")
+    if assessed.importance is None and not (
+        shares_all(result.target) and isinstance(result.guide, DensityGuide)
+    ):
+        require_density(result, "importance")
+        raise GuideError(
+            "importance: expected a full-batch fit, got one on minibatches. Refit without "
+            "subsample_size to weigh its draws."
+        )
+    state = (result.target, result.guide, result.variables, result.mutable)
+    drawn = importance.draw(*state, key, data, num_draws)
+    return drawn, importance.importance(drawn.log_weights)
+
+
+def median(result: FitResult) -> Arrays:
+    """See `Posterior.median`."""
+    z = unconstrained(result, as_key(0), _MEDIAN_DRAWS, corrected=False)
+    middle = {  # of indices of values an index again
+        name: np.median(value, axis=0, keepdims=True).astype(value.dtype)
+        for name, value in z.items()
+    }
+    values = constrained(result, middle)
+    return {name: value[0] for name, value in values.items() if name in result.target.space.names}
+
+
+def log_prob(result: FitResult, values: Arrays) -> np.ndarray:
+    """See `Posterior.log_prob`."""
+    guide = require_density(result, "log_prob")
+    require_guide_data(result, "log_prob")
+    arrays, stacked = draws.stack_values(result.target, values)
+    out = draws.log_prob(result, guide, arrays)
+    return out if stacked else out[0]

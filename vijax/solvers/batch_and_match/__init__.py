@@ -1,0 +1,1 @@
+"""Batch and match: Gaussians by score matching."""

@@ -1,0 +1,137 @@
+"""Gaussians with a block-tridiagonal precision, on the host: everything linear in their length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from vijax.contracts.kernel import Floats
+from vijax.solvers.gaussians.structure import Structure, pivots
+
+_COLOURS = 3  # blocks that far apart share no neighbor: one product serves them all
+
+
+class Tridiagonal(NamedTuple):
+    """A symmetric block-tridiagonal matrix.
+
+    Attributes:
+        diagonal: blocks `(length, width, width)`.
+        below: block `t` is the one of row `t + 1` and column `t`, `(length - 1, width, width)`.
+    """
+
+    diagonal: Floats
+    below: Floats
+
+
+class Conditionals(NamedTuple):
+    """The chain `x_t = gain_t x_(t-1) + noise` of a precision, for a mean of zero.
+
+    Attributes:
+        covariance: of the noise, `(length, width, width)`.
+        gain: `(length, width, width)`, the first zero.
+    """
+
+    covariance: Floats
+    gain: Floats
+
+
+class Chain(Structure):
+    """Blocks in a row, each next to the one before and the one after.
+
+    Args:
+        where: positions of the coordinates of each block, `(length, width)`.
+    """
+
+    def __init__(self, where: np.ndarray) -> None:
+        self.where = where
+        self.dim = where.size
+
+    def diagonal(self, values: Floats) -> Tridiagonal:
+        length, width = self.where.shape
+        blocks = values[self.where][:, :, None] * np.eye(width)
+        return Tridiagonal(blocks, np.zeros((length - 1, width, width)))
+
+    def measure(
+        self,
+        apply: Callable[[Floats], Floats],
+        num: int,
+        rng: np.random.Generator,
+        at: Conditionals,
+    ) -> Tridiagonal:
+        length, width = self.where.shape
+        diagonal, below = (np.zeros_like(part) for part in self.diagonal(np.zeros(self.dim)))
+        signs = rng.choice([-1.0, 1.0], (num, length, 1))
+        for color in range(min(_COLOURS, length)):
+            rows = np.arange(color, length, _COLOURS)
+            under = rows[rows + 1 < length]
+            for j in range(width):
+                vectors = np.zeros((num, self.dim))
+                vectors[:, self.where[rows, j]] = signs[:, rows, 0]
+                image = apply(vectors)[:, self.where]
+                diagonal[rows, :, j] = np.mean(signs[:, rows] * image[:, rows], axis=0)
+                below[under, :, j] = np.mean(signs[:, under] * image[:, under + 1], axis=0)
+        return Tridiagonal(0.5 * (diagonal + np.swapaxes(diagonal, 1, 2)), below)
+
+    def eliminate(
+        self, blocks: Tridiagonal, before: Conditionals | None
+    ) -> tuple[Tridiagonal, Conditionals]:
+        """Later blocks eliminated one by one: `S_t = D_t - B_t' S_(t+1)^-1 B_t`."""
+        diagonal, below = blocks.diagonal.copy(), blocks.below
+        covariance, gain = np.zeros_like(diagonal), np.zeros_like(diagonal)
+        fill = np.zeros_like(diagonal[:1])
+        for t in range(len(diagonal) - 1, -1, -1):
+            now = slice(t, t + 1)
+            old = None if before is None else before.covariance[now]
+            pivot, covariance[now] = pivots(diagonal[now] + fill, old)
+            diagonal[now] = pivot - fill
+            if t:
+                gain[t] = -covariance[t] @ below[t - 1]
+                fill = (below[t - 1].T @ gain[t])[None]
+        return Tridiagonal(diagonal, below), Conditionals(covariance, gain)
+
+    def solve(self, conditionals: Conditionals, right: Floats) -> Floats:
+        covariance, gain = conditionals
+        reduced = right[self.where]
+        for t in range(len(reduced) - 1, 0, -1):
+            reduced[t - 1] += gain[t].T @ reduced[t]
+        out = np.einsum("tij,tj->ti", covariance, reduced)
+        for t in range(1, len(out)):
+            out[t] += gain[t] @ out[t - 1]
+        return self._flat(out)
+
+    def draws(self, conditionals: Conditionals, noise: Floats) -> Floats:
+        covariance, gain = conditionals
+        root = np.linalg.cholesky(covariance)
+        out = np.einsum("tij,ntj->nti", root, noise[:, self.where])
+        for t in range(1, len(covariance)):
+            out[:, t] += out[:, t - 1] @ gain[t].T
+        return self._flat(out)
+
+    def log_det(self, conditionals: Conditionals) -> float:
+        return float(0.5 * np.linalg.slogdet(conditionals.covariance)[1].sum())
+
+    def sds(self, conditionals: Conditionals) -> Floats:
+        covariance, gain = conditionals
+        out, now = np.zeros(covariance.shape[:2]), np.zeros_like(covariance[0])
+        for t in range(len(covariance)):
+            now = gain[t] @ now @ gain[t].T + covariance[t]
+            out[t] = np.sqrt(np.diag(now))
+        return self._flat(out)
+
+    def blocks(self, conditionals: Conditionals) -> Tridiagonal:
+        covariance, gain = conditionals
+        diagonal = np.linalg.inv(covariance)
+        below = -diagonal[1:] @ gain[1:]
+        diagonal[:-1] -= np.swapaxes(below, 1, 2) @ gain[1:]
+        return Tridiagonal(diagonal, below)
+
+    def diagonal_of(self, blocks: Tridiagonal) -> Floats:
+        return self._flat(np.einsum("tii->ti", blocks.diagonal))
+
+    def _flat(self, stacked: Floats) -> Floats:
+        """Blocks `(..., length, width)` laid out as vectors `(..., dim)`."""
+        out = np.empty((*stacked.shape[:-2], self.dim))
+        out[..., self.where] = stacked
+        return out

@@ -1,0 +1,1 @@
+"""Mean-field Gaussians on fixed draws, and linear response."""

@@ -1,0 +1,1 @@
+"""Deterministic optimizers on the host: L-BFGS, Newton's method."""

@@ -1,0 +1,1 @@
+"""Pathfinder: normal approximations along quasi-Newton paths."""

@@ -1,0 +1,273 @@
+"""Values to and from one file: plain JSON that refers to arrays, both in one `.npz`.
+
+Nothing is pickled, so that reading a file runs no code of its own. What can be written are plain
+Python values, containers, arrays, and the library's own configuration and records (dataclasses and
+named tuples), as class name and fields. Pytrees of unknown node types are written leaf by leaf,
+with their paths, and read back into a template that the reader brings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import io
+import json
+import os
+import secrets
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vijax.contracts import PyTree
+from vijax.runtime.errors import VijaxError, mismatch
+
+_MANIFEST = "manifest"
+_PACKAGE = __name__.split(".")[0]
+_NATIVE = "biufc"  # kinds of NumPy's own numbers; others are stored as raw bytes
+_PLAIN = (type(None), bool, int, str)
+
+
+class NotStored(VijaxError):
+    """A value that the file does not hold, because it could only have been pickled."""
+
+
+class Writer:
+    """Encodes values and collects their arrays.
+
+    Args:
+        lenient: whether a value that cannot be written is replaced by a note, on which `decode`
+            raises `NotStored`.
+    """
+
+    def __init__(self, lenient: bool = False) -> None:
+        self.lenient = lenient
+        self.arrays: list[np.ndarray] = []
+
+    def encode(self, value: Any) -> Any:
+        """A value as JSON.
+
+        Raises:
+            NotStored: it is of a kind that cannot be written.
+        """
+        if isinstance(value, _PLAIN):
+            return value
+        if isinstance(value, float):
+            return value if np.isfinite(value) else {"float": repr(value)}
+        if isinstance(value, jax.ShapeDtypeStruct):
+            return {"shape": list(value.shape), "dtype": str(value.dtype)}
+        if isinstance(value, (np.bool_, np.integer)):
+            return value.item()
+        if isinstance(value, (np.ndarray, np.generic, jax.Array)):
+            return self._array(value)
+        fields = _fields(value)
+        if fields is not None:
+            name = f"{type(value).__module__}.{type(value).__qualname__}"
+            return {"class": name, "fields": {k: self.encode(v) for k, v in fields.items()}}
+        if type(value) in (tuple, list):
+            return {type(value).__name__: [self.encode(one) for one in value]}
+        if isinstance(value, Mapping) and type(value).__module__ == "builtins":
+            return {"dict": [[self.encode(k), self.encode(v)] for k, v in value.items()]}
+        if self.lenient:
+            return {"not stored": _describe(value)}
+        raise NotStored(_describe(value))
+
+    def tree(self, tree: PyTree) -> Any:
+        """A pytree as its paths and leaves."""
+        flat, _ = jax.tree.flatten_with_path(tree)
+        return {
+            "paths": [jax.tree_util.keystr(path) for path, _ in flat],
+            "leaves": [self.encode(leaf) for _, leaf in flat],
+        }
+
+    def record(self, record: Any, **trees: Callable[[Any], Any]) -> dict[str, Any]:
+        """The fields of a named tuple; those in `trees` by a function of their own."""
+        return {
+            name: trees.get(name, self.encode)(value) for name, value in record._asdict().items()
+        }
+
+    def _array(self, value: Any) -> dict[str, Any]:
+        note: dict[str, Any] = {"array": len(self.arrays)}
+        if isinstance(value, np.generic):
+            note["scalar"] = True
+        if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            note["key"] = str(jax.random.key_impl(value))
+            value = jax.random.key_data(value)
+        array = np.asarray(jax.device_get(value))
+        if array.dtype.kind not in _NATIVE:
+            note["dtype"] = array.dtype.name
+            array = array.view(f"u{array.dtype.itemsize}")
+        self.arrays.append(array)
+        return note
+
+
+class Reader:
+    """Decodes what a `Writer` has encoded."""
+
+    def __init__(self, arrays: list[np.ndarray]) -> None:
+        self.arrays = arrays
+
+    def decode(self, note: Any) -> Any:
+        """The value of its JSON.
+
+        Raises:
+            NotStored: the value was left out.
+            VijaxError: it refers to a class that this version does not have.
+        """
+        if not isinstance(note, dict):
+            return note
+        kind, content = next(iter(note.items()))
+        match kind:
+            case "float":
+                return float(content)
+            case "shape":
+                return jax.ShapeDtypeStruct(tuple(content), _dtype(note["dtype"]))
+            case "array":
+                return self._array(note)
+            case "class":
+                fields = {k: self.decode(v) for k, v in note["fields"].items()}
+                return _class(content)(**fields)
+            case "tuple":
+                return tuple(self.decode(one) for one in content)
+            case "list":
+                return [self.decode(one) for one in content]
+            case "dict":
+                return {self.decode(k): self.decode(v) for k, v in content}
+            case _:
+                raise NotStored(str(content))
+
+    def tree(self, note: Any, template: PyTree, what: str, remedy: str = "") -> PyTree:
+        """A pytree of the template's structure.
+
+        Raises:
+            VijaxError: the stored one had another structure.
+        """
+        flat, structure = jax.tree.flatten_with_path(template)
+        paths = [jax.tree_util.keystr(path) for path, _ in flat]
+        if paths != note["paths"]:
+            came = _difference(note["paths"], paths)
+            raise VijaxError(mismatch(what, "the leaves of the file", came, remedy))
+        return jax.tree.unflatten(structure, [self.decode(leaf) for leaf in note["leaves"]])
+
+    def _array(self, note: dict[str, Any]) -> Any:
+        array = self.arrays[note["array"]]
+        if "dtype" in note:
+            array = array.view(jnp.dtype(note["dtype"]))
+        if "key" in note:
+            return jax.random.wrap_key_data(jnp.asarray(array), impl=note["key"])
+        return array[()] if "scalar" in note else array
+
+
+def write(path: str | os.PathLike[str], manifest: Any, arrays: list[np.ndarray]) -> None:
+    """Writes a file whole or not at all: a reader never sees half of it.
+
+    Args:
+        path: the file.
+        manifest: see `Writer`.
+        arrays: see `Writer`.
+
+    Raises:
+        FileNotFoundError: there is no folder for it.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: there is no folder {path.parent}. Make it first.")
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(draft, "xb") as file:
+            _dump(file, manifest, arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def to_bytes(manifest: Any, arrays: list[np.ndarray]) -> bytes:
+    """What `write` would write."""
+    file = io.BytesIO()
+    _dump(file, manifest, arrays)
+    return file.getvalue()
+
+
+def read(source: str | os.PathLike[str] | io.BytesIO, label: str) -> tuple[Any, list[np.ndarray]]:
+    """The manifest and the arrays of a file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        VijaxError: it was not written by `write`, or it is damaged.
+    """
+    content = source if isinstance(source, io.BytesIO) else io.BytesIO(Path(source).read_bytes())
+    expected = "a file written by Posterior.save"
+    if not zipfile.is_zipfile(content):
+        start = content.getvalue()[:16]
+        came = f"one that is cut short, or no archive: {start!r}..." if start else "an empty one"
+        raise VijaxError(mismatch(label, expected, came))
+    try:
+        with np.load(content, allow_pickle=False) as archive:
+            if _MANIFEST not in archive:
+                raise VijaxError(mismatch(label, expected, f"an archive of {archive.files[:5]}"))
+            manifest = json.loads(archive[_MANIFEST].tobytes().decode())
+            return manifest, [archive[f"{i}"] for i in range(len(archive.files) - 1)]
+    except (zipfile.BadZipFile, KeyError, EOFError, OSError, json.JSONDecodeError) as error:
+        raise VijaxError(mismatch(label, expected, f"a damaged one ({error})")) from error
+
+
+def _dump(file: IO[bytes], manifest: Any, arrays: list[np.ndarray]) -> None:
+    text = json.dumps(manifest, allow_nan=False).encode()
+    entries: dict[str, Any] = {f"{i}": array for i, array in enumerate(arrays)}
+    entries[_MANIFEST] = np.frombuffer(text, np.uint8)
+    np.savez(file, **entries)
+
+
+def _fields(value: Any) -> dict[str, Any] | None:
+    """The fields of one of the library's own records, `None` for anything else."""
+    if not type(value).__module__.startswith(f"{_PACKAGE}.") or isinstance(value, type):
+        return None
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return value._asdict()
+    # configuration compares by value; what compares by identity holds code and caches
+    if dataclasses.is_dataclass(value) and type(value).__eq__ is not object.__eq__:
+        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
+    return None
+
+
+def _difference(stored: list[str], found: list[str]) -> str:
+    """How the leaves of a pytree differ from the stored ones."""
+    extra = [path for path in found if path not in stored]
+    lacking = [path for path in stored if path not in found]
+    parts = [f"{extra} more"] * bool(extra) + [f"no {lacking}"] * bool(lacking)
+    return " and ".join(parts) or "them in another order"
+
+
+def _dtype(name: str) -> Any:
+    """A dtype by name; those of typed keys are no NumPy dtypes."""
+    key = jax.random.key(0).dtype
+    return key if name == str(key) else jnp.dtype(name)
+
+
+def _class(name: str) -> type:
+    """One of the library's own record classes."""
+    module, _, attribute = name.rpartition(".")
+    found: Any = None
+    if module.startswith(f"{_PACKAGE}."):
+        try:
+            found = getattr(importlib.import_module(module), attribute, None)
+        except ImportError:
+            found = None
+    own = isinstance(found, type) and found.__module__ == module
+    if own and (dataclasses.is_dataclass(found) or hasattr(found, "_make")):
+        return found
+    raise VijaxError(
+        f"the file holds a {name}, which this version of the library does not have. Load it with "
+        "the version that wrote it."
+    )
+
+
+def _describe(value: Any) -> str:
+    name = getattr(value, "__name__", None)
+    return f"{type(value).__name__} {name!r}" if name else f"a {type(value).__name__}"

@@ -1,0 +1,141 @@
+"""The optimization behind a posterior in a file: what `resume` needs to go on exactly."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax import Array
+
+from vijax.algorithms import Gradient, Optimizer
+from vijax.contracts import Algorithm, PyTree, Variables
+from vijax.engine.engine import Engine
+from vijax.engine.loop import Loop, initial, packed
+from vijax.engine.problem import Problem
+from vijax.engine.row_parameters import shared, variable_axes
+from vijax.engine.run import Run
+from vijax.engine.stopping import Phase, Window
+from vijax.storage.codec import NotStored, Reader, Writer
+
+
+def encode_engine(engine: Engine | None, writer: Writer) -> Any:
+    """An engine without its problem, of which only the key is kept."""
+    if engine is None:
+        return None
+    fields = [f.name for f in dataclasses.fields(engine) if f.name != "problem"]
+    own = {name: writer.encode(getattr(engine, name)) for name in fields}
+    return own | {"key": writer.encode(engine.problem.key)}
+
+
+def encode_run(run: Run | None, writer: Writer) -> Any:
+    """A run with the device state in it."""
+    if run is None:
+        return None
+
+    def window(window: Window) -> Any:
+        return writer.record(window, mean=writer.tree)
+
+    def phase(phase: Phase) -> Any:
+        return writer.record(
+            phase,
+            windows=lambda windows: [window(one) for one in windows],
+            best=lambda best: None if best is None else writer.tree(best),
+        )
+
+    def loop(loop: Loop) -> Any:
+        return writer.record(loop, state=writer.tree, mean=writer.tree)
+
+    return writer.record(run, loop=loop, phases=lambda phases: [phase(one) for one in phases])
+
+
+def decode(
+    manifest: dict[str, Any],
+    reader: Reader,
+    problem: Callable[[Array], Problem],
+    state: tuple[Variables, dict[str, PyTree]],
+    options: dict[str, Any],
+) -> tuple[Engine | None, Run | None, tuple[str, ...]]:
+    """What `resume` needs, and the options without which there is no engine.
+
+    Args:
+        manifest: of the file.
+        reader: of its arrays.
+        problem: the problem with a key.
+        state: variables and mutable state of the right structure.
+        options: of `load`.
+    """
+    if manifest["engine"] is None:
+        return None, None, ()
+    notes = dict(manifest["engine"])
+    algorithm, unsaved = _algorithm(notes.pop("algorithm"), reader, options)
+    fields = {name: reader.decode(note) for name, note in notes.items()}
+    posed = problem(fields.pop("key"))
+    engine = None if algorithm is None else Engine(posed, algorithm, **fields)
+    return engine, decode_run(manifest["run"], reader, posed, algorithm, *state), unsaved
+
+
+def _algorithm(
+    note: dict[str, Any], reader: Reader, options: dict[str, Any]
+) -> tuple[Algorithm | None, tuple[str, ...]]:
+    """The algorithm, or the options that have to be given for there to be one."""
+    if options["algorithm"] is not None:
+        return options["algorithm"], ()
+    try:
+        given = {name: options.get(name) for name in ("objective", "optimizer")}
+        if given["optimizer"] is not None:
+            given["optimizer"] = Optimizer(given["optimizer"])
+        if given["objective"] is given["optimizer"] is None:
+            return reader.decode(note), ()
+        rest = {n: reader.decode(p) for n, p in note["fields"].items() if given.get(n) is None}
+        return Gradient(**rest | {n: value for n, value in given.items() if value is not None}), ()
+    except NotStored:
+        parts = note.get("fields", {})
+        lacking = [name for name, part in parts.items() if "not stored" in str(part)]
+        return None, tuple(lacking) if {*lacking} <= {"objective", "optimizer"} else ("algorithm",)
+
+
+def decode_run(
+    note: dict[str, Any],
+    reader: Reader,
+    problem: Problem,
+    algorithm: Algorithm | None,
+    variables: Variables,
+    mutable: dict[str, PyTree],
+) -> Run:
+    """A run; `variables` and `mutable` have the right structure, and no algorithm means no loop."""
+    target, guide = problem.target, problem.guide
+    averaged = shared(variables, variable_axes(guide, variables, target.space, target.subsampled))
+
+    def tree(note: Any) -> Any:
+        return None if note is None else reader.tree(note, averaged, "averaged variables")
+
+    def window(note: Any) -> Window:
+        rest = {name: reader.decode(part) for name, part in note.items() if name != "mean"}
+        return Window(mean=tree(note["mean"]), **rest)
+
+    def phase(note: Any) -> Phase:
+        special = {"best": tree(note["best"]), "windows": tuple(map(window, note["windows"]))}
+        return Phase(**{n: reader.decode(p) for n, p in note.items() if n not in special} | special)
+
+    loop = None
+    if algorithm is not None and note["loop"] is not None:
+        fixed = (target, guide, algorithm)
+        state = jax.eval_shape(
+            lambda *start: packed(*fixed, initial(*fixed, *start)),
+            *(variables, mutable, jax.random.key(0), problem.batch),
+        )
+        loop = Loop(
+            state=reader.tree(
+                note["loop"]["state"],
+                state,
+                "the algorithm's state",
+                "Give load the optimizer and the objective of the fit.",
+            ),
+            mean=tree(note["loop"]["mean"]),
+            square=reader.decode(note["loop"]["square"]),
+            seen=reader.decode(note["loop"]["seen"]),
+        )
+    special = {"loop": loop, "phases": tuple(map(phase, note["phases"]))}
+    return Run(**{n: reader.decode(p) for n, p in note.items() if n not in special} | special)

@@ -34,7 +34,7 @@ from bench import _report
 from vijax.algorithms import Gradient, Optimizer
 from vijax.contracts import Batch, Setting, Target, Variables
 from vijax.diagnostics import importance as weights
-from vijax.engine.engine import Budget
+from vijax.engine.run import Budget
 from vijax.guides import AmortizedDiscrete
 from vijax.objectives import ELBO
 from vijax.objectives.estimators import discrete

@@ -36,8 +36,8 @@ from jax import lax
 import vijax
 from bench import _report
 from vijax.contracts import Plate
-from vijax.engine.engine import Budget
-from vijax.engine.row_schedule import Rows
+from vijax.engine.row_schedule import RowSchedule
+from vijax.engine.run import Budget
 from vijax.posterior.posterior import Posterior
 
 _ADAM = optax.adam(1e-3)
@@ -377,7 +377,7 @@ def _by_hand(x: np.ndarray, y: np.ndarray) -> Callable[[], Any]:
     params = (jnp.zeros(x.shape[1]), jnp.full(x.shape[1], -2.0))
     carry, data = (params, _ADAM.init(params)), (jnp.asarray(x), jnp.asarray(y))
     plates = {"rows": Plate("rows", -1, len(x), _BATCH)}
-    first, schedule = iter(range(0, 10**9, _STEPS)), Rows(plates, 0)
+    first, schedule = iter(range(0, 10**9, _STEPS)), RowSchedule(plates, 0)
 
     def steps() -> None:  # choosing the rows is part of the work
         start = next(first)

@@ -23,7 +23,7 @@ from numpyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 import vijax
 from bench import _problems, _report
 from bench.peers import by_numpyro
-from vijax.engine.engine import Budget
+from vijax.engine.run import Budget
 
 _ADAM = optax.adam(1e-3)
 _LOG_2PI = math.log(2 * math.pi)

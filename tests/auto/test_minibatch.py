@@ -45,7 +45,7 @@ def fitted():
 
 def test_the_answer_is_that_of_all_rows(fitted):
     assert fitted.status == "certified"
-    assert [attempt.rung for attempt in fitted.history] == ["laplace"]
+    assert [attempt.stage for attempt in fitted.history] == ["laplace"]
     np.testing.assert_allclose(fitted.covariance(), COVARIANCE, atol=0.002 * SD.max() ** 2)
     draws = fitted.sample(1, 20_000)["beta"]
     assert np.abs((draws.mean(0) - MEAN) / SD).max() < 5 / np.sqrt(20_000)
@@ -71,7 +71,7 @@ def test_where_the_posterior_is_skewed_the_elbo_decides():
     y = np.zeros((400, 3), np.float32)
     y[[3, 77, 200, 5], [0, 0, 1, 2]] = 1  # Gamma(0.5 + count, 0.1 + 1.2)
     posterior = fit(rates, y)
-    rungs = [attempt.rung for attempt in posterior.history]
+    rungs = [attempt.stage for attempt in posterior.history]
     assert rungs == ["laplace", "steps", "gaussian"]
     draws = posterior.sample(0, 4000)["rate"]
     shape = 0.5 + y.sum(0)
@@ -120,7 +120,7 @@ def test_hierarchical_sites_are_centered_as_far_as_all_rows_determine_them(
         np.save(tmp_path / "group.npy", GROUPS)
         group = np.load(tmp_path / "group.npy", mmap_mode="r")
     posterior = fit(varying, group, SCORES)
-    tried = {attempt.rung: attempt for attempt in posterior.history}
+    tried = {attempt.stage: attempt for attempt in posterior.history}
     assert "laplace" not in tried  # no mode
     assert set(posterior.centering) == {"effect"}
     evidence, mean, sd = exact_evidence()
@@ -158,7 +158,7 @@ def test_rows_on_disk_end_where_those_in_memory_do(fitted, on_disk, tmp_path):
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
     posterior = fit(regression, mapped, Y)
     assert posterior.status == "certified"
-    assert [attempt.rung for attempt in posterior.history] == ["laplace"]
+    assert [attempt.stage for attempt in posterior.history] == ["laplace"]
     assert_same_gaussian(posterior, fitted)
     assert posterior.elbo == pytest.approx(fitted.elbo, abs=0.005)
     assert posterior.khat < 0.5

@@ -9,7 +9,7 @@ from numpyro.distributions import constraints
 
 import vijax
 from tests.solvers.problems import SCHOOLS, SCHOOLS_SD, centered_schools_model, schools_moments
-from vijax.auto import stages as _ladder
+from vijax.auto.stages import AUTO
 from vijax.guides import Flow, FullRank, Mixture
 
 CENTER = np.array([3.0, 4.0])
@@ -72,7 +72,7 @@ def test_a_centered_hierarchy_is_as_good_as_any(schools):
 
 
 def test_the_climb_is_on_record(schools):
-    rungs = [attempt.rung for attempt in schools.history]
+    rungs = [attempt.stage for attempt in schools.history]
     assert rungs[0] == "gaussian"
     assert set(rungs) <= {"gaussian", "centering", "modes"}  # chains mend it: no flow is tried
     assert schools.history[0].kept
@@ -143,7 +143,7 @@ def test_a_mode_of_no_weight_is_left_out():
 @pytest.mark.slow
 def test_a_banana_takes_a_flow():
     posterior = fit(banana)
-    assert [attempt.rung for attempt in posterior.history if attempt.kept] == ["gaussian", "flow"]
+    assert [attempt.stage for attempt in posterior.history if attempt.kept] == ["gaussian", "flow"]
     assert isinstance(posterior.guide, Flow)
     assert posterior.status in ("certified", "corrected")
     assert posterior.elbo > -0.05
@@ -159,7 +159,7 @@ def test_a_banana_takes_a_flow():
 def test_what_cannot_be_reached_is_owned_up_to(seed):
     posterior = fit(cauchy, rng_key=seed)
     assert posterior.status == "approximate"
-    assert posterior._result.assessment.verdict.advice
+    assert posterior._result.assessment.diagnosis.advice
 
 
 def test_states_outlive_a_file(schools, tmp_path):
@@ -208,7 +208,7 @@ def test_a_named_guide_learns_its_coordinates(guide):
     """Groups known far better than their spread says: the model's own coordinates are best."""
     model, y = groups(8), np.linspace(-5, 5, 8).astype(np.float32)
     posterior = fit(model, y, guide=guide, centering="learned")
-    assert [attempt.rung for attempt in posterior.history] == ["gaussian", "centering"]
+    assert [attempt.stage for attempt in posterior.history] == ["gaussian", "centering"]
     (weights,) = posterior.centering.values()
     assert np.all(np.asarray(weights) > 0.9)
     tau = posterior.sample(0, 4000, corrected=False)["tau"]
@@ -245,19 +245,19 @@ def test_weights_that_make_no_sense(centering, message):
 
 def test_time_ends_the_climb():
     posterior = fit(centered_schools_model, SCHOOLS_SD, SCHOOLS, max_seconds=1e-6)
-    assert [attempt.rung for attempt in posterior.history] == ["gaussian"]
+    assert [attempt.stage for attempt in posterior.history] == ["gaussian"]
 
 
 def test_ctrl_c_keeps_the_best_so_far(monkeypatch):
     def interrupted(climb, best):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(_ladder.AUTO.rungs, "centering", interrupted)
+    monkeypatch.setitem(AUTO.stages, "centering", interrupted)
     posterior = fit(centered_schools_model, SCHOOLS_SD, SCHOOLS)
     assert posterior.stop_reason.startswith("interrupted by Ctrl-C; ")
-    assert [attempt.rung for attempt in posterior.history] == ["gaussian"]
+    assert [attempt.stage for attempt in posterior.history] == ["gaussian"]
     assert posterior.elbo > -32
-    monkeypatch.setitem(_ladder.AUTO.rungs, "gaussian", interrupted)
+    monkeypatch.setitem(AUTO.stages, "gaussian", interrupted)
     posterior = fit(centered_schools_model, SCHOOLS_SD, SCHOOLS)
     assert posterior.stop_reason == "interrupted by Ctrl-C"
     assert posterior.status in ("approximate", "failed")

@@ -46,7 +46,7 @@ def test_where_draws_are_dear_few_will_do_for_weights_that_are_nearly_equal(dear
 def test_all_that_can_be_afforded_are_made_where_weights_differ(dear):
     posterior = fit("meanfield")
     draws = posterior._result.assessment.draws
-    assert len(draws.log_p) == posterior._result.assessment.evidence.num_draws == 1210
+    assert len(draws.log_p) == posterior._result.assessment.diagnostics.num_draws == 1210
     assert len(np.unique(draws.z["beta"][:, 0])) == 1210
     # the best mean-field Gaussian has the conditional variances: KL is half the log ratio
     _, log_det = np.linalg.slogdet(PRECISION)

@@ -16,16 +16,16 @@ def uniform(num):
     return np.full(num, -np.log(num))
 
 
-def checked(kernel, draws, labels=None, mend=True, seed=0, tolerance=0.05):
-    rng, budget = np.random.default_rng(seed), affordable(kernel, mend)
-    return check(kernel, draws, uniform(len(draws)), labels, rng, tolerance, mend, budget)
+def checked(kernel, draws, labels=None, correct=True, seed=0, tolerance=0.05):
+    rng, budget = np.random.default_rng(seed), affordable(kernel, correct)
+    return check(kernel, draws, uniform(len(draws)), labels, rng, tolerance, correct, budget)
 
 
 def test_agrees_with_an_exact_guide():
     known = gaussian(6, 30.0)
     rng = np.random.default_rng(1)
     draws = rng.multivariate_normal(known.mean, known.covariance, 4000)
-    found, _ = checked(known.case.kernel(), draws, mend=False)
+    found, _ = checked(known.case.kernel(), draws, correct=False)
     assert found.settled
     assert found.agrees(0.05)
     assert found.error < 0.02

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from vijax.diagnostics.chain_check import MomentCheck
+from vijax.diagnostics.chain_check import ChainCheck
 from vijax.diagnostics.importance import Importance
-from vijax.diagnostics.status import Evidence, Shift, judge
+from vijax.diagnostics.status import Diagnostics, Shift, diagnose
 
 FIRST = np.array([0.2, 0.0, 0.0])
 SAME = Shift(np.zeros(3), np.zeros(3))
@@ -20,7 +20,7 @@ def chains(mean=0.0, log_sd=0.0, se=0.015, left=0.0, climb=0.0, tail=0.0, accept
         return np.array([value, 0.0, 0.0])
 
     error = np.full(3, se)
-    return MomentCheck(
+    return ChainCheck(
         each(mean),
         each(log_sd),
         error,
@@ -37,7 +37,7 @@ def chains(mean=0.0, log_sd=0.0, se=0.015, left=0.0, climb=0.0, tail=0.0, accept
 
 
 def status(weights=None, shift=SAME, **facts):
-    return judge(Evidence(weights or importance(), shift, **facts)).status
+    return diagnose(Diagnostics(weights or importance(), shift, **facts)).status
 
 
 @pytest.mark.parametrize(
@@ -46,13 +46,13 @@ def status(weights=None, shift=SAME, **facts):
         ("certified", {}),
         ("certified", {"check": chains()}),
         ("certified", {"check": chains(tail=0.8)}),
-        ("corrected", {"check": chains(mean=0.2), "mended": True}),
+        ("corrected", {"check": chains(mean=0.2), "use_chains": True}),
         ("approximate", {"check": chains(mean=0.2)}),
         ("approximate", {"check": chains(mean=0.3), "shift": Shift(np.full(3, 0.09), np.zeros(3))}),
         ("corrected", {"check": chains(mean=0.2), "shift": Shift(FIRST, np.zeros(3))}),
         ("approximate", {"check": chains(left=0.3)}),
-        ("approximate", {"check": chains(left=0.3), "mended": True}),
-        ("approximate", {"check": chains(climb=0.3), "mended": True}),
+        ("approximate", {"check": chains(left=0.3), "use_chains": True}),
+        ("approximate", {"check": chains(climb=0.3), "use_chains": True}),
         # a single round of noisy chains, with nothing to say against weights that are nearly equal
         ("certified", {"check": chains(mean=0.2, se=0.06, climb=np.inf)}),
         ("approximate", {"check": chains(mean=0.6, se=0.06, climb=np.inf)}),
@@ -64,17 +64,17 @@ def status(weights=None, shift=SAME, **facts):
         ("approximate", {"more_modes": True}),
         ("approximate", {"check": chains(accept=0.3)}),
         ("approximate", {"check": chains(stuck=0.05)}),
-        ("approximate", {"check": chains(mean=0.2, tail=0.8), "mended": True}),
-        ("approximate", {"check": chains(se=0.2), "mended": True}),
+        ("approximate", {"check": chains(mean=0.2, tail=0.8), "use_chains": True}),
+        ("approximate", {"check": chains(se=0.2), "use_chains": True}),
         ("approximate", {"num_modes": 2}),
-        ("approximate", {"num_modes": 2, "check": chains(), "mended": True}),
+        ("approximate", {"num_modes": 2, "check": chains(), "use_chains": True}),
         ("corrected", {"weights": importance(khat=0.6)}),
-        ("corrected", {"weights": importance(khat=0.9), "check": chains(), "mended": True}),
+        ("corrected", {"weights": importance(khat=0.9), "check": chains(), "use_chains": True}),
         ("approximate", {"weights": importance(khat=0.9)}),
         ("approximate", {"weights": importance(khat=0.9), "check": chains()}),
         ("approximate", {"weights": importance(ess=300.0)}),
         ("corrected", {"converged": False}),
-        ("corrected", {"troubles": ("step 3",)}),
+        ("corrected", {"nonfinite_steps": ("step 3",)}),
         ("corrected", {"finite_share": 0.9}),
         ("failed", {"finite_share": 0.3, "weights": importance(khat=2.0)}),
         ("failed", {"weights": importance(log_evidence=-np.inf)}),
@@ -86,14 +86,14 @@ def test_status(expected, facts):
 
 
 def test_without_importance_nothing_is_claimed():
-    verdict = judge(Evidence(None, None, converged=False))
+    verdict = diagnose(Diagnostics(None, None, converged=False))
     assert verdict.status == "approximate"
     assert "not judged" in " ".join(verdict.reasons)
     assert verdict.advice == "Give it more steps."
 
 
 def test_reasons_name_the_numbers():
-    verdict = judge(Evidence(importance(), SAME, check=chains(mean=0.21), mended=True))
+    verdict = diagnose(Diagnostics(importance(), SAME, check=chains(mean=0.21), use_chains=True))
     text = " ".join(verdict.reasons)
     assert "256 short chains of 60 gradients" in text
     assert "0.21 sd" in text

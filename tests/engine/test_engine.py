@@ -158,7 +158,7 @@ def test_steps_that_are_not_finite_are_skipped_and_explained():
     posterior = vijax.fit(
         trap, guide="meanfield", num_steps=2000, algorithm="gradient", progress_bar=False
     )
-    (trouble,) = posterior._result.run.troubles
+    (trouble,) = posterior._result.run.nonfinite_steps
     assert trouble.site == "trap"
     assert trouble.what == "log density"
     assert np.isnan(posterior.losses[trouble.step])
@@ -179,7 +179,7 @@ def test_steps_that_are_not_finite_are_skipped_and_explained():
 def test_trouble_leaves_earlier_steps_as_they_were():
     options = {"guide": "meanfield", "algorithm": "gradient", "progress_bar": False}
     posterior = vijax.fit(trap, num_steps=2000, **options)
-    first = posterior._result.run.troubles[0].step
+    first = posterior._result.run.nonfinite_steps[0].step
     clean = vijax.fit(trap, num_steps=first, **options)
     np.testing.assert_allclose(posterior.losses[:first], clean.losses, rtol=1e-5)
 

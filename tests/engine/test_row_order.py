@@ -1,4 +1,4 @@
-"""Rows in an order of their own: the same fit bit for bit, where nothing looks at their numbers."""
+"""RowSchedule in an order of their own: the same fit bit for bit, where nothing looks at their numbers."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from vijax.contracts import Plate
 from vijax.data.arrays import MappedRows
 from vijax.engine import row_order as _arrangement
 from vijax.engine.row_order import inverse, reorder
-from vijax.engine.row_schedule import Rows
+from vijax.engine.row_schedule import RowSchedule
 from vijax.runtime import permutation as _permutation
 
 ROWS, BATCH = 600, 48
@@ -65,7 +65,7 @@ def naming(y, known):
 
 
 def schedule(size=1003, batch=48, arranged=(), seed=5):
-    return Rows({"rows": Plate("rows", -1, size, batch)}, seed, reordered=arranged)
+    return RowSchedule({"rows": Plate("rows", -1, size, batch)}, seed, reordered=arranged)
 
 
 def test_rows_come_in_runs_of_places_and_every_row_once():

@@ -3,11 +3,11 @@
 import numpy as np
 
 from vijax.contracts import Plate
-from vijax.engine.row_schedule import CHUNK, Rows
+from vijax.engine.row_schedule import CHUNK, RowSchedule
 
 
 def rows(size=10, batch=3, seed=0):
-    return Rows({"n": Plate("n", -1, size, batch), "full": Plate("full", -2, 4, 4)}, seed)
+    return RowSchedule({"n": Plate("n", -1, size, batch), "full": Plate("full", -2, 4, 4)}, seed)
 
 
 def table(schedule, steps):
@@ -54,7 +54,7 @@ def test_steps_of_one_epoch_in_two_chunks_have_different_rows():
 
 
 def test_full_batches_have_no_schedule():
-    schedule = Rows({"full": Plate("full", -2, 4, 4)}, 0)
+    schedule = RowSchedule({"full": Plate("full", -2, 4, 4)}, 0)
     assert schedule.at(3) == {}
     assert schedule.end(3) is None
 

@@ -79,7 +79,7 @@ def exact(model):
     """The loss and its gradient, summed over all states."""
     target, guide, batch, variables = problem(model)
     sites = target.space.sites
-    ranges = [range(site.states) for site in sites for _ in range(site.size)]
+    ranges = [range(site.cardinality) for site in sites for _ in range(site.size)]
     states = jnp.array(list(itertools.product(*ranges)))
     every = jax.vmap(target.space.unravel)(states)
 

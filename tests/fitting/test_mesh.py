@@ -62,7 +62,7 @@ def step_of(posterior):
     static = (guide, engine.algorithm, run.guarded, len(run.phases))
     program = target.program(advance, *static, donate=(0,) if steps.by_row(run.loop) else ())
     active, stop = np.ones(len(run.phases), bool), run.step + 1
-    table = steps.rows.chunk(run.step)
+    table = steps.schedule.chunk(run.step)
     loop = steps.placed(run.loop)
     args = (loop, steps.key, active, False, run.step, stop, steps.batch, table)
     compiled = program.lower(*args).compile()

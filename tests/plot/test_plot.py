@@ -77,7 +77,7 @@ def test_losses_are_those_of_the_fit_with_the_stop_and_its_reason(stepped):
 def test_the_ladder_has_a_row_for_every_rung(climbed):
     axes = vijax.plot.stages(climbed)
     assert [text.get_text() for text in axes.get_yticklabels()] == [
-        one.rung for one in climbed.history
+        one.stage for one in climbed.history
     ]
     shown = [mark.lines[0].get_xdata()[0] for mark in axes.containers]
     assert shown == pytest.approx([one.elbo for one in climbed.history])
@@ -187,7 +187,7 @@ def test_the_report_has_every_reason(climbed, stepped):
         words = " ".join(text.get_text() for axes in figure.axes for text in axes.texts)
         words = " ".join(words.split())
         assert f"status: {posterior.status}" in words
-        assert all(reason in words for reason in posterior._result.assessment.verdict.reasons)
+        assert all(reason in words for reason in posterior._result.assessment.diagnosis.reasons)
         assert drawn(figure) > 0.02
 
 

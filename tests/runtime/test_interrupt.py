@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from vijax.runtime.interrupt import put_off
+from vijax.runtime.interrupt import defer_interrupt
 
 
 def block(times):
@@ -13,7 +13,7 @@ def block(times):
     done = []
 
     def interrupted():
-        with put_off():
+        with defer_interrupt():
             for _ in range(times):
                 signal.raise_signal(signal.SIGINT)
             done.append("the rest of the block")
@@ -38,7 +38,7 @@ def test_without_one_nothing_changes():
 
     before = signal.signal(signal.SIGINT, handler)
     try:
-        with put_off():
+        with defer_interrupt():
             assert signal.getsignal(signal.SIGINT) is not handler
         assert signal.getsignal(signal.SIGINT) is handler
     finally:
@@ -49,7 +49,7 @@ def test_other_threads_leave_signals_alone():
     seen = []
 
     def work():
-        with put_off():
+        with defer_interrupt():
             seen.append(signal.getsignal(signal.SIGINT))
 
     thread = threading.Thread(target=work)

@@ -18,8 +18,8 @@ from vijax.contracts import (
     Controlled,
     Guide,
     Info,
+    NotElboOptimum,
     Objective,
-    OtherOptimum,
     PyTree,
     Setting,
     Target,
@@ -117,8 +117,8 @@ class Gradient(Algorithm):
         check_precision(self.precision)
 
     @property
-    def raises_elbo(self) -> bool:
-        return not isinstance(self.objective, OtherOptimum)
+    def maximizes_elbo(self) -> bool:
+        return not isinstance(self.objective, NotElboOptimum)
 
     def init(
         self,

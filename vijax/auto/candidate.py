@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 from vijax.contracts import PyTree, Solution, Variables
-from vijax.diagnostics.assessment import Assessment, Chains, assess
+from vijax.diagnostics.assessment import Assessment, Chains, ask_chains, assess
 from vijax.engine.problem import Problem
 from vijax.guides import FullRank
 from vijax.solvers import BatchAndMatch, VariationalNewton
@@ -21,11 +21,11 @@ class Candidate(NamedTuple):
     assessment: Assessment
 
 
-class Climb(NamedTuple):
+class StartingPoint(NamedTuple):
     """Where a climb starts.
 
     Attributes:
-        problem: with the guide of the first rung.
+        problem: with the guide of the first stage.
         variables: to start from.
         mutable: the model's mutable state.
     """
@@ -36,10 +36,12 @@ class Climb(NamedTuple):
 
     def candidate(self, problem: Problem, solution: Solution) -> Candidate:
         """A solution with what the importance weights say of it."""
-        return Candidate(problem, solution, judge(problem, solution, self.mutable, "none"))
+        return Candidate(
+            problem, solution, assess_solution(problem, solution, self.mutable, "none")
+        )
 
 
-def judge(
+def assess_solution(
     problem: Problem, solution: Solution, mutable: dict[str, PyTree], chains: Chains
 ) -> Assessment:
     """Assesses a solution of a problem; see `vijax.diagnostics.assessment.assess`."""
@@ -56,6 +58,12 @@ def better(one: Candidate, other: Candidate) -> bool:
     return new.elbo - old.elbo > 2 * math.hypot(new.elbo_se, old.elbo_se)
 
 
-def beside(problem: Problem) -> VariationalNewton | BatchAndMatch:
+def chain_checked(best: Candidate, mutable: dict[str, PyTree], correct: bool) -> Candidate:
+    """A candidate that short chains have checked, and corrected where they can and may."""
+    fitted = best.problem.fitted(best.solution.variables, mutable)
+    return best._replace(assessment=ask_chains(best.assessment, fitted, correct))
+
+
+def warm_started(problem: Problem) -> VariationalNewton | BatchAndMatch:
     """The solver that starts from the guide's own Gaussian."""
     return dense_gaussian(None) if problem.guide == FullRank() else BatchAndMatch(start=None)

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 
 class Attempt(NamedTuple):
-    """One rung of the ladder.
+    """One stage of the stages.
 
     Attributes:
-        rung: what was tried.
+        stage: what was tried.
         guide: the guide it led to.
         elbo: from fresh draws, in nats.
         elbo_se: its standard error.
@@ -19,7 +19,7 @@ class Attempt(NamedTuple):
         seconds: that it took.
     """
 
-    rung: str
+    stage: str
     guide: str
     elbo: float
     elbo_se: float

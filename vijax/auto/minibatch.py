@@ -5,7 +5,7 @@ measured by gradients with the noise of a batch (docs/decisions.md). The curvatu
 every one of them at once, at the price of `dim` passes. Steps are therefore taken with a mean-field
 guide, whose few numbers batches can tell, and Newton's method goes on from there on all rows, where
 these are not too many; at last with hierarchical sites in coordinates that this has told. Weights
-on all rows judge what it finds, and where they object the steps themselves. Rows that are not in
+on all rows assess_solution what it finds, and where they object the steps themselves. Rows that are not in
 memory are read from end to end some ten or twenty times.
 """
 
@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from vijax.auto.candidate import Candidate, Climb
+from vijax.auto.candidate import Candidate, StartingPoint
 from vijax.auto.centering import DENSE_DIM
-from vijax.auto.stages import Ladder, centering
+from vijax.auto.search import Stages
+from vijax.auto.stages import centering
 from vijax.contracts import Blocks, PyTree, Solution, Variables
 from vijax.diagnostics.importance import num_elements
 from vijax.engine.common_draws import shares_all
@@ -35,13 +36,13 @@ _ELEMENTS = 2**36  # numbers that either may read: ten to thirty seconds
 _NEWTON_STEPS = 8
 
 
-def suits(problem: Problem, parameters: dict[str, PyTree], mutable: dict[str, PyTree]) -> bool:
+def applies(problem: Problem, parameters: dict[str, PyTree], mutable: dict[str, PyTree]) -> bool:
     """Whether a fit on batches is to be refined: all rows can be read often enough.
 
     Not where the model has parameters or a state of its own, which steps alone move.
     """
     target, dim = problem.target, problem.target.space.dim
-    if not (problem.rows.subsampled and shares_all(target) and target.explorable):
+    if not (problem.schedule.subsampled and shares_all(target) and target.explorable):
         return False
     if problem.all_rows is None or parameters or mutable:
         return False
@@ -60,40 +61,40 @@ def _affordable(problem: Problem, points: int, passes: int) -> bool:
     return cost <= _ELEMENTS
 
 
-def coarse(problem: Problem) -> Problem:
+def with_mean_field(problem: Problem) -> Problem:
     """The problem with the guide of the steps."""
     return dataclasses.replace(problem, guide=MeanField())
 
 
-def refining(steps: Solution) -> Ladder:
-    """The rungs from where the steps have ended.
+def refinement(steps: Solution) -> Stages:
+    """The stages from where the steps have ended.
 
     The steps' own answer is weighed second, as what Newton's method finds is seldom worse, and
     weighing takes as long as finding it.
     """
 
-    def found(climb: Climb, best: Candidate | None) -> Candidate:
-        return climb.candidate(climb.problem, steps)
+    def found(start: StartingPoint, best: Candidate | None) -> Candidate:
+        return start.candidate(start.problem, steps)
 
-    rungs = {"laplace": _laplace, "steps": found, "gaussian": _gaussian, "centering": _centered}
-    return Ladder(rungs, {})
+    stages = {"laplace": _laplace, "steps": found, "gaussian": _gaussian, "centering": _centered}
+    return Stages(stages, {})
 
 
-def _laplace(climb: Climb, best: Candidate | None) -> Candidate | None:
+def _laplace(start: StartingPoint, best: Candidate | None) -> Candidate | None:
     """The Gaussian at the mode, by Newton's method; `None` where there is no mode."""
     solver = LaplaceSolver(mode=None, newton_steps=_NEWTON_STEPS)
-    problem, solution = _solved(solver, climb, best, 51)
-    return climb.candidate(problem, solution) if solution.converged else None
+    problem, solution = _solved(solver, start, best, 51)
+    return start.candidate(problem, solution) if solution.converged else None
 
 
-def _gaussian(climb: Climb, best: Candidate | None) -> Candidate | None:
+def _gaussian(start: StartingPoint, best: Candidate | None) -> Candidate | None:
     """The Gaussian of largest ELBO."""
-    if not _affordable(climb.problem, _MATCHING, _PASSES[1]):
+    if not _affordable(start.problem, _MATCHING, _PASSES[1]):
         return None
-    return climb.candidate(*_solved(dense_gaussian(None), climb, best, 52))
+    return start.candidate(*_solved(dense_gaussian(None), start, best, 52))
 
 
-def _centered(climb: Climb, best: Candidate | None) -> Candidate | None:
+def _centered(start: StartingPoint, best: Candidate | None) -> Candidate | None:
     """The same with hierarchical sites centered as far as their data determine them."""
     if (
         best is None
@@ -101,25 +102,28 @@ def _centered(climb: Climb, best: Candidate | None) -> Candidate | None:
         or not best.problem.target.structure.hierarchical
     ):
         return None
-    if not _affordable(climb.problem, _MATCHING, _PASSES[1]):
+    if not _affordable(start.problem, _MATCHING, _PASSES[1]):
         return None
     batch = with_weights(best.problem.batch, ones(best.problem.target))
     own = best._replace(problem=dataclasses.replace(best.problem, batch=batch))
-    found = centering(climb, own)
+    found = centering(start, own)
     return None if found is own else found
 
 
 def _solved(
-    solver: LaplaceSolver | VariationalNewton, climb: Climb, best: Candidate | None, number: int
+    solver: LaplaceSolver | VariationalNewton,
+    start: StartingPoint,
+    best: Candidate | None,
+    number: int,
 ) -> tuple[Problem, Solution]:
     """A full-rank Gaussian, by a solver that starts from the best so far, or from the steps."""
-    problem, variables = climb.problem, climb.variables
+    problem, variables = start.problem, start.variables
     if best is not None:
         problem, variables = best.problem, best.solution.variables
     problem = dataclasses.replace(problem, guide=FullRank())
     target, key = problem.target, fold_in(problem.key, number)
     shape = first_params(target, problem.guide, key, origin(target.space), problem.batch)
     params = to_params(shape, from_params(variables.guide, target.space), target.space)
-    start = Variables(params, variables.model)
+    at = Variables(params, variables.model)
     assert problem.all_rows is not None
-    return problem, solver.solve(key, target, problem.guide, start, problem.all_rows)
+    return problem, solver.solve(key, target, problem.guide, at, problem.all_rows)

@@ -1,6 +1,6 @@
 """Separate modes: each refined by itself, all together a mixture.
 
-A path of steepest climb ends in one mode, and which one is chance. As long as some modes were found
+A path of steepest start ends in one mode, and which one is chance. As long as some modes were found
 by one path alone, others are likely to be left: the share of paths that would end in a mode not
 seen yet is about that of those that ended where no other did. Source: The population frequencies of
 species and the estimation of population parameters, Good, 1953.
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from vijax.auto.candidate import Candidate, Climb, beside
+from vijax.auto.candidate import Candidate, StartingPoint, warm_started
 from vijax.contracts import DensityGuide, PyTree, Solution, Variables
 from vijax.contracts.kernel import Kernel
 from vijax.guides import Mixture
@@ -34,22 +34,22 @@ _OFTEN = 3  # paths that end in every mode before the search does: others may be
 _UNSEEN = 0.02  # share of paths that may end in modes not seen
 
 
-def modes(climb: Climb, best: Candidate | None) -> Candidate | None:
+def modes(start: StartingPoint, best: Candidate | None) -> Candidate | None:
     """A mixture of the separate modes that hold some of the evidence."""
     if best is None or not best.solution.alternatives:
         return None
     found = [best]
     for params in best.solution.alternatives:
-        one = _refined(climb, best, params, len(found))
+        one = _refined(start, best, params, len(found))
         if _nearest(_gaussian(one), [_gaussian(other) for other in found])[1] > _APART:
             found.append(one)
-    complete = len(found) == 1 or _search(climb, found)
+    complete = len(found) == 1 or _search(start, found)
     evidence = np.array([_log_evidence(one) for one in found])
     weights = np.exp(evidence - evidence.max())
     kept = [i for i in np.argsort(-weights) if weights[i] > _WEIGHT * weights.sum()]
     if len(kept) == 1:
         one = found[kept[0]]
-        return climb.candidate(one.problem, one.solution._replace(alternatives=()))
+        return start.candidate(one.problem, one.solution._replace(alternatives=()))
     problem = best.problem
     assert isinstance(problem.guide, DensityGuide)
     guides = tuple(problem.guide for _ in kept)
@@ -62,16 +62,16 @@ def modes(climb: Climb, best: Candidate | None) -> Candidate | None:
         sum(one.solution.evaluations for one in found),
         best.solution.losses,
     )
-    mixture = climb.candidate(dataclasses.replace(problem, guide=Mixture(guides)), solution)
-    facts = mixture.assessment.evidence._replace(more_modes=not complete)
-    return mixture._replace(assessment=mixture.assessment._replace(evidence=facts))
+    mixture = start.candidate(dataclasses.replace(problem, guide=Mixture(guides)), solution)
+    facts = mixture.assessment.diagnostics._replace(more_modes=not complete)
+    return mixture._replace(assessment=mixture.assessment._replace(diagnostics=facts))
 
 
-def _search(climb: Climb, found: list[Candidate]) -> bool:
+def _search(start: StartingPoint, found: list[Candidate]) -> bool:
     """Adds the modes that further paths end in; whether these are all, as far as paths can tell."""
     best = found[0]
     problem, variables = best.problem, best.solution.variables
-    kernel = Kernel(problem.target, problem.batch, variables.model, climb.mutable)
+    kernel = Kernel(problem.target, problem.batch, variables.model, start.mutable)
     rng, paths = host_rng(fold_in(problem.key, 55)), Pathfinder(num_paths=_PATHS)
     known, visits = [_gaussian(one) for one in found], [1] * len(found)
     for _ in range(_ROUNDS):
@@ -79,7 +79,7 @@ def _search(climb: Climb, found: list[Candidate]) -> bool:
             nearest, distance = _nearest(gaussian, known)
             if distance > _APART:  # a mode's own Gaussian may yet be one that is known
                 params = to_params(variables.guide, gaussian, problem.target.space)
-                one = _refined(climb, best, params, len(found))
+                one = _refined(start, best, params, len(found))
                 nearest, distance = _nearest(_gaussian(one), known)
             if distance > _APART:
                 found.append(one)
@@ -92,13 +92,13 @@ def _search(climb: Climb, found: list[Candidate]) -> bool:
     return visits.count(1) <= _UNSEEN * sum(visits)
 
 
-def _refined(climb: Climb, best: Candidate, params: PyTree, number: int) -> Candidate:
+def _refined(start: StartingPoint, best: Candidate, params: PyTree, number: int) -> Candidate:
     """The Gaussian at a mode that these parameters are near."""
     problem = best.problem
-    start = best.solution.variables._replace(guide=params)
+    at = best.solution.variables._replace(guide=params)
     key = fold_in(fold_in(problem.key, 50), number)
-    solution = beside(problem).solve(key, problem.target, problem.guide, start, problem.batch)
-    return climb.candidate(problem, solution)
+    solution = warm_started(problem).solve(key, problem.target, problem.guide, at, problem.batch)
+    return start.candidate(problem, solution)
 
 
 def _nearest(one: Gaussian | Factored, others: Sequence[Gaussian | Factored]) -> tuple[int, float]:

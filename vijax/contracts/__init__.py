@@ -11,16 +11,7 @@ Conventions. `z` is unconstrained, a dict from site name to array; `key` is a ty
 the ELBO rises). Functions treat one point; callers `vmap`. Data is always an argument.
 """
 
-from vijax.contracts.fitting import (
-    Algorithm,
-    Controlled,
-    Info,
-    Objective,
-    OtherOptimum,
-    Setting,
-    Solution,
-    Solver,
-)
+from vijax.contracts.algorithm import Algorithm, Info
 from vijax.contracts.guide import (
     ConditionalGuide,
     DensityGuide,
@@ -39,7 +30,9 @@ from vijax.contracts.guide import (
     StratifiedGuide,
     TransportGuide,
 )
+from vijax.contracts.objective import Controlled, NotElboOptimum, Objective, Setting
 from vijax.contracts.rows import Block, Blocks, Data, RowSource
+from vijax.contracts.solver import Solution, Solver
 from vijax.contracts.space import Array, Axes, Plate, Position, Site, Space
 from vijax.contracts.target import (
     Batch,
@@ -75,7 +68,7 @@ __all__ = [
     "ModelGuide",
     "NormalsGuide",
     "Objective",
-    "OtherOptimum",
+    "NotElboOptimum",
     "Part",
     "ParticleGuide",
     "Plate",

@@ -149,7 +149,7 @@ class DiscreteGuide(DensityGuide):
         """The distribution of every discrete site."""
 
     @abc.abstractmethod
-    def smooth(self, params: PyTree, space: Space) -> Part | None:
+    def continuous(self, params: PyTree, space: Space) -> Part | None:
         """The guide for all other sites, `None` if there are none."""
 
 

@@ -44,7 +44,7 @@ class Site:
     z_shape: tuple[int, ...]
     event_dim: int = 0
     plates: tuple[Plate, ...] = ()
-    states: int | None = None
+    cardinality: int | None = None
 
     @property
     def size(self) -> int:
@@ -116,14 +116,14 @@ class Space:
         }
 
     @property
-    def drawn(self) -> Space:
+    def discrete(self) -> Space:
         """The discrete sites."""
-        return Space(tuple(site for site in self.sites if site.states is not None))
+        return Space(tuple(site for site in self.sites if site.cardinality is not None))
 
     @property
-    def smooth(self) -> Space:
+    def continuous(self) -> Space:
         """The others, which have gradients."""
-        return Space(tuple(site for site in self.sites if site.states is None))
+        return Space(tuple(site for site in self.sites if site.cardinality is None))
 
     def cut(self, rows: Mapping[str, int]) -> Space:
         """The space of a batch: so many rows of some plates in use."""

@@ -273,7 +273,7 @@ class Target:
     @property
     def explorable(self) -> bool:
         """Whether gradients lead everywhere: Markov chains and optimizers can go anywhere."""
-        return self.structure.differentiable and not self.space.drawn.sites
+        return self.structure.differentiable and not self.space.discrete.sites
 
     @property
     def footprint(self) -> int:

@@ -23,11 +23,11 @@ from vijax.contracts import (
 )
 from vijax.contracts.kernel import Kernel
 from vijax.diagnostics import importance as weights
-from vijax.diagnostics.chain_check import MomentCheck, affordable, check
+from vijax.diagnostics.chain_check import ChainCheck, affordable, check
 from vijax.diagnostics.importance import Draws, Importance
 from vijax.diagnostics.pullback import TransportedKernel
 from vijax.diagnostics.stationarity import Stationarity, stationarity
-from vijax.diagnostics.status import CERTIFIED_SHIFT, Evidence, Shift, Verdict, judge, shift
+from vijax.diagnostics.status import CERTIFIED_SHIFT, Diagnosis, Diagnostics, Shift, diagnose, shift
 from vijax.diagnostics.stein_discrepancy import discrepancy
 from vijax.runtime.keys import fold_in, host_rng
 
@@ -40,50 +40,50 @@ _MAX_ELEMENTS = 2**33  # draws times data elements that an assessment may cost
 _MAX_NUMBERS = 2**24  # draws times coordinates that it may hold, several times over
 
 
-Chains = Literal["none", "check", "mend"]
+Chains = Literal["none", "check", "correct"]
 
 
 class Assessment(NamedTuple):
-    """The evidence behind a posterior's status.
+    """The diagnostics behind a posterior's status.
 
     Attributes:
         draws: draws from the guide with their log densities.
-        elbo: fresh estimate of the evidence lower bound in nats.
+        elbo: fresh estimate of the diagnostics lower bound in nats.
         elbo_se: its standard error.
-        evidence: what the verdict is made from.
-        states: where the chains are, by site `(num, *z_shape)`, if they stand in for draws.
+        diagnostics: what the verdict is made from.
+        chain_states: where the chains are, by site `(num, *z_shape)`, if they stand in for draws.
     """
 
     draws: Draws
     elbo: float
     elbo_se: float
-    evidence: Evidence
-    states: dict[str, np.ndarray] | None = None
+    diagnostics: Diagnostics
+    chain_states: dict[str, np.ndarray] | None = None
 
     @property
-    def verdict(self) -> Verdict:
+    def diagnosis(self) -> Diagnosis:
         """All of it combined."""
-        return judge(self.evidence)
+        return diagnose(self.diagnostics)
 
     @property
     def importance(self) -> Importance | None:
         """Importance sampling from the guide, `None` where it does not apply."""
-        return self.evidence.importance
+        return self.diagnostics.importance
 
     @property
     def shift(self) -> Shift | None:
         """What the correction changes, `None` likewise."""
-        return self.evidence.shift
+        return self.diagnostics.shift
 
     @property
-    def check(self) -> MomentCheck | None:
+    def check(self) -> ChainCheck | None:
         """What short chains say, `None` where they were not asked."""
-        return self.evidence.check
+        return self.diagnostics.check
 
     @property
     def stationarity(self) -> Stationarity | None:
         """How far a Gaussian guide is from the optimum of its ELBO, `None` for others."""
-        return self.evidence.stationarity
+        return self.diagnostics.stationarity
 
 
 def num_assessment_draws(batch: Data, dim: int) -> int:
@@ -120,7 +120,7 @@ class Fitted(NamedTuple):
 def assess(
     fitted: Fitted,
     converged: bool,
-    troubles: Sequence[object] = (),
+    nonfinite_steps: Sequence[object] = (),
     num_modes: int = 1,
     chains: Chains = "check",
 ) -> Assessment:
@@ -128,18 +128,18 @@ def assess(
 
     Args:
         fitted: the fit.
-        converged: see `Evidence`.
-        troubles: see `Evidence`.
-        num_modes: see `Evidence`.
+        converged: see `Diagnostics`.
+        nonfinite_steps: see `Diagnostics`.
+        num_modes: see `Diagnostics`.
         chains: whether short chains check the guide, and whether they may go on until their
             states can stand in for its draws.
     """
-    weighed = weigh(fitted, converged, troubles, num_modes)
-    return weighed if chains == "none" else ask_chains(weighed, fitted, mend=chains == "mend")
+    weighed = weigh(fitted, converged, nonfinite_steps, num_modes)
+    return weighed if chains == "none" else ask_chains(weighed, fitted, correct=chains == "correct")
 
 
 def weigh(
-    fitted: Fitted, converged: bool, troubles: Sequence[object], num_modes: int
+    fitted: Fitted, converged: bool, nonfinite_steps: Sequence[object], num_modes: int
 ) -> Assessment:
     """What importance weights and a step of natural gradients say; arguments as in `assess`."""
     target, guide, dim = fitted.target, fitted.guide, fitted.target.space.dim
@@ -148,23 +148,23 @@ def weigh(
     num_draws = len(draws.log_p)
     if isinstance(guide, ParticleGuide):
         points = np.asarray(guide.points(fitted.variables.guide, target.space), np.float64)
-        evidence = Evidence(
+        diagnostics = Diagnostics(
             None,
             None,
             converged=converged,
-            troubles=troubles,
+            nonfinite_steps=nonfinite_steps,
             num_draws=len(points),
             discrepancy=discrepancy(points, fitted.kernel(points)[1]),
         )
-        return Assessment(draws, np.nan, np.nan, evidence)
+        return Assessment(draws, np.nan, np.nan, diagnostics)
     elbo, elbo_se = weights.elbo(draws.log_weights)
     flat = weights.flatten(target.space, draws.z)
     finite_share = float(np.mean(np.isfinite(draws.log_weights)))
-    evidence = Evidence(
+    diagnostics = Diagnostics(
         None,
         None,
         converged=converged,
-        troubles=troubles,
+        nonfinite_steps=nonfinite_steps,
         num_draws=num_draws,
         finite_share=finite_share,
         num_modes=num_modes,
@@ -172,9 +172,9 @@ def weigh(
     constant = np.ptp(flat, axis=0) == 0
     # a point mass, in whatever coordinate, has no density; a discrete site may be certain
     if np.any(constant & ~_discrete(target)):
-        return Assessment(draws, elbo, elbo_se, evidence)
+        return Assessment(draws, elbo, elbo_se, diagnostics)
     found = weights.importance(draws.log_weights)
-    evidence = evidence._replace(importance=found, shift=shift(flat, found.log_weights))
+    diagnostics = diagnostics._replace(importance=found, shift=shift(flat, found.log_weights))
     kernel, scored = fitted.kernel, min(_SCORES, num_draws // 4)
     cheap = dim <= _CHECK_DIM and target.explorable and not kernel.is_costly(scored)
     if finite_share == 1 and isinstance(guide, GaussianGuide) and cheap:
@@ -182,8 +182,8 @@ def weigh(
         # than those it is applied to, which in many dimensions it would be correlated with
         covariance = np.cov(flat[scored:], rowvar=False).reshape(dim, -1)
         still = stationarity(flat[:scored], kernel(flat[:scored])[1], covariance)
-        evidence = evidence._replace(stationarity=still)
-    return Assessment(draws, elbo, elbo_se, evidence)
+        diagnostics = diagnostics._replace(stationarity=still)
+    return Assessment(draws, elbo, elbo_se, diagnostics)
 
 
 def _drawn(fitted: Fitted, at_most: int) -> Draws:
@@ -196,52 +196,54 @@ def _drawn(fitted: Fitted, at_most: int) -> Draws:
     return jax.tree.map(lambda *parts: np.concatenate(parts), draws, rest)
 
 
-def ask_chains(assessment: Assessment, fitted: Fitted, mend: bool) -> Assessment:
+def ask_chains(assessment: Assessment, fitted: Fitted, correct: bool) -> Assessment:
     """The assessment with what short chains say, where they can be asked; see `assess`."""
     target, guide = fitted.target, fitted.guide
-    draws, evidence = assessment.draws, assessment.evidence
+    draws, diagnostics = assessment.draws, assessment.diagnostics
     asked = target.explorable and target.space.dim <= _CHECK_DIM
-    if evidence.importance is None or not asked or evidence.finite_share <= 0.5:
+    if diagnostics.importance is None or not asked or diagnostics.finite_share <= 0.5:
         return assessment
     kernel, place = fitted.kernel, None
     if isinstance(guide, TransportGuide) and draws.noise is not None:
         kernel = TransportedKernel(target, guide, fitted.variables, fitted.mutable, fitted.batch)
         place = kernel.place
-    needed = mend and assessment.verdict.status != "certified"
+    needed = correct and assessment.diagnosis.status != "certified"
     found, pool = check(
         kernel,
         weights.flatten(target.space, draws.z) if draws.noise is None else draws.noise,
-        evidence.importance.log_weights,
+        diagnostics.importance.log_weights,
         draws.labels,
         host_rng(fold_in(fitted.key, 1)),
         CERTIFIED_SHIFT,
-        mend,
+        correct,
         affordable(kernel, needed),
         place,
     ) or (None, None)
-    mended = mend and found is not None and found.settled
-    assessment = assessment._replace(evidence=evidence._replace(check=found, mended=mended))
-    if mended and pool is not None and assessment.verdict.status == "corrected":
-        return assessment._replace(states=weights.split(target.space, pool))
+    use_chains = correct and found is not None and found.settled
+    assessment = assessment._replace(
+        diagnostics=diagnostics._replace(check=found, use_chains=use_chains)
+    )
+    if use_chains and pool is not None and assessment.diagnosis.status == "corrected":
+        return assessment._replace(chain_states=weights.split(target.space, pool))
     return assessment
 
 
 def assess_scores(
-    log_weights: np.ndarray, converged: bool, troubles: Sequence[object]
+    log_weights: np.ndarray, converged: bool, nonfinite_steps: Sequence[object]
 ) -> Assessment:
     """Assesses a minibatch fit, where only the ELBO can be estimated without bias."""
     elbo, elbo_se = weights.elbo(log_weights)
-    evidence = Evidence(
-        None, None, converged=converged, troubles=troubles, num_draws=log_weights.size
+    diagnostics = Diagnostics(
+        None, None, converged=converged, nonfinite_steps=nonfinite_steps, num_draws=log_weights.size
     )
     nothing = Draws({}, np.zeros(0), np.zeros(0))
-    return Assessment(nothing, elbo, elbo_se, evidence)
+    return Assessment(nothing, elbo, elbo_se, diagnostics)
 
 
 def _discrete(target: Target) -> np.ndarray:
     """Which coordinates are numbers of values, `(dim,)`."""
     return np.repeat(
-        [site.states is not None for site in target.space.sites],
+        [site.cardinality is not None for site in target.space.sites],
         [site.size for site in target.space.sites],
     )
 

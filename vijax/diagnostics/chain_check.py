@@ -34,7 +34,7 @@ _PATIENCE = 4  # times as many where only chains can make the answer usable
 _POINTS = 400_000  # points that mending may cost however small the data
 
 
-class MomentCheck(NamedTuple):
+class ChainCheck(NamedTuple):
     """What short chains say about a guide, by coordinate `(dim,)` where not said otherwise.
 
     Attributes:
@@ -119,7 +119,7 @@ def check(
     mend: bool,
     budget: int,
     place: Callable[[Floats], Floats] | None = None,
-) -> tuple[MomentCheck, Floats] | None:
+) -> tuple[ChainCheck, Floats] | None:
     """Runs chains until they have settled or cost too much.
 
     Args:
@@ -191,7 +191,7 @@ def _placed(state: Chains, place: Callable[[Floats], Floats] | None) -> Chains:
 
 
 def _drift(rounds: list[Round]) -> Floats:
-    """By how much the moments may move on, `(dim + 1,)`; see `MomentCheck.left`.
+    """By how much the moments may move on, `(dim + 1,)`; see `ChainCheck.left`.
 
     A round is as long as all before it: chains that walk down a ridge move on by as much again.
     Where they have moved since the first round, by more than chance, the last change is taken as
@@ -226,7 +226,7 @@ def _scale(points: Floats, log_weights: Floats) -> Floats:
         return sd
 
 
-def _compare(state: Chains, draws: Floats, found: Moments, drift: Floats) -> MomentCheck:
+def _compare(state: Chains, draws: Floats, found: Moments, drift: Floats) -> ChainCheck:
     """The moments of the kept states against those of the guide's draws and of the starts."""
     num, dim = state.starts.shape
     mean, sd = draws.mean(0), draws.std(0)
@@ -235,7 +235,7 @@ def _compare(state: Chains, draws: Floats, found: Moments, drift: Floats) -> Mom
     memory = np.maximum(found.memory - noise, 0.0)
     change = np.maximum(np.abs(found.mean - before) / found.sd, np.abs(np.log(found.sd / spread)))
     forgotten = np.where(memory < 0.9, memory / (1 - memory), 10.0) * np.maximum(change, 0.05)
-    return MomentCheck(
+    return ChainCheck(
         mean=(found.mean - mean) / found.sd,
         log_sd=np.log(found.sd / sd),
         mean_se=found.mean_se / found.sd,

@@ -121,7 +121,7 @@ def draw(
             return Draws(z, log_p, made.log_q, made.labels, made.noise)
     part = batch.batch if isinstance(batch, Blocks) else batch
     # densities apart from draws where there is much data: fewer points at once stay in a cache
-    apart = small and not target.space.drawn.sites and kernel.is_costly(num_draws)
+    apart = small and not target.space.discrete.sites and kernel.is_costly(num_draws)
     at_once = part is batch and not apart
     # one draw alone is asked of many batches in turn: a block for each would be hundreds
     block = 1 if num_draws == 1 else block_size(part, target.footprint, target.subsampling.cut)

@@ -74,7 +74,7 @@ def locate(
         if not np.all(np.isfinite(log_prob)):
             return name, "log density"
 
-    smooth = {name: z[name] for name in target.space.smooth.names}
+    smooth = {name: z[name] for name in target.space.continuous.names}
 
     def log_density(smooth: Position) -> Array:
         return target.log_density({**z, **smooth}, batch, variables.model, mutable)

@@ -1,4 +1,4 @@
-"""The verdict: several independent signals combined into one status, with its evidence."""
+"""The verdict: several independent signals combined into one status, with its diagnostics."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from vijax.diagnostics.chain_check import MomentCheck
+from vijax.diagnostics.chain_check import ChainCheck
 from vijax.diagnostics.importance import Importance, khat_threshold
 from vijax.diagnostics.stationarity import Stationarity
 from vijax.diagnostics.stein_discrepancy import Discrepancy
@@ -43,14 +43,14 @@ class Shift(NamedTuple):
     log_sd: np.ndarray
 
 
-class Verdict(NamedTuple):
+class Diagnosis(NamedTuple):
     """How far a fit can be trusted.
 
     Attributes:
         status: `"certified"`, the guide's own draws can be used as the posterior's;
             `"corrected"`, draws corrected by importance or by chains can; `"approximate"`, no
             more is known than the reasons say; `"failed"`, do not use.
-        reasons: the evidence in words.
+        reasons: the diagnostics in words.
         advice: the next thing to try, empty when nothing is needed.
     """
 
@@ -71,7 +71,7 @@ def shift(draws: np.ndarray, log_weights: np.ndarray) -> Shift:
     return Shift(*(np.where(sd == 0, 0.0, part) for part in moved))
 
 
-class Evidence(NamedTuple):
+class Diagnostics(NamedTuple):
     """What a verdict is made from.
 
     Attributes:
@@ -80,9 +80,9 @@ class Evidence(NamedTuple):
         shift: what the correction changes, `None` likewise.
         check: what short chains say, `None` where they cost too much.
         stationarity: how far a Gaussian guide is from its optimum, `None` for other guides.
-        mended: whether the states of the chains are there to stand in for the guide's draws.
+        use_chains: whether the states of the chains are there to stand in for the guide's draws.
         converged: whether the optimization ended because nothing was left to gain.
-        troubles: non-finite steps.
+        nonfinite_steps: non-finite steps.
         num_draws: draws behind `importance`.
         finite_share: share of them with a finite density under the model.
         num_modes: separate modes that were seen and that the guide does not cover.
@@ -92,10 +92,10 @@ class Evidence(NamedTuple):
 
     importance: Importance | None
     shift: Shift | None
-    check: MomentCheck | None = None
-    mended: bool = False
+    check: ChainCheck | None = None
+    use_chains: bool = False
     converged: bool = True
-    troubles: Sequence[object] = ()
+    nonfinite_steps: Sequence[object] = ()
     num_draws: int = 4000
     finite_share: float = 1.0
     num_modes: int = 1
@@ -104,67 +104,69 @@ class Evidence(NamedTuple):
     more_modes: bool = False
 
 
-def judge(evidence: Evidence) -> Verdict:
+def diagnose(diagnostics: Diagnostics) -> Diagnosis:
     """Combines the signals; a status is only as good as its weakest one."""
-    reasons = [f"non-finite {trouble}" for trouble in evidence.troubles]
-    if not evidence.converged:
+    reasons = [f"non-finite {trouble}" for trouble in diagnostics.nonfinite_steps]
+    if not diagnostics.converged:
         reasons.append("the optimization had not converged")
-    if evidence.discrepancy is not None:
-        return _of_particles(evidence, evidence.discrepancy, reasons)
-    if evidence.importance is None:
+    if diagnostics.discrepancy is not None:
+        return _of_particles(diagnostics, diagnostics.discrepancy, reasons)
+    if diagnostics.importance is None:
         reasons.append("importance sampling does not apply: accuracy was not judged")
-        return Verdict("approximate", tuple(reasons), _advice(evidence))
-    return _of_draws(evidence, evidence.importance, reasons)
+        return Diagnosis("approximate", tuple(reasons), _advice(diagnostics))
+    return _of_draws(diagnostics, diagnostics.importance, reasons)
 
 
-def _of_draws(evidence: Evidence, importance: Importance, reasons: list[str]) -> Verdict:
+def _of_draws(diagnostics: Diagnostics, importance: Importance, reasons: list[str]) -> Diagnosis:
     """What weights, chains and stationarity say together."""
-    advice = _advice(evidence)
+    advice = _advice(diagnostics)
     if not math.isfinite(importance.log_evidence):
         reasons.append("too few draws from the guide have a finite density under the model")
-        return Verdict("failed", tuple(reasons), "Check the model near report()'s site, or init=.")
-    if evidence.finite_share < _FINITE_SHARE:
+        return Diagnosis(
+            "failed", tuple(reasons), "Check the model near report()'s site, or init=."
+        )
+    if diagnostics.finite_share < _FINITE_SHARE:
         reasons.append(
-            f"only {100 * evidence.finite_share:.0f} % of the guide's draws have a finite density "
+            f"only {100 * diagnostics.finite_share:.0f} % of the guide's draws have a finite density "
             "under the model"
         )
-    if not _stationary(evidence):
-        assert evidence.stationarity is not None
-        mean, log_sd = evidence.stationarity.largest
+    if not _stationary(diagnostics):
+        assert diagnostics.stationarity is not None
+        mean, log_sd = diagnostics.stationarity.largest
         reasons.append(
             "the guide is not at the optimum of its ELBO: a natural-gradient step would move means "
             f"by {mean:.2f} sd and sds by {100 * math.expm1(log_sd):.0f} %"
         )
-    weights, said = _weigh(evidence, importance)
-    chains, answered = _question(evidence, exact=weights == "exact")
+    weights, said = _weigh(diagnostics, importance)
+    chains, answered = _question(diagnostics, exact=weights == "exact")
     reasons += said + answered
-    if evidence.num_modes > 1:
+    if diagnostics.num_modes > 1:
         reasons.append(
-            f"{evidence.num_modes} separate modes were seen, and the guide covers one of them"
+            f"{diagnostics.num_modes} separate modes were seen, and the guide covers one of them"
         )
-        return Verdict("approximate", tuple(reasons), advice)
-    if evidence.more_modes:
+        return Diagnosis("approximate", tuple(reasons), advice)
+    if diagnostics.more_modes:
         reasons.append("the search for separate modes ended while it still found new ones")
-        return Verdict("approximate", tuple(reasons), advice)
-    unneeded = chains == "cut short" and importance.ess > _NEARLY_ALL * evidence.num_draws
+        return Diagnosis("approximate", tuple(reasons), advice)
+    unneeded = chains == "cut short" and importance.ess > _NEARLY_ALL * diagnostics.num_draws
     if weights == "exact" and (chains in ("agree", "unasked") or unneeded):
-        return Verdict("certified", tuple(reasons), "")
-    if evidence.mended and chains in ("agree", "correct", "differ"):
+        return Diagnosis("certified", tuple(reasons), "")
+    if diagnostics.use_chains and chains in ("agree", "correct", "differ"):
         reasons.append("draws are the states of these chains")
-        return Verdict("corrected", tuple(reasons), "")
+        return Diagnosis("corrected", tuple(reasons), "")
     if weights is not None and chains in ("agree", "correct", "unasked"):
-        return Verdict("corrected", tuple(reasons), "" if evidence.converged else advice)
-    hopeless = not evidence.converged and importance.khat == math.inf
-    status: Status = "failed" if evidence.finite_share < 0.5 or hopeless else "approximate"
-    return Verdict(status, tuple(reasons), advice)
+        return Diagnosis("corrected", tuple(reasons), "" if diagnostics.converged else advice)
+    hopeless = not diagnostics.converged and importance.khat == math.inf
+    status: Status = "failed" if diagnostics.finite_share < 0.5 or hopeless else "approximate"
+    return Diagnosis(status, tuple(reasons), advice)
 
 
 def _weigh(
-    evidence: Evidence, importance: Importance
+    diagnostics: Diagnostics, importance: Importance
 ) -> tuple[Literal["exact", "usable"] | None, list[str]]:
     """What the importance weights say: the guide is exact, or they can mend it, or neither."""
-    assert evidence.shift is not None
-    num_draws, khat, threshold = evidence.num_draws, importance.khat, _threshold(evidence)
+    assert diagnostics.shift is not None
+    num_draws, khat, threshold = diagnostics.num_draws, importance.khat, _threshold(diagnostics)
     shape = f"k-hat {khat:.2f} (reliable below {threshold:.2f})"
     if math.isnan(khat):
         shape = "no k-hat (most of the largest weights are equal)"
@@ -178,8 +180,8 @@ def _weigh(
         )
     if not (khat < threshold or light) or importance.ess < _MIN_ESS * num_draws:
         return None, reasons
-    mean = float(np.max(np.abs(evidence.shift.mean)))
-    log_sd = float(np.max(np.abs(evidence.shift.log_sd)))
+    mean = float(np.max(np.abs(diagnostics.shift.mean)))
+    log_sd = float(np.max(np.abs(diagnostics.shift.log_sd)))
     reasons.append(
         f"importance correction moves means by up to {mean:.2f} sd and sds by up to "
         f"{100 * math.expm1(log_sd):.0f} %"
@@ -188,13 +190,13 @@ def _weigh(
     if heavy and max(mean, log_sd) > _LARGE_SHIFT:  # as much again may lie beyond all draws
         reasons.append("a correction as large as that cannot be relied on")
         return None, reasons
-    clean = evidence.converged and not evidence.troubles and _stationary(evidence)
+    clean = diagnostics.converged and not diagnostics.nonfinite_steps and _stationary(diagnostics)
     exact = (khat < _CERTIFIED_KHAT or plateau) and max(mean, log_sd) < _SHIFT and clean
-    exact &= evidence.finite_share >= _FINITE_SHARE
+    exact &= diagnostics.finite_share >= _FINITE_SHARE
     return ("exact" if exact else "usable"), reasons
 
 
-def _question(evidence: Evidence, exact: bool) -> tuple[str, list[str]]:
+def _question(diagnostics: Diagnostics, exact: bool) -> tuple[str, list[str]]:
     """What the chains say, and why.
 
     `"unasked"`: there are none. `"silent"`: they have not settled, or there is nothing to settle
@@ -202,7 +204,7 @@ def _question(evidence: Evidence, exact: bool) -> tuple[str, list[str]]:
     `"agree"`: with the guide. `"correct"`: not with it, but with its importance-corrected
     moments. `"differ"`: with neither.
     """
-    check = evidence.check
+    check = diagnostics.check
     if check is None:
         return "unasked", []
     made = f"{check.num_chains} short chains of {check.leaps} gradients each"
@@ -233,53 +235,55 @@ def _question(evidence: Evidence, exact: bool) -> tuple[str, list[str]]:
     ]
     if check.agrees(CERTIFIED_SHIFT):
         return "agree", reasons
-    if _concur(evidence, check):
+    if _concur(diagnostics, check):
         return "correct", reasons
     return "differ", reasons
 
 
-def _concur(evidence: Evidence, check: MomentCheck) -> bool:
+def _concur(diagnostics: Diagnostics, check: ChainCheck) -> bool:
     """Whether importance correction and chains move the guide to the same moments."""
-    assert evidence.shift is not None
-    assert evidence.importance is not None
+    assert diagnostics.shift is not None
+    assert diagnostics.importance is not None
     scale = np.exp(-check.log_sd)  # from the guide's sds to the posterior's
     between = check._replace(
-        mean=check.mean - evidence.shift.mean * scale,
-        log_sd=check.log_sd - evidence.shift.log_sd,
-        mean_se=check.mean_se + evidence.importance.ess**-0.5,
-        log_sd_se=check.log_sd_se + (2 * evidence.importance.ess) ** -0.5,
+        mean=check.mean - diagnostics.shift.mean * scale,
+        log_sd=check.log_sd - diagnostics.shift.log_sd,
+        mean_se=check.mean_se + diagnostics.importance.ess**-0.5,
+        log_sd_se=check.log_sd_se + (2 * diagnostics.importance.ess) ** -0.5,
     )
     return between.agrees(_WITNESSES)
 
 
-def _stationary(evidence: Evidence) -> bool:
-    return evidence.stationarity is None or max(evidence.stationarity.largest) < _STEP
+def _stationary(diagnostics: Diagnostics) -> bool:
+    return diagnostics.stationarity is None or max(diagnostics.stationarity.largest) < _STEP
 
 
-def _threshold(evidence: Evidence) -> float:
-    return khat_threshold(evidence.num_draws)
+def _threshold(diagnostics: Diagnostics) -> float:
+    return khat_threshold(diagnostics.num_draws)
 
 
-def _advice(evidence: Evidence) -> str:
-    if evidence.num_modes > 1:
-        return "Fit the modes apart from init= and compare their evidence, or validate with nuts()."
-    if evidence.more_modes:
+def _advice(diagnostics: Diagnostics) -> str:
+    if diagnostics.num_modes > 1:
+        return (
+            "Fit the modes apart from init= and compare their diagnostics, or validate with nuts()."
+        )
+    if diagnostics.more_modes:
         return "Tell the modes apart in the model: order what can be exchanged, or fix a sign."
-    if not evidence.converged and evidence.importance is None:
+    if not diagnostics.converged and diagnostics.importance is None:
         return "Give it more steps."
-    if not evidence.converged:
+    if not diagnostics.converged:
         return "Give it more steps, or a richer guide."
-    if evidence.importance is None:
+    if diagnostics.importance is None:
         return ""
     return "Try guide='auto', another parameterization, or validate with nuts()."
 
 
-def _of_particles(evidence: Evidence, found: Discrepancy, reasons: list[str]) -> Verdict:
+def _of_particles(diagnostics: Diagnostics, found: Discrepancy, reasons: list[str]) -> Diagnosis:
     """What can be said of particles: that they look like draws, or that they do not."""
-    reasons.append(f"Stein discrepancy of the {evidence.num_draws} particles: {found}")
+    reasons.append(f"Stein discrepancy of the {diagnostics.num_draws} particles: {found}")
     if not math.isfinite(found.value):
-        return Verdict("failed", tuple(reasons), "Check the model, or pass start values: init=.")
-    advice = "" if evidence.converged else "Give it more steps."
+        return Diagnosis("failed", tuple(reasons), "Check the model, or pass start values: init=.")
+    advice = "" if diagnostics.converged else "Give it more steps."
     if found.value > _FAR * found.exact:
         reasons.append("the particles do not look like draws from the posterior")
         advice = "Give it more steps or particles, or try guide='auto'."
@@ -287,4 +291,4 @@ def _of_particles(evidence: Evidence, found: Discrepancy, reasons: list[str]) ->
         "particles have no density: no ELBO, no weights; modes that none of them is near, and "
         "spreads that come out too small in many dimensions, go unnoticed"
     )
-    return Verdict("approximate", tuple(reasons), advice)
+    return Diagnosis("approximate", tuple(reasons), advice)

@@ -55,7 +55,7 @@ def _blocks(
     shared = [
         site for site in target.marginalized.sizes if not names <= set(target.structure.dims[site])
     ]
-    if len(names) != 1 or shared or target.on_batch is not target or target.space.drawn.sites:
+    if len(names) != 1 or shared or target.on_batch is not target or target.space.discrete.sites:
         return None
     name = next(iter(names))
     size = target.subsampling.plates[name].size
@@ -80,7 +80,7 @@ def _blocks(
 
 
 def _length(size: int, most: int) -> int:
-    """Rows of a block, `most` at the most: a divisor of all of them if there is one near."""
+    """RowSchedule of a block, `most` at the most: a divisor of all of them if there is one near."""
     if size <= most:
         return size
     divisors = (length for length in range(most, most // 2, -1) if size % length == 0)

@@ -72,7 +72,7 @@ def _decide(
 ) -> tuple[Phase, float]:
     """The phase that follows a stationary one, and the factor for its step size."""
     candidate, number = average(recent(phase, rule.min_windows)), phase.number + 1
-    if not steps.algorithm.raises_elbo:
+    if not steps.algorithm.maximizes_elbo:
         following = Phase(number, (), candidate)
         if number < _OTHER_PHASES or budget.num_steps is not None:
             return following, rule.shrink

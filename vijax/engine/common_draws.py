@@ -11,20 +11,20 @@ from vijax.contracts import Batch, Guide, PyTree, Target, Variables
 from vijax.diagnostics import importance as weights
 from vijax.engine.all_rows import all_rows
 from vijax.engine.row_parameters import has_rows, take, variable_axes
-from vijax.engine.row_schedule import Rows
+from vijax.engine.row_schedule import RowSchedule
 from vijax.runtime.keys import as_key, fold_in
 
 _SCORES = (200, 4000)  # fewest and most draws that compare two candidates
 _SCORE_ELEMENTS = 2**30  # draws times data elements that a comparison may cost
 
 
-def scores(
+def common_log_weights(
     target: Target,
     guide: Guide,
     variables: Variables,
     mutable: dict[str, PyTree],
     batch: Batch,
-    rows: Rows,
+    rows: RowSchedule,
     seed: int = 0,
 ) -> np.ndarray:
     """`log p - log q` of many draws on all data, where that takes long as many fresh row sets."""

@@ -21,27 +21,27 @@ from vijax.objectives.estimators.rao_blackwell import seen_by
 _BITS = 20  # counts up to a million are tried
 
 
-def counted(
+def with_count_bounds(
     problem: Problem, model: Mapping[str, PyTree], mutable: Mapping[str, PyTree]
 ) -> Problem:
     """The problem with counts in its space numbered from their least possible values.
 
     These are found by bisection, all entries of all sites at once, each judged by the terms that
-    it has a part in: what is possible from some value on. Rows of a plate are told apart. Where
+    it has a part in: what is possible from some value on. RowSchedule of a plate are told apart. Where
     rows are cut into batches it is counts of these rows alone, some rows at a time, and of the
     rows of one plate.
     """
     target, batch = problem.target, problem.batch
-    sites = [site for site in target.space.sites if site.states == 0]
+    sites = [site for site in target.space.sites if site.cardinality == 0]
     state, found = (model, mutable), {}
     if not target.subsampled:
-        found = least(target, batch, sites, *state)
+        found = lower_bounds(target, batch, sites, *state)
     elif len(target.subsampled) == 1:
         ((plate, size),) = target.subsampled.items()
         inside = [site for site in sites if site.axes([plate]).pairs]
         if inside:
             some = [
-                least(target.on_batch, rows, inside, *state)
+                lower_bounds(target.on_batch, rows, inside, *state)
                 for rows in problem.by_rows(plate, size)
             ]
             found = {site.name: _together(site, plate, some) for site in inside}
@@ -50,7 +50,7 @@ def counted(
     return dataclasses.replace(problem, batch=batch._replace(centering=centering))
 
 
-def least(
+def lower_bounds(
     target: Target,
     batch: Batch,
     sites: Collection[Site],

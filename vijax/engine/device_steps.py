@@ -25,7 +25,7 @@ from vijax.engine.problem import Problem
 from vijax.engine.row_order import inverse, reorder
 from vijax.engine.row_parameters import Packed, has_rows, variable_axes
 from vijax.engine.row_parameters import take as of_plates
-from vijax.engine.row_schedule import Rows
+from vijax.engine.row_schedule import RowSchedule
 from vijax.engine.run import Run
 from vijax.runtime.device_layout import on_host
 from vijax.runtime.keys import fold_in
@@ -52,9 +52,9 @@ class DeviceSteps:
         return fold_in(self.problem.key, 3)
 
     @functools.cached_property
-    def rows(self) -> Rows:
+    def schedule(self) -> RowSchedule:
         """The row schedule, in terms of the order in which rows are stored."""
-        return dataclasses.replace(self.problem.rows, reordered=self.reordered)
+        return dataclasses.replace(self.problem.schedule, reordered=self.reordered)
 
     @functools.cached_property
     def batch(self) -> Batch:
@@ -62,7 +62,7 @@ class DeviceSteps:
         batch, target = self.problem.batch, self.problem.target
         if not self.reordered:
             return batch
-        order = {plate: self.rows.order(plate) for plate in self.reordered}
+        order = {plate: self.schedule.order(plate) for plate in self.reordered}
         return batch._replace(data=reorder(batch.data, target.subsampling.cut, order))
 
     def reorder(self, variables: Variables, back: bool = False) -> Variables:
@@ -71,7 +71,7 @@ class DeviceSteps:
         axes = variable_axes(problem.guide, variables, problem.target.space, self.reordered)
         if not has_rows(axes):
             return variables
-        order = {plate: self.rows.order(plate) for plate in self.reordered}
+        order = {plate: self.schedule.order(plate) for plate in self.reordered}
         if back:
             order = {plate: inverse(rows) for plate, rows in order.items()}
         return jax.device_get(of_plates(variables, axes, order))
@@ -97,7 +97,7 @@ class DeviceSteps:
             The device state, the losses `(stop - run.step, restarts)`, whether all is finite.
         """
         target, active = self.problem.target, run.active
-        table = self.rows.chunk(run.step)
+        table = self.schedule.chunk(run.step)
         static = (self.problem.guide, self.algorithm, guarded, len(active))
         # parameters by row are updated in place: copying all would cost more than the steps
         by_row = self.by_row(run.loop)
@@ -106,7 +106,7 @@ class DeviceSteps:
         loop, losses, finite = program(
             self.placed(run.loop), self.key, active, fresh, run.step, stop, self.batch, table
         )
-        self.rows.chunk(stop)  # made while the device is still at work
+        self.schedule.chunk(stop)  # made while the device is still at work
         return loop, np.asarray(losses)[: stop - run.step], bool(finite)
 
     def placed(self, loop: Loop) -> Loop:

@@ -30,7 +30,7 @@ from vijax.engine.run import Budget, Run
 from vijax.engine.selection import Selected
 from vijax.engine.stopping import Phase, StopRule
 from vijax.runtime.device_layout import on_host
-from vijax.runtime.interrupt import put_off
+from vijax.runtime.interrupt import defer_interrupt
 from vijax.runtime.keys import fold_in
 from vijax.runtime.progress import Progress
 
@@ -92,10 +92,10 @@ class Engine:
         run = run._replace(reason=budget.spent(run.step, time.perf_counter() - clock))
         try:
             while not run.reason:
-                ends = (budget.last, _window_end(run.window), self.problem.rows.end(run.step))
+                ends = (budget.last, _window_end(run.window), self.problem.schedule.end(run.step))
                 stop = min(run.step + length, *(end for end in ends if end is not None))
                 began = time.perf_counter()
-                with put_off():  # a piece may take over the state that it begins with
+                with defer_interrupt():  # a piece may take over the state that it begins with
                     run = self._piece(run, stop)
                 length = _next_length(length, time.perf_counter() - began)
                 if run.step == _window_end(run.window):
@@ -131,8 +131,8 @@ class Engine:
             loop, losses, _ = steps.take(run, stop, guarded=True)
             run = run._replace(guarded=True)
             bad = ~np.isfinite(losses) & active
-        troubles = run.troubles
-        if bad.any() and not troubles:
+        nonfinite_steps = run.nonfinite_steps
+        if bad.any() and not nonfinite_steps:
             when, restart = (int(i) for i in np.argwhere(bad)[0])
             if by_row:
                 before = loop  # where the piece began is gone; the step itself was left out
@@ -140,13 +140,13 @@ class Engine:
                 before = steps.take(run, run.step + when, guarded=True)[0]
             else:
                 before = run.loop
-            troubles = (self._diagnose(before, run.step + when, restart),)
+            nonfinite_steps = (self._diagnose(before, run.step + when, restart),)
         losses = np.where(active, losses, np.nan)
         return run._replace(
             loop=loop,
             step=stop,
             losses=np.concatenate([run.losses, losses]),
-            troubles=troubles,
+            nonfinite_steps=nonfinite_steps,
             guarded=run.guarded,
         )
 
@@ -154,7 +154,7 @@ class Engine:
         """What was not finite in a step."""
         target, guide, steps = self.problem.target, self.problem.guide, self.steps
         variables, mutable = on_host((steps.variables(loop), steps.mutables(loop)))
-        batch = steps.rows.batch(steps.batch, step)
+        batch = steps.schedule.batch(steps.batch, step)
         key = fold_in(fold_in(steps.key, restart), step)
         variables = of_rows(target, guide, take(variables, restart), batch.index)
         state = (variables, take(mutable, restart), key, batch, step)

@@ -14,7 +14,7 @@ from jax import Array
 from vijax.contracts import Batch, Blocks, Data, Guide, PyTree, Target, Variables
 from vijax.diagnostics.assessment import Fitted
 from vijax.engine.all_rows import all_rows
-from vijax.engine.row_schedule import Rows
+from vijax.engine.row_schedule import RowSchedule
 from vijax.model import Arguments, fetch
 from vijax.runtime.keys import fold_in
 
@@ -40,10 +40,10 @@ class Problem:
     key: Array
 
     @functools.cached_property
-    def rows(self) -> Rows:
+    def schedule(self) -> RowSchedule:
         """The row schedule of subsampled plates."""
         seed = int(np.ravel(jax.random.key_data(self.key))[-1])
-        return Rows(
+        return RowSchedule(
             self.target.subsampling.plates,
             seed,
             self.arguments.sources,
@@ -53,9 +53,9 @@ class Problem:
     @functools.cached_property
     def first_batch(self) -> Batch:
         """What step 0 sees: everything, or the first rows of subsampled plates."""
-        if not self.rows.subsampled:
+        if not self.schedule.subsampled:
             return self.batch
-        return self.rows.batch(self.batch, 0)
+        return self.schedule.batch(self.batch, 0)
 
     @functools.cached_property
     def sample(self) -> tuple[Target, Batch]:

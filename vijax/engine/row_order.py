@@ -1,4 +1,4 @@
-"""Rows that are seen together, stored together: the data of a fit on batches in another order.
+"""RowSchedule that are seen together, stored together: the data of a fit on batches in another order.
 
 A step that picks single rows of a large array waits for memory at every one of them. Many rows are
 seen in runs of the places that a first shuffle gives them (`_batches`); with the arrays in that
@@ -29,7 +29,7 @@ def worthwhile(
     problem: Problem, algorithm: Algorithm, variables: Variables, mutable: dict[str, PyTree]
 ) -> tuple[str, ...]:
     """The plates to be reordered: of many rows, in one device's memory, rows not named."""
-    target, guide, batch, rows = problem.target, problem.guide, problem.batch, problem.rows
+    target, guide, batch, rows = problem.target, problem.guide, problem.batch, problem.schedule
     plates = {plate for axes in target.subsampling.cut.values() for plate, _ in axes} & set(
         rows.runs
     )

@@ -1,9 +1,9 @@
 """Which rows of a subsampled plate each step sees: epochs of seeded permutations.
 
 An epoch is a permutation of `range(N)` cut into `N // B` batches; the few rows that are left over
-wait for the next one, so that no batch has a row twice. Rows are a function of the seed and the
+wait for the next one, so that no batch has a row twice. RowSchedule are a function of the seed and the
 step alone, so that a resumed fit sees what the uninterrupted one would; a step costs O(B), however
-many rows there are. Rows of arrays that are not in memory are read here, too.
+many rows there are. RowSchedule of arrays that are not in memory are read here, too.
 
 Many rows are shuffled once and for all, and then permuted anew in every epoch in runs of up to 16
 places, counted from a random one. To a batch that makes no difference: its rows are as random as
@@ -34,13 +34,13 @@ _BYTES = 2**24  # that are read from sources at once; two or three times as much
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Rows:
+class RowSchedule:
     """The row schedule of every subsampled plate.
 
     Args:
         plates: plates by name; those used in full are left alone.
         seed: fixes the permutations.
-        sources: arrays that are not in memory, by name. Rows of a sequential one come in its own
+        sources: arrays that are not in memory, by name. RowSchedule of a sequential one come in its own
             order instead, and so do those of everything else along its plate.
         cut: the plate that each of them follows, as in `Target.cut`.
         reordered: plates whose rows are called by their places in the first shuffle, since all
@@ -80,7 +80,7 @@ class Rows:
         return min(CHUNK, 1 << affordable.bit_length() - 1)  # a divisor of CHUNK
 
     def at(self, step: int) -> dict[str, Any]:
-        """Rows of one step, `(batch,)` by plate."""
+        """RowSchedule of one step, `(batch,)` by plate."""
         return {name: rows[0] for name, rows in self._index(step, 1).items()}
 
     @property
@@ -99,7 +99,7 @@ class Rows:
         return batch._replace(index=index, fetched=self._fetched(index))
 
     def chunk(self, step: int) -> Batch:
-        """Rows of the chunk that `step` lies in, and what is read for them, without other data.
+        """RowSchedule of the chunk that `step` lies in, and what is read for them, without other data.
 
         Those of step `t` stand at `t % length` along the first axis. The latest two are kept.
         """
@@ -119,7 +119,7 @@ class Rows:
         return (step // self.length + 1) * self.length if self.subsampled else None
 
     def _index(self, start: int, length: int) -> dict[str, Any]:
-        """Rows of some steps that lie in one chunk, `(length, batch)` by plate."""
+        """RowSchedule of some steps that lie in one chunk, `(length, batch)` by plate."""
         found = {}
         for name, order in self._orders.items():
             chunk = order.places if name in self.reordered else order.chunk

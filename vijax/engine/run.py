@@ -24,7 +24,7 @@ class Run(NamedTuple):
         phases: the stopping rule's memory, one per restart.
         losses: `(step, restarts)`, `nan` where a restart had stopped.
         guarded: whether steps are checked one by one, since a non-finite one occurred.
-        troubles: non-finite steps, the first of each restart.
+        nonfinite_steps: non-finite steps, the first of each restart.
         reason: why the run ended.
         converged: whether it ended because nothing was left to gain.
         factors: step-size factor of each restart.
@@ -36,7 +36,7 @@ class Run(NamedTuple):
     phases: tuple[Phase, ...]
     losses: np.ndarray
     guarded: bool = False
-    troubles: tuple[NonFinite, ...] = ()
+    nonfinite_steps: tuple[NonFinite, ...] = ()
     reason: str = ""
     converged: bool = False
     factors: tuple[float, ...] = (1.0,)

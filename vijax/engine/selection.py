@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from vijax.contracts import PyTree, Variables
-from vijax.engine.common_draws import scores
+from vijax.engine.common_draws import common_log_weights
 from vijax.engine.device_steps import DeviceSteps
 from vijax.engine.loop import take
 from vijax.engine.row_parameters import merge
@@ -28,7 +28,7 @@ def best(steps: DeviceSteps, run: Run) -> Selected:
     Returns:
         The variables, the model's mutable state and the number of the restart.
     """
-    if not steps.algorithm.raises_elbo:
+    if not steps.algorithm.maximizes_elbo:
         return latest(steps, run)
     found: list[tuple[float, Variables, int]] = []
     present = steps.present(run.loop)
@@ -58,7 +58,9 @@ def latest(steps: DeviceSteps, run: Run) -> Selected:
 def score(steps: DeviceSteps, variables: Variables, run: Run, restart: int) -> np.ndarray:
     """`log p - log q` of draws that are the same for every candidate."""
     problem, mutable = steps.problem, _mutable(steps, run, restart)
-    return scores(problem.target, problem.guide, variables, mutable, steps.batch, steps.rows)
+    return common_log_weights(
+        problem.target, problem.guide, variables, mutable, steps.batch, steps.schedule
+    )
 
 
 def _mutable(steps: DeviceSteps, run: Run, restart: int) -> dict[str, PyTree]:

@@ -1,4 +1,4 @@
-"""`fit`: trace the model, choose guide and algorithm, run, judge."""
+"""`fit`: trace the model, choose guide and algorithm, run, assess_solution."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ import optax
 from jax.sharding import Mesh
 
 from vijax.auto.centering import DENSE_DIM, learns_centering
-from vijax.auto.minibatch import coarse, suits
+from vijax.auto.minibatch import applies, with_mean_field
 from vijax.contracts import Algorithm, Batch, Objective, PyTree, Solver, Target
 from vijax.data.arrays import opened
-from vijax.engine.count_bounds import counted
+from vijax.engine.count_bounds import with_count_bounds
 from vijax.engine.problem import Problem
 from vijax.fitting import options as _options
 from vijax.fitting.initial_values import first_variables, model_state
 from vijax.fitting.routes import (
-    Begun,
-    Steps,
-    Watchers,
-    by_climbing,
-    by_refining,
-    by_solver,
-    by_steps,
+    FitStart,
+    GradientOptions,
+    Monitoring,
+    by_direct_solver,
+    by_gradient_steps,
+    by_refinement,
+    by_search,
 )
 from vijax.guides import named_discrete, resolve
 from vijax.guides.structured.plates import suits_batches
@@ -169,30 +169,34 @@ def fit(
     if problem.target.subsampled:
         state = (problem.target, problem.batch, parameters, mutable)
         check_batches(*state, problem.arguments.sources)
-    problem = counted(problem, parameters, mutable)
+    problem = with_count_bounds(problem, parameters, mutable)
     stepwise = any(options[name] is not None for name in _STEPWISE) or bool(callbacks)
-    refines = guide == "auto" == algorithm and not stepwise and suits(problem, parameters, mutable)
-    problem = coarse(problem) if refines else problem
+    refines = (
+        guide == "auto" == algorithm and not stepwise and applies(problem, parameters, mutable)
+    )
+    problem = with_mean_field(problem) if refines else problem
     solver = None if stepwise else _solver(algorithm, problem, parameters)
     named = guide != "auto" or algorithm is solver
     learns = learns_centering(centering, problem.guide, solver, algorithm == "auto")
     sought = solver is None or init is not None  # solvers look for better places themselves
     count = (num_restarts or 1) if sought else 0
     variables = first_variables(init, problem, parameters, mutable, count)
-    begun = Begun(problem, variables, mutable, began, init is None)
-    ended: Posterior | Begun = begun
+    begun = FitStart(problem, variables, mutable, began, init is None)
+    ended: Posterior | FitStart = begun
     if solver is not None:
         if learns or (solver.maximizes_elbo and not named):
-            ended = by_climbing(begun, max_seconds, progress_bar, named)
+            ended = by_search(begun, max_seconds, progress_bar, named)
         else:
-            ended = by_solver(begun, solver, final=algorithm is solver)
+            ended = by_direct_solver(begun, solver, final=algorithm is solver)
     if isinstance(ended, Posterior):
         return ended
     if refines:
-        return by_refining(ended, max_seconds, progress_bar)
-    steps = Steps(algorithm, objective, optimizer, num_particles, num_steps, max_seconds, precision)
-    watchers = Watchers(tuple(callbacks), checkpoint, progress_bar)
-    return by_steps(ended, steps, watchers, "mend" if guide == "auto" else "check")
+        return by_refinement(ended, max_seconds, progress_bar)
+    steps = GradientOptions(
+        algorithm, objective, optimizer, num_particles, num_steps, max_seconds, precision
+    )
+    watchers = Monitoring(tuple(callbacks), checkpoint, progress_bar)
+    return by_gradient_steps(ended, steps, watchers, "correct" if guide == "auto" else "check")
 
 
 def _posed(
@@ -237,7 +241,7 @@ def _auto(target: Target) -> Any:
     ones, or are independent of one another where that would cost too much. So are discrete sites
     that are not summed out, see `guides.resolve`.
     """
-    sites = target.space.smooth.sites
+    sites = target.space.continuous.sites
     if not sites:
         return "discrete"
     by_row = tuple(site.name for site in sites if site.axes(target.subsampled).pairs)
@@ -248,7 +252,7 @@ def _auto(target: Target) -> Any:
         return "meanfield"
     if not by_row:
         return "fullrank"
-    if suits_batches(target.space.smooth, target.subsampled):
+    if suits_batches(target.space.continuous, target.subsampled):
         return "plates"
     return {by_row: "meanfield", ...: "fullrank"} if dim else "meanfield"
 
@@ -256,13 +260,13 @@ def _auto(target: Target) -> Any:
 def _solver(algorithm: Any, problem: Problem, parameters: dict[str, PyTree]) -> Solver | None:
     """The direct solver for this fit, `None` where gradient steps are to be taken."""
     if isinstance(algorithm, Solver):
-        if problem.rows.subsampled:
+        if problem.schedule.subsampled:
             raise ModelError(
                 "algorithm: a solver needs the full data, but the model subsamples the plate "
-                f"{next(iter(problem.rows.subsampled))!r}. Use algorithm='gradient'."
+                f"{next(iter(problem.schedule.subsampled))!r}. Use algorithm='gradient'."
             )
         return algorithm
-    if algorithm != "auto" or problem.rows.subsampled:
+    if algorithm != "auto" or problem.schedule.subsampled:
         return None
     solver = default_solver(problem.guide, problem.target.space.dim)
     # solvers for the ELBO hold `param` sites fixed; gradient steps fit them along

@@ -11,7 +11,7 @@ from jax import Array
 
 from vijax.contracts import Batch, Position, PyTree, Solution, Target, Variables
 from vijax.engine import initialization as _starts
-from vijax.engine.common_draws import scores
+from vijax.engine.common_draws import common_log_weights
 from vijax.engine.problem import Problem
 from vijax.fitting.warm_start import Carried, carried, state
 from vijax.model import init_strategy
@@ -133,7 +133,7 @@ def finite(problem: Problem, solution: Solution, mutable: dict[str, PyTree]) -> 
         ModelError: there is none.
     """
     target, guide, batch = problem.target, problem.guide, problem.batch
-    found = scores(target, guide, solution.variables, mutable, batch, problem.rows)
+    found = common_log_weights(target, guide, solution.variables, mutable, batch, problem.schedule)
     if np.isfinite(found).all():
         return solution
     starts = positions(None, problem, solution.variables.model, mutable, 1)

@@ -1,4 +1,4 @@
-"""The three ways to an answer: up the ladder, by one direct solver, by gradient steps.
+"""The three ways to an answer: up the stages, by one direct solver, by gradient steps.
 
 The first two answer with a posterior, or with where gradient steps are to go on from.
 """
@@ -14,8 +14,9 @@ import numpy as np
 import optax
 
 from vijax.algorithms import Adam, Gradient, Optimizer
-from vijax.auto.minibatch import refining
-from vijax.auto.stages import AUTO, INTERRUPTED, NAMED, climb
+from vijax.auto.minibatch import refinement
+from vijax.auto.search import INTERRUPTED, search
+from vijax.auto.stages import AUTO, NAMED
 from vijax.contracts import (
     Algorithm,
     Objective,
@@ -48,7 +49,7 @@ _PILOT_STEPS = 100
 _USABLE = ("certified", "corrected")
 
 
-class Begun(NamedTuple):
+class FitStart(NamedTuple):
     """A fit that has begun.
 
     Attributes:
@@ -66,7 +67,7 @@ class Begun(NamedTuple):
     random: bool
 
 
-class Steps(NamedTuple):
+class GradientOptions(NamedTuple):
     """What the user wants of gradient steps; see `fit`."""
 
     algorithm: Any = "auto"
@@ -78,7 +79,7 @@ class Steps(NamedTuple):
     precision: str | None = None
 
 
-class Watchers(NamedTuple):
+class Monitoring(NamedTuple):
     """Who is told how the steps go; see `fit`."""
 
     callbacks: tuple[Callable[..., Any], ...] = ()
@@ -86,14 +87,14 @@ class Watchers(NamedTuple):
     progress_bar: bool = True
 
 
-def by_climbing(
-    begun: Begun, max_seconds: float | None, progress_bar: bool, named: bool
-) -> Posterior | Begun:
-    """The answer of the ladder, or of its rungs for a guide that was named."""
+def by_search(
+    begun: FitStart, max_seconds: float | None, progress_bar: bool, named: bool
+) -> Posterior | FitStart:
+    """The answer of the stages, or of its stages for a guide that was named."""
     with Progress(progress_bar, steps=False) as bar:
         start = (begun.problem, begun.variables[0], begun.mutable)
-        found, history = climb(NAMED if named else AUTO, *start, max_seconds, bar)
-    status, solution = found.assessment.verdict.status, found.solution
+        found, history = search(NAMED if named else AUTO, *start, max_seconds, bar)
+    status, solution = found.assessment.diagnosis.status, found.solution
     # a flow has had its gradient steps
     final = isinstance(found.problem.guide, TransportGuide)
     final |= solution.converged or solution.reason.startswith(INTERRUPTED)
@@ -102,7 +103,7 @@ def by_climbing(
     return _go_on(begun._replace(problem=found.problem), solution)
 
 
-def by_solver(begun: Begun, solver: Solver, final: bool) -> Posterior | Begun:
+def by_direct_solver(begun: FitStart, solver: Solver, final: bool) -> Posterior | FitStart:
     """The answer of one direct solver; `final` if it is to be taken as it comes."""
     problem = begun.problem
     try:
@@ -118,9 +119,9 @@ def by_solver(begun: Begun, solver: Solver, final: bool) -> Posterior | Begun:
     return _go_on(begun, solution)
 
 
-def by_refining(begun: Begun, max_seconds: float | None, progress_bar: bool) -> Posterior:
+def by_refinement(begun: FitStart, max_seconds: float | None, progress_bar: bool) -> Posterior:
     """What steps on batches have found, refined on all rows; see `vijax.auto.minibatch`."""
-    problem, steps = begun.problem, Steps(max_seconds=max_seconds)
+    problem, steps = begun.problem, GradientOptions(max_seconds=max_seconds)
     engine = _engine(begun, steps)
     engine = dataclasses.replace(engine, rule=dataclasses.replace(engine.rule, max_phases=1))
     with Progress(progress_bar, None) as bar:
@@ -130,9 +131,9 @@ def by_refining(begun: Begun, max_seconds: float | None, progress_bar: bool) -> 
         return Posterior(finish_run(engine, run, begun.since))
     variables, mutable, _ = engine.latest(run)
     reason, losses = f"{run.step} steps on batches", tuple(run.losses[:, 0])
-    ladder = refining(Solution(variables, reason, True, run.step, losses))
+    stages = refinement(Solution(variables, reason, True, run.step, losses))
     with Progress(progress_bar, steps=False) as bar:
-        found, history = climb(ladder, problem, variables, mutable, left, bar)
+        found, history = search(stages, problem, variables, mutable, left, bar)
     solution = found.solution
     if solution.reason != reason:
         solution = solution._replace(reason=f"{reason}, then {solution.reason}", losses=losses)
@@ -140,7 +141,9 @@ def by_refining(begun: Begun, max_seconds: float | None, progress_bar: bool) -> 
     return Posterior(finish_candidate(found, mutable, history, begun.since))
 
 
-def by_steps(begun: Begun, steps: Steps, watchers: Watchers, chains: Chains) -> Posterior:
+def by_gradient_steps(
+    begun: FitStart, steps: GradientOptions, watchers: Monitoring, chains: Chains
+) -> Posterior:
     """The answer of gradient steps, from where a checkpoint is if there is one."""
     callbacks = watchers.callbacks
     engine = _engine(begun, steps)
@@ -158,24 +161,24 @@ def by_steps(begun: Begun, steps: Steps, watchers: Watchers, chains: Chains) -> 
     return Posterior(finish_run(engine, run, begun.since, chains))
 
 
-def _go_on(begun: Begun, solution: Solution) -> Begun:
+def _go_on(begun: FitStart, solution: Solution) -> FitStart:
     """Where gradient steps take over from a solver that did not converge."""
     if begun.random:
         solution = finite(begun.problem, solution, begun.mutable)
     return begun._replace(variables=[solution.variables])
 
 
-def _first(engine: Engine, begun: Begun, steps: Steps) -> Run:
+def _first(engine: Engine, begun: FitStart, steps: GradientOptions) -> Run:
     """A run at step 0, at the step size that a short pilot likes best."""
     own = steps.optimizer is None and not isinstance(steps.algorithm, Algorithm)
     factor, variables = 1.0, [engine.steps.reorder(one) for one in begun.variables]
     if own:  # trials are compared by their losses
-        told = engine.algorithm.raises_elbo
+        told = engine.algorithm.maximizes_elbo
         factor = _pilot(engine, variables[0], begun.mutable) if told else _UNTRIED_FACTOR
     return engine.start(variables, begun.mutable, [factor] * len(variables))
 
 
-def _engine(begun: Begun, steps: Steps) -> Engine:
+def _engine(begun: FitStart, steps: GradientOptions) -> Engine:
     """The engine for gradient steps, with the algorithm asked for."""
     problem, variables = begun.problem, begun.variables[0]
     algorithm = steps.algorithm
@@ -201,7 +204,7 @@ def _rule(problem: Problem, variables: Variables) -> StopRule:
     if isinstance(problem.guide, ParticleGuide) and not target.subsampled:
         return StopRule.without_noise()
     axes = variable_axes(problem.guide, variables, target.space, target.subsampled)
-    return StopRule.by_row(problem.rows.epoch) if has_rows(axes) else StopRule()
+    return StopRule.by_row(problem.schedule.epoch) if has_rows(axes) else StopRule()
 
 
 def _pilot(engine: Engine, variables: Variables, mutable: dict[str, PyTree]) -> float:

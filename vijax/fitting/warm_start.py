@@ -92,7 +92,7 @@ def _alike(earlier: FitResult, problem: Problem, space: Space, inferred: bool) -
     ours, theirs = (jax.device_get(b.centering) for b in (problem.batch, earlier.batch))
     return all(
         # counts are inferred from the least that the data of their rows allow
-        (inferred and site.states is not None) or _same(site.name, ours, theirs)
+        (inferred and site.cardinality is not None) or _same(site.name, ours, theirs)
         for site in space.sites
     )
 

@@ -145,7 +145,7 @@ class DiscreteComposite(DensityComposite, DiscreteGuide):
             found |= guide.families(values, part, batch)
         return found
 
-    def smooth(self, params: tuple[PyTree, ...], space: Space) -> None:
+    def continuous(self, params: tuple[PyTree, ...], space: Space) -> None:
         return None
 
 

@@ -34,7 +34,7 @@ class Independent(DiscreteGuide):
 
     factorized: ClassVar[bool] = True
 
-    def smooth(self, params: PyTree, space: Space) -> None:
+    def continuous(self, params: PyTree, space: Space) -> None:
         return None
 
     def draw(self, params: PyTree, space: Space, key: Array, batch: Batch) -> Draw:
@@ -118,40 +118,40 @@ class Mixed(DiscreteGuide):
     ) -> MixedParams:
         keys = jax.random.split(key)
         return MixedParams(
-            self.discrete.init(keys[0], space.drawn, location, batch),
-            self.others.init(keys[1], space.smooth, location, batch),
+            self.discrete.init(keys[0], space.discrete, location, batch),
+            self.others.init(keys[1], space.continuous, location, batch),
         )
 
     def row_axes(self, params: MixedParams, space: Space, plates: Collection[str]) -> MixedParams:
         return MixedParams(
-            self.discrete.row_axes(params.discrete, space.drawn, plates),
-            self.others.row_axes(params.smooth, space.smooth, plates),
+            self.discrete.row_axes(params.discrete, space.discrete, plates),
+            self.others.row_axes(params.smooth, space.continuous, plates),
         )
 
     def replaced(
         self, params: MixedParams, space: Space, function: Callable[[Part], PyTree]
     ) -> MixedParams:
         return MixedParams(
-            self.discrete.replaced(params.discrete, space.drawn, function),
-            self.others.replaced(params.smooth, space.smooth, function),
+            self.discrete.replaced(params.discrete, space.discrete, function),
+            self.others.replaced(params.smooth, space.continuous, function),
         )
 
     def families(self, params: MixedParams, space: Space, batch: Batch) -> dict[str, Family]:
-        return self.discrete.families(params.discrete, space.drawn, batch)
+        return self.discrete.families(params.discrete, space.discrete, batch)
 
-    def smooth(self, params: MixedParams, space: Space) -> Part:
-        return Part(self.others, params.smooth, space.smooth)
+    def continuous(self, params: MixedParams, space: Space) -> Part:
+        return Part(self.others, params.smooth, space.continuous)
 
     def draw(self, params: MixedParams, space: Space, key: Array, batch: Batch) -> Draw:
         keys = jax.random.split(key)
-        states = self.discrete.draw(params.discrete, space.drawn, keys[0], batch)
-        z = self.others.draw(params.smooth, space.smooth, keys[1], batch)
+        states = self.discrete.draw(params.discrete, space.discrete, keys[0], batch)
+        z = self.others.draw(params.smooth, space.continuous, keys[1], batch)
         return Draw({**states.z, **z.z}, states.log_q + z.log_q)
 
     def log_prob(self, params: MixedParams, space: Space, z: Position, batch: Batch) -> Array:
         return self.discrete.log_prob(
-            params.discrete, space.drawn, z, batch
-        ) + self.others.log_prob(params.smooth, space.smooth, z, batch)
+            params.discrete, space.discrete, z, batch
+        ) + self.others.log_prob(params.smooth, space.continuous, z, batch)
 
 
 def mixed(discrete: DiscreteGuide, others: Guide) -> Mixed:
@@ -179,10 +179,10 @@ def starting(site: Site, location: Array) -> Family:
     """Probabilities that lean towards the value at `location`; of a count, its neighborhood."""
     states = jnp.maximum(jnp.round(jnp.asarray(location)), 0)
     dtype = jnp.result_type(float)
-    if not site.states:
+    if not site.cardinality:
         width = jnp.maximum(jnp.sqrt(states), 1)
         return Counts(jnp.log(states + 0.5).astype(dtype), jnp.log(width / 2).astype(dtype))
-    hot = jax.nn.one_hot(states.astype(int), site.states, dtype=dtype)
+    hot = jax.nn.one_hot(states.astype(int), site.cardinality, dtype=dtype)
     return Finite(_LEANING * (hot[..., 1:] - hot[..., :1]))
 
 
@@ -192,7 +192,7 @@ def require_discrete(space: Space, guide: str) -> None:
     Raises:
         GuideError: naming one.
     """
-    for site in space.smooth.sites:
+    for site in space.continuous.sites:
         raise GuideError(
             f"guide {guide}: expected discrete sites, got {site.name!r}, which is continuous. "
             f"Name the discrete ones: guide={{'h': {guide}(...), ...: 'fullrank'}}."

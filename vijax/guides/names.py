@@ -62,7 +62,7 @@ def resolve(
         TypeError: nothing that can be made into a guide.
     """
     space = target.space if space is None else space
-    if space.drawn.sites:
+    if space.discrete.sites:
         return _beside_discrete(guide, target, model, arguments, space)
     if isinstance(guide, ModelGuide):
         return guide.bind(target, space)
@@ -128,19 +128,19 @@ def _beside_discrete(
     plain: tuple[str, ...] = ()
     rest = {}
     for key, names in assign(list(asked), space).items():
-        drawn, own = space.drawn.subset(names).names, asked[key]
-        smooth = space.smooth.subset(names).names
+        drawn, own = space.discrete.subset(names).names, asked[key]
+        smooth = space.continuous.subset(names).names
         if drawn and isinstance(made := _discrete(own), Discrete):
             plain += drawn
         elif drawn:
             discrete[drawn] = made
         if smooth and not _is_discrete(own):
             rest[smooth] = own
-    found = compose(discrete | ({plain: Discrete()} if plain else {}), space.drawn)
-    if not space.smooth.sites:
+    found = compose(discrete | ({plain: Discrete()} if plain else {}), space.discrete)
+    if not space.continuous.sites:
         return found
     assert isinstance(found, DiscreteGuide)
-    return mixed(found, resolve(rest, target, model, arguments, space.smooth))
+    return mixed(found, resolve(rest, target, model, arguments, space.continuous))
 
 
 def _discrete(guide: Any) -> Any:

@@ -41,9 +41,9 @@ def built(
             whole = build(model, arguments, asked, "all")
         except ModelError:
             whole = None
-        if whole is None or not whole.space.drawn.sites:
+        if whole is None or not whole.space.discrete.sites:
             raise
-    endless = {site.name for site in whole.space.sites if site.states == ENDLESS}
+    endless = {site.name for site in whole.space.sites if site.cardinality == ENDLESS}
     if drawn == "all" or not endless:
         return whole
     try:

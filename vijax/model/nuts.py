@@ -55,10 +55,10 @@ def run_nuts(
         ModelError: there are discrete sites that are not summed out.
         TypeError: an option is unknown.
     """
-    if target.space.drawn.sites:
+    if target.space.discrete.sites:
         raise ModelError(
             "nuts: expected continuous sites alone, since it follows gradients, got the discrete "
-            f"{list(target.space.drawn.names)} among them."
+            f"{list(target.space.discrete.names)} among them."
         )
 
     def potential(z: Position) -> Array:

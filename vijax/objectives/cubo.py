@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from vijax.contracts import OtherOptimum, PyTree, Setting, Variables
+from vijax.contracts import NotElboOptimum, PyTree, Setting, Variables
 from vijax.objectives.estimators.particles import check_num, particles, with_gradient_of
 
 
 @dataclasses.dataclass(frozen=True)
-class CUBO(OtherOptimum):
+class CUBO(NotElboOptimum):
     """Chi upper bound on the log evidence, `log(E_q[w^order]) / order`, `w = p(x, z) / q(z)`.
 
     Minimizing it minimizes the chi divergence from posterior to guide (chi-square for order 2),

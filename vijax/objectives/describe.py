@@ -8,11 +8,11 @@ from vijax.objectives.estimators.discrete import chosen
 from vijax.objectives.tempered import Tempered
 
 
-def told(objective: Objective | None, target: Target, batch: Batch) -> str:
+def describe_gradients(objective: Objective | None, target: Target, batch: Batch) -> str:
     """How an objective gets gradients in discrete sites, in a few words; empty without any."""
-    drawn = target.space.drawn
+    drawn = target.space.discrete
     if isinstance(objective, Tempered):
-        return told(objective.objective, target, batch)
+        return describe_gradients(objective.objective, target, batch)
     if objective is None or not drawn.sites:
         return ""
     if not isinstance(objective, ELBO):

@@ -93,11 +93,13 @@ class ELBO(Controlled):
         check(self.discrete)
 
     def init_controls(self, setting: Setting) -> PyTree:
-        space = setting.target.space.drawn
+        space = setting.target.space.discrete
         if not space.sites:
             return ()
         layout = setting.target.term_info(setting.batch)
-        widths = {s.name: row_size(s, layout) * max((s.states or 1) - 1, 0) for s in space.sites}
+        widths = {
+            s.name: row_size(s, layout) * max((s.cardinality or 1) - 1, 0) for s in space.sites
+        }
         return chosen(self.discrete, space, layout).init(setting.key, widths)
 
     def __call__(self, variables: Variables, setting: Setting) -> tuple[Array, dict[str, PyTree]]:
@@ -164,7 +166,7 @@ class ELBO(Controlled):
     ) -> tuple[Array, dict[str, PyTree]]:
         """One particle where some sites are discrete: those by the estimator for them."""
         target, space = setting.target, setting.target.space
-        evaluate, part = target.terms, guide.smooth(variables.guide, space)
+        evaluate, part = target.terms, guide.continuous(variables.guide, space)
         draw, subtracted = Draw({}, jnp.zeros(())), jnp.zeros(())
         if part is not None:
             draw, subtracted = self._drawn(key, part, setting)
@@ -175,8 +177,8 @@ class ELBO(Controlled):
 
         families = guide.families(variables.guide, space, setting.batch)
         layout = target.term_info(setting.batch)
-        integrand = elbo_integrand(terms, families, space.drawn, layout)
-        estimator = chosen(self.discrete, space.drawn, layout)
+        integrand = elbo_integrand(terms, families, space.discrete, layout)
+        estimator = chosen(self.discrete, space.discrete, layout)
         state_key = jax.random.fold_in(key, 2)
         stage = Stage(setting.phase, setting.controls)
         loss, after = estimator.estimate(state_key, families, integrand, stage)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from vijax.contracts import OtherOptimum, PyTree, Setting, Variables
+from vijax.contracts import NotElboOptimum, PyTree, Setting, Variables
 from vijax.objectives.estimators.particles import check_num, particles, with_gradient_of
 
 
@@ -46,7 +46,7 @@ DIVERGENCES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class FDivergence(OtherOptimum):
+class FDivergence(NotElboOptimum):
     """`D_f = E_q[f(w)]`, `w = p(z | x) / q(z)`, by the guide's own draws.
 
     | name | `f(w)` |

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from vijax.contracts import OtherOptimum, PyTree, Setting, Variables
+from vijax.contracts import NotElboOptimum, PyTree, Setting, Variables
 from vijax.objectives.estimators.particles import check_num, particles, with_gradient_of
 
 
 @dataclasses.dataclass(frozen=True)
-class ForwardKL(OtherOptimum):
+class ForwardKL(NotElboOptimum):
     """`KL(p(z | x) || q)`, by importance sampling with the guide itself as proposal.
 
     The optimum of a Gaussian has the posterior's own means and covariance, that of a mean-field

@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vijax.contracts import OtherOptimum, Part, PyTree, Setting, Site, Variables
+from vijax.contracts import NotElboOptimum, Part, PyTree, Setting, Site, Variables
 from vijax.objectives.estimators.particles import check_num, merge, model_batch, require_density
 from vijax.objectives.estimators.rao_blackwell import factors
 from vijax.runtime.errors import GuideError
 
 
 @dataclasses.dataclass(frozen=True)
-class FreeBits(OtherOptimum):
+class FreeBits(NotElboOptimum):
     """Negative ELBO whose divergences from the prior count from some amount on.
 
     `-E_q[log p(x | z)] + sum_k N_k max(nats, KL_k / N_k)`, with `KL_k` the divergence of an
@@ -50,8 +50,8 @@ class FreeBits(OtherOptimum):
     def __call__(self, variables: Variables, setting: Setting) -> tuple[Array, dict[str, PyTree]]:
         mutable, key, target, _, batch, *_ = setting
         guide = require_density(setting.guide)
-        if target.space.drawn.sites or target.marginalized.sizes:
-            name = (*target.space.drawn.names, *target.marginalized.sizes)[0]
+        if target.space.discrete.sites or target.marginalized.sizes:
+            name = (*target.space.discrete.names, *target.marginalized.sizes)[0]
             raise GuideError(
                 f"objective FreeBits: expected a divergence from the prior for every site, but "
                 f"{name!r} is discrete. Use ELBO or Tempered."

@@ -6,13 +6,13 @@ import dataclasses
 
 from jax import Array
 
-from vijax.contracts import OtherOptimum, PyTree, Setting, Variables
+from vijax.contracts import NotElboOptimum, PyTree, Setting, Variables
 from vijax.objectives.estimators.particles import check_num
 from vijax.objectives.estimators.power_mean import Estimator, check_estimator, power_bound
 
 
 @dataclasses.dataclass(frozen=True)
-class IWAE(OtherOptimum):
+class IWAE(NotElboOptimum):
     """Negative importance-weighted bound, `-E[log mean_k w_k]` with `w = p(x, z) / q(z)`.
 
     A lower bound on the log evidence that grows with the number of particles, from the ELBO at one

@@ -6,13 +6,13 @@ import dataclasses
 
 from jax import Array
 
-from vijax.contracts import OtherOptimum, PyTree, Setting, Variables
+from vijax.contracts import NotElboOptimum, PyTree, Setting, Variables
 from vijax.objectives.estimators.particles import check_num
 from vijax.objectives.estimators.power_mean import Estimator, check_estimator, power_bound
 
 
 @dataclasses.dataclass(frozen=True)
-class Renyi(OtherOptimum):
+class Renyi(NotElboOptimum):
     """Negative variational Renyi bound, `-log(E_q[w^(1 - alpha)]) / (1 - alpha)`.
 
     `w = p(x, z) / q(z)`. The ELBO as `alpha` tends to 1 and the evidence at 0; for `alpha` above 0

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from vijax.contracts import OtherOptimum, ParticleGuide, PyTree, Setting, Variables
+from vijax.contracts import NotElboOptimum, ParticleGuide, PyTree, Setting, Variables
 from vijax.diagnostics.stein import RBF, Kernel, stein
 from vijax.objectives.estimators.particles import merge, with_gradient_of
 from vijax.runtime.errors import GuideError
 
 
 @dataclasses.dataclass(frozen=True)
-class Stein(OtherOptimum):
+class Stein(NotElboOptimum):
     """Squared kernelized Stein discrepancy of a guide's particles, going down by SVGD.
 
     The gradient in a particle `x_i` is not the loss's own but

@@ -19,7 +19,7 @@ _LINE = 70  # characters that fit beside the panels
 
 
 def report(posterior: Posterior) -> Figure:
-    """Verdict and reasons, how the fit got there, its weights, and what corrections would change.
+    """Diagnosis and reasons, how the fit got there, its weights, and what corrections would change.
 
     Args:
         posterior: any fit; panels for which there is no evidence say so.
@@ -57,7 +57,7 @@ def report(posterior: Posterior) -> Figure:
 def _words(axes: Axes, posterior: Posterior) -> None:
     """Status, guide, reasons and advice of the report, without its table."""
     text = posterior.report().split("\n\nwhat corrections would change")[0]
-    advice = posterior._result.assessment.verdict.advice
+    advice = posterior._result.assessment.diagnosis.advice
     lines = [*text.splitlines(), *([f"next: {advice}"] if advice else [])]
     wrapped = [textwrap.fill(line, _LINE, subsequent_indent="  ") for line in lines]
     axes.set_axis_off()

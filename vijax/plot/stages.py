@@ -41,7 +41,7 @@ def stages(posterior: Posterior, axes: Axes | None = None) -> Axes:
                 note, (0.02, row), (0, 8), ("axes fraction", "data"), "offset points",
                 fontsize="small", color=color,
             )  # fmt: skip
-        axes.set_yticks(range(len(tried)), [one.rung for one in tried])
+        axes.set_yticks(range(len(tried)), [one.stage for one in tried])
         axes.set_ylim(len(tried) - 0.5, -0.8)
         axes.margins(x=0.2)
         total = f"{posterior.status} after {posterior.seconds:.1f} s"

@@ -35,7 +35,7 @@ def on_rows(
         ModelError: the model has other latents there.
     """
     arguments, data = split(result.model, args, kwargs)
-    target = build(result.model, arguments, drawn=frozenset(result.target.space.drawn.names))
+    target = build(result.model, arguments, drawn=frozenset(result.target.space.discrete.names))
     ours, theirs = (
         list(one.space.names)
         if result.guide.conditional
@@ -64,9 +64,11 @@ def _coordinates(result: FitResult, target: Target, batch: Batch) -> Batch:
     """The batch with the fit's centering weights; inferred counts from their lower bounds."""
     parts = result.guide.product(result.params, target.space)
     inferred = [part.space for part in parts if isinstance(part.guide, ConditionalGuide)]
-    counts = [site for space in inferred for site in space.sites if site.states == 0]
+    counts = [site for space in inferred for site in space.sites if site.cardinality == 0]
     names = {site.name for site in counts}
     kept = {name: one for name, one in result.batch.centering.items() if name not in names}
     batch = batch._replace(centering=of_rows(target, kept))
-    bounds = count_bounds.least(target, batch, counts, result.variables.model, result.mutable)
+    bounds = count_bounds.lower_bounds(
+        target, batch, counts, result.variables.model, result.mutable
+    )
     return batch._replace(centering=batch.centering | jax.device_put(bounds))

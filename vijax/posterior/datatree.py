@@ -92,7 +92,7 @@ def _groups(result: FitResult, key: Array, num_draws: int) -> dict[str, Arrays]:
 def _weighted(result: FitResult, key: Array, num_draws: int) -> tuple[Arrays, Arrays]:
     """Unconstrained draws, and what is known of each."""
     target, guide, corrected = result.target, result.guide, result.status == "corrected"
-    states = result.assessment.states
+    states = result.assessment.chain_states
     if corrected and states is not None:
         z = draws.choose(states, key, num_draws)
         kernel = Kernel(target, result.batch, result.variables.model, result.mutable)

@@ -150,7 +150,7 @@ def _decode(
     missing = tuple(sorted(arguments.avals.keys() - data.keys()))
     data |= {name: arguments.placeholder(name) for name in missing}
     space = reader.decode(manifest["space"])
-    target = build(model, arguments, asked, frozenset(space.drawn.names))
+    target = build(model, arguments, asked, frozenset(space.discrete.names))
     checks.check_space(space, target.space)
     if options["mesh"] is not None:
         target = spread(target, arguments, options["mesh"])

@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from vijax.auto.candidate import Candidate, judge
+from vijax.auto.candidate import Candidate, assess_solution
 from vijax.auto.history import Attempt
 from vijax.contracts import Batch, PyTree, Solution, Variables
 from vijax.contracts.kernel import Kernel
 from vijax.diagnostics import importance as weights
 from vijax.diagnostics.assessment import Assessment, Chains, assess, assess_scores
 from vijax.diagnostics.importance import num_elements
-from vijax.engine.common_draws import knows_all_rows, scores, shares_all
+from vijax.engine.common_draws import common_log_weights, knows_all_rows, shares_all
 from vijax.engine.engine import Engine
 from vijax.engine.problem import Problem
-from vijax.engine.row_schedule import Rows
+from vijax.engine.row_schedule import RowSchedule
 from vijax.engine.run import Run
 from vijax.model.data_dependence import standing_in, unknown_without
 from vijax.posterior.result import FitResult
@@ -42,7 +42,7 @@ def finish_run(engine: Engine, run: Run, began: float, chains: Chains = "check")
         problem,
         variables,
         mutable,
-        assessment=_assess_run(problem, engine.problem.rows, run, variables, mutable, chains),
+        assessment=_assess_run(problem, engine.problem.schedule, run, variables, mutable, chains),
         stop_reason=run.reason,
         converged=run.converged,
         seconds=time.perf_counter() - began,
@@ -53,7 +53,7 @@ def finish_run(engine: Engine, run: Run, began: float, chains: Chains = "check")
 
 def _assess_run(
     problem: Problem,
-    rows: Rows,
+    rows: RowSchedule,
     run: Run,
     variables: Variables,
     mutable: dict[str, PyTree],
@@ -64,12 +64,12 @@ def _assess_run(
     elements = num_elements(batch, target.space.dim)
     small = elements <= _SMALL_DATA and not problem.arguments.sources
     if rows.subsampled and not (small and shares_all(target)):
-        log_weights = scores(target, guide, variables, mutable, batch, rows, seed=1)
-        return assess_scores(log_weights, run.converged, run.troubles)
+        log_weights = common_log_weights(target, guide, variables, mutable, batch, rows, seed=1)
+        return assess_scores(log_weights, run.converged, run.nonfinite_steps)
     return assess(
         problem.fitted(variables, mutable),
         run.converged,
-        run.troubles,
+        run.nonfinite_steps,
         num_modes=1 + _other_modes(problem, variables, mutable),
         chains=chains,
     )
@@ -79,7 +79,7 @@ def finish_solution(
     problem: Problem, solution: Solution, mutable: dict[str, PyTree], began: float
 ) -> FitResult:
     """The solution of a direct solver, assessed."""
-    assessment = judge(problem, solution, mutable, "check")
+    assessment = assess_solution(problem, solution, mutable, "check")
     return finish_candidate(Candidate(problem, solution, assessment), mutable, (), began)
 
 

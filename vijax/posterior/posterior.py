@@ -192,7 +192,7 @@ class Posterior(Facts):
     def importance(self, rng_key: Any = 0, num_draws: int = 4000) -> Importance:
         """Pareto-smoothed importance sampling with the guide as proposal.
 
-        Rows that are not in memory are read once, from end to end, for all draws.
+        RowSchedule that are not in memory are read once, from end to end, for all draws.
 
         Returns:
             Normalized log weights, k-hat, effective sample size, the log evidence and its standard

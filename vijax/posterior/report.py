@@ -8,7 +8,7 @@ import numpy as np
 
 from vijax.algorithms import Gradient
 from vijax.diagnostics.assessment import Assessment
-from vijax.objectives.describe import told
+from vijax.objectives.describe import describe_gradients
 from vijax.posterior.result import FitResult
 from vijax.posterior.table import table
 
@@ -18,7 +18,7 @@ _WORST = 10  # coordinates that a report shows
 def report(result: FitResult) -> str:
     """See `Posterior.report`."""
     assessment, target = result.assessment, result.target
-    verdict, space = assessment.verdict, target.space
+    verdict, space = assessment.diagnosis, target.space
     lines = [
         f"status: {verdict.status}",
         f"guide: {result.guide!r}, {space.dim} dimensions",
@@ -31,8 +31,10 @@ def report(result: FitResult) -> str:
     if target.marginalized.sizes:
         sites = ", ".join(f"{name} ({n} values)" for name, n in target.marginalized.sizes.items())
         lines.append(f"discrete sites, summed out exactly: {sites}")
-    if space.drawn.sites:
-        names = (f"{s.name} ({s.states or 'any number of'} values)" for s in space.drawn.sites)
+    if space.discrete.sites:
+        names = (
+            f"{s.name} ({s.cardinality or 'any number of'} values)" for s in space.discrete.sites
+        )
         lines.append(f"discrete sites, in the guide: {', '.join(names)}")
         gradients = _discrete_gradients(result)
         lines[-1] += gradients and f"; {gradients}"
@@ -68,4 +70,4 @@ def _discrete_gradients(result: FitResult) -> str:
     """How gradients in the parameters of discrete sites were estimated; empty if they were not."""
     algorithm = None if result.engine is None else result.engine.algorithm
     objective = algorithm.objective if isinstance(algorithm, Gradient) else None
-    return told(objective, result.target, result.batch)
+    return describe_gradients(objective, result.target, result.batch)

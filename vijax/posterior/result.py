@@ -65,7 +65,7 @@ class FitResult:
     @property
     def status(self) -> str:
         """See `Posterior.status`."""
-        return self.assessment.verdict.status
+        return self.assessment.diagnosis.status
 
     @property
     def params(self) -> PyTree:

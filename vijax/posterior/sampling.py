@@ -28,8 +28,8 @@ def unconstrained(
     check_count("num_draws", num_draws)
     check_room(num_draws * (result.target.space.dim + 1) * 4.0)  # and the draw's number
     if corrected or (corrected is None and result.status == "corrected"):
-        if result.assessment.states is not None:
-            return draws.choose(result.assessment.states, key, num_draws)
+        if result.assessment.chain_states is not None:
+            return draws.choose(result.assessment.chain_states, key, num_draws)
         proposed, found = proposals(result, key, draws.pool_size(num_draws))
         return draws.resample(proposed.z, found.log_weights, key, num_draws)
     require_guide_data(result, "draws of every row")

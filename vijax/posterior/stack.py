@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import jax
 import numpy as np
 
-from vijax.auto.candidate import Candidate, judge
+from vijax.auto.candidate import Candidate, assess_solution
 from vijax.contracts import DensityGuide, Solution, Variables
 from vijax.engine.problem import Problem
 from vijax.guides import Mixture
@@ -77,7 +77,7 @@ def stack(
         all(fits[i].converged for i in kept),
         0,
     )
-    assessment = judge(problem, solution, first.mutable, "check")
+    assessment = assess_solution(problem, solution, first.mutable, "check")
     candidate = Candidate(problem, solution, assessment)
     return Posterior(finish_candidate(candidate, first.mutable, (), began))
 

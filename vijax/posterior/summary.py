@@ -103,7 +103,7 @@ def summary(result: FitResult, key: Array, num_draws: int, ci_prob: float) -> Su
         raise ValueError(f"ci_prob: expected a number between 0 and 1, got {ci_prob}.")
     check_count("num_draws", num_draws)
     assessed, corrected = result.assessment, result.status == "corrected"
-    weighted = assessed.importance is not None and assessed.states is None
+    weighted = assessed.importance is not None and assessed.chain_states is None
     if weighted and (corrected or result.missing):  # without the data draws are those of the fit
         draws, found = proposals(result, key, num_draws)
         own = constrained(result, draws.z, fold_in(key, 2))

@@ -10,7 +10,7 @@ from types import FrameType
 
 
 @contextlib.contextmanager
-def put_off() -> Iterator[None]:
+def defer_interrupt() -> Iterator[None]:
     """A first Ctrl-C in here takes effect at the end; a second one at once."""
     if threading.current_thread() is not threading.main_thread():  # others are never interrupted
         yield

@@ -242,7 +242,7 @@ def test_many_groups_are_fitted_by_the_ladder():
     y = (1.5 + 0.7 * rng.normal(size=600) + sd * rng.normal(size=600)).astype(np.float32)
     posterior = fit(groups, y, sd)
     assert posterior.guide == Plates()
-    assert [attempt.rung for attempt in posterior.history] == ["plates", "centering"]
+    assert [attempt.stage for attempt in posterior.history] == ["plates", "centering"]
     assert posterior.status == "certified"
     mean, spread = exact_globals(y, sd)
     gaussian = normal(posterior.params, posterior.space)

@@ -79,7 +79,9 @@ class AmortizedDiscrete(ConditionalGuide, Independent):
     ) -> AmortizedDiscreteParams:
         require_discrete(space, _NAME)
         (plate,) = one_level(space, _NAME).plates
-        counts = {s.name: _common(s, plate, location[s.name]) for s in space.sites if not s.states}
+        counts = {
+            s.name: _common(s, plate, location[s.name]) for s in space.sites if not s.cardinality
+        }
         return AmortizedDiscreteParams(start(self.encoder, key), counts)
 
     def row_axes(
@@ -98,7 +100,7 @@ class AmortizedDiscrete(ConditionalGuide, Independent):
         found: dict[str, Family] = {}
         for site, column in zip(level.sites, columns, strict=True):
             numbers = column.reshape(_shape(site, plate))
-            if site.states:
+            if site.cardinality:
                 found[site.name] = Finite(jnp.moveaxis(numbers, 0, _axis(site, plate)))
             else:
                 own = _counts(numbers, params.counts[site.name])
@@ -144,7 +146,12 @@ def _log_softplus(x: Array) -> Array:
 def _shape(site: Site, plate: str) -> tuple[int, ...]:
     """Rows, the site's entries in each, and numbers that the encoder says of each entry."""
     shape, axis = site.z_shape, _axis(site, plate)
-    return (shape[axis], *shape[:axis], *shape[axis + 1 :], site.states - 1 if site.states else 2)
+    return (
+        shape[axis],
+        *shape[:axis],
+        *shape[axis + 1 :],
+        site.cardinality - 1 if site.cardinality else 2,
+    )
 
 
 def _axis(site: Site, plate: str) -> int:

@@ -78,7 +78,7 @@ def check_batches(
 
 def _point(site: Site, rng: np.random.Generator) -> np.ndarray:
     """A value at which densities are compared; the first of a discrete site."""
-    if site.states is not None:
+    if site.cardinality is not None:
         return np.zeros(site.z_shape, np.int32)
     return (_SPREAD * rng.standard_normal(site.z_shape)).astype(np.float32)
 

@@ -81,7 +81,7 @@ def as_site(name: str, site: Mapping[str, Any], trace: running.Trace, z: Any) ->
         z_shape=tuple(jnp.shape(z)),
         event_dim=len(site["fn"].event_shape),
         plates=site_plates(site, trace),
-        states=site.get("_values"),
+        cardinality=site.get("_values"),
     )
 
 

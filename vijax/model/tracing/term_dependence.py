@@ -46,7 +46,7 @@ def term_info(
     """
     z = {
         site.name: jax.ShapeDtypeStruct(
-            site.z_shape, jnp.result_type(float) if site.states is None else np.int32
+            site.z_shape, jnp.result_type(float) if site.cardinality is None else np.int32
         )
         for site in space.sites
     }

@@ -72,10 +72,10 @@ def particles(
             there are discrete sites among the draws.
     """
     mutable, key, target, guide, batch, *_ = setting
-    if way != "score" and target.space.drawn.sites:
+    if way != "score" and target.space.discrete.sites:
         raise GuideError(
             f"objective: expected gradients through the draws, but those of site "
-            f"{target.space.drawn.names[0]!r} are discrete. Use ELBO, which has estimators for "
+            f"{target.space.discrete.names[0]!r} are discrete. Use ELBO, which has estimators for "
             "them, or ScoreELBO, CUBO or ForwardKL."
         )
     if way != "plain":

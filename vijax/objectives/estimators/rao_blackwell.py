@@ -71,8 +71,8 @@ def factors(
 
     if isinstance(guide, DiscreteGuide):
         families = guide.families(params, space, batch)
-        found = [by_entry(s, families[s.name].log_prob(z[s.name])) for s in space.drawn.sites]
-        rest = guide.smooth(params, space)
+        found = [by_entry(s, families[s.name].log_prob(z[s.name])) for s in space.discrete.sites]
+        rest = guide.continuous(params, space)
         return found if rest is None else [*found, *factors(rest, *inside)]
     if isinstance(guide, SitewiseGuide):
         log_probs = guide.site_log_probs(params, space, z, batch)

@@ -56,9 +56,9 @@ def chosen(discrete: str | Estimator, space: Space, layout: Mapping[str, TermInf
         return discrete
     if discrete != "auto":
         return NAMES[discrete]
-    if all(site.states for site in space.sites) and _evaluations(space, layout) <= _MOST:
+    if all(site.cardinality for site in space.sites) and _evaluations(space, layout) <= _MOST:
         return LocalExpectation()
-    if all(site.states == 2 for site in space.sites):
+    if all(site.cardinality == 2 for site in space.sites):
         return DisARM()
     return LeaveOneOut()
 
@@ -67,5 +67,5 @@ def _evaluations(space: Space, layout: Mapping[str, TermInfo]) -> int:
     """What local expectations take."""
     total = 1
     for site in space.sites:
-        total += row_size(site, layout) * ((site.states or 1) - 1)
+        total += row_size(site, layout) * ((site.cardinality or 1) - 1)
     return total

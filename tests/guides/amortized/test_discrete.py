@@ -86,7 +86,7 @@ def exact(model, encoder):
     """The loss and its gradient, summed over all states of the rows in use."""
     target, guide, batch, variables = problem(model, encoder)
     sites = target.space.sites
-    ranges = [range(site.states) for site in sites for _ in range(site.size)]
+    ranges = [range(site.cardinality) for site in sites for _ in range(site.size)]
     every = jax.vmap(target.space.unravel)(jnp.array(list(itertools.product(*ranges))))
 
     def loss(variables):

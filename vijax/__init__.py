@@ -40,3 +40,8 @@ __all__ = [
     "objectives",
     "stack",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names, for tab completion."""
+    return sorted(__all__)

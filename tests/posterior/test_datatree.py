@@ -15,7 +15,7 @@ from scipy import stats
 import vijax
 from tests.posteriors import replaced
 from vijax.contracts import Variables
-from vijax.diagnostics.assessment import Fitted, assess
+from vijax.diagnostics.assessment import FittedGuide, assess
 from vijax.guides.gaussian.normal import MeanFieldParams
 
 RNG = np.random.default_rng(0)
@@ -130,7 +130,7 @@ def test_resampled_draws_have_equal_weights():
     variables = Variables(MeanFieldParams({"m": jnp.array(0.5)}, {"m": jnp.array(0.0)}))
     key = jax.random.key(0)
     judged = assess(
-        Fitted(fitted._result.target, fitted.guide, variables, {}, key, fitted._result.batch), True
+        FittedGuide(fitted._result.target, fitted.guide, variables, {}, key, fitted._result.batch), True
     )
     posterior = replaced(fitted, variables=variables, assessment=judged)
     assert posterior.status == "corrected"

@@ -14,7 +14,7 @@ from tests import targets
 from tests.posteriors import replaced
 from vijax import GuideError
 from vijax.contracts import Variables
-from vijax.diagnostics.assessment import Fitted, assess
+from vijax.diagnostics.assessment import FittedGuide, assess
 from vijax.guides import FullRank, MeanField
 from vijax.guides.gaussian.normal import FullRankParams, MeanFieldParams
 
@@ -58,7 +58,7 @@ def with_gaussian(posterior, mean, covariance):
     variables = Variables(params)
     key, batch = jax.random.key(9), posterior._result.batch
     assessment = assess(
-        Fitted(posterior._result.target, FullRank(), variables, {}, key, batch), True
+        FittedGuide(posterior._result.target, FullRank(), variables, {}, key, batch), True
     )
     return replaced(posterior, guide=FullRank(), variables=variables, assessment=assessment)
 

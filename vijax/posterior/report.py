@@ -21,7 +21,7 @@ def report(result: FitResult) -> str:
     diagnosis, space = assessment.diagnosis, target.space
     lines = [
         f"status: {diagnosis.status}",
-        f"guide: {result.guide!r}, {space.dim} dimensions",
+        f"guide: {result.guide!r}, {space.dim} dimension{'s' * (space.dim != 1)}",
         f"stopped: {result.stop_reason}",
         f"ELBO: {assessment.elbo:.3f} ± {assessment.elbo_se:.2g} nats",
     ]

@@ -38,8 +38,6 @@ _memory_of_draws = functools.partial(
 class Posterior(FitProperties):
     """An approximate posterior, returned by `vijax.fit` and `vijax.load`."""
 
-    # ---- summary and report
-
     def summary(self, rng_key: Any = 0, num_draws: int = 4000, ci_prob: float = 0.89) -> Summary:
         """Moments, interval and Monte Carlo error of every scalar, and moments of the guide.
 
@@ -56,8 +54,6 @@ class Posterior(FitProperties):
     def report(self) -> str:
         """Text report: diagnostics behind `status`, effect of the corrections, what to try next."""
         return report(self._result)
-
-    # ---- draws
 
     @_memory_of_draws("sample")
     def sample(
@@ -132,8 +128,6 @@ class Posterior(FitProperties):
         """
         return Posterior(condition.at(self._result, args, kwargs))
 
-    # ---- densities
-
     def log_prob(self, values: dict[str, Any]) -> np.ndarray:
         """Log density of the approximation at values of the latent sites, in the model's space.
 
@@ -176,8 +170,7 @@ class Posterior(FitProperties):
 
         Args:
             rng_key: an int, a JAX key or a legacy key.
-            *args: the model's arguments at the rows, observations included; those of the fit by
-                default.
+            *args: the model's arguments at the rows, with observations; by default the fit's.
             num_draws: number of posterior draws to average over.
             **kwargs: the model's keyword arguments.
 
@@ -189,8 +182,6 @@ class Posterior(FitProperties):
         """
         key = as_key(rng_key)
         return prediction.log_predictive_density(self._result, key, args, kwargs, num_draws)
-
-    # ---- accuracy
 
     def importance(self, rng_key: Any = 0, num_draws: int = 4000) -> Importance:
         """Pareto-smoothed importance sampling with the guide as proposal.
@@ -289,8 +280,6 @@ class Posterior(FitProperties):
                 `numpyro.infer.MCMC` and `numpyro.infer.NUTS`.
         """
         return nuts(self._result, as_key(rng_key), **options)
-
-    # ---- other libraries, files, more steps
 
     def to_datatree(self, rng_key: Any = 0, num_draws: int = 1000, **options: Any) -> Any:
         """Exports an ArviZ `DataTree`, dims `(chain=1, draw, ...)`, dimensions named after plates.

@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 
 from bench.peers.methods import OURS
 from bench.posteriors.score import NOISE
-from vijax.plot.style import ANSWER, FAINT, GUIDE
+from vijax.plot.style import GUIDE, POSTERIOR, REFERENCE
 
 # A color a library, a mark a method.
 STYLES = {
-    OURS: (ANSWER, "o"),
+    OURS: (POSTERIOR, "o"),
     "NumPyro SVI": (GUIDE, "D"),
     "NumPyro NUTS": (GUIDE, "s"),
     "BlackJAX Pathfinder": ("#5f8f3e", "^"),
@@ -25,7 +25,7 @@ STYLES = {
     "PyMC FullRankADVI": ("#b03a48", ">"),
     "pymc-extras Pathfinder": ("#d08a92", "^"),
     "pymc-extras DADVI": ("#d08a92", "X"),
-    "Pyro SVI": (FAINT, "D"),
+    "Pyro SVI": (REFERENCE, "D"),
 }
 
 
@@ -95,8 +95,8 @@ def ended(posteriors: dict[str, Any], method: str) -> list[dict[str, Any]]:
 
 def _finish(axes: Axes, noise: str) -> None:
     """Logarithmic axes, and the error below which all are equal."""
-    axes.axhline(NOISE, color=FAINT, lw=0.8, ls=":")
+    axes.axhline(NOISE, color=REFERENCE, lw=0.8, ls=":")
     place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-    axes.annotate(noise, (0, NOISE), (4, 4), fontsize="small", color=FAINT, **place)
+    axes.annotate(noise, (0, NOISE), (4, 4), fontsize="small", color=REFERENCE, **place)
     axes.set(xscale="log", yscale="log")
     axes.spines[["top", "right"]].set_visible(False)

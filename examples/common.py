@@ -10,7 +10,7 @@ import numpy as np
 from vijax.plot import style
 
 HERE = Path(__file__).parent
-BLUE, ORANGE, GREY = style.ANSWER, style.GUIDE, style.FAINT
+BLUE, ORANGE, GREY = style.POSTERIOR, style.GUIDE, style.REFERENCE
 
 plt.rcParams.update(style.RC)
 plt.rcParams.update({"figure.dpi": 110, "figure.titlesize": "large", "legend.fontsize": "medium"})

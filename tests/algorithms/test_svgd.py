@@ -1,4 +1,4 @@
-"""Particles by SVGD, and the kernelized Stein discrepancy, on densities known in closed form."""
+"""SVGD and the kernelized Stein discrepancy, on densities known in closed form."""
 
 import functools
 
@@ -39,7 +39,7 @@ def fitted():
 
 @pytest.mark.parametrize("kernel", [RBF(1.3), IMQ(0.7)])
 def test_the_stein_kernel_has_mean_zero_under_its_density(kernel):
-    """By quadrature in one dimension, whatever the other point."""
+    """By quadrature in one dimension, for several values of the other point."""
     x = np.linspace(-12, 12, 20_001)[:, None]
     density = np.exp(-0.5 * x[:, 0] ** 2) / np.sqrt(2 * np.pi) * (x[1, 0] - x[0, 0])
     for y in (-1.5, 0.2, 3.0):
@@ -55,7 +55,7 @@ def test_the_stein_kernel_has_mean_zero_under_its_density(kernel):
 
 @pytest.mark.parametrize("kernel", [RBF(2.0), IMQ(2.0)])
 def test_the_stein_kernel_by_differentiation(kernel):
-    """Against `s_x.s_y k + s_x.d_y k + s_y.d_x k + tr d_x d_y k` by JAX."""
+    """Compared with `s_x.s_y k + s_x.d_y k + s_y.d_x k + tr d_x d_y k` by JAX."""
     points = np.random.default_rng(0).normal(size=(4, 2))
 
     def k(x, y):
@@ -81,8 +81,8 @@ def test_the_stein_kernel_by_differentiation(kernel):
 
 
 @pytest.mark.parametrize("kernel", [RBF(), IMQ()])
-def test_the_discrepancy_tells_right_from_wrong(kernel):
-    """Of exact draws it is what it says it should be; of shifted or narrow ones it is larger."""
+def test_the_discrepancy_detects_wrong_draws(kernel):
+    """For exact draws it has its expected value; for shifted or narrow ones it is larger."""
     rng, factor, num = np.random.default_rng(0), np.linalg.cholesky(COVARIANCE), 200
     ratios = []
     for _ in range(50):
@@ -109,15 +109,15 @@ def test_particles_find_a_gaussian():
     assert posterior.status == "approximate"
     assert np.isnan(posterior.elbo)
     assert "Stein discrepancy of the 100 particles" in posterior.report()
-    assert "modes that none of them is near" in posterior.report()
+    assert "modes far from all particles" in posterior.report()
     with pytest.raises(GuideError, match="importance: expected a guide with a density"):
         posterior.importance()
 
 
 def test_both_modes_of_a_mixture_in_the_right_proportion():
-    def bimodal(apart):
+    def bimodal(separation):
         mixture = dist.Categorical(jnp.array([0.5, 0.5]))
-        parts = dist.Normal(jnp.array([-1.0, 1.0]) * apart, 1.0)
+        parts = dist.Normal(jnp.array([-1.0, 1.0]) * separation, 1.0)
         numpyro.sample("z", dist.MixtureSameFamily(mixture, parts))
 
     posterior = vijax.fit(bimodal, 2.0, algorithm=SVGD(60, IMQ()), progress_bar=False)
@@ -134,7 +134,7 @@ def test_the_discrepancy_of_a_fit():
     assert bad.value > 2 * bad.exact
 
 
-def test_it_goes_on_bit_for_bit_and_survives_a_file(tmp_path):
+def test_resumed_steps_are_identical_also_from_a_file(tmp_path):
     options = {"algorithm": SVGD(10), "progress_bar": False}
     first = vijax.fit(gaussian, *DATA, num_steps=50, **options)
     first.save(tmp_path / "fit.vijax")
@@ -145,7 +145,7 @@ def test_it_goes_on_bit_for_bit_and_survives_a_file(tmp_path):
         np.testing.assert_array_equal(on.params.points, whole.params.points)
 
 
-def test_misuse_is_told():
+def test_invalid_arguments_are_rejected():
     with pytest.raises(GuideError, match="expected a guide of particles"):
         vijax.fit(gaussian, *DATA, guide="meanfield", objective=Stein(), progress_bar=False)
     with pytest.raises(GuideError, match="at least 2 particles"):

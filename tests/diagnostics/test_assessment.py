@@ -1,4 +1,4 @@
-"""How many draws an answer is weighed by."""
+"""Number of draws of an assessment."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,8 +27,8 @@ def regression(x, y):
 
 
 @pytest.fixture
-def dear(monkeypatch):
-    """No more than some 1,200 draws are affordable."""
+def costly(monkeypatch):
+    """The budget allows about 1,200 draws."""
     monkeypatch.setattr(assess, "_MAX_ELEMENTS", 1210 * (3 * ROWS + 2))
 
 
@@ -36,14 +36,14 @@ def fit(guide):
     return vijax.fit(regression, X, Y, guide=guide, progress_bar=False)
 
 
-def test_where_draws_are_dear_few_will_do_for_weights_that_are_nearly_equal(dear):
+def test_costly_assessment_uses_few_draws_if_weights_are_nearly_equal(costly):
     posterior = fit("fullrank")
     assert posterior.status == "certified"
     assert len(posterior._result.assessment.draws.log_p) == 302
     assert abs(posterior.elbo - EVIDENCE) < 0.01
 
 
-def test_all_that_can_be_afforded_are_made_where_weights_differ(dear):
+def test_costly_assessment_uses_its_budget_if_weights_vary(costly):
     posterior = fit("meanfield")
     draws = posterior._result.assessment.draws
     assert len(draws.log_p) == posterior._result.assessment.diagnostics.num_draws == 1210
@@ -55,7 +55,7 @@ def test_all_that_can_be_afforded_are_made_where_weights_differ(dear):
     assert abs(posterior.elbo - (EVIDENCE - gap)) < 5 * posterior.elbo_se
 
 
-def test_a_summary_weighs_nothing_that_it_does_not_correct(monkeypatch):
+def test_summary_of_a_certified_fit_computes_no_weights(monkeypatch):
     posterior = fit("fullrank")
     assert posterior.status == "certified"
 

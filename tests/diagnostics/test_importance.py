@@ -1,4 +1,4 @@
-"""Draws in blocks: how many the model is evaluated at, and how."""
+"""Draws in blocks: number of model evaluations, separate evaluation of densities."""
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +11,13 @@ from vijax.diagnostics import importance as weights
 from vijax.guides import Delta, MeanField
 
 
-def test_one_draw_is_evaluated_alone():
-    """Comparisons on many batches ask for one draw of each, and would pay for a block."""
+def test_a_single_draw_is_evaluated_without_a_block():
+    """Comparisons on many batches use one draw of each, and would evaluate a block."""
     problem = targets.problem("normal_mean")
     evaluated = []
 
-    def count(number):
-        evaluated.append(float(number))
+    def count(value):
+        evaluated.append(float(value))
 
     params = Delta().init(jax.random.key(0), problem.target.space, {"mu": jnp.array(0.3)})
 
@@ -33,8 +33,8 @@ def test_one_draw_is_evaluated_alone():
     assert len(evaluated) == 1
 
 
-def test_draws_and_densities_of_much_data_are_the_same_apart(monkeypatch):
-    problem, guide = targets.problem("regression"), MeanField()  # which has no draws on the host
+def test_densities_evaluated_separately_are_the_same(monkeypatch):
+    problem, guide = targets.problem("regression"), MeanField()  # a guide without draws on the host
     target, batch = problem.target, problem.batch
     params = guide.init(
         jax.random.key(0), target.space, target.space.unravel(jnp.full(target.space.dim, 0.2))
@@ -43,15 +43,15 @@ def test_draws_and_densities_of_much_data_are_the_same_apart(monkeypatch):
     def draws():
         return weights.draw(target, guide, Variables(params), {}, jax.random.key(1), batch, 70)
 
-    def weighed():
-        """Whether densities came with the draws, by program."""
+    def with_log_p():
+        """Whether compiled programs evaluate densities with the draws."""
         return {key[-1] for key in target.programs.compiled if key[0] == weights._draw_block}
 
     at_once = draws()
-    assert weighed() == {True}
+    assert with_log_p() == {True}
     monkeypatch.setattr(_kernel, "_WORTH_COMPILING", 1)
-    apart = draws()
-    assert weighed() == {True, False}
-    jax.tree.map(np.testing.assert_array_equal, apart.z, at_once.z)
-    np.testing.assert_allclose(apart.log_q, at_once.log_q, rtol=1e-6)
-    np.testing.assert_allclose(apart.log_p, at_once.log_p, rtol=1e-6)
+    separately = draws()
+    assert with_log_p() == {True, False}
+    jax.tree.map(np.testing.assert_array_equal, separately.z, at_once.z)
+    np.testing.assert_allclose(separately.log_q, at_once.log_q, rtol=1e-6)
+    np.testing.assert_allclose(separately.log_p, at_once.log_p, rtol=1e-6)

@@ -1,4 +1,4 @@
-"""Pareto smoothing against ArviZ's, and against tails of known shape."""
+"""Pareto smoothing compared with ArviZ, and on tails of known shape."""
 
 import math
 
@@ -10,7 +10,7 @@ from vijax.diagnostics import psis
 
 
 def log_ratios(shape: float, num_draws: int, seed: int = 0) -> np.ndarray:
-    """Logs of generalized Pareto ratios, whose tail has this shape."""
+    """Logs of generalized Pareto ratios of a given shape."""
     exponential = np.random.default_rng(seed).exponential(size=num_draws)
     return np.log1p(np.expm1(shape * exponential) / shape if shape else exponential)
 
@@ -30,7 +30,9 @@ def test_equals_arviz(shape, num_draws):
 def test_recovers_the_shape(shape):
     khats = [psis.smooth(log_ratios(shape, 20_000, seed))[1] for seed in range(30)]
     error = np.std(khats, ddof=1) / math.sqrt(len(khats))
-    bias = 10 * abs(0.5 - shape) / 434  # of the prior: 10 draws of 0.5 beside a tail of 424
+    bias = (
+        10 * abs(0.5 - shape) / 434
+    )  # of the prior: weight of 10 draws, mean 0.5, to 424 of the tail
     assert np.mean(khats) == pytest.approx(shape, abs=4 * error + 2 * bias + 0.01)
 
 

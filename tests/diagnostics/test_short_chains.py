@@ -1,4 +1,4 @@
-"""Short chains find the target's moments, and say when they have not."""
+"""Short chains estimate the target's moments, and detect when they have not converged."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +8,7 @@ import pytest
 
 from tests.solvers.problems import case, gaussian
 from vijax.diagnostics import short_chains as markov
-from vijax.diagnostics.chain_check import affordable, check, tail_shapes
+from vijax.diagnostics.chain_check import check, evaluation_budget, tail_shapes
 from vijax.diagnostics.psis import tail_shape
 
 
@@ -17,7 +17,7 @@ def uniform(num):
 
 
 def checked(kernel, draws, labels=None, correct=True, seed=0, tolerance=0.05):
-    rng, budget = np.random.default_rng(seed), affordable(kernel, correct)
+    rng, budget = np.random.default_rng(seed), evaluation_budget(kernel, correct)
     return check(kernel, draws, uniform(len(draws)), labels, rng, tolerance, correct, budget)
 
 
@@ -26,19 +26,19 @@ def test_agrees_with_an_exact_guide():
     rng = np.random.default_rng(1)
     draws = rng.multivariate_normal(known.mean, known.covariance, 4000)
     found, _ = checked(known.case.kernel(), draws, correct=False)
-    assert found.settled
+    assert found.converged
     assert found.agrees(0.05)
     assert found.error < 0.02
 
 
 @pytest.mark.parametrize(("shift", "stretch"), [(0.5, 1.0), (0.0, 0.6), (1.0, 1.5)])
-def test_mends_a_wrong_guide(shift, stretch):
+def test_corrects_an_inaccurate_guide(shift, stretch):
     known = gaussian(6, 30.0)
     rng = np.random.default_rng(2)
     sd = np.sqrt(np.diag(known.covariance))
     draws = rng.multivariate_normal(known.mean + shift * sd, stretch**2 * known.covariance, 4000)
     found, pool = checked(known.case.kernel(), draws)
-    assert found.settled
+    assert found.converged
     assert not found.agrees(0.05)
     error = 5 * np.maximum(found.mean_se, 1 / np.sqrt(len(pool)))
     assert np.all(np.abs(pool.mean(0) - known.mean) / sd < error)
@@ -46,7 +46,7 @@ def test_mends_a_wrong_guide(shift, stretch):
     np.testing.assert_allclose(found.mean, (pool.mean(0) - draws.mean(0)) / pool.std(0), atol=1e-9)
 
 
-def test_standard_errors_cover_what_repeats_scatter():
+def test_standard_errors_match_the_variation_of_repeats():
     known = gaussian(3, 30.0)
     rng = np.random.default_rng(3)
     draws = rng.multivariate_normal(known.mean, known.covariance, 4000)
@@ -58,7 +58,7 @@ def test_standard_errors_cover_what_repeats_scatter():
     assert np.all((ratio > 0.5) & (ratio < 1.7))
 
 
-def test_a_ridge_too_long_to_walk_is_not_settled():
+def test_chains_on_a_long_ridge_have_not_converged():
     def banana():
         x = numpyro.sample("x", dist.Normal(1.0, 10.0**0.5))
         numpyro.sample("y", dist.Normal(x**2, 0.1**0.5))
@@ -66,7 +66,7 @@ def test_a_ridge_too_long_to_walk_is_not_settled():
     rng = np.random.default_rng(4)
     draws = rng.normal([0.2, 0.2], 0.3, (4000, 2))
     found, _ = checked(case(banana).kernel(), draws)
-    assert not found.settled
+    assert not found.converged
 
 
 def test_modes_are_not_expected_to_mix():
@@ -82,7 +82,7 @@ def test_modes_are_not_expected_to_mix():
     draws = np.where(labels[:, None], center, -center) + rng.normal(size=(4000, 2))
     kernel = case(two).kernel()
     assert checked(kernel, draws, labels)[0].agrees(0.05)
-    assert not checked(kernel, draws)[0].settled
+    assert not checked(kernel, draws)[0].converged
 
 
 def test_chains_that_cannot_start_are_dropped():
@@ -93,12 +93,12 @@ def test_chains_that_cannot_start_are_dropped():
     rng = np.random.default_rng(6)
     kernel = case(half).kernel()
     starts = rng.normal(size=(300, 2))
-    begun = markov.begin(kernel, starts, np.zeros(300, int))
-    assert len(begun.states) == np.sum(starts[:, 1] > 0)
+    state = markov.initialize(kernel, starts, np.zeros(300, int))
+    assert len(state.states) == np.sum(starts[:, 1] > 0)
     assert checked(kernel, np.concatenate([starts[:, :1], -np.abs(starts[:, 1:])], 1)) is None
 
 
-def test_tail_shapes_tell_heavy_from_light():
+def test_tail_shapes_distinguish_heavy_from_light():
     rng = np.random.default_rng(7)
     points = np.column_stack([rng.normal(size=4000), rng.standard_t(1.5, 4000)])
     light, heavy = tail_shapes(points)
@@ -107,13 +107,13 @@ def test_tail_shapes_tell_heavy_from_light():
     assert tail_shape(np.ones(100)) == -np.inf
 
 
-def test_chains_that_are_cut_short_say_so():
+def test_chains_within_a_small_budget_are_inconclusive():
     known = gaussian(6, 30.0)
     kernel = known.case.kernel()
     draws = np.random.default_rng(4).multivariate_normal(known.mean, known.covariance, 4000)
     rng, weights = np.random.default_rng(0), uniform(4000)
     found, _ = check(kernel, draws, weights, None, rng, 0.05, True, 64 * 64)
-    assert (found.num_chains, found.cut_short, found.settled) == (64, True, False)
+    assert (found.num_chains, found.too_short, found.converged) == (64, True, False)
     assert not found.agrees(0.05)
     assert found.consistent(0.05)  # as the guide is exact
     sd = np.sqrt(np.diag(known.covariance))
@@ -122,8 +122,8 @@ def test_chains_that_are_cut_short_say_so():
     assert check(kernel, draws, weights, None, rng, 0.05, True, 64 * 63) is None
 
 
-def test_more_is_affordable_where_an_answer_needs_mending():
+def test_the_budget_is_larger_where_draws_need_correction():
     class Large:
         num_elements = 2**22
 
-    assert affordable(Large, True) > affordable(Large, False) >= 2**10
+    assert evaluation_budget(Large, True) > evaluation_budget(Large, False) >= 2**10

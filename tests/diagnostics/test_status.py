@@ -1,4 +1,4 @@
-"""A status is only as good as its weakest witness."""
+"""The weakest diagnostic determines the status."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,16 @@ def importance(khat=0.2, ess=3800.0, tail_share=0.1, log_evidence=-3.0):
     return Importance(np.full(4000, -np.log(4000)), khat, ess, tail_share, log_evidence, 0.01)
 
 
-def chains(mean=0.0, log_sd=0.0, se=0.015, left=0.0, climb=0.0, tail=0.0, accept=0.85, stuck=0.0):
+def chains(
+    mean=0.0,
+    log_sd=0.0,
+    se=0.015,
+    drift=0.0,
+    log_density_drift=0.0,
+    tail_shape=0.0,
+    accept_rate=0.85,
+    stuck_share=0.0,
+):
     def each(value):
         return np.array([value, 0.0, 0.0])
 
@@ -26,11 +35,11 @@ def chains(mean=0.0, log_sd=0.0, se=0.015, left=0.0, climb=0.0, tail=0.0, accept
         error,
         error,
         0.016,
-        each(left),
-        climb,
-        each(tail),
-        accept,
-        stuck,
+        each(drift),
+        log_density_drift,
+        each(tail_shape),
+        accept_rate,
+        stuck_share,
         256,
         60,
     )
@@ -45,26 +54,32 @@ def status(weights=None, shift=SAME, **facts):
     [
         ("certified", {}),
         ("certified", {"check": chains()}),
-        ("certified", {"check": chains(tail=0.8)}),
+        ("certified", {"check": chains(tail_shape=0.8)}),
         ("corrected", {"check": chains(mean=0.2), "use_chains": True}),
         ("approximate", {"check": chains(mean=0.2)}),
         ("approximate", {"check": chains(mean=0.3), "shift": Shift(np.full(3, 0.09), np.zeros(3))}),
         ("corrected", {"check": chains(mean=0.2), "shift": Shift(FIRST, np.zeros(3))}),
-        ("approximate", {"check": chains(left=0.3)}),
-        ("approximate", {"check": chains(left=0.3), "use_chains": True}),
-        ("approximate", {"check": chains(climb=0.3), "use_chains": True}),
-        # a single round of noisy chains, with nothing to say against weights that are nearly equal
-        ("certified", {"check": chains(mean=0.2, se=0.06, climb=np.inf)}),
-        ("approximate", {"check": chains(mean=0.6, se=0.06, climb=np.inf)}),
-        ("approximate", {"check": chains(log_sd=0.6, se=0.06, climb=np.inf)}),
-        ("approximate", {"check": chains(se=0.06, left=0.1, climb=np.inf)}),
-        ("approximate", {"check": chains(se=0.06, accept=0.3, climb=np.inf)}),
-        ("approximate", {"check": chains(se=0.06, climb=np.inf), "weights": importance(ess=3500)}),
-        ("approximate", {"check": chains(se=0.06, climb=np.inf), "weights": importance(khat=0.6)}),
+        ("approximate", {"check": chains(drift=0.3)}),
+        ("approximate", {"check": chains(drift=0.3), "use_chains": True}),
+        ("approximate", {"check": chains(log_density_drift=0.3), "use_chains": True}),
+        # a single window of noisy chains, consistent with a guide whose weights are nearly equal
+        ("certified", {"check": chains(mean=0.2, se=0.06, log_density_drift=np.inf)}),
+        ("approximate", {"check": chains(mean=0.6, se=0.06, log_density_drift=np.inf)}),
+        ("approximate", {"check": chains(log_sd=0.6, se=0.06, log_density_drift=np.inf)}),
+        ("approximate", {"check": chains(se=0.06, drift=0.1, log_density_drift=np.inf)}),
+        ("approximate", {"check": chains(se=0.06, accept_rate=0.3, log_density_drift=np.inf)}),
+        (
+            "approximate",
+            {"check": chains(se=0.06, log_density_drift=np.inf), "weights": importance(ess=3500)},
+        ),
+        (
+            "approximate",
+            {"check": chains(se=0.06, log_density_drift=np.inf), "weights": importance(khat=0.6)},
+        ),
         ("approximate", {"more_modes": True}),
-        ("approximate", {"check": chains(accept=0.3)}),
-        ("approximate", {"check": chains(stuck=0.05)}),
-        ("approximate", {"check": chains(mean=0.2, tail=0.8), "use_chains": True}),
+        ("approximate", {"check": chains(accept_rate=0.3)}),
+        ("approximate", {"check": chains(stuck_share=0.05)}),
+        ("approximate", {"check": chains(mean=0.2, tail_shape=0.8), "use_chains": True}),
         ("approximate", {"check": chains(se=0.2), "use_chains": True}),
         ("approximate", {"num_modes": 2}),
         ("approximate", {"num_modes": 2, "check": chains(), "use_chains": True}),
@@ -85,16 +100,16 @@ def test_status(expected, facts):
     assert status(**facts) == expected
 
 
-def test_without_importance_nothing_is_claimed():
-    verdict = diagnose(Diagnostics(None, None, converged=False))
-    assert verdict.status == "approximate"
-    assert "not judged" in " ".join(verdict.reasons)
-    assert verdict.advice == "Give it more steps."
+def test_without_importance_accuracy_is_not_verified():
+    diagnosis = diagnose(Diagnostics(None, None, converged=False))
+    assert diagnosis.status == "approximate"
+    assert "not verified" in " ".join(diagnosis.reasons)
+    assert diagnosis.advice == "Run more steps."
 
 
-def test_reasons_name_the_numbers():
-    verdict = diagnose(Diagnostics(importance(), SAME, check=chains(mean=0.21), use_chains=True))
-    text = " ".join(verdict.reasons)
-    assert "256 short chains of 60 gradients" in text
-    assert "0.21 sd" in text
-    assert "states of these chains" in text
+def test_reasons_state_the_numbers():
+    diagnosis = diagnose(Diagnostics(importance(), SAME, check=chains(mean=0.21), use_chains=True))
+    text = " ".join(diagnosis.reasons)
+    assert "256 short HMC chains (60 gradient evaluations each) have converged" in text
+    assert "by up to 0.21 sd" in text
+    assert "final states of these chains" in text

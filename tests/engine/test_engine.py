@@ -160,7 +160,7 @@ def test_steps_that_are_not_finite_are_skipped_and_explained():
     )
     (trouble,) = posterior._result.run.nonfinite_steps
     assert trouble.site == "trap"
-    assert trouble.what == "log density"
+    assert trouble.quantity == "log density"
     assert np.isnan(posterior.losses[trouble.step])
     assert np.isfinite(posterior.losses).mean() > 0.6
     assert np.isfinite(posterior.params.loc["z"])

@@ -269,7 +269,7 @@ def test_counts_without_an_end():
     draws = posterior.sample(0, num, corrected=True)["n"]
     assert (np.abs(draws.mean(0) - mean) < 8 * sd / np.sqrt(num) + 0.01).all()
     assert (np.abs(draws.std(0) / sd - 1) < 0.05).all()
-    assert "n (any number of values); gradients by LeaveOneOut" in posterior.report()
+    assert "n (countably many values); gradients by LeaveOneOut" in posterior.report()
 
 
 def thinned(y):

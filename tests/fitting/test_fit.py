@@ -210,4 +210,4 @@ def test_gradient_steps_do_not_certify_one_of_two_modes():
     assert abs(abs(posterior.sample(0, 1000)["mu"].mean()) - 2) < 0.1  # one of them, exactly
     assert posterior.khat < 0.5
     assert posterior.status == "approximate"
-    assert "2 separate modes were seen" in posterior.report()
+    assert "2 separate modes were found" in posterior.report()

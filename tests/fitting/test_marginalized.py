@@ -62,7 +62,7 @@ def test_the_evidence_is_exact():
     assert abs(found.log_evidence - exact()[0]) < 5 * found.log_evidence_se + 1e-3
     assert posterior.elbo < exact()[0] + 5 * posterior.elbo_se
     assert posterior.space.names == ("mu",)
-    assert "discrete sites, summed out exactly: z (3 values)" in posterior.report()
+    assert "discrete sites, marginalized exactly: z (3 values)" in posterior.report()
 
 
 def test_draws_of_the_states_follow_their_posterior():

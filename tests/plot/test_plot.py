@@ -1,4 +1,4 @@
-"""Figures show the numbers that they say they show."""
+"""Figures show the numbers of the posterior."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ def schools(error, effect=None):
 
 
 @pytest.fixture(scope="module")
-def climbed():
+def automatic():
     return vijax.fit(schools, ERROR, EFFECT, progress_bar=False)
 
 
@@ -47,20 +47,20 @@ def close():
 
 
 def line(axes, label):
-    """Data of the line whose label starts so."""
+    """Data of the line whose label starts with `label`."""
     found = [each for each in axes.get_lines() if str(each.get_label()).startswith(label)]
     assert len(found) == 1
     return np.asarray(found[0].get_xdata()), np.asarray(found[0].get_ydata())
 
 
 def drawn(figure):
-    """The figure's pixels differ from white by more than a frame's worth."""
+    """Share of the figure's pixels that are not white."""
     figure.canvas.draw()
     pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]
     return (pixels < 200).any(axis=-1).mean()
 
 
-def test_losses_are_those_of_the_fit_with_the_stop_and_its_reason(stepped):
+def test_losses_and_the_reason_to_stop_are_those_of_the_fit(stepped):
     axes = vijax.plot.losses(stepped)
     steps, values = line(axes, "each step")
     np.testing.assert_array_equal(steps, np.arange(1, 501))
@@ -68,22 +68,22 @@ def test_losses_are_those_of_the_fit_with_the_stop_and_its_reason(stepped):
     at, average = line(axes, "average of 5 steps")
     assert at[0] == 5
     assert average[-1] == pytest.approx(stepped.losses[-5:].mean())
-    assert line(axes, "ELBO at the end")[1] == pytest.approx(-stepped.elbo)
+    assert line(axes, "final ELBO")[1] == pytest.approx(-stepped.elbo)
     assert axes.get_title(loc="left") == "stopped: num_steps=500 reached"
     low, high = axes.get_ylim()
     assert low < -stepped.elbo < high
 
 
-def test_the_ladder_has_a_row_for_every_rung(climbed):
-    axes = vijax.plot.stages(climbed)
+def test_stages_have_a_row_for_every_attempt(automatic):
+    axes = vijax.plot.stages(automatic)
     assert [text.get_text() for text in axes.get_yticklabels()] == [
-        one.stage for one in climbed.history
+        one.stage for one in automatic.history
     ]
     shown = [mark.lines[0].get_xdata()[0] for mark in axes.containers]
-    assert shown == pytest.approx([one.elbo for one in climbed.history])
+    assert shown == pytest.approx([one.elbo for one in automatic.history])
 
 
-def test_what_a_fit_has_not_is_refused_with_the_way_out(climbed, stepped):
+def test_figures_that_do_not_apply_are_rejected_with_a_remedy(automatic, stepped):
     with pytest.raises(vijax.VijaxError, match=r"stages: .* Draw losses"):
         vijax.plot.stages(stepped)
     mode = vijax.fit(schools, ERROR, EFFECT, guide="map", progress_bar=False)
@@ -96,31 +96,31 @@ def test_what_a_fit_has_not_is_refused_with_the_way_out(climbed, stepped):
     assert drawn(vijax.plot.report(mode)) > 0.01
 
 
-def test_weights_show_k_hat_and_the_gap_between_elbo_and_evidence(climbed):
-    axes = vijax.plot.weights(climbed)
-    gap = climbed._result.assessment.importance.log_evidence - climbed.elbo
+def test_weights_show_k_hat_and_the_gap_between_elbo_and_evidence(automatic):
+    axes = vijax.plot.weights(automatic)
+    gap = automatic._result.assessment.importance.log_evidence - automatic.elbo
     assert line(axes, "log evidence")[0] == pytest.approx(gap, abs=1e-4)
     counts = sum(patch.get_height() for patch in axes.patches)
-    assert counts == climbed._result.assessment.draws.log_q.size
-    assert f"k-hat {climbed.khat:.2f}" in axes.get_title(loc="left")
+    assert counts == automatic._result.assessment.draws.log_q.size
+    assert f"k-hat {automatic.khat:.2f}" in axes.get_title(loc="left")
 
 
-def test_shifts_are_those_of_the_report_worst_first(climbed):
-    means, sds = vijax.plot.shifts(climbed)
+def test_shifts_are_those_of_the_report_largest_first(automatic):
+    means, sds = vijax.plot.shifts(automatic)
     names = [text.get_text() for text in means.get_yticklabels()]
-    table = climbed.report().partition("worst first:\n")[2].splitlines()[1:]
+    table = automatic.report().partition("largest first:\n")[2].splitlines()[1:]
     assert names == [row.split()[0] for row in table]
-    first = climbed.space.coordinates().index(names[0])
-    assert line(means, "weights")[0][0] == climbed._result.assessment.shift.mean[first]
+    first = automatic.space.coordinates().index(names[0])
+    assert line(means, "PSIS")[0][0] == automatic._result.assessment.shift.mean[first]
     chains = sds.containers[0].lines[0].get_xdata()[0]
-    assert chains == climbed._result.assessment.check.log_sd[first]
+    assert chains == automatic._result.assessment.check.log_sd[first]
 
 
-def test_marginals_are_densities_of_posterior_guide_and_prior(climbed):
-    figure = vijax.plot.marginals(climbed, ["mu", "tau"])
+def test_marginals_are_densities_of_posterior_guide_and_prior(automatic):
+    figure = vijax.plot.marginals(automatic, ["mu", "tau"])
     for axes, site in zip(figure.axes, ("mu", "tau"), strict=True):
-        draws = climbed.sample(5, 4000)[site]
-        for label in ("corrected", "the guide's own"):
+        draws = automatic.sample(5, 4000)[site]
+        for label in ("corrected", "guide"):
             grid, density = line(axes, label)
             assert np.trapezoid(density, grid) == pytest.approx(1.0, abs=0.02)
         grid, density = line(axes, "corrected")
@@ -133,16 +133,16 @@ def test_marginals_are_densities_of_posterior_guide_and_prior(climbed):
     assert np.abs(density - exact)[inside].max() < 0.12 * exact.max()
 
 
-def test_the_prior_is_drawn_at_the_fits_own_arguments(climbed):
-    draws = prior_draws(climbed, jax.random.key(0), 4000)
+def test_the_prior_is_drawn_at_the_fits_own_arguments(automatic):
+    draws = prior_draws(automatic, jax.random.key(0), 4000)
     assert draws["theta"].shape == (4000, 8)
-    spread = draws["theta"] - draws["mu"][:, None]
-    standard = spread / draws["tau"][:, None]
+    deviation = draws["theta"] - draws["mu"][:, None]
+    standard = deviation / draws["tau"][:, None]
     assert stats.kstest(standard[:, 0], "norm").pvalue > 1e-3
     assert stats.kstest(draws["tau"], stats.halfcauchy(scale=5).cdf).pvalue > 1e-3
 
 
-def test_contours_enclose_the_shares_they_promise():
+def test_contours_enclose_the_stated_probabilities():
     rng = np.random.default_rng(0)
     x = rng.normal(size=4000)
     y = 0.95 * x + np.sqrt(1 - 0.95**2) * rng.normal(size=4000)
@@ -160,29 +160,29 @@ def test_densities_stay_on_their_support():
     assert np.abs(density - np.exp(-grid)).max() < 0.1
 
 
-def test_pairs_share_their_axes(climbed):
-    figure = vijax.plot.pair(climbed, ["mu", "tau", "theta[0]"])
+def test_pairs_share_their_axes(automatic):
+    figure = vijax.plot.pair(automatic, ["mu", "tau", "theta[0]"])
     grid = np.array(figure.axes).reshape(3, 3)
     assert [axes.get_xlabel() for axes in grid[-1]] == ["mu", "tau", "theta[0]"]
     assert grid[2, 0].get_ylim() == grid[2, 1].get_ylim()
     assert grid[1, 0].get_xlim() == grid[2, 0].get_xlim() == grid[0, 0].get_xlim()
     points = grid[1, 0].get_lines()[0]
     assert np.corrcoef(points.get_data())[0, 1] == pytest.approx(
-        np.corrcoef(climbed.sample(3, 4000)["mu"], climbed.sample(3, 4000)["tau"])[0, 1],
+        np.corrcoef(automatic.sample(3, 4000)["mu"], automatic.sample(3, 4000)["tau"])[0, 1],
         abs=5 / np.sqrt(800),
     )
 
 
-def test_the_predictive_check_has_the_data_and_so_many_draws(climbed):
-    figure = vijax.plot.predictive(climbed, num_draws=20)
+def test_the_predictive_check_has_the_data_and_num_draws_draws(automatic):
+    figure = vijax.plot.predictive(automatic, num_draws=20)
     labels = figure.axes[0].get_legend_handles_labels()[1]
     assert labels == ["20 draws", "data"]
     lines = [each for each in figure.axes[0].get_lines() if len(each.get_xdata())]
     assert len(lines) == 21
 
 
-def test_the_report_has_every_reason(climbed, stepped):
-    for posterior in (climbed, stepped):
+def test_the_report_has_every_reason(automatic, stepped):
+    for posterior in (automatic, stepped):
         figure = vijax.plot.report(posterior)
         words = " ".join(text.get_text() for axes in figure.axes for text in axes.texts)
         words = " ".join(words.split())
@@ -201,14 +201,14 @@ def test_scalars_by_name():
         scalars(draws, ["b"], 3)
 
 
-def test_without_matplotlib_the_import_says_what_to_install():
+def test_without_matplotlib_the_import_error_has_a_remedy():
     code = "import sys; sys.modules['matplotlib'] = None; import vijax.plot"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 1
     assert "ImportError: vijax.plot: expected matplotlib, which is not installed" in result.stderr
 
 
-def test_settings_of_the_user_survive(climbed):
+def test_matplotlib_settings_are_restored(automatic):
     before = dict(plt.rcParams)
-    vijax.plot.weights(climbed)
+    vijax.plot.weights(automatic)
     assert dict(plt.rcParams) == before

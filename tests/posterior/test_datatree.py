@@ -1,4 +1,4 @@
-"""Posteriors as ArviZ sees them."""
+"""Posteriors exported to ArviZ."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ from scipy import stats
 import vijax
 from tests.posteriors import replaced
 from vijax.contracts import Variables
-from vijax.diagnostics.assessment import Fitted, assess
+from vijax.diagnostics.assessment import FittedGuide, assess
 from vijax.guides.gaussian.normal import MeanFieldParams
 
 RNG = np.random.default_rng(0)
@@ -81,7 +81,7 @@ def test_groups_dimensions_and_names(tree):
     assert tree["observed_data"]["y"].dims == ("rows",)
 
 
-def test_data_is_told_apart_into_observed_and_constant(tree):
+def test_data_are_either_observed_or_constant(tree):
     np.testing.assert_array_equal(values(tree, "observed_data", "y"), Y)
     assert set(tree["constant_data"].data_vars) == {"data['x']", "group"}
     np.testing.assert_array_equal(values(tree, "constant_data", "data['x']"), X)
@@ -129,10 +129,11 @@ def test_resampled_draws_have_equal_weights():
     fitted = vijax.fit(model, jnp.asarray(0.5), guide="meanfield", num_steps=20, progress_bar=False)
     variables = Variables(MeanFieldParams({"m": jnp.array(0.5)}, {"m": jnp.array(0.0)}))
     key = jax.random.key(0)
-    judged = assess(
-        Fitted(fitted._result.target, fitted.guide, variables, {}, key, fitted._result.batch), True
+    assessment = assess(
+        FittedGuide(fitted._result.target, fitted.guide, variables, {}, key, fitted._result.batch),
+        True,
     )
-    posterior = replaced(fitted, variables=variables, assessment=judged)
+    posterior = replaced(fitted, variables=variables, assessment=assessment)
     assert posterior.status == "corrected"
     tree = posterior.to_datatree(0, 1000)
     np.testing.assert_allclose(values(tree, "sample_stats", "log_weight"), -np.log(1000))
@@ -142,7 +143,7 @@ def test_resampled_draws_have_equal_weights():
     np.testing.assert_allclose(values(tree, "sample_stats", "log_p")[0], exact, rtol=1e-4)
 
 
-def test_facts_are_attributes(posterior, tree):
+def test_properties_of_the_fit_are_attributes(posterior, tree):
     for attrs in (tree.attrs, tree["posterior"].attrs):
         assert attrs["inference_library"] == "vijax"
         assert attrs["inference_library_version"] == vijax.__version__
@@ -165,7 +166,7 @@ def test_options_add_coordinates_and_names(posterior):
     assert tree.attrs["inference_library"] == "vijax"
 
 
-def test_without_data_there_is_the_posterior_alone(posterior, tmp_path):
+def test_without_data_there_is_only_the_posterior(posterior, tmp_path):
     posterior.save(tmp_path / "p.npz")
     tree = vijax.load(tmp_path / "p.npz", groups, group=GROUP).to_datatree(1, 20)
     assert set(tree.children) == {"posterior"}
@@ -199,7 +200,7 @@ def reserved(draw):
         numpyro.sample("sample", dist.Normal(level, 1.0), obs=draw)
 
 
-def test_words_of_arviz_are_renamed():
+def test_reserved_names_of_arviz_are_renamed():
     data = np.array([0.1, 0.2, 0.3], np.float32)
     posterior = vijax.fit(reserved, data, guide="meanfield", num_steps=20, progress_bar=False)
     tree = posterior.to_datatree(0, 20)

@@ -1,4 +1,4 @@
-"""The log evidence, bounds on it from both sides, and models compared by it."""
+"""Log evidence, lower and upper bounds on it, comparison of models."""
 
 import functools
 
@@ -38,7 +38,7 @@ def test_the_evidence_is_bracketed_and_estimated(name, guide):
     assert (estimate.kind, lower.kind, upper.kind) == ("estimate", "lower bound", "upper bound")
 
 
-def test_bounds_of_a_guide_that_is_known_to_be_off():
+def test_bounds_of_an_inaccurate_guide():
     """A mean-field guide of a correlated Gaussian, for which all bounds are closed forms."""
     problem = targets.problem("regression")
     posterior = fitted("regression", "meanfield")
@@ -60,7 +60,7 @@ def test_bounds_of_a_guide_that_is_known_to_be_off():
     assert abs(upper.value - problem.log_evidence - chi / 2) < 5 * upper.se
 
 
-def test_what_has_no_evidence_says_so():
+def test_log_evidence_rejects_invalid_fits_and_arguments():
     problem = targets.problem("normal_mean")
     with pytest.raises(GuideError, match="guide with a density"):
         vijax.fit(problem.model, *problem.args, guide="map", progress_bar=False).log_evidence()
@@ -93,7 +93,7 @@ def exact_line(slope):
     return evidence, norm.logpdf(solved * variance, 0, np.sqrt(variance)).sum()
 
 
-def test_models_side_by_side():
+def test_comparison_of_models():
     fits = {
         name: vijax.fit(line, Y, name == "line", progress_bar=False) for name in ("flat", "line")
     }
@@ -132,15 +132,15 @@ def test_only_models_of_the_same_data_are_compared():
 
 
 def switches(y, on):
-    """A value for every row, drawn rather than summed out."""
+    """A discrete value for every row, in the guide instead of marginalized."""
     with numpyro.plate("rows", len(y)):
         k = numpyro.sample("k", dist.Categorical(np.array([0.2, 0.5, 0.3])))
         numpyro.sample("y", dist.Normal(on * k, 1.0), obs=y)
 
 
 @pytest.mark.slow
-def test_rows_with_a_discrete_value_of_their_own():
-    """A log likelihood of three values has no tail, which ArviZ has no answer for."""
+def test_comparison_with_a_discrete_site_per_row():
+    """A log likelihood of three values has no tail, and ArviZ rejects it."""
     y, num = np.array([-0.5, 1.1, 2.9, 3.2], np.float32), 4000
     fits = {
         on: vijax.fit(switches, y, on, guide="discrete", progress_bar=False) for on in (1.0, 0.5)
@@ -151,9 +151,9 @@ def test_rows_with_a_discrete_value_of_their_own():
         joint = np.array([0.2, 0.5, 0.3]) * likelihood
         marginal = joint.sum(1)
         # by row: the mean over the posterior of 1 / likelihood is 1 / marginal
-        spread = (joint / likelihood**2).sum(1) * marginal - 1
-        error = np.sqrt(spread.sum() / num)
+        variance = (joint / likelihood**2).sum(1) * marginal - 1
+        error = np.sqrt(variance.sum() / num)
         row = found[str(on)]
         assert row.elpd == pytest.approx(np.log(marginal).sum(), abs=5 * error + 0.02)
-        assert row.num_bad > 0  # no tail, nothing that could vouch for it
+        assert row.num_bad > 0  # no tail, k-hat is infinite
     assert found["1.0"].elpd > found["0.5"].elpd

@@ -1,4 +1,4 @@
-"""Files of posteriors: what comes back, what is refused, and what is never in them."""
+"""Files of posteriors: round trips, rejected files, contents."""
 
 import copy
 import dataclasses
@@ -114,7 +114,7 @@ GROUPED = ({"group": np.arange(12) % 3, "y": Y}, 3, ("a", 2.5, None))
     ],
     ids=["solver", "map", "restarts", "composite", "objective", "params-and-mutable"],
 )
-def test_everything_comes_back_bit_for_bit(path, model, args, options):
+def test_a_loaded_posterior_is_identical(path, model, args, options):
     posterior = fit(model, *args, **options)
     posterior.save(path)
     loaded = vijax.load(path, model, *args)
@@ -129,15 +129,15 @@ def test_100_and_200_steps_are_300_in_process_and_through_a_file(path, restarts)
     whole = fit(line, X, Y, num_steps=300, **options)
     part = fit(line, X, Y, num_steps=105, **options)
     part.save(path)
-    for begun in (part, vijax.load(path, line, X, Y)):
-        again = resume(begun, 195)
+    for started in (part, vijax.load(path, line, X, Y)):
+        again = resume(started, 195)
         assert_equal(again.losses, whole.losses)
         assert_equal(again._result.variables, whole._result.variables)
         assert_equal(again.sample(0, 20), whole.sample(0, 20))
         np.testing.assert_equal((again.elbo, again.khat), (whole.elbo, whole.khat))
 
 
-def test_a_fit_that_has_converged_can_go_on():
+def test_a_converged_fit_can_be_resumed():
     posterior = fit(line, X, Y, guide="meanfield", algorithm="gradient")
     assert posterior.converged
     more = resume(posterior, 150)
@@ -220,13 +220,13 @@ def test_without_data_corrected_draws_come_from_the_assessment(path, stepped):
         lambda p: p.resume(10),
     ],
 )
-def test_what_needs_the_data_says_so(path, stepped, call):
+def test_methods_that_need_the_data_are_rejected_without_it(path, stepped, call):
     stepped.save(path)
     with pytest.raises(ModelError, match=r"without 'x', 'y'.*vijax\.load\(path, model, \*data\)"):
         call(vijax.load(path, line))
 
 
-def test_a_part_of_the_data_is_enough_for_a_part(path, stepped):
+def test_some_of_the_data_may_be_missing(path, stepped):
     stepped.save(path)
     loaded = vijax.load(path, line, X)
     assert loaded._result.missing == ("y",)
@@ -289,7 +289,7 @@ def test_large_data_that_is_missing_takes_no_memory(path, stepped):
     assert vijax.load(path, line)._result.batch.data["x"].strides == (0,)
 
 
-# What is not written
+# Objects that are not saved
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,7 +302,7 @@ class Mine(vijax.guides.MeanField):
 
 
 @pytest.mark.parametrize("guide", [Mine(), AutoNormal(line)], ids=["class", "numpyro"])
-def test_a_guide_of_the_users_is_given_again(path, guide):
+def test_a_custom_guide_is_passed_to_load(path, guide):
     posterior = fit(line, X, Y, guide=guide, num_steps=20)
     posterior.save(path)
     with pytest.raises(GuideError, match=r"guide=\.\.\."):
@@ -319,7 +319,7 @@ def users_objective(variables, setting):
 @pytest.mark.parametrize(
     ("name", "value"), [("optimizer", optax.sgd(1e-3)), ("objective", users_objective)]
 )
-def test_what_only_code_can_make_is_given_again_to_resume(path, name, value):
+def test_custom_options_are_passed_to_load_to_resume(path, name, value):
     options = {"guide": "meanfield", "num_steps": 20, name: value}
     posterior = fit(line, X, Y, **options)
     posterior.save(path)
@@ -331,7 +331,7 @@ def test_what_only_code_can_make_is_given_again_to_resume(path, name, value):
     assert_equal(resume(given, 5).losses, resume(posterior, 5).losses)
 
 
-def test_another_optimizer_is_refused(path, stepped):
+def test_a_different_optimizer_is_rejected(path, stepped):
     stepped.save(path)
     with pytest.raises(VijaxError, match=r"algorithm's state.*optimizer.*Give load the optimizer"):
         vijax.load(path, line, X, Y, optimizer=optax.sgd(0.1))
@@ -344,7 +344,7 @@ def linked(x, link, y):
     numpyro.sample("y", dist.Normal(link(slope * x), 1.0).to_event(1), obs=y)
 
 
-def test_a_static_argument_that_is_no_plain_value_is_given_again(path):
+def test_a_static_argument_that_cannot_be_saved_is_passed_to_load(path):
     posterior = fit(linked, X, jnp.tanh, Y, guide="meanfield", num_steps=20)
     posterior.save(path)
     with pytest.raises(ModelError, match=r"argument 'link'.*link=\.\.\."):
@@ -354,7 +354,7 @@ def test_a_static_argument_that_is_no_plain_value_is_given_again(path):
     assert_equal(loaded.sample(0, 10, corrected=False), posterior.sample(0, 10, corrected=False))
 
 
-# What is refused
+# Errors
 
 
 @pytest.mark.parametrize(
@@ -397,7 +397,7 @@ def reshaped(x, y=None):
     ("model", "message"),
     [(renamed, "site 'slope' of the model"), (reshaped, r"site 'slope'.*shape=\(\).*shape=\(2,\)")],
 )
-def test_another_model_is_told_by_its_sites(path, stepped, model, message):
+def test_a_different_model_is_rejected_by_its_sites(path, stepped, model, message):
     stepped.save(path)
     with pytest.raises(ModelError, match=message):
         vijax.load(path, model, X, Y)
@@ -415,7 +415,7 @@ def spoil(path, **changes):
     codec.write(path, {**manifest, **changes}, arrays)
 
 
-def test_files_that_are_none_of_ours_are_told_apart(path, stepped, tmp_path):
+def test_other_files_are_rejected(path, stepped, tmp_path):
     with pytest.raises(FileNotFoundError):
         vijax.load(tmp_path / "nowhere.npz", line)
     path.write_text("hello")
@@ -433,7 +433,7 @@ def test_files_that_are_none_of_ours_are_told_apart(path, stepped, tmp_path):
         vijax.load(path, line)
 
 
-def test_newer_formats_and_other_precision_are_refused(path, stepped):
+def test_newer_formats_and_other_precision_are_rejected(path, stepped):
     stepped.save(path)
     spoil(path, version=99, libraries={"vijax": "9.9"})
     with pytest.raises(VijaxError, match=r"format 1 or older.*format 99.*vijax 9\.9.*Upgrade"):
@@ -444,7 +444,7 @@ def test_newer_formats_and_other_precision_are_refused(path, stepped):
         vijax.load(path, line)
 
 
-def test_damage_is_found(path, stepped):
+def test_damaged_files_are_rejected(path, stepped):
     stepped.save(path)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
@@ -460,7 +460,7 @@ def test_damage_is_found(path, stepped):
         vijax.load(path, line)
 
 
-def test_a_file_names_no_class_but_the_librarys_own(path, stepped):
+def test_a_file_refers_only_to_classes_of_the_library(path, stepped):
     stepped.save(path)
     for name in (
         "os.system",
@@ -476,7 +476,7 @@ def test_a_file_names_no_class_but_the_librarys_own(path, stepped):
 # Writing
 
 
-def test_a_folder_that_is_not_there_is_named(path, stepped):
+def test_a_missing_folder_is_named(path, stepped):
     with pytest.raises(FileNotFoundError, match=r"there is no folder .*missing\. Make it first"):
         stepped.save(path.parent / "missing" / "fit")
 

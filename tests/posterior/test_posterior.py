@@ -1,4 +1,4 @@
-"""Every method of `Posterior`, against closed forms."""
+"""Every method of `Posterior`, compared with closed forms."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from tests import targets
 from tests.posteriors import replaced
 from vijax import GuideError
 from vijax.contracts import Variables
-from vijax.diagnostics.assessment import Fitted, assess
+from vijax.diagnostics.assessment import FittedGuide, assess
 from vijax.guides import FullRank, MeanField
 from vijax.guides.gaussian.normal import FullRankParams, MeanFieldParams
 
@@ -49,7 +49,7 @@ def fitted():
 
 
 def with_gaussian(posterior, mean, covariance):
-    """A posterior with another Gaussian for its guide, assessed anew."""
+    """A posterior with a given Gaussian guide, newly assessed."""
     factor = np.linalg.cholesky(covariance)
     scale = np.diag(factor)
     params = FullRankParams(
@@ -58,7 +58,7 @@ def with_gaussian(posterior, mean, covariance):
     variables = Variables(params)
     key, batch = jax.random.key(9), posterior._result.batch
     assessment = assess(
-        Fitted(posterior._result.target, FullRank(), variables, {}, key, batch), True
+        FittedGuide(posterior._result.target, FullRank(), variables, {}, key, batch), True
     )
     return replaced(posterior, guide=FullRank(), variables=variables, assessment=assessment)
 
@@ -99,7 +99,7 @@ def test_draws_have_the_exact_moments(fitted):
     np.testing.assert_allclose(draws["line"], line_of_draws, rtol=1e-4, atol=1e-4)
 
 
-def test_the_key_decides_the_draws(fitted):
+def test_the_key_determines_the_draws(fitted):
     first, again = fitted.sample(3, 50), fitted.sample(jax.random.key(3), 50)
     legacy, other = fitted.sample(jax.random.PRNGKey(3), 50), fitted.sample(4, 50)
     np.testing.assert_array_equal(first["beta"], again["beta"])
@@ -108,12 +108,12 @@ def test_the_key_decides_the_draws(fitted):
     np.testing.assert_array_equal(fitted.sample(3, 300)["beta"][:50], first["beta"])
 
 
-def test_correction_pulls_a_wrong_guide_to_the_truth(wrong):
+def test_correction_of_an_inaccurate_guide_has_the_exact_moments(wrong):
     assert wrong.status == "corrected"
     raw, default = flat(wrong.sample(0, 4000, corrected=False)), flat(wrong.sample(0, 4000))
     bias = np.abs(raw.mean(0) - MEAN) / (raw.std(0) / np.sqrt(4000))
     assert bias[1] > 20
-    # the pool of 16,000 proposals is worth this many draws, on top of the draws' own noise
+    # effective size of the pool of 16,000 proposals, in addition to the noise of the draws
     pool = (
         4
         * 4000
@@ -174,7 +174,7 @@ def test_log_prob_includes_the_jacobian(name, site, exact):
         ({"alpha": np.zeros(4), "beta": np.zeros(2)}, "same number of draws"),
     ],
 )
-def test_log_prob_says_what_is_wrong_with_its_values(fitted, values, message):
+def test_log_prob_rejects_invalid_values(fitted, values, message):
     with pytest.raises(GuideError, match=message):
         fitted.log_prob(values)
 
@@ -189,23 +189,23 @@ def test_predictions_at_new_inputs_have_the_exact_moments(fitted):
     design = np.column_stack([x, np.ones(3)]).astype(float)
     assert_mean(out["line"], design @ MEAN)
     assert_mean(out["y"], design @ MEAN)
-    spread = np.einsum("ij,jk,ik->i", design, COVARIANCE, design) + 2.25
-    assert_mean((out["y"] - design @ MEAN) ** 2, spread)
+    variance = np.einsum("ij,jk,ik->i", design, COVARIANCE, design) + 2.25
+    assert_mean((out["y"] - design @ MEAN) ** 2, variance)
     residual = out["y"] - out["line"]
     assert_mean(residual**2, 2.25)
     assert abs(np.corrcoef(residual[:, 0], residual[:, 1])[0, 1]) < 5 / np.sqrt(4000)
 
 
 def test_predictions_are_repeatable_and_default_to_the_fits_inputs(fitted):
-    own = fitted.predict(5, num_draws=300)
-    assert own["y"].shape == (300, 8)
-    np.testing.assert_array_equal(own["y"], fitted.predict(5, X, Y, num_draws=300)["y"])
-    np.testing.assert_array_equal(own["y"], fitted.predict(5, X, y=Y, num_draws=300)["y"])
-    assert not np.array_equal(own["y"], fitted.predict(6, num_draws=300)["y"])
-    assert not np.any(own["y"] == Y)
+    default = fitted.predict(5, num_draws=300)
+    assert default["y"].shape == (300, 8)
+    np.testing.assert_array_equal(default["y"], fitted.predict(5, X, Y, num_draws=300)["y"])
+    np.testing.assert_array_equal(default["y"], fitted.predict(5, X, y=Y, num_draws=300)["y"])
+    assert not np.array_equal(default["y"], fitted.predict(6, num_draws=300)["y"])
+    assert not np.any(default["y"] == Y)
 
 
-def test_a_prediction_that_needs_other_latents_names_the_site(fitted):
+def test_a_prediction_with_other_latent_shapes_names_the_site(fitted):
     with pytest.raises(vijax.ModelError, match="site 'beta'"):
         fitted.predict(0, np.zeros((4, 3), np.float32))
 
@@ -240,15 +240,15 @@ def test_summary_rows_are_the_exact_numbers(wrong):
         summary["gamma"]
 
 
-def test_the_report_puts_the_worst_coordinate_first(wrong):
+def test_the_report_has_the_largest_change_first(wrong):
     lines = wrong.report().splitlines()
-    first = lines[next(i for i, text in enumerate(lines) if "PSIS mean (sd)" in text) + 1]
+    first = lines[next(i for i, text in enumerate(lines) if "PSIS shift (sd)" in text) + 1]
     name, shift, ratio, *chains = first.split()
     assert name == "beta[1]"
-    # seen from the wrong guide the truth is 0.7 / 1.3 of its sd away, and 1 / 1.3 as wide
+    # in sds of the inaccurate guide: a shift of 0.7 / 1.3, a ratio of 1 / 1.3
     assert float(shift) == pytest.approx(-0.7 / 1.3, abs=0.1)
     assert float(ratio) == pytest.approx(1 / 1.3, abs=0.1)
-    # chains measure in sds of the posterior
+    # shifts by chains are in sds of the posterior
     assert float(chains[0]) == pytest.approx(-0.7, abs=0.1)
     assert float(chains[2]) == pytest.approx(1 / 1.3, abs=0.05)
     assert lines[0] == "status: corrected"
@@ -278,7 +278,7 @@ def test_importance_finds_the_evidence(wrong, positive):
     found = wrong.importance(3, 8000)
     assert abs(found.log_evidence - EVIDENCE) < 5 * found.log_evidence_se
     assert 0.003 < found.log_evidence_se < 0.03
-    assert wrong.elbo < EVIDENCE - 5 * wrong.elbo_se  # a bound, and a wrong guide's is loose
+    assert wrong.elbo < EVIDENCE - 5 * wrong.elbo_se  # a loose bound
     np.testing.assert_allclose(np.exp(found.log_weights).sum(), 1.0, rtol=1e-6)
     assert found.khat < 0.5
     assert found.ess / 8000 == pytest.approx(exact_share(), rel=0.05)
@@ -304,7 +304,7 @@ def test_numpyro_predicts_with_the_guide(fitted):
     assert_mean(np.asarray(out["y"]), np.column_stack([x, np.ones(2)]) @ MEAN)
 
 
-def test_center_is_the_median_of_every_site(fitted):
+def test_median_of_every_site(fitted):
     center = fitted.median()
     assert set(center) == {"alpha", "beta"}
     vector = np.append(center["beta"], center["alpha"])
@@ -333,7 +333,7 @@ def test_model_params_maximize_the_evidence():
     )
 
 
-def test_a_point_has_no_density():
+def test_a_point_estimate_has_no_density():
     problem = targets.problem("regression")
     posterior = fit(problem.model, *problem.args, guide="map", num_steps=30)
     assert np.isnan(posterior.khat)
@@ -358,7 +358,7 @@ def test_a_point_has_no_density():
         (lambda p: p.resume(10), "direct solver"),
     ],
 )
-def test_misuse_is_named(fitted, call, message):
+def test_invalid_arguments_are_rejected(fitted, call, message):
     with pytest.raises(ValueError, match=message):
         call(fitted)
 

@@ -1,4 +1,4 @@
-"""Mixtures of fits: by evidence, by stacking, and by gradient steps of their own."""
+"""Mixtures of fits: evidence weights, stacking weights, gradient steps."""
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ def fit(model, *args, **options):
 
 
 def two_modes():
-    """Unit normals at -4 and 4, seven tenths of the evidence, which is one, at -4."""
+    """A mixture of unit normals at -4 and 4 with weights 0.7 and 0.3; the evidence is one."""
     x = numpyro.sample("x", dist.ImproperUniform(constraints.real, (), ()))
     modes = [dist.Normal(sign * 4.0, 1.0).log_prob(x) for sign in (-1, 1)]
     weights = jnp.log(jnp.asarray([SHARE, 1 - SHARE]))
@@ -37,7 +37,7 @@ def two_modes():
 
 
 def held(posterior, params):
-    """A posterior at parameters of our choice."""
+    """A posterior with its parameters replaced."""
     return replaced(posterior, variables=Variables(params))
 
 
@@ -52,7 +52,7 @@ def at_modes():
     return [held(found, FullRankParams(zero + loc, zero, jnp.zeros((1, 1)))) for loc in (-4, 4)]
 
 
-def test_evidence_restores_the_shares_of_modes():
+def test_evidence_weights_recover_the_probabilities_of_modes():
     both = vijax.stack(at_modes(), "evidence")
     assert both.guide == Mixture((FullRank(), FullRank()))
     weights = jax.nn.softmax(both.params.logits)
@@ -71,19 +71,19 @@ def mean_of(y):
 
 
 def narrow(y, loc):
-    """A fit held at `N(loc, 0.1)`."""
+    """A fit with guide `N(loc, 0.1)`."""
     found = fit(mean_of, y, guide="meanfield", init={"mu": np.float32(loc)}, num_steps=1)
     params = MeanFieldParams({"mu": jnp.float32(loc)}, {"mu": jnp.log(jnp.float32(0.1))})
     return held(found, params)
 
 
-def test_stacking_predicts_best():
-    """Of three fits two share the data between them; the weights are the best on a grid."""
+def test_stacking_weights_maximize_the_predictive_density():
+    """Two of three fits explain parts of the data; the weights are optimal on a grid."""
     rng = np.random.default_rng(0)
     y = np.concatenate([rng.normal(-2.0, 1.0, 60), rng.normal(2.0, 1.0, 30)]).astype(np.float32)
     fits = [narrow(y, loc) for loc in (-2.0, 2.0, 9.0)]
     both = vijax.stack(fits)
-    assert len(both.guide.components) == 2  # nobody asked for the one at nine
+    assert len(both.guide.components) == 2  # the one at nine has negligible weight
     found = float(jax.nn.softmax(both.params.logits)[0])
     # the predictive density under N(loc, 0.1) is N(loc, sqrt(1.01)); leaving one observation out
     # of a narrow fit moves it by the ratio of its precision to the fit's
@@ -98,7 +98,7 @@ def test_stacking_predicts_best():
     np.testing.assert_allclose(found, grid[int(np.argmax(value))], atol=0.01)
 
 
-def test_fits_that_do_not_belong_together_are_refused():
+def test_incompatible_fits_are_rejected():
     exact = problem("regression")
     one = fit(exact.model, *exact.args, guide="meanfield")
     other = fit(exact.model, exact.args[0], exact.args[1] + 1, guide="meanfield")
@@ -113,7 +113,7 @@ def test_fits_that_do_not_belong_together_are_refused():
 
 
 def elbo_gradient(logit, phase):
-    """Of the loss of a mixture of the two modes, off their places, in the first logit."""
+    """Losses and gradients in the first logit, of a mixture with displaced components."""
     arguments, data = split(two_modes, (), {})
     target, guide = build(two_modes, arguments), Mixture((MeanField(), MeanField()))
     parts = tuple(normals(loc, np.exp(0.2)) for loc in (-3.5, 3.0))
@@ -129,7 +129,7 @@ def elbo_gradient(logit, phase):
 
 @pytest.mark.parametrize("phase", [0, 1])
 def test_stratified_losses_and_gradients_are_unbiased(phase):
-    """Against quadrature."""
+    """Compared with quadrature."""
     x, sd = np.linspace(-12.0, 12.0, 20_001), np.exp(0.2)
 
     def loss(logit):

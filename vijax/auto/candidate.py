@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 from vijax.contracts import PyTree, Solution, Variables
-from vijax.diagnostics.assessment import Assessment, Chains, ask_chains, assess
+from vijax.diagnostics.assessment import Assessment, Chains, add_chain_check, assess
 from vijax.engine.problem import Problem
 from vijax.guides import FullRank
 from vijax.solvers import BatchAndMatch, VariationalNewton
@@ -61,7 +61,7 @@ def better(one: Candidate, other: Candidate) -> bool:
 def chain_checked(best: Candidate, mutable: dict[str, PyTree], correct: bool) -> Candidate:
     """A candidate that short chains have checked, and corrected where they can and may."""
     fitted = best.problem.fitted(best.solution.variables, mutable)
-    return best._replace(assessment=ask_chains(best.assessment, fitted, correct))
+    return best._replace(assessment=add_chain_check(best.assessment, fitted, correct))
 
 
 def warm_started(problem: Problem) -> VariationalNewton | BatchAndMatch:

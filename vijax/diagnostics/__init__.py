@@ -1,1 +1,1 @@
-"""How far a fit can be trusted."""
+"""Diagnostics of a fit: importance weights, short chains, stationarity, Stein discrepancy."""

@@ -1,4 +1,4 @@
-"""Assesses a finished fit: draws once, then ELBO, importance weights, shifts and the verdict."""
+"""Assesses a finished fit: ELBO, importance weights, stationarity and the chain check."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from vijax.contracts import (
 )
 from vijax.contracts.kernel import Kernel
 from vijax.diagnostics import importance as weights
-from vijax.diagnostics.chain_check import ChainCheck, affordable, check
+from vijax.diagnostics.chain_check import ChainCheck, check, evaluation_budget
 from vijax.diagnostics.importance import Draws, Importance
-from vijax.diagnostics.pullback import TransportedKernel
+from vijax.diagnostics.pullback import PullbackKernel
 from vijax.diagnostics.stationarity import Stationarity, stationarity
 from vijax.diagnostics.status import CERTIFIED_SHIFT, Diagnosis, Diagnostics, Shift, diagnose, shift
 from vijax.diagnostics.stein_discrepancy import discrepancy
@@ -33,11 +33,11 @@ from vijax.runtime.keys import fold_in, host_rng
 
 _NUM_DRAWS = 4000
 _MIN_DRAWS = 200
-_NEARLY_ALL = 0.95  # effective share of the draws at which more would tell nothing
-_SCORES = 1000  # draws that say whether the guide is stationary
-_CHECK_DIM = 2000  # largest dimension in which chains are asked
+_NEARLY_ALL = 0.95  # effective share of the draws at which more would add nothing
+_SCORES = 1000  # draws for the check of stationarity
+_CHECK_DIM = 2000  # largest dimension in which chains are run
 _MAX_ELEMENTS = 2**33  # draws times data elements that an assessment may cost
-_MAX_NUMBERS = 2**24  # draws times coordinates that it may hold, several times over
+_MAX_COORDINATES = 2**24  # draws times coordinates that it may hold in memory, several times over
 
 
 Chains = Literal["none", "check", "correct"]
@@ -48,10 +48,10 @@ class Assessment(NamedTuple):
 
     Attributes:
         draws: draws from the guide with their log densities.
-        elbo: fresh estimate of the diagnostics lower bound in nats.
+        elbo: estimate of the evidence lower bound in nats, from fresh draws.
         elbo_se: its standard error.
-        diagnostics: what the verdict is made from.
-        chain_states: where the chains are, by site `(num, *z_shape)`, if they stand in for draws.
+        diagnostics: the quantities that the status is based on.
+        chain_states: states of the chains, by site `(num, *z_shape)`, if they replace the draws.
     """
 
     draws: Draws
@@ -62,7 +62,7 @@ class Assessment(NamedTuple):
 
     @property
     def diagnosis(self) -> Diagnosis:
-        """All of it combined."""
+        """Status, reasons and advice."""
         return diagnose(self.diagnostics)
 
     @property
@@ -72,35 +72,35 @@ class Assessment(NamedTuple):
 
     @property
     def shift(self) -> Shift | None:
-        """What the correction changes, `None` likewise."""
+        """Change of the moments by importance correction, `None` likewise."""
         return self.diagnostics.shift
 
     @property
     def check(self) -> ChainCheck | None:
-        """What short chains say, `None` where they were not asked."""
+        """Comparison with short chains, `None` where they were not run."""
         return self.diagnostics.check
 
     @property
     def stationarity(self) -> Stationarity | None:
-        """How far a Gaussian guide is from the optimum of its ELBO, `None` for others."""
+        """Distance of a Gaussian guide from the maximum of its ELBO, `None` for others."""
         return self.diagnostics.stationarity
 
 
 def num_assessment_draws(batch: Data, dim: int) -> int:
-    """4,000 draws at most, fewer where they would take long or fill the memory."""
-    affordable = min(_MAX_ELEMENTS // weights.num_elements(batch, dim), _MAX_NUMBERS // dim)
+    """At most 4,000 draws, fewer where they would cost too much time or memory."""
+    affordable = min(_MAX_ELEMENTS // weights.num_elements(batch, dim), _MAX_COORDINATES // dim)
     return max(_MIN_DRAWS, min(_NUM_DRAWS, affordable))
 
 
-class Fitted(NamedTuple):
-    """What is assessed: a guide on a target with all its data.
+class FittedGuide(NamedTuple):
+    """A guide with its parameters, and a target with all its data.
 
     Attributes:
         target: the target.
         guide: the guide.
         variables: its parameters and the model's.
         mutable: the model's mutable state.
-        key: randomness of the assessment.
+        key: random key of the assessment.
         batch: the data, in memory or in blocks.
     """
 
@@ -118,7 +118,7 @@ class Fitted(NamedTuple):
 
 
 def assess(
-    fitted: Fitted,
+    fitted: FittedGuide,
     converged: bool,
     nonfinite_steps: Sequence[object] = (),
     num_modes: int = 1,
@@ -131,20 +131,22 @@ def assess(
         converged: see `Diagnostics`.
         nonfinite_steps: see `Diagnostics`.
         num_modes: see `Diagnostics`.
-        chains: whether short chains check the guide, and whether they may go on until their
-            states can stand in for its draws.
+        chains: `"none"`; `"check"`, short chains check the guide; `"correct"`, they may also
+            continue until their states can replace the guide's draws.
     """
-    weighed = weigh(fitted, converged, nonfinite_steps, num_modes)
-    return weighed if chains == "none" else ask_chains(weighed, fitted, correct=chains == "correct")
+    assessment = assess_importance(fitted, converged, nonfinite_steps, num_modes)
+    if chains == "none":
+        return assessment
+    return add_chain_check(assessment, fitted, correct=chains == "correct")
 
 
-def weigh(
-    fitted: Fitted, converged: bool, nonfinite_steps: Sequence[object], num_modes: int
+def assess_importance(
+    fitted: FittedGuide, converged: bool, nonfinite_steps: Sequence[object], num_modes: int
 ) -> Assessment:
-    """What importance weights and a step of natural gradients say; arguments as in `assess`."""
+    """Assessment by importance weights and a natural-gradient step; arguments as in `assess`."""
     target, guide, dim = fitted.target, fitted.guide, fitted.target.space.dim
     at_most = num_assessment_draws(fitted.batch, dim)
-    draws = _drawn(fitted, at_most)
+    draws = _draw(fitted, at_most)
     num_draws = len(draws.log_p)
     if isinstance(guide, ParticleGuide):
         points = np.asarray(guide.points(fitted.variables.guide, target.space), np.float64)
@@ -170,24 +172,24 @@ def weigh(
         num_modes=num_modes,
     )
     constant = np.ptp(flat, axis=0) == 0
-    # a point mass, in whatever coordinate, has no density; a discrete site may be certain
+    # a point mass in any coordinate has no density; a discrete site may have a single value
     if np.any(constant & ~_discrete(target)):
         return Assessment(draws, elbo, elbo_se, diagnostics)
     found = weights.importance(draws.log_weights)
     diagnostics = diagnostics._replace(importance=found, shift=shift(flat, found.log_weights))
-    kernel, scored = fitted.kernel, min(_SCORES, num_draws // 4)
-    cheap = dim <= _CHECK_DIM and target.explorable and not kernel.is_costly(scored)
+    kernel, num = fitted.kernel, min(_SCORES, num_draws // 4)
+    cheap = dim <= _CHECK_DIM and target.explorable and not kernel.is_costly(num)
     if finite_share == 1 and isinstance(guide, GaussianGuide) and cheap:
-        # not the guide's own method: run eagerly it compiles a dozen programs; and of other draws
-        # than those it is applied to, which in many dimensions it would be correlated with
-        covariance = np.cov(flat[scored:], rowvar=False).reshape(dim, -1)
-        still = stationarity(flat[:scored], kernel(flat[:scored])[1], covariance)
-        diagnostics = diagnostics._replace(stationarity=still)
+        # by draws, since the guide's own covariance method would compile a dozen programs when run
+        # eagerly; and by other draws than those it multiplies, with which it would be correlated
+        covariance = np.cov(flat[num:], rowvar=False).reshape(dim, -1)
+        step = stationarity(flat[:num], kernel(flat[:num])[1], covariance)
+        diagnostics = diagnostics._replace(stationarity=step)
     return Assessment(draws, elbo, elbo_se, diagnostics)
 
 
-def _drawn(fitted: Fitted, at_most: int) -> Draws:
-    """Draws with their densities; where these take long fewer, if they weigh nearly the same."""
+def _draw(fitted: FittedGuide, at_most: int) -> Draws:
+    """Draws with their densities; fewer where these are costly and weights are nearly equal."""
     some = at_most if at_most == _NUM_DRAWS else max(_MIN_DRAWS, at_most // 4)
     draws = weights.draw(*fitted, some)
     if some == at_most or weights.importance(draws.log_weights).ess > _NEARLY_ALL * some:
@@ -196,18 +198,18 @@ def _drawn(fitted: Fitted, at_most: int) -> Draws:
     return jax.tree.map(lambda *parts: np.concatenate(parts), draws, rest)
 
 
-def ask_chains(assessment: Assessment, fitted: Fitted, correct: bool) -> Assessment:
-    """The assessment with what short chains say, where they can be asked; see `assess`."""
+def add_chain_check(assessment: Assessment, fitted: FittedGuide, correct: bool) -> Assessment:
+    """The assessment with a check by short chains, where they can be run; see `assess`."""
     target, guide = fitted.target, fitted.guide
     draws, diagnostics = assessment.draws, assessment.diagnostics
-    asked = target.explorable and target.space.dim <= _CHECK_DIM
-    if diagnostics.importance is None or not asked or diagnostics.finite_share <= 0.5:
+    possible = target.explorable and target.space.dim <= _CHECK_DIM
+    if diagnostics.importance is None or not possible or diagnostics.finite_share <= 0.5:
         return assessment
-    kernel, place = fitted.kernel, None
+    kernel, transform = fitted.kernel, None
     if isinstance(guide, TransportGuide) and draws.noise is not None:
-        kernel = TransportedKernel(target, guide, fitted.variables, fitted.mutable, fitted.batch)
-        place = kernel.place
-    needed = correct and assessment.diagnosis.status != "certified"
+        kernel = PullbackKernel(target, guide, fitted.variables, fitted.mutable, fitted.batch)
+        transform = kernel.transport
+    correcting = correct and assessment.diagnosis.status != "certified"
     found, pool = check(
         kernel,
         weights.flatten(target.space, draws.z) if draws.noise is None else draws.noise,
@@ -216,10 +218,10 @@ def ask_chains(assessment: Assessment, fitted: Fitted, correct: bool) -> Assessm
         host_rng(fold_in(fitted.key, 1)),
         CERTIFIED_SHIFT,
         correct,
-        affordable(kernel, needed),
-        place,
+        evaluation_budget(kernel, correcting),
+        transform,
     ) or (None, None)
-    use_chains = correct and found is not None and found.settled
+    use_chains = correct and found is not None and found.converged
     assessment = assessment._replace(
         diagnostics=diagnostics._replace(check=found, use_chains=use_chains)
     )
@@ -228,20 +230,26 @@ def ask_chains(assessment: Assessment, fitted: Fitted, correct: bool) -> Assessm
     return assessment
 
 
-def assess_scores(
+def assess_minibatches(
     log_weights: np.ndarray, converged: bool, nonfinite_steps: Sequence[object]
 ) -> Assessment:
-    """Assesses a minibatch fit, where only the ELBO can be estimated without bias."""
+    """Assesses a minibatch fit, where only the ELBO can be estimated without bias.
+
+    Args:
+        log_weights: `log p - log q` of single draws on independent batches, `(num,)`.
+        converged: see `Diagnostics`.
+        nonfinite_steps: see `Diagnostics`.
+    """
     elbo, elbo_se = weights.elbo(log_weights)
     diagnostics = Diagnostics(
         None, None, converged=converged, nonfinite_steps=nonfinite_steps, num_draws=log_weights.size
     )
-    nothing = Draws({}, np.zeros(0), np.zeros(0))
-    return Assessment(nothing, elbo, elbo_se, diagnostics)
+    no_draws = Draws({}, np.zeros(0), np.zeros(0))
+    return Assessment(no_draws, elbo, elbo_se, diagnostics)
 
 
 def _discrete(target: Target) -> np.ndarray:
-    """Which coordinates are numbers of values, `(dim,)`."""
+    """Which coordinates are indices of values of discrete sites, `(dim,)`."""
     return np.repeat(
         [site.cardinality is not None for site in target.space.sites],
         [site.size for site in target.space.sites],
@@ -249,13 +257,25 @@ def _discrete(target: Target) -> np.ndarray:
 
 
 def recenter(
-    target: Target, z: Position, here: Batch, there: Batch, model: PyTree, mutable: PyTree
+    target: Target, z: Position, source: Batch, destination: Batch, model: PyTree, mutable: PyTree
 ) -> Position:
-    """Positions `(num, ...)` in the coordinates of one batch, moved to those of another."""
+    """Positions with the centering weights of one batch, transformed to those of another.
 
-    def move(z: Position) -> Position:
-        values = target.constrain(z, here, model, mutable)
+    Args:
+        target: the target.
+        z: by site, `(num, *z_shape)`, in the coordinates of `source`.
+        source: batch with the current centering weights.
+        destination: batch with the new ones.
+        model: the model's parameters.
+        mutable: the model's mutable state.
+
+    Returns:
+        Positions `(num, *z_shape)` in the coordinates of `destination`.
+    """
+
+    def transform(z: Position) -> Position:
+        values = target.constrain(z, source, model, mutable)
         latent = {name: values[name] for name in target.space.names}
-        return target.unconstrain(latent, there, model, mutable)
+        return target.unconstrain(latent, destination, model, mutable)
 
-    return jax.vmap(move)(z)
+    return jax.vmap(transform)(z)

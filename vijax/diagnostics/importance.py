@@ -1,4 +1,4 @@
-"""Log densities of guide draws under the target: ELBO, importance weights, PSIS in one pass."""
+"""Draws from a guide with both log densities: ELBO, importance weights, Pareto smoothing."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ from vijax.diagnostics import psis
 from vijax.runtime.device_layout import on_host
 from vijax.runtime.keys import draw_keys, fold_in, host_rng
 
-# Draws evaluated at once are limited to about this many array elements of the model's data.
-_BLOCK_ELEMENTS = 2**24
+_BLOCK_ELEMENTS = 2**24  # draws evaluated at once, times array elements of the model's data
 _MAX_BLOCK = 256
 _MIN_ESS = 5.0
-_HOST_DIM = 1000  # where drawing on the host stays cheap
+_HOST_DIM = 1000  # largest dimension in which drawing on the host is cheap
 
 
-Cut = Mapping[str, tuple[tuple[str, int], ...]]
+PlateAxes = Mapping[str, tuple[tuple[str, int], ...]]
 
 
 class Draws(NamedTuple):
@@ -35,8 +34,8 @@ class Draws(NamedTuple):
         z: unconstrained draws by site.
         log_p: log density of the target, `(num_draws,)`.
         log_q: log density of the guide, `(num_draws,)`.
-        labels: component of a mixture, `(num_draws,)`, where it is one.
-        noise: the normals a `TransportGuide` made them of, `(num_draws, dim)`.
+        labels: mixture components, `(num_draws,)`; `None` for other guides.
+        noise: standard normals that a `TransportGuide` transformed, `(num_draws, dim)`.
     """
 
     z: dict[str, np.ndarray]
@@ -59,10 +58,10 @@ class Importance(NamedTuple):
         log_weights: Pareto-smoothed, normalized to sum to one, `(num_draws,)`.
         khat: Pareto shape of the largest weights; reliable below about 0.7.
         ess: effective number of draws, `1 / sum(w^2)`.
-        tail_share: share of all weight by which the largest weights exceed the smallest of them;
-            where it is negligible a large k-hat is a false alarm (the largest weights may lie on
-            a plateau, whose spacings look like a heavy tail).
-        log_evidence: log mean weight in nats.
+        tail_share: sum of the excesses of the largest weights over the smallest of them, as a
+            share of the total weight; where it is negligible a large k-hat is a false alarm (the
+            largest weights may be nearly equal, with spacings that resemble a heavy tail).
+        log_evidence: log mean weight in nats, the estimate of the log marginal likelihood.
         log_evidence_se: its standard error (delta method).
     """
 
@@ -74,25 +73,26 @@ class Importance(NamedTuple):
     log_evidence_se: float
 
 
-def block_size(batch: Data, dim: int, cut: Cut | None = None) -> int:
-    """Draws to evaluate at once, so that memory stays bounded for large data."""
-    return max(1, min(_MAX_BLOCK, _BLOCK_ELEMENTS // num_elements(batch, dim, cut)))
+def block_size(batch: Data, dim: int, plate_axes: PlateAxes | None = None) -> int:
+    """Number of draws to evaluate at once, so that memory is bounded; see `num_elements`."""
+    return max(1, min(_MAX_BLOCK, _BLOCK_ELEMENTS // num_elements(batch, dim, plate_axes)))
 
 
-def num_elements(batch: Data, dim: int, cut: Cut | None = None) -> int:
-    """What one evaluation of the model reads: all data and one position.
+def num_elements(batch: Data, dim: int, plate_axes: PlateAxes | None = None) -> int:
+    """Array elements that one evaluation of the model reads: all data and one position.
 
     Args:
         batch: the data.
         dim: of a position.
-        cut: `Target.cut`, to count of arrays that are cut the rows of the batch only.
+        plate_axes: by array, the `(plate, axis)` pairs along which it is subsampled: only the rows
+            of the batch are counted.
     """
     if isinstance(batch, Blocks):
         return dim + batch.num_elements
     total = dim + sum(math.prod(value.shape) for value in batch.fetched.values())
     for name, value in batch.data.items():
         shape = list(value.shape)
-        for plate, axis in (cut or {}).get(name, ()):
+        for plate, axis in (plate_axes or {}).get(name, ()):
             shape[axis] = len(batch.index.get(plate, range(shape[axis])))
         total += math.prod(shape)
     return total
@@ -107,23 +107,30 @@ def draw(
     batch: Data,
     num_draws: int,
 ) -> Draws:
-    """`num_draws` from the guide with both log densities; one program whatever their number.
+    """Draws from the guide with both log densities, by one compiled program for any number.
 
-    Rows that are in blocks are read once for all of them.
+    Args:
+        target: the target.
+        guide: the guide.
+        variables: its parameters and the model's.
+        mutable: the model's mutable state.
+        key: random key.
+        batch: the data; blocks of rows are read once for all draws.
+        num_draws: number of draws.
     """
     kernel = Kernel(target, batch, variables.model, mutable)
     small = target.space.dim <= _HOST_DIM
     if small:
-        made = guide.host_draws(variables.guide, target.space, host_rng(key), num_draws)
-        if made is not None:
-            log_p = kernel.log_density(made.points)
-            z = split(target.space, made.points)
-            return Draws(z, log_p, made.log_q, made.labels, made.noise)
+        host = guide.host_draws(variables.guide, target.space, host_rng(key), num_draws)
+        if host is not None:
+            log_p = kernel.log_density(host.points)
+            z = split(target.space, host.points)
+            return Draws(z, log_p, host.log_q, host.labels, host.noise)
     part = batch.batch if isinstance(batch, Blocks) else batch
-    # densities apart from draws where there is much data: fewer points at once stay in a cache
-    apart = small and not target.space.discrete.sites and kernel.is_costly(num_draws)
-    at_once = part is batch and not apart
-    # one draw alone is asked of many batches in turn: a block for each would be hundreds
+    # with much data, densities are evaluated separately, in smaller blocks that fit into a cache
+    separately = small and not target.space.discrete.sites and kernel.is_costly(num_draws)
+    at_once = part is batch and not separately
+    # callers with many batches ask for one draw of each, and a block would evaluate hundreds
     block = 1 if num_draws == 1 else block_size(part, target.footprint, target.subsampling.cut)
     program = target.program(_draw_block, guide, block, at_once)
     parts = [
@@ -138,8 +145,8 @@ def draw(
 
 def split(space: Space, points: np.ndarray) -> dict[str, np.ndarray]:
     """Points `(num_draws, dim)` by site, in the device's precision; the inverse of `flatten`."""
-    cuts = list(itertools.accumulate(site.size for site in space.sites))[:-1]
-    parts = np.split(points.astype(np.dtype(jnp.result_type(float))), cuts, axis=1)
+    ends = list(itertools.accumulate(site.size for site in space.sites))[:-1]
+    parts = np.split(points.astype(np.dtype(jnp.result_type(float))), ends, axis=1)
     return {
         site.name: part.reshape(len(points), *site.z_shape)
         for site, part in zip(space.sites, parts, strict=True)
@@ -156,7 +163,7 @@ def _draw_block(
     target: Target,
     guide: Guide,
     block: int,
-    weighed: bool,
+    with_log_p: bool,
     variables: Variables,
     mutable: dict[str, PyTree],
     key: Array,
@@ -164,7 +171,7 @@ def _draw_block(
 ) -> tuple[Position, Array, Array]:
     def one(key: Array) -> tuple[Position, Array, Array]:
         z, log_q = guide.draw(variables.guide, target.space, key, batch)
-        if not weighed:
+        if not with_log_p:
             return z, jnp.zeros(()), log_q
         log_p = target.evaluate(z, batch, variables.model, mutable).log_density
         return z, log_p, log_q
@@ -180,12 +187,16 @@ def elbo(log_weights: np.ndarray) -> tuple[float, float]:
 
 
 def importance(log_weights: np.ndarray) -> Importance:
-    """Pareto-smoothed importance sampling; draws where the model is not finite weigh nothing."""
+    """Pareto-smoothed importance sampling; draws with a non-finite density have weight zero.
+
+    Args:
+        log_weights: `log p - log q` of independent draws, `(num_draws,)`.
+    """
     n = log_weights.size
     finite = np.isfinite(log_weights)
     if finite.sum() < 5:  # nothing to smooth
         return Importance(np.full(n, -math.log(n)), math.inf, 0.0, 1.0, -math.inf, math.inf)
-    floor = log_weights[finite].min() - 700.0  # smoothing wants finite values; exp(-700) is zero
+    floor = log_weights[finite].min() - 700.0  # smoothing needs finite values; exp(-700) is zero
     smoothed, khat = psis.smooth(np.where(finite, log_weights, floor))
     peak = log_weights.max()
     weights = np.exp(log_weights - peak)
@@ -193,7 +204,7 @@ def importance(log_weights: np.ndarray) -> Importance:
     relative_se = float(weights.std(ddof=1) / mean / math.sqrt(n))
     normalized = smoothed - _logsumexp(smoothed)
     ess = float(1 / np.sum(np.exp(2 * normalized)))
-    if not ess > _MIN_ESS:  # one draw has all the weight: there is no tail to fit a shape to
+    if not ess > _MIN_ESS:  # one draw carries all the weight: no tail to fit
         normalized, khat = log_weights - peak - math.log(weights.sum()), math.inf
         ess = float(1 / np.sum(np.exp(2 * normalized)))
     return Importance(
@@ -207,13 +218,13 @@ def importance(log_weights: np.ndarray) -> Importance:
 
 
 def _tail_share(weights: np.ndarray) -> float:
-    """Excess of the largest weights over the smallest of them, as a share of the total."""
+    """Summed excess of the largest weights over the smallest of them, as a share of the total."""
     tail = np.sort(weights)[-psis.tail_size(weights.size) :]
     return float((tail - tail[0]).sum() / weights.sum())
 
 
 def khat_threshold(num_draws: int) -> float:
-    """`min(1 - 1 / log10(S), 0.7)`, the largest k-hat at which `S` draws can be relied on."""
+    """`min(1 - 1 / log10(S), 0.7)`, the largest k-hat at which `S` draws are reliable."""
     return min(1 - 1 / math.log10(max(num_draws, 11)), 0.7)
 
 
@@ -223,7 +234,10 @@ def _logsumexp(values: np.ndarray) -> float:
 
 
 def gain(new: np.ndarray, old: np.ndarray) -> tuple[float, float]:
-    """Gain in ELBO from paired draws and its standard error; non-finite draws count as a loss."""
+    """Gain in ELBO from paired log weights and its standard error.
+
+    Where some are not finite, infinite in favor of the one with more finite ones.
+    """
     difference = new - old
     if not np.all(np.isfinite(difference)):
         return (np.inf if np.isfinite(new).sum() > np.isfinite(old).sum() else -np.inf), 0.0

@@ -1,4 +1,4 @@
-"""What went wrong at a step that was not finite: the culprit site, its value, a replayable key."""
+"""Diagnosis of a non-finite gradient step: the site, its value and the key of the step."""
 
 from __future__ import annotations
 
@@ -18,22 +18,21 @@ class NonFinite(NamedTuple):
     Attributes:
         step: number of the step.
         site: the first site whose log density or gradient is not finite.
-        what: which of its quantities: `"value"`, `"log density"`, `"gradient"`.
-        value: the site's value there (its extremes, for a long one).
-        key: raw data of the step's key: `jax.random.wrap_key_data(key)` replays the draw.
+        quantity: which of its quantities: `"value"`, `"log density"`, `"gradient"`.
+        value: the site's value there (shape and range of a large array).
+        key: raw data of the step's key: `jax.random.wrap_key_data(key)` reproduces the draw.
     """
 
     step: int
     site: str
-    what: str
+    quantity: str
     value: str
     key: tuple[int, ...]
 
     def __str__(self) -> str:
         return (
-            f"step {self.step}: the {self.what} of site {self.site!r} is not finite at "
-            f"{self.value}; replay with jax.random.wrap_key_data(jnp.array({list(self.key)}, "
-            "dtype='uint32'))"
+            f"{self.quantity} of site {self.site!r} at {self.value}; reproduce with the same "
+            f"rng_key, on gradient step {self.step}"
         )
 
 
@@ -46,16 +45,26 @@ def diagnose(
     batch: Batch,
     step: int,
 ) -> NonFinite:
-    """Repeats a step's first draw and finds the first site that is not finite."""
+    """Repeats the first draw of a step and finds the first site that is not finite.
+
+    Args:
+        target: the target on a batch.
+        guide: the guide.
+        variables: its parameters and the model's, before the step.
+        mutable: the model's mutable state.
+        key: random key of the step.
+        batch: the batch of the step.
+        step: number of the step.
+    """
     z = guide.draw(variables.guide, target.space, key, batch).z
     batch = batch._replace(key=jax.random.fold_in(key, 1))
-    site, what = locate(target, z, batch, variables, mutable)
+    site, quantity = locate(target, z, batch, variables, mutable)
     try:
         values = target.constrain(z, batch, variables.model, mutable)
-    except (TypeError, ValueError):  # a model that cannot even run there
+    except (TypeError, ValueError):  # the model does not run at these values
         values = {}
     raw = tuple(int(part) for part in np.ravel(jax.random.key_data(key)))
-    return NonFinite(step, site, what, describe(values.get(site, z.get(site))), raw)
+    return NonFinite(step, site, quantity, describe(values.get(site, z.get(site))), raw)
 
 
 def locate(
@@ -74,24 +83,24 @@ def locate(
         if not np.all(np.isfinite(log_prob)):
             return name, "log density"
 
-    smooth = {name: z[name] for name in target.space.continuous.names}
+    continuous = {name: z[name] for name in target.space.continuous.names}
 
-    def log_density(smooth: Position) -> Array:
-        return target.log_density({**z, **smooth}, batch, variables.model, mutable)
+    def log_density(continuous: Position) -> Array:
+        return target.log_density({**z, **continuous}, batch, variables.model, mutable)
 
-    for name, gradient in jax.grad(log_density)(smooth).items():
+    for name, gradient in jax.grad(log_density)(continuous).items():
         if not np.all(np.isfinite(gradient)):
             return name, "gradient"
     return "(model)", "gradient"
 
 
 def describe(value: Array | None) -> str:
-    """A value in a line: itself if short, else its shape and extremes."""
+    """A value as text: in full if small, else its shape and range."""
     if value is None:
         return "its observed value"
     array = np.asarray(value)
     if array.size <= 8:
         return np.array2string(array, precision=4, separator=", ")
-    bad = int(np.sum(~np.isfinite(array)))
+    num_bad = int(np.sum(~np.isfinite(array)))
     low, high = float(jnp.nanmin(array)), float(jnp.nanmax(array))
-    return f"an array {array.shape} in [{low:.4g}, {high:.4g}] with {bad} non-finite entries"
+    return f"an array {array.shape} in [{low:.4g}, {high:.4g}] with {num_bad} non-finite entries"

@@ -1,12 +1,12 @@
 """Pareto-smoothed importance sampling.
 
 The largest importance ratios are replaced by quantiles of a generalized Pareto distribution
-fitted to them, whose shape k-hat says how heavy their tail is. Sources: Pareto Smoothed
+fitted to them, whose shape k-hat measures how heavy their tail is. Sources: Pareto Smoothed
 Importance Sampling, Vehtari, Simpson, Gelman, Yao, Gabry, 2024; A New and Efficient Estimation
 Method for the Generalized Pareto Distribution, Zhang, Stephens, 2009.
 
-The same as ArviZ's `psislw`, to which it is tested equal. That one takes a second to import,
-longer than a small fit takes in all.
+Equal to ArviZ's `psislw`, against which it is tested, and which takes a second to import, longer
+than a small fit.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import math
 
 import numpy as np
 
-_PRIOR_SHAPE = (0.5, 10.0)  # weak prior on k-hat: its mean, and the draws it is worth
+_PRIOR_SHAPE = (0.5, 10.0)  # weak prior on k-hat: its mean, and its weight in draws
 _MIN_TAIL = 5
-_EQUAL = 1e-3  # relative spread of a tail so flat that rounding is all there is to fit
+_EQUAL = 1e-3  # relative range of a tail below which its ratios differ by rounding only
 
 
 def tail_size(num_draws: int) -> int:
-    """How many of the largest ratios count as their tail: `min(S / 5, 3 sqrt(S))`."""
+    """Number of the largest ratios that form the tail, `min(S / 5, 3 sqrt(S))`."""
     return int(min(num_draws / 5, 3 * math.sqrt(num_draws)))
 
 
 def smooth(log_ratios: np.ndarray) -> tuple[np.ndarray, float]:
-    """Log ratios with their upper tail smoothed, and k-hat.
+    """Pareto-smoothed log ratios, and k-hat.
 
     Args:
         log_ratios: finite, `(num_draws,)`.
@@ -41,22 +41,22 @@ def smooth(log_ratios: np.ndarray) -> tuple[np.ndarray, float]:
         return shifted, math.inf
     order = np.argsort(shifted)
     tail, cutoff = order[-size:], math.exp(shifted[order[-size - 1]])
-    spread = shifted[tail[-1]] - shifted[tail[0]]
-    if spread == 0:
+    width = shifted[tail[-1]] - shifted[tail[0]]
+    if width == 0:
         return shifted, 0.0
-    with np.errstate(all="ignore"):  # a tail that underflows leaves nothing to fit
+    with np.errstate(all="ignore"):  # a tail that underflows cannot be fitted
         shape, scale = _fit(np.exp(shifted[tail]) - cutoff)
         if math.isfinite(shape) and scale > 0:
             levels = (np.arange(size) + 0.5) / size
             quantiles = cutoff + _quantile(levels, shape, scale)
             shifted[tail] = np.minimum(np.log(quantiles), 0.0)
-        elif not math.isfinite(shape) and spread < _EQUAL:
+        elif not math.isfinite(shape) and width < _EQUAL:
             shape = 0.0
     return shifted, shape
 
 
 def tail_shape(values: np.ndarray) -> float:
-    """Pareto shape of the upper tail of values `(num,)`, `-inf` where there is none to fit."""
+    """Pareto shape of the upper tail of values `(num,)`, `-inf` where there is no tail to fit."""
     size = tail_size(values.size)
     if size < _MIN_TAIL:
         return -math.inf
@@ -79,7 +79,7 @@ def _fit(excess: np.ndarray) -> tuple[float, float]:
     """Shape and scale of a generalized Pareto distribution for sorted positive values.
 
     Zhang and Stephens' estimate: the posterior mean of `b = -shape / scale` on a grid, under a
-    prior that the data scales.
+    prior scaled by the data.
     """
     n = excess.size
     grid = 30 + int(math.sqrt(n))
@@ -92,5 +92,5 @@ def _fit(excess: np.ndarray) -> tuple[float, float]:
     kept = weights >= 10 * np.finfo(float).eps
     mean = float((b[kept] * weights[kept]).sum() / weights[kept].sum())
     shape = float(np.log1p(-mean * excess).mean())
-    prior, worth = _PRIOR_SHAPE
-    return (n * shape + worth * prior) / (n + worth), -shape / mean
+    prior, weight = _PRIOR_SHAPE
+    return (n * shape + weight * prior) / (n + weight), -shape / mean

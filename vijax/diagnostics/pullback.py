@@ -1,8 +1,8 @@
-"""A target seen from the normals that a guide makes its draws of.
+"""A target pulled back through a transport guide, as a density of the guide's base normals.
 
-Where the guide is good, what chains see from there is close to a standard normal, however curved
-the posterior is; where it is not, they see what is left to mend. Source: NeuTra-lizing Bad
-Geometry in Hamiltonian Monte Carlo Using Neural Transport, Hoffman et al., 2019.
+Where the guide is accurate the pullback is close to a standard normal, however curved the
+posterior is; elsewhere chains correct the remaining error. Source: NeuTra-lizing Bad Geometry in
+Hamiltonian Monte Carlo Using Neural Transport, Hoffman et al., 2019.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from jax import Array
 from vijax.contracts import Batch, Data, PyTree, Target, TransportGuide, Variables
 from vijax.contracts.kernel import Floats, Kernel
 
-_BLOCK = 128  # normals at once: a flow is long enough for dispatch to matter little
+_BLOCK = 128  # points at once: a flow runs long enough for dispatch to cost little
 
 
-class TransportedKernel(Kernel):
-    """Log density and gradient of a target at normals `e`, pulled back through a guide.
+class PullbackKernel(Kernel):
+    """Log density and gradient of the pullback, `log p(T(e)) + log |dT/de|`, at base normals `e`.
 
-    `log p(T(e)) + log |dT/de|`, the latter from the draw's own density: `log N(e) - log q(T(e))`.
+    The Jacobian follows from the guide's density: `log |dT/de| = log N(e) - log q(T(e))`.
 
     Args:
         target: the target.
-        guide: whose `transport` is `T`.
+        guide: the guide, with `T` its `transport`.
         variables: its parameters and the model's.
         mutable: the model's mutable state.
         batch: the data, all rows, in memory or in blocks.
@@ -41,21 +41,21 @@ class TransportedKernel(Kernel):
     ) -> None:
         super().__init__(target, batch, variables.model, mutable, block=_BLOCK)
         self._guide = guide
-        self._through = (variables, mutable)
+        self._arguments = (variables, mutable)
 
     def __call__(self, points: Floats) -> tuple[Floats, Floats]:
-        """Log density `(num,)` and its gradient `(num, dim)` at normals `(num, dim)`."""
-        program = self.target.program(transported_kernel, self._guide)
-        result = self._sum(lambda block, batch: program(block, *self._through, batch), points)
+        """Log density `(num,)` and its gradient `(num, dim)` at base normals `(num, dim)`."""
+        program = self.target.program(pullback_kernel, self._guide)
+        result = self._sum(lambda block, batch: program(block, *self._arguments, batch), points)
         return np.where(result[:, 0] < np.inf, result[:, 0], -np.inf), result[:, 1:]
 
-    def place(self, points: Floats) -> Floats:
-        """Where the guide takes normals `(num, dim)`."""
-        params = self._through[0].guide
+    def transport(self, points: Floats) -> Floats:
+        """Unconstrained positions `T(e)` of base normals, both `(num, dim)`."""
+        params = self._arguments[0].guide
         return self._guide.host_transport(params, self.target.space, points).points
 
 
-def transported_kernel(
+def pullback_kernel(
     target: Target,
     guide: TransportGuide,
     points: Array,
@@ -63,7 +63,7 @@ def transported_kernel(
     mutable: dict[str, PyTree],
     batch: Batch,
 ) -> Array:
-    """`(block, dim)` normals to `(block, 1 + dim)`: log density, then its gradient."""
+    """Log density of the pullback and its gradient, `(block, 1 + dim)`, at `(block, dim)`."""
 
     def log_density(noise: Array) -> Array:
         z, log_q = guide.transport(variables.guide, target.space, noise)

@@ -1,13 +1,12 @@
-"""Many short Markov chains from a guide's draws: what they forget of the guide, it had wrong.
+"""Many short Hamiltonian Monte Carlo chains started at a guide's draws.
 
-Every chain starts at a draw of its own and moves by Hamiltonian Monte Carlo in the guide's own
-coordinates, where a good guide leaves a target close to a standard normal: a trajectory of length
-about pi/2 then forgets its start at once. What is left of the start is measured, not assumed: if a
-coordinate of all chains still correlates by `r` with where they began, about `r / (1 - r)` of the
-change so far is still to come. Sources: Targeted Accuracy Diagnostics for Variational
-Approximations, Wang, Kasprzak, Huggins, 2023 (short chains as a check); Following Markov chains
-from variational draws, Hoffman, Ma, 2020; Nested R-hat: assessing the convergence of Markov chain
-Monte Carlo when running many short chains, Margossian et al., 2024.
+The chains move in coordinates whitened by the guide, where an accurate guide leaves a target close
+to a standard normal: a trajectory of length about pi/2 then forgets its start at once. How much of
+the start remains is measured: if a coordinate of all chains still has correlation `r` with its
+initial values, about `r / (1 - r)` of the change so far is still to come. Sources: Targeted
+Accuracy Diagnostics for Variational Approximations, Wang, Kasprzak, Huggins, 2023 (short chains as
+a check); Following Markov chains from variational draws, Hoffman, Ma, 2020; Nested R-hat: assessing
+the convergence of Markov chain Monte Carlo when running many short chains, Margossian et al., 2024.
 """
 
 from __future__ import annotations
@@ -18,27 +17,27 @@ import numpy as np
 
 from vijax.contracts.kernel import Floats, Kernel
 
-_ACCEPT = 0.8  # acceptance rate aimed at
-_LENGTH = np.pi / 2  # of a trajectory, in standard deviations: a quarter turn of the Gaussian
-_MAX_LEAPS = 24
-_SHORT, _SHORT_SHARE = 1 / 3, 0.2
-_EXTREME = 1e3  # a whitened gradient beyond this is cut: outside the bulk it only sets a direction
+_ACCEPT_RATE = 0.8  # target acceptance rate
+_LENGTH = np.pi / 2  # of a trajectory, in standard deviations: a quarter period for a Gaussian
+_MAX_LEAPFROG = 24
+_SHORT_STEP, _SHORT_STEP_SHARE = 1 / 3, 0.2
+_EXTREME = 1e3  # whitened gradients are clipped to this: outside the bulk only directions matter
 
 
-class Chains(NamedTuple):
-    """Where the chains are, and where they were.
+class ChainState(NamedTuple):
+    """State and history of the chains.
 
     Attributes:
-        starts: `(num_chains, dim)`.
-        modes: the mode each chain started in, `(num_chains,)`; it need not find another.
-        states: the present states, `(num_chains, dim)`.
-        log_density: at the states.
+        starts: initial states, `(num_chains, dim)`.
+        modes: mode in which each chain started, `(num_chains,)`; chains need not mix between modes.
+        states: current states, `(num_chains, dim)`.
+        log_density: at the states, `(num_chains,)`.
         gradient: at the states, `(num_chains, dim)`.
-        kept: states after every iteration of the rounds kept so far, `(num, num_chains, dim)`.
-        heights: log densities there, `(num, num_chains)`.
-        step: leapfrog step size, in standard deviations.
-        accept: acceptance rates of the last round, `(num_chains,)`.
-        leaps: gradient evaluations per chain so far.
+        samples: states after every iteration kept so far, `(num, num_chains, dim)`.
+        sample_log_density: log densities of the samples, `(num, num_chains)`.
+        step_size: leapfrog step size, in standard deviations.
+        accept_rate: acceptance rates of the last window, `(num_chains,)`.
+        num_gradients: gradient evaluations per chain so far.
     """
 
     starts: Floats
@@ -46,72 +45,78 @@ class Chains(NamedTuple):
     states: Floats
     log_density: Floats
     gradient: Floats
-    kept: Floats
-    heights: Floats
-    step: float
-    accept: Floats
-    leaps: int
+    samples: Floats
+    sample_log_density: Floats
+    step_size: float
+    accept_rate: Floats
+    num_gradients: int
 
 
 class Moments(NamedTuple):
-    """What the chains say of the posterior, by coordinate.
+    """Posterior moments estimated from the chains, by coordinate.
 
     Attributes:
         mean: `(dim,)`.
         sd: `(dim,)`.
-        mean_se: standard error of `mean`, from the spread between chains.
+        mean_se: standard error of `mean`, from the variation between chains.
         log_sd_se: standard error of `log sd` likewise.
-        memory: correlation of the states with the starts, of values or of squared deviations
-            whichever is larger, `(dim,)`; 0 once the starts are forgotten.
+        start_correlation: correlation of the states with the starts, the larger of that of values
+            and that of squared deviations, `(dim,)`; 0 once the starts are forgotten.
     """
 
     mean: Floats
     sd: Floats
     mean_se: Floats
     log_sd_se: Floats
-    memory: Floats
+    start_correlation: Floats
 
 
-class Round(NamedTuple):
-    """What each chain did in a round, so that changes can be told from differences of chains.
+class WindowMoments(NamedTuple):
+    """Moments of each chain over a window of iterations, to separate drift from noise.
 
     Attributes:
-        mean: mean of each chain, `(num_chains, dim + 1)`.
+        mean: mean of each chain, `(num_chains, dim + 1)`; the log density is the last coordinate.
         square: mean squared deviation from the common mean, likewise.
     """
 
     mean: Floats
     square: Floats
 
-    def since(self, earlier: Round) -> tuple[Floats, Floats]:
-        """Changes of mean and log sd, in sds, and their standard errors, each `(2, dim)`.
+    def change_since(self, earlier: WindowMoments) -> tuple[Floats, Floats]:
+        """Changes of mean and log sd, in sds, and their standard errors, each `(2, dim + 1)`.
 
-        Paired by chain: what a chain remembers is no noise in its change.
+        Differences are paired by chain: persistent differences between chains cancel.
         """
         num = len(self.mean)
         variance = np.maximum(self.square.mean(axis=0), 1e-300)
-        moved = (self.mean - earlier.mean) / np.sqrt(variance)
-        spread = 0.5 * (self.square - earlier.square) / variance
-        both = np.stack([moved, spread])
+        mean_change = (self.mean - earlier.mean) / np.sqrt(variance)
+        log_sd_change = 0.5 * (self.square - earlier.square) / variance
+        both = np.stack([mean_change, log_sd_change])
         return np.abs(both.mean(axis=1)), both.std(axis=1) / np.sqrt(num)
 
 
-def begin(kernel: Kernel, starts: Floats, modes: np.ndarray) -> Chains:
-    """Chains at their starts; those where the density is not finite are dropped."""
+def initialize(kernel: Kernel, starts: Floats, modes: np.ndarray) -> ChainState:
+    """Chains at their starts; those with a non-finite density or gradient are dropped.
+
+    Args:
+        kernel: the compiled log density and gradient.
+        starts: `(num_chains, dim)`.
+        modes: the mode of each start, `(num_chains,)`.
+    """
     log_density, gradient = kernel(starts)
-    good = np.isfinite(log_density) & np.isfinite(gradient).all(axis=1)
-    starts = kernel.round(starts[good])
-    nothing = np.zeros((0, *starts.shape))
-    step = 0.9 * max(starts.shape[1], 1) ** -0.25
-    return Chains(
+    finite = np.isfinite(log_density) & np.isfinite(gradient).all(axis=1)
+    starts = kernel.round(starts[finite])
+    no_samples = np.zeros((0, *starts.shape))
+    step_size = 0.9 * max(starts.shape[1], 1) ** -0.25
+    return ChainState(
         starts,
-        modes[good],
+        modes[finite],
         starts,
-        log_density[good],
-        gradient[good],
-        nothing,
-        nothing[:, :, 0],
-        step,
+        log_density[finite],
+        gradient[finite],
+        no_samples,
+        no_samples[:, :, 0],
+        step_size,
         np.ones(len(starts)),
         0,
     )
@@ -120,58 +125,63 @@ def begin(kernel: Kernel, starts: Floats, modes: np.ndarray) -> Chains:
 def advance(
     kernel: Kernel,
     factor: Floats,
-    chains: Chains,
+    chains: ChainState,
     rng: np.random.Generator,
     iterations: int,
     adapt: bool,
-) -> Chains:
-    """A round of HMC iterations.
+) -> ChainState:
+    """Runs a window of HMC iterations.
 
     Args:
         kernel: the compiled log density and gradient.
-        factor: square root of the covariance that the momenta are scaled with, `(dim, dim)`, or
+        factor: square root of the covariance that whitens the coordinates, `(dim, dim)`, or
             standard deviations `(dim,)`.
-        chains: from `begin` or an earlier round.
+        chains: from `initialize` or an earlier window.
         rng: source of randomness.
-        iterations: of the round.
-        adapt: whether the step size follows the acceptance rate; the states are then not kept.
+        iterations: of the window.
+        adapt: whether to adapt the step size to the acceptance rate; states are then not kept.
     """
     states, log_density, gradient = chains.states, chains.log_density, chains.gradient
-    step, leaps, rates, kept, heights = chains.step, chains.leaps, [], [], []
+    step_size, num_gradients = chains.step_size, chains.num_gradients
+    rates, samples, sample_log_density = [], [], []
     for _ in range(iterations):
         length = _LENGTH * rng.uniform(0.6, 1.4)
-        # now and then small steps, which reach where large ones are always refused
-        stride = step * (_SHORT if rng.random() < _SHORT_SHARE else 1.0)
-        count = int(np.clip(round(length / stride), 1, _MAX_LEAPS))
+        # occasional small steps reach regions where large ones are always rejected
+        size = step_size * (_SHORT_STEP if rng.random() < _SHORT_STEP_SHARE else 1.0)
+        count = int(np.clip(round(length / size), 1, _MAX_LEAPFROG))
         momentum = rng.standard_normal(states.shape)
-        proposal, value, slope, energy = _trajectory(
-            kernel, factor, states, log_density, gradient, momentum, stride, count
+        proposal, value, slope, log_ratio = _trajectory(
+            kernel, factor, states, log_density, gradient, momentum, size, count
         )
-        log_rate = np.where(np.isfinite(energy), np.minimum(energy, 0.0), -np.inf)
-        taken = np.log(rng.random(len(states))) < log_rate
-        states = np.where(taken[:, None], proposal, states)
-        log_density = np.where(taken, value, log_density)
-        gradient = np.where(taken[:, None], slope, gradient)
+        log_rate = np.where(np.isfinite(log_ratio), np.minimum(log_ratio, 0.0), -np.inf)
+        accepted = np.log(rng.random(len(states))) < log_rate
+        states = np.where(accepted[:, None], proposal, states)
+        log_density = np.where(accepted, value, log_density)
+        gradient = np.where(accepted[:, None], slope, gradient)
         rates.append(np.exp(log_rate))
-        leaps += count
+        num_gradients += count
         if adapt:
-            if stride == step:
-                step = float(np.clip(step * np.exp(rates[-1].mean() - _ACCEPT), 0.01, 2.0))
+            if size == step_size:
+                step_size = float(
+                    np.clip(step_size * np.exp(rates[-1].mean() - _ACCEPT_RATE), 0.01, 2.0)
+                )
         else:
-            kept.append(states)
-            heights.append(log_density)
-    if kept:
+            samples.append(states)
+            sample_log_density.append(log_density)
+    if samples:
         chains = chains._replace(
-            kept=np.concatenate([chains.kept, np.stack(kept)]),
-            heights=np.concatenate([chains.heights, np.stack(heights)]),
+            samples=np.concatenate([chains.samples, np.stack(samples)]),
+            sample_log_density=np.concatenate(
+                [chains.sample_log_density, np.stack(sample_log_density)]
+            ),
         )
     return chains._replace(
         states=states,
         log_density=log_density,
         gradient=gradient,
-        step=step,
-        accept=np.mean(rates, axis=0),
-        leaps=leaps,
+        step_size=step_size,
+        accept_rate=np.mean(rates, axis=0),
+        num_gradients=num_gradients,
     )
 
 
@@ -182,66 +192,70 @@ def _trajectory(
     log_density: Floats,
     gradient: Floats,
     momentum: Floats,
-    step: float,
+    step_size: float,
     count: int,
 ) -> tuple[Floats, Floats, Floats, Floats]:
-    """Leapfrog in whitened coordinates; also the log acceptance ratio of the end."""
+    """`count` leapfrog steps in whitened coordinates: end points and log acceptance ratios."""
     value, slope = log_density, gradient
-    points, speed = states, momentum + 0.5 * step * _pull(factor, slope)
+    points, speed = states, momentum + 0.5 * step_size * _whitened_gradient(factor, slope)
     for i in range(count):
-        points = points + step * _push(factor, speed)
+        points = points + step_size * _velocity(factor, speed)
         value, slope = kernel(points)
-        speed = speed + (step if i < count - 1 else 0.5 * step) * _pull(factor, slope)
-    energy = (value - log_density) - 0.5 * (np.sum(speed**2, 1) - np.sum(momentum**2, 1))
-    return kernel.round(points), value, slope, energy
+        kick = step_size if i < count - 1 else 0.5 * step_size
+        speed = speed + kick * _whitened_gradient(factor, slope)
+    log_ratio = (value - log_density) - 0.5 * (np.sum(speed**2, 1) - np.sum(momentum**2, 1))
+    return kernel.round(points), value, slope, log_ratio
 
 
-def _push(factor: Floats, momentum: Floats) -> Floats:
+def _velocity(factor: Floats, momentum: Floats) -> Floats:
+    """Whitened momenta in the coordinates of the target."""
     return momentum * factor if factor.ndim == 1 else momentum @ factor.T
 
 
-def _pull(factor: Floats, gradient: Floats) -> Floats:
-    pulled = gradient * factor if factor.ndim == 1 else gradient @ factor
-    return np.clip(np.nan_to_num(pulled), -_EXTREME, _EXTREME)
+def _whitened_gradient(factor: Floats, gradient: Floats) -> Floats:
+    whitened = gradient * factor if factor.ndim == 1 else gradient @ factor
+    return np.clip(np.nan_to_num(whitened), -_EXTREME, _EXTREME)
 
 
-def moments(chains: Chains) -> Moments:
-    """Moments of the kept states, pooled over chains and iterations."""
-    kept = chains.kept  # (iterations, chains, dim)
-    num = kept.shape[1]
-    mean = kept.mean(axis=(0, 1))
-    deviations = (kept - mean) ** 2
+def moments(chains: ChainState) -> Moments:
+    """Moments of the samples, pooled over chains and iterations."""
+    samples = chains.samples  # (iterations, chains, dim)
+    num = samples.shape[1]
+    mean = samples.mean(axis=(0, 1))
+    deviations = (samples - mean) ** 2
     variance = deviations.mean(axis=(0, 1))
-    # chains were dealt out to the modes by their weights, which is no source of error
-    mean_se = within(kept.mean(axis=0), chains.modes).std(axis=0) / np.sqrt(num)
-    square_se = within(deviations.mean(axis=0), chains.modes).std(axis=0) / np.sqrt(num)
+    # modes have fixed shares of the chains, in proportion to their weights: no source of error
+    mean_se = center_by_mode(samples.mean(axis=0), chains.modes).std(axis=0) / np.sqrt(num)
+    square_se = center_by_mode(deviations.mean(axis=0), chains.modes).std(axis=0) / np.sqrt(num)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return Moments(mean, np.sqrt(variance), mean_se, 0.5 * square_se / variance, memory(chains))
+        log_sd_se = 0.5 * square_se / variance
+        return Moments(mean, np.sqrt(variance), mean_se, log_sd_se, start_correlation(chains))
 
 
-def last_round(chains: Chains, iterations: int) -> Round:
-    """The last kept iterations, by chain; deviations are from their common mean.
+def window_moments(chains: ChainState, iterations: int) -> WindowMoments:
+    """Moments of each chain over the last iterations; deviations are from their common mean.
 
-    The log density comes last, as one more coordinate: chains that still find their way into
-    what no coordinate shows change their height.
+    The log density is appended as another coordinate: it still drifts when chains approach the
+    typical set in directions that no single coordinate shows.
     """
-    heights = chains.heights[-iterations:, :, None]
-    kept = np.concatenate([chains.kept[-iterations:], heights], axis=2)
-    center = kept.mean(axis=(0, 1))
-    return Round(kept.mean(axis=0), ((kept - center) ** 2).mean(axis=0))
+    log_density = chains.sample_log_density[-iterations:, :, None]
+    samples = np.concatenate([chains.samples[-iterations:], log_density], axis=2)
+    center = samples.mean(axis=(0, 1))
+    return WindowMoments(samples.mean(axis=0), ((samples - center) ** 2).mean(axis=0))
 
 
-def memory(chains: Chains) -> Floats:
-    """Correlation of the present states with the starts, by coordinate; see `Moments`."""
-    start, end = within(chains.starts, chains.modes), within(chains.states, chains.modes)
-    # ranks would hide a far tail that does not move; clipping keeps one chain from deciding alone
+def start_correlation(chains: ChainState) -> Floats:
+    """Correlation of the current states with the starts, by coordinate; see `Moments`."""
+    start = center_by_mode(chains.starts, chains.modes)
+    end = center_by_mode(chains.states, chains.modes)
+    # ranks would hide a far tail that does not move; clipping limits the influence of one chain
     linear = _correlation(_clipped(start), _clipped(end))
-    spread = _correlation(_clipped(start) ** 2, _clipped(end) ** 2)
-    return np.maximum(linear, spread)
+    quadratic = _correlation(_clipped(start) ** 2, _clipped(end) ** 2)
+    return np.maximum(linear, quadratic)
 
 
-def within(points: Floats, modes: np.ndarray) -> Floats:
-    """Deviations from the mean of those that started in the same mode."""
+def center_by_mode(points: Floats, modes: np.ndarray) -> Floats:
+    """Deviations of points `(num, dim)` from the mean of those in the same mode."""
     out = np.empty_like(points)
     for mode in np.unique(modes):
         members = modes == mode
@@ -250,6 +264,7 @@ def within(points: Floats, modes: np.ndarray) -> Floats:
 
 
 def _clipped(points: Floats) -> Floats:
+    """Points standardized by median and median absolute deviation, clipped to four sds."""
     middle = np.median(points, axis=0)
     scale = 1.4826 * np.median(np.abs(points - middle), axis=0)
     return np.clip((points - middle) / np.where(scale > 0, scale, 1.0), -4.0, 4.0)

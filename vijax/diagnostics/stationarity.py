@@ -1,10 +1,10 @@
-"""Whether a Gaussian guide is where its ELBO is stationary, without asking who put it there.
+"""Distance of a Gaussian guide from a stationary point of its ELBO, whatever optimizer was used.
 
 At a maximum of the ELBO over Gaussians `N(m, S)` the gradients vanish, by the theorems of Bonnet
 and Price: `E[g] = 0` and `S + E[(z - m) g'] S = 0` for the scores `g` of the target at draws `z`.
-A natural-gradient step from anywhere else would move the mean by `S E[g]` and the covariance by
-`S + E[(z - m) g'] S`; on a Gaussian target that step ends at the optimum. Source: The variational
-Gaussian approximation revisited, Opper, Archambeau, 2009.
+A natural-gradient step changes the mean by `S E[g]` and the covariance by `S + E[(z - m) g'] S`;
+on a Gaussian target it ends at the optimum. Source: The variational Gaussian approximation
+revisited, Opper, Archambeau, 2009.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 
 class Stationarity(NamedTuple):
-    """What a natural-gradient step would change, by coordinate `(dim,)`.
+    """Changes that a natural-gradient step would make, by coordinate `(dim,)`.
 
     Attributes:
         mean: of the mean, in standard deviations of the guide.
@@ -31,7 +31,7 @@ class Stationarity(NamedTuple):
 
     @property
     def largest(self) -> tuple[float, float]:
-        """The largest change of a mean and of a log sd that noise does not explain."""
+        """The largest change of a mean and of a log sd in excess of noise."""
         worst = np.sqrt(2 * np.log(2 * self.mean.size))
         mean = np.maximum(np.abs(self.mean) - worst * self.mean_se, 0.0)
         log_sd = np.maximum(np.abs(self.log_sd) - worst * self.log_sd_se, 0.0)
@@ -39,11 +39,11 @@ class Stationarity(NamedTuple):
 
 
 def stationarity(draws: np.ndarray, scores: np.ndarray, covariance: np.ndarray) -> Stationarity:
-    """The step that draws `(num_draws, dim)` and the target's scores at them ask for.
+    """The natural-gradient step estimated from draws and scores.
 
     Args:
-        draws: from the guide.
-        scores: gradients of the log density at the draws, `(num_draws, dim)`.
+        draws: from the guide, `(num_draws, dim)`.
+        scores: gradients of the target's log density at the draws, `(num_draws, dim)`.
         covariance: the guide's, `(dim, dim)`.
     """
     sd = np.sqrt(np.diag(covariance))
@@ -51,8 +51,8 @@ def stationarity(draws: np.ndarray, scores: np.ndarray, covariance: np.ndarray) 
     centered = draws - draws.mean(axis=0)
     num = len(draws)
     mean = steps / sd
-    spread = 0.5 * (1 + centered * steps / sd**2)
-    error = np.sqrt(num)
+    log_sd = 0.5 * (1 + centered * steps / sd**2)
+    root = np.sqrt(num)
     return Stationarity(
-        mean.mean(axis=0), spread.mean(axis=0), mean.std(axis=0) / error, spread.std(axis=0) / error
+        mean.mean(axis=0), log_sd.mean(axis=0), mean.std(axis=0) / root, log_sd.std(axis=0) / root
     )

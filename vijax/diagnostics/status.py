@@ -1,4 +1,4 @@
-"""The verdict: several independent signals combined into one status, with its diagnostics."""
+"""Diagnosis of a fit: importance weights, short chains and stationarity combined in one status."""
 
 from __future__ import annotations
 
@@ -14,25 +14,27 @@ from vijax.diagnostics.stationarity import Stationarity
 from vijax.diagnostics.stein_discrepancy import Discrepancy
 
 Status = Literal["certified", "corrected", "approximate", "failed"]
+WeightResult = Literal["accurate", "correctable", "unreliable"]
+ChainResult = Literal["absent", "too short", "inconclusive", "agree", "agree corrected", "differ"]
 
-CERTIFIED_SHIFT = 0.05  # sds of a mean, or log sds: what a certified guide may be wrong by
+CERTIFIED_SHIFT = 0.05  # sds of a mean, or log sds: largest error of a certified guide
 _CERTIFIED_KHAT = 0.5  # below it the importance weights have a finite variance
-_SHIFT = 0.1  # by how much importance correction may move a certified guide
-_PLATEAU = 0.01  # weight in the tail below which its shape cannot matter
-_LIGHT_TAIL = 0.05  # the same, for an answer that is corrected
-_LARGE_SHIFT = 0.25  # in sds or log sds: heavy-tailed weights that change so much miss more
-_FINITE_SHARE = 0.99  # draws outside the model's support beyond this are worth a word
+_SHIFT = 0.1  # largest change by importance correction of a certified guide
+_PLATEAU = 0.01  # weight in the tail below which its shape does not matter
+_LIGHT_TAIL = 0.05  # the same, for a corrected posterior
+_LARGE_SHIFT = 0.25  # sds or log sds: heavy-tailed weights that change so much miss more
+_FINITE_SHARE = 0.99  # share of draws inside the model's support below which this is reported
 _MIN_ESS = 0.15  # effective share of the draws below which a correction is too noisy
-_WITNESSES = 0.1  # sds by which importance correction and chains may differ
-_NO_VARIANCE = 0.5  # Pareto shape of a coordinate's tail from which it has no variance
-_STEP = 0.1  # sds or log sds that a natural-gradient step may ask for at an optimum
-_FAR = 2.0  # times the discrepancy of exact draws, from which particles are said to be off
-_NOISE = 0.1  # standard error beyond which the states of chains are too few
-_NEARLY_ALL = 0.9  # effective share of the draws at which weights can do without chains
+_AGREEMENT = 0.1  # sds by which importance correction and chains may differ
+_NO_VARIANCE = 0.5  # Pareto shape of a coordinate's tail from which the variance is infinite
+_STEP = 0.1  # sds or log sds of a natural-gradient step below which the guide is stationary
+_FAR = 2.0  # discrepancy of particles, relative to exact draws, beyond which they are inaccurate
+_NOISE = 0.1  # standard error beyond which there are too few chain states
+_NEARLY_ALL = 0.9  # effective share of the draws at which weights suffice without chains
 
 
 class Shift(NamedTuple):
-    """What importance correction changes in each unconstrained coordinate.
+    """Change of the guide's moments by importance correction, by unconstrained coordinate.
 
     Attributes:
         mean: change of the mean in posterior standard deviations, `(dim,)`.
@@ -44,14 +46,14 @@ class Shift(NamedTuple):
 
 
 class Diagnosis(NamedTuple):
-    """How far a fit can be trusted.
+    """Reliability of a fit.
 
     Attributes:
-        status: `"certified"`, the guide's own draws can be used as the posterior's;
-            `"corrected"`, draws corrected by importance or by chains can; `"approximate"`, no
-            more is known than the reasons say; `"failed"`, do not use.
+        status: `"certified"`, the guide's draws are accurate; `"corrected"`, draws corrected by
+            importance resampling or by chains are; `"approximate"`, accuracy is not verified, see
+            the reasons; `"failed"`, do not use.
         reasons: the diagnostics in words.
-        advice: the next thing to try, empty when nothing is needed.
+        advice: what to try next, empty when nothing is needed.
     """
 
     status: Status
@@ -60,34 +62,39 @@ class Diagnosis(NamedTuple):
 
 
 def shift(draws: np.ndarray, log_weights: np.ndarray) -> Shift:
-    """Moments of `(num_draws, dim)` draws with and without normalized weights, compared."""
+    """Weighted moments of `(num_draws, dim)` draws relative to their unweighted moments.
+
+    Args:
+        draws: `(num_draws, dim)`.
+        log_weights: normalized, `(num_draws,)`.
+    """
     weight = np.exp(log_weights)[:, None]
     mean, sd = draws.mean(0), draws.std(0, ddof=1)
     corrected = (weight * draws).sum(0)
     variance = (weight * (draws - corrected) ** 2).sum(0)
     with np.errstate(divide="ignore", invalid="ignore"):
         moved = Shift((corrected - mean) / sd, 0.5 * np.log(variance / sd**2))
-    # what is the same in all draws, as a discrete site may be, is not moved by weighting them
+    # weighting does not change a coordinate that is constant, as that of a discrete site may be
     return Shift(*(np.where(sd == 0, 0.0, part) for part in moved))
 
 
 class Diagnostics(NamedTuple):
-    """What a verdict is made from.
+    """The quantities that a diagnosis is based on.
 
     Attributes:
-        importance: importance sampling from the guide, `None` where it makes no sense (a point
+        importance: importance sampling from the guide, `None` where it does not apply (a point
             estimate, minibatches).
-        shift: what the correction changes, `None` likewise.
-        check: what short chains say, `None` where they cost too much.
-        stationarity: how far a Gaussian guide is from its optimum, `None` for other guides.
-        use_chains: whether the states of the chains are there to stand in for the guide's draws.
-        converged: whether the optimization ended because nothing was left to gain.
-        nonfinite_steps: non-finite steps.
+        shift: change of the moments by importance correction, `None` likewise.
+        check: comparison with short chains, `None` where they were not run.
+        stationarity: distance of a Gaussian guide from its optimum, `None` for other guides.
+        use_chains: whether states of the chains are available to replace the guide's draws.
+        converged: whether the optimization converged.
+        nonfinite_steps: descriptions of the non-finite steps.
         num_draws: draws behind `importance`.
         finite_share: share of them with a finite density under the model.
-        num_modes: separate modes that were seen and that the guide does not cover.
-        more_modes: whether the search for separate modes ended while it still found new ones.
-        discrepancy: of particles, `num_draws` of them, for which there is nothing else.
+        num_modes: separate modes found, the one that the guide covers included.
+        more_modes: whether the search for modes reached its limit while finding new ones.
+        discrepancy: Stein discrepancy of `num_draws` particles, the only diagnostic for them.
     """
 
     importance: Importance | None
@@ -105,153 +112,173 @@ class Diagnostics(NamedTuple):
 
 
 def diagnose(diagnostics: Diagnostics) -> Diagnosis:
-    """Combines the signals; a status is only as good as its weakest one."""
-    reasons = [f"non-finite {trouble}" for trouble in diagnostics.nonfinite_steps]
+    """Combines the diagnostics; the weakest one determines the status."""
+    reasons = [f"non-finite {step}" for step in diagnostics.nonfinite_steps]
     if not diagnostics.converged:
-        reasons.append("the optimization had not converged")
+        reasons.append("the optimization did not converge")
     if diagnostics.discrepancy is not None:
-        return _of_particles(diagnostics, diagnostics.discrepancy, reasons)
+        return _diagnose_particles(diagnostics, diagnostics.discrepancy, reasons)
     if diagnostics.importance is None:
-        reasons.append("importance sampling does not apply: accuracy was not judged")
+        reasons.append("importance sampling does not apply: accuracy not verified")
         return Diagnosis("approximate", tuple(reasons), _advice(diagnostics))
-    return _of_draws(diagnostics, diagnostics.importance, reasons)
+    return _diagnose_draws(diagnostics, diagnostics.importance, reasons)
 
 
-def _of_draws(diagnostics: Diagnostics, importance: Importance, reasons: list[str]) -> Diagnosis:
-    """What weights, chains and stationarity say together."""
+def _diagnose_draws(
+    diagnostics: Diagnostics, importance: Importance, reasons: list[str]
+) -> Diagnosis:
+    """Diagnosis from importance weights, chains and stationarity."""
     advice = _advice(diagnostics)
     if not math.isfinite(importance.log_evidence):
         reasons.append("too few draws from the guide have a finite density under the model")
         return Diagnosis(
-            "failed", tuple(reasons), "Check the model near report()'s site, or init=."
+            "failed",
+            tuple(reasons),
+            "Check where the log density is not finite, or pass initial values with init=.",
         )
     if diagnostics.finite_share < _FINITE_SHARE:
         reasons.append(
-            f"only {100 * diagnostics.finite_share:.0f} % of the guide's draws have a finite density "
-            "under the model"
+            f"only {100 * diagnostics.finite_share:.0f} % of the guide's draws have a finite "
+            "density under the model"
         )
     if not _stationary(diagnostics):
         assert diagnostics.stationarity is not None
         mean, log_sd = diagnostics.stationarity.largest
         reasons.append(
-            "the guide is not at the optimum of its ELBO: a natural-gradient step would move means "
-            f"by {mean:.2f} sd and sds by {100 * math.expm1(log_sd):.0f} %"
+            "the guide is not at the maximum of its ELBO: a natural-gradient step would change "
+            f"means by {mean:.2f} sd, standard deviations by {100 * math.expm1(log_sd):.0f} %"
         )
-    weights, said = _weigh(diagnostics, importance)
-    chains, answered = _question(diagnostics, exact=weights == "exact")
-    reasons += said + answered
+    weights, weight_reasons = _weight_result(diagnostics, importance)
+    chains, chain_reasons = _chain_result(diagnostics, accurate=weights == "accurate")
+    reasons += weight_reasons + chain_reasons
     if diagnostics.num_modes > 1:
         reasons.append(
-            f"{diagnostics.num_modes} separate modes were seen, and the guide covers one of them"
+            f"{diagnostics.num_modes} separate modes were found; the guide covers one of them"
         )
         return Diagnosis("approximate", tuple(reasons), advice)
     if diagnostics.more_modes:
-        reasons.append("the search for separate modes ended while it still found new ones")
+        reasons.append("the search for modes reached its limit while still finding new ones")
         return Diagnosis("approximate", tuple(reasons), advice)
-    unneeded = chains == "cut short" and importance.ess > _NEARLY_ALL * diagnostics.num_draws
-    if weights == "exact" and (chains in ("agree", "unasked") or unneeded):
+    unneeded = chains == "too short" and importance.ess > _NEARLY_ALL * diagnostics.num_draws
+    if weights == "accurate" and (chains in ("agree", "absent") or unneeded):
         return Diagnosis("certified", tuple(reasons), "")
-    if diagnostics.use_chains and chains in ("agree", "correct", "differ"):
-        reasons.append("draws are the states of these chains")
+    if diagnostics.use_chains and chains in ("agree", "agree corrected", "differ"):
+        reasons.append("posterior draws: final states of these chains")
         return Diagnosis("corrected", tuple(reasons), "")
-    if weights is not None and chains in ("agree", "correct", "unasked"):
+    if weights != "unreliable" and chains in ("agree", "agree corrected", "absent"):
         return Diagnosis("corrected", tuple(reasons), "" if diagnostics.converged else advice)
     hopeless = not diagnostics.converged and importance.khat == math.inf
     status: Status = "failed" if diagnostics.finite_share < 0.5 or hopeless else "approximate"
     return Diagnosis(status, tuple(reasons), advice)
 
 
-def _weigh(
+def _weight_result(
     diagnostics: Diagnostics, importance: Importance
-) -> tuple[Literal["exact", "usable"] | None, list[str]]:
-    """What the importance weights say: the guide is exact, or they can mend it, or neither."""
+) -> tuple[WeightResult, list[str]]:
+    """Whether the importance weights show an accurate guide, or can correct it, and the reasons."""
     assert diagnostics.shift is not None
     num_draws, khat, threshold = diagnostics.num_draws, importance.khat, _threshold(diagnostics)
     shape = f"k-hat {khat:.2f} (reliable below {threshold:.2f})"
     if math.isnan(khat):
-        shape = "no k-hat (most of the largest weights are equal)"
+        shape = "k-hat undefined (most of the largest weights are equal)"
     reasons = [f"{shape}, importance ESS {importance.ess:.0f} of {num_draws}"]
     light = importance.tail_share < _LIGHT_TAIL and importance.ess > 0.8 * num_draws
     plateau = importance.tail_share < _PLATEAU and importance.ess > _NEARLY_ALL * num_draws
     if light and khat >= _CERTIFIED_KHAT:
         reasons.append(
-            f"this k-hat is no reason to worry: the largest weights hold "
-            f"{100 * importance.tail_share:.1g} % of all weight"
+            "k-hat can be ignored here: the largest weights carry "
+            f"{100 * importance.tail_share:.1g} % of the total"
         )
     if not (khat < threshold or light) or importance.ess < _MIN_ESS * num_draws:
-        return None, reasons
+        return "unreliable", reasons
     mean = float(np.max(np.abs(diagnostics.shift.mean)))
     log_sd = float(np.max(np.abs(diagnostics.shift.log_sd)))
     reasons.append(
-        f"importance correction moves means by up to {mean:.2f} sd and sds by up to "
+        f"importance correction changes means by up to {mean:.2f} sd, standard deviations by up to "
         f"{100 * math.expm1(log_sd):.0f} %"
     )
     heavy = khat >= _CERTIFIED_KHAT and not light
     if heavy and max(mean, log_sd) > _LARGE_SHIFT:  # as much again may lie beyond all draws
-        reasons.append("a correction as large as that cannot be relied on")
-        return None, reasons
+        reasons.append("importance correction too large to be reliable; not used")
+        return "unreliable", reasons
     clean = diagnostics.converged and not diagnostics.nonfinite_steps and _stationary(diagnostics)
-    exact = (khat < _CERTIFIED_KHAT or plateau) and max(mean, log_sd) < _SHIFT and clean
-    exact &= diagnostics.finite_share >= _FINITE_SHARE
-    return ("exact" if exact else "usable"), reasons
+    accurate = (khat < _CERTIFIED_KHAT or plateau) and max(mean, log_sd) < _SHIFT and clean
+    accurate &= diagnostics.finite_share >= _FINITE_SHARE
+    return ("accurate" if accurate else "correctable"), reasons
 
 
-def _question(diagnostics: Diagnostics, exact: bool) -> tuple[str, list[str]]:
-    """What the chains say, and why.
+def _chain_result(diagnostics: Diagnostics, accurate: bool) -> tuple[ChainResult, list[str]]:
+    """Result of the chain check, and the reasons.
 
-    `"unasked"`: there are none. `"silent"`: they have not settled, or there is nothing to settle
-    to. `"cut short"`: they have ended too soon to tell, and nothing speaks against the guide.
-    `"agree"`: with the guide. `"correct"`: not with it, but with its importance-corrected
-    moments. `"differ"`: with neither.
+    Args:
+        diagnostics: all diagnostics.
+        accurate: whether the importance weights show an accurate guide.
+
+    Returns:
+        `"absent"`: no chains were run. `"inconclusive"`: they have not converged, moments may not
+        exist, or standard errors are too large. `"too short"`: they ended before convergence could
+        be assessed, and show no discrepancy. `"agree"`: they agree with the guide.
+        `"agree corrected"`: not with the guide, but with its importance-corrected moments.
+        `"differ"`: with neither. Then the reasons.
     """
     check = diagnostics.check
     if check is None:
-        return "unasked", []
-    made = f"{check.num_chains} short chains of {check.leaps} gradients each"
-    if check.cut_short and check.consistent(CERTIFIED_SHIFT):
-        return "cut short", [f"{made} find nothing wrong; more, which could tell, would take long"]
-    if not check.settled:
-        still = max(float(check.left.max()), check.climb)
-        why = f"of the change they made {still:.2f} sd may be still to come"
-        if math.isinf(still):
-            why = "more of them would take long, and so many do not say whether they still move on"
-        if not check.moving:
-            share, stuck = 100 * check.accept, 100 * check.stuck
-            why = f"{share:.0f} % of their steps were taken, {stuck:.0f} % of them are stuck"
-        return "silent", [f"{made} have not settled: {why}"]
-    # the tails of an exact guide are the posterior's own, however heavy
-    if check.tail.max() > _NO_VARIANCE and not (exact and check.agrees(CERTIFIED_SHIFT)):
-        heavy = int(np.sum(check.tail > _NO_VARIANCE))
-        return "silent", [
-            f"{made}: {heavy} of {check.tail.size} coordinates have a tail so heavy (Pareto shape "
-            f"{check.tail.max():.2f}) that means and sds may not exist"
+        return "absent", []
+    chains = (
+        f"{check.num_chains} short HMC chains ({check.num_gradients} gradient evaluations each)"
+    )
+    if check.too_short and check.consistent(CERTIFIED_SHIFT):
+        return "too short", [
+            f"{chains}: no discrepancy found, but chains were too short to be conclusive"
+        ]
+    if not check.converged:
+        drift = max(float(check.drift.max()), check.log_density_drift)
+        if not check.accepting:
+            why = (
+                f"have not converged: acceptance rate {100 * check.accept_rate:.0f} %; "
+                f"{100 * check.stuck_share:.0f} % of chains stuck"
+            )
+        elif math.isinf(drift):
+            why = "are inconclusive: chains too short to assess convergence within the time limit"
+        else:
+            why = f"have not converged: chains may still drift by up to {drift:.2f} sd"
+        return "inconclusive", [f"{chains} {why}"]
+    # an accurate guide shares the posterior's tails, however heavy
+    if check.tail_shape.max() > _NO_VARIANCE and not (accurate and check.agrees(CERTIFIED_SHIFT)):
+        heavy = int(np.sum(check.tail_shape > _NO_VARIANCE))
+        return "inconclusive", [
+            f"{chains} are inconclusive: {heavy} of {check.tail_shape.size} coordinates have tails "
+            f"so heavy (Pareto shape {check.tail_shape.max():.2f}) that means and standard "
+            "deviations may not exist"
         ]
     if check.error > _NOISE:
-        return "silent", [f"{made} are too few: standard errors up to {check.error:.2f} sd"]
+        return "inconclusive", [
+            f"{chains} are inconclusive: standard errors of up to {check.error:.2f} sd"
+        ]
     mean, log_sd = float(np.max(np.abs(check.mean))), float(np.max(np.abs(check.log_sd)))
     reasons = [
-        f"{made} have settled; they put means up to {mean:.2f} sd and sds up to "
-        f"{100 * math.expm1(log_sd):.0f} % from the guide's"
+        f"{chains} have converged; posterior means differ from the guide's by up to {mean:.2f} sd, "
+        f"standard deviations by up to {100 * math.expm1(log_sd):.0f} %"
     ]
     if check.agrees(CERTIFIED_SHIFT):
         return "agree", reasons
-    if _concur(diagnostics, check):
-        return "correct", reasons
+    if _corrections_agree(diagnostics, check):
+        return "agree corrected", reasons
     return "differ", reasons
 
 
-def _concur(diagnostics: Diagnostics, check: ChainCheck) -> bool:
-    """Whether importance correction and chains move the guide to the same moments."""
+def _corrections_agree(diagnostics: Diagnostics, check: ChainCheck) -> bool:
+    """Whether importance correction and chains change the guide's moments by the same amount."""
     assert diagnostics.shift is not None
     assert diagnostics.importance is not None
     scale = np.exp(-check.log_sd)  # from the guide's sds to the posterior's
-    between = check._replace(
+    difference = check._replace(
         mean=check.mean - diagnostics.shift.mean * scale,
         log_sd=check.log_sd - diagnostics.shift.log_sd,
         mean_se=check.mean_se + diagnostics.importance.ess**-0.5,
         log_sd_se=check.log_sd_se + (2 * diagnostics.importance.ess) ** -0.5,
     )
-    return between.agrees(_WITNESSES)
+    return difference.agrees(_AGREEMENT)
 
 
 def _stationary(diagnostics: Diagnostics) -> bool:
@@ -265,30 +292,35 @@ def _threshold(diagnostics: Diagnostics) -> float:
 def _advice(diagnostics: Diagnostics) -> str:
     if diagnostics.num_modes > 1:
         return (
-            "Fit the modes apart from init= and compare their diagnostics, or validate with nuts()."
+            "Fit each mode separately with init= and compare log_evidence(), or validate with "
+            "nuts()."
         )
     if diagnostics.more_modes:
-        return "Tell the modes apart in the model: order what can be exchanged, or fix a sign."
+        return "Modes look like relabelings (label switching): use an ordered or sign constraint."
     if not diagnostics.converged and diagnostics.importance is None:
-        return "Give it more steps."
+        return "Run more steps."
     if not diagnostics.converged:
-        return "Give it more steps, or a richer guide."
+        return "Run more steps, or use a more flexible guide."
     if diagnostics.importance is None:
         return ""
     return "Try guide='auto', another parameterization, or validate with nuts()."
 
 
-def _of_particles(diagnostics: Diagnostics, found: Discrepancy, reasons: list[str]) -> Diagnosis:
-    """What can be said of particles: that they look like draws, or that they do not."""
+def _diagnose_particles(
+    diagnostics: Diagnostics, found: Discrepancy, reasons: list[str]
+) -> Diagnosis:
+    """Diagnosis of particles, from their Stein discrepancy."""
     reasons.append(f"Stein discrepancy of the {diagnostics.num_draws} particles: {found}")
     if not math.isfinite(found.value):
-        return Diagnosis("failed", tuple(reasons), "Check the model, or pass start values: init=.")
-    advice = "" if diagnostics.converged else "Give it more steps."
+        return Diagnosis(
+            "failed", tuple(reasons), "Check the model, or pass initial values with init=."
+        )
+    advice = "" if diagnostics.converged else "Run more steps."
     if found.value > _FAR * found.exact:
         reasons.append("the particles do not look like draws from the posterior")
-        advice = "Give it more steps or particles, or try guide='auto'."
+        advice = "Use more steps or particles, or try guide='auto'."
     reasons.append(
-        "particles have no density: no ELBO, no weights; modes that none of them is near, and "
-        "spreads that come out too small in many dimensions, go unnoticed"
+        "particles have no density, hence no ELBO and no importance weights: modes far from all "
+        "particles and, in many dimensions, underestimated variances go undetected"
     )
     return Diagnosis("approximate", tuple(reasons), advice)

@@ -1,12 +1,13 @@
-"""Stein's identity with a kernel: how far points are from a density, and where they should go.
+"""Kernelized Stein operator: discrepancy of points from a density, and the SVGD direction.
 
 `k_p(x, y) = k s_x.s_y + s_x.d_y k + s_y.d_x k + tr d_x d_y k`, with `s` the gradients of the log
-density `p`, has mean zero under `p` in either argument. Its mean over all pairs of some points is
-their kernelized Stein discrepancy, squared: zero for `p` alone where the kernel is rich enough.
+density `p`, has mean zero under `p` in either argument (Stein's identity). Its mean over all pairs
+of points is their squared kernelized Stein discrepancy: zero only for `p` if the kernel is
+characteristic.
 Sources: A kernelized Stein discrepancy for goodness-of-fit tests, Liu, Lee, Jordan, 2016; Stein
 variational gradient descent, Liu, Wang, 2016.
 
-Every function takes `numpy`, the module to compute with: NumPy on the host, `jax.numpy` elsewhere.
+Functions take as `numpy` the array module to use: NumPy on the host, `jax.numpy` on devices.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-Matrix = Any  # NumPy's or JAX's
+Matrix = Any  # NumPy or JAX array
 
 
 class Profile(NamedTuple):
-    """A kernel as a function of the squared distance: itself, and its two derivatives."""
+    """A kernel and its first two derivatives with respect to the squared distance."""
 
     value: Matrix
     slope: Matrix
@@ -31,10 +32,10 @@ class Profile(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Kernel(abc.ABC):
-    """A function of the distance between two points.
+    """A radial kernel, a function of the distance between two points.
 
     Args:
-        width: squared distance that is the unit; by default the median of all pairs over
+        width: unit of the squared distance; by default the median over all pairs divided by
             `log(num)`, as in Stein variational gradient descent.
     """
 
@@ -46,7 +47,7 @@ class Kernel(abc.ABC):
 
     @abc.abstractmethod
     def profile(self, squared: Matrix, width: Matrix, numpy: Any) -> Profile:
-        """At squared distances."""
+        """Kernel and derivatives at squared distances."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +55,7 @@ class RBF(Kernel):
     """`exp(-r^2 / width)`."""
 
     def profile(self, squared: Matrix, width: Matrix, numpy: Any) -> Profile:
+        """See `Kernel.profile`."""
         value = numpy.exp(-squared / width)
         return Profile(value, -value / width, value / width**2)
 
@@ -62,23 +64,24 @@ class RBF(Kernel):
 class IMQ(Kernel):
     """Inverse multiquadric, `(1 + r^2 / width)^(-1/2)`.
 
-    With its long tail it sees points that run away, as `RBF` does not in many dimensions. Source:
-    Measuring sample quality with kernels, Gorham, Mackey, 2017.
+    Its long tail detects points that diverge to infinity, which `RBF` does not in many dimensions.
+    Source: Measuring sample quality with kernels, Gorham, Mackey, 2017.
     """
 
     def profile(self, squared: Matrix, width: Matrix, numpy: Any) -> Profile:
+        """See `Kernel.profile`."""
         base = 1 + squared / width
         slope = -0.5 / width * base**-1.5
         return Profile(base**-0.5, slope, 0.75 / width**2 * base**-2.5)
 
 
 class Stein(NamedTuple):
-    """What a kernel says of points.
+    """Stein kernel of points and the direction of SVGD.
 
     Attributes:
         pairs: `k_p` of all pairs, `(num, num)`.
-        direction: where each point should go for the Kullback-Leibler divergence to fall fastest,
-            `(num, dim)`.
+        direction: direction of each point in which the Kullback-Leibler divergence decreases
+            fastest, `(num, dim)`.
     """
 
     pairs: Matrix
@@ -86,16 +89,16 @@ class Stein(NamedTuple):
 
 
 def stein(points: Matrix, scores: Matrix, kernel: Kernel, numpy: Any = jnp) -> Stein:
-    """Applies Stein's identity.
+    """Evaluates the Stein kernel and the direction of SVGD.
 
     Args:
         points: `(num, dim)`.
         scores: gradients of the log density there, `(num, dim)`.
         kernel: the kernel.
-        numpy: see above.
+        numpy: the array module.
     """
     num, dim = points.shape
-    centered = points - points.mean(0)  # distances by products lose digits far from the origin
+    centered = points - points.mean(0)  # products lose precision far from the origin
     norms = (centered**2).sum(1)
     squared = numpy.maximum(norms[:, None] + norms - 2 * centered @ centered.T, 0.0)
     width = kernel.width
@@ -103,11 +106,11 @@ def stein(points: Matrix, scores: Matrix, kernel: Kernel, numpy: Any = jnp) -> S
         width = numpy.median(squared) / max(math.log(num), 1.0)
         width = numpy.maximum(width, numpy.finfo(points.dtype).tiny)
     k, slope, curvature = kernel.profile(squared, width, numpy)
-    own = (scores * centered).sum(1)
-    across = scores @ centered.T  # s_x . y
+    diagonal = (scores * centered).sum(1)  # s_x . x
+    products = scores @ centered.T  # s_x . y
     # (s_y - s_x) . (x - y)
-    apart = across.T + across - own[:, None] - own
+    cross = products.T + products - diagonal[:, None] - diagonal
     trace = -2 * dim * slope - 4 * squared * curvature
-    pairs = k * (scores @ scores.T) + 2 * slope * apart + trace
+    pairs = k * (scores @ scores.T) + 2 * slope * cross + trace
     repulsion = 2 * (slope @ centered - slope.sum(1)[:, None] * centered)
     return Stein(pairs, (k @ scores + repulsion) / num)

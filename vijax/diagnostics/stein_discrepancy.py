@@ -1,4 +1,4 @@
-"""How far points are from the posterior, by the scores there; nothing else is asked of a guide."""
+"""Kernelized Stein discrepancy of points from the posterior, from their scores alone."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ class Discrepancy(NamedTuple):
 
     Attributes:
         value: of the points.
-        exact: what as many independent draws from the posterior would have, root mean square;
-            points that keep apart, as those of SVGD, have less.
+        exact: root mean square discrepancy of as many independent draws from the posterior;
+            points that repel each other, as those of SVGD, have less.
     """
 
     value: float
     exact: float
 
     def __str__(self) -> str:
-        return f"{self.value:.3g}, of as many exact draws {self.exact:.3g}"
+        return f"{self.value:.3g} ({self.exact:.3g} expected of as many exact draws)"
 
 
 def discrepancy(
     points: np.ndarray, scores: np.ndarray, kernel: _stein.Kernel | None = None
 ) -> Discrepancy:
-    """The discrepancy of points, `sqrt(mean(k_p))` over all pairs, a point with itself included.
+    """The discrepancy of points, `sqrt(mean(k_p))` over all pairs, the diagonal included.
 
     Its square has the mean `E[k_p(x, x)] / num` for exact independent draws. Source: A kernelized
     Stein discrepancy for goodness-of-fit tests, Liu, Lee, Jordan, 2016.
@@ -41,5 +41,5 @@ def discrepancy(
         kernel: `IMQ` by default.
     """
     found = _stein.stein(points, scores.astype(np.float64), kernel or IMQ(), np)
-    square, own = float(found.pairs.mean()), float(np.diag(found.pairs).mean())
-    return Discrepancy(math.sqrt(max(square, 0.0)), math.sqrt(own / len(points)))
+    square, diagonal = float(found.pairs.mean()), float(np.diag(found.pairs).mean())
+    return Discrepancy(math.sqrt(max(square, 0.0)), math.sqrt(diagonal / len(points)))

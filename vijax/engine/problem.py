@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from vijax.contracts import Batch, Blocks, Data, Guide, PyTree, Target, Variables
-from vijax.diagnostics.assessment import Fitted
+from vijax.diagnostics.assessment import FittedGuide
 from vijax.engine.all_rows import all_rows
 from vijax.engine.row_schedule import RowSchedule
 from vijax.model import Arguments, fetch
@@ -83,8 +83,8 @@ class Problem:
         )
         return (block.batch for block in blocks if block.rows)
 
-    def fitted(self, variables: Variables, mutable: dict[str, PyTree]) -> Fitted:
+    def fitted(self, variables: Variables, mutable: dict[str, PyTree]) -> FittedGuide:
         """An answer to it, for `vijax.diagnostics.assessment`."""
         key = fold_in(self.key, 5)
         assert self.all_rows is not None
-        return Fitted(self.target, self.guide, variables, mutable, key, self.all_rows)
+        return FittedGuide(self.target, self.guide, variables, mutable, key, self.all_rows)

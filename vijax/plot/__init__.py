@@ -1,6 +1,6 @@
 """Figures of a posterior: `import vijax.plot`, with `pip install '.[plots]'`.
 
-Functions of one panel take `axes=` and return it; those of several return a `Figure`.
+Functions that draw one panel take and return `axes`; those that draw several return a `Figure`.
 
 >>> import numpy as np, numpyro, numpyro.distributions as dist, vijax, vijax.plot
 >>> def model(y):
@@ -15,7 +15,7 @@ from importlib.util import find_spec
 
 if find_spec("matplotlib") is None:
     raise ImportError(
-        "vijax.plot: expected matplotlib, which is not installed. Get it with the extra `plots`: "
+        "vijax.plot: expected matplotlib, which is not installed. Install the extra `plots`: "
         "pip install '.[plots]' in the checkout."
     )
 

@@ -1,6 +1,6 @@
-"""Densities of draws: histograms, smoothed by a Gaussian that is reflected at both ends.
+"""Kernel density estimates: histograms smoothed by a Gaussian kernel reflected at both ends.
 
-Reflection keeps the mass of a scale near zero where it belongs, on its support.
+Reflection keeps the mass of a positive scale near zero on its support.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _TAIL = 0.002
 
 
 def view(*draws: np.ndarray) -> tuple[float, float]:
-    """An interval that has nearly all of every sample."""
+    """An interval that contains nearly all of every sample."""
     ends = np.array([np.quantile(each, [_TAIL, 1 - _TAIL]) for each in draws])
     low, high = ends[:, 0].min(), ends[:, 1].max()
     margin = 0.04 * (high - low)
@@ -21,55 +21,55 @@ def view(*draws: np.ndarray) -> tuple[float, float]:
 
 
 def curve(draws: np.ndarray, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
-    """Points between `low` and `high`, and the density of `draws` at them."""
+    """A grid between `low` and `high`, and the density of `draws` on it."""
     low, high = max(low, float(draws.min())), min(high, float(draws.max()))
-    if not low < high:  # nothing in view
+    if not low < high:  # no draws in view
         return np.zeros(0), np.zeros(0)
     mass, edges = np.histogram(draws, np.linspace(low, high, _BINS_1D + 1))
     step = edges[1] - edges[0]
     # Silverman's rule of thumb (Density Estimation for Statistics and Data Analysis, 1986)
-    bandwidth = 0.9 * _spread(draws) * draws.size**-0.2
+    bandwidth = 0.9 * _robust_sd(draws) * draws.size**-0.2
     density = ndimage.gaussian_filter1d(mass / (draws.size * step), bandwidth / step)
     return (edges[1:] + edges[:-1]) / 2, density
 
 
 def contours(
-    x: np.ndarray, y: np.ndarray, shares: tuple[float, ...]
+    x: np.ndarray, y: np.ndarray, probs: tuple[float, ...]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[float]]:
-    """Density in the plane, and the levels whose contours enclose shares of the draws.
+    """Bivariate density, and the levels of its highest-density regions.
 
     Args:
         x: `(num_draws,)`.
         y: likewise.
-        shares: of the mass.
+        probs: probabilities of the regions.
 
     Returns:
-        Grids of `x` and of `y`, the density `(len(y grid), len(x grid))`, and levels that rise, as
-        matplotlib takes them: that of the largest share first.
+        Grids of `x` and of `y`, the density `(len(y grid), len(x grid))`, and levels in increasing
+        order, as matplotlib requires: that of the largest probability first.
     """
     ranges = [_inside(x), _inside(y)]
     mass, *edges = np.histogram2d(x, y, _BINS_2D, ranges)
-    # of either given the other: across a narrow ridge a wider kernel would blur it
-    given = np.sqrt(max(1 - np.corrcoef(x, y)[0, 1] ** 2, 1e-4))
+    # conditional standard deviations: a wider kernel would blur a narrow ridge
+    conditional = np.sqrt(max(1 - np.corrcoef(x, y)[0, 1] ** 2, 1e-4))
     widths = [
-        _spread(each) * given * x.size ** (-1 / 6) / (edge[1] - edge[0])
+        _robust_sd(each) * conditional * x.size ** (-1 / 6) / (edge[1] - edge[0])
         for each, edge in zip((x, y), edges, strict=True)
     ]
     density = ndimage.gaussian_filter(mass, widths)
     ranked = np.sort(density, axis=None)[::-1]
     enclosed = np.cumsum(ranked) / ranked.sum()
-    levels = [float(ranked[np.searchsorted(enclosed, share)]) for share in shares]
+    levels = [float(ranked[np.searchsorted(enclosed, prob)]) for prob in probs]
     xs, ys = ((edge[1:] + edge[:-1]) / 2 for edge in edges)
     return xs, ys, density.T, sorted(levels)
 
 
 def _inside(draws: np.ndarray) -> tuple[float, float]:
-    """The view, less what is beyond every draw."""
+    """The view, restricted to the range of the draws."""
     low, high = view(draws)
     return max(low, float(draws.min())), min(high, float(draws.max()))
 
 
-def _spread(draws: np.ndarray) -> float:
-    """A standard deviation that heavy tails do not inflate."""
+def _robust_sd(draws: np.ndarray) -> float:
+    """The standard deviation, or that implied by the interquartile range if smaller."""
     quartiles = np.subtract(*np.quantile(draws, [0.75, 0.25])) / 1.34
     return float(min(draws.std(), quartiles) or draws.std())

@@ -1,4 +1,4 @@
-"""Marginal densities: the answer, the guide by itself, and the prior."""
+"""Marginal densities of posterior, guide and prior."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from vijax import Posterior
 from vijax.plot import densities
 from vijax.plot.prior import prior_draws
 from vijax.plot.scalars import continuous, scalars
-from vijax.plot.style import ANSWER, FAINT, GUIDE, styled
+from vijax.plot.style import GUIDE, POSTERIOR, REFERENCE, styled
 from vijax.runtime.keys import as_key, fold_in
 
-_MOST, _COLUMNS = 24, 4
+_MAX_SCALARS, _COLUMNS = 24, 4
 
 
 def marginals(
@@ -28,29 +28,29 @@ def marginals(
     rng_key: Any = 0,
     num_draws: int = 4000,
 ) -> Figure:
-    """Densities of scalars: the posterior's draws, the guide's own, and the prior's.
+    """Plots marginal densities of posterior draws, of the guide's draws, and of the prior.
 
     Args:
         posterior: any fit.
         sites: sites or scalars (`"theta[3]"`); the first twenty-four by default.
-        prior: whether to show the prior. It shares the posterior's axis: one much wider looks flat.
-        rng_key: for the draws.
-        num_draws: how many of each.
+        prior: whether to show the prior, on the posterior's axis: a much wider one looks flat.
+        rng_key: an int, a JAX key or a legacy key.
+        num_draws: number of draws from each.
 
     Raises:
         ModelError: the prior is improper, or the model a log density: pass `prior=False`.
-        ValueError: a site is unknown, or there are too many.
+        ValueError: a site is unknown, or there are too many scalars.
     """
     key = as_key(rng_key)
-    answer = continuous(posterior, posterior.sample(fold_in(key, 0), num_draws))
-    columns = scalars(answer, sites, _MOST)
-    corrected = posterior.status == "corrected"
-    own, before = {}, {}
-    if corrected:
-        own = posterior.sample(fold_in(key, 1), num_draws, corrected=False)
-        own = scalars(own, list(columns), _MOST)
+    draws = continuous(posterior, posterior.sample(fold_in(key, 0), num_draws))
+    columns = scalars(draws, sites, _MAX_SCALARS)
+    names, guide_columns, prior_columns = list(columns), {}, {}
+    if posterior.status == "corrected":
+        guide_draws = posterior.sample(fold_in(key, 1), num_draws, corrected=False)
+        guide_columns = scalars(guide_draws, names, _MAX_SCALARS)
     if prior:
-        before = scalars(prior_draws(posterior, fold_in(key, 2), num_draws), list(columns), _MOST)
+        before = prior_draws(posterior, fold_in(key, 2), num_draws)
+        prior_columns = scalars(before, names, _MAX_SCALARS)
     with styled():
         across = min(_COLUMNS, len(columns))
         down = math.ceil(len(columns) / across)
@@ -59,14 +59,14 @@ def marginals(
             layout="constrained",
         )  # fmt: skip
         for panel, name in zip(grid.flat, columns, strict=False):
-            drawn = [columns[name], *([own[name]] if own else [])]
-            low, high = densities.view(*drawn)
-            _curve(panel, columns[name], low, high, ANSWER, posterior.status)
-            if own:
-                _curve(panel, own[name], low, high, GUIDE, "the guide's own")
+            shown = [columns[name], *([guide_columns[name]] if guide_columns else [])]
+            low, high = densities.view(*shown)
+            _curve(panel, columns[name], low, high, POSTERIOR, posterior.status)
+            if guide_columns:
+                _curve(panel, guide_columns[name], low, high, GUIDE, "guide")
             top = panel.get_ylim()[1]
-            if before:
-                _curve(panel, before[name], low, high, FAINT, "prior")
+            if prior_columns:
+                _curve(panel, prior_columns[name], low, high, REFERENCE, "prior")
             panel.set(title=name, yticks=[], xlim=(low, high), ylim=(0, top))
             panel.spines["left"].set_visible(False)
         for panel in grid.flat[len(columns) :]:
@@ -82,5 +82,5 @@ def _curve(axes: Axes, draws: np.ndarray, low: float, high: float, color: str, l
         return
     grid, density = densities.curve(draws.astype(float), low, high)
     axes.plot(grid, density, color=color, lw=1.4, label=label)
-    if color == ANSWER:
+    if color == POSTERIOR:
         axes.fill_between(grid, density, color=color, alpha=0.2, lw=0)

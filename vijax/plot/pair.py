@@ -1,4 +1,4 @@
-"""Pairs of scalars: draws against the guide's density."""
+"""Pair plot of scalars: posterior draws and contours of the guide."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from matplotlib.lines import Line2D
 from vijax import Posterior
 from vijax.plot import densities
 from vijax.plot.scalars import continuous, scalars
-from vijax.plot.style import ANSWER, GUIDE, styled
+from vijax.plot.style import GUIDE, POSTERIOR, styled
 from vijax.runtime.keys import as_key, fold_in
 
-_MOST = 6
-_POINTS = 800
-_SHARES = (0.5, 0.9)
+_MAX_SCALARS = 6
+_NUM_POINTS = 800
+_PROBS = (0.5, 0.9)
 
 
 def pair(
@@ -28,28 +28,28 @@ def pair(
     rng_key: Any = 0,
     num_draws: int = 4000,
 ) -> Figure:
-    """Every pair of scalars: the posterior's draws as points, the guide's density as contours.
+    """Plots every pair of scalars: posterior draws as points, the guide's density as contours.
 
-    Contours enclose 50 and 90 % of the guide's own draws; on the diagonal are both marginals.
-    Points that a contour should have and has not show where the guide is off.
+    Contours enclose 50 and 90 % of the guide's draws; the diagonal has both marginals. Points
+    outside of the contours in excess of these shares show where the guide is inaccurate.
 
     Args:
         posterior: any fit.
         sites: sites or scalars (`"theta[3]"`); the first four scalars by default.
-        rng_key: for the draws.
-        num_draws: how many of each.
+        rng_key: an int, a JAX key or a legacy key.
+        num_draws: number of draws from each.
 
     Raises:
-        ValueError: a site is unknown, there are too many, or it does not vary.
+        ValueError: a site is unknown or constant, or there are too many scalars.
     """
     key = as_key(rng_key)
-    answer = continuous(posterior, posterior.sample(fold_in(key, 0), num_draws))
-    points = scalars(answer, sites, 4 if sites is None else _MOST)
-    own = posterior.sample(fold_in(key, 1), num_draws, corrected=False)
-    guide = scalars(own, list(points), _MOST)
-    still = [name for name, values in guide.items() if np.ptp(values) == 0]
-    if still:
-        raise ValueError(f"sites: expected scalars that vary, and {still[0]!r} is a point mass.")
+    draws = continuous(posterior, posterior.sample(fold_in(key, 0), num_draws))
+    points = scalars(draws, sites, 4 if sites is None else _MAX_SCALARS)
+    guide_draws = posterior.sample(fold_in(key, 1), num_draws, corrected=False)
+    guide = scalars(guide_draws, list(points), _MAX_SCALARS)
+    constant = [name for name, values in guide.items() if np.ptp(values) == 0]
+    if constant:
+        raise ValueError(f"sites: expected scalars that vary, got the constant {constant[0]!r}.")
     names = list(points)
     with styled():
         side = 1.9 * len(names) + 0.6
@@ -75,8 +75,8 @@ def pair(
                     panel.set_xlabel(left)
         figure.align_ylabels(grid[:, 0])
         marks = [
-            Line2D([], [], ls="", marker="o", ms=4, color=ANSWER, label=posterior.status),
-            Line2D([], [], color=GUIDE, label="the guide, 50 and 90 %"),
+            Line2D([], [], ls="", marker="o", ms=4, color=POSTERIOR, label=posterior.status),
+            Line2D([], [], color=GUIDE, label="guide, 50 and 90 %"),
         ]
         figure.legend(handles=marks, loc="upper right", bbox_to_anchor=(0.98, 0.98))
     return figure
@@ -84,7 +84,7 @@ def pair(
 
 def _marginals(axes: Axes, draws: np.ndarray, guide: np.ndarray) -> None:
     low, high = densities.view(draws, guide)
-    axes.fill_between(*densities.curve(draws.astype(float), low, high), color=ANSWER, alpha=0.3)
+    axes.fill_between(*densities.curve(draws.astype(float), low, high), color=POSTERIOR, alpha=0.3)
     axes.plot(*densities.curve(guide.astype(float), low, high), color=GUIDE, lw=1.2)
     axes.set(xlim=(low, high), yticks=[])
     axes.set_ylim(bottom=0)
@@ -94,8 +94,8 @@ def _marginals(axes: Axes, draws: np.ndarray, guide: np.ndarray) -> None:
 def _plane(
     axes: Axes, draws: tuple[np.ndarray, np.ndarray], guide: tuple[np.ndarray, np.ndarray]
 ) -> None:
-    shown = tuple(values[:_POINTS] for values in draws)
-    axes.plot(*shown, "o", ms=1.6, mew=0, alpha=0.4, color=ANSWER)
-    xs, ys, density, levels = densities.contours(*guide, _SHARES)
+    shown = tuple(values[:_NUM_POINTS] for values in draws)
+    axes.plot(*shown, "o", ms=1.6, mew=0, alpha=0.4, color=POSTERIOR)
+    xs, ys, density, levels = densities.contours(*guide, _PROBS)
     axes.contour(xs, ys, density, levels=levels, colors=GUIDE, linewidths=1.1)
     axes.set_ylim(densities.view(draws[1], guide[1]))

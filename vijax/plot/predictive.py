@@ -1,4 +1,4 @@
-"""Posterior predictive checks, by ArviZ."""
+"""Posterior predictive check, by ArviZ."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from vijax import Posterior
-from vijax.plot.style import ANSWER, GUIDE, styled
+from vijax.plot.style import GUIDE, POSTERIOR, styled
 
 
 def predictive(
@@ -17,13 +17,13 @@ def predictive(
     num_draws: int = 50,
     **options: Any,
 ) -> Any:
-    """Data sets drawn from the posterior predictive against the data, by `arviz_plots`.
+    """Plots posterior predictive data sets together with the data, by `arviz_plots`.
 
     Args:
         posterior: any fit with observations.
         sites: observed sites; all by default.
-        rng_key: for the draws.
-        num_draws: data sets to draw.
+        rng_key: an int, a JAX key or a legacy key.
+        num_draws: number of predictive data sets.
         **options: of `arviz_plots.plot_ppc_dist`, such as `kind="ecdf"`.
 
     Returns:
@@ -34,14 +34,14 @@ def predictive(
     """
     if find_spec("arviz_plots") is None:
         raise ImportError(
-            "predictive: expected arviz-plots, which is not installed. Get it with the extra "
+            "predictive: expected arviz-plots, which is not installed. Install the extra "
             "`plots`: pip install '.[plots]' in the checkout."
         )
     import arviz_plots  # slow to import
 
     tree = posterior.to_datatree(rng_key, num_draws)
     visuals = {
-        "predictive_dist": {"color": ANSWER, "alpha": 0.3},
+        "predictive_dist": {"color": POSTERIOR, "alpha": 0.3},
         "observed_dist": {"color": GUIDE, "width": 2},
     }
     with styled():
@@ -53,7 +53,7 @@ def predictive(
             **{"visuals": visuals, **options},
         )
         figure = drawn.viz["figure"].item()
-        for line, label in ((ANSWER, f"{num_draws} draws"), (GUIDE, "data")):
+        for line, label in ((POSTERIOR, f"{num_draws} draws"), (GUIDE, "data")):
             figure.axes[0].plot([], [], color=line, label=label)
         figure.axes[0].legend(loc="upper right")
     return figure

@@ -1,4 +1,4 @@
-"""Draws from the prior."""
+"""Prior draws of a fit's model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vijax.model import predictor
 
 
 def prior_draws(posterior: Posterior, key: jax.Array, num_draws: int) -> dict[str, np.ndarray]:
-    """Draws of all latents and deterministics from the model, at the fit's own arguments."""
+    """Prior draws of all latents and deterministics, at the arguments of the fit."""
     args, kwargs = posterior._result.arguments.join(posterior._result.batch.data)
     program, batch = predictor(posterior._result.model, args, kwargs, posterior._result.target)
     keys = jax.random.split(key, num_draws)

@@ -1,4 +1,4 @@
-"""The report as a figure."""
+"""Report of a fit as a figure."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from vijax.plot.stages import stages
 from vijax.plot.style import styled
 from vijax.plot.weights import weights
 
-_LINE = 70  # characters that fit beside the panels
+_LINE = 70  # characters per line of text
 
 
 def report(posterior: Posterior) -> Figure:
-    """Diagnosis and reasons, how the fit got there, its weights, and what corrections would change.
+    """Plots stages or losses, importance weights, the text of the report and the corrections.
 
     Args:
-        posterior: any fit; panels for which there is no evidence say so.
+        posterior: any fit; panels that do not apply to it say so.
     """
     with styled():
         figure = plt.figure(figsize=(10.5, 7.2), layout="constrained")
         grid = figure.add_gridspec(2, 4, height_ratios=(1, 1.15))
-        how = figure.add_subplot(grid[0, :2])
+        progress = figure.add_subplot(grid[0, :2])
         if posterior.history:
-            stages(posterior, how)
+            stages(posterior, progress)
         elif posterior.losses.size:
-            losses(posterior, how)
+            losses(posterior, progress)
         else:
-            _nothing(how, f"{posterior.stop_reason}")
-        what = figure.add_subplot(grid[0, 2:])
+            _placeholder(progress, f"{posterior.stop_reason}")
+        histogram = figure.add_subplot(grid[0, 2:])
         assessment = posterior._result.assessment
         if assessment.importance is not None:
-            weights(posterior, what)
+            weights(posterior, histogram)
         else:
-            _nothing(what, "no importance weights")
-        _words(figure.add_subplot(grid[1, :2]), posterior)
+            _placeholder(histogram, "no importance weights")
+        _text(figure.add_subplot(grid[1, :2]), posterior)
         left = figure.add_subplot(grid[1, 2])
         right = figure.add_subplot(grid[1, 3], sharey=left)
         if assessment.shift is not None:
@@ -50,13 +50,13 @@ def report(posterior: Posterior) -> Figure:
             figure.legend(handles, labels, loc="outside lower right", ncols=2)
         else:
             for panel in (left, right):
-                _nothing(panel, "not compared")
+                _placeholder(panel, "no correction")
     return figure
 
 
-def _words(axes: Axes, posterior: Posterior) -> None:
+def _text(axes: Axes, posterior: Posterior) -> None:
     """Status, guide, reasons and advice of the report, without its table."""
-    text = posterior.report().split("\n\nwhat corrections would change")[0]
+    text = posterior.report().split("\n\neffect of the corrections")[0]
     advice = posterior._result.assessment.diagnosis.advice
     lines = [*text.splitlines(), *([f"next: {advice}"] if advice else [])]
     wrapped = [textwrap.fill(line, _LINE, subsequent_indent="  ") for line in lines]
@@ -64,6 +64,6 @@ def _words(axes: Axes, posterior: Posterior) -> None:
     axes.text(0.0, 1.0, "\n".join(wrapped), va="top", transform=axes.transAxes, linespacing=1.4)
 
 
-def _nothing(axes: Axes, text: str) -> None:
+def _placeholder(axes: Axes, text: str) -> None:
     axes.set_axis_off()
     axes.text(0.5, 0.5, textwrap.fill(text, 50), ha="center", transform=axes.transAxes)

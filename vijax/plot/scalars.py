@@ -1,4 +1,4 @@
-"""Scalars of draws by name, as the columns of a figure."""
+"""Selection of scalar variables from draws, by name."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from vijax import Posterior
 
 
 def scalars(
-    draws: Mapping[str, np.ndarray], names: Sequence[str] | None, most: int
+    draws: Mapping[str, np.ndarray], names: Sequence[str] | None, max_scalars: int
 ) -> dict[str, np.ndarray]:
     """Draws `(num_draws,)` by scalar, named as in a summary (`theta[3]`).
 
     Args:
         draws: by site, `(num_draws, *shape)`.
-        names: sites, all of whose scalars are meant, or scalars; `None` for the first there are.
-        most: how many at most.
+        names: sites, which select all of their scalars, or scalars; `None` for the first ones.
+        max_scalars: maximum number.
 
     Raises:
-        ValueError: a name is unknown, or names ask for more than `most`.
+        ValueError: a name is unknown, or names select more than `max_scalars`.
     """
     columns: dict[str, np.ndarray] = {}
     sites: dict[str, list[str]] = {}
@@ -30,21 +30,21 @@ def scalars(
             columns[name] = values[(slice(None), *index)]
             sites.setdefault(site, []).append(name)
     if names is None:
-        return dict(list(columns.items())[:most])
+        return dict(list(columns.items())[:max_scalars])
     wanted = [each for name in names for each in sites.get(name, [name])]
     unknown = [name for name in wanted if name not in columns]
     if unknown:
         raise ValueError(f"sites: {unknown[0]!r} is not among {list(sites)}, nor a scalar of them.")
-    if len(wanted) > most:
+    if len(wanted) > max_scalars:
         raise ValueError(
-            f"sites: expected at most {most} scalars in one figure, got {len(wanted)}. Name fewer, "
-            f"say {wanted[0]!r}."
+            f"sites: expected at most {max_scalars} scalars in one figure, got {len(wanted)}. "
+            f"Select fewer, for instance {wanted[0]!r}."
         )
     return {name: columns[name] for name in wanted}
 
 
 def continuous(posterior: Posterior, draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Draws without those of discrete sites, for which a density means nothing."""
+    """Draws of continuous sites and deterministics, which have densities."""
     return {
         name: value
         for name, value in draws.items()

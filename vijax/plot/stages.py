@@ -1,4 +1,4 @@
-"""The rungs that an automatic fit has tried."""
+"""Stages of an automatic fit."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from vijax import Posterior, VijaxError
-from vijax.plot.style import ANSWER, FAINT, axes_or_new, styled
+from vijax.plot.style import POSTERIOR, REFERENCE, axes_or_new, styled
 
 
 def stages(posterior: Posterior, axes: Axes | None = None) -> Axes:
-    """ELBO of every rung with two standard errors, which were kept, and what each took.
+    """Plots the ELBO of every stage with two standard errors, its duration and the stages kept.
 
     Args:
         posterior: an automatic fit.
-        axes: where to draw; a new figure by default.
+        axes: axes to draw on; a new figure by default.
 
     Raises:
-        VijaxError: the guide was named, so that there are no stages.
+        VijaxError: the fit is not automatic, and has no stages.
     """
-    tried = posterior.history
-    if not tried:
+    history = posterior.history
+    if not history:
         raise VijaxError(
             "stages: expected a fit with guide='auto' by a direct solver, got one without a "
             "history. Draw losses(posterior)."
         )
     with styled():
-        axes = axes_or_new(axes, height=1.2 + 0.55 * len(tried))
-        finite = [one.elbo for one in tried if np.isfinite(one.elbo)]
+        axes = axes_or_new(axes, height=1.2 + 0.55 * len(history))
+        finite = [one.elbo for one in history if np.isfinite(one.elbo)]
         floor = min(finite, default=0.0)
-        for row, one in enumerate(tried):
-            color = ANSWER if one.kept else FAINT
+        for row, one in enumerate(history):
+            color = POSTERIOR if one.kept else REFERENCE
             elbo = one.elbo if np.isfinite(one.elbo) else floor
             error = 2 * one.elbo_se if np.isfinite(one.elbo_se) else 0.0
             face = color if one.kept else "none"
@@ -41,9 +41,9 @@ def stages(posterior: Posterior, axes: Axes | None = None) -> Axes:
                 note, (0.02, row), (0, 8), ("axes fraction", "data"), "offset points",
                 fontsize="small", color=color,
             )  # fmt: skip
-        axes.set_yticks(range(len(tried)), [one.stage for one in tried])
-        axes.set_ylim(len(tried) - 0.5, -0.8)
+        axes.set_yticks(range(len(history)), [one.stage for one in history])
+        axes.set_ylim(len(history) - 0.5, -0.8)
         axes.margins(x=0.2)
         total = f"{posterior.status} after {posterior.seconds:.1f} s"
-        axes.set(xlabel="ELBO (nats, ± 2 standard errors)", title=total)
+        axes.set(xlabel="ELBO ± 2 SE (nats)", title=total)
     return axes

@@ -1,4 +1,4 @@
-"""Colors with a meaning that all figures share, and axes to draw on."""
+"""Colors and settings shared by all figures."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from contextlib import contextmanager
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-ANSWER = "#27618c"  # the draws that a posterior hands out
-GUIDE = "#c8621b"  # the guide by itself
-FAINT = "#8a8f94"  # what they are compared with: the prior, single steps, limits
+POSTERIOR = "#27618c"  # posterior draws
+GUIDE = "#c8621b"  # the guide
+REFERENCE = "#8a8f94"  # prior, single steps, limits
 
-RC = {  # settings of matplotlib, which the examples share
+RC = {  # matplotlib settings, also of the examples
     "axes.axisbelow": True,
     "axes.edgecolor": "#55595c",
     "axes.labelcolor": "#303336",
@@ -31,13 +31,13 @@ RC = {  # settings of matplotlib, which the examples share
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Our settings inside, the user's again outside."""
+    """Applies the settings of this module within a `with` block."""
     with plt.rc_context(RC):
         yield
 
 
 def axes_or_new(axes: Axes | None, width: float = 5.2, height: float = 3.4) -> Axes:
-    """The axes given, or those of a new figure of so many inches."""
+    """The axes, or those of a new figure, with sizes in inches."""
     if axes is not None:
         return axes
     return plt.subplots(figsize=(width, height), layout="constrained")[1]

@@ -1,1 +1,1 @@
-"""The answer of a fit: draws, predictions, evidence, reliability."""
+"""The posterior returned by a fit: draws, predictions, evidence, diagnostics."""

@@ -1,4 +1,4 @@
-"""Several models of the same data side by side: evidence, cross-validation, stacking weights."""
+"""Comparison of models of the same data: evidence, cross-validation, stacking weights."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from vijax.runtime.keys import as_key, fold_in
 
 
 class Row(NamedTuple):
-    """One model.
+    """Comparison figures of one model.
 
     Attributes:
         name: of the model.
-        log_evidence: by importance sampling, in nats.
+        log_evidence: log marginal likelihood by importance sampling, in nats.
         log_evidence_se: its standard error.
-        log_bayes_factor: its log evidence less the largest.
+        log_bayes_factor: difference of its log evidence from the largest.
         log_bayes_factor_se: standard error of this difference.
         elpd: expected log predictive density of a new data set, by PSIS leave-one-out.
         elpd_se: its standard error over observations.
-        elpd_diff: less than the largest by so much.
+        elpd_diff: difference of its elpd from the largest.
         elpd_diff_se: standard error of this difference, over paired observations.
-        num_bad: observations whose Pareto k-hat says that `elpd` cannot be relied on.
+        num_bad: observations whose Pareto k-hat is too large for `elpd` to be reliable.
         weight: stacking weight.
     """
 
@@ -49,7 +49,11 @@ class Row(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Models side by side, best expected predictive density first; prints as a table."""
+    """A comparison of models, highest expected log predictive density first; prints as a table.
+
+    Attributes:
+        rows: one for each model.
+    """
 
     rows: tuple[Row, ...]
 
@@ -61,7 +65,7 @@ class Comparison:
         raise KeyError(f"{name!r} is not in this comparison: {[row.name for row in self.rows]}")
 
     def __str__(self) -> str:
-        names = "log evidence,+-,log BF,+-,elpd,+-,diff,+-,bad k,weight"
+        names = "log evidence,SE,log BF,SE,elpd,SE,diff,SE,bad k,weight"
         lines: list[tuple[str, ...]] = [("", *names.split(","))]
         for row in self.rows:
             numbers = (f"{value:.2f}" for value in row[1:9])
@@ -74,24 +78,24 @@ def compare(
 ) -> Comparison:
     """Compares models of the same data.
 
-    The difference of two log evidences is the log Bayes factor: how much the data speak for one of
-    the models, prior included. Leave-one-out cross-validation asks which predicts better given the
-    rest of the data, and stacking for the mixture of predictions that does best. Draws are those of
+    The difference of two log evidences is the log Bayes factor, which depends on the priors.
+    Leave-one-out cross-validation estimates the predictive density of each observation given the
+    others, and stacking weights maximize that of a mixture of the models. Draws are those of
     `posterior.sample`. Sources: Practical Bayesian model evaluation using leave-one-out
     cross-validation and WAIC, Vehtari, Gelman, Gabry, 2017; Using stacking to average Bayesian
     predictive distributions, Yao, Vehtari, Simpson, Gelman, 2018.
 
     Args:
-        posteriors: by name, two or more full-batch fits by guides with a density.
+        posteriors: by name, two or more full-batch fits with guides that have a density.
         rng_key: an int, a JAX key or a legacy key.
-        num_draws: behind each figure.
+        num_draws: number of draws for each estimate.
 
     Returns:
         A `Comparison`; `.rows` holds the numbers.
 
     Raises:
-        VijaxError: they have no names, there are fewer than two, or they have not the same number
-            of observations.
+        VijaxError: posteriors are not named, there are fewer than two, or numbers of observations
+            differ.
         GuideError: one of them has no importance weights.
     """
     if not isinstance(posteriors, Mapping):
@@ -111,25 +115,25 @@ def compare(
     counts = {name: values.shape[1] for name, values in pointwise.items()}
     if len(set(counts.values())) > 1:
         raise VijaxError(
-            f"compare: expected models of the same observations, got {counts} of them. Fit every "
-            "model to the same data."
+            f"compare: expected models of the same observations, got {counts} observations. Fit "
+            "every model to the same data."
         )
     best = max(found.values(), key=lambda one: one.value)
     rows = []
     for name, loo in _columns(pointwise).items():
-        own = found[name]
-        factor_se = 0.0 if own is best else math.hypot(own.se, best.se)
-        rows.append(Row(name, own.value, own.se, own.value - best.value, factor_se, *loo))
+        one = found[name]
+        factor_se = 0.0 if one is best else math.hypot(one.se, best.se)
+        rows.append(Row(name, one.value, one.se, one.value - best.value, factor_se, *loo))
     return Comparison(tuple(sorted(rows, key=lambda row: -row.elpd)))
 
 
 def _columns(pointwise: Mapping[str, np.ndarray]) -> dict[str, tuple[Any, ...]]:
-    """The later columns of a row, from log likelihoods `(num_draws, num_rows)`."""
-    scores, weights = leave_one_out(pointwise)
+    """Columns `elpd` to `weight` by model, from log likelihoods `(num_draws, num_rows)`."""
+    results, weights = leave_one_out(pointwise)
     out = {}
-    elpds = {name: np.ravel(one.elpd_i) for name, one in scores.items()}
+    elpds = {name: np.ravel(one.elpd_i) for name, one in results.items()}
     best = max(elpds, key=lambda name: elpds[name].sum())
-    for name, one in scores.items():
+    for name, one in results.items():
         difference = elpds[name] - elpds[best]
         bad = int(np.sum(np.ravel(one.pareto_k) > one.good_k))
         error = math.sqrt(difference.size) * float(difference.std())

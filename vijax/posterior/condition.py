@@ -1,4 +1,4 @@
-"""The posterior of other rows of data: of the same latents, or of those inferred from the rows."""
+"""A posterior at other rows of data: for the same latents, or amortized for local ones."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ def at(result: FitResult, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FitR
     """See `Posterior.at`."""
     if not result.guide.conditional:
         raise GuideError(
-            f"at: expected a guide that infers latents from data, got {result.guide!r}. Fit "
-            "with guides.Amortized, or fit these rows; latents of rows without data are drawn "
-            "by predict(..., redraw=)."
+            f"at: expected an amortized guide, got {result.guide!r}. Fit with guides.Amortized, or "
+            "fit these rows; predict(..., redraw=) draws latents of rows without data."
         )
     return on_rows(result, "at", args, kwargs)
 
@@ -29,24 +28,30 @@ def at(result: FitResult, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FitR
 def on_rows(
     result: FitResult, what: str, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> FitResult:
-    """The same approximation on other data.
+    """The result of a fit with its data replaced.
+
+    Args:
+        result: of the fit.
+        what: name of the calling method, for errors.
+        args: the model's arguments.
+        kwargs: its keyword arguments.
 
     Raises:
-        ModelError: the model has other latents there.
+        ModelError: the model has other latents at these arguments.
     """
     arguments, data = split(result.model, args, kwargs)
     target = build(result.model, arguments, drawn=frozenset(result.target.space.discrete.names))
-    ours, theirs = (
+    expected, found = (
         list(one.space.names)
         if result.guide.conditional
         else {site.name: site.shape for site in one.space.sites}
         for one in (result.target, target)
     )
-    if ours != theirs:
+    if expected != found:
         raise ModelError(
-            f"{what}: expected the latent sites {ours} at these arguments, got {theirs}. "
-            "Pass the observations, too; rows with latents of their own have to be fitted, or "
-            "inferred by guides.Amortized."
+            f"{what}: expected the latent sites {expected} at these arguments, got {found}. "
+            "Pass the observations, too; rows with local latents require a new fit, or "
+            "guides.Amortized."
         )
     return dataclasses.replace(
         result,
@@ -61,10 +66,10 @@ def on_rows(
 
 
 def _coordinates(result: FitResult, target: Target, batch: Batch) -> Batch:
-    """The batch with the fit's centering weights; inferred counts from their lower bounds."""
+    """The batch with the fit's centering weights, and lower bounds of amortized counts."""
     parts = result.guide.product(result.params, target.space)
-    inferred = [part.space for part in parts if isinstance(part.guide, ConditionalGuide)]
-    counts = [site for space in inferred for site in space.sites if site.cardinality == 0]
+    amortized = [part.space for part in parts if isinstance(part.guide, ConditionalGuide)]
+    counts = [site for space in amortized for site in space.sites if site.cardinality == 0]
     names = {site.name for site in counts}
     kept = {name: one for name, one in result.batch.centering.items() if name not in names}
     batch = batch._replace(centering=of_rows(target, kept))

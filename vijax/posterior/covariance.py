@@ -1,4 +1,4 @@
-"""Covariances of a posterior in unconstrained space, in the ways there are to get them."""
+"""Posterior covariance in unconstrained space: guide, importance sampling, linear response."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def covariance(
     return of_draws(flat[:, where], np.exp(found.log_weights))
 
 
-def spread(result: FitResult, key: Array, dense_dim: int) -> np.ndarray:
-    """Covariance, or beyond `dense_dim` dimensions the variances alone, in unconstrained space."""
+def covariance_or_variances(result: FitResult, key: Array, dense_dim: int) -> np.ndarray:
+    """Covariance in unconstrained space, or only variances in more than `dense_dim` dimensions."""
     if result.target.space.dim <= dense_dim:
         return covariance(result, "guide", key, _DRAWS, None)
     z = unconstrained(result, key, _VARIANCE_DRAWS, corrected=False)
@@ -52,7 +52,7 @@ def spread(result: FitResult, key: Array, dense_dim: int) -> np.ndarray:
 
 
 def rows(space: Space, sites: Sequence[str] | None) -> np.ndarray:
-    """Positions of the coordinates of some sites, in the order of the space; of all for `None`.
+    """Indices of the coordinates of some sites, in the order of the space; all for `None`.
 
     Raises:
         VijaxError: a site is unknown.
@@ -77,7 +77,7 @@ def by_linear_response(result: FitResult, key: Array, where: np.ndarray) -> np.n
     """Covariance `(num, num)` of the coordinates at `where` `(num,)` of a mean-field fit.
 
     Raises:
-        GuideError: the guide is not mean-field, or the fit saw minibatches.
+        GuideError: the guide is not mean-field, or the fit used minibatches.
         VijaxError: the guide is not at a maximum of the ELBO.
     """
     require_data(result, "covariance('linear_response')")

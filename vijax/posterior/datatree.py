@@ -22,24 +22,24 @@ from vijax.posterior.sampling import sample
 from vijax.runtime.blockwise import Arrays
 from vijax.runtime.keys import fold_in
 
-_TAKEN = ("chain", "draw", "sample")  # names with a meaning to ArviZ
+_RESERVED = ("chain", "draw", "sample")  # dimension names of ArviZ
 _NO_SAMPLES = ("observed_data", "constant_data")
 
 
 def to_datatree(result: FitResult, key: Array, num_draws: int, **options: Any) -> Any:
-    """The groups of `Posterior.to_datatree`, as far as the data is there to compute them.
+    """Exports the groups of `Posterior.to_datatree`.
 
-    Draws in all groups are the same ones, in the same order. `log_p` and `log_q` are the log
-    densities of model and guide at a draw, in unconstrained space; `log_weight` is the logarithm
-    of the weight that the draw should have in an average: Pareto smoothed, and constant where the
-    draws have been resampled by weight already. Without the data there is only `posterior`.
+    All groups have the same draws, in the same order. `log_p` and `log_q` are the log densities of
+    model and guide at a draw, in unconstrained space; `log_weight` is the log weight of the draw
+    in an average: Pareto smoothed, and constant where draws were resampled by weight already.
+    Without the data there is only `posterior`.
 
     Args:
-        result: what is exported.
-        key: randomness of the draws.
-        num_draws: how many.
-        **options: passed on to `arviz_base.from_dict`; `dims`, `coords` and `attrs` add to and
-            override those made from the model's plates.
+        result: of the fit.
+        key: random key of the draws.
+        num_draws: number of draws.
+        **options: passed to `arviz_base.from_dict`; `dims`, `coords` and `attrs` add to and
+            override those derived from the model's plates.
     """
     from arviz_base import from_dict  # slow to import
 
@@ -53,8 +53,8 @@ def to_datatree(result: FitResult, key: Array, num_draws: int, **options: Any) -
         if values
     }
     dims = _dims(result.target, groups) | dict(options.pop("dims", None) or {})
-    facts = _facts(result)
-    attrs = {"/": facts, "posterior": facts}
+    attributes = _attributes(result)
+    attrs = {"/": attributes, "posterior": attributes}
     for group, more in (options.pop("attrs", None) or {}).items():
         attrs[group] = attrs.get(group, {}) | dict(more)
     data = {
@@ -65,32 +65,32 @@ def to_datatree(result: FitResult, key: Array, num_draws: int, **options: Any) -
 
 
 def _groups(result: FitResult, key: Array, num_draws: int) -> dict[str, Arrays]:
-    """All groups, arrays with a leading axis of draws where they have draws."""
+    """All groups; arrays of draws have a leading axis of draws."""
     target = result.target
-    # every row of subsampled plates
-    whole = dataclasses.replace(result, batch=result.batch._replace(index={}))
-    z, stats = _weighted(whole, fold_in(key, 0), num_draws)
+    # with no plate subsampled
+    full = dataclasses.replace(result, batch=result.batch._replace(index={}))
+    z, stats = _weighted(full, fold_in(key, 0), num_draws)
     z = draws.with_discrete(result, z, fold_in(key, 2))
-    args, kwargs = result.arguments.join(whole.batch.data)
+    args, kwargs = result.arguments.join(full.batch.data)
     predicted = predictive(result, fold_in(key, 1), z, args, kwargs)
     observe = target.program(_observations)
-    constant = whole.batch.data.keys() - direct_arrays(target, whole.batch)
+    constant = full.batch.data.keys() - direct_arrays(target, full.batch)
     return {
-        "posterior": draws.constrain(whole, z),
+        "posterior": draws.constrain(full, z),
         "posterior_predictive": {
             n: predicted[n] for n in target.structure.observed if n in predicted
         },
-        "log_likelihood": pointwise.log_likelihood(result, whole.batch, z),
+        "log_likelihood": pointwise.log_likelihood(result, full.batch, z),
         "sample_stats": stats,
         "observed_data": jax.device_get(
-            observe(whole.batch, result.variables.model, result.mutable)
+            observe(full.batch, result.variables.model, result.mutable)
         ),
-        "constant_data": {name: np.asarray(whole.batch.data[name]) for name in sorted(constant)},
+        "constant_data": {name: np.asarray(full.batch.data[name]) for name in sorted(constant)},
     }
 
 
 def _weighted(result: FitResult, key: Array, num_draws: int) -> tuple[Arrays, Arrays]:
-    """Unconstrained draws, and what is known of each."""
+    """Unconstrained draws, and their sample statistics."""
     target, guide, corrected = result.target, result.guide, result.status == "corrected"
     states = result.assessment.chain_states
     if corrected and states is not None:
@@ -125,7 +125,7 @@ def _observations(
     return target.observations(batch, model, mutable)
 
 
-def _facts(result: FitResult) -> dict[str, Any]:
+def _attributes(result: FitResult) -> dict[str, Any]:
     return {
         "inference_library": "vijax",
         "inference_library_version": __version__,
@@ -140,13 +140,13 @@ def _facts(result: FitResult) -> dict[str, Any]:
 
 
 def _variable(name: str) -> str:
-    """A site's name as ArviZ takes it: it sees a path in a slash, and dimensions in some words."""
+    """A valid ArviZ variable name: no slashes (paths in a tree), no reserved dimensions."""
     name = name.replace("/", ".")
-    return f"{name}_" if name in _TAKEN else name
+    return f"{name}_" if name in _RESERVED else name
 
 
 def _dims(target: Target, groups: Mapping[str, Arrays]) -> dict[str, list[str | None]]:
-    """Dimension names of the variables after the plates they are in, `None` elsewhere."""
+    """Dimension names of the variables from the plates they are in, `None` elsewhere."""
     variables = {n for group in groups.keys() - {"constant_data"} for n in groups[group]}
     shapes: dict[str, tuple[int, ...]] = {}
     for group in ("observed_data", "posterior"):
@@ -156,14 +156,14 @@ def _dims(target: Target, groups: Mapping[str, Arrays]) -> dict[str, list[str | 
     def label(plate: str | None, size: int) -> str | None:
         if plate is None or plate not in target.subsampling.plates:
             return None
-        known = _variable(plate) + "_dim" * (_variable(plate) in variables)
-        return known if size == target.subsampling.plates[plate].size else f"{known}_{size}"
+        dim = _variable(plate) + "_dim" * (_variable(plate) in variables)
+        return dim if size == target.subsampling.plates[plate].size else f"{dim}_{size}"
 
     out = {}
     for site, plates in target.structure.dims.items():
         shape = shapes.get(_variable(site), ())
         if len(shape) == len(plates):
             names = [label(plate, size) for plate, size in zip(plates, shape, strict=True)]
-            # a dimension can be in a variable once
+            # a variable has each dimension at most once
             out[_variable(site)] = [n if n not in names[:i] else None for i, n in enumerate(names)]
     return out

@@ -1,4 +1,4 @@
-"""Draws in blocks: programs of one compiled size serve any number of draws, in bounded memory."""
+"""Posterior draws and transforms of them, in blocks of one compiled size and bounded memory."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from vijax.runtime.keys import draw_keys, fold_in, host_rng
 
 _POOL = 4  # proposals per importance-resampled draw
 _MIN_POOL = 2000
-_HOST_NUMBERS = 2**25  # of draws that are in double precision at a time
+_HOST_ELEMENTS = 2**25  # of draws held in double precision at a time
 
 
 def from_guide(result: FitResult, key: Array, num_draws: int) -> Arrays:
     """Unconstrained draws from the guide, by site, `(num_draws, *z_shape)`."""
     target, guide, variables = result.target, result.guide, result.variables
-    made = _by_host(target, guide, variables, host_rng(key), num_draws)
-    if made is not None:
-        return made
+    host = _host_draws(target, guide, variables, host_rng(key), num_draws)
+    if host is not None:
+        return host
     block = block_size(result.batch, target.footprint)
     program = target.program(_draw, guide, block)
-    numbers = range(math.ceil(num_draws / block))
-    parts = (on_host(program(variables, fold_in(key, i), result.batch)) for i in numbers)
+    indices = range(math.ceil(num_draws / block))
+    parts = (on_host(program(variables, fold_in(key, i), result.batch)) for i in indices)
     return together(parts, num_draws)
 
 
-def _by_host(
+def _host_draws(
     target: Target, guide: Guide, variables: Variables, rng: np.random.Generator, num_draws: int
 ) -> Arrays | None:
-    """The same made by NumPy, in double precision a block at a time; `None` if there is no way."""
-    size = max(1, _HOST_NUMBERS // target.space.dim)
+    """Draws by NumPy, in double precision a block at a time; `None` if the guide has no method."""
+    size = max(1, _HOST_ELEMENTS // target.space.dim)
     first = guide.host_draws(variables.guide, target.space, rng, min(size, num_draws))
     if first is None:
         return None
@@ -50,36 +50,36 @@ def _by_host(
     def parts() -> Iterator[Arrays]:
         yield weights.split(target.space, first.points)
         for start in range(size, num_draws, size):
-            number = min(size, num_draws - start)
-            made = guide.host_draws(variables.guide, target.space, rng, number)
-            assert made is not None
-            yield weights.split(target.space, made.points)
+            num = min(size, num_draws - start)
+            part = guide.host_draws(variables.guide, target.space, rng, num)
+            assert part is not None
+            yield weights.split(target.space, part.points)
 
     return together(parts(), num_draws)
 
 
 def pool_size(num_draws: int) -> int:
-    """How many proposals to make for `num_draws` importance-resampled draws."""
+    """Number of proposals for `num_draws` importance-resampled draws."""
     return max(_MIN_POOL, _POOL * num_draws)
 
 
 def choose(states: Arrays, key: Array, num_draws: int) -> Arrays:
-    """`num_draws` of the states `(num, ...)` at random, each once before any is taken twice."""
+    """`num_draws` random states of `(num, ...)`; none repeats before all have been used."""
     rng = host_rng(key)
     num = len(next(iter(states.values())))
-    rounds = [rng.permutation(num) for _ in range(math.ceil(num_draws / num))]
-    rows = np.concatenate(rounds)[:num_draws]
+    permutations = [rng.permutation(num) for _ in range(math.ceil(num_draws / num))]
+    rows = np.concatenate(permutations)[:num_draws]
     return {name: value[rows] for name, value in states.items()}
 
 
 def resample(z: Arrays, log_weights: np.ndarray, key: Array, num_draws: int) -> Arrays:
-    """Sampling importance resampling, stratified: `num_draws` of the draws `z`, by weight."""
+    """Stratified sampling importance resampling: `num_draws` of the draws `z`, by weight."""
     chosen = resample_rows(log_weights, key, num_draws)
     return {name: value[chosen] for name, value in z.items()}
 
 
 def resample_rows(log_weights: np.ndarray, key: Array, num_draws: int) -> np.ndarray:
-    """The numbers of the draws that `resample` takes, `(num_draws,)`."""
+    """Indices of the draws that `resample` selects, `(num_draws,)`."""
     rng = host_rng(key)
     levels = (np.arange(num_draws) + rng.random(num_draws)) / num_draws
     chosen = np.searchsorted(np.cumsum(np.exp(log_weights)), levels)
@@ -87,9 +87,9 @@ def resample_rows(log_weights: np.ndarray, key: Array, num_draws: int) -> np.nda
 
 
 def constrain(result: FitResult, z: Arrays, without: frozenset[str] = frozenset()) -> Arrays:
-    """Sites and deterministics of unconstrained draws, by name, `(num_draws, *shape)`.
+    """Sites and deterministics at unconstrained draws, by name, `(num_draws, *shape)`.
 
-    In the model's order; those in `without` are left out.
+    In the model's order, except those in `without`.
     """
     target, model = result.target, result.variables.model
     program = target.program(_constrain, without)
@@ -98,17 +98,16 @@ def constrain(result: FitResult, z: Arrays, without: frozenset[str] = frozenset(
         z,
         block_size(result.batch, target.footprint),
     )
-    order = [
-        name for name in target.structure.dims if name in values
-    ]  # compiled programs sort by name
+    # compiled programs return them sorted by name
+    order = [name for name in target.structure.dims if name in values]
     return {name: values[name] for name in [*order, *(values.keys() - order)]}
 
 
 def with_discrete(result: FitResult, z: Arrays, key: Array) -> Arrays:
-    """Draws with the marginalized discrete sites added, each drawn given the rest, exactly.
+    """Draws with the marginalized discrete sites, drawn exactly from their full conditional.
 
-    As indices of values, `(num_draws, *shape)`, in every row of subsampled plates. Without the
-    data there are none.
+    As indices of values, `(num_draws, *shape)`, for all rows of subsampled plates. Without the
+    data they are not added.
     """
     target, batch = result.target, result.batch
     if result.missing or target.marginalized.sizes.keys() <= z.keys():
@@ -136,16 +135,16 @@ def log_prob(result: FitResult, guide: DensityGuide, values: Arrays) -> np.ndarr
 
 
 def stack_values(target: Target, values: dict[str, Any]) -> tuple[dict[str, np.ndarray], bool]:
-    """Values of every latent site with a leading axis of draws, and whether it was there."""
+    """Values of every latent site with a leading axis of draws, and whether they had that axis."""
     names = target.space.names
     if set(values) != set(names):
         expected = f"exactly the sites {list(names)}"
         raise GuideError(mismatch("log_prob values", expected, list(values)))
     arrays = {name: np.asarray(values[name]) for name in names}
-    extra = {site.name: arrays[site.name].ndim - len(site.shape) for site in target.space.sites}
+    num_extra = {site.name: arrays[site.name].ndim - len(site.shape) for site in target.space.sites}
     for site in target.space.sites:
         shape = arrays[site.name].shape
-        if extra[site.name] not in (0, 1) or shape[extra[site.name] :] != site.shape:
+        if num_extra[site.name] not in (0, 1) or shape[num_extra[site.name] :] != site.shape:
             raise GuideError(
                 mismatch(
                     f"log_prob value of site {site.name!r}",
@@ -153,10 +152,10 @@ def stack_values(target: Target, values: dict[str, Any]) -> tuple[dict[str, np.n
                     f"shape {shape}",
                 )
             )
-    stacked = extra[names[0]] == 1
-    if len({(e, arrays[n].shape[:e]) for n, e in extra.items()}) > 1:
+    stacked = num_extra[names[0]] == 1
+    if len({(e, arrays[n].shape[:e]) for n, e in num_extra.items()}) > 1:
         expected = "the same number of draws for every site"
-        raise GuideError(mismatch("log_prob values", expected, extra))
+        raise GuideError(mismatch("log_prob values", expected, num_extra))
     return (arrays if stacked else {n: a[None] for n, a in arrays.items()}), stacked
 
 

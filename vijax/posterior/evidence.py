@@ -1,4 +1,4 @@
-"""The log evidence of a fit: an estimate, and bounds from both sides."""
+"""Log evidence (log marginal likelihood) of a model: estimate, lower and upper bounds."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from vijax.runtime.checks import check_count
 
 METHODS = ("importance", "elbo", "iwae", "cubo", "bracket")
 
-_ORDER = 2  # of the chi bound
+_ORDER = 2  # of the chi upper bound
 
 
 class Evidence(NamedTuple):
-    """What is known of the log evidence `log p(data)`.
+    """An estimate of, or a bound on, the log evidence `log p(data)`.
 
     Attributes:
         value: in nats.
-        se: its standard error in nats.
-        kind: whether its expectation is the evidence, up to a bias that vanishes with the number
-            of draws, or a bound on it.
+        se: standard error in nats.
+        kind: whether its expectation is the log evidence, up to a bias that vanishes with the
+            number of draws, or a bound on it.
     """
 
     value: float
@@ -33,11 +33,11 @@ class Evidence(NamedTuple):
     kind: Literal["estimate", "lower bound", "upper bound"]
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} +- {self.se:.2g} nats ({self.kind})"
+        return f"{self.value:.3f} ± {self.se:.2g} nats ({self.kind})"
 
 
 class Bracket(NamedTuple):
-    """Bounds on the log evidence from both sides."""
+    """A lower and an upper bound on the log evidence."""
 
     lower: Evidence
     upper: Evidence
@@ -61,7 +61,7 @@ def evidence(log_weights: np.ndarray, method: str, num_particles: int) -> Eviden
     """The log evidence from `log p - log q` of independent draws of a guide, `(num_draws,)`.
 
     With `w = p / q`: `"importance"` is `log mean w`; `"elbo"` is `mean log w`; `"iwae"` the mean
-    over groups of `num_particles` draws of the log of their mean weight; `"cubo"` is
+    over groups of `num_particles` draws of the log mean weight; `"cubo"` is
     `log(mean w^2) / 2`; and `"bracket"` the last two. Standard errors are by the delta method.
 
     Raises:
@@ -86,19 +86,19 @@ def evidence(log_weights: np.ndarray, method: str, num_particles: int) -> Eviden
 
 
 def _groups(log_weights: np.ndarray, size: int) -> np.ndarray:
-    """The log mean weight of every `size` draws."""
-    number = log_weights.size // size
-    if number < 2:
+    """Log mean weights of consecutive groups of `size` draws, `(num_groups,)`."""
+    num_groups = log_weights.size // size
+    if num_groups < 2:
         raise ValueError(
             f"num_particles: expected at most {log_weights.size // 2}, half the number of draws, "
-            f"got {size}. Ask for more draws."
+            f"got {size}. Increase num_draws."
         )
-    grouped = log_weights[: number * size].reshape(number, size)
+    grouped = log_weights[: num_groups * size].reshape(num_groups, size)
     return np.logaddexp.reduce(grouped, axis=1) - math.log(size)
 
 
 def _log_mean(log_values: np.ndarray) -> tuple[float, float]:
-    """`log(mean(exp(log_values)))` and its standard error; infinite if no value is finite."""
+    """`log(mean(exp(log_values)))` and its standard error; `-inf`, `inf` if none is finite."""
     peak = log_values.max()
     if not math.isfinite(peak):
         return -math.inf, math.inf

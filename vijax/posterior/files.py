@@ -1,8 +1,8 @@
-"""Saves a posterior to one file and loads it back, with the training data or without.
+"""Saves a posterior to one file and loads it, with or without the training data.
 
-The file holds configuration as JSON and every array; no code and no pickles. The model function
-comes from the caller, and pytree structures are rebuilt from it, the guide and the algorithm. Of
-the data, only those arrays are written without which latent sites could not be drawn.
+The file contains a configuration as JSON and arrays; no code and no pickles. The caller passes the
+model function, from which pytree structures are rebuilt with the guide and the algorithm. Data are
+not saved, except arrays on which the supports of latent sites depend.
 """
 
 from __future__ import annotations
@@ -30,11 +30,15 @@ from vijax.storage.codec import NotStored, Reader, Writer
 
 
 def save(result: FitResult, path: str | os.PathLike[str]) -> None:
-    """Writes a posterior to one file, replacing what was there only once all of it is written.
+    """Writes a posterior to one file; an existing file is replaced once the new one is complete.
 
-    Not written are the model function and the data, except arrays that latent sites depend on
-    (as `y` in `Uniform(0, y.max())`), and what could only be pickled: a guide class or optimizer
-    that is not the library's own, static arguments other than plain values.
+    Not saved are the model function, the data (except arrays on which supports depend, as `y` in
+    `Uniform(0, y.max())`), and objects that could only be pickled: guide classes and optimizers
+    from outside the library, static arguments other than plain values.
+
+    Args:
+        result: of the fit.
+        path: the file.
     """
     codec.write(path, *_encode(result))
 
@@ -46,7 +50,7 @@ def read(
     kwargs: dict[str, Any],
     options: dict[str, Any],
 ) -> FitResult:
-    """Reads a file written by `save`; see `vijax.load`, whose `options` are."""
+    """Reads a file written by `save`; `options` are those of `vijax.load`."""
     if options["mesh"] is not None:
         spread_over(options["mesh"])
     model, args, kwargs = unwrap(model, args, kwargs)
@@ -54,7 +58,7 @@ def read(
 
 
 def pickled(result: FitResult) -> tuple[Any, ...]:
-    """What `pickle` keeps: the contents of a file, the model by reference and the data."""
+    """State for `pickle`: the contents of a file, the model by reference, the data, options."""
     blob = codec.to_bytes(*_encode(result))
     known: dict[str, Any] = dict(result.batch.data)
     known |= {name: result.arguments.abstract()[name] for name in result.missing}
@@ -65,7 +69,7 @@ def pickled(result: FitResult) -> tuple[Any, ...]:
             Writer().encode(options[name])
         except NotStored:
             continue
-        options[name] = None  # it is in the blob
+        options[name] = None  # contained in the blob
     return blob, result.model, result.arguments.join(known), options
 
 
@@ -73,8 +77,8 @@ def unpickled(
     blob: bytes, model: Callable[..., Any], given: call.Call, options: dict[str, Any]
 ) -> FitResult:
     """The inverse of `pickled`."""
-    nothing = {"objective": None, "optimizer": None, "mesh": None}
-    return _read(io.BytesIO(blob), "pickled posterior", model, given, nothing | options)
+    defaults = {"objective": None, "optimizer": None, "mesh": None}
+    return _read(io.BytesIO(blob), "pickled posterior", model, given, defaults | options)
 
 
 def _encode(result: FitResult) -> tuple[dict[str, Any], list[np.ndarray]]:
@@ -141,16 +145,16 @@ def _decode(
     options: dict[str, Any],
 ) -> FitResult:
     args, kwargs = call.complete(model, manifest["call"], given, reader)
-    asked = reader.decode(manifest.get("request"))
-    args, kwargs = opened((args, kwargs), asked is not None)
-    arguments, data = split(model, args, kwargs, asked is not None)
+    request = reader.decode(manifest.get("request"))
+    args, kwargs = opened((args, kwargs), request is not None)
+    arguments, data = split(model, args, kwargs, request is not None)
     call.check(manifest["call"], arguments)
     checks.warn_of_other_data(manifest["digests"], data)
     data = {name: reader.decode(note) for name, note in manifest["data"].items()} | data
     missing = tuple(sorted(arguments.avals.keys() - data.keys()))
     data |= {name: arguments.placeholder(name) for name in missing}
     space = reader.decode(manifest["space"])
-    target = build(model, arguments, asked, frozenset(space.discrete.names))
+    target = build(model, arguments, request, frozenset(space.discrete.names))
     checks.check_space(space, target.space)
     if options["mesh"] is not None:
         target = spread(target, arguments, options["mesh"])
@@ -204,13 +208,13 @@ def _guide(
         return reader.decode(manifest["guide"])
     except NotStored as error:
         raise GuideError(
-            f"guide: this posterior has a guide that only code can make ({error}). Give it again: "
+            f"guide: this posterior has a guide that cannot be saved to a file ({error}). Pass it: "
             "vijax.load(path, model, ..., guide=...)."
         ) from None
 
 
 def _templates(target: Target, guide: Guide, batch: Batch) -> tuple[Variables, dict[str, PyTree]]:
-    """Variables and mutable state of the right structure, without values."""
+    """Structures of the variables and of the mutable state, as shapes and dtypes."""
     z = abstract_position(target.space)
 
     def start(key: Any, z: Any, data: dict[str, Any]) -> Any:

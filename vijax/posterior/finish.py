@@ -1,4 +1,4 @@
-"""What a fit that has ended comes to: the fields of its `Posterior`, assessed."""
+"""Results of finished fits, with their assessment."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vijax.auto.history import Attempt
 from vijax.contracts import Batch, PyTree, Solution, Variables
 from vijax.contracts.kernel import Kernel
 from vijax.diagnostics import importance as weights
-from vijax.diagnostics.assessment import Assessment, Chains, assess, assess_scores
+from vijax.diagnostics.assessment import Assessment, Chains, assess, assess_minibatches
 from vijax.diagnostics.importance import num_elements
 from vijax.engine.common_draws import common_log_weights, knows_all_rows, shares_all
 from vijax.engine.engine import Engine
@@ -27,14 +27,21 @@ from vijax.runtime.keys import fold_in, host_rng
 from vijax.solvers import Pathfinder
 from vijax.solvers.gaussians.dense import Gaussian
 
-_PATHS_DIM = 100  # dimensions up to which other modes are looked for
-_PATHS_GRADIENTS = 1000  # what looking for them takes
+_PATHS_DIM = 100  # dimensions up to which other modes are searched for
+_PATHS_GRADIENTS = 1000  # gradient evaluations of that search
 _PATHS_DRAWS = 500
-_SMALL_DATA = 2**22  # numbers; all of them can be read a few thousand times in seconds
+_SMALL_DATA = 2**22  # array elements that can be read a few thousand times in seconds
 
 
-def finish_run(engine: Engine, run: Run, began: float, chains: Chains = "check") -> FitResult:
-    """The best candidate of a run of gradient steps that has ended, assessed."""
+def finish_run(engine: Engine, run: Run, start: float, chains: Chains = "check") -> FitResult:
+    """Result of a finished run of gradient steps: its best variables, assessed.
+
+    Args:
+        engine: of the steps.
+        run: its final state.
+        start: `time.perf_counter()` at the start of the fit.
+        chains: see `vijax.diagnostics.assessment.assess`.
+    """
     problem = dataclasses.replace(engine.problem, key=engine.steps.key)
     variables, mutable, _ = engine.best(run)
     run = run._replace(loop=within_reach(run.loop))
@@ -45,7 +52,7 @@ def finish_run(engine: Engine, run: Run, began: float, chains: Chains = "check")
         assessment=_assess_run(problem, engine.problem.schedule, run, variables, mutable, chains),
         stop_reason=run.reason,
         converged=run.converged,
-        seconds=time.perf_counter() - began,
+        seconds=time.perf_counter() - start,
         engine=engine.released(),
         run=run,
     )
@@ -53,19 +60,19 @@ def finish_run(engine: Engine, run: Run, began: float, chains: Chains = "check")
 
 def _assess_run(
     problem: Problem,
-    rows: RowSchedule,
+    schedule: RowSchedule,
     run: Run,
     variables: Variables,
     mutable: dict[str, PyTree],
     chains: Chains,
 ) -> Assessment:
-    """With all data where they are small, else by the ELBO of fresh batches alone."""
+    """Assessment on all data where they are small, else by the ELBO on fresh batches only."""
     target, guide, batch = problem.target, problem.guide, problem.batch
     elements = num_elements(batch, target.space.dim)
     small = elements <= _SMALL_DATA and not problem.arguments.sources
-    if rows.subsampled and not (small and shares_all(target)):
-        log_weights = common_log_weights(target, guide, variables, mutable, batch, rows, seed=1)
-        return assess_scores(log_weights, run.converged, run.nonfinite_steps)
+    if schedule.subsampled and not (small and shares_all(target)):
+        log_weights = common_log_weights(target, guide, variables, mutable, batch, schedule, seed=1)
+        return assess_minibatches(log_weights, run.converged, run.nonfinite_steps)
     return assess(
         problem.fitted(variables, mutable),
         run.converged,
@@ -76,20 +83,27 @@ def _assess_run(
 
 
 def finish_solution(
-    problem: Problem, solution: Solution, mutable: dict[str, PyTree], began: float
+    problem: Problem, solution: Solution, mutable: dict[str, PyTree], start: float
 ) -> FitResult:
-    """The solution of a direct solver, assessed."""
+    """Result of a direct solver, assessed; arguments as in `finish_candidate`."""
     assessment = assess_solution(problem, solution, mutable, "check")
-    return finish_candidate(Candidate(problem, solution, assessment), mutable, (), began)
+    return finish_candidate(Candidate(problem, solution, assessment), mutable, (), start)
 
 
 def finish_candidate(
     candidate: Candidate,
     mutable: dict[str, PyTree],
     history: tuple[Attempt, ...],
-    began: float,
+    start: float,
 ) -> FitResult:
-    """The best candidate of an automatic fit."""
+    """Result of an automatic fit.
+
+    Args:
+        candidate: the best one, assessed.
+        mutable: the model's mutable state.
+        history: the stages of the fit.
+        start: `time.perf_counter()` at the start of the fit.
+    """
     problem, solution, assessment = candidate
     return _result(
         problem,
@@ -98,7 +112,7 @@ def finish_candidate(
         assessment=assessment,
         stop_reason=solution.reason,
         converged=solution.converged,
-        seconds=time.perf_counter() - began,
+        seconds=time.perf_counter() - start,
         solver_losses=solution.losses,
         history=history,
     )
@@ -125,7 +139,7 @@ def _result(
 def _known_data(
     problem: Problem, variables: Variables, mutable: dict[str, PyTree]
 ) -> tuple[Batch, tuple[str, ...], frozenset[str]]:
-    """The data of the posterior, the arrays that are not in memory, what depends on those."""
+    """The data in memory, names of arrays that are not, deterministics that depend on those."""
     target, arguments = problem.target, problem.arguments
     if not arguments.sources:
         batch = problem.batch if knows_all_rows(target) else problem.first_batch
@@ -136,10 +150,10 @@ def _known_data(
 
 
 def _other_modes(problem: Problem, variables: Variables, mutable: dict[str, PyTree]) -> int:
-    """How many modes the guide leaves out, by short climbs from random places.
+    """Number of modes that the guide does not cover, by short Pathfinder runs from random starts.
 
-    Gradient steps see one mode, and neither weights nor chains of it know of another. Not asked
-    where it would take long: with many dimensions, or much data.
+    Gradient steps find one mode, and importance weights and chains started there do not reveal
+    others. Skipped, returning 0, where it would be costly: with many dimensions or much data.
     """
     target, batch = problem.target, problem.batch
     kernel = Kernel(target, batch, variables.model, mutable)

@@ -1,4 +1,4 @@
-"""Loads a posterior that was saved to a file."""
+"""Loads a saved posterior."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ def load(
 ) -> Posterior:
     """Reads a posterior written by `Posterior.save`.
 
-    With the model's arguments it is the posterior that was saved: the same draws bit for bit, and
-    `resume` goes on where it stopped. Arguments may be left out. Without the data `sample`,
-    `log_prob`, `summary`, `report`, `covariance` and `predict` at new inputs still work; sites
-    that cannot be computed without it (deterministics of the training inputs) are left out of
-    `sample`, and importance weights are those of the draws made when the fit was assessed.
+    With the model's arguments it is identical to the saved posterior: draws are the same bit for
+    bit, and `resume` continues the fit. Arguments may be omitted. Without the data `sample`,
+    `log_prob`, `summary`, `report`, `covariance` and `predict` at new inputs still work; `sample`
+    omits deterministics that depend on the training inputs, and importance weights are those of
+    the draws from the assessment of the fit.
 
     Args:
         path: the file.
-        model: the model function that was fitted.
-        *args: its arguments as in the fit, or a part of them.
-        guide: the guide, where it was not one of vijax's own.
-        algorithm: likewise the algorithm; only `resume` needs it.
+        model: the model function of the fit.
+        *args: its arguments as in the fit, or some of them.
+        guide: the guide, required if it is not a class of vijax.
+        algorithm: likewise the algorithm; needed only by `resume`.
         objective: likewise the objective.
         optimizer: likewise the optimizer, any optax transformation.
-        mesh: devices to go on with, as in `vijax.fit`; one by default, wherever the fit was made.
+        mesh: devices to use, as in `vijax.fit`; one by default, whatever the fit used.
         **kwargs: keyword arguments of the model.
 
     Returns:
         The posterior.
 
     Raises:
-        TypeError: `mesh` is no `jax.sharding.Mesh`.
+        TypeError: `mesh` is not a `jax.sharding.Mesh`.
         VijaxError: the file is damaged, was not written by vijax, or by a newer version.
-        ModelError: the model is another one, or its arguments are; names the site or argument. Or
-            its rows cannot be spread over the mesh.
-        GuideError: the guide was not stored and not given, or is another one.
+        ModelError: the model or its arguments differ from those of the fit; names the site or
+            argument. Or its rows cannot be sharded over the mesh.
+        GuideError: the guide was not saved and not passed, or differs from that of the fit.
     """
     options = {"guide": guide, "algorithm": algorithm, "objective": objective}
     options |= {"optimizer": optimizer, "mesh": mesh}

@@ -1,4 +1,4 @@
-"""Leave-one-out cross-validation and stacking, by ArviZ."""
+"""PSIS leave-one-out cross-validation and stacking weights, by ArviZ."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def leave_one_out(pointwise: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], 
     Vehtari, Gelman, Gabry, 2017; Using stacking to average Bayesian predictive distributions, Yao,
     Vehtari, Simpson, Gelman, 2018.
 
-    Tails are smoothed by `vijax.diagnostics.psis`, which takes those that ArviZ refuses: under
-    draws of discrete sites a log likelihood has a few values only. Where there is no tail to fit
-    the ratios count as they are, and k-hat is infinite unless the largest are all equal.
+    Tails are smoothed by `vijax.diagnostics.psis`, which accepts tails that ArviZ rejects: given
+    draws of discrete sites a log likelihood takes few values. Where there is no tail to fit the
+    ratios are not smoothed, and k-hat is infinite unless the largest are all equal.
 
     Args:
         pointwise: by model, the log likelihood of every observation under independent posterior
@@ -32,24 +32,26 @@ def leave_one_out(pointwise: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], 
     from arviz_stats.loo import compare, loo
     from xarray import DataArray
 
-    scores = {}
+    results = {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of bad k-hats, which are in what is returned
+        warnings.simplefilter("ignore")  # on large k-hats, which are in the results
         for name, values in pointwise.items():
             groups = {"posterior": {"draw_number": np.arange(len(values))[None].astype(float)}}
             tree = from_dict(groups | {"log_likelihood": {"all": values[None].astype(float)}})
             log_weights, shapes = _smoothed(values)
-            given = DataArray(log_weights[None], dims=_DIMS)
+            weights = DataArray(log_weights[None], dims=_DIMS)
             k_hats = DataArray(shapes, dims=_DIMS[2:])
-            scores[name] = loo(tree, pointwise=True, reff=1.0, log_weights=given, pareto_k=k_hats)
-        if len(scores) == 1:
-            return scores, dict.fromkeys(scores, 1.0)
-        ranked = compare(scores, method="stacking")
-    return scores, {name: float(ranked.loc[name, "weight"]) for name in scores}
+            results[name] = loo(
+                tree, pointwise=True, reff=1.0, log_weights=weights, pareto_k=k_hats
+            )
+        if len(results) == 1:
+            return results, dict.fromkeys(results, 1.0)
+        ranked = compare(results, method="stacking")
+    return results, {name: float(ranked.loc[name, "weight"]) for name in results}
 
 
 def _smoothed(pointwise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Normalized log weights of leaving out each observation, like `pointwise`, and k-hats."""
+    """Normalized leave-one-out log weights, of the shape of `pointwise`, and k-hats."""
     smoothed = [smooth(-column) for column in pointwise.T.astype(float)]
     log_weights = np.stack([ratios for ratios, _ in smoothed], axis=1)
     shapes = np.array([shape for _, shape in smoothed])
@@ -60,7 +62,7 @@ def _smoothed(pointwise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def by_observation(log_likelihood: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Log likelihoods by site, `(num_draws, ...)` each, as one table `(num_draws, num)`."""
+    """Log likelihoods by site, `(num_draws, ...)` each, concatenated to `(num_draws, num)`."""
     sites = sorted(log_likelihood)
     return np.concatenate(
         [log_likelihood[site].reshape(len(log_likelihood[site]), -1) for site in sites], axis=1

@@ -7,7 +7,7 @@ from typing import Any
 from jax import Array
 
 from vijax.model.nuts import DENSE_DIM, run_nuts
-from vijax.posterior.covariance import spread
+from vijax.posterior.covariance import covariance_or_variances
 from vijax.posterior.requirements import require_data
 from vijax.posterior.result import FitResult
 from vijax.posterior.sampling import unconstrained
@@ -23,7 +23,7 @@ def nuts(result: FitResult, key: Array, **options: Any) -> Any:
         result.batch._replace(index={}),
         fold_in(key, 1),
         starts,
-        spread(result, fold_in(key, 2), DENSE_DIM),
+        covariance_or_variances(result, fold_in(key, 2), DENSE_DIM),
         result.variables.model,
         result.mutable,
         **options,

@@ -1,4 +1,4 @@
-"""Log densities of every observation, of all rows or a block of them at a time."""
+"""Pointwise log likelihoods and predictive densities, of all rows or in blocks of rows."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def log_predictive(result: FitResult, data: Data, z: Arrays) -> Arrays:
 
 
 def _by_rows(target: Target, rows: Blocks, function: Callable[[Batch], Arrays]) -> Arrays:
-    """What a function of some rows gives by site, `(..., *batch shape)`, for all of them."""
+    """Results by site, `(..., *batch shape)`, of a function applied to each block of rows."""
     out: Arrays = {}
     start = 0
     for block in rows:
@@ -59,8 +59,8 @@ def _by_rows(target: Target, rows: Blocks, function: Callable[[Batch], Arrays]) 
                 shape = list(values.shape)
                 shape[axis] = rows.plate.size
                 out[name] = np.empty(shape, values.dtype)
-            place = np.moveaxis(out[name], axis, 0)[start : start + block.rows]
-            place[:] = np.moveaxis(values, axis, 0)[: block.rows]
+            view = np.moveaxis(out[name], axis, 0)[start : start + block.rows]
+            view[:] = np.moveaxis(values, axis, 0)[: block.rows]
         start += block.rows
     return out
 

@@ -1,4 +1,4 @@
-"""The answer of a fit: draws, predictions, the evidence, and how far all of it can be trusted."""
+"""The posterior of a fit: draws, predictions, evidence, diagnostics."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from vijax.posterior import condition, files, prediction, sampling
 from vijax.posterior.covariance import covariance
 from vijax.posterior.datatree import to_datatree
 from vijax.posterior.evidence import Bracket, Evidence, log_evidence
-from vijax.posterior.facts import Facts
 from vijax.posterior.nuts import nuts
+from vijax.posterior.properties import FitProperties
 from vijax.posterior.report import report
 from vijax.posterior.requirements import require_guide_data
 from vijax.posterior.resume import resume
@@ -30,56 +30,52 @@ from vijax.runtime.memory import named_memory
 
 _memory_of_draws = functools.partial(
     named_memory,
-    remedy="Ask for fewer draws at a time (num_draws=), with other keys for the next, or for fewer "
+    remedy="Use fewer draws at a time (num_draws=), with a different key for each call, or fewer "
     "rows.",
 )
 
 
-class Posterior(Facts):
-    """An approximate posterior; made by `vijax.fit` and `vijax.load`, never by hand."""
-
-    # ---- what it says
+class Posterior(FitProperties):
+    """An approximate posterior, returned by `vijax.fit` and `vijax.load`."""
 
     def summary(self, rng_key: Any = 0, num_draws: int = 4000, ci_prob: float = 0.89) -> Summary:
-        """A table with a row for every scalar: moments, interval, error, the guide's own moments.
+        """Moments, interval and Monte Carlo error of every scalar, and moments of the guide.
 
         Args:
-            rng_key: for the draws.
-            num_draws: how many draws stand behind it.
+            rng_key: an int, a JAX key or a legacy key.
+            num_draws: number of draws.
             ci_prob: probability of the equal-tailed interval.
 
         Returns:
-            A `Summary`; it prints as a table and `.rows` holds the numbers.
+            A `Summary`; it prints as a table, and `.rows` has the numbers.
         """
         return summary(self._result, as_key(rng_key), num_draws, ci_prob)
 
     def report(self) -> str:
-        """The diagnostics behind `status`, coordinates worst first, and what to try next."""
+        """Text report: diagnostics behind `status`, effect of the corrections, what to try next."""
         return report(self._result)
-
-    # ---- draws
 
     @_memory_of_draws("sample")
     def sample(
         self, rng_key: Any = 0, num_draws: int = 1000, corrected: bool | None = None
     ) -> dict[str, np.ndarray]:
-        """Posterior draws of every latent site and deterministic, in the model's own space.
+        """Posterior draws of every latent site and deterministic, in the model's space.
 
-        Discrete sites, marginalized in the fit, are drawn given the others, exactly.
+        Discrete sites that were marginalized are drawn exactly from their full conditional.
 
         Args:
             rng_key: an int, a JAX key or a legacy key.
-            num_draws: how many.
-            corrected: whether to correct the guide's draws, by default exactly when the status is
-                `"corrected"`: by the final states of short chains where the fit has kept some
-                (each is taken once before any is taken twice), else by resampling with
-                Pareto-smoothed importance weights.
+            num_draws: number of draws.
+            corrected: whether to correct the guide's draws, by default if and only if the status
+                is `"corrected"`: by final states of short chains where the fit has them (none
+                repeats before all have been used), else by resampling with Pareto-smoothed
+                importance weights.
 
         Returns:
             By site, `(num_draws, *shape)`.
 
         Raises:
-            GuideError: correction was asked of a guide without a density.
+            GuideError: `corrected=True` and the guide has no density.
         """
         return sampling.sample(self._result, as_key(rng_key), num_draws, corrected)
 
@@ -100,39 +96,37 @@ class Posterior(Facts):
 
         Args:
             rng_key: an int, a JAX key or a legacy key.
-            *args: the model's arguments at the new inputs; none at all repeats the fit's own.
-                Observed sites are drawn anew whether or not their data is given.
-            num_draws: how many.
-            redraw: latent sites that are drawn from their prior given all others, not taken from
-                the posterior: those of new groups, in any number, or of further members of the
-                same population.
+            *args: the model's arguments at the new inputs; those of the fit by default. Observed
+                sites are drawn even if their data are passed.
+            num_draws: number of draws.
+            redraw: latent sites to draw from their prior given all others instead of taking them
+                from the posterior, such as those of new groups, in any number.
             **kwargs: the model's keyword arguments.
 
         Returns:
-            By observed site, deterministic and site drawn anew, `(num_draws, *shape)`.
+            By observed site, deterministic and redrawn site, `(num_draws, *shape)`.
 
         Raises:
-            ModelError: a latent has another shape at these inputs than it had in the fit, or
-                `redraw` is not some of the latents.
+            ModelError: the shape of a latent at these inputs differs from that in the fit, or
+                `redraw` is not a subset of the latents.
         """
         return prediction.predict(self._result, rng_key, args, kwargs, num_draws, redraw)
 
     def at(self, *args: Any, **kwargs: Any) -> Posterior:
-        """The posterior of other rows, where the guide infers a row's latents from its data.
+        """The amortized posterior at other rows of data.
 
-        Its `sample` and `predict` are those of these rows; figures like `elbo` remain the fit's.
+        `sample` and `predict` of the result are for these rows; `elbo`, `status` and the like
+        remain those of the fit.
 
         Args:
             *args: the model's arguments at the other rows, observations included.
             **kwargs: its keyword arguments.
 
         Raises:
-            GuideError: the guide is not `Amortized`, in no part.
-            ModelError: observations are missing, so that the model has other latents there.
+            GuideError: no part of the guide is `Amortized`.
+            ModelError: the model has other latents there, because observations are missing.
         """
         return Posterior(condition.at(self._result, args, kwargs))
-
-    # ---- densities
 
     def log_prob(self, values: dict[str, Any]) -> np.ndarray:
         """Log density of the approximation at values of the latent sites, in the model's space.
@@ -141,8 +135,7 @@ class Posterior(Facts):
             values: by site, `shape` or `(num_draws, *shape)`.
 
         Returns:
-            `log q(x)` in nats, a scalar or `(num_draws,)`: the guide's density in unconstrained
-            space less `log |dx/dz|`.
+            `log q(x) = log q(z) - log |dx/dz|` in nats, a scalar or `(num_draws,)`.
 
         Raises:
             GuideError: a site is missing or unknown or has the wrong shape, or the guide has no
@@ -152,10 +145,14 @@ class Posterior(Facts):
 
     @_memory_of_draws("log_likelihood")
     def log_likelihood(self, rng_key: Any = 0, num_draws: int = 1000) -> dict[str, np.ndarray]:
-        """Pointwise log likelihood of the data under posterior draws, as LOO and WAIC take it.
+        """Pointwise log likelihood of the data under posterior draws, the input of LOO and WAIC.
 
-        Discrete sites that belong to one row of data each, as in a mixture, are marginalized;
-        given are draws of all others, such as the states of a Markov chain.
+        Discrete sites that belong to a single row each, as in a mixture, are marginalized; draws
+        of all other latents, such as states of a Markov chain, are given.
+
+        Args:
+            rng_key: an int, a JAX key or a legacy key.
+            num_draws: number of draws.
 
         Returns:
             By observed site, `(num_draws, *batch shape)` in nats.
@@ -166,33 +163,34 @@ class Posterior(Facts):
     def log_predictive_density(
         self, rng_key: Any = 0, *args: Any, num_draws: int = 1000, **kwargs: Any
     ) -> dict[str, np.ndarray]:
-        """Log density of data under the posterior predictive, `log E[p(y_i | z)]` row by row.
+        """Log posterior predictive density of each observation, `log E[p(y_i | z)]`.
 
-        The score of rows that the fit has not seen, and a measure of how good a fit on minibatches
-        is. Draws are averaged as they come: memory is that of the rows.
+        A measure of predictive accuracy at held-out rows, also of minibatch fits. Draws are
+        averaged in blocks: memory is proportional to the number of rows.
 
         Args:
             rng_key: an int, a JAX key or a legacy key.
-            *args: the model's arguments at the rows, observations included; none at all for those
-                of the fit.
-            num_draws: how many posterior draws are averaged.
+            *args: the model's arguments at the rows, with observations; by default the fit's.
+            num_draws: number of posterior draws to average over.
             **kwargs: the model's keyword arguments.
 
         Returns:
             By observed site, `(*batch shape,)` in nats.
 
         Raises:
-            ModelError: a latent has another shape at these rows than it had in the fit.
+            ModelError: the shape of a latent at these rows differs from that in the fit.
         """
         key = as_key(rng_key)
         return prediction.log_predictive_density(self._result, key, args, kwargs, num_draws)
 
-    # ---- accuracy
-
     def importance(self, rng_key: Any = 0, num_draws: int = 4000) -> Importance:
         """Pareto-smoothed importance sampling with the guide as proposal.
 
-        RowSchedule that are not in memory are read once, from end to end, for all draws.
+        Rows that are not in memory are read once, in order, for all draws.
+
+        Args:
+            rng_key: an int, a JAX key or a legacy key.
+            num_draws: number of draws.
 
         Returns:
             Normalized log weights, k-hat, effective sample size, the log evidence and its standard
@@ -215,14 +213,14 @@ class Posterior(Facts):
 
         Args:
             method: `"importance"`, an estimate; `"elbo"` and the tighter `"iwae"`, lower bounds;
-                `"cubo"`, an upper bound (its estimate is too small where a few draws have most of
-                the weight: see the standard error, and `khat`); `"bracket"`, the last two.
-            rng_key: for the draws.
-            num_draws: how many.
+                `"cubo"`, an upper bound (underestimated where a few draws carry most of the
+                weight: see the standard error and `khat`); `"bracket"`, the last two.
+            rng_key: an int, a JAX key or a legacy key.
+            num_draws: number of draws.
             num_particles: draws in each importance-weighted bound.
 
         Raises:
-            GuideError: the guide has no density, or the fit saw minibatches.
+            GuideError: the guide has no density, or the fit used minibatches.
         """
         return log_evidence(self._result, method, as_key(rng_key), num_draws, num_particles)
 
@@ -236,15 +234,15 @@ class Posterior(Facts):
         """Posterior covariance `(dim, dim)` in unconstrained space, in the order of `space`.
 
         Args:
-            method: `"guide"`, the guide's own (exact for a Gaussian, by draws otherwise);
+            method: `"guide"`, that of the guide (exact for a Gaussian, by draws otherwise);
                 `"importance"`, with Pareto-smoothed weights; or `"linear_response"`, for
-                mean-field fits, whose own has no correlations and too small variances.
-            rng_key: for draws.
-            num_draws: for draws; linear response takes as many as it needs.
-            sites: only those, in the order of `space`; all by default.
+                mean-field fits, whose guide has no correlations and underestimates variances.
+            rng_key: an int, a JAX key or a legacy key.
+            num_draws: number of draws; linear response chooses its own.
+            sites: sites to include, in the order of `space`; all by default.
 
         Raises:
-            GuideError: the method does not suit the guide, or the fit saw minibatches.
+            GuideError: the method does not apply to the guide, or the fit used minibatches.
             VijaxError: a site is unknown, or the fit is not at a maximum of the ELBO.
         """
         return covariance(self._result, method, as_key(rng_key), num_draws, sites)
@@ -252,19 +250,19 @@ class Posterior(Facts):
     def stein_discrepancy(
         self, rng_key: Any = 0, num_draws: int = 1000, kernel: Kernel | None = None
     ) -> Discrepancy:
-        """Kernelized Stein discrepancy of posterior draws: how far they are from the posterior.
+        """Kernelized Stein discrepancy of posterior draws from the posterior.
 
-        Needs nothing but the gradients of the log density at the draws, so that it also judges
-        particles and guides without a density. It sees no mode that no draw is near. Source: A
+        Requires only gradients of the log density at the draws, and so also applies to particles
+        and guides without a density. It does not detect modes far from all draws. Source: A
         kernelized Stein discrepancy for goodness-of-fit tests, Liu, Lee, Jordan, 2016.
 
         Args:
-            rng_key: for the draws.
-            num_draws: how many; of particles it is always each of them once.
+            rng_key: an int, a JAX key or a legacy key.
+            num_draws: number of draws; ignored for particles, each of which is used once.
             kernel: `vijax.algorithms.IMQ()` by default, or `RBF()`.
 
         Returns:
-            The discrepancy, and that of as many exact draws.
+            The discrepancy, and that expected of as many exact draws.
 
         Raises:
             ModelError: there are discrete sites, or no gradients.
@@ -274,7 +272,7 @@ class Posterior(Facts):
     def nuts(self, rng_key: Any = 0, **options: Any) -> Any:
         """NumPyro's NUTS started from this posterior; returns the finished `numpyro.infer.MCMC`.
 
-        Draws are the starting points, the guide's covariance is the first inverse mass matrix.
+        Chains start at draws; the initial inverse mass matrix is the guide's covariance.
 
         Args:
             rng_key: an int, a JAX key or a legacy key.
@@ -283,33 +281,34 @@ class Posterior(Facts):
         """
         return nuts(self._result, as_key(rng_key), **options)
 
-    # ---- other libraries, files, more steps
-
     def to_datatree(self, rng_key: Any = 0, num_draws: int = 1000, **options: Any) -> Any:
-        """An ArviZ `DataTree`, dims `(chain=1, draw, ...)`, dimensions named after plates.
+        """Exports an ArviZ `DataTree`, dims `(chain=1, draw, ...)`, dimensions named after plates.
 
         Groups: posterior, posterior_predictive, log_likelihood, observed_data, constant_data and
-        sample_stats with `log_p`, `log_q` and `log_weight`, the smoothed log weight that a draw
-        should have in averages. Draws are the guide's own, importance resampled (and of equal
-        weight) when the status is `"corrected"`. Without the data there is only posterior.
+        sample_stats with `log_p`, `log_q` and `log_weight`, the smoothed log weight of a draw in
+        averages. Draws are the guide's, corrected (and of equal weight) if the status is
+        `"corrected"`. Without the data there is only posterior.
 
         Args:
-            rng_key: for the draws.
-            num_draws: how many.
-            **options: passed on to `arviz_base.from_dict`.
+            rng_key: an int, a JAX key or a legacy key.
+            num_draws: number of draws.
+            **options: passed to `arviz_base.from_dict`.
         """
         return to_datatree(self._result, as_key(rng_key), num_draws, **options)
 
     def as_numpyro(self) -> tuple[Callable[..., Any], dict[str, Any]]:
-        """A NumPyro guide and its params, as `numpyro.infer.Predictive` and handlers take them."""
+        """A NumPyro guide and its params, for `numpyro.infer.Predictive` and handlers."""
         fit = self._result
         require_guide_data(fit, "as_numpyro")
         return as_numpyro(fit.guide, fit.variables, fit.target, fit.batch, fit.mutable)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes everything but the model and its data to one file; `vijax.load` reads it.
+        """Saves everything except the model and its data to one file; see `vijax.load`.
 
         An existing file is replaced once the new one is complete.
+
+        Args:
+            path: the file.
         """
         files.save(self._result, path)
 
@@ -321,10 +320,16 @@ class Posterior(Facts):
         callbacks: Sequence[Callable[..., Any]] = (),
         progress_bar: bool = True,
     ) -> Posterior:
-        """Takes `num_steps` more steps; 100 and then 200 steps equal 300 bit for bit.
+        """Runs `num_steps` more gradient steps; 100 and then 200 equal 300 bit for bit.
+
+        Args:
+            num_steps: number of further steps.
+            max_seconds: limit on the time they take.
+            callbacks: called as in `vijax.fit`.
+            progress_bar: whether to show progress.
 
         Raises:
-            VijaxError: the fit was made by a direct solver and has no steps to continue.
+            VijaxError: the fit used a direct solver, which has no gradient steps.
         """
         return Posterior(resume(self._result, num_steps, max_seconds, callbacks, progress_bar))
 

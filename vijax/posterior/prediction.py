@@ -1,4 +1,4 @@
-"""Posterior predictive draws, and predictive densities of observations."""
+"""Posterior predictive draws, pointwise log likelihood, log predictive density."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vijax.contracts import Batch
 from vijax.diagnostics.importance import block_size
 from vijax.model import predictor
 from vijax.posterior import condition, draws, pointwise
-from vijax.posterior.requirements import every_row, require_data
+from vijax.posterior.requirements import require_data, unsubsampled_data
 from vijax.posterior.result import FitResult
 from vijax.posterior.sampling import unconstrained
 from vijax.runtime.blockwise import Arrays, blocks
@@ -35,7 +35,9 @@ def predict(
     try:
         key = as_key(rng_key)
     except TypeError as error:
-        raise TypeError(f"{error} The key comes first: predict(key, *new_inputs).") from None
+        raise TypeError(
+            f"{error} The key is the first argument: predict(key, *new_inputs)."
+        ) from None
     latent = [*result.target.space.names, *result.target.marginalized.sizes]
     if isinstance(redraw, str) or not set(redraw) < set(latent):
         expected = f"a collection of some of the sites {latent}"
@@ -57,9 +59,9 @@ def predictive(
     kwargs: dict[str, Any],
     redraw: Collection[str] = (),
 ) -> Arrays:
-    """What the model predicts at new arguments given unconstrained draws of the latents.
+    """Predictive draws at new arguments given unconstrained draws of the latents.
 
-    Those in `redraw` are drawn from their prior given the others instead.
+    Latents in `redraw` are drawn from their prior given the others.
     """
     program, batch = predictor(result.model, args, kwargs, result.target)
     values = draws.constrain(result, draws.with_discrete(result, z, fold_in(key, 2)))
@@ -76,7 +78,7 @@ def predictive(
 
 def log_likelihood(result: FitResult, key: Array, num_draws: int) -> Arrays:
     """See `Posterior.log_likelihood`."""
-    data = every_row(result, "log_likelihood")
+    data = unsubsampled_data(result, "log_likelihood")
     z = draws.with_discrete(result, unconstrained(result, key, num_draws), fold_in(key, 2))
     return pointwise.log_likelihood(result, data, z)
 
@@ -87,7 +89,7 @@ def log_predictive_density(
     """See `Posterior.log_predictive_density`."""
     if args or kwargs:
         result = condition.on_rows(result, "log_predictive_density", args, kwargs)
-    data = every_row(result, "log_predictive_density")
+    data = unsubsampled_data(result, "log_predictive_density")
     z = unconstrained(result, key, check_count("num_draws", num_draws))
     if isinstance(data, Batch) and result.target.marginalized.sizes:
         z = draws.with_discrete(dataclasses.replace(result, batch=data), z, fold_in(key, 2))

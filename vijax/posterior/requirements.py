@@ -1,4 +1,4 @@
-"""What a method needs of a fit: a density, all data, data of every row; or an error that says so."""
+"""Requirements of methods: a guide density, the data of the fit; errors where they are missing."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from vijax.runtime.errors import GuideError, ModelError
 
 
 def require_density(result: FitResult, what: str) -> DensityGuide:
-    """The guide.
+    """The guide, if it has a density.
 
     Raises:
-        GuideError: it has no density.
+        GuideError: it has none.
     """
     if not isinstance(result.guide, DensityGuide):
         raise GuideError(
@@ -22,16 +22,16 @@ def require_density(result: FitResult, what: str) -> DensityGuide:
 
 
 def require_data(result: FitResult, what: str) -> None:
-    """Requires the data of the fit in memory.
+    """Checks that all data of the fit are in memory.
 
     Raises:
-        ModelError: some of them are not.
+        ModelError: some are not.
     """
     if set(result.missing) & result.arguments.sources.keys():
         raise ModelError(
             f"{what}: expected all data in memory, but {', '.join(map(repr, result.missing))} is "
-            "read batch by batch. Pass some of its rows: predict(key, x[:1000]), or, where the "
-            "guide infers latents from data, at(x[:1000])."
+            "read batch by batch. Pass some rows: predict(key, x[:1000]), or, with an amortized "
+            "guide, at(x[:1000])."
         )
     if result.missing:
         raise ModelError(
@@ -41,17 +41,17 @@ def require_data(result: FitResult, what: str) -> None:
 
 
 def require_guide_data(result: FitResult, what: str) -> None:
-    """Requires the data from which an amortized guide infers its latents.
+    """Checks that the data from which an amortized guide infers latents are in memory.
 
     Raises:
-        ModelError: some of them are not in memory.
+        ModelError: some are not.
     """
-    if result.guide_lacks:
+    if result.missing_for_guide:
         require_data(result, what)
 
 
 def all_data(result: FitResult, what: str) -> Data:
-    """All rows, in memory or to be read.
+    """All rows of data, in memory or in blocks.
 
     Raises:
         ModelError: they are not available.
@@ -62,13 +62,13 @@ def all_data(result: FitResult, what: str) -> Data:
     return result.data
 
 
-def every_row(result: FitResult, what: str) -> Data:
-    """The same with every row of subsampled plates in use, for what is computed row by row.
+def unsubsampled_data(result: FitResult, what: str) -> Data:
+    """All rows of data with no plate subsampled, for quantities computed row by row.
 
     Raises:
         ModelError: they are not available.
     """
-    if result.target.marginalized.sizes:  # draws of discrete sites take all rows at once
+    if result.target.marginalized.sizes:  # draws of discrete sites need all rows at once
         require_data(result, what)
     data = all_data(result, what)
     return data if isinstance(data, Blocks) else data._replace(index={})

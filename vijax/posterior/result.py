@@ -1,4 +1,4 @@
-"""What a fit came to: the data behind a `Posterior`, which every function of this folder takes."""
+"""The result of a fit: the state of a `Posterior`, on which its methods operate."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ class FitResult:
         mutable: the model's mutable state.
         batch: the data.
         assessment: the diagnostics behind the status.
-        stop_reason: which rule ended the fit.
-        converged: whether it ended because there was nothing left to gain.
+        stop_reason: why the fit stopped.
+        converged: whether the optimization converged.
         seconds: wall-clock time of the fit, compilation included.
-        engine: continues gradient steps; `None` after a direct solver.
-        run: the state from which it continues; `None` likewise.
+        engine: of the gradient steps, to resume them; `None` after a direct solver.
+        run: the state of the gradient steps; `None` likewise.
         solver_losses: negative ELBO estimates of a direct solver.
         history: the stages of an automatic fit, in order; empty for a named guide.
-        missing: names of arrays that `load` was not given, or that are not in memory.
+        missing: names of arrays that were not passed to `load`, or that are not in memory.
         unknown: deterministics that cannot be computed without them.
-        unsaved: options that `load` was not given, and that `resume` needs.
+        unsaved: options that `resume` needs and that were not passed to `load`.
     """
 
     model: Callable[..., Any]
@@ -80,7 +80,7 @@ class FitResult:
 
     @functools.cached_property
     def data(self) -> Data | None:
-        """All rows, in memory or to be read; `None` where they are not available."""
+        """All rows of data, in memory or in blocks; `None` where they are not available."""
         if not self.missing:
             return all_rows.all_rows(self.target, self.batch, {})
         if self.guide.conditional or not set(self.missing) <= self.arguments.sources.keys():
@@ -88,8 +88,8 @@ class FitResult:
         return all_rows.all_rows(self.target, self.batch, self.arguments.sources)
 
     @functools.cached_property
-    def guide_lacks(self) -> frozenset[str]:
-        """The missing arrays from which the guide would have to infer latents."""
+    def missing_for_guide(self) -> frozenset[str]:
+        """The missing arrays from which an amortized guide infers latents."""
         if not (self.missing and self.guide.conditional):
             return frozenset()
         state = (self.target, self.guide, self.variables, self.mutable, self.batch)

@@ -1,4 +1,4 @@
-"""Continues gradient steps where a fit stopped."""
+"""Continues the gradient steps of a fit."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def resume(
     """See `Posterior.resume`."""
     if not set(result.missing) <= result.arguments.sources.keys():
         require_data(result, "resume")
-    began = time.perf_counter()
+    start = time.perf_counter()
     if result.unsaved:
         raise VijaxError(
-            f"resume: expected the fit's {' and '.join(result.unsaved)}, which no file can hold. "
-            f"Load it as vijax.load(path, model, *data, {result.unsaved[0]}=...)."
+            f"resume: expected the fit's {' and '.join(result.unsaved)}, which cannot be saved to "
+            f"a file. Load the fit with vijax.load(path, model, *data, {result.unsaved[0]}=...)."
         )
     if result.engine is None or result.run is None:
         raise VijaxError(
@@ -40,7 +40,7 @@ def resume(
         )
     budget = Budget(result.run.step + check_count("num_steps", num_steps), max_seconds)
     engine = result.engine.released()
-    loop = jax.tree.map(lambda leaf: leaf.copy(), result.run.loop)  # steps write over it
+    loop = jax.tree.map(lambda leaf: leaf.copy(), result.run.loop)  # steps may overwrite it
     with Progress(progress_bar, budget.num_steps) as bar:
         run = engine.advance(result.run._replace(loop=loop), budget, callbacks, bar)
-    return finish_run(engine, run, began - result.seconds)  # the time of both legs
+    return finish_run(engine, run, start - result.seconds)  # total time of both runs

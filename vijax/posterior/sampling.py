@@ -1,4 +1,4 @@
-"""Posterior draws: the guide's own, importance resampled, or the final states of short chains."""
+"""Posterior draws: of the guide, importance resampled, or final states of short chains."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _MEDIAN_DRAWS = 500
 def unconstrained(
     result: FitResult, key: Array, num_draws: int, corrected: bool | None = None
 ) -> Arrays:
-    """Draws in unconstrained space, by site; corrected by default if the status says so."""
+    """Draws in unconstrained space, by site; `corrected` as in `Posterior.sample`."""
     check_count("num_draws", num_draws)
-    check_room(num_draws * (result.target.space.dim + 1) * 4.0)  # and the draw's number
+    check_room(num_draws * (result.target.space.dim + 1) * 4.0)  # and the index of the draw
     if corrected or (corrected is None and result.status == "corrected"):
         if result.assessment.chain_states is not None:
             return draws.choose(result.assessment.chain_states, key, num_draws)
@@ -37,7 +37,7 @@ def unconstrained(
 
 
 def constrained(result: FitResult, z: Arrays, key: Array | None = None) -> Arrays:
-    """Values of unconstrained draws; with a `key` marginalized discrete sites are drawn, too."""
+    """Constrained values of draws; with a `key`, marginalized discrete sites are drawn, too."""
     z = z if key is None else draws.with_discrete(result, z, key)
     return draws.constrain(result, z, result.unknown)
 
@@ -53,34 +53,34 @@ def proposals(
     """Draws from the guide with both log densities, and their importance weights.
 
     Without all data in memory these are the draws of the assessment, whatever their number,
-    unless they are to be `fresh` and the data can be read.
+    unless `fresh` and the data can be read.
     """
-    assessed = result.assessment
+    assessment = result.assessment
     stored = result.missing and not (fresh and result.data is not None)
-    if stored and assessed.importance is not None:
-        return assessed.draws, assessed.importance
+    if stored and assessment.importance is not None:
+        return assessment.draws, assessment.importance
     data = all_data(result, "importance weights")
-    if assessed.importance is None and not (
+    if assessment.importance is None and not (
         shares_all(result.target) and isinstance(result.guide, DensityGuide)
     ):
         require_density(result, "importance")
         raise GuideError(
             "importance: expected a full-batch fit, got one on minibatches. Refit without "
-            "subsample_size to weigh its draws."
+            "subsample_size for importance weights."
         )
     state = (result.target, result.guide, result.variables, result.mutable)
-    drawn = importance.draw(*state, key, data, num_draws)
-    return drawn, importance.importance(drawn.log_weights)
+    proposed = importance.draw(*state, key, data, num_draws)
+    return proposed, importance.importance(proposed.log_weights)
 
 
 def median(result: FitResult) -> Arrays:
     """See `Posterior.median`."""
     z = unconstrained(result, as_key(0), _MEDIAN_DRAWS, corrected=False)
-    middle = {  # of indices of values an index again
+    medians = {  # those of indices of values are indices, too
         name: np.median(value, axis=0, keepdims=True).astype(value.dtype)
         for name, value in z.items()
     }
-    values = constrained(result, middle)
+    values = constrained(result, medians)
     return {name: value[0] for name, value in values.items() if name in result.target.space.names}
 
 

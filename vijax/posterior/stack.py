@@ -1,4 +1,4 @@
-"""Several fits of one model as one posterior: a mixture of their guides, with weights."""
+"""Combines several fits of one model in one posterior, a weighted mixture of their guides."""
 
 from __future__ import annotations
 
@@ -26,41 +26,41 @@ from vijax.runtime.keys import as_key, fold_in
 Weighting = Literal["evidence", "stacking"]
 
 _DRAWS, _EVIDENCE_DRAWS = 1000, 4000
-_NEGLIGIBLE = 1e-4  # weight below which a fit is left out
+_NEGLIGIBLE = 1e-4  # weight below which a fit is dropped
 
 
 def stack(
     posteriors: Sequence[Posterior], weights: Weighting = "stacking", rng_key: int = 0
 ) -> Posterior:
-    """One posterior from several fits of the same model to the same data.
+    """Combines fits of one model to the same data by evidence or stacking weights.
 
     Args:
         posteriors: fits whose guides have densities, in the same coordinates.
-        weights: `"evidence"`, each fit's own estimate of the evidence, which restores the shares
-            of modes that lie apart; or `"stacking"`, which of all mixtures predict the
-            observations best, each left out in turn (by Pareto-smoothed importance sampling).
+        weights: `"evidence"`, proportional to each fit's estimate of the evidence, which recovers
+            the probabilities of separated modes; or `"stacking"`, which maximize the mixture's
+            leave-one-out predictive density (by Pareto-smoothed importance sampling).
             Sources: Using Stacking to Average Bayesian Predictive Distributions, Yao, Vehtari,
             Simpson, Gelman, 2018; Stacking for Non-mixing Bayesian Computations, Yao, Vehtari,
             Gelman, 2022.
-        rng_key: for the draws behind the weights and the new assessment.
+        rng_key: for the draws of the weights and of the new assessment.
 
     Returns:
-        A posterior whose guide is a `Mixture`, its components the fits in order less those of
-        weight under 1e-4, assessed anew.
+        A posterior whose guide is a `Mixture` of the fits' guides, in order, without those of
+        weight under 1e-4; newly assessed.
 
     Raises:
-        VijaxError: there are no posteriors, `weights` is unknown, or they differ in coordinates.
-        ModelError: they are of different models, data or values of `param` sites.
+        VijaxError: there are no posteriors, `weights` is unknown, or coordinates differ.
+        ModelError: models, data or values of `param` sites differ.
         GuideError: a guide has no density.
     """
-    began, fits = time.perf_counter(), [one._result for one in posteriors]
+    start, fits = time.perf_counter(), [one._result for one in posteriors]
     _check(fits, weights)
     key = as_key(rng_key)
-    score = _by_evidence if weights == "evidence" else _by_stacking
-    share = score([(one, fold_in(key, i)) for i, one in enumerate(fits)])
-    kept = np.flatnonzero(share > _NEGLIGIBLE)
+    method = _evidence_weights if weights == "evidence" else _stacking_weights
+    values = method([(one, fold_in(key, i)) for i, one in enumerate(fits)])
+    kept = np.flatnonzero(values > _NEGLIGIBLE)
     first, guides = fits[0], _guides([fits[i] for i in kept])
-    logits = jax.device_put(np.log(share[kept]).astype(np.float32))
+    logits = jax.device_put(np.log(values[kept]).astype(np.float32))
     params = MixtureParams(logits, tuple(fits[i].params for i in kept))
     problem = Problem(
         first.model,
@@ -70,7 +70,7 @@ def stack(
         first.batch,
         key,
     )
-    listed = ", ".join(f"{one:.3f}" for one in share)
+    listed = ", ".join(f"{one:.3f}" for one in values)
     solution = Solution(
         Variables(params, first.variables.model),
         f"{len(fits)} fits by {weights}, weights {listed}",
@@ -79,7 +79,7 @@ def stack(
     )
     assessment = assess_solution(problem, solution, first.mutable, "check")
     candidate = Candidate(problem, solution, assessment)
-    return Posterior(finish_candidate(candidate, first.mutable, (), began))
+    return Posterior(finish_candidate(candidate, first.mutable, (), start))
 
 
 def _check(fits: list[FitResult], weights: str) -> None:
@@ -96,18 +96,18 @@ def _check(fits: list[FitResult], weights: str) -> None:
         if one.missing:
             unknown = f"one without {', '.join(map(repr, one.missing))}"
             raise ModelError(mismatch(where, "a fit with all data in memory", unknown))
-        if one.target.space != first.target.space or not _alike(
+        if one.target.space != first.target.space or not _equal(
             (one.batch.data, one.variables.model), (first.batch.data, first.variables.model)
         ):
             raise ModelError(
-                mismatch(where, "the model, data and `param` values of the first", "others")
+                mismatch(where, "the model, data and `param` values of the first", "different ones")
             )
-        if not _alike(one.batch.centering, first.batch.centering):
+        if not _equal(one.batch.centering, first.batch.centering):
             raise VijaxError(
                 mismatch(
                     where,
                     "the coordinates of the first",
-                    "others",
+                    "different ones",
                     "Fit it with centering=posteriors[0].centering.",
                 )
             )
@@ -117,7 +117,7 @@ def _guides(fits: list[FitResult]) -> tuple[DensityGuide, ...]:
     return tuple(one.guide for one in fits if isinstance(one.guide, DensityGuide))
 
 
-def _alike(one: object, other: object) -> bool:
+def _equal(one: object, other: object) -> bool:
     """Whether two trees hold equal arrays."""
     leaves, others = jax.tree.leaves_with_path(one), jax.tree.leaves_with_path(other)
     return len(leaves) == len(others) and all(
@@ -126,20 +126,20 @@ def _alike(one: object, other: object) -> bool:
     )
 
 
-def _by_evidence(fits: list[tuple[FitResult, jax.Array]]) -> np.ndarray:
-    found = np.array(
+def _evidence_weights(fits: list[tuple[FitResult, jax.Array]]) -> np.ndarray:
+    log_evidence = np.array(
         [proposals(one, key, _EVIDENCE_DRAWS, fresh=True)[1].log_evidence for one, key in fits]
     )
-    weights = np.exp(found - found.max())
+    weights = np.exp(log_evidence - log_evidence.max())
     return weights / weights.sum()
 
 
-def _by_stacking(fits: list[tuple[FitResult, jax.Array]]) -> np.ndarray:
+def _stacking_weights(fits: list[tuple[FitResult, jax.Array]]) -> np.ndarray:
     pointwise = {f"{i}": by_observation(_log_likelihood(*fit)) for i, fit in enumerate(fits)}
     return np.array(list(leave_one_out(pointwise)[1].values()))
 
 
 def _log_likelihood(result: FitResult, key: jax.Array) -> dict[str, np.ndarray]:
-    """By site, under the guide's own draws, of which the mixture will be made."""
+    """Pointwise log likelihood by site, under uncorrected draws, as those of the mixture are."""
     z = draws.from_guide(result, key, _DRAWS)
     return pointwise.log_likelihood(result, result.batch, z)

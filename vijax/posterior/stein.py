@@ -22,8 +22,8 @@ def stein_discrepancy(
     target, data = result.target, all_data(result, "stein_discrepancy")
     if not target.explorable:
         raise ModelError(
-            "stein_discrepancy: expected a log density with gradients in all sites, got "
-            "discrete ones in the guide, or a likelihood without."
+            "stein_discrepancy: expected a log density with gradients in all sites, got discrete "
+            "sites in the guide, or a likelihood without gradients."
         )
     if isinstance(result.guide, ParticleGuide):
         points = np.asarray(result.guide.points(result.params, target.space), np.float64)

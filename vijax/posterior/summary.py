@@ -1,4 +1,4 @@
-"""The posterior summary: moments, intervals and errors of every scalar."""
+"""Posterior summary: moments, intervals and Monte Carlo errors of every scalar."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from vijax.runtime.keys import fold_in
 
 _MEANING = {
     "certified": "the guide's draws can be used as they are",
-    "corrected": "the guide is off, these figures are mended",
-    "approximate": "accuracy is not shown; see report()",
+    "corrected": "the variational approximation is inaccurate; these estimates use corrected draws",
+    "approximate": "accuracy not verified; see report()",
     "failed": "do not use; see report()",
 }
-_SHOWN = 10  # scalars of a site that a printed summary shows in full
-_ENDS = 3  # of more, how many at either end
+_MAX_SHOWN = 10  # scalars of a site up to which a printed summary shows all
+_NUM_ENDS = 3  # scalars shown at either end of larger sites
 
 
 class Row(NamedTuple):
@@ -31,12 +31,12 @@ class Row(NamedTuple):
 
     Attributes:
         name: site and index.
-        mean: mean of the answer: corrected where the status says so, else the guide's.
-        sd: its standard deviation.
-        low: lower end of its equal-tailed interval.
-        high: its upper end.
+        mean: posterior mean, of corrected draws where the status is `"corrected"`.
+        sd: posterior standard deviation.
+        low: lower end of the equal-tailed interval.
+        high: upper end.
         mcse: Monte Carlo standard error of `mean`.
-        guide_mean: mean of the guide's own draws.
+        guide_mean: mean of the guide's draws.
         guide_sd: their standard deviation.
     """
 
@@ -51,12 +51,12 @@ class Row(NamedTuple):
 
 
 class Weighted(NamedTuple):
-    """Draws by site, `(num_draws, *shape)`, and what each of them counts for.
+    """Weighted draws by site.
 
     Attributes:
-        values: by site.
-        weights: `(num_draws,)`, summing to one; `None` if all draws count alike.
-        error: standard error of a mean, in standard deviations, where draws depend on one another.
+        values: by site, `(num_draws, *shape)`.
+        weights: `(num_draws,)`, summing to one; `None` for equal weights.
+        error: standard error of a mean, in standard deviations, of dependent draws.
     """
 
     values: dict[str, np.ndarray]
@@ -66,10 +66,10 @@ class Weighted(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """A posterior summary; `str()` of it is a table, large sites abridged.
+    """A posterior summary; `str()` is a table with large sites abridged.
 
     Attributes:
-        rows: one a scalar, in the model's order.
+        rows: one for each scalar, in the model's order.
         ci_prob: probability of the interval.
         status: the posterior's status.
     """
@@ -102,32 +102,32 @@ def summary(result: FitResult, key: Array, num_draws: int, ci_prob: float) -> Su
     if not 0 < ci_prob < 1:
         raise ValueError(f"ci_prob: expected a number between 0 and 1, got {ci_prob}.")
     check_count("num_draws", num_draws)
-    assessed, corrected = result.assessment, result.status == "corrected"
-    weighted = assessed.importance is not None and assessed.chain_states is None
-    if weighted and (corrected or result.missing):  # without the data draws are those of the fit
+    assessment, corrected = result.assessment, result.status == "corrected"
+    weighted = assessment.importance is not None and assessment.chain_states is None
+    if weighted and (corrected or result.missing):  # without the data, draws of the assessment
         draws, found = proposals(result, key, num_draws)
-        own = constrained(result, draws.z, fold_in(key, 2))
-        answer = Weighted(own, np.exp(found.log_weights) if corrected else None)
-        return summarize(answer, own, ci_prob, result.status)
+        guide = constrained(result, draws.z, fold_in(key, 2))
+        posterior = Weighted(guide, np.exp(found.log_weights) if corrected else None)
+        return summarize(posterior, guide, ci_prob, result.status)
     z = unconstrained(result, key, num_draws, corrected=False)
-    own = constrained(result, z, fold_in(key, 2))
-    answer = Weighted(own)
-    if corrected and assessed.check is not None:
+    guide = constrained(result, z, fold_in(key, 2))
+    posterior = Weighted(guide)
+    if corrected and assessment.check is not None:
         z = unconstrained(result, key, num_draws, corrected=True)
-        answer = Weighted(constrained(result, z, fold_in(key, 3)), error=assessed.check.error)
-    return summarize(answer, own, ci_prob, result.status)
+        posterior = Weighted(constrained(result, z, fold_in(key, 3)), error=assessment.check.error)
+    return summarize(posterior, guide, ci_prob, result.status)
 
 
 def summarize(
-    answer: Weighted, guide: dict[str, np.ndarray], ci_prob: float, status: str
+    posterior: Weighted, guide: dict[str, np.ndarray], ci_prob: float, status: str
 ) -> Summary:
-    """Summarizes an answer beside the guide's own draws."""
+    """Summarizes posterior draws, with the moments of the guide's draws for comparison."""
     tail = (1 - ci_prob) / 2
     rows = []
-    for site, draws in answer.values.items():
-        columns = _columns(draws, answer.weights, answer.error, (tail, 1 - tail))
-        own = guide[site].reshape(len(guide[site]), -1).astype(np.float64)
-        columns = (*columns, own.mean(0), own.std(0, ddof=1))
+    for site, draws in posterior.values.items():
+        columns = _columns(draws, posterior.weights, posterior.error, (tail, 1 - tail))
+        flat = guide[site].reshape(len(guide[site]), -1).astype(np.float64)
+        columns = (*columns, flat.mean(0), flat.std(0, ddof=1))
         for i, index in enumerate(np.ndindex(draws.shape[1:])):
             name = f"{site}[{','.join(map(str, index))}]" if index else site
             rows.append(Row(name, *(float(column[i]) for column in columns)))
@@ -137,7 +137,7 @@ def summarize(
 def _columns(
     draws: np.ndarray, weights: np.ndarray | None, error: float, levels: tuple[float, float]
 ) -> tuple[np.ndarray, ...]:
-    """Mean, sd, two quantiles and the error of the mean, for every scalar of a site."""
+    """Mean, sd, two quantiles and standard error of the mean, of every scalar of a site."""
     flat = draws.reshape(len(draws), -1).astype(np.float64)
     if weights is None:
         low, high = np.quantile(flat, levels, axis=0)
@@ -154,11 +154,11 @@ def _columns(
 
 
 def _abridged(site: str, lines: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """The lines of one site, without its middle where they are many."""
-    if len(lines) <= _SHOWN:
+    """The lines of one site, only the first and the last of many."""
+    if len(lines) <= _MAX_SHOWN:
         return lines
-    note = f"{site}: {len(lines) - 2 * _ENDS} more"
-    return [*lines[:_ENDS], (note, *[""] * (len(lines[0]) - 1)), *lines[-_ENDS:]]
+    note = f"{site}: {len(lines) - 2 * _NUM_ENDS} more"
+    return [*lines[:_NUM_ENDS], (note, *[""] * (len(lines[0]) - 1)), *lines[-_NUM_ENDS:]]
 
 
 def _number(value: float) -> str:

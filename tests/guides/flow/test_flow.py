@@ -12,7 +12,7 @@ from tests.laws import perturb
 from tests.targets import problem
 from vijax.contracts import Batch, DensityGuide, Variables
 from vijax.contracts.kernel import Kernel
-from vijax.diagnostics.pullback import TransportedKernel
+from vijax.diagnostics.pullback import PullbackKernel
 from vijax.guides import Flow, FullRank, LowRank, MeanField, compose, flow
 from vijax.guides.flow.base import color, whiten
 from vijax.model import build, split
@@ -111,11 +111,11 @@ def test_chains_run_in_the_flows_own_coordinates():
     where = problem("regression")
     guide, space = Flow("planar"), where.target.space
     params = state(guide, space)
-    kernel = TransportedKernel(where.target, guide, Variables(params), {}, where.batch)
+    kernel = PullbackKernel(where.target, guide, Variables(params), {}, where.batch)
     noise = np.random.default_rng(0).normal(size=(20, 3))
     value, gradient = kernel(noise)
     made = guide.host_transport(params, space, noise)
-    np.testing.assert_allclose(kernel.place(noise), made.points)
+    np.testing.assert_allclose(kernel.transport(noise), made.points)
     log_p = Kernel(where.target, where.batch).log_density(made.points)
     expected = log_p - made.log_q - 0.5 * np.sum(noise**2, 1)
     np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-3)

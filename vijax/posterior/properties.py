@@ -1,4 +1,4 @@
-"""The facts of a fit: its status, its guide, its figures."""
+"""Properties of a fit: status, guide, ELBO, k-hat, history."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from vijax.contracts import Batch, Guide, PyTree, Space, Target
 from vijax.posterior.result import FitResult
 
 
-class Facts:
-    """What a `Posterior` knows without drawing from it.
+class FitProperties:
+    """Properties of a `Posterior` that need no draws.
 
     Args:
-        result: of a fit.
+        result: the result of a fit.
     """
 
     def __init__(self, result: FitResult) -> None:
@@ -22,24 +22,25 @@ class Facts:
 
     def __repr__(self) -> str:
         return (
-            f"{type(self).__name__}({self.status}: {type(self.guide).__name__} over {len(self.space.sites)} "
-            f"sites, dim {self.space.dim}, elbo {self.elbo:.2f} +- {self.elbo_se:.2g}, k-hat "
-            f"{self.khat:.2f}, {self.num_steps} steps in {self.seconds:.1f} s; {self.stop_reason})"
+            f"{type(self).__name__}({self.status}: {type(self.guide).__name__} over "
+            f"{len(self.space.sites)} sites, dim {self.space.dim}, elbo {self.elbo:.2f} ± "
+            f"{self.elbo_se:.2g}, k-hat {self.khat:.2f}, {self.num_steps} steps in "
+            f"{self.seconds:.1f} s; {self.stop_reason})"
         )
 
     @property
     def status(self) -> str:
-        """How far the answer can be trusted.
+        """Reliability of the fit.
 
-        `"certified"`: use the guide's draws; `"corrected"`: draws are corrected by default, by
-        importance resampling or by short chains; `"approximate"`: no guarantee; `"failed"`: do
-        not use. `report()` says why.
+        `"certified"`: the guide's draws are accurate; `"corrected"`: draws are corrected by
+        default, by importance resampling or by short chains; `"approximate"`: accuracy not
+        verified; `"failed"`: do not use. `report()` gives the reasons.
         """
         return self._result.status
 
     @property
     def elbo(self) -> float:
-        """Evidence lower bound in nats, from fresh draws; `elbo_se` is its standard error."""
+        """Evidence lower bound in nats, estimated from fresh draws; see `elbo_se`."""
         return self._result.assessment.elbo
 
     @property
@@ -49,22 +50,22 @@ class Facts:
 
     @property
     def khat(self) -> float:
-        """Pareto k-hat of the importance weights; `nan` where they do not apply."""
+        """Pareto k-hat of the importance weights; `nan` where there are none."""
         return self._result.khat
 
     @property
     def losses(self) -> np.ndarray:
         """Negative ELBO estimates, in nats.
 
-        `(num_steps,)`, or `(num_steps, num_restarts)` for several restarts; of a direct solver one
-        for every round of its iteration, empty where it makes none.
+        `(num_steps,)`, or `(num_steps, num_restarts)` for several restarts; for a direct solver
+        one per iteration, empty if it estimates none.
         """
         run = self._result.run
         return np.asarray(self._result.solver_losses, float) if run is None else run.curves
 
     @property
     def num_steps(self) -> int:
-        """Gradient steps taken; 0 for direct solvers."""
+        """Number of gradient steps; 0 for direct solvers."""
         return 0 if self._result.run is None else self._result.run.step
 
     @property
@@ -74,12 +75,12 @@ class Facts:
 
     @property
     def stop_reason(self) -> str:
-        """Which rule ended the fit."""
+        """Why the fit stopped."""
         return self._result.stop_reason
 
     @property
     def converged(self) -> bool:
-        """Whether the fit ended because there was nothing left to gain."""
+        """Whether the optimization converged."""
         return self._result.converged
 
     @property
@@ -110,13 +111,13 @@ class Facts:
     def space(self) -> Space:
         """The latent sites and their unconstrained coordinates.
 
-        `space.coordinates()` labels the rows of `covariance()`.
+        `space.coordinates()` are the labels of the rows of `covariance()`.
         """
         return self._result.target.space
 
     @property
     def centering(self) -> dict[str, np.ndarray]:
-        """Centering weights of hierarchical sites by coordinate, as `fit(centering=)` takes them."""
+        """Centering weights of hierarchical sites by coordinate, a value for `fit(centering=)`."""
         return jax.device_get(dict(self._result.batch.centering))
 
 

@@ -17,7 +17,7 @@ from scipy.stats import norm, poisson
 import vijax
 from vijax import GuideError
 from vijax.contracts import Batch, Setting, Variables
-from vijax.families.discrete import Counts
+from vijax.families.discrete import DiscretizedLogistic
 from vijax.guides import Amortized, AmortizedDiscrete
 from vijax.model import build, request, split
 from vijax.objectives import ELBO
@@ -212,7 +212,7 @@ def test_rows_of_counts_start_alike_whatever_their_data():
 def test_gradients_of_counts_on_a_batch_are_unbiased():
     target, guide, batch, variables = problem(few, TWO)
     params = variables.guide
-    unit = Counts(jnp.array(1.0), jnp.array(0.1))
+    unit = DiscretizedLogistic(jnp.array(1.0), jnp.array(0.1))
     own = params.counts["n"]._replace(unit=unit, gate=jnp.array([0.4, 0.3]))
     variables = Variables(params._replace(counts={"n": own}))
     every = {"n": jnp.array(list(itertools.product(range(30), repeat=3)))}

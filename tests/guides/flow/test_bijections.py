@@ -204,7 +204,7 @@ def test_the_score_is_pushed_along(name):
     f = entry.bijection
 
     def compare(x):
-        _y, log_det, score = f.push(params, x, -x)
+        _y, log_det, score = f.forward_score(params, x, -x)
         jacobian = jax.jacfwd(lambda x: f.forward(params, x)[0])(x)
         slope = jax.grad(lambda x: f.forward(params, x)[1])(x)
         return log_det, f.forward(params, x)[1], score, jnp.linalg.solve(jacobian.T, -x - slope)

@@ -38,7 +38,7 @@ def state(guide, space, seed=0, moved=True):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", flow.RECIPES)
+@pytest.mark.parametrize("name", flow.ARCHITECTURES)
 def test_recipes_start_as_their_base(name):
     space = problem("regression").target.space
     guide = Flow(name)
@@ -172,8 +172,8 @@ def _density(params, z):
 @pytest.mark.parametrize("density", [None, _density])
 def test_a_flow_from_elsewhere_is_fitted(density):
     where = problem("normal_mean")
-    guide = flow.plug(_start, _sample, density)
-    assert guide == flow.plug(_start, _sample, density)
+    guide = flow.from_functions(_start, _sample, density)
+    assert guide == flow.from_functions(_start, _sample, density)
     assert isinstance(guide, DensityGuide) == (density is not None)
     posterior = fit(where.model, *where.args, guide=guide)
     np.testing.assert_allclose(posterior.elbo, where.log_evidence, atol=0.01)

@@ -121,7 +121,7 @@ def test_a_point_mass_draws_but_has_no_density_elsewhere():
     trace = handlers.trace(handlers.seed(exported, 0)).get_trace(X)
     latent = trace["_vijax_latent"]
     np.testing.assert_allclose(latent["value"], SPACE.ravel(LOCATION))
-    with pytest.raises(NotImplementedError, match="has no density away from its own draws"):
+    with pytest.raises(NotImplementedError, match="has no density at points other than its draws"):
         latent["fn"].log_prob(latent["value"])
 
 

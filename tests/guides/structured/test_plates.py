@@ -19,7 +19,7 @@ from vijax.contracts import Batch, Variables
 from vijax.engine.loop import advance, begin
 from vijax.engine.row_parameters import take
 from vijax.guides import Plates
-from vijax.guides.structured.plates import suits_batches
+from vijax.guides.structured.plates import plates_affordable_on_batches
 from vijax.model import build, request, split
 from vijax.objectives import ELBO
 from vijax.solvers.gaussians.structured_conversion import normal
@@ -229,9 +229,9 @@ def test_a_step_touches_all_rows_only_to_read_and_write_those_of_its_batch():
 
 
 def test_the_automatic_guide_has_blocks_where_they_are_few_numbers():
-    assert suits_batches(cut("nested")[0].space, ["groups"])
-    assert not suits_batches(cut("nested")[0].space, ["members"])  # groups stay dense
-    assert not suits_batches(cut("nested")[0].space.cut({"groups": 10_000}), ["groups"])
+    assert plates_affordable_on_batches(cut("nested")[0].space, ["groups"])
+    assert not plates_affordable_on_batches(cut("nested")[0].space, ["members"])  # groups stay dense
+    assert not plates_affordable_on_batches(cut("nested")[0].space.cut({"groups": 10_000}), ["groups"])
 
     def wide(y):
         w = numpyro.sample("w", dist.Normal(0, 1).expand([40]).to_event(1))
@@ -240,4 +240,4 @@ def test_the_automatic_guide_has_blocks_where_they_are_few_numbers():
             numpyro.sample("y", dist.Normal(z + w.sum(), 1.0), obs=y)
 
     arguments, _ = split(wide, (X[:, 0],), {})
-    assert not suits_batches(build(wide, arguments).space, ["rows"])  # 41 numbers for each z
+    assert not plates_affordable_on_batches(build(wide, arguments).space, ["rows"])  # 41 numbers for each z

@@ -5,7 +5,7 @@ import pytest
 
 from tests.laws import case
 from vijax.guides import FullRank, Laplace, LowRank, MeanField
-from vijax.guides.gaussian.normal import cholesky_factor
+from vijax.guides.location_scale.full_rank import cholesky_factor
 from vijax.runtime.errors import GuideError
 
 

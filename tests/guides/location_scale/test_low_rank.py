@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import multivariate_normal
 
 from vijax.contracts import Batch, Site, Space
-from vijax.guides.gaussian.low_rank import LowRank, LowRankParams
+from vijax.guides.location_scale.low_rank import LowRank, LowRankParams
 from vijax.runtime.errors import GuideError
 
 SPACE = Space((Site("a", (4,), (4,)), Site("b", (2, 3), (2, 3))))

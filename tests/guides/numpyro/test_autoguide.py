@@ -232,11 +232,11 @@ def blocked(kind, *names, **options):
                 blocked(ag.AutoDiagonalNormal, "u", "p"),
                 blocked(ag.AutoDiagonalNormal, "low", "scale"),
             ),
-            "guide parameter 'auto_loc': .*Give each autoguide its own prefix",
+            "guide parameter 'auto_loc': .*Give each autoguide a different prefix",
         ),
         (listed(lambda y: None), "AutoGuideList: expected autoguides only"),
         ({"u": ag.AutoDelta, ...: "meanfield"}, "Use 'map' for a group of sites"),
-        ({"u": ag.AutoDAIS, ...: "meanfield"}, "AutoDAIS follows .* must have all of the sites"),
+        ({"u": ag.AutoDAIS, ...: "meanfield"}, "AutoDAIS uses .* must cover all sites"),
         (ag.AutoBatchedMultivariateNormal, "failed while being traced with ValueError: Expected 1"),
     ],
 )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vijax.contracts import Site, Space
-from vijax.guides.gaussian.unravel import unravel
+from vijax.guides.location_scale.unravel import unravel
 
 SPACES = [
     Space((Site("a", (2, 3), (2, 3)), Site("b", (), ()), Site("c", (4,), (4,)))),

@@ -13,7 +13,11 @@ from scipy.special import i0e, ive
 
 import vijax
 from tests.laws import assert_mean
-from vijax.guides.numpyro.implicit import ImplicitDraws, carried, has_gradient
+from vijax.guides.numpyro.implicit_reparameterization import (
+    ImplicitReparameterization,
+    has_gradient,
+    with_implicit_gradient,
+)
 from vijax.runtime.errors import GuideError
 from vijax.runtime.keys import draw_keys, for_rejection
 
@@ -52,7 +56,7 @@ def gradients(make, p, f):
     """Of `f` in the parameters, one for every draw."""
     flat, unravel = jax.flatten_util.ravel_pytree(p)
     draws = make(p).sample(jax.random.key(0), (NUM,))
-    slopes = jax.vmap(jax.jacfwd(lambda q, x: f(carried(make(unravel(q)), x))), (None, 0))
+    slopes = jax.vmap(jax.jacfwd(lambda q, x: f(with_implicit_gradient(make(unravel(q)), x))), (None, 0))
     return jax.jit(slopes)(flat, draws)
 
 
@@ -140,7 +144,7 @@ def test_draws_are_numpyros_own():
         with numpyro.plate("rows", 3):
             numpyro.sample("z", normals((LOGITS, LOCS, SCALES)))
 
-    ours = handlers.trace(ImplicitDraws(handlers.seed(guide, 3))).get_trace()
+    ours = handlers.trace(ImplicitReparameterization(handlers.seed(guide, 3))).get_trace()
     theirs = handlers.trace(handlers.seed(guide, 3)).get_trace()
     np.testing.assert_allclose(ours["z"]["value"], theirs["z"]["value"], rtol=1e-6)
 

@@ -11,7 +11,7 @@ from tests.laws import assert_mean, keys
 from tests.targets import problem
 from vijax.contracts import Batch
 from vijax.guides import adapt
-from vijax.guides.numpyro.dependence import dependent
+from vijax.guides.numpyro.tracing import dependent
 from vijax.model import build, split
 from vijax.runtime.errors import GuideError
 
@@ -150,7 +150,7 @@ def test_start_values_from_the_data_need_the_data():
             numpyro.sample("theta", dist.Normal(y, 1.0))
 
     g = adapted(amortized)
-    with pytest.raises(GuideError, match="guide parameter 'center': its start value is computed"):
+    with pytest.raises(GuideError, match="guide parameter 'center': its initial value is computed"):
         start(g)
     np.testing.assert_allclose(start(g, BATCH)["center"], Y.mean())
     shifted = Batch({"y": BATCH.data["y"] + 1})

@@ -56,7 +56,9 @@ def gradients(make, p, f):
     """Of `f` in the parameters, one for every draw."""
     flat, unravel = jax.flatten_util.ravel_pytree(p)
     draws = make(p).sample(jax.random.key(0), (NUM,))
-    slopes = jax.vmap(jax.jacfwd(lambda q, x: f(with_implicit_gradient(make(unravel(q)), x))), (None, 0))
+    slopes = jax.vmap(
+        jax.jacfwd(lambda q, x: f(with_implicit_gradient(make(unravel(q)), x))), (None, 0)
+    )
     return jax.jit(slopes)(flat, draws)
 
 

@@ -230,8 +230,12 @@ def test_a_step_touches_all_rows_only_to_read_and_write_those_of_its_batch():
 
 def test_the_automatic_guide_has_blocks_where_they_are_few_numbers():
     assert plates_affordable_on_batches(cut("nested")[0].space, ["groups"])
-    assert not plates_affordable_on_batches(cut("nested")[0].space, ["members"])  # groups stay dense
-    assert not plates_affordable_on_batches(cut("nested")[0].space.cut({"groups": 10_000}), ["groups"])
+    assert not plates_affordable_on_batches(
+        cut("nested")[0].space, ["members"]
+    )  # groups stay dense
+    assert not plates_affordable_on_batches(
+        cut("nested")[0].space.cut({"groups": 10_000}), ["groups"]
+    )
 
     def wide(y):
         w = numpyro.sample("w", dist.Normal(0, 1).expand([40]).to_event(1))
@@ -240,4 +244,6 @@ def test_the_automatic_guide_has_blocks_where_they_are_few_numbers():
             numpyro.sample("y", dist.Normal(z + w.sum(), 1.0), obs=y)
 
     arguments, _ = split(wide, (X[:, 0],), {})
-    assert not plates_affordable_on_batches(build(wide, arguments).space, ["rows"])  # 41 numbers for each z
+    assert not plates_affordable_on_batches(
+        build(wide, arguments).space, ["rows"]
+    )  # 41 numbers for each z

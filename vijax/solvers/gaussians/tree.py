@@ -283,7 +283,14 @@ def _link(found: tuple[Level, ...], k: int, where: np.ndarray) -> Link:
     if level.parent is None:
         return Link(where, None, 0, None, 1, tuple(below))
     upper = found[level.parent]
-    return Link(where, level.parent, sum(level.ancestor_widths), rows(level, upper), upper.rows, tuple(below))
+    return Link(
+        where,
+        level.parent,
+        sum(level.ancestor_widths),
+        rows(level, upper),
+        upper.rows,
+        tuple(below),
+    )
 
 
 def _along(gain: Floats, above: Floats) -> Floats:

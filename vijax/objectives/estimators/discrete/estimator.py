@@ -149,7 +149,9 @@ def finite(families: Families, name: str, size: int | None = None) -> dict[str, 
     return found
 
 
-def with_slopes(value: Array, slopes: Mapping[str, Array], families: dict[str, Categorical]) -> Array:
+def with_slopes(
+    value: Array, slopes: Mapping[str, Array], families: dict[str, Categorical]
+) -> Array:
     """`value`, which goes on to depend on all else as it does, with slopes in the logits."""
     logits = {name: family.logits for name, family in families.items()}
     return value + _sloping(dict(slopes), logits).astype(value.dtype)

@@ -41,7 +41,7 @@ class IndependentDiscrete(DiscreteGuide):
     def draw(self, params: PyTree, space: Space, key: Array, batch: Batch) -> Draw:
         families = self.families(params, space, batch)
         keys = jax.random.split(key, len(families))
-        z = {name: one.draw(keys[i]) for i, (name, one) in enumerate(sorted(families.items()))}
+        z = {name: q.draw(keys[i]) for i, (name, q) in enumerate(sorted(families.items()))}
         return Draw(z, _log_prob(families, space, z))
 
     def log_prob(self, params: PyTree, space: Space, z: Position, batch: Batch) -> Array:
@@ -55,7 +55,7 @@ class Discrete(IndependentDiscrete):
     `q_i` is categorical for an entry with finitely many values and a
     `vijax.families.discrete.DiscretizedLogistic` for a count. For sites that are not marginalized:
     those for which enumeration is not possible, and those assigned to a discrete guide,
-    `guide={"h": Discrete(), ...: "fullrank"}`. Parameters are the distributions' own, by site.
+    `guide={"h": Discrete(), ...: "fullrank"}`. Parameters are those of the distributions, by site.
 
     >>> Discrete()
     Discrete()

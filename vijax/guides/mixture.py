@@ -103,9 +103,9 @@ class Mixture(StratifiedGuide):
         log_probs = [
             guide.host_log_prob(part, space, points) for guide, part in self._pairs(params)
         ]
-        if any(one is None for one in log_probs):
+        if any(log_prob is None for log_prob in log_probs):
             return None
-        stacked = np.stack([one for one in log_probs if one is not None], axis=1)
+        stacked = np.stack([x for x in log_probs if x is not None], axis=1)
         log_q = np.logaddexp.reduce(stacked + np.log(weights / weights.sum()), axis=1)
         order = rng.permutation(num_draws)
         labels = np.repeat(np.arange(len(counts)), counts)

@@ -18,7 +18,7 @@ from vijax.contracts import PyTree
 
 
 class Bijection(abc.ABC):
-    """A diffeomorphism of `R^dim`. Frozen, hashable, holds no arrays.
+    """A diffeomorphism of `R^dim`. Frozen, hashable, without arrays.
 
     Attributes:
         cheap_inverse: whether `inverse` costs about as much as `forward`.
@@ -42,7 +42,7 @@ class Bijection(abc.ABC):
         """`forward`, and the score of the pushforward of a density with `score` at `x`.
 
         With `q` the density of `y`, `grad log q(y) = J^-T (score - grad_x log |J|)`, which takes
-        no inversion of a whole flow. No gradient passes through it. Source: Fast and Unified Path
+        no inversion of the flow. No gradient passes through it. Source: Fast and Unified Path
         Gradient Estimators for Normalizing Flows, Vaitl, Winkler, Richter, Kessel, 2024.
 
         Args:

@@ -112,7 +112,7 @@ class Flow(TransportGuide):
         return z, _standard_log_prob(noise) - log_det - base_log_det
 
     def path_transport(self, params: FlowParams, space: Space, noise: Array) -> tuple[Array, Array]:
-        # the score is pushed forward layer by layer, which takes no inversion of the whole flow
+        # the score is pushed forward layer by layer, which takes no inversion of the flow
         x, log_det, score = self._layers.forward_score(params.layers, noise, -noise)
         z, base_log_det = color(params.base, space, x)
         fixed_z, base = lax.stop_gradient((z, params.base))

@@ -1,4 +1,4 @@
-"""Fixed permutations of the coordinates, placed between layers."""
+"""Fixed permutations of the coordinates, for use between layers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vijax.guides.flow.bijection import Bijection
 
 @dataclasses.dataclass(frozen=True)
 class Flip(Bijection):
-    """Reversal of the order of the coordinates, its own inverse; no parameters."""
+    """Reversal of the order of the coordinates, an involution without parameters."""
 
     def init(self, key: Array, dim: int) -> tuple[()]:
         return ()

@@ -47,8 +47,8 @@ class SylvesterParams(NamedTuple):
 class Planar(Bijection):
     """Planar flow: `y = x + u tanh(w'x + b)`, with `log |J| = log(1 + (1 - tanh^2) w'u)`.
 
-    The parameter `u` is shifted along `w` so that `w'u > -1`, which makes the map invertible, and
-    so that `u = 0` is the identity. The inverse is one scalar root. Source: Variational Inference
+    The parameter `u` is shifted along `w` so that `w'u > -1`, which ensures invertibility, and so
+    that `u = 0` is the identity. The inverse is one scalar root. Source: Variational Inference
     with Normalizing Flows, Rezende and Mohamed, 2015.
     """
 
@@ -79,7 +79,7 @@ class Planar(Bijection):
 class Radial(Bijection):
     """Radial flow: `y = x + beta (x - c) / (alpha + r)` with `r = |x - c|`.
 
-    `alpha = exp(log_alpha)` and `beta > -alpha`, which makes the map invertible; `log |J|` is
+    `alpha = exp(log_alpha)` and `beta > -alpha`, which ensures invertibility; `log |J|` is
     `(dim - 1) log(1 + beta / (alpha + r)) + log(1 + alpha beta / (alpha + r)^2)`. The inverse is
     the positive root of a quadratic in `r`. Source: Variational Inference with Normalizing Flows,
     Rezende and Mohamed, 2015.

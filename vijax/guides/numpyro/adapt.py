@@ -106,7 +106,7 @@ def _has_density(guide: NumPyroFunction) -> bool:
         nonlocal latents_only
         trace = guide.trace(params, key, Batch(data), values)
         latents_only = draws_latents_only(trace, space)
-        return tracing.log_prob(trace, anywhere=True)
+        return tracing.log_prob(trace, check_support=True)
 
     try:
         jaxpr = jax.make_jaxpr(jax.value_and_grad(density))(values, key, params, data).jaxpr
@@ -252,11 +252,11 @@ def _check_names(values: list[dict[str, PyTree]]) -> None:
     """Raises if two autoguides have parameters of the same name."""
     seen: set[str] = set()
     for part in values:
-        twice = sorted(seen & part.keys())
-        if twice:
+        repeated = sorted(seen & part.keys())
+        if repeated:
             raise GuideError(
                 mismatch(
-                    f"guide parameter {twice[0]!r}",
+                    f"guide parameter {repeated[0]!r}",
                     "one autoguide with this parameter",
                     "two",
                     "Give each autoguide a different prefix=.",

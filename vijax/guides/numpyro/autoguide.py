@@ -75,8 +75,8 @@ class AutoPart:
         return Space(tuple(sorted(space.subset(self.names).sites, key=lambda site: site.name)))
 
     def sample_values(self, space: Space, z: Position) -> dict[str, Array]:
-        """Values of the autoguide's own sample sites at position `z`."""
-        if isinstance(self.guide, AutoContinuous):  # it samples one vector, then splits it
+        """Values of the autoguide's sample sites at position `z`."""
+        if isinstance(self.guide, AutoContinuous):  # it samples one vector and splits it
             return {f"_{self.guide.prefix}_latent": self.subspace(space).ravel(z)}
         return {name: z[name] for name in self.names}
 

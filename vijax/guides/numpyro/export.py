@@ -41,7 +41,7 @@ def as_numpyro(
         mutable: the model's mutable state.
 
     Returns:
-        The function, which has no `param` sites, and the model's own `param` values:
+        The function, which has no `param` sites, and the model's `param` values:
         `Predictive(model, guide=function, params=params, num_samples=100)`.
     """
     params, model, mutable = variables.guide, variables.model, mutable or {}

@@ -114,7 +114,7 @@ class DensityFunction(NumPyroFunction, DensityGuide):
         with numpyro.validation_enabled(False):
             # the key is not used: `adapt` checks that all sites are given
             trace = self.trace(params, jax.random.key(0), batch, values)
-            log_q = tracing.log_prob(trace, anywhere=True)
+            log_q = tracing.log_prob(trace, check_support=True)
         return sum(log_dets.values(), log_q)
 
 

@@ -81,7 +81,7 @@ def params(trace: Trace) -> dict[str, PyTree]:
     }
 
 
-def log_prob(trace: Trace, anywhere: bool = False) -> Array:
+def log_prob(trace: Trace, check_support: bool = False) -> Array:
     """Log density of all sample sites of a guide, including factors, a scalar.
 
     Includes auxiliary sites: it is the density of the draw on the augmented space. For draws from a
@@ -90,7 +90,7 @@ def log_prob(trace: Trace, anywhere: bool = False) -> Array:
 
     Args:
         trace: the guide's trace.
-        anywhere: whether values are given instead of drawn, so that the density may be zero.
+        check_support: whether to return `-inf` where given values are outside the support.
     """
     total = jnp.zeros(())
     for site in trace.values():
@@ -98,7 +98,7 @@ def log_prob(trace: Trace, anywhere: bool = False) -> Array:
             continue
         extra = (site["intermediates"],) if site["intermediates"] else ()
         value = site["fn"].log_prob(site["value"], *extra)
-        if anywhere:
+        if check_support:
             value = jnp.where(_in_support(site), value, -jnp.inf)
         scale = 1.0 if site["scale"] is None else site["scale"]
         total = total + jnp.sum(scale * value)
@@ -185,6 +185,6 @@ def tracing_errors(label: str) -> Iterator[None]:
     ) as error:
         text = str(error).strip().split("\n")[0] or "an assertion in NumPyro"
         raise GuideError(
-            f"{label} failed while being traced with {type(error).__name__}: {text} A guide gets "
-            "the same arguments as the model, with abstract arrays."
+            f"{label} failed while being traced with {type(error).__name__}: {text} A guide is "
+            "called with the arguments of the model, with abstract arrays."
         ) from error

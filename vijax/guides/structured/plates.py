@@ -66,11 +66,11 @@ class Plates(EntropyGuide, NormalsGuide):
     """Hierarchical Gaussian: `q(z) = q(globals) prod_r q(row_r | globals)`, linear Gaussian.
 
     Global latents, the sites in no plate, have a dense covariance. Each row of a plate is a block
-    of the coordinates of all sites inside it. Rows depend linearly on the globals, each with its
-    own coefficients, and are conditionally independent given the globals: the precision has arrow
-    structure. Rows of nested plates also depend on the enclosing rows; rows of crossed plates are
-    conditionally independent given the globals. Time and memory are linear in the number of rows,
-    and the family contains the posterior of every linear-Gaussian hierarchical model. With
+    of the coordinates of all sites inside it. Rows depend linearly on the globals, with
+    coefficients for each row, and are conditionally independent given the globals: the precision
+    has arrow structure. Rows of nested plates also depend on the enclosing rows; rows of crossed
+    plates are conditionally independent given the globals. Time and memory are linear in the number
+    of rows, and the family contains the posterior of every linear-Gaussian hierarchical model. With
     minibatches a step reads and writes only the blocks of its rows. Source: Gaussian variational
     approximation with sparse precision matrices, Tan, Nott, 2018.
 

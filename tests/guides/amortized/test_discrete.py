@@ -178,8 +178,8 @@ def test_the_plate_may_be_any_axis():
     np.testing.assert_allclose(draw.log_q, log_p[np.arange(4), draw.z["k"][0]].sum(), rtol=1e-5)
 
 
-SEEN = np.stack([rng.binomial(rng.poisson(5 * np.exp(Y[:, 0])), 0.6), 5 * np.exp(Y[:, 0])], 1)
-SEEN = SEEN.astype(np.float32)
+OBSERVED = np.stack([rng.binomial(rng.poisson(5 * np.exp(Y[:, 0])), 0.6), 5 * np.exp(Y[:, 0])], 1)
+OBSERVED = OBSERVED.astype(np.float32)
 
 
 def few(y):
@@ -215,8 +215,8 @@ def test_gradients_of_counts_on_a_batch_are_unbiased():
     target, guide, batch, variables = problem(few, TWO)
     params = variables.guide
     unit = DiscretizedLogistic(jnp.array(1.0), jnp.array(0.1))
-    own = params.counts["n"]._replace(unit=unit, gate=jnp.array([0.4, 0.3]))
-    variables = Variables(params._replace(counts={"n": own}))
+    count = params.counts["n"]._replace(unit=unit, gate=jnp.array([0.4, 0.3]))
+    variables = Variables(params._replace(counts={"n": count}))
     every = {"n": jnp.array(list(itertools.product(range(30), repeat=3)))}
 
     def exact(variables):
@@ -244,8 +244,8 @@ def test_gradients_of_counts_on_a_batch_are_unbiased():
 def test_amortized_counts_are_close_to_the_posterior():
     """All of eight linear encoders with exponential scales ended at -160 to -1e17 nats per row."""
     options = {"guide": AmortizedDiscrete(TWO, "y"), "num_steps": 2000, "progress_bar": False}
-    posterior = vijax.fit(thinned, SEEN, batch_size=100, **options)
-    evidence = poisson.logpmf(SEEN[:, 0], 0.6 * SEEN[:, 1]).sum()
+    posterior = vijax.fit(thinned, OBSERVED, batch_size=100, **options)
+    evidence = poisson.logpmf(OBSERVED[:, 0], 0.6 * OBSERVED[:, 1]).sum()
     error = 5 * posterior.elbo_se / ROWS
     assert -0.06 - error < (posterior.elbo - evidence) / ROWS < error
     new = np.array([[3.0, 5.0], [40.0, 60.0], [0.0, 2.0]], np.float32)
@@ -256,11 +256,11 @@ def test_amortized_counts_are_close_to_the_posterior():
     assert (np.abs(draws.mean(0) - new[:, 0] - missed) < error).all()
     # a fit with per-row parameters starts there and improves
     no_steps = {"optimizer": optax.sgd(0.0), "num_steps": 1, "progress_bar": False}
-    initial = vijax.fit(thinned, SEEN, guide="discrete", init=posterior, **no_steps)
+    initial = vijax.fit(thinned, OBSERVED, guide="discrete", init=posterior, **no_steps)
     gap = 5 * np.hypot(initial.elbo_se, posterior.elbo_se)
     assert abs(initial.elbo - posterior.elbo) < gap
     steps = {"num_steps": 1000, "progress_bar": False}
-    refined = vijax.fit(thinned, SEEN, guide="discrete", init=initial, **steps)
+    refined = vijax.fit(thinned, OBSERVED, guide="discrete", init=initial, **steps)
     assert (
         initial.elbo + 5 * np.hypot(initial.elbo_se, refined.elbo_se) < refined.elbo < evidence + 1
     )
@@ -270,9 +270,9 @@ def test_amortized_counts_are_close_to_the_posterior():
 def test_counts_in_minibatches_start_from_their_lower_bounds():
     """With per-row parameters as with an encoder."""
     steps = {"num_steps": 3000, "progress_bar": False}
-    posterior = vijax.fit(thinned, SEEN, guide="discrete", batch_size=100, **steps)
-    np.testing.assert_array_equal(posterior.centering["n"], SEEN[:, 0])
-    evidence = poisson.logpmf(SEEN[:, 0], 0.6 * SEEN[:, 1]).sum()
+    posterior = vijax.fit(thinned, OBSERVED, guide="discrete", batch_size=100, **steps)
+    np.testing.assert_array_equal(posterior.centering["n"], OBSERVED[:, 0])
+    evidence = poisson.logpmf(OBSERVED[:, 0], 0.6 * OBSERVED[:, 1]).sum()
     error = 5 * posterior.elbo_se / ROWS
     assert -0.1 - error < (posterior.elbo - evidence) / ROWS < error
 

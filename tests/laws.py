@@ -1,7 +1,7 @@
-"""What every guide must obey. Adding a guide is one line in `GUIDES`.
+"""Properties that every guide must satisfy. To add a guide add one entry to `GUIDES`.
 
-A law is a function of a `Case`. Laws compare with closed forms or with Monte Carlo averages, the
-latter within five standard errors; keys are fixed.
+A law is a function of a `Case` that checks one property, against a closed form or a Monte Carlo
+average, the latter within five standard errors; keys are fixed.
 """
 
 import dataclasses
@@ -37,15 +37,15 @@ NUM_DRAWS = 8192
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A guide to be tested.
+    """A guide to test.
 
     Attributes:
-        make: problem to guide; wide enough (0.9 at the start) to cover the posterior.
-        inert: parameter leaf name to a mask of entries that have no say, by design.
+        make: from problem to guide, with an initial scale (0.9) that covers the posterior.
+        inert: from parameter leaf name to a mask of entries without effect, by design.
         point: whether some coordinate is a point mass.
-        single: whether it can be made for a model of one coordinate.
-        eager: whether it is also run without `jit`; autoguides take seconds to do so.
-        target: name of the problem it is tested on.
+        single: whether it supports a model with one coordinate.
+        eager: whether it is also run without `jit`, which takes seconds for autoguides.
+        target: name of the problem on which it is tested.
     """
 
     make: Callable[[Problem], Guide]
@@ -65,36 +65,36 @@ def _numpyro(kind, **options) -> Callable[[Problem], Guide]:
 
 
 def _function(p: Problem) -> Guide:
-    """A guide function: each site normal, about what the one before has come to."""
+    """A guide function: each site normal, with a mean linear in the preceding site."""
     means = p.target.space.host_unravel(np.asarray(p.z_mean))
     sites = tuple((site.name, site.event_dim) for site in p.target.space.sites)
 
-    def by_hand(*args):
-        before = None
+    def guide_function(*args):
+        previous = None
         for name, event_dim in sites:
             loc = numpyro.param(f"{name}_loc", means[name])
             scale = numpyro.param(f"{name}_scale", 0.9, constraint=dist.constraints.positive)
-            if before is not None:
-                loc = loc + numpyro.param(f"{name}_slope", 0.2) * before
+            if previous is not None:
+                loc = loc + numpyro.param(f"{name}_slope", 0.2) * previous
             normal = dist.Normal(loc, scale).to_event(event_dim)
-            before = jnp.mean(numpyro.sample(name, normal))
+            previous = jnp.mean(numpyro.sample(name, normal))
 
-    return resolve(by_hand, p.target, p.model, p.arguments)
+    return resolve(guide_function, p.target, p.model, p.arguments)
 
 
 def _upper(name: str, leaf: np.ndarray) -> np.ndarray:
-    """`lower` of `FullRankParams` and others: only what is strictly below the diagonal is read."""
+    """`lower` of `FullRankParams` and others: only the strict lower triangle is used."""
     return (
         ~np.tril(np.ones(leaf.shape, bool), -1) if "lower" in name else np.zeros(leaf.shape, bool)
     )
 
 
 def _first_gain(name: str, leaf: np.ndarray) -> np.ndarray:
-    """`MarkovParams` of width one: the first gain, and all of `lower`, are never read."""
-    unread = np.zeros(leaf.shape, bool)
+    """`MarkovParams` of width one: the first gain, and all of `lower`, are ignored."""
+    ignored = np.zeros(leaf.shape, bool)
     if leaf.ndim == 3:
-        unread[: 1 if "gain" in name else len(leaf)] = True
-    return unread
+        ignored[: 1 if "gain" in name else len(leaf)] = True
+    return ignored
 
 
 def _flow(layer: flow.Bijection, base: Guide | None = None) -> Flow:
@@ -112,7 +112,7 @@ GUIDES: dict[str, Entry] = {
     "delta": Entry(_native(Delta()), point=True),
     "asvi": Entry(
         _native(ASVI(0.9)),
-        # the weight of a standard normal prior says nothing
+        # the weight of a standard normal prior has no effect
         inert=lambda name, leaf: np.full(leaf.shape, "logits['mu']" in name),
         target="hierarchy",
         eager=False,
@@ -150,7 +150,7 @@ GUIDES: dict[str, Entry] = {
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A guide at fixed parameters, away from its start, on the problem of its entry."""
+    """A guide at fixed parameters, different from the initial ones, on the problem of its entry."""
 
     name: str
     problem: Problem
@@ -162,13 +162,13 @@ class Case:
     def sample(self) -> Callable:
         """`(params, keys) -> (vectors, log_q, log_p)`, compiled once for all laws."""
 
-        def one(params, key):
+        def sample_one(params, key):
             target, batch = self.problem.target, self.problem.batch
             draw = self.guide.draw(params, target.space, key, batch)
             log_p = target.log_density(draw.z, batch)
             return target.space.ravel(draw.z), draw.log_q, log_p
 
-        return jax.jit(jax.vmap(one, in_axes=(None, 0)))
+        return jax.jit(jax.vmap(sample_one, in_axes=(None, 0)))
 
     @functools.cached_property
     def draws(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -187,44 +187,44 @@ def keys(seed: int, num: int) -> jax.Array:
 @functools.cache
 def case(name: str, target: str | None = None) -> Case:
     entry = GUIDES[name]
-    where = problem(target or entry.target)
-    guide, space = entry.make(where), where.target.space
-    location = space.unravel(jnp.asarray(where.z_mean, jnp.float32))
+    case_problem = problem(target or entry.target)
+    guide, space = entry.make(case_problem), case_problem.target.space
+    location = space.unravel(jnp.asarray(case_problem.z_mean, jnp.float32))
     params = guide.init(jax.random.key(0), space, location)
-    return Case(name, where, guide, perturb(params), entry.inert)
+    return Case(name, case_problem, guide, perturb(params), entry.inert)
 
 
 def perturb(params, scale: float = 0.1):
-    """Parameters moved in every coordinate, so that no law holds by symmetry.
+    """Parameters perturbed in every coordinate, so that no law holds by symmetry.
 
-    Low-rank factors are moved far: they widen the guide, and would not be noticed near zero.
+    Low-rank factors are perturbed more, because their effect near zero is too small to detect.
     """
     leaves, treedef = jax.tree.flatten_with_path(params)
-    moved = []
+    perturbed = []
     for (path, leaf), key in zip(leaves, keys(2, len(leaves)), strict=True):
-        far = 8 if "factor" in jax.tree_util.keystr(path) else 1
-        moved.append(leaf + far * scale * jax.random.normal(key, leaf.shape, leaf.dtype))
-    return jax.tree.unflatten(treedef, moved)
+        factor = 8 if "factor" in jax.tree_util.keystr(path) else 1
+        perturbed.append(leaf + factor * scale * jax.random.normal(key, leaf.shape, leaf.dtype))
+    return jax.tree.unflatten(treedef, perturbed)
 
 
 def assert_mean(samples, expected, floor=1e-5):
-    """The mean over the first axis is `expected` within five standard errors."""
+    """Asserts that the mean over the first axis is `expected` within five standard errors."""
     samples = np.asarray(samples, float)
     error = samples.std(axis=0, ddof=1) / np.sqrt(len(samples))
     difference = np.abs(samples.mean(axis=0) - expected)
     assert np.all(difference < 5 * error + floor), (difference / (error + 1e-30)).max()
 
 
-def draw_has_its_density(c: Case):
+def draw_density_equals_log_prob(c: Case):
     vectors, log_q, _ = c.draws
     log_prob = jax.jit(jax.vmap(c.log_prob))(jnp.asarray(vectors[:64], jnp.float32))
     np.testing.assert_allclose(log_prob, log_q[:64], rtol=1e-5, atol=2e-5)
 
 
 def density_integrates_to_one(c: Case):
-    one = case(c.name, "normal_mean")
+    univariate = case(c.name, "normal_mean")
     grid = jnp.linspace(-12.0, 12.0, 6001)[:, None]
-    density = np.exp(np.asarray(jax.jit(jax.vmap(one.log_prob))(grid), float))
+    density = np.exp(np.asarray(jax.jit(jax.vmap(univariate.log_prob))(grid), float))
     np.testing.assert_allclose(np.trapezoid(density, np.asarray(grid[:, 0], float)), 1, rtol=1e-4)
 
 
@@ -248,23 +248,23 @@ def compiled_equals_eager(c: Case):
         np.testing.assert_allclose(draw.log_q, log_q[i], rtol=1e-4, atol=1e-4)
 
 
-def key_decides_the_draw(c: Case):
+def draw_depends_on_the_key_only(c: Case):
     vectors, _, _ = c.draws
     again, _, _ = c.sample(c.params, keys(1, NUM_DRAWS))
     np.testing.assert_array_equal(vectors, again)
     assert np.all(vectors[0] != vectors[1])
 
 
-def normals_stand_in_for_a_key(c: Case):
-    """All of a draw is made of the normals that the key stands for, the density with it."""
+def draw_is_a_function_of_its_normals(c: Case):
+    """Given the normals of a key instead of the key, draw and density are the same."""
     space, batch = c.problem.target.space, c.problem.batch
     key, num = keys(1, 1)[0], c.guide.num_normals(c.params, space)
     given = Normals(jax.random.normal(key, (num,)))
-    one, other = (c.guide.draw(c.params, space, own, batch) for own in (key, given))
-    np.testing.assert_allclose(space.ravel(one.z), space.ravel(other.z), rtol=1e-6)
-    np.testing.assert_allclose(one.log_q, other.log_q, rtol=1e-6)
-    path = c.guide.path_log_q(c.params, space, given, other, batch)
-    np.testing.assert_allclose(path, one.log_q, rtol=1e-4, atol=1e-4)
+    from_key, from_normals = (c.guide.draw(c.params, space, k, batch) for k in (key, given))
+    np.testing.assert_allclose(space.ravel(from_key.z), space.ravel(from_normals.z), rtol=1e-6)
+    np.testing.assert_allclose(from_key.log_q, from_normals.log_q, rtol=1e-6)
+    path = c.guide.path_log_q(c.params, space, given, from_normals, batch)
+    np.testing.assert_allclose(path, from_key.log_q, rtol=1e-4, atol=1e-4)
 
 
 def entropy_is_exact(c: Case):
@@ -282,14 +282,14 @@ def moments_are_exact(c: Case):
     assert_mean(centered[:, :, None] * centered[:, None, :], covariance)
 
 
-def weights_average_to_the_evidence(c: Case):
+def mean_weight_is_the_evidence(c: Case):
     """`E[exp(log_p - log_q)] = Z`, augmented guides included."""
     _, log_q, log_p = c.draws
     assert_mean(np.exp(log_p - log_q - c.problem.log_evidence), 1.0)
 
 
 def is_configuration(c: Case):
-    """Frozen, hashable, and equal when made again."""
+    """Frozen, hashable, and equal when constructed again."""
     again = GUIDES[c.name].make(c.problem)
     assert again == c.guide
     assert hash(again) == hash(c.guide)
@@ -303,11 +303,10 @@ def is_configuration(c: Case):
 
 def keeps_double_precision(c: Case):
     with jax.enable_x64(True):
-        where = c.problem
-        double = build_double(where)
+        double = build_double(c.problem)
         guide = GUIDES[c.name].make(double)
         space = double.target.space
-        location = space.unravel(jnp.asarray(where.z_mean))
+        location = space.unravel(jnp.asarray(c.problem.z_mean))
         params = guide.init(jax.random.key(0), space, location)
         draw = jax.eval_shape(
             lambda params, key: guide.draw(params, space, key, double.batch),
@@ -318,32 +317,32 @@ def keeps_double_precision(c: Case):
             assert leaf.dtype == np.float64
 
 
-def build_double(where: Problem) -> Problem:
-    return dataclasses.replace(where, args=tuple(np.asarray(a, float) for a in where.args))
+def build_double(p: Problem) -> Problem:
+    return dataclasses.replace(p, args=tuple(np.asarray(a, float) for a in p.args))
 
 
 LAWS: dict[Callable[[Case], None], type[Guide]] = {
-    draw_has_its_density: DensityGuide,
+    draw_density_equals_log_prob: DensityGuide,
     density_integrates_to_one: DensityGuide,
     gradient_reaches_every_parameter: Guide,
     compiled_equals_eager: Guide,
-    key_decides_the_draw: Guide,
-    normals_stand_in_for_a_key: NormalsGuide,
+    draw_depends_on_the_key_only: Guide,
+    draw_is_a_function_of_its_normals: NormalsGuide,
     entropy_is_exact: EntropyGuide,
     moments_are_exact: GaussianGuide,
-    weights_average_to_the_evidence: Guide,
+    mean_weight_is_the_evidence: Guide,
     is_configuration: Guide,
     keeps_double_precision: Guide,
 }
 
 
 def laws_of(name: str) -> list[Callable[[Case], None]]:
-    """The laws that apply to a guide: by what its type promises, and by what a point mass lacks."""
+    """The laws that apply to a guide, by its contract and the options of its entry."""
     entry = GUIDES[name]
     guide = entry.make(problem(entry.target))
-    without = {key_decides_the_draw, weights_average_to_the_evidence} if entry.point else set()
+    excluded = {draw_depends_on_the_key_only, mean_weight_is_the_evidence} if entry.point else set()
     if not entry.single:
-        without.add(density_integrates_to_one)
+        excluded.add(density_integrates_to_one)
     if not entry.eager:
-        without.add(compiled_equals_eager)
-    return [law for law, kind in LAWS.items() if isinstance(guide, kind) and law not in without]
+        excluded.add(compiled_equals_eager)
+    return [law for law, kind in LAWS.items() if isinstance(guide, kind) and law not in excluded]

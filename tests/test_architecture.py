@@ -44,7 +44,7 @@ LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 
 
 def module_name(path: Path, package: Path) -> str:
-    """The dotted name inside the package: `guides.gaussian.normal`, `guides`, `__init__`."""
+    """The dotted name inside the package: `guides.flow.spline`, `guides`, `__init__`."""
     parts = path.relative_to(package).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 

@@ -14,7 +14,7 @@ from scipy.stats import binom, norm, poisson
 
 import vijax
 from vijax.contracts import Batch, Setting, Variables
-from vijax.families.discrete import Counts, Finite
+from vijax.families.discrete import Categorical, DiscretizedLogistic
 from vijax.guides import Discrete, Mixed
 from vijax.model import build, split
 from vijax.objectives import ELBO, IWAE, ForwardKL, ScoreELBO, Tempered
@@ -406,7 +406,9 @@ def test_temperatures_follow_the_phases():
                     value = jnp.sum((hot[:, 1] - 0.3) ** 2)
                     return Seen(value, {"b": value[None]})
 
-                return estimator.estimate(key, {"b": Finite(logits)}, Integrand(f), Stage(phase))[0]
+                return estimator.estimate(
+                    key, {"b": Categorical(logits)}, Integrand(f), Stage(phase)
+                )[0]
 
             return jax.grad(loss)(jnp.zeros((1, 1)))[0, 0]
 
@@ -443,7 +445,9 @@ def test_unknown_names_and_sites_without_numbers():
 
 
 def test_the_family_of_counts_is_a_distribution():
-    family = Counts(jnp.log(jnp.array([0.4, 5.0, 300.0])), jnp.log(jnp.array([0.3, 2.0, 4.0])))
+    family = DiscretizedLogistic(
+        jnp.log(jnp.array([0.4, 5.0, 300.0])), jnp.log(jnp.array([0.3, 2.0, 4.0]))
+    )
     k = jnp.arange(2000)[:, None]
     p = np.exp(np.asarray(jax.vmap(family.log_prob)(k), float))
     np.testing.assert_allclose(p.sum(0), 1, atol=1e-4)

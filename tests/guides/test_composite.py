@@ -20,7 +20,7 @@ SPACE = Space((Site("alpha", (), ()), Site("beta", (2,), (2,)), Site("gamma", (2
 
 
 class Point(DensityGuide):
-    """The least that a density guide can be."""
+    """A minimal density guide."""
 
     def init(self, key, space, location):
         return ()
@@ -38,7 +38,7 @@ class Flat(Point, EntropyGuide):
 
 
 @pytest.mark.parametrize(
-    ("guide", "capability", "beyond"),
+    ("guide", "contract", "stronger"),
     [
         (FullRank(), GaussianGuide, None),
         (Flat(), EntropyGuide, GaussianGuide),
@@ -46,39 +46,39 @@ class Flat(Point, EntropyGuide):
         (Delta(), Guide, DensityGuide),
     ],
 )
-def test_the_type_says_what_all_parts_can_do(guide, capability, beyond):
-    whole = compose({"alpha": guide, ...: MeanField()}, SPACE)
-    assert isinstance(whole, capability)
-    assert beyond is None or not isinstance(whole, beyond)
+def test_the_type_is_the_strongest_contract_of_all_parts(guide, contract, stronger):
+    composite = compose({"alpha": guide, ...: MeanField()}, SPACE)
+    assert isinstance(composite, contract)
+    assert stronger is None or not isinstance(composite, stronger)
 
 
-def test_covariance_blocks_stand_where_the_space_has_their_coordinates():
-    # gamma (3, 4) goes with alpha (0); beta (1, 2) lies between them
-    whole = compose({("gamma", "alpha"): FullRank(), "beta": FullRank()}, SPACE)
+def test_covariance_blocks_follow_the_order_of_the_space():
+    # gamma (3, 4) is grouped with alpha (0); beta (1, 2) is between them
+    composite = compose({("gamma", "alpha"): FullRank(), "beta": FullRank()}, SPACE)
     location = SPACE.unravel(jnp.arange(5.0))
-    first, second = whole.init(jax.random.key(0), SPACE, location)
+    first, second = composite.init(jax.random.key(0), SPACE, location)
     first = first._replace(lower=jnp.full((3, 3), 0.5))
     second = second._replace(lower=jnp.full((2, 2), -0.25))
-    together = np.asarray(whole.covariance((first, second), SPACE))
-    apart = np.ix_([0, 3, 4], [1, 2])
-    np.testing.assert_array_equal(together[apart], 0)
+    covariance = np.asarray(composite.covariance((first, second), SPACE))
+    between = np.ix_([0, 3, 4], [1, 2])
+    np.testing.assert_array_equal(covariance[between], 0)
     block = FullRank().covariance(first, SPACE)
-    np.testing.assert_allclose(together[np.ix_([0, 3, 4], [0, 3, 4])], block)
-    assert np.all(together[np.ix_([1, 2], [1, 2])] != 0)
-    np.testing.assert_array_equal(whole.mean((first, second), SPACE), np.arange(5.0))
-    draw = whole.draw((first, second), SPACE, jax.random.key(0), Batch({}))
-    log_prob = whole.log_prob((first, second), SPACE, draw.z, Batch({}))
+    np.testing.assert_allclose(covariance[np.ix_([0, 3, 4], [0, 3, 4])], block)
+    assert np.all(covariance[np.ix_([1, 2], [1, 2])] != 0)
+    np.testing.assert_array_equal(composite.mean((first, second), SPACE), np.arange(5.0))
+    draw = composite.draw((first, second), SPACE, jax.random.key(0), Batch({}))
+    log_prob = composite.log_prob((first, second), SPACE, draw.z, Batch({}))
     np.testing.assert_allclose(log_prob, draw.log_q, rtol=1e-5)
 
 
-def test_parts_draw_with_keys_of_their_own():
-    whole = compose({name: MeanField(1.0) for name in SPACE.names}, SPACE)
-    params = whole.init(jax.random.key(0), SPACE, SPACE.unravel(jnp.zeros(5)))
-    z = whole.draw(params, SPACE, jax.random.key(0), Batch({})).z
+def test_parts_draw_with_different_keys():
+    composite = compose({name: MeanField(1.0) for name in SPACE.names}, SPACE)
+    params = composite.init(jax.random.key(0), SPACE, SPACE.unravel(jnp.zeros(5)))
+    z = composite.draw(params, SPACE, jax.random.key(0), Batch({})).z
     assert np.all(np.asarray(z["beta"]) != np.asarray(z["gamma"]))
 
 
-def test_the_order_of_writing_does_not_matter():
+def test_the_order_of_the_mapping_does_not_matter():
     one = compose({"beta": LowRank(), ("gamma", "alpha"): FullRank()}, SPACE)
     two = compose({("alpha", "gamma"): FullRank(), "beta": LowRank()}, SPACE)
     three = compose({"beta": LowRank(), ...: FullRank()}, SPACE)
@@ -86,7 +86,7 @@ def test_the_order_of_writing_does_not_matter():
     assert hash(one) == hash(two) == hash(three)
 
 
-def test_one_group_is_its_own_guide():
+def test_a_single_group_gives_its_guide():
     assert compose({...: LowRank()}, SPACE) == LowRank()
     assert compose({SPACE.names: LowRank(), ...: Delta()}, SPACE) == LowRank()
 
@@ -105,6 +105,6 @@ def test_one_group_is_its_own_guide():
         ({"alpha": "map", ...: Delta()}, "guide for 'alpha': expected a vijax Guide, got str"),
     ],
 )
-def test_what_does_not_fit_is_refused(mapping, message):
+def test_invalid_mappings_raise_errors(mapping, message):
     with pytest.raises(GuideError, match=message):
         compose(mapping, SPACE)

@@ -2,7 +2,7 @@ import pytest
 
 from tests.laws import GUIDES, case, laws_of
 
-# Take the longest to compile, and others have their parts.
+# These take the longest to compile, and their parts are tested in other entries.
 LONG = {"AutoDAIS", "composite_markov", "flow_invert", "flow_lowrank", "flow_meanfield"}
 
 
@@ -18,5 +18,5 @@ def marks(name):
         for law in laws_of(name)
     ],
 )
-def test_guide_obeys(name, law):
+def test_guide_satisfies(name, law):
     law(case(name))

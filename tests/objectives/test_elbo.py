@@ -8,7 +8,8 @@ import pytest
 from tests import targets
 from vijax.contracts import Setting, Variables
 from vijax.guides import Delta, FullRank, MeanField
-from vijax.guides.gaussian.normal import FullRankParams, MeanFieldParams
+from vijax.guides.location_scale.full_rank import FullRankParams
+from vijax.guides.location_scale.mean_field import MeanFieldParams
 from vijax.objectives import ELBO
 from vijax.runtime.errors import GuideError
 

@@ -16,7 +16,7 @@ import vijax
 from tests.posteriors import replaced
 from vijax.contracts import Variables
 from vijax.diagnostics.assessment import FittedGuide, assess
-from vijax.guides.gaussian.normal import MeanFieldParams
+from vijax.guides.location_scale.mean_field import MeanFieldParams
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=10).astype(np.float32)

@@ -16,7 +16,8 @@ from vijax import GuideError
 from vijax.contracts import Variables
 from vijax.diagnostics.assessment import FittedGuide, assess
 from vijax.guides import FullRank, MeanField
-from vijax.guides.gaussian.normal import FullRankParams, MeanFieldParams
+from vijax.guides.location_scale.full_rank import FullRankParams
+from vijax.guides.location_scale.mean_field import MeanFieldParams
 
 RNG = np.random.default_rng(1)
 X = RNG.normal(size=(8, 2)).astype(np.float32)

@@ -15,7 +15,8 @@ from tests.posteriors import replaced
 from tests.targets import problem
 from vijax.contracts import Batch, Setting, Variables
 from vijax.guides import FullRank, MeanField, Mixture
-from vijax.guides.gaussian.normal import FullRankParams, MeanFieldParams
+from vijax.guides.location_scale.full_rank import FullRankParams
+from vijax.guides.location_scale.mean_field import MeanFieldParams
 from vijax.guides.mixture import MixtureParams
 from vijax.model import build, split
 from vijax.objectives import ELBO

@@ -13,8 +13,8 @@ from vijax.contracts.kernel import Kernel
 from vijax.engine.initialization import first_params, origin
 from vijax.engine.problem import Problem
 from vijax.guides import Flow, FullRank, LowRank, Plates
-from vijax.guides.gaussian.normal import FullRankParams
-from vijax.guides.structured.plates import suits
+from vijax.guides.location_scale.full_rank import FullRankParams
+from vijax.guides.structured.plates import plates_affordable
 from vijax.model.centering import with_weights, zeros
 from vijax.runtime.keys import fold_in
 from vijax.solvers import FlowDescent, default_solver
@@ -28,7 +28,7 @@ _FLOW_CYCLES = ((10, 4), (25, 3), (50, 2))  # up to so many dimensions: a few se
 def plates(start: StartingPoint, best: Candidate | None) -> Candidate | None:
     """A Gaussian along the model's plates, where a dense one has too many coordinates."""
     target, guide = start.problem.target, Plates()
-    if start.problem.guide == FullRank() or not suits(target.space):
+    if start.problem.guide == FullRank() or not plates_affordable(target.space):
         return None
     where = target.space.host_unravel(location(start.variables.guide, target.space))
     params = first_params(target, guide, fold_in(start.problem.key, 41), where, start.problem.batch)

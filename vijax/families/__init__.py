@@ -1,1 +1,1 @@
-"""Families of distributions that guides are made of."""
+"""Parametric distributions of which guides consist."""

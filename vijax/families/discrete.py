@@ -1,8 +1,8 @@
-"""Discrete sites that are drawn, not summed out: their values as numbers, families over them.
+"""Distributions over discrete sites in the guide: categorical and discretized logistic.
 
-The values of such a site are numbered from 0. In a position it is an array of these numbers, of the
-site's shape; or, for gradients through a relaxation, an array with one more axis, of weights that
-sum to one over the values.
+The values of a site are indexed from 0. In a position a site is an array of these indices, of the
+site's shape; or, for gradients through a continuous relaxation, an array with one more axis of
+relaxed one-hot vectors, which sum to one over the values.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from jax import Array
 from jax.lax import stop_gradient
 from jax.nn import log_sigmoid
 
-TINY = 1e-6  # keeps random numbers off the ends, where their logs are infinite
+TINY = 1e-6  # keeps uniform random numbers away from 0 and 1, where logits are infinite
 
 
-class Finite(NamedTuple):
-    """Independent variables with the same finite number of values.
+class Categorical(NamedTuple):
+    """Independent categorical variables with the same number of values `n`.
 
     Attributes:
-        logits: `(*shape, n - 1)`, of the values from the second on, against the first.
+        logits: `(*shape, n - 1)`, log odds of the values from the second on relative to the first.
     """
 
     logits: Array
@@ -35,34 +35,34 @@ class Finite(NamedTuple):
     @property
     def log_probs(self) -> Array:
         """Log probability of every value, `(*shape, n)`."""
-        return jax.nn.log_softmax(self.scores)
+        return jax.nn.log_softmax(self.all_logits)
 
     @property
-    def scores(self) -> Array:
-        """The same up to a constant, `(*shape, n)`."""
+    def all_logits(self) -> Array:
+        """Unnormalized log probability of every value, zero for the first, `(*shape, n)`."""
         first = jnp.zeros((*self.logits.shape[:-1], 1), self.logits.dtype)
         return jnp.concatenate([first, self.logits], axis=-1)
 
     def draw(self, key: Array) -> Array:
-        """Numbers of values, `shape`."""
-        if self.size == 2:  # one uniform number instead of two
+        """One draw: indices of values, `shape`."""
+        if self.size == 2:  # takes one uniform random number instead of two
             logits = self.logits[..., 0]
             noise = jax.random.logistic(key, logits.shape, logits.dtype)
             return (logits + noise > 0).astype(jnp.int32)
-        return jax.random.categorical(key, self.scores).astype(jnp.int32)
+        return jax.random.categorical(key, self.all_logits).astype(jnp.int32)
 
-    def log_prob(self, states: Array) -> Array:
-        """Elementwise, of numbers of values `shape` or weights `(*shape, n)`."""
-        return jnp.sum(weights(states, self) * self.log_probs, axis=-1)
+    def log_prob(self, values: Array) -> Array:
+        """Elementwise, for indices `shape` or relaxed one-hot vectors `(*shape, n)`."""
+        return jnp.sum(as_one_hot(values, self) * self.log_probs, axis=-1)
 
 
-class Counts(NamedTuple):
-    """Independent counts from zero up: a logistic variable, cut off below zero, rounded down.
+class DiscretizedLogistic(NamedTuple):
+    """Independent counts: a logistic variable, truncated below at zero and rounded down.
 
     `P(k) = (F((k + 1 - m) / s) - F((k - m) / s)) / F(m / s)` with `F` the logistic distribution
-    function, `m = exp(log_loc)` and `s = exp(log_scale)`. Location and spread are free of each
-    other, as they are not in a Poisson distribution, and the tail is that of a negative binomial
-    one.
+    function, `m = exp(log_loc)` and `s = exp(log_scale)`. Location and scale are free parameters,
+    unlike the mean and variance of a Poisson distribution; the tail decays geometrically, like
+    that of a negative binomial distribution.
 
     Attributes:
         log_loc: `shape`.
@@ -73,32 +73,32 @@ class Counts(NamedTuple):
     log_scale: Array
 
     def draw(self, key: Array) -> Array:
-        """Counts, `shape`."""
+        """One draw: counts, `shape`."""
         loc, scale = jnp.exp(self.log_loc), jnp.exp(self.log_scale)
         uniform = jax.random.uniform(key, loc.shape, loc.dtype, TINY, 1.0)
-        above = uniform * jax.nn.sigmoid(loc / scale)  # probability beyond the draw
-        place = loc + scale * (jnp.log1p(-jnp.minimum(above, 1 - TINY)) - jnp.log(above))
-        return jnp.maximum(jnp.floor(place), 0).astype(jnp.int32)
+        upper_tail = uniform * jax.nn.sigmoid(loc / scale)  # P(X > draw), X not truncated
+        value = loc + scale * (jnp.log1p(-jnp.minimum(upper_tail, 1 - TINY)) - jnp.log(upper_tail))
+        return jnp.maximum(jnp.floor(value), 0).astype(jnp.int32)
 
-    def log_prob(self, states: Array) -> Array:
-        """Elementwise."""
+    def log_prob(self, values: Array) -> Array:
+        """Elementwise, for counts `shape`."""
         loc, rate = jnp.exp(self.log_loc), jnp.exp(-self.log_scale)
-        k = states.astype(loc.dtype)
+        k = values.astype(loc.dtype)
         # F(b) - F(a) = F(b) F(-a) (1 - exp(a - b))
         inside = log_sigmoid((k + 1 - loc) * rate) + log_sigmoid((loc - k) * rate)
         return inside + jnp.log(-jnp.expm1(-rate)) - log_sigmoid(loc * rate)
 
 
-Family = Finite | Counts
+Family = Categorical | DiscretizedLogistic
 
 
-def weights(states: Array, family: Finite) -> Array:
-    """Numbers of values as weights `(*shape, n)`; weights as they are."""
-    if states.ndim == family.logits.ndim:
-        return states
-    return jax.nn.one_hot(states.astype(jnp.int32), family.size, dtype=family.logits.dtype)
+def as_one_hot(values: Array, family: Categorical) -> Array:
+    """Indices of values as one-hot vectors `(*shape, n)`; relaxed one-hot vectors unchanged."""
+    if values.ndim == family.logits.ndim:
+        return values
+    return jax.nn.one_hot(values.astype(jnp.int32), family.size, dtype=family.logits.dtype)
 
 
-def held(family: Family) -> Family:
-    """The family with its parameters held fixed."""
+def detach(family: Family) -> Family:
+    """The distribution with no gradient through its parameters."""
     return jax.tree.map(stop_gradient, family)

@@ -29,8 +29,8 @@ from vijax.fitting.routes import (
     by_refinement,
     by_search,
 )
-from vijax.guides import named_discrete, resolve
-from vijax.guides.structured.plates import suits_batches
+from vijax.guides import discrete_guide_sites, resolve
+from vijax.guides.structured.plates import plates_affordable_on_batches
 from vijax.model import (
     built,
     check_batches,
@@ -212,7 +212,7 @@ def _posed(
     args, kwargs = opened((args, kwargs), by_batch)
     arguments, data = split(model, args, kwargs, by_batch)
     wanted = request(batch_size, options["batch_axes"])
-    target = built(model, arguments, wanted, named_discrete(guide))
+    target = built(model, arguments, wanted, discrete_guide_sites(guide))
     target = target if mesh is None else spread(target, arguments, mesh)
     check_sources(target, arguments.sources)
     batch = Batch(data, centering=chosen_centering(target, options["centering"]))
@@ -252,7 +252,7 @@ def _auto(target: Target) -> Any:
         return "meanfield"
     if not by_row:
         return "fullrank"
-    if suits_batches(target.space.continuous, target.subsampled):
+    if plates_affordable_on_batches(target.space.continuous, target.subsampled):
         return "plates"
     return {by_row: "meanfield", ...: "fullrank"} if dim else "meanfield"
 

@@ -1,4 +1,4 @@
-"""Families of distributions on unconstrained space."""
+"""Guides: variational families over the unconstrained latent sites of a model."""
 
 from vijax.guides.amortized.continuous import Amortized
 from vijax.guides.amortized.discrete import AmortizedDiscrete
@@ -6,13 +6,14 @@ from vijax.guides.composite import Composite, compose
 from vijax.guides.delta import Delta
 from vijax.guides.discrete import Discrete, Mixed
 from vijax.guides.flow import Flow
-from vijax.guides.gaussian.laplace import Laplace
-from vijax.guides.gaussian.low_rank import LowRank
-from vijax.guides.gaussian.normal import FullRank, MeanField
+from vijax.guides.location_scale.full_rank import FullRank
+from vijax.guides.location_scale.laplace import Laplace
+from vijax.guides.location_scale.low_rank import LowRank
+from vijax.guides.location_scale.mean_field import MeanField
 from vijax.guides.mixture import Mixture
-from vijax.guides.names import NAMES, named_discrete, resolve
 from vijax.guides.numpyro import BijectionTransform, adapt, as_numpyro
 from vijax.guides.particles import Particles
+from vijax.guides.resolve import NAMES, discrete_guide_sites, resolve
 from vijax.guides.structured.asvi import ASVI
 from vijax.guides.structured.markov import Markov
 from vijax.guides.structured.plates import Plates
@@ -39,6 +40,6 @@ __all__ = [
     "adapt",
     "as_numpyro",
     "compose",
-    "named_discrete",
+    "discrete_guide_sites",
     "resolve",
 ]

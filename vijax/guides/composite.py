@@ -1,7 +1,7 @@
-"""Different guides for different sites, independent of one another.
+"""Composite guides: a guide for each group of sites, independent across groups.
 
-What a composition can do is what all of its parts can do, and its type says so; `compose` picks
-it. The classes mirror the chain of capabilities in `vijax.contracts`, each adding one.
+A composite satisfies the strongest contract in `vijax.contracts` that all of its parts satisfy:
+there is one class per contract, and `compose` chooses it.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from vijax.contracts import (
 )
 from vijax.runtime.errors import GuideError
 
-Sites = str | tuple[str, ...] | EllipsisType
+Sites = str | tuple[str, ...] | EllipsisType  # a key of a `guide=` mapping
 
 
 @dataclasses.dataclass(frozen=True)
 class Composite(Guide):
-    """`q(z) = prod_k q_k(z_k)`: one guide per group of sites, independent across groups.
+    """One guide per group of sites: `q(z) = prod_k q_k(z_k)`.
 
-    Parameters are a tuple, those of the parts in order. Correlations between groups are not
-    represented; keep sites that depend on one another in one group.
+    Parameters are a tuple with those of each part in order. Correlations between groups are not
+    represented; assign sites that depend on one another to the same group.
 
     Args:
         parts: `(site names, guide)` pairs that together name every site once; see `compose`.
@@ -53,7 +53,7 @@ class Composite(Guide):
     parts: tuple[tuple[tuple[str, ...], Any], ...]
 
     @property
-    def conditional(self) -> bool:  # type: ignore[override]  # that of its parts
+    def conditional(self) -> bool:  # type: ignore[override]
         return any(guide.conditional for _, guide in self.parts)
 
     def init(
@@ -105,7 +105,7 @@ class DensityComposite(Composite, DensityGuide):
 
 @dataclasses.dataclass(frozen=True)
 class EntropyComposite(DensityComposite, EntropyGuide):
-    """A `Composite` of guides with closed-form entropies; they add up."""
+    """A `Composite` of guides with closed-form entropies; its entropy is their sum."""
 
     def entropy(self, params: tuple[PyTree, ...], space: Space) -> Array:
         parts = _parts(self, space)
@@ -116,14 +116,14 @@ class EntropyComposite(DensityComposite, EntropyGuide):
 
 @dataclasses.dataclass(frozen=True)
 class GaussianComposite(EntropyComposite, GaussianGuide):
-    """A `Composite` of Gaussians: a Gaussian whose covariance is zero between the groups."""
+    """A `Composite` of Gaussians: a Gaussian with a block-diagonal covariance."""
 
     def mean(self, params: tuple[PyTree, ...], space: Space) -> Array:
         parts = _parts(self, space)
         means = [
             guide.mean(values, part) for values, (guide, part) in zip(params, parts, strict=True)
         ]
-        return jnp.concatenate(means)[_order(self, space)]
+        return jnp.concatenate(means)[_permutation(self, space)]
 
     def covariance(self, params: tuple[PyTree, ...], space: Space) -> Array:
         parts = _parts(self, space)
@@ -131,13 +131,13 @@ class GaussianComposite(EntropyComposite, GaussianGuide):
             guide.covariance(values, part)
             for values, (guide, part) in zip(params, parts, strict=True)
         ]
-        order = _order(self, space)
+        order = _permutation(self, space)
         return block_diag(*blocks)[order[:, None], order[None, :]]
 
 
 @dataclasses.dataclass(frozen=True)
 class DiscreteComposite(DensityComposite, DiscreteGuide):
-    """A `Composite` of guides for discrete sites alone."""
+    """A `Composite` of guides over discrete sites."""
 
     def families(self, params: tuple[PyTree, ...], space: Space, batch: Batch) -> dict[str, Family]:
         found: dict[str, Family] = {}
@@ -152,19 +152,19 @@ class DiscreteComposite(DensityComposite, DiscreteGuide):
 def compose(mapping: Mapping[Sites, Guide], space: Space) -> Guide:
     """A guide for `space` from guides for groups of its sites.
 
-    Equal compositions are equal guides, in whatever order the mapping was written. A mapping
-    with a single group is that group's guide itself.
+    The result does not depend on the order of the mapping. For a single group it is that group's
+    guide itself.
 
     Args:
-        mapping: site name, tuple of names, or `...` (all sites not named elsewhere) to guide.
-        space: the space to cover.
+        mapping: from site name, tuple of names, or `...` (all other sites) to guide.
+        space: the latent sites.
 
     Returns:
-        A `GaussianGuide`, `EntropyGuide`, `DiscreteGuide`, `DensityGuide` or plain `Guide`: what
-        all parts are.
+        A `DiscreteGuide`, `GaussianGuide`, `EntropyGuide`, `DensityGuide` or plain `Guide`: the
+        first of these that all parts are.
 
     Raises:
-        GuideError: a site is missing, unknown, or named twice, or a value is no guide.
+        GuideError: a site is missing, unknown, or named twice, or a value is not a guide.
     """
     for key, guide in mapping.items():
         if not isinstance(guide, Guide):
@@ -176,43 +176,43 @@ def compose(mapping: Mapping[Sites, Guide], space: Space) -> Guide:
     parts.sort(key=lambda part: space.names.index(part[0][0]))
     if len(parts) == 1:
         return parts[0][1]
-    for capability, kind in (
+    for contract, kind in (
         (DiscreteGuide, DiscreteComposite),
         (GaussianGuide, GaussianComposite),
         (EntropyGuide, EntropyComposite),
         (DensityGuide, DensityComposite),
     ):
-        if all(isinstance(guide, capability) for _, guide in parts):
+        if all(isinstance(guide, contract) for _, guide in parts):
             return kind(tuple(parts))
     return Composite(tuple(parts))
 
 
 def assign(keys: Sequence[Sites], space: Space) -> dict[Sites, tuple[str, ...]]:
-    """The sites that each key of a mapping stands for, in the order of the space.
+    """The sites assigned to each key of a mapping, in the order of the space.
 
     Raises:
         GuideError: a site is missing, unknown, or named twice.
     """
-    owner: dict[str, Sites] = {}
+    key_of: dict[str, Sites] = {}
     for key in keys:
         for name in _names(key):
             if name not in space.names:
                 raise GuideError(_unknown(name, space))
-            if name in owner:
+            if name in key_of:
                 raise GuideError(
-                    f"site {name!r}: expected one guide, got two, under {_label(owner[name])} and "
+                    f"site {name!r}: expected one guide, got two, under {_label(key_of[name])} and "
                     f"{_label(key)}. Remove it from one of them."
                 )
-            owner[name] = key
-    rest = [name for name in space.names if name not in owner]
+            key_of[name] = key
+    rest = [name for name in space.names if name not in key_of]
     if ... in keys:
-        owner |= dict.fromkeys(rest, ...)
+        key_of |= dict.fromkeys(rest, ...)
     elif rest:
         raise GuideError(
-            f"site {rest[0]!r}: expected a guide for every site, got none for {rest}. Name it in "
-            "the mapping, or give the key ... for all remaining sites."
+            f"site {rest[0]!r}: expected a guide for every site, got none for {rest}. Add it to "
+            "the mapping, or use the key ... for all remaining sites."
         )
-    groups = {key: tuple(name for name in space.names if owner[name] == key) for key in keys}
+    groups = {key: tuple(name for name in space.names if key_of[name] == key) for key in keys}
     return {key: names for key, names in groups.items() if names}
 
 
@@ -242,18 +242,18 @@ def _label(key: Any) -> str:
 
 
 def _parts(composite: Composite, space: Space) -> list[tuple[Any, Space]]:
-    """The parts' guides, each with its own space."""
+    """Each part's guide, with the space of its sites."""
     return [(guide, space.subset(names)) for names, guide in composite.parts]
 
 
-def _order(composite: Composite, space: Space) -> np.ndarray:
-    """Where each coordinate of `space` stands in the parts laid end to end, `(dim,)`."""
-    start, places = 0, {}
+def _permutation(composite: Composite, space: Space) -> np.ndarray:
+    """Index of each coordinate of `space` in the concatenated parts, `(dim,)`."""
+    start, indices = 0, {}
     for names, _ in composite.parts:
         for site in space.subset(names).sites:
-            places[site.name] = np.arange(start, start + site.size)
+            indices[site.name] = np.arange(start, start + site.size)
             start += site.size
-    return np.concatenate([places[name] for name in space.names])
+    return np.concatenate([indices[name] for name in space.names])
 
 
 def _sum(terms: Iterable[Array]) -> Array:

@@ -1,4 +1,4 @@
-"""The point mass: maximum a posteriori estimation."""
+"""The point mass (delta) guide: maximum a posteriori estimation."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from vijax.contracts import Batch, Draw, Guide, Position, Space
 
 
 class DeltaParams(NamedTuple):
-    """`loc`, the point: the value of every site, with its `z_shape`."""
+    """`loc`: the point, the value of every site with its `z_shape`."""
 
     loc: Position
 
 
 @dataclasses.dataclass(frozen=True)
 class Delta(Guide):
-    """All mass on one point of unconstrained space (MAP).
+    """Point mass at one position in unconstrained space: the MAP estimate.
 
-    `log_q` is zero, so the "ELBO" is the log joint density at the point and nothing is subtracted.
-    It is the mode *in unconstrained space*, `log |Jacobian|` included; the mode of a density moves
-    with the coordinates, so it differs from the mode in the sites' own units (which for a scale
-    near zero, or a probability near 0 or 1, may not even exist). A point has no density: this is
-    a `Guide`, not a `DensityGuide`, and its draws say nothing about uncertainty.
+    `log_q` is zero, so the "ELBO" is the log joint density at the point. The mode is that *in
+    unconstrained space*, `log |Jacobian|` included; modes depend on the parameterization, so it
+    differs from the mode in constrained space (which may not even exist, for a scale near zero or
+    a probability near 0 or 1). A point mass has no density: this is a `Guide`, not a
+    `DensityGuide`, and its draws carry no uncertainty.
 
     >>> Delta()
     Delta()

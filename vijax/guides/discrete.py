@@ -1,4 +1,4 @@
-"""A mean-field family over discrete sites, alone or beside a guide for the continuous ones."""
+"""Mean-field guides over discrete sites, alone or combined with a guide for continuous sites."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ from vijax.contracts import (
     Site,
     Space,
 )
-from vijax.families.discrete import Counts, Family, Finite
+from vijax.families.discrete import Categorical, DiscretizedLogistic, Family
+from vijax.guides.checks import require_discrete
 from vijax.runtime.errors import GuideError, mismatch
 
-_LEANING = 0.5  # log odds at the start of the value that a site starts at
+_INIT_LOG_ODDS = 0.5  # initial log odds of the value at the starting point
 
 
-class Independent(DiscreteGuide):
-    """A guide over discrete sites alone, every entry of them independent."""
+class IndependentDiscrete(DiscreteGuide):
+    """Base class of guides over discrete sites with independent entries."""
 
     factorized: ClassVar[bool] = True
 
@@ -40,7 +41,7 @@ class Independent(DiscreteGuide):
     def draw(self, params: PyTree, space: Space, key: Array, batch: Batch) -> Draw:
         families = self.families(params, space, batch)
         keys = jax.random.split(key, len(families))
-        z = {name: one.draw(keys[i]) for i, (name, one) in enumerate(sorted(families.items()))}
+        z = {name: q.draw(keys[i]) for i, (name, q) in enumerate(sorted(families.items()))}
         return Draw(z, _log_prob(families, space, z))
 
     def log_prob(self, params: PyTree, space: Space, z: Position, batch: Batch) -> Array:
@@ -48,13 +49,13 @@ class Independent(DiscreteGuide):
 
 
 @dataclasses.dataclass(frozen=True)
-class Discrete(Independent):
-    """Every entry of every discrete site independent: `q(h) = prod_i q_i(h_i)`.
+class Discrete(IndependentDiscrete):
+    """Mean-field guide over discrete sites: `q(h) = prod_i q_i(h_i)`.
 
-    Any distribution over the values of an entry with finitely many of them; a discretized logistic
-    one over counts, see `vijax.families.discrete.Counts`. For sites that are not summed out: those that
-    cannot be, and those that a guide is named for, `guide={"h": Discrete(), ...: "fullrank"}`.
-    Parameters are the families', by site.
+    `q_i` is categorical for an entry with finitely many values and a
+    `vijax.families.discrete.DiscretizedLogistic` for a count. For sites that are not marginalized:
+    those for which enumeration is not possible, and those assigned to a discrete guide,
+    `guide={"h": Discrete(), ...: "fullrank"}`. Parameters are those of the distributions, by site.
 
     >>> Discrete()
     Discrete()
@@ -64,13 +65,13 @@ class Discrete(Independent):
         self, key: Array, space: Space, location: Position, batch: Batch | None = None
     ) -> dict[str, Family]:
         require_discrete(space, "Discrete")
-        return {site.name: starting(site, location[site.name]) for site in space.sites}
+        return {site.name: initial_distribution(site, location[site.name]) for site in space.sites}
 
     def row_axes(
         self, params: dict[str, Family], space: Space, plates: Collection[str]
     ) -> dict[str, Family]:
         axes = {site.name: site.axes(plates) for site in space.sites}
-        return {name: type(own)(*[axes[name]] * len(own)) for name, own in params.items()}  # type: ignore[arg-type]
+        return {name: type(q)(*[axes[name]] * len(q)) for name, q in params.items()}  # type: ignore[arg-type]
 
     def families(self, params: dict[str, Family], space: Space, batch: Batch) -> dict[str, Family]:
         return params
@@ -78,39 +79,39 @@ class Discrete(Independent):
     def adopted(
         self, params: dict[str, Family], space: Space, parts: Sequence[Part]
     ) -> dict[str, Family]:
-        theirs = {
+        found = {
             site.name: part.params[site.name]
             for part in parts
             if isinstance(part.guide, Discrete)
             for site in part.space.sites
             if space.subset([site.name]).alike(part.space.subset([site.name]))
         }
-        return params | theirs
+        return params | found
 
 
 class MixedParams(NamedTuple):
-    """Parameters of the guides for discrete and for continuous sites."""
+    """Parameters of the guides for the discrete and for the continuous sites."""
 
     discrete: PyTree
-    smooth: PyTree
+    continuous: PyTree
 
 
 @dataclasses.dataclass(frozen=True)
 class Mixed(DiscreteGuide):
-    """`q(h, z) = q(h) q(z)`: a guide for the discrete sites beside one for all others.
+    """Guide for discrete and continuous sites, independent of each other: `q(h) q(z)`.
 
-    Made by `vijax.guides.resolve`.
+    Constructed by `vijax.guides.resolve`.
 
     Args:
-        discrete: the one.
-        others: the other.
+        discrete: guide for the discrete sites `h`.
+        others: guide for the continuous sites `z`.
     """
 
     discrete: DiscreteGuide
     others: DensityGuide
 
     @property
-    def conditional(self) -> bool:  # type: ignore[override]  # that of its parts
+    def conditional(self) -> bool:  # type: ignore[override]
         return self.discrete.conditional or self.others.conditional
 
     def init(
@@ -125,7 +126,7 @@ class Mixed(DiscreteGuide):
     def row_axes(self, params: MixedParams, space: Space, plates: Collection[str]) -> MixedParams:
         return MixedParams(
             self.discrete.row_axes(params.discrete, space.discrete, plates),
-            self.others.row_axes(params.smooth, space.continuous, plates),
+            self.others.row_axes(params.continuous, space.continuous, plates),
         )
 
     def replaced(
@@ -133,67 +134,56 @@ class Mixed(DiscreteGuide):
     ) -> MixedParams:
         return MixedParams(
             self.discrete.replaced(params.discrete, space.discrete, function),
-            self.others.replaced(params.smooth, space.continuous, function),
+            self.others.replaced(params.continuous, space.continuous, function),
         )
 
     def families(self, params: MixedParams, space: Space, batch: Batch) -> dict[str, Family]:
         return self.discrete.families(params.discrete, space.discrete, batch)
 
     def continuous(self, params: MixedParams, space: Space) -> Part:
-        return Part(self.others, params.smooth, space.continuous)
+        return Part(self.others, params.continuous, space.continuous)
 
     def draw(self, params: MixedParams, space: Space, key: Array, batch: Batch) -> Draw:
         keys = jax.random.split(key)
-        states = self.discrete.draw(params.discrete, space.discrete, keys[0], batch)
-        z = self.others.draw(params.smooth, space.continuous, keys[1], batch)
-        return Draw({**states.z, **z.z}, states.log_q + z.log_q)
+        h = self.discrete.draw(params.discrete, space.discrete, keys[0], batch)
+        z = self.others.draw(params.continuous, space.continuous, keys[1], batch)
+        return Draw({**h.z, **z.z}, h.log_q + z.log_q)
 
     def log_prob(self, params: MixedParams, space: Space, z: Position, batch: Batch) -> Array:
         return self.discrete.log_prob(
             params.discrete, space.discrete, z, batch
-        ) + self.others.log_prob(params.smooth, space.continuous, z, batch)
+        ) + self.others.log_prob(params.continuous, space.continuous, z, batch)
 
 
-def mixed(discrete: DiscreteGuide, others: Guide) -> Mixed:
-    """The guide made of two.
+def combine(discrete: DiscreteGuide, others: Guide) -> Mixed:
+    """The `Mixed` guide of a discrete and a continuous guide.
 
     Raises:
-        GuideError: the second has no density.
+        GuideError: the continuous guide has no density.
     """
     if not isinstance(others, DensityGuide):
-        expected = "one with a density beside that of the discrete sites"
+        expected = "a guide with a density for the continuous sites"
         remedy = "Use 'meanfield' or 'fullrank'."
         raise GuideError(mismatch("guide", expected, repr(others), remedy))
     return Mixed(discrete, others)
 
 
 def _log_prob(families: Mapping[str, Family], space: Space, z: Position) -> Array:
-    """Log probability, each site's scaled as the model's own is."""
+    """Sum of the sites' log probabilities, each multiplied by `Site.scale` as in the model."""
     terms = (
         site.scale * jnp.sum(families[site.name].log_prob(z[site.name])) for site in space.sites
     )
     return functools.reduce(jnp.add, terms)
 
 
-def starting(site: Site, location: Array) -> Family:
-    """Probabilities that lean towards the value at `location`; of a count, its neighborhood."""
-    states = jnp.maximum(jnp.round(jnp.asarray(location)), 0)
+def initial_distribution(site: Site, location: Array) -> Family:
+    """Initial distribution: the value at `location` is the most probable; counts are near it."""
+    values = jnp.maximum(jnp.round(jnp.asarray(location)), 0)
     dtype = jnp.result_type(float)
     if not site.cardinality:
-        width = jnp.maximum(jnp.sqrt(states), 1)
-        return Counts(jnp.log(states + 0.5).astype(dtype), jnp.log(width / 2).astype(dtype))
-    hot = jax.nn.one_hot(states.astype(int), site.cardinality, dtype=dtype)
-    return Finite(_LEANING * (hot[..., 1:] - hot[..., :1]))
-
-
-def require_discrete(space: Space, guide: str) -> None:
-    """Refuses continuous sites.
-
-    Raises:
-        GuideError: naming one.
-    """
-    for site in space.continuous.sites:
-        raise GuideError(
-            f"guide {guide}: expected discrete sites, got {site.name!r}, which is continuous. "
-            f"Name the discrete ones: guide={{'h': {guide}(...), ...: 'fullrank'}}."
+        sd = jnp.maximum(jnp.sqrt(values), 1)
+        return DiscretizedLogistic(
+            jnp.log(values + 0.5).astype(dtype), jnp.log(sd / 2).astype(dtype)
         )
+    one_hot = jax.nn.one_hot(values.astype(int), site.cardinality, dtype=dtype)
+    return Categorical(_INIT_LOG_ODDS * (one_hot[..., 1:] - one_hot[..., :1]))

@@ -1,4 +1,4 @@
-"""A mixture of guides, for posteriors with several modes."""
+"""The mixture guide, for multimodal posteriors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vijax.runtime.errors import GuideError, mismatch
 
 
 class MixtureParams(NamedTuple):
-    """Unnormalized log weights `(num_components,)`, and the parameters of each component."""
+    """Unnormalized log mixture weights `(num_components,)`, and each component's parameters."""
 
     logits: Array
     components: tuple[PyTree, ...]
@@ -32,18 +32,18 @@ class MixtureParams(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Mixture(StratifiedGuide):
-    """`q(z) = sum_k w_k q_k(z)`, with the exact density of the whole mixture.
+    """Mixture of guides: `q(z) = sum_k w_k q_k(z)`, with its exact density.
 
-    The automatic fit makes one where paths end in separate modes, with weights from the evidence
-    of each; `vijax.stack` makes one of several fits. Gradient steps of the ELBO draw from every
-    component and thus move the weights, too. Other objectives leave these as they are: which
-    component a draw is from is a discrete choice, through which no gradient passes.
+    `guide="auto"` constructs one when optimization paths end in separate modes, weighted by the
+    evidence of each; `vijax.stack` constructs one from several fits. Gradient steps on the ELBO
+    draw from every component and so fit the weights too. Other objectives leave the weights fixed:
+    the component of a draw is a discrete variable, through which no gradient passes.
 
     Args:
         components: guides with a density, at least one.
 
     Raises:
-        GuideError: there is none, or one has no density.
+        GuideError: there are no components, or one has no density.
     """
 
     components: tuple[DensityGuide, ...]
@@ -61,25 +61,25 @@ class Mixture(StratifiedGuide):
         keys = jax.random.split(key, len(self.components))
         params = []
         for i, guide in enumerate(self.components):
-            # components that start alike would stay alike
+            # components with equal initial parameters would stay equal
             vector = space.ravel(location)
-            moved = vector + (
+            perturbed = vector + (
                 0.5 * jax.random.normal(keys[i], vector.shape, vector.dtype) if i else 0
             )
-            params.append(guide.init(keys[i], space, space.unravel(moved), batch))
+            params.append(guide.init(keys[i], space, space.unravel(perturbed), batch))
         return MixtureParams(jnp.zeros(len(self.components)), tuple(params))
 
     def draw(self, params: MixtureParams, space: Space, key: Array, batch: Batch) -> Draw:
-        choice_key, key = jax.random.split(key)
-        choice = jax.random.categorical(choice_key, jax.lax.stop_gradient(params.logits))
-        draws = self._parts(params, space, key, batch)
-        z = jax.tree.map(lambda *options: jnp.stack(options)[choice], *draws)
+        component_key, key = jax.random.split(key)
+        component = jax.random.categorical(component_key, jax.lax.stop_gradient(params.logits))
+        draws = self._component_draws(params, space, key, batch)
+        z = jax.tree.map(lambda *options: jnp.stack(options)[component], *draws)
         return Draw(z, self.log_prob(params, space, z, batch))
 
     def strata(
         self, params: MixtureParams, space: Space, key: Array, batch: Batch
     ) -> tuple[Array, list[Draw]]:
-        points = self._parts(params, space, key, batch)
+        points = self._component_draws(params, space, key, batch)
         draws = [Draw(z, self.log_prob(params, space, z, batch)) for z in points]
         return jax.nn.log_softmax(params.logits), draws
 
@@ -93,28 +93,28 @@ class Mixture(StratifiedGuide):
     ) -> HostDraws | None:
         weights = np.exp(np.asarray(params.logits, np.float64))
         counts = rng.multinomial(num_draws, weights / weights.sum())
-        made = [
+        parts = [
             guide.host_draws(part, space, rng, int(count))
             for (guide, part), count in zip(self._pairs(params), counts, strict=True)
         ]
-        if any(draws is None for draws in made):
+        if any(draws is None for draws in parts):
             return None
-        points = np.concatenate([draws.points for draws in made if draws is not None])
+        points = np.concatenate([draws.points for draws in parts if draws is not None])
         log_probs = [
             guide.host_log_prob(part, space, points) for guide, part in self._pairs(params)
         ]
-        if any(one is None for one in log_probs):
+        if any(log_prob is None for log_prob in log_probs):
             return None
-        stacked = np.stack([one for one in log_probs if one is not None], axis=1)
+        stacked = np.stack([x for x in log_probs if x is not None], axis=1)
         log_q = np.logaddexp.reduce(stacked + np.log(weights / weights.sum()), axis=1)
         order = rng.permutation(num_draws)
         labels = np.repeat(np.arange(len(counts)), counts)
         return HostDraws(points[order], log_q[order], labels[order])
 
-    def _parts(
+    def _component_draws(
         self, params: MixtureParams, space: Space, key: Array, batch: Batch
     ) -> list[Position]:
-        """A draw from every component."""
+        """One draw from every component."""
         return [
             guide.draw(part, space, jax.random.fold_in(key, i), batch).z
             for i, (guide, part) in enumerate(self._pairs(params))

@@ -1,4 +1,4 @@
-"""Points that stand for a distribution."""
+"""The particle guide: an empirical distribution, for Stein variational gradient descent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from vijax.contracts import Batch, Draw, ParticleGuide, Position, Space
-from vijax.guides.gaussian.normal import require_positive
+from vijax.guides.checks import require_positive
 from vijax.runtime.errors import GuideError, mismatch
 
 
@@ -22,13 +22,13 @@ class ParticlesParams(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Particles(ParticleGuide):
-    """The empirical distribution of some points: a draw is one of them, at random.
+    """Empirical distribution of `num` points: a draw is one of them, chosen uniformly.
 
-    What `vijax.algorithms.SVGD` moves. Points have no density, so that there is no ELBO, and
-    nothing to weight them by.
+    Fitted by `vijax.algorithms.SVGD`. Points have no density, so there is neither an ELBO nor
+    importance weights.
 
     Args:
-        num: how many, at least 2.
+        num: number of points, at least 2.
         init_scale: standard deviation of every coordinate at the start.
     """
 

@@ -7,9 +7,10 @@ import functools
 from vijax.contracts import Guide, Solver
 from vijax.guides.delta import Delta
 from vijax.guides.flow import Flow
-from vijax.guides.gaussian.laplace import Laplace
-from vijax.guides.gaussian.low_rank import LowRank
-from vijax.guides.gaussian.normal import FullRank, MeanField
+from vijax.guides.location_scale.full_rank import FullRank
+from vijax.guides.location_scale.laplace import Laplace
+from vijax.guides.location_scale.low_rank import LowRank
+from vijax.guides.location_scale.mean_field import MeanField
 from vijax.guides.structured.markov import Markov
 from vijax.guides.structured.plates import Plates
 from vijax.solvers.batch_and_match.batch_and_match import BatchAndMatch

@@ -1,4 +1,4 @@
-"""Amortized guides: exact where the encoder can be, at any rows, at the cost of a batch."""
+"""The `Amortized` guide: exact if the encoder can be, also for new rows."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ import vijax
 from tests.groups import PRECISION, Encoder, data, groups, hierarchy
 from vijax import GuideError, ModelError
 from vijax.contracts import Batch, Setting, Variables
-from vijax.fitting import warm_start as _carried
+from vijax.fitting import warm_start
 from vijax.guides import Amortized
 from vijax.guides.amortized.continuous import AmortizedParams
 from vijax.model import build, request, split
@@ -39,7 +39,7 @@ def test_the_encoder_learns_the_exact_posterior(fitted):
     slope, width = np.asarray(layer["kernel"]).T * np.array([[1], [gate]])
     np.testing.assert_allclose(slope, 1 / PRECISION, atol=0.02)
     np.testing.assert_allclose(width, 0, atol=0.03)
-    # relative to `init_scale`
+    # log scales are relative to `init_scale`
     np.testing.assert_allclose(layer["bias"][0], 0, atol=0.03)
     np.testing.assert_allclose(
         gate * layer["bias"][1] + np.log(0.3), -0.5 * np.log(PRECISION), atol=0.05
@@ -48,8 +48,8 @@ def test_the_encoder_learns_the_exact_posterior(fitted):
 
 def test_new_rows_are_inferred_from_their_data(fitted):
     new = np.array([[3.0, 4.0, 5.0], [-1.0, 0.0, 1.0]], np.float32)
-    there = fitted.at(new)
-    draws = there.sample(1, 4000)["theta"][:, :, 0]
+    posterior = fitted.at(new)
+    draws = posterior.sample(1, 4000)["theta"][:, :, 0]
     np.testing.assert_allclose(draws.mean(0), new.sum(1) / PRECISION, atol=0.1)
     np.testing.assert_allclose(draws.std(0), PRECISION**-0.5, rtol=0.1)
     predicted = fitted.predict(2, new, num_draws=4000)["y"]
@@ -58,16 +58,16 @@ def test_new_rows_are_inferred_from_their_data(fitted):
     np.testing.assert_allclose(predicted.var((0, 2)), 1 + 1 / PRECISION, rtol=0.1)
 
 
-def test_density_and_draw_agree_and_count_rows_as_the_model_does():
+def test_density_and_draw_agree_and_rows_have_the_weight_of_the_model():
     arguments, data = split(groups, (Y,), {})
     target = build(groups, arguments, request({"rows": 50}, None))
     guide = Amortized(Encoder, ("y",))
     start = {s.name: jnp.zeros(s.z_shape) for s in target.space.sites}
     params = guide.init(jax.random.key(0), target.space, start)
     params = params._replace(gate=jnp.array([0.5]))
-    whole, batch = target.space, Batch(data)
-    draw = guide.draw(params, whole, jax.random.key(1), batch)
-    log_q = guide.log_prob(params, whole, draw.z, batch)
+    space, batch = target.space, Batch(data)
+    draw = guide.draw(params, space, jax.random.key(1), batch)
+    log_q = guide.log_prob(params, space, draw.z, batch)
     np.testing.assert_allclose(draw.log_q, log_q, rtol=1e-5)
     parts = []
     for rows in np.arange(ROWS).reshape(-1, 50):
@@ -82,33 +82,33 @@ def test_density_and_draw_agree_and_count_rows_as_the_model_does():
 
 
 @pytest.mark.slow
-def test_shared_latents_have_a_guide_of_their_own():
+def test_global_latents_have_another_guide():
     guide = {"theta": Amortized(Encoder, "y"), ...: "fullrank"}
     posterior = fit(hierarchy, Y, guide=guide, batch_size={"rows": 50})
     mu = posterior.sample(0, 4000)["mu"]
     variance = 1 / (1 / 25 + ROWS / (4 + 1 / 3))
     assert abs(mu.mean() - variance * Y.mean() * ROWS / (4 + 1 / 3)) < 0.3 * variance**0.5
     axes = posterior.guide.row_axes(posterior.params, posterior.space, ["rows"])
-    assert all(not one.pairs for one in jax.tree.leaves(axes))
+    assert all(not axes.pairs for axes in jax.tree.leaves(axes))
 
 
 def test_gradients_vanish_at_the_exact_posterior():
-    """`ELBO()` sticks the landing from the first step on."""
+    """`ELBO()` uses sticking the landing from the first step on."""
     arguments, data = split(groups, (Y,), {})
     target, guide = build(groups, arguments), Amortized(Encoder, "y")
     kernel = jnp.zeros((3, 2)).at[:, 0].set(1 / PRECISION)
     bias = jnp.array([0.0, -0.5 * np.log(PRECISION) - np.log(0.3)])
     params = AmortizedParams({"layer": {"kernel": kernel, "bias": bias}}, jnp.ones(1))
 
-    def slopes(objective):
+    def gradients(objective):
         def loss(params):
             setting = Setting({}, jax.random.key(0), target, guide, Batch(data), jnp.zeros(()))
             return objective(Variables(params), setting)[0]
 
         return jax.tree.leaves(jax.jit(jax.grad(loss))(params))
 
-    assert max(jnp.abs(leaf).max() for leaf in slopes(ELBO())) < 0.02
-    assert max(jnp.abs(leaf).max() for leaf in slopes(ELBO(1, "plain"))) > 1
+    assert max(jnp.abs(leaf).max() for leaf in gradients(ELBO())) < 0.02
+    assert max(jnp.abs(leaf).max() for leaf in gradients(ELBO(1, "plain"))) > 1
 
 
 class Decoder(nnx.Module):
@@ -168,17 +168,17 @@ class WithDropout(nnx.Module):
         (Amortized(Encoder, "y"), hierarchy, "sites inside one plate, got 'mu'"),
     ],
 )
-def test_what_does_not_fit_the_model_is_refused(guide, model, message):
+def test_an_invalid_encoder_raises_an_error(guide, model, message):
     with pytest.raises(GuideError, match=message):
         fit(model, Y, guide=guide, num_steps=2)
 
 
-def test_a_module_instead_of_what_makes_one_is_refused():
+def test_an_encoder_that_is_not_callable_raises_an_error():
     with pytest.raises(GuideError, match=r"encoder: expected a function of nnx.Rngs"):
         Amortized(3, "y")
 
 
-def test_other_rows_need_an_amortized_guide_and_observations(fitted):
+def test_at_requires_an_amortized_guide_and_observations(fitted):
     other = fit(groups, Y[:3], guide="map")
     with pytest.raises(GuideError, match=r"at: .*Amortized"):
         other.at(Y[:2])
@@ -187,7 +187,7 @@ def test_other_rows_need_an_amortized_guide_and_observations(fitted):
 
 
 @pytest.mark.slow
-def test_new_rows_keep_the_coordinates_of_the_fitted_ones():
+def test_new_rows_have_the_centering_of_the_fitted_rows():
     def scaled(y):
         tau = numpyro.sample("tau", dist.HalfNormal(2.0))
         with numpyro.plate("rows", y.shape[0], dim=-2):
@@ -197,21 +197,21 @@ def test_new_rows_keep_the_coordinates_of_the_fitted_ones():
 
     guide = {"theta": Amortized(Encoder, "y"), ...: "meanfield"}
     fitted = fit(scaled, Y[:5], guide=guide, centering={"theta": 0.25}, num_steps=1)
-    there = fitted.at(Y[:7])
-    np.testing.assert_array_equal(there.centering["theta"], np.full((7, 1), 0.25))
-    each = {"theta": np.linspace(0, 1, 5)[:, None]}
-    apart = fit(scaled, Y[:5], guide=guide, centering=each, num_steps=1)
+    posterior = fitted.at(Y[:7])
+    np.testing.assert_array_equal(posterior.centering["theta"], np.full((7, 1), 0.25))
+    by_row = {"theta": np.linspace(0, 1, 5)[:, None]}
+    fitted = fit(scaled, Y[:5], guide=guide, centering=by_row, num_steps=1)
     with pytest.raises(ModelError, match=r"centering\['theta'\]: expected one weight for all rows"):
-        apart.at(Y[:7])
+        fitted.at(Y[:7])
 
 
 HIERARCHY = {"theta": Amortized(Encoder, "y"), ...: "fullrank"}
 BY_ROW = {"theta": "meanfield", ...: "fullrank"}
-STILL = {"optimizer": optax.sgd(0.0), "num_steps": 1}
+NO_STEPS = {"optimizer": optax.sgd(0.0), "num_steps": 1}
 
 
 def encoded_rows(posterior, y):
-    """Locations and scales that the encoder gives to rows."""
+    """Locations and scales of rows, from the encoder."""
     params = posterior.params[1]
     loc, raw = (y @ params.encoder["layer"]["kernel"] + params.encoder["layer"]["bias"]).T
     return loc, 0.3 * np.exp(raw * params.gate)
@@ -224,20 +224,20 @@ def network():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [{}, {"batch_size": {"rows": 50}}], ids=["all", "batches"])
-def test_rows_of_their_own_start_at_what_the_encoder_says(network, size):
-    begun = fit(hierarchy, Y, guide=BY_ROW, init=network, **size, **STILL)
+def test_per_row_parameters_start_at_the_encoder_outputs(network, size):
+    initial = fit(hierarchy, Y, guide=BY_ROW, init=network, **size, **NO_STEPS)
     loc, scale = encoded_rows(network, Y)
-    mine = begun.params[1]
-    np.testing.assert_allclose(mine.loc["theta"][:, 0], loc, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(np.exp(mine.log_scale["theta"][:, 0]), scale, rtol=1e-4)
-    for got, want in zip(begun.params[0], network.params[0], strict=True):
+    rows = initial.params[1]
+    np.testing.assert_allclose(rows.loc["theta"][:, 0], loc, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(np.exp(rows.log_scale["theta"][:, 0]), scale, rtol=1e-4)
+    for got, want in zip(initial.params[0], network.params[0], strict=True):
         np.testing.assert_array_equal(got, want)
-    error = np.hypot(begun.elbo_se, network.elbo_se)
-    assert abs(begun.elbo - network.elbo) < 5 * error
+    error = np.hypot(initial.elbo_se, network.elbo_se)
+    assert abs(initial.elbo - network.elbo) < 5 * error
 
 
-class Blind(nnx.Module):
-    """Does not see one of the three observations."""
+class PartialEncoder(nnx.Module):
+    """Ignores one of the three observations."""
 
     def __init__(self, rngs):
         self.layer = nnx.Linear(2, 2, rngs=rngs)
@@ -247,96 +247,100 @@ class Blind(nnx.Module):
 
 
 @pytest.mark.slow
-def test_refinement_raises_the_elbo_by_what_the_encoder_cannot_express():
-    blind = {"theta": Amortized(Blind, "y"), ...: "fullrank"}
-    posterior = fit(hierarchy, Y, guide=blind, batch_size={"rows": 50}, num_steps=1500)
-    begun = fit(hierarchy, Y, guide=BY_ROW, init=posterior, **STILL)
+def test_refinement_closes_the_amortization_gap():
+    partial = {"theta": Amortized(PartialEncoder, "y"), ...: "fullrank"}
+    posterior = fit(hierarchy, Y, guide=partial, batch_size={"rows": 50}, num_steps=1500)
+    initial = fit(hierarchy, Y, guide=BY_ROW, init=posterior, **NO_STEPS)
     refined = fit(hierarchy, Y, guide=BY_ROW, init=posterior, num_steps=1500)
-    assert refined.elbo > begun.elbo + 5 * np.hypot(refined.elbo_se, begun.elbo_se)
-    fresh = fit(hierarchy, Y, guide=BY_ROW, num_steps=3000)
-    assert abs(refined.elbo - fresh.elbo) < 5 * np.hypot(refined.elbo_se, fresh.elbo_se) + 1
+    assert refined.elbo > initial.elbo + 5 * np.hypot(refined.elbo_se, initial.elbo_se)
+    direct = fit(hierarchy, Y, guide=BY_ROW, num_steps=3000)
+    assert abs(refined.elbo - direct.elbo) < 5 * np.hypot(refined.elbo_se, direct.elbo_se) + 1
 
 
-def test_more_rows_than_are_inferred_at_a_time(network, monkeypatch):
-    monkeypatch.setattr(_carried, "_ROWS", 150)
-    begun = fit(hierarchy, Y, guide=BY_ROW, init=network, **STILL)
+def test_more_rows_than_are_encoded_in_one_call(network, monkeypatch):
+    monkeypatch.setattr(warm_start, "_ROWS", 150)
+    initial = fit(hierarchy, Y, guide=BY_ROW, init=network, **NO_STEPS)
     np.testing.assert_allclose(
-        begun.params[1].loc["theta"][:, 0], encoded_rows(network, Y)[0], rtol=1e-4, atol=1e-5
+        initial.params[1].loc["theta"][:, 0], encoded_rows(network, Y)[0], rtol=1e-4, atol=1e-5
     )
 
 
 @pytest.mark.slow
-def test_rows_of_new_data_start_at_what_the_encoder_says_of_them(network):
+def test_rows_of_new_data_start_at_the_encoder_outputs(network):
     new = Y[:70] + 1
-    begun = fit(hierarchy, new, guide=BY_ROW, init=network, **STILL)
+    initial = fit(hierarchy, new, guide=BY_ROW, init=network, **NO_STEPS)
     loc, scale = encoded_rows(network, new)
-    np.testing.assert_allclose(begun.params[1].loc["theta"][:, 0], loc, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(np.exp(begun.params[1].log_scale["theta"][:, 0]), scale, rtol=1e-4)
+    np.testing.assert_allclose(initial.params[1].loc["theta"][:, 0], loc, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(np.exp(initial.params[1].log_scale["theta"][:, 0]), scale, rtol=1e-4)
 
 
 @pytest.mark.slow
-def test_a_mean_field_guide_for_all_sites_keeps_what_it_can(network):
-    begun = fit(hierarchy, Y, guide="meanfield", init=network, **STILL)
-    mine, dense = begun.params, network.params[0]
-    np.testing.assert_allclose(mine.loc["mu"], dense.loc[0], rtol=1e-5)
-    np.testing.assert_allclose(mine.log_scale["mu"], dense.log_scale[0], rtol=1e-5)
+def test_a_mean_field_guide_for_all_sites_starts_at_the_earlier_fit(network):
+    initial = fit(hierarchy, Y, guide="meanfield", init=network, **NO_STEPS)
+    mean_field, dense = initial.params, network.params[0]
+    np.testing.assert_allclose(mean_field.loc["mu"], dense.loc[0], rtol=1e-5)
+    np.testing.assert_allclose(mean_field.log_scale["mu"], dense.log_scale[0], rtol=1e-5)
     loc, _ = encoded_rows(network, Y)
-    np.testing.assert_allclose(mine.loc["theta"][:, 0], loc, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(mean_field.loc["theta"][:, 0], loc, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
-def test_an_encoder_is_kept_where_other_sites_get_another_guide(network):
+def test_an_encoder_is_kept_if_other_sites_get_another_guide(network):
     guide = {"theta": HIERARCHY["theta"], ...: "meanfield"}
-    begun = fit(hierarchy, Y, guide=guide, init=network, **STILL)
-    for got, want in zip(*map(jax.tree.leaves, (begun.params[1], network.params[1])), strict=True):
+    initial = fit(hierarchy, Y, guide=guide, init=network, **NO_STEPS)
+    for got, want in zip(
+        *map(jax.tree.leaves, (initial.params[1], network.params[1])), strict=True
+    ):
         np.testing.assert_array_equal(got, want)
 
 
 @pytest.mark.slow
-def test_known_groups_are_reused_or_drawn_anew(network):
+def test_fitted_groups_are_reused_or_redrawn(network):
     num, mu = 4000, network.sample(0, 4000)["mu"]
-    known, again = (network.predict(1, Y, num_draws=num, redraw=r)["y"] for r in ((), ("theta",)))
+    reused, redrawn = (
+        network.predict(1, Y, num_draws=num, redraw=r)["y"] for r in ((), ("theta",))
+    )
     loc, scale = encoded_rows(network, Y)
     error = np.sqrt(1 + scale**2) / np.sqrt(num)
-    assert (np.abs(known[..., 0].mean(0) - loc) < 5 * error).all()
-    np.testing.assert_allclose(known[..., 0].var(0), 1 + scale**2, rtol=0.15)
-    spread = np.sqrt(mu.var() + 4 + 1)  # of a group that nothing is known of
-    assert (np.abs(again[..., 0].mean(0) - mu.mean()) < 5 * spread / np.sqrt(num)).all()
-    np.testing.assert_allclose(again[..., 0].std(0), spread, rtol=0.08)
-    # further groups, as many as there are rows: what these hold does not matter
+    assert (np.abs(reused[..., 0].mean(0) - loc) < 5 * error).all()
+    np.testing.assert_allclose(reused[..., 0].var(0), 1 + scale**2, rtol=0.15)
+    sd = np.sqrt(mu.var() + 4 + 1)  # of a new group
+    assert (np.abs(redrawn[..., 0].mean(0) - mu.mean()) < 5 * sd / np.sqrt(num)).all()
+    np.testing.assert_allclose(redrawn[..., 0].std(0), sd, rtol=0.08)
+    # new groups, one per row; the data do not matter
     new = network.predict(1, np.zeros((7, 3), np.float32), num_draws=num, redraw=["theta"])["y"]
     other = network.predict(1, np.ones((7, 3), np.float32), num_draws=num, redraw=["theta"])["y"]
     np.testing.assert_array_equal(new, other)
-    assert (np.abs(new[..., 0].mean(0) - mu.mean()) < 5 * spread / np.sqrt(num)).all()
+    assert (np.abs(new[..., 0].mean(0) - mu.mean()) < 5 * sd / np.sqrt(num)).all()
     drawn = network.at(Y[:5]).predict(2, num_draws=9, redraw=["theta"])
     assert drawn["theta"].shape == (9, 5, 1)
 
 
 class ByCount(nnx.Module):
-    """What is exact for any number of observations: a gain and a scale for each number."""
+    """Exact for any number of observations: a gain and a scale for each number."""
 
     def __init__(self, rngs):
         self.gain, self.scale = nnx.Param(jnp.zeros(4)), nnx.Param(jnp.ones(4))
 
-    def __call__(self, y, seen):
-        number = seen.sum(1)
-        loc = self.gain[...][number] * jnp.sum(jnp.where(seen, y, 0.0), axis=1)
-        return jnp.stack([loc, self.scale[...][number]], axis=1)
+    def __call__(self, y, observed):
+        count = observed.sum(1)
+        loc = self.gain[...][count] * jnp.sum(jnp.where(observed, y, 0.0), axis=1)
+        return jnp.stack([loc, self.scale[...][count]], axis=1)
 
 
-def partly_seen(y, seen):
+def partly_observed(y, observed):
     with numpyro.plate("rows", y.shape[0], dim=-2):
         theta = numpyro.sample("theta", dist.Normal(0.0, 2.0))
-        with numpyro.plate("repeats", y.shape[1], dim=-1), numpyro.handlers.mask(mask=seen):
+        with numpyro.plate("repeats", y.shape[1], dim=-1), numpyro.handlers.mask(mask=observed):
             numpyro.sample("y", dist.Normal(theta, 1.0), obs=y)
 
 
 def test_several_inputs_and_missing_values_with_a_mask():
-    seen = np.random.default_rng(2).random(Y.shape) < 0.6
-    y = np.where(seen, Y, 99.0).astype(np.float32)
-    guide = Amortized(ByCount, ("y", "seen"))
+    observed = np.random.default_rng(2).random(Y.shape) < 0.6
+    y = np.where(observed, Y, 99.0).astype(np.float32)
+    guide = Amortized(ByCount, ("y", "observed"))
     options = {"optimizer": optax.adam(0.02), "num_steps": 3000}
-    posterior = fit(partly_seen, y, seen, guide=guide, batch_size=100, **options)
+    posterior = fit(partly_observed, y, observed, guide=guide, batch_size=100, **options)
     precision = 1 / 4 + np.arange(4)
     encoder, gate = posterior.params
     np.testing.assert_allclose(encoder["gain"][1:], 1 / precision[1:], atol=0.05)

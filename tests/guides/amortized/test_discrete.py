@@ -1,4 +1,4 @@
-"""Amortized guides over discrete latents: every estimator, on batches, exact where they can be."""
+"""The `AmortizedDiscrete` guide: every estimator, minibatches, exact posteriors."""
 
 import functools
 import itertools
@@ -17,7 +17,7 @@ from scipy.stats import norm, poisson
 import vijax
 from vijax import GuideError
 from vijax.contracts import Batch, Setting, Variables
-from vijax.families.discrete import Counts
+from vijax.families.discrete import DiscretizedLogistic
 from vijax.guides import Amortized, AmortizedDiscrete
 from vijax.model import build, request, split
 from vijax.objectives import ELBO
@@ -27,11 +27,11 @@ rng = np.random.default_rng(0)
 STEPS = np.array([1.5, -1.0], np.float32)
 Y = (rng.integers(0, 2, (ROWS, 2)) * STEPS + rng.normal(size=(ROWS, 2))).astype(np.float32)
 WEIGHTS = np.array([[1.5, -1.0], [-0.5, 2.0]], np.float32)
-ON = np.array([4, 0, 2], np.int32)  # rows of a batch, of the first five
+ON = np.array([4, 0, 2], np.int32)  # rows of a minibatch, from the first five
 
 
 def linear(inputs, outputs):
-    """A class of encoders."""
+    """A linear encoder class."""
 
     class Linear(nnx.Module):
         def __init__(self, rngs):
@@ -47,14 +47,14 @@ TWO, FOUR = linear(2, 2), linear(2, 4)
 
 
 def units(y):
-    """Logits of the units given their data are linear in them."""
+    """Posterior logits of the units are linear in the data."""
     with numpyro.plate("rows", y.shape[0]):
         h = numpyro.sample("h", dist.Bernoulli(0.4).expand([2]).to_event(1))
         numpyro.sample("y", dist.Normal(h * jnp.asarray(STEPS), 1.0).to_event(1), obs=y)
 
 
 def network(y):
-    """Units that depend on one another given the data, which the family has not."""
+    """Units that are dependent given the data, outside the variational family."""
     low = numpyro.param("low", 0.3)
     with numpyro.plate("rows", y.shape[0]):
         h = numpyro.sample("h", dist.Bernoulli(0.4).expand([2]).to_event(1))
@@ -63,7 +63,7 @@ def network(y):
 
 
 def values(y):
-    """Two sites of three values, one of which matters more or less by the other."""
+    """Two sites with three values each, with an interaction."""
     with numpyro.plate("rows", y.shape[0]):
         k = numpyro.sample("k", dist.Categorical(jnp.array([0.2, 0.5, 0.3])))
         j = numpyro.sample("j", dist.Binomial(2, 0.4))
@@ -72,7 +72,7 @@ def values(y):
 
 @functools.cache
 def problem(model, encoder):
-    """On three rows of five."""
+    """A target on a minibatch of three rows of five."""
     arguments, data = split(model, (Y[:5],), {})
     target = build(model, arguments, request({"rows": 3}, None), "all").on_batch
     guide = AmortizedDiscrete(encoder, "y")
@@ -83,7 +83,7 @@ def problem(model, encoder):
 
 
 def exact(model, encoder):
-    """The loss and its gradient, summed over all states of the rows in use."""
+    """The exact loss and its gradient, by enumeration of the rows in use."""
     target, guide, batch, variables = problem(model, encoder)
     sites = target.space.sites
     ranges = [range(site.cardinality) for site in sites for _ in range(site.size)]
@@ -95,7 +95,7 @@ def exact(model, encoder):
             return log_q, target.log_density(z, batch, variables.model)
 
         log_q, log_p = jax.vmap(one)(every)
-        return jnp.sum(jnp.exp(log_q * 3 / 5) * (log_q - log_p))  # rows count for all of them
+        return jnp.sum(jnp.exp(log_q * 3 / 5) * (log_q - log_p))  # minibatch weights
 
     return jax.jit(jax.value_and_grad(loss))(variables)
 
@@ -149,7 +149,7 @@ def test_the_encoder_learns_the_exact_posterior():
     assert "in the guide: h (2 values); gradients by LocalExpectation()" in posterior.report()
 
 
-def test_rows_that_the_fit_has_not_seen_are_inferred():
+def test_new_rows_are_inferred():
     new, num = np.array([[3.0, 2.0], [-1.0, -2.0], [0.7, 0.1]], np.float32), 4000
     draws = fitted().at(new).sample(1, num)["h"]
     assert draws.shape == (num, 3, 2)
@@ -178,8 +178,8 @@ def test_the_plate_may_be_any_axis():
     np.testing.assert_allclose(draw.log_q, log_p[np.arange(4), draw.z["k"][0]].sum(), rtol=1e-5)
 
 
-SEEN = np.stack([rng.binomial(rng.poisson(5 * np.exp(Y[:, 0])), 0.6), 5 * np.exp(Y[:, 0])], 1)
-SEEN = SEEN.astype(np.float32)
+OBSERVED = np.stack([rng.binomial(rng.poisson(5 * np.exp(Y[:, 0])), 0.6), 5 * np.exp(Y[:, 0])], 1)
+OBSERVED = OBSERVED.astype(np.float32)
 
 
 def few(y):
@@ -189,13 +189,13 @@ def few(y):
 
 
 def thinned(y):
-    """Animals at sites with habitats of different worth: as many as were seen at least."""
+    """Counts of animals at sites with known rates, bounded below by the observed counts."""
     with numpyro.plate("rows", y.shape[0]):
         n = numpyro.sample("n", dist.Poisson(y[:, 1]))
         numpyro.sample("y", dist.Binomial(n, 0.6), obs=y[:, 0])
 
 
-def test_rows_of_counts_start_alike_whatever_their_data():
+def test_rows_of_counts_have_the_same_initial_distribution():
     arguments, data = split(few, (1000 * Y[:5],), {})
     target, guide = build(few, arguments, None, "all"), AmortizedDiscrete(TWO, "y")
     params = guide.init(jax.random.key(0), target.space, {"n": jnp.zeros(5)})
@@ -204,7 +204,9 @@ def test_rows_of_counts_start_alike_whatever_their_data():
     np.testing.assert_allclose(start.log_loc, np.log(0.5), rtol=1e-6)
     np.testing.assert_allclose(start.log_scale, np.log(0.5), rtol=1e-6)
     assert (np.abs(later.log_scale - np.log(0.5)) <= 3.0).all()
-    assert (later.log_loc < np.log(1e5)).all()  # linear, where it had been exp(1000)
+    assert (
+        later.log_loc < np.log(1e5)
+    ).all()  # linear in the outputs; an exponential would give exp(1000)
     slopes = jax.grad(lambda p: guide.families(p, target.space, Batch(data))["n"].log_loc.sum())
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes(far)))
 
@@ -212,9 +214,9 @@ def test_rows_of_counts_start_alike_whatever_their_data():
 def test_gradients_of_counts_on_a_batch_are_unbiased():
     target, guide, batch, variables = problem(few, TWO)
     params = variables.guide
-    unit = Counts(jnp.array(1.0), jnp.array(0.1))
-    own = params.counts["n"]._replace(unit=unit, gate=jnp.array([0.4, 0.3]))
-    variables = Variables(params._replace(counts={"n": own}))
+    unit = DiscretizedLogistic(jnp.array(1.0), jnp.array(0.1))
+    count = params.counts["n"]._replace(unit=unit, gate=jnp.array([0.4, 0.3]))
+    variables = Variables(params._replace(counts={"n": count}))
     every = {"n": jnp.array(list(itertools.product(range(30), repeat=3)))}
 
     def exact(variables):
@@ -239,11 +241,11 @@ def test_gradients_of_counts_on_a_batch_are_unbiased():
 
 
 @pytest.mark.slow
-def test_counts_by_a_network_are_close_to_the_posterior():
-    """Linear encoders of exponential scales ended at -160 to -1e17 nats a row, all of eight."""
+def test_amortized_counts_are_close_to_the_posterior():
+    """All of eight linear encoders with exponential scales ended at -160 to -1e17 nats per row."""
     options = {"guide": AmortizedDiscrete(TWO, "y"), "num_steps": 2000, "progress_bar": False}
-    posterior = vijax.fit(thinned, SEEN, batch_size=100, **options)
-    evidence = poisson.logpmf(SEEN[:, 0], 0.6 * SEEN[:, 1]).sum()
+    posterior = vijax.fit(thinned, OBSERVED, batch_size=100, **options)
+    evidence = poisson.logpmf(OBSERVED[:, 0], 0.6 * OBSERVED[:, 1]).sum()
     error = 5 * posterior.elbo_se / ROWS
     assert -0.06 - error < (posterior.elbo - evidence) / ROWS < error
     new = np.array([[3.0, 5.0], [40.0, 60.0], [0.0, 2.0]], np.float32)
@@ -252,29 +254,31 @@ def test_counts_by_a_network_are_close_to_the_posterior():
     missed = 0.4 * new[:, 1]
     error = 5 * draws.std(0) / np.sqrt(4000) + 0.1 * missed + 0.1
     assert (np.abs(draws.mean(0) - new[:, 0] - missed) < error).all()
-    # parameters for every row begin there, and have something to gain
-    still = {"optimizer": optax.sgd(0.0), "num_steps": 1, "progress_bar": False}
-    begun = vijax.fit(thinned, SEEN, guide="discrete", init=posterior, **still)
-    gap = 5 * np.hypot(begun.elbo_se, posterior.elbo_se)
-    assert abs(begun.elbo - posterior.elbo) < gap
+    # a fit with per-row parameters starts there and improves
+    no_steps = {"optimizer": optax.sgd(0.0), "num_steps": 1, "progress_bar": False}
+    initial = vijax.fit(thinned, OBSERVED, guide="discrete", init=posterior, **no_steps)
+    gap = 5 * np.hypot(initial.elbo_se, posterior.elbo_se)
+    assert abs(initial.elbo - posterior.elbo) < gap
     steps = {"num_steps": 1000, "progress_bar": False}
-    refined = vijax.fit(thinned, SEEN, guide="discrete", init=begun, **steps)
-    assert begun.elbo + 5 * np.hypot(begun.elbo_se, refined.elbo_se) < refined.elbo < evidence + 1
+    refined = vijax.fit(thinned, OBSERVED, guide="discrete", init=initial, **steps)
+    assert (
+        initial.elbo + 5 * np.hypot(initial.elbo_se, refined.elbo_se) < refined.elbo < evidence + 1
+    )
 
 
 @pytest.mark.slow
-def test_counts_of_rows_in_batches_start_from_what_was_seen():
-    """With parameters for each row as with a network."""
+def test_counts_in_minibatches_start_from_their_lower_bounds():
+    """With per-row parameters as with an encoder."""
     steps = {"num_steps": 3000, "progress_bar": False}
-    posterior = vijax.fit(thinned, SEEN, guide="discrete", batch_size=100, **steps)
-    np.testing.assert_array_equal(posterior.centering["n"], SEEN[:, 0])
-    evidence = poisson.logpmf(SEEN[:, 0], 0.6 * SEEN[:, 1]).sum()
+    posterior = vijax.fit(thinned, OBSERVED, guide="discrete", batch_size=100, **steps)
+    np.testing.assert_array_equal(posterior.centering["n"], OBSERVED[:, 0])
+    evidence = poisson.logpmf(OBSERVED[:, 0], 0.6 * OBSERVED[:, 1]).sum()
     error = 5 * posterior.elbo_se / ROWS
     assert -0.1 - error < (posterior.elbo - evidence) / ROWS < error
 
 
 def both(y):
-    """A switch and a number in every row, and a number for all of them."""
+    """A binary and a continuous latent in every row, and a global latent."""
     mu = numpyro.sample("mu", dist.Normal(0.0, 2.0))
     with numpyro.plate("rows", y.shape[0]):
         h = numpyro.sample("h", dist.Bernoulli(0.4))
@@ -284,7 +288,7 @@ def both(y):
 
 
 @pytest.mark.slow
-def test_beside_continuous_latents_of_the_same_rows():
+def test_with_continuous_latents_of_the_same_rows():
     guide = {
         "h": AmortizedDiscrete(linear(2, 1), "y"),
         "z": Amortized(TWO, "y"),
@@ -307,8 +311,8 @@ def above(y):
         numpyro.sample("y", dist.Normal(h, 1.0), obs=y[:, 0])
 
 
-def test_beside_discrete_sites_of_all_rows():
-    """Half of the units are on, give or take: so `top` is one."""
+def test_with_global_discrete_sites():
+    """About half of the units are on, so `top` is one."""
     guide = {"h": AmortizedDiscrete(linear(2, 1), "y"), ...: "discrete"}
     options = {"optimizer": optax.adam(0.05), "num_steps": 1000, "progress_bar": False}
     y = np.repeat([[3.0, 0.0], [-2.0, 0.0]], 20, axis=0).astype(np.float32)
@@ -327,12 +331,12 @@ def test_beside_discrete_sites_of_all_rows():
         (TWO, "y", above, "expected sites inside one plate, got 'top'"),
     ],
 )
-def test_what_does_not_fit_the_model_is_refused(encoder, inputs, model, message):
+def test_an_invalid_encoder_raises_an_error(encoder, inputs, model, message):
     guide = AmortizedDiscrete(encoder, inputs)
     with pytest.raises(GuideError, match=message):
         vijax.fit(model, Y, guide=guide, num_steps=2, progress_bar=False)
 
 
-def test_a_module_instead_of_what_makes_one_is_refused():
+def test_an_encoder_that_is_not_callable_raises_an_error():
     with pytest.raises(GuideError, match=r"encoder: expected a function of nnx.Rngs"):
         AmortizedDiscrete(3, "y")

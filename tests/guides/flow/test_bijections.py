@@ -1,4 +1,4 @@
-"""What every bijection must obey. Adding one is one line in `BIJECTIONS`."""
+"""Properties that every bijection must satisfy. To add one add an entry to `BIJECTIONS`."""
 
 import dataclasses
 import functools
@@ -21,9 +21,9 @@ def _nothing(name: str, leaf: np.ndarray) -> np.ndarray:
 
 
 def _lower(name, leaf):
-    """Only what lies strictly below the diagonal is read."""
-    unread = ~np.tril(np.ones(leaf.shape, bool), -1)
-    return unread if "lower" in name else np.zeros(leaf.shape, bool)
+    """Only the strict lower triangle is used."""
+    ignored = ~np.tril(np.ones(leaf.shape, bool), -1)
+    return ignored if "lower" in name else np.zeros(leaf.shape, bool)
 
 
 def _triangles(name, leaf):
@@ -58,14 +58,14 @@ def _block(name, leaf):
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A bijection to be tested.
+    """A bijection to test.
 
     Attributes:
-        bijection: it.
-        inert: parameter leaf name to a mask of entries that have no say, by design.
-        identity: how far from the identity it may be at the start; `inf` where it is none.
-        wide: scale of the perturbation of its parameters.
-        round_trip: tolerance of it.
+        bijection: the bijection.
+        inert: from parameter leaf name to a mask of entries without effect, by design.
+        identity: largest initial difference from the identity; `inf` if it is not the identity.
+        wide: scale of the perturbation of the parameters.
+        round_trip: tolerance of `inverse(forward(x)) = x`.
     """
 
     bijection: flow.Bijection
@@ -141,11 +141,11 @@ def test_log_det_is_that_of_the_jacobian(name, dim):
     entry, params = case(name, dim)
     f = entry.bijection
 
-    def both(x):
+    def log_dets(x):
         jacobian = jax.jacfwd(lambda x: f.forward(params, x)[0])(x)
         return f.forward(params, x)[1], jnp.linalg.slogdet(jacobian)[1]
 
-    found, expected = jax.jit(jax.vmap(both))(points(dim))
+    found, expected = jax.jit(jax.vmap(log_dets))(points(dim))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-4)
 
 
@@ -153,7 +153,7 @@ def test_log_det_is_that_of_the_jacobian(name, dim):
 def test_starts_at_the_identity(name):
     entry = BIJECTIONS[name]
     if entry.identity == np.inf:
-        pytest.skip("is none, by design")
+        pytest.skip("not the identity, by design")
     params = entry.bijection.init(jax.random.key(0), DIM)
     y, log_det = jax.jit(jax.vmap(lambda x: entry.bijection.forward(params, x)))(points())
     near = np.abs(points()) < 2
@@ -171,15 +171,15 @@ def test_a_gradient_reaches_every_parameter(name):
         return jnp.mean(jnp.sum(y**3 + y**2, 1) - log_det)
 
     for path, leaf in jax.tree.leaves_with_path(jax.jit(jax.grad(loss))(params)):
-        where = jax.tree_util.keystr(path)
-        expected = ~entry.inert(where, np.asarray(leaf))
-        np.testing.assert_array_equal(np.asarray(leaf) != 0, expected, err_msg=where)
+        leaf_name = jax.tree_util.keystr(path)
+        expected = ~entry.inert(leaf_name, np.asarray(leaf))
+        np.testing.assert_array_equal(np.asarray(leaf) != 0, expected, err_msg=leaf_name)
 
 
 @pytest.mark.slow
 @every
 def test_the_inverse_is_differentiable(name):
-    """Through the inverse comes the inverse of the Jacobian, and the slope of its log det."""
+    """Its Jacobian is the inverse Jacobian, and the gradient of its log det is correct."""
     entry, params = case(name)
     f = entry.bijection
 
@@ -198,13 +198,13 @@ def test_the_inverse_is_differentiable(name):
 
 @pytest.mark.slow
 @every
-def test_the_score_is_pushed_along(name):
-    """From the score of a normal at `x` to that of its image at `y`."""
+def test_the_score_of_the_pushforward(name):
+    """From the score of a standard normal at `x` to that of its pushforward at `y`."""
     entry, params = case(name)
     f = entry.bijection
 
     def compare(x):
-        _y, log_det, score = f.push(params, x, -x)
+        _y, log_det, score = f.forward_score(params, x, -x)
         jacobian = jax.jacfwd(lambda x: f.forward(params, x)[0])(x)
         slope = jax.grad(lambda x: f.forward(params, x)[1])(x)
         return log_det, f.forward(params, x)[1], score, jnp.linalg.solve(jacobian.T, -x - slope)
@@ -220,15 +220,15 @@ def test_compiled_equals_eager(name):
     entry, params = case(name)
     y, log_det = jax.jit(jax.vmap(lambda x: entry.bijection.forward(params, x)))(points()[:2])
     for i in range(2):
-        one, its = entry.bijection.forward(params, points()[i])
-        np.testing.assert_allclose(one, y[i], rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(its, log_det[i], rtol=1e-4, atol=1e-5)
+        y_eager, log_det_eager = entry.bijection.forward(params, points()[i])
+        np.testing.assert_allclose(y_eager, y[i], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(log_det_eager, log_det[i], rtol=1e-4, atol=1e-5)
 
 
 @every
 def test_is_configuration(name):
     f = BIJECTIONS[name].bijection
-    names = {one: getattr(flow, one) for one in flow.__all__}
+    names = {name: getattr(flow, name) for name in flow.__all__}
     assert eval(repr(f), names) == f
     assert hash(eval(repr(f), names)) == hash(f)
 
@@ -247,18 +247,18 @@ def test_is_configuration(name):
         (lambda: flow.Repeat(flow.Flip(), 0), "count"),
     ],
 )
-def test_options_that_make_no_sense(make, message):
+def test_invalid_options_raise_errors(make, message):
     with pytest.raises(GuideError, match=message):
         make()
 
 
-def test_the_squash_keeps_far_points_finite():
+def test_loft_keeps_extreme_points_finite():
     y, _ = flow.LOFT().forward((), jnp.asarray([1e30, -1e30, 5.0]))
     np.testing.assert_allclose(y, [169.1, -169.1, 5.0], rtol=1e-3)
 
 
-def test_heavy_tails_have_their_index():
-    """Of `y = x exp(h x^2 / 2)` with `h = 1/2` the tail falls like a square."""
+def test_heavy_tails_have_the_specified_index():
+    """The tail of `y = x exp(h x^2 / 2)` with `h = 1/2` decays like `y^-2`."""
     f = flow.HeavyTails(0.5)
     params = f.init(jax.random.key(0), 1)
     x = jnp.asarray([[4.0], [5.0]])

@@ -1,4 +1,4 @@
-"""Guide functions that sample the latents and nothing else: the density they have anywhere."""
+"""The density of guide functions that sample only the model's latents."""
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ EXACT = {
     "scale": (1 + 1 / VARIANCE) ** -0.5,
     "intercept": 5 * Y.mean() / 1.1**2 / PRECISION,
     "slope": 0.7**-2 / PRECISION,
-    "spread": PRECISION**-0.5,
+    "conditional_scale": PRECISION**-0.5,
 }
 EVIDENCE = stats.multivariate_normal(np.zeros(5), 1.1**2 * np.eye(5) + 1.49).logpdf(Y)
 
@@ -46,11 +46,11 @@ def exactly_nested(y):
     """The posterior at its start values; `z2` given `z1`."""
     of = {name: numpyro.param(name, value) for name, value in EXACT.items()}
     z1 = numpyro.sample("z1", dist.Normal(of["loc"], of["scale"]))
-    numpyro.sample("z2", dist.Normal(of["intercept"] + of["slope"] * z1, of["spread"]))
+    numpyro.sample("z2", dist.Normal(of["intercept"] + of["slope"] * z1, of["conditional_scale"]))
 
 
 def exactly_gamma(y):
-    """That of `gamma_poisson`, whose data are 2, 0, 3, 1, 4, 2."""
+    """The posterior of `gamma_poisson`, whose data are 2, 0, 3, 1, 4, 2, at its start values."""
     shape = numpyro.param("shape", 15.0, **POSITIVE)
     numpyro.sample("rate", dist.Gamma(shape, numpyro.param("inverse", 8.0, **POSITIVE)))
 
@@ -79,7 +79,7 @@ def density_and_draw(guide, p, num=64, batch=None):
 
 
 def on_grid(guide, p, grid):
-    """The density at values of the only site, which is on the real line."""
+    """The log density at values of the only site, which is on the real line."""
     space = p.target.space
 
     def one(value):
@@ -97,13 +97,13 @@ def test_it_is_the_density_by_change_of_variables(name):
     if name == "nested":
         exact = stats.norm(EXACT["loc"], EXACT["scale"]).logpdf(z["z1"])
         mean = EXACT["intercept"] + EXACT["slope"] * z["z1"]
-        exact += stats.norm(mean, EXACT["spread"]).logpdf(z["z2"])
+        exact += stats.norm(mean, EXACT["conditional_scale"]).logpdf(z["z2"])
     else:
         exact = stats.gamma(15, scale=1 / 8).logpdf(np.exp(z["rate"])) + z["rate"]
     np.testing.assert_allclose(log_prob, exact, rtol=1e-5, atol=2e-5)
 
 
-AT_THE_POSTERIOR = {  # the sign of the evidence in the loss, and whether its gradient is zero
+AT_THE_POSTERIOR = {  # objective, sign of the evidence in the loss, whether the gradient is zero
     "elbo": (ELBO(2), -1, True),
     "stl": (ELBO(2, "stl"), -1, True),
     "iwae": (IWAE(4), -1, True),
@@ -126,7 +126,7 @@ AT_THE_POSTERIOR = {  # the sign of the evidence in the loss, and whether its gr
 )
 def test_at_the_exact_posterior_every_objective_is_exact(name, objective):
     p, function = CASES[name]
-    guide, (objective, sign, still) = adapted(function, p), AT_THE_POSTERIOR[objective]
+    guide, (objective, sign, zero_gradient) = adapted(function, p), AT_THE_POSTERIOR[objective]
     params = guide.init(jax.random.key(0), p.target.space, {})
 
     def loss(params, key):
@@ -137,11 +137,11 @@ def test_at_the_exact_posterior_every_objective_is_exact(name, objective):
     found, slope = slopes(params, keys(3, 20))
     np.testing.assert_allclose(found, sign * p.log_evidence, atol=2e-4)
     largest = {path: float(jnp.abs(leaf).max()) for path, leaf in slope.items()}
-    assert max(largest.values()) < 2e-3 if still else min(largest.values()) > 2e-3, largest
+    assert max(largest.values()) < 2e-3 if zero_gradient else min(largest.values()) > 2e-3, largest
 
 
 @pytest.mark.slow
-def test_a_fit_on_batches_weighs_and_knows_its_density():
+def test_a_fit_with_minibatches_has_weights_and_a_density():
     rng = np.random.default_rng(0)
     y = rng.normal(1.0, 1.5, 400).astype(np.float32)
 
@@ -202,7 +202,7 @@ def test_a_chain_in_a_scan():
     [dist.HalfNormal(1.5), dist.Uniform(-1.0, 2.0), dist.TruncatedNormal(0.5, 1.0, low=0.0)],
     ids=lambda one: type(one).__name__,
 )
-def test_there_is_none_of_it_outside_of_the_guides_own_support(distribution):
+def test_the_density_is_zero_outside_the_support_of_the_guide(distribution):
     p = problem("normal_mean")
 
     def function(y):
@@ -216,7 +216,7 @@ def test_there_is_none_of_it_outside_of_the_guides_own_support(distribution):
     np.testing.assert_allclose(np.trapezoid(np.exp(log_prob), grid), 1, atol=2e-3)
 
 
-def test_rounding_leaves_no_simplex():
+def test_rounding_does_not_leave_a_simplex():
     def shares(y):
         p = numpyro.sample("p", dist.Dirichlet(jnp.full(1000, 2.0)))
         numpyro.sample("y", dist.Normal(p[:5], 1.0), obs=y)
@@ -266,7 +266,7 @@ def alone(y):
 
 
 @pytest.mark.parametrize("function", [auxiliary, factored, point, noisy, autoregressive])
-def test_others_draw_and_have_none(function):
+def test_other_guide_functions_have_no_density(function):
     p = problem("normal_mean")
     if function is autoregressive:
         p = Problem(alone, (Y,), 0.0, np.zeros(1), np.eye(1))

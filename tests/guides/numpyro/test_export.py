@@ -43,7 +43,7 @@ def draws():
 
 
 @pytest.mark.slow
-def test_predictive_takes_it_as_the_guide(draws):
+def test_predictive_accepts_it_as_the_guide(draws):
     predictive = Predictive(
         model, guide=EXPORTED, params=NO_PARAMS, num_samples=4096, parallel=True
     )
@@ -58,18 +58,18 @@ def test_predictive_takes_it_as_the_guide(draws):
 
 def test_its_sites_have_the_guides_moments(draws):
     predictive = Predictive(EXPORTED, num_samples=4096, parallel=True)
-    theirs = predictive(jax.random.key(1), X)
+    exported = predictive(jax.random.key(1), X)
     for name in SPACE.names:
-        there, here = np.asarray(theirs[name], float), np.asarray(draws[0][name], float)
-        assert_mean(there - here, 0.0)
-        assert_mean(there**2 - here**2, 0.0)
+        x, expected = np.asarray(exported[name], float), np.asarray(draws[0][name], float)
+        assert_mean(x - expected, 0.0)
+        assert_mean(x**2 - expected**2, 0.0)
 
 
-def test_trace_elbo_equals_ours(draws):
-    def theirs(key):
+def test_trace_elbo_equals_the_vijax_elbo(draws):
+    def trace_elbo(key):
         return -Trace_ELBO().loss(key, {}, model, EXPORTED, X, Y)
 
-    elbos = np.asarray(jax.jit(jax.vmap(theirs))(keys(1, 4096)), float)
+    elbos = np.asarray(jax.jit(jax.vmap(trace_elbo))(keys(1, 4096)), float)
     assert_mean(elbos - np.asarray(draws[1], float), 0.0)
 
 
@@ -87,15 +87,15 @@ def test_adapting_it_back_gives_the_same_weights():
 
     @jax.jit
     @jax.vmap
-    def both(key):
+    def log_densities(key):
         draw = again.draw({}, SPACE, key, BATCH)
         return draw.log_q, GUIDE.log_prob(PARAMS, SPACE, draw.z, BATCH)
 
-    there, here = both(keys(2, 64))
-    np.testing.assert_allclose(there, here, rtol=1e-4, atol=1e-4)
+    log_q, log_prob = log_densities(keys(2, 64))
+    np.testing.assert_allclose(log_q, log_prob, rtol=1e-4, atol=1e-4)
 
 
-def test_a_latent_vector_can_be_put_in():
+def test_a_latent_vector_can_be_substituted():
     vector = jnp.linspace(-0.3, 0.4, SPACE.dim)
     substituted = handlers.substitute(handlers.seed(EXPORTED, 0), {"_vijax_latent": vector})
     trace = handlers.trace(substituted).get_trace(X, Y)
@@ -121,11 +121,11 @@ def test_a_point_mass_draws_but_has_no_density_elsewhere():
     trace = handlers.trace(handlers.seed(exported, 0)).get_trace(X)
     latent = trace["_vijax_latent"]
     np.testing.assert_allclose(latent["value"], SPACE.ravel(LOCATION))
-    with pytest.raises(NotImplementedError, match="has no density away from its own draws"):
+    with pytest.raises(NotImplementedError, match="has no density at points other than its draws"):
         latent["fn"].log_prob(latent["value"])
 
 
-def test_the_models_own_parameters_are_used():
+def test_the_parameters_of_the_model_are_used():
     def learned(y):
         top = numpyro.param("top", 2.0, constraint=dist.constraints.positive)
         u = numpyro.sample("u", dist.Uniform(0.0, top))

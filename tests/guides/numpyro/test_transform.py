@@ -1,4 +1,4 @@
-"""Bijections inside a NumPyro model."""
+"""Bijections in a NumPyro model."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from vijax.guides import BijectionTransform, flow
 LAYERS = {
     "coupling": flow.Chain((flow.Coupling(hidden=(8,)), flow.Flip())),
     "autoregressive": flow.Autoregressive(hidden=(8,)),
-    "planar": flow.Planar(),  # its inverse is found by bisection
+    "planar": flow.Planar(),  # inverted by bisection
 }
 
 
@@ -26,55 +26,55 @@ def transform(name, dim=3):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LAYERS)
-def test_it_is_the_bijection_over_a_batch(name):
-    bend = transform(name)
+def test_it_equals_the_bijection_on_a_batch(name):
+    t = transform(name)
     x = jax.random.normal(jax.random.key(1), (2, 4, 3))
 
     @jax.jit
-    def everything(bend, x):
-        y, log_det = bend.call_with_intermediates(x)
-        there = bend.log_abs_det_jacobian(x, y), bend.inv.log_abs_det_jacobian(y, x)
-        return y, log_det, jax.vmap(jax.jacfwd(bend))(x[1]), bend.inv(y), *there
+    def evaluate(t, x):
+        y, log_det = t.call_with_intermediates(x)
+        log_dets = t.log_abs_det_jacobian(x, y), t.inv.log_abs_det_jacobian(y, x)
+        return y, log_det, jax.vmap(jax.jacfwd(t))(x[1]), t.inv(y), *log_dets
 
-    y, log_det, jacobian, back, forwards, backwards = everything(bend, x)
+    y, log_det, jacobian, back, forward, inverse = evaluate(t, x)
     assert y.shape == (2, 4, 3)
     assert log_det.shape == (2, 4)
     np.testing.assert_allclose(log_det[1], np.linalg.slogdet(jacobian)[1], atol=1e-4)
-    np.testing.assert_allclose(forwards, log_det, atol=1e-5)
+    np.testing.assert_allclose(forward, log_det, atol=1e-5)
     np.testing.assert_allclose(back, x, atol=1e-4)
-    np.testing.assert_allclose(backwards, -log_det, atol=1e-4)
+    np.testing.assert_allclose(inverse, -log_det, atol=1e-4)
     assert np.abs(y - x).max() > 0.1
 
 
-def test_it_is_a_pytree_that_knows_its_like():
-    bend = transform("coupling")
-    again = jax.tree.map(lambda leaf: leaf, bend)
-    assert again == bend
-    assert jax.tree.map(lambda leaf: leaf + 1, bend) != bend
-    assert transform("planar") != bend
-    assert bend.domain is bend.codomain is constraints.real_vector
-    assert len(jax.tree.leaves(bend)) == len(jax.tree.leaves(bend.params))
+def test_it_is_a_pytree_with_equality():
+    t = transform("coupling")
+    assert jax.tree.map(lambda leaf: leaf, t) == t
+    assert jax.tree.map(lambda leaf: leaf + 1, t) != t
+    assert transform("planar") != t
+    assert t.domain is t.codomain is constraints.real_vector
+    assert len(jax.tree.leaves(t)) == len(jax.tree.leaves(t.params))
 
 
-def test_a_model_may_use_one():
-    """A prior bent by a flow, with data on the far side: against the model without."""
-    bend = transform("coupling", dim=2)
+def test_a_transformed_prior_equals_a_deterministic_transform():
+    """A prior transformed by a flow has the evidence and posterior of the noncentered model."""
+    t = transform("coupling", dim=2)
     base = dist.Normal(0.0, 1.0).expand([2]).to_event(1)
     y = np.asarray([0.4, -0.3], np.float32)
 
-    def bent(y, bend):
-        x = numpyro.sample("x", dist.TransformedDistribution(base, bend))
+    def transformed_prior(y, t):
+        x = numpyro.sample("x", dist.TransformedDistribution(base, t))
         numpyro.sample("y", dist.Normal(x, 0.5).to_event(1), obs=y)
 
-    def straight(y, bend):
+    def deterministic(y, t):
         e = numpyro.sample("e", base)
-        x = numpyro.deterministic("x", bend(e))
+        x = numpyro.deterministic("x", t(e))
         numpyro.sample("y", dist.Normal(x, 0.5).to_event(1), obs=y)
 
-    one, other = (vijax.fit(model, y, bend, progress_bar=False) for model in (bent, straight))
-    evidence = [fit.importance(0, 8000) for fit in (one, other)]
+    models = (transformed_prior, deterministic)
+    fits = [vijax.fit(model, y, t, progress_bar=False) for model in models]
+    evidence = [fit.importance(0, 8000) for fit in fits]
     error = 5 * np.hypot(*(found.log_evidence_se for found in evidence))
     assert abs(evidence[0].log_evidence - evidence[1].log_evidence) < error + 1e-3
-    draws = [fit.sample(0, 4000)["x"] for fit in (one, other)]
-    spread = jnp.std(draws[1], axis=0)
-    np.testing.assert_allclose((draws[0].mean(0) - draws[1].mean(0)) / spread, 0, atol=0.12)
+    draws = [fit.sample(0, 4000)["x"] for fit in fits]
+    sd = jnp.std(draws[1], axis=0)
+    np.testing.assert_allclose((draws[0].mean(0) - draws[1].mean(0)) / sd, 0, atol=0.12)

@@ -1,4 +1,4 @@
-"""The model's own conditionals, moved towards the data."""
+"""Automatic structured variational inference."""
 
 import numpy as np
 import numpyro
@@ -15,7 +15,7 @@ STEPS, NOISE = 6, 0.5
 
 
 def walk(y):
-    """A random walk of which only the end is seen, with noise."""
+    """A random walk whose last state is observed with noise."""
     x = 0.0
     for t in range(STEPS):
         x = numpyro.sample(f"x{t}", dist.Normal(x, 1.0))
@@ -27,8 +27,8 @@ def fit(model, *args, **options):
 
 
 @pytest.mark.slow
-def test_a_chain_seen_at_its_end_is_exact():
-    """Each step given the one before, and the end, is normal with a slope between 0 and 1."""
+def test_a_chain_observed_at_its_end_is_exact():
+    """Given the previous state and the data, each state is normal with a slope in (0, 1)."""
     y = np.float32(3.0)
     posterior = fit(walk, y, guide="asvi")
     assert isinstance(posterior.guide, ASVI)
@@ -47,7 +47,7 @@ def test_a_chain_seen_at_its_end_is_exact():
     np.testing.assert_allclose(np.corrcoef(found.T), correlation, atol=0.1)
 
 
-def test_it_is_written_to_a_file_by_name(tmp_path):
+def test_save_and_load(tmp_path):
     exact = problem("normal_mean")
     posterior = fit(exact.model, *exact.args, guide=ASVI)
     np.testing.assert_allclose(posterior.elbo, exact.log_evidence, atol=0.02)
@@ -56,7 +56,7 @@ def test_it_is_written_to_a_file_by_name(tmp_path):
     np.testing.assert_array_equal(again.sample(0, 10)["mu"], posterior.sample(0, 10)["mu"])
 
 
-def test_it_takes_all_sites_and_a_model():
+def test_it_requires_all_sites_and_a_target():
     exact = problem("regression")
     with pytest.raises(GuideError, match=r"ASVI: expected all sites.*got all but \['beta'\]"):
         fit(exact.model, *exact.args, guide={"alpha": "asvi", ...: "meanfield"})

@@ -10,7 +10,7 @@ import vijax
 from tests.targets import regression
 from vijax.contracts import Setting, Variables
 from vijax.guides import MeanField
-from vijax.guides.gaussian.normal import MeanFieldParams
+from vijax.guides.location_scale.mean_field import MeanFieldParams
 from vijax.objectives import ELBO
 from vijax.objectives.estimators.quasi_monte_carlo import quasi_normals
 

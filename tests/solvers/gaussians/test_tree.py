@@ -13,8 +13,14 @@ import vijax
 from tests.solvers.problems import case
 from tests.targets import problem
 from vijax.guides import Plates
-from vijax.guides.structured.levels import cut, join, levels, positions, sharing
-from vijax.guides.structured.plates import suits
+from vijax.guides.structured.plate_levels import (
+    coordinate_indices,
+    join_levels,
+    levels,
+    sharing_counts,
+    split_levels,
+)
+from vijax.guides.structured.plates import plates_affordable
 from vijax.runtime.errors import GuideError
 from vijax.solvers import StructuredNewton
 from vijax.solvers.gaussians.structured_conversion import fill, normal
@@ -70,24 +76,24 @@ def test_levels_follow_the_plates():
     assert names == [["a", "m"], ["b"], ["e"], ["c", "d"]]
     assert [level.parent for level in found] == [None, 0, 0, 1]
     assert [(level.rows, level.width) for level in found] == [(1, 3), (3, 1), (5, 2), (12, 3)]
-    assert [level.above for level in found] == [(), (3,), (3,), (3, 1)]
-    rows = [list(num) for num in sharing(space())]
+    assert [level.ancestor_widths for level in found] == [(), (3,), (3,), (3, 1)]
+    rows = [list(num) for num in sharing_counts(space())]
     assert rows == [[], [3] * 3, [5] * 3, [12, 12, 12, 4]]
-    assert [list(num) for num in sharing(space().cut({"classes": 2}))] == rows
-    together = np.concatenate([where.ravel() for where in positions(space())])
+    assert [list(num) for num in sharing_counts(space().cut({"classes": 2}))] == rows
+    together = np.concatenate([where.ravel() for where in coordinate_indices(space())])
     assert sorted(together) == list(range(space().dim))
 
 
 def test_a_position_is_cut_into_rows_and_joined_again():
     labels = np.array(space().coordinates())
-    rows = positions(space())[3]
+    rows = coordinate_indices(space())[3]
     # the row of class 2 in school 1: its place in the grid of classes and schools
     assert set(labels[rows[2 * 3 + 1]]) == {"c[2,1]", "d[2,1,0]", "d[2,1,1]"}
     z = space().unravel(jnp.arange(float(space().dim)))
-    parts = cut(space(), z)
-    for part, where in zip(parts, positions(space()), strict=True):
+    parts = split_levels(space(), z)
+    for part, where in zip(parts, coordinate_indices(space()), strict=True):
         np.testing.assert_array_equal(part, where)
-    again = join(space(), parts)
+    again = join_levels(space(), parts)
     assert list(again) == list(space().names)
     jax.tree.map(np.testing.assert_array_equal, again, z)
 
@@ -275,8 +281,8 @@ def wide(width):
 
 @pytest.mark.parametrize(("width", "suitable"), [(2, True), (200, False)])
 def test_it_suits_small_blocks(width, suitable):
-    assert suits(case(wide, width).target.space) == suitable
-    assert not suits(problem("regression").target.space)
+    assert plates_affordable(case(wide, width).target.space) == suitable
+    assert not plates_affordable(problem("regression").target.space)
 
 
 @pytest.mark.parametrize(

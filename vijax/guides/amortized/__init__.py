@@ -1,1 +1,1 @@
-"""Amortized guides: a network infers the latents of a row from its data."""
+"""Amortized guides: a network maps the data of a row to the posterior of its local latents."""

@@ -1,4 +1,4 @@
-"""Discrete latents of a row inferred from the row's own data, by one network for all rows."""
+"""The amortized discrete guide: a network from the data of a row to its discrete latents."""
 
 from __future__ import annotations
 
@@ -13,55 +13,65 @@ import numpy as np
 from jax import Array
 
 from vijax.contracts import Axes, Batch, ConditionalGuide, Position, PyTree, Site, Space
-from vijax.families.discrete import Counts, Family, Finite
-from vijax.guides.amortized.encoder import Encoder, Inputs, check_encoder, encoded, one_level, start
-from vijax.guides.discrete import Discrete, Independent, require_discrete, starting
+from vijax.families.discrete import Categorical, DiscretizedLogistic, Family
+from vijax.guides.amortized.encoder import (
+    Encoder,
+    Inputs,
+    check_encoder,
+    encode,
+    init_encoder,
+    single_plate_level,
+)
+from vijax.guides.checks import require_discrete
+from vijax.guides.discrete import Discrete, IndependentDiscrete, initial_distribution
 
 _NAME = "AmortizedDiscrete"
-_STRETCH = 3.0  # log scales of counts differ by no more than this from the one they start at
-_UNIT = math.log(math.e - 1)  # where the softplus function is one
+_MAX_LOG_SCALE_CHANGE = 3.0  # bound on the change of a count's log scale from its start
+_SOFTPLUS_INVERSE_1 = math.log(math.e - 1)  # softplus of it is 1
 
 
 class CountParams(NamedTuple):
-    """What rows have in common of a count: an entry of a row each.
+    """Parameters of a count site that all rows share, one per entry of a row.
 
     Attributes:
-        unit: the distribution where the encoder says zero.
-        gate: what it says is multiplied by this, location and scale, `(2, entries)`. It starts at
-            zero, so that all rows start alike.
+        unit: the distribution for encoder outputs of zero.
+        gate: factors of the encoder's outputs for location and scale, `(2, entries)`. They start
+            at zero, so that all rows have the same initial distribution.
     """
 
-    unit: Counts
+    unit: DiscretizedLogistic
     gate: Array
 
 
 class AmortizedDiscreteParams(NamedTuple):
-    """The encoder's weights, and of counts what rows have in common, by site."""
+    """The encoder's parameters, and the shared parameters of count sites, by site."""
 
     encoder: PyTree
     counts: dict[str, CountParams]
 
 
 @dataclasses.dataclass(frozen=True)
-class AmortizedDiscrete(ConditionalGuide, Independent):
-    """`q(h_i | x_i) = prod_j q(h_ij)`, the parameters of all `q(h_ij)` being `encoder(x_i)`.
+class AmortizedDiscrete(ConditionalGuide, IndependentDiscrete):
+    """Amortized discrete guide: `q(h_i | x_i) = prod_j q(h_ij; encoder(x_i))`.
 
-    For a sigmoid belief network or any other autoencoder with discrete latents: as `Amortized` is
-    for continuous ones, with the gradients of `ELBO(discrete=...)`, on batches as on all rows, and
-    for rows that the fit has not seen. Beside continuous sites it is named for the discrete ones,
+    The counterpart of `Amortized` for discrete local latents, as in a sigmoid belief network or
+    another autoencoder with discrete latents. Gradients are those of `ELBO(discrete=...)`, with or
+    without minibatches, and the posterior of new rows is available without a new fit. In models
+    that also have continuous sites assign it to the discrete ones,
     `guide={"h": AmortizedDiscrete(...), "z": Amortized(...), ...: "fullrank"}`. Source: Neural
     Variational Inference and Learning in Belief Networks, Mnih, Gregor, 2014.
 
-    An entry of a count without an end has two numbers `a` and `b`, from which its distribution, a
-    `vijax.families.discrete.Counts`, gets the location `m softplus(c + g a)` and the scale
-    `s exp(3 tanh(h b / 3))`: linear at most, and within bounds, in what the encoder says. `m` and
-    `s` are parameters for all rows, the gates `g` and `h` start at zero, and `softplus(c) = 1`.
+    For an entry of an unbounded count the encoder has two outputs `a` and `b`. Its distribution, a
+    `vijax.families.discrete.DiscretizedLogistic`, has location `m softplus(c + g a)`, at most
+    linear in `a`, and scale `s exp(3 tanh(h b / 3))`, bounded in `b`. `m` and `s` are parameters
+    shared by all rows, the gates `g` and `h` start at zero, and `softplus(c) = 1`.
 
     Args:
-        encoder: as for `Amortized`. Its outputs, `(rows, width)`, are sites in order, and the
-            entries of a site in a row in order. An entry with `n` values has `n - 1` numbers, the
-            logits of the values from the second on against the first; one of a count has two.
-        inputs: name or names of the array arguments whose rows it sees, in order.
+        encoder: as for `Amortized`. Its outputs, `(rows, width)`, are ordered by site and by entry
+            of a site in a row. An entry with `n` values takes `n - 1` outputs, the log odds of the
+            values from the second on relative to the first; an entry of an unbounded count takes
+            two.
+        inputs: name or names of the array arguments whose rows are the encoder's inputs, in order.
 
     Raises:
         GuideError: on use, if the sites are not those of one plate, an input is not an array of
@@ -78,33 +88,35 @@ class AmortizedDiscrete(ConditionalGuide, Independent):
         self, key: Array, space: Space, location: Position, batch: Batch | None = None
     ) -> AmortizedDiscreteParams:
         require_discrete(space, _NAME)
-        (plate,) = one_level(space, _NAME).plates
+        (plate,) = single_plate_level(space, _NAME).plates
         counts = {
-            s.name: _common(s, plate, location[s.name]) for s in space.sites if not s.cardinality
+            s.name: _init_count(s, plate, location[s.name])
+            for s in space.sites
+            if not s.cardinality
         }
-        return AmortizedDiscreteParams(start(self.encoder, key), counts)
+        return AmortizedDiscreteParams(init_encoder(self.encoder, key), counts)
 
     def row_axes(
         self, params: AmortizedDiscreteParams, space: Space, plates: Collection[str]
     ) -> AmortizedDiscreteParams:
-        return jax.tree.map(lambda _: Axes(), params)  # one network serves all rows
+        return jax.tree.map(lambda _: Axes(), params)  # one network for all rows
 
     def families(
         self, params: AmortizedDiscreteParams, space: Space, batch: Batch
     ) -> dict[str, Family]:
-        level = one_level(space, _NAME)
+        level = single_plate_level(space, _NAME)
         (plate,) = level.plates
         widths = [math.prod(_shape(site, plate)[1:]) for site in level.sites]
-        outputs = encoded(self.encoder, params.encoder, self.inputs, level, sum(widths), batch)
+        outputs = encode(self.encoder, params.encoder, self.inputs, level, sum(widths), batch)
         columns = jnp.split(outputs, np.cumsum(widths)[:-1], axis=1)
         found: dict[str, Family] = {}
         for site, column in zip(level.sites, columns, strict=True):
-            numbers = column.reshape(_shape(site, plate))
+            entries, axis = column.reshape(_shape(site, plate)), _axis(site, plate)
             if site.cardinality:
-                found[site.name] = Finite(jnp.moveaxis(numbers, 0, _axis(site, plate)))
+                found[site.name] = Categorical(jnp.moveaxis(entries, 0, axis))
             else:
-                own = _counts(numbers, params.counts[site.name])
-                found[site.name] = Counts(*(jnp.moveaxis(a, 0, _axis(site, plate)) for a in own))
+                count = _count_distribution(entries, params.counts[site.name])
+                found[site.name] = DiscretizedLogistic(*(jnp.moveaxis(a, 0, axis) for a in count))
         return found
 
     @property
@@ -117,34 +129,35 @@ class AmortizedDiscrete(ConditionalGuide, Independent):
         return self.families(params, space, batch)
 
 
-def _common(site: Site, plate: str, location: Array) -> CountParams:
-    """A start at the median of the rows."""
+def _init_count(site: Site, plate: str, location: Array) -> CountParams:
+    """Initial shared parameters of a count site, at the median of its rows."""
     axis = _axis(site, plate)
-    unit = starting(site, jnp.median(jnp.asarray(location), axis=axis))
-    assert isinstance(unit, Counts)
+    unit = initial_distribution(site, jnp.median(jnp.asarray(location), axis=axis))
+    assert isinstance(unit, DiscretizedLogistic)
     return CountParams(unit, jnp.zeros((2, *unit.log_loc.shape), unit.log_loc.dtype))
 
 
-def _counts(numbers: Array, common: CountParams) -> Counts:
-    """The distribution of every row `(rows, *entries)` for what the encoder says of it.
+def _count_distribution(outputs: Array, shared: CountParams) -> DiscretizedLogistic:
+    """The distribution of every row `(rows, *entries)` given the encoder's outputs.
 
-    Where locations were exponential in it they ran away: a step in a weight multiplies them by
-    something that grows with the inputs.
+    Locations exponential in the outputs diverged: a step in a network weight multiplies them by a
+    factor that grows with the inputs.
     """
-    place, stretch = (common.gate * jnp.moveaxis(numbers, -1, 1)).swapaxes(0, 1)
-    bounded = _STRETCH * jnp.tanh(stretch / _STRETCH)
-    return Counts(
-        common.unit.log_loc + _log_softplus(_UNIT + place), common.unit.log_scale + bounded
+    loc, log_scale = (shared.gate * jnp.moveaxis(outputs, -1, 1)).swapaxes(0, 1)
+    bounded = _MAX_LOG_SCALE_CHANGE * jnp.tanh(log_scale / _MAX_LOG_SCALE_CHANGE)
+    return DiscretizedLogistic(
+        shared.unit.log_loc + _log_softplus(_SOFTPLUS_INVERSE_1 + loc),
+        shared.unit.log_scale + bounded,
     )
 
 
 def _log_softplus(x: Array) -> Array:
-    low = x < -10.0  # where it is the exponential function, which rounds to zero in the end
+    low = x < -10.0  # softplus(x) equals exp(x) there, and underflows for smaller x
     return jnp.where(low, x, jnp.log(jax.nn.softplus(jnp.where(low, 0.0, x))))
 
 
 def _shape(site: Site, plate: str) -> tuple[int, ...]:
-    """Rows, the site's entries in each, and numbers that the encoder says of each entry."""
+    """Shape of the encoder's outputs for a site: rows, entries of a row, outputs per entry."""
     shape, axis = site.z_shape, _axis(site, plate)
     return (
         shape[axis],

@@ -1,4 +1,4 @@
-"""A network that sees the rows of a plate: its weights, the rows it is given, what it says."""
+"""The encoder of amortized guides: a network applied to the rows of a plate."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from vijax.contracts import Batch, PyTree, Space
-from vijax.guides.structured.levels import Level, levels
+from vijax.guides.structured.plate_levels import Level, levels
 from vijax.runtime import networks as _networks
 from vijax.runtime.errors import GuideError, mismatch
 
@@ -17,7 +17,7 @@ Inputs = str | tuple[str, ...]
 
 
 def check_encoder(encoder: Any) -> None:
-    """Refuses a module in the place of what makes one.
+    """Raises if the encoder is not callable, for example a module instead of its class.
 
     Raises:
         GuideError: naming the option.
@@ -25,29 +25,29 @@ def check_encoder(encoder: Any) -> None:
     if not callable(encoder):
         raise GuideError(
             mismatch(
-                "encoder", "a function of nnx.Rngs that makes a module", type(encoder).__name__
+                "encoder", "a function of nnx.Rngs that returns a module", type(encoder).__name__
             )
         )
 
 
-def start(encoder: Encoder, key: Array) -> PyTree:
-    """Weights at random, as the module makes them.
+def init_encoder(encoder: Encoder, key: Array) -> PyTree:
+    """Random initial parameters, by the module's initializers.
 
     Raises:
-        GuideError: the module has state of other kinds.
+        GuideError: the module has state other than `nnx.Param`.
     """
     return _networks.start(encoder, key, "encoder")
 
 
-def encoded(
-    encoder: Encoder, weights: PyTree, inputs: Inputs, level: Level, width: int, batch: Batch
+def encode(
+    encoder: Encoder, params: PyTree, inputs: Inputs, level: Level, width: int, batch: Batch
 ) -> Array:
-    """What the network says of every row in use, `(rows, width)`.
+    """The network's outputs for every row in use, `(rows, width)`.
 
     Raises:
         GuideError: an input is not an array with these rows, or the outputs have another shape.
     """
-    outputs = _networks.applied(encoder, weights, *_rows(inputs, level, batch))
+    outputs = _networks.applied(encoder, params, *_input_rows(inputs, level, batch))
     expected = (level.rows, width)
     if jnp.shape(outputs) != expected:
         what = f"encoder's outputs for sites {[site.name for site in level.sites]}"
@@ -55,11 +55,11 @@ def encoded(
     return outputs
 
 
-def one_level(space: Space, guide: str) -> Level:
-    """The rows of the one plate that all sites live in.
+def single_plate_level(space: Space, guide: str) -> Level:
+    """The level of a space whose sites are all in the same single plate.
 
     Raises:
-        GuideError: naming a site that lives elsewhere.
+        GuideError: naming a site that is not.
     """
     found = levels(space)
     if len(found) == 1 and len(found[0].plates) == 1:
@@ -67,26 +67,26 @@ def one_level(space: Space, guide: str) -> Level:
     odd = next((s for s in space.sites if len(s.plates) != 1), space.sites[-1])
     raise GuideError(
         f"guide {guide}: expected sites inside one plate, got {odd.name!r} in plates "
-        f"{[plate.name for plate in odd.plates]}. Name those with a latent for every row, and "
-        f"another guide for the rest: guide={{'z': {guide}(...), ...: 'meanfield'}}."
+        f"{[plate.name for plate in odd.plates]}. Assign it to the local latents of one plate, and "
+        f"another guide to the other sites: guide={{'z': {guide}(...), ...: 'meanfield'}}."
     )
 
 
-def _rows(inputs: Inputs, level: Level, batch: Batch) -> list[Array]:
-    """The inputs' rows in use: those that are there already, or cut out of all of them."""
+def _input_rows(inputs: Inputs, level: Level, batch: Batch) -> list[Array]:
+    """The inputs' rows in use: fetched rows as they are, other arrays indexed by the minibatch."""
     plate, found = level.plates[0], []
-    known = batch.data | batch.fetched
+    arrays = batch.data | batch.fetched
     for name in (inputs,) if isinstance(inputs, str) else inputs:
-        if name not in known:
-            raise GuideError(mismatch("inputs", f"array arguments among {[*known]}", repr(name)))
-        rows = known[name]
-        there = name in batch.fetched and jnp.shape(rows)[:1] == (level.rows,)
-        cut = plate in batch.index and not there
-        num = level.sites[0].plates[0].size if cut else level.rows
+        if name not in arrays:
+            raise GuideError(mismatch("inputs", f"array arguments among {[*arrays]}", repr(name)))
+        rows = arrays[name]
+        fetched = name in batch.fetched and jnp.shape(rows)[:1] == (level.rows,)
+        subsample = plate in batch.index and not fetched
+        num = level.sites[0].plates[0].size if subsample else level.rows
         if jnp.shape(rows)[:1] != (num,):
             what = f"input {name!r}"
-            expected = f"an array with a row for each of the {num} of plate {plate!r}"
+            expected = f"an array with one row for each of the {num} rows of plate {plate!r}"
             raise GuideError(mismatch(what, expected, f"shape {jnp.shape(rows)}"))
-        # rows come from permutations: no bounds to check
-        found.append(jnp.take(rows, batch.index[plate], 0, mode="clip") if cut else rows)
+        # mode="clip" skips bounds checks: indices come from permutations
+        found.append(jnp.take(rows, batch.index[plate], 0, mode="clip") if subsample else rows)
     return found

@@ -1,27 +1,24 @@
-"""Flows: bijections, recipes made of them, and the guide that puts one on a Gaussian."""
+"""Normalizing flows: bijections, architectures composed of them, and the `Flow` guide."""
 
-from vijax.guides.flow.affine import Diagonal, LowRankAffine, Triangular
+from vijax.guides.flow.affine import LU, Diagonal, LowRankAffine, Triangular
+from vijax.guides.flow.architectures import ARCHITECTURES
 from vijax.guides.flow.autoregressive import Autoregressive
 from vijax.guides.flow.bijection import Bijection
 from vijax.guides.flow.bnaf import BlockNeural
 from vijax.guides.flow.chain import Chain, Invert, Repeat
-from vijax.guides.flow.coupling import Coupling, Marginal
-from vijax.guides.flow.elementwise import Affine, Elementwise
+from vijax.guides.flow.coupling import Coupling
+from vijax.guides.flow.elementwise import Affine, Elementwise, Marginal
+from vijax.guides.flow.external import ExternalDensityFlow, ExternalFlow, from_functions
 from vijax.guides.flow.guide import Flow, FlowParams
-from vijax.guides.flow.lu import LU
 from vijax.guides.flow.permutation import Flip, Shuffle
-from vijax.guides.flow.planar import Planar
-from vijax.guides.flow.plugged import Plugged, PluggedDensity, plug
-from vijax.guides.flow.radial import Radial
-from vijax.guides.flow.recipes import RECIPES
+from vijax.guides.flow.planar import Planar, Radial, Sylvester
 from vijax.guides.flow.spline import Spline
-from vijax.guides.flow.sylvester import Sylvester
-from vijax.guides.flow.tails import LOFT, HeavyTails
+from vijax.guides.flow.tail_transforms import LOFT, HeavyTails
 
 __all__ = [
+    "ARCHITECTURES",
     "LOFT",
     "LU",
-    "RECIPES",
     "Affine",
     "Autoregressive",
     "Bijection",
@@ -30,6 +27,8 @@ __all__ = [
     "Coupling",
     "Diagonal",
     "Elementwise",
+    "ExternalDensityFlow",
+    "ExternalFlow",
     "Flip",
     "Flow",
     "FlowParams",
@@ -38,13 +37,11 @@ __all__ = [
     "LowRankAffine",
     "Marginal",
     "Planar",
-    "Plugged",
-    "PluggedDensity",
     "Radial",
     "Repeat",
     "Shuffle",
     "Spline",
     "Sylvester",
     "Triangular",
-    "plug",
+    "from_functions",
 ]

@@ -1,4 +1,4 @@
-"""Affine bijections: diagonal, triangular, and the identity plus a few directions."""
+"""Affine bijections: diagonal, triangular, low-rank and LU."""
 
 from __future__ import annotations
 
@@ -30,16 +30,24 @@ class TriangularParams(NamedTuple):
 
 
 class LowRankAffineParams(NamedTuple):
-    """`shift` `(dim,)`, `raw` `(rank,)`, the row lengths to be, and `directions` `(dim, rank)`."""
+    """`shift` `(dim,)`, `log_stretch` `(rank,)`, and `directions` `(dim, rank)`."""
 
     shift: Array
-    raw: Array
+    log_stretch: Array
     directions: Array
+
+
+class LUParams(NamedTuple):
+    """`lower` and `upper` `(dim, dim)`, of which the strict triangles are used; `log_diagonal`."""
+
+    lower: Array
+    upper: Array
+    log_diagonal: Array
 
 
 @dataclasses.dataclass(frozen=True)
 class Diagonal(Bijection):
-    """`y = shift + exp(log_scale) x`, with `log |J| = sum(log_scale)`."""
+    """Diagonal affine map: `y = shift + exp(log_scale) x`, with `log |J| = sum(log_scale)`."""
 
     def init(self, key: Array, dim: int) -> DiagonalParams:
         return DiagonalParams(jnp.zeros(dim), jnp.zeros(dim))
@@ -53,9 +61,9 @@ class Diagonal(Bijection):
 
 @dataclasses.dataclass(frozen=True)
 class Triangular(Bijection):
-    """`y = shift + L x` with `L = diag(exp(log_scale)) (I + strict lower)`.
+    """Triangular affine map: `y = shift + L x`, `L = diag(exp(log_scale)) (I + strict lower)`.
 
-    Entries of `lower` on and above the diagonal are never read.
+    `log |J| = sum(log_scale)`. Entries of `lower` on and above the diagonal are ignored.
     """
 
     def init(self, key: Array, dim: int) -> TriangularParams:
@@ -71,13 +79,13 @@ class Triangular(Bijection):
 
 @dataclasses.dataclass(frozen=True)
 class LowRankAffine(Bijection):
-    """`y = shift + (I + V diag(s - 1) V') x`: stretched by `s > 0` along a few directions.
+    """Low-rank affine map: `y = shift + (I + V diag(s - 1) V') x`, `s > 0`.
 
     `V` `(dim, rank)` has orthonormal columns, from the QR decomposition of `directions`, so that
-    `log |J| = sum(log s)` and the inverse stretches by `1 / s`. Time and memory `dim rank` a point.
+    `log |J| = sum(log s)` and the inverse has `1 / s`. Time and memory are `dim rank` per point.
 
     Args:
-        rank: number of directions, at most `dim` of them in use.
+        rank: number of directions; at most `dim` are used.
 
     Raises:
         GuideError: `rank` is less than one.
@@ -95,10 +103,31 @@ class LowRankAffine(Bijection):
         return LowRankAffineParams(jnp.zeros(dim), jnp.zeros(rank), directions)
 
     def forward(self, params: LowRankAffineParams, x: Array) -> tuple[Array, Array]:
-        return params.shift + _stretch(params, params.raw, x), jnp.sum(params.raw)
+        return params.shift + _stretch(params, params.log_stretch, x), jnp.sum(params.log_stretch)
 
     def inverse(self, params: LowRankAffineParams, y: Array) -> tuple[Array, Array]:
-        return _stretch(params, -params.raw, y - params.shift), -jnp.sum(params.raw)
+        return _stretch(params, -params.log_stretch, y - params.shift), -jnp.sum(params.log_stretch)
+
+
+@dataclasses.dataclass(frozen=True)
+class LU(Bijection):
+    """Linear map `y = L U x`: `L` unit lower triangular, `U` upper with a positive diagonal.
+
+    `log |J| = sum(log_diagonal)`, and the inverse takes two triangular solves. Source: Glow:
+    Generative Flow with Invertible 1x1 Convolutions, Kingma and Dhariwal, 2018.
+    """
+
+    def init(self, key: Array, dim: int) -> LUParams:
+        return LUParams(jnp.zeros((dim, dim)), jnp.zeros((dim, dim)), jnp.zeros(dim))
+
+    def forward(self, params: LUParams, x: Array) -> tuple[Array, Array]:
+        lower, upper = _lu_factors(params)
+        return lower @ (upper @ x), jnp.sum(params.log_diagonal)
+
+    def inverse(self, params: LUParams, y: Array) -> tuple[Array, Array]:
+        lower, upper = _lu_factors(params)
+        half = solve_triangular(lower, y, lower=True, unit_diagonal=True)
+        return solve_triangular(upper, half, lower=False), -jnp.sum(params.log_diagonal)
 
 
 def _lower(params: TriangularParams) -> Array:
@@ -109,3 +138,9 @@ def _lower(params: TriangularParams) -> Array:
 def _stretch(params: LowRankAffineParams, log_stretch: Array, x: Array) -> Array:
     basis, _ = jnp.linalg.qr(params.directions)
     return x + basis @ (jnp.expm1(log_stretch) * (basis.T @ x))
+
+
+def _lu_factors(params: LUParams) -> tuple[Array, Array]:
+    unit = jnp.eye(params.log_diagonal.size, dtype=params.lower.dtype)
+    diagonal = jnp.diag(jnp.exp(params.log_diagonal))
+    return jnp.tril(params.lower, -1) + unit, jnp.triu(params.upper, 1) + diagonal

@@ -1,4 +1,4 @@
-"""Autoregressive maps: every coordinate is mapped as those before it decide."""
+"""Autoregressive layers, as in inverse and masked autoregressive flows."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from vijax.guides.flow.elementwise import Affine, Elementwise
 
 @dataclasses.dataclass(frozen=True)
 class Autoregressive(Bijection):
-    """`y_i = f(x_i; network_i(x_1, ..., x_(i-1)))` with one masked network for all `i`.
+    """Autoregressive layer: `y_i = f(x_i; network_i(x_1, ..., x_(i-1)))`, one masked network.
 
-    One pass forwards, `dim` passes backwards. As it stands it draws fast (an inverse
-    autoregressive flow); `Invert` makes it the masked autoregressive flow, with a fast density
-    and slow draws. Masked weights are never read. Sources: Improved Variational Inference with
-    Inverse Autoregressive Flow, Kingma et al., 2016; Masked Autoregressive Flow for Density
-    Estimation, Papamakarios, Pavlakou, Murray, 2017.
+    `forward` takes one pass of the network, `inverse` takes `dim`. This is the inverse
+    autoregressive flow (IAF), with fast draws; `Invert` gives the masked autoregressive flow (MAF),
+    with a fast density and slow draws. Masked network weights are ignored. Sources: Improved
+    Variational Inference with Inverse Autoregressive Flow, Kingma et al., 2016; Masked
+    Autoregressive Flow for Density Estimation, Papamakarios, Pavlakou, Murray, 2017.
 
     Args:
-        elementwise: the family of `f`.
+        elementwise: the elementwise map `f`.
         hidden: sizes of the network's hidden layers.
     """
 
@@ -42,7 +42,7 @@ class Autoregressive(Bijection):
         return y, jnp.sum(log_slopes)
 
     def inverse(self, params: Network, y: Array) -> tuple[Array, Array]:
-        def sweep(_: int, x: Array) -> Array:  # the i-th makes coordinate i right, for good
+        def sweep(_: int, x: Array) -> Array:  # the i-th sweep solves for coordinate i
             return jax.vmap(self.elementwise.inverse)(self._raw(params, x), y)[0]
 
         x = lax.fori_loop(0, y.size - 1, sweep, jnp.zeros_like(y))
@@ -50,7 +50,7 @@ class Autoregressive(Bijection):
         return x, jnp.sum(log_slopes)
 
     def _hidden(self, dim: int) -> tuple[int, ...]:
-        return self.hidden if dim > 1 else ()  # nothing to look at: only biases
+        return self.hidden if dim > 1 else ()  # no inputs: only biases
 
     def _raw(self, params: Network, x: Array) -> Array:
         size = self.elementwise.size

@@ -1,8 +1,8 @@
-"""What a bijection is: the contract of every file in this folder.
+"""The base class of bijections.
 
-Written for one point `(dim,)`; the caller applies `vmap`. A bijection is frozen configuration, its
-parameters are a pytree kept apart, and at `init` it is the identity or nearly so, so that a flow
-starts as its base.
+A bijection is written for one point `(dim,)`; the caller applies `vmap`. It is a frozen
+configuration, with its parameters in a separate pytree, and at `init` it is the identity or close
+to it, so that a flow starts at its base distribution.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vijax.contracts import PyTree
 
 
 class Bijection(abc.ABC):
-    """A differentiable one-to-one map of `R^dim` onto itself. Frozen, hashable, holds no arrays.
+    """A diffeomorphism of `R^dim`. Frozen, hashable, without arrays.
 
     Attributes:
         cheap_inverse: whether `inverse` costs about as much as `forward`.
@@ -28,7 +28,7 @@ class Bijection(abc.ABC):
 
     @abc.abstractmethod
     def init(self, key: Array, dim: int) -> PyTree:
-        """Parameters at, or within rounding to a percent of, the identity on `R^dim`."""
+        """Parameters at which the map is the identity, to rounding or to about a percent."""
 
     @abc.abstractmethod
     def forward(self, params: PyTree, x: Array) -> tuple[Array, Array]:
@@ -38,13 +38,17 @@ class Bijection(abc.ABC):
     def inverse(self, params: PyTree, y: Array) -> tuple[Array, Array]:
         """The point `x` with `forward(x) = y`, and `log |dx/dy|`; differentiable."""
 
-    def push(self, params: PyTree, x: Array, score: Array) -> tuple[Array, Array, Array]:
-        """`forward`, and the score of what it makes of a density with `score` at `x`.
+    def forward_score(self, params: PyTree, x: Array, score: Array) -> tuple[Array, Array, Array]:
+        """`forward`, and the score of the pushforward of a density with `score` at `x`.
 
-        With `q` the density of `y` where `x` has the given score, `grad log q(y)` is
-        `J^-T (score - grad_x log |J|)`: known without ever inverting a flow as a whole. No
-        gradient passes through it. Source: Fast and Unified Path Gradient Estimators for
-        Normalizing Flows, Vaitl, Winkler, Richter, Kessel, 2024.
+        With `q` the density of `y`, `grad log q(y) = J^-T (score - grad_x log |J|)`, which takes
+        no inversion of the flow. No gradient passes through it. Source: Fast and Unified Path
+        Gradient Estimators for Normalizing Flows, Vaitl, Winkler, Richter, Kessel, 2024.
+
+        Args:
+            params: parameters.
+            x: `(dim,)`.
+            score: gradient of the log density of `x`, `(dim,)`.
 
         Returns:
             `y`, `log |dy/dx|` and `grad log q(y)` `(dim,)`.
@@ -52,25 +56,13 @@ class Bijection(abc.ABC):
         y, log_det = self.forward(params, x)
         fixed, x, score = lax.stop_gradient((params, x, score))
         if self.cheap_inverse:
-            _, pull = jax.vjp(lambda y: self.inverse(fixed, y), lax.stop_gradient(y))
-            (score,) = pull((score, jnp.ones_like(log_det)))
+            _, vjp = jax.vjp(lambda y: self.inverse(fixed, y), lax.stop_gradient(y))
+            (score,) = vjp((score, jnp.ones_like(log_det)))
         else:
-            slope = jax.grad(lambda x: self.forward(fixed, x)[1])(x)
+            log_det_gradient = jax.grad(lambda x: self.forward(fixed, x)[1])(x)
             jacobian = jax.jacfwd(lambda x: self.forward(fixed, x)[0])(x)
-            score = jnp.linalg.solve(jacobian.T, score - slope)
+            score = jnp.linalg.solve(jacobian.T, score - log_det_gradient)
         return y, log_det, lax.stop_gradient(score)
-
-
-def polish(bijection: Bijection, params: PyTree, y: Array, x: Array) -> tuple[Array, Array]:
-    """One Newton step from `x`, a root of `forward(x) = y` up to rounding, and `log |dx/dy|`.
-
-    The root is found without gradients; through this step they are those of the implicit function
-    theorem, in `y` and in `params`.
-    """
-    x, fixed = lax.stop_gradient((x, params))
-    jacobian = jax.jacfwd(lambda x: bijection.forward(fixed, x)[0])(x)
-    x = x + jnp.linalg.solve(jacobian, y - bijection.forward(params, x)[0])
-    return x, -bijection.forward(params, x)[1]
 
 
 def default_float() -> jnp.dtype:

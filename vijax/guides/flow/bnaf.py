@@ -1,4 +1,4 @@
-"""Block neural autoregressive flows: a monotone network for every coordinate, all in one."""
+"""Block neural autoregressive flows (BNAF)."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vijax.guides.flow import root
-from vijax.guides.flow.bijection import Bijection, default_float, polish
+from vijax.guides.flow.bijection import Bijection, default_float
+from vijax.guides.flow.inversion import bisect_triangular, newton_step
 from vijax.runtime.errors import GuideError, mismatch
 
-_GATE = 5.0  # logit of the share of the identity at the start: 0.993
+_INIT_GATE = 5.0  # logit of 0.993, the initial weight of the identity
 
 
 class BNAFParams(NamedTuple):
-    """Two layers of `width` units per coordinate, and a gate `(dim,)`.
+    """Two layers with `width` units per coordinate, and a gate `(dim,)`.
 
-    `inner` `(dim, width, dim)` and `outer` `(dim, dim, width)` are the weights of what comes
-    before a coordinate; `log_inner` `(dim, width)`, `log_outer` `(dim, width)` those of its own,
-    which are positive; `inner_bias` `(dim, width)`, `outer_bias` `(dim,)`.
+    `inner` `(dim, width, dim)` and `outer` `(dim, dim, width)` are the off-diagonal blocks, the
+    network weights from earlier coordinates. `log_inner` and `log_outer` `(dim, width)` are the
+    logarithms of the diagonal blocks, which are positive. `inner_bias` is `(dim, width)` and
+    `outer_bias` `(dim,)`.
     """
 
     inner: Array
@@ -37,13 +38,13 @@ class BNAFParams(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class BlockNeural(Bijection):
-    """`y = g x + (1 - g) f(x)`, `f_i` increasing in `x_i` and any function of those before it.
+    """BNAF layer: `y = g x + (1 - g) f(x)`, `f_i` increasing in `x_i` given earlier coordinates.
 
-    One hidden layer of tanh, whose weights from a coordinate to itself are exponentials, so that
-    the slope is a sum of positive numbers and never cancels. `g = sigmoid(gate)` starts at 0.993.
-    Drawing is one pass, the inverse bisects coordinate by coordinate. Weights from later
-    coordinates are never read. Source: Block Neural Autoregressive Flow, De Cao, Titov, Aziz,
-    2019.
+    `f` has one tanh hidden layer. Its network weights from a coordinate to itself are
+    exponentials, so that the slope is a sum of positive terms without cancellation.
+    `g = sigmoid(gate)` starts at 0.993. `forward` takes one pass, `inverse` bisects each coordinate
+    in turn. Network weights from later coordinates are ignored. Source: Block Neural Autoregressive
+    Flow, De Cao, Titov, Aziz, 2019.
 
     Args:
         width: hidden units per coordinate.
@@ -61,29 +62,29 @@ class BlockNeural(Bijection):
 
     def init(self, key: Array, dim: int) -> BNAFParams:
         width, dtype = self.width, default_float()
-        inner, outer, own, bias = jax.random.split(key, 4)
+        inner, outer, diagonal, bias = jax.random.split(key, 4)
         return BNAFParams(
             jax.random.normal(inner, (dim, width, dim), dtype) / math.sqrt(dim),
-            0.3 * jax.random.normal(own, (dim, width), dtype),
+            0.3 * jax.random.normal(diagonal, (dim, width), dtype),
             jax.random.normal(bias, (dim, width), dtype),
             jax.random.normal(outer, (dim, dim, width), dtype) / math.sqrt(dim * width),
             jnp.full((dim, width), math.log(2 / width), dtype),
             jnp.zeros(dim),
-            jnp.full(dim, _GATE, dtype),
+            jnp.full(dim, _INIT_GATE, dtype),
         )
 
     def forward(self, params: BNAFParams, x: Array) -> tuple[Array, Array]:
-        before = np.tril(np.ones((x.size, x.size), np.float32), -1).astype(x.dtype)
-        own_in, own_out = jnp.exp(params.log_inner), jnp.exp(params.log_outer)
-        earlier = jnp.einsum("iwj,j->iw", params.inner * before[:, None, :], x)
-        hidden = jnp.tanh(earlier + own_in * x[:, None] + params.inner_bias)
-        value = jnp.einsum("ijw,jw->i", params.outer * before[:, :, None], hidden)
-        value = value + jnp.sum(own_out * hidden, 1) + params.outer_bias
-        slope = jnp.sum(own_out * (1 - hidden**2) * own_in, 1)
-        share = jax.nn.sigmoid(params.gate)
-        rest = jax.nn.sigmoid(-params.gate)
-        return share * x + rest * value, jnp.sum(jnp.log(share + rest * slope))
+        mask = np.tril(np.ones((x.size, x.size), np.float32), -1).astype(x.dtype)
+        inner_diagonal, outer_diagonal = jnp.exp(params.log_inner), jnp.exp(params.log_outer)
+        earlier = jnp.einsum("iwj,j->iw", params.inner * mask[:, None, :], x)
+        hidden = jnp.tanh(earlier + inner_diagonal * x[:, None] + params.inner_bias)
+        value = jnp.einsum("ijw,jw->i", params.outer * mask[:, :, None], hidden)
+        value = value + jnp.sum(outer_diagonal * hidden, 1) + params.outer_bias
+        slope = jnp.sum(outer_diagonal * (1 - hidden**2) * inner_diagonal, 1)
+        g = jax.nn.sigmoid(params.gate)
+        one_minus_g = jax.nn.sigmoid(-params.gate)
+        return g * x + one_minus_g * value, jnp.sum(jnp.log(g + one_minus_g * slope))
 
     def inverse(self, params: BNAFParams, y: Array) -> tuple[Array, Array]:
-        x = root.by_coordinate(lambda x: self.forward(params, x)[0], y)
-        return polish(self, params, y, x)
+        x = bisect_triangular(lambda x: self.forward(params, x)[0], y)
+        return newton_step(self, params, y, x)

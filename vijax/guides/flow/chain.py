@@ -1,4 +1,4 @@
-"""Bijections one after the other, and one bijection many times over."""
+"""Compositions of bijections: chains, repeated layers and inverses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vijax.runtime.errors import GuideError, mismatch
 
 @dataclasses.dataclass(frozen=True)
 class Chain(Bijection):
-    """`y = f_n(... f_2(f_1(x)))`; parameters are a tuple, those of the parts in order.
+    """Composition `y = f_n(... f_2(f_1(x)))`; parameters are a tuple, one entry per part.
 
     Args:
         parts: applied first to last.
@@ -42,26 +42,26 @@ class Chain(Bijection):
             total = total + log_det
         return y, total
 
-    def push(
+    def forward_score(
         self, params: tuple[PyTree, ...], x: Array, score: Array
     ) -> tuple[Array, Array, Array]:
         total = jnp.zeros((), x.dtype)
         for part, values in zip(self.parts, params, strict=True):
-            x, log_det, score = part.push(values, x, score)
+            x, log_det, score = part.forward_score(values, x, score)
             total = total + log_det
         return x, total, score
 
 
 @dataclasses.dataclass(frozen=True)
 class Repeat(Bijection):
-    """One bijection `count` times, each time with parameters of its own.
+    """Composition of `count` copies of a bijection, each with separate parameters.
 
-    They are stacked along a leading axis and the whole is one `scan`: what it takes to compile
+    Parameters are stacked along a leading axis and applied by one `scan`, so that compile time
     does not grow with `count`.
 
     Args:
-        part: what is repeated.
-        count: how often, at least once.
+        part: the bijection to repeat.
+        count: number of copies, at least 1.
 
     Raises:
         GuideError: `count` is less than one.
@@ -75,22 +75,22 @@ class Repeat(Bijection):
             raise GuideError(mismatch("count", "at least 1", self.count))
 
     def init(self, key: Array, dim: int) -> PyTree:
-        return jax.vmap(lambda one: self.part.init(one, dim))(jax.random.split(key, self.count))
+        return jax.vmap(lambda key: self.part.init(key, dim))(jax.random.split(key, self.count))
 
     def forward(self, params: PyTree, x: Array) -> tuple[Array, Array]:
-        y, log_dets = lax.scan(lambda x, one: self.part.forward(one, x), x, params, self.count)
+        y, log_dets = lax.scan(lambda x, p: self.part.forward(p, x), x, params, self.count)
         return y, jnp.sum(log_dets)
 
     def inverse(self, params: PyTree, y: Array) -> tuple[Array, Array]:
-        def step(y: Array, one: PyTree) -> tuple[Array, Array]:
-            return self.part.inverse(one, y)
+        def step(y: Array, layer: PyTree) -> tuple[Array, Array]:
+            return self.part.inverse(layer, y)
 
         x, log_dets = lax.scan(step, y, params, self.count, reverse=True)
         return x, jnp.sum(log_dets)
 
-    def push(self, params: PyTree, x: Array, score: Array) -> tuple[Array, Array, Array]:
-        def step(carry: tuple[Array, Array], one: PyTree) -> tuple[tuple[Array, Array], Array]:
-            y, log_det, score = self.part.push(one, *carry)
+    def forward_score(self, params: PyTree, x: Array, score: Array) -> tuple[Array, Array, Array]:
+        def step(carry: tuple[Array, Array], layer: PyTree) -> tuple[tuple[Array, Array], Array]:
+            y, log_det, score = self.part.forward_score(layer, *carry)
             return (y, score), log_det
 
         (y, score), log_dets = lax.scan(step, (x, score), params, self.count)
@@ -99,13 +99,13 @@ class Repeat(Bijection):
 
 @dataclasses.dataclass(frozen=True)
 class Invert(Bijection):
-    """A bijection the other way round.
+    """The inverse of a bijection.
 
     Args:
-        part: what is inverted.
+        part: the bijection to invert.
     """
 
-    cheap_inverse: ClassVar[bool] = True  # the part's own `forward`
+    cheap_inverse: ClassVar[bool] = True  # it is the `forward` of the part
     part: Any
 
     def init(self, key: Array, dim: int) -> PyTree:

@@ -1,7 +1,7 @@
-"""Small networks whose outputs are the parameters of an elementwise map.
+"""Conditioners: small networks whose outputs are the parameters of an elementwise map.
 
-Pure functions of a tuple of weights: they trace in milliseconds, and a stack of them goes through
-`scan`. The last layer starts at zero, where every map of this folder is the identity.
+They are pure functions of a tuple of layers, which trace in milliseconds and work with `scan`. The
+last layer starts at zero, where every elementwise map is the identity.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vijax.guides.flow.bijection import default_float
 
 
 class Dense(NamedTuple):
-    """A layer: `weight` `(out, in)` and `bias` `(out,)`."""
+    """A dense layer: `weight` `(out, in)` and `bias` `(out,)`."""
 
     weight: Array
     bias: Array
@@ -29,7 +29,7 @@ Network = tuple[Dense, ...]
 
 
 def init(key: Array, sizes: tuple[int, ...]) -> Network:
-    """A network with layers of these sizes, input first; the last layer is zero."""
+    """Random parameters for layers of the given sizes, input first; the last layer is zero."""
     layers = []
     for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
         weight = jnp.zeros((fan_out, fan_in))
@@ -41,7 +41,7 @@ def init(key: Array, sizes: tuple[int, ...]) -> Network:
 
 
 def apply(network: Network, x: Array, masks: tuple[np.ndarray, ...] | None = None) -> Array:
-    """The outputs at `x`; weights where a mask is zero have no say."""
+    """The outputs at `x`; weights are multiplied by the masks."""
     for i, layer in enumerate(network):
         weight = layer.weight if masks is None else layer.weight * masks[i].astype(x.dtype)
         x = weight @ x + layer.bias
@@ -51,7 +51,7 @@ def apply(network: Network, x: Array, masks: tuple[np.ndarray, ...] | None = Non
 
 
 def autoregressive_masks(dim: int, hidden: tuple[int, ...], size: int) -> tuple[np.ndarray, ...]:
-    """Masks that let outputs `i size, ..., (i + 1) size - 1` see inputs `0, ..., i - 1` alone.
+    """Masks by which outputs `i size, ..., (i + 1) size - 1` depend on inputs `0, ..., i - 1` only.
 
     Source: MADE: Masked Autoencoder for Distribution Estimation, Germain, Gregor, Murray,
     Larochelle, 2015.

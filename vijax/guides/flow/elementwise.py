@@ -1,4 +1,4 @@
-"""Maps of one coordinate, whose parameters a conditioner supplies."""
+"""Elementwise maps: scalar bijections whose parameters come from a conditioner, or are constant."""
 
 from __future__ import annotations
 
@@ -6,36 +6,39 @@ import abc
 import dataclasses
 import math
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
+from vijax.guides.flow.bijection import Bijection
 from vijax.runtime.errors import GuideError, mismatch
 
 
 class Elementwise(abc.ABC):
-    """An increasing function of one number; frozen, and the identity where `raw` is zero."""
+    """An increasing scalar function; frozen, and the identity at parameters `raw` of zero."""
 
     @property
     @abc.abstractmethod
     def size(self) -> int:
-        """How many numbers `raw` is made of."""
+        """Number of entries of `raw`."""
 
     @abc.abstractmethod
     def forward(self, raw: Array, x: Array) -> tuple[Array, Array]:
-        """The image of `x`, a scalar, and the log derivative there; `raw` is `(size,)`."""
+        """The image of a scalar `x`, and the log derivative there; `raw` is `(size,)`."""
 
     @abc.abstractmethod
     def inverse(self, raw: Array, y: Array) -> tuple[Array, Array]:
-        """The point of which `y` is the image, and the log derivative of this inverse."""
+        """The inverse at a scalar `y`, and its log derivative there."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Affine(Elementwise):
-    """`y = exp(s) x + t` with `|s| < clamp`, smoothly: `s = c arctan(raw / c)`, `c = 2 clamp / pi`.
+    """Affine map `y = exp(s) x + t`, with `s = c arctan(raw / c)`, `c = 2 clamp / pi`.
 
-    Unclamped scales of several layers multiply and overflow before training can prevent it.
-    Sources: Density Estimation Using Real NVP, Dinh, Sohl-Dickstein, Bengio, 2017; for the clamp,
-    Guided Image Generation with Conditional Invertible Neural Networks, Ardizzone et al., 2019.
+    The clamp `|s| < clamp` keeps the product of several layers' scales from overflowing early in
+    the fit. Sources: Density Estimation Using Real NVP, Dinh, Sohl-Dickstein, Bengio, 2017; for the
+    clamp, Guided Image Generation with Conditional Invertible Neural Networks, Ardizzone et al.,
+    2019.
 
     Args:
         clamp: largest absolute log scale of one layer.
@@ -63,5 +66,27 @@ class Affine(Elementwise):
         return (y - raw[1]) * jnp.exp(-log_scale), -log_scale
 
     def _log_scale(self, raw: Array) -> Array:
-        corner = 2 * self.clamp / math.pi
-        return corner * jnp.arctan(raw[0] / corner)
+        c = 2 * self.clamp / math.pi
+        return c * jnp.arctan(raw[0] / c)
+
+
+@dataclasses.dataclass(frozen=True)
+class Marginal(Bijection):
+    """An elementwise map with constant parameters for each coordinate.
+
+    Args:
+        elementwise: the elementwise map.
+    """
+
+    elementwise: Elementwise
+
+    def init(self, key: Array, dim: int) -> Array:
+        return jnp.zeros((dim, self.elementwise.size))
+
+    def forward(self, params: Array, x: Array) -> tuple[Array, Array]:
+        y, log_slopes = jax.vmap(self.elementwise.forward)(params, x)
+        return y, jnp.sum(log_slopes)
+
+    def inverse(self, params: Array, y: Array) -> tuple[Array, Array]:
+        x, log_slopes = jax.vmap(self.elementwise.inverse)(params, y)
+        return x, jnp.sum(log_slopes)

@@ -1,4 +1,4 @@
-"""Which coordinate comes first: fixed permutations, for layers that treat them in turn."""
+"""Fixed permutations of the coordinates, for use between layers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vijax.guides.flow.bijection import Bijection
 
 @dataclasses.dataclass(frozen=True)
 class Flip(Bijection):
-    """Last coordinate first. Twice it is the identity; it has no parameters."""
+    """Reversal of the order of the coordinates, an involution without parameters."""
 
     def init(self, key: Array, dim: int) -> tuple[()]:
         return ()
@@ -27,10 +27,10 @@ class Flip(Bijection):
 
 @dataclasses.dataclass(frozen=True)
 class Shuffle(Bijection):
-    """A permutation fixed by a seed; it has no parameters, and is no identity.
+    """A random permutation, fixed by a seed; no parameters, and not the identity at the start.
 
     Args:
-        seed: of the permutation.
+        seed: seed of the permutation.
     """
 
     seed: int = 0
@@ -39,10 +39,10 @@ class Shuffle(Bijection):
         return ()
 
     def forward(self, params: tuple[()], x: Array) -> tuple[Array, Array]:
-        return x[self._order(x.size)], jnp.zeros((), x.dtype)
+        return x[self._permutation(x.size)], jnp.zeros((), x.dtype)
 
     def inverse(self, params: tuple[()], y: Array) -> tuple[Array, Array]:
-        return y[np.argsort(self._order(y.size))], jnp.zeros((), y.dtype)
+        return y[np.argsort(self._permutation(y.size))], jnp.zeros((), y.dtype)
 
-    def _order(self, dim: int) -> np.ndarray:
+    def _permutation(self, dim: int) -> np.ndarray:
         return np.random.default_rng(self.seed).permutation(dim)

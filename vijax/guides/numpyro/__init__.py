@@ -1,9 +1,9 @@
-"""NumPyro guides as vijax guides, and the other way round."""
+"""NumPyro guides as vijax guides, and vijax guides and bijections as NumPyro objects."""
 
 from vijax.guides.numpyro.adapt import adapt
-from vijax.guides.numpyro.auto import NumPyroAuto
+from vijax.guides.numpyro.autoguide import NumPyroAuto
 from vijax.guides.numpyro.export import as_numpyro
-from vijax.guides.numpyro.function import NumPyroFunction
+from vijax.guides.numpyro.guide_function import NumPyroFunction
 from vijax.guides.numpyro.transform import BijectionTransform
 
 __all__ = ["BijectionTransform", "NumPyroAuto", "NumPyroFunction", "adapt", "as_numpyro"]

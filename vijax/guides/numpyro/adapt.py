@@ -1,4 +1,4 @@
-"""Turns a NumPyro autoguide or guide function into a vijax guide, after checking it."""
+"""Validation and conversion of NumPyro autoguides and guide functions to vijax guides."""
 
 from __future__ import annotations
 
@@ -22,12 +22,11 @@ from numpyro.infer.autoguide import (
 
 from vijax.contracts import Batch, Guide, Position, PyTree, Space, Target
 from vijax.guides.composite import assign
-from vijax.guides.numpyro import running
-from vijax.guides.numpyro.auto import AutoPart, auto_class, fresh
+from vijax.guides.numpyro import tracing
+from vijax.guides.numpyro.autoguide import AutoPart, auto_class, copy_autoguide
 from vijax.guides.numpyro.checks import check_sites, draws_latents_only
-from vijax.guides.numpyro.dependence import dependent
-from vijax.guides.numpyro.function import DensityFunction, NumPyroFunction
-from vijax.guides.numpyro.running import Arguments
+from vijax.guides.numpyro.guide_function import DensityFunction, NumPyroFunction
+from vijax.guides.numpyro.tracing import Arguments
 from vijax.runtime.errors import GuideError, mismatch
 from vijax.runtime.fingerprint import fingerprint
 from vijax.runtime.jaxpr import needed_inputs
@@ -42,14 +41,14 @@ def adapt(
 ) -> Guide:
     """A vijax guide from a NumPyro autoguide (instance or class) or guide function.
 
-    The guide is traced once, abstractly; nothing is computed.
+    The guide is traced abstractly, without computing values.
 
     Args:
-        guide: the NumPyro guide; a function gets the same arguments as the model.
-        model: the model function, without the `functools.partial` round it.
+        guide: the NumPyro guide; a function is called with the arguments of the model.
+        model: the model function, without any `functools.partial`.
         arguments: the static part of the model's arguments, from `vijax.model.split`.
         target: the model's target.
-        space: the sites the guide is for, where they are not all of them.
+        space: the sites to cover; by default all of the target's.
 
     Raises:
         GuideError: the guide's latent sites are not the model's, a shape differs, a site is
@@ -71,20 +70,20 @@ def _adapt_function(
     if space != target.space:
         raise GuideError(
             f"{label}: expected a guide function for all sites {list(target.space.names)}, got one "
-            f"for {list(space.names)}. Moving its values to unconstrained space takes all of them; "
-            "write one function for every site, or use vijax guides or autoguides for groups."
+            f"for {list(space.names)}. Transforming its values to unconstrained space takes all "
+            "sites. Write one function for all sites, or use vijax guides or autoguides by group."
         )
     guide = NumPyroFunction(function, (fingerprint(function), arguments.lookup), arguments, target)
 
-    def inspected(data: dict[str, Array], key: Array) -> Array:
+    def trace_and_check(data: dict[str, Array], key: Array) -> Array:
         trace = guide.trace(None, key, Batch(data))
         check_sites(label, trace, space)
-        return running.log_prob(trace)
+        return tracing.log_prob(trace)
 
-    data, key = running.abstract_data(arguments), jax.random.key(0)
-    with running.tracing_errors(label):
-        jax.eval_shape(inspected, data, key)
-        jax.eval_shape(functools.partial(_slopes, guide), data, key)
+    data, key = tracing.abstract_data(arguments), jax.random.key(0)
+    with tracing.tracing_errors(label):
+        jax.eval_shape(trace_and_check, data, key)
+        jax.eval_shape(functools.partial(_draw_gradient, guide), data, key)
     _check_supports(label, guide)
     if not _has_density(guide):
         return guide
@@ -92,13 +91,13 @@ def _adapt_function(
 
 
 def _has_density(guide: NumPyroFunction) -> bool:
-    """Whether a guide function has a density anywhere: its latents given, no chance is left."""
-    data, key = running.abstract_data(guide.arguments), jax.random.key(0)
+    """Whether a guide function has a density at any point: its trace is deterministic given z."""
+    data, key = tracing.abstract_data(guide.arguments), jax.random.key(0)
     space, dtype = guide.target.space, jnp.result_type(float)
     values = {site.name: jax.ShapeDtypeStruct(site.shape, dtype) for site in space.sites}
 
     def start(data: dict[str, Array], key: Array) -> PyTree:
-        return running.params(guide.trace(None, key, Batch(data)))
+        return tracing.params(guide.trace(None, key, Batch(data)))
 
     params = jax.eval_shape(start, data, key)
     latents_only = False
@@ -107,35 +106,35 @@ def _has_density(guide: NumPyroFunction) -> bool:
         nonlocal latents_only
         trace = guide.trace(params, key, Batch(data), values)
         latents_only = draws_latents_only(trace, space)
-        return running.log_prob(trace, anywhere=True)
+        return tracing.log_prob(trace, check_support=True)
 
     try:
         jaxpr = jax.make_jaxpr(jax.value_and_grad(density))(values, key, params, data).jaxpr
-    except (RuntimeError, ValueError):  # a transform has no inverse, or that has no gradient
+    except (RuntimeError, ValueError):  # a transform has no inverse, or one without gradient
         return False
-    by_chance = needed_inputs(jaxpr, [True] * len(jaxpr.outvars))[len(values)]
-    return latents_only and not by_chance
+    is_random = needed_inputs(jaxpr, [True] * len(jaxpr.outvars))[len(values)]
+    return latents_only and not is_random
 
 
-def _slopes(guide: NumPyroFunction, data: dict[str, Array], key: Array) -> PyTree:
-    """Gradients of a draw in the parameters: not every implicit one is known to JAX."""
-    start = running.params(guide.trace(None, key, Batch(data)))
-    smooth = {
+def _draw_gradient(guide: NumPyroFunction, data: dict[str, Array], key: Array) -> PyTree:
+    """Gradient of a draw; fails where JAX lacks the derivative of a distribution function."""
+    start = tracing.params(guide.trace(None, key, Batch(data)))
+    floating = {
         name: value
         for name, value in start.items()
         if all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(value))
     }
 
-    def drawn(smooth: dict[str, PyTree]) -> Array:
-        return running.log_prob(guide.trace(start | smooth, key, Batch(data)))
+    def log_q(floating: dict[str, PyTree]) -> Array:
+        return tracing.log_prob(guide.trace(start | floating, key, Batch(data)))
 
-    return jax.grad(drawn)(smooth)
+    return jax.grad(log_q)(floating)
 
 
 def _check_supports(label: str, guide: NumPyroFunction) -> None:
-    """A draw does not see the model's `param` sites, so no support may depend on them."""
+    """Raises if a support depends on the model's `param` sites, which a guide cannot access."""
     target, key = guide.target, jax.random.key(0)
-    data = running.abstract_data(guide.arguments)
+    data = tracing.abstract_data(guide.arguments)
     params, _ = jax.eval_shape(target.initialize, key, Batch(data))
     if not params:
         return
@@ -144,13 +143,13 @@ def _check_supports(label: str, guide: NumPyroFunction) -> None:
         values = target.constrain(z, Batch(data), params, {})
         return {name: values[name] for name in z}
 
-    depends = dependent(constrained, params, data, running.abstract_position(target.space))
+    depends = tracing.dependent(constrained, params, data, tracing.abstract_position(target.space))
     for name, flag in depends.items():
         if flag:
             raise GuideError(
                 f"{label}, site {name!r}: its support depends on the model's param sites "
-                f"({sorted(params)}), which a guide function does not see. Use a vijax guide, or "
-                "write the site over a fixed support and transform it in the model."
+                f"({sorted(params)}), which a guide function cannot access. Use a vijax guide, or "
+                "define the site on a fixed support and transform it in the model."
             )
 
 
@@ -160,20 +159,20 @@ def _adapt_auto(
     parts = tuple(_parts(guide, model, arguments, space))
     if space != target.space and any(isinstance(part.guide, AutoDelta) for part in parts):
         raise GuideError(
-            f"sites {list(space.names)}: AutoDelta finds the mode in the sites' own units and must "
-            "see all of them. Use 'map' for a group of sites: the mode in unconstrained space."
+            f"sites {list(space.names)}: AutoDelta finds the mode in constrained space and must "
+            "cover all sites. Use 'map' for a group of sites: the mode in unconstrained space."
         )
     if any(isinstance(part.guide, AutoDAIS) and part.names != target.space.names for part in parts):
         raise GuideError(
-            f"sites {list(space.names)}: AutoDAIS follows the gradient of the whole log density "
-            "and must have all of the sites. Use another guide for a group of sites."
+            f"sites {list(space.names)}: AutoDAIS uses the gradient of the joint log density "
+            "and must cover all sites. Use another guide for a group of sites."
         )
     groups = assign([part.names for part in parts], space)
     assert len(groups) == len(parts)
     adapted = auto_class(parts)(parts, arguments, target)
     label = f"guide {type(guide).__name__}"
-    z = running.abstract_position(space)
-    with running.tracing_errors(label):
+    z = tracing.abstract_position(space)
+    with tracing.tracing_errors(label):
         values = jax.eval_shape(
             functools.partial(adapted.start, space=space), jax.random.key(0), location=z
         )
@@ -184,7 +183,7 @@ def _adapt_auto(
 def _parts(
     guide: AutoGuide, model: Callable[..., Any], arguments: Arguments, space: Space
 ) -> Iterator[AutoPart]:
-    """The autoguides inside a guide, with their sites."""
+    """The autoguides that a guide consists of, with their sites."""
     if isinstance(guide, AutoGuideList):
         for inner in guide._guides:
             if not isinstance(inner, AutoGuide):
@@ -196,70 +195,71 @@ def _parts(
             yield from _parts(inner, model, arguments, space)
         return
     _check_supported(type(guide))
-    names = _own_sites(guide, model, arguments, space)
-    blank = fresh(guide)
-    blank.prototype_trace = None
-    blank.create_plates = None
-    yield AutoPart(names, blank, fingerprint(blank))
+    names = _autoguide_sites(guide, model, arguments, space)
+    copied = copy_autoguide(guide)
+    copied.prototype_trace = None
+    copied.create_plates = None
+    yield AutoPart(names, copied, fingerprint(copied))
 
 
 def _check_supported(kind: type[AutoGuide]) -> None:
     label = f"guide {kind.__name__}"
     if issubclass(kind, AutoLaplaceApproximation):
         raise GuideError(
-            f"{label}: as a NumPyro guide it is a point until training is over, so its draws carry "
-            "no uncertainty. Use guide='laplace'."
+            f"{label}: in NumPyro it is a point mass until the fit is complete, so its draws have "
+            "no variance. Use guide='laplace'."
         )
     if issubclass(kind, (AutoSemiDAIS, AutoSurrogateLikelihoodDAIS)):
         raise GuideError(
-            f"{label}: not supported, it works on parts of the model with data of their own. Use "
+            f"{label}: not supported, because it takes a separate local or surrogate model. Use "
             "AutoDAIS, or a vijax guide."
         )
 
 
-def _own_sites(
+def _autoguide_sites(
     guide: AutoGuide, model: Callable[..., Any], arguments: Arguments, space: Space
 ) -> tuple[str, ...]:
-    """The sites of the autoguide's own model, which may be a blocked version of the model."""
-    own = guide.model
-    while isinstance(own, functools.partial):
-        own = own.func
-    if own is model or own is None:
+    """The latent sites of the autoguide's model, which may be a blocked version of the model."""
+    guide_model = guide.model
+    while isinstance(guide_model, functools.partial):
+        guide_model = guide_model.func
+    if guide_model is model or guide_model is None:
         return space.names
     label = f"guide {type(guide).__name__}"
     found: list[str] = []
 
-    def inspected(data: dict[str, Array], key: Array) -> None:
+    def collect_latents(data: dict[str, Array], key: Array) -> None:
         args, kwargs = arguments.join(data)
-        trace = running.run(guide.model, args, kwargs, key)
+        trace = tracing.run(guide.model, args, kwargs, key)
         found.extend(
             name
             for name, site in trace.items()
             if site["type"] == "sample" and not site["is_observed"]
         )
 
-    with running.tracing_errors(f"the model of {label}"):
-        jax.eval_shape(inspected, running.abstract_data(arguments), jax.random.key(0))
+    with tracing.tracing_errors(f"the model of {label}"):
+        jax.eval_shape(collect_latents, tracing.abstract_data(arguments), jax.random.key(0))
     extra = sorted(set(found) - set(space.names))
     if extra:
         raise GuideError(
-            f"{label}, site {extra[0]!r}: expected a guide for {list(space.names)}, got one made "
-            f"for a model that also has {extra}. Make it for this model, or block those sites."
+            f"{label}, site {extra[0]!r}: expected a guide for {list(space.names)}, got one "
+            f"for a model that also has {extra}. Construct it for this model, or block those sites."
         )
     return tuple(name for name in space.names if name in found)
 
 
 def _check_names(values: list[dict[str, PyTree]]) -> None:
+    """Raises if two autoguides have parameters of the same name."""
     seen: set[str] = set()
     for part in values:
-        twice = sorted(seen & part.keys())
-        if twice:
+        repeated = sorted(seen & part.keys())
+        if repeated:
             raise GuideError(
                 mismatch(
-                    f"guide parameter {twice[0]!r}",
-                    "one autoguide that has it",
+                    f"guide parameter {repeated[0]!r}",
+                    "one autoguide with this parameter",
                     "two",
-                    "Give each autoguide its own prefix=.",
+                    "Give each autoguide a different prefix=.",
                 )
             )
         seen |= part.keys()

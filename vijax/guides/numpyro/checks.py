@@ -1,4 +1,4 @@
-"""What a guide function must sample for a given model, said while its abstract trace runs."""
+"""Checks of a guide function's sites against those of the model, on an abstract trace."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpyro.distributions as dist
 from numpyro.distributions.flows import InverseAutoregressiveTransform
 
 from vijax.contracts import Space
-from vijax.guides.numpyro.implicit import has_gradient
-from vijax.guides.numpyro.running import Trace
+from vijax.guides.numpyro.implicit_reparameterization import has_gradient
+from vijax.guides.numpyro.tracing import Trace
 from vijax.runtime.errors import GuideError, mismatch
 
 
 def check_sites(label: str, trace: Trace, space: Space) -> None:
-    """Refuses a guide whose latent sites are not the model's.
+    """Raises unless the guide's latent sites are those of the model.
 
     Raises:
         GuideError: a site is missing, extra, of another shape, discrete, or not reparameterized.
@@ -29,16 +29,16 @@ def check_sites(label: str, trace: Trace, space: Space) -> None:
     }
     for name in found:
         _check_site(label, name, found[name])
-    own = {name: s for name, s in found.items() if not s["infer"].get("is_auxiliary", False)}
-    for name in own:
+    latents = {name: s for name, s in found.items() if not s["infer"].get("is_auxiliary", False)}
+    for name in latents:
         if name not in space.names:
             raise GuideError(_extra(label, name, space))
     for site in space.sites:
         if site.name not in found:
             raise GuideError(
                 f"{label}, site {site.name!r}: expected a numpyro.sample of this latent of the "
-                f"model, got only {sorted(found)}. (NumPyro would draw it from its prior, in "
-                "silence.) Add the site to the guide."
+                f"model, got only {sorted(found)}. (NumPyro would silently draw it from its "
+                "prior.) Add the site to the guide."
             )
         shape = tuple(jnp.shape(found[site.name]["value"]))
         if shape != site.shape:
@@ -59,10 +59,10 @@ def check_sites(label: str, trace: Trace, space: Space) -> None:
 
 
 def draws_latents_only(trace: Trace, space: Space) -> bool:
-    """Whether all that a guide samples are latents of the model, with densities to be had cheaply.
+    """Whether a guide samples only latents of the model, all with densities that are cheap.
 
-    An auxiliary site would have to be integrated out, a factor need not leave a density, and a
-    point mass has none.
+    An auxiliary site would have to be integrated out, the density with a factor need not be
+    normalized, and a point mass has no density.
     """
     sampled = {name: site for name, site in trace.items() if site["type"] == "sample"}
     return all(
@@ -75,7 +75,7 @@ def _has_density(fn: dist.Distribution) -> bool:
     while isinstance(fn, (dist.ExpandedDistribution, dist.Independent, dist.MaskedDistribution)):
         fn = fn.base_dist
     if isinstance(fn, dist.TransformedDistribution):
-        # its inverse takes as many passes as it has dimensions
+        # the inverse takes one pass per dimension
         slow = any(isinstance(step, InverseAutoregressiveTransform) for step in fn.transforms)
         return not slow and _has_density(fn.base_dist)
     return not isinstance(fn, dist.Delta)
@@ -87,13 +87,13 @@ def _check_site(label: str, name: str, site: Mapping[str, Any]) -> None:
         return
     kind = "is discrete" if fn.is_discrete else "has no reparameterized sampler"
     remedy = (
-        "Leave the site to vijax: guide={..., ...: ...} by site, or guide='auto'."
+        "Use a vijax guide: guide={..., ...: ...} by site, or guide='auto'."
         if fn.is_discrete
         else "Use a reparameterized distribution (a Normal, a transformed Normal, a mixture of "
         "Normals, ...)."
     )
     raise GuideError(
-        f"{label}, site {name!r}: {type(fn).__name__} {kind}, so its draws carry no gradient. "
+        f"{label}, site {name!r}: {type(fn).__name__} {kind}, so its draws have no gradient. "
         + remedy
     )
 
@@ -103,6 +103,6 @@ def _extra(label: str, name: str, space: Space) -> str:
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return (
         f"{label}, site {name!r}: expected the model's latent sites {list(space.names)}, got a "
-        f"site the model does not have.{hint} Mark a site of the guide's own with "
-        "infer={'is_auxiliary': True}."
+        f"site the model does not have.{hint} Mark an auxiliary site of the guide "
+        "with infer={'is_auxiliary': True}."
     )

@@ -25,23 +25,23 @@ def as_numpyro(
     batch: Batch,
     mutable: Mapping[str, PyTree] | None = None,
 ) -> tuple[Callable[..., dict[str, Array]], dict[str, PyTree]]:
-    """A NumPyro guide function that draws from a fitted guide, and the `params` to go with it.
+    """A NumPyro guide function that draws from a fitted guide, and the matching `params`.
 
-    The function ignores its arguments (they may be new inputs to predict at) and samples the
-    model's latent sites under their own names. The draw is made at the auxiliary site
-    `_vijax_latent`, the unconstrained vector, which carries `log q(z)`; the model's sites are
-    point masses given it, and a factor takes `log |dx/dz|` out. So `numpyro.infer.Predictive`,
-    `SVI`, `Trace_ELBO` and the handlers accept it as it is.
+    The function ignores its arguments (which may be new inputs for prediction) and samples the
+    model's latent sites by name. The auxiliary site `_vijax_latent` is the unconstrained vector,
+    with density `q(z)`; given it the model's sites are point masses, and a factor subtracts
+    `log |dx/dz|`. The function works with `numpyro.infer.Predictive`, `SVI`, `Trace_ELBO` and the
+    handlers.
 
     Args:
         guide: the guide.
-        variables: its parameters and the model's.
+        variables: parameters of the guide and of the model.
         target: the target it was fitted to.
-        batch: the data it was fitted to; held by the function.
+        batch: the data it was fitted to; stored in the function.
         mutable: the model's mutable state.
 
     Returns:
-        The function, which has no `param` sites, and the model's own `param` values:
+        The function, which has no `param` sites, and the model's `param` values:
         `Predictive(model, guide=function, params=params, num_samples=100)`.
     """
     params, model, mutable = variables.guide, variables.model, mutable or {}
@@ -51,7 +51,7 @@ def as_numpyro(
         latent = _Latent(guide, params, space, batch)
         vector = numpyro.sample(_LATENT, latent, infer={"is_auxiliary": True})
         z = space.unravel(vector)
-        with handlers.block():  # the model runs inside; its sites are none of the guide's
+        with handlers.block():  # hides the sites of the model, which runs inside
             values = target.constrain(z, batch, model, mutable)
             log_det = sum(target.log_dets(z, batch, model, mutable).values(), jnp.zeros(()))
         numpyro.factor(f"{_LATENT}_log_det", -log_det)
@@ -80,13 +80,13 @@ class _Latent(dist.Distribution):
     def sample_with_intermediates(
         self, key: Array, sample_shape: tuple[int, ...] = ()
     ) -> tuple[Array, list[Array]]:
-        """Draws and their log density: a guide need not be able to evaluate it afterwards."""
+        """Draws and their log density, which some guides cannot evaluate afterwards."""
 
-        def one(key: Array) -> tuple[Array, Array]:
+        def sample_one(key: Array) -> tuple[Array, Array]:
             draw = self.guide.draw(self.params, self.space, key, self.batch)
             return self.space.ravel(draw.z), draw.log_q
 
-        draw = one
+        draw = sample_one
         for _ in sample_shape:
             draw = jax.vmap(draw)
         keys = jax.random.split(key, sample_shape) if sample_shape else key
@@ -99,15 +99,15 @@ class _Latent(dist.Distribution):
             return intermediates[0]
         if not isinstance(self.guide, DensityGuide):
             raise NotImplementedError(
-                f"{self.guide!r} has no density away from its own draws. Use a DensityGuide."
+                f"{self.guide!r} has no density at points other than its draws. Use a DensityGuide."
             )
         guide = self.guide
 
-        def one(vector: Array) -> Array:
+        def log_prob_one(vector: Array) -> Array:
             z = self.space.unravel(vector)
             return guide.log_prob(self.params, self.space, z, self.batch)
 
-        log_prob = one
+        log_prob = log_prob_one
         for _ in range(jnp.ndim(value) - 1):
             log_prob = jax.vmap(log_prob)
         return log_prob(value)

@@ -1,4 +1,4 @@
-"""Bijections as NumPyro transforms, to be used inside a model."""
+"""Bijections as NumPyro transforms, for use in a model."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from vijax.guides.flow.bijection import Bijection
 
 
 class BijectionTransform(Transform):
-    """A bijection of `R^dim` at given parameters; leading axes of what it is called on are a batch.
+    """NumPyro transform by a bijection of `R^dim` at given parameters; leading axes are batch axes.
 
-    The log determinant comes with the forward pass, and NumPyro hands it on where it can. The
-    inverse is as costly as the bijection's own. A pytree: the parameters are its leaves.
+    The log determinant is computed in the forward pass and passed on as intermediates. The inverse
+    costs as much as the bijection's. A pytree, with the parameters as leaves.
 
     Args:
         bijection: from `vijax.guides.flow`.
@@ -27,9 +27,9 @@ class BijectionTransform(Transform):
     >>> import jax, jax.numpy as jnp, numpyro.distributions as dist
     >>> from vijax.guides.flow import Coupling
     >>> layer = Coupling()
-    >>> bend = BijectionTransform(layer, layer.init(jax.random.key(0), 2))
-    >>> bent = dist.TransformedDistribution(dist.Normal(0, 1).expand([2]).to_event(1), bend)
-    >>> bent.sample(jax.random.key(1), (3,)).shape
+    >>> transform = BijectionTransform(layer, layer.init(jax.random.key(0), 2))
+    >>> flow = dist.TransformedDistribution(dist.Normal(0, 1).expand([2]).to_event(1), transform)
+    >>> flow.sample(jax.random.key(1), (3,)).shape
     (3, 2)
     """
 
@@ -46,18 +46,18 @@ class BijectionTransform(Transform):
 
     def call_with_intermediates(self, x: Array) -> tuple[Array, Array]:
         """The image, and `log |dy/dx|` `(...)`."""
-        return _batched(lambda one: self.bijection.forward(self.params, one))(x)
+        return _batched(lambda x: self.bijection.forward(self.params, x))(x)
 
     def log_abs_det_jacobian(self, x: Array, y: Array, intermediates: Any = None) -> Array:
-        """`log |dy/dx|` `(...)`; `y` is not needed."""
+        """`log |dy/dx|` `(...)`; `y` is not used."""
         return self.call_with_intermediates(x)[1] if intermediates is None else intermediates
 
     def tree_flatten(self) -> tuple[tuple[PyTree], tuple[tuple[str], dict[str, Any]]]:
-        """The parameters, and what stays as it is."""
+        """The parameters as leaves, and the static bijection."""
         return (self.params,), (("params",), {"bijection": self.bijection})
 
     def eq(self, other: object, static: bool = False) -> Any:
-        """Whether the other is the same bijection at equal parameters."""
+        """Whether the other transform has an equal bijection and equal parameters."""
         if not isinstance(other, BijectionTransform) or self.bijection != other.bijection:
             return False
         leaves, others = jax.tree.leaves(self.params), jax.tree.leaves(other.params)
@@ -67,7 +67,7 @@ class BijectionTransform(Transform):
         return jnp.all(jnp.stack(same)) if same else True
 
     def _inverse(self, y: Array) -> Array:
-        return _batched(lambda one: self.bijection.inverse(self.params, one))(y)[0]
+        return _batched(lambda y: self.bijection.inverse(self.params, y))(y)[0]
 
 
 def _batched(function: Any) -> Any:

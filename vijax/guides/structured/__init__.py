@@ -1,1 +1,1 @@
-"""Gaussian guides with the conditional independences of the model."""
+"""Structured guides, with the conditional independences of the model: plates, Markov, ASVI."""

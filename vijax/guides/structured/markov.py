@@ -1,4 +1,4 @@
-"""A Gaussian Markov chain along the leading axis of its sites: for state-space models."""
+"""The Markov guide: a Gaussian Markov chain, for state-space models."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ from jax import Array, lax
 from jax.scipy.linalg import solve_triangular
 
 from vijax.contracts import Batch, Draw, EntropyGuide, NormalsGuide, Position, Space
-from vijax.guides.gaussian.normal import require_positive
+from vijax.guides.checks import require_positive
+from vijax.guides.location_scale.gaussian_density import gaussian_entropy, gaussian_log_prob
 from vijax.runtime.errors import GuideError, mismatch
 from vijax.runtime.keys import normals
-
-_LOG_2PI = math.log(2 * math.pi)
 
 
 class MarkovParams(NamedTuple):
     """`x_t - loc_t = gain_t (x_(t-1) - loc_(t-1)) + L_t e_t` for `length` blocks of `width`.
 
     `L_t = diag(exp(log_scale_t)) (I + strict lower of lower_t)`. `loc` and `log_scale` are
-    `(length, width)`, `lower` and `gain` `(length, width, width)`; the first `gain`, and `lower` on
-    and above the diagonal, are never read.
+    `(length, width)`, `lower` and `gain` `(length, width, width)`. The first `gain`, and `lower` on
+    and above the diagonal, are ignored.
     """
 
     loc: Array
@@ -36,14 +35,15 @@ class MarkovParams(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Markov(EntropyGuide, NormalsGuide):
-    """`q(x) = prod_t q(x_t | x_(t-1))`, each a linear Gaussian: a block-tridiagonal precision.
+    """Gaussian Markov chain: `q(x) = prod_t q(x_t | x_(t-1))`, each factor linear Gaussian.
 
-    The blocks are what the sites hold at one value of their leading axis, which must be equally
-    long for all: the latent states of a `scan`. Time and memory are linear in its length, and the
-    family holds the posterior of every linear-Gaussian state-space model exactly. Sites without
-    that axis take a guide of their own, as in `{"x": Markov(), ...: "fullrank"}`. Sources: the
-    structure is that of the Kalman smoother; Black Box Variational Inference for State Space
-    Models, Archer, Park, Buesing, Cunningham, Paninski, 2015.
+    `x_t` is the block of all sites' values at index `t` of their leading axis, which must have the
+    same length for all sites: the latent states of a `scan`. The precision is block-tridiagonal;
+    time and memory are linear in the length. The family contains the posterior of every
+    linear-Gaussian state-space model. Sites without that axis need another guide, as in
+    `{"x": Markov(), ...: "fullrank"}`. Sources: the structure is that of the Kalman smoother; Black
+    Box Variational Inference for State Space Models, Archer, Park, Buesing, Cunningham, Paninski,
+    2015.
 
     Args:
         init_scale: standard deviation of every coordinate at the start.
@@ -60,7 +60,7 @@ class Markov(EntropyGuide, NormalsGuide):
     def init(
         self, key: Array, space: Space, location: Position, batch: Batch | None = None
     ) -> MarkovParams:
-        loc = space.ravel(location)[order(space)]
+        loc = space.ravel(location)[block_indices(space)]
         length, width = loc.shape
         zeros = jnp.zeros((length, width, width), loc.dtype)
         return MarkovParams(loc, jnp.full_like(loc, math.log(self.init_scale)), zeros, zeros)
@@ -69,31 +69,31 @@ class Markov(EntropyGuide, NormalsGuide):
         noise = normals(key, params.loc.shape, params.loc.dtype)
         shocks = jnp.einsum("tij,tj->ti", _factors(params), noise)
 
-        def step(before: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
-            gain, shock = now
-            after = gain @ before + shock
-            return after, after
+        def step(previous: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
+            gain, shock = inputs
+            current = gain @ previous + shock
+            return current, current
 
         start = jnp.zeros_like(params.loc[0])
         gains = params.gain.at[0].set(0.0)
-        _, away = lax.scan(step, start, (gains, shocks))
-        stacked = params.loc + away
-        vector = stacked.reshape(-1)[np.argsort(order(space).reshape(-1))]
-        return Draw(space.unravel(vector), _log_normal(noise, params.log_scale))
+        _, deviations = lax.scan(step, start, (gains, shocks))
+        stacked = params.loc + deviations
+        vector = stacked.reshape(-1)[np.argsort(block_indices(space).reshape(-1))]
+        return Draw(space.unravel(vector), gaussian_log_prob(noise, params.log_scale))
 
     def log_prob(self, params: MarkovParams, space: Space, z: Position, batch: Batch) -> Array:
-        away = space.ravel(z)[order(space)] - params.loc
-        expected = jnp.einsum("tij,tj->ti", params.gain[1:], away[:-1])
-        shocks = jnp.concatenate([away[:1], away[1:] - expected])
+        deviations = space.ravel(z)[block_indices(space)] - params.loc
+        expected = jnp.einsum("tij,tj->ti", params.gain[1:], deviations[:-1])
+        shocks = jnp.concatenate([deviations[:1], deviations[1:] - expected])
         solve = jax.vmap(lambda lower, shock: solve_triangular(lower, shock, lower=True))
-        return _log_normal(solve(_factors(params), shocks), params.log_scale)
+        return gaussian_log_prob(solve(_factors(params), shocks), params.log_scale)
 
     def entropy(self, params: MarkovParams, space: Space) -> Array:
-        return jnp.sum(params.log_scale) + 0.5 * params.log_scale.size * (1 + _LOG_2PI)
+        return gaussian_entropy(params.log_scale)
 
 
-def order(space: Space) -> np.ndarray:
-    """Where the coordinates of each block stand in the raveled space, `(length, width)`.
+def block_indices(space: Space) -> np.ndarray:
+    """The indices of each block's coordinates in the raveled space, `(length, width)`.
 
     Raises:
         GuideError: a site has no leading axis, or one of another length.
@@ -113,10 +113,6 @@ def order(space: Space) -> np.ndarray:
 
 
 def _factors(params: MarkovParams) -> Array:
-    """`L_t`, `(length, width, width)`."""
+    """The Cholesky factors `L_t`, `(length, width, width)`."""
     unit = jnp.tril(params.lower, -1) + jnp.eye(params.loc.shape[1], dtype=params.loc.dtype)
     return jnp.exp(params.log_scale)[:, :, None] * unit
-
-
-def _log_normal(noise: Array, log_scale: Array) -> Array:
-    return -0.5 * jnp.sum(noise**2) - jnp.sum(log_scale) - 0.5 * noise.size * _LOG_2PI

@@ -18,8 +18,9 @@ from jax import Array
 from vijax.contracts import Position, Solution, Space, Variables
 from vijax.contracts.kernel import Floats, Kernel
 from vijax.guides.delta import DeltaParams
-from vijax.guides.gaussian.low_rank import LowRankParams
-from vijax.guides.gaussian.normal import FullRankParams, MeanFieldParams
+from vijax.guides.location_scale.full_rank import FullRankParams
+from vijax.guides.location_scale.low_rank import LowRankParams
+from vijax.guides.location_scale.mean_field import MeanFieldParams
 from vijax.runtime.errors import GuideError
 from vijax.solvers.gaussians.dense import Gaussian
 from vijax.solvers.gaussians.low_rank import Factored, nearest

@@ -10,7 +10,7 @@ import numpy as np
 
 from vijax.contracts import Space
 from vijax.contracts.kernel import Floats
-from vijax.guides.structured.markov import MarkovParams, order
+from vijax.guides.structured.markov import MarkovParams, block_indices
 from vijax.guides.structured.plates import LevelParams, PlatesParams, gain_units
 from vijax.runtime.errors import GuideError, mismatch
 from vijax.solvers.gaussians.chain import Chain, Conditionals
@@ -60,7 +60,7 @@ def from_normal(
 
 @structured.register
 def _(params: MarkovParams, space: Space) -> StructuredGaussian:
-    where = order(space)
+    where = block_indices(space)
     loc, log_scale, lower, gain = (np.asarray(leaf, np.float64) for leaf in params)
     mean = np.empty(where.size)
     mean[where] = loc
@@ -75,7 +75,7 @@ def _(params: MarkovParams, space: Space) -> StructuredGaussian:
 def _(params: MarkovParams, gaussian: StructuredGaussian, space: Space) -> MarkovParams:
     covariance, gain = gaussian.conditionals
     root = np.linalg.cholesky(covariance)
-    return MarkovParams(*_leaves(params, gaussian.mean[order(space)], root, gain))
+    return MarkovParams(*_leaves(params, gaussian.mean[block_indices(space)], root, gain))
 
 
 @structured.register

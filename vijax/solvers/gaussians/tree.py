@@ -9,7 +9,7 @@ import numpy as np
 
 from vijax.contracts import Space
 from vijax.contracts.kernel import Floats
-from vijax.guides.structured.levels import Level, index, levels, positions
+from vijax.guides.structured.plate_levels import Level, coordinate_indices, levels, parent_rows
 from vijax.solvers.gaussians.structure import Structure, pivots
 
 
@@ -77,7 +77,7 @@ class Link(NamedTuple):
 
 
 class Tree(Structure):
-    """The levels of a space: rows conditioned on the rows above them, see `vijax.guides.structured.levels`.
+    """The levels of a space: rows conditioned on the rows above them, see `vijax.guides.structured.plate_levels`.
 
     The path of a row are the coordinates of the rows above it, first level first, and its own.
 
@@ -88,7 +88,7 @@ class Tree(Structure):
     def __init__(self, space: Space) -> None:
         self.dim = space.dim
         found = levels(space)
-        self.links = [_link(found, k, where) for k, where in enumerate(positions(space))]
+        self.links = [_link(found, k, where) for k, where in enumerate(coordinate_indices(space))]
 
     def diagonal(self, values: Floats) -> list[LevelBlocks]:
         return [
@@ -271,7 +271,7 @@ def _link(found: tuple[Level, ...], k: int, where: np.ndarray) -> Link:
     level = found[k]
 
     def rows(lower: Level, upper: Level) -> np.ndarray | None:
-        return index(lower, upper) if upper.rows > 1 else None
+        return parent_rows(lower, upper) if upper.rows > 1 else None
 
     below = []
     for i, lower in enumerate(found):
@@ -283,7 +283,14 @@ def _link(found: tuple[Level, ...], k: int, where: np.ndarray) -> Link:
     if level.parent is None:
         return Link(where, None, 0, None, 1, tuple(below))
     upper = found[level.parent]
-    return Link(where, level.parent, sum(level.above), rows(level, upper), upper.rows, tuple(below))
+    return Link(
+        where,
+        level.parent,
+        sum(level.ancestor_widths),
+        rows(level, upper),
+        upper.rows,
+        tuple(below),
+    )
 
 
 def _along(gain: Floats, above: Floats) -> Floats:

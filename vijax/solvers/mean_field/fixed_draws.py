@@ -11,7 +11,7 @@ import numpy as np
 
 from vijax.contracts import Batch, Guide, Solution, Solver, Target, Variables
 from vijax.contracts.kernel import Floats, Kernel
-from vijax.guides.gaussian.normal import MeanField
+from vijax.guides.location_scale.mean_field import MeanField
 from vijax.runtime.errors import GuideError, VijaxError, mismatch
 from vijax.runtime.keys import host_rng
 from vijax.solvers.gaussians.conversion import from_params, to_params

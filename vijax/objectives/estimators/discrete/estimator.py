@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from vijax.contracts import Family, Position, PyTree
-from vijax.families.discrete import Counts, Finite, weights
+from vijax.families.discrete import Categorical, DiscretizedLogistic, as_one_hot
 from vijax.runtime.errors import GuideError
 
 Families = dict[str, Family]
@@ -120,27 +120,27 @@ class Estimator(abc.ABC):
             controls: what `controls` makes, for estimators that learn.
         """
         binary = logits.ndim == 1
-        family = Finite(logits[:, None] if binary else logits[:, 1:] - logits[:, :1])
+        family = Categorical(logits[:, None] if binary else logits[:, 1:] - logits[:, :1])
 
         def seen(states: Position) -> Seen:
-            hot = weights(states["b"], family)
+            hot = as_one_hot(states["b"], family)
             value = f(hot[:, 1] if binary else hot)
             return Seen(value, {"b": jnp.broadcast_to(value, logits.shape[:1])})
 
         return self.estimate(key, {"b": family}, Integrand(seen), Stage(controls=controls))[0]
 
 
-def finite(families: Families, name: str, size: int | None = None) -> dict[str, Finite]:
+def finite(families: Families, name: str, size: int | None = None) -> dict[str, Categorical]:
     """The families, all of them with finitely many values, or with `size` of them.
 
     Raises:
         GuideError: naming a site with others.
     """
-    found: dict[str, Finite] = {}
+    found: dict[str, Categorical] = {}
     for site, family in families.items():
-        if isinstance(family, Counts) or size not in (None, family.size):
+        if isinstance(family, DiscretizedLogistic) or size not in (None, family.size):
             expected = "finitely many" if size is None else str(size)
-            got = "a count" if isinstance(family, Counts) else f"{family.size} values"
+            got = "a count" if isinstance(family, DiscretizedLogistic) else f"{family.size} values"
             raise GuideError(
                 f"discrete={name!r}: expected sites with {expected} values, got {site!r} with "
                 f"{got}. Use 'leave_one_out', which is for all of them."
@@ -149,7 +149,9 @@ def finite(families: Families, name: str, size: int | None = None) -> dict[str, 
     return found
 
 
-def with_slopes(value: Array, slopes: Mapping[str, Array], families: dict[str, Finite]) -> Array:
+def with_slopes(
+    value: Array, slopes: Mapping[str, Array], families: dict[str, Categorical]
+) -> Array:
     """`value`, which goes on to depend on all else as it does, with slopes in the logits."""
     logits = {name: family.logits for name, family in families.items()}
     return value + _sloping(dict(slopes), logits).astype(value.dtype)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import jax.numpy as jnp
 
 from vijax.contracts import Position, Space, TermInfo, Terms
-from vijax.families.discrete import held
+from vijax.families.discrete import detach
 from vijax.objectives.estimators.discrete.estimator import Families, Integrand, Seen
 from vijax.objectives.estimators.rao_blackwell import parallel, seen_by
 
@@ -29,7 +29,7 @@ def elbo_integrand(
         space: of them.
         layout: of the terms.
     """
-    fixed = {name: held(family) for name, family in families.items()}
+    fixed = {name: detach(family) for name, family in families.items()}
 
     def function(states: Position) -> Seen:
         found = terms(states)

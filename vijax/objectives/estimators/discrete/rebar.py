@@ -12,7 +12,7 @@ from jax import Array
 from jax.lax import stop_gradient
 
 from vijax.contracts import Position, PyTree
-from vijax.families.discrete import TINY, Finite, weights
+from vijax.families.discrete import TINY, Categorical, as_one_hot
 from vijax.objectives.estimators.discrete.estimator import (
     Estimator,
     Families,
@@ -104,7 +104,7 @@ class Rebar(Estimator):
 
 def controlled(
     key: Array,
-    families: dict[str, Finite],
+    families: dict[str, Categorical],
     f: Integrand,
     control: Callable[[dict[str, Array]], Control],
 ) -> tuple[Array, Any]:
@@ -134,7 +134,7 @@ def controlled(
     )
     slopes = {}
     for name, family in families.items():
-        score = (weights(states[name], family) - jnp.exp(family.log_probs))[..., 1:]
+        score = (as_one_hot(states[name], family) - jnp.exp(family.log_probs))[..., 1:]
         rest = (seen.signals[name] - at.signals[name])[..., None]
         slopes[name] = rest * score + slope[name] - slope_given[name]
     return with_slopes(seen.value, slopes, families), seen.aux
@@ -154,10 +154,10 @@ def _given(
     """
     found = {}
     for name, own in noise.items():
-        hot = weights(states[name], Finite(logits[name]))
-        log_p = Finite(drawn[name]).log_probs
+        hot = as_one_hot(states[name], Categorical(logits[name]))
+        log_p = Categorical(drawn[name]).log_probs
         least = jnp.sum(hot * jnp.exp(-own - log_p), axis=-1, keepdims=True)
         others = jnp.maximum(jnp.exp(-own) - jnp.exp(log_p) * least, TINY * least)
-        cut = -jnp.logaddexp(jnp.log(others) - Finite(logits[name]).log_probs, jnp.log(least))
+        cut = -jnp.logaddexp(jnp.log(others) - Categorical(logits[name]).log_probs, jnp.log(least))
         found[name] = jnp.where(hot > 0, -jnp.log(least), cut)
     return found

@@ -13,7 +13,7 @@ from jax import Array
 from jax.lax import stop_gradient
 
 from vijax.contracts import PyTree
-from vijax.families.discrete import Finite
+from vijax.families.discrete import Categorical
 from vijax.objectives.estimators.discrete.estimator import (
     Estimator,
     Families,
@@ -95,7 +95,7 @@ class Relax(Estimator):
         return controlled(key, known, f, control)
 
     def _network(
-        self, z: dict[str, Array], families: dict[str, Finite], f: Integrand, weights: PyTree
+        self, z: dict[str, Array], families: dict[str, Categorical], f: Integrand, weights: PyTree
     ) -> Control:
         """The networks' part at noise `z`."""
 
@@ -111,7 +111,7 @@ class Relax(Estimator):
 
         return Control(*jax.grad(total, has_aux=True)(z))
 
-    def _rows(self, z: Array, family: Finite, rows: tuple[int, ...], weights: PyTree) -> Array:
+    def _rows(self, z: Array, family: Categorical, rows: tuple[int, ...], weights: PyTree) -> Array:
         """What the network says of every row of a site; all other axes have length one."""
         seen = jnp.stack([z[..., 1:] - z[..., :1], stop_gradient(family.logits)], axis=z.ndim - 1)
         shape = z.shape[:-1]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from vijax.families.discrete import Finite, weights
+from vijax.families.discrete import Categorical, as_one_hot
 from vijax.objectives.estimators.discrete.estimator import (
     Estimator,
     Families,
@@ -75,7 +75,7 @@ class StraightThrough(Estimator):
         known = finite(families, "straight_through")
         keys = split_keys(key, known)
         hot = {
-            name: stop_gradient(weights(family.draw(keys[name]), family))
+            name: stop_gradient(as_one_hot(family.draw(keys[name]), family))
             for name, family in known.items()
         }
 
@@ -92,7 +92,7 @@ class StraightThrough(Estimator):
         return with_slopes(seen.value, slopes, known), seen.aux
 
 
-def gumbel(key: Array, families: dict[str, Finite]) -> dict[str, Array]:
+def gumbel(key: Array, families: dict[str, Categorical]) -> dict[str, Array]:
     """Gumbel noise for every value of every entry."""
     keys = split_keys(key, families)
     return {
@@ -103,4 +103,4 @@ def gumbel(key: Array, families: dict[str, Finite]) -> dict[str, Array]:
 
 def perturbed(logits: dict[str, Array], noise: dict[str, Array]) -> dict[str, Array]:
     """Log probabilities plus noise: the largest is at a draw."""
-    return {name: Finite(one).log_probs + noise[name] for name, one in logits.items()}
+    return {name: Categorical(one).log_probs + noise[name] for name, one in logits.items()}

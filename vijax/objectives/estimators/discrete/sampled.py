@@ -12,7 +12,7 @@ from jax import Array
 from jax.lax import stop_gradient
 
 from vijax.contracts import Position
-from vijax.families.discrete import Finite, held
+from vijax.families.discrete import Categorical, detach
 from vijax.objectives.estimators.discrete.estimator import (
     Estimator,
     Families,
@@ -122,7 +122,7 @@ class LocalExpectation(Estimator):
         return with_slopes(seen.value, slopes, known), seen.aux
 
     def _by_value(
-        self, name: str, family: Finite, states: Position, signal: Array, f: Integrand
+        self, name: str, family: Categorical, states: Position, signal: Array, f: Integrand
     ) -> Array:
         """The signal of every entry at each of its values, `(*shape, n)`."""
         shape, n = states[name].shape, family.size
@@ -148,7 +148,7 @@ class LocalExpectation(Estimator):
 def draw(key: Array, families: Families) -> Position:
     """One draw of every site."""
     keys = split_keys(key, families)
-    return {name: held(family).draw(keys[name]) for name, family in families.items()}
+    return {name: detach(family).draw(keys[name]) for name, family in families.items()}
 
 
 def first(tree: Any) -> Any:

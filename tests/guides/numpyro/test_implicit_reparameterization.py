@@ -1,4 +1,4 @@
-"""Gradients of draws that NumPyro has none for, against quadrature and closed forms."""
+"""Implicit reparameterization gradients, against quadrature and closed forms."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,11 @@ from scipy.special import i0e, ive
 
 import vijax
 from tests.laws import assert_mean
-from vijax.guides.numpyro.implicit import ImplicitDraws, carried, has_gradient
+from vijax.guides.numpyro.implicit_reparameterization import (
+    ImplicitReparameterization,
+    has_gradient,
+    with_implicit_gradient,
+)
 from vijax.runtime.errors import GuideError
 from vijax.runtime.keys import draw_keys, for_rejection
 
@@ -25,7 +29,7 @@ def normals(p):
     return dist.MixtureSameFamily(dist.Categorical(logits=p[0]), dist.Normal(p[1], p[2]))
 
 
-def unlike(p):
+def heterogeneous(p):
     parts = [dist.Normal(p[1], 0.5), dist.Laplace(1.0, p[2])]
     return dist.MixtureGeneral(dist.Categorical(logits=jnp.stack([p[0], 0.0])), parts)
 
@@ -34,9 +38,9 @@ def von_mises(p):
     return dist.VonMises(*p)
 
 
-ONES = {
+SCALARS = {
     "normals": (normals, (LOGITS, LOCS, SCALES)),
-    "unlike": (unlike, (jnp.array(0.3), jnp.array(-1.0), jnp.array(0.7))),
+    "heterogeneous": (heterogeneous, (jnp.array(0.3), jnp.array(-1.0), jnp.array(0.7))),
     "exp": (lambda p: dist.TransformedDistribution(normals(p), _exp()), (LOGITS, LOCS, SCALES)),
     "von Mises": (von_mises, (jnp.array(0.4), jnp.array(2.0))),
     "flat von Mises": (von_mises, (jnp.array(-3.0), jnp.array(0.05))),
@@ -49,16 +53,18 @@ def _exp():
 
 
 def gradients(make, p, f):
-    """Of `f` in the parameters, one for every draw."""
+    """Gradients of `f` with respect to the parameters, one for every draw."""
     flat, unravel = jax.flatten_util.ravel_pytree(p)
     draws = make(p).sample(jax.random.key(0), (NUM,))
-    slopes = jax.vmap(jax.jacfwd(lambda q, x: f(carried(make(unravel(q)), x))), (None, 0))
+    slopes = jax.vmap(
+        jax.jacfwd(lambda q, x: f(with_implicit_gradient(make(unravel(q)), x))), (None, 0)
+    )
     return jax.jit(slopes)(flat, draws)
 
 
-@pytest.mark.parametrize("name", ONES)
+@pytest.mark.parametrize("name", SCALARS)
 def test_gradients_equal_quadrature(name):
-    make, p = ONES[name]
+    make, p = SCALARS[name]
     assert not make(p).has_rsample
     assert has_gradient(make(p).expand([2]).to_event(1))
     grid = jnp.linspace(-12.0, 12.0, 20_001)
@@ -94,12 +100,12 @@ def correlated(p):
     return dist.MixtureSameFamily(dist.Categorical(logits=p[0]), parts)
 
 
-CENTRES = jnp.array([[0.0, 1.0], [-1.0, 0.3], [1.5, -0.5]])
+CENTERS = jnp.array([[0.0, 1.0], [-1.0, 0.3], [1.5, -0.5]])
 VECTORS = {
-    "independent": (independent, (LOGITS, CENTRES, jnp.full((3, 2), -0.7))),
+    "independent": (independent, (LOGITS, CENTERS, jnp.full((3, 2), -0.7))),
     "correlated": (
         correlated,
-        (LOGITS, CENTRES, jnp.tile(jnp.array([[0.1, 0], [0.4, 0.0]]), (3, 1, 1))),
+        (LOGITS, CENTERS, jnp.tile(jnp.array([[0.1, 0], [0.4, 0.0]]), (3, 1, 1))),
     ),
 }
 
@@ -108,10 +114,10 @@ VECTORS = {
 @pytest.mark.parametrize("name", VECTORS)
 def test_gradients_of_vectors_equal_closed_forms(name):
     make, p = VECTORS[name]
-    along = jnp.array([0.7, -1.1])
+    direction = jnp.array([0.7, -1.1])
 
     def f(x):
-        return jnp.stack([jnp.sin(x @ along), x[0] * x[1], x[1] ** 2])
+        return jnp.stack([jnp.sin(x @ direction), x[0] * x[1], x[1] ** 2])
 
     def expected(flat):
         fn = make(unravel(flat))
@@ -121,10 +127,10 @@ def test_gradients_of_vectors_equal_closed_forms(name):
             m = parts.base_dist.loc
         else:
             covariance, m = parts.covariance_matrix, parts.loc
-        spread = jnp.einsum("kij,i,j->k", covariance, along, along)
+        variance = jnp.einsum("kij,i,j->k", covariance, direction, direction)
         second = covariance + m[:, :, None] * m[:, None, :]
         each = jnp.stack(
-            [jnp.sin(m @ along) * jnp.exp(-spread / 2), second[:, 0, 1], second[:, 1, 1]]
+            [jnp.sin(m @ direction) * jnp.exp(-variance / 2), second[:, 0, 1], second[:, 1, 1]]
         )
         return each @ fn.mixing_distribution.probs
 
@@ -135,18 +141,18 @@ def test_gradients_of_vectors_equal_closed_forms(name):
         assert_mean(found[(slice(None), *i)], exact[i])
 
 
-def test_draws_are_numpyros_own():
+def test_draws_equal_numpyros():
     def guide():
         with numpyro.plate("rows", 3):
             numpyro.sample("z", normals((LOGITS, LOCS, SCALES)))
 
-    ours = handlers.trace(ImplicitDraws(handlers.seed(guide, 3))).get_trace()
+    ours = handlers.trace(ImplicitReparameterization(handlers.seed(guide, 3))).get_trace()
     theirs = handlers.trace(handlers.seed(guide, 3)).get_trace()
     np.testing.assert_allclose(ours["z"]["value"], theirs["z"]["value"], rtol=1e-6)
 
 
-def test_draws_by_rejection_survive_the_keys_of_blocks():
-    """XLA's own generator offers all draws the same numbers once the first is accepted."""
+def test_rejection_sampling_is_correct_under_vmap():
+    """With XLA's generator all draws would share random numbers after the first acceptance."""
     keys = draw_keys(jax.random.key(0), 4000, 1)
     draw = jax.jit(jax.vmap(lambda key: dist.VonMises(0.0, 14.0).sample(for_rejection(key))))
     assert stats.kstest(np.asarray(draw(keys), float), stats.vonmises(14.0).cdf).pvalue > 1e-3
@@ -168,7 +174,7 @@ def circular_guide(angles):
 
 
 @pytest.mark.slow
-def test_a_von_mises_guide_finds_the_conjugate_posterior():
+def test_a_von_mises_guide_converges_to_the_conjugate_posterior():
     posterior = vijax.fit(
         circular, ANGLES, guide=circular_guide, num_steps=4000, progress_bar=False
     )
@@ -202,14 +208,14 @@ def mixture_guide():
 
 
 @pytest.mark.slow
-def test_a_mixture_guide_finds_its_weights_and_components():
+def test_a_mixture_guide_converges_to_a_mixture_posterior():
     posterior = vijax.fit(skewed, guide=mixture_guide, num_steps=4000, progress_bar=False)
-    # the divergence of the closest Gaussian is 0.043
+    # the smallest divergence of a Gaussian is 0.043
     assert -0.01 < posterior.elbo < 5 * posterior.elbo_se + 1e-3
     assert posterior.importance(0, 4000).ess > 0.97 * 4000
 
 
-def test_what_has_no_known_gradient_is_refused():
+def test_distributions_without_a_gradient_raise_errors():
     def model():
         numpyro.sample("z", dist.Beta(2.0, 2.0))
 

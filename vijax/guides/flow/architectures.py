@@ -1,4 +1,4 @@
-"""Flows by name."""
+"""Flow architectures by name: RealNVP, neural splines, IAF, MAF, and others."""
 
 from __future__ import annotations
 
@@ -11,21 +11,19 @@ from vijax.guides.flow.bnaf import BlockNeural
 from vijax.guides.flow.chain import Chain, Invert, Repeat
 from vijax.guides.flow.coupling import Coupling
 from vijax.guides.flow.permutation import Flip
-from vijax.guides.flow.planar import Planar
-from vijax.guides.flow.radial import Radial
+from vijax.guides.flow.planar import Planar, Radial, Sylvester
 from vijax.guides.flow.spline import Spline
-from vijax.guides.flow.sylvester import Sylvester
-from vijax.guides.flow.tails import LOFT, HeavyTails
+from vijax.guides.flow.tail_transforms import LOFT, HeavyTails
 from vijax.runtime.errors import GuideError
 
 
 def _alternate(part: Bijection, count: int) -> Bijection:
-    """`part` `count` times, an even number, the order of coordinates reversed after each."""
+    """`part` and a reversal of the coordinates, `count` times, followed by LOFT."""
     return Chain((Repeat(Chain((part, Flip())), count), LOFT()))
 
 
-# Every count of a recipe that flips is even, so that it is the identity at the start.
-RECIPES: dict[str, Callable[[], Bijection]] = {
+# Counts with `Flip` are even, so that the flow is the identity at the start.
+ARCHITECTURES: dict[str, Callable[[], Bijection]] = {
     "realnvp": lambda: _alternate(Coupling(), 8),
     "heavy": lambda: Chain((_alternate(Coupling(), 8), HeavyTails())),
     "nsf": lambda: _alternate(Coupling(Spline()), 4),
@@ -38,20 +36,20 @@ RECIPES: dict[str, Callable[[], Bijection]] = {
 }
 
 
-def recipe(name: str) -> Bijection:
-    """The layers of a named flow.
+def architecture(name: str) -> Bijection:
+    """The layers of the architecture with a given name.
 
     Raises:
-        GuideError: there is none of this name.
+        GuideError: no architecture has this name.
 
-    >>> recipe("radial")
+    >>> architecture("radial")
     Repeat(part=Radial(), count=16)
     """
     try:
-        return RECIPES[name]()
+        return ARCHITECTURES[name]()
     except KeyError:
-        close = difflib.get_close_matches(name.lower(), RECIPES, n=1)
+        close = difflib.get_close_matches(name.lower(), ARCHITECTURES, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise GuideError(
-            f"layers: expected a Bijection or one of {list(RECIPES)}, got {name!r}.{hint}"
+            f"layers: expected a Bijection or one of {list(ARCHITECTURES)}, got {name!r}.{hint}"
         ) from None

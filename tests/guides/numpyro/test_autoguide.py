@@ -18,8 +18,8 @@ from vijax.model import build, split
 from vijax.runtime.errors import GuideError
 
 
-def moving(y):
-    """A support that moves with another latent, and one that changes shape."""
+def moving_support(y):
+    """A support that depends on other latents, and one whose unconstrained shape differs."""
     scale = numpyro.sample("scale", dist.HalfNormal(1.0))
     low = numpyro.sample("low", dist.Normal(0.0, 1.0))
     u = numpyro.sample("u", dist.Uniform(low, low + scale))
@@ -28,8 +28,8 @@ def moving(y):
 
 
 Y = np.float32([0.3])
-ARGUMENTS, DATA = split(moving, (Y,), {})
-TARGET = build(moving, ARGUMENTS)
+ARGUMENTS, DATA = split(moving_support, (Y,), {})
+TARGET = build(moving_support, ARGUMENTS)
 SPACE, BATCH = TARGET.space, Batch(DATA)
 START = SPACE.unravel(jnp.linspace(-0.5, 0.5, SPACE.dim))
 
@@ -45,15 +45,15 @@ def draws_of(guide, params, num=4096, batch=BATCH):
 
 @pytest.mark.slow
 def test_elbo_equals_numpyros_at_the_same_parameters():
-    def still(y):  # without the moving support, which NumPyro gets wrong
+    def fixed_support(y):  # NumPyro is incorrect for supports that depend on latents
         scale = numpyro.sample("scale", dist.HalfNormal(1.0))
         p = numpyro.sample("p", dist.Dirichlet(jnp.ones(3)))
         numpyro.sample("y", dist.Normal(p[0], scale), obs=y)
 
-    arguments, data = split(still, (Y,), {})
-    target = build(still, arguments)
-    auto = ag.AutoNormal(still, init_scale=0.4)
-    guide = adapt(auto, still, arguments, target)
+    arguments, data = split(fixed_support, (Y,), {})
+    target = build(fixed_support, arguments)
+    auto = ag.AutoNormal(fixed_support, init_scale=0.4)
+    guide = adapt(auto, fixed_support, arguments, target)
     location = target.space.unravel(jnp.asarray([0.1, -0.3, 0.2]))
     params = perturb(guide.init(jax.random.key(0), target.space, location))
     handlers.seed(auto, jax.random.key(0))(Y)
@@ -67,15 +67,15 @@ def test_elbo_equals_numpyros_at_the_same_parameters():
     def elbos(key):
         draw = guide.draw(params, target.space, key, Batch(data))
         ours = target.log_density(draw.z, Batch(data)) - draw.log_q
-        return ours, -Trace_ELBO().loss(jax.random.fold_in(key, 1), theirs, still, auto, Y)
+        return ours, -Trace_ELBO().loss(jax.random.fold_in(key, 1), theirs, fixed_support, auto, Y)
 
     ours, numpyros = elbos(keys(0, 8192))
     assert_mean(np.asarray(ours, float) - np.asarray(numpyros, float), 0.0)
 
 
 @pytest.mark.slow
-def test_a_moving_support_is_followed():
-    guide = adapt(ag.AutoNormal(moving, init_scale=1.5), moving, ARGUMENTS, TARGET)
+def test_draws_respect_a_support_that_depends_on_latents():
+    guide = adapt(ag.AutoNormal(moving_support, init_scale=1.5), moving_support, ARGUMENTS, TARGET)
     params = guide.init(jax.random.key(0), SPACE, START)
     z, log_q, log_p, x = draws_of(guide, params)
     assert np.all((x["u"] >= x["low"]) & (x["u"] <= x["low"] + x["scale"]))
@@ -85,10 +85,10 @@ def test_a_moving_support_is_followed():
 
 
 @pytest.mark.slow
-def test_starts_at_the_location_whatever_the_autoguide_would_do():
+def test_starts_at_the_given_location():
     for kind in (ag.AutoNormal, ag.AutoDiagonalNormal):
-        auto = kind(moving, init_scale=0.001)
-        guide = adapt(auto, moving, ARGUMENTS, TARGET)
+        auto = kind(moving_support, init_scale=0.001)
+        guide = adapt(auto, moving_support, ARGUMENTS, TARGET)
         z, *_ = draws_of(guide, guide.init(jax.random.key(0), SPACE, START), num=256)
         np.testing.assert_allclose(z.mean(axis=0), SPACE.ravel(START), atol=1e-3)
 
@@ -98,7 +98,7 @@ def test_starts_at_the_location_whatever_the_autoguide_would_do():
     ("kind", "options"),
     [(ag.AutoIAFNormal, {"num_flows": 2}), (ag.AutoBNAFNormal, {"hidden_factors": [2, 2]})],
 )
-def test_flows_have_the_density_they_draw_from(kind, options):
+def test_flows_have_the_density_of_their_draws(kind, options):
     p = problem("regression")
     guide = adapt(kind(p.model, **options), p.model, p.arguments, p.target)
     space = p.target.space
@@ -111,7 +111,7 @@ def test_flows_have_the_density_they_draw_from(kind, options):
         return space.ravel(z), log_q
 
     z, log_q = (np.asarray(a, float) for a in draw(keys(0, 8192)))
-    # a Gaussian well inside the guide's bulk integrates to one under its weights
+    # a Gaussian inside the bulk of the guide integrates to one by importance sampling
     inside = stats.multivariate_normal(z.mean(axis=0), 0.3 * np.cov(z.T))
     assert_mean(np.exp(inside.logpdf(z) - log_q), 1.0)
 
@@ -126,28 +126,28 @@ def test_flows_have_the_density_they_draw_from(kind, options):
         ag.AutoLowRankMultivariateNormal,
     ],
 )
-def test_gaussians_have_a_density_anywhere(kind):
-    """Of sites whose names are not in order, though NumPyro's vector of them is."""
-    guide = adapt(kind(moving, init_scale=0.7), moving, ARGUMENTS, TARGET)
+def test_gaussians_have_a_density_at_any_point(kind):
+    """With sites not sorted by name, as NumPyro's vector of them is."""
+    guide = adapt(kind(moving_support, init_scale=0.7), moving_support, ARGUMENTS, TARGET)
     params = perturb(guide.init(jax.random.key(0), SPACE, START))
 
     @jax.jit
     @jax.vmap
-    def both(key):
+    def log_densities(key):
         z, log_q = guide.draw(params, SPACE, key, BATCH)
         log_prob = guide.log_prob(params, SPACE, z, BATCH)
         return SPACE.ravel(z), log_q, log_prob
 
-    z, log_q, log_prob = both(keys(0, 4000))
+    z, log_q, log_prob = log_densities(keys(0, 4000))
     np.testing.assert_allclose(log_prob, log_q, rtol=1e-5, atol=2e-5)
-    # in more than name: a Gaussian inside of it integrates to one under its weights
+    # it is normalized: a Gaussian inside the bulk integrates to one by importance sampling
     z, log_prob = np.asarray(z, float), np.asarray(log_prob, float)
     inside = stats.multivariate_normal(z.mean(axis=0), 0.6 * np.cov(z.T))
     assert_mean(np.exp(inside.logpdf(z) - log_prob), 1.0)
     assert guide.factorized == (kind in (ag.AutoNormal, ag.AutoDiagonalNormal))
 
 
-def test_dais_follows_the_data_it_is_given_now():
+def test_dais_depends_on_the_data_of_the_call():
     c = case("AutoDAIS")
     x, y = (c.problem.batch.data[name] for name in ("x", "y"))
 
@@ -156,12 +156,12 @@ def test_dais_follows_the_data_it_is_given_now():
         return c.problem.target.space.ravel(z), log_q
 
     program = jax.jit(draw)
-    here, _ = program(jax.random.key(0), {"x": x, "y": y})
-    there, _ = program(jax.random.key(0), {"x": x, "y": y + 3.0})
-    assert np.all(here != there)
+    original, _ = program(jax.random.key(0), {"x": x, "y": y})
+    shifted, _ = program(jax.random.key(0), {"x": x, "y": y + 3.0})
+    assert np.all(original != shifted)
 
 
-def test_autodelta_keeps_the_mode_in_the_sites_own_units():
+def test_autodelta_is_the_mode_in_constrained_space():
     p = problem("gamma_poisson")
     guide = adapt(ag.AutoDelta, p.model, p.arguments, p.target)
 
@@ -194,26 +194,29 @@ def test_a_list_of_autoguides():
     assert_mean(np.exp(log_weight - p.log_evidence), 1.0)
 
 
-def test_an_autoguide_is_left_as_it_was():
-    auto = ag.AutoNormal(moving)
-    guide = adapt(auto, moving, ARGUMENTS, TARGET)
+def test_adapt_does_not_modify_the_autoguide():
+    auto = ag.AutoNormal(moving_support)
+    guide = adapt(auto, moving_support, ARGUMENTS, TARGET)
     guide.init(jax.random.key(0), SPACE, START)
     assert auto.prototype_trace is None
     assert auto._event_dims == {}
-    assert adapt(auto, moving, ARGUMENTS, TARGET) == guide
-    assert adapt(ag.AutoNormal(moving), moving, ARGUMENTS, TARGET) == guide
-    assert adapt(ag.AutoNormal(moving, init_scale=0.2), moving, ARGUMENTS, TARGET) != guide
+    assert adapt(auto, moving_support, ARGUMENTS, TARGET) == guide
+    assert adapt(ag.AutoNormal(moving_support), moving_support, ARGUMENTS, TARGET) == guide
+    assert (
+        adapt(ag.AutoNormal(moving_support, init_scale=0.2), moving_support, ARGUMENTS, TARGET)
+        != guide
+    )
 
 
 def listed(*parts):
-    auto = ag.AutoGuideList(moving)
+    auto = ag.AutoGuideList(moving_support)
     for part in parts:
         auto.append(part)
     return auto
 
 
 def blocked(kind, *names, **options):
-    return kind(handlers.block(moving, expose=list(names)), **options)
+    return kind(handlers.block(moving_support, expose=list(names)), **options)
 
 
 @pytest.mark.parametrize(
@@ -232,22 +235,22 @@ def blocked(kind, *names, **options):
                 blocked(ag.AutoDiagonalNormal, "u", "p"),
                 blocked(ag.AutoDiagonalNormal, "low", "scale"),
             ),
-            "guide parameter 'auto_loc': .*Give each autoguide its own prefix",
+            "guide parameter 'auto_loc': .*Give each autoguide a different prefix",
         ),
         (listed(lambda y: None), "AutoGuideList: expected autoguides only"),
         ({"u": ag.AutoDelta, ...: "meanfield"}, "Use 'map' for a group of sites"),
-        ({"u": ag.AutoDAIS, ...: "meanfield"}, "AutoDAIS follows .* must have all of the sites"),
+        ({"u": ag.AutoDAIS, ...: "meanfield"}, "AutoDAIS uses .* must cover all sites"),
         (ag.AutoBatchedMultivariateNormal, "failed while being traced with ValueError: Expected 1"),
     ],
 )
-def test_what_does_not_fit_is_refused(guide, message):
+def test_invalid_autoguides_raise_errors(guide, message):
     with pytest.raises(GuideError, match=message):
-        resolve(guide, TARGET, moving, ARGUMENTS)
+        resolve(guide, TARGET, moving_support, ARGUMENTS)
 
 
-def test_an_autoguide_made_for_another_model():
+def test_an_autoguide_of_another_model_raises_an_error():
     def other(y):
         numpyro.sample("tau", dist.HalfNormal(1.0))
 
     with pytest.raises(GuideError, match="site 'tau': expected a guide for"):
-        adapt(ag.AutoNormal(other), moving, ARGUMENTS, TARGET)
+        adapt(ag.AutoNormal(other), moving_support, ARGUMENTS, TARGET)

@@ -1,4 +1,4 @@
-"""Cutting a vector into sites: the same as `Space.unravel`, gradients included."""
+"""`unravel` equals `Space.unravel`, gradients included."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vijax.contracts import Site, Space
-from vijax.guides.gaussian.unravel import unravel
+from vijax.guides.location_scale.unravel import unravel
 
 SPACES = [
     Space((Site("a", (2, 3), (2, 3)), Site("b", (), ()), Site("c", (4,), (4,)))),
@@ -15,8 +15,8 @@ SPACES = [
 ]
 
 
-def loss(cut, space, vector):
-    z = cut(space, vector)
+def loss(f, space, vector):
+    z = f(space, vector)
     return sum(jnp.sum(jnp.sin((i + 1) * z[name])) for i, name in enumerate(space.names))
 
 
@@ -40,7 +40,7 @@ def test_forward_over_reverse():
     space = SPACES[0]
     vector, direction = jnp.linspace(-1, 1, 11), jnp.linspace(0, 2, 11)
     products = [
-        jax.jvp(jax.grad(lambda v, cut=cut: loss(cut, space, v)), (vector,), (direction,))[1]
-        for cut in (unravel, Space.unravel)
+        jax.jvp(jax.grad(lambda v, f=f: loss(f, space, v)), (vector,), (direction,))[1]
+        for f in (unravel, Space.unravel)
     ]
     np.testing.assert_allclose(*products, rtol=1e-6)

@@ -1,4 +1,4 @@
-"""Runs a NumPyro guide once, and reads its draw, density and parameters off the trace."""
+"""Tracing a NumPyro guide: its draw, log density, parameters, and dependence on inputs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from numpyro import handlers
 from numpyro.distributions import biject_to, constraints
 
 from vijax.contracts import PyTree, Space
-from vijax.guides.numpyro.implicit import ImplicitDraws
+from vijax.guides.numpyro.implicit_reparameterization import ImplicitReparameterization
 from vijax.runtime.errors import GuideError
 
 Trace = dict[str, dict[str, Any]]
 
 
 class Arguments(Protocol):
-    """The static part of the model's arguments, as `vijax.model.split` makes it."""
+    """The static part of the model's arguments, as returned by `vijax.model.split`."""
 
     @property
     def avals(self) -> Mapping[str, tuple[tuple[int, ...], str]]:
@@ -29,11 +29,11 @@ class Arguments(Protocol):
 
     @property
     def lookup(self) -> Any:
-        """Equal for calls that trace alike."""
+        """A key that is equal for calls with the same trace."""
         ...
 
     def join(self, data: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """`(args, kwargs)` with the arrays of `data` in their places."""
+        """`(args, kwargs)` with the arrays of `data` filled in."""
         ...
 
 
@@ -46,16 +46,16 @@ def run(
     index: Mapping[str, Array] | None = None,
     values: Mapping[str, Array] | None = None,
 ) -> Trace:
-    """The guide's trace at given parameters.
+    """The trace of a guide function at given parameters.
 
     Args:
         guide: a NumPyro guide function.
         args: the model's positional arguments.
         kwargs: the model's keyword arguments.
-        key: randomness of the draw, and of the start values of parameters not given.
+        key: PRNG key of the draw, and of the initial values of parameters not given.
         params: `param` sites in unconstrained space.
-        index: rows in use of subsampled plates.
-        values: of sites that are not to be drawn.
+        index: indices of the rows in use of subsampled plates.
+        values: values of sites that are not sampled.
     """
 
     def substitute(site: dict[str, Any]) -> Any:
@@ -68,8 +68,8 @@ def run(
         return None
 
     substituted = handlers.substitute(guide, substitute_fn=substitute)
-    drawn = ImplicitDraws(handlers.seed(substituted, key))
-    return handlers.trace(drawn).get_trace(*args, **kwargs)
+    seeded = ImplicitReparameterization(handlers.seed(substituted, key))
+    return handlers.trace(seeded).get_trace(*args, **kwargs)
 
 
 def params(trace: Trace) -> dict[str, PyTree]:
@@ -81,13 +81,16 @@ def params(trace: Trace) -> dict[str, PyTree]:
     }
 
 
-def log_prob(trace: Trace, anywhere: bool = False) -> Array:
-    """Log density of everything a guide sampled, factors included, a scalar.
+def log_prob(trace: Trace, check_support: bool = False) -> Array:
+    """Log density of all sample sites of a guide, including factors, a scalar.
 
-    Auxiliary sites count: the sum is the density of the draw on the extended space. Where a
-    transformed distribution has just been sampled its log density uses the same pass, which is
-    the only way for an inverse autoregressive flow. Values that were not drawn may be `anywhere`,
-    also where the density is zero.
+    Includes auxiliary sites: it is the density of the draw on the augmented space. For draws from a
+    transformed distribution it reuses the intermediates of the forward pass, without which an
+    inverse autoregressive flow has no cheap density.
+
+    Args:
+        trace: the guide's trace.
+        check_support: whether to return `-inf` where given values are outside the support.
     """
     total = jnp.zeros(())
     for site in trace.values():
@@ -95,18 +98,18 @@ def log_prob(trace: Trace, anywhere: bool = False) -> Array:
             continue
         extra = (site["intermediates"],) if site["intermediates"] else ()
         value = site["fn"].log_prob(site["value"], *extra)
-        if anywhere:
-            value = jnp.where(_inside(site), value, -jnp.inf)
+        if check_support:
+            value = jnp.where(_in_support(site), value, -jnp.inf)
         scale = 1.0 if site["scale"] is None else site["scale"]
         total = total + jnp.sum(scale * value)
     return total
 
 
-def _inside(site: Mapping[str, Any]) -> Array | bool:
-    """Whether values lie in an interval that a distribution is confined to.
+def _in_support(site: Mapping[str, Any]) -> Array | bool:
+    """Whether values are inside a distribution's univariate support.
 
-    Its log density is often finite beyond. A simplex and its like are those of the model's site,
-    and missed by rounding alone.
+    NumPyro's log density is often finite outside. Multivariate supports, such as a simplex, equal
+    those of the model's site and would be violated only by rounding; they are not checked.
     """
     base = support = site["fn"].support
     while isinstance(base, constraints.independent):
@@ -115,7 +118,7 @@ def _inside(site: Mapping[str, Any]) -> Array | bool:
 
 
 def constrain(value: PyTree, site: Mapping[str, Any]) -> PyTree:
-    """A `param` site's unconstrained value, moved into its constraint."""
+    """The constrained value of a `param` site, given the unconstrained one."""
     constraint = _constraint(site)
     return value if constraint is None else biject_to(constraint)(value)
 
@@ -135,21 +138,37 @@ def _constraint(site: Mapping[str, Any]) -> constraints.Constraint | None:
 
 
 def abstract_data(arguments: Arguments) -> dict[str, Any]:
-    """The model's arrays without their values."""
+    """The shapes and dtypes of the model's arrays."""
     return {
         name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in arguments.avals.items()
     }
 
 
 def abstract_position(space: Space) -> dict[str, Any]:
-    """A position without its values."""
+    """The shapes and dtypes of a position."""
     dtype = jnp.result_type(float)
     return {site.name: jax.ShapeDtypeStruct(site.z_shape, dtype) for site in space.sites}
 
 
+def dependent(function: Callable[..., PyTree], source: PyTree, *rest: Any) -> PyTree:
+    """Whether each leaf of `function(source, *rest)` may depend on `source`: a tree of bools.
+
+    Traverses the jaxpr once, without computing values. Outputs of an inner jaxpr count as depending
+    on all of its inputs, so the result is conservative. Arguments may be abstract.
+    """
+    closed, shape = jax.make_jaxpr(function, return_shape=True)(source, *rest)
+    jaxpr = closed.jaxpr
+    reached = {id(var) for var in jaxpr.invars[: len(jax.tree.leaves(source))]}
+    for equation in jaxpr.eqns:
+        if any(id(var) in reached for var in equation.invars):
+            reached.update(id(var) for var in equation.outvars)
+    flags = [id(var) in reached for var in jaxpr.outvars]
+    return jax.tree.unflatten(jax.tree.structure(shape), flags)
+
+
 @contextlib.contextmanager
 def tracing_errors(label: str) -> Iterator[None]:
-    """Turns whatever goes wrong while a guide is traced into a `GuideError` that says where."""
+    """Converts errors raised while a guide is traced to a `GuideError` that names the guide."""
     try:
         yield
     except GuideError:
@@ -166,6 +185,6 @@ def tracing_errors(label: str) -> Iterator[None]:
     ) as error:
         text = str(error).strip().split("\n")[0] or "an assertion in NumPyro"
         raise GuideError(
-            f"{label} failed while being traced with {type(error).__name__}: {text} A guide gets "
-            "the same arguments as the model, with abstract arrays."
+            f"{label} failed while being traced with {type(error).__name__}: {text} A guide is "
+            "called with the arguments of the model, with abstract arrays."
         ) from error

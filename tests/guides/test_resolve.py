@@ -37,17 +37,17 @@ def test_an_unknown_name_suggests_the_closest(name, close, target):
         resolve(name, target)
 
 
-def test_a_name_like_no_other_suggests_nothing(target):
+def test_an_unknown_name_without_a_close_match_suggests_nothing(target):
     with pytest.raises(GuideError, match=r"got 'quux'\.$"):
         resolve("quux", target)
 
 
-def test_guides_pass_through_and_classes_are_made(target):
+def test_guides_are_returned_and_classes_instantiated(target):
     assert resolve(LowRank(3), target) == LowRank(3)
     assert resolve(FullRank, target) == FullRank()
 
 
-def test_a_mapping_may_mix_all_of_them():
+def test_a_mapping_may_combine_numpyro_guides_and_names():
     p = problem("regression")
     guide = resolve({"alpha": AutoNormal, ...: "lowrank"}, p.target, p.model, p.arguments)
     assert isinstance(guide, Composite)
@@ -57,7 +57,7 @@ def test_a_mapping_may_mix_all_of_them():
 
 
 @pytest.mark.parametrize("guide", [3, None, ["meanfield"]])
-def test_what_is_no_guide_at_all(guide, target):
+def test_other_types_raise_an_error(guide, target):
     with pytest.raises(TypeError, match="guide: expected a name"):
         resolve(guide, target)
 
@@ -72,8 +72,8 @@ def test_a_numpyro_guide_needs_its_model(target):
     [MeanField(0.3), FullRank(), Laplace(), LowRank(3), Delta()]
     + [{"alpha": MeanField(0.5), "beta": LowRank(1)}, {"alpha": Delta(), "beta": FullRank()}],
 )
-def test_the_repr_is_the_code_that_makes_it(guide, target):
-    made = resolve(guide, target)
+def test_the_repr_evaluates_to_the_guide(guide, target):
+    resolved = resolve(guide, target)
     names = {kind.__name__: kind for kind in (MeanField, FullRank, Laplace, LowRank, Delta)}
     names |= {"Composite": Composite, "GaussianComposite": GaussianComposite}
-    assert eval(repr(made), names) == made
+    assert eval(repr(resolved), names) == resolved

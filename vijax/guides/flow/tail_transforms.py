@@ -1,4 +1,4 @@
-"""Marginal maps that change tails: a squash that tames them, a stretch that makes them heavy."""
+"""Elementwise maps that change the tails: logarithmic (LOFT) and heavy (Lambert W)."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from jax import Array, lax
 from vijax.guides.flow.bijection import Bijection
 from vijax.runtime.errors import GuideError, mismatch
 
-_NEWTON = 12  # steps for Lambert's W in logarithms; it converges from anywhere in eight
+_NUM_NEWTON_STEPS = 12  # for Lambert's W in logarithms; converges in eight from any start
 
 
 @dataclasses.dataclass(frozen=True)
 class LOFT(Bijection):
-    """`y = sign(x) (min(|x|, t) + log(1 + max(|x| - t, 0)))`: the identity up to `t`, then a log.
+    """Log soft extension: `y = sign(x) (min(|x|, t) + log(1 + max(|x| - t, 0)))`.
 
-    Keeps the draws of a deep flow finite while it is still far from trained. It has no
-    parameters. Source: Stable Training of Normalizing Flows for High-dimensional Variational
-    Inference, Andrade, 2024.
+    The identity up to `t`, logarithmic beyond. Keeps the draws of a deep flow finite early in the
+    fit. It has no parameters. Source: Stable Training of Normalizing Flows for High-dimensional
+    Variational Inference, Andrade, 2024.
 
     Args:
         threshold: `t`, positive.
@@ -52,24 +52,24 @@ class LOFT(Bijection):
 
 
 class HeavyTailsParams(NamedTuple):
-    """`raw` `(2, dim)`: the left and the right tail of every coordinate."""
+    """`raw` `(2, dim)`: unconstrained weights of the left and right tails of every coordinate."""
 
     raw: Array
 
 
 @dataclasses.dataclass(frozen=True)
 class HeavyTails(Bijection):
-    """`y = x exp(h x^2 / 2)` coordinate by coordinate, `h > 0` on either side of zero.
+    """Heavy-tail map `y = x exp(h x^2 / 2)`, elementwise, with separate `h > 0` for each tail.
 
-    A normal `x` becomes a `y` with Pareto tails of index `1 / h`: no smooth flow with bounded
-    slopes can do that. `h = softplus(raw + offset)` begins at `start`, where the map is nearly the
-    identity. `log |J| = sum(h x^2 / 2 + log(1 + h x^2))`, and the inverse is
+    A normal `x` gives a `y` with Pareto tails of index `1 / h`, which no flow with bounded slopes
+    can. `h = softplus(raw + offset)` is `start` initially, where the map is close to the identity.
+    `log |J| = sum(h x^2 / 2 + log(1 + h x^2))`, and the inverse is
     `sign(y) sqrt(W(h y^2) / h)` with Lambert's `W`. Sources: Modern Techniques in Exploratory Data
     Analysis, Tukey, 1977; The Lambert Way to Gaussianize Heavy-Tailed Data, Goerg, 2015; Flexible
     Tails for Normalizing Flows, Hickling and Prangle, 2024.
 
     Args:
-        start: `h` at the start.
+        start: initial `h`.
 
     Raises:
         GuideError: `start` is not positive.
@@ -85,30 +85,30 @@ class HeavyTails(Bijection):
         return HeavyTailsParams(jnp.zeros((2, dim)))
 
     def forward(self, params: HeavyTailsParams, x: Array) -> tuple[Array, Array]:
-        h = self._weight(params, x)
+        h = self._tail_weight(params, x)
         square = h * x**2
         return x * jnp.exp(0.5 * square), jnp.sum(0.5 * square + jnp.log1p(square))
 
     def inverse(self, params: HeavyTailsParams, y: Array) -> tuple[Array, Array]:
-        h = self._weight(params, y)
-        # h x^2 = W(h y^2), and x = y exp(-h x^2 / 2) loses no digits near zero
-        size = jnp.log(h) + 2 * jnp.log(jnp.maximum(jnp.abs(y), 1e-15))
-        square = jnp.exp(_log_lambert(size))
+        h = self._tail_weight(params, y)
+        # h x^2 = W(h y^2); x = y exp(-h x^2 / 2) is accurate near zero
+        log_t = jnp.log(h) + 2 * jnp.log(jnp.maximum(jnp.abs(y), 1e-15))
+        square = jnp.exp(_log_lambert_w(log_t))
         return y * jnp.exp(-0.5 * square), -jnp.sum(0.5 * square + jnp.log1p(square))
 
-    def _weight(self, params: HeavyTailsParams, x: Array) -> Array:
+    def _tail_weight(self, params: HeavyTailsParams, x: Array) -> Array:
         left, right = params.raw
-        # offset so that a raw of zero gives `start`; one unit of raw is one unit of log h there
+        # offset: raw = 0 gives `start`, where a unit of raw is a unit of log h
         return jax.nn.softplus(jnp.where(x < 0, left, right) + math.log(math.expm1(self.start)))
 
 
-def _log_lambert(log_t: Array) -> Array:
-    """`log W(t)`: the root `v` of `v + exp(v) = log t`; differentiable."""
+def _log_lambert_w(log_t: Array) -> Array:
+    """`log W(t)` of Lambert's W, the root `v` of `v + exp(v) = log t`; differentiable."""
     guess = jnp.where(log_t > 1, jnp.log(jnp.maximum(log_t, 1.0)), jnp.minimum(log_t, 0.0))
 
     def newton(v: Array, log_t: Array) -> Array:
         return v - (v + jnp.exp(v) - log_t) / (1 + jnp.exp(v))
 
     fixed = lax.stop_gradient(log_t)
-    v = lax.fori_loop(0, _NEWTON, lambda _, v: newton(v, fixed), lax.stop_gradient(guess))
+    v = lax.fori_loop(0, _NUM_NEWTON_STEPS, lambda _, v: newton(v, fixed), lax.stop_gradient(guess))
     return newton(v, log_t)

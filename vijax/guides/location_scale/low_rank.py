@@ -1,4 +1,4 @@
-"""A Gaussian with a low-rank plus diagonal covariance."""
+"""The low-rank Gaussian guide: a covariance of low rank plus a diagonal."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from jax import Array
 from jax.scipy.linalg import cho_solve, cholesky
 
 from vijax.contracts import Batch, Draw, GaussianGuide, NormalsGuide, Position, Space
-from vijax.guides.gaussian.normal import require_positive
-from vijax.guides.gaussian.unravel import unravel
+from vijax.guides.checks import require_positive
+from vijax.guides.location_scale.gaussian_density import LOG_2PI
+from vijax.guides.location_scale.unravel import unravel
 from vijax.runtime.errors import GuideError, mismatch
 from vijax.runtime.keys import normals
 
-_LOG_2PI = math.log(2 * math.pi)
-# At a factor of zero no draw moves with it and its gradient vanishes: a saddle. Rows of this
-# length leave it, and change the standard deviations at the start by half a percent.
-_START = 0.1
+# A factor of zero is a saddle point: its gradient vanishes. Rows of this length avoid it and change
+# the initial standard deviations by half a percent.
+_INIT_ROW_NORM = 0.1
 
 
 class LowRankParams(NamedTuple):
     """Covariance `S (I + F F') S` with `S = diag(exp(log_scale))`.
 
     `loc` and `log_scale` are `(dim,)`, `factor` is `F` `(dim, rank)`. Rows of `F` are in units of
-    their own scale, so that one step size suits parameters of any magnitude.
+    their scale, so that one step size suits parameters of any magnitude.
     """
 
     loc: Array
@@ -37,19 +37,19 @@ class LowRankParams(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class LowRank(GaussianGuide, NormalsGuide):
-    """A Gaussian whose covariance is a diagonal plus a few directions.
+    """Low-rank plus diagonal Gaussian: `q(z) = N(z; loc, S (I + F F') S)`.
 
-    `q(z) = N(z; loc, S (I + F F') S)`: time and memory `dim * rank` per draw, so it holds the
-    strongest correlations where a dense covariance does not fit. The density needs one Cholesky
-    factorization of `C = I + F'F` `(rank, rank)`: `log |I + F F'| = log |C|`, and the quadratic
-    form is `|e - F b|^2 + |b|^2` with `b = C^-1 F'e`, a sum of squares. (The usual Woodbury
-    difference `|e|^2 - e'F C^-1 F'e` cancels in float32 once the factor is large.) Source:
-    Gaussian Variational Approximation with a Factor Covariance Structure, Ong, Nott, Smith, 2018.
+    Time and memory are `dim * rank` per draw, so it represents the strongest correlations where a
+    dense covariance does not fit in memory. The density takes one Cholesky factorization of
+    `C = I + F'F` `(rank, rank)`: `log |I + F F'| = log |C|`, and the quadratic form is
+    `|e - F b|^2 + |b|^2` with `b = C^-1 F'e`, a sum of squares. (The usual Woodbury difference
+    `|e|^2 - e'F C^-1 F'e` cancels in float32 once the factor is large.) Source: Gaussian
+    Variational Approximation with a Factor Covariance Structure, Ong, Nott, Smith, 2018.
 
     Args:
-        rank: number of directions. By default `ceil(sqrt(dim))`, at least 2 and at most 10: work
-            per draw and the noise in the factor's gradient grow with every direction, and the
-            leading ones matter most. Never more than `dim`.
+        rank: number of columns of `F`. By default `ceil(sqrt(dim))`, at least 2 and at most 10:
+            the cost per draw and the noise in the factor's gradient grow with every column, and
+            the leading ones matter most. At most `dim`.
         init_scale: standard deviation of every coordinate at the start (within half a percent).
 
     Raises:
@@ -72,7 +72,9 @@ class LowRank(GaussianGuide, NormalsGuide):
     ) -> LowRankParams:
         loc = space.ravel(location)
         rank = min(space.dim, self.rank or _default_rank(space.dim))
-        factor = jax.random.normal(key, (loc.size, rank), loc.dtype) * (_START / math.sqrt(rank))
+        factor = jax.random.normal(key, (loc.size, rank), loc.dtype) * (
+            _INIT_ROW_NORM / math.sqrt(rank)
+        )
         return LowRankParams(loc, jnp.full_like(loc, math.log(self.init_scale)), factor)
 
     def num_normals(self, params: LowRankParams, space: Space) -> int:
@@ -83,16 +85,16 @@ class LowRank(GaussianGuide, NormalsGuide):
         noise = normals(key, (dim + rank,), params.loc.dtype)
         residual = noise[:dim] + params.factor @ noise[dim:]
         z = params.loc + jnp.exp(params.log_scale) * residual
-        # from the residual, not from z - loc: no cancellation where loc is large
-        return Draw(unravel(space, z), _log_normal(params, residual))
+        # computed from the residual: z - loc would cancel where loc is large
+        return Draw(unravel(space, z), _log_prob(params, residual))
 
     def log_prob(self, params: LowRankParams, space: Space, z: Position, batch: Batch) -> Array:
         residual = (space.ravel(z) - params.loc) * jnp.exp(-params.log_scale)
-        return _log_normal(params, residual)
+        return _log_prob(params, residual)
 
     def entropy(self, params: LowRankParams, space: Space) -> Array:
         dim = params.loc.size
-        return _log_det(params, _capacitance_factor(params)) + 0.5 * dim * (1 + _LOG_2PI)
+        return _log_det(params, _capacitance_factor(params)) + 0.5 * dim * (1 + LOG_2PI)
 
     def mean(self, params: LowRankParams, space: Space) -> Array:
         return params.loc
@@ -118,9 +120,9 @@ def _log_det(params: LowRankParams, lower: Array) -> Array:
     return jnp.sum(params.log_scale) + jnp.sum(jnp.log(jnp.diag(lower)))
 
 
-def _log_normal(params: LowRankParams, residual: Array) -> Array:
-    """Log density at `loc + S residual`."""
+def _log_prob(params: LowRankParams, residual: Array) -> Array:
+    """Log density at `loc + S residual`, a scalar."""
     lower = _capacitance_factor(params)
     b = cho_solve((lower, True), params.factor.T @ residual)
     square = jnp.sum((residual - params.factor @ b) ** 2) + jnp.sum(b**2)
-    return -0.5 * square - _log_det(params, lower) - 0.5 * residual.size * _LOG_2PI
+    return -0.5 * square - _log_det(params, lower) - 0.5 * residual.size * LOG_2PI

@@ -1,4 +1,4 @@
-"""Cutting a vector into sites when a gradient will come back."""
+"""Splitting a vector into sites with a cheap reverse-mode gradient."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from vijax.contracts import Position, Space
 
 
 def unravel(space: Space, vector: Array) -> Position:
-    """`space.unravel(vector)` with a cheaper gradient; for reverse mode only.
+    """`space.unravel(vector)` with a cheaper gradient; reverse mode only.
 
-    XLA turns the gradients of slices into one loop over the whole vector that works out, for each
-    element, which slice it came from and what its gradient is. That loop took longer than the
-    rest of a step of a network with half a million weights. Writing each site's gradient into its
-    place in the vector itself, which is no longer needed then, takes no time.
+    XLA fuses the gradients of slices into one loop over the full vector that determines, for each
+    element, its slice and its gradient. For a network with half a million weights this loop took
+    longer than the rest of a step. Writing each site's gradient into the vector itself, which is
+    no longer needed by then, costs nothing.
     """
     if len(space.sites) == 1:
         return space.unravel(vector)

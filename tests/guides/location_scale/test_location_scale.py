@@ -5,7 +5,7 @@ import pytest
 
 from tests.laws import case
 from vijax.guides import FullRank, Laplace, LowRank, MeanField
-from vijax.guides.gaussian.normal import cholesky_factor
+from vijax.guides.location_scale.full_rank import cholesky_factor
 from vijax.runtime.errors import GuideError
 
 
@@ -17,7 +17,7 @@ def test_a_scale_must_be_positive(kind, scale):
 
 
 @pytest.mark.parametrize("kind", [MeanField, FullRank, Laplace])
-def test_starts_narrow_at_the_location(kind):
+def test_initial_mean_and_covariance(kind):
     space = case("meanfield").problem.target.space
     location = space.unravel(jnp.arange(3.0))
     params = kind(init_scale=0.25).init(jax.random.key(0), space, location)
@@ -25,13 +25,13 @@ def test_starts_narrow_at_the_location(kind):
     np.testing.assert_allclose(kind().covariance(params, space), 0.0625 * np.eye(3), rtol=1e-6)
 
 
-def test_entries_above_the_diagonal_are_never_read():
+def test_entries_above_the_diagonal_are_ignored():
     c = case("fullrank")
     dirty = c.params._replace(lower=c.params.lower + jnp.triu(jnp.full((3, 3), jnp.nan)))
     np.testing.assert_array_equal(cholesky_factor(dirty), cholesky_factor(c.params))
 
 
-def test_laplace_is_the_full_rank_family_under_another_name():
+def test_laplace_draws_like_full_rank_but_is_another_guide():
     c = case("fullrank")
     space, batch = c.problem.target.space, c.problem.batch
     dense = FullRank().draw(c.params, space, jax.random.key(0), batch)

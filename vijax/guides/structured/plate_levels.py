@@ -1,9 +1,9 @@
-"""How a model's plates cut its coordinates into rows: the globals, and levels of rows below them.
+"""Partition of the latent coordinates by the model's plates into a tree of rows.
 
-Sites inside the same plates make a level, with a row for each index into the plates and a block of
-coordinates in each row. Sites in no plate are the one row of the first level. A level hangs below
-the level with the most of its plates, so that every row has one row above it: rows are leaves of a
-tree, and given the rows above it each is independent of all others.
+Sites inside the same plates form a level: one row per index into the plates, with a block of
+coordinates in each row. Global sites, those in no plate, are the single row of the first level.
+The parent of a level is the level that shares the most plates with it, so that every row has one
+parent row. Given its ancestors, each row is independent of all rows but its descendants.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ class Level(NamedTuple):
         sites: in the order of the space.
         plates: names of the plates, the leftmost axis first.
         shape: their sizes.
-        parent: number of the level above, `None` for none.
-        above: coordinates in one row of each level above, from the first to the parent.
+        parent: index of the parent level, `None` if there is none.
+        ancestor_widths: number of coordinates in a row of each ancestor level, root first.
     """
 
     sites: tuple[Site, ...]
     plates: tuple[str, ...]
     shape: tuple[int, ...]
     parent: int | None
-    above: tuple[int, ...]
+    ancestor_widths: tuple[int, ...]
 
     @property
     def rows(self) -> int:
@@ -43,37 +43,37 @@ class Level(NamedTuple):
 
     @property
     def width(self) -> int:
-        """Coordinates in a row."""
+        """Number of coordinates in a row."""
         return sum(site.size for site in self.sites) // self.rows
 
     @property
     def scale(self) -> float:
-        """What the log density of its rows counts for, see `Site.scale`."""
+        """Factor of the log density of its rows, see `Site.scale`."""
         return self.sites[0].scale
 
 
 @functools.lru_cache
 def levels(space: Space) -> tuple[Level, ...]:
-    """The levels of a space, every one after its parent."""
+    """The levels of a space, each after its parent."""
     groups: dict[frozenset[str], list[Site]] = {}
     for site in space.sites:
         groups.setdefault(frozenset(plate.name for plate in site.plates), []).append(site)
     keys = sorted(groups, key=len)
     found: list[Level] = []
     for key in keys:
-        higher = [i for i, other in enumerate(keys[: len(found)]) if other < key]
-        parent = max(higher, key=lambda i: len(keys[i]), default=None)
-        above = () if parent is None else (*found[parent].above, found[parent].width)
+        subsets = [i for i, other in enumerate(keys[: len(found)]) if other < key]
+        parent = max(subsets, key=lambda i: len(keys[i]), default=None)
+        widths = () if parent is None else (*found[parent].ancestor_widths, found[parent].width)
         first = groups[key][0]
         order = sorted(first.plates, key=lambda plate: plate.dim)
         shape = tuple(first.z_shape[axis] for axis in _axes(first, order))
         names = tuple(plate.name for plate in order)
-        found.append(Level(tuple(groups[key]), names, shape, parent, above))
+        found.append(Level(tuple(groups[key]), names, shape, parent, widths))
     return tuple(found)
 
 
-def index(level: Level, parent: Level) -> np.ndarray:
-    """The row of the parent above each row of a level, `(rows,)`."""
+def parent_rows(level: Level, parent: Level) -> np.ndarray:
+    """The index of the parent row of each row of a level, `(rows,)`."""
     grid = np.unravel_index(np.arange(level.rows), level.shape) if level.shape else ()
     shared = [grid[level.plates.index(name)] for name in parent.plates]
     if not shared:
@@ -82,76 +82,74 @@ def index(level: Level, parent: Level) -> np.ndarray:
 
 
 @functools.lru_cache
-def sharing(space: Space) -> tuple[np.ndarray, ...]:
-    """For each level, how many of its rows share each coordinate above them, `(above,)`.
+def sharing_counts(space: Space) -> tuple[np.ndarray, ...]:
+    """For each level, how many of its rows share each ancestor coordinate, `(ancestor_dim,)`.
 
-    All rows of a plate count, those too that are not in the batch.
+    Counts all rows of a plate, including those not in the minibatch.
     """
     found = levels(space)
     counts = []
     for level in found:
         sizes = {plate.name: plate.size for plate in level.sites[0].plates}
-        own: list[float] = []
+        by_coordinate: list[float] = []
         parent = level.parent
         while parent is not None:
-            higher = found[parent]
-            inside = [size for name, size in sizes.items() if name not in higher.plates]
-            own = [float(np.prod(inside))] * higher.width + own
-            parent = higher.parent
-        counts.append(np.array(own))
+            ancestor = found[parent]
+            inner = [size for name, size in sizes.items() if name not in ancestor.plates]
+            by_coordinate = [float(np.prod(inner))] * ancestor.width + by_coordinate
+            parent = ancestor.parent
+        counts.append(np.array(by_coordinate))
     return tuple(counts)
 
 
-def positions(space: Space) -> tuple[np.ndarray, ...]:
-    """Where the coordinates of each level stand in the raveled space, `(rows, width)` each."""
+def coordinate_indices(space: Space) -> tuple[np.ndarray, ...]:
+    """The indices of each level's coordinates in the raveled space, `(rows, width)` each."""
     starts = np.cumsum([0, *(site.size for site in space.sites)])
-    place = dict(zip(space.names, starts, strict=False))
+    start = dict(zip(space.names, starts, strict=False))
     return tuple(
         np.concatenate(
-            [
-                _stacked(level, site, place[site.name] + np.arange(site.size))
-                for site in level.sites
-            ],
+            [_by_row(level, site, start[site.name] + np.arange(site.size)) for site in level.sites],
             axis=1,
         )
         for level in levels(space)
     )
 
 
-def cut(space: Space, z: Position) -> list[Array]:
+def split_levels(space: Space, z: Position) -> list[Array]:
     """A position by level, `(rows, width)` each."""
     return [
-        jnp.concatenate([_stacked(level, site, z[site.name]) for site in level.sites], axis=1)
+        jnp.concatenate([_by_row(level, site, z[site.name]) for site in level.sites], axis=1)
         for level in levels(space)
     ]
 
 
-def join(space: Space, parts: Sequence[Array]) -> Position:
-    """The inverse of `cut`."""
+def join_levels(space: Space, parts: Sequence[Array]) -> Position:
+    """The inverse of `split_levels`."""
     z = {}
     for level, part in zip(levels(space), parts, strict=True):
         widths = [site.size // level.rows for site in level.sites]
         columns = jnp.split(part, np.cumsum(widths)[:-1], axis=1)
         for site, column in zip(level.sites, columns, strict=True):
-            order = _order(level, site)
+            order = _plate_axes_first(level, site)
             moved = column.reshape([site.z_shape[axis] for axis in order])
             z[site.name] = moved.transpose(np.argsort(order))
     return {name: z[name] for name in space.names}
 
 
-def down(values: Array, level: Level, parent: Level) -> Array:
-    """What the rows above hold, `(parent.rows, ...)`, for each row of a level, `(rows, ...)`."""
-    if parent.rows == 1:  # a gather, and the scatter that is its gradient, would be slow
+def take_parents(values: Array, level: Level, parent: Level) -> Array:
+    """Values of the parent rows, `(parent.rows, ...)`, for each row of a level, `(rows, ...)`."""
+    if parent.rows == 1:  # faster than a gather, whose gradient is a scatter
         return jnp.broadcast_to(values, (level.rows, *values.shape[1:]))
-    return values[index(level, parent)]
+    return values[parent_rows(level, parent)]
 
 
-def _stacked(level: Level, site: Site, value: Array | np.ndarray) -> Array | np.ndarray:
+def _by_row(level: Level, site: Site, value: Array | np.ndarray) -> Array | np.ndarray:
     """A site's value by row, `(rows, coordinates)`."""
-    return value.reshape(site.z_shape).transpose(_order(level, site)).reshape(level.rows, -1)
+    order = _plate_axes_first(level, site)
+    return value.reshape(site.z_shape).transpose(order).reshape(level.rows, -1)
 
 
-def _order(level: Level, site: Site) -> list[int]:
+def _plate_axes_first(level: Level, site: Site) -> list[int]:
     """The axes of a site's value, those of the level's plates first."""
     plates = {plate.name: plate for plate in site.plates}
     first = _axes(site, [plates[name] for name in level.plates])
@@ -159,6 +157,6 @@ def _order(level: Level, site: Site) -> list[int]:
 
 
 def _axes(site: Site, plates: Sequence[Plate]) -> list[int]:
-    """Axes of the plates in the site's value: batch axes are the same constrained or not."""
+    """Axes of the plates in the site's value: batch axes, equal with and without constraints."""
     batch = len(site.shape) - site.event_dim
     return [batch + plate.dim for plate in plates]

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import multivariate_normal
 
 from vijax.contracts import Batch, Site, Space
-from vijax.guides.gaussian.low_rank import LowRank, LowRankParams
+from vijax.guides.location_scale.low_rank import LowRank, LowRankParams
 from vijax.runtime.errors import GuideError
 
 SPACE = Space((Site("a", (4,), (4,)), Site("b", (2, 3), (2, 3))))
@@ -30,7 +30,7 @@ def dense(p: LowRankParams) -> multivariate_normal:
 
 @pytest.mark.parametrize("factor_scale", [0.01, 1.0, 300.0])
 def test_agrees_with_the_dense_gaussian(factor_scale):
-    # at 300 the textbook Woodbury difference is off by about 0.1 in float32
+    # at 300 the textbook Woodbury difference has an error of about 0.1 in float32
     p, guide = params(factor_scale), LowRank(rank=3)
     exact = dense(p)
     np.testing.assert_allclose(guide.covariance(p, SPACE), exact.cov, rtol=2e-5)
@@ -40,8 +40,8 @@ def test_agrees_with_the_dense_gaussian(factor_scale):
         np.testing.assert_allclose(log_prob, exact.logpdf(vector), atol=5e-3, rtol=1e-4)
 
 
-def test_a_draw_far_from_the_origin_keeps_its_density():
-    # z - loc loses what the draw itself still knows
+def test_log_q_is_accurate_far_from_the_origin():
+    # z - loc would lose the precision of the draw
     p, guide = params(1.0, loc_scale=1e6), LowRank(rank=3)
     near = p._replace(loc=jnp.zeros(10))
     far_q = guide.draw(p, SPACE, jax.random.key(0), BATCH).log_q

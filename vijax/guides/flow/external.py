@@ -1,4 +1,4 @@
-"""Another library's flow as a guide: three functions are all it takes."""
+"""Flows of other libraries as guides, from two or three functions."""
 
 from __future__ import annotations
 
@@ -10,31 +10,32 @@ from jax import Array
 
 from vijax.contracts import Batch, DensityGuide, Draw, Guide, Position, PyTree, Space
 
-Start = Callable[[Array, int], PyTree]
+InitParams = Callable[[Array, int], PyTree]
 SampleAndLogProb = Callable[[PyTree, Array], tuple[Array, Array]]
 LogProb = Callable[[PyTree, Array], Array]
 
 
 @dataclasses.dataclass(frozen=True)
-class Plugged(Guide):
-    """A distribution on `R^dim` from elsewhere, laid over the model's sites in order.
+class ExternalFlow(Guide):
+    """A distribution on `R^dim` given by functions, over the model's sites in order.
 
-    Made by `plug`. Equal functions make equal guides, so define them once, not at every fit.
+    Constructed by `from_functions`. Guides with equal functions are equal; define the functions
+    once, not for every fit.
 
     Args:
-        start: `(key, dim)` to parameters, a pytree of floating-point arrays.
+        init_params: `(key, dim)` to parameters, a pytree of floating-point arrays.
         sample_and_log_prob: `(params, key)` to a draw `(dim,)` and its log density,
             differentiable in `params`.
     """
 
     num_particles: ClassVar[int] = 64
-    start: Start
+    init_params: InitParams
     sample_and_log_prob: SampleAndLogProb
 
     def init(
         self, key: Array, space: Space, location: Position, batch: Batch | None = None
     ) -> PyTree:
-        return self.start(key, space.dim)
+        return self.init_params(key, space.dim)
 
     def draw(self, params: PyTree, space: Space, key: Array, batch: Batch) -> Draw:
         z, log_q = self.sample_and_log_prob(params, key)
@@ -42,8 +43,8 @@ class Plugged(Guide):
 
 
 @dataclasses.dataclass(frozen=True)
-class PluggedDensity(Plugged, DensityGuide):
-    """One whose density is known everywhere.
+class ExternalDensityFlow(ExternalFlow, DensityGuide):
+    """An `ExternalFlow` whose density can be evaluated at any point.
 
     Args:
         density: `(params, z)` to the log density at `z` `(dim,)`.
@@ -55,15 +56,17 @@ class PluggedDensity(Plugged, DensityGuide):
         return self.density(params, space.ravel(z))
 
 
-def plug(
-    start: Start, sample_and_log_prob: SampleAndLogProb, log_prob: LogProb | None = None
-) -> Plugged:
+def from_functions(
+    init_params: InitParams,
+    sample_and_log_prob: SampleAndLogProb,
+    log_prob: LogProb | None = None,
+) -> ExternalFlow:
     """A guide from a flow of another library.
 
-    It is fitted by gradient steps from its own start values; `location` and base are its own
-    business. With flowjax, for instance::
+    It is fitted by gradient steps from its initial parameters; the starting point of the fit is
+    not used, and there is no Gaussian base. With flowjax, for instance::
 
-        def start(key, dim):
+        def init_params(key, dim):
             return eqx.partition(make_flow(key, dim), eqx.is_inexact_array)[0]
 
         def sample_and_log_prob(params, key):
@@ -72,11 +75,11 @@ def plug(
     where `static` is the other half of the partition of a flow of the same dimension.
 
     Args:
-        start: `(key, dim)` to parameters, a pytree of floating-point arrays.
+        init_params: `(key, dim)` to parameters, a pytree of floating-point arrays.
         sample_and_log_prob: `(params, key)` to a draw `(dim,)` and its log density.
-        log_prob: `(params, z)` to the log density at `z` `(dim,)`; without it there is no
-            sticking the landing, and no density away from the draws.
+        log_prob: `(params, z)` to the log density at `z` `(dim,)`. Without it, gradients cannot
+            stick the landing and densities are available at draws only.
     """
     if log_prob is None:
-        return Plugged(start, sample_and_log_prob)
-    return PluggedDensity(start, sample_and_log_prob, log_prob)
+        return ExternalFlow(init_params, sample_and_log_prob)
+    return ExternalDensityFlow(init_params, sample_and_log_prob, log_prob)

@@ -11,7 +11,7 @@ from tests.laws import assert_mean, keys
 from tests.targets import problem
 from vijax.contracts import Batch
 from vijax.guides import adapt
-from vijax.guides.numpyro.dependence import dependent
+from vijax.guides.numpyro.tracing import dependent
 from vijax.model import build, split
 from vijax.runtime.errors import GuideError
 
@@ -85,7 +85,7 @@ def test_the_exact_posterior_has_constant_weights():
     np.testing.assert_allclose(weights, p.log_evidence, rtol=2e-5)
 
 
-def test_a_gradient_reaches_every_parameter():
+def test_every_parameter_has_a_gradient():
     g = adapted(guide)
 
     def elbo(params):
@@ -99,7 +99,7 @@ def test_a_gradient_reaches_every_parameter():
         assert np.all(np.isfinite(leaf) & (leaf != 0))
 
 
-def test_a_support_that_moves_is_taken_where_it_is():
+def test_a_support_that_depends_on_a_latent():
     def uniform(y):
         low = numpyro.sample("low", dist.Normal(0.0, 1.0))
         u = numpyro.sample("u", dist.Uniform(low, low + 2.0))
@@ -118,7 +118,7 @@ def test_a_support_that_moves_is_taken_where_it_is():
         x = target.constrain(z, Batch(data), {}, {})
         return target.log_density(z, Batch(data)) - log_q, dist.Normal(x["u"], 1).log_prob(Y[0])
 
-    # with the prior as the guide the weight is the likelihood, draw by draw
+    # with the prior as the guide the weight of a draw is its likelihood
     weight, likelihood = jax.jit(jax.vmap(one))(keys(0, 200))
     np.testing.assert_allclose(weight, likelihood, atol=2e-4)
 
@@ -141,7 +141,7 @@ def test_an_auxiliary_site_with_its_reverse_density():
     assert_mean(weights, 1.0)
 
 
-def test_start_values_from_the_data_need_the_data():
+def test_initial_values_from_the_data_require_the_data():
     def amortized(y=None):
         center = numpyro.param("center", jnp.mean(y))
         numpyro.sample("rate", dist.LogNormal(center, 1.0))
@@ -150,18 +150,18 @@ def test_start_values_from_the_data_need_the_data():
             numpyro.sample("theta", dist.Normal(y, 1.0))
 
     g = adapted(amortized)
-    with pytest.raises(GuideError, match="guide parameter 'center': its start value is computed"):
+    with pytest.raises(GuideError, match="guide parameter 'center': its initial value is computed"):
         start(g)
     np.testing.assert_allclose(start(g, BATCH)["center"], Y.mean())
     shifted = Batch({"y": BATCH.data["y"] + 1})
     np.testing.assert_allclose(start(g, shifted)["center"], Y.mean() + 1)
-    here = g.draw(start(g, BATCH), SPACE, jax.random.key(0), BATCH)
-    there = g.draw(start(g, BATCH), SPACE, jax.random.key(0), shifted)
-    np.testing.assert_allclose(there.z["theta"], here.z["theta"] + 1, rtol=1e-5)
+    original = g.draw(start(g, BATCH), SPACE, jax.random.key(0), BATCH)
+    after_shift = g.draw(start(g, BATCH), SPACE, jax.random.key(0), shifted)
+    np.testing.assert_allclose(after_shift.z["theta"], original.z["theta"] + 1, rtol=1e-5)
 
 
 def test_equal_functions_are_equal_guides():
-    def make(scale):
+    def guide_with(scale):
         def guide(y=None):
             numpyro.sample("rate", dist.LogNormal(0.0, scale))
             numpyro.sample("p", dist.Beta(2.0, 2.0))
@@ -170,9 +170,9 @@ def test_equal_functions_are_equal_guides():
 
         return guide
 
-    assert adapted(make(1.0)) == adapted(make(1.0))
-    assert hash(adapted(make(1.0))) == hash(adapted(make(1.0)))
-    assert adapted(make(1.0)) != adapted(make(2.0))
+    assert adapted(guide_with(1.0)) == adapted(guide_with(1.0))
+    assert hash(adapted(guide_with(1.0))) == hash(adapted(guide_with(1.0)))
+    assert adapted(guide_with(1.0)) != adapted(guide_with(2.0))
     assert repr(adapted(guide)) == "NumPyroFunction(guide)"
 
 
@@ -218,7 +218,7 @@ def with_module_state(y=None):
         (lambda y=None: float(y[0]), "failed while being traced with .*Error"),
     ],
 )
-def test_what_does_not_fit_is_refused(function, message):
+def test_invalid_guide_functions_raise_errors(function, message):
     with pytest.raises(GuideError, match=message):
         adapted(function)
 
@@ -243,10 +243,10 @@ def test_a_support_that_depends_on_a_parameter_of_the_model():
         adapt(function, learned, arguments, build(learned, arguments))
 
 
-def test_dependence_is_found_through_inner_programs():
+def test_dependence_through_inner_jaxprs():
     def function(source, other):
         inner = jax.jit(lambda a: a * 2)(source)
-        return {"through": inner + other, "beside": jnp.sin(other), "constant": jnp.ones(2)}
+        return {"dependent": inner + other, "independent": jnp.sin(other), "constant": jnp.ones(2)}
 
     found = dependent(function, jnp.ones(()), jnp.ones(()))
-    assert found == {"through": True, "beside": False, "constant": False}
+    assert found == {"dependent": True, "independent": False, "constant": False}

@@ -1,4 +1,4 @@
-"""From what a user writes for `guide=` to a guide."""
+"""Resolution of the `guide=` option to a `Guide`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from typing import Any, Literal
 from vijax.contracts import DiscreteGuide, Guide, ModelGuide, Space, Target
 from vijax.guides.composite import Sites, assign, compose
 from vijax.guides.delta import Delta
-from vijax.guides.discrete import Discrete, Mixed, mixed
-from vijax.guides.flow import RECIPES, Flow
-from vijax.guides.gaussian.laplace import Laplace
-from vijax.guides.gaussian.low_rank import LowRank
-from vijax.guides.gaussian.normal import FullRank, MeanField
+from vijax.guides.discrete import Discrete, Mixed, combine
+from vijax.guides.flow import ARCHITECTURES, Flow
+from vijax.guides.location_scale.full_rank import FullRank
+from vijax.guides.location_scale.laplace import Laplace
+from vijax.guides.location_scale.low_rank import LowRank
+from vijax.guides.location_scale.mean_field import MeanField
 from vijax.guides.numpyro import adapt
-from vijax.guides.numpyro.running import Arguments
+from vijax.guides.numpyro.tracing import Arguments
 from vijax.guides.structured.asvi import ASVI
 from vijax.guides.structured.markov import Markov
 from vijax.guides.structured.plates import Plates
@@ -35,7 +36,7 @@ NAMES: dict[str, Callable[[], Guide]] = {
     "plates": Plates,
     "asvi": ASVI,
     "flow": Flow,
-    **{name: functools.partial(Flow, name) for name in RECIPES},
+    **{name: functools.partial(Flow, name) for name in ARCHITECTURES},
 }
 
 
@@ -46,24 +47,24 @@ def resolve(
     arguments: Arguments | None = None,
     space: Space | None = None,
 ) -> Guide:
-    """The guide that a `guide=` option stands for.
+    """The guide specified by a `guide=` option.
 
     Args:
         guide: a name from `NAMES`, a `Guide` (instance or class), a mapping from site, tuple of
             sites or `...` (the rest) to any of these, or a NumPyro autoguide or guide function.
-        target: what it is to approximate.
+        target: the target to approximate.
         model: the model function, for NumPyro guides.
         arguments: the static part of the model's arguments, for NumPyro guides.
-        space: the sites it is for, where they are not all of the target's. Discrete sites in it
-            get a `Discrete` guide of their own unless the mapping has another one for them.
+        space: the sites to cover; by default all of the target's. Discrete sites among them get
+            a `Discrete` guide unless the mapping assigns them another one.
 
     Raises:
         GuideError: an unknown name, or a guide that does not fit the model.
-        TypeError: nothing that can be made into a guide.
+        TypeError: the option has an unsupported type.
     """
     space = target.space if space is None else space
     if space.discrete.sites:
-        return _beside_discrete(guide, target, model, arguments, space)
+        return _resolve_with_discrete(guide, target, model, arguments, space)
     if isinstance(guide, ModelGuide):
         return guide.bind(target, space)
     if isinstance(guide, Guide):
@@ -85,12 +86,12 @@ def resolve(
             f"guides, or a NumPyro guide, got {type(guide).__name__}."
         )
     if model is None or arguments is None:
-        raise TypeError("guide: a NumPyro guide needs the model and its arguments to be adapted.")
+        raise TypeError("guide: adapting a NumPyro guide needs the model and its arguments.")
     return adapt(guide, model, arguments, target, space)
 
 
-def named_discrete(guide: Any) -> frozenset[str] | Literal["all"]:
-    """The sites that a `guide=` option has a guide for discrete sites for; they are to be drawn."""
+def discrete_guide_sites(guide: Any) -> frozenset[str] | Literal["all"]:
+    """The sites to which a `guide=` option assigns a discrete guide: not to be marginalized."""
     if isinstance(guide, Mapping):
         found: set[str] = set()
         for key in filter(lambda key: _is_discrete(guide[key]), guide):
@@ -109,42 +110,43 @@ def _is_discrete(guide: Any) -> bool:
     return isinstance(guide, DiscreteGuide)
 
 
-def _beside_discrete(
+def _resolve_with_discrete(
     guide: Any,
     target: Target,
     model: Callable[..., Any] | None,
     arguments: Arguments | None,
     space: Space,
 ) -> Guide:
-    """A guide for a space with discrete sites: one for them, and one for the others.
+    """The guide for a space with discrete sites: a discrete guide, and one for other sites.
 
     Raises:
-        GuideError: a site has no guide, or the wrong one.
+        GuideError: a site has no guide, or one of the wrong kind.
     """
     if isinstance(guide, Mixed):
         return guide
-    asked = guide if isinstance(guide, Mapping) else {...: guide}
-    discrete: dict[Sites, Guide] = {}
-    plain: tuple[str, ...] = ()
+    mapping = guide if isinstance(guide, Mapping) else {...: guide}
+    other_discrete: dict[Sites, Guide] = {}
+    mean_field_sites: tuple[str, ...] = ()
     rest = {}
-    for key, names in assign(list(asked), space).items():
-        drawn, own = space.discrete.subset(names).names, asked[key]
-        smooth = space.continuous.subset(names).names
-        if drawn and isinstance(made := _discrete(own), Discrete):
-            plain += drawn
-        elif drawn:
-            discrete[drawn] = made
-        if smooth and not _is_discrete(own):
-            rest[smooth] = own
-    found = compose(discrete | ({plain: Discrete()} if plain else {}), space.discrete)
+    for key, names in assign(list(mapping), space).items():
+        discrete_names, value = space.discrete.subset(names).names, mapping[key]
+        continuous_names = space.continuous.subset(names).names
+        if discrete_names and isinstance(part := _discrete_part(value), Discrete):
+            mean_field_sites += discrete_names
+        elif discrete_names:
+            other_discrete[discrete_names] = part
+        if continuous_names and not _is_discrete(value):
+            rest[continuous_names] = value
+    mean_field = {mean_field_sites: Discrete()} if mean_field_sites else {}
+    discrete = compose(other_discrete | mean_field, space.discrete)
     if not space.continuous.sites:
-        return found
-    assert isinstance(found, DiscreteGuide)
-    return mixed(found, resolve(rest, target, model, arguments, space.continuous))
+        return discrete
+    assert isinstance(discrete, DiscreteGuide)
+    return combine(discrete, resolve(rest, target, model, arguments, space.continuous))
 
 
-def _discrete(guide: Any) -> Any:
-    """The guide for the discrete sites among those that a guide is named for."""
+def _discrete_part(guide: Any) -> Any:
+    """The guide for the discrete sites of a group to which `guide` is assigned."""
     if not _is_discrete(guide):
         return Discrete()
     if isinstance(guide, str):
@@ -153,7 +155,7 @@ def _discrete(guide: Any) -> Any:
 
 
 def by_name(name: str) -> Guide:
-    """The guide of a name, with its default options.
+    """The guide with a given name, with default options.
 
     Raises:
         GuideError: no guide has this name.
@@ -165,7 +167,7 @@ def by_name(name: str) -> Guide:
         return NAMES[name]()
     except KeyError:
         plain = name.lower().replace("-", "").replace("_", "").replace(" ", "")
-        known = ["auto", *NAMES]  # the first is the ladder of `fit`, and no guide by itself
+        known = ["auto", *NAMES]  # "auto" is resolved by `fit`
         close = difflib.get_close_matches(plain, known, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise GuideError(f"guide: expected one of {known}, got {name!r}.{hint}") from None

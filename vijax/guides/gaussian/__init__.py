@@ -1,1 +1,0 @@
-"""Gaussian guides: mean-field, full-rank, low-rank, Laplace."""

@@ -1,0 +1,122 @@
+"""NumPyro guide functions as vijax guides."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro
+from jax import Array
+
+from vijax.contracts import Batch, DensityGuide, Draw, Guide, Position, PyTree, Space, Target
+from vijax.guides.numpyro import tracing
+from vijax.guides.numpyro.tracing import Arguments
+from vijax.runtime.errors import GuideError
+from vijax.runtime.keys import for_rejection
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class NumPyroFunction(Guide):
+    """A NumPyro guide function, which takes the model's arguments and samples its latents.
+
+    Parameters are the function's `param` sites in unconstrained space, a dict by name. The function
+    draws constrained values `x` from `q(x)`, which are transformed to unconstrained space by the
+    support of each site at this draw: `log q(z) = log q(x) + log |dx/dz|`. Auxiliary sites
+    (`infer={"is_auxiliary": True}`) and factors enter `log_q`. An auxiliary site `h` that is not a
+    function of the model's sites `x` needs `numpyro.factor("reverse", -log_r)` with a normalized
+    `log r(h | x)`; otherwise the ELBO is not a lower bound. Constructed by `adapt`, which validates
+    it as far as possible.
+
+    Attributes:
+        function: the guide function.
+        identity: fingerprint of the function and the static arguments, for equality and hashing.
+        arguments: the static part of the model's arguments.
+        target: the target whose supports are used.
+    """
+
+    function: Callable[..., Any] = dataclasses.field(compare=False)
+    identity: Hashable
+    arguments: Arguments = dataclasses.field(compare=False)
+    target: Target
+
+    def init(
+        self, key: Array, space: Space, location: Position, batch: Batch | None = None
+    ) -> dict[str, PyTree]:
+        """The initial values in the guide's `param` statements; `location` is ignored.
+
+        Args:
+            key: PRNG key of random initial values.
+            space: the target's space.
+            location: ignored.
+            batch: the data, needed only if an initial value is computed from them.
+
+        Raises:
+            GuideError: an initial value depends on the data and `batch` is not given.
+        """
+        if batch is None:
+            self._check_start()
+            shapes = tracing.abstract_data(self.arguments)
+            batch = Batch({name: jnp.zeros(s.shape, s.dtype) for name, s in shapes.items()})
+        return self.target.program(_start, self)(key, batch)
+
+    def draw(self, params: dict[str, PyTree], space: Space, key: Array, batch: Batch) -> Draw:
+        trace = self.trace(params, key, batch)
+        values = {name: trace[name]["value"] for name in space.names}
+        # without `model` parameters: `adapt` checks that no support depends on them
+        z = self.target.unconstrain(values, batch, {}, {})
+        log_dets = self.target.log_dets(z, batch, {}, {})
+        return Draw(z, sum(log_dets.values(), tracing.log_prob(trace)))
+
+    def trace(
+        self,
+        params: dict[str, PyTree] | None,
+        key: Array,
+        batch: Batch,
+        values: Mapping[str, Array] | None = None,
+    ) -> tracing.Trace:
+        """The trace of the guide function at drawn or given constrained values."""
+        args, kwargs = self.arguments.join(batch.data)
+        key = for_rejection(key)  # VonMises and Gamma draw by rejection
+        return tracing.run(self.function, args, kwargs, key, params, batch.index, values)
+
+    def _check_start(self) -> None:
+        def start(data: dict[str, Array], key: Array) -> dict[str, PyTree]:
+            return tracing.params(self.trace(None, key, Batch(data)))
+
+        depends = tracing.dependent(start, tracing.abstract_data(self.arguments), jax.random.key(0))
+        for name, flags in depends.items():
+            if any(jax.tree.leaves(flags)):
+                raise GuideError(
+                    f"guide parameter {name!r}: its initial value is computed from the data, but "
+                    "init() was called without data. Pass the data as batch=, or give the "
+                    "parameter a constant initial value."
+                )
+
+    def __repr__(self) -> str:
+        return f"NumPyroFunction({getattr(self.function, '__name__', self.function)})"
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class DensityFunction(NumPyroFunction, DensityGuide):
+    """A guide function that samples only the model's latents.
+
+    Its density at `z` is the log density of its trace with the latents set to these values.
+    """
+
+    def log_prob(self, params: dict[str, PyTree], space: Space, z: Position, batch: Batch) -> Array:
+        constrained = self.target.constrain(z, batch, {}, {})
+        values = {name: constrained[name] for name in space.names}
+        log_dets = self.target.log_dets(z, batch, {}, {})
+        # NumPyro's validation rejects simplexes of a thousand entries because of rounding
+        with numpyro.validation_enabled(False):
+            # the key is not used: `adapt` checks that all sites are given
+            trace = self.trace(params, jax.random.key(0), batch, values)
+            log_q = tracing.log_prob(trace, check_support=True)
+        return sum(log_dets.values(), log_q)
+
+
+def _start(target: Target, guide: NumPyroFunction, key: Array, batch: Batch) -> dict[str, PyTree]:
+    return tracing.params(guide.trace(None, key, batch))

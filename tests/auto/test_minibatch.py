@@ -31,7 +31,7 @@ def regression(x, y):
 def on_disk(monkeypatch):
     """Small sources are not read whole; a pass over the rows above is made in eight blocks."""
     monkeypatch.setattr(arrays, "_WHOLE", 0)
-    monkeypatch.setattr(_blocks, "_NUMBERS", (DIM + 1) * 430)
+    monkeypatch.setattr(_blocks, "_BLOCK_ELEMENTS", (DIM + 1) * 430)
 
 
 def fit(model, *args, **options):
@@ -114,7 +114,7 @@ def exact_evidence():
 def test_hierarchical_sites_are_centered_as_far_as_all_rows_determine_them(
     source, on_disk, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(_blocks, "_NUMBERS", 16 * 130)  # five blocks
+    monkeypatch.setattr(_blocks, "_BLOCK_ELEMENTS", 16 * 130)  # five blocks
     group = GROUPS
     if source == "disk":
         np.save(tmp_path / "group.npy", GROUPS)

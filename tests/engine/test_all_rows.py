@@ -40,7 +40,7 @@ class Counted(RowSource):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(_blocks, "_NUMBERS", BLOCK * 16)
+    monkeypatch.setattr(_blocks, "_BLOCK_ELEMENTS", BLOCK * 16)
     monkeypatch.setattr(arrays, "_WHOLE", 0)
 
 

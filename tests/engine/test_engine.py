@@ -171,7 +171,7 @@ def test_steps_that_are_not_finite_are_skipped_and_explained():
     before = vijax.fit(
         trap, guide="meanfield", num_steps=trouble.step, algorithm="gradient", progress_bar=False
     )
-    params = _engine.take(before._result.run.loop.state.variables.guide, 0)
+    params = _engine.select_restart(before._result.run.loop.state.variables.guide, 0)
     z = before.guide.draw(params, before.space, key, before._result.batch).z
     assert z["z"] > 1.5
 

@@ -13,7 +13,7 @@ from tests.groups import data, groups, hierarchy
 from vijax.contracts import Plate
 from vijax.data.arrays import MappedRows
 from vijax.engine import row_order as _arrangement
-from vijax.engine.row_order import inverse, reorder
+from vijax.engine.row_order import inverse_permutation, reorder
 from vijax.engine.row_schedule import RowSchedule
 from vijax.runtime import permutation as _permutation
 
@@ -30,7 +30,7 @@ def few_rows_are_many(monkeypatch):
 @pytest.fixture
 def as_they_are(monkeypatch):
     """Makes fits leave rows where they are."""
-    return lambda: monkeypatch.setattr(_arrangement, "_COPY", -1)
+    return lambda: monkeypatch.setattr(_arrangement, "_MAX_COPY_BYTES", -1)
 
 
 def fit(model, *args, num_steps=60, batch_size=BATCH, **options):
@@ -70,15 +70,15 @@ def schedule(size=1003, batch=48, arranged=(), seed=5):
 
 def test_rows_come_in_runs_of_places_and_every_row_once():
     steps = 1003 // 48
-    places = np.concatenate([schedule(arranged=["rows"]).at(t)["rows"] for t in range(steps)])
+    places = np.concatenate([schedule(arranged=["rows"]).index(t)["rows"] for t in range(steps)])
     runs = places.reshape(-1, 16)
     assert (np.diff(runs, axis=1) % 1003 == 1).all()
-    rows = np.concatenate([schedule().at(t)["rows"] for t in range(steps)])
+    rows = np.concatenate([schedule().index(t)["rows"] for t in range(steps)])
     assert len(np.unique(rows)) == steps * 48
-    order = schedule().order("rows")
+    order = schedule().permutation("rows")
     np.testing.assert_array_equal(np.sort(order), np.arange(1003))
     np.testing.assert_array_equal(order[places], rows)
-    np.testing.assert_array_equal(inverse(order)[rows], places)
+    np.testing.assert_array_equal(inverse_permutation(order)[rows], places)
 
 
 def test_all_rows_are_seen_equally_often_and_batches_spread_as_draws_without_replacement():
@@ -86,7 +86,7 @@ def test_all_rows_are_seen_equally_often_and_batches_spread_as_draws_without_rep
     steps, rows = size // batch, []
     for seed in range(epochs):  # each with a first shuffle of its own
         order = schedule(size, batch, seed=seed)._orders["rows"]
-        rows.append(order.numbers(order._part(0, 0, steps * batch)))
+        rows.append(order.rows_at(order._epoch_slice(0, 0, steps * batch)))
     each = np.concatenate(rows).reshape(-1, batch)
     left = 1 - steps * batch / size
     counts = np.bincount(each.reshape(-1), minlength=size)

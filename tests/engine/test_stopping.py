@@ -2,7 +2,16 @@
 
 import numpy as np
 
-from vijax.engine.stopping import Phase, StopRule, Window, add, average, flat, recent, split_rhat
+from vijax.engine.stopping import (
+    Phase,
+    StopRule,
+    Window,
+    add_window,
+    average,
+    is_flat,
+    recent,
+    split_rhat,
+)
 
 
 def windows_of(series, losses=None, steps=100):
@@ -22,7 +31,7 @@ def windows_of(series, losses=None, steps=100):
 def phase_of(series, **options):
     phase = Phase()
     for window in windows_of(series, **options):
-        phase = add(phase, window)
+        phase = add_window(phase, window)
     return phase
 
 
@@ -70,9 +79,9 @@ def test_unidentified_drift_stops_by_flat_losses():
 def test_flat_needs_a_fall_of_two_standard_errors():
     rng = np.random.default_rng(3)
     noise = rng.normal(size=4000)
-    assert flat(tuple(windows_of(np.zeros((4000, 1)), noise)))
+    assert is_flat(tuple(windows_of(np.zeros((4000, 1)), noise)))
     falling = noise - np.where(np.arange(4000) < 2000, 0.0, 0.5)
-    assert not flat(tuple(windows_of(np.zeros((4000, 1)), falling)))
+    assert not is_flat(tuple(windows_of(np.zeros((4000, 1)), falling)))
 
 
 def test_merging_keeps_the_moments_and_bounds_the_memory():

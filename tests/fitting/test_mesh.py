@@ -20,7 +20,7 @@ HEAD = """
 import math, re, sys
 import jax, numpy as np, numpyro, numpyro.distributions as dist
 import vijax
-from vijax.engine.loop import advance
+from vijax.engine.loop import run_steps
 from vijax.runtime.device_layout import on_host
 
 processes, rank, port, path = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
@@ -60,10 +60,11 @@ def step_of(posterior):
     engine, run = posterior._result.engine, posterior._result.run
     target, guide, steps = engine.problem.target, engine.problem.guide, engine.steps
     static = (guide, engine.algorithm, run.guarded, len(run.phases))
-    program = target.program(advance, *static, donate=(0,) if steps.by_row(run.loop) else ())
+    donate = (0,) if steps.has_row_params(run.loop) else ()
+    program = target.program(run_steps, *static, donate=donate)
     active, stop = np.ones(len(run.phases), bool), run.step + 1
     table = steps.schedule.chunk(run.step)
-    loop = steps.placed(run.loop)
+    loop = steps.put(run.loop)
     args = (loop, steps.key, active, False, run.step, stop, steps.batch, table)
     compiled = program.lower(*args).compile()
     kinds = "all-gather|all-reduce|collective-permute|all-to-all|reduce-scatter"
@@ -138,7 +139,8 @@ on = all8.resume(50)
 for saved in (all8, one):
     saved.save(path + ".vijax")
     loaded = vijax.load(path + ".vijax", groups, values, mesh=mesh)
-    assert shards(loaded._result.engine.steps.placed(loaded._result.run.loop), 16_000) == shards(loop, 16_000)
+    on_mesh = loaded._result.engine.steps.put(loaded._result.run.loop)
+    assert shards(on_mesh, 16_000) == shards(loop, 16_000)
     assert len(loaded._result.batch.data["y"].sharding.device_set) == 8
     further = loaded.resume(50)
     assert apart(further.params, on.params) < 1e-4
@@ -275,7 +277,7 @@ def test_a_mesh_of_one_device_changes_no_bit_and_compiles_once(tmp_path):
         name[0].__name__: f._cache_size()
         for name, f in again._result.target.programs.compiled.items()
     }
-    assert sizes["advance"] == sizes["begin"] == 1
+    assert sizes["run_steps"] == sizes["init_loop"] == 1
     spread.save(tmp_path / "spread")
     loaded = vijax.load(tmp_path / "spread", hierarchy, y, mesh=mesh)
     assert loaded._result.target is spread._result.target

@@ -149,7 +149,7 @@ def test_two_cut_axes_are_put_back_together():
 def test_a_step_changes_the_parameters_of_its_rows_only():
     options = {"guide": SPLIT, "optimizer": optax.adam(0.1), "num_steps": 1}
     fitted = fit(hierarchy, Y, batch_size={"rows": 12}, **options)
-    rows = fitted._result.engine.problem.schedule.at(0)["rows"]
+    rows = fitted._result.engine.problem.schedule.index(0)["rows"]
     local = fitted.params[1]
     moved = np.flatnonzero(np.asarray(local.loc["theta"])[:, 0] != 0)
     assert set(moved) == set(rows.tolist())

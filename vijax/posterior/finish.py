@@ -15,7 +15,7 @@ from vijax.contracts.kernel import Kernel
 from vijax.diagnostics import importance as weights
 from vijax.diagnostics.assessment import Assessment, Chains, assess, assess_scores
 from vijax.diagnostics.importance import num_elements
-from vijax.engine.common_draws import common_log_weights, knows_all_rows, shares_all
+from vijax.engine.common_draws import common_log_weights, holds_all_rows, supports_full_data
 from vijax.engine.engine import Engine
 from vijax.engine.problem import Problem
 from vijax.engine.row_schedule import RowSchedule
@@ -46,7 +46,7 @@ def finish_run(engine: Engine, run: Run, began: float, chains: Chains = "check")
         stop_reason=run.reason,
         converged=run.converged,
         seconds=time.perf_counter() - began,
-        engine=engine.released(),
+        engine=engine.without_cache(),
         run=run,
     )
 
@@ -63,7 +63,7 @@ def _assess_run(
     target, guide, batch = problem.target, problem.guide, problem.batch
     elements = num_elements(batch, target.space.dim)
     small = elements <= _SMALL_DATA and not problem.arguments.sources
-    if rows.subsampled and not (small and shares_all(target)):
+    if rows.subsampled and not (small and supports_full_data(target)):
         log_weights = common_log_weights(target, guide, variables, mutable, batch, rows, seed=1)
         return assess_scores(log_weights, run.converged, run.nonfinite_steps)
     return assess(
@@ -128,7 +128,7 @@ def _known_data(
     """The data of the posterior, the arrays that are not in memory, what depends on those."""
     target, arguments = problem.target, problem.arguments
     if not arguments.sources:
-        batch = problem.batch if knows_all_rows(target) else problem.first_batch
+        batch = problem.batch if holds_all_rows(target) else problem.first_batch
         return batch, (), frozenset()
     missing = tuple(arguments.sources)
     batch = standing_in(problem.batch, arguments, missing)

@@ -32,14 +32,14 @@ def test_no_batch_has_a_row_twice_when_the_batch_does_not_divide_the_plate():
     assert (np.diff(epochs, axis=1) > 0).all()
 
 
-def test_rows_left_over_are_others_in_every_epoch():
+def test_each_epoch_skips_different_rows():
     stream = table(rows(10, 3), 3000).reshape(-1)
     counts = np.bincount(stream, minlength=10)
     # each of 1,000 epochs leaves a row out with probability 0.1
     assert np.abs(counts - 900).max() < 5 * np.sqrt(1000 * 0.1 * 0.9)
 
 
-def test_a_chunk_holds_the_rows_of_its_steps():
+def test_a_chunk_contains_the_rows_of_its_steps():
     schedule = rows()
     for step in (0, 7, CHUNK - 1, CHUNK, 3 * CHUNK + 5):
         assert 0 < schedule.chunk_end(step) - step <= CHUNK

@@ -363,8 +363,8 @@ def test_a_static_argument_that_is_no_plain_value_is_given_again(path):
         ((X[:5], Y), {}, r"argument 'x'.*\(12,\) of float32.*\(5,\) of float32"),
         ((X, Y > 0), {}, r"argument 'y'.*of float32.*of bool"),
         ((X, None), {}, r"argument 'y'.*an array \(12,\).*got nothing"),
-        ((X, Y, 2.0), {}, "argument 'prior'.*those of the fit"),
-        ((X,), {"z": Y}, r"argument 'z'.*those of the fit, \['x', 'y'\]"),
+        ((X, Y, 2.0), {}, "argument 'prior'.*arguments of the fit"),
+        ((X,), {"z": Y}, r"argument 'z'.*arguments of the fit, \['x', 'y'\]"),
     ],
 )
 def test_arguments_that_are_not_those_of_the_fit_are_named(path, stepped, args, kwargs, message):
@@ -448,11 +448,11 @@ def test_damage_is_found(path, stepped):
     stepped.save(path)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(VijaxError, match="cut short"):
+    with pytest.raises(VijaxError, match="truncated"):
         vijax.load(path, line)
     middle = len(whole) // 2
     path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
-    with pytest.raises(VijaxError, match="damaged"):
+    with pytest.raises(VijaxError, match="corrupt"):
         vijax.load(path, line)
     path.write_bytes(whole)
     spoil(path, variables={"paths": [], "leaves": []})
@@ -469,7 +469,7 @@ def test_a_file_names_no_class_but_the_librarys_own(path, stepped):
         "vijax.nothing.A",
     ):
         spoil(path, guide={"class": name, "fields": {}})
-        with pytest.raises(VijaxError, match=f"holds a {name}"):
+        with pytest.raises(VijaxError, match=f"contains a {name}"):
             vijax.load(path, line)
 
 
@@ -477,7 +477,7 @@ def test_a_file_names_no_class_but_the_librarys_own(path, stepped):
 
 
 def test_a_folder_that_is_not_there_is_named(path, stepped):
-    with pytest.raises(FileNotFoundError, match=r"there is no folder .*missing\. Make it first"):
+    with pytest.raises(FileNotFoundError, match=r"no directory .*missing\. Create it first"):
         stepped.save(path.parent / "missing" / "fit")
 
 

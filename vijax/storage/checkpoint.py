@@ -64,9 +64,9 @@ class Checkpoint:
                 f"checkpoint: expected a path or a Checkpoint, got {type(self.path).__name__}."
             )
         if not self.seconds >= 0:
-            raise ValueError(f"seconds: expected zero or more, got {self.seconds!r}.")
+            raise ValueError(f"seconds: expected a nonnegative number, got {self.seconds!r}.")
         if not self.keep >= 1:
-            raise ValueError(f"keep: expected a whole number from 1 on, got {self.keep!r}.")
+            raise ValueError(f"keep: expected a positive integer, got {self.keep!r}.")
 
 
 class Checkpointer:
@@ -180,7 +180,7 @@ class Checkpointer:
         except Exception as error:
             if not self.failed:
                 warnings.warn(
-                    f"{self.label} could not be written, the fit continues without: {error}",
+                    f"{self.label} could not be written, the fit continues without it: {error}",
                     VijaxWarning,
                     stacklevel=2,
                 )

@@ -333,7 +333,7 @@ def test_what_only_code_can_make_is_given_again_to_resume(path, name, value):
 
 def test_another_optimizer_is_refused(path, stepped):
     stepped.save(path)
-    with pytest.raises(VijaxError, match=r"algorithm's state.*optimizer.*Give load the optimizer"):
+    with pytest.raises(VijaxError, match=r"algorithm's state.*optimizer.*Pass the optimizer"):
         vijax.load(path, line, X, Y, optimizer=optax.sgd(0.1))
     given = vijax.load(path, line, X, Y, algorithm=stepped._result.engine.algorithm)
     assert_equal(resume(given, 5).losses, resume(stepped, 5).losses)

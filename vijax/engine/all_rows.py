@@ -61,10 +61,10 @@ def _blocks(
     size = target.subsampling.plates[name].size
     shapes = {key: value.shape for key, value in batch.data.items()}
     shapes |= {key: source.shape for key, source in sources.items()}
-    cut = [
+    subsampled_shapes = [
         shape for key, shape in shapes.items() if name in dict(target.subsampling.cut.get(key, ()))
     ]
-    width = sum(map(math.prod, cut)) // size
+    width = sum(map(math.prod, subsampled_shapes)) // size
     length = _block_length(size, max(1, _BLOCK_ELEMENTS // max(width, _MIN_ROW_ELEMENTS)))
 
     def read(rows: np.ndarray) -> dict[str, Any]:

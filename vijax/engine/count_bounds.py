@@ -42,7 +42,7 @@ def with_count_bounds(
         if inside:
             parts = [
                 lower_bounds(target.on_batch, rows, inside, *state)
-                for rows in problem.by_rows(plate, size)
+                for rows in problem.row_blocks(plate, size)
             ]
             found = {site.name: _concatenate(site, plate, parts) for site in inside}
     positive = {name: bounds for name, bounds in found.items() if bounds.any()}

@@ -187,5 +187,5 @@ def _next_length(length: int, seconds: float) -> int:
     """
     if jax.process_count() > 1:
         return _MULTIPROCESS_SEGMENT
-    wanted = length * min(8.0, max(0.25, _SEGMENT_SECONDS / max(seconds, 1e-6)))
-    return int(min(MAX_SEGMENT, max(THINNING, wanted // THINNING * THINNING)))
+    target = length * min(8.0, max(0.25, _SEGMENT_SECONDS / max(seconds, 1e-6)))
+    return int(min(MAX_SEGMENT, max(THINNING, target // THINNING * THINNING)))

@@ -103,7 +103,7 @@ def position_from_values(
             )
     found = random_starts(target.on_batch, first_batch, model, mutable, key, 1)[0]
     base = extend_to_all_rows(target.space, found)
-    full = target.program(_latents)(base, batch, model, mutable)
+    full = target.program(_constrain_latent_sites)(base, batch, model, mutable)
     full |= {name: jnp.asarray(value, full[name].dtype) for name, value in values.items()}
     z = on_host(target.program(_unconstrain)(full, batch, model, mutable))
     for name, value in z.items():
@@ -153,7 +153,7 @@ def _candidates(
     return z, jax.vmap(lambda one: target.log_density(one, batch, model, mutable))(z)
 
 
-def _latents(
+def _constrain_latent_sites(
     target: Target, z: Position, batch: Batch, model: Any, mutable: Any
 ) -> dict[str, Array]:
     values = target.constrain(z, batch, model, mutable)

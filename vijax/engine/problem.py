@@ -69,17 +69,17 @@ class Problem:
         """The full data, in memory or in blocks of rows; `None` if neither is possible."""
         return all_rows(self.target, self.batch, self.arguments.sources)
 
-    def by_rows(self, plate: str, size: int) -> Iterator[Batch]:
+    def row_blocks(self, plate: str, size: int) -> Iterator[Batch]:
         """The data with consecutive blocks of `size` rows of a plate, read if not in memory.
 
         The last block is padded with copies of the last row.
         """
-        cut = self.target.subsampling.cut
-        sources = {n: s for n, s in self.arguments.sources.items() if cut[n][0][0] == plate}
+        axes = self.target.subsampling.cut
+        sources = {n: s for n, s in self.arguments.sources.items() if axes[n][0][0] == plate}
         blocks = Blocks(
             self.batch,
             dataclasses.replace(self.target.subsampling.plates[plate], subsample_size=size),
-            lambda rows: fetch(sources, cut, {plate: rows}),
+            lambda rows: fetch(sources, axes, {plate: rows}),
         )
         return (block.batch for block in blocks if block.rows)
 

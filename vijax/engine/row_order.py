@@ -33,12 +33,12 @@ def plates_to_reorder(
     plates = {plate for axes in target.subsampling.cut.values() for plate, _ in axes} & set(
         rows.plates_with_runs
     )
-    cut = {
+    subsampled = {
         name
         for name, axes in target.subsampling.cut.items()
         if plates & {plate for plate, _ in axes}
     }
-    copied = [array for name, array in batch.data.items() if name in cut]
+    copied = [array for name, array in batch.data.items() if name in subsampled]
     if not plates or sum(array.nbytes for array in copied) > _MAX_COPY_BYTES:
         return ()
     if any(len(array.devices()) > 1 for array in batch.data.values()):

@@ -134,7 +134,7 @@ def fit(
         centering: parametrization of hierarchical sites: by site, weights from 0 (non-centered) to
             1 (as in the model), a number or one per coordinate; or `"learned"`. By default learned
             for `guide="auto"` and as in the model for any other guide. Draws are always of the
-            model's own sites.
+            sites of the model.
         max_seconds: wall-clock limit.
         callbacks: called as `callback(state, losses, step)` a few times a second; raising
             `StopIteration` ends the fit.
@@ -222,8 +222,8 @@ def _build_problem(
     check_sources(target, arguments.sources)
     batch = Batch(data, centering=chosen_centering(target, options["centering"]))
     if guide == "auto":
-        own = algorithm.own_guide if isinstance(algorithm, Algorithm) else None
-        guide = own or _default_guide(target)
+        algorithm_guide = algorithm.own_guide if isinstance(algorithm, Algorithm) else None
+        guide = algorithm_guide or _default_guide(target)
     chosen = resolve(guide, target, model, arguments)
     problem = Problem(model, arguments, target, chosen, batch, as_key(options["rng_key"]))
     check_data(problem.sample[0], arguments, problem.sample[1])

@@ -50,7 +50,7 @@ class WarmStart(NamedTuple):
     def params(self, guide: Guide, fresh: PyTree, space: Space) -> PyTree:
         """The parameters `fresh` of a guide, those of parts in common taken from `earlier`."""
         return guide.replaced(
-            fresh, space, lambda own: own.guide.adopted(own.params, own.space, self.parts)
+            fresh, space, lambda part: part.guide.adopted(part.params, part.space, self.parts)
         )
 
 
@@ -63,7 +63,7 @@ def warm_start(earlier: FitResult, problem: Problem) -> WarmStart:
         abstract_position(target.space),
         problem.first_batch,
     )
-    ours = [(own.guide, own.space.names) for own in problem.guide.product(shapes, target.space)]
+    ours = [(part.guide, part.space.names) for part in problem.guide.product(shapes, target.space)]
     for part in earlier.guide.product(earlier.params, earlier.target.space):
         space = target.space.subset(part.space.names)
         amortized = isinstance(part.guide, ConditionalGuide)
@@ -116,7 +116,7 @@ def _with_row_params(part: Part, problem: Problem) -> Part:
     size = min(_ROWS, plate.size)
     rows = space.cut({plate.name: size})
     program = problem.target.program(_row_params, guide, rows)
-    blocks = [jax.device_get(program(params, one)) for one in problem.by_rows(plate.name, size)]
+    blocks = [jax.device_get(program(params, one)) for one in problem.row_blocks(plate.name, size)]
     axes = guide.row_guide.row_axes(blocks[0], rows, [plate.name])
 
     def concatenate(along: Any, *leaves: np.ndarray) -> np.ndarray:

@@ -171,10 +171,10 @@ def _handlers() -> Any:
     import orbax.checkpoint as ocp
 
     types = ocp.type_handlers
-    numbers = types.NumpyHandler(deepcopy_host_arrays=False)
+    arrays = types.NumpyHandler(deepcopy_host_arrays=False)
     handler = ocp.PyTreeCheckpointHandler(
         use_compression=False,
-        type_handler_registry=types.create_type_handler_registry((np.ndarray, numbers)),
+        type_handler_registry=types.create_type_handler_registry((np.ndarray, arrays)),
     )
     registry = ocp.DefaultCheckpointHandlerRegistry()
     for args in (ocp.args.PyTreeSave, ocp.args.PyTreeRestore):

@@ -162,7 +162,7 @@ def test_a_checkpoint_of_other_rows_is_refused(arrays, tmp_path):
     mapped = np.load(path, mmap_mode="r")
     first = fit(regression, mapped, y, **options)
     assert_same(fit(regression, mapped, y, **options)._result.run.loop, first._result.run.loop)
-    with pytest.raises(vijax.VijaxError, match="one with another data set"):
+    with pytest.raises(vijax.VijaxError, match="another data set"):
         fit(regression, SparseRows(x + 1), y, **options)
 
 

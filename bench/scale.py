@@ -381,7 +381,7 @@ def _by_hand(x: np.ndarray, y: np.ndarray) -> Callable[[], Any]:
 
     def steps() -> None:  # choosing the rows is part of the work
         start = next(first)
-        table = np.stack([schedule.at(t)["rows"] for t in range(start, start + _STEPS)])
+        table = np.stack([schedule.index(t)["rows"] for t in range(start, start + _STEPS)])
         jax.block_until_ready(run(carry, jax.random.key(0), jnp.asarray(table), *data))
 
     steps()

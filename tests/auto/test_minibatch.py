@@ -1,4 +1,4 @@
-"""Automatic fits on batches: steps find the place, Newton's method on all rows the covariance."""
+"""Automatic minibatch fits: gradient steps for the location, Newton's method for the covariance."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +8,10 @@ import pytest
 
 import vijax
 from vijax import ModelError, data
+from vijax.auto.minibatch import GRADIENT_STEPS, LAPLACE
+from vijax.auto.stages import CENTERING, GAUSSIAN
 from vijax.data import arrays
-from vijax.engine import all_rows as _blocks
+from vijax.engine import all_rows as _all_rows
 
 ROWS, DIM = 3000, 25
 rng = np.random.default_rng(0)
@@ -29,9 +31,9 @@ def regression(x, y):
 
 @pytest.fixture
 def on_disk(monkeypatch):
-    """Small sources are not read whole; a pass over the rows above is made in eight blocks."""
+    """Small sources are not loaded; the rows above are read in eight blocks."""
     monkeypatch.setattr(arrays, "_WHOLE", 0)
-    monkeypatch.setattr(_blocks, "_NUMBERS", (DIM + 1) * 430)
+    monkeypatch.setattr(_all_rows, "_BLOCK_ELEMENTS", (DIM + 1) * 430)
 
 
 def fit(model, *args, **options):
@@ -43,9 +45,9 @@ def fitted():
     return fit(regression, X, Y)
 
 
-def test_the_answer_is_that_of_all_rows(fitted):
+def test_the_posterior_is_that_of_the_full_data(fitted):
     assert fitted.status == "certified"
-    assert [attempt.stage for attempt in fitted.history] == ["laplace"]
+    assert [attempt.stage for attempt in fitted.history] == [LAPLACE]
     np.testing.assert_allclose(fitted.covariance(), COVARIANCE, atol=0.002 * SD.max() ** 2)
     draws = fitted.sample(1, 20_000)["beta"]
     assert np.abs((draws.mean(0) - MEAN) / SD).max() < 5 / np.sqrt(20_000)
@@ -55,14 +57,14 @@ def test_the_answer_is_that_of_all_rows(fitted):
     assert abs(fitted.elbo - evidence) < 0.02
 
 
-def test_it_says_what_was_done(fitted):
-    assert "steps on batches, then mode reached by Newton's method" in fitted.stop_reason
+def test_the_stop_reason_lists_both_methods(fitted):
+    assert "minibatch steps, then mode reached by Newton's method" in fitted.stop_reason
     assert len(fitted.losses) > 0
     with pytest.raises(vijax.VijaxError, match="resume: expected a fit by gradient steps"):
         fitted.resume(10)
 
 
-def test_where_the_posterior_is_skewed_the_elbo_decides():
+def test_skewed_posteriors_are_fitted_by_the_elbo():
     def rates(y):
         rate = numpyro.sample("rate", dist.Gamma(0.5, 0.1).expand([3]).to_event(1))
         with numpyro.plate("rows", y.shape[0]):
@@ -71,8 +73,8 @@ def test_where_the_posterior_is_skewed_the_elbo_decides():
     y = np.zeros((400, 3), np.float32)
     y[[3, 77, 200, 5], [0, 0, 1, 2]] = 1  # Gamma(0.5 + count, 0.1 + 1.2)
     posterior = fit(rates, y)
-    rungs = [attempt.stage for attempt in posterior.history]
-    assert rungs == ["laplace", "steps", "gaussian"]
+    stages = [attempt.stage for attempt in posterior.history]
+    assert stages == [LAPLACE, GRADIENT_STEPS, GAUSSIAN]
     draws = posterior.sample(0, 4000)["rate"]
     shape = 0.5 + y.sum(0)
     assert posterior.status in ("certified", "corrected")
@@ -85,7 +87,7 @@ SCORES = np.random.default_rng(5).normal(0.1 * np.sin(GROUPS), 1.0).astype(np.fl
 
 
 def varying(group, y):
-    """Groups that hardly differ: centered, a funnel."""
+    """Groups that hardly differ: a funnel in the centered parametrization."""
     tau = numpyro.sample("tau", dist.HalfNormal(1.0))
     with numpyro.plate("groups", 12):
         effect = numpyro.sample("effect", dist.Normal(0.0, tau))
@@ -111,21 +113,21 @@ def exact_evidence():
 
 
 @pytest.mark.parametrize("source", ["memory", pytest.param("disk", marks=pytest.mark.slow)])
-def test_hierarchical_sites_are_centered_as_far_as_all_rows_determine_them(
+def test_the_centering_of_hierarchical_sites_is_learned_from_the_full_data(
     source, on_disk, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(_blocks, "_NUMBERS", 16 * 130)  # five blocks
+    monkeypatch.setattr(_all_rows, "_BLOCK_ELEMENTS", 16 * 130)  # five blocks
     group = GROUPS
     if source == "disk":
         np.save(tmp_path / "group.npy", GROUPS)
         group = np.load(tmp_path / "group.npy", mmap_mode="r")
     posterior = fit(varying, group, SCORES)
     tried = {attempt.stage: attempt for attempt in posterior.history}
-    assert "laplace" not in tried  # no mode
+    assert LAPLACE not in tried  # no mode
     assert set(posterior.centering) == {"effect"}
     evidence, mean, sd = exact_evidence()
-    off = {rung: evidence - attempt.elbo for rung, attempt in tried.items()}
-    assert 0 < off["centering"] < 0.6 * off["gaussian"] < 0.6 * off["steps"]
+    gap = {stage: evidence - attempt.elbo for stage, attempt in tried.items()}
+    assert 0 < gap[CENTERING] < 0.6 * gap[GAUSSIAN] < 0.6 * gap[GRADIENT_STEPS]
     assert posterior.elbo < evidence + 4 * posterior.elbo_se
     assert abs(posterior.log_evidence().value - evidence) < 0.1
     assert posterior.status in ("certified", "corrected")
@@ -134,14 +136,14 @@ def test_hierarchical_sites_are_centered_as_far_as_all_rows_determine_them(
     assert abs(tau.std() / sd - 1) < 0.1
 
 
-def test_options_of_steps_are_steps_alone():
+def test_options_of_gradient_steps_disable_the_refinement():
     posterior = fit(regression, X, Y, num_steps=50)
     assert posterior.num_steps == 50
-    assert type(posterior.guide).__name__ == "MeanField"  # of 25 coordinates, told by batches
+    assert type(posterior.guide).__name__ == "MeanField"  # in 25 dimensions
     assert posterior.history == ()
 
 
-def test_time_is_kept():
+def test_max_seconds_is_respected():
     posterior = fit(regression, X, Y, max_seconds=1e-9)
     assert "max_seconds" in posterior.stop_reason
     assert posterior.status in ("approximate", "failed")
@@ -153,12 +155,12 @@ def assert_same_gaussian(one, other):
 
 
 @pytest.mark.slow
-def test_rows_on_disk_end_where_those_in_memory_do(fitted, on_disk, tmp_path):
+def test_rows_on_disk_give_the_same_posterior_as_in_memory(fitted, on_disk, tmp_path):
     np.save(tmp_path / "x.npy", X)
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
     posterior = fit(regression, mapped, Y)
     assert posterior.status == "certified"
-    assert [attempt.stage for attempt in posterior.history] == ["laplace"]
+    assert [attempt.stage for attempt in posterior.history] == [LAPLACE]
     assert_same_gaussian(posterior, fitted)
     assert posterior.elbo == pytest.approx(fitted.elbo, abs=0.005)
     assert posterior.khat < 0.5
@@ -181,12 +183,12 @@ def test_rows_on_disk_end_where_those_in_memory_do(fitted, on_disk, tmp_path):
 
 
 class Loader:
-    """Batches in an order of their own, and how often they were begun."""
+    """Batches in a fixed order, with counts of passes and batches."""
 
-    begun = read = 0
+    passes = read = 0
 
     def __iter__(self):
-        self.begun += 1
+        self.passes += 1
         for start in range(0, ROWS, 70):
             self.read += 1
             yield X[start : start + 70], Y[start : start + 70]
@@ -198,19 +200,19 @@ def test_a_stream_is_read_in_order_once_a_pass(fitted, on_disk):
     posterior = fit(regression, *data.stream(loader, ROWS))
     assert posterior.status == "certified"
     assert_same_gaussian(posterior, fitted)
-    begun, read = loader.begun, loader.read
+    passes, read = loader.passes, loader.read
     posterior.importance(0, 200)
-    assert (loader.begun - begun, loader.read - read) == (1, -(-ROWS // 70))
+    assert (loader.passes - passes, loader.read - read) == (1, -(-ROWS // 70))
 
 
 class Slow(arrays.MappedRows):
     effort = 2**30
 
 
-def test_rows_that_take_long_to_read_are_left_to_the_steps(fitted, on_disk):
+def test_slow_sources_are_fitted_by_gradient_steps_only(fitted, on_disk):
     posterior = fit(regression, Slow(X), Y)
     assert type(posterior.guide).__name__ == "MeanField"
     assert (posterior.status, posterior.history) == ("approximate", ())
     assert np.isnan(posterior.khat)
-    # the evidence is there to be asked for
+    # the evidence can still be estimated
     assert posterior.log_evidence("elbo", num_draws=200).value < fitted.elbo

@@ -1,4 +1,4 @@
-"""The automatic fit on posteriors that one Gaussian does not reach, against exact answers."""
+"""The automatic fit on non-Gaussian posteriors, against exact results."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +9,7 @@ from numpyro.distributions import constraints
 
 import vijax
 from tests.solvers.problems import SCHOOLS, SCHOOLS_SD, centered_schools_model, schools_moments
-from vijax.auto.stages import AUTO
+from vijax.auto.stages import AUTO, CENTERING, FLOW, GAUSSIAN, MODES
 from vijax.guides import Flow, FullRank, Mixture
 
 CENTER = np.array([3.0, 4.0])
@@ -37,7 +37,7 @@ def cauchy():
 
 
 def groups(count):
-    """Groups whose means are known far better than their spread says."""
+    """Groups whose means are determined much more precisely than their standard deviation."""
 
     def model(y):
         mu = numpyro.sample("mu", dist.Normal(0.0, 10.0))
@@ -58,7 +58,7 @@ def schools():
     return fit(centered_schools_model, SCHOOLS_SD, SCHOOLS)
 
 
-def test_a_centered_hierarchy_is_as_good_as_any(schools):
+def test_a_centered_hierarchy_is_fitted_accurately(schools):
     assert schools.status == "corrected"
     draws = schools.sample(0, 4000)
     mu, tau, theta = (draws[name].astype(float) for name in ("mu", "tau", "theta"))
@@ -71,18 +71,18 @@ def test_a_centered_hierarchy_is_as_good_as_any(schools):
     assert np.all(np.abs(np.log(found.std(0) / sd)) < 2 * error)  # log tau has a heavy left tail
 
 
-def test_the_climb_is_on_record(schools):
-    rungs = [attempt.stage for attempt in schools.history]
-    assert rungs[0] == "gaussian"
-    assert set(rungs) <= {"gaussian", "centering", "modes"}  # chains mend it: no flow is tried
+def test_the_history_lists_the_stages(schools):
+    stages = [attempt.stage for attempt in schools.history]
+    assert stages[0] == GAUSSIAN
+    assert set(stages) <= {GAUSSIAN, CENTERING, MODES}  # chains correct it: no flow is tried
     assert schools.history[0].kept
     assert all(attempt.seconds >= 0 for attempt in schools.history)
     best = [attempt for attempt in schools.history if attempt.kept][-1]
     np.testing.assert_allclose(best.elbo, schools.elbo, atol=5 * schools.elbo_se + 0.01)
 
 
-def test_weights_follow_the_data():
-    """Groups measured well are left centered, those measured badly are not."""
+def test_centering_weights_are_learned_from_the_data():
+    """Precisely measured groups stay centered."""
     known = fit(groups(30), np.linspace(-5, 5, 30).astype(np.float32))
     assert np.all(np.asarray(known.centering["theta"]) > 0.9)
     assert known.status in ("certified", "corrected")
@@ -91,7 +91,7 @@ def test_weights_follow_the_data():
     np.testing.assert_allclose(theta.std(0), 0.1, rtol=0.1)
 
 
-def test_a_funnel_is_straightened():
+def test_a_funnel_is_fitted_accurately():
     posterior = fit(funnel)
     assert posterior.status in ("certified", "corrected")
     draws = posterior.sample(0, 4000)
@@ -114,8 +114,8 @@ def test_two_modes_become_a_mixture():
     np.testing.assert_allclose(evidence, np.log1p(0.7 / 0.3), atol=1e-3)
 
 
-def test_all_six_orders_of_three_components_are_found():
-    """Eight paths end in four or five of them, which used to be certified."""
+def test_all_label_permutations_of_three_components_are_found():
+    """Eight paths find only four or five of the six modes."""
 
     def mixture(y):
         mu = numpyro.sample("mu", dist.Normal(0.0, 5.0).expand([3]).to_event(1))
@@ -133,7 +133,7 @@ def test_all_six_orders_of_three_components_are_found():
     assert np.abs(counts / 4000 - 1 / 6).max() < 5 * np.sqrt(5 / 36 / 4000)
 
 
-def test_a_mode_of_no_weight_is_left_out():
+def test_a_mode_of_negligible_weight_is_left_out():
     posterior = fit(two_modes, 12.0)
     assert posterior.guide == FullRank()
     assert posterior.status == "certified"
@@ -141,9 +141,9 @@ def test_a_mode_of_no_weight_is_left_out():
 
 
 @pytest.mark.slow
-def test_a_banana_takes_a_flow():
+def test_a_banana_is_fitted_by_a_flow():
     posterior = fit(banana)
-    assert [attempt.stage for attempt in posterior.history if attempt.kept] == ["gaussian", "flow"]
+    assert [attempt.stage for attempt in posterior.history if attempt.kept] == [GAUSSIAN, FLOW]
     assert isinstance(posterior.guide, Flow)
     assert posterior.status in ("certified", "corrected")
     assert posterior.elbo > -0.05
@@ -151,18 +151,18 @@ def test_a_banana_takes_a_flow():
     x, y = draws["x"].astype(float), draws["y"].astype(float)
     assert abs(x.mean() - 1) < 0.3
     assert abs(np.log(x.std() / 10**0.5)) < 0.1
-    assert abs(np.log(y.std() / (np.sqrt(240 + 0.1)))) < 0.3  # the far tail is the last to come
+    assert abs(np.log(y.std() / (np.sqrt(240 + 0.1)))) < 0.3  # dominated by the far tail
     np.testing.assert_allclose((y - x**2).std(), 0.1**0.5, rtol=0.1)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_what_cannot_be_reached_is_owned_up_to(seed):
+def test_heavy_tails_are_reported_as_approximate(seed):
     posterior = fit(cauchy, rng_key=seed)
     assert posterior.status == "approximate"
     assert posterior._result.assessment.diagnosis.advice
 
 
-def test_states_outlive_a_file(schools, tmp_path):
+def test_chain_states_are_saved_and_loaded(schools, tmp_path):
     path = tmp_path / "schools.vijax"
     schools.save(path)
     again = vijax.load(path, centered_schools_model)
@@ -174,7 +174,7 @@ def test_states_outlive_a_file(schools, tmp_path):
     np.testing.assert_allclose(again.sample(3, 500, corrected=False)["theta"], raw["theta"])
 
 
-def test_density_and_draws_are_in_the_models_own_space(schools):
+def test_density_and_draws_are_of_the_models_own_sites(schools):
     """`log_prob` integrates to one over theta and mu, tau: importance weights average to it."""
     draws = schools.sample(1, 400, corrected=False)
     values = {name: draws[name] for name in ("mu", "tau", "theta")}
@@ -193,7 +193,7 @@ def test_summary_is_of_the_corrected_draws(schools):
     np.testing.assert_allclose(row.mean, tau.mean(), rtol=0.1)
 
 
-def test_given_weights_are_kept():
+def test_given_centering_weights_are_used():
     posterior = fit(
         centered_schools_model, SCHOOLS_SD, SCHOOLS, guide="meanfield", centering={"theta": 0.0}
     )
@@ -204,11 +204,11 @@ def test_given_weights_are_kept():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("guide", ["meanfield", "lowrank", "plates"])
-def test_a_named_guide_learns_its_coordinates(guide):
-    """Groups known far better than their spread says: the model's own coordinates are best."""
+def test_centering_is_learned_for_a_named_guide(guide):
+    """Precisely determined groups: the centered parametrization is best."""
     model, y = groups(8), np.linspace(-5, 5, 8).astype(np.float32)
     posterior = fit(model, y, guide=guide, centering="learned")
-    assert [attempt.stage for attempt in posterior.history] == ["gaussian", "centering"]
+    assert [attempt.stage for attempt in posterior.history] == [GAUSSIAN, CENTERING]
     (weights,) = posterior.centering.values()
     assert np.all(np.asarray(weights) > 0.9)
     tau = posterior.sample(0, 4000, corrected=False)["tau"]
@@ -224,8 +224,10 @@ def test_a_named_guide_learns_its_coordinates(guide):
 
 
 @pytest.mark.parametrize("options", [{"guide": "map"}, {"guide": "fullrank", "num_steps": 10}])
-def test_coordinates_are_learned_from_gaussians_of_solvers_only(options):
-    with pytest.raises(vijax.GuideError, match="centering: expected a guide to learn from"):
+def test_centering_is_learned_from_gaussians_by_solvers_only(options):
+    with pytest.raises(
+        vijax.GuideError, match="centering: expected a Gaussian guide with its default solver"
+    ):
         fit(centered_schools_model, SCHOOLS_SD, SCHOOLS, centering="learned", **options)
 
 
@@ -238,26 +240,26 @@ def test_coordinates_are_learned_from_gaussians_of_solvers_only(options):
         ("yes", "centering: expected"),
     ],
 )
-def test_weights_that_make_no_sense(centering, message):
+def test_invalid_centering_weights_are_rejected(centering, message):
     with pytest.raises((ValueError, TypeError), match=message):
         fit(centered_schools_model, SCHOOLS_SD, SCHOOLS, centering=centering)
 
 
-def test_time_ends_the_climb():
+def test_max_seconds_ends_the_search():
     posterior = fit(centered_schools_model, SCHOOLS_SD, SCHOOLS, max_seconds=1e-6)
-    assert [attempt.stage for attempt in posterior.history] == ["gaussian"]
+    assert [attempt.stage for attempt in posterior.history] == [GAUSSIAN]
 
 
 def test_ctrl_c_keeps_the_best_so_far(monkeypatch):
-    def interrupted(climb, best):
+    def interrupted(start, best):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(AUTO.stages, "centering", interrupted)
+    monkeypatch.setitem(AUTO.stages, CENTERING, interrupted)
     posterior = fit(centered_schools_model, SCHOOLS_SD, SCHOOLS)
     assert posterior.stop_reason.startswith("interrupted by Ctrl-C; ")
-    assert [attempt.stage for attempt in posterior.history] == ["gaussian"]
+    assert [attempt.stage for attempt in posterior.history] == [GAUSSIAN]
     assert posterior.elbo > -32
-    monkeypatch.setitem(AUTO.stages, "gaussian", interrupted)
+    monkeypatch.setitem(AUTO.stages, GAUSSIAN, interrupted)
     posterior = fit(centered_schools_model, SCHOOLS_SD, SCHOOLS)
     assert posterior.stop_reason == "interrupted by Ctrl-C"
     assert posterior.status in ("approximate", "failed")

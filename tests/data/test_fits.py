@@ -148,7 +148,7 @@ def test_a_stream_is_fitted_in_its_own_order(arrays):
     x, y, _ = arrays
     streamed = fit(regression, *data.stream(Loader(x, y), ROWS), guide="meanfield")
     np.testing.assert_array_equal(
-        streamed._result.engine.problem.schedule.at(3)["rows"], np.arange(3, 4 * BATCH)[-64:]
+        streamed._result.engine.problem.schedule.index(3)["rows"], np.arange(3, 4 * BATCH)[-64:]
     )
     resumed = fit(regression, *data.stream(Loader(x, y), ROWS), guide="meanfield", num_steps=200)
     assert_same(resumed.resume(500, progress_bar=False)._result.run.loop, streamed._result.run.loop)
@@ -162,7 +162,7 @@ def test_a_checkpoint_of_other_rows_is_refused(arrays, tmp_path):
     mapped = np.load(path, mmap_mode="r")
     first = fit(regression, mapped, y, **options)
     assert_same(fit(regression, mapped, y, **options)._result.run.loop, first._result.run.loop)
-    with pytest.raises(vijax.VijaxError, match="one with another data set"):
+    with pytest.raises(vijax.VijaxError, match="another data set"):
         fit(regression, SparseRows(x + 1), y, **options)
 
 

@@ -1,4 +1,4 @@
-"""The training loop: exact continuation, stops, restarts, trouble on the way."""
+"""The training loop: exact resumption, stopping, restarts, non-finite steps."""
 
 import jax
 import jax.numpy as jnp
@@ -32,24 +32,24 @@ REGRESSION = targets.problem("regression")
 
 
 @pytest.mark.parametrize("restarts", [1, 2])
-def test_two_legs_equal_one_bit_for_bit(restarts):
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(restarts):
     options = {"guide": "fullrank", "num_restarts": restarts}
     whole = fit(REGRESSION, num_steps=330, **options)
-    legs = fit(REGRESSION, num_steps=105, **options).resume(225, progress_bar=False)
-    np.testing.assert_array_equal(whole.losses, legs.losses)
-    assert same(whole, legs)
-    assert whole.elbo == legs.elbo
+    resumed = fit(REGRESSION, num_steps=105, **options).resume(225, progress_bar=False)
+    np.testing.assert_array_equal(whole.losses, resumed.losses)
+    assert same(whole, resumed)
+    assert whole.elbo == resumed.elbo
 
 
-def test_results_do_not_depend_on_how_the_steps_are_cut(monkeypatch):
+def test_results_do_not_depend_on_the_segment_length(monkeypatch):
     whole = fit(REGRESSION, num_steps=330, guide="fullrank")
     monkeypatch.setattr(_engine, "_next_length", lambda length, seconds: 10)
-    pieces = fit(REGRESSION, num_steps=330, guide="fullrank")
-    np.testing.assert_array_equal(whole.losses, pieces.losses)
-    assert same(whole, pieces)
+    segments = fit(REGRESSION, num_steps=330, guide="fullrank")
+    np.testing.assert_array_equal(whole.losses, segments.losses)
+    assert same(whole, segments)
 
 
-def test_it_stops_by_itself_at_the_exact_posterior():
+def test_the_stopping_rule_ends_at_the_exact_posterior():
     posterior = fit(REGRESSION, guide="fullrank")
     assert posterior.converged
     assert posterior.stop_reason.startswith("converged")
@@ -95,7 +95,7 @@ def test_line_searches_receive_the_value_function():
     assert posterior.elbo > problem.log_evidence - 5
 
 
-def test_callbacks_see_the_losses_and_may_stop():
+def test_callbacks_receive_the_losses_and_can_stop():
     seen = []
 
     def callback(state, losses, step):
@@ -109,7 +109,7 @@ def test_callbacks_see_the_losses_and_may_stop():
     assert all(step == count for step, count in seen)
 
 
-def test_ctrl_c_returns_what_there_is():
+def test_ctrl_c_returns_the_current_posterior():
     def interrupt(state, losses, step):
         if step >= 500:
             raise KeyboardInterrupt
@@ -134,7 +134,7 @@ def two_modes():
     numpyro.factor("mixture", jax.nn.logsumexp(parts))
 
 
-def test_the_best_of_several_restarts_is_kept():
+def test_the_best_of_several_restarts_is_returned():
     posterior = vijax.fit(
         two_modes,
         guide="meanfield",
@@ -154,29 +154,29 @@ def trap():
     numpyro.factor("trap", jnp.where(z > 1.5, jnp.nan, 0.0))
 
 
-def test_steps_that_are_not_finite_are_skipped_and_explained():
+def test_nonfinite_steps_are_skipped_and_reported():
     posterior = vijax.fit(
         trap, guide="meanfield", num_steps=2000, algorithm="gradient", progress_bar=False
     )
-    (trouble,) = posterior._result.run.nonfinite_steps
-    assert trouble.site == "trap"
-    assert trouble.quantity == "log density"
-    assert np.isnan(posterior.losses[trouble.step])
+    (nonfinite,) = posterior._result.run.nonfinite_steps
+    assert nonfinite.site == "trap"
+    assert nonfinite.quantity == "log density"
+    assert np.isnan(posterior.losses[nonfinite.step])
     assert np.isfinite(posterior.losses).mean() > 0.6
     assert np.isfinite(posterior.params.loc["z"])
     assert posterior.status != "certified"
     assert "site 'trap'" in posterior.report()
-    # the key replays the draw that went wrong
-    key = jax.random.wrap_key_data(jnp.array(trouble.key, dtype="uint32"))
+    # the key reproduces the non-finite draw
+    key = jax.random.wrap_key_data(jnp.array(nonfinite.key, dtype="uint32"))
     before = vijax.fit(
-        trap, guide="meanfield", num_steps=trouble.step, algorithm="gradient", progress_bar=False
+        trap, guide="meanfield", num_steps=nonfinite.step, algorithm="gradient", progress_bar=False
     )
-    params = _engine.take(before._result.run.loop.state.variables.guide, 0)
+    params = _engine.select_restart(before._result.run.loop.state.variables.guide, 0)
     z = before.guide.draw(params, before.space, key, before._result.batch).z
     assert z["z"] > 1.5
 
 
-def test_trouble_leaves_earlier_steps_as_they_were():
+def test_nonfinite_steps_do_not_change_earlier_ones():
     options = {"guide": "meanfield", "algorithm": "gradient", "progress_bar": False}
     posterior = vijax.fit(trap, num_steps=2000, **options)
     first = posterior._result.run.nonfinite_steps[0].step
@@ -210,9 +210,9 @@ def test_minibatches_find_the_full_posterior():
 
 def empirical_bayes(y):
     center = numpyro.param("center", 0.0)
-    spread = numpyro.param("spread", 1.0, constraint=dist.constraints.positive)
+    scale = numpyro.param("scale", 1.0, constraint=dist.constraints.positive)
     with numpyro.plate("rows", y.shape[0]):
-        theta = numpyro.sample("theta", dist.Normal(center, spread))
+        theta = numpyro.sample("theta", dist.Normal(center, scale))
         numpyro.sample("y", dist.Normal(theta, 0.5), obs=y)
 
 
@@ -220,9 +220,9 @@ def empirical_bayes(y):
 def test_model_parameters_are_fitted_jointly(guide):
     y = np.random.default_rng(1).normal(2.0, 1.5, size=60).astype(np.float32)
     posterior = vijax.fit(empirical_bayes, y, guide=guide, progress_bar=False)
-    # the marginal likelihood is N(center, spread^2 + 0.25), maximized in closed form
+    # the marginal likelihood is N(center, scale^2 + 0.25), maximized in closed form
     assert posterior.model_params["center"] == pytest.approx(y.mean(), abs=0.02)
-    assert posterior.model_params["spread"] == pytest.approx(np.sqrt(y.var() - 0.25), rel=0.02)
+    assert posterior.model_params["scale"] == pytest.approx(np.sqrt(y.var() - 0.25), rel=0.02)
     exact = dist.Normal(y.mean(), y.std()).log_prob(y).sum()
     assert posterior.elbo == pytest.approx(float(exact), abs=0.1)
 
@@ -235,7 +235,7 @@ def running_mean(y):
     numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
 
 
-def test_mutable_state_is_carried_from_step_to_step():
+def test_mutable_state_is_passed_from_step_to_step():
     options = {"guide": "meanfield", "algorithm": "gradient", "progress_bar": False}
     short = vijax.fit(running_mean, np.ones(50, np.float32), num_steps=100, **options)
     long = vijax.fit(running_mean, np.ones(50, np.float32), num_steps=600, **options)

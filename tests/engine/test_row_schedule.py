@@ -11,11 +11,11 @@ def rows(size=10, batch=3, seed=0):
 
 
 def table(schedule, steps):
-    return np.stack([schedule.at(step)["n"] for step in range(steps)])
+    return np.stack([schedule.index(step)["n"] for step in range(steps)])
 
 
 def test_only_subsampled_plates_are_scheduled():
-    assert set(rows().at(0)) == {"n"}
+    assert set(rows().index(0)) == {"n"}
 
 
 def test_every_epoch_is_a_permutation():
@@ -32,19 +32,19 @@ def test_no_batch_has_a_row_twice_when_the_batch_does_not_divide_the_plate():
     assert (np.diff(epochs, axis=1) > 0).all()
 
 
-def test_rows_left_over_are_others_in_every_epoch():
+def test_each_epoch_skips_different_rows():
     stream = table(rows(10, 3), 3000).reshape(-1)
     counts = np.bincount(stream, minlength=10)
     # each of 1,000 epochs leaves a row out with probability 0.1
     assert np.abs(counts - 900).max() < 5 * np.sqrt(1000 * 0.1 * 0.9)
 
 
-def test_a_chunk_holds_the_rows_of_its_steps():
+def test_a_chunk_contains_the_rows_of_its_steps():
     schedule = rows()
     for step in (0, 7, CHUNK - 1, CHUNK, 3 * CHUNK + 5):
-        assert 0 < schedule.end(step) - step <= CHUNK
+        assert 0 < schedule.chunk_end(step) - step <= CHUNK
         np.testing.assert_array_equal(
-            schedule.at(step)["n"], schedule.chunk(step).index["n"][step % CHUNK]
+            schedule.index(step)["n"], schedule.chunk(step).index["n"][step % CHUNK]
         )
 
 
@@ -55,8 +55,8 @@ def test_steps_of_one_epoch_in_two_chunks_have_different_rows():
 
 def test_full_batches_have_no_schedule():
     schedule = RowSchedule({"full": Plate("full", -2, 4, 4)}, 0)
-    assert schedule.at(3) == {}
-    assert schedule.end(3) is None
+    assert schedule.index(3) == {}
+    assert schedule.chunk_end(3) is None
 
 
 def test_the_seed_changes_the_order():

@@ -1,8 +1,17 @@
-"""The stopping rule on series whose answer is known."""
+"""The stopping rule on series with known properties."""
 
 import numpy as np
 
-from vijax.engine.stopping import Phase, StopRule, Window, add, average, flat, recent, split_rhat
+from vijax.engine.stopping import (
+    Phase,
+    StopRule,
+    Window,
+    add_window,
+    average,
+    is_flat,
+    recent,
+    split_rhat,
+)
 
 
 def windows_of(series, losses=None, steps=100):
@@ -22,7 +31,7 @@ def windows_of(series, losses=None, steps=100):
 def phase_of(series, **options):
     phase = Phase()
     for window in windows_of(series, **options):
-        phase = add(phase, window)
+        phase = add_window(phase, window)
     return phase
 
 
@@ -34,16 +43,16 @@ def ar1(n, probes, rho, rng):
     return out
 
 
-def test_a_wandering_series_is_stationary_and_a_drifting_one_is_not():
+def test_a_stationary_series_is_distinguished_from_a_drifting_one():
     rng = np.random.default_rng(0)
-    wander = ar1(4000, 20, 0.9, rng)
-    drift = wander + np.linspace(0, 40, 4000)[:, None]
+    stationary = ar1(4000, 20, 0.9, rng)
+    drift = stationary + np.linspace(0, 40, 4000)[:, None]
     rule = StopRule(flat_steps=10**9)
-    assert rule.stationary(phase_of(wander))
+    assert rule.stationary(phase_of(stationary))
     assert not rule.stationary(phase_of(drift))
 
 
-def test_too_few_windows_never_count():
+def test_too_few_windows_are_never_stationary():
     rng = np.random.default_rng(0)
     assert not StopRule().stationary(phase_of(ar1(300, 5, 0.0, rng)))
 
@@ -58,7 +67,7 @@ def test_split_rhat_matches_its_formula():
     assert np.isclose(split_rhat(tuple(windows_of(series))), expected, rtol=1e-10)
 
 
-def test_unidentified_drift_stops_by_flat_losses():
+def test_drift_with_flat_losses_is_stationary():
     rng = np.random.default_rng(2)
     drift = np.linspace(0, 40, 20_000)[:, None] + rng.normal(size=(20_000, 4))
     level, falling = rng.normal(size=20_000), rng.normal(size=20_000) - np.linspace(0, 5, 20_000)
@@ -67,12 +76,12 @@ def test_unidentified_drift_stops_by_flat_losses():
     assert not rule.stationary(phase_of(drift, losses=falling))
 
 
-def test_flat_needs_a_fall_of_two_standard_errors():
+def test_losses_are_flat_within_two_standard_errors():
     rng = np.random.default_rng(3)
     noise = rng.normal(size=4000)
-    assert flat(tuple(windows_of(np.zeros((4000, 1)), noise)))
+    assert is_flat(tuple(windows_of(np.zeros((4000, 1)), noise)))
     falling = noise - np.where(np.arange(4000) < 2000, 0.0, 0.5)
-    assert not flat(tuple(windows_of(np.zeros((4000, 1)), falling)))
+    assert not is_flat(tuple(windows_of(np.zeros((4000, 1)), falling)))
 
 
 def test_merging_keeps_the_moments_and_bounds_the_memory():
@@ -90,6 +99,6 @@ def test_merging_keeps_the_moments_and_bounds_the_memory():
     np.testing.assert_allclose(within + between, series.var(0), rtol=1e-10)
 
 
-def test_recent_windows_leave_the_way_in_out():
+def test_recent_windows_exclude_the_initial_transient():
     phase = phase_of(np.arange(1000.0)[:, None])
     assert [w.probe_mean[0] for w in recent(phase)] == [549.5, 649.5, 749.5, 849.5, 949.5]

@@ -1,4 +1,4 @@
-"""Discrete sites that are not summed out: drawn, with the gradients of every estimator."""
+"""Discrete sites in the guide, which are not marginalized, with every gradient estimator."""
 
 import functools
 import itertools
@@ -36,7 +36,7 @@ WEIGHTS = np.array([[1.5, -1.0], [-0.5, 2.0]], np.float32)
 
 
 def network(x):
-    """Two dependent units in every row, and one value for all rows."""
+    """Two dependent local units in every row, and a global one."""
     low = numpyro.param("low", 0.3)
     top = numpyro.sample("top", dist.Bernoulli(0.3))
     with numpyro.plate("rows", len(x)):
@@ -46,7 +46,7 @@ def network(x):
 
 
 def several(x):
-    """More than two values, which matter as numbers."""
+    """A local site with three ordered values."""
     with numpyro.plate("rows", len(x)):
         n = numpyro.sample("n", dist.Binomial(2, 0.4))
         numpyro.sample("x", dist.Normal(1.3 * n[:, None], 1.0).to_event(1), obs=x)
@@ -67,8 +67,8 @@ def problem(model):
     return target, guide, batch, Variables(params, model_params)
 
 
-def moved(controls):
-    """Parameters of control variates somewhere else: the gradient's mean must not notice."""
+def perturbed(controls):
+    """Perturbed parameters of control variates, which must not change the mean gradient."""
     leaves, structure = jax.tree.flatten(controls)
     keys = jax.random.split(jax.random.key(9), max(len(leaves), 1))
     pairs = zip(leaves, keys, strict=False)
@@ -97,7 +97,7 @@ def exact(model):
 def estimates(model, objective, keys=KEYS):
     target, guide, batch, variables = problem(model)
     start = Setting({}, KEYS[1], target, guide, batch, jnp.zeros(()))
-    controls = moved(objective.init_controls(start)) if isinstance(objective, ELBO) else ()
+    controls = perturbed(objective.init_controls(start)) if isinstance(objective, ELBO) else ()
 
     def one(key):
         setting = start._replace(key=key, controls=controls)
@@ -134,20 +134,20 @@ def test_the_score_of_all_particles_is_unbiased():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gumbel_softmax", "straight_through"])
-def test_those_called_biased_are(name):
+def test_biased_estimators_are_biased(name):
     assert not NAMES[name].unbiased
     loss, slopes = estimates(network, ELBO(discrete=name))
     want, want_slopes = exact(network)
     assert abs(loss.mean() - want) < 5 * loss.std() / np.sqrt(len(KEYS))
-    off = []
+    z_scores = []
     for got, want in zip(*map(jax.tree.leaves, (slopes.guide, want_slopes.guide)), strict=True):
-        off.append((np.abs(got.mean(0) - want) / (got.std(0) / np.sqrt(len(KEYS)))).max())
-    assert max(off) > 5
+        z_scores.append((np.abs(got.mean(0) - want) / (got.std(0) / np.sqrt(len(KEYS)))).max())
+    assert max(z_scores) > 5
 
 
 @pytest.mark.slow
-def test_rows_do_not_hear_of_one_another():
-    """The variance of one row's slope is the same however many others there are."""
+def test_gradients_of_rows_are_rao_blackwellized():
+    """The variance of one row's gradient does not depend on the number of rows."""
 
     def slopes(rows):
         arguments, data = split(several_rows, (np.tile(X[:1], (rows, 1)),), {})
@@ -176,9 +176,9 @@ def test_rows_do_not_hear_of_one_another():
     assert slopes(30) == pytest.approx(slopes(1), rel=0.2)
 
 
-def test_the_choice_of_an_estimator():
+def test_the_default_estimator():
     small = problem(network)[0]
-    # the units of a row one by one, all rows at once, and the one above: four evaluations
+    # four evaluations: the units of a row in turn, all rows in parallel, and the global unit
     assert chosen("auto", small.space, small.term_info(Batch({}))) == LocalExpectation()
 
     def many(x, units=20):
@@ -198,7 +198,7 @@ def test_the_choice_of_an_estimator():
 
 
 def rows(y):
-    """Rows that are independent: the family holds the posterior."""
+    """Independent rows: the family contains the exact posterior."""
     with numpyro.plate("rows", len(y)):
         k = numpyro.sample("k", dist.Categorical(jnp.array([0.2, 0.5, 0.3])))
         numpyro.deterministic("center", 2.0 * k)
@@ -213,7 +213,7 @@ def fitted():
     return vijax.fit(rows, Y, progress_bar=False)
 
 
-def test_a_model_of_discrete_sites_alone_is_fitted_exactly():
+def test_a_model_with_discrete_sites_only_is_fitted_exactly():
     posterior, num = fitted(), 20_000
     joint = np.log([0.2, 0.5, 0.3]) - 0.5 * (Y[:, None] - 2 * np.arange(3)) ** 2
     p = np.exp(joint - logsumexp(joint, axis=1, keepdims=True))
@@ -254,7 +254,7 @@ def events(y):
 
 
 @pytest.mark.slow
-def test_counts_without_an_end():
+def test_unbounded_counts():
     y = np.array([0.3, 5.2, 11.0], np.float32)
     posterior = vijax.fit(events, y, progress_bar=False)
     k = np.arange(60)
@@ -279,8 +279,8 @@ def thinned(y):
 
 
 @pytest.mark.slow
-def test_counts_that_the_data_bound_from_below():
-    """As many as were seen at least; those that were missed are Poisson."""
+def test_counts_with_lower_bounds_from_the_data():
+    """At least as many as observed; the number of those missed is Poisson."""
     y, missed, num = np.array([0, 9, 30], np.int32), 12 * 0.4, 20_000
     posterior = vijax.fit(thinned, y, progress_bar=False)
     evidence, found = poisson.logpmf(y, 12 * 0.6).sum(), posterior.log_evidence()
@@ -291,7 +291,7 @@ def test_counts_that_the_data_bound_from_below():
     assert (np.abs(draws.mean(0) - y - missed) < 8 * np.sqrt(missed / num) + 0.01).all()
     assert (np.abs(draws.std(0) / np.sqrt(missed) - 1) < 0.05).all()
     at = {"n": y + 4}
-    # log q of known values, in the model's numbers: close to the posterior's
+    # log q at given values of the model's site: close to the posterior's
     assert posterior.log_prob(at) == pytest.approx(3 * poisson.logpmf(4, missed), abs=0.2)
     started = vijax.fit(thinned, y, init=at, num_steps=10, progress_bar=False)
     assert np.abs(started.sample(0, 500)["n"].mean(0) - y - 4).max() < 1.5
@@ -308,7 +308,7 @@ def units(x):
 
 
 @pytest.mark.slow
-def test_beside_a_guide_for_continuous_sites():
+def test_discrete_sites_with_a_guide_for_continuous_sites():
     x = np.array([0.2, 3.4, 1.3, 4.2, 3.0], np.float32)
     posterior = vijax.fit(units, x, num_steps=3000, progress_bar=False)
     assert isinstance(posterior.guide, Mixed)
@@ -335,22 +335,22 @@ def mixture(y):
 
 
 @pytest.mark.slow
-def test_what_can_be_summed_out_is_unless_a_guide_is_named_for_it():
+def test_sites_are_marginalized_unless_a_guide_is_named_for_them():
     y = np.array([-1.0, 0.2, 3.5, 4.4], np.float32)
-    summed = vijax.fit(mixture, y, progress_bar=False)
-    assert summed.space.names == ("mu",)
+    marginalized = vijax.fit(mixture, y, progress_bar=False)
+    assert marginalized.space.names == ("mu",)
     options = {"num_steps": 1500, "progress_bar": False}
-    drawn = vijax.fit(mixture, y, guide={"z": "discrete", ...: "fullrank"}, **options)
-    assert drawn.space.names == ("mu", "z")
-    assert drawn.elbo < summed.elbo + 0.01
-    shares = [p.sample(0, 4000)["z"].mean(0) for p in (summed, drawn)]
+    sampled = vijax.fit(mixture, y, guide={"z": "discrete", ...: "fullrank"}, **options)
+    assert sampled.space.names == ("mu", "z")
+    assert sampled.elbo < marginalized.elbo + 0.01
+    shares = [p.sample(0, 4000)["z"].mean(0) for p in (marginalized, sampled)]
     assert np.abs(shares[0] - shares[1]).max() < 0.1
     flat = vijax.fit(mixture, y, guide={"z": Discrete(), ...: "meanfield"}, objective=Tempered())
     assert "LocalExpectation" in flat.report()
 
 
 @pytest.mark.slow
-def test_rows_in_batches():
+def test_minibatches():
     rng = np.random.default_rng(0)
     y = (4 * rng.integers(0, 2, 200) + 0.5 + rng.normal(size=200)).astype(np.float32)
     guide = {"z": "discrete", ...: "fullrank"}
@@ -363,7 +363,7 @@ def test_rows_in_batches():
 
 
 @pytest.mark.slow
-def test_other_objectives_take_the_score():
+def test_other_objectives_use_score_function_gradients():
     y = np.array([-1.0, 0.2, 3.5, 4.4], np.float32)
     guide = {"z": "discrete", ...: "meanfield"}
     evidence = vijax.fit(mixture, y, progress_bar=False).log_evidence().value
@@ -377,7 +377,7 @@ def test_other_objectives_take_the_score():
         vijax.fit(mixture, y, guide=guide, objective=IWAE(4), num_steps=10, progress_bar=False)
 
 
-def test_the_predictive_density_of_new_rows_averages_over_a_site_that_was_drawn():
+def test_the_predictive_density_averages_over_sampled_discrete_sites():
     def which(y):
         k = numpyro.sample("k", dist.Categorical(jnp.ones(3) / 3))
         with numpyro.plate("rows", len(y)):
@@ -393,8 +393,8 @@ def test_the_predictive_density_of_new_rows_averages_over_a_site_that_was_drawn(
     np.testing.assert_allclose(found, expected, atol=0.03)
 
 
-def test_temperatures_follow_the_phases():
-    """Relaxed less and less: the bias of a toy's slope shrinks from phase to phase."""
+def test_temperatures_decrease_with_the_phase():
+    """The bias of the relaxed gradient decreases with the temperature."""
     estimator = GumbelSoftmax((1.0, 0.1))
 
     def slope(phase):
@@ -432,12 +432,12 @@ def partitions(y):
         ({"objective": ELBO(discrete="disarm")}, "'disarm'.*2 values, got 'k' with 3 values"),
     ],
 )
-def test_misuse_is_told(options, message):
+def test_misuse_is_reported(options, message):
     with pytest.raises(GuideError, match=message):
         vijax.fit(rows, Y, num_steps=10, progress_bar=False, **options)
 
 
-def test_unknown_names_and_sites_without_numbers():
+def test_unknown_names_and_unsupported_sites():
     with pytest.raises(ValueError, match=r"discrete: .*Did you mean 'disarm'"):
         ELBO(discrete="disarms")
     with pytest.raises(ModelError, match="site 'n'"):

@@ -1,4 +1,4 @@
-"""`fit` as a user meets it: defaults, names, values, starts and every kind of misuse."""
+"""The interface of `fit`: defaults, option names and values, initial values, misuse."""
 
 import warnings
 
@@ -50,7 +50,7 @@ def test_no_options_give_a_posterior_whose_evidence_brackets_the_truth(name):
         ("scal", "scale"),
     ],
 )
-def test_a_misspelt_option_is_told_its_right_name(wrong, right):
+def test_the_right_name_is_suggested_for_a_misspelled_option(wrong, right):
     with pytest.raises(TypeError, match=rf"got '{wrong}'.*Did you mean {right}"):
         fit(model, Y, **{wrong: 3})
 
@@ -60,7 +60,7 @@ def clashing(y, guide=1.0):
     numpyro.sample("y", dist.Normal(0.0, 1.0), obs=y)
 
 
-def test_a_name_that_is_both_option_and_argument_is_refused():
+def test_a_name_that_is_both_option_and_argument_is_rejected():
     with pytest.raises(
         TypeError, match=r"'guide' is an option of fit and an argument.*model_kwargs"
     ):
@@ -92,7 +92,7 @@ def test_a_name_that_is_both_option_and_argument_is_refused():
         ({"optimizer": 0.01}, TypeError, "optimizer: expected an optax"),
         ({"objective": "elbo"}, TypeError, "objective: expected"),
         ({"callbacks": print}, TypeError, "callbacks: expected a sequence"),
-        ({"init": 3}, TypeError, "init: expected start values"),
+        ({"init": 3}, TypeError, "init: expected initial values"),
         ({"init": {"nu": 1.0}}, vijax.ModelError, "init: expected sites among"),
         ({"init": {"mu": np.ones(2)}}, vijax.ModelError, r"init\['mu'\]: expected shape \(\)"),
         ({"init": {"sigma": -1.0}}, vijax.ModelError, r"init\['sigma'\].*support"),
@@ -116,7 +116,7 @@ def grouped(y):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_solver_can_be_asked_for_by_name(name):
+def test_every_solver_can_be_chosen_by_name(name):
     suited = {"fixed_draws": "meanfield", "mode": "map", "structured_newton": "plates"}
     guide = suited.get(name, "fullrank")
     fitted = grouped if guide == "plates" else model
@@ -132,7 +132,7 @@ def test_a_missing_argument_is_named():
         fit(model)
 
 
-def test_data_with_nan_is_found_before_the_fit():
+def test_data_with_nan_are_detected_before_the_fit():
     y = Y.copy()
     y[2] = np.nan
     with pytest.raises(vijax.ModelError, match=r"'y'.*2"):
@@ -158,7 +158,7 @@ def test_every_form_of_key_gives_the_same_fit(key):
     assert not (a.losses == c.losses).all()
 
 
-def test_start_values_are_where_the_guide_starts():
+def test_the_guide_starts_at_initial_values():
     options = {"guide": "meanfield", "num_steps": 1, "optimizer": optax.sgd(0.0)}
     posterior = fit(model, Y, init={"mu": 5.0, "sigma": 0.5}, **options)
     center = posterior.median()
@@ -166,7 +166,7 @@ def test_start_values_are_where_the_guide_starts():
     assert center["sigma"] == pytest.approx(0.5, rel=0.05)
 
 
-def test_a_numpyro_strategy_is_a_start():
+def test_numpyro_init_strategies_are_supported():
     from numpyro.infer import init_to_value
 
     options = {"guide": "meanfield", "num_steps": 1, "optimizer": optax.sgd(0.0)}
@@ -193,7 +193,7 @@ def test_point_estimates_and_compositions_are_fitted():
     assert np.std(draws["mu"]) > 0.3
 
 
-def test_a_fit_is_silent(capsys):
+def test_a_fit_prints_and_warns_nothing(capsys):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         vijax.fit(model, Y, guide="meanfield", num_steps=200)
@@ -207,7 +207,7 @@ def two_modes(y):
 
 def test_gradient_steps_do_not_certify_one_of_two_modes():
     posterior = vijax.fit(two_modes, np.full(8, 2.0), guide="fullrank", algorithm="gradient")
-    assert abs(abs(posterior.sample(0, 1000)["mu"].mean()) - 2) < 0.1  # one of them, exactly
+    assert abs(abs(posterior.sample(0, 1000)["mu"].mean()) - 2) < 0.1  # one of the modes
     assert posterior.khat < 0.5
     assert posterior.status == "approximate"
     assert "2 separate modes were found" in posterior.report()

@@ -1,4 +1,4 @@
-"""Models that are only a log density, and log densities without a gradient."""
+"""Models given by a log density, and log densities without a gradient."""
 
 import jax
 import jax.numpy as jnp
@@ -36,11 +36,11 @@ def test_a_density_of_a_constrained_value():
     assert rate.std() == pytest.approx(np.sqrt(a) / b, rel=0.05)
     evidence = posterior.log_evidence()
     assert abs(evidence.value - gammaln(a) + a * np.log(b)) < 5 * evidence.se + 1e-3
-    again = vijax.fit(model, Y, prior=3.0, progress_bar=False)  # keywords reach it, too
+    again = vijax.fit(model, Y, prior=3.0, progress_bar=False)  # keyword arguments are passed on
     assert again.sample(0, 8000)["rate"].mean() == pytest.approx((a + 1) / (b + 1), abs=0.02)
 
 
-def test_it_is_the_density_that_is_there():
+def test_the_target_is_the_given_density():
     def joint(values, y):
         return -0.5 * jnp.sum((y[:3] - values["w"]) ** 2) - jnp.sum(values["p"] ** 2)
 
@@ -70,7 +70,7 @@ def test_another_fit_on_new_data_compiles_nothing():
     assert second.sample(0, 4000)["rate"].mean() > first.sample(0, 4000)["rate"].mean()
 
 
-def test_there_is_nothing_to_predict():
+def test_predict_is_rejected_without_observations():
     posterior = vijax.fit(
         make(gamma, {"rate": ()}, {"rate": constraints.positive}), Y, progress_bar=False
     )
@@ -96,7 +96,7 @@ def test_a_density_must_be_a_scalar():
 
 
 def simulated(mu, y):
-    """A likelihood that only another program can compute."""
+    """A likelihood computed outside of JAX."""
 
     def outside(mu, y):
         difference = np.asarray(y) - np.asarray(mu)[..., None]
@@ -124,8 +124,8 @@ def test_a_likelihood_behind_a_callback_is_fitted_by_score_gradients():
 
 
 @pytest.mark.slow
-def test_a_likelihood_with_steps_in_it():
-    """Votes: only the sign of what is behind them is seen, by a hard threshold."""
+def test_a_piecewise_constant_likelihood():
+    """A likelihood with a step: its gradient is zero almost everywhere."""
 
     def model(y):
         mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
@@ -136,7 +136,9 @@ def test_a_likelihood_with_steps_in_it():
     votes = np.array([1, 1, 0, 1, 1, 1, 1, 1])
     options = {"guide": "meanfield", "num_steps": 1500, "progress_bar": False}
     score = vijax.fit(model, votes, objective=ScoreELBO(64), **options)
-    blind = vijax.fit(model, votes, objective=ELBO(64), **options)  # sees the prior only
-    assert abs(blind.sample(0, 4000)["mu"].mean()) < 0.1
+    pathwise = vijax.fit(
+        model, votes, objective=ELBO(64), **options
+    )  # its gradient is that of the prior
+    assert abs(pathwise.sample(0, 4000)["mu"].mean()) < 0.1
     assert (score.sample(0, 4000)["mu"] > 0.5).mean() > 0.9
-    assert score.elbo > blind.elbo + 1
+    assert score.elbo > pathwise.elbo + 1

@@ -1,4 +1,4 @@
-"""Fits on batches: parameters by row, and the same answers as on all data."""
+"""Minibatch fits: per-row parameters, and the same results as on full data."""
 
 import itertools
 
@@ -52,12 +52,12 @@ def fit(model, *args, **options):
     return vijax.fit(model, *args, progress_bar=False, **options)
 
 
-def cut_target(size=12):
+def subsampled_target(size=12):
     arguments, data = split(hierarchy, (Y,), {})
     return build(hierarchy, arguments, request({"rows": size}, None)), Batch(data)
 
 
-def of_rows(target, guide, params, rows):
+def params_on_rows(target, guide, params, rows):
     axes = guide.row_axes(params, target.space, target.subsampled)
     return take(params, axes, {"rows": rows})
 
@@ -66,7 +66,7 @@ def of_rows(target, guide, params, rows):
 def test_the_average_loss_over_all_batches_is_the_full_loss(estimator):
     arguments, data = split(hierarchy, (Y[:6],), {})
     target, batch = build(hierarchy, arguments, request({"rows": 2}, None)), Batch(data)
-    guide = MeanField(init_scale=1e-4)  # draws so narrow that noise does not matter
+    guide = MeanField(init_scale=1e-4)  # so narrow that Monte Carlo noise is negligible
     start = {s.name: jnp.full(s.z_shape, 0.5) for s in target.space.sites}
     params = guide.init(jax.random.key(0), target.space, start)
     objective = ELBO(estimator=estimator)
@@ -80,16 +80,20 @@ def test_the_average_loss_over_all_batches_is_the_full_loss(estimator):
     whole = loss(target, params, batch)
     sets = np.array(list(itertools.combinations(range(6), 2)))
     values = [
-        loss(target.on_batch, of_rows(target, guide, params, rows), Batch(data, {"rows": rows}))
+        loss(
+            target.on_batch,
+            params_on_rows(target, guide, params, rows),
+            Batch(data, {"rows": rows}),
+        )
         for rows in sets
     ]
-    # "plain" has the noise of `log q` itself, of sd sqrt(dim / 2) each way
+    # "plain" has the noise of `log q`, with sd sqrt(dim / 2)
     tolerance = 1e-3 if estimator == "entropy" else 5 * np.sqrt(7 / 2) * 3 / np.sqrt(len(sets))
     assert abs(np.mean(values) - whole) < tolerance * (1 if estimator == "plain" else abs(whole))
 
 
-def test_guides_count_a_row_as_often_as_the_model_does():
-    target, batch = cut_target(12)
+def test_guide_densities_are_rescaled_like_the_model():
+    target, batch = subsampled_target(12)
     guide = MeanField()
     start = {s.name: jnp.zeros(s.z_shape) for s in target.space.sites}
     params = guide.init(jax.random.key(0), target.space, start)
@@ -97,7 +101,7 @@ def test_guides_count_a_row_as_often_as_the_model_does():
         log_scale={n: jnp.linspace(-1.0, 1.0, x.size).reshape(x.shape) for n, x in start.items()}
     )
     blocks = np.arange(ROWS).reshape(-1, 12)
-    parts = [of_rows(target, guide, params, rows) for rows in blocks]
+    parts = [params_on_rows(target, guide, params, rows) for rows in blocks]
     space = target.on_batch.space
     entropies = [guide.entropy(part, space) for part in parts]
     np.testing.assert_allclose(np.mean(entropies), guide.entropy(params, target.space), rtol=1e-5)
@@ -111,8 +115,8 @@ def test_guides_count_a_row_as_often_as_the_model_does():
     )
 
 
-def test_rows_are_put_back_where_they_were_taken():
-    target, _ = cut_target()
+def test_gathered_rows_are_scattered_to_the_same_rows():
+    target, _ = subsampled_target()
     params = MeanField().init(
         jax.random.key(0), target.space, {s.name: jnp.zeros(s.z_shape) for s in target.space.sites}
     )
@@ -133,7 +137,7 @@ def test_rows_are_put_back_where_they_were_taken():
     assert shared(params, axes).loc == {"mu": params.loc["mu"], "theta": None}
 
 
-def test_two_cut_axes_are_put_back_together():
+def test_rows_of_two_plates_are_gathered_and_scattered():
     leaf = jnp.zeros((4, 3, 2))
     axes = vijax.contracts.Axes((("a", 0), ("b", 1)))
     index = {"a": np.array([3, 1]), "b": np.array([2])}
@@ -146,10 +150,10 @@ def test_two_cut_axes_are_put_back_together():
     assert (after[[1, 3], 2] == 1).all()
 
 
-def test_a_step_changes_the_parameters_of_its_rows_only():
+def test_a_step_updates_only_the_parameters_of_its_rows():
     options = {"guide": SPLIT, "optimizer": optax.adam(0.1), "num_steps": 1}
     fitted = fit(hierarchy, Y, batch_size={"rows": 12}, **options)
-    rows = fitted._result.engine.problem.schedule.at(0)["rows"]
+    rows = fitted._result.engine.problem.schedule.index(0)["rows"]
     local = fitted.params[1]
     moved = np.flatnonzero(np.asarray(local.loc["theta"])[:, 0] != 0)
     assert set(moved) == set(rows.tolist())
@@ -162,7 +166,7 @@ def test_a_step_changes_the_parameters_of_its_rows_only():
 @pytest.mark.parametrize(
     ("model", "options"), [(groups, {"batch_size": {"rows": 12}}), (subsampled, {})]
 )
-def test_latents_by_row_reach_their_exact_posterior(model, options):
+def test_local_latent_variables_reach_their_exact_posterior(model, options):
     posterior = fit(model, Y, **options)
     assert posterior.converged
     params = posterior.params
@@ -175,14 +179,14 @@ def test_latents_by_row_reach_their_exact_posterior(model, options):
     assert draws.shape == (500, ROWS, 1)
 
 
-def test_point_masses_by_row_reach_the_mode():
+def test_point_masses_of_local_variables_reach_the_mode():
     posterior = fit(groups, Y, batch_size={"rows": 12}, guide=Delta())
     mode = Y.sum(1) / PRECISION
     np.testing.assert_allclose(posterior.params.loc["theta"][:, 0], mode, atol=0.02)
 
 
 @pytest.mark.slow
-def test_steps_in_two_legs_are_the_steps_in_one_saved_or_not(tmp_path):
+def test_resumed_fits_equal_uninterrupted_ones_saved_or_not(tmp_path):
     options = {"batch_size": {"rows": 7}, "optimizer": optax.adam(0.05)}
     whole = fit(hierarchy, Y, num_steps=300, **options)
     first = fit(hierarchy, Y, num_steps=100, **options)
@@ -198,7 +202,7 @@ def test_steps_in_two_legs_are_the_steps_in_one_saved_or_not(tmp_path):
             np.testing.assert_array_equal(one, other)
 
 
-def test_batches_reach_the_answer_of_all_data():
+def test_minibatches_reach_the_full_data_posterior():
     x = rng.normal(size=(500, 3)).astype(np.float32)
     y = (x @ np.array([1.0, -0.5, 0.2]) + rng.normal(size=500)).astype(np.float32)
     posterior = fit(regression, x, y, batch_size=50)
@@ -215,7 +219,7 @@ def test_batches_reach_the_answer_of_all_data():
     )
     found = posterior.importance(1)
     assert abs(found.log_evidence - evidence) < 5 * found.log_evidence_se + 0.01
-    # rows that the fit has not seen
+    # new rows
     new, seen = rng.normal(size=(40, 3)).astype(np.float32), rng.normal(size=40).astype(np.float32)
     density = posterior.log_predictive_density(2, new, seen, num_draws=4000)["y"]
     variance = 1 + np.einsum("ij,jk,ik->i", new, np.linalg.inv(precision), new)
@@ -223,14 +227,14 @@ def test_batches_reach_the_answer_of_all_data():
     np.testing.assert_allclose(density, exact, atol=0.02)
 
 
-def test_a_guide_without_parameters_by_row_is_refused():
+def test_a_guide_without_per_row_parameters_is_rejected():
     with pytest.raises(
         GuideError, match=r"every row of site 'theta'.*'meanfield', \.\.\.: 'fullrank'"
     ):
         fit(hierarchy, Y, batch_size={"rows": 12}, guide="fullrank")
 
 
-def test_an_optimizer_whose_state_cannot_be_cut_is_refused():
+def test_an_optimizer_without_per_row_state_is_rejected():
     with pytest.raises(TypeError, match="optimizer: expected one that keeps its state"):
         fit(groups, Y, batch_size={"rows": 12}, optimizer=optax.lbfgs(), num_steps=2)
 

@@ -1,4 +1,4 @@
-"""A second fit compiles nothing, and repeated fits leave nothing behind."""
+"""A second fit compiles nothing, and repeated fits do not leak memory."""
 
 import contextlib
 import gc
@@ -45,7 +45,7 @@ def data(seed):
 
 def use(seed, **options):
     posterior = vijax.fit(model, *data(seed), rng_key=seed, progress_bar=False, **options)
-    for corrected in (False, True):  # whatever the status would choose
+    for corrected in (False, True):  # with either kind of draws
         posterior.sample(seed, 100 + seed, corrected=corrected)
     posterior.summary(seed)
     posterior.predict(seed, data(seed)[0], np.zeros(30, np.float32), num_draws=10 + seed)
@@ -69,7 +69,7 @@ def test_a_second_fit_on_new_data_compiles_nothing(options):
         b = use(1, **options)
     assert len(compiled) == 0
     assert a._result.target is b._result.target
-    assert abs(a.elbo - b.elbo) > 0.1  # the new data was seen
+    assert abs(a.elbo - b.elbo) > 0.1  # on the new data
 
 
 @pytest.mark.parametrize("guide", ["plates", "markov"])
@@ -100,17 +100,17 @@ def test_a_second_fit_of_a_guide_with_structure_compiles_nothing(guide):
 
 
 def test_a_first_fit_compiles_three_programs():
-    def fresh(y):  # known to no earlier test
+    def fresh(y):  # not used in other tests
         mu = numpyro.sample("mu", dist.Normal(0.0, 3.0))
         numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
 
     with compilations() as compiled:
         posterior = vijax.fit(fresh, np.ones(7), guide="fullrank", progress_bar=False)
     assert posterior.status == "certified"
-    assert len(compiled) <= 3  # a start, the kernel, the draws that judge the result
+    assert len(compiled) <= 3  # initial position, kernel, draws of the assessment
 
 
-def test_an_equal_optimizer_made_anew_compiles_nothing():
+def test_an_equal_optimizer_compiles_nothing():
     options = {"guide": "meanfield", "num_steps": 250}
     use(0, optimizer=optax.chain(optax.clip(1.0), optax.adam(1e-2)), **options)
     with compilations() as compiled:
@@ -122,7 +122,7 @@ def test_an_equal_optimizer_made_anew_compiles_nothing():
 
 
 @pytest.mark.slow
-def test_repeated_fits_leave_nothing_behind():
+def test_repeated_fits_do_not_leak_memory():
     def snapshot(seed):
         target = use(seed, guide="meanfield", num_steps=250)._result.target
         gc.collect()

@@ -1,4 +1,4 @@
-"""The whole way in double precision, in a process of its own."""
+"""Fits in double precision, in a separate process."""
 
 import json
 import os

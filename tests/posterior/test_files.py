@@ -333,7 +333,7 @@ def test_custom_options_are_passed_to_load_to_resume(path, name, value):
 
 def test_a_different_optimizer_is_rejected(path, stepped):
     stepped.save(path)
-    with pytest.raises(VijaxError, match=r"algorithm's state.*optimizer.*Give load the optimizer"):
+    with pytest.raises(VijaxError, match=r"algorithm's state.*optimizer.*Pass the optimizer"):
         vijax.load(path, line, X, Y, optimizer=optax.sgd(0.1))
     given = vijax.load(path, line, X, Y, algorithm=stepped._result.engine.algorithm)
     assert_equal(resume(given, 5).losses, resume(stepped, 5).losses)
@@ -363,8 +363,8 @@ def test_a_static_argument_that_cannot_be_saved_is_passed_to_load(path):
         ((X[:5], Y), {}, r"argument 'x'.*\(12,\) of float32.*\(5,\) of float32"),
         ((X, Y > 0), {}, r"argument 'y'.*of float32.*of bool"),
         ((X, None), {}, r"argument 'y'.*an array \(12,\).*got nothing"),
-        ((X, Y, 2.0), {}, "argument 'prior'.*those of the fit"),
-        ((X,), {"z": Y}, r"argument 'z'.*those of the fit, \['x', 'y'\]"),
+        ((X, Y, 2.0), {}, "argument 'prior'.*arguments of the fit"),
+        ((X,), {"z": Y}, r"argument 'z'.*arguments of the fit, \['x', 'y'\]"),
     ],
 )
 def test_arguments_that_are_not_those_of_the_fit_are_named(path, stepped, args, kwargs, message):
@@ -448,11 +448,11 @@ def test_damaged_files_are_rejected(path, stepped):
     stepped.save(path)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(VijaxError, match="cut short"):
+    with pytest.raises(VijaxError, match="truncated"):
         vijax.load(path, line)
     middle = len(whole) // 2
     path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
-    with pytest.raises(VijaxError, match="damaged"):
+    with pytest.raises(VijaxError, match="corrupt"):
         vijax.load(path, line)
     path.write_bytes(whole)
     spoil(path, variables={"paths": [], "leaves": []})
@@ -469,15 +469,15 @@ def test_a_file_refers_only_to_classes_of_the_library(path, stepped):
         "vijax.nothing.A",
     ):
         spoil(path, guide={"class": name, "fields": {}})
-        with pytest.raises(VijaxError, match=f"holds a {name}"):
+        with pytest.raises(VijaxError, match=f"contains a {name}"):
             vijax.load(path, line)
 
 
 # Writing
 
 
-def test_a_missing_folder_is_named(path, stepped):
-    with pytest.raises(FileNotFoundError, match=r"there is no folder .*missing\. Make it first"):
+def test_a_folder_that_is_not_there_is_named(path, stepped):
+    with pytest.raises(FileNotFoundError, match=r"no directory .*missing\. Create it first"):
         stepped.save(path.parent / "missing" / "fit")
 
 

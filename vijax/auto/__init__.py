@@ -1,1 +1,1 @@
-"""`guide="auto"`: a sequence of approximations, each from the best so far."""
+"""`guide="auto"`: a sequence of approximations, each starting from the best so far."""

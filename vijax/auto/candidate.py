@@ -1,4 +1,4 @@
-"""One answer that a climb has come to, with what is known of it."""
+"""A candidate approximation of an automatic fit, with its diagnostics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ from vijax.solvers.default import dense_gaussian
 
 
 class Candidate(NamedTuple):
-    """An answer: the problem with its guide and coordinates, its solution, what weights say."""
+    """An approximation.
+
+    Attributes:
+        problem: with the candidate's guide and coordinates.
+        solution: the fitted variables.
+        assessment: diagnostics of the fit.
+    """
 
     problem: Problem
     solution: Solution
@@ -22,11 +28,11 @@ class Candidate(NamedTuple):
 
 
 class StartingPoint(NamedTuple):
-    """Where a climb starts.
+    """The start of a search.
 
     Attributes:
         problem: with the guide of the first stage.
-        variables: to start from.
+        variables: initial variables.
         mutable: the model's mutable state.
     """
 
@@ -35,7 +41,7 @@ class StartingPoint(NamedTuple):
     mutable: dict[str, PyTree]
 
     def candidate(self, problem: Problem, solution: Solution) -> Candidate:
-        """A solution with what the importance weights say of it."""
+        """A solution with its importance-sampling diagnostics."""
         return Candidate(
             problem, solution, assess_solution(problem, solution, self.mutable, "none")
         )
@@ -44,26 +50,26 @@ class StartingPoint(NamedTuple):
 def assess_solution(
     problem: Problem, solution: Solution, mutable: dict[str, PyTree], chains: Chains
 ) -> Assessment:
-    """Assesses a solution of a problem; see `vijax.diagnostics.assessment.assess`."""
+    """Diagnostics of a solution; see `vijax.diagnostics.assessment.assess`."""
     fitted = problem.fitted(solution.variables, mutable)
     num_modes = 1 + len(solution.alternatives)
     return assess(fitted, solution.converged, num_modes=num_modes, chains=chains)
 
 
-def better(one: Candidate, other: Candidate) -> bool:
-    """Whether the ELBO of one is higher by more than two standard errors."""
+def is_better(one: Candidate, other: Candidate) -> bool:
+    """Whether the ELBO of `one` is higher by more than two standard errors."""
     new, old = one.assessment, other.assessment
     if not math.isfinite(old.elbo):
         return math.isfinite(new.elbo)
     return new.elbo - old.elbo > 2 * math.hypot(new.elbo_se, old.elbo_se)
 
 
-def chain_checked(best: Candidate, mutable: dict[str, PyTree], correct: bool) -> Candidate:
-    """A candidate that short chains have checked, and corrected where they can and may."""
+def check_with_chains(best: Candidate, mutable: dict[str, PyTree], correct: bool) -> Candidate:
+    """The candidate checked with short chains; `correct` if their states may replace its draws."""
     fitted = best.problem.fitted(best.solution.variables, mutable)
     return best._replace(assessment=add_chain_check(best.assessment, fitted, correct))
 
 
-def warm_started(problem: Problem) -> VariationalNewton | BatchAndMatch:
-    """The solver that starts from the guide's own Gaussian."""
+def warm_start_solver(problem: Problem) -> VariationalNewton | BatchAndMatch:
+    """A solver that starts from the guide's current Gaussian."""
     return dense_gaussian(None) if problem.guide == FullRank() else BatchAndMatch(start=None)

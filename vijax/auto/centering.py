@@ -1,11 +1,11 @@
-"""How far each hierarchical site should be centered: learned from a fit, and moved to.
+"""Partially non-centered parametrization of hierarchical sites, learned from a Gaussian fit.
 
-For a prior of precision `1 / s^2` and data that add the precision `p`, the value given all else
-has the variance `v = 1 / (p + 1 / s^2)`, and in the coordinate of weight `c = p v = 1 - v / s^2`
-its spread no longer depends on `s`: the funnel is gone. The ratio `v / s^2` is the same in any
-coordinate; a Gaussian fit knows `v`, the inverse of the diagonal of its precision. Source: A
-general framework for the parametrization of hierarchical models, Papaspiliopoulos, Roberts,
-Skold, 2007.
+For a prior of precision `1 / s^2` and data that add the precision `p`, the conditional variance of
+a value is `v = 1 / (p + 1 / s^2)`. In the coordinate with centering weight
+`c = p v = 1 - v / s^2` its standard deviation no longer depends on `s`, which removes the funnel.
+The ratio `v / s^2` is the same in all coordinates; `v` is the inverse of the diagonal of a Gaussian
+fit's precision. Source: A general framework for the parametrization of hierarchical models,
+Papaspiliopoulos, Roberts, Skold, 2007.
 """
 
 from __future__ import annotations
@@ -30,67 +30,70 @@ from vijax.solvers.gaussians.low_rank import Factored
 from vijax.solvers.gaussians.structured_conversion import from_normal, normal
 
 ROUNDS = 2
-DENSE_DIM = 500  # largest dimension at which d x d work stays cheap beside the model
-_LEARNERS = (FullRank, LowRank, MeanField, Plates, Markov)
-_ENOUGH = 0.1  # change of a weight below which a new fit is not worth it
-_DRAWS = 500  # fewest that a whole Gaussian is moved with, most where it is only the place
-_NUMBERS = 2**24  # that these may hold
+DENSE_DIM = 500  # largest dimension in which d x d operations are cheap compared to the model
+_GAUSSIAN_GUIDES = (FullRank, LowRank, MeanField, Plates, Markov)
+_MIN_CHANGE = 0.1  # change of a weight below which no new fit is made
+_DRAWS = 500  # minimum for estimating a dense Gaussian, maximum for estimating a location only
+_MAX_ELEMENTS = 2**24  # limit for draws times coordinates
 
 
 def learns_centering(centering: Any, guide: Guide, solver: Solver | None, default: bool) -> bool:
-    """Whether a `centering=` option asks for weights to be learned.
+    """Whether the `centering=` option requests learned weights.
 
     Args:
         centering: the option.
         guide: the guide.
-        solver: that it is fitted with, `None` for gradient steps.
-        default: whether that is the guide's own.
+        solver: its solver, `None` for gradient steps.
+        default: whether that is the guide's default solver.
 
     Raises:
-        GuideError: it does, and there is no Gaussian to learn them from.
+        GuideError: learned weights are requested, but the fit is no Gaussian by a direct solver.
     """
     if not isinstance(centering, str):
         return False
-    if isinstance(guide, _LEARNERS) and solver is not None and default:
+    if isinstance(guide, _GAUSSIAN_GUIDES) and solver is not None and default:
         return True
-    kinds = ", ".join(kind.__name__ for kind in _LEARNERS)
+    kinds = ", ".join(kind.__name__ for kind in _GAUSSIAN_GUIDES)
     raise GuideError(
-        f"centering: expected a guide to learn from, a Gaussian fitted by its own solver ({kinds}), "
+        f"centering: expected a Gaussian guide with its default solver ({kinds}), "
         f"got {guide!r} {f'with {solver!r}' if solver else 'and gradient steps'}. Leave out "
         "algorithm= and the options of gradient steps, or pass weights: centering={'site': 0.0}."
     )
 
 
-def learned(
+def learn_centering(
     problem: Problem, variables: Variables, mutable: dict[str, PyTree]
 ) -> tuple[Problem, Variables] | None:
-    """The problem in better coordinates and the fitted Gaussian there; `None` if they are alike.
+    """The problem with new centering weights, and the fitted Gaussian in those coordinates.
 
     Args:
-        problem: in coordinates with weights.
-        variables: a Gaussian fitted there.
+        problem: with centering weights.
+        variables: a Gaussian fitted to it.
         mutable: the model's mutable state.
+
+    Returns:
+        `None` if the weights would hardly change.
     """
     space, old = problem.target.space, jax.device_get(problem.batch.centering)
     gaussian = normal(variables.guide, space)
     dense = space.dim <= DENSE_DIM and isinstance(gaussian, (Gaussian, Factored))
-    affordable = max(100, min(_DRAWS, _NUMBERS // space.dim))
+    affordable = max(100, min(_DRAWS, _MAX_ELEMENTS // space.dim))
     num = max(_DRAWS, 10 * space.dim) if dense else affordable
     draws = gaussian.at(host_rng(fold_in(problem.key, 6)).standard_normal((num, space.dim)))
     z = weights.split(space, draws)
-    _, here = problem.sample  # priors are the same whatever the rows
-    log_prior_sds = _blockwise(problem, _log_prior_sds, z, here, variables.model, mutable)
+    _, old_batch = problem.sample  # priors do not depend on the rows
+    log_prior_sds = _blockwise(problem, _log_prior_sds, z, old_batch, variables.model, mutable)
     new = {}
     log_v = weights.split(space, 2 * np.log(gaussian.conditional_sd)[None])
     for name in old:
-        spread = np.median(log_prior_sds[name], axis=0)
-        share = -np.expm1(np.minimum(log_v[name][0] - 2 * spread, 0.0))
-        new[name] = np.clip(np.nan_to_num(share), 0.0, 1.0).astype(np.float32)
-    if all(np.max(np.abs(new[name] - old[name]), initial=0.0) < _ENOUGH for name in new):
+        log_s = np.median(log_prior_sds[name], axis=0)
+        weight = -np.expm1(np.minimum(log_v[name][0] - 2 * log_s, 0.0))
+        new[name] = np.clip(np.nan_to_num(weight), 0.0, 1.0).astype(np.float32)
+    if all(np.max(np.abs(new[name] - old[name]), initial=0.0) < _MIN_CHANGE for name in new):
         return None
-    better = dataclasses.replace(problem, batch=with_weights(problem.batch, new))
-    _, there = better.sample
-    moved = _blockwise(problem, recenter, z, here, there, variables.model, mutable)
+    recentered = dataclasses.replace(problem, batch=with_weights(problem.batch, new))
+    _, new_batch = recentered.sample
+    moved = _blockwise(problem, recenter, z, old_batch, new_batch, variables.model, mutable)
     flat = weights.flatten(space, moved)
     flat = flat[np.isfinite(flat).all(axis=1)]
     if len(flat) < num / 2:
@@ -100,10 +103,10 @@ def learned(
         if found is None:
             return None
         params = from_normal(variables.guide, found, space)
-    else:  # of too many coordinates, or not of that form: only the place is kept
+    else:  # too many coordinates, or another form: only the location is moved
         moved_to = gaussian._replace(mean=np.median(flat, axis=0))
         params = from_normal(variables.guide, moved_to, space)
-    return better, Variables(params, variables.model)
+    return recentered, Variables(params, variables.model)
 
 
 def _log_prior_sds(target: Target, z: Any, batch: Batch, model: PyTree, mutable: PyTree) -> Any:

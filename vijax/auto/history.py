@@ -1,4 +1,4 @@
-"""What an automatic fit has tried."""
+"""The record of the stages that an automatic fit has tried."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from typing import NamedTuple
 
 
 class Attempt(NamedTuple):
-    """One stage of the stages.
+    """One stage of an automatic fit.
 
     Attributes:
-        stage: what was tried.
-        guide: the guide it led to.
-        elbo: from fresh draws, in nats.
+        stage: name of the stage.
+        guide: class name of the resulting guide.
+        elbo: estimate from fresh draws, in nats.
         elbo_se: its standard error.
-        khat: Pareto k-hat of the guide's weights.
-        status: the verdict so far, from the weights alone.
-        kept: whether it was better than what was there.
-        seconds: that it took.
+        khat: Pareto k-hat of the guide's importance weights.
+        status: diagnosis by importance weights alone (by short chains too for a flow).
+        kept: whether it replaced the best approximation so far.
+        seconds: wall-clock time of the stage.
     """
 
     stage: str

@@ -1,12 +1,12 @@
-"""`guide="auto"` on batches: what steps on a few rows have found, refined on all of them.
+"""`guide="auto"` on minibatches: mean-field gradient steps, refined by Newton on the full data.
 
-Steps on batches soon know where the posterior is, and its covariance last: each of its numbers is
-measured by gradients with the noise of a batch (docs/decisions.md). The curvature of all rows tells
-every one of them at once, at the price of `dim` passes. Steps are therefore taken with a mean-field
-guide, whose few numbers batches can tell, and Newton's method goes on from there on all rows, where
-these are not too many; at last with hierarchical sites in coordinates that this has told. Weights
-on all rows assess_solution what it finds, and where they object the steps themselves. Rows that are not in
-memory are read from end to end some ten or twenty times.
+Minibatch gradients find the location of the posterior quickly, its covariance slowly: every entry
+is estimated from gradients with minibatch noise (docs/decisions.md). The Hessian on the full data
+determines the covariance at the cost of `dim` passes. Gradient steps are therefore taken with a
+mean-field guide. If full-data evaluations are affordable, Newton's method continues from there,
+finally with a learned centering of hierarchical sites. Its solutions, and that of the gradient
+steps if these are inaccurate, are assessed by importance weights on the full data. Rows that are
+not in memory are read in full some ten or twenty times.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import dataclasses
 from vijax.auto.candidate import Candidate, StartingPoint
 from vijax.auto.centering import DENSE_DIM
 from vijax.auto.search import Stages
-from vijax.auto.stages import centering
+from vijax.auto.stages import CENTERING, GAUSSIAN, centering
 from vijax.contracts import Blocks, PyTree, Solution, Variables
 from vijax.diagnostics.importance import num_elements
-from vijax.engine.common_draws import shares_all
-from vijax.engine.initialization import first_params, origin
+from vijax.engine.common_draws import supports_full_data
+from vijax.engine.initialization import initial_params, origin
 from vijax.engine.problem import Problem
 from vijax.guides import FullRank, MeanField
 from vijax.model.centering import ones, with_weights
@@ -29,85 +29,91 @@ from vijax.solvers import LaplaceSolver, VariationalNewton
 from vijax.solvers.default import dense_gaussian
 from vijax.solvers.gaussians.conversion import from_params, to_params
 
-_HESSIANS = 3  # and about as much again for weights
-_MATCHING = 8000  # evaluations that the Gaussian of largest ELBO takes
-_PASSES = (20, 250)  # over rows that are not in memory, for one and for the other
-_ELEMENTS = 2**36  # numbers that either may read: ten to thirty seconds
+_NUM_HESSIANS = 3  # of Newton's method; importance weights cost about as much again
+_ELBO_EVALUATIONS = 8000  # evaluations to maximize the ELBO of a Gaussian
+_PASSES = (20, 250)  # passes over rows not in memory: Newton's method, maximization of the ELBO
+_MAX_ELEMENTS = 2**36  # limit for the data elements read by either: ten to thirty seconds
 _NEWTON_STEPS = 8
+LAPLACE, GRADIENT_STEPS = "Laplace", "gradient steps"
 
 
-def applies(problem: Problem, parameters: dict[str, PyTree], mutable: dict[str, PyTree]) -> bool:
-    """Whether a fit on batches is to be refined: all rows can be read often enough.
+def can_refine(problem: Problem, parameters: dict[str, PyTree], mutable: dict[str, PyTree]) -> bool:
+    """Whether a minibatch fit can be refined: enough full-data evaluations are affordable.
 
-    Not where the model has parameters or a state of its own, which steps alone move.
+    Not for models with `param` sites or mutable state, which only gradient steps update.
     """
     target, dim = problem.target, problem.target.space.dim
-    if not (problem.schedule.subsampled and shares_all(target) and target.explorable):
+    if not (problem.schedule.subsampled and supports_full_data(target) and target.explorable):
         return False
     if problem.all_rows is None or parameters or mutable:
         return False
     if target.structure.sequential or dim > DENSE_DIM:
         return False
-    return _affordable(problem, _HESSIANS * (dim + 32), _PASSES[0])
+    return _affordable(problem, _NUM_HESSIANS * (dim + 32), _PASSES[0])
 
 
 def _affordable(problem: Problem, points: int, passes: int) -> bool:
-    """Whether the log density of all rows can be taken so often, in so many passes over them."""
+    """Whether `points` full-data evaluations of the log density, in `passes`, are affordable."""
     data = problem.all_rows
     assert data is not None
     cost = points * num_elements(data, problem.target.space.dim)
     if isinstance(data, Blocks):
         cost += passes * data.effort * data.plate.size
-    return cost <= _ELEMENTS
+    return cost <= _MAX_ELEMENTS
 
 
 def with_mean_field(problem: Problem) -> Problem:
-    """The problem with the guide of the steps."""
+    """The problem with the mean-field guide of the gradient steps."""
     return dataclasses.replace(problem, guide=MeanField())
 
 
-def refinement(steps: Solution) -> Stages:
-    """The stages from where the steps have ended.
+def refinement_stages(steps: Solution) -> Stages:
+    """The stages that refine the solution of the gradient steps.
 
-    The steps' own answer is weighed second, as what Newton's method finds is seldom worse, and
-    weighing takes as long as finding it.
+    That solution itself is assessed second: the Laplace approximation is seldom worse, and
+    importance weights cost as much as computing it.
     """
 
-    def found(start: StartingPoint, best: Candidate | None) -> Candidate:
+    def gradient_steps(start: StartingPoint, best: Candidate | None) -> Candidate:
         return start.candidate(start.problem, steps)
 
-    stages = {"laplace": _laplace, "steps": found, "gaussian": _gaussian, "centering": _centered}
+    stages = {
+        LAPLACE: _laplace,
+        GRADIENT_STEPS: gradient_steps,
+        GAUSSIAN: _gaussian,
+        CENTERING: _centered,
+    }
     return Stages(stages, {})
 
 
 def _laplace(start: StartingPoint, best: Candidate | None) -> Candidate | None:
-    """The Gaussian at the mode, by Newton's method; `None` where there is no mode."""
+    """Laplace approximation by Newton's method; `None` if it does not find a mode."""
     solver = LaplaceSolver(mode=None, newton_steps=_NEWTON_STEPS)
     problem, solution = _solved(solver, start, best, 51)
     return start.candidate(problem, solution) if solution.converged else None
 
 
 def _gaussian(start: StartingPoint, best: Candidate | None) -> Candidate | None:
-    """The Gaussian of largest ELBO."""
-    if not _affordable(start.problem, _MATCHING, _PASSES[1]):
+    """The full-rank Gaussian that maximizes the ELBO."""
+    if not _affordable(start.problem, _ELBO_EVALUATIONS, _PASSES[1]):
         return None
     return start.candidate(*_solved(dense_gaussian(None), start, best, 52))
 
 
 def _centered(start: StartingPoint, best: Candidate | None) -> Candidate | None:
-    """The same with hierarchical sites centered as far as their data determine them."""
+    """The full-rank Gaussian that maximizes the ELBO, with learned centering."""
     if (
         best is None
         or best.problem.guide != FullRank()
         or not best.problem.target.structure.hierarchical
     ):
         return None
-    if not _affordable(start.problem, _MATCHING, _PASSES[1]):
+    if not _affordable(start.problem, _ELBO_EVALUATIONS, _PASSES[1]):
         return None
     batch = with_weights(best.problem.batch, ones(best.problem.target))
-    own = best._replace(problem=dataclasses.replace(best.problem, batch=batch))
-    found = centering(start, own)
-    return None if found is own else found
+    centered = best._replace(problem=dataclasses.replace(best.problem, batch=batch))
+    found = centering(start, centered)
+    return None if found is centered else found
 
 
 def _solved(
@@ -116,14 +122,14 @@ def _solved(
     best: Candidate | None,
     number: int,
 ) -> tuple[Problem, Solution]:
-    """A full-rank Gaussian, by a solver that starts from the best so far, or from the steps."""
+    """The solver's full-rank Gaussian, from the best candidate or the gradient steps."""
     problem, variables = start.problem, start.variables
     if best is not None:
         problem, variables = best.problem, best.solution.variables
     problem = dataclasses.replace(problem, guide=FullRank())
     target, key = problem.target, fold_in(problem.key, number)
-    shape = first_params(target, problem.guide, key, origin(target.space), problem.batch)
+    shape = initial_params(target, problem.guide, key, origin(target.space), problem.batch)
     params = to_params(shape, from_params(variables.guide, target.space), target.space)
-    at = Variables(params, variables.model)
+    initial = Variables(params, variables.model)
     assert problem.all_rows is not None
-    return problem, solver.solve(key, target, problem.guide, at, problem.all_rows)
+    return problem, solver.solve(key, target, problem.guide, initial, problem.all_rows)

@@ -1,9 +1,9 @@
-"""`guide="auto"` as a search: one approximation after the other, until the diagnostics pass.
+"""The search of `guide="auto"`: a sequence of approximations, until the diagnostics pass.
 
-A stage starts from the best answer so far, and its own is kept if its ELBO is higher by more than
-two standard errors. The search ends where the importance weights certify the answer, where time
-is up, or after the last stage. Short HMC chains then check the answer, and correct its draws
-where they can; where they cannot, the fallbacks are tried.
+Each stage starts from the best approximation so far; its result is kept if its ELBO is higher by
+more than two standard errors. The search ends when the importance weights certify the result, when
+time is up, or after the last stage. The result is then checked with short HMC chains, which correct
+its draws if they converge; if they cannot, the fallbacks are tried.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from vijax.auto.candidate import Candidate, StartingPoint, better, chain_checked
+from vijax.auto.candidate import Candidate, StartingPoint, check_with_chains, is_better
 from vijax.auto.history import Attempt
 from vijax.contracts import PyTree, Solution, Variables
 from vijax.engine.problem import Problem
@@ -25,12 +25,12 @@ Stage = Callable[[StartingPoint, Candidate | None], Candidate | None]
 
 
 class Stages(NamedTuple):
-    """Stages by name, in order. One returns `None` where it does not apply.
+    """The stages of a search by name, in order. A stage returns `None` if it does not apply.
 
     Attributes:
-        stages: tried until the importance weights certify the answer.
-        fallbacks: tried where short chains cannot correct the best answer of these. They take
-            seconds each, and run the chains themselves.
+        stages: tried until the importance weights certify the result.
+        fallbacks: tried if short chains cannot correct the best result. They take seconds each, and
+            include the check with short chains.
         correct: whether final states of chains may replace the guide's draws.
     """
 
@@ -47,8 +47,8 @@ def search(
     max_seconds: float | None,
     bar: Progress,
 ) -> tuple[Candidate, tuple[Attempt, ...]]:
-    """Runs the stages, and returns the best answer and what was tried; see the module."""
-    began = time.perf_counter()
+    """Runs the stages; returns the best candidate and the record of the stages."""
+    start_time = time.perf_counter()
     start = StartingPoint(problem, variables, mutable)
     best: Candidate | None = None
     history: list[Attempt] = []
@@ -56,29 +56,30 @@ def search(
         for name, stage in stages.stages.items():
             if best is not None and _status(best) == "certified":
                 break
-            since = time.perf_counter()
-            if best is not None and max_seconds is not None and since - began > max_seconds:
+            stage_start = time.perf_counter()
+            elapsed = stage_start - start_time
+            if best is not None and max_seconds is not None and elapsed > max_seconds:
                 break
             bar.note(name if best is None else f"ELBO {best.assessment.elbo:.2f}, {name}")
             found = stage(start, best)
             if found is None:
                 continue
-            kept = best is None or better(found, best) or _rules_modes_out(found, best)
-            history.append(_attempt(name, found, kept, time.perf_counter() - since))
+            kept = best is None or is_better(found, best) or _eliminates_modes(found, best)
+            history.append(_attempt(name, found, kept, time.perf_counter() - stage_start))
             best = found if kept else best
         assert best is not None
-        bar.note(f"ELBO {best.assessment.elbo:.2f}, chains")
-        best = chain_checked(best, mutable, stages.correct)
+        bar.note(f"ELBO {best.assessment.elbo:.2f}, checking with short chains")
+        best = check_with_chains(best, mutable, stages.correct)
         for name, stage in stages.fallbacks.items():
-            since = time.perf_counter()
-            late = max_seconds is not None and since - began > max_seconds
+            stage_start = time.perf_counter()
+            late = max_seconds is not None and stage_start - start_time > max_seconds
             if late or _status(best) != "approximate":
                 break
             bar.note(f"ELBO {best.assessment.elbo:.2f}, {name}")
             found = stage(start, best)
             if found is not None:
-                kept = better(found, best)
-                history.append(_attempt(name, found, kept, time.perf_counter() - since))
+                kept = is_better(found, best)
+                history.append(_attempt(name, found, kept, time.perf_counter() - stage_start))
                 best = found if kept else best
     except KeyboardInterrupt:
         if best is None:
@@ -94,8 +95,8 @@ def _status(best: Candidate) -> str:
     return best.assessment.diagnosis.status
 
 
-def _rules_modes_out(found: Candidate, best: Candidate) -> bool:
-    """Whether this is the same answer, with fewer other modes that may hold evidence."""
+def _eliminates_modes(found: Candidate, best: Candidate) -> bool:
+    """Whether this is the same solution with fewer alternative modes."""
     same = found.solution.variables is best.solution.variables
     return same and len(found.solution.alternatives) < len(best.solution.alternatives)
 

@@ -1,16 +1,22 @@
-"""The stages of `guide="auto"` on all data: Gaussians, centering, a mixture of modes, a flow."""
+"""The stages of `guide="auto"` on full data: Gaussians, centering, mixture of modes, flow."""
 
 from __future__ import annotations
 
 import dataclasses
 
-from vijax.auto.candidate import Candidate, StartingPoint, better, chain_checked, warm_started
-from vijax.auto.centering import DENSE_DIM, ROUNDS, learned
+from vijax.auto.candidate import (
+    Candidate,
+    StartingPoint,
+    check_with_chains,
+    is_better,
+    warm_start_solver,
+)
+from vijax.auto.centering import DENSE_DIM, ROUNDS, learn_centering
 from vijax.auto.modes import modes
 from vijax.auto.search import Stages
 from vijax.contracts import Solution, Variables
 from vijax.contracts.kernel import Kernel
-from vijax.engine.initialization import first_params, origin
+from vijax.engine.initialization import initial_params, origin
 from vijax.engine.problem import Problem
 from vijax.guides import Flow, FullRank, LowRank, Plates
 from vijax.guides.location_scale.full_rank import FullRankParams
@@ -20,18 +26,20 @@ from vijax.runtime.keys import fold_in
 from vijax.solvers import FlowDescent, default_solver
 from vijax.solvers.gaussians.conversion import location
 
-_FLOW_DIM = 50  # beyond, a flow takes long to learn what chains cannot correct
-_FLOW_ELEMENTS = 2**14  # numbers that one log density may read
-_FLOW_CYCLES = ((10, 4), (25, 3), (50, 2))  # up to so many dimensions: a few seconds each
+PLATES, GAUSSIAN, CENTERING = "plate-structured Gaussian", "Gaussian", "learned centering"
+MODES, FLOW = "mixture of modes", "normalizing flow"
+_FLOW_DIM = 50  # largest dimension in which flows are fast enough
+_FLOW_ELEMENTS = 2**14  # limit for the data elements of one log density
+_FLOW_CYCLES = ((10, 4), (25, 3), (50, 2))  # (largest dimension, cycles): a few seconds each
 
 
 def plates(start: StartingPoint, best: Candidate | None) -> Candidate | None:
-    """A Gaussian along the model's plates, where a dense one has too many coordinates."""
+    """A Gaussian with the model's plate structure, if the dimension rules out a dense one."""
     target, guide = start.problem.target, Plates()
     if start.problem.guide == FullRank() or not plates_affordable(target.space):
         return None
-    where = target.space.host_unravel(location(start.variables.guide, target.space))
-    params = first_params(target, guide, fold_in(start.problem.key, 41), where, start.problem.batch)
+    z = target.space.host_unravel(location(start.variables.guide, target.space))
+    params = initial_params(target, guide, fold_in(start.problem.key, 41), z, start.problem.batch)
     problem = dataclasses.replace(start.problem, guide=guide)
     return gaussian(
         StartingPoint(problem, start.variables._replace(guide=params), start.mutable), None
@@ -39,7 +47,7 @@ def plates(start: StartingPoint, best: Candidate | None) -> Candidate | None:
 
 
 def gaussian(start: StartingPoint, best: Candidate | None) -> Candidate | None:
-    """One Gaussian; where there are hierarchical sites, with all of them non-centered."""
+    """A single Gaussian, with all hierarchical sites non-centered."""
     if best is not None and best.solution.converged:
         return None
     problem = start.problem
@@ -54,23 +62,23 @@ def gaussian(start: StartingPoint, best: Candidate | None) -> Candidate | None:
 
 
 def centering(start: StartingPoint, best: Candidate | None) -> Candidate | None:
-    """Hierarchical sites centered as far as their data determine them."""
+    """The Gaussian with learned centering weights of the hierarchical sites."""
     if best is None or not best.problem.batch.centering or start.problem.batch.centering:
         return None
     for round_ in range(ROUNDS):
-        moved = learned(best.problem, best.solution.variables, start.mutable)
+        moved = learn_centering(best.problem, best.solution.variables, start.mutable)
         if moved is None:
             break
         problem, variables = moved
-        found = start.candidate(problem, _solved_again(problem, variables, 40 + round_))
-        if not better(found, best):
+        found = start.candidate(problem, _refit(problem, variables, 40 + round_))
+        if not is_better(found, best):
             return found if round_ == 0 else best
         best = found
     return best
 
 
 def flow(start: StartingPoint, best: Candidate | None) -> Candidate | None:
-    """A flow on top of the Gaussian: few dimensions, one mode, and a cheap model."""
+    """A normalizing flow on the Gaussian, for few dimensions, a single mode and a cheap model."""
     if best is None or best.solution.alternatives:
         return None
     problem, variables = best.problem, best.solution.variables
@@ -80,28 +88,28 @@ def flow(start: StartingPoint, best: Candidate | None) -> Candidate | None:
     if not (small and cheap and isinstance(variables.guide, FullRankParams)):
         return None
     key = fold_in(problem.key, 60)
-    identity = first_params(target, guide, key, origin(target.space), problem.batch)
+    identity = initial_params(target, guide, key, origin(target.space), problem.batch)
     params = identity._replace(base=variables.guide)
     cycles = next(cycles for dim, cycles in _FLOW_CYCLES if target.space.dim <= dim)
     solver = FlowDescent(max_cycles=cycles)
     solution = solver.solve(key, target, guide, variables._replace(guide=params), problem.batch)
     problem = dataclasses.replace(problem, guide=guide)
-    return chain_checked(start.candidate(problem, solution), start.mutable, correct=True)
+    return check_with_chains(start.candidate(problem, solution), start.mutable, correct=True)
 
 
-def _solved_again(problem: Problem, variables: Variables, number: int) -> Solution:
-    """The solution of the solver that starts from a Gaussian in new coordinates."""
+def _refit(problem: Problem, variables: Variables, number: int) -> Solution:
+    """The solution in new coordinates, started from the transformed Gaussian if dense."""
     target, guide, key = problem.target, problem.guide, fold_in(problem.key, number)
     if target.space.dim <= DENSE_DIM and isinstance(guide, (FullRank, LowRank)):
         assert problem.all_rows is not None
-        return warm_started(problem).solve(key, target, guide, variables, problem.all_rows)
+        return warm_start_solver(problem).solve(key, target, guide, variables, problem.all_rows)
     solver = default_solver(guide, target.space.dim)
     assert solver is not None
     return solver.solve(key, target, guide, variables, problem.batch)
 
 
 AUTO = Stages(
-    {"plates": plates, "gaussian": gaussian, "centering": centering, "modes": modes}, {"flow": flow}
+    {PLATES: plates, GAUSSIAN: gaussian, CENTERING: centering, MODES: modes}, {FLOW: flow}
 )
-# a guide that the user has named stays what it is, and so do its draws
-NAMED = Stages({"gaussian": gaussian, "centering": centering}, correct=False)
+# a guide named by the user is not replaced, and its draws are not corrected
+NAMED = Stages({GAUSSIAN: gaussian, CENTERING: centering}, correct=False)

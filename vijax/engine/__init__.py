@@ -1,1 +1,1 @@
-"""The training loop, and what it trains: the problem, its rows, its start."""
+"""The training loop and its inputs: the problem, row schedules, initialization, stopping rule."""

@@ -1,4 +1,4 @@
-"""All rows of a model's data, whether they are in memory or read a block at a time."""
+"""The full data of a model: in memory, or read a block of rows at a time."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from vijax.contracts import Batch, Blocks, Data, RowSource, Target
 from vijax.data.arrays import MappedRows
 from vijax.model import fetch
 
-_NUMBERS = 2**20  # of a block: more do not stay in a processor's cache, fewer are mostly dispatch
-_WIDTH = 16  # numbers that a row counts for at least: a value for each of the points at once
-_READING = 8  # evaluations that take as long as reading a row: 2 from memory, 20 from a slow disk
+_BLOCK_ELEMENTS = 2**20  # larger blocks exceed a processor's cache, smaller ones cost dispatch
+_MIN_ROW_ELEMENTS = 16  # lower limit for a row's cost: one value per point evaluated together
+_READ_COST = 8  # row evaluations per row read: 2 from memory, 20 from a slow disk
 
 
 def all_rows(target: Target, batch: Batch, sources: Mapping[str, RowSource]) -> Data | None:
-    """The data, all rows of them: the batch, or blocks to be summed over.
+    """The full data: the batch itself, or blocks of rows whose log densities are summed.
 
-    Blocks where some rows have to be read, and where all of them at once would not stay in a
-    processor's cache. `None` where some have to be read and the log density is no sum over blocks
-    of rows: latents by row, discrete sites that rows share, sources along several plates.
+    Blocks are used if some arrays are not in memory, or if the data exceed a processor's cache.
+    `None` if some arrays are not in memory and the log density is not a sum over blocks of rows:
+    local latent variables, discrete sites shared by rows, sources along several plates.
 
     Args:
         target: the target.
-        batch: the data that are in memory.
-        sources: those that are not, by name.
+        batch: the arrays in memory.
+        sources: the arrays not in memory, by name.
     """
     if sources:
-        return _blocks(target, batch, sources, _READING)
+        return _blocks(target, batch, sources, _READ_COST)
     blocks = _blocks(target, batch, _uncached(target, batch), 0)
     return batch if blocks is None or blocks.plate.subsample_size == blocks.plate.size else blocks
 
 
 def _uncached(target: Target, batch: Batch) -> dict[str, RowSource]:
-    """The arrays in a processor's memory of which a model that is cut into batches sees rows."""
+    """Arrays in CPU memory that are subsampled along their first axis, as row sources."""
     if target.subsampling.request is None or target.devices.mesh is not None:
         return {}
     return {
@@ -49,7 +49,7 @@ def _uncached(target: Target, batch: Batch) -> dict[str, RowSource]:
 
 
 def _blocks(
-    target: Target, batch: Batch, sources: Mapping[str, RowSource], reading: int
+    target: Target, batch: Batch, sources: Mapping[str, RowSource], read_cost: int
 ) -> Blocks | None:
     names = {target.subsampling.cut[name][0][0] for name in sources}
     shared = [
@@ -61,11 +61,11 @@ def _blocks(
     size = target.subsampling.plates[name].size
     shapes = {key: value.shape for key, value in batch.data.items()}
     shapes |= {key: source.shape for key, source in sources.items()}
-    cut = [
+    subsampled_shapes = [
         shape for key, shape in shapes.items() if name in dict(target.subsampling.cut.get(key, ()))
     ]
-    width = sum(map(math.prod, cut)) // size
-    length = _length(size, max(1, _NUMBERS // max(width, _WIDTH)))
+    width = sum(map(math.prod, subsampled_shapes)) // size
+    length = _block_length(size, max(1, _BLOCK_ELEMENTS // max(width, _MIN_ROW_ELEMENTS)))
 
     def read(rows: np.ndarray) -> dict[str, Any]:
         return fetch(sources, target.subsampling.cut, {name: rows})
@@ -75,13 +75,13 @@ def _blocks(
         dataclasses.replace(target.subsampling.plates[name], subsample_size=length),
         read,
         sum(map(math.prod, shapes.values())),
-        reading * width + max(source.effort for source in sources.values()),
+        read_cost * width + max(source.effort for source in sources.values()),
     )
 
 
-def _length(size: int, most: int) -> int:
-    """RowSchedule of a block, `most` at the most: a divisor of all of them if there is one near."""
-    if size <= most:
+def _block_length(size: int, max_length: int) -> int:
+    """Rows per block, at most `max_length`: a divisor of `size` if one is at least half of it."""
+    if size <= max_length:
         return size
-    divisors = (length for length in range(most, most // 2, -1) if size % length == 0)
-    return next(divisors, math.ceil(size / math.ceil(size / most)))
+    divisors = (length for length in range(max_length, max_length // 2, -1) if size % length == 0)
+    return next(divisors, math.ceil(size / math.ceil(size / max_length)))

@@ -1,4 +1,4 @@
-"""Candidates for an answer, compared by their ELBO on draws that all of them share."""
+"""Log weights on common random draws, by which candidate variables are compared."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from vijax.engine.row_parameters import has_rows, take, variable_axes
 from vijax.engine.row_schedule import RowSchedule
 from vijax.runtime.keys import as_key, fold_in
 
-_SCORES = (200, 4000)  # fewest and most draws that compare two candidates
-_SCORE_ELEMENTS = 2**30  # draws times data elements that a comparison may cost
+_NUM_DRAWS = (200, 4000)  # minimum and maximum number of draws
+_MAX_ELEMENTS = 2**30  # limit for draws times data elements
 
 
 def common_log_weights(
@@ -27,28 +27,31 @@ def common_log_weights(
     rows: RowSchedule,
     seed: int = 0,
 ) -> np.ndarray:
-    """`log p - log q` of many draws on all data, where that takes long as many fresh row sets."""
+    """`log p - log q` at draws from the guide that depend on nothing but `seed`, `(num_draws,)`.
+
+    On the full data if that is affordable; otherwise each draw is evaluated on a batch of its own.
+    """
     key = fold_in(as_key(0x5C0E), seed)
-    fewest, most = _SCORES
-    affordable = _SCORE_ELEMENTS // weights.num_elements(batch, target.space.dim)
-    at_once = affordable >= fewest and shares_all(target) and not rows.sources
-    if at_once or not rows.subsampled:
-        num_draws = max(fewest, min(most, affordable))
+    min_draws, max_draws = _NUM_DRAWS
+    affordable = _MAX_ELEMENTS // weights.num_elements(batch, target.space.dim)
+    full = affordable >= min_draws and supports_full_data(target) and not rows.sources
+    if full or not rows.subsampled:
+        num_draws = max(min_draws, min(max_draws, affordable))
         data = all_rows(target, batch, {}) or batch
         return weights.draw(target, guide, variables, mutable, key, data, num_draws).log_weights
     axes = variable_axes(guide, variables, target.space, target.subsampled)
     variables = target.devices.placed(variables, axes, stacked=False)
-    cut, out = target.program(_of_rows_everywhere, guide), []
-    for i in range(fewest):
+    select, out = target.program(_replicated_variables_on_rows, guide), []
+    for i in range(min_draws):
         part = rows.batch(batch, i)
-        some = cut(variables, part.index) if has_rows(axes) else variables
-        one = weights.draw(target.on_batch, guide, some, mutable, fold_in(key, i), part, 1)
+        selected = select(variables, part.index) if has_rows(axes) else variables
+        one = weights.draw(target.on_batch, guide, selected, mutable, fold_in(key, i), part, 1)
         out.append(one.log_weights)
     return np.concatenate(out)
 
 
-def knows_all_rows(target: Target) -> bool:
-    """Whether the data surely are all rows, so that no index means every one of them."""
+def holds_all_rows(target: Target) -> bool:
+    """Whether the arrays are known to hold all rows, so that a batch without index is full data."""
     return bool(
         target.subsampling.request is not None
         or target.on_batch is not target
@@ -56,20 +59,20 @@ def knows_all_rows(target: Target) -> bool:
     )
 
 
-def shares_all(target: Target) -> bool:
-    """Whether the ELBO can be estimated on all data as on batches: no parameters are by row."""
+def supports_full_data(target: Target) -> bool:
+    """Whether the same variables apply to full data and batches: no per-row parameters."""
     return target.subsampling.request is not None and target.on_batch is target
 
 
-def of_rows(
+def variables_on_rows(
     target: Target, guide: Guide, variables: Variables, index: Mapping[str, Any]
 ) -> Variables:
-    """The variables with the parameters of some rows only."""
+    """The variables, per-row parameters restricted to the rows in `index`."""
     axes = variable_axes(guide, variables, target.space, target.subsampled)
     return take(variables, axes, index) if has_rows(axes) else variables
 
 
-def _of_rows_everywhere(
+def _replicated_variables_on_rows(
     target: Target, guide: Guide, variables: Variables, index: Mapping[str, Any]
 ) -> Variables:
-    return target.devices.everywhere(of_rows(target, guide, variables, index))
+    return target.devices.everywhere(variables_on_rows(target, guide, variables, index))

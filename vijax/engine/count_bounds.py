@@ -1,7 +1,7 @@
-"""The least values that the data allow counts, so that a guide puts nothing on impossible ones.
+"""Lower bounds that the data place on latent counts, so that guides have no mass below them.
 
-A count of animals is no less than the number that was seen. A guide over all counts from zero would
-have an ELBO of minus infinity there; numbered from the least possible value, counts are free.
+The size of a population is at least the number of animals observed. With a guide over all counts
+from zero the ELBO would be minus infinity; the guide is therefore over `count - lower bound`.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from vijax.contracts import Batch, PyTree, Site, Target
 from vijax.engine.problem import Problem
 from vijax.objectives.estimators.rao_blackwell import seen_by
 
-_BITS = 20  # counts up to a million are tried
+_BITS = 20  # the search covers counts up to a million
 
 
 def with_count_bounds(
     problem: Problem, model: Mapping[str, PyTree], mutable: Mapping[str, PyTree]
 ) -> Problem:
-    """The problem with counts in its space numbered from their least possible values.
+    """The problem with lower bounds of its counts as their origin in unconstrained space.
 
-    These are found by bisection, all entries of all sites at once, each judged by the terms that
-    it has a part in: what is possible from some value on. RowSchedule of a plate are told apart. Where
-    rows are cut into batches it is counts of these rows alone, some rows at a time, and of the
-    rows of one plate.
+    The bounds are found by bisection, in parallel over all entries of all sites. A value is
+    possible if the terms in the entry's Markov blanket are finite, which is assumed to hold for all
+    larger values too. Each row of a plate has its own bound. With one subsampled plate only counts
+    inside it are bounded, a block of rows at a time; with several, none are.
     """
     target, batch = problem.target, problem.batch
     sites = [site for site in target.space.sites if site.cardinality == 0]
@@ -40,13 +40,13 @@ def with_count_bounds(
         ((plate, size),) = target.subsampled.items()
         inside = [site for site in sites if site.axes([plate]).pairs]
         if inside:
-            some = [
+            parts = [
                 lower_bounds(target.on_batch, rows, inside, *state)
-                for rows in problem.by_rows(plate, size)
+                for rows in problem.row_blocks(plate, size)
             ]
-            found = {site.name: _together(site, plate, some) for site in inside}
-    lifted = {name: one for name, one in found.items() if one.any()}
-    centering = {**batch.centering, **jax.device_put(lifted)}
+            found = {site.name: _concatenate(site, plate, parts) for site in inside}
+    positive = {name: bounds for name, bounds in found.items() if bounds.any()}
+    centering = {**batch.centering, **jax.device_put(positive)}
     return dataclasses.replace(problem, batch=batch._replace(centering=centering))
 
 
@@ -57,18 +57,18 @@ def lower_bounds(
     model: Mapping[str, PyTree],
     mutable: Mapping[str, PyTree],
 ) -> dict[str, np.ndarray]:
-    """The least possible values of some sites of counts."""
+    """The lower bounds of some count sites, by site `z_shape`; 0 where no value is possible."""
     if not sites:
         return {}
     names = tuple(site.name for site in sites)
     return jax.device_get(target.program(_bisect, names)(batch, model, mutable))
 
 
-def _together(site: Site, plate: str, some: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
-    """The rows of all batches; the last of them has copies of the last row."""
+def _concatenate(site: Site, plate: str, parts: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
+    """The rows of all blocks, without the padding of the last one."""
     ((_, axis),) = site.axes([plate]).pairs
-    whole = np.concatenate([one[site.name] for one in some], axis)
-    return whole.take(np.arange(site.z_shape[axis]), axis)
+    padded = np.concatenate([one[site.name] for one in parts], axis)
+    return padded.take(np.arange(site.z_shape[axis]), axis)
 
 
 def _bisect(
@@ -85,8 +85,10 @@ def _bisect(
             for site in sites
         }
 
-    def halve(_: Array, ends: tuple[dict[str, Array], dict[str, Array]]) -> tuple[PyTree, PyTree]:
-        low, high = ends
+    def halve(
+        _: Array, bracket: tuple[dict[str, Array], dict[str, Array]]
+    ) -> tuple[PyTree, PyTree]:
+        low, high = bracket
         middle = jax.tree.map(lambda a, b: (a + b) // 2, low, high)
         fits = possible(middle)
         return (
@@ -96,6 +98,6 @@ def _bisect(
 
     low = {site.name: jnp.full(site.z_shape, -1) for site in sites}
     high = {site.name: jnp.full(site.z_shape, 2**_BITS - 1) for site in sites}
-    least = lax.fori_loop(0, _BITS, halve, (low, high))[1]
-    # where even the end of the search is impossible, there is nothing that starts somewhere
-    return jax.tree.map(lambda fit, one: jnp.where(fit, one, 0), possible(least), least)
+    bounds = lax.fori_loop(0, _BITS, halve, (low, high))[1]
+    # where even the largest value searched is impossible, there is no bound
+    return jax.tree.map(lambda fit, one: jnp.where(fit, one, 0), possible(bounds), bounds)

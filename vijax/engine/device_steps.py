@@ -1,4 +1,4 @@
-"""The device side of a run, as the host sees it: steps in pieces, and what they left behind."""
+"""The host's interface to the device side of a run: runs segments of steps, reads their state."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from jax import Array
 from vijax.contracts import Algorithm, Batch, PyTree, Variables
 from vijax.engine.loop import (
     Loop,
-    advance,
-    all_packed,
-    begin,
+    init_loop,
     loop_axes,
-    start_axes,
-    unpacked,
-    unpacked_variables,
+    pack_states,
+    run_steps,
+    sharded_variable_axes,
+    unpack_states,
+    unpack_variables,
 )
 from vijax.engine.problem import Problem
-from vijax.engine.row_order import inverse, reorder
+from vijax.engine.row_order import inverse_permutation, reorder
 from vijax.engine.row_parameters import Packed, has_rows, variable_axes
-from vijax.engine.row_parameters import take as of_plates
+from vijax.engine.row_parameters import take as take_plate_rows
 from vijax.engine.row_schedule import RowSchedule
 from vijax.engine.run import Run
 from vijax.runtime.device_layout import on_host
@@ -38,7 +38,7 @@ class DeviceSteps:
     Attributes:
         problem: what is fitted.
         algorithm: what takes the steps.
-        reordered: plates whose rows are stored in the order in which they are seen, see
+        reordered: plates whose rows are stored in the order in which batches visit them, see
             `vijax.engine.row_order`.
     """
 
@@ -48,12 +48,12 @@ class DeviceSteps:
 
     @functools.cached_property
     def key(self) -> Array:
-        """The key of step `t` is `fold_in(key, t)`."""
+        """The root key of the steps; that of step `t` is `fold_in(key, t)`."""
         return fold_in(self.problem.key, 3)
 
     @functools.cached_property
     def schedule(self) -> RowSchedule:
-        """The row schedule, in terms of the order in which rows are stored."""
+        """The row schedule, its indices referring to the order in which rows are stored."""
         return dataclasses.replace(self.problem.schedule, reordered=self.reordered)
 
     @functools.cached_property
@@ -62,19 +62,19 @@ class DeviceSteps:
         batch, target = self.problem.batch, self.problem.target
         if not self.reordered:
             return batch
-        order = {plate: self.schedule.order(plate) for plate in self.reordered}
+        order = {plate: self.schedule.permutation(plate) for plate in self.reordered}
         return batch._replace(data=reorder(batch.data, target.subsampling.cut, order))
 
     def reorder(self, variables: Variables, back: bool = False) -> Variables:
-        """Variables in the order in which rows are stored, or `back` in that of the data."""
+        """The variables with rows in storage order, or, if `back`, in the order of the data."""
         problem = self.problem
         axes = variable_axes(problem.guide, variables, problem.target.space, self.reordered)
         if not has_rows(axes):
             return variables
-        order = {plate: self.schedule.order(plate) for plate in self.reordered}
+        order = {plate: self.schedule.permutation(plate) for plate in self.reordered}
         if back:
-            order = {plate: inverse(rows) for plate, rows in order.items()}
-        return jax.device_get(of_plates(variables, axes, order))
+            order = {plate: inverse_permutation(rows) for plate, rows in order.items()}
+        return jax.device_get(take_plate_rows(variables, axes, order))
 
     def start(
         self,
@@ -82,63 +82,61 @@ class DeviceSteps:
         mutable: dict[str, PyTree],
         factors: tuple[float, ...],
     ) -> Loop:
-        """The state at step 0, one restart for each of `variables`, which `reorder` has seen."""
+        """The state at step 0, one restart for each of `variables`, rows in storage order."""
         target, guide, batch = self.problem.target, self.problem.guide, self.problem.batch
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *on_host(list(variables)))
-        stacked = target.devices.placed(stacked, start_axes(target, guide, stacked))
-        return target.program(begin, guide, self.algorithm)(
+        stacked = target.devices.placed(stacked, sharded_variable_axes(target, guide, stacked))
+        return target.program(init_loop, guide, self.algorithm)(
             stacked, mutable, np.asarray(factors, np.float32), self.key, batch
         )
 
-    def take(self, run: Run, stop: int, guarded: bool) -> tuple[Loop, np.ndarray, bool]:
-        """Takes steps `run.step..stop-1`.
+    def run(self, run: Run, stop: int, guarded: bool) -> tuple[Loop, np.ndarray, bool]:
+        """Runs steps `run.step..stop-1`.
 
         Returns:
-            The device state, the losses `(stop - run.step, restarts)`, whether all is finite.
+            The device state, losses `(stop - run.step, restarts)`, and whether all are finite.
         """
         target, active = self.problem.target, run.active
         table = self.schedule.chunk(run.step)
         static = (self.problem.guide, self.algorithm, guarded, len(active))
-        # parameters by row are updated in place: copying all would cost more than the steps
-        by_row = self.by_row(run.loop)
-        program = target.program(advance, *static, donate=(0,) if by_row else ())
-        fresh = run.step == run.window
+        # per-row parameters are updated in place: copying them would cost more than the steps
+        row_params = self.has_row_params(run.loop)
+        program = target.program(run_steps, *static, donate=(0,) if row_params else ())
+        fresh = run.step == run.window_start
         loop, losses, finite = program(
-            self.placed(run.loop), self.key, active, fresh, run.step, stop, self.batch, table
+            self.put(run.loop), self.key, active, fresh, run.step, stop, self.batch, table
         )
-        self.schedule.chunk(stop)  # made while the device is still at work
+        self.schedule.chunk(stop)  # computed while the device is still busy
         return loop, np.asarray(losses)[: stop - run.step], bool(finite)
 
-    def placed(self, loop: Loop) -> Loop:
-        """The device state on the devices of a mesh that it belongs on, wherever it has been."""
+    def put(self, loop: Loop) -> Loop:
+        """The device state, transferred to the devices of the mesh."""
         target = self.problem.target
-        if target.devices.mesh is None:  # saves a millisecond before every piece
+        if target.devices.mesh is None:  # saves a millisecond per segment
             return loop
         axes = loop_axes(target, self.problem.guide, self.algorithm, loop)
         return target.devices.placed(loop, axes)
 
-    def by_row(self, loop: Loop) -> bool:
-        """Whether some parameters have a row for every row of a subsampled plate."""
+    def has_row_params(self, loop: Loop) -> bool:
+        """Whether there are per-row parameters of a subsampled plate."""
         return isinstance(loop.state, Packed)
 
     def variables(self, loop: Loop) -> Variables:
         """The variables of all restarts, on the device."""
         if not isinstance(loop.state, Packed):
             return self.algorithm.variables(loop.state)
-        program = self.problem.target.program(
-            unpacked_variables, self.problem.guide, self.algorithm
-        )
+        program = self.problem.target.program(unpack_variables, self.problem.guide, self.algorithm)
         return program(loop.state)
 
-    def present(self, loop: Loop) -> Variables:
-        """The variables of all restarts; on the host, if none are by row.
+    def current_variables(self, loop: Loop) -> Variables:
+        """The variables of all restarts; on the host if there are no per-row parameters.
 
-        Averages lack those by row and take them from here.
+        Averages of iterates leave out per-row parameters, which are completed from here.
         """
         variables = self.variables(loop)
-        return variables if self.by_row(loop) else on_host(variables)
+        return variables if self.has_row_params(loop) else on_host(variables)
 
-    def mutables(self, loop: Loop) -> dict[str, PyTree]:
+    def mutable_states(self, loop: Loop) -> dict[str, PyTree]:
         """The model's mutable state in all restarts."""
         return self.algorithm.mutable(
             loop.state.rest if isinstance(loop.state, Packed) else loop.state
@@ -148,13 +146,13 @@ class DeviceSteps:
         """The algorithm's states of all restarts, on the host."""
         state = loop.state
         if isinstance(state, Packed):
-            program = self.problem.target.program(unpacked, self.problem.guide, self.algorithm)
+            program = self.problem.target.program(unpack_states, self.problem.guide, self.algorithm)
             state = program(state)
         return on_host(state)
 
     def with_states(self, loop: Loop, states: PyTree) -> Loop:
-        """The device state with other states of the algorithm."""
-        if self.by_row(loop):
-            program = self.problem.target.program(all_packed, self.problem.guide, self.algorithm)
+        """The device state with the algorithm's states replaced."""
+        if self.has_row_params(loop):
+            program = self.problem.target.program(pack_states, self.problem.guide, self.algorithm)
             states = program(states)
         return loop._replace(state=states)

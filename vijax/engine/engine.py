@@ -1,9 +1,8 @@
-"""The only training loop: compiled pieces of many steps, with decisions by the host in between.
+"""The training loop: compiled segments of many steps, with decisions on the host in between.
 
-A piece runs a number of steps decided at run time, so that one compiled program serves every
-length. Between pieces, and only there, the host looks at the losses, the clock, the callbacks and
-the stopping rule. Decisions are taken at step numbers that depend on nothing but the step, never
-on the clock: 100 + 200 steps equal 300 bit for bit.
+The number of steps of a segment is a run-time argument, so that a single program is compiled.
+Between segments the host checks losses, clock, callbacks and stopping rule. The stopping rule is
+applied at step numbers that do not depend on the clock: 100 + 200 steps equal 300 bit for bit.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ from vijax.diagnostics import nonfinite
 from vijax.diagnostics.nonfinite import NonFinite
 from vijax.engine import selection
 from vijax.engine.annealing import close_window
-from vijax.engine.common_draws import of_rows
+from vijax.engine.common_draws import variables_on_rows
 from vijax.engine.device_steps import DeviceSteps
-from vijax.engine.loop import CAPACITY, THIN, Loop, take
+from vijax.engine.loop import MAX_SEGMENT, THINNING, Loop, select_restart
 from vijax.engine.problem import Problem
 from vijax.engine.run import Budget, Run
 from vijax.engine.selection import Selected
@@ -34,9 +33,9 @@ from vijax.runtime.interrupt import defer_interrupt
 from vijax.runtime.keys import fold_in
 from vijax.runtime.progress import Progress
 
-_WINDOW = 100  # shortest window between two decisions, in steps
-_PIECE_SECONDS = 0.25  # how often the host looks in
-_PIECE_TOGETHER = 200  # steps of a piece that several processes take together
+_MIN_WINDOW = 100  # minimum number of steps between two applications of the stopping rule
+_SEGMENT_SECONDS = 0.25  # targeted duration of a segment
+_MULTIPROCESS_SEGMENT = 200  # steps per segment with several processes
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,9 +46,9 @@ class Engine:
         problem: what is fitted.
         algorithm: what takes the steps.
         rule: the stopping rule.
-        anneal: whether it may reduce the step size.
-        reordered: see `DeviceSteps`. The problem's data, and what `best` returns, are in the
-            order of the data.
+        anneal: whether the rule may reduce the learning rate.
+        reordered: see `DeviceSteps`. The problem's data, and the variables that `best` returns,
+            keep the order of the data.
     """
 
     problem: Problem
@@ -63,8 +62,8 @@ class Engine:
         """The device side."""
         return DeviceSteps(self.problem, self.algorithm, self.reordered)
 
-    def released(self) -> Engine:
-        """The same, without data that can be made again."""
+    def without_cache(self) -> Engine:
+        """A copy without cached data."""
         return dataclasses.replace(self)
 
     def start(
@@ -73,7 +72,7 @@ class Engine:
         mutable: dict[str, PyTree],
         factors: Sequence[float] | None = None,
     ) -> Run:
-        """A run at step 0, one restart for each of `variables`, as from `steps.reorder`."""
+        """A run at step 0, one restart for each of `variables`, rows as by `steps.reorder`."""
         factors = tuple(factors or [1.0] * len(variables))
         loop = self.steps.start(variables, mutable, factors)
         phases = tuple(Phase() for _ in variables)
@@ -86,21 +85,25 @@ class Engine:
         callbacks: Sequence[Callable[..., Any]] = (),
         progress: Progress | None = None,
     ) -> Run:
-        """Runs on until the budget is spent, the rule is satisfied, or a callback says stop."""
-        clock, length = time.perf_counter(), THIN
-        run = run.awake()
-        run = run._replace(reason=budget.spent(run.step, time.perf_counter() - clock))
+        """Continues until the budget is spent, the rule is met, or a callback stops the run."""
+        start_time, length = time.perf_counter(), THINNING
+        run = run.resumed()
+        run = run._replace(reason=budget.stop_reason(run.step, time.perf_counter() - start_time))
         try:
             while not run.reason:
-                ends = (budget.last, _window_end(run.window), self.problem.schedule.end(run.step))
+                ends = (
+                    budget.max_steps,
+                    _window_end(run.window_start),
+                    self.problem.schedule.chunk_end(run.step),
+                )
                 stop = min(run.step + length, *(end for end in ends if end is not None))
-                began = time.perf_counter()
-                with defer_interrupt():  # a piece may take over the state that it begins with
-                    run = self._piece(run, stop)
-                length = _next_length(length, time.perf_counter() - began)
-                if run.step == _window_end(run.window):
+                segment_start = time.perf_counter()
+                with defer_interrupt():  # a segment may overwrite its initial state
+                    run = self._run_segment(run, stop)
+                length = _next_length(length, time.perf_counter() - segment_start)
+                if run.step == _window_end(run.window_start):
                     run = close_window(self.steps, self.rule, self.anneal, run, budget)
-                spent = budget.spent(run.step, time.perf_counter() - clock)
+                spent = budget.stop_reason(run.step, time.perf_counter() - start_time)
                 run = run._replace(reason=run.reason or spent)
                 if progress is not None:
                     progress.update(run.step, run.losses)
@@ -110,8 +113,8 @@ class Engine:
         return run
 
     def trial(self, run: Run, num_steps: int) -> float:
-        """Mean loss over the later half of a few steps, `inf` if any was not finite."""
-        losses = self.steps.take(run, num_steps, guarded=False)[1][num_steps // 2 :]
+        """Mean loss over the second half of a few steps, `inf` if any was not finite."""
+        losses = self.steps.run(run, num_steps, guarded=False)[1][num_steps // 2 :]
         return float(losses.mean()) if np.isfinite(losses).all() else np.inf
 
     def best(self, run: Run) -> Selected:
@@ -122,25 +125,25 @@ class Engine:
         """See `vijax.engine.selection.latest`."""
         return selection.latest(self.steps, run)
 
-    def _piece(self, run: Run, stop: int) -> Run:
-        """Steps `run.step..stop-1`; replays them one by one if one was not finite."""
-        steps, active, by_row = self.steps, run.active, self.steps.by_row(run.loop)
-        loop, losses, finite = steps.take(run, stop, run.guarded)
+    def _run_segment(self, run: Run, stop: int) -> Run:
+        """Runs steps `run.step..stop-1`; repeats them guarded if any was not finite."""
+        steps, active, row_params = self.steps, run.active, self.steps.has_row_params(run.loop)
+        loop, losses, finite = steps.run(run, stop, run.guarded)
         bad = ~np.isfinite(losses) & active
-        if not run.guarded and not by_row and (bad.any() or not finite):
-            loop, losses, _ = steps.take(run, stop, guarded=True)
+        if not run.guarded and not row_params and (bad.any() or not finite):
+            loop, losses, _ = steps.run(run, stop, guarded=True)
             run = run._replace(guarded=True)
             bad = ~np.isfinite(losses) & active
         nonfinite_steps = run.nonfinite_steps
         if bad.any() and not nonfinite_steps:
-            when, restart = (int(i) for i in np.argwhere(bad)[0])
-            if by_row:
-                before = loop  # where the piece began is gone; the step itself was left out
-            elif when:
-                before = steps.take(run, run.step + when, guarded=True)[0]
+            offset, restart = (int(i) for i in np.argwhere(bad)[0])
+            if row_params:
+                before = loop  # the initial state was overwritten; the step itself was skipped
+            elif offset:
+                before = steps.run(run, run.step + offset, guarded=True)[0]
             else:
                 before = run.loop
-            nonfinite_steps = (self._diagnose(before, run.step + when, restart),)
+            nonfinite_steps = (self._diagnose(before, run.step + offset, restart),)
         losses = np.where(active, losses, np.nan)
         return run._replace(
             loop=loop,
@@ -151,13 +154,15 @@ class Engine:
         )
 
     def _diagnose(self, loop: Loop, step: int, restart: int) -> NonFinite:
-        """What was not finite in a step."""
+        """Locates the site that was not finite in a step."""
         target, guide, steps = self.problem.target, self.problem.guide, self.steps
-        variables, mutable = on_host((steps.variables(loop), steps.mutables(loop)))
+        variables, mutable = on_host((steps.variables(loop), steps.mutable_states(loop)))
         batch = steps.schedule.batch(steps.batch, step)
         key = fold_in(fold_in(steps.key, restart), step)
-        variables = of_rows(target, guide, take(variables, restart), batch.index)
-        state = (variables, take(mutable, restart), key, batch, step)
+        variables = variables_on_rows(
+            target, guide, select_restart(variables, restart), batch.index
+        )
+        state = (variables, select_restart(mutable, restart), key, batch, step)
         return nonfinite.diagnose(target.on_batch, guide, *state)
 
 
@@ -170,17 +175,17 @@ def _call(run: Run, callbacks: Sequence[Callable[..., Any]]) -> Run:
     return run
 
 
-def _window_end(begin: int) -> int:
-    """The step at which a window ends: later ones are longer, so decisions grow rare."""
-    return begin + max(_WINDOW, begin // 20 // THIN * THIN)
+def _window_end(start: int) -> int:
+    """The step at which a window ends; window lengths grow with the number of steps."""
+    return start + max(_MIN_WINDOW, start // 20 // THINNING * THINNING)
 
 
 def _next_length(length: int, seconds: float) -> int:
-    """A piece length that takes about `_PIECE_SECONDS`, in whole thinning blocks.
+    """A segment length that takes about `_SEGMENT_SECONDS`, a multiple of `THINNING`.
 
-    Several processes have clocks of their own, but must ask for the same steps.
+    Clocks differ between processes, which must run the same steps.
     """
     if jax.process_count() > 1:
-        return _PIECE_TOGETHER
-    wanted = length * min(8.0, max(0.25, _PIECE_SECONDS / max(seconds, 1e-6)))
-    return int(min(CAPACITY, max(THIN, wanted // THIN * THIN)))
+        return _MULTIPROCESS_SEGMENT
+    target = length * min(8.0, max(0.25, _SEGMENT_SECONDS / max(seconds, 1e-6)))
+    return int(min(MAX_SEGMENT, max(THINNING, target // THINNING * THINNING)))

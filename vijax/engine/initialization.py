@@ -1,4 +1,4 @@
-"""Where a fit starts: at values that are given, or at the best of many random positions."""
+"""Initial positions of a fit: given values, or the best of many random positions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vijax.runtime.errors import ModelError, mismatch
 from vijax.runtime.keys import draw_keys, fold_in
 
 _CANDIDATES = 64
-_RADIUS = 2.0  # Stan's and NumPyro's: uniform in [-2, 2] per unconstrained coordinate
+_RADIUS = 2.0  # as in Stan and NumPyro: uniform in [-2, 2] per unconstrained coordinate
 _TRIES = 20
 
 
@@ -30,10 +30,11 @@ def random_starts(
     key: Array,
     count: int,
 ) -> list[Position]:
-    """The `count` best of many random positions, by log density.
+    """The `count` random positions of highest log density, best first.
 
     Raises:
-        ModelError: no position with a finite log density was found; names the site to blame.
+        ModelError: no position with a finite log density was found; names the first site whose log
+            density is not finite.
     """
     size = min(_CANDIDATES, block_size(batch, target.footprint, target.subsampling.cut))
     program = target.program(_candidates, size)
@@ -49,8 +50,8 @@ def random_starts(
     site, what = locate(target, worst, batch, Variables(None, dict(model)), dict(mutable))
     raise ModelError(
         f"site {site!r}: no finite starting point in {_TRIES * size} random tries; its {what} is "
-        f"not finite, for instance at {describe(worst.get(site))} (unconstrained). Check the data "
-        "and the prior there, or pass start values: init={'site': value}."
+        f"not finite, for instance at {describe(worst.get(site))} (unconstrained). Check its data "
+        "and its prior, or pass initial values: init={'site': value}."
     )
 
 
@@ -60,16 +61,16 @@ def origin(space: Space) -> Position:
     return {site.name: np.zeros(site.z_shape, dtype) for site in space.sites}  # type: ignore[misc]
 
 
-def widened(space: Space, position: Position) -> Position:
-    """A position of a batch as one of all rows: latents with a value for each at the origin."""
-    whole = origin(space)
+def extend_to_all_rows(space: Space, position: Position) -> Position:
+    """A position on a batch, extended to all rows: local latent variables at the origin."""
+    full = origin(space)
     return {
-        name: value if value.shape == whole[name].shape else whole[name]
+        name: value if value.shape == full[name].shape else full[name]
         for name, value in position.items()
     }
 
 
-def given_start(
+def position_from_values(
     target: Target,
     batch: Batch,
     first_batch: Batch,
@@ -78,16 +79,16 @@ def given_start(
     key: Array,
     values: Mapping[str, Any],
 ) -> Position:
-    """The position of start values by site, constrained; sites left out start at random.
+    """The unconstrained position of given initial values; sites left out start at random.
 
     Args:
         target: the target.
-        batch: the data, in full.
-        first_batch: what random starts are tried on.
+        batch: the full data.
+        first_batch: the data on which random positions are evaluated.
         model: the model's `param` sites in unconstrained space.
-        mutable: its mutable state.
+        mutable: the model's mutable state.
         key: randomness.
-        values: by site, constrained.
+        values: constrained initial values by site.
 
     Raises:
         ModelError: a site is unknown, has the wrong shape, or its value lies outside its support.
@@ -101,8 +102,8 @@ def given_start(
                 mismatch(f"init[{name!r}]", f"shape {shapes[name]}", f"shape {np.shape(value)}")
             )
     found = random_starts(target.on_batch, first_batch, model, mutable, key, 1)[0]
-    base = widened(target.space, found)
-    full = target.program(_latents)(base, batch, model, mutable)
+    base = extend_to_all_rows(target.space, found)
+    full = target.program(_constrain_latent_sites)(base, batch, model, mutable)
     full |= {name: jnp.asarray(value, full[name].dtype) for name, value in values.items()}
     z = on_host(target.program(_unconstrain)(full, batch, model, mutable))
     for name, value in z.items():
@@ -115,25 +116,25 @@ def given_start(
     return z
 
 
-def first_params(
+def initial_params(
     target: Target, guide: Guide, key: Array, start: Mapping[str, Any], batch: Batch
 ) -> PyTree:
-    """The guide's parameters at a start; on the host where the guide can."""
+    """The guide's parameters at an initial position; computed on the host if the guide can."""
     if all(isinstance(value, np.ndarray) for value in start.values()):
-        made = guide.host_init(target.space, dict(start))
-        if made is not None:
-            return made
-    return target.program(_first_params, guide)(key, dict(start), batch)
+        params = guide.host_init(target.space, dict(start))
+        if params is not None:
+            return params
+    return target.program(_initial_params, guide)(key, dict(start), batch)
 
 
-def _first_params(
+def _initial_params(
     target: Target, guide: Guide, key: Array, start: Position, batch: Batch
 ) -> PyTree:
     return guide.init(key, target.space, start, batch)
 
 
 def jitter(space: Space, position: Position, key: Array, scale: float = 0.1) -> Position:
-    """A position moved a little, so that restarts from one place differ."""
+    """A position with Gaussian noise added, so that restarts from the same position differ."""
     vector = space.ravel(position)
     return space.unravel(vector + scale * jax.random.normal(key, vector.shape, vector.dtype))
 
@@ -146,13 +147,13 @@ def _candidates(
     vectors = jax.vmap(lambda k: jax.random.uniform(k, shape, minval=-_RADIUS, maxval=_RADIUS))(
         keys
     )
-    # the origin, or near it, is often the safest place: shrink every other candidate towards it
+    # log densities are most often finite near the origin: shrink every other candidate towards it
     vectors = vectors * jnp.where(jnp.arange(size) % 2 == 0, 0.1, 1.0)[:, None]
     z = jax.vmap(target.space.unravel)(vectors)
     return z, jax.vmap(lambda one: target.log_density(one, batch, model, mutable))(z)
 
 
-def _latents(
+def _constrain_latent_sites(
     target: Target, z: Position, batch: Batch, model: Any, mutable: Any
 ) -> dict[str, Array]:
     values = target.constrain(z, batch, model, mutable)

@@ -1,4 +1,4 @@
-"""What a fit is about, before any method is chosen."""
+"""The inference problem: model, data, target, guide and random key, before a method is chosen."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from vijax.runtime.keys import fold_in
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Problem:
-    """A model with its data, the guide to fit and the key that all randomness comes from.
+    """A model with its data, the guide to fit and the root random key.
 
     Attributes:
         model: the model function.
         arguments: the static part of its arguments.
         target: its log density.
         guide: the variational family.
-        batch: its data, in full but for those that are not in memory.
+        batch: the full data, except arrays that are not in memory.
         key: the root key.
     """
 
@@ -52,39 +52,39 @@ class Problem:
 
     @functools.cached_property
     def first_batch(self) -> Batch:
-        """What step 0 sees: everything, or the first rows of subsampled plates."""
+        """The data of step 0: the full data, or the first batch of subsampled plates."""
         if not self.schedule.subsampled:
             return self.batch
         return self.schedule.batch(self.batch, 0)
 
     @functools.cached_property
     def sample(self) -> tuple[Target, Batch]:
-        """What is evaluated at once: all data, or the first batch if some are not in memory."""
+        """Target and data of a single evaluation: full data if in memory, else the first batch."""
         if self.arguments.sources:
             return self.target.on_batch, self.first_batch
         return self.target, self.batch
 
     @functools.cached_property
     def all_rows(self) -> Data | None:
-        """All data, in memory or a block of rows at a time; `None` where neither will do."""
+        """The full data, in memory or in blocks of rows; `None` if neither is possible."""
         return all_rows(self.target, self.batch, self.arguments.sources)
 
-    def by_rows(self, plate: str, size: int) -> Iterator[Batch]:
-        """The data with all rows of a plate, `size` at a time, read if they are not in memory.
+    def row_blocks(self, plate: str, size: int) -> Iterator[Batch]:
+        """The data with consecutive blocks of `size` rows of a plate, read if not in memory.
 
-        The last rows are filled up with copies of the last one.
+        The last block is padded with copies of the last row.
         """
-        cut = self.target.subsampling.cut
-        sources = {n: s for n, s in self.arguments.sources.items() if cut[n][0][0] == plate}
+        axes = self.target.subsampling.cut
+        sources = {n: s for n, s in self.arguments.sources.items() if axes[n][0][0] == plate}
         blocks = Blocks(
             self.batch,
             dataclasses.replace(self.target.subsampling.plates[plate], subsample_size=size),
-            lambda rows: fetch(sources, cut, {plate: rows}),
+            lambda rows: fetch(sources, axes, {plate: rows}),
         )
         return (block.batch for block in blocks if block.rows)
 
     def fitted(self, variables: Variables, mutable: dict[str, PyTree]) -> FittedGuide:
-        """An answer to it, for `vijax.diagnostics.assessment`."""
+        """A fit of this problem, as `vijax.diagnostics.assessment` takes it."""
         key = fold_in(self.key, 5)
         assert self.all_rows is not None
         return FittedGuide(self.target, self.guide, variables, mutable, key, self.all_rows)

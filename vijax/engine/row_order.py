@@ -1,10 +1,10 @@
-"""RowSchedule that are seen together, stored together: the data of a fit on batches in another order.
+"""Reorders the rows of data and per-row parameters so that the rows of a batch are contiguous.
 
-A step that picks single rows of a large array waits for memory at every one of them. Many rows are
-seen in runs of the places that a first shuffle gives them (`_batches`); with the arrays in that
-order, and parameters by row too, a step reads runs. It is the same fit, bit for bit: nothing but
-the name of a row changes, so that plates whose names the model or the guide look at are left as
-they are.
+Gathering single rows of a large array is limited by memory latency. If a plate has many rows, the
+row schedule visits them in runs, contiguous in a fixed first shuffle (`row_schedule`). With arrays
+and per-row parameters stored in the order of that shuffle, a step reads contiguous runs. The fit is
+the same bit for bit, because only the indices of rows change. Plates whose row indices are used by
+the model or the guide are therefore not reordered.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from vijax.engine.problem import Problem
 from vijax.engine.row_parameters import has_rows, take, variable_axes
 from vijax.runtime.jaxpr import needed_inputs
 
-_COPY = 2**30  # bytes of the arrays in another order, which are there twice while steps go
+_MAX_COPY_BYTES = 2**30  # limit for the reordered arrays, a second copy of the data during steps
 
 
-def worthwhile(
+def plates_to_reorder(
     problem: Problem, algorithm: Algorithm, variables: Variables, mutable: dict[str, PyTree]
 ) -> tuple[str, ...]:
-    """The plates to be reordered: of many rows, in one device's memory, rows not named."""
+    """The plates to reorder: many rows, on a single device, row indices not used by the model."""
     target, guide, batch, rows = problem.target, problem.guide, problem.batch, problem.schedule
     plates = {plate for axes in target.subsampling.cut.values() for plate, _ in axes} & set(
-        rows.runs
+        rows.plates_with_runs
     )
-    cut = {
+    subsampled = {
         name
         for name, axes in target.subsampling.cut.items()
         if plates & {plate for plate, _ in axes}
     }
-    copied = [array for name, array in batch.data.items() if name in cut]
-    if not plates or sum(array.nbytes for array in copied) > _COPY:
+    copied = [array for name, array in batch.data.items() if name in subsampled]
+    if not plates or sum(array.nbytes for array in copied) > _MAX_COPY_BYTES:
         return ()
     if any(len(array.devices()) > 1 for array in batch.data.values()):
         return ()
@@ -57,45 +57,45 @@ def worthwhile(
 
     def step(
         index: dict[str, Array],
-        places: dict[str, Array],
+        positions: dict[str, Array],
         read: dict[str, Array],
         batch: Batch,
         variables: Variables,
         mutable: dict[str, PyTree],
     ) -> Any:
-        fetched = reorder(batch.data, target.subsampling.cut, places)
-        some = batch._replace(index=index, fetched=fetched | read)
+        fetched = reorder(batch.data, target.subsampling.cut, positions)
+        step_batch = batch._replace(index=index, fetched=fetched | read)
         fixed = (jax.random.key(0), target.on_batch, guide)
         state = algorithm.init(variables, mutable, *fixed, batch)
         axes = variable_axes(guide, variables, target.space, target.subsampled)
         if has_rows(axes):
-            state = take(state, algorithm.row_axes(state, axes), places)
-        return algorithm.step(state, *fixed, some)
+            state = take(state, algorithm.row_axes(state, axes), positions)
+        return algorithm.step(state, *fixed, step_batch)
 
-    shapes = jax.tree.map(jax.typeof, (batch, variables, mutable))  # no array becomes a constant
+    shapes = jax.tree.map(jax.typeof, (batch, variables, mutable))  # avoids array constants
     jaxpr = jax.make_jaxpr(step)(index, index, read, *shapes).jaxpr
-    looks = needed_inputs(jaxpr, [True] * len(jaxpr.outvars))  # at the numbers of rows
-    named = {plate for plate, used in zip(sorted(index), looks, strict=False) if used}
-    return tuple(sorted(plates - named))
+    used = needed_inputs(jaxpr, [True] * len(jaxpr.outvars))  # the first inputs are row indices
+    indexed = {plate for plate, is_used in zip(sorted(index), used, strict=False) if is_used}
+    return tuple(sorted(plates - indexed))
 
 
 def reorder(
     data: Mapping[str, Array],
-    cut: Mapping[str, tuple[tuple[str, int], ...]],
+    axes: Mapping[str, tuple[tuple[str, int], ...]],
     order: Mapping[str, Any],
 ) -> dict[str, Array]:
-    """The arrays with their rows in another order.
+    """The arrays with their rows permuted.
 
     Args:
-        data: all arrays.
-        cut: as in `Target.cut`.
-        order: by plate, the row at every place.
+        data: arrays by name.
+        axes: `(plate, axis)` pairs by array.
+        order: by plate, a permutation of its rows.
     """
-    return {name: take_rows(array, cut.get(name, ()), order) for name, array in data.items()}
+    return {name: take_rows(array, axes.get(name, ()), order) for name, array in data.items()}
 
 
-def inverse(order: np.ndarray) -> np.ndarray:
-    """The place of every row, of the row at every place."""
-    places = np.empty_like(order)
-    places[order] = np.arange(len(order), dtype=order.dtype)
-    return places
+def inverse_permutation(order: np.ndarray) -> np.ndarray:
+    """The inverse `p` of a permutation: `p[order] == arange(len(order))`."""
+    positions = np.empty_like(order)
+    positions[order] = np.arange(len(order), dtype=order.dtype)
+    return positions

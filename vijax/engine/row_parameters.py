@@ -1,4 +1,4 @@
-"""Trees of arrays some of which have a row for every row of a plate, and steps that use a few."""
+"""Pytrees with per-row parameters of a plate, and the gather and scatter of a batch's rows."""
 
 from __future__ import annotations
 
@@ -17,49 +17,49 @@ from vijax.contracts.rows import take_rows
 def variable_axes(
     guide: Guide, variables: Variables, space: Space, plates: Collection[str]
 ) -> Variables:
-    """The axes of every leaf of the variables; the model's own have none.
+    """The plate axes of every leaf of the variables; the model's parameters have none.
 
     Raises:
         GuideError: see `Guide.row_axes`.
     """
-    own = jax.tree.map(lambda _: Axes(), variables.model)
-    return Variables(guide.row_axes(variables.guide, space, plates), own)
+    model_axes = jax.tree.map(lambda _: Axes(), variables.model)
+    return Variables(guide.row_axes(variables.guide, space, plates), model_axes)
 
 
 def has_rows(axes: PyTree) -> bool:
-    """Whether any leaf has rows."""
+    """Whether any leaf has a plate axis."""
     return any(one.pairs for one in jax.tree.leaves(axes))
 
 
 def take(tree: PyTree, axes: PyTree, index: Mapping[str, Any]) -> PyTree:
-    """The tree with the rows in `index` only."""
+    """Gathers the rows in `index` of every leaf."""
     return jax.tree.map(lambda leaf, along: take_rows(leaf, along.pairs, index), tree, axes)
 
 
 def _put(leaf: Array, rows: Array, along: Axes, index: Mapping[str, Array]) -> Array:
     if not along.pairs:
         return rows
-    where = _where(leaf, {axis: index[plate] for plate, axis in along.pairs})
-    return leaf.at[where].set(rows, unique_indices=True, mode="promise_in_bounds")
+    indexer = _row_indexer(leaf, {axis: index[plate] for plate, axis in along.pairs})
+    return leaf.at[indexer].set(rows, unique_indices=True, mode="promise_in_bounds")
 
 
-def _where(leaf: Array, rows: Mapping[int, Array]) -> tuple[Any, ...]:
-    """An index of the rows given by axis."""
+def _row_indexer(leaf: Array, rows: Mapping[int, Array]) -> tuple[Any, ...]:
+    """The indexer of the rows given by axis."""
     if len(rows) == 1:
         return tuple(rows.get(axis, slice(None)) for axis in range(leaf.ndim))
     every = (rows.get(axis, jnp.arange(length)) for axis, length in enumerate(leaf.shape))
-    return jnp.ix_(*every)  # each row of one plate with each of the other
+    return jnp.ix_(*every)  # the outer product of the plates' rows
 
 
 class Packed(NamedTuple):
-    """A tree laid out by row: what a step reads of a row, and writes to it, lies side by side.
+    """A tree in row-major layout: all per-row values of a row are contiguous in memory.
 
-    Otherwise a step would wait for as many places in memory as there are leaves, for every row.
+    A step thus needs one memory access per row instead of one per row and leaf.
 
     Attributes:
-        rest: the tree; of its leaves that have rows of one plate only shape and dtype are left, as
-            empty arrays `(0, *shape)`.
-        blocks: those, by plate and dtype, `(rows, numbers of a row)`.
+        rest: the tree, its leaves with rows of exactly one plate replaced by empty arrays
+            `(0, *shape)` of the same dtype.
+        blocks: the values of those leaves by plate and dtype, `(rows, values per row)`.
     """
 
     rest: PyTree
@@ -67,12 +67,12 @@ class Packed(NamedTuple):
 
 
 def pack(tree: PyTree, axes: PyTree) -> Packed:
-    """The tree laid out by row."""
+    """The tree in row-major layout."""
 
-    def emptied(leaf: Array, along: Axes) -> Array:
+    def placeholder(leaf: Array, along: Axes) -> Array:
         return jnp.zeros((0, *leaf.shape), leaf.dtype) if len(along.pairs) == 1 else leaf
 
-    return Packed(jax.tree.map(emptied, tree, axes), _blocks(tree, axes))
+    return Packed(jax.tree.map(placeholder, tree, axes), _blocks(tree, axes))
 
 
 def unpack(packed: Packed, axes: PyTree) -> PyTree:
@@ -81,13 +81,13 @@ def unpack(packed: Packed, axes: PyTree) -> PyTree:
 
 
 def packed_axes(packed: Packed, axes: PyTree) -> Packed:
-    """The axes of the leaves of a packed tree, given those of the tree."""
+    """The plate axes of the leaves of a packed tree, given those of the tree."""
     blocks: dict[str, Any] = {key: Axes(((_plate(key), 0),)) for key in packed.blocks}
     return Packed(jax.tree.map(_unpacked, axes), blocks)
 
 
 def take_packed(packed: Packed, axes: PyTree, index: Mapping[str, Any]) -> PyTree:
-    """The tree with the rows in `index` only."""
+    """Gathers the rows in `index`; returns an unpacked tree."""
     rows = {
         key: jnp.take(block, index[_plate(key)], 0, mode="clip")
         for key, block in packed.blocks.items()
@@ -95,12 +95,12 @@ def take_packed(packed: Packed, axes: PyTree, index: Mapping[str, Any]) -> PyTre
     rest = jax.tree.map(
         lambda leaf, along: take_rows(leaf, _unpacked(along).pairs, index), packed.rest, axes
     )
-    # a barrier: every use of a row would fetch it from memory again
+    # without the barrier every use of a row would gather it again
     return lax.optimization_barrier(_with_columns(rest, axes, rows))
 
 
 def put_packed(packed: Packed, part: PyTree, axes: PyTree, index: Mapping[str, Array]) -> Packed:
-    """The packed tree with the rows in `index`, each there once, replaced by those of `part`."""
+    """Scatters the rows of `part` to the rows in `index`, which must be unique."""
     rows = _blocks(part, axes)
     blocks = {
         key: block.at[index[_plate(key)]].set(
@@ -116,7 +116,7 @@ def put_packed(packed: Packed, part: PyTree, axes: PyTree, index: Mapping[str, A
 
 
 def _blocks(tree: PyTree, axes: PyTree) -> dict[str, Array]:
-    """The leaves with rows of one plate, side by side."""
+    """The leaves with rows of exactly one plate, concatenated by plate and dtype."""
     columns: dict[str, list[Array]] = {}
     for leaf, along in zip(jax.tree.leaves(tree), jax.tree.leaves(axes), strict=True):
         if len(along.pairs) == 1:
@@ -126,7 +126,7 @@ def _blocks(tree: PyTree, axes: PyTree) -> dict[str, Array]:
 
 
 def _with_columns(rest: PyTree, axes: PyTree, blocks: Mapping[str, Array]) -> PyTree:
-    """The tree whose leaves with rows of one plate are `(rows, ...)` columns of the blocks."""
+    """The tree, its leaves with rows of one plate taken from the columns of the blocks."""
     leaves, structure = jax.tree.flatten(rest)
     used = dict.fromkeys(blocks, 0)
     for i, along in enumerate(jax.tree.leaves(axes)):
@@ -150,17 +150,17 @@ def _plate(key: str) -> str:
 
 
 def _unpacked(along: Axes) -> Axes:
-    """Along which axes a leaf is cut that is not in a block."""
+    """The plate axes of a leaf of `Packed.rest`: none if its values are in a block."""
     return Axes() if len(along.pairs) == 1 else along
 
 
 def shared(tree: PyTree, axes: PyTree) -> PyTree:
-    """The tree without the leaves that have rows: `None` in their place."""
+    """The tree with per-row leaves replaced by `None`."""
     return jax.tree.map(lambda leaf, along: None if along.pairs else leaf, tree, axes)
 
 
 def merge(shared: PyTree, tree: PyTree) -> PyTree:
-    """The tree with all leaves that `shared` has taken from there."""
+    """The tree with the leaves of `shared`, and its own where `shared` is `None`."""
     return jax.tree.map(
         lambda new, old: old if new is None else new, shared, tree, is_leaf=_is_none
     )

@@ -11,28 +11,28 @@ from vijax.diagnostics.nonfinite import NonFinite
 from vijax.engine.loop import Loop
 from vijax.engine.stopping import Phase
 
-_MAX_STEPS = 500_000  # where a fit without a step limit gives up
+_MAX_STEPS = 500_000  # limit of a fit without num_steps
 
 
 class Run(NamedTuple):
-    """Everything needed to continue exactly where a run stopped.
+    """The state of a run, from which it can be resumed exactly.
 
     Attributes:
         loop: device state, restarts stacked.
-        step: steps taken.
-        window: step at which the current window began.
-        phases: the stopping rule's memory, one per restart.
+        step: number of steps taken.
+        window_start: step at which the current window started.
+        phases: the stopping rule's state, one per restart.
         losses: `(step, restarts)`, `nan` where a restart had stopped.
-        guarded: whether steps are checked one by one, since a non-finite one occurred.
-        nonfinite_steps: non-finite steps, the first of each restart.
-        reason: why the run ended.
-        converged: whether it ended because nothing was left to gain.
-        factors: step-size factor of each restart.
+        guarded: whether every step is checked, because a non-finite one has occurred.
+        nonfinite_steps: the first non-finite step, empty if there was none.
+        reason: why the run ended, empty while it is running.
+        converged: whether it ended by the stopping rule's convergence criterion.
+        factors: learning-rate factor of each restart.
     """
 
     loop: Loop
     step: int
-    window: int
+    window_start: int
     phases: tuple[Phase, ...]
     losses: np.ndarray
     guarded: bool = False
@@ -43,16 +43,16 @@ class Run(NamedTuple):
 
     @property
     def active(self) -> np.ndarray:
-        """Which restarts have not stopped, `(restarts,)`."""
+        """Mask of the restarts that have not stopped, `(restarts,)`."""
         return np.array([not phase.stopped for phase in self.phases])
 
     @property
     def curves(self) -> np.ndarray:
-        """The losses as callbacks see them: `(step,)` where there is one restart."""
+        """The losses as passed to callbacks: `(step,)` if there is only one restart."""
         return self.losses[:, 0] if self.losses.shape[1] == 1 else self.losses
 
-    def awake(self) -> Run:
-        """A run that continues: if every restart had stopped, all of them do."""
+    def resumed(self) -> Run:
+        """The run with its stop reason cleared; if every restart had stopped, all are resumed."""
         phases = self.phases
         if all(phase.stopped for phase in phases):
             phases = tuple(phase._replace(stopped="", converged=False) for phase in phases)
@@ -61,10 +61,10 @@ class Run(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """When to stop at the latest, and whether to stop before that.
+    """Limits on the steps and the time of a run.
 
     Args:
-        num_steps: steps in all; `None` runs until converged.
+        num_steps: total number of steps; `None` runs until converged.
         max_seconds: wall-clock limit.
     """
 
@@ -72,14 +72,14 @@ class Budget:
     max_seconds: float | None = None
 
     @property
-    def last(self) -> int:
-        """The step at which the run ends at the latest."""
+    def max_steps(self) -> int:
+        """The maximum number of steps."""
         return _MAX_STEPS if self.num_steps is None else self.num_steps
 
-    def spent(self, step: int, seconds: float) -> str:
-        """Why a run ends here, empty if it does not."""
-        if step >= self.last:
-            return f"num_steps={self.last} reached"
+    def stop_reason(self, step: int, seconds: float) -> str:
+        """The limit that is reached, empty if none is."""
+        if step >= self.max_steps:
+            return f"num_steps={self.max_steps} reached"
         if self.max_seconds is not None and seconds > self.max_seconds:
             return f"max_seconds={self.max_seconds:g} reached"
         return ""

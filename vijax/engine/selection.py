@@ -1,4 +1,4 @@
-"""Which variables a run returns: averages of iterates, compared by ELBO on common draws."""
+"""The variables that a run returns: averages of iterates, compared by ELBO on common draws."""
 
 from __future__ import annotations
 
@@ -7,56 +7,58 @@ import numpy as np
 from vijax.contracts import PyTree, Variables
 from vijax.engine.common_draws import common_log_weights
 from vijax.engine.device_steps import DeviceSteps
-from vijax.engine.loop import take
+from vijax.engine.loop import select_restart
 from vijax.engine.row_parameters import merge
 from vijax.engine.run import Run
 from vijax.engine.stopping import average, recent
 from vijax.runtime.device_layout import on_host
 
-_RECENT = 100  # steps whose losses say which restart is the best one
+_RECENT = 100  # number of last steps by whose losses restarts are compared
 
 Selected = tuple[Variables, dict[str, PyTree], int]
 
 
 def best(steps: DeviceSteps, run: Run) -> Selected:
-    """The best candidate of all restarts by a fresh ELBO on common draws.
+    """The candidate of largest ELBO over all restarts, on common fresh draws.
 
-    Candidates are the average of the recent iterates, the best average of earlier step sizes,
-    and the last iterate; the earlier ones win ties. Where the optimum is not the ELBO's, it is
-    the `latest` average.
+    Candidates are the best average of earlier learning rates, the average of the recent iterates,
+    and the last iterate; ties go to the first. If the objective's optimum does not maximize the
+    ELBO, `latest` is returned.
 
     Returns:
-        The variables, the model's mutable state and the number of the restart.
+        The variables, the model's mutable state and the index of the restart.
     """
     if not steps.algorithm.maximizes_elbo:
         return latest(steps, run)
     found: list[tuple[float, Variables, int]] = []
-    present = steps.present(run.loop)
+    current = steps.current_variables(run.loop)
     for restart, phase in enumerate(run.phases):
-        last = take(present, restart)
+        last = select_restart(current, restart)
         candidates = [phase.best] if phase.best is not None else []
         if phase.windows and not phase.stopped:
             candidates.append(average(recent(phase)))
         for candidate in (*candidates, last):
             variables = merge(candidate, last)
-            found.append((float(score(steps, variables, run, restart).mean()), variables, restart))
+            elbo = float(log_weights(steps, variables, run, restart).mean())
+            found.append((elbo, variables, restart))
     _, variables, restart = max(found, key=lambda entry: entry[0])
-    return _returned(steps, run, variables, restart)
+    return _selected(steps, run, variables, restart)
 
 
 def latest(steps: DeviceSteps, run: Run) -> Selected:
-    """The latest average of the restart whose recent losses are lowest."""
+    """The latest average of iterates of the restart with the lowest recent loss."""
     restart = int(np.argmin(np.nan_to_num(run.losses[-_RECENT:].mean(0), nan=np.inf)))
-    phase, variables = run.phases[restart], take(steps.present(run.loop), restart)
+    phase = run.phases[restart]
+    variables = select_restart(steps.current_variables(run.loop), restart)
     if phase.windows and not phase.stopped:
         variables = merge(average(recent(phase)), variables)
     elif phase.best is not None:
         variables = merge(phase.best, variables)
-    return _returned(steps, run, variables, restart)
+    return _selected(steps, run, variables, restart)
 
 
-def score(steps: DeviceSteps, variables: Variables, run: Run, restart: int) -> np.ndarray:
-    """`log p - log q` of draws that are the same for every candidate."""
+def log_weights(steps: DeviceSteps, variables: Variables, run: Run, restart: int) -> np.ndarray:
+    """`log p - log q` on common random draws, `(num_draws,)`."""
     problem, mutable = steps.problem, _mutable(steps, run, restart)
     return common_log_weights(
         problem.target, problem.guide, variables, mutable, steps.batch, steps.schedule
@@ -64,10 +66,10 @@ def score(steps: DeviceSteps, variables: Variables, run: Run, restart: int) -> n
 
 
 def _mutable(steps: DeviceSteps, run: Run, restart: int) -> dict[str, PyTree]:
-    return take(on_host(steps.mutables(run.loop)), restart)
+    return select_restart(on_host(steps.mutable_states(run.loop)), restart)
 
 
-def _returned(steps: DeviceSteps, run: Run, variables: Variables, restart: int) -> Selected:
-    """On the host, rows in the order of the data."""
+def _selected(steps: DeviceSteps, run: Run, variables: Variables, restart: int) -> Selected:
+    """The variables on the host, rows in the order of the data, with the mutable state."""
     variables = steps.reorder(on_host(variables), back=True)
     return variables, _mutable(steps, run, restart), restart

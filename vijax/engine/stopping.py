@@ -1,12 +1,12 @@
-"""When to stop a noisy optimization, and what to return: stationarity, averaging, smaller steps.
+"""Stopping rule for stochastic optimization: stationarity test, iterate averaging, annealing.
 
-At a fixed step size stochastic gradient descent ends up wandering round the optimum. Windows of
-iterates tell when it has arrived: the split R-hat of the two halves of the recent windows is
-near one. From then on the average of the iterates is far better than any one of them. The step
-size is then reduced and the cycle repeated until the average stops improving the ELBO on fresh
-draws by more than a tolerance. Sources: Robust, Automated, and Accurate Black-box Variational
-Inference, Welandawe et al., 2022; A Framework for Improving the Reliability of Black-box
-Variational Inference, Welandawe et al., 2024.
+At a fixed learning rate the iterates of stochastic gradient descent converge to a stationary
+distribution around the optimum. Stationarity is detected when the split R-hat between the two
+halves of the recent windows of iterates is close to one; from then on the average of the iterates
+is far more accurate than any single one. The learning rate is then reduced, and the cycle repeated
+until the average no longer improves the ELBO on fresh draws by more than a tolerance. Sources:
+Robust, Automated, and Accurate Black-box Variational Inference, Welandawe et al., 2022; A Framework
+for Improving the Reliability of Black-box Variational Inference, Welandawe et al., 2024.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ import numpy as np
 
 from vijax.contracts import PyTree
 
-_MAX_WINDOWS = 16  # neighbors are merged beyond this, so that memory stays bounded
+_MAX_WINDOWS = 16  # adjacent windows are merged beyond this, which bounds the memory
 
 
 class Window(NamedTuple):
-    """Moments of the iterates over a stretch of steps.
+    """Moments of the iterates over consecutive steps.
 
     Attributes:
         steps: number of steps.
         loss: mean loss.
         mean: mean of the variables, a pytree on the host.
-        probe_mean: `(probes,)` the same for the probed coordinates, on the host.
-        probe_var: `(probes,)` their variance within the stretch.
+        probe_mean: `(probes,)` mean of the probed coordinates, on the host.
+        probe_var: `(probes,)` their variance within the window.
     """
 
     steps: float
@@ -42,14 +42,14 @@ class Window(NamedTuple):
 
 
 class Phase(NamedTuple):
-    """One restart at one step size: windows so far, and the best average of earlier phases.
+    """One restart at one learning rate: its windows, and the best average of earlier phases.
 
     Attributes:
-        number: number of step-size reductions so far.
+        number: number of earlier phases.
         windows: oldest first, at most 16.
-        best: average of the last phase that ended, `None` in the first.
+        best: best average of the earlier phases, `None` in the first.
         stopped: why this restart stopped, empty while it runs.
-        converged: whether it stopped because there was nothing left to gain.
+        converged: whether it stopped by the convergence criterion.
     """
 
     number: int = 0
@@ -61,21 +61,21 @@ class Phase(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class StopRule:
-    """Configuration of the rule.
+    """Configuration of the stopping rule.
 
-    Parameters with a row for every row of a plate are no part of the averages: they are the last
-    iterates, whose noise only smaller steps reduce, and they move when their rows are seen. Use
-    `by_row` where there are any.
+    Per-row parameters are not averaged: their last iterates are returned, whose noise only smaller
+    learning rates reduce, and which change only when their rows are in a batch. Use
+    `for_row_params` if there are any.
 
     Args:
-        tolerance: smallest gain in ELBO (nats) worth another reduction of the step size.
+        tolerance: gain in ELBO (nats) below which the fit has converged.
         rhat: split R-hat below which the iterates count as stationary.
-        shrink: factor applied to the step size at the end of a phase.
-        min_windows: windows needed before stationarity is judged.
-        min_phases: step sizes tried before gains that are too small end the run.
-        max_phases: reductions after which the rule gives up.
-        flat_steps: recent steps needed before flat losses count as stationary.
-        level: by how much of itself a loss may fall and still count as flat.
+        shrink: factor applied to the learning rate at the end of a phase.
+        min_windows: windows required for the stationarity test.
+        min_phases: learning rates required for convergence.
+        max_phases: learning rates after which the run ends without convergence.
+        flat_steps: recent steps required before flat losses count as stationary.
+        relative_tolerance: relative decrease of the loss that still counts as flat.
     """
 
     tolerance: float = 0.002
@@ -85,39 +85,39 @@ class StopRule:
     min_phases: int = 1
     max_phases: int = 8
     flat_steps: int = 4000
-    level: float = 0.0
+    relative_tolerance: float = 0.0
 
     @classmethod
-    def without_noise(cls) -> StopRule:
-        """The rule for steps without noise, which drift for ever by less and less."""
-        return cls(flat_steps=400, level=0.05)
+    def deterministic(cls) -> StopRule:
+        """The rule for steps without noise, whose iterates keep drifting at a decreasing rate."""
+        return cls(flat_steps=400, relative_tolerance=0.05)
 
     @classmethod
-    def by_row(cls, epoch: int) -> StopRule:
-        """The rule for parameters by row: losses alone tell, over several epochs of `epoch` steps.
+    def for_row_params(cls, epoch: int) -> StopRule:
+        """The rule for per-row parameters: by losses only, over four epochs of `epoch` steps.
 
-        Within the first epoch they are flat, since every row is at its start when it is seen.
+        Losses are flat in the first epoch, when every row's parameters have their initial values.
         """
         return cls(rhat=0.0, flat_steps=max(cls.flat_steps, 4 * epoch), min_phases=4)
 
     def stationary(self, phase: Phase) -> bool:
-        """Whether the recent windows of a phase wander without drifting.
+        """Whether the recent windows of a phase show no trend.
 
-        Either the variables or, after `flat_steps`, the losses must say so: parameters that are
-        not identified (the rotation of a low-rank factor, the weights of a network) may drift
-        for ever while the guide stands still.
+        Tested by the variables or, after `flat_steps`, by the losses: parameters that are not
+        identified (the rotation of a low-rank factor, the weights of a network) may drift
+        indefinitely while the guide's distribution does not change.
         """
         windows = recent(phase, self.min_windows)
         if len(windows) < self.min_windows:
             return False
         steps = sum(window.steps for window in windows)
         return split_rhat(windows) < self.rhat or (
-            steps >= self.flat_steps and flat(windows, self.level)
+            steps >= self.flat_steps and is_flat(windows, self.relative_tolerance)
         )
 
 
-def add(phase: Phase, window: Window) -> Phase:
-    """The phase with one more window; beyond a limit the shortest two neighbors merge."""
+def add_window(phase: Phase, window: Window) -> Phase:
+    """The phase with one more window; at the limit the shortest adjacent pair is merged."""
     windows = [*phase.windows, window]
     if len(windows) > _MAX_WINDOWS:
         pairs = [a.steps + b.steps for a, b in itertools.pairwise(windows)]
@@ -127,7 +127,7 @@ def add(phase: Phase, window: Window) -> Phase:
 
 
 def recent(phase: Phase, at_least: int = 1) -> tuple[Window, ...]:
-    """The windows of the later half of a phase's steps: what came before may be the way in."""
+    """The windows of the second half of a phase's steps, without its initial transient."""
     half = sum(window.steps for window in phase.windows) / 2
     count, steps = 0, 0.0
     for window in reversed(phase.windows):
@@ -138,7 +138,7 @@ def recent(phase: Phase, at_least: int = 1) -> tuple[Window, ...]:
 
 
 def average(windows: tuple[Window, ...]) -> PyTree:
-    """Mean of the iterates over some windows."""
+    """Mean of the iterates over some windows, weighted by their steps."""
     weights = np.array([window.steps for window in windows])
     weights = weights / weights.sum()
 
@@ -150,16 +150,16 @@ def average(windows: tuple[Window, ...]) -> PyTree:
 
 
 def split_rhat(windows: tuple[Window, ...]) -> float:
-    """Split R-hat between two halves of the windows, with variances averaged over coordinates.
+    """Split R-hat between the two halves of the windows, over all probed coordinates.
 
     `sqrt(1 + mean(B / W))`, `B` the variance between the halves' means, `W` the mean variance
-    within them.
+    within the halves.
     """
     half = len(windows) // 2
     first, second = _pool(windows[:half]), _pool(windows[-half:])
     within = 0.5 * (first[1] + second[1])
     between = 0.5 * (first[0] - second[0]) ** 2
-    if not within.size:  # nothing is followed: the losses have to tell
+    if not within.size:  # no probed coordinates: stationarity is tested by the losses
         return np.inf
     moving = within > 0
     if not moving.any():
@@ -167,16 +167,17 @@ def split_rhat(windows: tuple[Window, ...]) -> float:
     return float(np.sqrt(1 + np.mean(between[moving] / within[moving])))
 
 
-def flat(windows: tuple[Window, ...], level: float = 0.0) -> bool:
-    """Whether the loss falls between two halves of the windows by less than two standard errors.
+def is_flat(windows: tuple[Window, ...], relative_tolerance: float = 0.0) -> bool:
+    """Whether the loss falls between the halves of the windows by less than two standard errors.
 
-    Or by less than the share `level` of itself.
+    Or by less than `relative_tolerance` times its absolute value.
     """
     half = len(windows) // 2
     first = np.array([window.loss for window in windows[:half]])
     second = np.array([window.loss for window in windows[-half:]])
     error = np.sqrt((first.var(ddof=1) + second.var(ddof=1)) / half) if half > 1 else 0.0
-    return bool(first.mean() - second.mean() < max(2 * error, level * abs(first.mean())))
+    tolerance = relative_tolerance * abs(first.mean())
+    return bool(first.mean() - second.mean() < max(2 * error, tolerance))
 
 
 def _pool(windows: tuple[Window, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -187,7 +188,7 @@ def _pool(windows: tuple[Window, ...]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _merge(a: Window, b: Window, means: bool = True) -> Window:
-    """Two neighboring windows as one."""
+    """The union of two adjacent windows."""
     steps = a.steps + b.steps
     share = b.steps / steps
     shift = b.probe_mean - a.probe_mean

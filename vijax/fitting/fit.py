@@ -1,4 +1,4 @@
-"""`fit`: trace the model, choose guide and algorithm, run, assess_solution."""
+"""`fit`: traces the model, chooses guide and algorithm, runs it and assesses the result."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ import optax
 from jax.sharding import Mesh
 
 from vijax.auto.centering import DENSE_DIM, learns_centering
-from vijax.auto.minibatch import applies, with_mean_field
+from vijax.auto.minibatch import can_refine, with_mean_field
 from vijax.contracts import Algorithm, Batch, Objective, PyTree, Solver, Target
 from vijax.data.arrays import opened
+from vijax.diagnostics.assessment import Chains
 from vijax.engine.count_bounds import with_count_bounds
 from vijax.engine.problem import Problem
 from vijax.fitting import options as _options
-from vijax.fitting.initial_values import first_variables, model_state
-from vijax.fitting.routes import (
+from vijax.fitting.initial_values import initial_variables, model_state
+from vijax.fitting.methods import (
     FitStart,
     GradientOptions,
     Monitoring,
-    by_direct_solver,
-    by_gradient_steps,
-    by_refinement,
-    by_search,
+    run_direct_solver,
+    run_gradient_steps,
+    run_refinement,
+    run_search,
 )
 from vijax.guides import discrete_guide_sites, resolve
 from vijax.guides.structured.plates import plates_affordable_on_batches
@@ -51,8 +52,8 @@ from vijax.runtime.memory import named_memory
 from vijax.solvers import by_name, default_solver
 from vijax.storage.checkpoint import Checkpoint
 
-_FULL_RANK_STEPS_DIM = 20  # largest at which batches can tell a covariance: noise grows with it
-_STEPWISE = (
+_FULL_RANK_STEPS_DIM = 20  # largest dimension for full-rank gradient steps on minibatches
+_GRADIENT_OPTIONS = (
     "objective",
     "optimizer",
     "num_steps",
@@ -65,8 +66,8 @@ _STEPWISE = (
 
 @named_memory(
     "fit",
-    "Take steps on some of the rows with batch_size=, read them from disk (vijax.data), spread "
-    "them over devices with mesh=, or fit a smaller guide ('meanfield', 'lowrank').",
+    "Use minibatches with batch_size=, read rows from disk (vijax.data), shard them over devices "
+    "with mesh=, or fit a smaller guide ('meanfield', 'lowrank').",
 )
 def fit(
     model: Callable[..., Any],
@@ -96,62 +97,65 @@ def fit(
 
     Args:
         model: a NumPyro model function.
-        *args: its positional arguments. Arrays are data; anything else is configuration. With
-            `batch_size=` large memory maps, sparse matrices and what `vijax.data` makes are read
-            batch by batch, and never are in memory as a whole.
+        *args: its positional arguments. Arrays are data, other values configuration. With
+            `batch_size=`, large memory maps, sparse matrices and row sources of `vijax.data` are
+            read batch by batch and never loaded in full.
         rng_key: an int, a JAX key or a legacy key.
         guide: `"auto"`, `"meanfield"`, `"fullrank"`, `"lowrank"`, `"plates"`, `"markov"`,
-            `"laplace"`, `"map"`, `"flow"` or the name of one (`"realnvp"`, `"nsf"`, `"iaf"`, ...),
-            a vijax guide, `{site or tuple of sites: any of these}`, a NumPyro autoguide or guide
-            function.
+            `"laplace"`, `"map"`, `"flow"` or the name of a flow (`"realnvp"`, `"nsf"`, `"iaf"`,
+            ...), a vijax guide, `{site or tuple of sites: any of these}`, a NumPyro autoguide or
+            guide function.
         algorithm: `"auto"`, `"gradient"`, the name of a solver (`"pathfinder"`,
             `"batch_and_match"`, `"variational_newton"`, `"structured_newton"`, `"fixed_draws"`,
             `"laplace"`, `"mode"`), an `Algorithm` or a `Solver`.
-        objective: what to minimize; the negative ELBO by default.
-        optimizer: any optax transformation; Adam with a step size found by a short pilot by
-            default.
-        num_steps: gradient steps; `None` runs until converged.
-        num_particles: draws per gradient step; by default 1, for flows 64.
-        num_restarts: independent starts run side by side, the best kept by a fresh ELBO.
-        precision: `"bfloat16"` takes the model's matrix products and convolutions in it, forwards
-            and backwards, in gradient steps: for networks on accelerators. Parameters, optimizer,
-            sums and log densities stay in float32, and so does everything after the last step.
-        batch_size: rows of each gradient step, for a model written for all rows: of the plate
-            round the data, or `{plate: rows}`. The arrays that run along the plate are cut and
-            its sites scaled up; that no row depends on the others is checked.
-        batch_axes: by array, the axis that runs along the plate, `{plate: axis}`, or `None` for
-            one that is not cut; by default the axes as long as the plate.
-        mesh: devices to spread a fit over, a `jax.sharding.Mesh`: restarts along its axis
-            `"restarts"`, draws along `"particles"`, rows of the data, and parameters that belong
-            to them, along all others.
-        init: start values by site (constrained), a NumPyro `init_to_*` strategy, or an earlier
-            `Posterior`: all that its guide has in common with this one, what an amortized guide
-            infers with parameters for each row, `param` sites and mutable state.
-        centering: by hierarchical site, weights from 0 (non-centered) to 1 (as the model has it) of
-            the coordinates it is fitted in: a number, or one per coordinate; or `"learned"`. By
-            default learned for `guide="auto"`, the model's own for any other guide. Draws are the
-            same either way.
+        objective: the loss; by default the negative ELBO.
+        optimizer: any optax transformation; by default Adam with a learning rate chosen by short
+            pilot runs.
+        num_steps: number of gradient steps; `None` runs until converged.
+        num_particles: Monte Carlo draws per gradient step; by default 1, for flows 64.
+        num_restarts: number of independent runs in parallel; the one with the largest ELBO, on
+            fresh draws, is returned.
+        precision: `"bfloat16"` computes the model's matrix products and convolutions, forward and
+            backward, in bfloat16 during gradient steps: for neural networks on accelerators.
+            Parameters, optimizer, sums and log densities stay in float32, as does everything after
+            the last step.
+        batch_size: minibatch size, for a model written for the full data: rows of the plate around
+            the data, or `{plate: rows}`. Arrays are subsampled along the plate and its sites
+            rescaled. It is checked that rows are conditionally independent.
+        batch_axes: by array, the axis along the plate, `{plate: axis}`, or `None` for an array that
+            is not subsampled; by default the axes as long as the plate.
+        mesh: a `jax.sharding.Mesh` of devices. Restarts are sharded along its axis `"restarts"`,
+            Monte Carlo draws along `"particles"`, rows of the data and per-row parameters along all
+            others.
+        init: initial values by site (constrained), a NumPyro `init_to_*` strategy, or an earlier
+            `Posterior` for a warm start: the parameters of all parts that both guides have in
+            common (an amortized guide is evaluated to per-row parameters), `param` sites and
+            mutable state.
+        centering: parametrization of hierarchical sites: by site, weights from 0 (non-centered) to
+            1 (as in the model), a number or one per coordinate; or `"learned"`. By default learned
+            for `guide="auto"` and as in the model for any other guide. Draws are always of the
+            sites of the model.
         max_seconds: wall-clock limit.
         callbacks: called as `callback(state, losses, step)` a few times a second; raising
             `StopIteration` ends the fit.
-        checkpoint: a directory in which the fit writes down how far it is, every 30 seconds or as
-            a `Checkpoint` says; from what it finds there already it goes on. For gradient steps:
-            direct solvers take seconds.
-        progress_bar: whether to show one on a terminal.
-        model_kwargs: keyword arguments of the model that clash with an option.
+        checkpoint: a directory in which gradient steps save their state every 30 seconds, or a
+            `Checkpoint`. If it holds a checkpoint of the same fit, the fit continues from there.
+            Direct solvers, which take seconds, save none.
+        progress_bar: whether to show a progress bar on a terminal.
+        model_kwargs: keyword arguments of the model whose names are also options.
         **kwargs: the model's keyword arguments.
 
     Returns:
-        A `Posterior`. Trouble on the way (no convergence, non-finite steps, Ctrl-C) is in its
+        A `Posterior`. Non-convergence, non-finite steps and interruptions are reported in its
         `status` and `report()`.
 
     Raises:
         ModelError: the model or its data cannot be fitted.
-        GuideError: the guide does not fit the model.
+        GuideError: the guide does not suit the model.
         TypeError, ValueError: an option is unknown or has the wrong type or value.
         OutOfMemoryError: the device or the host has too little memory.
     """
-    began = time.perf_counter()
+    start_time = time.perf_counter()
     options = {name: value for name, value in locals().items() if name in _DEFAULTS}
     model_kwargs = dict(model_kwargs or {})
     model, args, kwargs = unwrap(model, args, kwargs)
@@ -162,7 +166,7 @@ def fit(
     if not (checkpoint is None or isinstance(checkpoint, Checkpoint)):
         checkpoint = Checkpoint(checkpoint)
 
-    problem = _posed(model, args, {**kwargs, **model_kwargs}, algorithm, options)
+    problem = _build_problem(model, args, {**kwargs, **model_kwargs}, algorithm, options)
     if not problem.target.structure.differentiable and objective is None and algorithm == "auto":
         objective = options["objective"] = ScoreELBO()
     parameters, mutable = model_state(problem, init)
@@ -170,55 +174,56 @@ def fit(
         state = (problem.target, problem.batch, parameters, mutable)
         check_batches(*state, problem.arguments.sources)
     problem = with_count_bounds(problem, parameters, mutable)
-    stepwise = any(options[name] is not None for name in _STEPWISE) or bool(callbacks)
-    refines = (
-        guide == "auto" == algorithm and not stepwise and applies(problem, parameters, mutable)
+    stepwise = any(options[name] is not None for name in _GRADIENT_OPTIONS) or bool(callbacks)
+    refine = (
+        guide == "auto" == algorithm and not stepwise and can_refine(problem, parameters, mutable)
     )
-    problem = with_mean_field(problem) if refines else problem
+    problem = with_mean_field(problem) if refine else problem
     solver = None if stepwise else _solver(algorithm, problem, parameters)
     named = guide != "auto" or algorithm is solver
-    learns = learns_centering(centering, problem.guide, solver, algorithm == "auto")
-    sought = solver is None or init is not None  # solvers look for better places themselves
-    count = (num_restarts or 1) if sought else 0
-    variables = first_variables(init, problem, parameters, mutable, count)
-    begun = FitStart(problem, variables, mutable, began, init is None)
-    ended: Posterior | FitStart = begun
+    learn = learns_centering(centering, problem.guide, solver, algorithm == "auto")
+    needs_start = solver is None or init is not None  # solvers find better starts themselves
+    count = (num_restarts or 1) if needs_start else 0
+    variables = initial_variables(init, problem, parameters, mutable, count)
+    start = FitStart(problem, variables, mutable, start_time, init is None)
+    result: Posterior | FitStart = start
     if solver is not None:
-        if learns or (solver.maximizes_elbo and not named):
-            ended = by_search(begun, max_seconds, progress_bar, named)
+        if learn or (solver.maximizes_elbo and not named):
+            result = run_search(start, max_seconds, progress_bar, named)
         else:
-            ended = by_direct_solver(begun, solver, final=algorithm is solver)
-    if isinstance(ended, Posterior):
-        return ended
-    if refines:
-        return by_refinement(ended, max_seconds, progress_bar)
-    steps = GradientOptions(
+            result = run_direct_solver(start, solver, final=algorithm is solver)
+    if isinstance(result, Posterior):
+        return result
+    if refine:
+        return run_refinement(result, max_seconds, progress_bar)
+    gradient_options = GradientOptions(
         algorithm, objective, optimizer, num_particles, num_steps, max_seconds, precision
     )
-    watchers = Monitoring(tuple(callbacks), checkpoint, progress_bar)
-    return by_gradient_steps(ended, steps, watchers, "correct" if guide == "auto" else "check")
+    monitoring = Monitoring(tuple(callbacks), checkpoint, progress_bar)
+    chains: Chains = "correct" if guide == "auto" else "check"
+    return run_gradient_steps(result, gradient_options, monitoring, chains)
 
 
-def _posed(
+def _build_problem(
     model: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     algorithm: Any,
     options: Mapping[str, Any],
 ) -> Problem:
-    """The target and its data, checked, the guide and the key."""
+    """The problem: the target with its validated data, the guide and the key."""
     guide, batch_size, mesh = (options[name] for name in ("guide", "batch_size", "mesh"))
     by_batch = batch_size is not None
     args, kwargs = opened((args, kwargs), by_batch)
     arguments, data = split(model, args, kwargs, by_batch)
-    wanted = request(batch_size, options["batch_axes"])
-    target = built(model, arguments, wanted, discrete_guide_sites(guide))
+    subsampling = request(batch_size, options["batch_axes"])
+    target = built(model, arguments, subsampling, discrete_guide_sites(guide))
     target = target if mesh is None else spread(target, arguments, mesh)
     check_sources(target, arguments.sources)
     batch = Batch(data, centering=chosen_centering(target, options["centering"]))
     if guide == "auto":
-        own = algorithm.own_guide if isinstance(algorithm, Algorithm) else None
-        guide = own or _auto(target)
+        algorithm_guide = algorithm.own_guide if isinstance(algorithm, Algorithm) else None
+        guide = algorithm_guide or _default_guide(target)
     chosen = resolve(guide, target, model, arguments)
     problem = Problem(model, arguments, target, chosen, batch, as_key(options["rng_key"]))
     check_data(problem.sample[0], arguments, problem.sample[1])
@@ -234,31 +239,31 @@ _DEFAULTS = {
 }
 
 
-def _auto(target: Target) -> Any:
-    """The guide behind `"auto"`: the richest whose cost suits the dimension.
+def _default_guide(target: Target) -> Any:
+    """The guide of `guide="auto"`: the most flexible one that is affordable in the dimension.
 
-    Latents of a plate that is cut into batches have a block for each row, conditioned on the shared
-    ones, or are independent of one another where that would cost too much. So are discrete sites
-    that are not summed out, see `guides.resolve`.
+    Local latent variables of a subsampled plate have a Gaussian for each row, conditional on the
+    global ones, or are independent if that would cost too much. Discrete sites that are not
+    marginalized are independent, see `guides.resolve`.
     """
     sites = target.space.continuous.sites
     if not sites:
         return "discrete"
-    by_row = tuple(site.name for site in sites if site.axes(target.subsampled).pairs)
-    dim = sum(site.size for site in sites if site.name not in by_row)
+    local = tuple(site.name for site in sites if site.axes(target.subsampled).pairs)
+    dim = sum(site.size for site in sites if site.name not in local)
     if not target.subsampled:
         return "fullrank" if dim <= DENSE_DIM else "lowrank"
     if dim > _FULL_RANK_STEPS_DIM:
         return "meanfield"
-    if not by_row:
+    if not local:
         return "fullrank"
     if plates_affordable_on_batches(target.space.continuous, target.subsampled):
         return "plates"
-    return {by_row: "meanfield", ...: "fullrank"} if dim else "meanfield"
+    return {local: "meanfield", ...: "fullrank"} if dim else "meanfield"
 
 
 def _solver(algorithm: Any, problem: Problem, parameters: dict[str, PyTree]) -> Solver | None:
-    """The direct solver for this fit, `None` where gradient steps are to be taken."""
+    """The direct solver for this fit, `None` for gradient steps."""
     if isinstance(algorithm, Solver):
         if problem.schedule.subsampled:
             raise ModelError(
@@ -269,5 +274,5 @@ def _solver(algorithm: Any, problem: Problem, parameters: dict[str, PyTree]) -> 
     if algorithm != "auto" or problem.schedule.subsampled:
         return None
     solver = default_solver(problem.guide, problem.target.space.dim)
-    # solvers for the ELBO hold `param` sites fixed; gradient steps fit them along
+    # solvers that maximize the ELBO hold `param` sites fixed; gradient steps fit them jointly
     return None if solver is not None and solver.maximizes_elbo and parameters else solver

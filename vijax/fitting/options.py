@@ -1,4 +1,4 @@
-"""The options of `fit`: what users of other libraries call them, and clashes with the model."""
+"""Validation of the options of `fit`: names, values, and clashes with the model's arguments."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from vijax.runtime.device_layout import RESTARTS, spread_over
 from vijax.runtime.precision import check_precision
 from vijax.solvers import by_name
 
-# What a user may type, coming from PyMC, Stan, Pyro or scikit-learn: what it is called here.
-_ELSEWHERE = {
+# options of PyMC, Stan, Pyro or scikit-learn, and their equivalents here
+_EQUIVALENTS = {
     "n_steps": "num_steps",
     "steps": "num_steps",
     "n_iter": "num_steps",
@@ -63,22 +63,24 @@ def check_names(
     kwargs: Mapping[str, Any],
     model_kwargs: Mapping[str, Any],
 ) -> None:
-    """Tells options of `fit` and keyword arguments of the model apart.
+    """Checks that every keyword is either an option of `fit` or an argument of the model.
 
     Args:
         model: the model function.
-        options: what was given for each option.
-        defaults: what the options default to.
-        kwargs: keywords that are no option.
-        model_kwargs: keywords meant for the model.
+        options: the value of each option.
+        defaults: the default of each option.
+        kwargs: keywords that are not options.
+        model_kwargs: the `model_kwargs` option.
 
     Raises:
-        TypeError: a keyword is neither an option nor an argument of the model (the right name is
-            suggested), or it is both.
+        TypeError: a keyword is neither an option nor an argument of the model (the message suggests
+            the right name), or it is both.
     """
     twice = sorted(set(kwargs) & set(model_kwargs))
     if twice:
-        raise TypeError(f"model argument {twice[0]!r} was given twice, in model_kwargs and beside.")
+        raise TypeError(
+            f"model argument {twice[0]!r} was given twice, directly and in model_kwargs."
+        )
     try:
         parameters = inspect.signature(model).parameters
     except (TypeError, ValueError):
@@ -89,7 +91,7 @@ def check_names(
         if given and name in parameters and name not in model_kwargs:
             raise TypeError(
                 f"{name!r} is an option of fit and an argument of the model. Pass the model's as "
-                f"model_kwargs={{{name!r}: ...}}; what is given directly is fit's."
+                f"model_kwargs={{{name!r}: ...}}; a keyword of that name is the option of fit."
             )
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
@@ -97,8 +99,8 @@ def check_names(
         if name in parameters:
             continue
         close = difflib.get_close_matches(name, [*options, *parameters], n=1)
-        known = _ELSEWHERE.get(name) or (close[0] if close else None)
-        hint = f" Did you mean {known}?" if known else ""
+        suggestion = _EQUIVALENTS.get(name) or (close[0] if close else None)
+        hint = f" Did you mean {suggestion}?" if suggestion else ""
         raise TypeError(
             f"fit() got {name!r}, which is neither one of its options nor an argument of the "
             f"model.{hint} Options: {', '.join(options)}. Model arguments: {', '.join(parameters)}."
@@ -106,7 +108,7 @@ def check_names(
 
 
 def check_values(options: Mapping[str, Any]) -> None:
-    """Refuses counts that are not positive and options that contradict each other.
+    """Checks the values of options, and that they do not contradict each other.
 
     Raises:
         ValueError, TypeError: naming the option.
@@ -119,8 +121,8 @@ def check_values(options: Mapping[str, Any]) -> None:
         raise ValueError(f"max_seconds: expected a positive number or None, got {seconds!r}.")
     if seconds is not None and options["mesh"] is not None and jax.process_count() > 1:
         raise ValueError(
-            f"max_seconds: expected None, since {jax.process_count()} processes with clocks of "
-            "their own would stop at different steps. Use num_steps."
+            f"max_seconds: expected None with {jax.process_count()} processes, whose clocks differ "
+            "so that they would stop at different steps. Use num_steps."
         )
     _check_mesh(options["mesh"], options["num_restarts"])
     objective, callbacks = options["objective"], options["callbacks"]
@@ -138,7 +140,7 @@ def check_values(options: Mapping[str, Any]) -> None:
 
 
 def _check_mesh(mesh: Any, num_restarts: int | None) -> None:
-    """Refuses what is no mesh, and a number of restarts that its devices cannot share."""
+    """Checks the mesh, and that it divides the number of restarts."""
     size = spread_over(mesh).size(RESTARTS) if mesh is not None else 1
     if (num_restarts or 1) % size:
         raise ValueError(
@@ -148,7 +150,7 @@ def _check_mesh(mesh: Any, num_restarts: int | None) -> None:
 
 
 def _check_algorithm(options: Mapping[str, Any]) -> None:
-    """Refuses what is no algorithm, and options that the one asked for would not heed."""
+    """Checks the algorithm, and that options it does not use are not given."""
     algorithm = options["algorithm"]
     if isinstance(algorithm, str):
         algorithm = by_name(algorithm)  # None leaves the choice to `fit`
@@ -160,8 +162,8 @@ def _check_algorithm(options: Mapping[str, Any]) -> None:
         return
     if isinstance(algorithm, Solver) and options["precision"] is not None:
         raise ValueError(
-            f"precision: expected gradient steps beside it, got {algorithm!r}, which evaluates the "
-            "model in full precision only. Use algorithm='gradient'."
+            f"precision: expected gradient steps, got {algorithm!r}, which evaluates the model in "
+            "full precision only. Use algorithm='gradient'."
         )
     for name in ("objective", "optimizer", "num_particles", "precision"):
         if options[name] is not None:

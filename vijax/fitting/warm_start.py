@@ -1,4 +1,4 @@
-"""What a fit takes over from an earlier posterior that had another guide, or other rows of data."""
+"""Warm start of a fit from an earlier posterior, possibly with another guide or other data."""
 
 from __future__ import annotations
 
@@ -16,46 +16,46 @@ from vijax.model.data_dependence import abstract_position
 from vijax.posterior.result import FitResult
 from vijax.runtime.keys import as_key
 
-_ROWS = 4096  # that a guide infers at a time
-_NUMBERS = 2**24  # of draws that say where a part is
-_DRAWS = 500  # most of them
+_ROWS = 4096  # rows per evaluation of an amortized guide
+_MAX_ELEMENTS = 2**24  # limit for draws times coordinates
+_DRAWS = 500  # maximum number of draws to estimate a location
 
 
-class Carried(NamedTuple):
-    """An earlier posterior, seen from a new problem.
+class WarmStart(NamedTuple):
+    """The parts of an earlier posterior that apply to a new problem.
 
     Attributes:
-        earlier: the earlier one.
-        parts: the independent parts of its guide whose sites and coordinates are the problem's.
-            What was inferred from data has parameters for every row of the problem's data, unless
-            the problem's guide infers it likewise.
+        earlier: the earlier posterior.
+        parts: the independent parts of its guide with the same sites and coordinates in the
+            problem. Amortized parts have per-row parameters for the problem's data, unless the
+            problem's guide contains the same amortized part.
     """
 
     earlier: FitResult
     parts: tuple[Part, ...]
 
     def location(self, target: Target) -> Position:
-        """The middle of every part, in unconstrained space; the origin, if it infers from data."""
+        """The median of every part in unconstrained space; the origin for amortized parts."""
         found: dict[str, Any] = {}
         for part in self.parts:
             if isinstance(part.guide, ConditionalGuide):
                 found |= origin(part.space)
                 continue
-            num = max(1, min(_DRAWS, _NUMBERS // part.space.dim))
+            num = max(1, min(_DRAWS, _MAX_ELEMENTS // part.space.dim))
             program = target.program(_draws, part.guide, part.space, num)
             z = jax.device_get(program(part.params, as_key(0), self.earlier.batch))
             found |= {name: np.median(x, axis=0).astype(x.dtype) for name, x in z.items()}
         return found
 
     def params(self, guide: Guide, fresh: PyTree, space: Space) -> PyTree:
-        """Parameters of a guide as `fresh`, but for what it has in common with the earlier one."""
+        """The parameters `fresh` of a guide, those of parts in common taken from `earlier`."""
         return guide.replaced(
-            fresh, space, lambda own: own.guide.adopted(own.params, own.space, self.parts)
+            fresh, space, lambda part: part.guide.adopted(part.params, part.space, self.parts)
         )
 
 
-def carried(earlier: FitResult, problem: Problem) -> Carried:
-    """What of an earlier posterior a problem can start from."""
+def warm_start(earlier: FitResult, problem: Problem) -> WarmStart:
+    """The parts of an earlier posterior's guide that apply to a problem."""
     target, found = problem.target, []
     shapes = jax.eval_shape(
         lambda *at: problem.guide.init(at[0], target.space, *at[1:]),
@@ -63,22 +63,24 @@ def carried(earlier: FitResult, problem: Problem) -> Carried:
         abstract_position(target.space),
         problem.first_batch,
     )
-    ours = [(own.guide, own.space.names) for own in problem.guide.product(shapes, target.space)]
+    ours = [(part.guide, part.space.names) for part in problem.guide.product(shapes, target.space)]
     for part in earlier.guide.product(earlier.params, earlier.target.space):
         space = target.space.subset(part.space.names)
-        inferred = isinstance(part.guide, ConditionalGuide)
-        known = inferred and space.names == part.space.names
-        if (known or space.alike(part.space)) and _alike(earlier, problem, space, inferred):
+        amortized = isinstance(part.guide, ConditionalGuide)
+        same_sites = amortized and space.names == part.space.names
+        if (same_sites or space.alike(part.space)) and _same_coordinates(
+            earlier, problem, space, amortized
+        ):
             part = part._replace(space=space)
-            apart = inferred and (part.guide, space.names) not in ours
-            found.append(_by_row(part, problem) if apart else part)
-    return Carried(earlier, tuple(found))
+            expand = amortized and (part.guide, space.names) not in ours
+            found.append(_with_row_params(part, problem) if expand else part)
+    return WarmStart(earlier, tuple(found))
 
 
-def state(
+def warm_state(
     earlier: FitResult, parameters: dict[str, PyTree], mutable: dict[str, PyTree]
 ) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
-    """The earlier values of `param` sites and mutable state, where the model has the same ones."""
+    """Earlier values of `param` sites and mutable state if structures agree, else those given."""
     theirs, ours = (earlier.variables.model, earlier.mutable), (parameters, mutable)
     one, other = (
         jax.tree.map(lambda leaf: (np.shape(leaf), np.result_type(leaf)), tree)
@@ -87,39 +89,41 @@ def state(
     return theirs if one == other else ours
 
 
-def _alike(earlier: FitResult, problem: Problem, space: Space, inferred: bool) -> bool:
-    """Whether the coordinates of the sites are the same."""
+def _same_coordinates(earlier: FitResult, problem: Problem, space: Space, amortized: bool) -> bool:
+    """Whether centering weights and count bounds of the sites are the same."""
     ours, theirs = (jax.device_get(b.centering) for b in (problem.batch, earlier.batch))
     return all(
-        # counts are inferred from the least that the data of their rows allow
-        (inferred and site.cardinality is not None) or _same(site.name, ours, theirs)
+        # amortized guides over counts are relative to the lower bounds of each row
+        (amortized and site.cardinality is not None) or _same_centering(site.name, ours, theirs)
         for site in space.sites
     )
 
 
-def _same(name: str, ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> bool:
+def _same_centering(
+    name: str, ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]
+) -> bool:
     if name not in ours or name not in theirs:
         return (name in ours) == (name in theirs)
     one, other = ours[name], theirs[name]
     return np.array_equal(one, other) or np.ptp(np.concatenate([one, other], axis=None)) == 0
 
 
-def _by_row(part: Part, problem: Problem) -> Part:
-    """What a guide infers from all rows, some rows at a time."""
+def _with_row_params(part: Part, problem: Problem) -> Part:
+    """An amortized part evaluated on all rows: the guide with per-row parameters."""
     guide, params, space = part
     assert isinstance(guide, ConditionalGuide)
     (plate,) = space.sites[0].plates
     size = min(_ROWS, plate.size)
     rows = space.cut({plate.name: size})
     program = problem.target.program(_row_params, guide, rows)
-    some = [jax.device_get(program(params, one)) for one in problem.by_rows(plate.name, size)]
-    axes = guide.row_guide.row_axes(some[0], rows, [plate.name])
+    blocks = [jax.device_get(program(params, one)) for one in problem.row_blocks(plate.name, size)]
+    axes = guide.row_guide.row_axes(blocks[0], rows, [plate.name])
 
-    def together(along: Any, *leaves: np.ndarray) -> np.ndarray:
+    def concatenate(along: Any, *leaves: np.ndarray) -> np.ndarray:
         ((_, axis),) = along.pairs
         return np.concatenate(leaves, axis).take(np.arange(plate.size), axis)
 
-    return Part(guide.row_guide, jax.tree.map(together, axes, *some), space)
+    return Part(guide.row_guide, jax.tree.map(concatenate, axes, *blocks), space)
 
 
 def _row_params(

@@ -90,8 +90,8 @@ def _encode(result: FitResult) -> tuple[dict[str, Any], list[np.ndarray]]:
     manifest = {
         "format": checks.FORMAT,
         "version": checks.FORMAT_VERSION,
-        "libraries": checks.versions(),
-        "x64": checks.double(),
+        "libraries": checks.library_versions(),
+        "x64": checks.x64_enabled(),
         "call": call.encode(result.arguments, writer),
         "space": writer.encode(result.target.space),
         "guide": writer.encode(result.guide),
@@ -133,7 +133,7 @@ def _read(
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise VijaxError(
             f"{label}: expected the contents of a posterior, got {error!r} while reading them."
-            f"{checks.other_versions(manifest)}"
+            f"{checks.version_changes(manifest)}"
         ) from error
 
 
@@ -149,7 +149,7 @@ def _decode(
     args, kwargs = opened((args, kwargs), request is not None)
     arguments, data = split(model, args, kwargs, request is not None)
     call.check(manifest["call"], arguments)
-    checks.warn_of_other_data(manifest["digests"], data)
+    checks.warn_if_data_changed(manifest["digests"], data)
     data = {name: reader.decode(note) for name, note in manifest["data"].items()} | data
     missing = tuple(sorted(arguments.avals.keys() - data.keys()))
     data |= {name: arguments.placeholder(name) for name in missing}
@@ -173,7 +173,7 @@ def _decode(
             options,
         )
     except VijaxError as error:
-        raise type(error)(f"{error}{checks.other_versions(manifest)}") from error
+        raise type(error)(f"{error}{checks.version_changes(manifest)}") from error
     fields = ("assessment", "stop_reason", "converged", "seconds", "solver_losses", "history")
     return FitResult(
         model=model,

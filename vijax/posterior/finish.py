@@ -15,7 +15,7 @@ from vijax.contracts.kernel import Kernel
 from vijax.diagnostics import importance as weights
 from vijax.diagnostics.assessment import Assessment, Chains, assess, assess_minibatches
 from vijax.diagnostics.importance import num_elements
-from vijax.engine.common_draws import common_log_weights, knows_all_rows, shares_all
+from vijax.engine.common_draws import common_log_weights, holds_all_rows, supports_full_data
 from vijax.engine.engine import Engine
 from vijax.engine.problem import Problem
 from vijax.engine.row_schedule import RowSchedule
@@ -53,7 +53,7 @@ def finish_run(engine: Engine, run: Run, start: float, chains: Chains = "check")
         stop_reason=run.reason,
         converged=run.converged,
         seconds=time.perf_counter() - start,
-        engine=engine.released(),
+        engine=engine.without_cache(),
         run=run,
     )
 
@@ -70,7 +70,7 @@ def _assess_run(
     target, guide, batch = problem.target, problem.guide, problem.batch
     elements = num_elements(batch, target.space.dim)
     small = elements <= _SMALL_DATA and not problem.arguments.sources
-    if schedule.subsampled and not (small and shares_all(target)):
+    if schedule.subsampled and not (small and supports_full_data(target)):
         log_weights = common_log_weights(target, guide, variables, mutable, batch, schedule, seed=1)
         return assess_minibatches(log_weights, run.converged, run.nonfinite_steps)
     return assess(
@@ -142,7 +142,7 @@ def _known_data(
     """The data in memory, names of arrays that are not, deterministics that depend on those."""
     target, arguments = problem.target, problem.arguments
     if not arguments.sources:
-        batch = problem.batch if knows_all_rows(target) else problem.first_batch
+        batch = problem.batch if holds_all_rows(target) else problem.first_batch
         return batch, (), frozenset()
     missing = tuple(arguments.sources)
     batch = standing_in(problem.batch, arguments, missing)

@@ -39,7 +39,7 @@ def resume(
             "new fit from it: fit(..., init=posterior, algorithm='gradient')."
         )
     budget = Budget(result.run.step + check_count("num_steps", num_steps), max_seconds)
-    engine = result.engine.released()
+    engine = result.engine.without_cache()
     loop = jax.tree.map(lambda leaf: leaf.copy(), result.run.loop)  # steps may overwrite it
     with Progress(progress_bar, budget.num_steps) as bar:
         run = engine.advance(result.run._replace(loop=loop), budget, callbacks, bar)

@@ -8,7 +8,7 @@ from jax import Array
 from vijax.contracts import DensityGuide
 from vijax.diagnostics import importance
 from vijax.diagnostics.importance import Draws, Importance
-from vijax.engine.common_draws import shares_all
+from vijax.engine.common_draws import supports_full_data
 from vijax.posterior import draws
 from vijax.posterior.requirements import all_data, require_density, require_guide_data
 from vijax.posterior.result import FitResult
@@ -61,7 +61,7 @@ def proposals(
         return assessment.draws, assessment.importance
     data = all_data(result, "importance weights")
     if assessment.importance is None and not (
-        shares_all(result.target) and isinstance(result.guide, DensityGuide)
+        supports_full_data(result.target) and isinstance(result.guide, DensityGuide)
     ):
         require_density(result, "importance")
         raise GuideError(

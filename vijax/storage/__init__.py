@@ -1,1 +1,1 @@
-"""The parts of a posterior in a file: plain values and arrays, the call, the run, the checks."""
+"""Serialization of posteriors and checkpoints: codec, model arguments, run state, validation."""

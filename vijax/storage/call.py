@@ -1,4 +1,4 @@
-"""The model's arguments in a file: everything but the values of the arrays."""
+"""Serialization of the model's arguments, without the values of arrays."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def encode(arguments: Arguments, writer: Writer) -> dict[str, Any]:
-    """The call that a model was fitted with, arrays by name, shape and dtype.
+    """The arguments of a fit as JSON, arrays by name, shape and dtype.
 
-    What cannot be written (functions, objects of the user's) is replaced by a note.
+    Values that cannot be serialized (functions, user-defined objects) are replaced by a note.
     """
     args, kwargs = arguments.join(arguments.abstract())
     static = {name: writer.encode(value) for name, value in arguments.static().items()}
@@ -30,13 +30,13 @@ def encode(arguments: Arguments, writer: Writer) -> dict[str, Any]:
 
 
 def complete(model: Callable[..., Any], note: dict[str, Any], given: Call, reader: Reader) -> Call:
-    """The call of the fit, with the arguments that are given now in their places.
+    """The arguments of the fit, replaced by those given now.
 
-    Arguments that are not given come from the file, arrays as `jax.ShapeDtypeStruct`.
+    Arguments that are not given are read from the file, arrays as `jax.ShapeDtypeStruct`.
 
     Raises:
-        ArgumentError: an argument is given that the fit did not have, or one is needed that was
-            not stored.
+        ArgumentError: an argument is given that the fit did not have, or one is missing that the
+            file does not contain.
     """
     labels = _labels(model, max(len(note["args"]), len(given[0])))
     values = dict(zip(labels, given[0], strict=False)) | given[1]
@@ -48,8 +48,8 @@ def complete(model: Callable[..., Any], note: dict[str, Any], given: Call, reade
             return reader.decode(note)
         except NotStored as error:
             raise ArgumentError(
-                f"argument {label!r}: expected it to be given again, since the file does not hold "
-                f"{error}. Load it as vijax.load(path, model, {label}=...)."
+                f"argument {label!r}: expected it to be given again, since the file does not "
+                f"contain {error}. Load it as vijax.load(path, model, {label}=...)."
             ) from None
 
     known = [*labels[: len(note["args"])], *note["kwargs"]]
@@ -58,23 +58,23 @@ def complete(model: Callable[..., Any], note: dict[str, Any], given: Call, reade
     if values:
         extra = next(iter(values))
         raise ArgumentError(
-            mismatch(f"argument {extra!r}", f"those of the fit, {known}", "one more")
+            mismatch(f"argument {extra!r}", f"arguments of the fit, {known}", "an additional one")
         )
     return args, kwargs
 
 
 def check(note: dict[str, Any], arguments: Arguments) -> None:
-    """Compares a call with the one of the fit.
+    """Compares arguments with those of the fit.
 
     Raises:
-        ArgumentError: naming the argument that differs.
+        ArgumentError: an argument differs; names it.
     """
-    now = encode(arguments, Writer(lenient=True))
+    new_note = encode(arguments, Writer(lenient=True))
     for kind in ("arrays", "static"):
-        for name in dict.fromkeys([*note[kind], *now[kind]]):
-            then, here = (_label(call, name) for call in (note, now))
-            if then != here:
-                raise ArgumentError(mismatch(f"argument {name!r}", f"{then} as in the fit", here))
+        for name in dict.fromkeys([*note[kind], *new_note[kind]]):
+            old, new = (_label(call, name) for call in (note, new_note))
+            if old != new:
+                raise ArgumentError(mismatch(f"argument {name!r}", f"{old} as in the fit", new))
 
 
 def _label(note: dict[str, Any], name: str) -> str:
@@ -85,7 +85,7 @@ def _label(note: dict[str, Any], name: str) -> str:
 
 
 def _labels(model: Callable[..., Any], count: int) -> list[str]:
-    """What the first positional arguments are called."""
+    """The names of the first `count` positional arguments."""
     names = [f"args[{i}]" for i in range(count)]
     try:
         parameters = inspect.signature(model).parameters.values()

@@ -1,4 +1,4 @@
-"""Fits that outlive their process: where a run of gradient steps is, written down as it goes."""
+"""Checkpoints of gradient steps, from which an interrupted fit continues in another process."""
 
 from __future__ import annotations
 
@@ -24,27 +24,34 @@ from vijax.engine.run import Run
 from vijax.runtime.device_layout import of_first_process, on_host
 from vijax.runtime.errors import VijaxError, VijaxWarning, mismatch
 from vijax.runtime.fingerprint import fingerprint, text
-from vijax.storage import call, checks, series
-from vijax.storage import run as stored
+from vijax.storage import call, checks
+from vijax.storage import run as run_codec
+from vijax.storage.checkpoint_directory import (
+    CheckpointDirectory,
+    CorruptCheckpoint,
+    Snapshot,
+    foreign_entries,
+    open_directory,
+)
 from vijax.storage.codec import Reader, Writer
-from vijax.storage.series import Damaged, Snapshot
 
 FORMAT = "vijax fit in progress"
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """Where a fit by gradient steps writes down how far it is, and how often.
+    """Where and how often a fit by gradient steps saves checkpoints.
 
-    A fit that is killed and started again with the same arguments goes on from there, and ends bit
-    for bit where it would have ended. The path is a directory of the last few checkpoints, each of
-    which appears there once it is complete, written by orbax-checkpoint in a thread of its own. Of
-    several processes the first writes, and all of them read: they have to share the path.
+    A fit that is interrupted and started again with the same arguments continues from its latest
+    checkpoint, and gives bit for bit the result of an uninterrupted fit. The directory contains the
+    last few checkpoints. They are written atomically by orbax-checkpoint in a background thread.
+    With several processes the first one writes and all of them read: the path must be on a shared
+    file system.
 
     Args:
-        path: the directory, made if it is not there.
-        seconds: between two checkpoints.
-        keep: how many stay.
+        path: the directory, created if it does not exist.
+        seconds: time between two checkpoints.
+        keep: number of checkpoints that are kept.
     """
 
     path: str | os.PathLike[str]
@@ -57,19 +64,21 @@ class Checkpoint:
                 f"checkpoint: expected a path or a Checkpoint, got {type(self.path).__name__}."
             )
         if not self.seconds >= 0:
-            raise ValueError(f"seconds: expected zero or more, got {self.seconds!r}.")
+            raise ValueError(f"seconds: expected a nonnegative number, got {self.seconds!r}.")
         if not self.keep >= 1:
-            raise ValueError(f"keep: expected a whole number from 1 on, got {self.keep!r}.")
+            raise ValueError(f"keep: expected a positive integer, got {self.keep!r}.")
 
 
-class Keeper:
-    """Writes and reads the checkpoints of one fit; a callback of the engine, made by `kept`.
+class Checkpointer:
+    """Writes and reads the checkpoints of one fit; a callback of the engine.
+
+    Created by `open_checkpointer`.
 
     Args:
-        checkpoint: where, and how often.
-        engine: the fit's.
-        identity: what tells it from other fits.
-        pool: one thread.
+        checkpoint: where and how often.
+        engine: the fit's engine.
+        identity: everything that distinguishes the fit from others, as JSON.
+        pool: a pool of one thread.
     """
 
     def __init__(
@@ -84,93 +93,94 @@ class Keeper:
         self.label = f"checkpoint {str(checkpoint.path)!r}"
         self.engine = engine
         self.identity = identity
-        self.head = {
+        self.header = {
             "format": FORMAT,
             "version": checks.FORMAT_VERSION,
-            "libraries": checks.versions(),
+            "libraries": checks.library_versions(),
             "identity": identity,
         }
         self.pool = pool
-        self.begun = time.perf_counter()  # of the last checkpoint
+        self.last_time = time.perf_counter()  # of the last checkpoint
         self.writing: Future[None] | None = None
         self.failed = False
 
     def read(self, variables: Variables, mutable: dict[str, PyTree]) -> Run | None:
-        """The run as it was last written down, `None` if it never was.
+        """The run in the latest checkpoint, `None` if there is none.
 
         Args:
-            variables: of the right structure.
-            mutable: likewise.
+            variables: a template of the variables' structure.
+            mutable: a template of the mutable state's structure.
 
         Raises:
-            VijaxError: the path is no directory of checkpoints, these are those of another fit, or
-                none of them is whole.
+            VijaxError: the path is not a checkpoint directory, it belongs to another fit, or all of
+                its checkpoints are corrupt.
         """
         self._prepare()
         if not any(self.path.glob("[!.]*")):
             return None
-        damaged: dict[int, Damaged] = {}
-        with series.opened(self.path) as found:
-            for step in found.steps:
+        corrupt: dict[int, CorruptCheckpoint] = {}
+        with open_directory(self.path) as directory:
+            for step in directory.steps:
                 try:
-                    note = found.note(step)
+                    note = directory.read_note(step)
                     self._check(note["manifest"])
-                    snapshot = found.read(step, note)
-                except Damaged as error:
-                    damaged[step] = error
+                    snapshot = directory.read(step, note)
+                except CorruptCheckpoint as error:
+                    corrupt[step] = error
                     continue
-                self._drop(found, damaged, step)
+                self._delete_corrupt(directory, corrupt, step)
                 return self._decode(snapshot, variables, mutable)
-        if damaged:
+        if corrupt:
             raise VijaxError(
                 mismatch(
                     self.label,
-                    "one that is whole",
-                    " and ".join(map(str, damaged.values())),
+                    "an intact checkpoint",
+                    " and ".join(map(str, corrupt.values())),
                     "Delete the directory to start over.",
                 )
             )
         return None
 
     def __call__(self, run: Run, losses: np.ndarray, step: int) -> None:
-        """Writes the run down if it is time, without waiting for the disk."""
+        """Writes a checkpoint if it is due, without waiting for the disk."""
         idle = self.writing is None or self.writing.done()
-        if of_first_process(idle and time.perf_counter() - self.begun >= self.checkpoint.seconds):
+        elapsed = time.perf_counter() - self.last_time
+        if of_first_process(idle and elapsed >= self.checkpoint.seconds):
             self._wait()
-            self._begin(run)
+            self._start_writing(run)
 
     def finish(self, run: Run) -> Run:
-        """Writes the run down as it ended, and gives it back; every process waits for that."""
+        """Writes a checkpoint of the finished run and returns the run; all processes wait."""
         self._wait()
-        self._begin(run)
+        self._start_writing(run)
         self._wait()
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"vijax {self.label}")
         return run
 
-    def _begin(self, run: Run) -> None:
-        """Has a copy of the run written: the next piece updates some of its arrays in place."""
-        run = run._replace(loop=on_host(run.loop))  # which every process has to ask for
-        if jax.process_index() > 0:  # the first of several processes writes for all of them
+    def _start_writing(self, run: Run) -> None:
+        """Writes a copy of the run in the background: the next segment overwrites its arrays."""
+        run = run._replace(loop=on_host(run.loop))  # a collective operation of all processes
+        if jax.process_index() > 0:
             return
-        self.begun = time.perf_counter()
+        self.last_time = time.perf_counter()
         writer = Writer(lenient=True)
-        manifest = self.head | {"run": stored.encode_run(run, writer)}
+        manifest = self.header | {"run": run_codec.encode_run(run, writer)}
         self.writing = self.pool.submit(self._write, run.step, Snapshot.of(manifest, writer))
 
     def _write(self, step: int, snapshot: Snapshot) -> None:
-        with series.opened(self.path, self.checkpoint.keep) as found:
-            found.write(step, snapshot)
+        with open_directory(self.path, self.checkpoint.keep) as directory:
+            directory.write(step, snapshot)
 
     def _wait(self) -> None:
-        """Until the last checkpoint is written; a fit goes on without, but not without a word."""
+        """Waits until the last checkpoint is written; warns once if that failed."""
         try:
             if self.writing is not None:
                 self.writing.result()
         except Exception as error:
             if not self.failed:
                 warnings.warn(
-                    f"{self.label} could not be written, the fit goes on without: {error}",
+                    f"{self.label} could not be written, the fit continues without it: {error}",
                     VijaxWarning,
                     stacklevel=2,
                 )
@@ -178,12 +188,12 @@ class Keeper:
         self.writing = None
 
     def _prepare(self) -> None:
-        """Makes the directory if need be, and finds out whether checkpoints can be written there.
+        """Creates the directory if necessary, and checks that checkpoints can be written to it.
 
         Raises:
             VijaxError: they cannot.
         """
-        expected, remedy = "a directory for checkpoints alone", "Delete it or name another path."
+        expected, remedy = "a directory with checkpoints only", "Delete it or use another path."
         if self.path.exists() and not self.path.is_dir():
             raise VijaxError(mismatch(self.label, expected, "a file", remedy))
         if jax.process_index() > 0:
@@ -191,67 +201,71 @@ class Keeper:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.path):
-                others = series.strangers(self.path)
+                others = foreign_entries(self.path)
         except OSError as error:
-            came = f"{type(error).__name__}: {error}"
+            got = f"{type(error).__name__}: {error}"
             raise VijaxError(
-                mismatch(self.label, "a directory to write to", came, "Name another path.")
+                mismatch(self.label, "a writable directory", got, "Use another path.")
             ) from error
         if others:
             raise VijaxError(mismatch(self.label, expected, f"one with {others[:5]}", remedy))
 
-    def _drop(self, found: series.Series, damaged: dict[int, Damaged], step: int) -> None:
-        """Deletes later checkpoints that are damaged, and says so."""
-        if not damaged:
+    def _delete_corrupt(
+        self, directory: CheckpointDirectory, corrupt: dict[int, CorruptCheckpoint], step: int
+    ) -> None:
+        """Deletes the corrupt checkpoints after `step` with a warning."""
+        if not corrupt:
             return
         warnings.warn(
-            f"{self.label}: {' and '.join(map(str, damaged.values()))}. The one before, of step "
-            f"{step}, is used.",
+            f"{self.label}: {' and '.join(map(str, corrupt.values()))}. The previous checkpoint, "
+            f"of step {step}, is used.",
             VijaxWarning,
             stacklevel=3,
         )
         if jax.process_index() == 0:
-            for one in damaged:
-                found.delete(one)
+            for corrupt_step in corrupt:
+                directory.delete(corrupt_step)
 
     def _check(self, manifest: Any) -> None:
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            raise VijaxError(mismatch(self.label, "that of a fit in progress", "another"))
+            raise VijaxError(mismatch(self.label, "the checkpoint of a fit", "another format"))
         for part, value in self.identity.items():
             if manifest["identity"].get(part) != value:
                 raise VijaxError(
                     mismatch(
                         self.label,
-                        "the fit that wrote it",
-                        f"one with another {part}",
-                        "Give each fit a path of its own, or delete the directory to start over.",
+                        "the same fit as in the checkpoint",
+                        f"another {part}",
+                        "Use another path for this fit, or delete the directory to start over.",
                     )
                 )
 
     def _decode(self, snapshot: Snapshot, variables: Variables, mutable: dict[str, PyTree]) -> Run:
         engine, reader = self.engine, Reader(snapshot.arrays())
         state = (engine.problem, engine.algorithm, variables, mutable)
-        return stored.decode_run(snapshot.manifest["run"], reader, *state)
+        return run_codec.decode_run(snapshot.manifest["run"], reader, *state)
 
 
 @contextlib.contextmanager
-def kept(checkpoint: Checkpoint | None, engine: Engine, restarts: int) -> Iterator[Keeper | None]:
-    """The keeper of a fit's checkpoints, `None` if none are wanted; its thread ends with it.
+def open_checkpointer(
+    checkpoint: Checkpoint | None, engine: Engine, restarts: int
+) -> Iterator[Checkpointer | None]:
+    """The `Checkpointer` of a fit, `None` without checkpoints; its thread ends on exit.
 
     Args:
-        checkpoint: where, and how often.
-        engine: the fit's.
-        restarts: their number.
+        checkpoint: where and how often.
+        engine: the fit's engine.
+        restarts: number of restarts.
     """
     if checkpoint is None:
         yield None
         return
     with ThreadPoolExecutor(1, "vijax checkpoint") as pool:
-        yield Keeper(checkpoint, engine, _identity(engine, restarts), pool)
+        yield Checkpointer(checkpoint, engine, _identity(engine, restarts), pool)
 
 
 def _identity(engine: Engine, restarts: int) -> dict[str, Any]:
-    """What two runs of one fit have in common, as JSON."""
+    """Everything that determines a fit, as JSON."""
     problem = engine.problem
     arguments, target = problem.arguments, problem.target
     writer = Writer(lenient=True)
@@ -265,7 +279,7 @@ def _identity(engine: Engine, restarts: int) -> dict[str, Any]:
         "order of rows": list(engine.reordered),
         "number of restarts": restarts,
         "rng_key": np.ravel(jax.random.key_data(problem.key)).tolist(),
-        "precision": checks.double(),
+        "precision": checks.x64_enabled(),
         "data set": {
             name: checks.digest(value)
             for name, value in [*problem.batch.data.items(), *arguments.sources.items()]
@@ -274,5 +288,5 @@ def _identity(engine: Engine, restarts: int) -> dict[str, Any]:
 
 
 def _settings(algorithm: Algorithm) -> str:
-    """What the encoding of an algorithm leaves out: the code of an optimizer and its constants."""
+    """A hash of an algorithm including what its encoding omits: optimizer code and constants."""
     return hashlib.blake2b(text(fingerprint(algorithm)).encode(), digest_size=16).hexdigest()

@@ -1,4 +1,4 @@
-"""What a file must agree with before a posterior is made from it."""
+"""Validation of a saved posterior: file format, precision, latent sites, data, library versions."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ FORMAT = "vijax posterior"
 FORMAT_VERSION = 1
 
 _LIBRARIES = ("jax", "numpyro", "optax", "numpy")
-_DIGESTED = 2**22  # most elements of an array that its digest reads
-_DIGESTED_ROWS = 256  # the same for rows that are read one by one
+_MAX_DIGEST_ELEMENTS = 2**22  # elements of an array that enter its digest
+_MAX_DIGEST_ROWS = 256  # rows of a source that enter its digest
 
 
-def double() -> bool:
-    """Whether double precision is switched on."""
+def x64_enabled() -> bool:
+    """Whether double precision is enabled."""
     return jnp.result_type(float) == jnp.float64
 
 
 def check_format(manifest: Any, label: str) -> None:
-    """Refuses files of another kind or a newer format, and another precision.
+    """Checks the file format, its version, and that the precision is that of the fit.
 
     Raises:
-        VijaxError: saying what came.
+        VijaxError: one of them differs.
     """
     if not isinstance(manifest, Mapping) or manifest.get("format") != FORMAT:
         raise VijaxError(mismatch(label, "a file written by Posterior.save", "another archive"))
@@ -48,12 +48,12 @@ def check_format(manifest: Any, label: str) -> None:
                 "Upgrade vijax.",
             )
         )
-    if manifest["x64"] != double():
+    if manifest["x64"] != x64_enabled():
         raise VijaxError(
             mismatch(
                 label,
                 f"jax_enable_x64={manifest['x64']} as in the fit",
-                f"{double()}",
+                f"{x64_enabled()}",
                 f'Call jax.config.update("jax_enable_x64", {manifest["x64"]}) first.',
             )
         )
@@ -63,7 +63,7 @@ def check_space(stored: Space, found: Space) -> None:
     """Compares the latent sites of the file with the model's.
 
     Raises:
-        ModelError: naming the first site that differs.
+        ModelError: a site differs; names the first one.
     """
     theirs, ours = ({site.name: site for site in space.sites} for space in (stored, found))
     for name in [*theirs, *ours]:
@@ -78,41 +78,43 @@ def check_space(stored: Space, found: Space) -> None:
         raise ModelError(mismatch("sites", f"the order {list(theirs)}", f"{list(ours)}"))
 
 
-def warn_of_other_data(digests: dict[str, str], data: dict[str, Any]) -> None:
-    other = [name for name, value in data.items() if digests.get(name, "") != digest(value)]
-    other = [name for name in other if name in digests]
-    if other:
+def warn_if_data_changed(digests: dict[str, str], data: dict[str, Any]) -> None:
+    """Warns if the data differ from those of the fit."""
+    changed = [name for name, value in data.items() if digests.get(name, "") != digest(value)]
+    changed = [name for name in changed if name in digests]
+    if changed:
         warnings.warn(
-            f"argument {other[0]!r} has other values than in the fit: status, ELBO and k-hat are "
-            "those of the data that was fitted. For new data, fit(..., init=posterior).",
+            f"argument {changed[0]!r} has other values than in the fit: status, ELBO and k-hat "
+            "refer to the data of the fit. For new data, fit(..., init=posterior).",
             VijaxWarning,
             stacklevel=5,
         )
 
 
 def digest(value: Any) -> str:
-    """A fingerprint of an array's values, of a sample of them for a large one.
+    """A hash of an array's values: of a strided subset of a large array or a source.
 
-    Of a source that is read in its own order, of the first rows.
+    Of a sequential source, the first rows.
     """
     if isinstance(value, RowSource):
-        step = 1 if value.sequential else max(1, len(value) // _DIGESTED_ROWS)
-        value = value.take(np.arange(0, len(value), step)[:_DIGESTED_ROWS])
+        step = 1 if value.sequential else max(1, len(value) // _MAX_DIGEST_ROWS)
+        value = value.take(np.arange(0, len(value), step)[:_MAX_DIGEST_ROWS])
     if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         value = jax.random.key_data(value)
     flat = np.asarray(on_host(value)).reshape(-1)
-    flat = np.ascontiguousarray(flat[:: max(1, flat.size // _DIGESTED)])
+    flat = np.ascontiguousarray(flat[:: max(1, flat.size // _MAX_DIGEST_ELEMENTS)])
     return hashlib.blake2b(flat.tobytes(), digest_size=16).hexdigest()
 
 
-def versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
+    """The versions of vijax, Python and the libraries that results depend on."""
     found = {name: metadata.version(name) for name in _LIBRARIES}
     return {"vijax": __version__, "python": platform.python_version(), **found}
 
 
-def other_versions(manifest: dict[str, Any]) -> str:
-    """The libraries that are not what they were, as a sentence."""
-    now = versions()
+def version_changes(manifest: dict[str, Any]) -> str:
+    """A sentence that lists the libraries whose versions have changed; empty if none has."""
+    now = library_versions()
     changed = [
         f"{name} {version} (now {now[name]})"
         for name, version in manifest["libraries"].items()

@@ -1,9 +1,9 @@
-"""Values to and from one file: plain JSON that refers to arrays, both in one `.npz`.
+"""Serialization to a single `.npz` file: arrays, and a JSON manifest that refers to them by index.
 
-Nothing is pickled, so that reading a file runs no code of its own. What can be written are plain
-Python values, containers, arrays, and the library's own configuration and records (dataclasses and
-named tuples), as class name and fields. Pytrees of unknown node types are written leaf by leaf,
-with their paths, and read back into a template that the reader brings.
+Nothing is pickled, so that reading a file executes no code from it. Supported are plain Python
+values, containers, arrays, and the library's own dataclasses and named tuples, by class name and
+fields. Pytrees with other node types are written as leaves with their paths, and read into a
+template given by the caller.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from vijax.runtime.errors import VijaxError, mismatch
 
 _MANIFEST = "manifest"
 _PACKAGE = __name__.split(".")[0]
-_NATIVE = "biufc"  # kinds of NumPy's own numbers; others are stored as raw bytes
+_NATIVE = "biufc"  # dtype kinds native to NumPy; others are stored as raw bytes
 _PLAIN = (type(None), bool, int, str)
 
 
 class NotStored(VijaxError):
-    """A value that the file does not hold, because it could only have been pickled."""
+    """A value that the file does not contain, because it could only have been pickled."""
 
 
 class Writer:
     """Encodes values and collects their arrays.
 
     Args:
-        lenient: whether a value that cannot be written is replaced by a note, on which `decode`
+        lenient: whether a value that cannot be serialized is replaced by a note, for which `decode`
             raises `NotStored`.
     """
 
@@ -52,7 +52,7 @@ class Writer:
         """A value as JSON.
 
         Raises:
-            NotStored: it is of a kind that cannot be written.
+            NotStored: its type cannot be serialized.
         """
         if isinstance(value, _PLAIN):
             return value
@@ -85,7 +85,7 @@ class Writer:
         }
 
     def record(self, record: Any, **trees: Callable[[Any], Any]) -> dict[str, Any]:
-        """The fields of a named tuple; those in `trees` by a function of their own."""
+        """The fields of a named tuple as JSON; `trees` maps fields to special encoders."""
         return {
             name: trees.get(name, self.encode)(value) for name, value in record._asdict().items()
         }
@@ -106,7 +106,11 @@ class Writer:
 
 
 class Reader:
-    """Decodes what a `Writer` has encoded."""
+    """Decodes values encoded by a `Writer`.
+
+    Args:
+        arrays: the writer's arrays.
+    """
 
     def __init__(self, arrays: list[np.ndarray]) -> None:
         self.arrays = arrays
@@ -115,8 +119,8 @@ class Reader:
         """The value of its JSON.
 
         Raises:
-            NotStored: the value was left out.
-            VijaxError: it refers to a class that this version does not have.
+            NotStored: the value was not stored.
+            VijaxError: its class does not exist in this version.
         """
         if not isinstance(note, dict):
             return note
@@ -141,16 +145,16 @@ class Reader:
                 raise NotStored(str(content))
 
     def tree(self, note: Any, template: PyTree, what: str, remedy: str = "") -> PyTree:
-        """A pytree of the template's structure.
+        """A pytree with the template's structure.
 
         Raises:
-            VijaxError: the stored one had another structure.
+            VijaxError: the structures differ.
         """
         flat, structure = jax.tree.flatten_with_path(template)
         paths = [jax.tree_util.keystr(path) for path, _ in flat]
         if paths != note["paths"]:
-            came = _difference(note["paths"], paths)
-            raise VijaxError(mismatch(what, "the leaves of the file", came, remedy))
+            got = _difference(note["paths"], paths)
+            raise VijaxError(mismatch(what, "the leaves of the file", got, remedy))
         return jax.tree.unflatten(structure, [self.decode(leaf) for leaf in note["leaves"]])
 
     def _array(self, note: dict[str, Any]) -> Any:
@@ -163,7 +167,7 @@ class Reader:
 
 
 def write(path: str | os.PathLike[str], manifest: Any, arrays: list[np.ndarray]) -> None:
-    """Writes a file whole or not at all: a reader never sees half of it.
+    """Writes a file atomically.
 
     Args:
         path: the file.
@@ -171,24 +175,24 @@ def write(path: str | os.PathLike[str], manifest: Any, arrays: list[np.ndarray])
         arrays: see `Writer`.
 
     Raises:
-        FileNotFoundError: there is no folder for it.
+        FileNotFoundError: the directory does not exist.
     """
     path = Path(path)
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path}: there is no folder {path.parent}. Make it first.")
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        raise FileNotFoundError(f"{path}: there is no directory {path.parent}. Create it first.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with open(draft, "xb") as file:
+        with open(temporary, "xb") as file:
             _dump(file, manifest, arrays)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(draft, path)
+        os.replace(temporary, path)
     finally:
-        draft.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def to_bytes(manifest: Any, arrays: list[np.ndarray]) -> bytes:
-    """What `write` would write."""
+    """The contents of the file that `write` writes."""
     file = io.BytesIO()
     _dump(file, manifest, arrays)
     return file.getvalue()
@@ -198,15 +202,15 @@ def read(source: str | os.PathLike[str] | io.BytesIO, label: str) -> tuple[Any, 
     """The manifest and the arrays of a file.
 
     Raises:
-        FileNotFoundError: there is none.
-        VijaxError: it was not written by `write`, or it is damaged.
+        FileNotFoundError: the file does not exist.
+        VijaxError: it was not written by `write`, or it is corrupt.
     """
     content = source if isinstance(source, io.BytesIO) else io.BytesIO(Path(source).read_bytes())
     expected = "a file written by Posterior.save"
     if not zipfile.is_zipfile(content):
         start = content.getvalue()[:16]
-        came = f"one that is cut short, or no archive: {start!r}..." if start else "an empty one"
-        raise VijaxError(mismatch(label, expected, came))
+        got = f"a truncated file or no archive: {start!r}..." if start else "an empty one"
+        raise VijaxError(mismatch(label, expected, got))
     try:
         with np.load(content, allow_pickle=False) as archive:
             if _MANIFEST not in archive:
@@ -214,7 +218,7 @@ def read(source: str | os.PathLike[str] | io.BytesIO, label: str) -> tuple[Any, 
             manifest = json.loads(archive[_MANIFEST].tobytes().decode())
             return manifest, [archive[f"{i}"] for i in range(len(archive.files) - 1)]
     except (zipfile.BadZipFile, KeyError, EOFError, OSError, json.JSONDecodeError) as error:
-        raise VijaxError(mismatch(label, expected, f"a damaged one ({error})")) from error
+        raise VijaxError(mismatch(label, expected, f"a corrupt one ({error})")) from error
 
 
 def _dump(file: IO[bytes], manifest: Any, arrays: list[np.ndarray]) -> None:
@@ -225,33 +229,33 @@ def _dump(file: IO[bytes], manifest: Any, arrays: list[np.ndarray]) -> None:
 
 
 def _fields(value: Any) -> dict[str, Any] | None:
-    """The fields of one of the library's own records, `None` for anything else."""
+    """The fields of a dataclass or named tuple of the library, `None` for other values."""
     if not type(value).__module__.startswith(f"{_PACKAGE}.") or isinstance(value, type):
         return None
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return value._asdict()
-    # configuration compares by value; what compares by identity holds code and caches
+    # configuration is compared by value; classes compared by identity contain code and caches
     if dataclasses.is_dataclass(value) and type(value).__eq__ is not object.__eq__:
         return {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
     return None
 
 
 def _difference(stored: list[str], found: list[str]) -> str:
-    """How the leaves of a pytree differ from the stored ones."""
+    """The difference between the leaves of a pytree and the stored ones."""
     extra = [path for path in found if path not in stored]
-    lacking = [path for path in stored if path not in found]
-    parts = [f"{extra} more"] * bool(extra) + [f"no {lacking}"] * bool(lacking)
-    return " and ".join(parts) or "them in another order"
+    missing = [path for path in stored if path not in found]
+    parts = [f"additional {extra}"] * bool(extra) + [f"no {missing}"] * bool(missing)
+    return " and ".join(parts) or "another order"
 
 
 def _dtype(name: str) -> Any:
-    """A dtype by name; those of typed keys are no NumPy dtypes."""
+    """A dtype by name; the dtype of typed keys is not a NumPy dtype."""
     key = jax.random.key(0).dtype
     return key if name == str(key) else jnp.dtype(name)
 
 
 def _class(name: str) -> type:
-    """One of the library's own record classes."""
+    """A dataclass or named tuple of the library by its qualified name."""
     module, _, attribute = name.rpartition(".")
     found: Any = None
     if module.startswith(f"{_PACKAGE}."):
@@ -259,12 +263,12 @@ def _class(name: str) -> type:
             found = getattr(importlib.import_module(module), attribute, None)
         except ImportError:
             found = None
-    own = isinstance(found, type) and found.__module__ == module
-    if own and (dataclasses.is_dataclass(found) or hasattr(found, "_make")):
+    defined_there = isinstance(found, type) and found.__module__ == module
+    if defined_there and (dataclasses.is_dataclass(found) or hasattr(found, "_make")):
         return found
     raise VijaxError(
-        f"the file holds a {name}, which this version of the library does not have. Load it with "
-        "the version that wrote it."
+        f"the file contains a {name}, which this version of the library does not have. Load it "
+        "with the version that wrote it."
     )
 
 

@@ -1,4 +1,4 @@
-"""The optimization behind a posterior in a file: what `resume` needs to go on exactly."""
+"""Serialization of the optimization state, from which `resume` continues exactly."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jax import Array
 from vijax.algorithms import Gradient, Optimizer
 from vijax.contracts import Algorithm, PyTree, Variables
 from vijax.engine.engine import Engine
-from vijax.engine.loop import Loop, initial, packed
+from vijax.engine.loop import Loop, init_state, pack_state
 from vijax.engine.problem import Problem
 from vijax.engine.row_parameters import shared, variable_axes
 from vijax.engine.run import Run
@@ -21,16 +21,16 @@ from vijax.storage.codec import NotStored, Reader, Writer
 
 
 def encode_engine(engine: Engine | None, writer: Writer) -> Any:
-    """An engine without its problem, of which only the key is kept."""
+    """An engine as JSON, without its problem except for the key."""
     if engine is None:
         return None
     fields = [f.name for f in dataclasses.fields(engine) if f.name != "problem"]
-    own = {name: writer.encode(getattr(engine, name)) for name in fields}
-    return own | {"key": writer.encode(engine.problem.key)}
+    note = {name: writer.encode(getattr(engine, name)) for name in fields}
+    return note | {"key": writer.encode(engine.problem.key)}
 
 
 def encode_run(run: Run | None, writer: Writer) -> Any:
-    """A run with the device state in it."""
+    """A run as JSON, including its device state."""
     if run is None:
         return None
 
@@ -57,29 +57,30 @@ def decode(
     state: tuple[Variables, dict[str, PyTree]],
     options: dict[str, Any],
 ) -> tuple[Engine | None, Run | None, tuple[str, ...]]:
-    """What `resume` needs, and the options without which there is no engine.
+    """The engine and run for `resume`, and the names of options missing for the engine.
 
     Args:
-        manifest: of the file.
-        reader: of its arrays.
-        problem: the problem with a key.
-        state: variables and mutable state of the right structure.
-        options: of `load`.
+        manifest: the file's manifest.
+        reader: the reader of its arrays.
+        problem: the problem as a function of its key.
+        state: templates of the variables and the mutable state.
+        options: the options of `load`.
     """
     if manifest["engine"] is None:
         return None, None, ()
     notes = dict(manifest["engine"])
     algorithm, unsaved = _algorithm(notes.pop("algorithm"), reader, options)
     fields = {name: reader.decode(note) for name, note in notes.items()}
-    posed = problem(fields.pop("key"))
-    engine = None if algorithm is None else Engine(posed, algorithm, **fields)
-    return engine, decode_run(manifest["run"], reader, posed, algorithm, *state), unsaved
+    keyed_problem = problem(fields.pop("key"))
+    engine = None if algorithm is None else Engine(keyed_problem, algorithm, **fields)
+    run = decode_run(manifest["run"], reader, keyed_problem, algorithm, *state)
+    return engine, run, unsaved
 
 
 def _algorithm(
     note: dict[str, Any], reader: Reader, options: dict[str, Any]
 ) -> tuple[Algorithm | None, tuple[str, ...]]:
-    """The algorithm, or the options that have to be given for there to be one."""
+    """The algorithm, or the names of the options that must be given to reconstruct it."""
     if options["algorithm"] is not None:
         return options["algorithm"], ()
     try:
@@ -92,8 +93,8 @@ def _algorithm(
         return Gradient(**rest | {n: value for n, value in given.items() if value is not None}), ()
     except NotStored:
         parts = note.get("fields", {})
-        lacking = [name for name, part in parts.items() if "not stored" in str(part)]
-        return None, tuple(lacking) if {*lacking} <= {"objective", "optimizer"} else ("algorithm",)
+        missing = [name for name, part in parts.items() if "not stored" in str(part)]
+        return None, tuple(missing) if {*missing} <= {"objective", "optimizer"} else ("algorithm",)
 
 
 def decode_run(
@@ -104,7 +105,7 @@ def decode_run(
     variables: Variables,
     mutable: dict[str, PyTree],
 ) -> Run:
-    """A run; `variables` and `mutable` have the right structure, and no algorithm means no loop."""
+    """A run, by templates of variables and mutable state; without an algorithm it has no loop."""
     target, guide = problem.target, problem.guide
     averaged = shared(variables, variable_axes(guide, variables, target.space, target.subsampled))
 
@@ -123,7 +124,7 @@ def decode_run(
     if algorithm is not None and note["loop"] is not None:
         fixed = (target, guide, algorithm)
         state = jax.eval_shape(
-            lambda *start: packed(*fixed, initial(*fixed, *start)),
+            lambda *start: pack_state(*fixed, init_state(*fixed, *start)),
             *(variables, mutable, jax.random.key(0), problem.batch),
         )
         loop = Loop(
@@ -131,11 +132,11 @@ def decode_run(
                 note["loop"]["state"],
                 state,
                 "the algorithm's state",
-                "Give load the optimizer and the objective of the fit.",
+                "Pass the optimizer and the objective of the fit to load.",
             ),
             mean=tree(note["loop"]["mean"]),
-            square=reader.decode(note["loop"]["square"]),
-            seen=reader.decode(note["loop"]["seen"]),
+            sum_squares=reader.decode(note["loop"]["sum_squares"]),
+            num_averaged=reader.decode(note["loop"]["num_averaged"]),
         )
     special = {"loop": loop, "phases": tuple(map(phase, note["phases"]))}
     return Run(**{n: reader.decode(p) for n, p in note.items() if n not in special} | special)

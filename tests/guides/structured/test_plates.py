@@ -16,7 +16,7 @@ from tests.solvers.gaussians.test_tree import exact_globals, groups
 from vijax import ModelError
 from vijax.algorithms import Adam, Gradient
 from vijax.contracts import Batch, Variables
-from vijax.engine.loop import advance, begin
+from vijax.engine.loop import init_loop, run_steps
 from vijax.engine.row_parameters import take
 from vijax.guides import Plates
 from vijax.guides.structured.plates import plates_affordable_on_batches
@@ -214,13 +214,13 @@ def test_a_step_accesses_arrays_of_all_rows_only_by_gather_and_scatter():
     target, batch = built("regression")
     guide, algorithm = Plates(), Gradient(ELBO(), Adam(0.1))
     variables = jax.tree.map(lambda leaf: leaf[None], Variables(perturbed_params(target)))
-    start = functools.partial(begin, target, guide, algorithm)
+    start = functools.partial(init_loop, target, guide, algorithm)
     loop = jax.eval_shape(start, variables, {}, jnp.ones(1), jax.random.key(0), batch)
     table = Batch({}, {"rows": np.zeros((512, 6), np.int32)})
 
     def steps(loop, batch, table):
         arguments = (jax.random.key(0), np.ones(1, bool), True, 0, 100, batch, table)
-        return advance(target, guide, algorithm, False, 1, loop, *arguments)
+        return run_steps(target, guide, algorithm, False, 1, loop, *arguments)
 
     primitives = {
         equation.primitive.name

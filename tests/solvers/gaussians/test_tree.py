@@ -12,6 +12,7 @@ import pytest
 import vijax
 from tests.solvers.problems import case
 from tests.targets import problem
+from vijax.auto.stages import CENTERING, PLATES
 from vijax.guides import Plates
 from vijax.guides.structured.plate_levels import (
     coordinate_indices,
@@ -248,7 +249,7 @@ def test_many_groups_are_fitted_by_the_ladder():
     y = (1.5 + 0.7 * rng.normal(size=600) + sd * rng.normal(size=600)).astype(np.float32)
     posterior = fit(groups, y, sd)
     assert posterior.guide == Plates()
-    assert [attempt.stage for attempt in posterior.history] == ["plates", "centering"]
+    assert [attempt.stage for attempt in posterior.history] == [PLATES, CENTERING]
     assert posterior.status == "certified"
     mean, spread = exact_globals(y, sd)
     gaussian = normal(posterior.params, posterior.space)

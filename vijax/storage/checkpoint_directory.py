@@ -1,10 +1,10 @@
-"""Checkpoints in a directory, the last few steps of one fit, kept by orbax-checkpoint.
+"""A directory with the last few checkpoints of one fit, managed by orbax-checkpoint.
 
-Orbax writes a step beside the others and renames it once all of it is on disk, finds the whole
-ones, and deletes those that are too old. The items of a step are `run`, the JSON of a `Writer`, and
-all its arrays laid end to end, one vector for each dtype: few long arrays are read and written in a
-tenth of the time of many short ones, and where several of one item fail, orbax forgets all but the
-first with much noise. It does not notice when a bit of an array flips on disk: `run` has checksums.
+Orbax writes checkpoints atomically, lists the complete ones and deletes old ones. The items of a
+checkpoint are `run`, the JSON of a `Writer`, and the concatenation of its arrays, one vector for
+each dtype: a few long arrays are read and written ten times faster than many short ones, and if
+several arrays of an item cannot be read, orbax logs many messages and raises only the first error.
+It does not detect corrupted array values, so that `run` contains checksums.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from vijax.storage.codec import Writer
 _PREFIX = "step"
 
 
-class Damaged(VijaxError):
-    """A step that cannot be read, or not as it was written."""
+class CorruptCheckpoint(VijaxError):
+    """A checkpoint that cannot be read, or whose contents differ from what was written."""
 
 
 class Snapshot(NamedTuple):
-    """What a step holds; a copy, which the fit that goes on does not change.
+    """The contents of a checkpoint, copied from the running fit.
 
     Attributes:
-        manifest: JSON that refers to arrays by their numbers.
+        manifest: JSON that refers to arrays by index.
         shapes: dtype and shape of each array.
-        vectors: their values by dtype, in order.
+        vectors: by dtype, the concatenated values of the arrays.
     """
 
     manifest: Any
@@ -46,32 +46,32 @@ class Snapshot(NamedTuple):
 
     @classmethod
     def of(cls, manifest: Any, writer: Writer) -> Snapshot:
-        """A copy of what a writer has encoded."""
+        """A copy of a manifest and its writer's arrays."""
         parts: dict[str, list[np.ndarray]] = {}
         for array in writer.arrays:
-            if array.size:  # orbax refuses empty ones
+            if array.size:  # orbax does not accept empty arrays
                 parts.setdefault(array.dtype.name, []).append(array.reshape(-1))
         shapes = [(array.dtype.name, list(array.shape)) for array in writer.arrays]
         vectors = {name: np.concatenate(some) for name, some in parts.items()}
         return cls(manifest, shapes, vectors)
 
     def arrays(self) -> list[np.ndarray]:
-        """The arrays, as `Reader` takes them."""
+        """The arrays, for a `Reader`."""
         used = dict.fromkeys(self.vectors, 0)
         found = []
         for name, shape in self.shapes:
             size, start = math.prod(shape), used.get(name, 0)
             values = self.vectors[name][start : start + size] if size else np.zeros(0, name)
-            found.append(np.array(values).reshape(shape))  # a copy: none keeps all others alive
+            found.append(np.array(values).reshape(shape))  # a copy, which releases the vector
             used[name] = start + size
         return found
 
 
-class Series:
-    """The steps in a directory, as they are while it is open.
+class CheckpointDirectory:
+    """The checkpoints in an open directory.
 
     Args:
-        manager: orbax's.
+        manager: orbax's checkpoint manager.
     """
 
     def __init__(self, manager: Any) -> None:
@@ -79,49 +79,50 @@ class Series:
 
     @property
     def steps(self) -> list[int]:
-        """Those that were written to their end, latest first."""
+        """The steps of complete checkpoints, latest first."""
         return sorted(self._manager.all_steps(), reverse=True)
 
     def write(self, step: int, snapshot: Snapshot) -> None:
-        """Adds a step, unless it is there, and deletes those that are too old."""
+        """Adds a checkpoint, unless it exists, and deletes old ones."""
         from orbax.checkpoint import args
 
         if step in self.steps:
             return
-        sums = {name: _sum(vector) for name, vector in snapshot.vectors.items()}
+        sums = {name: _checksum(vector) for name, vector in snapshot.vectors.items()}
         note = {"manifest": snapshot.manifest, "shapes": snapshot.shapes, "sums": sums}
-        run = args.JsonSave({"note": note, "sum": _sum(_text(note))})
+        run = args.JsonSave({"note": note, "sum": _checksum(_to_json(note))})
         vectors = {name: args.PyTreeSave([vector]) for name, vector in snapshot.vectors.items()}
         self._manager.save(step, args=args.Composite(run=run, **vectors), force=True)
 
-    def note(self, step: int) -> dict[str, Any]:
-        """What is known of a step before its arrays are read: `manifest`, `shapes`, `sums`.
+    def read_note(self, step: int) -> dict[str, Any]:
+        """The JSON of a checkpoint: `manifest`, array `shapes`, and checksums (`sums`).
 
         Raises:
-            Damaged: see there.
+            CorruptCheckpoint: it cannot be read, or its checksum is wrong.
         """
         from orbax.checkpoint import args
 
-        with _damage(step):
+        with _read_errors(step):
             run = self._manager.restore(step, args=args.Composite(run=args.JsonRestore())).run
-            if _sum(_text(run["note"])) != run["sum"]:
-                raise ValueError("the checksum of its JSON is another")
+            if _checksum(_to_json(run["note"])) != run["sum"]:
+                raise ValueError("wrong checksum of its JSON")
             return run["note"]
 
     def read(self, step: int, note: dict[str, Any]) -> Snapshot:
-        """A step of which the note has been read.
+        """A checkpoint, given its note.
 
         Raises:
-            Damaged: see there.
+            CorruptCheckpoint: an array cannot be read, or its checksum is wrong.
         """
-        with _damage(step):
+        with _read_errors(step):
             vectors = {name: self._vector(step, name) for name in note["sums"]}
             for name, vector in vectors.items():
-                if _sum(vector) != note["sums"][name]:
-                    raise ValueError(f"the checksum of its {name} numbers is another")
+                if _checksum(vector) != note["sums"][name]:
+                    raise ValueError(f"wrong checksum of its {name} values")
             return Snapshot(note["manifest"], note["shapes"], vectors)
 
     def delete(self, step: int) -> None:
+        """Deletes a checkpoint."""
         self._manager.delete(step)
 
     def _vector(self, step: int, name: str) -> np.ndarray:
@@ -132,12 +133,12 @@ class Series:
 
 
 @contextlib.contextmanager
-def opened(path: Path, keep: int | None = None) -> Iterator[Series]:
-    """The steps in a directory, to be read; to be written as well if `keep` says how many stay.
+def open_directory(path: Path, keep: int | None = None) -> Iterator[CheckpointDirectory]:
+    """Opens a checkpoint directory for reading, or, with `keep` checkpoints kept, for writing.
 
-    Each process of several opens it for itself.
+    With several processes each opens it independently.
     """
-    with _silent():
+    with _suppress_logging():
         import orbax.checkpoint as ocp
 
         rank = jax.process_index()
@@ -152,28 +153,28 @@ def opened(path: Path, keep: int | None = None) -> Iterator[Series]:
             ),
         )
         with ocp.CheckpointManager(path, options=options, handler_registry=_handlers()) as manager:
-            yield Series(manager)
+            yield CheckpointDirectory(manager)
 
 
-def strangers(path: Path) -> list[str]:
-    """What a directory holds that is no step."""
+def foreign_entries(path: Path) -> list[str]:
+    """The names in a directory that are not checkpoints."""
     names = [entry.name for entry in path.iterdir()]
     return sorted(name for name in names if not name.startswith((f"{_PREFIX}_", ".")))
 
 
 def _handlers() -> Any:
-    """Who writes what.
+    """The handlers of orbax items.
 
-    Vectors are not compressed, which takes five times as long and saves a twelfth of noisy numbers,
-    and not copied once more.
+    Arrays are not copied again, and not compressed: compression takes five times as long, and saves
+    only 8 % for noisy values.
     """
     import orbax.checkpoint as ocp
 
     types = ocp.type_handlers
-    numbers = types.NumpyHandler(deepcopy_host_arrays=False)
+    arrays = types.NumpyHandler(deepcopy_host_arrays=False)
     handler = ocp.PyTreeCheckpointHandler(
         use_compression=False,
-        type_handler_registry=types.create_type_handler_registry((np.ndarray, numbers)),
+        type_handler_registry=types.create_type_handler_registry((np.ndarray, arrays)),
     )
     registry = ocp.DefaultCheckpointHandlerRegistry()
     for args in (ocp.args.PyTreeSave, ocp.args.PyTreeRestore):
@@ -184,45 +185,47 @@ def _handlers() -> Any:
 
 
 @contextlib.contextmanager
-def _damage(step: int) -> Iterator[None]:
-    """What goes wrong in reading a step, all said in one way."""
+def _read_errors(step: int) -> Iterator[None]:
+    """Converts errors in reading a checkpoint to `CorruptCheckpoint`."""
     try:
         yield
     except Exception as error:
         text = f"{error}".partition("\n")[0][:200]
-        raise Damaged(f"step {step} is damaged ({type(error).__name__}: {text})") from error
+        raise CorruptCheckpoint(
+            f"step {step} is corrupt ({type(error).__name__}: {text})"
+        ) from error
 
 
 @contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Keeps orbax out of the log, where it warns of what is meant to be.
+def _suppress_logging() -> Iterator[None]:
+    """Suppresses the log messages of orbax, which warns about intended settings.
 
-    It logs by absl, which gives a root logger without handlers one of its own, for ever. The one
-    that Python uses where there is none stands in its way.
+    Orbax logs by absl, which permanently adds a handler to a root logger without handlers. A
+    temporary handler, Python's default for that case, prevents it.
     """
-    root, stand_in = logging.getLogger(), logging.lastResort or logging.NullHandler()
+    root, default_handler = logging.getLogger(), logging.lastResort or logging.NullHandler()
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
 
-    def nothing(record: logging.LogRecord) -> bool:
+    def reject(record: logging.LogRecord) -> bool:
         return False
 
     added = not root.handlers
     if added:
-        root.addHandler(stand_in)
+        root.addHandler(default_handler)
     for logger in loggers:
-        logger.addFilter(nothing)
+        logger.addFilter(reject)
     try:
         yield
     finally:
         for logger in loggers:
-            logger.removeFilter(nothing)
+            logger.removeFilter(reject)
         if added:
-            root.removeHandler(stand_in)
+            root.removeHandler(default_handler)
 
 
-def _text(note: dict[str, Any]) -> bytes:
+def _to_json(note: dict[str, Any]) -> bytes:
     return json.dumps(note, allow_nan=False).encode()
 
 
-def _sum(values: Any) -> int:
+def _checksum(values: Any) -> int:
     return zlib.crc32(values)

@@ -1,0 +1,218 @@
+"""The inference methods of `fit`: search over approximations, direct solver, gradient steps.
+
+The first two return a posterior, or, if they did not converge, the start of gradient steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import optax
+
+from vijax.algorithms import Adam, Gradient, Optimizer
+from vijax.auto.minibatch import refinement_stages
+from vijax.auto.search import INTERRUPTED, search
+from vijax.auto.stages import AUTO, NAMED
+from vijax.contracts import (
+    Algorithm,
+    Objective,
+    ParticleGuide,
+    PyTree,
+    Solution,
+    Solver,
+    TransportGuide,
+    Variables,
+)
+from vijax.diagnostics.assessment import Chains
+from vijax.engine.engine import Engine
+from vijax.engine.problem import Problem
+from vijax.engine.row_order import plates_to_reorder
+from vijax.engine.row_parameters import has_rows, variable_axes
+from vijax.engine.run import Budget, Run
+from vijax.engine.stopping import StopRule
+from vijax.fitting.initial_values import ensure_finite
+from vijax.objectives import ELBO
+from vijax.posterior.finish import finish_candidate, finish_run, finish_solution
+from vijax.posterior.posterior import Posterior
+from vijax.runtime.keys import fold_in
+from vijax.runtime.progress import Progress
+from vijax.storage.checkpoint import Checkpoint, open_checkpointer
+
+_BASE_RATE = 0.05  # Adam's learning rate before the pilot runs
+_DEFAULT_FACTOR = 0.25  # learning-rate factor if losses of pilot runs cannot be compared
+_PILOT_FACTORS = (1.0, 0.25, 0.0625, 0.015625)
+_PILOT_STEPS = 100
+_USABLE = ("certified", "corrected")
+
+
+class FitStart(NamedTuple):
+    """The initial state of a fit.
+
+    Attributes:
+        problem: what is fitted.
+        variables: initial variables, one for each restart.
+        mutable: the model's mutable state.
+        start_time: by `time.perf_counter`.
+        random_init: whether the user gave no initial values, so that others may be tried.
+    """
+
+    problem: Problem
+    variables: list[Variables]
+    mutable: dict[str, PyTree]
+    start_time: float
+    random_init: bool
+
+
+class GradientOptions(NamedTuple):
+    """The options of gradient steps; see `fit`."""
+
+    algorithm: Any = "auto"
+    objective: Objective | None = None
+    optimizer: optax.GradientTransformation | None = None
+    num_particles: int | None = None
+    num_steps: int | None = None
+    max_seconds: float | None = None
+    precision: str | None = None
+
+
+class Monitoring(NamedTuple):
+    """Callbacks, checkpoints and progress bar of gradient steps; see `fit`."""
+
+    callbacks: tuple[Callable[..., Any], ...] = ()
+    checkpoint: Checkpoint | None = None
+    progress_bar: bool = True
+
+
+def run_search(
+    start: FitStart, max_seconds: float | None, progress_bar: bool, named: bool
+) -> Posterior | FitStart:
+    """Searches over approximations, or over coordinates only if the guide was `named`."""
+    with Progress(progress_bar, steps=False) as bar:
+        initial = (start.problem, start.variables[0], start.mutable)
+        found, history = search(NAMED if named else AUTO, *initial, max_seconds, bar)
+    status, solution = found.assessment.diagnosis.status, found.solution
+    # flows are fitted by gradient steps already
+    final = isinstance(found.problem.guide, TransportGuide)
+    final |= solution.converged or solution.reason.startswith(INTERRUPTED)
+    if status in _USABLE or final:
+        return Posterior(finish_candidate(found, start.mutable, history, start.start_time))
+    return _gradient_start(start._replace(problem=found.problem), solution)
+
+
+def run_direct_solver(start: FitStart, solver: Solver, final: bool) -> Posterior | FitStart:
+    """Runs a direct solver; `final` if its result is returned even without convergence."""
+    problem = start.problem
+    try:
+        state = (problem.target, problem.guide, start.variables[0], problem.batch)
+        solution = solver.solve(fold_in(problem.key, 4), *state)
+    except KeyboardInterrupt:
+        solution, final = Solution(start.variables[0], INTERRUPTED, False, 0), True
+    final |= solution.converged or solver.exhaustive or not solver.maximizes_elbo
+    if final:
+        if not (solution.converged or solution.reason == INTERRUPTED) and start.random_init:
+            solution = ensure_finite(problem, solution, start.mutable)
+        return Posterior(finish_solution(problem, solution, start.mutable, start.start_time))
+    return _gradient_start(start, solution)
+
+
+def run_refinement(start: FitStart, max_seconds: float | None, progress_bar: bool) -> Posterior:
+    """Minibatch gradient steps, refined on the full data; see `vijax.auto.minibatch`."""
+    problem, options = start.problem, GradientOptions(max_seconds=max_seconds)
+    engine = _engine(start, options)
+    engine = dataclasses.replace(engine, rule=dataclasses.replace(engine.rule, max_phases=1))
+    with Progress(progress_bar, None) as bar:
+        initial = _initial_run(engine, start, options)
+        run = engine.advance(initial, Budget(None, max_seconds), progress=bar)
+    left = max_seconds and max(0.0, max_seconds - (time.perf_counter() - start.start_time))
+    if run.phases[0].best is None or left == 0:  # not stationary, or time is up
+        return Posterior(finish_run(engine, run, start.start_time))
+    variables, mutable, _ = engine.latest(run)
+    reason, losses = f"{run.step} minibatch steps", tuple(run.losses[:, 0])
+    stages = refinement_stages(Solution(variables, reason, True, run.step, losses))
+    with Progress(progress_bar, steps=False) as bar:
+        found, history = search(stages, problem, variables, mutable, left, bar)
+    solution = found.solution
+    if solution.reason != reason:
+        solution = solution._replace(reason=f"{reason}, then {solution.reason}", losses=losses)
+    found = found._replace(solution=solution)
+    return Posterior(finish_candidate(found, mutable, history, start.start_time))
+
+
+def run_gradient_steps(
+    start: FitStart, options: GradientOptions, monitoring: Monitoring, chains: Chains
+) -> Posterior:
+    """Runs gradient steps, continuing from the latest checkpoint if there is one."""
+    callbacks = monitoring.callbacks
+    engine = _engine(start, options)
+    budget = Budget(options.num_steps, options.max_seconds)
+    fit = (engine, len(start.variables))
+    with (
+        Progress(monitoring.progress_bar, options.num_steps) as bar,
+        open_checkpointer(monitoring.checkpoint, *fit) as checkpointer,
+    ):
+        run = checkpointer.read(start.variables[0], start.mutable) if checkpointer else None
+        run = run or _initial_run(engine, start, options)
+        if not (run.converged or run.step >= budget.max_steps):
+            callbacks = (*callbacks, checkpointer) if checkpointer else callbacks
+            run = engine.advance(run, budget, callbacks, bar)
+            run = checkpointer.finish(run) if checkpointer else run
+    return Posterior(finish_run(engine, run, start.start_time, chains))
+
+
+def _gradient_start(start: FitStart, solution: Solution) -> FitStart:
+    """The start of gradient steps after a solver that did not converge."""
+    if start.random_init:
+        solution = ensure_finite(start.problem, solution, start.mutable)
+    return start._replace(variables=[solution.variables])
+
+
+def _initial_run(engine: Engine, start: FitStart, options: GradientOptions) -> Run:
+    """A run at step 0, with the default optimizer's learning rate chosen by short pilot runs."""
+    default = options.optimizer is None and not isinstance(options.algorithm, Algorithm)
+    factor, variables = 1.0, [engine.steps.reorder(one) for one in start.variables]
+    if default:  # pilot runs are compared by their losses
+        comparable = engine.algorithm.maximizes_elbo
+        factor = _pilot(engine, variables[0], start.mutable) if comparable else _DEFAULT_FACTOR
+    return engine.start(variables, start.mutable, [factor] * len(variables))
+
+
+def _engine(start: FitStart, options: GradientOptions) -> Engine:
+    """The engine of the gradient steps."""
+    problem, variables = start.problem, start.variables[0]
+    algorithm = options.algorithm
+    if not isinstance(algorithm, Algorithm):
+        default = options.optimizer is None
+        algorithm = Gradient(
+            options.objective or ELBO(options.num_particles or problem.guide.num_particles),
+            Adam(_BASE_RATE) if default else Optimizer(options.optimizer),
+            precision=options.precision,
+        )
+    return Engine(
+        problem,
+        algorithm,
+        rule=_rule(problem, variables),
+        anneal=options.optimizer is None or options.num_steps is None,
+        reordered=plates_to_reorder(problem, algorithm, variables, start.mutable),
+    )
+
+
+def _rule(problem: Problem, variables: Variables) -> StopRule:
+    """The stopping rule for the guide."""
+    target = problem.target
+    if isinstance(problem.guide, ParticleGuide) and not target.subsampled:
+        return StopRule.deterministic()
+    axes = variable_axes(problem.guide, variables, target.space, target.subsampled)
+    return StopRule.for_row_params(problem.schedule.epoch) if has_rows(axes) else StopRule()
+
+
+def _pilot(engine: Engine, variables: Variables, mutable: dict[str, PyTree]) -> float:
+    """The learning-rate factor whose pilot run has the lowest loss; ties go to the larger."""
+    losses = [
+        engine.trial(engine.start([variables], mutable, [factor]), _PILOT_STEPS)
+        for factor in _PILOT_FACTORS
+    ]
+    return _PILOT_FACTORS[int(np.argmin(losses))]

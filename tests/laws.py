@@ -16,7 +16,7 @@ import numpyro.distributions as dist
 from numpyro.infer import autoguide
 
 from tests.targets import Problem, problem
-from vijax.contracts import DensityGuide, EntropyGuide, GaussianGuide, Guide, NormalsGuide
+from vijax.contracts import DensityGuide, EntropyGuide, GaussianGuide, Guide, NormalNoiseGuide
 from vijax.guides import (
     ASVI,
     Delta,
@@ -328,7 +328,7 @@ LAWS: dict[Callable[[Case], None], type[Guide]] = {
     gradient_reaches_every_parameter: Guide,
     compiled_equals_eager: Guide,
     key_decides_the_draw: Guide,
-    normals_stand_in_for_a_key: NormalsGuide,
+    normals_stand_in_for_a_key: NormalNoiseGuide,
     entropy_is_exact: EntropyGuide,
     moments_are_exact: GaussianGuide,
     weights_average_to_the_evidence: Guide,

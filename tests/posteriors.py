@@ -5,6 +5,6 @@ import dataclasses
 from vijax import Posterior
 
 
-def replaced(posterior, **fields):
+def map_parts(posterior, **fields):
     """The same posterior with some fields of its result replaced."""
     return Posterior(dataclasses.replace(posterior._result, **fields))

@@ -15,7 +15,7 @@ from flax import nnx
 import vijax
 from vijax import GuideError
 from vijax.algorithms import Adam, Gradient, Optimizer
-from vijax.contracts import Batch, Controlled, Setting, Variables
+from vijax.contracts import Batch, ControlVariateObjective, LossContext, Variables
 from vijax.guides import AmortizedDiscrete, Discrete
 from vijax.objectives import ELBO, Tempered
 from vijax.objectives.estimators.discrete import Rebar, Relax
@@ -52,7 +52,7 @@ def fit(estimator, num_steps=300, model=network, y=Y, **options):
 
 
 def controls(posterior):
-    return jax.device_get(posterior._result.run.loop.state.controls)
+    return jax.device_get(posterior._result.run.loop.state.control_params)
 
 
 def assert_same(one, other):
@@ -130,14 +130,14 @@ def test_batches(guide):
 def test_what_is_learned_lowers_the_variance(estimator):
     posterior = fit(estimator, 2000)
     objective, target = ELBO(discrete=estimator), posterior._result.target
-    at = Setting(
+    at = LossContext(
         {}, jax.random.key(4), target, posterior.guide, posterior._result.batch, jnp.zeros(())
     )
     keys = jax.random.split(jax.random.key(5), 2000)
 
     def variance(controls):
         def one(key):
-            setting = at._replace(key=key, controls=controls)
+            setting = at._replace(key=key, control_params=controls)
             slopes = jax.grad(lambda v: objective(v, setting)[0])(posterior._result.variables)
             return jax.flatten_util.ravel_pytree(slopes)[0]
 
@@ -145,15 +145,15 @@ def test_what_is_learned_lowers_the_variance(estimator):
         return slopes.var(0).sum()
 
     learned = jax.tree.map(lambda leaf: leaf[0], controls(posterior))
-    assert variance(learned) < 0.8 * variance(objective.init_controls(at))
+    assert variance(learned) < 0.8 * variance(objective.init_control_params(at))
 
 
 def test_nothing_is_kept_for_objectives_without_them():
     posterior = fit(Rebar(), 10)
     state = posterior._result.run.loop.state
-    assert jax.tree.leaves((state.controls, state.learner)) == []
+    assert jax.tree.leaves((state.control_params, state.control_optimizer)) == []
     continuous = vijax.fit(continuous_rows, Y, guide="meanfield", num_steps=10, progress_bar=False)
-    assert jax.tree.leaves(continuous._result.run.loop.state.controls) == []
+    assert jax.tree.leaves(continuous._result.run.loop.state.control_params) == []
 
 
 def continuous_rows(y):
@@ -169,22 +169,22 @@ def test_a_flattened_target_hands_them_on():
 
 
 @dataclasses.dataclass(frozen=True)
-class Toy(Controlled):
+class Toy(ControlVariateObjective):
     """A gradient of one, moved by `c` times a sign with mean zero; not finite where `c` asks."""
 
-    def init_controls(self, setting):
+    def init_control_params(self, setting):
         return jnp.asarray(1.0)
 
     def __call__(self, variables, setting):
         noise = jax.random.rademacher(setting.key, (), float)
         x = variables.guide
-        return x + setting.controls * noise * (x - jax.lax.stop_gradient(x)), {}
+        return x + setting.control_params * noise * (x - jax.lax.stop_gradient(x)), {}
 
 
 def state_after(algorithm, steps, start=None):
     nothing = (None, None, Batch({}))
     state = algorithm.init(Variables(jnp.asarray(0.0)), {}, jax.random.key(0), *nothing)
-    state = state if start is None else state._replace(controls=start)
+    state = state if start is None else state._replace(control_params=start)
     for t in range(steps):
         state, _ = algorithm.step(state, jax.random.key(t), *nothing)
     return state
@@ -192,10 +192,10 @@ def state_after(algorithm, steps, start=None):
 
 def test_control_variates_follow_the_gradient_of_the_squared_norm():
     """`d/dc (1 + c s)^2 = 2 s (1 + c s)`, whose mean is `2 c`."""
-    algorithm = Gradient(Toy(), Optimizer(optax.sgd(0.0)), learner=Optimizer(optax.sgd(0.1)))
+    algorithm = Gradient(Toy(), Optimizer(optax.sgd(0.0)), control_optimizer=Optimizer(optax.sgd(0.1)))
     state = state_after(algorithm, 1)
     sign = float(jax.random.rademacher(jax.random.key(0), (), float))
-    assert float(state.controls) == pytest.approx(1 - 0.1 * 2 * sign * (1 + sign))
+    assert float(state.control_params) == pytest.approx(1 - 0.1 * 2 * sign * (1 + sign))
     assert abs(float(state_after(algorithm, 100).controls)) < 0.6
 
 
@@ -211,11 +211,11 @@ def test_they_stay_where_they_are_when_the_variables_move_on():
     algorithm = Gradient(Toy(), Adam(0.1))
     state = state_after(algorithm, 3)
     slower = algorithm.rescale(state, 0.25)
-    assert (slower.controls, slower.learner) == (state.controls, state.learner)
+    assert (slower.control_params, slower.control_optimizer) == (state.control_params, state.control_optimizer)
     kept, forgotten = (algorithm.move(state, state.variables, forget) for forget in (False, True))
-    assert kept.controls == forgotten.controls == state.controls
-    assert kept.learner[0].count == 3
-    assert forgotten.learner[0].count == 0
+    assert kept.control_params == forgotten.control_params == state.control_params
+    assert kept.control_optimizer[0].count == 3
+    assert forgotten.control_optimizer[0].count == 0
 
 
 def wide(width, rngs):

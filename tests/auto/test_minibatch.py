@@ -204,7 +204,7 @@ def test_a_stream_is_read_in_order_once_a_pass(fitted, on_disk):
 
 
 class Slow(arrays.MappedRows):
-    effort = 2**30
+    read_cost = 2**30
 
 
 def test_rows_that_take_long_to_read_are_left_to_the_steps(fitted, on_disk):

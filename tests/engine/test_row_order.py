@@ -23,8 +23,8 @@ Y = data(ROWS)
 
 @pytest.fixture(autouse=True)
 def few_rows_are_many(monkeypatch):
-    monkeypatch.setattr(_permutation, "SHUFFLED", 20)
-    monkeypatch.setattr("vijax.engine.row_schedule.SHUFFLED", 20)
+    monkeypatch.setattr(_permutation, "SHUFFLE_LIMIT", 20)
+    monkeypatch.setattr("vijax.engine.row_schedule.SHUFFLE_LIMIT", 20)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from scipy.special import logsumexp
 from scipy.stats import binom, norm, poisson
 
 import vijax
-from vijax.contracts import Batch, Setting, Variables
+from vijax.contracts import Batch, LossContext, Variables
 from vijax.families.discrete import Counts, Finite
 from vijax.guides import Discrete, Mixed
 from vijax.model import build, split
@@ -27,7 +27,7 @@ from vijax.objectives.estimators.discrete import (
     Rebar,
     chosen,
 )
-from vijax.objectives.estimators.discrete.estimator import Integrand, Seen, Stage
+from vijax.objectives.estimators.discrete.estimator import EstimatorContext, Integrand, IntegrandValue
 from vijax.runtime.errors import GuideError, ModelError
 
 KEYS = jax.random.split(jax.random.key(1), 4000)
@@ -96,11 +96,11 @@ def exact(model):
 
 def estimates(model, objective, keys=KEYS):
     target, guide, batch, variables = problem(model)
-    start = Setting({}, KEYS[1], target, guide, batch, jnp.zeros(()))
-    controls = moved(objective.init_controls(start)) if isinstance(objective, ELBO) else ()
+    start = LossContext({}, KEYS[1], target, guide, batch, jnp.zeros(()))
+    controls = moved(objective.init_control_params(start)) if isinstance(objective, ELBO) else ()
 
     def one(key):
-        setting = start._replace(key=key, controls=controls)
+        setting = start._replace(key=key, control_params=controls)
         return jax.value_and_grad(lambda at: objective(at, setting)[0])(variables)
 
     return jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=2000))(keys)
@@ -157,7 +157,7 @@ def test_rows_do_not_hear_of_one_another():
         params = guide.init(jax.random.key(0), target.space, start)
 
         def one(key):
-            setting = Setting({}, key, target, guide, Batch(data), jnp.zeros(()))
+            setting = LossContext({}, key, target, guide, Batch(data), jnp.zeros(()))
 
             def loss(at):
                 return ELBO(discrete="leave_one_out")(Variables(at), setting)[0]
@@ -179,7 +179,7 @@ def test_rows_do_not_hear_of_one_another():
 def test_the_choice_of_an_estimator():
     small = problem(network)[0]
     # the units of a row one by one, all rows at once, and the one above: four evaluations
-    assert chosen("auto", small.space, small.term_info(Batch({}))) == LocalExpectation()
+    assert select_estimator("auto", small.space, small.term_info(Batch({}))) == LocalExpectation()
 
     def many(x, units=20):
         with numpyro.plate("rows", len(x)):
@@ -193,8 +193,8 @@ def test_the_choice_of_an_estimator():
 
     for model, expected in ((many, DisARM()), (counts, LeaveOneOut())):
         target = build(model, split(model, (X,), {})[0], None, "all")
-        assert chosen("auto", target.space, target.term_info(Batch({}))) == expected
-        assert chosen("leave_one_out", target.space, target.term_info(Batch({}))) == LeaveOneOut()
+        assert select_estimator("auto", target.space, target.term_info(Batch({}))) == expected
+        assert select_estimator("leave_one_out", target.space, target.term_info(Batch({}))) == LeaveOneOut()
 
 
 def rows(y):
@@ -404,9 +404,9 @@ def test_temperatures_follow_the_phases():
                     b = states["b"]
                     hot = b if b.ndim == 2 else jax.nn.one_hot(b, 2)
                     value = jnp.sum((hot[:, 1] - 0.3) ** 2)
-                    return Seen(value, {"b": value[None]})
+                    return IntegrandValue(value, {"b": value[None]})
 
-                return estimator.estimate(key, {"b": Finite(logits)}, Integrand(f), Stage(phase))[0]
+                return estimator.estimate(key, {"b": Finite(logits)}, Integrand(f), EstimatorContext(phase))[0]
 
             return jax.grad(loss)(jnp.zeros((1, 1)))[0, 0]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests import targets
-from vijax.contracts import Setting, Variables
+from vijax.contracts import LossContext, Variables
 from vijax.guides import Delta, FullRank, MeanField
 from vijax.guides.gaussian.normal import FullRankParams, MeanFieldParams
 from vijax.objectives import ELBO
@@ -19,7 +19,7 @@ def loss_and_gradient(objective, guide, params, problem, phase, keys=KEYS):
     target, batch = problem.target, problem.batch
 
     def loss(params, key):
-        setting = Setting({}, key, target, guide, batch, jnp.asarray(phase))
+        setting = LossContext({}, key, target, guide, batch, jnp.asarray(phase))
         return objective(Variables(params), setting)[0]
 
     return jax.jit(jax.vmap(jax.value_and_grad(loss), (None, 0)))(params, keys)

@@ -13,7 +13,7 @@ import pytest
 import vijax
 from tests import targets
 from tests.objectives.test_elbo import KEYS, closed_form, exact, loss_and_gradient, wrong
-from vijax.contracts import Setting, Variables
+from vijax.contracts import LossContext, Variables
 from vijax.guides import Delta, FullRank, MeanField
 from vijax.objectives import CUBO, ELBO, IWAE, ForwardKL, Renyi, ScoreELBO, Tempered
 from vijax.runtime.errors import GuideError
@@ -163,7 +163,7 @@ def test_parameters_of_the_model_follow_the_evidence(objective):
     params = params._replace(loc={"mu": jnp.array(0.4)}, log_scale={"mu": jnp.log(scale)})
 
     def loss(model, key):
-        setting = Setting({}, key, target, MeanField(), batch, jnp.zeros(()))
+        setting = LossContext({}, key, target, MeanField(), batch, jnp.zeros(()))
         return objective(Variables(params, model), setting)[0]
 
     slopes = jax.jit(jax.vmap(jax.grad(loss), (None, 0)))({"shift": jnp.array(0.3)}, KEYS[:400])

@@ -9,11 +9,11 @@ import pytest
 from scipy.special import logsumexp
 
 from tests.groups import Encoder, groups
-from vijax.contracts import Batch, Setting, Variables
+from vijax.contracts import Batch, LossContext, Variables
 from vijax.guides import Amortized, MeanField
 from vijax.model import build, request, split
 from vijax.objectives import IWAE, Renyi
-from vijax.objectives.estimators.particles import have_rows
+from vijax.objectives.estimators.particles import has_independent_rows
 
 ROWS = 12
 Y = np.random.default_rng(0).normal(0.0, 2.0, (ROWS, 3)).astype(np.float32)
@@ -36,7 +36,7 @@ def setting(model=groups, guide=None, size=None, index=None, key=KEYS[0]):
     arguments, data = split(model, (Y,), {})
     target = build(model, arguments, request(size, None)).on_batch
     guide = guide or Amortized(Encoder, "y")
-    return Setting({}, key, target, guide, Batch(data, index or {}), jnp.zeros(()))
+    return LossContext({}, key, target, guide, Batch(data, index or {}), jnp.zeros(()))
 
 
 def parameters(at, exact=False):
@@ -103,11 +103,11 @@ def test_doubly_reparameterized_gradients_of_rows_are_unbiased():
 
 
 def test_where_rows_have_weights_of_their_own():
-    assert have_rows(setting())
+    assert has_independent_rows(setting())
     # a guide that is not by row, a Jacobian and a latent outside of the plate: one weight for all
-    assert not have_rows(setting(guide=MeanField()))
-    assert not have_rows(setting(scaled))
-    assert not have_rows(setting(shared))
+    assert not has_independent_rows(setting(guide=MeanField()))
+    assert not has_independent_rows(setting(scaled))
+    assert not has_independent_rows(setting(shared))
 
 
 def test_doubly_reparameterized_gradients_go_back_through_the_model_once():
@@ -124,7 +124,7 @@ def test_doubly_reparameterized_gradients_go_back_through_the_model_once():
 
     def work(objective):
         def gradient(variables, data):
-            at = Setting({}, KEYS[0], target, guide, Batch(data), jnp.zeros(()))
+            at = LossContext({}, KEYS[0], target, guide, Batch(data), jnp.zeros(()))
             return jax.grad(lambda v: objective(v, at)[0])(variables)
 
         return jax.jit(gradient).lower(variables, data).compile().cost_analysis()["flops"]

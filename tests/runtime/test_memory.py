@@ -9,7 +9,7 @@ from tests.groups import hierarchy
 from vijax import ModelError, OutOfMemoryError
 from vijax.posterior import draws as _draws
 from vijax.runtime import memory as _memory
-from vijax.runtime.memory import named_memory
+from vijax.runtime.memory import explain_out_of_memory
 
 Y = np.random.default_rng(0).normal(1.0, 1.0, (12, 2)).astype(np.float32)
 
@@ -47,7 +47,7 @@ def test_what_the_machine_could_not_hold_is_refused_before_it_is_begun(fitted, m
 
 def test_only_memory_is_named():
     def fails(error):
-        with named_memory("fit", "Use less."):
+        with explain_out_of_memory("fit", "Use less."):
             raise error
 
     full = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes.\nmore")

@@ -7,7 +7,7 @@ from vijax.runtime.permutation import permuted
 
 
 def part(seed, size, start, stop):
-    return permuted(seed, size, np.arange(start, stop))
+    return permute(seed, size, np.arange(start, stop))
 
 
 SIZES = (1, 2, 5, 1000, 2**16, 2**16 + 1, 100_003, 2**17, 300_000)

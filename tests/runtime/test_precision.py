@@ -15,11 +15,11 @@ from numpyro.contrib.module import nnx_module, random_nnx_module
 import vijax
 from vijax.algorithms import SVGD, Adam, Gradient
 from vijax.algorithms.gradient import GradientState
-from vijax.contracts import Batch, Setting, Variables
+from vijax.contracts import Batch, LossContext, Variables
 from vijax.guides import MeanField
 from vijax.model import build, split
 from vijax.objectives import ELBO
-from vijax.runtime.precision import exact, mixed
+from vijax.runtime.precision import full_precision, mixed
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(200, 4)).astype(np.float32)
@@ -65,7 +65,7 @@ def step_of(model, precision):
     def by_hand(state, batch):
         def loss_of(variables):
             key = jax.random.key(1)
-            setting = Setting(state.mutable, key, target, guide, batch, state.phase)
+            setting = LossContext(state.mutable, key, target, guide, batch, state.phase)
             return ELBO()(variables, setting)
 
         found, gradient = jax.value_and_grad(loss_of, has_aux=True)(state.variables)
@@ -128,14 +128,14 @@ def programs(x, w):
     hidden = lax.cond(hidden.sum() > 0, lambda h: h @ w, lambda h: h @ w.T, hidden)
     hidden = jax.checkpoint(lambda h: jnp.sin(h @ w))(hidden)
     image = lax.conv(hidden[None, None], w[None, None, :2, :2], (1, 1), "SAME")
-    with exact():
+    with full_precision():
         kept = hidden @ w
     return {"image": image, "kept": kept, "sums": sums, "relu": jax.nn.relu(hidden)}
 
 
 def test_programs_inside_of_programs_are_followed():
     x, w = X[:5], rng.normal(size=(4, 4)).astype(np.float32)
-    short = mixed(programs, "bfloat16")
+    short = mixed_precision(programs, "bfloat16")
     jaxpr = jax.make_jaxpr(short)(x, w).jaxpr
     products = [e for e in equations(jaxpr) if e.primitive.name == "dot_general"]
     dtypes = [str(e.invars[0].aval.dtype) for e in products]

@@ -15,18 +15,18 @@ from vijax.contracts import (
     Algorithm,
     Axes,
     Batch,
-    Controlled,
+    ControlVariateObjective,
     Guide,
     Info,
-    NotElboOptimum,
+    NonElboObjective,
     Objective,
     PyTree,
-    Setting,
+    LossContext,
     Target,
     Variables,
 )
 from vijax.runtime.fingerprint import fingerprint
-from vijax.runtime.precision import check_precision, mixed
+from vijax.runtime.precision import check_precision, mixed_precision
 
 
 class GradientState(NamedTuple):
@@ -37,9 +37,9 @@ class GradientState(NamedTuple):
         mutable: the model's mutable state.
         optimizer: the optimizer's state.
         step_size: a factor.
-        phase: as in `Setting`.
+        phase: as in `LossContext`.
         controls: parameters of the objective's control variates, without leaves if it has none.
-        learner: the state of their optimizer, likewise.
+        control_optimizer: the state of their optimizer, likewise.
     """
 
     variables: Variables
@@ -48,7 +48,7 @@ class GradientState(NamedTuple):
     step_size: Array
     phase: Array
     controls: PyTree = ()
-    learner: PyTree = ()
+    control_optimizer: PyTree = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Adam(Optimizer):
 class Gradient(Algorithm):
     """`variables <- variables + step_size * update(gradient of the objective)`.
 
-    Parameters of the objective's control variates, see `Controlled`, take a step after each of
+    Parameters of the objective's control variates, see `ControlVariateObjective`, take a step after each of
     these, with the gradient of the squared norm of the gradient. Source: Backpropagation through
     the void, Grathwohl, Choi, Wu, Roeder, Duvenaud, 2018, algorithm 1.
 
@@ -102,7 +102,7 @@ class Gradient(Algorithm):
             gradient and value function of the step's own draws.
         precision: `"bfloat16"` takes the model's matrix products and convolutions in it, see
             `vijax.fit`; `None` changes nothing.
-        learner: optimizer of the control variates' parameters, whose step size stays as it is.
+        control_optimizer: optimizer of the control variates' parameters, whose step size stays as it is.
 
     Raises:
         ValueError: the precision is another one.
@@ -111,14 +111,14 @@ class Gradient(Algorithm):
     objective: Objective
     optimizer: Optimizer
     precision: str | None = dataclasses.field(default=None, kw_only=True)
-    learner: Optimizer = dataclasses.field(default=Adam(0.01), kw_only=True)
+    control_optimizer: Optimizer = dataclasses.field(default=Adam(0.01), kw_only=True)
 
     def __post_init__(self) -> None:
         check_precision(self.precision)
 
     @property
     def maximizes_elbo(self) -> bool:
-        return not isinstance(self.objective, NotElboOptimum)
+        return not isinstance(self.objective, NonElboObjective)
 
     def init(
         self,
@@ -132,26 +132,26 @@ class Gradient(Algorithm):
         one, zero = jnp.ones(()), jnp.zeros(())
         state = self.optimizer.transformation.init(variables)
         begun = GradientState(variables, mutable, state, one, zero)
-        if isinstance(self.objective, Controlled):
-            setting = Setting(mutable, key, target, guide, batch, zero)
-            begun = begun._replace(controls=self.objective.init_controls(setting))
-        return begun._replace(learner=self._ready(begun.controls))
+        if isinstance(self.objective, ControlVariateObjective):
+            setting = LossContext(mutable, key, target, guide, batch, zero)
+            begun = begun._replace(control_params=self.objective.init_control_params(setting))
+        return begun._replace(control_optimizer=self._ready(begun.controls))
 
     def _ready(self, controls: PyTree) -> PyTree:
         """The state in which parameters of control variates begin to be learned."""
-        return self.learner.transformation.init(controls) if jax.tree.leaves(controls) else ()
+        return self.control_optimizer.transformation.init(controls) if jax.tree.leaves(controls) else ()
 
     def step(
         self, state: GradientState, key: Array, target: Target, guide: Guide, batch: Batch
     ) -> tuple[GradientState, Info]:
         if self.precision is not None:
             target = _mixed_target(target, self.precision)
-        setting = Setting(state.mutable, key, target, guide, batch, state.phase, state.controls)
+        setting = LossContext(state.mutable, key, target, guide, batch, state.phase, state.control_params)
 
         def loss_of(
-            variables: Variables, controls: PyTree = state.controls
+            variables: Variables, controls: PyTree = state.control_params
         ) -> tuple[Array, dict[str, PyTree]]:
-            return self.objective(variables, setting._replace(controls=controls))
+            return self.objective(variables, setting._replace(control_params=controls))
 
         def found(controls: PyTree) -> tuple[tuple[Array, dict[str, PyTree]], Variables]:
             return jax.value_and_grad(loss_of, has_aux=True)(state.variables, controls)
@@ -160,11 +160,11 @@ class Gradient(Algorithm):
             after = found(controls)
             return optax.tree_utils.tree_norm(after[1], squared=True), after
 
-        if jax.tree.leaves(state.controls):
-            slopes, after = jax.grad(squared, has_aux=True)(state.controls)
+        if jax.tree.leaves(state.control_params):
+            slopes, after = jax.grad(squared, has_aux=True)(state.control_params)
             state = self._learned(state, slopes)
         else:
-            after = found(state.controls)
+            after = found(state.control_params)
         (loss, mutable), gradient = after
         update, optimizer = optax.with_extra_args_support(self.optimizer.transformation).update(
             gradient,
@@ -185,11 +185,11 @@ class Gradient(Algorithm):
         Steps of the variables that are not finite are undone by the loop, which does not look here.
         """
         finite = jnp.isfinite(optax.tree_utils.tree_sum(slopes))
-        updates, learner = self.learner.transformation.update(slopes, state.learner, state.controls)
-        moved = (optax.apply_updates(state.controls, updates), learner)
-        kept = (state.controls, state.learner)
-        controls, learner = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, kept)
-        return state._replace(controls=controls, learner=learner)
+        updates, control_optimizer = self.control_optimizer.transformation.update(slopes, state.control_optimizer, state.control_params)
+        moved = (optax.apply_updates(state.control_params, updates), control_optimizer)
+        kept = (state.control_params, state.control_optimizer)
+        controls, control_optimizer = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, kept)
+        return state._replace(control_params=controls, control_optimizer=control_optimizer)
 
     def variables(self, state: GradientState) -> Variables:
         return state.variables
@@ -222,11 +222,11 @@ class Gradient(Algorithm):
         if forget:
             state = state._replace(
                 optimizer=self.optimizer.transformation.init(variables),
-                learner=self._ready(state.controls),
+                control_optimizer=self._ready(state.control_params),
             )
         return state._replace(variables=variables, phase=state.phase + 1)
 
 
 def _mixed_target(target: Target, precision: str) -> Target:
     """A target whose log density has its products in a lower precision."""
-    return target.with_density(mixed(target.evaluate, precision), mixed(target.terms, precision))
+    return target.with_density(mixed_precision(target.evaluate, precision), mixed_precision(target.terms, precision))

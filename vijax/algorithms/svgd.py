@@ -37,5 +37,5 @@ class SVGD(Gradient):
         object.__setattr__(self, "objective", Stein(self.kernel))
 
     @property
-    def own_guide(self) -> Guide:
+    def default_guide(self) -> Guide:
         return Particles(self.num_particles)

@@ -42,7 +42,7 @@ def applies(problem: Problem, parameters: dict[str, PyTree], mutable: dict[str, 
     Not where the model has parameters or a state of its own, which steps alone move.
     """
     target, dim = problem.target, problem.target.space.dim
-    if not (problem.schedule.subsampled and shares_all(target) and target.explorable):
+    if not (problem.schedule.subsampled and shares_all(target) and target.differentiable):
         return False
     if problem.all_rows is None or parameters or mutable:
         return False
@@ -57,7 +57,7 @@ def _affordable(problem: Problem, points: int, passes: int) -> bool:
     assert data is not None
     cost = points * num_elements(data, problem.target.space.dim)
     if isinstance(data, Blocks):
-        cost += passes * data.effort * data.plate.size
+        cost += passes * data.read_cost * data.plate.size
     return cost <= _ELEMENTS
 
 

@@ -1,4 +1,4 @@
-"""All rows of data that are not seen as a whole: blocks of rows, whose sum they are."""
+"""Data that do not fit into memory: sources of rows, and the log density as a sum over blocks."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ class RowSource(abc.ABC):
     shape: tuple[int, ...]
     dtype: np.dtype
     sequential: ClassVar[bool] = False
-    effort: int = 0
+    read_cost: int = 0
 
     @abc.abstractmethod
     def take(self, rows: np.ndarray) -> np.ndarray:
-        """The rows with these numbers, `(num,)`, in this order: `(num, *shape[1:])`."""
+        """The rows with indices `rows`, `(num,)`, in this order: `(num, *shape[1:])`."""
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """All of it, in memory."""
+        """The whole array, in memory."""
         return np.asarray(self.take(np.arange(len(self))), dtype)
 
 
 class Block(NamedTuple):
-    """Some rows.
+    """A term of the sum over blocks of rows, `weight * log_density(batch)`.
 
     Attributes:
         batch: the data.
-        weight: of what is evaluated on it, in the sum over all blocks.
-        rows: how many of its rows, the first ones, are new; the others fill it up.
+        weight: its weight in the sum.
+        rows: number of its leading rows that are new; the others are padding.
     """
 
     batch: Batch
@@ -81,42 +81,42 @@ class Blocks:
     plate: Plate
     read: Callable[[np.ndarray], dict[str, Any]]
     num_elements: int = 0
-    effort: int = 0
+    read_cost: int = 0
 
     def __iter__(self) -> Iterator[Block]:
-        """The blocks, read when they are asked for, in order and every row once."""
+        """The blocks in order, each read on demand, every row once."""
         size, length = self.plate.size, self.plate.subsample_size
         for start in range(0, size, length):
             rows = np.arange(start, min(start + length, size), dtype=np.int32)
             fetched = self.read(rows)
-            yield Block(self._filled(rows, fetched), length / size, len(rows))
+            yield Block(self._padded(rows, fetched), length / size, len(rows))
         if length > len(rows):
             last = {name: values[-1:] for name, values in fetched.items()}
             weight = (len(rows) - length) / size
-            yield Block(self._filled(rows[-1:], last), weight, 0)
+            yield Block(self._padded(rows[-1:], last), weight, 0)
 
-    def _filled(self, rows: np.ndarray, fetched: dict[str, Any]) -> Batch:
-        """A whole block, filled up with copies of the last of these rows."""
+    def _padded(self, rows: np.ndarray, fetched: dict[str, Any]) -> Batch:
+        """A block of full length, padded with copies of the last of these rows."""
         missing = self.plate.subsample_size - len(rows)
 
-        def fill(values: np.ndarray) -> np.ndarray:
+        def pad(values: np.ndarray) -> np.ndarray:
             if not missing:
                 return values
             return np.concatenate([values, np.repeat(values[-1:], missing, axis=0)])
 
-        index = self.batch.index | {self.plate.name: fill(rows)}
-        filled = {name: fill(values) for name, values in fetched.items()}
-        data = {name: v for name, v in self.batch.data.items() if name not in filled}
-        return self.batch._replace(data=data, **jax.device_put({"index": index, "fetched": filled}))
+        index = self.batch.index | {self.plate.name: pad(rows)}
+        padded = {name: pad(values) for name, values in fetched.items()}
+        data = {name: v for name, v in self.batch.data.items() if name not in padded}
+        return self.batch._replace(data=data, **jax.device_put({"index": index, "fetched": padded}))
 
 
 Data = Batch | Blocks
 
 
 def take_rows(array: Array, pairs: Iterable[tuple[str, int]], index: Mapping[str, Any]) -> Array:
-    """An array, cut along `(plate, axis)` pairs, with the rows in `index`; all of other plates."""
+    """An array subsampled to the rows in `index` along its `(plate, axis)` pairs."""
     for plate, axis in pairs:
         if plate in index:
-            # rows come from permutations: no bounds to check
+            # rows come from permutations, hence are in bounds
             array = jnp.take(array, index[plate], axis, mode="clip")
     return array

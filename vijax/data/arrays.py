@@ -62,7 +62,7 @@ class StackedRows(RowSource):
         self.ends = np.cumsum([len(part) for part in self.parts])
         self.shape = (int(self.ends[-1]), *self.parts[0].shape[1:])
         self.dtype = self.parts[0].dtype
-        self.effort = max(part.effort for part in self.parts)
+        self.read_cost = max(part.read_cost for part in self.parts)
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         owner = np.searchsorted(self.ends, rows, side="right")

@@ -95,7 +95,7 @@ class _Group(RowSource):
     names: tuple[str, ...]
     shape: tuple[int, ...]
     dtype: np.dtype
-    effort = 2**14  # all of the group is read whatever is asked for
+    read_cost = 2**14  # all of the group is read whatever is asked for
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         found = self.fragment.to_table(columns=list(self.names)).take(rows)

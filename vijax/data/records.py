@@ -88,7 +88,7 @@ class Column(RowSource):
     number: int
     shape: tuple[int, ...]
     dtype: np.dtype
-    effort = 2**14  # a few microseconds
+    read_cost = 2**14  # a few microseconds
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         found = self.reader.read(rows)[self.number]

@@ -60,7 +60,7 @@ class _Streamed(Column):
     """One array of a stream."""
 
     sequential = True
-    effort = 2**12  # its batches may be made of records
+    read_cost = 2**12  # its batches may be made of records
 
 
 class _Stream(Columns):

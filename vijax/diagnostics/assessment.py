@@ -176,7 +176,7 @@ def weigh(
     found = weights.importance(draws.log_weights)
     diagnostics = diagnostics._replace(importance=found, shift=shift(flat, found.log_weights))
     kernel, scored = fitted.kernel, min(_SCORES, num_draws // 4)
-    cheap = dim <= _CHECK_DIM and target.explorable and not kernel.is_costly(scored)
+    cheap = dim <= _CHECK_DIM and target.differentiable and not kernel.is_costly(scored)
     if finite_share == 1 and isinstance(guide, GaussianGuide) and cheap:
         # not the guide's own method: run eagerly it compiles a dozen programs; and of other draws
         # than those it is applied to, which in many dimensions it would be correlated with
@@ -200,7 +200,7 @@ def ask_chains(assessment: Assessment, fitted: Fitted, correct: bool) -> Assessm
     """The assessment with what short chains say, where they can be asked; see `assess`."""
     target, guide = fitted.target, fitted.guide
     draws, diagnostics = assessment.draws, assessment.diagnostics
-    asked = target.explorable and target.space.dim <= _CHECK_DIM
+    asked = target.differentiable and target.space.dim <= _CHECK_DIM
     if diagnostics.importance is None or not asked or diagnostics.finite_share <= 0.5:
         return assessment
     kernel, place = fitted.kernel, None

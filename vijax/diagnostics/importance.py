@@ -124,7 +124,7 @@ def draw(
     apart = small and not target.space.discrete.sites and kernel.is_costly(num_draws)
     at_once = part is batch and not apart
     # one draw alone is asked of many batches in turn: a block for each would be hundreds
-    block = 1 if num_draws == 1 else block_size(part, target.footprint, target.subsampling.cut)
+    block = 1 if num_draws == 1 else block_size(part, target.footprint, target.subsampling.axes)
     program = target.program(_draw_block, guide, block, at_once)
     parts = [
         on_host(program(variables, mutable, fold_in(key, i), part))

@@ -37,7 +37,7 @@ def common_log_weights(
         data = all_rows(target, batch, {}) or batch
         return weights.draw(target, guide, variables, mutable, key, data, num_draws).log_weights
     axes = variable_axes(guide, variables, target.space, target.subsampled)
-    variables = target.devices.placed(variables, axes, stacked=False)
+    variables = target.devices.put(variables, axes, stacked=False)
     cut, out = target.program(_of_rows_everywhere, guide), []
     for i in range(fewest):
         part = rows.batch(batch, i)
@@ -72,4 +72,4 @@ def of_rows(
 def _of_rows_everywhere(
     target: Target, guide: Guide, variables: Variables, index: Mapping[str, Any]
 ) -> Variables:
-    return target.devices.everywhere(of_rows(target, guide, variables, index))
+    return target.devices.replicate(of_rows(target, guide, variables, index))

@@ -63,7 +63,7 @@ class DeviceSteps:
         if not self.reordered:
             return batch
         order = {plate: self.schedule.order(plate) for plate in self.reordered}
-        return batch._replace(data=reorder(batch.data, target.subsampling.cut, order))
+        return batch._replace(data=reorder(batch.data, target.subsampling.axes, order))
 
     def reorder(self, variables: Variables, back: bool = False) -> Variables:
         """Variables in the order in which rows are stored, or `back` in that of the data."""
@@ -85,7 +85,7 @@ class DeviceSteps:
         """The state at step 0, one restart for each of `variables`, which `reorder` has seen."""
         target, guide, batch = self.problem.target, self.problem.guide, self.problem.batch
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *on_host(list(variables)))
-        stacked = target.devices.placed(stacked, start_axes(target, guide, stacked))
+        stacked = target.devices.put(stacked, start_axes(target, guide, stacked))
         return target.program(begin, guide, self.algorithm)(
             stacked, mutable, np.asarray(factors, np.float32), self.key, batch
         )
@@ -115,7 +115,7 @@ class DeviceSteps:
         if target.devices.mesh is None:  # saves a millisecond before every piece
             return loop
         axes = loop_axes(target, self.problem.guide, self.algorithm, loop)
-        return target.devices.placed(loop, axes)
+        return target.devices.put(loop, axes)
 
     def by_row(self, loop: Loop) -> bool:
         """Whether some parameters have a row for every row of a subsampled plate."""

@@ -64,7 +64,7 @@ def begin(
         return Loop(packed(target, guide, algorithm, state), zeros, probe(zeros), jnp.zeros(()))
 
     loop = jax.vmap(one)(variables, factors, _restart_keys(key, len(factors)))
-    return target.devices.kept(loop, loop_axes(target, guide, algorithm, loop))
+    return target.devices.constrain(loop, loop_axes(target, guide, algorithm, loop))
 
 
 def _restart_keys(key: Array, restarts: int) -> Array:
@@ -94,7 +94,7 @@ def packed(target: Target, guide: Guide, algorithm: Algorithm, state: PyTree) ->
 def all_packed(target: Target, guide: Guide, algorithm: Algorithm, states: PyTree) -> PyTree:
     """The states of all restarts as the loop keeps them."""
     states = jax.vmap(lambda state: packed(target, guide, algorithm, state))(states)
-    return target.devices.kept(states, _spread_axes(target, guide, algorithm, states))
+    return target.devices.constrain(states, _spread_axes(target, guide, algorithm, states))
 
 
 def unpacked(target: Target, guide: Guide, algorithm: Algorithm, states: Packed) -> PyTree:
@@ -180,7 +180,7 @@ def advance(
     def step(key: Array, t: Array, carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
         whole, losses = carry
         now = jax.tree.map(lambda values: values[t % len(values)], (table.index, table.fetched))
-        index, fetched = target.devices.batch(now)
+        index, fetched = target.devices.shard_batch(now)
         some = batch._replace(index=index, fetched=fetched)
         before = take_packed(whole, state_axes, some.index) if by_row else whole
         step_key = jax.random.fold_in(key, t)
@@ -232,8 +232,8 @@ def advance(
 
         after = jax.tree.map(freeze, after, loop)
     finite = _all_finite(averaged(after.state) if by_row else after.state)
-    after = target.devices.kept(after, loop_axes(target, guide, algorithm, after))
-    return after, *target.devices.everywhere((losses.T, finite))
+    after = target.devices.constrain(after, loop_axes(target, guide, algorithm, after))
+    return after, *target.devices.replicate((losses.T, finite))
 
 
 def _accumulate(loop: Loop, variables: Variables, weight: Array) -> Loop:

@@ -47,7 +47,7 @@ class Problem:
             self.target.subsampling.plates,
             seed,
             self.arguments.sources,
-            self.target.subsampling.cut,
+            self.target.subsampling.axes,
         )
 
     @functools.cached_property
@@ -74,7 +74,7 @@ class Problem:
 
         The last rows are filled up with copies of the last one.
         """
-        cut = self.target.subsampling.cut
+        cut = self.target.subsampling.axes
         sources = {n: s for n, s in self.arguments.sources.items() if cut[n][0][0] == plate}
         blocks = Blocks(
             self.batch,

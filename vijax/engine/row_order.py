@@ -20,7 +20,7 @@ from vijax.contracts import Algorithm, Batch, PyTree, Variables
 from vijax.contracts.rows import take_rows
 from vijax.engine.problem import Problem
 from vijax.engine.row_parameters import has_rows, take, variable_axes
-from vijax.runtime.jaxpr import needed_inputs
+from vijax.runtime.jaxpr import used_inputs
 
 _COPY = 2**30  # bytes of the arrays in another order, which are there twice while steps go
 
@@ -30,12 +30,12 @@ def worthwhile(
 ) -> tuple[str, ...]:
     """The plates to be reordered: of many rows, in one device's memory, rows not named."""
     target, guide, batch, rows = problem.target, problem.guide, problem.batch, problem.schedule
-    plates = {plate for axes in target.subsampling.cut.values() for plate, _ in axes} & set(
+    plates = {plate for axes in target.subsampling.axes.values() for plate, _ in axes} & set(
         rows.runs
     )
     cut = {
         name
-        for name, axes in target.subsampling.cut.items()
+        for name, axes in target.subsampling.axes.items()
         if plates & {plate for plate, _ in axes}
     }
     copied = [array for name, array in batch.data.items() if name in cut]
@@ -49,7 +49,7 @@ def worthwhile(
     }
     read = {
         name: jax.ShapeDtypeStruct(
-            (target.subsampled[target.subsampling.cut[name][0][0]], *source.shape[1:]),
+            (target.subsampled[target.subsampling.axes[name][0][0]], *source.shape[1:]),
             jax.dtypes.canonicalize_dtype(source.dtype),
         )
         for name, source in rows.sources.items()
@@ -63,7 +63,7 @@ def worthwhile(
         variables: Variables,
         mutable: dict[str, PyTree],
     ) -> Any:
-        fetched = reorder(batch.data, target.subsampling.cut, places)
+        fetched = reorder(batch.data, target.subsampling.axes, places)
         some = batch._replace(index=index, fetched=fetched | read)
         fixed = (jax.random.key(0), target.on_batch, guide)
         state = algorithm.init(variables, mutable, *fixed, batch)
@@ -74,7 +74,7 @@ def worthwhile(
 
     shapes = jax.tree.map(jax.typeof, (batch, variables, mutable))  # no array becomes a constant
     jaxpr = jax.make_jaxpr(step)(index, index, read, *shapes).jaxpr
-    looks = needed_inputs(jaxpr, [True] * len(jaxpr.outvars))  # at the numbers of rows
+    looks = used_inputs(jaxpr, [True] * len(jaxpr.outvars))  # at the numbers of rows
     named = {plate for plate, used in zip(sorted(index), looks, strict=False) if used}
     return tuple(sorted(plates - named))
 

@@ -26,7 +26,7 @@ import numpy as np
 
 from vijax.contracts import Batch, Plate, RowSource
 from vijax.model import fetch
-from vijax.runtime.permutation import SHUFFLED, permuted
+from vijax.runtime.permutation import SHUFFLE_LIMIT, permute
 
 CHUNK = 512  # steps whose rows are chosen, and sent to the device, at once
 _RUN = 16  # most rows that stay together: their parameters fill some lines of a cache
@@ -165,7 +165,7 @@ class _Order:
         self.seed = seed
         self.size = size
         self.batch = batch
-        self.run = min(_RUN, batch & -batch) if seed and size > SHUFFLED else 1
+        self.run = min(_RUN, batch & -batch) if seed and size > SHUFFLE_LIMIT else 1
         # comparisons go back to the first
         self.places = functools.lru_cache(maxsize=4)(self._places if seed else self._in_order)
         self.chunk = functools.lru_cache(maxsize=4)(
@@ -177,7 +177,7 @@ class _Order:
         if self.run == 1:
             return places
         assert self.seed is not None
-        return permuted(self.seed, self.size, places.reshape(-1)).reshape(places.shape)
+        return permute(self.seed, self.size, places.reshape(-1)).reshape(places.shape)
 
     def _places(self, number: int) -> np.ndarray:
         """Places of the rows of `CHUNK` steps, `(CHUNK, batch)`."""
@@ -195,7 +195,7 @@ class _Order:
         """The places that come at `start..stop-1` in an epoch."""
         assert self.seed is not None
         seed, run = (*self.seed, epoch), self.run
-        runs = permuted(seed, self.size // run, np.arange(start // run, stop // run))
+        runs = permute(seed, self.size // run, np.arange(start // run, stop // run))
         if run == 1:
             return runs
         # from a random place on, round the end: those left out are others in every epoch

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from vijax.auto.centering import DENSE_DIM, learns_centering
 from vijax.auto.minibatch import applies, with_mean_field
 from vijax.contracts import Algorithm, Batch, Objective, PyTree, Solver, Target
-from vijax.data.arrays import opened
+from vijax.data.arrays import as_row_sources
 from vijax.engine.count_bounds import with_count_bounds
 from vijax.engine.problem import Problem
 from vijax.fitting import options as _options
@@ -47,7 +47,7 @@ from vijax.objectives import ScoreELBO
 from vijax.posterior.posterior import Posterior
 from vijax.runtime.errors import ModelError
 from vijax.runtime.keys import as_key
-from vijax.runtime.memory import named_memory
+from vijax.runtime.memory import explain_out_of_memory
 from vijax.solvers import by_name, default_solver
 from vijax.storage.checkpoint import Checkpoint
 
@@ -63,7 +63,7 @@ _STEPWISE = (
 )
 
 
-@named_memory(
+@explain_out_of_memory(
     "fit",
     "Take steps on some of the rows with batch_size=, read them from disk (vijax.data), spread "
     "them over devices with mesh=, or fit a smaller guide ('meanfield', 'lowrank').",
@@ -209,7 +209,7 @@ def _posed(
     """The target and its data, checked, the guide and the key."""
     guide, batch_size, mesh = (options[name] for name in ("guide", "batch_size", "mesh"))
     by_batch = batch_size is not None
-    args, kwargs = opened((args, kwargs), by_batch)
+    args, kwargs = as_row_sources((args, kwargs), by_batch)
     arguments, data = split(model, args, kwargs, by_batch)
     wanted = request(batch_size, options["batch_axes"])
     target = built(model, arguments, wanted, named_discrete(guide))
@@ -217,7 +217,7 @@ def _posed(
     check_sources(target, arguments.sources)
     batch = Batch(data, centering=chosen_centering(target, options["centering"]))
     if guide == "auto":
-        own = algorithm.own_guide if isinstance(algorithm, Algorithm) else None
+        own = algorithm.default_guide if isinstance(algorithm, Algorithm) else None
         guide = own or _auto(target)
     chosen = resolve(guide, target, model, arguments)
     problem = Problem(model, arguments, target, chosen, batch, as_key(options["rng_key"]))

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from vijax.contracts import Batch, ConditionalGuide, Guide, Part, Position, PyTree, Space, Target
+from vijax.contracts import Batch, AmortizedGuide, Guide, Part, Position, PyTree, Space, Target
 from vijax.engine.initialization import origin
 from vijax.engine.problem import Problem
 from vijax.model.data_dependence import abstract_position
@@ -38,7 +38,7 @@ class Carried(NamedTuple):
         """The middle of every part, in unconstrained space; the origin, if it infers from data."""
         found: dict[str, Any] = {}
         for part in self.parts:
-            if isinstance(part.guide, ConditionalGuide):
+            if isinstance(part.guide, AmortizedGuide):
                 found |= origin(part.space)
                 continue
             num = max(1, min(_DRAWS, _NUMBERS // part.space.dim))
@@ -49,8 +49,8 @@ class Carried(NamedTuple):
 
     def params(self, guide: Guide, fresh: PyTree, space: Space) -> PyTree:
         """Parameters of a guide as `fresh`, but for what it has in common with the earlier one."""
-        return guide.replaced(
-            fresh, space, lambda own: own.guide.adopted(own.params, own.space, self.parts)
+        return guide.map_parts(
+            fresh, space, lambda own: own.guide.transfer(own.params, own.space, self.parts)
         )
 
 
@@ -63,12 +63,12 @@ def carried(earlier: FitResult, problem: Problem) -> Carried:
         abstract_position(target.space),
         problem.first_batch,
     )
-    ours = [(own.guide, own.space.names) for own in problem.guide.product(shapes, target.space)]
-    for part in earlier.guide.product(earlier.params, earlier.target.space):
+    ours = [(own.guide, own.space.names) for own in problem.guide.independent_parts(shapes, target.space)]
+    for part in earlier.guide.independent_parts(earlier.params, earlier.target.space):
         space = target.space.subset(part.space.names)
-        inferred = isinstance(part.guide, ConditionalGuide)
+        inferred = isinstance(part.guide, AmortizedGuide)
         known = inferred and space.names == part.space.names
-        if (known or space.alike(part.space)) and _alike(earlier, problem, space, inferred):
+        if (known or space.same_coordinates(part.space)) and _alike(earlier, problem, space, inferred):
             part = part._replace(space=space)
             apart = inferred and (part.guide, space.names) not in ours
             found.append(_by_row(part, problem) if apart else part)
@@ -107,10 +107,10 @@ def _same(name: str, ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.nda
 def _by_row(part: Part, problem: Problem) -> Part:
     """What a guide infers from all rows, some rows at a time."""
     guide, params, space = part
-    assert isinstance(guide, ConditionalGuide)
+    assert isinstance(guide, AmortizedGuide)
     (plate,) = space.sites[0].plates
     size = min(_ROWS, plate.size)
-    rows = space.cut({plate.name: size})
+    rows = space.on_rows({plate.name: size})
     program = problem.target.program(_row_params, guide, rows)
     some = [jax.device_get(program(params, one)) for one in problem.by_rows(plate.name, size)]
     axes = guide.row_guide.row_axes(some[0], rows, [plate.name])
@@ -123,7 +123,7 @@ def _by_row(part: Part, problem: Problem) -> Part:
 
 
 def _row_params(
-    target: Target, guide: ConditionalGuide, rows: Space, params: PyTree, batch: Batch
+    target: Target, guide: AmortizedGuide, rows: Space, params: PyTree, batch: Batch
 ) -> PyTree:
     return guide.row_params(params, rows, batch)
 

@@ -18,7 +18,7 @@ from vijax.contracts import (
     Position,
     PyTree,
     Space,
-    StratifiedGuide,
+    MixtureGuide,
 )
 from vijax.runtime.errors import GuideError, mismatch
 
@@ -31,7 +31,7 @@ class MixtureParams(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Mixture(StratifiedGuide):
+class Mixture(MixtureGuide):
     """`q(z) = sum_k w_k q_k(z)`, with the exact density of the whole mixture.
 
     The automatic fit makes one where paths end in separate modes, with weights from the evidence
@@ -76,7 +76,7 @@ class Mixture(StratifiedGuide):
         z = jax.tree.map(lambda *options: jnp.stack(options)[choice], *draws)
         return Draw(z, self.log_prob(params, space, z, batch))
 
-    def strata(
+    def component_draws(
         self, params: MixtureParams, space: Space, key: Array, batch: Batch
     ) -> tuple[Array, list[Draw]]:
         points = self._parts(params, space, key, batch)

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from vijax.contracts import NotElboOptimum, PyTree, Setting, Variables
+from vijax.contracts import NonElboObjective, PyTree, LossContext, Variables
 from vijax.objectives.estimators.particles import check_num, particles, with_gradient_of
 
 
 @dataclasses.dataclass(frozen=True)
-class CUBO(NotElboOptimum):
+class CUBO(NonElboObjective):
     """Chi upper bound on the log evidence, `log(E_q[w^order]) / order`, `w = p(x, z) / q(z)`.
 
     Minimizing it minimizes the chi divergence from posterior to guide (chi-square for order 2),
@@ -42,8 +42,8 @@ class CUBO(NotElboOptimum):
         if not self.order > 1:
             raise ValueError(f"order: expected a number above 1, got {self.order}.")
 
-    def __call__(self, variables: Variables, setting: Setting) -> tuple[Array, dict[str, PyTree]]:
-        drawn = particles("score", self.num_particles, variables, setting)
+    def __call__(self, variables: Variables, setting: LossContext) -> tuple[Array, dict[str, PyTree]]:
+        drawn = draw_particles("score", self.num_particles, variables, setting)
         powered = self.order * stop_gradient(drawn.log_weights)
         share = jax.nn.softmax(powered)
         value = (jax.nn.logsumexp(powered) - jnp.log(self.num_particles)) / self.order

@@ -17,5 +17,5 @@ def describe_gradients(objective: Objective | None, target: Target, batch: Batch
         return ""
     if not isinstance(objective, ELBO):
         return "gradients by the score function"
-    estimator = chosen(objective.discrete, drawn, target.term_info(batch))
+    estimator = select_estimator(objective.discrete, drawn, target.term_info(batch))
     return f"gradients by {estimator!r}" + ("" if estimator.unbiased else ", which are biased")

@@ -10,23 +10,23 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from vijax.contracts import (
-    Controlled,
+    ControlVariateObjective,
     DensityGuide,
     DiscreteGuide,
     Draw,
     EntropyGuide,
     Guide,
-    NormalsGuide,
+    NormalNoiseGuide,
     Part,
     Position,
     PyTree,
-    Setting,
-    StratifiedGuide,
+    LossContext,
+    MixtureGuide,
     Terms,
     Variables,
 )
 from vijax.objectives.estimators.discrete import Estimator as DiscreteEstimator
-from vijax.objectives.estimators.discrete import Stage, check, chosen, elbo_integrand
+from vijax.objectives.estimators.discrete import EstimatorContext, check, chosen, elbo_integrand
 from vijax.objectives.estimators.particles import check_num, merge, model_batch
 from vijax.objectives.estimators.quasi_monte_carlo import Draws, quasi_normals
 from vijax.objectives.estimators.rao_blackwell import row_size
@@ -38,7 +38,7 @@ Estimator = Literal["auto", "entropy", "stl", "plain"]
 
 
 @dataclasses.dataclass(frozen=True)
-class ELBO(Controlled):
+class ELBO(ControlVariateObjective):
     """Negative evidence lower bound, `-E_q[log p(x, z) - log q(z)]`, by reparameterized draws.
 
     All estimators have the same expectation and differ in the variance of their gradients:
@@ -63,7 +63,7 @@ class ELBO(Controlled):
         draws: `"independent"`, or quasi-Monte Carlo draws, which are spread evenly: a
             `"latin_hypercube"`, of the least variance for up to some sixty of them, or `"sobol"`
             for more, of which there has to be a power of two. For guides that are made of
-            standard normals (a `NormalsGuide`: Gaussian ones, flows, amortized ones). Source:
+            standard normals (a `NormalNoiseGuide`: Gaussian ones, flows, amortized ones). Source:
             Quasi-Monte Carlo variational inference, Buchholz, Wenzel, Mandt, 2018.
 
     Raises:
@@ -92,7 +92,7 @@ class ELBO(Controlled):
             )
         check(self.discrete)
 
-    def init_controls(self, setting: Setting) -> PyTree:
+    def init_control_params(self, setting: LossContext) -> PyTree:
         space = setting.target.space.discrete
         if not space.sites:
             return ()
@@ -100,13 +100,13 @@ class ELBO(Controlled):
         widths = {
             s.name: row_size(s, layout) * max((s.cardinality or 1) - 1, 0) for s in space.sites
         }
-        return chosen(self.discrete, space, layout).init(setting.key, widths)
+        return select_estimator(self.discrete, space, layout).init(setting.key, widths)
 
-    def __call__(self, variables: Variables, setting: Setting) -> tuple[Array, dict[str, PyTree]]:
+    def __call__(self, variables: Variables, setting: LossContext) -> tuple[Array, dict[str, PyTree]]:
         key, guide = setting.key, setting.guide
 
         def particle(key: Array, own: Any) -> tuple[Array, dict[str, PyTree]]:
-            if isinstance(guide, StratifiedGuide) and self.estimator == "auto":
+            if isinstance(guide, MixtureGuide) and self.estimator == "auto":
                 return stratified(variables, guide, setting._replace(key=key))
             if isinstance(guide, DiscreteGuide):
                 return self._discretely(key, guide, variables, setting)
@@ -125,13 +125,13 @@ class ELBO(Controlled):
         return jnp.mean(losses), jax.tree.map(merge, states)
 
     def _own(
-        self, keys: Array, key: Array, variables: Variables, setting: Setting
+        self, keys: Array, key: Array, variables: Variables, setting: LossContext
     ) -> Array | Normals:
         """What each particle's draw is made of."""
         if self.draws == "independent":
             return keys
         guide, space = setting.guide, setting.target.space
-        if not isinstance(guide, NormalsGuide):
+        if not isinstance(guide, NormalNoiseGuide):
             raise GuideError(
                 f"draws={self.draws!r}: expected a guide that is made of standard normals, such as "
                 f"'meanfield', 'fullrank', 'plates' or 'flow', for all sites, got {guide!r}."
@@ -140,7 +140,7 @@ class ELBO(Controlled):
         own = jax.random.fold_in(key, 3)
         return Normals(quasi_normals(self.draws, own, self.num_particles, num))
 
-    def _drawn(self, key: Any, part: Part, setting: Setting) -> tuple[Draw, Array]:
+    def _drawn(self, key: Any, part: Part, setting: LossContext) -> tuple[Draw, Array]:
         """A draw, and an estimate of `E[log q]`."""
         guide, params, space = part
         batch, phase = setting.batch, setting.phase
@@ -162,7 +162,7 @@ class ELBO(Controlled):
         return draw, lax.cond(phase > 0, lambda: log_q(late), lambda: log_q(early))
 
     def _discretely(
-        self, key: Array, guide: DiscreteGuide, variables: Variables, setting: Setting
+        self, key: Array, guide: DiscreteGuide, variables: Variables, setting: LossContext
     ) -> tuple[Array, dict[str, PyTree]]:
         """One particle where some sites are discrete: those by the estimator for them."""
         target, space = setting.target, setting.target.space
@@ -178,16 +178,16 @@ class ELBO(Controlled):
         families = guide.families(variables.guide, space, setting.batch)
         layout = target.term_info(setting.batch)
         integrand = elbo_integrand(terms, families, space.discrete, layout)
-        estimator = chosen(self.discrete, space.discrete, layout)
+        estimator = select_estimator(self.discrete, space.discrete, layout)
         state_key = jax.random.fold_in(key, 2)
-        stage = Stage(setting.phase, setting.controls)
+        stage = EstimatorContext(setting.phase, setting.control_params)
         loss, after = estimator.estimate(state_key, families, integrand, stage)
         return subtracted + loss, after
 
     def _resolve(self, guide: Guide) -> tuple[str, str]:
         """The estimators of phase 0 and of later phases."""
         if self.estimator == "auto":
-            if guide.conditional and guide.factorized:
+            if guide.amortized and guide.factorized:
                 return "stl", "stl"
             early = "entropy" if isinstance(guide, EntropyGuide) else "plain"
             late = "stl" if isinstance(guide, DensityGuide) and not guide.factorized else early

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from vijax.contracts import NotElboOptimum, PyTree, Setting, Variables
+from vijax.contracts import NonElboObjective, PyTree, LossContext, Variables
 from vijax.objectives.estimators.particles import check_num, particles, with_gradient_of
 
 
@@ -46,7 +46,7 @@ DIVERGENCES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class FDivergence(NotElboOptimum):
+class FDivergence(NonElboObjective):
     """`D_f = E_q[f(w)]`, `w = p(z | x) / q(z)`, by the guide's own draws.
 
     | name | `f(w)` |
@@ -83,9 +83,9 @@ class FDivergence(NotElboOptimum):
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise ValueError(f"name: expected one of {list(DIVERGENCES)}, got {self.name!r}.{hint}")
 
-    def __call__(self, variables: Variables, setting: Setting) -> tuple[Array, dict[str, PyTree]]:
+    def __call__(self, variables: Variables, setting: LossContext) -> tuple[Array, dict[str, PyTree]]:
         num, divergence = self.num_particles, DIVERGENCES[self.name]
-        drawn = particles("score", num, variables, setting)
+        drawn = draw_particles("score", num, variables, setting)
         log_weights = stop_gradient(drawn.log_weights)
         log_w = log_weights - jax.nn.logsumexp(log_weights) + jnp.log(num)
         pull = divergence.pull(log_w)

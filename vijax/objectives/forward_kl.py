@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from vijax.contracts import NotElboOptimum, PyTree, Setting, Variables
+from vijax.contracts import NonElboObjective, PyTree, LossContext, Variables
 from vijax.objectives.estimators.particles import check_num, particles, with_gradient_of
 
 
 @dataclasses.dataclass(frozen=True)
-class ForwardKL(NotElboOptimum):
+class ForwardKL(NonElboObjective):
     """`KL(p(z | x) || q)`, by importance sampling with the guide itself as proposal.
 
     The optimum of a Gaussian has the posterior's own means and covariance, that of a mean-field
@@ -37,8 +37,8 @@ class ForwardKL(NotElboOptimum):
     def __post_init__(self) -> None:
         check_num(self.num_particles, 2)
 
-    def __call__(self, variables: Variables, setting: Setting) -> tuple[Array, dict[str, PyTree]]:
-        drawn = particles("score", self.num_particles, variables, setting)
+    def __call__(self, variables: Variables, setting: LossContext) -> tuple[Array, dict[str, PyTree]]:
+        drawn = draw_particles("score", self.num_particles, variables, setting)
         log_weights = stop_gradient(drawn.log_weights)
         share = jax.nn.softmax(log_weights)
         log_evidence = jax.nn.logsumexp(log_weights) - jnp.log(self.num_particles)

@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vijax.contracts import NotElboOptimum, Part, PyTree, Setting, Site, Variables
+from vijax.contracts import NonElboObjective, Part, PyTree, LossContext, Site, Variables
 from vijax.objectives.estimators.particles import check_num, merge, model_batch, require_density
 from vijax.objectives.estimators.rao_blackwell import factors
 from vijax.runtime.errors import GuideError
 
 
 @dataclasses.dataclass(frozen=True)
-class FreeBits(NotElboOptimum):
+class FreeBits(NonElboObjective):
     """Negative ELBO whose divergences from the prior count from some amount on.
 
     `-E_q[log p(x | z)] + sum_k N_k max(nats, KL_k / N_k)`, with `KL_k` the divergence of an
@@ -47,7 +47,7 @@ class FreeBits(NotElboOptimum):
         if not 0 <= self.nats < math.inf:
             raise ValueError(f"nats: expected a number from 0 up, got {self.nats!r}.")
 
-    def __call__(self, variables: Variables, setting: Setting) -> tuple[Array, dict[str, PyTree]]:
+    def __call__(self, variables: Variables, setting: LossContext) -> tuple[Array, dict[str, PyTree]]:
         mutable, key, target, _, batch, *_ = setting
         guide = require_density(setting.guide)
         if target.space.discrete.sites or target.marginalized.sizes:
@@ -74,7 +74,7 @@ class FreeBits(NotElboOptimum):
             likelihood = [totals[name] for name, owner in owners.items() if owner is None]
             return sum(likelihood, jnp.zeros(())), divergences, found.mutable
 
-        keys = target.devices.particles(jax.random.split(key, self.num_particles))
+        keys = target.devices.shard_particles(jax.random.split(key, self.num_particles))
         likelihood, divergences, states = jax.vmap(one)(keys)
         loss = -jnp.mean(likelihood)
         for rows, divergence in divergences:

@@ -6,13 +6,13 @@ import dataclasses
 
 from jax import Array
 
-from vijax.contracts import NotElboOptimum, PyTree, Setting, Variables
+from vijax.contracts import NonElboObjective, PyTree, LossContext, Variables
 from vijax.objectives.estimators.particles import check_num
 from vijax.objectives.estimators.power_mean import Estimator, check_estimator, power_bound
 
 
 @dataclasses.dataclass(frozen=True)
-class IWAE(NotElboOptimum):
+class IWAE(NonElboObjective):
     """Negative importance-weighted bound, `-E[log mean_k w_k]` with `w = p(x, z) / q(z)`.
 
     A lower bound on the log evidence that grows with the number of particles, from the ELBO at one
@@ -36,6 +36,6 @@ class IWAE(NotElboOptimum):
         check_num(self.num_particles)
         check_estimator(self.estimator)
 
-    def __call__(self, variables: Variables, setting: Setting) -> tuple[Array, dict[str, PyTree]]:
+    def __call__(self, variables: Variables, setting: LossContext) -> tuple[Array, dict[str, PyTree]]:
         bound, after = power_bound(1.0, self.estimator, self.num_particles, variables, setting)
         return -bound, after

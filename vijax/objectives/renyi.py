@@ -6,13 +6,13 @@ import dataclasses
 
 from jax import Array
 
-from vijax.contracts import NotElboOptimum, PyTree, Setting, Variables
+from vijax.contracts import NonElboObjective, PyTree, LossContext, Variables
 from vijax.objectives.estimators.particles import check_num
 from vijax.objectives.estimators.power_mean import Estimator, check_estimator, power_bound
 
 
 @dataclasses.dataclass(frozen=True)
-class Renyi(NotElboOptimum):
+class Renyi(NonElboObjective):
     """Negative variational Renyi bound, `-log(E_q[w^(1 - alpha)]) / (1 - alpha)`.
 
     `w = p(x, z) / q(z)`. The ELBO as `alpha` tends to 1 and the evidence at 0; for `alpha` above 0
@@ -42,7 +42,7 @@ class Renyi(NotElboOptimum):
         if self.alpha == 1:
             raise ValueError("alpha: expected a number other than 1; the limit there is ELBO().")
 
-    def __call__(self, variables: Variables, setting: Setting) -> tuple[Array, dict[str, PyTree]]:
+    def __call__(self, variables: Variables, setting: LossContext) -> tuple[Array, dict[str, PyTree]]:
         bound, after = power_bound(
             1 - self.alpha, self.estimator, self.num_particles, variables, setting
         )

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from vijax.contracts import Part, PyTree, Setting, Variables
+from vijax.contracts import Part, PyTree, LossContext, Variables
 from vijax.objectives.estimators.particles import (
     check_num,
     merge,
@@ -49,7 +49,7 @@ class ScoreELBO:
     def __post_init__(self) -> None:
         check_num(self.num_particles, 2)
 
-    def __call__(self, variables: Variables, setting: Setting) -> tuple[Array, dict[str, PyTree]]:
+    def __call__(self, variables: Variables, setting: LossContext) -> tuple[Array, dict[str, PyTree]]:
         mutable, key, target, _, batch, *_ = setting
         guide = require_density(setting.guide)
         terms, layout = target.terms, target.term_info(batch)
@@ -65,7 +65,7 @@ class ScoreELBO:
             loss = sum((own.scaled for own in parts), jnp.zeros(())) - log_p
             return (loss, log_p), [o.log_q for o in parts], [o.signal for o in parts], found.mutable
 
-        keys = target.devices.particles(jax.random.split(key, self.num_particles))
+        keys = target.devices.shard_particles(jax.random.split(key, self.num_particles))
         (loss, log_p), log_qs, signals, states = jax.vmap(one)(keys)
         surrogate = leave_one_out(log_qs, signals)
         if variables.model:

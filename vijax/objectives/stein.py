@@ -9,14 +9,14 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from vijax.contracts import NotElboOptimum, ParticleGuide, PyTree, Setting, Variables
+from vijax.contracts import NonElboObjective, ParticleGuide, PyTree, LossContext, Variables
 from vijax.diagnostics.stein import RBF, Kernel, stein
 from vijax.objectives.estimators.particles import merge, with_gradient_of
 from vijax.runtime.errors import GuideError
 
 
 @dataclasses.dataclass(frozen=True)
-class Stein(NotElboOptimum):
+class Stein(NonElboObjective):
     """Squared kernelized Stein discrepancy of a guide's particles, going down by SVGD.
 
     The gradient in a particle `x_i` is not the loss's own but
@@ -35,7 +35,7 @@ class Stein(NotElboOptimum):
 
     kernel: Kernel = RBF()
 
-    def __call__(self, variables: Variables, setting: Setting) -> tuple[Array, dict[str, PyTree]]:
+    def __call__(self, variables: Variables, setting: LossContext) -> tuple[Array, dict[str, PyTree]]:
         mutable, key, target, guide, batch, *_ = setting
         if not isinstance(guide, ParticleGuide):
             raise GuideError(
@@ -51,7 +51,7 @@ class Stein(NotElboOptimum):
 
         by_point = jax.vmap(jax.grad(log_density, has_aux=True), (0, None))
         fixed = stop_gradient(variables.model)
-        scores, states = by_point(target.devices.particles(stop_gradient(points)), fixed)
+        scores, states = by_point(target.devices.shard_particles(stop_gradient(points)), fixed)
         found = stein(stop_gradient(points), scores, self.kernel)
         surrogate = -jnp.vdot(found.direction, points)
         if variables.model:

@@ -7,12 +7,12 @@ import dataclasses
 import jax.numpy as jnp
 from jax import Array
 
-from vijax.contracts import Controlled, Evaluation, Objective, PyTree, Setting, Terms, Variables
+from vijax.contracts import ControlVariateObjective, Evaluation, Objective, PyTree, LossContext, Terms, Variables
 from vijax.objectives.elbo import ELBO
 
 
 @dataclasses.dataclass(frozen=True)
-class Tempered(Controlled):
+class Tempered(ControlVariateObjective):
     """An objective for `p(x, z)^temperature`, which joins separate modes while it is small.
 
     One temperature a phase: phases end where the fit reduces its step size because it has become
@@ -33,11 +33,11 @@ class Tempered(Controlled):
                 f"temperatures: expected numbers above 0 and at most 1, got {self.temperatures}."
             )
 
-    def init_controls(self, setting: Setting) -> PyTree:
+    def init_control_params(self, setting: LossContext) -> PyTree:
         inside = self.objective
-        return inside.init_controls(setting) if isinstance(inside, Controlled) else ()
+        return inside.init_control_params(setting) if isinstance(inside, ControlVariateObjective) else ()
 
-    def __call__(self, variables: Variables, setting: Setting) -> tuple[Array, dict[str, PyTree]]:
+    def __call__(self, variables: Variables, setting: LossContext) -> tuple[Array, dict[str, PyTree]]:
         schedule = jnp.asarray((*self.temperatures, 1.0))
         temperature = schedule[jnp.minimum(setting.phase, len(self.temperatures)).astype(int)]
 

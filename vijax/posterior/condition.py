@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from vijax.contracts import Batch, ConditionalGuide, Target
+from vijax.contracts import Batch, AmortizedGuide, Target
 from vijax.engine import count_bounds
 from vijax.model import build, split
 from vijax.model.centering import of_rows
@@ -17,7 +17,7 @@ from vijax.runtime.errors import GuideError, ModelError
 
 def at(result: FitResult, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FitResult:
     """See `Posterior.at`."""
-    if not result.guide.conditional:
+    if not result.guide.amortized:
         raise GuideError(
             f"at: expected a guide that infers latents from data, got {result.guide!r}. Fit "
             "with guides.Amortized, or fit these rows; latents of rows without data are drawn "
@@ -38,7 +38,7 @@ def on_rows(
     target = build(result.model, arguments, drawn=frozenset(result.target.space.discrete.names))
     ours, theirs = (
         list(one.space.names)
-        if result.guide.conditional
+        if result.guide.amortized
         else {site.name: site.shape for site in one.space.sites}
         for one in (result.target, target)
     )
@@ -62,8 +62,8 @@ def on_rows(
 
 def _coordinates(result: FitResult, target: Target, batch: Batch) -> Batch:
     """The batch with the fit's centering weights; inferred counts from their lower bounds."""
-    parts = result.guide.product(result.params, target.space)
-    inferred = [part.space for part in parts if isinstance(part.guide, ConditionalGuide)]
+    parts = result.guide.independent_parts(result.params, target.space)
+    inferred = [part.space for part in parts if isinstance(part.guide, AmortizedGuide)]
     counts = [site for space in inferred for site in space.sites if site.cardinality == 0]
     names = {site.name for site in counts}
     kept = {name: one for name, one in result.batch.centering.items() if name not in names}

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from vijax.runtime.device_layout import on_host
-from vijax.runtime.memory import check_room
+from vijax.runtime.memory import check_host_memory
 
 Arrays = dict[str, np.ndarray]
 
@@ -26,7 +26,7 @@ def blocks(function: Callable[[Arrays, np.ndarray], Any], values: Arrays, size: 
         on_host(function({name: value[some] for name, value in values.items()}, some))
         for some in rows
     )
-    return together(parts, num_draws)
+    return concatenate_blocks(parts, num_draws)
 
 
 def together(parts: Iterable[Any], num_draws: int) -> Any:
@@ -38,7 +38,7 @@ def together(parts: Iterable[Any], num_draws: int) -> Any:
     out, start = None, 0
     for part in parts:
         if out is None:
-            check_room(sum(leaf.nbytes / len(leaf) for leaf in jax.tree.leaves(part)) * num_draws)
+            check_host_memory(sum(leaf.nbytes / len(leaf) for leaf in jax.tree.leaves(part)) * num_draws)
             out = jax.tree.map(
                 lambda leaf: np.empty((num_draws, *leaf.shape[1:]), leaf.dtype), part
             )

@@ -109,7 +109,7 @@ class DeviceLayout:
         return jax.tree.map(one, tree, axes)
 
 
-def spread_over(mesh: Any, plates: frozenset[str] = frozenset()) -> DeviceLayout:
+def mesh_layout(mesh: Any, plates: frozenset[str] = frozenset()) -> DeviceLayout:
     """The devices of a mesh.
 
     Raises:
@@ -124,15 +124,15 @@ def spread_over(mesh: Any, plates: frozenset[str] = frozenset()) -> DeviceLayout
 
 def on_host(tree: Any) -> Any:
     """All of a tree on the host, wherever its shards are; every process has to ask for it."""
-    return jax.device_get(within_reach(tree))
+    return jax.device_get(fetch_remote_shards(tree))
 
 
-def within_reach(tree: Any) -> Any:
+def fetch_remote_shards(tree: Any) -> Any:
     """The tree, what only other processes hold of it fetched to the host."""
     return jax.tree.map(_fetched, tree)
 
 
-def of_first_process(value: bool) -> bool:
+def from_first_process(value: bool) -> bool:
     """What the first of several processes says: clocks differ, and all must do the same."""
     if jax.process_count() == 1:
         return value

@@ -34,12 +34,12 @@ def has_gradient(jaxpr: Any) -> bool:
     return True
 
 
-def needed_inputs(jaxpr: Any, wanted: list[bool]) -> list[bool]:
+def used_inputs(jaxpr: Any, wanted: list[bool]) -> list[bool]:
     """Which inputs the wanted outputs depend on; looks into loops and inner programs as well."""
     return partial_eval.dce_jaxpr(jaxpr, wanted)[1]
 
 
-def scan_parts(equation: Any) -> tuple[int, int]:
+def num_consts_and_carry(equation: Any) -> tuple[int, int]:
     """How many inputs of a `scan` are the same in every step, and how many are carried on.
 
     They come in this order; the rest has an axis of steps, which the body does not see. Told by
@@ -56,12 +56,12 @@ def _num_stacked(outside: Sequence[Any], inside: Sequence[Any]) -> int:
     return sum(outer.aval.ndim > inner.aval.ndim for outer, inner in pairs)
 
 
-Lineage = frozenset[tuple[str, int]]  # labels, each with the number of steps it was carried
+Dependencies = frozenset[tuple[str, int]]  # labels, each with the number of steps it was carried
 
 
-def lineage(
-    jaxpr: Any, inputs: Sequence[Lineage], looped: frozenset[str] = frozenset()
-) -> list[Lineage]:
+def dependencies(
+    jaxpr: Any, inputs: Sequence[Dependencies], looped: frozenset[str] = frozenset()
+) -> list[Dependencies]:
     """Which labels of the inputs each output depends on, and through how many steps of a loop.
 
     Args:
@@ -80,13 +80,13 @@ def lineage(
     return [_lineage_of(known, atom) for atom in jaxpr.outvars]
 
 
-def _lineage_of(known: dict[Any, Lineage], atom: Any) -> Lineage:
+def _lineage_of(known: dict[Any, Dependencies], atom: Any) -> Dependencies:
     return frozenset() if isinstance(atom, core.Literal) else known.get(atom, frozenset())
 
 
 def _through(
-    equation: Any, incoming: Sequence[Lineage], looped: frozenset[str]
-) -> Sequence[Lineage]:
+    equation: Any, incoming: Sequence[Dependencies], looped: frozenset[str]
+) -> Sequence[Dependencies]:
     together = frozenset[tuple[str, int]]().union(*incoming)
     if together and equation.primitive.name == "scan":
         return _through_scan(equation, incoming, looped)
@@ -95,25 +95,25 @@ def _through(
         (body,) = inner
         shape = (len(equation.invars), len(equation.outvars))
         if (len(body.invars), len(body.outvars)) == shape:
-            return lineage(body, incoming, looped)
+            return dependencies(body, incoming, looped)
     return [together] * len(equation.outvars)
 
 
 def _through_scan(
-    equation: Any, incoming: Sequence[Lineage], looped: frozenset[str]
-) -> list[Lineage]:
-    start, num_carry = scan_parts(equation)
+    equation: Any, incoming: Sequence[Dependencies], looped: frozenset[str]
+) -> list[Dependencies]:
+    start, num_carry = num_consts_and_carry(equation)
     stop, body = start + num_carry, equation.params["jaxpr"].jaxpr
     every_step = frozenset[tuple[str, int]]().union(*incoming[:start], *incoming[stop:])
     ages = any((label, 0) in every_step for label in looped)
 
-    def carried(one: Lineage) -> Lineage:
+    def carried(one: Dependencies) -> Dependencies:
         return frozenset((label, min(age + 1, 2)) for label, age in one) if ages else one
 
     carry = [carried(one) for one in incoming[start:stop]]
     while True:
         inputs = [*incoming[:start], *carry, *incoming[stop:]]
-        out = lineage(body, inputs)
+        out = dependencies(body, inputs)
         following = [old | carried(new) for old, new in zip(carry, out[: len(carry)], strict=True)]
         if following == carry:
             return out

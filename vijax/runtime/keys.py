@@ -44,7 +44,7 @@ def normals(key: Array | Normals, shape: tuple[int, ...], dtype: Any) -> Array:
     return jax.random.normal(key, shape, dtype)
 
 
-def for_rejection(key: Array) -> Array:
+def rejection_key(key: Array) -> Array:
     """A key of threefry that stands for one of any kind: what draws by rejection need.
 
     Under `vmap` XLA's own generator makes the numbers of all draws from the key of the first. Once

@@ -16,7 +16,7 @@ _EXHAUSTED = "RESOURCE_EXHAUSTED"
 
 
 @contextlib.contextmanager
-def named_memory(what: str, remedy: str) -> Iterator[None]:
+def explain_out_of_memory(what: str, remedy: str) -> Iterator[None]:
     """Turns running out of memory, on the device or the host, into an error with a remedy.
 
     Args:
@@ -37,7 +37,7 @@ def named_memory(what: str, remedy: str) -> Iterator[None]:
         raise OutOfMemoryError(f"{what}: not enough memory ({first}). {remedy}") from error
 
 
-def check_room(num_bytes: float) -> None:
+def check_host_memory(num_bytes: float) -> None:
     """Refuses what this machine could not hold if its memory were empty.
 
     Systems lend more than there is, and end the process that uses it.

@@ -15,14 +15,14 @@ import math
 import numpy as np
 
 _ROUNDS = 6  # after four, places a column apart still have rows that correlate
-SHUFFLED = 2**16  # rows up to which all are shuffled: small tables are far from uniform
+SHUFFLE_LIMIT = 2**16  # rows up to which all are shuffled: small tables are far from uniform
 _BLOCK = 2**14  # numbers that are permuted together, in the processor's cache
 _HALF = np.uint32(16)
 
 
-def permuted(seed: tuple[int, ...], size: int, places: np.ndarray) -> np.ndarray:
+def permute(seed: tuple[int, ...], size: int, places: np.ndarray) -> np.ndarray:
     """What stands at some places of a permutation of `range(size)`, `(num,)` as these are."""
-    if size <= SHUFFLED:
+    if size <= SHUFFLE_LIMIT:
         return _shuffled(seed, size)[places]
     keys = np.random.SeedSequence(seed).generate_state(_ROUNDS)
     out = places.astype(np.uint32)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.extend import core
 
-from vijax.runtime.jaxpr import scan_parts
+from vijax.runtime.jaxpr import num_consts_and_carry
 
 PRECISIONS = ("bfloat16",)  # float16 would need losses to be scaled
 _EXACT = "vijax.exact"
@@ -36,12 +36,12 @@ def check_precision(precision: str | None) -> None:
         raise ValueError(f"precision: expected None or one of {PRECISIONS}, got {precision!r}.")
 
 
-def exact() -> contextlib.AbstractContextManager[Any]:
+def full_precision() -> contextlib.AbstractContextManager[Any]:
     """What is traced inside keeps its precision; nothing else depends on it."""
     return jax.named_scope(_EXACT)
 
 
-def mixed(function: Callable[..., Any], precision: str) -> Callable[..., Any]:
+def mixed_precision(function: Callable[..., Any], precision: str) -> Callable[..., Any]:
     """The same function with its products in a lower precision, gradients through them included.
 
     Their operands are rounded, their results are given back in the precision that they had.
@@ -107,7 +107,7 @@ def _unchanged(jaxpr: Any, equation: Any, values: list[Any]) -> Sequence[Any]:
 
 
 def _scan(equation: Any, values: list[Any], dtype: Any) -> list[Any]:
-    params, (start, length) = equation.params, scan_parts(equation)
+    params, (start, length) = equation.params, num_consts_and_carry(equation)
     body, fixed, moving = params["jaxpr"], values[:start], values[start:]
 
     def step(carry: list[Array], x: list[Array]) -> tuple[list[Array], list[Array]]:

@@ -21,9 +21,9 @@ from jax.experimental import multihost_utils
 from vijax.contracts import Algorithm, PyTree, Variables
 from vijax.engine.engine import Engine
 from vijax.engine.run import Run
-from vijax.runtime.device_layout import of_first_process, on_host
+from vijax.runtime.device_layout import from_first_process, on_host
 from vijax.runtime.errors import VijaxError, VijaxWarning, mismatch
-from vijax.runtime.fingerprint import fingerprint, text
+from vijax.runtime.fingerprint import fingerprint, fingerprint_text
 from vijax.storage import call, checks, series
 from vijax.storage import run as stored
 from vijax.storage.codec import Reader, Writer
@@ -135,7 +135,7 @@ class Keeper:
     def __call__(self, run: Run, losses: np.ndarray, step: int) -> None:
         """Writes the run down if it is time, without waiting for the disk."""
         idle = self.writing is None or self.writing.done()
-        if of_first_process(idle and time.perf_counter() - self.begun >= self.checkpoint.seconds):
+        if from_first_process(idle and time.perf_counter() - self.begun >= self.checkpoint.seconds):
             self._wait()
             self._begin(run)
 
@@ -275,4 +275,4 @@ def _identity(engine: Engine, restarts: int) -> dict[str, Any]:
 
 def _settings(algorithm: Algorithm) -> str:
     """What the encoding of an algorithm leaves out: the code of an optimizer and its constants."""
-    return hashlib.blake2b(text(fingerprint(algorithm)).encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(fingerprint_text(fingerprint(algorithm)).encode(), digest_size=16).hexdigest()

@@ -15,7 +15,7 @@ import vijax
 from tests.laws import assert_mean
 from vijax.guides.numpyro.implicit import ImplicitDraws, carried, has_gradient
 from vijax.runtime.errors import GuideError
-from vijax.runtime.keys import draw_keys, for_rejection
+from vijax.runtime.keys import draw_keys, rejection_key
 
 NUM = 50_000
 LOGITS, LOCS, SCALES = jnp.array([0.3, -0.4, 0.1]), jnp.array([-2.0, 0.5, 1.0]), jnp.ones(3) / 2
@@ -148,7 +148,7 @@ def test_draws_are_numpyros_own():
 def test_draws_by_rejection_survive_the_keys_of_blocks():
     """XLA's own generator offers all draws the same numbers once the first is accepted."""
     keys = draw_keys(jax.random.key(0), 4000, 1)
-    draw = jax.jit(jax.vmap(lambda key: dist.VonMises(0.0, 14.0).sample(for_rejection(key))))
+    draw = jax.jit(jax.vmap(lambda key: dist.VonMises(0.0, 14.0).sample(rejection_key(key))))
     assert stats.kstest(np.asarray(draw(keys), float), stats.vonmises(14.0).cdf).pvalue > 1e-3
 
 

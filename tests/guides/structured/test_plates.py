@@ -231,7 +231,7 @@ def test_a_step_touches_all_rows_only_to_read_and_write_those_of_its_batch():
 def test_the_automatic_guide_has_blocks_where_they_are_few_numbers():
     assert suits_batches(cut("nested")[0].space, ["groups"])
     assert not suits_batches(cut("nested")[0].space, ["members"])  # groups stay dense
-    assert not suits_batches(cut("nested")[0].space.cut({"groups": 10_000}), ["groups"])
+    assert not suits_batches(cut("nested")[0].space.on_rows({"groups": 10_000}), ["groups"])
 
     def wide(y):
         w = numpyro.sample("w", dist.Normal(0, 1).expand([40]).to_event(1))

@@ -8,7 +8,7 @@ from jax.scipy.special import ndtr
 
 import vijax
 from tests.targets import regression
-from vijax.contracts import Setting, Variables
+from vijax.contracts import LossContext, Variables
 from vijax.guides import MeanField
 from vijax.guides.gaussian.normal import MeanFieldParams
 from vijax.objectives import ELBO
@@ -52,7 +52,7 @@ def gradients(draws, num):
     objective = ELBO(16, draws=draws)
 
     def loss(params, key):
-        setting = Setting({}, key, target, guide, problem.batch, jnp.zeros(()))
+        setting = LossContext({}, key, target, guide, problem.batch, jnp.zeros(()))
         return objective(Variables(params), setting)[0]
 
     def gradient(key):

@@ -11,11 +11,11 @@ import numpyro.distributions as dist
 import pytest
 from flax import nnx
 
-from vijax.contracts import Batch, Setting, Variables
+from vijax.contracts import Batch, LossContext, Variables
 from vijax.guides import Amortized, resolve
 from vijax.model import build, request, split
 from vijax.objectives import ELBO, ScoreELBO
-from vijax.objectives.estimators.particles import particles, with_gradient_of
+from vijax.objectives.estimators.particles import draw_particles, with_gradient_of
 
 ROWS = 12
 Y = np.random.default_rng(0).normal(1.0, 2.0, (ROWS, 2)).astype(np.float32)
@@ -58,7 +58,7 @@ def setting(model, guide, size=None):
     target = build(model, arguments, request(size, None)).on_batch
     index = {} if size is None else {"rows": jnp.array([7, 2, 0, 5])[:size]}
     chosen = resolve(GUIDES[guide], target)
-    at = Setting({}, KEYS[0], target, chosen, Batch(data, index), jnp.zeros(()))
+    at = LossContext({}, KEYS[0], target, chosen, Batch(data, index), jnp.zeros(()))
     start = {site.name: jnp.full(site.z_shape, 0.4) for site in target.space.sites}
     params = chosen.init(jax.random.key(5), target.space, start, at.batch)
     return at, jax.tree.map(_moved, params)
@@ -105,7 +105,7 @@ class Whole:
     num_particles: int
 
     def __call__(self, variables, at):
-        drawn = particles("score", self.num_particles, variables, at)
+        drawn = draw_particles("score", self.num_particles, variables, at)
         f = jax.lax.stop_gradient(drawn.log_weights)
         advantage = (f - jnp.mean(f)) * self.num_particles / (self.num_particles - 1)
         surrogate = -jnp.mean(advantage * drawn.log_q)

@@ -73,7 +73,7 @@ def test_levels_follow_the_plates():
     assert [level.above for level in found] == [(), (3,), (3,), (3, 1)]
     rows = [list(num) for num in sharing(space())]
     assert rows == [[], [3] * 3, [5] * 3, [12, 12, 12, 4]]
-    assert [list(num) for num in sharing(space().cut({"classes": 2}))] == rows
+    assert [list(num) for num in sharing(space().on_rows({"classes": 2}))] == rows
     together = np.concatenate([where.ravel() for where in positions(space())])
     assert sorted(together) == list(range(space().dim))
 

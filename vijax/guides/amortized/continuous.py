@@ -14,13 +14,13 @@ from jax import Array
 from vijax.contracts import (
     Axes,
     Batch,
-    ConditionalGuide,
+    AmortizedGuide,
     Draw,
-    NormalsGuide,
+    NormalNoiseGuide,
     Position,
     PyTree,
     RowGuide,
-    SitewiseGuide,
+    MeanFieldGuide,
     Space,
 )
 from vijax.guides.amortized.encoder import Encoder, Inputs, check_encoder, encoded, one_level, start
@@ -43,7 +43,7 @@ class AmortizedParams(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Amortized(ConditionalGuide, RowGuide, SitewiseGuide, NormalsGuide):
+class Amortized(AmortizedGuide, RowGuide, MeanFieldGuide, NormalNoiseGuide):
     """`q(z_i | x_i) = N(loc(x_i), diag(scale(x_i)^2))` with `(loc, log scale) = encoder(x_i)`.
 
     For the latents of a plate with many rows: a step costs as much as its batch, the number of

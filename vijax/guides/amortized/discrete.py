@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vijax.contracts import Axes, Batch, ConditionalGuide, Position, PyTree, Site, Space
+from vijax.contracts import Axes, Batch, AmortizedGuide, Position, PyTree, Site, Space
 from vijax.families.discrete import Counts, Family, Finite
 from vijax.guides.amortized.encoder import Encoder, Inputs, check_encoder, encoded, one_level, start
 from vijax.guides.discrete import Discrete, Independent, require_discrete, starting
@@ -43,7 +43,7 @@ class AmortizedDiscreteParams(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class AmortizedDiscrete(ConditionalGuide, Independent):
+class AmortizedDiscrete(AmortizedGuide, Independent):
     """`q(h_i | x_i) = prod_j q(h_ij)`, the parameters of all `q(h_ij)` being `encoder(x_i)`.
 
     For a sigmoid belief network or any other autoencoder with discrete latents: as `Amortized` is

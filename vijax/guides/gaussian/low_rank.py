@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import cho_solve, cholesky
 
-from vijax.contracts import Batch, Draw, GaussianGuide, NormalsGuide, Position, Space
+from vijax.contracts import Batch, Draw, GaussianGuide, NormalNoiseGuide, Position, Space
 from vijax.guides.gaussian.normal import require_positive
 from vijax.guides.gaussian.unravel import unravel
 from vijax.runtime.errors import GuideError, mismatch
@@ -36,7 +36,7 @@ class LowRankParams(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class LowRank(GaussianGuide, NormalsGuide):
+class LowRank(GaussianGuide, NormalNoiseGuide):
     """A Gaussian whose covariance is a diagonal plus a few directions.
 
     `q(z) = N(z; loc, S (I + F F') S)`: time and memory `dim * rank` per draw, so it holds the

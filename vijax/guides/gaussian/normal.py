@@ -19,10 +19,10 @@ from vijax.contracts import (
     Draw,
     GaussianGuide,
     HostDraws,
-    NormalsGuide,
+    NormalNoiseGuide,
     Part,
     Position,
-    SitewiseGuide,
+    MeanFieldGuide,
     Space,
 )
 from vijax.runtime.errors import GuideError, mismatch
@@ -51,7 +51,7 @@ class FullRankParams(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class MeanField(GaussianGuide, SitewiseGuide, NormalsGuide):
+class MeanField(GaussianGuide, MeanFieldGuide, NormalNoiseGuide):
     """Independent Gaussians on every unconstrained coordinate.
 
     `q(z) = prod_i N(z_i; loc_i, exp(log_scale_i)^2)`. Cost linear in the dimension. Underestimates
@@ -86,7 +86,7 @@ class MeanField(GaussianGuide, SitewiseGuide, NormalsGuide):
         axes: dict[str, Any] = {site.name: site.axes(plates) for site in space.sites}
         return MeanFieldParams(axes, axes)
 
-    def adopted(
+    def transfer(
         self, params: MeanFieldParams, space: Space, parts: Sequence[Part]
     ) -> MeanFieldParams:
         """Those of other mean-field guides, and what is closest to a dense Gaussian."""
@@ -98,7 +98,7 @@ class MeanField(GaussianGuide, SitewiseGuide, NormalsGuide):
             elif not isinstance(part.guide, MeanField):
                 continue
             for site in part.space.sites:
-                if space.subset([site.name]).alike(part.space.subset([site.name])):
+                if space.subset([site.name]).same_coordinates(part.space.subset([site.name])):
                     theirs.loc[site.name] = own.loc[site.name]
                     theirs.log_scale[site.name] = own.log_scale[site.name]
         return MeanFieldParams(params.loc | theirs.loc, params.log_scale | theirs.log_scale)
@@ -138,7 +138,7 @@ class MeanField(GaussianGuide, SitewiseGuide, NormalsGuide):
 
 
 @dataclasses.dataclass(frozen=True)
-class DenseGaussian(GaussianGuide, NormalsGuide):
+class DenseGaussian(GaussianGuide, NormalNoiseGuide):
     """The family `N(loc, L L')`, of which `FullRank` and `Laplace` are the two uses.
 
     Args:

@@ -30,7 +30,7 @@ from vijax.guides.numpyro.function import DensityFunction, NumPyroFunction
 from vijax.guides.numpyro.running import Arguments
 from vijax.runtime.errors import GuideError, mismatch
 from vijax.runtime.fingerprint import fingerprint
-from vijax.runtime.jaxpr import needed_inputs
+from vijax.runtime.jaxpr import used_inputs
 
 
 def adapt(
@@ -113,7 +113,7 @@ def _has_density(guide: NumPyroFunction) -> bool:
         jaxpr = jax.make_jaxpr(jax.value_and_grad(density))(values, key, params, data).jaxpr
     except (RuntimeError, ValueError):  # a transform has no inverse, or that has no gradient
         return False
-    by_chance = needed_inputs(jaxpr, [True] * len(jaxpr.outvars))[len(values)]
+    by_chance = used_inputs(jaxpr, [True] * len(jaxpr.outvars))[len(values)]
     return latents_only and not by_chance
 
 

@@ -16,7 +16,7 @@ from vijax.guides.numpyro import running
 from vijax.guides.numpyro.dependence import dependent
 from vijax.guides.numpyro.running import Arguments
 from vijax.runtime.errors import GuideError
-from vijax.runtime.keys import for_rejection
+from vijax.runtime.keys import rejection_key
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -79,7 +79,7 @@ class NumPyroFunction(Guide):
     ) -> running.Trace:
         """The trace of the guide function, with its constrained values, drawn or given."""
         args, kwargs = self.arguments.join(batch.data)
-        key = for_rejection(key)  # as VonMises draws, and Gamma
+        key = rejection_key(key)  # as VonMises draws, and Gamma
         return running.run(self.function, args, kwargs, key, params, batch.index, values)
 
     def _check_start(self) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array, lax
 from jax.scipy.linalg import solve_triangular
 
-from vijax.contracts import Batch, Draw, EntropyGuide, NormalsGuide, Position, Space
+from vijax.contracts import Batch, Draw, EntropyGuide, NormalNoiseGuide, Position, Space
 from vijax.guides.gaussian.normal import require_positive
 from vijax.runtime.errors import GuideError, mismatch
 from vijax.runtime.keys import normals
@@ -35,7 +35,7 @@ class MarkovParams(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Markov(EntropyGuide, NormalsGuide):
+class Markov(EntropyGuide, NormalNoiseGuide):
     """`q(x) = prod_t q(x_t | x_(t-1))`, each a linear Gaussian: a block-tridiagonal precision.
 
     The blocks are what the sites hold at one value of their leading axis, which must be equally

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 
-from vijax.contracts import Axes, Batch, Draw, EntropyGuide, NormalsGuide, Position, Space
+from vijax.contracts import Axes, Batch, Draw, EntropyGuide, NormalNoiseGuide, Position, Space
 from vijax.guides.gaussian.normal import require_positive
 from vijax.guides.structured.levels import Level, cut, down, join, levels, sharing
 from vijax.runtime.errors import GuideError, mismatch
@@ -51,7 +51,7 @@ class PlatesParams(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Plates(EntropyGuide, NormalsGuide):
+class Plates(EntropyGuide, NormalNoiseGuide):
     """`q(z) = q(globals) prod_r q(row_r | globals)`, linear Gaussians along the model's plates.
 
     The globals, sites in no plate, have a dense covariance. Each row of a plate is a block of

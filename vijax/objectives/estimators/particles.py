@@ -16,7 +16,7 @@ from vijax.contracts import (
     Position,
     PyTree,
     RowGuide,
-    Setting,
+    LossContext,
     Site,
     Space,
     Variables,
@@ -47,11 +47,11 @@ class Particles(NamedTuple):
         return self.log_p - self.log_q
 
 
-def particles(
+def draw_particles(
     way: Way,
     num: int,
     variables: Variables,
-    setting: Setting,
+    setting: LossContext,
     by_row: bool = False,
     stretch: Array | None = None,
 ) -> Particles:
@@ -64,7 +64,7 @@ def particles(
         num: how many.
         variables: what the gradient is taken in.
         setting: what an objective is evaluated in.
-        by_row: whether each row has weights of its own; only if `have_rows`.
+        by_row: whether each row has weights of its own; only if `has_independent_rows`.
         stretch: what gradients from `log_p` to the draws are multiplied by, in its shape.
 
     Raises:
@@ -102,7 +102,7 @@ def particles(
             log_p, after = target.evaluate(at, *state)
         return log_p, log_q, after
 
-    keys = target.devices.particles(jax.random.split(key, num))
+    keys = target.devices.shard_particles(jax.random.split(key, num))
     log_p, log_q, states = jax.vmap(one)(keys, stretch)
     scale = target.space.sites[0].scale if by_row else 1.0
     return Particles(log_p, log_q, jax.tree.map(merge, states), scale)
@@ -131,7 +131,7 @@ def require_density(guide: Guide) -> DensityGuide:
     return guide
 
 
-def have_rows(setting: Setting) -> bool:
+def has_independent_rows(setting: LossContext) -> bool:
     """Whether rows are independent under guide and model, so that each has weights of its own.
 
     All latents are in one plate, and so is all that the log density is made of.
@@ -149,12 +149,12 @@ def have_rows(setting: Setting) -> bool:
     return all(inside[0] in {p.name for p in layout[name].plates} for name in shapes)
 
 
-def _terms(z: Position, setting: Setting) -> dict[str, Array]:
+def _terms(z: Position, setting: LossContext) -> dict[str, Array]:
     return setting.target.terms(z, setting.batch, {}, setting.mutable).values
 
 
 def _by_row(
-    z: Position, batch: Batch, variables: Variables, setting: Setting
+    z: Position, batch: Batch, variables: Variables, setting: LossContext
 ) -> tuple[Array, dict[str, PyTree]]:
     """Log density of every row in use, unscaled."""
     target = setting.target

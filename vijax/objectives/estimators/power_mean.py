@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from vijax.contracts import PyTree, Setting, Variables
-from vijax.objectives.estimators.particles import Particles, have_rows, particles, with_gradient_of
+from vijax.contracts import PyTree, LossContext, Variables
+from vijax.objectives.estimators.particles import Particles, has_independent_rows, particles, with_gradient_of
 
 Estimator = Literal["dreg", "plain"]
 
@@ -20,7 +20,7 @@ def power_bound(
     estimator: Estimator,
     num: int,
     variables: Variables,
-    setting: Setting,
+    setting: LossContext,
 ) -> tuple[Array, dict[str, PyTree]]:
     """`log(mean(w^power)) / power` over `num` particles, and the model's new mutable state.
 
@@ -37,19 +37,19 @@ def power_bound(
     Tucker, Lawson, Gu, Maddison, 2019, and for other powers Alpha-divergence variational inference
     meets importance weighted auto-encoders, Daudel, Benton, Shi, Doucet, 2023.
     """
-    by_row = have_rows(setting)
+    by_row = has_independent_rows(setting)
 
     def mean_of(drawn: Particles) -> Array:
         return drawn.scale * jnp.sum(_log_mean(power * drawn.log_weights)) / power
 
     if estimator == "plain":
-        drawn = particles("plain", num, variables, setting, by_row)
+        drawn = draw_particles("plain", num, variables, setting, by_row)
         return mean_of(drawn), drawn.mutable
-    fixed = stop_gradient(particles("path", num, variables, setting, by_row))
+    fixed = stop_gradient(draw_particles("path", num, variables, setting, by_row))
     share = jax.nn.softmax(power * fixed.log_weights, axis=0)
     # the model's parameters take the shares as they are; one pass back through it serves both
     stretch = 1 - power + power * share
-    drawn = particles("path", num, variables, setting, by_row, stretch)  # the same: compiled once
+    drawn = draw_particles("path", num, variables, setting, by_row, stretch)  # the same: compiled once
     surrogate = jnp.sum(share * (drawn.log_p - stretch * drawn.log_q))
     return with_gradient_of(mean_of(fixed), drawn.scale * surrogate), drawn.mutable
 

@@ -25,7 +25,7 @@ from vijax.contracts import (
     Position,
     RowGuide,
     Site,
-    SitewiseGuide,
+    MeanFieldGuide,
     TermInfo,
 )
 
@@ -67,17 +67,17 @@ def factors(
     inside = (z, batch, values, layout)
 
     def by_entry(site: Site, log_q: Array) -> Factor:
-        return _factor((site,), log_q, site.scale, seen_by(site, values, layout))
+        return _factor((site,), log_q, site.scale, markov_blanket_sum(site, values, layout))
 
     if isinstance(guide, DiscreteGuide):
         families = guide.families(params, space, batch)
         found = [by_entry(s, families[s.name].log_prob(z[s.name])) for s in space.discrete.sites]
         rest = guide.continuous(params, space)
         return found if rest is None else [*found, *factors(rest, *inside)]
-    if isinstance(guide, SitewiseGuide):
+    if isinstance(guide, MeanFieldGuide):
         log_probs = guide.site_log_probs(params, space, z, batch)
         return [by_entry(site, log_probs[site.name]) for site in space.sites]
-    if len(parts := guide.product(params, space)) > 1:
+    if len(parts := guide.independent_parts(params, space)) > 1:
         return [one for own in parts for one in factors(own, *inside)]
     if isinstance(guide, RowGuide):
         plate = {plate.name for plate in space.sites[0].plates}
@@ -111,7 +111,7 @@ def leave_one_out(log_qs: Sequence[Array], signals: Sequence[Array]) -> Array:
     return total
 
 
-def seen_by(site: Site, values: Mapping[str, Array], layout: Mapping[str, TermInfo]) -> Array:
+def markov_blanket_sum(site: Site, values: Mapping[str, Array], layout: Mapping[str, TermInfo]) -> Array:
     """The terms that each entry of a site has a part in, added up; broadcasts to its `z_shape`."""
     ndim = len(site.shape) - site.event_dim
     total = _seen([site.name], {plate.name for plate in site.plates}, values, layout)

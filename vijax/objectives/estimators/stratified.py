@@ -7,12 +7,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from vijax.contracts import PyTree, Setting, StratifiedGuide, Variables
+from vijax.contracts import PyTree, LossContext, MixtureGuide, Variables
 from vijax.objectives.estimators.particles import merge
 
 
 def stratified(
-    variables: Variables, guide: StratifiedGuide, setting: Setting
+    variables: Variables, guide: MixtureGuide, setting: LossContext
 ) -> tuple[Array, dict[str, PyTree]]:
     """`sum_k w_k (log q(z_k) - log p(z_k))` for one draw `z_k` of each part, and the new state.
 
@@ -21,7 +21,7 @@ def stratified(
     landing. Source: Sticking the Landing, Roeder, Wu, Duvenaud, 2017, on mixtures.
     """
     mutable, key, target, _, batch, phase, *_ = setting
-    log_weights, draws = guide.strata(variables.guide, target.space, key, batch)
+    log_weights, draws = guide.component_draws(variables.guide, target.space, key, batch)
     z = jax.tree.map(lambda *parts: jnp.stack(parts), *[draw.z for draw in draws])
 
     def one(k: Array, z: PyTree) -> tuple[Array, Array, dict[str, PyTree]]:

@@ -16,7 +16,7 @@ that `f` holds the pathwise one. In order of preference:
 """
 
 from vijax.objectives.estimators.discrete.choice import NAMES, check, chosen
-from vijax.objectives.estimators.discrete.estimator import Estimator, Stage
+from vijax.objectives.estimators.discrete.estimator import Estimator, EstimatorContext
 from vijax.objectives.estimators.discrete.integrand import elbo_integrand
 from vijax.objectives.estimators.discrete.rebar import Rebar
 from vijax.objectives.estimators.discrete.relax import Relax
@@ -32,7 +32,7 @@ __all__ = [
     "LocalExpectation",
     "Rebar",
     "Relax",
-    "Stage",
+    "EstimatorContext",
     "StraightThrough",
     "check",
     "chosen",

@@ -41,7 +41,7 @@ def check(discrete: str | Estimator) -> None:
     )
 
 
-def chosen(discrete: str | Estimator, space: Space, layout: Mapping[str, TermInfo]) -> Estimator:
+def select_estimator(discrete: str | Estimator, space: Space, layout: Mapping[str, TermInfo]) -> Estimator:
     """The estimator that an option stands for.
 
     `"auto"` is always unbiased: local expectations where they take no more than 16 evaluations,

@@ -18,11 +18,11 @@ from vijax.runtime.errors import GuideError
 Families = dict[str, Family]
 
 
-class Stage(NamedTuple):
+class EstimatorContext(NamedTuple):
     """How far a fit is.
 
     Attributes:
-        phase: as in `Setting`, for what changes in the course of a fit.
+        phase: as in `LossContext`, for what changes in the course of a fit.
         controls: what `Estimator.init` made, later learned; the gradient has a gradient in them.
     """
 
@@ -30,7 +30,7 @@ class Stage(NamedTuple):
     controls: PyTree = ()
 
 
-class Seen(NamedTuple):
+class IntegrandValue(NamedTuple):
     """A function of discrete variables at one place.
 
     Attributes:
@@ -57,11 +57,11 @@ class Integrand:
         scales: by site, what the value counts each of them for; 1 where nothing is said.
     """
 
-    function: Callable[[Position], Seen]
+    function: Callable[[Position], IntegrandValue]
     parallel: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     scales: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
-    def __call__(self, states: Position) -> Seen:
+    def __call__(self, states: Position) -> IntegrandValue:
         return self.function(states)
 
 
@@ -75,7 +75,7 @@ class Estimator(abc.ABC):
     unbiased: ClassVar[bool] = True
 
     def init(self, key: Array, widths: Mapping[str, int]) -> PyTree:
-        """Start values of the control variates' parameters, see `vijax.contracts.Controlled`.
+        """Start values of the control variates' parameters, see `vijax.contracts.ControlVariateObjective`.
 
         Args:
             key: randomness.
@@ -85,7 +85,7 @@ class Estimator(abc.ABC):
 
     @abc.abstractmethod
     def estimate(
-        self, key: Array, families: Families, f: Integrand, stage: Stage
+        self, key: Array, families: Families, f: Integrand, stage: EstimatorContext
     ) -> tuple[Array, Any]:
         """An estimate of `E[f]`, a scalar to be differentiated, and one `aux` of `f`.
 
@@ -122,12 +122,12 @@ class Estimator(abc.ABC):
         binary = logits.ndim == 1
         family = Finite(logits[:, None] if binary else logits[:, 1:] - logits[:, :1])
 
-        def seen(states: Position) -> Seen:
+        def seen(states: Position) -> IntegrandValue:
             hot = weights(states["b"], family)
             value = f(hot[:, 1] if binary else hot)
-            return Seen(value, {"b": jnp.broadcast_to(value, logits.shape[:1])})
+            return IntegrandValue(value, {"b": jnp.broadcast_to(value, logits.shape[:1])})
 
-        return self.estimate(key, {"b": family}, Integrand(seen), Stage(controls=controls))[0]
+        return self.estimate(key, {"b": family}, Integrand(seen), EstimatorContext(control_params=controls))[0]
 
 
 def finite(families: Families, name: str, size: int | None = None) -> dict[str, Finite]:
@@ -149,7 +149,7 @@ def finite(families: Families, name: str, size: int | None = None) -> dict[str, 
     return found
 
 
-def with_slopes(value: Array, slopes: Mapping[str, Array], families: dict[str, Finite]) -> Array:
+def with_logit_gradient(value: Array, slopes: Mapping[str, Array], families: dict[str, Finite]) -> Array:
     """`value`, which goes on to depend on all else as it does, with slopes in the logits."""
     logits = {name: family.logits for name, family in families.items()}
     return value + _sloping(dict(slopes), logits).astype(value.dtype)

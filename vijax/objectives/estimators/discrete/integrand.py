@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from vijax.contracts import Position, Space, TermInfo, Terms
 from vijax.families.discrete import held
-from vijax.objectives.estimators.discrete.estimator import Families, Integrand, Seen
-from vijax.objectives.estimators.rao_blackwell import parallel, seen_by
+from vijax.objectives.estimators.discrete.estimator import Families, Integrand, IntegrandValue
+from vijax.objectives.estimators.rao_blackwell import parallel, markov_blanket_sum
 
 
 def elbo_integrand(
@@ -31,7 +31,7 @@ def elbo_integrand(
     """
     fixed = {name: held(family) for name, family in families.items()}
 
-    def function(states: Position) -> Seen:
+    def function(states: Position) -> IntegrandValue:
         found = terms(states)
         value, signals = jnp.zeros(()), {}
         for name in found.values:
@@ -39,8 +39,8 @@ def elbo_integrand(
         for site in space.sites:
             own = site.scale * fixed[site.name].log_prob(states[site.name])
             value += jnp.sum(own)
-            signals[site.name] = own - seen_by(site, found.values, layout)
-        return Seen(value, signals, found.mutable)
+            signals[site.name] = own - markov_blanket_sum(site, found.values, layout)
+        return IntegrandValue(value, signals, found.mutable)
 
     together = {site.name: parallel(site, layout) for site in space.sites}
     return Integrand(function, together, {site.name: site.scale for site in space.sites})

@@ -17,9 +17,9 @@ from vijax.objectives.estimators.discrete.estimator import (
     Estimator,
     Families,
     Integrand,
-    Stage,
+    EstimatorContext,
     finite,
-    with_slopes,
+    with_logit_gradient,
 )
 from vijax.objectives.estimators.discrete.relaxed import gumbel, perturbed
 
@@ -36,7 +36,7 @@ class Control(NamedTuple):
     signals: dict[str, Array]
 
 
-class RebarControls(NamedTuple):
+class RebarParams(NamedTuple):
     """What REBAR learns, by site."""
 
     log_temperature: dict[str, Array]
@@ -71,16 +71,16 @@ class Rebar(Estimator):
         if not self.learned:
             return ()
         log_temperature = jnp.log(jnp.asarray(self.temperature, float))
-        return RebarControls(
+        return RebarParams(
             dict.fromkeys(widths, log_temperature),
             dict.fromkeys(widths, jnp.asarray(self.scale, float)),
         )
 
     def estimate(
-        self, key: Array, families: Families, f: Integrand, stage: Stage
+        self, key: Array, families: Families, f: Integrand, stage: EstimatorContext
     ) -> tuple[Array, Any]:
         known = finite(families, "rebar")
-        return controlled(key, known, f, lambda z: self.control(z, f, stage.controls))
+        return controlled(key, known, f, lambda z: self.control(z, f, stage.control_params))
 
     def control(self, z: dict[str, Array], f: Integrand, controls: PyTree) -> Control:
         """The control variate at noise `z`, `(*shape, n)` by site."""
@@ -137,7 +137,7 @@ def controlled(
         score = (weights(states[name], family) - jnp.exp(family.log_probs))[..., 1:]
         rest = (seen.signals[name] - at.signals[name])[..., None]
         slopes[name] = rest * score + slope[name] - slope_given[name]
-    return with_slopes(seen.value, slopes, families), seen.aux
+    return with_logit_gradient(seen.value, slopes, families), seen.aux
 
 
 def _given(

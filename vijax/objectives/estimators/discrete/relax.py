@@ -18,7 +18,7 @@ from vijax.objectives.estimators.discrete.estimator import (
     Estimator,
     Families,
     Integrand,
-    Stage,
+    EstimatorContext,
     finite,
 )
 from vijax.objectives.estimators.discrete.rebar import Control, Rebar, controlled
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _UNITS = 64  # of the default network
 
 
-class RelaxControls(NamedTuple):
+class RelaxParams(NamedTuple):
     """What RELAX learns: the networks' weights, by site, and what its relaxation has to learn."""
 
     surrogate: dict[str, PyTree]
@@ -70,26 +70,26 @@ class Relax(Estimator):
             expected = "a function of a width and nnx.Rngs that makes a module"
             raise GuideError(mismatch("surrogate", expected, type(given).__name__))
 
-    def init(self, key: Array, widths: Mapping[str, int]) -> RelaxControls:
+    def init(self, key: Array, widths: Mapping[str, int]) -> RelaxParams:
         keys = jax.random.split(key, len(widths))
         networks = {
             name: start(self._make(widths[name]), one, "surrogate")
             for name, one in zip(sorted(widths), keys, strict=True)
         }
         relaxation = self.relaxation.init(key, widths) if self.relaxation else ()
-        return RelaxControls(networks, relaxation)
+        return RelaxParams(networks, relaxation)
 
     def estimate(
-        self, key: Array, families: Families, f: Integrand, stage: Stage
+        self, key: Array, families: Families, f: Integrand, stage: EstimatorContext
     ) -> tuple[Array, Any]:
         known = finite(families, "relax")
 
         def control(z: dict[str, Array]) -> Control:
-            own = self._network(z, known, f, stage.controls.surrogate)
+            own = self._network(z, known, f, stage.control_params.surrogate)
             if self.relaxation is None:
                 return own
             return jax.tree.map(
-                jnp.add, own, self.relaxation.control(z, f, stage.controls.relaxation)
+                jnp.add, own, self.relaxation.control(z, f, stage.control_params.relaxation)
             )
 
         return controlled(key, known, f, control)

@@ -15,10 +15,10 @@ from vijax.objectives.estimators.discrete.estimator import (
     Estimator,
     Families,
     Integrand,
-    Stage,
+    EstimatorContext,
     finite,
     split_keys,
-    with_slopes,
+    with_logit_gradient,
 )
 
 
@@ -42,7 +42,7 @@ class GumbelSoftmax(Estimator):
             raise ValueError(f"temperatures: expected positive numbers, got {self.temperatures!r}.")
 
     def estimate(
-        self, key: Array, families: Families, f: Integrand, stage: Stage
+        self, key: Array, families: Families, f: Integrand, stage: EstimatorContext
     ) -> tuple[Array, Any]:
         known = finite(families, "gumbel_softmax")
         noise = gumbel(key, known)
@@ -56,7 +56,7 @@ class GumbelSoftmax(Estimator):
 
         slopes = jax.grad(relaxed)(fixed)
         seen = f({name: jnp.argmax(z, axis=-1) for name, z in perturbed(fixed, noise).items()})
-        return with_slopes(seen.value, slopes, known), seen.aux
+        return with_logit_gradient(seen.value, slopes, known), seen.aux
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,7 @@ class StraightThrough(Estimator):
     unbiased: ClassVar[bool] = False
 
     def estimate(
-        self, key: Array, families: Families, f: Integrand, stage: Stage
+        self, key: Array, families: Families, f: Integrand, stage: EstimatorContext
     ) -> tuple[Array, Any]:
         known = finite(families, "straight_through")
         keys = split_keys(key, known)
@@ -89,7 +89,7 @@ class StraightThrough(Estimator):
             p = jnp.exp(family.log_probs)
             mean = jnp.sum(p * by_weight[name], axis=-1, keepdims=True)
             slopes[name] = (p * (by_weight[name] - mean))[..., 1:]
-        return with_slopes(seen.value, slopes, known), seen.aux
+        return with_logit_gradient(seen.value, slopes, known), seen.aux
 
 
 def gumbel(key: Array, families: dict[str, Finite]) -> dict[str, Array]:

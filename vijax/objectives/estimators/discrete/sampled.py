@@ -17,10 +17,10 @@ from vijax.objectives.estimators.discrete.estimator import (
     Estimator,
     Families,
     Integrand,
-    Stage,
+    EstimatorContext,
     finite,
     split_keys,
-    with_slopes,
+    with_logit_gradient,
 )
 from vijax.objectives.estimators.particles import with_gradient_of
 from vijax.objectives.estimators.rao_blackwell import leave_one_out
@@ -44,7 +44,7 @@ class LeaveOneOut(Estimator):
             raise ValueError(f"num_draws: expected at least 2, got {self.num_draws}.")
 
     def estimate(
-        self, key: Array, families: Families, f: Integrand, stage: Stage
+        self, key: Array, families: Families, f: Integrand, stage: EstimatorContext
     ) -> tuple[Array, Any]:
         keys = jax.random.split(key, self.num_draws)
         states = jax.vmap(lambda key: draw(key, families))(keys)
@@ -73,7 +73,7 @@ class DisARM(Estimator):
             raise ValueError(f"num_pairs: expected at least 1, got {self.num_pairs}.")
 
     def estimate(
-        self, key: Array, families: Families, f: Integrand, stage: Stage
+        self, key: Array, families: Families, f: Integrand, stage: EstimatorContext
     ) -> tuple[Array, Any]:
         binary = finite(families, "disarm", 2)
 
@@ -94,7 +94,7 @@ class DisARM(Estimator):
             one, other = jnp.split(seen.signals[name], 2)
             slope = jnp.mean((one - other) / 2 * signs, axis=0)
             slopes[name] = slope[..., None] * jax.nn.sigmoid(jnp.abs(family.logits))
-        return with_slopes(jnp.mean(seen.value), slopes, binary), first(seen.aux)
+        return with_logit_gradient(jnp.mean(seen.value), slopes, binary), first(seen.aux)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +108,7 @@ class LocalExpectation(Estimator):
     """
 
     def estimate(
-        self, key: Array, families: Families, f: Integrand, stage: Stage
+        self, key: Array, families: Families, f: Integrand, stage: EstimatorContext
     ) -> tuple[Array, Any]:
         known = finite(families, "local")
         states = draw(key, families)
@@ -119,7 +119,7 @@ class LocalExpectation(Estimator):
             p = jnp.exp(family.log_probs)
             mean = jnp.sum(p * by_value, axis=-1, keepdims=True)
             slopes[name] = (p * (by_value - mean))[..., 1:]
-        return with_slopes(seen.value, slopes, known), seen.aux
+        return with_logit_gradient(seen.value, slopes, known), seen.aux
 
     def _by_value(
         self, name: str, family: Finite, states: Position, signal: Array, f: Integrand

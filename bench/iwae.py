@@ -130,7 +130,7 @@ def _bounds(posterior: vijax.Posterior) -> tuple[float, float]:
     def log_weights(variables: Variables, batch: Batch, keys: jax.Array) -> jax.Array:
         def block(key: jax.Array) -> jax.Array:
             at = setting._replace(key=key, batch=batch)
-            return draw_particles("plain", _BLOCK, variables, at, by_row=True).log_weights
+            return draw_particles("plain", _BLOCK, variables, at, per_row=True).log_weights
 
         return jax.lax.map(block, keys)
 

@@ -137,8 +137,8 @@ def test_what_is_learned_lowers_the_variance(estimator):
 
     def variance(controls):
         def one(key):
-            setting = at._replace(key=key, control_params=controls)
-            slopes = jax.grad(lambda v: objective(v, setting)[0])(posterior._result.variables)
+            context = at._replace(key=key, control_params=controls)
+            slopes = jax.grad(lambda v: objective(v, context)[0])(posterior._result.variables)
             return jax.flatten_util.ravel_pytree(slopes)[0]
 
         slopes = np.asarray(jax.jit(lambda: jax.lax.map(one, keys, batch_size=500))(), float)
@@ -172,13 +172,13 @@ def test_a_flattened_target_hands_them_on():
 class Toy(ControlVariateObjective):
     """A gradient of one, moved by `c` times a sign with mean zero; not finite where `c` asks."""
 
-    def init_control_params(self, setting):
+    def init_control_params(self, context):
         return jnp.asarray(1.0)
 
-    def __call__(self, variables, setting):
-        noise = jax.random.rademacher(setting.key, (), float)
+    def __call__(self, variables, context):
+        noise = jax.random.rademacher(context.key, (), float)
         x = variables.guide
-        return x + setting.control_params * noise * (x - jax.lax.stop_gradient(x)), {}
+        return x + context.control_params * noise * (x - jax.lax.stop_gradient(x)), {}
 
 
 def state_after(algorithm, steps, start=None):
@@ -192,7 +192,9 @@ def state_after(algorithm, steps, start=None):
 
 def test_control_variates_follow_the_gradient_of_the_squared_norm():
     """`d/dc (1 + c s)^2 = 2 s (1 + c s)`, whose mean is `2 c`."""
-    algorithm = Gradient(Toy(), Optimizer(optax.sgd(0.0)), control_optimizer=Optimizer(optax.sgd(0.1)))
+    algorithm = Gradient(
+        Toy(), Optimizer(optax.sgd(0.0)), control_optimizer=Optimizer(optax.sgd(0.1))
+    )
     state = state_after(algorithm, 1)
     sign = float(jax.random.rademacher(jax.random.key(0), (), float))
     assert float(state.control_params) == pytest.approx(1 - 0.1 * 2 * sign * (1 + sign))
@@ -211,7 +213,10 @@ def test_they_stay_where_they_are_when_the_variables_move_on():
     algorithm = Gradient(Toy(), Adam(0.1))
     state = state_after(algorithm, 3)
     slower = algorithm.rescale(state, 0.25)
-    assert (slower.control_params, slower.control_optimizer) == (state.control_params, state.control_optimizer)
+    assert (slower.control_params, slower.control_optimizer) == (
+        state.control_params,
+        state.control_optimizer,
+    )
     kept, forgotten = (algorithm.move(state, state.variables, forget) for forget in (False, True))
     assert kept.control_params == forgotten.control_params == state.control_params
     assert kept.control_optimizer[0].count == 3

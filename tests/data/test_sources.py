@@ -149,13 +149,13 @@ def test_a_table_without_pyarrow_says_what_to_install(monkeypatch):
 
 
 def test_streams_that_cannot_be_read_are_refused():
-    with pytest.raises(TypeError, match="can be begun anew, got an iterator"):
+    with pytest.raises(TypeError, match="can be restarted, got an iterator"):
         data.stream(iter([X]), 20)
     with pytest.raises(ModelError, match="at least one batch"):
         data.stream([], 20)
-    with pytest.raises(ModelError, match="equally many rows"):
+    with pytest.raises(ModelError, match="equal numbers of rows"):
         data.stream([(X, X[:3])], 20)
-    with pytest.raises(ModelError, match="rows=30 in all, got 20"):
+    with pytest.raises(ModelError, match="rows=30 in total, got 20"):
         data.stream([X], 30).take(np.arange(30))
 
 

@@ -25,9 +25,13 @@ from vijax.objectives.estimators.discrete import (
     LeaveOneOut,
     LocalExpectation,
     Rebar,
-    chosen,
+    select_estimator,
 )
-from vijax.objectives.estimators.discrete.estimator import EstimatorContext, Integrand, IntegrandValue
+from vijax.objectives.estimators.discrete.estimator import (
+    EstimatorContext,
+    Integrand,
+    IntegrandValue,
+)
 from vijax.runtime.errors import GuideError, ModelError
 
 KEYS = jax.random.split(jax.random.key(1), 4000)
@@ -194,7 +198,10 @@ def test_the_choice_of_an_estimator():
     for model, expected in ((many, DisARM()), (counts, LeaveOneOut())):
         target = build(model, split(model, (X,), {})[0], None, "all")
         assert select_estimator("auto", target.space, target.term_info(Batch({}))) == expected
-        assert select_estimator("leave_one_out", target.space, target.term_info(Batch({}))) == LeaveOneOut()
+        assert (
+            select_estimator("leave_one_out", target.space, target.term_info(Batch({})))
+            == LeaveOneOut()
+        )
 
 
 def rows(y):
@@ -406,7 +413,9 @@ def test_temperatures_follow_the_phases():
                     value = jnp.sum((hot[:, 1] - 0.3) ** 2)
                     return IntegrandValue(value, {"b": value[None]})
 
-                return estimator.estimate(key, {"b": Finite(logits)}, Integrand(f), EstimatorContext(phase))[0]
+                return estimator.estimate(
+                    key, {"b": Finite(logits)}, Integrand(f), EstimatorContext(phase)
+                )[0]
 
             return jax.grad(loss)(jnp.zeros((1, 1)))[0, 0]
 

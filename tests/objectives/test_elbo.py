@@ -19,8 +19,8 @@ def loss_and_gradient(objective, guide, params, problem, phase, keys=KEYS):
     target, batch = problem.target, problem.batch
 
     def loss(params, key):
-        setting = LossContext({}, key, target, guide, batch, jnp.asarray(phase))
-        return objective(Variables(params), setting)[0]
+        context = LossContext({}, key, target, guide, batch, jnp.asarray(phase))
+        return objective(Variables(params), context)[0]
 
     return jax.jit(jax.vmap(jax.value_and_grad(loss), (None, 0)))(params, keys)
 

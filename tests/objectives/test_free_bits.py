@@ -8,7 +8,7 @@ import numpyro.distributions as dist
 import pytest
 
 import vijax
-from tests.objectives.estimators.test_rao_blackwell import KEYS, ROWS, bent, hierarchy, setting
+from tests.objectives.estimators.test_rao_blackwell import KEYS, ROWS, bent, context, hierarchy
 from vijax.contracts import Variables
 from vijax.objectives import ELBO, FreeBits
 from vijax.runtime.errors import GuideError
@@ -27,7 +27,7 @@ def loss_and_slopes(objective, at, params, key=KEYS[3]):
     [(hierarchy, "rows", 4), (hierarchy, "two groups", None), (bent, "mean-field", 4)],
 )
 def test_without_any_it_is_the_elbo_draw_by_draw(model, guide, size):
-    at, params = setting(model, guide, size)
+    at, params = context(model, guide, size)
     # rows with divergences below zero on these draws would count as zero
     found, want = (loss_and_slopes(o, at, params) for o in (FreeBits(0.0, 8), ELBO(8, "plain")))
     for got, known in zip(jax.tree.leaves(found), jax.tree.leaves(want), strict=True):
@@ -35,7 +35,7 @@ def test_without_any_it_is_the_elbo_draw_by_draw(model, guide, size):
 
 
 def test_below_the_limit_only_the_likelihood_counts():
-    at, params = setting(hierarchy, "mean-field")
+    at, params = context(hierarchy, "mean-field")
     loss, slopes = loss_and_slopes(FreeBits(100.0, 4), at, params)
     assert slopes.loc["mu"] == slopes.log_scale["mu"] == 0  # in priors alone
     assert (jnp.abs(slopes.loc["theta"]) > 0).all()

@@ -163,8 +163,8 @@ def test_parameters_of_the_model_follow_the_evidence(objective):
     params = params._replace(loc={"mu": jnp.array(0.4)}, log_scale={"mu": jnp.log(scale)})
 
     def loss(model, key):
-        setting = LossContext({}, key, target, MeanField(), batch, jnp.zeros(()))
-        return objective(Variables(params, model), setting)[0]
+        context = LossContext({}, key, target, MeanField(), batch, jnp.zeros(()))
+        return objective(Variables(params, model), context)[0]
 
     slopes = jax.jit(jax.vmap(jax.grad(loss), (None, 0)))({"shift": jnp.array(0.3)}, KEYS[:400])
     got = slopes["shift"]

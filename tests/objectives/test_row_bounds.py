@@ -32,7 +32,7 @@ def scaled(y):
         numpyro.sample("y", dist.Normal(theta, 1.0), obs=y[:, :1])
 
 
-def setting(model=groups, guide=None, size=None, index=None, key=KEYS[0]):
+def context(model=groups, guide=None, size=None, index=None, key=KEYS[0]):
     arguments, data = split(model, (Y,), {})
     target = build(model, arguments, request(size, None)).on_batch
     guide = guide or Amortized(Encoder, "y")
@@ -58,21 +58,21 @@ def evidence(rows):
 
 @pytest.mark.parametrize("objective", [IWAE(3), IWAE(3, "plain"), Renyi(0.5, 3)], ids=repr)
 def test_the_bound_of_an_exact_encoder_is_the_evidence(objective):
-    at = setting()
+    at = context()
     loss = objective(Variables(parameters(at, exact=True)), at)[0]
     np.testing.assert_allclose(-loss, evidence(Y).sum(), rtol=1e-4)
 
 
 def test_a_batch_counts_for_all_rows():
     rows = np.array([3, 5, 0, 9], np.int32)
-    at = setting(size=4, index={"rows": rows})
+    at = context(size=4, index={"rows": rows})
     loss = IWAE(2)(Variables(parameters(at, exact=True)), at)[0]
     np.testing.assert_allclose(-loss, ROWS / 4 * evidence(Y[rows]).sum(), rtol=1e-4)
 
 
 @pytest.mark.slow
 def test_each_row_has_its_own_weights():
-    at, num = setting(), 5
+    at, num = context(), 5
     params = parameters(at)
     found = IWAE(num, "plain")(Variables(params), at)[0]
     log_weights = []
@@ -87,7 +87,7 @@ def test_each_row_has_its_own_weights():
 
 @pytest.mark.slow
 def test_doubly_reparameterized_gradients_of_rows_are_unbiased():
-    at = setting()
+    at = context()
     params = parameters(at)
 
     def slopes(objective):
@@ -103,11 +103,11 @@ def test_doubly_reparameterized_gradients_of_rows_are_unbiased():
 
 
 def test_where_rows_have_weights_of_their_own():
-    assert has_independent_rows(setting())
+    assert has_independent_rows(context())
     # a guide that is not by row, a Jacobian and a latent outside of the plate: one weight for all
-    assert not has_independent_rows(setting(guide=MeanField()))
-    assert not has_independent_rows(setting(scaled))
-    assert not has_independent_rows(setting(shared))
+    assert not has_independent_rows(context(guide=MeanField()))
+    assert not has_independent_rows(context(scaled))
+    assert not has_independent_rows(context(shared))
 
 
 def test_doubly_reparameterized_gradients_go_back_through_the_model_once():

@@ -34,7 +34,7 @@ def test_too_many_draws_are_refused_with_a_remedy(fitted):
 
 def test_what_the_machine_could_not_hold_is_refused_before_it_is_begun(fitted, monkeypatch):
     monkeypatch.setattr(_memory, "_installed", lambda: 2.0**20)
-    refused = r"the answer takes .* GiB, the machine has .* GiB.*num_draws="
+    refused = r"the result takes .* GiB, the machine has .* GiB.*num_draws="
     with pytest.raises(OutOfMemoryError, match=f"predict: .*{refused}"):
         fitted.predict(0, num_draws=10**5)
     with pytest.raises(OutOfMemoryError, match=f"sample: .*{refused}"):

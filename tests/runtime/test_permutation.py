@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vijax.runtime.permutation import permuted
+from vijax.runtime.permutation import permute
 
 
 def part(seed, size, start, stop):

@@ -19,7 +19,7 @@ from vijax.contracts import Batch, LossContext, Variables
 from vijax.guides import MeanField
 from vijax.model import build, split
 from vijax.objectives import ELBO
-from vijax.runtime.precision import full_precision, mixed
+from vijax.runtime.precision import full_precision, mixed_precision
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(200, 4)).astype(np.float32)

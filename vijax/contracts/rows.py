@@ -16,14 +16,14 @@ from vijax.contracts.target import Batch
 
 
 class RowSource(abc.ABC):
-    """An array that is not in memory, read a few rows at a time; `vijax.data` makes them.
+    """An array that is not in memory and is read a few rows at a time, see `vijax.data`.
 
     Attributes:
         shape: `(rows, ...)`.
         dtype: that of the array.
-        sequential: whether rows can be read in their own order only, so that batches follow it.
-        effort: numbers of which a log density could be taken while one row is asked for, beside
-            those in it: what decides how often all rows may be read.
+        sequential: whether rows can only be read in order, so that minibatches follow that order.
+        read_cost: overhead of reading a row, in array elements whose log density could be
+            evaluated in that time; determines how often all rows are read.
     """
 
     shape: tuple[int, ...]
@@ -59,22 +59,21 @@ class Block(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Blocks:
-    """All rows, one block after the other, to be summed over.
+    """All rows in blocks: `log_density(all rows) = sum_b weight_b * log_density(block_b)`.
 
-    The log density of a batch counts its `B` of `N` rows `N / B` times and everything else once.
-    Blocks that have every row, with weights `B / N`, therefore add up to the log density of all
-    rows, the prior counted once, and so do their gradients and Hessians.
+    The log density of `B` of `N` rows scales their terms by `N / B` and has all other terms once.
+    With weights `B / N`, blocks that cover every row once sum to the log density of all rows, with
+    the prior counted once; so do gradients and Hessians.
 
-    All blocks are equally long, so that one program is compiled. The last is filled up with copies
-    of the last row; where it is, a block of that row alone follows, whose negative weight takes the
-    copies off again.
+    All blocks have the same length, so that one program is compiled. The last is padded with copies
+    of the last row, and an additional block of that row alone, with negative weight, cancels them.
 
     Attributes:
         batch: the data that are in memory.
-        plate: along which rows are cut: how many there are, and how many a block has.
-        read: `(rows) -> Batch.fetched`, the rows `(num,)` of what is seen a block at a time.
-        num_elements: numbers that all rows hold.
-        effort: numbers of which a log density could be taken while one row is read.
+        plate: the plate of the rows: their number, and the number in a block.
+        read: `(rows) -> Batch.fetched`, reads the rows with indices `(num,)`.
+        num_elements: number of array elements in all rows.
+        read_cost: see `RowSource.read_cost`.
     """
 
     batch: Batch

@@ -23,8 +23,8 @@ class Batch(NamedTuple):
         index: rows in use of every subsampled plate, `(batch,)` integers; empty for all rows.
         key: randomness of the model itself (dropout), `None` for a fixed key.
         centering: reparameterization of `z` by site, `z_shape`; other sites keep the model's
-            parameterization. For hierarchical sites weights in [0, 1] between non-centered and
-            centered, see `vijax.model.tracing.location_scale`; for counts sampled by the guide
+            parameterization. For hierarchical sites weights from 0 (non-centered) to 1
+            (centered), see `vijax.model.tracing.location_scale`; for counts sampled by the guide
             their lower bounds, see `vijax.engine.count_bounds`.
         fetched: by name, the rows in `index` of arrays that are read from a `RowSource` and are
             therefore not in `data`.

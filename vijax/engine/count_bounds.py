@@ -81,7 +81,9 @@ def _bisect(
     def possible(states: dict[str, Array]) -> dict[str, Array]:
         values = terms({**others, **states}, batch, model, mutable).values
         return {
-            site.name: jnp.broadcast_to(jnp.isfinite(markov_blanket_sum(site, values, layout)), site.z_shape)
+            site.name: jnp.broadcast_to(
+                jnp.isfinite(markov_blanket_sum(site, values, layout)), site.z_shape
+            )
             for site in sites
         }
 

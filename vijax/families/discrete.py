@@ -99,6 +99,6 @@ def weights(states: Array, family: Finite) -> Array:
     return jax.nn.one_hot(states.astype(jnp.int32), family.size, dtype=family.logits.dtype)
 
 
-def held(family: Family) -> Family:
+def detached(family: Family) -> Family:
     """The family with its parameters held fixed."""
     return jax.tree.map(stop_gradient, family)

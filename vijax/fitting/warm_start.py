@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from vijax.contracts import Batch, AmortizedGuide, Guide, Part, Position, PyTree, Space, Target
+from vijax.contracts import AmortizedGuide, Batch, Guide, Part, Position, PyTree, Space, Target
 from vijax.engine.initialization import origin
 from vijax.engine.problem import Problem
 from vijax.model.data_dependence import abstract_position
@@ -63,12 +63,17 @@ def carried(earlier: FitResult, problem: Problem) -> Carried:
         abstract_position(target.space),
         problem.first_batch,
     )
-    ours = [(own.guide, own.space.names) for own in problem.guide.independent_parts(shapes, target.space)]
+    ours = [
+        (own.guide, own.space.names)
+        for own in problem.guide.independent_parts(shapes, target.space)
+    ]
     for part in earlier.guide.independent_parts(earlier.params, earlier.target.space):
         space = target.space.subset(part.space.names)
         inferred = isinstance(part.guide, AmortizedGuide)
         known = inferred and space.names == part.space.names
-        if (known or space.same_coordinates(part.space)) and _alike(earlier, problem, space, inferred):
+        if (known or space.same_coordinates(part.space)) and _alike(
+            earlier, problem, space, inferred
+        ):
             part = part._replace(space=space)
             apart = inferred and (part.guide, space.names) not in ours
             found.append(_by_row(part, problem) if apart else part)

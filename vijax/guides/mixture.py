@@ -15,10 +15,10 @@ from vijax.contracts import (
     DensityGuide,
     Draw,
     HostDraws,
+    MixtureGuide,
     Position,
     PyTree,
     Space,
-    MixtureGuide,
 )
 from vijax.runtime.errors import GuideError, mismatch
 

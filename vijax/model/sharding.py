@@ -31,10 +31,12 @@ def spread(target: Target, arguments: Arguments, mesh: Mesh) -> Target:
     whole = mesh_layout(mesh)
     shapes = {name: shape for name, (shape, _) in arguments.avals.items()}
     lengths = {shape[0] for shape in shapes.values() if shape}
-    size = whole.size(*whole.rows)
+    size = whole.size(*whole.row_mesh_axes)
     plates = (plate for plate in target.subsampling.plates.values() if plate.size in lengths)
-    found = frozenset(plate.name for plate in plates if whole.rows and plate.size % size == 0)
-    if whole.rows and not found:
+    found = frozenset(
+        plate.name for plate in plates if whole.row_mesh_axes and plate.size % size == 0
+    )
+    if whole.row_mesh_axes and not found:
         expected = f"an array with a row for each of a plate's, a multiple of {size} in all"
         remedy = (
             "Drop or pad some rows, use a mesh of fewer devices, or spread something else: call "

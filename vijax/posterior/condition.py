@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from vijax.contracts import Batch, AmortizedGuide, Target
+from vijax.contracts import AmortizedGuide, Batch, Target
 from vijax.engine import count_bounds
 from vijax.model import build, split
 from vijax.model.centering import of_rows

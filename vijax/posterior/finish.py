@@ -143,7 +143,9 @@ def _other_modes(problem: Problem, variables: Variables, mutable: dict[str, PyTr
     """
     target, batch = problem.target, problem.batch
     kernel = Kernel(target, batch, variables.model, mutable)
-    short = target.space.dim <= _PATHS_DIM and not target.structure.sequential and target.differentiable
+    short = (
+        target.space.dim <= _PATHS_DIM and not target.structure.sequential and target.differentiable
+    )
     if not short or kernel.is_costly(_PATHS_GRADIENTS):
         return 0
     key = fold_in(problem.key, 6)

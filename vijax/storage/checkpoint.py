@@ -275,4 +275,6 @@ def _identity(engine: Engine, restarts: int) -> dict[str, Any]:
 
 def _settings(algorithm: Algorithm) -> str:
     """What the encoding of an algorithm leaves out: the code of an optimizer and its constants."""
-    return hashlib.blake2b(fingerprint_text(fingerprint(algorithm)).encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(
+        fingerprint_text(fingerprint(algorithm)).encode(), digest_size=16
+    ).hexdigest()

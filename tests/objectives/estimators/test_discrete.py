@@ -40,7 +40,7 @@ BIASED = [GumbelSoftmax((0.5,)), StraightThrough()]
 
 def controls_of(estimator, logits, spread=0.5):
     """Parameters of control variates, moved at random from where they start."""
-    start, structure = jax.tree.flatten(estimator.controls(jax.random.key(5), logits))
+    start, structure = jax.tree.flatten(estimator.init_control_params(jax.random.key(5), logits))
     keys = jax.random.split(jax.random.key(6), len(start))
     moved = [a + spread * jax.random.normal(k, a.shape) for a, k in zip(start, keys, strict=True)]
     return structure.unflatten(moved)
@@ -152,7 +152,7 @@ def test_the_gradient_of_the_variance(estimator):
 
 def learned(estimator, logits, value, steps):
     """Control variates after steps against the gradient of the variance, one draw each."""
-    optimizer, controls = optax.adam(0.01), estimator.controls(jax.random.key(2), logits)
+    optimizer, controls = optax.adam(0.01), estimator.init_control_params(jax.random.key(2), logits)
 
     def squared(controls, key):
         return jnp.sum(jax.grad(estimator, 1)(key, logits, value, controls) ** 2)

@@ -52,8 +52,8 @@ def gradients(draws, num):
     objective = ELBO(16, draws=draws)
 
     def loss(params, key):
-        setting = LossContext({}, key, target, guide, problem.batch, jnp.zeros(()))
-        return objective(Variables(params), setting)[0]
+        context = LossContext({}, key, target, guide, problem.batch, jnp.zeros(()))
+        return objective(Variables(params), context)[0]
 
     def gradient(key):
         found = jax.grad(loss)(params, key)
@@ -107,7 +107,7 @@ def test_refusals_say_what_would_do():
         ELBO(12, draws="sobol")
     problem = regression()
     split = {"alpha": "map", ...: "meanfield"}
-    with pytest.raises(vijax.GuideError, match="guide that is made of standard normals"):
+    with pytest.raises(vijax.GuideError, match="guide reparameterized by standard normals"):
         vijax.fit(
             problem.model,
             *problem.args,

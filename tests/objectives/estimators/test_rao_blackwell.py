@@ -53,7 +53,7 @@ GUIDES = {
 
 
 @functools.cache
-def setting(model, guide, size=None):
+def context(model, guide, size=None):
     arguments, data = split(model, (Y,), {})
     target = build(model, arguments, request(size, None)).on_batch
     index = {} if size is None else {"rows": jnp.array([7, 2, 0, 5])[:size]}
@@ -91,7 +91,7 @@ def slopes(objective, at, params):
     ],
 )
 def test_value_and_gradient_are_those_of_reparameterized_draws(model, guide, size):
-    at, params = setting(model, guide, size)
+    at, params = context(model, guide, size)
     found, want = (slopes(o, at, params) for o in (ScoreELBO(4), ELBO(4, "plain")))
     for got, known in zip(found, want, strict=True):
         error = np.sqrt((got.var(0) + known.var(0)) / len(KEYS))
@@ -116,7 +116,7 @@ class Whole:
 @pytest.mark.parametrize(("guide", "factor"), [("mean-field", 3), ("rows", 4), ("two groups", 1)])
 def test_what_a_part_has_no_part_in_adds_no_noise(guide, factor):
     """The variance of the gradient falls by a factor that grows with the twelve rows."""
-    at, params = setting(hierarchy, guide)
+    at, params = context(hierarchy, guide)
     own, whole = (slopes(o, at, params)[1:] for o in (ScoreELBO(4), Whole(4)))
     shares = []
     for seed in range(20):  # bootstrap: variances of heavy-tailed numbers are uncertain
@@ -128,7 +128,7 @@ def test_what_a_part_has_no_part_in_adds_no_noise(guide, factor):
 
 def test_with_one_part_nothing_changes():
     """A full-rank guide hears of everything."""
-    at, params = setting(bent, "whole")
+    at, params = context(bent, "whole")
     for one, other in zip(*(slopes(o, at, params) for o in (ScoreELBO(4), Whole(4))), strict=True):
         np.testing.assert_allclose(one[:50], other[:50], rtol=1e-3, atol=1e-2)
 

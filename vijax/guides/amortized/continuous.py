@@ -12,15 +12,15 @@ import jax.numpy as jnp
 from jax import Array
 
 from vijax.contracts import (
+    AmortizedGuide,
     Axes,
     Batch,
-    AmortizedGuide,
     Draw,
+    MeanFieldGuide,
     NormalNoiseGuide,
     Position,
     PyTree,
     RowGuide,
-    MeanFieldGuide,
     Space,
 )
 from vijax.guides.amortized.encoder import Encoder, Inputs, check_encoder, encoded, one_level, start

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vijax.contracts import Axes, Batch, AmortizedGuide, Position, PyTree, Site, Space
+from vijax.contracts import AmortizedGuide, Axes, Batch, Position, PyTree, Site, Space
 from vijax.families.discrete import Counts, Family, Finite
 from vijax.guides.amortized.encoder import Encoder, Inputs, check_encoder, encoded, one_level, start
 from vijax.guides.discrete import Discrete, Independent, require_discrete, starting

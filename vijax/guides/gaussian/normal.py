@@ -19,10 +19,10 @@ from vijax.contracts import (
     Draw,
     GaussianGuide,
     HostDraws,
+    MeanFieldGuide,
     NormalNoiseGuide,
     Part,
     Position,
-    MeanFieldGuide,
     Space,
 )
 from vijax.runtime.errors import GuideError, mismatch

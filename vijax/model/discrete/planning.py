@@ -171,7 +171,9 @@ def _check_rows(name: str, shape: tuple[int, ...], dims: Sequence[Name | None]) 
         )
 
 
-def _check_scope(site: str, dims: Mapping[str, tuple[Name | None, ...]], line: Dependencies) -> None:
+def _check_scope(
+    site: str, dims: Mapping[str, tuple[Name | None, ...]], line: Dependencies
+) -> None:
     own = {dim for dim in dims[site] if dim is not None}
     for name, age in sorted(line):
         outside = {dim for dim in dims[name] if dim is not None} - own

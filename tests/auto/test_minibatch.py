@@ -30,7 +30,7 @@ def regression(x, y):
 @pytest.fixture
 def on_disk(monkeypatch):
     """Small sources are not read whole; a pass over the rows above is made in eight blocks."""
-    monkeypatch.setattr(arrays, "_WHOLE", 0)
+    monkeypatch.setattr(arrays, "_MAX_IN_MEMORY", 0)
     monkeypatch.setattr(_blocks, "_NUMBERS", (DIM + 1) * 430)
 
 

@@ -158,7 +158,7 @@ def test_rows_that_are_looked_up_by_number_stay_where_they_are():
 
 @pytest.mark.slow
 def test_parameters_of_rows_on_disk_are_arranged_too(monkeypatch, as_they_are):
-    monkeypatch.setattr("vijax.data.arrays._WHOLE", 0)
+    monkeypatch.setattr("vijax.data.arrays._MAX_IN_MEMORY", 0)
     on_disk = fit(hierarchy, MappedRows(Y), guide="meanfield")
     assert on_disk._result.engine.reordered == ("rows",)
     as_they_are()

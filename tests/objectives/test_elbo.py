@@ -1,4 +1,4 @@
-"""The ELBO: exact where it must be, and unbiased gradients for every estimator and phase."""
+"""The ELBO: exact at the posterior, unbiased gradients for every estimator and phase."""
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ def exact(problem):
 
 
 def wrong(problem):
-    """Full-rank parameters some way off, and the exact gradient of `KL` there."""
+    """Full-rank parameters away from the posterior."""
     params = exact(problem)
     shift = jnp.linspace(0.3, -0.4, params.loc.size)
     return params._replace(loc=params.loc + shift, log_scale=params.log_scale + 0.2)
@@ -94,7 +94,7 @@ def test_sticking_the_landing_has_no_variance_at_the_exact_posterior():
     assert float(jnp.std(plain.loc, axis=0).max()) > 0.1
 
 
-def test_auto_sticks_the_landing_only_after_the_first_phase():
+def test_auto_uses_sticking_the_landing_only_after_the_first_phase():
     problem = targets.problem("regression")
     early = loss_and_gradient(ELBO(), FullRank(), exact(problem), problem, 0.0)[1]
     late = loss_and_gradient(ELBO(), FullRank(), exact(problem), problem, 1.0)[1]
@@ -113,7 +113,7 @@ def test_particles_average():
     )
 
 
-def test_an_estimator_that_the_guide_cannot_serve_is_refused():
+def test_an_estimator_that_the_guide_does_not_support_raises():
     problem = targets.problem("normal_mean")
     params = Delta().init(KEYS[0], problem.target.space, {"mu": jnp.zeros(())})
     with pytest.raises(GuideError, match="estimator 'stl': expected a DensityGuide, got Delta"):
@@ -121,6 +121,6 @@ def test_an_estimator_that_the_guide_cannot_serve_is_refused():
 
 
 @pytest.mark.parametrize("options", [{"num_particles": 0}, {"estimator": "best"}])
-def test_bad_options_are_named(options):
+def test_invalid_options_raise(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         ELBO(**options)

@@ -32,7 +32,7 @@ from jax import Array
 import vijax
 from bench import _report
 from vijax.algorithms import Gradient, Optimizer
-from vijax.contracts import Batch, Setting, Target, Variables
+from vijax.contracts import Batch, LossContext, Target, Variables
 from vijax.diagnostics import importance as weights
 from vijax.engine.run import Budget
 from vijax.guides import AmortizedDiscrete
@@ -197,9 +197,9 @@ def _learned(name: str, posterior: vijax.Posterior) -> Any:
     still = Gradient(ELBO(discrete=ESTIMATORS[name]), Optimizer(optax.set_to_zero()))
     engine = dataclasses.replace(posterior._result.engine, algorithm=still, anneal=False)
     run = engine.start([posterior._result.variables], posterior._result.mutable)
-    steps = _LEARNING if jax.tree.leaves(run.loop.state.controls) else 0
+    steps = _LEARNING if jax.tree.leaves(run.loop.state.control_params) else 0
     run = engine.advance(run, Budget(steps))
-    return jax.tree.map(lambda leaf: leaf[0], run.loop.state.controls)
+    return jax.tree.map(lambda leaf: leaf[0], run.loop.state.control_params)
 
 
 def _held_out(posterior: vijax.Posterior, images: np.ndarray, mean: np.ndarray) -> float:
@@ -245,7 +245,7 @@ def _slopes(
 
     def one(key: Array) -> list[Array]:
         def loss(params: Any) -> Array:
-            setting = Setting({}, key, target, guide, batch, jnp.zeros(()), controls)
+            setting = LossContext({}, key, target, guide, batch, jnp.zeros(()), controls)
             return objective(at._replace(guide=params), setting)[0] / _BATCH
 
         return jax.tree.leaves(jax.grad(loss)(at.guide))

@@ -29,10 +29,10 @@ from scipy.special import logsumexp
 
 import vijax
 from bench import _report
-from vijax.contracts import Batch, Setting, Variables
+from vijax.contracts import Batch, LossContext, Variables
 from vijax.guides import Amortized
 from vijax.objectives import ELBO, IWAE
-from vijax.objectives.estimators.particles import particles
+from vijax.objectives.estimators.particles import draw_particles
 
 _PIXELS, _HIDDEN, _UNITS, _BATCH = 784, 200, 50, 100
 _RATE = 2e-3  # at first
@@ -117,7 +117,7 @@ def _bounds(posterior: vijax.Posterior) -> tuple[float, float]:
         posterior._result.variables,
         posterior._result.mutable,
     )
-    setting = Setting(
+    setting = LossContext(
         mutable,
         jax.random.key(0),
         posterior._result.target,
@@ -130,7 +130,7 @@ def _bounds(posterior: vijax.Posterior) -> tuple[float, float]:
     def log_weights(variables: Variables, batch: Batch, keys: jax.Array) -> jax.Array:
         def block(key: jax.Array) -> jax.Array:
             at = setting._replace(key=key, batch=batch)
-            return particles("plain", _BLOCK, variables, at, by_row=True).log_weights
+            return draw_particles("plain", _BLOCK, variables, at, per_row=True).log_weights
 
         return jax.lax.map(block, keys)
 

@@ -1,22 +1,22 @@
-"""Rows with a latent each and three observations: conjugate, so that every answer is known."""
+"""Rows with a local latent variable and three observations: conjugate, with exact posteriors."""
 
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from flax import nnx
 
-PRECISION = 3 + 1 / 4  # of each theta of `groups` given its three observations
+PRECISION = 3 + 1 / 4  # posterior precision of each theta of `groups`
 
 
 def data(rows):
-    """What `groups` makes: observations `(rows, 3)`."""
+    """Observations `(rows, 3)` simulated from `groups`."""
     rng = np.random.default_rng(0)
     theta = rng.normal(0.0, 2.0, rows)
     return (theta[:, None] + rng.normal(size=(rows, 3))).astype(np.float32)
 
 
 def groups(y):
-    """Independent groups: the mean-field guide holds the posterior exactly."""
+    """Independent groups: the posterior is in the mean-field family."""
     with numpyro.plate("rows", y.shape[0], dim=-2):
         theta = numpyro.sample("theta", dist.Normal(0.0, 2.0))
         with numpyro.plate("repeats", y.shape[1], dim=-1):
@@ -24,7 +24,7 @@ def groups(y):
 
 
 def hierarchy(y):
-    """The same about an unknown mean."""
+    """Groups with an unknown common mean."""
     mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
     with numpyro.plate("rows", y.shape[0], dim=-2):
         theta = numpyro.sample("theta", dist.Normal(mu, 2.0))
@@ -33,7 +33,7 @@ def hierarchy(y):
 
 
 class Encoder(nnx.Module):
-    """Linear, as the exact posterior of `groups` is."""
+    """Linear, as is the exact posterior mean of `groups`."""
 
     def __init__(self, rngs):
         self.layer = nnx.Linear(3, 2, rngs=rngs)

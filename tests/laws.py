@@ -16,7 +16,7 @@ import numpyro.distributions as dist
 from numpyro.infer import autoguide
 
 from tests.targets import Problem, problem
-from vijax.contracts import DensityGuide, EntropyGuide, GaussianGuide, Guide, NormalsGuide
+from vijax.contracts import DensityGuide, EntropyGuide, GaussianGuide, Guide, NormalNoiseGuide
 from vijax.guides import (
     ASVI,
     Delta,
@@ -327,7 +327,7 @@ LAWS: dict[Callable[[Case], None], type[Guide]] = {
     gradient_reaches_every_parameter: Guide,
     compiled_equals_eager: Guide,
     draw_depends_on_the_key_only: Guide,
-    draw_is_a_function_of_its_normals: NormalsGuide,
+    draw_is_a_function_of_its_normals: NormalNoiseGuide,
     entropy_is_exact: EntropyGuide,
     moments_are_exact: GaussianGuide,
     mean_weight_is_the_evidence: Guide,

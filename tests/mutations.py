@@ -122,8 +122,8 @@ FAULTS = {
     ),
     "blocks of rows not weighted": Fault(
         "contracts/rows.py",
-        "yield Block(self._filled(rows, fetched), length / size, len(rows))",
-        "yield Block(self._filled(rows, fetched), 1.0, len(rows))",
+        "yield Block(self._padded(rows, fetched), length / size, len(rows))",
+        "yield Block(self._padded(rows, fetched), 1.0, len(rows))",
         "engine contracts",
     ),
     "proposal and target swapped in the weights": Fault(

@@ -21,7 +21,7 @@ from vijax.model import Arguments, build, split
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Problem:
-    """A model, its data and what is known about its posterior.
+    """A model, its data and exact properties of its posterior.
 
     Attributes:
         model: the NumPyro model function.
@@ -29,8 +29,8 @@ class Problem:
         log_evidence: exact log marginal likelihood.
         mean: exact posterior mean of the constrained coordinates, sites in order, `(n,)`.
         covariance: their exact covariance `(n, n)`.
-        z_mean: exact mean in unconstrained space `(dim,)`, where it is known.
-        z_covariance: exact covariance in unconstrained space `(dim, dim)`, where it is known.
+        z_mean: exact mean in unconstrained space `(dim,)`, if known.
+        z_covariance: exact covariance in unconstrained space `(dim, dim)`, if known.
         gaussian: whether the posterior is Gaussian in unconstrained space.
     """
 
@@ -121,7 +121,7 @@ def _hierarchy(y):
 
 
 def hierarchy() -> Problem:
-    """Two groups, each with a level and a slope that are drawn around what they share."""
+    """Two groups, each with a level and a slope centered at a shared mean."""
     y = np.asarray([[1.4, 0.9], [-0.6, 0.8]], np.float32)
     prior = np.diag([1.0, 0.8**-2, 0.8**-2, 1.0, 1.0])
     prior[0, 0] += 2 * 0.8**-2 + 2 * 0.25
@@ -216,5 +216,5 @@ TARGETS: dict[str, Callable[[], Problem]] = {
 
 @functools.cache
 def problem(name: str) -> Problem:
-    """The problem of a name; made once, so that tests share its compiled programs."""
+    """The problem of a name; cached, so that tests share its compiled programs."""
     return TARGETS[name]()

@@ -1,4 +1,4 @@
-"""Control variates that learn as a fit goes on: kept with it, and written down with it."""
+"""Learned control variates: stored and resumed with the fit."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ from flax import nnx
 import vijax
 from vijax import GuideError
 from vijax.algorithms import Adam, Gradient, Optimizer
-from vijax.contracts import Batch, Controlled, Setting, Variables
+from vijax.contracts import Batch, ControlVariateObjective, LossContext, Variables
 from vijax.guides import AmortizedDiscrete, Discrete
 from vijax.objectives import ELBO, Tempered
 from vijax.objectives.estimators.discrete import Rebar, Relax
@@ -28,7 +28,7 @@ LEARNED = [Rebar(0.5, learned=True), Relax()]
 
 
 def network(y):
-    """Units that depend on one another given the data, and one for all rows."""
+    """Units that are dependent given the data, and one shared by all rows."""
     top = numpyro.sample("top", dist.Bernoulli(0.3))
     with numpyro.plate("rows", y.shape[0]):
         h = numpyro.sample("h", dist.Bernoulli(0.3 + 0.3 * top).expand([3]).to_event(1))
@@ -51,19 +51,19 @@ def fit(estimator, num_steps=300, model=network, y=Y, **options):
     )
 
 
-def controls(posterior):
-    return jax.device_get(posterior._result.run.loop.state.controls)
+def control_params(posterior):
+    return jax.device_get(posterior._result.run.loop.state.control_params)
 
 
 def assert_same(one, other):
-    """The same bits in everything that a run keeps."""
+    """Bitwise equality of the state of two runs."""
     found = (jax.tree.leaves(jax.device_get((p.run.loop, p.losses))) for p in (one, other))
     for a, b in zip(*found, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 @functools.cache
-def whole(estimator):
+def full_fit(estimator):
     return fit(estimator)
 
 
@@ -73,28 +73,28 @@ def test_100_and_200_steps_are_300_in_process_and_through_a_file(estimator, tmp_
     part = fit(estimator, 100)
     part.save(tmp_path / "fit")
     loaded = vijax.load(tmp_path / "fit", network, Y, optimizer=optax.adam(0.02))
-    for begun in (part, loaded):
-        assert_same(begun.resume(200, progress_bar=False), whole(estimator))
-    start, end = (jax.tree.leaves(controls(p)) for p in (part, whole(estimator)))
+    for first in (part, loaded):
+        assert_same(first.resume(200, progress_bar=False), full_fit(estimator))
+    start, end = (jax.tree.leaves(control_params(p)) for p in (part, full_fit(estimator)))
     assert any(np.abs(a - b).max() > 0.01 for a, b in zip(start, end, strict=True))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("estimator", LEARNED, ids=repr)
-def test_a_fit_that_was_cut_short_ends_where_it_would_have_ended(estimator, tmp_path):
-    def cut(run, losses, step):
+def test_an_interrupted_fit_resumes_to_the_same_result(estimator, tmp_path):
+    def interrupt(run, losses, step):
         if step >= 100:
             raise StopIteration
 
     path = vijax.Checkpoint(tmp_path / "fit", 0.0)
-    assert fit(estimator, checkpoint=path, callbacks=[cut]).num_steps < 300
-    assert_same(fit(estimator, checkpoint=path), whole(estimator))
+    assert fit(estimator, checkpoint=path, callbacks=[interrupt]).num_steps < 300
+    assert_same(fit(estimator, checkpoint=path), full_fit(estimator))
 
 
 @pytest.mark.slow
-def test_restarts_learn_apart():
+def test_restarts_learn_separately():
     posterior = fit(Relax(), 300, num_restarts=2)
-    for leaf in jax.tree.leaves(controls(posterior)):
+    for leaf in jax.tree.leaves(control_params(posterior)):
         assert leaf.shape[0] == 2
         assert (leaf[0] != leaf[1]).any()
     part = fit(Relax(), 100, num_restarts=2)
@@ -115,45 +115,45 @@ def rows(y):
 @pytest.mark.slow
 @pytest.mark.parametrize("guide", [Discrete(), AmortizedDiscrete(linear, "y")], ids=["rows", "net"])
 def test_batches(guide):
-    """Parameters by row are packed, those of control variates serve all rows."""
+    """Per-row parameters are packed, those of control variates are shared by all rows."""
     options = {"model": rows, "guide": guide, "batch_size": 10}
     posterior = fit(Relax(), **options)
     assert_same(fit(Relax(), 100, **options).resume(200, progress_bar=False), posterior)
     state = posterior._result.run.loop.state
-    learned = (state.rest if isinstance(guide, Discrete) else state).controls
+    learned = (state.rest if isinstance(guide, Discrete) else state).control_params
     first = learned.surrogate["h"]["layers"][0]["kernel"]
-    assert first.shape[1] == 2 * 3  # of a row: noise and logits of three units
+    assert first.shape[1] == 2 * 3  # per row: noise and logits of three units
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("estimator", LEARNED, ids=repr)
-def test_what_is_learned_lowers_the_variance(estimator):
+def test_learned_control_variates_reduce_the_variance(estimator):
     posterior = fit(estimator, 2000)
     objective, target = ELBO(discrete=estimator), posterior._result.target
-    at = Setting(
+    at = LossContext(
         {}, jax.random.key(4), target, posterior.guide, posterior._result.batch, jnp.zeros(())
     )
     keys = jax.random.split(jax.random.key(5), 2000)
 
     def variance(controls):
         def one(key):
-            setting = at._replace(key=key, controls=controls)
-            slopes = jax.grad(lambda v: objective(v, setting)[0])(posterior._result.variables)
+            context = at._replace(key=key, control_params=controls)
+            slopes = jax.grad(lambda v: objective(v, context)[0])(posterior._result.variables)
             return jax.flatten_util.ravel_pytree(slopes)[0]
 
         slopes = np.asarray(jax.jit(lambda: jax.lax.map(one, keys, batch_size=500))(), float)
         return slopes.var(0).sum()
 
-    learned = jax.tree.map(lambda leaf: leaf[0], controls(posterior))
-    assert variance(learned) < 0.8 * variance(objective.init_controls(at))
+    learned = jax.tree.map(lambda leaf: leaf[0], control_params(posterior))
+    assert variance(learned) < 0.8 * variance(objective.init_control_params(at))
 
 
-def test_nothing_is_kept_for_objectives_without_them():
+def test_the_state_has_no_leaves_for_objectives_without_them():
     posterior = fit(Rebar(), 10)
     state = posterior._result.run.loop.state
-    assert jax.tree.leaves((state.controls, state.learner)) == []
+    assert jax.tree.leaves((state.control_params, state.control_optimizer)) == []
     continuous = vijax.fit(continuous_rows, Y, guide="meanfield", num_steps=10, progress_bar=False)
-    assert jax.tree.leaves(continuous._result.run.loop.state.controls) == []
+    assert jax.tree.leaves(continuous._result.run.loop.state.control_params) == []
 
 
 def continuous_rows(y):
@@ -163,66 +163,71 @@ def continuous_rows(y):
 
 
 @pytest.mark.slow
-def test_a_flattened_target_hands_them_on():
+def test_a_tempered_objective_passes_them_on():
     posterior = fit("auto", 50, objective=Tempered((0.5,), ELBO(discrete=Relax())))
-    assert controls(posterior).surrogate.keys() == {"h", "top"}
+    assert control_params(posterior).surrogate.keys() == {"h", "top"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Toy(Controlled):
-    """A gradient of one, moved by `c` times a sign with mean zero; not finite where `c` asks."""
+class Toy(ControlVariateObjective):
+    """A gradient of 1 plus `c` times a random sign; not finite for large `c`."""
 
-    def init_controls(self, setting):
+    def init_control_params(self, context):
         return jnp.asarray(1.0)
 
-    def __call__(self, variables, setting):
-        noise = jax.random.rademacher(setting.key, (), float)
+    def __call__(self, variables, context):
+        noise = jax.random.rademacher(context.key, (), float)
         x = variables.guide
-        return x + setting.controls * noise * (x - jax.lax.stop_gradient(x)), {}
+        return x + context.control_params * noise * (x - jax.lax.stop_gradient(x)), {}
 
 
 def state_after(algorithm, steps, start=None):
     nothing = (None, None, Batch({}))
     state = algorithm.init(Variables(jnp.asarray(0.0)), {}, jax.random.key(0), *nothing)
-    state = state if start is None else state._replace(controls=start)
+    state = state if start is None else state._replace(control_params=start)
     for t in range(steps):
         state, _ = algorithm.step(state, jax.random.key(t), *nothing)
     return state
 
 
-def test_control_variates_follow_the_gradient_of_the_squared_norm():
+def test_control_variates_descend_the_gradient_of_the_squared_norm():
     """`d/dc (1 + c s)^2 = 2 s (1 + c s)`, whose mean is `2 c`."""
-    algorithm = Gradient(Toy(), Optimizer(optax.sgd(0.0)), learner=Optimizer(optax.sgd(0.1)))
+    algorithm = Gradient(
+        Toy(), Optimizer(optax.sgd(0.0)), control_optimizer=Optimizer(optax.sgd(0.1))
+    )
     state = state_after(algorithm, 1)
     sign = float(jax.random.rademacher(jax.random.key(0), (), float))
-    assert float(state.controls) == pytest.approx(1 - 0.1 * 2 * sign * (1 + sign))
-    assert abs(float(state_after(algorithm, 100).controls)) < 0.6
+    assert float(state.control_params) == pytest.approx(1 - 0.1 * 2 * sign * (1 + sign))
+    assert abs(float(state_after(algorithm, 100).control_params)) < 0.6
 
 
-def test_a_step_of_theirs_that_is_not_finite_is_left_out():
+def test_a_non_finite_step_of_the_control_variates_is_skipped():
     algorithm = Gradient(Toy(), Optimizer(optax.sgd(0.0)))
-    begun = state_after(algorithm, 0, jnp.asarray(3e38))
-    state, _ = algorithm.step(begun, jax.random.key(0), None, None, Batch({}))
-    for new, old in zip(*map(jax.tree.leaves, (state[5:], begun[5:])), strict=True):
+    initial = state_after(algorithm, 0, jnp.asarray(3e38))
+    state, _ = algorithm.step(initial, jax.random.key(0), None, None, Batch({}))
+    for new, old in zip(*map(jax.tree.leaves, (state[5:], initial[5:])), strict=True):
         np.testing.assert_array_equal(new, old)
 
 
-def test_they_stay_where_they_are_when_the_variables_move_on():
+def test_they_are_unchanged_when_the_variables_move():
     algorithm = Gradient(Toy(), Adam(0.1))
     state = state_after(algorithm, 3)
     slower = algorithm.rescale(state, 0.25)
-    assert (slower.controls, slower.learner) == (state.controls, state.learner)
-    kept, forgotten = (algorithm.move(state, state.variables, forget) for forget in (False, True))
-    assert kept.controls == forgotten.controls == state.controls
-    assert kept.learner[0].count == 3
-    assert forgotten.learner[0].count == 0
+    assert (slower.control_params, slower.control_optimizer) == (
+        state.control_params,
+        state.control_optimizer,
+    )
+    kept, reset = (algorithm.move(state, state.variables, flag) for flag in (False, True))
+    assert kept.control_params == reset.control_params == state.control_params
+    assert kept.control_optimizer[0].count == 3
+    assert reset.control_optimizer[0].count == 0
 
 
 def wide(width, rngs):
     return nnx.Linear(2 * width, 2, rngs=rngs)
 
 
-def forgetful(width, rngs):
+def dropout(width, rngs):
     return nnx.Sequential(nnx.Linear(2 * width, 1, rngs=rngs), nnx.Dropout(0.5, rngs=rngs))
 
 
@@ -230,10 +235,10 @@ def forgetful(width, rngs):
     ("surrogate", "message"),
     [
         (wide, r"surrogate's outputs: expected one number for each of \d+ rows"),
-        (forgetful, r"surrogate: expected no state but nnx.Param"),
+        (dropout, r"surrogate: expected no state but nnx.Param"),
     ],
 )
-def test_networks_that_do_not_fit_are_refused(surrogate, message):
+def test_unsuitable_networks_raise(surrogate, message):
     with pytest.raises(GuideError, match=message):
         fit(Relax(surrogate), 10)
     with pytest.raises(GuideError, match=r"surrogate: expected a function of a width"):

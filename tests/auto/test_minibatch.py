@@ -32,7 +32,7 @@ def regression(x, y):
 @pytest.fixture
 def on_disk(monkeypatch):
     """Small sources are not loaded; the rows above are read in eight blocks."""
-    monkeypatch.setattr(arrays, "_WHOLE", 0)
+    monkeypatch.setattr(arrays, "_MAX_IN_MEMORY", 0)
     monkeypatch.setattr(_all_rows, "_BLOCK_ELEMENTS", (DIM + 1) * 430)
 
 
@@ -206,7 +206,7 @@ def test_a_stream_is_read_in_order_once_a_pass(fitted, on_disk):
 
 
 class Slow(arrays.MappedRows):
-    effort = 2**30
+    read_cost = 2**30
 
 
 def test_slow_sources_are_fitted_by_gradient_steps_only(fitted, on_disk):

@@ -1,4 +1,4 @@
-"""Networks that infer the latents of rows on disk: the same bits, and what can be asked of them."""
+"""Amortized guides on rows on disk: equal to those in memory; supported methods."""
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +11,9 @@ from flax import nnx
 
 import vijax
 from vijax import ModelError, data
-from vijax.data import arrays as opening
+from vijax.data import arrays as _arrays
 from vijax.data.arrays import SparseRows
-from vijax.fitting import warm_start as _carried
+from vijax.fitting import warm_start
 from vijax.guides import Amortized, AmortizedDiscrete
 
 ROWS, COLUMNS = 600, 5
@@ -52,8 +52,8 @@ SWITCHED = AmortizedDiscrete(ONE, ("x", "y"))
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_small(monkeypatch):
-    monkeypatch.setattr(opening, "_WHOLE", 0)
+def keep_on_disk(monkeypatch):
+    monkeypatch.setattr(_arrays, "_MAX_IN_MEMORY", 0)
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def assert_same(one, other):
 
 
 def sources(mapped, tmp_path):
-    """The same rows from every kind of source that can be read in any order."""
+    """The same rows from every kind of source with random access."""
     for i, start in enumerate(range(0, ROWS, 250)):
         np.save(tmp_path / f"{i}.npy", X[start : start + 250])
     return {
@@ -94,7 +94,7 @@ def sources(mapped, tmp_path):
 
 
 @pytest.mark.slow
-def test_every_source_gives_the_bits_of_the_arrays_in_memory(mapped, tmp_path):
+def test_every_source_equals_the_arrays_in_memory(mapped, tmp_path):
     in_memory = fit(shifted, SHIFTED, X)
     (tmp_path / "parts").mkdir()
     for name, x in sources(mapped, tmp_path / "parts").items():
@@ -105,7 +105,7 @@ def test_every_source_gives_the_bits_of_the_arrays_in_memory(mapped, tmp_path):
 
 
 @pytest.mark.slow
-def test_discrete_latents_do_so_too(mapped):
+def test_discrete_sites_equal_those_in_memory(mapped):
     in_memory, there = (fit(switched, SWITCHED, x) for x in (X, mapped))
     assert_same(there._result.variables, in_memory._result.variables)
     new = X[:7], Y[:7]
@@ -113,7 +113,7 @@ def test_discrete_latents_do_so_too(mapped):
 
 
 @pytest.mark.slow
-def test_a_stream_is_seen_in_its_own_order():
+def test_a_stream_is_read_in_order():
     parts = [(X[i : i + 100], Y[i : i + 100]) for i in range(0, ROWS, 100)]
     streamed = fit(shifted, SHIFTED, *data.stream(parts, ROWS))
     first = fit(shifted, SHIFTED, *data.stream(parts, ROWS), num_steps=20)
@@ -121,7 +121,7 @@ def test_a_stream_is_seen_in_its_own_order():
 
 
 @pytest.mark.slow
-def test_what_needs_no_row_outside_a_batch_is_there(mapped, tmp_path):
+def test_methods_that_need_no_other_rows(mapped, tmp_path):
     in_memory, there = fit(shifted, SHIFTED, X), fit(shifted, SHIFTED, mapped)
     there.save(tmp_path / "fit")
     loaded = vijax.load(tmp_path / "fit", shifted, guide=SHIFTED)
@@ -141,7 +141,7 @@ def test_what_needs_no_row_outside_a_batch_is_there(mapped, tmp_path):
     )
 
 
-def test_rows_outside_a_batch_are_refused(mapped, tmp_path):
+def test_methods_that_need_all_rows_raise(mapped, tmp_path):
     there = fit(shifted, SHIFTED, mapped)
     values = {"mu": np.zeros(()), "shift": np.zeros(ROWS)}
     for method in ("sample", "summary", "predict", "covariance", "median", "as_numpyro", "nuts"):
@@ -159,22 +159,22 @@ def test_rows_outside_a_batch_are_refused(mapped, tmp_path):
 
 
 @pytest.mark.slow
-def test_rows_of_their_own_start_at_what_the_encoder_says_of_the_rows_on_disk(mapped, monkeypatch):
-    monkeypatch.setattr(_carried, "_ROWS", 250)
+def test_per_row_parameters_start_from_the_encoder(mapped, monkeypatch):
+    monkeypatch.setattr(warm_start, "_ROWS", 250)
     network = fit(shifted, SHIFTED, mapped)
-    by_row = {"shift": "meanfield", ...: "fullrank"}
-    there, in_memory = (fit(shifted, by_row, x, init=network, num_steps=3) for x in (mapped, X))
+    per_row = {"shift": "meanfield", ...: "fullrank"}
+    there, in_memory = (fit(shifted, per_row, x, init=network, num_steps=3) for x in (mapped, X))
     assert_same(there._result.variables, in_memory._result.variables)
     layer = network.params[1].encoder["layer"]
     loc = np.column_stack([X, Y]) @ layer["kernel"][:, 0] + layer["bias"][0]
     assert np.abs(there.params[1].loc["shift"] - loc).max() < 0.1  # three steps of 0.02
     assert np.abs(loc).max() > 1
-    given = fit(shifted, by_row, mapped, init={"mu": 3.0}, num_steps=1)
+    given = fit(shifted, per_row, mapped, init={"mu": 3.0}, num_steps=1)
     assert abs(given.params[0].loc[0] - 3.0) < 0.03
 
 
-def seen(x, y):
-    """The encoder sees observations alone."""
+def shifted_mean(x, y):
+    """The encoder takes only observations."""
     with numpyro.plate("rows", x.shape[0]):
         shift = numpyro.sample("shift", dist.Normal(0.0, 1.0))
         numpyro.deterministic("level", shift + x.sum(-1))
@@ -182,18 +182,18 @@ def seen(x, y):
 
 
 @pytest.mark.slow
-def test_only_what_the_encoder_sees_is_asked_for(mapped, tmp_path):
-    class Own(nnx.Module):
+def test_only_inputs_of_the_encoder_are_needed(mapped, tmp_path):
+    class OnY(nnx.Module):
         def __init__(self, rngs):
             self.layer = nnx.Linear(1, 2, rngs=rngs)
 
         def __call__(self, y):
             return self.layer(y[:, None])
 
-    guide = Amortized(Own, "y")
-    there, in_memory = fit(seen, guide, mapped), fit(seen, guide, X)
+    guide = Amortized(OnY, "y")
+    there, in_memory = fit(shifted_mean, guide, mapped), fit(shifted_mean, guide, X)
     in_memory.save(tmp_path / "fit")
-    loaded = vijax.load(tmp_path / "fit", seen, guide=guide)  # the file holds what it sees
+    loaded = vijax.load(tmp_path / "fit", shifted_mean, guide=guide)  # the file holds its inputs
     assert loaded._result.missing == ("x",)
     want = in_memory.sample(0, 4)
     for posterior in (there, loaded):

@@ -1,4 +1,4 @@
-"""Fits whose rows are read batch by batch are those of the arrays in memory, bit for bit."""
+"""Fits of rows that are read in batches equal those of arrays in memory, bit for bit."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ import vijax
 from vijax import ModelError, data
 from vijax.data.arrays import SparseRows
 
-ROWS, COLUMNS, BATCH = 320_000, 20, 64  # more numbers than are read whole
+ROWS, COLUMNS, BATCH = 320_000, 20, 64  # too large to be read into memory
 WEIGHTS = np.linspace(-1.0, 1.0, COLUMNS)
 
 
@@ -38,7 +38,7 @@ def regression(x, y):
         numpyro.sample("y", dist.Normal(x @ w, 1.0), obs=y)
 
 
-def by_row(x, y):
+def local_shifts(x, y):
     with numpyro.plate("rows", x.shape[0]):
         shift = numpyro.sample("shift", dist.Normal(0.0, 1.0))
         numpyro.sample("y", dist.Normal(x.sum(-1) + shift, 1.0), obs=y)
@@ -68,7 +68,7 @@ def in_memory(arrays):
 
 
 @pytest.mark.slow
-def test_a_memory_map_gives_the_same_bits_and_stays_on_disk(arrays, in_memory):
+def test_a_memory_map_gives_the_same_fit_and_stays_on_disk(arrays, in_memory):
     _, y, path = arrays
     mapped = fit(regression, np.load(path, mmap_mode="r"), y, guide="meanfield")
     assert_same(mapped._result.run.loop, in_memory._result.run.loop)
@@ -76,16 +76,16 @@ def test_a_memory_map_gives_the_same_bits_and_stays_on_disk(arrays, in_memory):
     np.testing.assert_array_equal(mapped.losses, in_memory.losses)
     assert mapped.elbo == pytest.approx(in_memory.elbo, rel=1e-5)
     assert max(a.size for a in jax.live_arrays()) <= max(x.size for x in arrays[:2])
-    # the posterior knows its latents, and what does not need all rows
+    # latent sites and predictions need no row on disk
     assert set(mapped.sample(0, 10)) == {"w"}
     np.testing.assert_allclose(mapped.sample(0, 500)["w"].mean(0), WEIGHTS, atol=0.05)
     assert mapped.predict(0, arrays[0][:7], arrays[1][:7], num_draws=5)["y"].shape == (5, 7)
     for method in (mapped.predict, mapped.nuts):
         with pytest.raises(ModelError, match="'x' is read batch by batch"):
             method()
-    # and what is a sum over rows
+    # sums over rows are computed in blocks
     one, other = (fit.log_evidence("elbo", 1, num_draws=50) for fit in (mapped, in_memory))
-    assert one.value == pytest.approx(other.value, abs=0.5)  # of 450,000 in single precision
+    assert one.value == pytest.approx(other.value, abs=0.5)  # out of 450,000 in single precision
     assert one.se == pytest.approx(other.se, rel=1e-3)
     density = in_memory.log_predictive_density(1, num_draws=20)["y"]
     found = mapped.log_predictive_density(1, num_draws=20)["y"]
@@ -93,7 +93,7 @@ def test_a_memory_map_gives_the_same_bits_and_stays_on_disk(arrays, in_memory):
     assert max(a.size for a in jax.live_arrays()) <= max(x.size for x in arrays[:2])
 
 
-def test_weights_on_all_rows_are_there_to_be_asked_for(arrays, in_memory):
+def test_evidence_on_all_rows_is_available_on_request(arrays, in_memory):
     x, y = (array.astype(np.float64) for array in arrays[:2])
     loc, scale = in_memory.params.loc["w"], np.exp(in_memory.params.log_scale["w"])
     second = (y - x @ loc) @ (y - x @ loc) + (x**2).sum(0) @ scale**2
@@ -103,17 +103,17 @@ def test_weights_on_all_rows_are_there_to_be_asked_for(arrays, in_memory):
     assert np.isnan(in_memory.khat)
     found = in_memory.log_evidence("elbo", num_draws=100)
     assert abs(found.value - elbo) < 5 * found.se
-    # on batches it is as uncertain as the sum over the rows of one of them
+    # from minibatches, its error is that of a sum over the rows of one of them
     assert abs(in_memory.elbo - elbo) < 5 * in_memory.elbo_se
 
 
-def test_any_source_gives_the_same_bits(arrays, in_memory):
+def test_any_source_gives_the_same_fit(arrays, in_memory):
     x, y, _ = arrays
     sparse = fit(regression, SparseRows(x), y, guide="meanfield")
     assert_same(sparse._result.variables, in_memory._result.variables)
 
 
-def test_steps_in_two_legs_saved_or_not_are_the_steps_in_one(arrays, in_memory, tmp_path):
+def test_resumed_fits_equal_an_uninterrupted_one(arrays, in_memory, tmp_path):
     _, y, path = arrays
     x = data.npy(path)
     first = fit(regression, x, y, num_steps=300, guide="meanfield")  # ends within a chunk
@@ -126,10 +126,11 @@ def test_steps_in_two_legs_saved_or_not_are_the_steps_in_one(arrays, in_memory, 
 
 
 @pytest.mark.slow
-def test_latents_by_row_follow_rows_on_disk(arrays):
+def test_local_latent_variables_of_rows_on_disk(arrays):
     x, y, path = arrays
     one, other = (
-        fit(by_row, a, y, num_steps=60, batch_size=512) for a in (x, np.load(path, mmap_mode="r"))
+        fit(local_shifts, a, y, num_steps=60, batch_size=512)
+        for a in (x, np.load(path, mmap_mode="r"))
     )
     assert_same(one._result.variables, other._result.variables)
     assert other.sample(0, 2)["shift"].shape == (2, ROWS)
@@ -144,7 +145,7 @@ class Loader:
         yield from ((x[i : i + size], y[i : i + size]) for i in range(0, len(x), size))
 
 
-def test_a_stream_is_fitted_in_its_own_order(arrays):
+def test_a_stream_is_fitted_in_order(arrays):
     x, y, _ = arrays
     streamed = fit(regression, *data.stream(Loader(x, y), ROWS), guide="meanfield")
     np.testing.assert_array_equal(
@@ -152,11 +153,10 @@ def test_a_stream_is_fitted_in_its_own_order(arrays):
     )
     resumed = fit(regression, *data.stream(Loader(x, y), ROWS), guide="meanfield", num_steps=200)
     assert_same(resumed.resume(500, progress_bar=False)._result.run.loop, streamed._result.run.loop)
-    # as a loop over the rows in order would have it
     np.testing.assert_allclose(streamed.sample(0, 500)["w"].mean(0), WEIGHTS, atol=0.05)
 
 
-def test_a_checkpoint_of_other_rows_is_refused(arrays, tmp_path):
+def test_a_checkpoint_of_other_rows_raises(arrays, tmp_path):
     x, y, path = arrays
     options = {"guide": "meanfield", "num_steps": 20, "checkpoint": tmp_path / "fit"}
     mapped = np.load(path, mmap_mode="r")
@@ -166,7 +166,7 @@ def test_a_checkpoint_of_other_rows_is_refused(arrays, tmp_path):
         fit(regression, SparseRows(x + 1), y, **options)
 
 
-def test_what_cannot_be_read_by_batches_is_refused(arrays):
+def test_data_that_cannot_be_read_in_batches_raise(arrays):
     x, y, path = arrays
     mapped = np.load(path, mmap_mode="r")
 
@@ -189,7 +189,7 @@ def test_what_cannot_be_read_by_batches_is_refused(arrays):
 
     with pytest.raises(ModelError, match="not to depend on which other rows"):
         fit(standardizing, mapped, y, num_steps=1)
-    latents = fit(by_row, mapped, y, num_steps=1, batch_size=512)
+    latents = fit(local_shifts, mapped, y, num_steps=1, batch_size=512)
     with pytest.raises(ModelError, match="'x' is read batch by batch"):
         latents.importance()
 
@@ -202,7 +202,7 @@ limit = 3 * 2**28
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 path, columns = sys.argv[1], 50
 x = np.lib.format.open_memmap(path, "w+", np.float32, (4 * limit // (4 * columns), columns))
-x[:1000] = 1.0  # the rest of the file is zeros that take no place on disk
+x[:1000] = 1.0  # the rest of the file is zeros that take no space on disk
 del x
 x = np.load(path, mmap_mode="r")
 try:
@@ -226,7 +226,7 @@ fit = vijax.fit(
     progress_bar=False,
 )
 draws = fit.sample(0, 2000)
-# x is next to nothing: w keeps its prior, and mu has the precision of all rows
+# x is almost zero: w keeps its prior, and mu has the precision of all rows
 rows = len(x) / 1e6
 assert abs(draws["mu"].mean() - 0.5 * rows / (1 + rows)) < 0.05, draws["mu"].mean()
 assert abs(draws["mu"].std() * np.sqrt(1 + rows) - 1) < 0.1, draws["mu"].std()
@@ -236,7 +236,7 @@ print("fitted")
 
 
 @pytest.mark.slow
-def test_four_times_the_memory_of_the_process_is_fitted(tmp_path):
+def test_data_of_four_times_the_memory_limit_can_be_fitted(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, str(tmp_path / "x.npy")],
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},

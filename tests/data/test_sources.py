@@ -1,4 +1,4 @@
-"""Sources give the rows of the array that they stand for, in any order."""
+"""Sources of rows return the rows of their array, in any order."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import scipy.sparse
 from jax.experimental import sparse
 
 from vijax import ModelError, data
-from vijax.data.arrays import MappedRows, SparseRows, StackedRows, _from_jax, opened
+from vijax.data.arrays import MappedRows, SparseRows, StackedRows, _from_jax, as_row_sources
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(20, 3))
@@ -29,12 +29,12 @@ def save_table(folder, extra=None):
 
 
 class Batches:
-    """Ragged batches, and how often they were begun."""
+    """Ragged batches that count iterations."""
 
-    begun = 0
+    iterations = 0
 
     def __iter__(self):
-        self.begun += 1
+        self.iterations += 1
         yield from ({"x": x, "n": n} for x, n in zip(np.split(X, (4, 5)), NUMBERS, strict=True))
 
 
@@ -61,58 +61,58 @@ def test_rows_are_those_of_the_array(kind, tmp_path):
     np.testing.assert_array_equal(np.asarray(source), whole)
 
 
-@pytest.mark.parametrize("kind", ["BCOO", "BCSR", "filled up", "rows of entries"])
+@pytest.mark.parametrize("kind", ["BCOO", "BCSR", "padded", "rows of entries"])
 def test_sparse_arrays_of_jax_are_read_by_row(kind):
     thin = np.where(np.abs(X) > 0.5, X, 0).astype(np.float32)
     matrix = sparse.BCSR.fromdense(thin) if kind == "BCSR" else sparse.BCOO.fromdense(thin)
-    if kind == "filled up":
+    if kind == "padded":
         matrix = sparse.BCOO.fromdense(thin, nse=70)
     if kind == "rows of entries":
         matrix = sparse.BCOO.fromdense(thin, n_batch=1)
-    found = opened({"x": matrix, "y": ROWS}, by_batch=True)
+    found = as_row_sources({"x": matrix, "y": ROWS}, by_batch=True)
     np.testing.assert_array_equal(found["x"], thin)
-    assert isinstance(found["x"], np.ndarray)  # small: all of it is read
-    if kind in ("BCOO", "filled up"):
+    assert isinstance(found["x"], np.ndarray)  # small: read into memory
+    if kind in ("BCOO", "padded"):
         source = SparseRows(_from_jax(matrix))
         np.testing.assert_array_equal(source.take(ROWS), thin[ROWS])
-    assert opened({"x": matrix}, by_batch=False)["x"] is matrix
+    assert as_row_sources({"x": matrix}, by_batch=False)["x"] is matrix
 
 
-def test_arrays_of_records_and_streams_belong_together(tmp_path):
+def test_sources_of_several_arrays_are_consistent(tmp_path):
     _, numbers = data.records([(row, i) for i, row in enumerate(X)])
     np.testing.assert_array_equal(numbers.take(ROWS), ROWS)
     np.testing.assert_array_equal(data.stream(Batches(), 20)["n"].take(ROWS), ROWS)
     np.testing.assert_array_equal(data.table(save_table(tmp_path), "n").take(ROWS), ROWS)
 
 
-def test_a_stream_is_begun_anew_only_to_look_back():
+def test_a_stream_is_restarted_only_to_go_back():
     batches = Batches()
     sources = data.stream(batches, 20)
     assert sources["n"].take(np.arange(1)) == [0]
-    before = batches.begun
+    before = batches.iterations
     for start in (0, 5, 10):  # both arrays of the same rows are read once
         rows = np.arange(start, start + 5)
         np.testing.assert_array_equal(sources["n"].take(rows), rows)
         np.testing.assert_array_equal(sources["x"].take(rows), X[rows])
-    assert batches.begun == before
-    np.testing.assert_array_equal(sources["x"].take(np.arange(3)), X[:3])  # looks back
-    assert batches.begun == before + 1
+    assert batches.iterations == before
+    np.testing.assert_array_equal(sources["x"].take(np.arange(3)), X[:3])  # goes back
+    assert batches.iterations == before + 1
 
 
-def test_any_source_can_be_written_down(tmp_path):
+def test_any_source_can_be_saved(tmp_path):
     written = data.save_npy(data.stream(Batches(), 20)["x"], tmp_path / "x.npy")
     np.testing.assert_array_equal(written.take(ROWS), X[ROWS])
     np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), X)
 
 
-def test_only_what_is_large_stays_on_disk(tmp_path):
+def test_only_large_arrays_stay_on_disk(tmp_path):
     path = tmp_path / "x.npy"
     large = np.lib.format.open_memmap(path, "w+", np.float32, (2**19, 9))  # sparse on disk
     large[-1] = 3.0
     sparse = scipy.sparse.csr_array((2**20, 9), dtype=np.float32)
     given = (large, X, {"s": sparse}, "text", None, StackedRows([MappedRows(X)]))
-    assert opened(given, by_batch=False) is given
-    found = opened(given, by_batch=True)
+    assert as_row_sources(given, by_batch=False) is given
+    found = as_row_sources(given, by_batch=True)
     assert isinstance(found[0], MappedRows)
     assert (found[0].take(np.array([2**19 - 1])) == 3).all()
     assert found[1] is X
@@ -121,7 +121,7 @@ def test_only_what_is_large_stays_on_disk(tmp_path):
     np.testing.assert_array_equal(found[5], X)
 
 
-def test_files_that_do_not_belong_together_are_refused(tmp_path):
+def test_inconsistent_files_raise(tmp_path):
     save_parts(tmp_path)
     np.save(tmp_path / "9.npy", np.zeros((4, 2)))
     with pytest.raises(ModelError, match=r"9\.npy': expected float64 rows of shape \(3,\) as in"):
@@ -131,7 +131,7 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path):
         data.npy(tmp_path / "none")
 
 
-def test_columns_that_cannot_be_numbers_are_refused(tmp_path):
+def test_non_numeric_columns_raise(tmp_path):
     pytest.importorskip("pyarrow")
     folder = save_table(tmp_path, {"s": ["a"] * 20, "gap": [None, *range(19)]})
     with pytest.raises(ModelError, match="columns: expected some of"):
@@ -142,24 +142,24 @@ def test_columns_that_cannot_be_numbers_are_refused(tmp_path):
         data.table(folder, "gap").take(ROWS)
 
 
-def test_a_table_without_pyarrow_says_what_to_install(monkeypatch):
+def test_a_table_without_pyarrow_raises(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(ImportError, match="pip install pyarrow"):
         data.table("x.parquet", "a")
 
 
-def test_streams_that_cannot_be_read_are_refused():
-    with pytest.raises(TypeError, match="can be begun anew, got an iterator"):
+def test_invalid_streams_raise():
+    with pytest.raises(TypeError, match="can be restarted, got an iterator"):
         data.stream(iter([X]), 20)
     with pytest.raises(ModelError, match="at least one batch"):
         data.stream([], 20)
-    with pytest.raises(ModelError, match="equally many rows"):
+    with pytest.raises(ModelError, match="equal numbers of rows"):
         data.stream([(X, X[:3])], 20)
-    with pytest.raises(ModelError, match="rows=30 in all, got 20"):
+    with pytest.raises(ModelError, match="rows=30 in total, got 20"):
         data.stream([X], 30).take(np.arange(30))
 
 
-def test_records_that_differ_or_are_no_numbers_are_refused():
+def test_invalid_records_raise():
     with pytest.raises(ModelError, match="at least one"):
         data.records([])
     with pytest.raises(ModelError, match="expected numbers"):
@@ -168,7 +168,7 @@ def test_records_that_differ_or_are_no_numbers_are_refused():
     assert source.take(np.array([1])).shape == (1, 2)
 
 
-def test_a_grain_dataset_is_one_of_records_and_its_loader_a_stream():
+def test_a_grain_dataset_and_its_loader():
     grain = pytest.importorskip("grain")
     dataset = grain.MapDataset.source([{"x": row, "n": i} for i, row in enumerate(X)])
     np.testing.assert_array_equal(data.records(dataset)["x"].take(ROWS), X[ROWS])

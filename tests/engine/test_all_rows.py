@@ -41,7 +41,7 @@ class RecordingSource(RowSource):
 @pytest.fixture
 def small_blocks(monkeypatch):
     monkeypatch.setattr(_all_rows, "_BLOCK_ELEMENTS", BLOCK * 16)
-    monkeypatch.setattr(arrays, "_WHOLE", 0)
+    monkeypatch.setattr(arrays, "_MAX_IN_MEMORY", 0)
 
 
 def kernels(model, *args, sources, batch_size=50):

@@ -23,8 +23,8 @@ Y = data(ROWS)
 
 @pytest.fixture(autouse=True)
 def few_rows_count_as_many(monkeypatch):
-    monkeypatch.setattr(_permutation, "SHUFFLED", 20)
-    monkeypatch.setattr("vijax.engine.row_schedule.SHUFFLED", 20)
+    monkeypatch.setattr(_permutation, "SHUFFLE_LIMIT", 20)
+    monkeypatch.setattr("vijax.engine.row_schedule.SHUFFLE_LIMIT", 20)
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def test_rows_are_not_reordered_if_the_model_uses_their_indices():
 
 @pytest.mark.slow
 def test_parameters_of_rows_on_disk_are_reordered(monkeypatch, no_reordering):
-    monkeypatch.setattr("vijax.data.arrays._WHOLE", 0)
+    monkeypatch.setattr("vijax.data.arrays._MAX_IN_MEMORY", 0)
     on_disk = fit(hierarchy, MappedRows(Y), guide="meanfield")
     assert on_disk._result.engine.reordered == ("rows",)
     no_reordering()

@@ -13,7 +13,7 @@ from scipy.special import logsumexp
 from scipy.stats import binom, norm, poisson
 
 import vijax
-from vijax.contracts import Batch, Setting, Variables
+from vijax.contracts import Batch, LossContext, Variables
 from vijax.families.discrete import Categorical, DiscretizedLogistic
 from vijax.guides import Discrete, Mixed
 from vijax.model import build, split
@@ -25,9 +25,13 @@ from vijax.objectives.estimators.discrete import (
     LeaveOneOut,
     LocalExpectation,
     Rebar,
-    chosen,
+    select_estimator,
 )
-from vijax.objectives.estimators.discrete.estimator import Integrand, Seen, Stage
+from vijax.objectives.estimators.discrete.estimator import (
+    EstimatorContext,
+    Integrand,
+    IntegrandValue,
+)
 from vijax.runtime.errors import GuideError, ModelError
 
 KEYS = jax.random.split(jax.random.key(1), 4000)
@@ -96,11 +100,13 @@ def exact(model):
 
 def estimates(model, objective, keys=KEYS):
     target, guide, batch, variables = problem(model)
-    start = Setting({}, KEYS[1], target, guide, batch, jnp.zeros(()))
-    controls = perturbed(objective.init_controls(start)) if isinstance(objective, ELBO) else ()
+    start = LossContext({}, KEYS[1], target, guide, batch, jnp.zeros(()))
+    controls = (
+        perturbed(objective.init_control_params(start)) if isinstance(objective, ELBO) else ()
+    )
 
     def one(key):
-        setting = start._replace(key=key, controls=controls)
+        setting = start._replace(key=key, control_params=controls)
         return jax.value_and_grad(lambda at: objective(at, setting)[0])(variables)
 
     return jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=2000))(keys)
@@ -157,7 +163,7 @@ def test_gradients_of_rows_are_rao_blackwellized():
         params = guide.init(jax.random.key(0), target.space, start)
 
         def one(key):
-            setting = Setting({}, key, target, guide, Batch(data), jnp.zeros(()))
+            setting = LossContext({}, key, target, guide, Batch(data), jnp.zeros(()))
 
             def loss(at):
                 return ELBO(discrete="leave_one_out")(Variables(at), setting)[0]
@@ -179,7 +185,7 @@ def test_gradients_of_rows_are_rao_blackwellized():
 def test_the_default_estimator():
     small = problem(network)[0]
     # four evaluations: the units of a row in turn, all rows in parallel, and the global unit
-    assert chosen("auto", small.space, small.term_info(Batch({}))) == LocalExpectation()
+    assert select_estimator("auto", small.space, small.term_info(Batch({}))) == LocalExpectation()
 
     def many(x, units=20):
         with numpyro.plate("rows", len(x)):
@@ -193,8 +199,11 @@ def test_the_default_estimator():
 
     for model, expected in ((many, DisARM()), (counts, LeaveOneOut())):
         target = build(model, split(model, (X,), {})[0], None, "all")
-        assert chosen("auto", target.space, target.term_info(Batch({}))) == expected
-        assert chosen("leave_one_out", target.space, target.term_info(Batch({}))) == LeaveOneOut()
+        assert select_estimator("auto", target.space, target.term_info(Batch({}))) == expected
+        assert (
+            select_estimator("leave_one_out", target.space, target.term_info(Batch({})))
+            == LeaveOneOut()
+        )
 
 
 def rows(y):
@@ -312,7 +321,10 @@ def test_discrete_sites_with_a_guide_for_continuous_sites():
     x = np.array([0.2, 3.4, 1.3, 4.2, 3.0], np.float32)
     posterior = vijax.fit(units, x, num_steps=3000, progress_bar=False)
     assert isinstance(posterior.guide, Mixed)
-    h, grid = np.array(list(itertools.product([0, 1], repeat=2))), np.linspace(-6, 6, 4001)
+    h, grid = (
+        np.array(list(itertools.product([0, 1], repeat=2))),
+        np.linspace(-6, 6, 4001),
+    )
     prior = binom.logpmf(h, 1, 0.4).sum(1)
     rows = norm.logpdf(x[:, None, None], grid[:, None] + h @ STEPS, 0.5) + prior
     joint = logsumexp(rows, axis=2).sum(0) + norm.logpdf(grid)
@@ -404,10 +416,10 @@ def test_temperatures_decrease_with_the_phase():
                     b = states["b"]
                     hot = b if b.ndim == 2 else jax.nn.one_hot(b, 2)
                     value = jnp.sum((hot[:, 1] - 0.3) ** 2)
-                    return Seen(value, {"b": value[None]})
+                    return IntegrandValue(value, {"b": value[None]})
 
                 return estimator.estimate(
-                    key, {"b": Categorical(logits)}, Integrand(f), Stage(phase)
+                    key, {"b": Categorical(logits)}, Integrand(f), EstimatorContext(phase)
                 )[0]
 
             return jax.grad(loss)(jnp.zeros((1, 1)))[0, 0]

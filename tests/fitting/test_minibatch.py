@@ -74,7 +74,7 @@ def test_the_average_loss_over_all_batches_is_the_full_loss(estimator):
     def loss(target, params, batch):
         variables = vijax.contracts.Variables(params)
         key = jax.random.key(1)
-        setting = vijax.contracts.Setting({}, key, target, guide, batch, jnp.zeros(()))
+        setting = vijax.contracts.LossContext({}, key, target, guide, batch, jnp.zeros(()))
         return objective(variables, setting)[0]
 
     whole = loss(target, params, batch)

@@ -1,4 +1,4 @@
-"""The ELBO: exact where it must be, and unbiased gradients for every estimator and phase."""
+"""The ELBO: exact at the posterior, unbiased gradients for every estimator and phase."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests import targets
-from vijax.contracts import Setting, Variables
+from vijax.contracts import LossContext, Variables
 from vijax.guides import Delta, FullRank, MeanField
 from vijax.guides.location_scale.full_rank import FullRankParams
 from vijax.guides.location_scale.mean_field import MeanFieldParams
@@ -20,8 +20,8 @@ def loss_and_gradient(objective, guide, params, problem, phase, keys=KEYS):
     target, batch = problem.target, problem.batch
 
     def loss(params, key):
-        setting = Setting({}, key, target, guide, batch, jnp.asarray(phase))
-        return objective(Variables(params), setting)[0]
+        context = LossContext({}, key, target, guide, batch, jnp.asarray(phase))
+        return objective(Variables(params), context)[0]
 
     return jax.jit(jax.vmap(jax.value_and_grad(loss), (None, 0)))(params, keys)
 
@@ -35,7 +35,7 @@ def exact(problem):
 
 
 def wrong(problem):
-    """Full-rank parameters some way off, and the exact gradient of `KL` there."""
+    """Full-rank parameters away from the posterior."""
     params = exact(problem)
     shift = jnp.linspace(0.3, -0.4, params.loc.size)
     return params._replace(loc=params.loc + shift, log_scale=params.log_scale + 0.2)
@@ -95,7 +95,7 @@ def test_sticking_the_landing_has_no_variance_at_the_exact_posterior():
     assert float(jnp.std(plain.loc, axis=0).max()) > 0.1
 
 
-def test_auto_sticks_the_landing_only_after_the_first_phase():
+def test_auto_uses_sticking_the_landing_only_after_the_first_phase():
     problem = targets.problem("regression")
     early = loss_and_gradient(ELBO(), FullRank(), exact(problem), problem, 0.0)[1]
     late = loss_and_gradient(ELBO(), FullRank(), exact(problem), problem, 1.0)[1]
@@ -114,7 +114,7 @@ def test_particles_average():
     )
 
 
-def test_an_estimator_that_the_guide_cannot_serve_is_refused():
+def test_an_estimator_that_the_guide_does_not_support_raises():
     problem = targets.problem("normal_mean")
     params = Delta().init(KEYS[0], problem.target.space, {"mu": jnp.zeros(())})
     with pytest.raises(GuideError, match="estimator 'stl': expected a DensityGuide, got Delta"):
@@ -122,6 +122,6 @@ def test_an_estimator_that_the_guide_cannot_serve_is_refused():
 
 
 @pytest.mark.parametrize("options", [{"num_particles": 0}, {"estimator": "best"}])
-def test_bad_options_are_named(options):
+def test_invalid_options_raise(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         ELBO(**options)

@@ -1,4 +1,4 @@
-"""Divergences by name, by quadrature in one dimension."""
+"""f-divergences against quadrature in one dimension."""
 
 import functools
 
@@ -55,12 +55,12 @@ def test_value_and_gradient_equal_quadrature(name):
 
 
 @pytest.mark.parametrize("name", DIVERGENCES)
-def test_nothing_is_left_to_gain_at_the_posterior(name):
+def test_loss_and_gradient_are_zero_at_the_posterior(name):
     problem = targets.problem("normal_mean")
     loss, slope = loss_and_gradient(
         FDivergence(name, 64), FullRank(), exact(problem), problem, 0.0, KEYS[:20]
     )
-    if name == "total_variation":  # its kink: rounding decides on which side
+    if name == "total_variation":  # not differentiable there: rounding determines the sign
         assert np.abs(loss).max() < 1e-4
     else:
         np.testing.assert_allclose(loss, 0.0, atol=1e-4)
@@ -80,7 +80,7 @@ def test_a_fit_by_the_hellinger_distance():
     np.testing.assert_allclose(posterior.covariance(), problem.covariance, rtol=0.15, atol=0.05)
 
 
-def test_bad_options_are_named():
+def test_invalid_options_raise():
     with pytest.raises(ValueError, match=r"name: expected one of.*Did you mean 'hellinger'"):
         FDivergence("helinger")
     with pytest.raises(ValueError, match="num_particles"):

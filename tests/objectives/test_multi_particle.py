@@ -1,4 +1,4 @@
-"""Objectives of several particles: the bounds they are, and gradients by quadrature."""
+"""Multi-particle objectives: values and gradients against quadrature and closed forms."""
 
 import functools
 import itertools
@@ -13,7 +13,7 @@ import pytest
 import vijax
 from tests import targets
 from tests.objectives.test_elbo import KEYS, closed_form, exact, loss_and_gradient, wrong
-from vijax.contracts import Setting, Variables
+from vijax.contracts import LossContext, Variables
 from vijax.guides import Delta, FullRank, MeanField
 from vijax.objectives import CUBO, ELBO, IWAE, ForwardKL, Renyi, ScoreELBO, Tempered
 from vijax.runtime.errors import GuideError
@@ -58,7 +58,7 @@ def test_value_and_gradient_equal_quadrature(name, estimator):
 
 
 @pytest.mark.parametrize("objective", [IWAE(4), Renyi(0.5, 4)], ids=repr)
-def test_at_the_exact_posterior_every_draw_gives_the_evidence_and_no_gradient(objective):
+def test_at_the_exact_posterior_every_draw_has_the_log_evidence_and_zero_gradient(objective):
     problem = targets.problem("regression")
     loss, slope = loss_and_gradient(objective, FullRank(), exact(problem), problem, 0.0, KEYS[:50])
     np.testing.assert_allclose(-loss, problem.log_evidence, atol=2e-4)
@@ -66,7 +66,7 @@ def test_at_the_exact_posterior_every_draw_gives_the_evidence_and_no_gradient(ob
 
 
 @pytest.mark.slow
-def test_bounds_are_on_their_side_and_tighten_with_particles():
+def test_bounds_hold_and_tighten_with_particles():
     problem = targets.problem("regression")
     params = wrong(problem)
 
@@ -94,8 +94,8 @@ def test_score_gradients_are_unbiased():
         assert (np.abs(np.mean(got, axis=0) - one) < error).all()
 
 
-def test_the_baseline_takes_most_of_the_noise():
-    """At the exact posterior the weights are constant, and nothing is left."""
+def test_the_baseline_removes_the_variance_at_the_exact_posterior():
+    """There the weights are constant."""
     problem = targets.problem("regression")
     _, slope = loss_and_gradient(ScoreELBO(4), FullRank(), exact(problem), problem, 0.0, KEYS[:50])
     assert max(float(jnp.abs(leaf).max()) for leaf in slope) < 5e-3
@@ -107,10 +107,10 @@ def test_forward_kl_has_the_value_and_gradient_of_its_closed_form():
     mean, covariance = jnp.asarray(problem.z_mean), jnp.asarray(problem.z_covariance)
 
     def divergence(params):
-        own = FullRank().covariance(params, space)
-        precision = jnp.linalg.inv(own)
+        guide_covariance = FullRank().covariance(params, space)
+        precision = jnp.linalg.inv(guide_covariance)
         delta = FullRank().mean(params, space) - mean
-        log_dets = jnp.linalg.slogdet(own)[1] - jnp.linalg.slogdet(covariance)[1]
+        log_dets = jnp.linalg.slogdet(guide_covariance)[1] - jnp.linalg.slogdet(covariance)[1]
         return 0.5 * (
             jnp.trace(precision @ covariance) + delta @ precision @ delta - delta.size + log_dets
         )
@@ -154,7 +154,7 @@ def param_model(y):
 
 
 @pytest.mark.parametrize("objective", [IWAE(64), ForwardKL(64), ScoreELBO(64)], ids=repr)
-def test_parameters_of_the_model_follow_the_evidence(objective):
+def test_param_sites_have_the_gradient_of_the_evidence(objective):
     """With the exact posterior as guide the gradient is that of the log evidence."""
     arguments, data = vijax.model.split(param_model, (np.float32(1.1),), {})
     target, batch = vijax.model.build(param_model, arguments), vijax.contracts.Batch(data)
@@ -163,8 +163,8 @@ def test_parameters_of_the_model_follow_the_evidence(objective):
     params = params._replace(loc={"mu": jnp.array(0.4)}, log_scale={"mu": jnp.log(scale)})
 
     def loss(model, key):
-        setting = Setting({}, key, target, MeanField(), batch, jnp.zeros(()))
-        return objective(Variables(params, model), setting)[0]
+        context = LossContext({}, key, target, MeanField(), batch, jnp.zeros(()))
+        return objective(Variables(params, model), context)[0]
 
     slopes = jax.jit(jax.vmap(jax.grad(loss), (None, 0)))({"shift": jnp.array(0.3)}, KEYS[:400])
     got = slopes["shift"]
@@ -172,7 +172,7 @@ def test_parameters_of_the_model_follow_the_evidence(objective):
     assert abs(np.mean(got) - expected) < 5 * np.std(got) / np.sqrt(400) + 1e-4
 
 
-def test_a_tempered_objective_is_that_of_the_flattened_target():
+def test_a_tempered_objective_is_that_of_the_tempered_target():
     problem = targets.problem("normal_mean")
     params = wrong(problem)
     objective = Tempered((0.25,), ELBO(1, "entropy"))
@@ -206,14 +206,14 @@ def variances(name):
 
 
 @pytest.mark.slow
-def test_what_the_divergence_does_to_variances():
-    """The ELBO's are the conditional ones, forward KL's the marginal ones, Renyi's in between."""
+def test_variances_under_each_divergence():
+    """ELBO: conditional variances; forward KL: marginal variances; Renyi: in between."""
     conditional = 1 / np.diag(np.linalg.inv(targets.problem("correlated2").covariance))
     conditional /= np.diag(targets.problem("correlated2").covariance)
     np.testing.assert_allclose(variances("elbo"), conditional, rtol=0.1)
     np.testing.assert_allclose(variances("forward"), 1.0, rtol=0.1)
     assert (variances("renyi") > conditional * 1.2).all()
-    assert (variances("chi") > 1.05).all()  # it leaves nothing out
+    assert (variances("chi") > 1.05).all()  # mass-covering
 
 
 @pytest.mark.parametrize(
@@ -229,13 +229,13 @@ def test_what_the_divergence_does_to_variances():
         (Tempered, {"temperatures": (0.0,)}, "temperatures"),
     ],
 )
-def test_bad_options_are_named(objective, options, message):
+def test_invalid_options_raise(objective, options, message):
     with pytest.raises(ValueError, match=message):
         objective(**options)
 
 
 @pytest.mark.parametrize("objective", [IWAE(), Renyi(), CUBO(), ForwardKL(), ScoreELBO()], ids=repr)
-def test_a_guide_without_a_density_is_refused(objective):
+def test_a_guide_without_a_density_raises(objective):
     problem = targets.problem("normal_mean")
     params = Delta().init(KEYS[0], problem.target.space, {"mu": jnp.zeros(())})
     with pytest.raises(GuideError, match="expected a guide with a density, got Delta"):

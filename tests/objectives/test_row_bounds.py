@@ -1,4 +1,4 @@
-"""Importance-weighted bounds of rows that are independent: a weight for every row."""
+"""Importance-weighted bounds with per-row weights, for independent rows."""
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +9,11 @@ import pytest
 from scipy.special import logsumexp
 
 from tests.groups import Encoder, groups
-from vijax.contracts import Batch, Setting, Variables
+from vijax.contracts import Batch, LossContext, Variables
 from vijax.guides import Amortized, MeanField
 from vijax.model import build, request, split
 from vijax.objectives import IWAE, Renyi
-from vijax.objectives.estimators.particles import have_rows
+from vijax.objectives.estimators.particles import has_independent_rows
 
 ROWS = 12
 Y = np.random.default_rng(0).normal(0.0, 2.0, (ROWS, 3)).astype(np.float32)
@@ -32,11 +32,11 @@ def scaled(y):
         numpyro.sample("y", dist.Normal(theta, 1.0), obs=y[:, :1])
 
 
-def setting(model=groups, guide=None, size=None, index=None, key=KEYS[0]):
+def context(model=groups, guide=None, size=None, index=None, key=KEYS[0]):
     arguments, data = split(model, (Y,), {})
     target = build(model, arguments, request(size, None)).on_batch
     guide = guide or Amortized(Encoder, "y")
-    return Setting({}, key, target, guide, Batch(data, index or {}), jnp.zeros(()))
+    return LossContext({}, key, target, guide, Batch(data, index or {}), jnp.zeros(()))
 
 
 def parameters(at, exact=False):
@@ -58,21 +58,21 @@ def evidence(rows):
 
 @pytest.mark.parametrize("objective", [IWAE(3), IWAE(3, "plain"), Renyi(0.5, 3)], ids=repr)
 def test_the_bound_of_an_exact_encoder_is_the_evidence(objective):
-    at = setting()
+    at = context()
     loss = objective(Variables(parameters(at, exact=True)), at)[0]
     np.testing.assert_allclose(-loss, evidence(Y).sum(), rtol=1e-4)
 
 
-def test_a_batch_counts_for_all_rows():
+def test_a_batch_is_scaled_to_all_rows():
     rows = np.array([3, 5, 0, 9], np.int32)
-    at = setting(size=4, index={"rows": rows})
+    at = context(size=4, index={"rows": rows})
     loss = IWAE(2)(Variables(parameters(at, exact=True)), at)[0]
     np.testing.assert_allclose(-loss, ROWS / 4 * evidence(Y[rows]).sum(), rtol=1e-4)
 
 
 @pytest.mark.slow
-def test_each_row_has_its_own_weights():
-    at, num = setting(), 5
+def test_weights_are_per_row():
+    at, num = context(), 5
     params = parameters(at)
     found = IWAE(num, "plain")(Variables(params), at)[0]
     log_weights = []
@@ -87,7 +87,7 @@ def test_each_row_has_its_own_weights():
 
 @pytest.mark.slow
 def test_doubly_reparameterized_gradients_of_rows_are_unbiased():
-    at = setting()
+    at = context()
     params = parameters(at)
 
     def slopes(objective):
@@ -102,15 +102,15 @@ def test_doubly_reparameterized_gradients_of_rows_are_unbiased():
         assert dreg.var(0).sum() <= plain.var(0).sum() * 1.05
 
 
-def test_where_rows_have_weights_of_their_own():
-    assert have_rows(setting())
-    # a guide that is not by row, a Jacobian and a latent outside of the plate: one weight for all
-    assert not have_rows(setting(guide=MeanField()))
-    assert not have_rows(setting(scaled))
-    assert not have_rows(setting(shared))
+def test_when_weights_are_per_row():
+    assert has_independent_rows(context())
+    # not with a guide without rows, a Jacobian or a latent site outside of the plate
+    assert not has_independent_rows(context(guide=MeanField()))
+    assert not has_independent_rows(context(scaled))
+    assert not has_independent_rows(context(shared))
 
 
-def test_doubly_reparameterized_gradients_go_back_through_the_model_once():
+def test_doubly_reparameterized_gradients_take_one_backward_pass():
     def decoder(y):
         w = numpyro.param("w", jnp.ones((16, 64)) / 16)
         with numpyro.plate("rows", y.shape[0]):
@@ -122,11 +122,11 @@ def test_doubly_reparameterized_gradients_go_back_through_the_model_once():
     start = {"z": jnp.zeros((8, 16))}
     variables = Variables(guide.init(KEYS[0], target.space, start), {"w": jnp.ones((16, 64)) / 16})
 
-    def work(objective):
+    def flops(objective):
         def gradient(variables, data):
-            at = Setting({}, KEYS[0], target, guide, Batch(data), jnp.zeros(()))
+            at = LossContext({}, KEYS[0], target, guide, Batch(data), jnp.zeros(()))
             return jax.grad(lambda v: objective(v, at)[0])(variables)
 
         return jax.jit(gradient).lower(variables, data).compile().cost_analysis()["flops"]
 
-    assert work(IWAE(10)) < 1.1 * work(IWAE(10, "plain"))
+    assert flops(IWAE(10)) < 1.1 * flops(IWAE(10, "plain"))

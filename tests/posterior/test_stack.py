@@ -13,7 +13,7 @@ import vijax
 from tests.laws import assert_mean, keys
 from tests.posteriors import replaced
 from tests.targets import problem
-from vijax.contracts import Batch, Setting, Variables
+from vijax.contracts import Batch, LossContext, Variables
 from vijax.guides import FullRank, MeanField, Mixture
 from vijax.guides.location_scale.full_rank import FullRankParams
 from vijax.guides.location_scale.mean_field import MeanFieldParams
@@ -121,7 +121,7 @@ def elbo_gradient(logit, phase):
 
     def loss(logit, key):
         params = MixtureParams(jnp.stack([logit, jnp.zeros_like(logit)]), parts)
-        return ELBO()(Variables(params), Setting({}, key, target, guide, Batch(data), phase))[0]
+        return ELBO()(Variables(params), LossContext({}, key, target, guide, Batch(data), phase))[0]
 
     return jax.jit(jax.vmap(jax.value_and_grad(loss), in_axes=(None, 0)))(
         jnp.float32(logit), keys(0, 4000)

@@ -1,4 +1,4 @@
-"""Fingerprints: equal for what behaves alike, different for what does not."""
+"""Fingerprints: equal for values of the same behavior, different otherwise."""
 
 import dataclasses
 import enum
@@ -102,7 +102,7 @@ SAME = {
 
 
 @pytest.mark.parametrize("name", SAME)
-def test_equal_things_are_equal(name):
+def test_equal_values_have_equal_fingerprints(name):
     one, two = fingerprint(SAME[name]()), fingerprint(SAME[name]())
     assert one == two
     assert hash(one) == hash(two)
@@ -141,25 +141,25 @@ DIFFERENT = {
 
 
 @pytest.mark.parametrize("name", DIFFERENT)
-def test_different_things_differ(name):
+def test_different_values_have_different_fingerprints(name):
     one, two = DIFFERENT[name]
     assert fingerprint(one) != fingerprint(two)
 
 
-def test_a_changed_global_of_a_helper_is_seen(monkeypatch):
+def test_a_changed_global_of_a_helper_is_detected(monkeypatch):
     before = fingerprint(user)
     assert fingerprint(user) == before
     monkeypatch.setitem(globals(), "FACTOR", 3.0)
     assert fingerprint(user) != before
 
 
-def test_a_changed_helper_is_seen(monkeypatch):
+def test_a_changed_helper_is_detected(monkeypatch):
     before = fingerprint(user)
     monkeypatch.setitem(globals(), "helper", lambda x: x)
     assert fingerprint(user) != before
 
 
-def test_a_changed_attribute_of_a_users_module_is_seen():
+def test_a_changed_attribute_of_a_users_module_is_detected():
     settings = types.ModuleType("settings_of_the_user")
     settings.SIGMA, settings.other = 1.0, 1.0
     scope = {"settings": settings, "__name__": "model_of_the_user"}
@@ -171,13 +171,13 @@ def test_a_changed_attribute_of_a_users_module_is_seen():
     assert fingerprint(scope["model"]) != before
 
 
-def test_a_changed_class_is_seen(monkeypatch):
+def test_a_changed_class_is_detected(monkeypatch):
     before = fingerprint(Config())
     monkeypatch.setattr(Config, "__call__", lambda self, x: x)
     assert fingerprint(Config()) != before
 
 
-def test_contents_changed_in_place_are_seen():
+def test_contents_changed_in_place_are_detected():
     array, items, config = np.zeros(3), [1], Config()
     function = make((array, items, config))
     seen = {fingerprint(function)}
@@ -196,7 +196,7 @@ def test_jax_arrays_compare_by_identity():
     assert fingerprint(array) != fingerprint(jnp.arange(3))
 
 
-def test_cycles_end():
+def test_cyclic_references_terminate():
     items = [1]
     items.append(items)
     assert fingerprint(items) == fingerprint(items)
@@ -210,7 +210,7 @@ def test_cycles_end():
     assert fingerprint(config) == fingerprint(config)
 
 
-def test_an_unfilled_cell_is_no_trouble():
+def test_an_empty_cell_is_supported():
     def early():
         return later
 
@@ -235,7 +235,7 @@ def test_unhashable_and_unknown_objects_are_hashable():
     assert fingerprint(one) == fingerprint(one) != fingerprint(two)
 
 
-def test_an_identity_is_not_taken_over():
-    # the object is kept alive, so that no new one can have its address
+def test_an_identity_is_not_reused():
+    # the object is kept alive, so that no new one can have its id
     prints = {fingerprint(object()) for _ in range(100)}
     assert len(prints) == 100

@@ -1,4 +1,4 @@
-"""Ctrl-C that is put off."""
+"""Deferral of Ctrl-C."""
 
 import signal
 import threading
@@ -9,7 +9,7 @@ from vijax.runtime.interrupt import defer_interrupt
 
 
 def block(times):
-    """Ends after so many times Ctrl-C; what it gets done."""
+    """What a deferring block completes if Ctrl-C is pressed `times` times."""
     done = []
 
     def interrupted():
@@ -32,7 +32,7 @@ def test_the_second_takes_effect_at_once():
     assert block(2) == []
 
 
-def test_without_one_nothing_changes():
+def test_without_an_interrupt_the_handler_is_restored():
     def handler(number, frame):
         raise AssertionError
 
@@ -45,7 +45,7 @@ def test_without_one_nothing_changes():
         signal.signal(signal.SIGINT, before)
 
 
-def test_other_threads_leave_signals_alone():
+def test_other_threads_do_not_change_signal_handlers():
     seen = []
 
     def work():

@@ -1,4 +1,4 @@
-"""Keys made on the host are JAX's own, bit for bit."""
+"""Keys computed on the host equal those of JAX, bit for bit."""
 
 import jax
 import numpy as np
@@ -8,7 +8,7 @@ from vijax.runtime.keys import as_key, fold_in
 
 
 @pytest.mark.parametrize("seed", [0, 1, 42, 2**31 - 1, 2**31, 2**32 + 5, -1])
-def test_an_integer_is_the_key_of_that_seed(seed):
+def test_an_integer_is_a_seed(seed):
     expected = jax.random.key_data(jax.random.key(seed))
     np.testing.assert_array_equal(jax.random.key_data(as_key(seed)), expected)
 
@@ -22,7 +22,7 @@ def test_fold_in_is_that_of_jax(impl, number):
         np.testing.assert_array_equal(jax.random.key_data(fold_in(key, number)), expected)
 
 
-def test_keys_are_taken_as_they_are():
+def test_keys_are_returned_unchanged():
     key = jax.random.key(5)
     legacy = jax.random.PRNGKey(5)
     for given in (key, legacy, np.asarray(legacy)):
@@ -30,6 +30,6 @@ def test_keys_are_taken_as_they_are():
 
 
 @pytest.mark.parametrize("bad", [1.5, "seed", None, np.zeros(3, np.uint32), np.zeros(2)])
-def test_anything_else_is_refused(bad):
+def test_anything_else_raises(bad):
     with pytest.raises(TypeError, match="rng_key: expected an int"):
         as_key(bad)

@@ -1,4 +1,4 @@
-"""Bounded memory, and what is said where it is not enough."""
+"""Bounded memory, and errors where it does not suffice."""
 
 import jax
 import numpy as np
@@ -9,7 +9,7 @@ from tests.groups import hierarchy
 from vijax import ModelError, OutOfMemoryError
 from vijax.posterior import draws as _draws
 from vijax.runtime import memory as _memory
-from vijax.runtime.memory import named_memory
+from vijax.runtime.memory import explain_out_of_memory
 
 Y = np.random.default_rng(0).normal(1.0, 1.0, (12, 2)).astype(np.float32)
 
@@ -19,35 +19,35 @@ def fitted():
     return vijax.fit(hierarchy, Y, guide="meanfield", progress_bar=False)
 
 
-def test_draws_in_blocks_are_the_draws_at_once(fitted, monkeypatch):
+def test_draws_do_not_depend_on_the_block_size(fitted, monkeypatch):
     whole = fitted.sample(0, 100, corrected=False)
     monkeypatch.setattr(_draws, "_HOST_NUMBERS", 13 * 7)  # seven draws at a time
     for name, value in fitted.sample(0, 100, corrected=False).items():
         np.testing.assert_array_equal(value, whole[name])
 
 
-def test_too_many_draws_are_refused_with_a_remedy(fitted):
+def test_too_many_draws_raise_with_a_remedy(fitted):
     with pytest.raises(OutOfMemoryError, match=r"sample: not enough memory.*num_draws="):
         fitted.sample(0, 2**48, corrected=False)
     assert issubclass(OutOfMemoryError, MemoryError)
 
 
-def test_what_the_machine_could_not_hold_is_refused_before_it_is_begun(fitted, monkeypatch):
+def test_results_larger_than_the_memory_raise_before_any_computation(fitted, monkeypatch):
     monkeypatch.setattr(_memory, "_installed", lambda: 2.0**20)
-    refused = r"the answer takes .* GiB, the machine has .* GiB.*num_draws="
-    with pytest.raises(OutOfMemoryError, match=f"predict: .*{refused}"):
+    message = r"the result takes .* GiB, the machine has .* GiB.*num_draws="
+    with pytest.raises(OutOfMemoryError, match=f"predict: .*{message}"):
         fitted.predict(0, num_draws=10**5)
-    with pytest.raises(OutOfMemoryError, match=f"sample: .*{refused}"):
+    with pytest.raises(OutOfMemoryError, match=f"sample: .*{message}"):
         fitted.sample(0, 10**5)
     groups = len(fitted.sample(0, 1)["theta"][0].ravel())
-    fits = 2**20 // (4 * (groups + 8))  # the latents do, the data beside them do not
-    with pytest.raises(OutOfMemoryError, match=f"log_likelihood: .*{refused}"):
+    fits = 2**20 // (4 * (groups + 8))  # the latent sites fit, with the log likelihoods they do not
+    with pytest.raises(OutOfMemoryError, match=f"log_likelihood: .*{message}"):
         fitted.log_likelihood(0, fits)
 
 
-def test_only_memory_is_named():
+def test_only_out_of_memory_errors_are_converted():
     def fails(error):
-        with named_memory("fit", "Use less."):
+        with explain_out_of_memory("fit", "Use less."):
             raise error
 
     full = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes.\nmore")
@@ -57,7 +57,7 @@ def test_only_memory_is_named():
         fails(jax.errors.JaxRuntimeError("INTERNAL: something else"))
 
 
-def test_a_fit_of_more_than_there_is_says_what_to_do():
+def test_a_fit_out_of_memory_names_a_remedy():
     class Huge(vijax.data.RowSource):
         shape, dtype = (2**48, 4), np.dtype(np.float32)
 
@@ -65,10 +65,10 @@ def test_a_fit_of_more_than_there_is_says_what_to_do():
             return np.zeros((len(rows), 4), np.float32)
 
     with pytest.raises(OutOfMemoryError, match=r"fit: not enough memory.*batch_size="):
-        vijax.fit(hierarchy, Huge(), guide="meanfield", progress_bar=False)  # read whole
+        vijax.fit(hierarchy, Huge(), guide="meanfield", progress_bar=False)  # read into memory
 
 
-def test_the_density_of_the_fitted_rows_is_that_of_their_log_likelihood(fitted):
+def test_log_predictive_density_of_the_fitted_rows_agrees_with_log_likelihood(fitted):
     pointwise = fitted.log_likelihood(3, 700)["y"]
     expected = np.logaddexp.reduce(pointwise.astype(float), axis=0) - np.log(700)
     np.testing.assert_allclose(
@@ -76,6 +76,6 @@ def test_the_density_of_the_fitted_rows_is_that_of_their_log_likelihood(fitted):
     )
 
 
-def test_rows_with_latents_of_their_own_are_no_new_rows(fitted):
+def test_new_rows_with_local_latent_variables_raise(fitted):
     with pytest.raises(ModelError, match=r"log_predictive_density: expected the latent sites"):
         fitted.log_predictive_density(0, Y[:3])

@@ -1,4 +1,4 @@
-"""Mixed precision: which operations are in it, which are not, and that the answer is the same."""
+"""Mixed precision: which operations are in bfloat16, and accuracy of the fit."""
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +15,11 @@ from numpyro.contrib.module import nnx_module, random_nnx_module
 import vijax
 from vijax.algorithms import SVGD, Adam, Gradient
 from vijax.algorithms.gradient import GradientState
-from vijax.contracts import Batch, Setting, Variables
+from vijax.contracts import Batch, LossContext, Variables
 from vijax.guides import MeanField
 from vijax.model import build, split
 from vijax.objectives import ELBO
-from vijax.runtime.precision import exact, mixed
+from vijax.runtime.precision import full_precision, mixed_precision
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(200, 4)).astype(np.float32)
@@ -43,14 +43,14 @@ def network(x, y):
 
 
 def regression(x, y):
-    """A likelihood that is a matrix product itself."""
+    """A likelihood that contains a matrix product."""
     w = numpyro.sample("w", dist.Normal(jnp.zeros(x.shape[1]), 1.0).to_event(1))
     cov = jnp.ones((len(x), 1))
     numpyro.sample("y", dist.LowRankMultivariateNormal(x @ w, cov, jnp.ones(len(x))), obs=y)
 
 
 def step_of(model, precision):
-    """The traced program of one gradient step, and of the same written by hand."""
+    """The traced program of one gradient step, and of the same step written by hand."""
     arguments, data = split(model, (X, Y), {})
     target, batch, guide = build(model, arguments), Batch(data), MeanField()
     z = {site.name: jnp.zeros(site.z_shape) for site in target.space.sites}
@@ -65,8 +65,8 @@ def step_of(model, precision):
     def by_hand(state, batch):
         def loss_of(variables):
             key = jax.random.key(1)
-            setting = Setting(state.mutable, key, target, guide, batch, state.phase)
-            return ELBO()(variables, setting)
+            context = LossContext(state.mutable, key, target, guide, batch, state.phase)
+            return ELBO()(variables, context)
 
         found, gradient = jax.value_and_grad(loss_of, has_aux=True)(state.variables)
         update, optimizer = optax.adam(0.1).update(gradient, state.optimizer, state.variables)
@@ -85,7 +85,7 @@ def equations(jaxpr):
 
 
 def inputs(jaxpr, *names):
-    """The dtypes that operations of a kind are given, as text."""
+    """Names of the input dtypes of some primitives."""
     return {
         str(atom.aval.dtype)
         for equation in equations(jaxpr)
@@ -94,11 +94,11 @@ def inputs(jaxpr, *names):
     }
 
 
-def test_products_are_short_sums_and_parameters_are_not():
+def test_products_are_in_bfloat16_sums_and_parameters_are_not():
     closed, _ = step_of(network, "bfloat16")
-    assert inputs(closed.jaxpr, "dot_general") == {"bfloat16"}  # six of each network, backwards too
+    assert inputs(closed.jaxpr, "dot_general") == {"bfloat16"}  # including the backward pass
     products = [e for e in equations(closed.jaxpr) if e.primitive.name == "dot_general"]
-    assert len(products) >= 3 + 4  # forwards; backwards by weights, and by the hidden layer
+    assert len(products) >= 3 + 4  # forward; backward in parameters and hidden layer
     assert "bfloat16" not in inputs(closed.jaxpr, "reduce_sum", "log", "exp", "sqrt", "div")
     state = [aval.dtype for aval in (*closed.in_avals, *closed.out_avals)]
     assert jnp.bfloat16 not in state
@@ -115,43 +115,45 @@ def test_densities_of_distributions_keep_their_precision():
     assert "float32" in inputs(closed.jaxpr, "dot_general")  # inside the likelihood
 
 
-def test_without_the_option_a_step_is_what_it_would_be_by_hand():
+def test_without_the_option_a_step_equals_one_written_by_hand():
     closed, by_hand = step_of(network, None)
     assert str(closed) == str(by_hand)
     assert str(closed) != str(step_of(network, "bfloat16")[0])
 
 
 def programs(x, w):
-    """Products inside of all the programs that are looked into, and one that is not."""
+    """Products in all kinds of inner programs, and one in full precision."""
     hidden = jax.jit(lambda x: x @ w)(x)
     hidden, sums = lax.scan(lambda c, s: (jnp.tanh(c @ w) + s, c.sum()), hidden, jnp.arange(3.0))
     hidden = lax.cond(hidden.sum() > 0, lambda h: h @ w, lambda h: h @ w.T, hidden)
     hidden = jax.checkpoint(lambda h: jnp.sin(h @ w))(hidden)
     image = lax.conv(hidden[None, None], w[None, None, :2, :2], (1, 1), "SAME")
-    with exact():
+    with full_precision():
         kept = hidden @ w
     return {"image": image, "kept": kept, "sums": sums, "relu": jax.nn.relu(hidden)}
 
 
-def test_programs_inside_of_programs_are_followed():
+def test_inner_programs_are_converted():
     x, w = X[:5], rng.normal(size=(4, 4)).astype(np.float32)
-    short = mixed(programs, "bfloat16")
-    jaxpr = jax.make_jaxpr(short)(x, w).jaxpr
+    converted = mixed_precision(programs, "bfloat16")
+    jaxpr = jax.make_jaxpr(converted)(x, w).jaxpr
     products = [e for e in equations(jaxpr) if e.primitive.name == "dot_general"]
     dtypes = [str(e.invars[0].aval.dtype) for e in products]
     assert sorted(dtypes) == ["bfloat16"] * 5 + ["float32"]
     assert inputs(jaxpr, "conv_general_dilated") == {"bfloat16"}
-    plain, found = jax.jit(programs)(x, w), jax.jit(short)(x, w)
+    plain, found = jax.jit(programs)(x, w), jax.jit(converted)(x, w)
     for name in plain:
         assert found[name].dtype == plain[name].dtype == jnp.float32
-        # eight bits a number, over the six products that the longest path goes through
+        # eight bits per number, over up to six products in sequence
         scale = np.abs(plain[name]).max()
         np.testing.assert_allclose(found[name], plain[name], atol=10 * 2**-8 * scale)
-    slopes = [jax.jit(jax.grad(lambda w, f=f: f(x, w)["sums"].sum()))(w) for f in (programs, short)]
+    slopes = [
+        jax.jit(jax.grad(lambda w, f=f: f(x, w)["sums"].sum()))(w) for f in (programs, converted)
+    ]
     np.testing.assert_allclose(*slopes, atol=10 * 2**-8 * np.abs(slopes[0]).max())
 
 
-def test_the_fitted_answer_is_that_of_full_precision():
+def test_the_posterior_agrees_with_full_precision():
     def model(x, y):
         w = numpyro.sample("w", dist.Normal(jnp.zeros(4), 1.0).to_event(1))
         with numpyro.plate("rows", len(x)):
@@ -164,7 +166,7 @@ def test_the_fitted_answer_is_that_of_full_precision():
         np.linalg.solve(precision, X.T @ Y / 0.25),
         np.sqrt(np.diag(np.linalg.inv(precision))),
     )
-    # x is rounded by up to 2^-9 of itself, and so is the mean that fits y best
+    # x has a relative rounding error up to 2^-9, hence also the posterior mean
     np.testing.assert_allclose(posterior.params.loc, mean, atol=0.1 * sd.max() + 2**-8)
     draws = posterior.sample(0, 4000, corrected=False)["w"]
     np.testing.assert_allclose(draws.std(axis=0), sd, rtol=5 / np.sqrt(2 * 4000) + 0.05)
@@ -181,19 +183,19 @@ def test_the_fitted_answer_is_that_of_full_precision():
         ),
     ],
 )
-def test_what_cannot_be_served_is_refused(options, message):
+def test_unsupported_options_raise(options, message):
     with pytest.raises(ValueError, match=message):
         vijax.fit(regression, X, Y, **options)
 
 
-def test_algorithms_check_it_too():
+def test_algorithms_check_the_precision():
     with pytest.raises(ValueError, match="precision: expected None or one of"):
         Gradient(ELBO(), Adam(0.1), precision="float16")
     assert SVGD(20, precision="bfloat16").num_particles == 20
 
 
 @pytest.mark.slow
-def test_it_outlives_a_file(tmp_path):
+def test_the_precision_is_saved(tmp_path):
     options = {"precision": "bfloat16", "optimizer": optax.adam(0.01), "num_steps": 20}
     posterior = vijax.fit(network, X, Y, guide="meanfield", progress_bar=False, **options)
     posterior.save(tmp_path / "fit")

@@ -1,4 +1,4 @@
-"""Methods that step on the device."""
+"""Iterative algorithms whose steps run on the device: gradient descent and SVGD."""
 
 from vijax.algorithms.gradient import Adam, Gradient, Optimizer
 from vijax.algorithms.svgd import SVGD

@@ -15,31 +15,32 @@ from vijax.contracts import (
     Algorithm,
     Axes,
     Batch,
-    Controlled,
+    ControlVariateObjective,
     Guide,
     Info,
-    NotElboOptimum,
+    LossContext,
+    NonElboObjective,
     Objective,
     PyTree,
-    Setting,
     Target,
     Variables,
 )
 from vijax.runtime.fingerprint import fingerprint
-from vijax.runtime.precision import check_precision, mixed
+from vijax.runtime.precision import check_precision, mixed_precision
 
 
 class GradientState(NamedTuple):
-    """Where a fit is.
+    """The state of gradient descent.
 
     Attributes:
-        variables: what is fitted.
+        variables: the guide's parameters and the model's `param` sites.
         mutable: the model's mutable state.
         optimizer: the optimizer's state.
-        step_size: a factor.
-        phase: as in `Setting`.
-        controls: parameters of the objective's control variates, without leaves if it has none.
-        learner: the state of their optimizer, likewise.
+        step_size: factor of the updates.
+        phase: as in `LossContext`.
+        control_params: parameters of the objective's control variates, without leaves if it has
+            none.
+        control_optimizer: state of their optimizer, without leaves if there are none.
     """
 
     variables: Variables
@@ -47,15 +48,15 @@ class GradientState(NamedTuple):
     optimizer: PyTree
     step_size: Array
     phase: Array
-    controls: PyTree = ()
-    learner: PyTree = ()
+    control_params: PyTree = ()
+    control_optimizer: PyTree = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """An optax transformation that compares by what it does, not by which object it is.
+    """An optax transformation that compares by structure instead of identity.
 
-    Two `optax.adam(1e-2)` are equal, so that a second fit finds the first one's programs.
+    Two `optax.adam(1e-2)` are equal, so that a second fit reuses the compiled programs.
     """
 
     transformation: optax.GradientTransformation = dataclasses.field(compare=False, repr=False)
@@ -72,10 +73,10 @@ class Optimizer:
 
 @dataclasses.dataclass(frozen=True)
 class Adam(Optimizer):
-    """Adam as configuration, the default. Unlike an optax object it can be written to a file.
+    """Adam as configuration, the default. Unlike an optax object, it can be saved to a file.
 
     Args:
-        rate: step size.
+        rate: learning rate.
     """
 
     transformation: optax.GradientTransformation = dataclasses.field(
@@ -90,35 +91,35 @@ class Adam(Optimizer):
 
 @dataclasses.dataclass(frozen=True)
 class Gradient(Algorithm):
-    """`variables <- variables + step_size * update(gradient of the objective)`.
+    """Stochastic gradient descent, `variables <- variables + step_size * update(gradient)`.
 
-    Parameters of the objective's control variates, see `Controlled`, take a step after each of
-    these, with the gradient of the squared norm of the gradient. Source: Backpropagation through
-    the void, Grathwohl, Choi, Wu, Roeder, Duvenaud, 2018, algorithm 1.
+    Parameters `c` of the objective's control variates, see `ControlVariateObjective`, take a step
+    along `-d/dc ||gradient||^2` after each of these. Source: Backpropagation through the void,
+    Grathwohl, Choi, Wu, Roeder, Duvenaud, 2018, algorithm 1.
 
     Args:
         objective: the loss.
         optimizer: any optax transformation; line searches and `optax.lbfgs` receive the value,
-            gradient and value function of the step's own draws.
-        precision: `"bfloat16"` takes the model's matrix products and convolutions in it, see
-            `vijax.fit`; `None` changes nothing.
-        learner: optimizer of the control variates' parameters, whose step size stays as it is.
+            gradient and value function for the draws of the step.
+        precision: `"bfloat16"` for the model's matrix products and convolutions, see `vijax.fit`;
+            `None` for full precision.
+        control_optimizer: optimizer of the control variates' parameters, of constant step size.
 
     Raises:
-        ValueError: the precision is another one.
+        ValueError: `precision` is unknown.
     """
 
     objective: Objective
     optimizer: Optimizer
     precision: str | None = dataclasses.field(default=None, kw_only=True)
-    learner: Optimizer = dataclasses.field(default=Adam(0.01), kw_only=True)
+    control_optimizer: Optimizer = dataclasses.field(default=Adam(0.01), kw_only=True)
 
     def __post_init__(self) -> None:
         check_precision(self.precision)
 
     @property
     def maximizes_elbo(self) -> bool:
-        return not isinstance(self.objective, NotElboOptimum)
+        return not isinstance(self.objective, NonElboObjective)
 
     def init(
         self,
@@ -131,41 +132,44 @@ class Gradient(Algorithm):
     ) -> GradientState:
         one, zero = jnp.ones(()), jnp.zeros(())
         state = self.optimizer.transformation.init(variables)
-        begun = GradientState(variables, mutable, state, one, zero)
-        if isinstance(self.objective, Controlled):
-            setting = Setting(mutable, key, target, guide, batch, zero)
-            begun = begun._replace(controls=self.objective.init_controls(setting))
-        return begun._replace(learner=self._ready(begun.controls))
+        initial = GradientState(variables, mutable, state, one, zero)
+        if isinstance(self.objective, ControlVariateObjective):
+            context = LossContext(mutable, key, target, guide, batch, zero)
+            initial = initial._replace(control_params=self.objective.init_control_params(context))
+        params = initial.control_params
+        return initial._replace(control_optimizer=self._init_control_optimizer(params))
 
-    def _ready(self, controls: PyTree) -> PyTree:
-        """The state in which parameters of control variates begin to be learned."""
-        return self.learner.transformation.init(controls) if jax.tree.leaves(controls) else ()
+    def _init_control_optimizer(self, params: PyTree) -> PyTree:
+        """Initial state of the control variates' optimizer; empty if there are no parameters."""
+        return self.control_optimizer.transformation.init(params) if jax.tree.leaves(params) else ()
 
     def step(
         self, state: GradientState, key: Array, target: Target, guide: Guide, batch: Batch
     ) -> tuple[GradientState, Info]:
         if self.precision is not None:
             target = _mixed_target(target, self.precision)
-        setting = Setting(state.mutable, key, target, guide, batch, state.phase, state.controls)
+        context = LossContext(
+            state.mutable, key, target, guide, batch, state.phase, state.control_params
+        )
 
         def loss_of(
-            variables: Variables, controls: PyTree = state.controls
+            variables: Variables, control_params: PyTree = state.control_params
         ) -> tuple[Array, dict[str, PyTree]]:
-            return self.objective(variables, setting._replace(controls=controls))
+            return self.objective(variables, context._replace(control_params=control_params))
 
-        def found(controls: PyTree) -> tuple[tuple[Array, dict[str, PyTree]], Variables]:
-            return jax.value_and_grad(loss_of, has_aux=True)(state.variables, controls)
+        def evaluate(control_params: PyTree) -> tuple[tuple[Array, dict[str, PyTree]], Variables]:
+            return jax.value_and_grad(loss_of, has_aux=True)(state.variables, control_params)
 
-        def squared(controls: PyTree) -> tuple[Array, Any]:
-            after = found(controls)
-            return optax.tree_utils.tree_norm(after[1], squared=True), after
+        def squared_norm(control_params: PyTree) -> tuple[Array, Any]:
+            result = evaluate(control_params)
+            return optax.tree_utils.tree_norm(result[1], squared=True), result
 
-        if jax.tree.leaves(state.controls):
-            slopes, after = jax.grad(squared, has_aux=True)(state.controls)
-            state = self._learned(state, slopes)
+        if jax.tree.leaves(state.control_params):
+            control_gradient, result = jax.grad(squared_norm, has_aux=True)(state.control_params)
+            state = self._update_control_variates(state, control_gradient)
         else:
-            after = found(state.controls)
-        (loss, mutable), gradient = after
+            result = evaluate(state.control_params)
+        (loss, mutable), gradient = result
         update, optimizer = optax.with_extra_args_support(self.optimizer.transformation).update(
             gradient,
             state.optimizer,
@@ -179,17 +183,21 @@ class Gradient(Algorithm):
         state = state._replace(variables=variables, mutable=mutable, optimizer=optimizer)
         return state, Info(loss)
 
-    def _learned(self, state: GradientState, slopes: PyTree) -> GradientState:
-        """The state with control variates moved along `-slopes`, or kept where not all are finite.
+    def _update_control_variates(self, state: GradientState, gradient: PyTree) -> GradientState:
+        """A step of the control variates' parameters; none if the gradient is not finite.
 
-        Steps of the variables that are not finite are undone by the loop, which does not look here.
+        (Non-finite steps of the variables are undone by the loop.)
         """
-        finite = jnp.isfinite(optax.tree_utils.tree_sum(slopes))
-        updates, learner = self.learner.transformation.update(slopes, state.learner, state.controls)
-        moved = (optax.apply_updates(state.controls, updates), learner)
-        kept = (state.controls, state.learner)
-        controls, learner = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, kept)
-        return state._replace(controls=controls, learner=learner)
+        finite = jnp.isfinite(optax.tree_utils.tree_sum(gradient))
+        updates, control_optimizer = self.control_optimizer.transformation.update(
+            gradient, state.control_optimizer, state.control_params
+        )
+        moved = (optax.apply_updates(state.control_params, updates), control_optimizer)
+        kept = (state.control_params, state.control_optimizer)
+        control_params, control_optimizer = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old), moved, kept
+        )
+        return state._replace(control_params=control_params, control_optimizer=control_optimizer)
 
     def variables(self, state: GradientState) -> Variables:
         return state.variables
@@ -201,32 +209,34 @@ class Gradient(Algorithm):
         try:
             optimizer = optax.tree_utils.tree_map_params(
                 self.optimizer.transformation,
-                lambda _, own: own,
+                lambda _, leaf_axes: leaf_axes,
                 state.optimizer,
                 axes,
                 transform_non_params=lambda _: Axes(),
             )
         except (IndexError, TypeError, ValueError) as error:
             raise TypeError(
-                "optimizer: expected one that keeps its state parameter by parameter, as Adam "
-                "does, since latents are cut into batches; a line search or L-BFGS does not."
+                "optimizer: expected one with separate state for each parameter, such as Adam, for "
+                "minibatches with local latent variables; a line search or L-BFGS has none."
             ) from error
-        whole = state._replace(variables=None, optimizer=None)  # type: ignore[arg-type]
-        rest = jax.tree.map(lambda _: Axes(), whole)
+        shared = state._replace(variables=None, optimizer=None)  # type: ignore[arg-type]
+        rest = jax.tree.map(lambda _: Axes(), shared)
         return rest._replace(variables=axes, optimizer=optimizer)
 
     def rescale(self, state: GradientState, factor: Any) -> GradientState:
         return state._replace(step_size=state.step_size * factor)
 
-    def move(self, state: GradientState, variables: Variables, forget: bool) -> GradientState:
-        if forget:
+    def move(self, state: GradientState, variables: Variables, reset: bool) -> GradientState:
+        if reset:
             state = state._replace(
                 optimizer=self.optimizer.transformation.init(variables),
-                learner=self._ready(state.controls),
+                control_optimizer=self._init_control_optimizer(state.control_params),
             )
         return state._replace(variables=variables, phase=state.phase + 1)
 
 
 def _mixed_target(target: Target, precision: str) -> Target:
-    """A target whose log density has its products in a lower precision."""
-    return target.with_density(mixed(target.evaluate, precision), mixed(target.terms, precision))
+    """A target with the matrix products of its log density in a lower precision."""
+    return target.with_density(
+        mixed_precision(target.evaluate, precision), mixed_precision(target.terms, precision)
+    )

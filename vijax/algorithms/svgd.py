@@ -13,18 +13,18 @@ from vijax.objectives import Stein
 
 @dataclasses.dataclass(frozen=True)
 class SVGD(Gradient):
-    """Moves particles until they look like draws from the posterior, for models of any shape.
+    """Stein variational gradient descent: a set of particles that approximates the posterior.
 
-    Deterministic but for the start. It finds what a Gaussian cannot hold; with many dimensions the
-    particles' variances come out too small, the more so the fewer particles there are, and modes
-    that no particle is near are not found. Evaluates the model's gradient at all particles in each
-    step, and all distances between them. See `vijax.objectives.Stein`. Source: Stein variational
+    Deterministic given the initial particles, and not limited to a parametric family. In high
+    dimension the particles' variances are too small, increasingly so with fewer particles, and
+    modes that no particle starts near are missed. Each step evaluates the model's gradient at all
+    particles, and all pairwise distances. See `vijax.objectives.Stein`. Source: Stein variational
     gradient descent, Liu, Wang, 2016.
 
     Args:
-        num_particles: how many.
+        num_particles: number of particles.
         kernel: `RBF` or `IMQ`, by default the former with the median heuristic.
-        optimizer: of the particles.
+        optimizer: optimizer of the particles.
     """
 
     objective: Stein = dataclasses.field(init=False, repr=False)
@@ -37,5 +37,5 @@ class SVGD(Gradient):
         object.__setattr__(self, "objective", Stein(self.kernel))
 
     @property
-    def own_guide(self) -> Guide:
+    def default_guide(self) -> Guide:
         return Particles(self.num_particles)

@@ -22,7 +22,7 @@ from vijax.diagnostics.assessment import recenter
 from vijax.engine.problem import Problem
 from vijax.guides import FullRank, LowRank, Markov, MeanField, Plates
 from vijax.model.centering import with_weights
-from vijax.runtime.blockwise import blocks
+from vijax.runtime.blockwise import map_blocks
 from vijax.runtime.errors import GuideError
 from vijax.runtime.keys import fold_in, host_rng
 from vijax.solvers.gaussians.dense import Gaussian, from_moments
@@ -116,4 +116,4 @@ def _log_prior_sds(target: Target, z: Any, batch: Batch, model: PyTree, mutable:
 def _blockwise(problem: Problem, function: Any, z: Any, *rest: Any) -> dict[str, np.ndarray]:
     program = problem.target.program(function)
     size = weights.block_size(problem.sample[1], problem.target.space.dim)
-    return blocks(lambda part, _: program(part, *rest), z, size)
+    return map_blocks(lambda part, _: program(part, *rest), z, size)

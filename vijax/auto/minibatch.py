@@ -43,7 +43,7 @@ def can_refine(problem: Problem, parameters: dict[str, PyTree], mutable: dict[st
     Not for models with `param` sites or mutable state, which only gradient steps update.
     """
     target, dim = problem.target, problem.target.space.dim
-    if not (problem.schedule.subsampled and supports_full_data(target) and target.explorable):
+    if not (problem.schedule.subsampled and supports_full_data(target) and target.differentiable):
         return False
     if problem.all_rows is None or parameters or mutable:
         return False
@@ -58,7 +58,7 @@ def _affordable(problem: Problem, points: int, passes: int) -> bool:
     assert data is not None
     cost = points * num_elements(data, problem.target.space.dim)
     if isinstance(data, Blocks):
-        cost += passes * data.effort * data.plate.size
+        cost += passes * data.read_cost * data.plate.size
     return cost <= _MAX_ELEMENTS
 
 

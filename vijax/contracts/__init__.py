@@ -1,19 +1,27 @@
-"""Read this first: every central type of the library.
+"""The central types of the library; read this package first.
 
-A model function and its arguments become a `Target` (`target.py`) over an unconstrained `Space`
-(`space.py`). A `Guide` (`guide.py`) is a family of distributions on that space: frozen
-configuration, its parameters a pytree apart. An `Objective` scores guide parameters against the
-target, an `Algorithm` improves them step by step on the device, a `Solver` reaches them directly
-from the host (`fitting.py`).
+Variational inference chooses, from a family of distributions `q(z; params)`, the member closest to
+the posterior `p(z | x)`, whose density is known up to the evidence `p(x)`:
 
-Conventions. `z` is unconstrained, a dict from site name to array; `key` is a typed JAX key;
-`log_density` is unnormalized, `log_prob` normalized; losses are minimized (`loss` falls as
-the ELBO rises). Functions treat one point; callers `vmap`. Data is always an argument.
+    log_density(z) = log p(x, z) + log |dx/dz|          target.py, over a space (space.py)
+    q(z; params)                                        guide.py
+    loss(params) = -E_q[log_density(z) - log q(z)]      objective.py, the negative ELBO and others
+    params <- params - step_size * gradient             algorithm.py, steps compiled on the device
+    params = argmin loss                                solver.py, direct methods run from the host
+    log_density = sum of blocks of rows                 rows.py, data that do not fit into memory
+
+A `Target` is built from a model function and its arguments. A `Guide` is a family of distributions
+(frozen configuration; its parameters are a separate pytree), an `Objective` a loss in these
+parameters, which an `Algorithm` or a `Solver` minimizes.
+
+Conventions. `z` is unconstrained, a dict from site name to array; `params` are variational
+parameters; `key` is a typed JAX key; `log_density` is unnormalized, `log_prob` normalized; a `loss`
+falls as the ELBO rises. Functions treat one point and callers `vmap`. Data are always an argument.
 """
 
 from vijax.contracts.algorithm import Algorithm, Info
 from vijax.contracts.guide import (
-    ConditionalGuide,
+    AmortizedGuide,
     DensityGuide,
     DiscreteGuide,
     Draw,
@@ -21,16 +29,21 @@ from vijax.contracts.guide import (
     GaussianGuide,
     Guide,
     HostDraws,
+    MeanFieldGuide,
+    MixtureGuide,
     ModelGuide,
-    NormalsGuide,
+    NormalNoiseGuide,
     Part,
     ParticleGuide,
     RowGuide,
-    SitewiseGuide,
-    StratifiedGuide,
     TransportGuide,
 )
-from vijax.contracts.objective import Controlled, NotElboOptimum, Objective, Setting
+from vijax.contracts.objective import (
+    ControlVariateObjective,
+    LossContext,
+    NonElboObjective,
+    Objective,
+)
 from vijax.contracts.rows import Block, Blocks, Data, RowSource
 from vijax.contracts.solver import Solution, Solver
 from vijax.contracts.space import Array, Axes, Plate, Position, Site, Space
@@ -47,13 +60,13 @@ from vijax.families.discrete import Family
 
 __all__ = [
     "Algorithm",
+    "AmortizedGuide",
     "Array",
     "Axes",
     "Batch",
     "Block",
     "Blocks",
-    "ConditionalGuide",
-    "Controlled",
+    "ControlVariateObjective",
     "Data",
     "DensityGuide",
     "DiscreteGuide",
@@ -65,9 +78,12 @@ __all__ = [
     "Guide",
     "HostDraws",
     "Info",
+    "LossContext",
+    "MeanFieldGuide",
+    "MixtureGuide",
     "ModelGuide",
-    "NormalsGuide",
-    "NotElboOptimum",
+    "NonElboObjective",
+    "NormalNoiseGuide",
     "Objective",
     "Part",
     "ParticleGuide",
@@ -76,13 +92,10 @@ __all__ = [
     "PyTree",
     "RowGuide",
     "RowSource",
-    "Setting",
     "Site",
-    "SitewiseGuide",
     "Solution",
     "Solver",
     "Space",
-    "StratifiedGuide",
     "Target",
     "TermInfo",
     "Terms",

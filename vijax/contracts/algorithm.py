@@ -1,4 +1,4 @@
-"""Algorithms: steps on the device, inside one compiled loop."""
+"""Algorithms: iterative optimizers whose steps run on the device, inside one compiled loop."""
 
 from __future__ import annotations
 
@@ -11,22 +11,25 @@ from vijax.contracts.target import Batch, PyTree, Target, Variables
 
 
 class Info(NamedTuple):
-    """What one step reports."""
+    """What one step returns besides the state: its `loss`, a scalar."""
 
     loss: Array
 
 
 class Algorithm(abc.ABC):
-    """Steps on the device, inside one compiled loop; hashable configuration."""
+    """An iterative optimizer: `state, info = step(state, key, ...)`, compiled on the device.
+
+    Configuration: hashable and without arrays.
+    """
 
     @property
     def maximizes_elbo(self) -> bool:
-        """Whether a higher ELBO means a better fit, see `NotElboOptimum`."""
+        """Whether a higher ELBO means a better fit, see `NonElboObjective`."""
         return True
 
     @property
-    def own_guide(self) -> Guide | None:
-        """The guide that this steps on unless `fit` is told of another, `None` for any."""
+    def default_guide(self) -> Guide | None:
+        """The guide that `fit` uses if the user passes none; `None` for no preference."""
         return None
 
     @abc.abstractmethod
@@ -39,7 +42,10 @@ class Algorithm(abc.ABC):
         guide: Guide,
         batch: Batch,
     ) -> PyTree:
-        """State at the start; what follows `mutable` is for start values of the algorithm's own."""
+        """The initial state.
+
+        `key`, `target`, `guide` and `batch` serve algorithms that initialize further parameters.
+        """
 
     @abc.abstractmethod
     def step(
@@ -64,8 +70,8 @@ class Algorithm(abc.ABC):
         """The state with its step size multiplied by `factor`."""
 
     @abc.abstractmethod
-    def move(self, state: PyTree, variables: Variables, forget: bool) -> PyTree:
-        """The state moved to the best average so far, where the next phase starts.
+    def move(self, state: PyTree, variables: Variables, reset: bool) -> PyTree:
+        """The state at the start of the next phase: the variables replaced by the best average.
 
-        `forget` drops its memory of gradients.
+        `reset` clears the optimizer's memory of gradients, such as Adam's moments.
         """

@@ -1,4 +1,17 @@
-"""Guides: families of distributions on unconstrained space, and what they can do."""
+"""Guides: variational families `q(z; params)` on unconstrained space, one contract per capability.
+
+| contract | provides |
+|---|---|
+| `Guide` | initial parameters, reparameterized draws with their `log q` |
+| `DensityGuide` | `log q(z)` at any `z` |
+| `EntropyGuide`, `GaussianGuide` | the entropy; the mean and covariance, in closed form |
+| `MeanFieldGuide`, `RowGuide` | `log q` by coordinate; by row of a plate |
+| `NormalNoiseGuide`, `TransportGuide` | draws as a function of standard normals; a diffeomorphism |
+| `MixtureGuide` | a draw from every component |
+| `DiscreteGuide` | the distribution of every discrete site |
+| `AmortizedGuide` | local latent variables inferred from the data of their row |
+| `ParticleGuide`, `ModelGuide` | equally weighted points; a family built from the model |
+"""
 
 from __future__ import annotations
 
@@ -16,7 +29,7 @@ from vijax.runtime.errors import GuideError
 
 
 class Draw(NamedTuple):
-    """One draw from a guide, with `E[exp(log_density(z) - log_q)]` equal to the evidence."""
+    """One draw `z ~ q` with `log_q = log q(z)`: `E[exp(log_density(z) - log_q)] = p(x)`."""
 
     z: Position
     log_q: Array
@@ -28,8 +41,9 @@ class HostDraws(NamedTuple):
     Attributes:
         points: `(num_draws, dim)`.
         log_q: `(num_draws,)`.
-        labels: the mixture component of each, `(num_draws,)`, where there are any.
-        noise: what a `TransportGuide` made them of, `(num_draws, dim)`.
+        labels: index of the mixture component of each draw, `(num_draws,)`; `None` if the guide is
+            not a mixture.
+        noise: the standard normals that a `TransportGuide` transformed, `(num_draws, dim)`.
     """
 
     points: np.ndarray
@@ -39,63 +53,68 @@ class HostDraws(NamedTuple):
 
 
 class Guide(abc.ABC):
-    """A family of distributions on a space. Frozen configuration: holds no arrays, hashable.
+    """A variational family `q(z; params)` on a space. Frozen configuration: no arrays, hashable.
 
     Attributes:
-        factorized: whether coordinates are independent under every member of the family, so
-            that it is not exact for a correlated posterior.
-        conditional: whether its draws depend on the data of the rows they are for, so that it can
-            be used for other rows than it was fitted to.
-        num_particles: draws that a gradient step averages where nobody says otherwise.
+        factorized: whether coordinates are independent under every member of the family, which
+            cannot match a correlated posterior.
+        amortized: whether `q` depends on the data of each row, so that it applies to rows it was
+            not fitted to.
+        num_particles: default number of draws per gradient step.
     """
 
     factorized: ClassVar[bool] = False
-    conditional: ClassVar[bool] = False
+    amortized: ClassVar[bool] = False
     num_particles: ClassVar[int] = 1
 
     @abc.abstractmethod
     def init(
         self, key: Array, space: Space, location: Position, batch: Batch | None = None
     ) -> PyTree:
-        """Parameters of a narrow member of the family at `location`.
+        """Parameters of a narrow member of the family centered at `location`.
 
-        `batch` is for guides whose start values are computed from the data.
+        `batch` is for guides whose initial parameters are computed from the data.
         """
 
     def row_axes(self, params: PyTree, space: Space, plates: Collection[str]) -> PyTree:
         """A tree like `params` with the `Axes` along which each leaf has a row of a plate.
 
-        A step on a batch reads and writes those rows only.
+        A step on a minibatch reads and writes only those rows.
 
         Raises:
-            GuideError: latents live in these plates, and the guide has no parameters by row.
+            GuideError: the plates contain local latent variables, and the guide has no per-row
+                parameters.
         """
         inside = [site.name for site in space.sites if site.axes(plates).pairs]
         if inside:
             raise GuideError(
-                f"guide {self!r}: expected parameters for every row of site {inside[0]!r}, which "
-                "lives in a plate that is cut into batches. Use guide='plates', "
+                f"guide {self!r}: expected per-row parameters for site {inside[0]!r}, which is in "
+                "a plate that is subsampled in minibatches. Use guide='plates', "
                 f"guide={{{inside[0]!r}: 'meanfield', ...: 'fullrank'}}, or the full data."
             )
         return jax.tree.map(lambda _: Axes(), params)
 
-    def adopted(self, params: PyTree, space: Space, parts: Sequence[Part]) -> PyTree:
-        """`params`, with what parts of another guide have for the same sites in their place."""
-        same = (part.params for part in parts if part.guide == self and part.space.alike(space))
+    def transfer(self, params: PyTree, space: Space, parts: Sequence[Part]) -> PyTree:
+        """`params`, or for a warm start those of an equal guide on the same sites in `parts`."""
+        same = (
+            part.params
+            for part in parts
+            if part.guide == self and part.space.same_coordinates(space)
+        )
         return next(same, params)
 
-    def replaced(self, params: PyTree, space: Space, function: Callable[[Part], PyTree]) -> PyTree:
-        """The parameters with those of each part, see `product`, replaced by `function` of it."""
+    def map_parts(self, params: PyTree, space: Space, function: Callable[[Part], PyTree]) -> PyTree:
+        """`params` with those of each of the `independent_parts` replaced by `function(part)`."""
         return function(Part(self, params, space))
 
-    def product(self, params: PyTree, space: Space) -> list[Part]:
-        """The parts that are independent of one another; itself, if it is not made of any."""
+    def independent_parts(self, params: PyTree, space: Space) -> list[Part]:
+        """The factors `q_k` of `q = prod_k q_k`; the guide itself if it is not such a product."""
         found: list[Part] = []
-        self.replaced(params, space, found.append)
+        self.map_parts(params, space, found.append)
         return found
 
     def host_init(self, space: Space, location: Mapping[str, np.ndarray]) -> PyTree | None:
-        """What `init` makes, made by NumPy where that saves compiling a program; `None` if not."""
+        """`init` in NumPy, to save a compilation; `None` if not implemented."""
         return None
 
     @abc.abstractmethod
@@ -105,33 +124,33 @@ class Guide(abc.ABC):
     def host_draws(
         self, params: PyTree, space: Space, rng: np.random.Generator, num_draws: int
     ) -> HostDraws | None:
-        """Draws made by NumPy in float64, where that saves compiling a program; `None` if not."""
+        """Draws by NumPy in float64, to save a compilation; `None` if not implemented."""
         return None
 
 
 class DensityGuide(Guide):
-    """A guide whose density can be evaluated anywhere."""
+    """A guide whose log density `log q(z)` can be evaluated at any `z`."""
 
     @abc.abstractmethod
     def log_prob(self, params: PyTree, space: Space, z: Position, batch: Batch) -> Array:
-        """Normalized log density at `z`, a scalar."""
+        """`log q(z; params)`, normalized, a scalar."""
 
     def path_log_q(
         self, params: PyTree, space: Space, key: Array, draw: Draw, batch: Batch
     ) -> Array:
-        """`log_q` of what `draw` made of `key`, its gradient in `params` the one by way of `z`.
+        """`log q(z(key, params); stop_gradient(params))`: `log q` of a draw with its path gradient.
 
-        What sticking the landing asks for: the parameters are held fixed in the density itself.
+        For the sticking-the-landing estimator. `draw` is that of `key`.
         """
         return self.log_prob(jax.lax.stop_gradient(params), space, draw.z, batch)
 
     def host_log_prob(self, params: PyTree, space: Space, points: np.ndarray) -> np.ndarray | None:
-        """The same at points `(num, dim)` by NumPy in float64, `None` if there is no such way."""
+        """`log_prob` at points `(num, dim)` by NumPy in float64; `None` if not implemented."""
         return None
 
 
 class Part(NamedTuple):
-    """A guide with its parameters, for the sites of a space."""
+    """A guide with its parameters, on a space: a factor of a larger guide."""
 
     guide: Guide
     params: PyTree
@@ -139,9 +158,9 @@ class Part(NamedTuple):
 
 
 class DiscreteGuide(DensityGuide):
-    """A guide over discrete sites, which are independent of one another and of any others.
+    """A guide with discrete sites, independent of one another and of the continuous sites.
 
-    No gradient passes through its draws: objectives use the families' own.
+    Its draws have no pathwise gradient; objectives use the families' log probabilities.
     """
 
     @abc.abstractmethod
@@ -150,52 +169,53 @@ class DiscreteGuide(DensityGuide):
 
     @abc.abstractmethod
     def continuous(self, params: PyTree, space: Space) -> Part | None:
-        """The guide for all other sites, `None` if there are none."""
+        """The guide for the continuous sites, `None` if there are none."""
 
 
-class SitewiseGuide(DensityGuide):
-    """A guide under which all coordinates are independent."""
+class MeanFieldGuide(DensityGuide):
+    """A guide with independent coordinates, `q(z) = prod_i q_i(z_i)`."""
 
     @abc.abstractmethod
     def site_log_probs(
         self, params: PyTree, space: Space, z: Position, batch: Batch
     ) -> dict[str, Array]:
-        """Log density by site and coordinate, `z_shape` each.
+        """`log q_i(z_i)` by site and coordinate, of shape `z_shape`.
 
-        `log_prob` is their sum, every site's times its `scale`.
+        `log_prob` is the sum over sites of `site.scale` times the sum over coordinates.
         """
 
 
-class ConditionalGuide(DensityGuide):
-    """A guide that infers the latents of a row from the row's data, of whatever rows."""
+class AmortizedGuide(DensityGuide):
+    """A guide `q(z_i | x_i; params)` that infers a row's local latent variables from its data."""
 
-    conditional: ClassVar[bool] = True
+    amortized: ClassVar[bool] = True
 
     @property
     @abc.abstractmethod
     def row_guide(self) -> Guide:
-        """A guide with parameters for every row, which holds what this one infers."""
+        """The same family with free parameters for every row instead of inferred ones."""
 
     @abc.abstractmethod
     def row_params(self, params: PyTree, space: Space, batch: Batch) -> PyTree:
-        """Its parameters for the same distribution of the rows in use."""
+        """The parameters of `row_guide` for the distribution of the rows in use."""
 
 
-class StratifiedGuide(DensityGuide):
-    """A guide made of parts with weights, each of which can be drawn from by itself."""
+class MixtureGuide(DensityGuide):
+    """A mixture `q = sum_k w_k q_k` that can be drawn from component by component."""
 
     @abc.abstractmethod
-    def strata(
+    def component_draws(
         self, params: PyTree, space: Space, key: Array, batch: Batch
     ) -> tuple[Array, list[Draw]]:
-        """Log weights of the parts `(num,)`, and a draw from each with `log_q` of the whole.
+        """`log w_k`, `(num_components,)`, and a draw `z_k` of every component with `log q(z_k)`.
 
-        `E_q[f(z)] = sum_k w_k E[f(z_k)]`; differentiable in `params`, weights included.
+        `log q` is that of the mixture. For stratified sampling, `E_q[f(z)] = sum_k w_k E[f(z_k)]`;
+        differentiable in `params`, including the weights.
         """
 
 
 class RowGuide(DensityGuide):
-    """A guide for the rows of one plate, each row's latents independent of all others'."""
+    """A guide for the local latent variables of one plate, independent across its rows."""
 
     @abc.abstractmethod
     def row_log_probs(self, params: PyTree, space: Space, z: Position, batch: Batch) -> Array:
@@ -203,7 +223,7 @@ class RowGuide(DensityGuide):
 
 
 class ParticleGuide(Guide):
-    """A guide of points of equal weight. It has no density, hence no ELBO and no weights."""
+    """A guide of equally weighted points. It has no density, hence no ELBO and no weights."""
 
     @abc.abstractmethod
     def points(self, params: PyTree, space: Space) -> Array:
@@ -211,42 +231,42 @@ class ParticleGuide(Guide):
 
 
 class ModelGuide(DensityGuide):
-    """A guide made of the model itself; only a bound one can be drawn from."""
+    """A family constructed from the model's priors; only a bound one can be drawn from."""
 
     @abc.abstractmethod
     def bind(self, target: Target, space: Space) -> Guide:
         """The guide for the sites in `space` of a target."""
 
 
-class NormalsGuide(DensityGuide):
-    """A guide that makes a draw of one vector of standard normals, by `vijax.runtime.keys.normals`.
+class NormalNoiseGuide(DensityGuide):
+    """A guide whose draw is a function `z(noise; params)` of a vector of standard normals.
 
-    `draw` and `path_log_q` take `Normals` in the place of a key, so that several draws can be made
-    of normals that are not independent.
+    `draw` and `path_log_q` obtain it from `vijax.runtime.keys.normals` and accept `Normals` in
+    place of a key, for draws from dependent normals such as quasi-Monte Carlo points.
     """
 
     def num_normals(self, params: PyTree, space: Space) -> int:
-        """How many normals a draw is made of."""
+        """Number of standard normals per draw."""
         return space.dim
 
 
-class TransportGuide(NormalsGuide):
-    """A guide whose draws are a smooth one-to-one image of as many independent normals.
+class TransportGuide(NormalNoiseGuide):
+    """A guide whose draw is a diffeomorphism of `dim` independent standard normals.
 
-    Seen from these normals, a target that the guide fits well looks like a standard normal.
+    In the coordinates of these normals, a well-fitted target is close to a standard normal.
     """
 
     @abc.abstractmethod
     def transport(self, params: PyTree, space: Space, noise: Array) -> tuple[Array, Array]:
-        """Where `noise` `(dim,)` goes, `(dim,)`, and `log_q` there."""
+        """The image of `noise` `(dim,)`, `(dim,)`, and `log q` there."""
 
     @abc.abstractmethod
     def path_transport(self, params: PyTree, space: Space, noise: Array) -> tuple[Array, Array]:
-        """The same, with `log_q` as in `path_log_q`."""
+        """`transport` with the path gradient of `log q`, see `path_log_q`."""
 
     @abc.abstractmethod
     def host_transport(self, params: PyTree, space: Space, noise: np.ndarray) -> HostDraws:
-        """Where each row of `noise` `(num, dim)` goes."""
+        """The images of the rows of `noise` `(num, dim)`, as arrays on the host."""
 
 
 class EntropyGuide(DensityGuide):

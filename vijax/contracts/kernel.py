@@ -66,7 +66,7 @@ def solver_kernel(
 ) -> Array:
     """`(block, dim)` points to `(block, 1 + dim)`: log density, then its gradient."""
     function = jax.value_and_grad(_log_density(target, joint, batch, model, mutable))
-    value, gradient = jax.vmap(function)(target.devices.particles(points))
+    value, gradient = jax.vmap(function)(target.devices.shard_particles(points))
     return jnp.concatenate([value[:, None], gradient], axis=1)  # one transfer to the host
 
 
@@ -75,7 +75,7 @@ def log_densities(
 ) -> Array:
     """`(block, dim)` points to `(block,)` log densities."""
     function = _log_density(target, False, batch, model, mutable)
-    return jax.vmap(function)(target.devices.particles(points))
+    return jax.vmap(function)(target.devices.shard_particles(points))
 
 
 def solver_products(
@@ -89,7 +89,7 @@ def solver_products(
 ) -> Array:
     """Hessian of the log density at `point` `(dim,)` times each row of `vectors` `(block, dim)`."""
     gradient = jax.grad(_log_density(target, joint, batch, model, mutable))
-    vectors = target.devices.particles(vectors)
+    vectors = target.devices.shard_particles(vectors)
     return jax.vmap(lambda vector: jax.jvp(gradient, (point,), (vector,))[1])(vectors)
 
 
@@ -103,7 +103,7 @@ def solver_paired_products(
 ) -> Array:
     """Hessians of the log density at `pairs[:, 0]` times `pairs[:, 1]`, both `(block, dim)`."""
     gradient = jax.grad(_log_density(target, joint, batch, model, mutable))
-    pairs = target.devices.particles(pairs)
+    pairs = target.devices.shard_particles(pairs)
     return jax.vmap(lambda pair: jax.jvp(gradient, (pair[0],), (pair[1],))[1])(pairs)
 
 

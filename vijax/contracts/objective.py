@@ -10,8 +10,8 @@ from vijax.contracts.space import Array
 from vijax.contracts.target import Batch, PyTree, Target, Variables
 
 
-class Setting(NamedTuple):
-    """What a loss is evaluated in, beside the variables.
+class LossContext(NamedTuple):
+    """All inputs of a loss other than the variables that it is differentiated in.
 
     Attributes:
         mutable: the model's mutable state.
@@ -19,8 +19,9 @@ class Setting(NamedTuple):
         target: the log density; its space is that of the batch.
         guide: the variational family.
         batch: the data.
-        phase: 0 far from the optimum, a scalar that counts the step-size reductions since.
-        controls: parameters of the objective's control variates, see `Controlled`.
+        phase: number of step-size reductions so far, a scalar; 0 far from the optimum.
+        control_params: parameters of the objective's control variates, see
+            `ControlVariateObjective`.
     """
 
     mutable: dict[str, PyTree]
@@ -29,34 +30,36 @@ class Setting(NamedTuple):
     guide: Guide
     batch: Batch
     phase: Array
-    controls: PyTree = ()
+    control_params: PyTree = ()
 
 
 class Objective(Protocol):
-    """A loss in the variables, an estimate with the setting's key; hashable configuration."""
+    """A loss in the variables, estimated with the context's key; hashable configuration."""
 
-    def __call__(self, variables: Variables, setting: Setting) -> tuple[Array, dict[str, PyTree]]:
+    def __call__(
+        self, variables: Variables, context: LossContext
+    ) -> tuple[Array, dict[str, PyTree]]:
         """The loss, to be minimized, and the model's new mutable state."""
         ...
 
 
-class NotElboOptimum:
-    """Marks objectives whose optimum is not that of the ELBO.
+class NonElboObjective:
+    """Marks objectives whose optimum differs from that of the ELBO.
 
-    Neither the ELBO nor the loss of one step, which a few draws make too small, says which of two
-    fits is the better one: the later one counts.
+    Neither the ELBO nor the loss of one step (biased downward with few draws) can rank two fits, so
+    the later one is selected.
     """
 
 
-class Controlled(abc.ABC):
-    """An objective whose gradient may have control variates with parameters.
+class ControlVariateObjective(abc.ABC):
+    """An objective whose gradient estimator has control variates with learned parameters.
 
-    They move neither the loss nor the gradient's expectation, only its variance. Where there are
-    any, an algorithm keeps them beside the variables and moves them against the gradient of the
-    squared norm of its gradient: an unbiased estimate of the gradient of the variance, from the
-    draws of the step itself. The loss has no gradient in them; its gradient has.
+    With `g(c)` the gradient estimate under control-variate parameters `c`, `E[g]` does not depend
+    on `c`, so that `d/dc ||g||^2` is an unbiased estimate of the gradient of the variance. An
+    algorithm descends it with the draws of the step itself and stores `c` with the variables. The
+    loss is constant in `c`; only its gradient depends on it.
     """
 
     @abc.abstractmethod
-    def init_controls(self, setting: Setting) -> PyTree:
-        """Their start values, without leaves where there are none to learn."""
+    def init_control_params(self, context: LossContext) -> PyTree:
+        """Initial control-variate parameters; without leaves if there are none to learn."""

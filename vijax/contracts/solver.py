@@ -1,4 +1,4 @@
-"""Solvers: direct methods on the full data, driven from the host."""
+"""Solvers: direct methods on the full data, run from the host."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from vijax.contracts.target import Batch, PyTree, Target, Variables
 
 
 class Solution(NamedTuple):
-    """What a solver found.
+    """The result of a solver.
 
     Attributes:
         variables: the guide's parameters, and the model's `param` sites.
-        reason: why it ended, in a line.
-        converged: whether it found what it was looking for.
+        reason: why it stopped, in one line.
+        converged: whether it converged.
         evaluations: points at which the log density was evaluated.
-        losses: negative ELBO estimates on the way, if it makes any.
-        alternatives: parameters of the guide at other modes that were seen, and may matter.
+        losses: negative ELBO estimates during the run, if it computes any.
+        alternatives: parameters of the guide at other modes that were found and may matter.
     """
 
     variables: Variables
@@ -31,12 +31,14 @@ class Solution(NamedTuple):
 
 
 class Solver(abc.ABC):
-    """Full batch, driven from the host over one compiled kernel; hashable configuration.
+    """A direct method on the full data, run from the host with one compiled kernel.
+
+    Configuration: hashable and without arrays.
 
     Attributes:
-        maximizes_elbo: whether it seeks the optimum of the ELBO, so that gradient steps can take
-            over where it does not converge.
-        exhaustive: whether gradient steps would add nothing even there.
+        maximizes_elbo: whether it maximizes the ELBO, so that gradient steps can continue from its
+            solution where it does not converge.
+        exhaustive: whether gradient steps would not improve on it even then.
     """
 
     maximizes_elbo: ClassVar[bool] = False
@@ -46,4 +48,4 @@ class Solver(abc.ABC):
     def solve(
         self, key: Array, target: Target, guide: Guide, variables: Variables, batch: Batch
     ) -> Solution:
-        """Runs to the end from `variables`."""
+        """Runs to completion from the initial `variables`."""

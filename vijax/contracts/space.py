@@ -1,4 +1,4 @@
-"""The unconstrained space of a model: its latent sites, their coordinates, plates and rows."""
+"""The unconstrained space of a model: latent sites, their coordinates and plates."""
 
 from __future__ import annotations
 
@@ -17,7 +17,14 @@ Position = dict[str, Array]  # z: unconstrained value by site
 
 @dataclasses.dataclass(frozen=True)
 class Plate:
-    """One plate round a site: its name, dimension counted from the right, full and used size."""
+    """One plate around a site.
+
+    Attributes:
+        name: its name.
+        dim: its batch dimension, negative, counted from the right.
+        size: number of rows.
+        subsample_size: number of rows in use.
+    """
 
     name: str
     dim: int
@@ -27,16 +34,23 @@ class Plate:
 
 @dataclasses.dataclass(frozen=True)
 class Axes:
-    """The axes along which an array has a row for every row of a plate: `(plate, axis)` pairs."""
+    """The axes of an array that run along plates, as `(plate, axis)` pairs."""
 
     pairs: tuple[tuple[str, int], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """A latent site: constrained `shape`, unconstrained `z_shape`, the plates it lives in.
+    """A latent site.
 
-    A discrete one, see `vijax.families.discrete`, has a number of `states`: 0 if there is no end of them.
+    Attributes:
+        name: its name.
+        shape: shape of its value, constrained.
+        z_shape: shape of its value, unconstrained.
+        event_dim: number of event dimensions of `shape`.
+        plates: the plates it is in.
+        cardinality: number of values of a discrete site, 0 if countably infinite (see
+            `vijax.families.discrete`); `None` for a continuous one.
     """
 
     name: str
@@ -53,16 +67,16 @@ class Site:
 
     @property
     def scale(self) -> float:
-        """Full rows over rows in use, multiplied over the plates: what its densities count for."""
+        """Factor of its log density, `prod(size / subsample_size)` over its plates."""
         return math.prod(plate.size / plate.subsample_size for plate in self.plates)
 
     def axes(self, plates: Collection[str]) -> Axes:
-        """The axes of its value, and of `z`, along those of the plates that it lives in."""
+        """The axes of its value and of `z` along those of `plates` that it is in."""
         ndim = len(self.shape) - self.event_dim
         return Axes(tuple((p.name, ndim + p.dim) for p in self.plates if p.name in plates))
 
-    def cut(self, rows: Mapping[str, int]) -> Site:
-        """The site with so many rows of some plates in use."""
+    def on_rows(self, rows: Mapping[str, int]) -> Site:
+        """The site with `rows` (number by plate) of its plates in use."""
         shape, z_shape = list(self.shape), list(self.z_shape)
         for plate, axis in self.axes(rows).pairs:
             shape[axis] = z_shape[axis] = rows[plate]
@@ -75,7 +89,7 @@ class Site:
 
 @dataclasses.dataclass(frozen=True)
 class Space:
-    """The unconstrained space of a model: its latent sites in order; hashable, without arrays."""
+    """`R^dim`, the unconstrained space of a model: its latent sites in order; hashable."""
 
     sites: tuple[Site, ...]
 
@@ -90,11 +104,11 @@ class Space:
         return tuple(site.name for site in self.sites)
 
     def ravel(self, z: Mapping[str, Array]) -> Array:
-        """Lays a position out as a vector `(dim,)`, sites in order."""
+        """A position as a vector `(dim,)`, sites in order."""
         return jnp.concatenate([jnp.ravel(jnp.asarray(z[name])) for name in self.names])
 
     def host_ravel(self, z: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The same by NumPy, which compiles nothing."""
+        """`ravel` in NumPy, which compiles nothing."""
         return np.concatenate([np.ravel(z[name]) for name in self.names])
 
     def unravel(self, vector: Array) -> Position:
@@ -108,7 +122,7 @@ class Space:
         }
 
     def host_unravel(self, vector: np.ndarray) -> dict[str, np.ndarray]:
-        """The same by NumPy."""
+        """`unravel` in NumPy."""
         parts = np.split(vector, np.cumsum([site.size for site in self.sites])[:-1])
         return {
             site.name: part.reshape(site.z_shape)
@@ -122,20 +136,20 @@ class Space:
 
     @property
     def continuous(self) -> Space:
-        """The others, which have gradients."""
+        """The continuous sites."""
         return Space(tuple(site for site in self.sites if site.cardinality is None))
 
-    def cut(self, rows: Mapping[str, int]) -> Space:
-        """The space of a batch: so many rows of some plates in use."""
-        return Space(tuple(site.cut(rows) for site in self.sites))
+    def on_rows(self, rows: Mapping[str, int]) -> Space:
+        """The space of a minibatch with `rows` (number by plate) of some plates in use."""
+        return Space(tuple(site.on_rows(rows) for site in self.sites))
 
     def subset(self, names: Iterable[str]) -> Space:
         """The space of some of the sites, in this space's order."""
         wanted = set(names)
         return Space(tuple(site for site in self.sites if site.name in wanted))
 
-    def alike(self, other: Space) -> bool:
-        """Whether the other has the same sites with the same coordinates."""
+    def same_coordinates(self, other: Space) -> bool:
+        """Whether `other` has the same sites with the same shapes."""
         one, two = ([(site.name, site.z_shape) for site in space.sites] for space in (self, other))
         return one == two
 

@@ -1,4 +1,4 @@
-"""The target: a log density over unconstrained space, and the data it is given."""
+"""The target: `log p(x, z) + log |dx/dz|` as a function of unconstrained `z`, given data."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ PyTree = Any
 
 
 class Batch(NamedTuple):
-    """What a model is evaluated on: arrays, never Python configuration.
+    """The data of one evaluation: arrays, never Python configuration.
 
     Attributes:
         data: the arrays among the model's arguments, by name (`"y"`, `"tables['x']"`).
-        index: rows in use of every subsampled plate, `(batch,)` integers; empty when full.
+        index: rows in use of every subsampled plate, `(batch,)` integers; empty for all rows.
         key: randomness of the model itself (dropout), `None` for a fixed key.
-        centering: what moves `z` to other coordinates, by site, `z_shape`; sites without keep the
-            model's own. Of hierarchical sites weights in [0, 1], see `vijax.model.tracing.location_scale`; of
-            counts that are drawn their least values, see `vijax.engine.count_bounds`.
-        fetched: by name, the rows in `index` of the arrays that are read from a `RowSource`, and
-            that `data` therefore does not have.
+        centering: reparameterization of `z` by site, `z_shape`; other sites keep the model's
+            parameterization. For hierarchical sites weights from 0 (non-centered) to 1
+            (centered), see `vijax.model.tracing.location_scale`; for counts sampled by the guide
+            their lower bounds, see `vijax.engine.count_bounds`.
+        fetched: by name, the rows in `index` of arrays that are read from a `RowSource` and are
+            therefore not in `data`.
     """
 
     data: dict[str, Array]
@@ -37,7 +38,7 @@ class Batch(NamedTuple):
 
 
 class Variables(NamedTuple):
-    """Everything that is optimized: the guide's parameters and the model's own `param` sites.
+    """Everything that is optimized: the guide's parameters and the model's `param` sites.
 
     Attributes:
         guide: the guide's parameters.
@@ -49,26 +50,30 @@ class Variables(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """A model run at one position: the log density and the mutable state it left behind."""
+    """The log density at one position, a scalar, and the model's new mutable state."""
 
     log_density: Array
     mutable: dict[str, PyTree]
 
 
 class Terms(NamedTuple):
-    """The log density of one position in parts, elementwise over plates, by name; and `mutable`."""
+    """The terms of the log density at one position, by name, and the new mutable state.
+
+    Each term is elementwise over the plates it is in; the log density is the sum of all.
+    """
 
     values: dict[str, Array]
     mutable: dict[str, PyTree]
 
 
 class TermInfo(NamedTuple):
-    """What is known of a term of the log density before it is computed.
+    """The dependence structure of a term of the log density.
 
     Attributes:
-        plates: those that it has a dimension for, counted from the right.
-        parents: the sites in the space that it depends on.
-        prior_of: the site whose prior, or log Jacobian, it is; `None` for data and factors.
+        plates: the plates it has a dimension for.
+        parents: the latent sites it depends on.
+        prior_of: the site whose log prior or log Jacobian it is; `None` for likelihoods and
+            factors.
     """
 
     plates: tuple[Plate, ...]
@@ -77,7 +82,7 @@ class TermInfo(NamedTuple):
 
 
 class Functions(NamedTuple):
-    """The functions of a model, see the methods of `Target` of the same names."""
+    """The pure functions of a model; see the methods of `Target` of the same names."""
 
     evaluate: Callable[..., Evaluation]
     constrain: Callable[..., dict[str, Array]]
@@ -94,14 +99,14 @@ class Functions(NamedTuple):
 
 
 class Structure(NamedTuple):
-    """What one abstract trace says of a model.
+    """Properties of a model, from one abstract trace.
 
     Attributes:
         observed: names of the observed sites.
         dims: plate names along the batch dimensions of every site, `None` where there is none.
-        hierarchical: sites whose prior has a location and a scale, and whose scale depends on
-            other latents: what `Batch.centering` can name.
-        location_scale: sites whose prior has a location and a scale, latent or not.
+        hierarchical: sites with a location-scale prior whose scale depends on latent sites; these
+            can have a `Batch.centering`.
+        location_scale: sites with a location-scale prior, whether their scale is latent or not.
         sequential: whether the model has a long loop, so that many points take as long as one.
         differentiable: whether the log density has a gradient in the continuous sites.
     """
@@ -115,22 +120,22 @@ class Structure(NamedTuple):
 
 
 class Subsampling(NamedTuple):
-    """The plates of a model, and how minibatches are made of its data.
+    """The plates of a model, and how its data are subsampled into minibatches.
 
     Attributes:
         plates: every plate, by name.
-        request: what the user asked to be cut into minibatches, `None` for nothing.
-        cut: by array, the `(plate, axis)` pairs along which it is subsampled before the model
-            sees it.
+        request: the minibatches that the user requested, `None` for none.
+        axes: by array, the `(plate, axis)` pairs along which it is subsampled before it is passed
+            to the model.
     """
 
     plates: Mapping[str, Plate] = {}
     request: Hashable = None
-    cut: Mapping[str, tuple[tuple[str, int], ...]] = {}
+    axes: Mapping[str, tuple[tuple[str, int], ...]] = {}
 
     @property
     def rows(self) -> dict[str, int]:
-        """Rows of a minibatch by plate; plates that are used in full are left out."""
+        """Number of rows in a minibatch, by plate, without plates that are used in full."""
         return {
             name: plate.subsample_size
             for name, plate in self.plates.items()
@@ -139,14 +144,14 @@ class Subsampling(NamedTuple):
 
 
 class Marginalized(NamedTuple):
-    """The discrete latent sites that are summed out of the log density.
+    """The discrete latent sites that are marginalized out of the log density by enumeration.
 
-    They are no part of the space. Indices of their values may stand in a position beside the
+    They are not in the space. A position may contain indices of their values in addition to its
     coordinates, see `Target.draw_discrete`.
 
     Attributes:
         sizes: number of values by site.
-        entries: numbers that summing them out makes of one position, with all data.
+        entries: number of array elements that enumeration takes at one position, with all data.
     """
 
     sizes: Mapping[str, int] = {}
@@ -154,31 +159,28 @@ class Marginalized(NamedTuple):
 
 
 class Programs(NamedTuple):
-    """Compiled programs on a target, and the same target on other devices.
-
-    They live as long as the target does: one that is dropped takes its programs along.
-    """
+    """Compiled programs of a target, and its copies on other devices, cached with the target."""
 
     compiled: dict[Hashable, Callable[..., Any]]
-    elsewhere: dict[DeviceLayout, Target]
+    by_devices: dict[DeviceLayout, Target]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Target:
-    """A log density over unconstrained space, with the way back to the model's own sites.
+    """`log_density(z) = log p(x, constrain(z)) + log |d constrain / dz|` of a model.
 
-    Built by `vijax.model.build`; `log |Jacobian|` and plate scales are included, so that
-    `exp(log_density)` integrates to the evidence. Every function is pure and takes its data as
-    `batch`; `model` holds the model's `param` sites and `mutable` its mutable state.
+    `exp(log_density)` integrates to the evidence `p(x)`; plate scales are included. Built by
+    `vijax.model.build`. Every function is pure and takes its data as `batch`; `model` holds the
+    model's `param` sites and `mutable` its mutable state.
 
     Attributes:
         space: the latent sites.
-        functions: the model's.
-        structure: what is known of the model.
-        subsampling: its plates, and how minibatches are made.
-        marginalized: the discrete sites that are summed out.
+        functions: the model's pure functions.
+        structure: properties of the model.
+        subsampling: its plates, and how minibatches are subsampled.
+        marginalized: the discrete sites that are enumerated.
         devices: the devices that its programs run on.
-        programs: see `program`.
+        programs: cache of compiled programs, see `program`.
     """
 
     space: Space
@@ -198,68 +200,68 @@ class Target:
         model: Mapping | None = None,
         mutable: Mapping | None = None,
     ) -> Array:
-        """The log density of one position, a scalar."""
+        """The log density at one position, a scalar."""
         return self.evaluate(z, batch, model or {}, mutable or {}).log_density
 
     def evaluate(self, z: Position, batch: Batch, model: Mapping, mutable: Mapping) -> Evaluation:
-        """The log density of one position, and the new mutable state."""
+        """The log density at one position, and the new mutable state."""
         return self.functions.evaluate(z, batch, model, mutable)
 
     def terms(self, z: Position, batch: Batch, model: Mapping, mutable: Mapping) -> Terms:
-        """What `evaluate` adds up: log densities and log Jacobians by site, elementwise."""
+        """The terms whose sum is the log density: log densities and log Jacobians, elementwise."""
         return self.functions.terms(z, batch, model, mutable)
 
     def term_info(self, batch: Batch) -> Mapping[str, TermInfo]:
-        """What is known of the terms, by name; read off the model when it is first asked for."""
+        """The dependence structure of the terms, by name; traced on first use."""
         return self.functions.term_info(frozenset(batch.centering))
 
     def constrain(
         self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
     ) -> dict[str, Array]:
-        """The values of sites and deterministics, in the model's own space."""
+        """Values of all sites and deterministics in the model's (constrained) space."""
         return self.functions.constrain(z, batch, model, mutable)
 
     def unconstrain(
         self, values: Mapping[str, Any], batch: Batch, model: Mapping, mutable: Mapping
     ) -> Position:
-        """The position of some sites' values, the inverse of `constrain`."""
+        """The position of constrained values of some sites, the inverse of `constrain`."""
         return self.functions.unconstrain(values, batch, model, mutable)
 
     def site_log_probs(
         self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
     ) -> dict[str, Array]:
-        """Log density by site, elementwise and unscaled for observed sites."""
+        """Log density by site, elementwise; unscaled for observed sites."""
         return self.functions.site_log_probs(z, batch, model, mutable)
 
     def log_dets(
         self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
     ) -> dict[str, Array]:
-        """`log |dx/dz|` by latent site, scalars: `log q(x) = log q(z) - sum(log_dets)`."""
+        """`log |dx/dz|` by latent site, scalars; `log q(x) = log q(z) - sum(log_dets)`."""
         return self.functions.log_dets(z, batch, model, mutable)
 
     def log_prior_sds(
         self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
     ) -> dict[str, Array]:
-        """Log sd under the prior given all else, `z_shape`, of sites in `batch.centering`."""
+        """Log conditional prior sd, of `z_shape`, for the sites in `batch.centering`."""
         return self.functions.log_prior_sds(z, batch, model, mutable)
 
     def draw_discrete(
         self, key: Array, z: Position, batch: Batch, model: Mapping, mutable: Mapping
     ) -> Position:
-        """Exact draws of the marginalized discrete sites given `z`, as indices of values.
+        """Exact draws from `p(discrete | z, x)` of the marginalized sites, as indices of values.
 
-        With them in `z`, `constrain` has these sites too.
+        With these added to `z`, `constrain` returns the marginalized sites, too.
         """
         return self.functions.draw_discrete(key, z, batch, model, mutable)
 
     def initialize(self, key: Array, batch: Batch) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
-        """Initial values of `param` sites and mutable state."""
+        """Initial values of the `param` sites (unconstrained) and the mutable state."""
         return self.functions.initialize(key, batch)
 
     def constrain_params(
         self, model: Mapping[str, PyTree], batch: Batch, mutable: Mapping
     ) -> dict[str, PyTree]:
-        """The `param` sites in their constraints."""
+        """The constrained values of the `param` sites."""
         return self.functions.constrain_params(model, batch, mutable)
 
     def observations(
@@ -268,27 +270,27 @@ class Target:
         """The values of the observed sites."""
         return self.functions.observations(batch, model, mutable)
 
-    # ---- what it is
+    # ---- properties
 
     @property
-    def explorable(self) -> bool:
-        """Whether gradients lead everywhere: Markov chains and optimizers can go anywhere."""
+    def differentiable(self) -> bool:
+        """Whether it has a gradient in every latent coordinate, as HMC and optimizers need."""
         return self.structure.differentiable and not self.space.discrete.sites
 
     @property
     def footprint(self) -> int:
-        """Numbers that one evaluation takes beside the data."""
+        """Array elements per evaluation, data excluded."""
         return self.space.dim + self.marginalized.entries
 
     @functools.cached_property
     def subsampled(self) -> dict[str, int]:
-        """Rows of a minibatch by plate; plates that are used in full are left out."""
+        """Number of rows in a minibatch, by plate, without plates that are used in full."""
         return self.subsampling.rows
 
     @functools.cached_property
     def on_batch(self) -> Target:
-        """The same with the rows of one batch in its space; itself, if no latents are cut."""
-        space = self.space.cut(self.subsampled)
+        """The target of one minibatch; itself if there are no local latent variables in it."""
+        space = self.space.on_rows(self.subsampled)
         if [site.z_shape for site in space.sites] == [site.z_shape for site in self.space.sites]:
             return self
         return dataclasses.replace(self, space=space, programs=Programs({}, {}))
@@ -296,15 +298,15 @@ class Target:
     def with_density(
         self, evaluate: Callable[..., Evaluation], terms: Callable[..., Terms]
     ) -> Target:
-        """The same with another log density, whole and in terms."""
+        """A copy with another log density, given as a whole and as terms."""
         functions = self.functions._replace(evaluate=evaluate, terms=terms)
         return dataclasses.replace(self, functions=functions, programs=Programs({}, {}))
 
     # ---- programs
 
-    def over(self, devices: DeviceLayout) -> Target:
-        """The same on some devices, made once, so that a second fit there finds its programs."""
-        known = self.programs.elsewhere
+    def on_devices(self, devices: DeviceLayout) -> Target:
+        """A copy on other devices, cached so that a second fit there reuses its programs."""
+        known = self.programs.by_devices
         if devices not in known:
             known[devices] = dataclasses.replace(self, devices=devices, programs=Programs({}, {}))
         return known[devices]
@@ -312,10 +314,10 @@ class Target:
     def program(
         self, function: Callable[..., Any], *static: Hashable, donate: tuple[int, ...] = ()
     ) -> Callable[..., Any]:
-        """`jax.jit(function(self, *static, ...))`, made once for equal `function` and `static`.
+        """`jax.jit(function(self, *static, ...))`, cached for equal `function` and `static`.
 
-        A second fit that uses the same target and equal configuration therefore compiles
-        nothing, and a target that is dropped takes its programs along.
+        A second fit with the same target and equal configuration therefore compiles nothing. The
+        cache is freed with the target.
         """
         lookup, known = (function, *static), self.programs.compiled
         if lookup not in known:

@@ -1,6 +1,6 @@
-"""Data that do not fit into memory: rows that `fit` reads batch by batch.
+"""Data that do not fit into memory: sources of rows that `fit` reads in minibatches.
 
-Pass what these functions return, or a memory map, where the model expects an array.
+Pass a source, or a memory map, where the model expects an array.
 """
 
 from vijax.contracts import RowSource

@@ -1,4 +1,4 @@
-"""Rows in files: NumPy's own, and tables in Parquet, Arrow or Feather."""
+"""Sources of rows from files: `.npy`, and tables in Parquet, Arrow or Feather."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from vijax.data.arrays import MappedRows, StackedRows
 from vijax.runtime.errors import ArgumentError, mismatch
 
 PathLike = str | os.PathLike[str]
-_ROWS = 2**16  # copied at once
+_ROWS = 2**16  # copied at a time
 
 
 def npy(path: PathLike) -> RowSource:
-    """The rows of a `.npy` file, or of all those in a directory, one after the other by name.
+    """The rows of a `.npy` file, or of all such files in a directory in order of their names.
 
     Args:
         path: the file, or the directory.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no such file.
         ArgumentError: the files differ in dtype, or in the shape of a row.
     """
     path = Path(path)
@@ -34,27 +34,27 @@ def npy(path: PathLike) -> RowSource:
         raise FileNotFoundError(f"npy: expected .npy files in {str(path)!r}, got none.")
     parts = [MappedRows(np.load(file, mmap_mode="r")) for file in files]
     for file, part in zip(files, parts, strict=True):
-        ours, first = (f"{one.dtype} rows of shape {one.shape[1:]}" for one in (part, parts[0]))
-        if not part.shape or ours != first:
+        got, first = (f"{one.dtype} rows of shape {one.shape[1:]}" for one in (part, parts[0]))
+        if not part.shape or got != first:
             expected = f"{first} as in {files[0].name!r}" if part.shape else "an axis of rows"
-            raise ArgumentError(mismatch(f"npy file {str(file)!r}", expected, ours))
+            raise ArgumentError(mismatch(f"npy file {str(file)!r}", expected, got))
     return parts[0] if len(parts) == 1 else StackedRows(parts)
 
 
 def table(path: PathLike, columns: str | Sequence[str], format: str = "parquet") -> RowSource:
     """Columns of a table in a file, or in all files of a directory.
 
-    Rows are read a row group at a time, whichever of them are wanted. Where row groups are many
-    and large, write the columns down once with `save_npy`.
+    Reading any row reads its whole row group. With many large row groups, convert the columns once
+    with `save_npy`.
 
     Args:
         path: the file, or the directory.
-        columns: one column, for an array `(rows,)`, or several, for `(rows, columns)`.
+        columns: one name, for an array `(rows,)`, or several, for `(rows, columns)`.
         format: `"parquet"`, `"arrow"` or `"feather"`.
 
     Raises:
         ImportError: pyarrow is not installed.
-        ArgumentError: a column is not there, or is not numeric.
+        ArgumentError: a column does not exist or is not numeric.
     """
     try:
         from pyarrow import dataset
@@ -81,7 +81,7 @@ def table(path: PathLike, columns: str | Sequence[str], format: str = "parquet")
 
 
 def _groups(fragment: Any) -> list[tuple[Any, int]]:
-    """The row groups of a file with their lengths; formats other than Parquet are read whole."""
+    """The row groups of a file with their lengths; other formats than Parquet are one group."""
     if getattr(fragment, "row_groups", None) is None:
         return [(fragment, fragment.count_rows())]
     return [(group, group.row_groups[0].num_rows) for group in fragment.split_by_row_group()]
@@ -89,32 +89,32 @@ def _groups(fragment: Any) -> list[tuple[Any, int]]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Group(RowSource):
-    """One row group, read anew each time."""
+    """One row group, read again at every call."""
 
     fragment: Any
     names: tuple[str, ...]
     shape: tuple[int, ...]
     dtype: np.dtype
-    effort = 2**14  # all of the group is read whatever is asked for
+    read_cost = 2**14  # every call reads the whole group
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        found = self.fragment.to_table(columns=list(self.names)).take(rows)
+        table = self.fragment.to_table(columns=list(self.names)).take(rows)
         values = []
         for name in self.names:
-            if found[name].null_count:
+            if table[name].null_count:
                 raise ArgumentError(
                     mismatch(
                         f"column {name!r}", "a number in every row", "missing ones", "Fill them."
                     )
                 )
-            values.append(found[name].to_numpy().astype(self.dtype))
+            values.append(table[name].to_numpy().astype(self.dtype))
         return np.stack(values, axis=-1).reshape(len(rows), *self.shape[1:])
 
 
 def save_npy(source: RowSource, path: PathLike) -> RowSource:
-    """Writes all rows of a source to one `.npy` file, a part at a time, and opens it.
+    """Writes all rows of a source to one `.npy` file, in chunks, and opens it.
 
-    From there any row is read by itself, which neither compressed nor streamed data allow.
+    Such a file allows random access to rows, unlike compressed or streamed data.
     """
     file = np.lib.format.open_memmap(path, "w+", source.dtype, source.shape)
     for start in range(0, len(source), _ROWS):

@@ -1,4 +1,4 @@
-"""Datasets that give one record for each number."""
+"""Sources of rows from datasets of indexed records."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from vijax.runtime.errors import ArgumentError, mismatch
 
 
 class Dataset(Protocol):
-    """What has a record for each number: a list, a `grain` `MapDataset`, a PyTorch dataset."""
+    """A sequence of records: a list, a `grain` `MapDataset`, a PyTorch map-style dataset."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, number: int, /) -> Any: ...
+    def __getitem__(self, index: int, /) -> Any: ...
 
 
 def records(dataset: Dataset) -> PyTree:
@@ -34,7 +34,7 @@ def records(dataset: Dataset) -> PyTree:
         dataset: every record is a number, an array, or a dict or tuple of them, of equal shapes.
 
     Returns:
-        In place of each number or array of a record, a source of all of them.
+        The structure of a record, with each number or array replaced by a source of rows.
 
     Raises:
         ArgumentError: there are no records, or they are not numeric.
@@ -56,21 +56,21 @@ def records(dataset: Dataset) -> PyTree:
 
 
 class Columns(abc.ABC):
-    """Reads several arrays together; the rows read last are kept, as each array asks for them."""
+    """Reads several arrays together, and caches the last rows, which every array requests."""
 
     def __init__(self) -> None:
         self._rows = np.zeros(0, int)
-        self._found: list[np.ndarray] = []
+        self._values: list[np.ndarray] = []
 
     def read(self, rows: np.ndarray) -> list[np.ndarray]:
-        """The rows with these numbers, `(num,)`, of each array."""
-        if not (self._found and np.array_equal(rows, self._rows)):
-            self._rows, self._found = rows, self._fetch(rows)
-        return self._found
+        """The rows with indices `(num,)` of each array."""
+        if not (self._values and np.array_equal(rows, self._rows)):
+            self._rows, self._values = rows, self._fetch(rows)
+        return self._values
 
     @abc.abstractmethod
     def _fetch(self, rows: np.ndarray) -> list[np.ndarray]:
-        """The same, not kept yet."""
+        """`read` without the cache."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -78,28 +78,28 @@ class Column(RowSource):
     """One of several arrays that are read together.
 
     Args:
-        reader: of all of them.
-        number: which one it is.
-        shape: of all its rows.
-        dtype: of the array.
+        reader: reads all of them.
+        number: index of this array.
+        shape: `(rows, ...)`.
+        dtype: that of the array.
     """
 
     reader: Columns
     number: int
     shape: tuple[int, ...]
     dtype: np.dtype
-    effort = 2**14  # a few microseconds
+    read_cost = 2**14  # a few microseconds
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        found = self.reader.read(rows)[self.number]
-        if found.shape != (len(rows), *self.shape[1:]):
+        values = self.reader.read(rows)[self.number]
+        if values.shape != (len(rows), *self.shape[1:]):
             expected = f"rows of shape {self.shape[1:]}, as the first"
-            raise ArgumentError(mismatch("data", expected, f"{found.shape[1:]}"))
-        return found
+            raise ArgumentError(mismatch("data", expected, f"{values.shape[1:]}"))
+        return values
 
 
 class _Records(Columns):
-    """Reads records one by one."""
+    """Reads a dataset record by record."""
 
     def __init__(self, dataset: Dataset) -> None:
         super().__init__()

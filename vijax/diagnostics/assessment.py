@@ -178,7 +178,7 @@ def assess_importance(
     found = weights.importance(draws.log_weights)
     diagnostics = diagnostics._replace(importance=found, shift=shift(flat, found.log_weights))
     kernel, num = fitted.kernel, min(_SCORES, num_draws // 4)
-    cheap = dim <= _CHECK_DIM and target.explorable and not kernel.is_costly(num)
+    cheap = dim <= _CHECK_DIM and target.differentiable and not kernel.is_costly(num)
     if finite_share == 1 and isinstance(guide, GaussianGuide) and cheap:
         # by draws, since the guide's own covariance method would compile a dozen programs when run
         # eagerly; and by other draws than those it multiplies, with which it would be correlated
@@ -202,7 +202,7 @@ def add_chain_check(assessment: Assessment, fitted: FittedGuide, correct: bool) 
     """The assessment with a check by short chains, where they can be run; see `assess`."""
     target, guide = fitted.target, fitted.guide
     draws, diagnostics = assessment.draws, assessment.diagnostics
-    possible = target.explorable and target.space.dim <= _CHECK_DIM
+    possible = target.differentiable and target.space.dim <= _CHECK_DIM
     if diagnostics.importance is None or not possible or diagnostics.finite_share <= 0.5:
         return assessment
     kernel, transform = fitted.kernel, None

@@ -131,7 +131,7 @@ def draw(
     separately = small and not target.space.discrete.sites and kernel.is_costly(num_draws)
     at_once = part is batch and not separately
     # callers with many batches ask for one draw of each, and a block would evaluate hundreds
-    block = 1 if num_draws == 1 else block_size(part, target.footprint, target.subsampling.cut)
+    block = 1 if num_draws == 1 else block_size(part, target.footprint, target.subsampling.axes)
     program = target.program(_draw_block, guide, block, at_once)
     parts = [
         on_host(program(variables, mutable, fold_in(key, i), part))

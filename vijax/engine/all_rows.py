@@ -43,7 +43,7 @@ def _uncached(target: Target, batch: Batch) -> dict[str, RowSource]:
     return {
         name: MappedRows(np.asarray(value))
         for name, value in batch.data.items()
-        if [axis for _, axis in target.subsampling.cut.get(name, ())] == [0]
+        if [axis for _, axis in target.subsampling.axes.get(name, ())] == [0]
         and all(device.platform == "cpu" for device in value.devices())
     }
 
@@ -51,7 +51,7 @@ def _uncached(target: Target, batch: Batch) -> dict[str, RowSource]:
 def _blocks(
     target: Target, batch: Batch, sources: Mapping[str, RowSource], read_cost: int
 ) -> Blocks | None:
-    names = {target.subsampling.cut[name][0][0] for name in sources}
+    names = {target.subsampling.axes[name][0][0] for name in sources}
     shared = [
         site for site in target.marginalized.sizes if not names <= set(target.structure.dims[site])
     ]
@@ -62,20 +62,20 @@ def _blocks(
     shapes = {key: value.shape for key, value in batch.data.items()}
     shapes |= {key: source.shape for key, source in sources.items()}
     subsampled_shapes = [
-        shape for key, shape in shapes.items() if name in dict(target.subsampling.cut.get(key, ()))
+        shape for key, shape in shapes.items() if name in dict(target.subsampling.axes.get(key, ()))
     ]
     width = sum(map(math.prod, subsampled_shapes)) // size
     length = _block_length(size, max(1, _BLOCK_ELEMENTS // max(width, _MIN_ROW_ELEMENTS)))
 
     def read(rows: np.ndarray) -> dict[str, Any]:
-        return fetch(sources, target.subsampling.cut, {name: rows})
+        return fetch(sources, target.subsampling.axes, {name: rows})
 
     return Blocks(
         batch,
         dataclasses.replace(target.subsampling.plates[name], subsample_size=length),
         read,
         sum(map(math.prod, shapes.values())),
-        read_cost * width + max(source.effort for source in sources.values()),
+        read_cost * width + max(source.read_cost for source in sources.values()),
     )
 
 

@@ -40,7 +40,7 @@ def common_log_weights(
         data = all_rows(target, batch, {}) or batch
         return weights.draw(target, guide, variables, mutable, key, data, num_draws).log_weights
     axes = variable_axes(guide, variables, target.space, target.subsampled)
-    variables = target.devices.placed(variables, axes, stacked=False)
+    variables = target.devices.put(variables, axes, stacked=False)
     select, out = target.program(_replicated_variables_on_rows, guide), []
     for i in range(min_draws):
         part = rows.batch(batch, i)
@@ -75,4 +75,4 @@ def variables_on_rows(
 def _replicated_variables_on_rows(
     target: Target, guide: Guide, variables: Variables, index: Mapping[str, Any]
 ) -> Variables:
-    return target.devices.everywhere(variables_on_rows(target, guide, variables, index))
+    return target.devices.replicate(variables_on_rows(target, guide, variables, index))

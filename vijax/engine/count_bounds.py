@@ -16,7 +16,7 @@ from jax import Array, lax
 
 from vijax.contracts import Batch, PyTree, Site, Target
 from vijax.engine.problem import Problem
-from vijax.objectives.estimators.rao_blackwell import seen_by
+from vijax.objectives.estimators.rao_blackwell import markov_blanket_sum
 
 _BITS = 20  # the search covers counts up to a million
 
@@ -81,7 +81,9 @@ def _bisect(
     def possible(states: dict[str, Array]) -> dict[str, Array]:
         values = terms({**others, **states}, batch, model, mutable).values
         return {
-            site.name: jnp.broadcast_to(jnp.isfinite(seen_by(site, values, layout)), site.z_shape)
+            site.name: jnp.broadcast_to(
+                jnp.isfinite(markov_blanket_sum(site, values, layout)), site.z_shape
+            )
             for site in sites
         }
 

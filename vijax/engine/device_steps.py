@@ -63,7 +63,7 @@ class DeviceSteps:
         if not self.reordered:
             return batch
         order = {plate: self.schedule.permutation(plate) for plate in self.reordered}
-        return batch._replace(data=reorder(batch.data, target.subsampling.cut, order))
+        return batch._replace(data=reorder(batch.data, target.subsampling.axes, order))
 
     def reorder(self, variables: Variables, back: bool = False) -> Variables:
         """The variables with rows in storage order, or, if `back`, in the order of the data."""
@@ -85,7 +85,7 @@ class DeviceSteps:
         """The state at step 0, one restart for each of `variables`, rows in storage order."""
         target, guide, batch = self.problem.target, self.problem.guide, self.problem.batch
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *on_host(list(variables)))
-        stacked = target.devices.placed(stacked, sharded_variable_axes(target, guide, stacked))
+        stacked = target.devices.put(stacked, sharded_variable_axes(target, guide, stacked))
         return target.program(init_loop, guide, self.algorithm)(
             stacked, mutable, np.asarray(factors, np.float32), self.key, batch
         )
@@ -115,7 +115,7 @@ class DeviceSteps:
         if target.devices.mesh is None:  # saves a millisecond per segment
             return loop
         axes = loop_axes(target, self.problem.guide, self.algorithm, loop)
-        return target.devices.placed(loop, axes)
+        return target.devices.put(loop, axes)
 
     def has_row_params(self, loop: Loop) -> bool:
         """Whether there are per-row parameters of a subsampled plate."""

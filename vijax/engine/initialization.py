@@ -36,7 +36,7 @@ def random_starts(
         ModelError: no position with a finite log density was found; names the first site whose log
             density is not finite.
     """
-    size = min(_CANDIDATES, block_size(batch, target.footprint, target.subsampling.cut))
+    size = min(_CANDIDATES, block_size(batch, target.footprint, target.subsampling.axes))
     program = target.program(_candidates, size)
     found: list[tuple[float, Position]] = []
     for attempt in range(_TRIES):

@@ -66,7 +66,7 @@ def init_loop(
         return Loop(pack_state(target, guide, algorithm, state), zeros, probe(zeros), jnp.zeros(()))
 
     loop = jax.vmap(one)(variables, factors, _restart_keys(key, len(factors)))
-    return target.devices.kept(loop, loop_axes(target, guide, algorithm, loop))
+    return target.devices.constrain(loop, loop_axes(target, guide, algorithm, loop))
 
 
 def _restart_keys(key: Array, restarts: int) -> Array:
@@ -96,7 +96,7 @@ def pack_state(target: Target, guide: Guide, algorithm: Algorithm, state: PyTree
 def pack_states(target: Target, guide: Guide, algorithm: Algorithm, states: PyTree) -> PyTree:
     """`pack_state` of the states of all restarts."""
     states = jax.vmap(lambda state: pack_state(target, guide, algorithm, state))(states)
-    return target.devices.kept(states, _sharded_state_axes(target, guide, algorithm, states))
+    return target.devices.constrain(states, _sharded_state_axes(target, guide, algorithm, states))
 
 
 def unpack_states(target: Target, guide: Guide, algorithm: Algorithm, states: Packed) -> PyTree:
@@ -184,7 +184,7 @@ def run_steps(
     def step(key: Array, t: Array, carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
         full, losses = carry
         rows = jax.tree.map(lambda values: values[t % len(values)], (table.index, table.fetched))
-        index, fetched = target.devices.batch(rows)
+        index, fetched = target.devices.shard_batch(rows)
         step_batch = batch._replace(index=index, fetched=fetched)
         before = take_packed(full, state_axes, step_batch.index) if row_params else full
         step_key = jax.random.fold_in(key, t)
@@ -236,8 +236,8 @@ def run_steps(
 
         after = jax.tree.map(keep_inactive, after, loop)
     finite = _all_finite(averaged(after.state) if row_params else after.state)
-    after = target.devices.kept(after, loop_axes(target, guide, algorithm, after))
-    return after, *target.devices.everywhere((losses.T, finite))
+    after = target.devices.constrain(after, loop_axes(target, guide, algorithm, after))
+    return after, *target.devices.replicate((losses.T, finite))
 
 
 def _accumulate(loop: Loop, variables: Variables, weight: Array) -> Loop:

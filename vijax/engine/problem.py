@@ -47,7 +47,7 @@ class Problem:
             self.target.subsampling.plates,
             seed,
             self.arguments.sources,
-            self.target.subsampling.cut,
+            self.target.subsampling.axes,
         )
 
     @functools.cached_property
@@ -74,7 +74,7 @@ class Problem:
 
         The last block is padded with copies of the last row.
         """
-        axes = self.target.subsampling.cut
+        axes = self.target.subsampling.axes
         sources = {n: s for n, s in self.arguments.sources.items() if axes[n][0][0] == plate}
         blocks = Blocks(
             self.batch,

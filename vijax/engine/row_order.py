@@ -20,7 +20,7 @@ from vijax.contracts import Algorithm, Batch, PyTree, Variables
 from vijax.contracts.rows import take_rows
 from vijax.engine.problem import Problem
 from vijax.engine.row_parameters import has_rows, take, variable_axes
-from vijax.runtime.jaxpr import needed_inputs
+from vijax.runtime.jaxpr import used_inputs
 
 _MAX_COPY_BYTES = 2**30  # limit for the reordered arrays, a second copy of the data during steps
 
@@ -30,12 +30,12 @@ def plates_to_reorder(
 ) -> tuple[str, ...]:
     """The plates to reorder: many rows, on a single device, row indices not used by the model."""
     target, guide, batch, rows = problem.target, problem.guide, problem.batch, problem.schedule
-    plates = {plate for axes in target.subsampling.cut.values() for plate, _ in axes} & set(
+    plates = {plate for axes in target.subsampling.axes.values() for plate, _ in axes} & set(
         rows.plates_with_runs
     )
     subsampled = {
         name
-        for name, axes in target.subsampling.cut.items()
+        for name, axes in target.subsampling.axes.items()
         if plates & {plate for plate, _ in axes}
     }
     copied = [array for name, array in batch.data.items() if name in subsampled]
@@ -49,7 +49,7 @@ def plates_to_reorder(
     }
     read = {
         name: jax.ShapeDtypeStruct(
-            (target.subsampled[target.subsampling.cut[name][0][0]], *source.shape[1:]),
+            (target.subsampled[target.subsampling.axes[name][0][0]], *source.shape[1:]),
             jax.dtypes.canonicalize_dtype(source.dtype),
         )
         for name, source in rows.sources.items()
@@ -63,7 +63,7 @@ def plates_to_reorder(
         variables: Variables,
         mutable: dict[str, PyTree],
     ) -> Any:
-        fetched = reorder(batch.data, target.subsampling.cut, positions)
+        fetched = reorder(batch.data, target.subsampling.axes, positions)
         step_batch = batch._replace(index=index, fetched=fetched | read)
         fixed = (jax.random.key(0), target.on_batch, guide)
         state = algorithm.init(variables, mutable, *fixed, batch)
@@ -74,7 +74,7 @@ def plates_to_reorder(
 
     shapes = jax.tree.map(jax.typeof, (batch, variables, mutable))  # avoids array constants
     jaxpr = jax.make_jaxpr(step)(index, index, read, *shapes).jaxpr
-    used = needed_inputs(jaxpr, [True] * len(jaxpr.outvars))  # the first inputs are row indices
+    used = used_inputs(jaxpr, [True] * len(jaxpr.outvars))  # the first inputs are row indices
     indexed = {plate for plate, is_used in zip(sorted(index), used, strict=False) if is_used}
     return tuple(sorted(plates - indexed))
 

@@ -26,7 +26,7 @@ import numpy as np
 
 from vijax.contracts import Batch, Plate, RowSource
 from vijax.model import fetch
-from vijax.runtime.permutation import SHUFFLED, permuted
+from vijax.runtime.permutation import SHUFFLE_LIMIT, permute
 
 CHUNK = 512  # steps whose row indices are computed and sent to the device at once
 _MAX_RUN = 16  # maximum length of a run: its parameters fill several cache lines
@@ -168,7 +168,7 @@ class _RowOrder:
         self.seed = seed
         self.size = size
         self.batch = batch
-        self.run = min(_MAX_RUN, batch & -batch) if seed and size > SHUFFLED else 1
+        self.run = min(_MAX_RUN, batch & -batch) if seed and size > SHUFFLE_LIMIT else 1
         # the first chunk is used again by comparisons on common draws
         self.positions = functools.lru_cache(maxsize=4)(
             self._positions if seed else self._sequential
@@ -182,7 +182,7 @@ class _RowOrder:
         if self.run == 1:
             return positions
         assert self.seed is not None
-        return permuted(self.seed, self.size, positions.reshape(-1)).reshape(positions.shape)
+        return permute(self.seed, self.size, positions.reshape(-1)).reshape(positions.shape)
 
     def _positions(self, number: int) -> np.ndarray:
         """The positions visited by chunk `number`, `(CHUNK, batch)`."""
@@ -200,7 +200,7 @@ class _RowOrder:
         """Entries `start..stop-1` of an epoch's permutation of positions."""
         assert self.seed is not None
         seed, run = (*self.seed, epoch), self.run
-        runs = permuted(seed, self.size // run, np.arange(start // run, stop // run))
+        runs = permute(seed, self.size // run, np.arange(start // run, stop // run))
         if run == 1:
             return runs
         # a random offset, with wraparound: each epoch leaves out different positions

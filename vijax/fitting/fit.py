@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from vijax.auto.centering import DENSE_DIM, learns_centering
 from vijax.auto.minibatch import can_refine, with_mean_field
 from vijax.contracts import Algorithm, Batch, Objective, PyTree, Solver, Target
-from vijax.data.arrays import opened
+from vijax.data.arrays import as_row_sources
 from vijax.diagnostics.assessment import Chains
 from vijax.engine.count_bounds import with_count_bounds
 from vijax.engine.problem import Problem
@@ -48,7 +48,7 @@ from vijax.objectives import ScoreELBO
 from vijax.posterior.posterior import Posterior
 from vijax.runtime.errors import ModelError
 from vijax.runtime.keys import as_key
-from vijax.runtime.memory import named_memory
+from vijax.runtime.memory import explain_out_of_memory
 from vijax.solvers import by_name, default_solver
 from vijax.storage.checkpoint import Checkpoint
 
@@ -64,7 +64,7 @@ _GRADIENT_OPTIONS = (
 )
 
 
-@named_memory(
+@explain_out_of_memory(
     "fit",
     "Use minibatches with batch_size=, read rows from disk (vijax.data), shard them over devices "
     "with mesh=, or fit a smaller guide ('meanfield', 'lowrank').",
@@ -214,7 +214,7 @@ def _build_problem(
     """The problem: the target with its validated data, the guide and the key."""
     guide, batch_size, mesh = (options[name] for name in ("guide", "batch_size", "mesh"))
     by_batch = batch_size is not None
-    args, kwargs = opened((args, kwargs), by_batch)
+    args, kwargs = as_row_sources((args, kwargs), by_batch)
     arguments, data = split(model, args, kwargs, by_batch)
     subsampling = request(batch_size, options["batch_axes"])
     target = built(model, arguments, subsampling, discrete_guide_sites(guide))
@@ -222,7 +222,7 @@ def _build_problem(
     check_sources(target, arguments.sources)
     batch = Batch(data, centering=chosen_centering(target, options["centering"]))
     if guide == "auto":
-        algorithm_guide = algorithm.own_guide if isinstance(algorithm, Algorithm) else None
+        algorithm_guide = algorithm.default_guide if isinstance(algorithm, Algorithm) else None
         guide = algorithm_guide or _default_guide(target)
     chosen = resolve(guide, target, model, arguments)
     problem = Problem(model, arguments, target, chosen, batch, as_key(options["rng_key"]))

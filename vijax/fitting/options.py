@@ -11,7 +11,7 @@ import jax
 
 from vijax.contracts import Algorithm, Solver
 from vijax.runtime.checks import check_count
-from vijax.runtime.device_layout import RESTARTS, spread_over
+from vijax.runtime.device_layout import RESTARTS, mesh_layout
 from vijax.runtime.precision import check_precision
 from vijax.solvers import by_name
 
@@ -141,7 +141,7 @@ def check_values(options: Mapping[str, Any]) -> None:
 
 def _check_mesh(mesh: Any, num_restarts: int | None) -> None:
     """Checks the mesh, and that it divides the number of restarts."""
-    size = spread_over(mesh).size(RESTARTS) if mesh is not None else 1
+    size = mesh_layout(mesh).size(RESTARTS) if mesh is not None else 1
     if (num_restarts or 1) % size:
         raise ValueError(
             f"num_restarts: expected a multiple of {size}, the length of the mesh's axis "

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from vijax.contracts import Batch, ConditionalGuide, Guide, Part, Position, PyTree, Space, Target
+from vijax.contracts import AmortizedGuide, Batch, Guide, Part, Position, PyTree, Space, Target
 from vijax.engine.initialization import origin
 from vijax.engine.problem import Problem
 from vijax.model.data_dependence import abstract_position
@@ -38,7 +38,7 @@ class WarmStart(NamedTuple):
         """The median of every part in unconstrained space; the origin for amortized parts."""
         found: dict[str, Any] = {}
         for part in self.parts:
-            if isinstance(part.guide, ConditionalGuide):
+            if isinstance(part.guide, AmortizedGuide):
                 found |= origin(part.space)
                 continue
             num = max(1, min(_DRAWS, _MAX_ELEMENTS // part.space.dim))
@@ -49,8 +49,8 @@ class WarmStart(NamedTuple):
 
     def params(self, guide: Guide, fresh: PyTree, space: Space) -> PyTree:
         """The parameters `fresh` of a guide, those of parts in common taken from `earlier`."""
-        return guide.replaced(
-            fresh, space, lambda part: part.guide.adopted(part.params, part.space, self.parts)
+        return guide.map_parts(
+            fresh, space, lambda part: part.guide.transfer(part.params, part.space, self.parts)
         )
 
 
@@ -63,12 +63,15 @@ def warm_start(earlier: FitResult, problem: Problem) -> WarmStart:
         abstract_position(target.space),
         problem.first_batch,
     )
-    ours = [(part.guide, part.space.names) for part in problem.guide.product(shapes, target.space)]
-    for part in earlier.guide.product(earlier.params, earlier.target.space):
+    ours = [
+        (part.guide, part.space.names)
+        for part in problem.guide.independent_parts(shapes, target.space)
+    ]
+    for part in earlier.guide.independent_parts(earlier.params, earlier.target.space):
         space = target.space.subset(part.space.names)
-        amortized = isinstance(part.guide, ConditionalGuide)
+        amortized = isinstance(part.guide, AmortizedGuide)
         same_sites = amortized and space.names == part.space.names
-        if (same_sites or space.alike(part.space)) and _same_coordinates(
+        if (same_sites or space.same_coordinates(part.space)) and _same_coordinates(
             earlier, problem, space, amortized
         ):
             part = part._replace(space=space)
@@ -111,10 +114,10 @@ def _same_centering(
 def _with_row_params(part: Part, problem: Problem) -> Part:
     """An amortized part evaluated on all rows: the guide with per-row parameters."""
     guide, params, space = part
-    assert isinstance(guide, ConditionalGuide)
+    assert isinstance(guide, AmortizedGuide)
     (plate,) = space.sites[0].plates
     size = min(_ROWS, plate.size)
-    rows = space.cut({plate.name: size})
+    rows = space.on_rows({plate.name: size})
     program = problem.target.program(_row_params, guide, rows)
     blocks = [jax.device_get(program(params, one)) for one in problem.row_blocks(plate.name, size)]
     axes = guide.row_guide.row_axes(blocks[0], rows, [plate.name])
@@ -127,7 +130,7 @@ def _with_row_params(part: Part, problem: Problem) -> Part:
 
 
 def _row_params(
-    target: Target, guide: ConditionalGuide, rows: Space, params: PyTree, batch: Batch
+    target: Target, guide: AmortizedGuide, rows: Space, params: PyTree, batch: Batch
 ) -> PyTree:
     return guide.row_params(params, rows, batch)
 

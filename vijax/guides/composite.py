@@ -53,8 +53,8 @@ class Composite(Guide):
     parts: tuple[tuple[tuple[str, ...], Any], ...]
 
     @property
-    def conditional(self) -> bool:  # type: ignore[override]
-        return any(guide.conditional for _, guide in self.parts)
+    def amortized(self) -> bool:  # type: ignore[override]
+        return any(guide.amortized for _, guide in self.parts)
 
     def init(
         self, key: Array, space: Space, location: Position, batch: Batch | None = None
@@ -72,11 +72,11 @@ class Composite(Guide):
             for values, (guide, part) in zip(params, _parts(self, space), strict=True)
         )
 
-    def replaced(
+    def map_parts(
         self, params: tuple[PyTree, ...], space: Space, function: Callable[[Part], PyTree]
     ) -> tuple[PyTree, ...]:
         return tuple(
-            guide.replaced(values, part, function)
+            guide.map_parts(values, part, function)
             for values, (guide, part) in zip(params, _parts(self, space), strict=True)
         )
 

@@ -76,7 +76,7 @@ class Discrete(IndependentDiscrete):
     def families(self, params: dict[str, Family], space: Space, batch: Batch) -> dict[str, Family]:
         return params
 
-    def adopted(
+    def transfer(
         self, params: dict[str, Family], space: Space, parts: Sequence[Part]
     ) -> dict[str, Family]:
         found = {
@@ -84,7 +84,7 @@ class Discrete(IndependentDiscrete):
             for part in parts
             if isinstance(part.guide, Discrete)
             for site in part.space.sites
-            if space.subset([site.name]).alike(part.space.subset([site.name]))
+            if space.subset([site.name]).same_coordinates(part.space.subset([site.name]))
         }
         return params | found
 
@@ -111,8 +111,8 @@ class Mixed(DiscreteGuide):
     others: DensityGuide
 
     @property
-    def conditional(self) -> bool:  # type: ignore[override]
-        return self.discrete.conditional or self.others.conditional
+    def amortized(self) -> bool:  # type: ignore[override]
+        return self.discrete.amortized or self.others.amortized
 
     def init(
         self, key: Array, space: Space, location: Position, batch: Batch | None = None
@@ -129,12 +129,12 @@ class Mixed(DiscreteGuide):
             self.others.row_axes(params.continuous, space.continuous, plates),
         )
 
-    def replaced(
+    def map_parts(
         self, params: MixedParams, space: Space, function: Callable[[Part], PyTree]
     ) -> MixedParams:
         return MixedParams(
-            self.discrete.replaced(params.discrete, space.discrete, function),
-            self.others.replaced(params.continuous, space.continuous, function),
+            self.discrete.map_parts(params.discrete, space.discrete, function),
+            self.others.map_parts(params.continuous, space.continuous, function),
         )
 
     def families(self, params: MixedParams, space: Space, batch: Batch) -> dict[str, Family]:

@@ -15,10 +15,10 @@ from vijax.contracts import (
     DensityGuide,
     Draw,
     HostDraws,
+    MixtureGuide,
     Position,
     PyTree,
     Space,
-    StratifiedGuide,
 )
 from vijax.runtime.errors import GuideError, mismatch
 
@@ -31,7 +31,7 @@ class MixtureParams(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Mixture(StratifiedGuide):
+class Mixture(MixtureGuide):
     """Mixture of guides: `q(z) = sum_k w_k q_k(z)`, with its exact density.
 
     `guide="auto"` constructs one when optimization paths end in separate modes, weighted by the
@@ -76,7 +76,7 @@ class Mixture(StratifiedGuide):
         z = jax.tree.map(lambda *options: jnp.stack(options)[component], *draws)
         return Draw(z, self.log_prob(params, space, z, batch))
 
-    def strata(
+    def component_draws(
         self, params: MixtureParams, space: Space, key: Array, batch: Batch
     ) -> tuple[Array, list[Draw]]:
         points = self._component_draws(params, space, key, batch)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from vijax.contracts import Batch, DensityGuide, Guide, PyTree, Space, Target, Variables
 from vijax.model import Arguments
-from vijax.runtime.jaxpr import needed_inputs
+from vijax.runtime.jaxpr import used_inputs
 
 
 def needed_arrays(
@@ -89,5 +89,5 @@ def direct_arrays(target: Target, batch: Batch) -> frozenset[str]:
 
 def _used(jaxpr: Any, names: list[str], wanted: list[bool]) -> frozenset[str]:
     """Which of the first inputs, called `names`, the wanted outputs depend on."""
-    inputs = needed_inputs(jaxpr, wanted)
+    inputs = used_inputs(jaxpr, wanted)
     return frozenset(name for name, used in zip(names, inputs, strict=False) if used)

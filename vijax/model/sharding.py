@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from vijax.contracts import Target
 from vijax.model.tracing.arguments import Arguments
-from vijax.runtime.device_layout import DeviceLayout, spread_over
+from vijax.runtime.device_layout import DeviceLayout, mesh_layout
 from vijax.runtime.errors import ModelError, mismatch
 
 
@@ -28,20 +28,22 @@ def spread(target: Target, arguments: Arguments, mesh: Mesh) -> Target:
         TypeError: `mesh` is no `jax.sharding.Mesh`.
         ModelError: it has an axis for rows, and there are none that could be spread over it.
     """
-    whole = spread_over(mesh)
+    whole = mesh_layout(mesh)
     shapes = {name: shape for name, (shape, _) in arguments.avals.items()}
     lengths = {shape[0] for shape in shapes.values() if shape}
-    size = whole.size(*whole.rows)
+    size = whole.size(*whole.row_mesh_axes)
     plates = (plate for plate in target.subsampling.plates.values() if plate.size in lengths)
-    found = frozenset(plate.name for plate in plates if whole.rows and plate.size % size == 0)
-    if whole.rows and not found:
+    found = frozenset(
+        plate.name for plate in plates if whole.row_mesh_axes and plate.size % size == 0
+    )
+    if whole.row_mesh_axes and not found:
         expected = f"an array with a row for each of a plate's, a multiple of {size} in all"
         remedy = (
             "Drop or pad some rows, use a mesh of fewer devices, or spread something else: call "
             "the mesh's axis 'restarts' or 'particles'."
         )
         raise ModelError(mismatch("mesh", expected, f"{shapes}", remedy))
-    return target.over(DeviceLayout(whole.mesh, found))
+    return target.on_devices(DeviceLayout(whole.mesh, found))
 
 
 def shard(target: Target, data: Mapping[str, Array]) -> dict[str, Array]:
@@ -57,6 +59,6 @@ def shard(target: Target, data: Mapping[str, Array]) -> dict[str, Array]:
     """
     lengths = {target.subsampling.plates[name].size for name in target.devices.plates}
     return {
-        name: target.devices.data(value, value.ndim > 0 and value.shape[0] in lengths)
+        name: target.devices.put_data(value, value.ndim > 0 and value.shape[0] in lengths)
         for name, value in data.items()
     }

@@ -22,7 +22,7 @@ from vijax.model.tracing import run as running
 from vijax.model.tracing import substitution as samplers
 from vijax.model.tracing.sites import all_plates, site_plates
 from vijax.runtime.errors import ModelError
-from vijax.runtime.jaxpr import has_gradient, has_loop, needed_inputs
+from vijax.runtime.jaxpr import has_gradient, has_loop, used_inputs
 
 _LONG = 16  # steps of a loop from which its length counts, not the number of points
 
@@ -56,7 +56,7 @@ def survey(traced: TracedModel) -> Survey:
     closed, shapes = jax.make_jaxpr(scales, return_shape=True)(1.0, traced.arguments.abstract())
     names = sorted(shapes)  # as a dict is laid out
     hierarchical = tuple(
-        name for name in names if needed_inputs(closed.jaxpr, [name == one for one in names])[0]
+        name for name in names if used_inputs(closed.jaxpr, [name == one for one in names])[0]
     )
     endless = has_loop(closed.jaxpr, _LONG)
     return Survey(kept, tuple(names), hierarchical, endless, has_gradient(closed.jaxpr))

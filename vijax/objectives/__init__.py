@@ -1,4 +1,4 @@
-"""What is minimized."""
+"""Objectives: the negative ELBO, other divergences and bounds, as losses to be minimized."""
 
 from vijax.objectives.cubo import CUBO
 from vijax.objectives.elbo import ELBO

@@ -1,4 +1,4 @@
-"""The evidence lower bound, as a loss."""
+"""The evidence lower bound (ELBO), by reparameterized draws."""
 
 from __future__ import annotations
 
@@ -10,27 +10,32 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from vijax.contracts import (
-    Controlled,
+    ControlVariateObjective,
     DensityGuide,
     DiscreteGuide,
     Draw,
     EntropyGuide,
     Guide,
-    NormalsGuide,
+    LossContext,
+    MixtureGuide,
+    NormalNoiseGuide,
     Part,
     Position,
     PyTree,
-    Setting,
-    StratifiedGuide,
     Terms,
     Variables,
 )
 from vijax.objectives.estimators.discrete import Estimator as DiscreteEstimator
-from vijax.objectives.estimators.discrete import Stage, check, chosen, elbo_integrand
-from vijax.objectives.estimators.particles import check_num, merge, model_batch
+from vijax.objectives.estimators.discrete import (
+    EstimatorContext,
+    check_discrete,
+    elbo_integrand,
+    select_estimator,
+)
+from vijax.objectives.estimators.particles import check_num, merge_mutable, model_batch
 from vijax.objectives.estimators.quasi_monte_carlo import Draws, quasi_normals
-from vijax.objectives.estimators.rao_blackwell import row_size
-from vijax.objectives.estimators.stratified import stratified
+from vijax.objectives.estimators.rao_blackwell import coupled_size
+from vijax.objectives.estimators.stratified import stratified_elbo
 from vijax.runtime.errors import GuideError
 from vijax.runtime.keys import Normals
 
@@ -38,33 +43,33 @@ Estimator = Literal["auto", "entropy", "stl", "plain"]
 
 
 @dataclasses.dataclass(frozen=True)
-class ELBO(Controlled):
+class ELBO(ControlVariateObjective):
     """Negative evidence lower bound, `-E_q[log p(x, z) - log q(z)]`, by reparameterized draws.
 
     All estimators have the same expectation and differ in the variance of their gradients:
 
     - `"entropy"`: `-E_q[log p]` by draws, the entropy in closed form (needs an `EntropyGuide`).
-    - `"stl"`: sticking the landing; the guide's parameters are held fixed inside `log q`, which
-      removes the score term. The gradient has no variance where the guide equals the posterior,
-      but far from it large steps can run away. Needs a `DensityGuide`. Source: Sticking the
-      Landing, Roeder, Wu, Duvenaud, 2017.
-    - `"plain"`: the draws' own `log q`; any guide.
-    - `"auto"`: `"entropy"` where there is one, else `"plain"`, in phase 0; from the first
-      reduction of the step size on `"stl"`, unless the guide is factorized or has no density. Of
-      an amortized guide `"stl"` throughout; of a mixture every component is drawn from, so that
-      its weights get an exact gradient.
+    - `"stl"`: sticking the landing; `log q(z; stop_gradient(params))`, which removes the score
+      term. The gradient has zero variance where the guide equals the posterior; far from it large
+      steps can diverge. Needs a `DensityGuide`. Source: Sticking the Landing, Roeder, Wu,
+      Duvenaud, 2017.
+    - `"plain"`: `log q` of the draws, fully differentiated; any guide.
+    - `"auto"`: in phase 0 `"entropy"` if the guide has one, else `"plain"`; from the first
+      step-size reduction on `"stl"`, unless the guide is factorized or has no density. For a
+      factorized amortized guide `"stl"` throughout. For a mixture stratified sampling, with a draw
+      from every component and an exact gradient in the weights.
 
     Args:
         num_particles: draws averaged per step.
         estimator: one of the above.
-        discrete: gradients in the probabilities of discrete sites that are not summed out: a name
-            or an estimator from `vijax.objectives.estimators.discrete`, by default the unbiased one of least
-            variance that can be afforded.
-        draws: `"independent"`, or quasi-Monte Carlo draws, which are spread evenly: a
-            `"latin_hypercube"`, of the least variance for up to some sixty of them, or `"sobol"`
-            for more, of which there has to be a power of two. For guides that are made of
-            standard normals (a `NormalsGuide`: Gaussian ones, flows, amortized ones). Source:
-            Quasi-Monte Carlo variational inference, Buchholz, Wenzel, Mandt, 2018.
+        discrete: gradient estimator for discrete sites in the guide: a name or an estimator from
+            `vijax.objectives.estimators.discrete`; by default the unbiased one of lowest variance
+            at an affordable cost.
+        draws: `"independent"`, or quasi-Monte Carlo draws: `"latin_hypercube"`, of lowest variance
+            for up to about 60 draws, or `"sobol"` for more, a power of two. For guides
+            reparameterized by standard normals (`NormalNoiseGuide`: Gaussian, flow and amortized
+            guides). Source: Quasi-Monte Carlo variational inference, Buchholz, Wenzel, Mandt,
+            2018.
 
     Raises:
         GuideError: on use, if the guide lacks what the estimator or the draws require.
@@ -90,60 +95,63 @@ class ELBO(Controlled):
             raise ValueError(
                 f"estimator: expected one of {list(get_args(Estimator))}, got {self.estimator!r}."
             )
-        check(self.discrete)
+        check_discrete(self.discrete)
 
-    def init_controls(self, setting: Setting) -> PyTree:
-        space = setting.target.space.discrete
+    def init_control_params(self, context: LossContext) -> PyTree:
+        space = context.target.space.discrete
         if not space.sites:
             return ()
-        layout = setting.target.term_info(setting.batch)
+        term_info = context.target.term_info(context.batch)
         widths = {
-            s.name: row_size(s, layout) * max((s.cardinality or 1) - 1, 0) for s in space.sites
+            s.name: coupled_size(s, term_info) * max((s.cardinality or 1) - 1, 0)
+            for s in space.sites
         }
-        return chosen(self.discrete, space, layout).init(setting.key, widths)
+        return select_estimator(self.discrete, space, term_info).init(context.key, widths)
 
-    def __call__(self, variables: Variables, setting: Setting) -> tuple[Array, dict[str, PyTree]]:
-        key, guide = setting.key, setting.guide
+    def __call__(
+        self, variables: Variables, context: LossContext
+    ) -> tuple[Array, dict[str, PyTree]]:
+        key, guide = context.key, context.guide
 
-        def particle(key: Array, own: Any) -> tuple[Array, dict[str, PyTree]]:
-            if isinstance(guide, StratifiedGuide) and self.estimator == "auto":
-                return stratified(variables, guide, setting._replace(key=key))
+        def particle(key: Array, noise: Any) -> tuple[Array, dict[str, PyTree]]:
+            if isinstance(guide, MixtureGuide) and self.estimator == "auto":
+                return stratified_elbo(variables, guide, context._replace(key=key))
             if isinstance(guide, DiscreteGuide):
-                return self._discretely(key, guide, variables, setting)
-            part = Part(guide, variables.guide, setting.target.space)
-            draw, subtracted = self._drawn(own, part, setting)
-            log_p, after = setting.target.evaluate(
-                draw.z, model_batch(key, setting.batch), variables.model, setting.mutable
+                return self._discrete_particle(key, guide, variables, context)
+            part = Part(guide, variables.guide, context.target.space)
+            draw, log_q = self._draw(noise, part, context)
+            log_p, after = context.target.evaluate(
+                draw.z, model_batch(key, context.batch), variables.model, context.mutable
             )
-            return subtracted - log_p, after
+            return log_q - log_p, after
 
         if self.num_particles == 1:
             return particle(key, key)
-        keys, spread = jax.random.split(key, self.num_particles), setting.target.devices
-        own = spread.particles(self._own(keys, key, variables, setting))
-        losses, states = jax.vmap(particle)(spread.particles(keys), own)
-        return jnp.mean(losses), jax.tree.map(merge, states)
+        keys, devices = jax.random.split(key, self.num_particles), context.target.devices
+        noise = devices.shard_particles(self._noise(keys, key, variables, context))
+        losses, states = jax.vmap(particle)(devices.shard_particles(keys), noise)
+        return jnp.mean(losses), jax.tree.map(merge_mutable, states)
 
-    def _own(
-        self, keys: Array, key: Array, variables: Variables, setting: Setting
+    def _noise(
+        self, keys: Array, key: Array, variables: Variables, context: LossContext
     ) -> Array | Normals:
-        """What each particle's draw is made of."""
+        """The key or the standard normals of each particle's draw."""
         if self.draws == "independent":
             return keys
-        guide, space = setting.guide, setting.target.space
-        if not isinstance(guide, NormalsGuide):
+        guide, space = context.guide, context.target.space
+        if not isinstance(guide, NormalNoiseGuide):
             raise GuideError(
-                f"draws={self.draws!r}: expected a guide that is made of standard normals, such as "
-                f"'meanfield', 'fullrank', 'plates' or 'flow', for all sites, got {guide!r}."
+                f"draws={self.draws!r}: expected a guide reparameterized by standard normals, such "
+                f"as 'meanfield', 'fullrank', 'plates' or 'flow', for all sites, got {guide!r}."
             )
         num = guide.num_normals(variables.guide, space)
-        own = jax.random.fold_in(key, 3)
-        return Normals(quasi_normals(self.draws, own, self.num_particles, num))
+        noise_key = jax.random.fold_in(key, 3)
+        return Normals(quasi_normals(self.draws, noise_key, self.num_particles, num))
 
-    def _drawn(self, key: Any, part: Part, setting: Setting) -> tuple[Draw, Array]:
-        """A draw, and an estimate of `E[log q]`."""
+    def _draw(self, key: Any, part: Part, context: LossContext) -> tuple[Draw, Array]:
+        """A draw, and an estimate of `E_q[log q]`."""
         guide, params, space = part
-        batch, phase = setting.batch, setting.phase
+        batch, phase = context.batch, context.phase
         draw = guide.draw(params, space, key, batch)
 
         def log_q(estimator: str) -> Array:
@@ -158,36 +166,36 @@ class ELBO(Controlled):
         early, late = self._resolve(guide)
         if late == early:
             return draw, log_q(early)
-        # a branch, since a triangular solve costs as much as a small model
+        # not a select: a triangular solve costs as much as a small model
         return draw, lax.cond(phase > 0, lambda: log_q(late), lambda: log_q(early))
 
-    def _discretely(
-        self, key: Array, guide: DiscreteGuide, variables: Variables, setting: Setting
+    def _discrete_particle(
+        self, key: Array, guide: DiscreteGuide, variables: Variables, context: LossContext
     ) -> tuple[Array, dict[str, PyTree]]:
-        """One particle where some sites are discrete: those by the estimator for them."""
-        target, space = setting.target, setting.target.space
+        """One particle of a guide with discrete sites, by their gradient estimator."""
+        target, space = context.target, context.target.space
         evaluate, part = target.terms, guide.continuous(variables.guide, space)
-        draw, subtracted = Draw({}, jnp.zeros(())), jnp.zeros(())
+        draw, log_q = Draw({}, jnp.zeros(())), jnp.zeros(())
         if part is not None:
-            draw, subtracted = self._drawn(key, part, setting)
-        batch = model_batch(key, setting.batch)
+            draw, log_q = self._draw(key, part, context)
+        batch = model_batch(key, context.batch)
 
         def terms(states: Position) -> Terms:
-            return evaluate({**draw.z, **states}, batch, variables.model, setting.mutable)
+            return evaluate({**draw.z, **states}, batch, variables.model, context.mutable)
 
-        families = guide.families(variables.guide, space, setting.batch)
-        layout = target.term_info(setting.batch)
-        integrand = elbo_integrand(terms, families, space.discrete, layout)
-        estimator = chosen(self.discrete, space.discrete, layout)
-        state_key = jax.random.fold_in(key, 2)
-        stage = Stage(setting.phase, setting.controls)
-        loss, after = estimator.estimate(state_key, families, integrand, stage)
-        return subtracted + loss, after
+        families = guide.families(variables.guide, space, context.batch)
+        term_info = target.term_info(context.batch)
+        integrand = elbo_integrand(terms, families, space.discrete, term_info)
+        estimator = select_estimator(self.discrete, space.discrete, term_info)
+        discrete_key = jax.random.fold_in(key, 2)
+        progress = EstimatorContext(context.phase, context.control_params)
+        loss, after = estimator.estimate(discrete_key, families, integrand, progress)
+        return log_q + loss, after
 
     def _resolve(self, guide: Guide) -> tuple[str, str]:
         """The estimators of phase 0 and of later phases."""
         if self.estimator == "auto":
-            if guide.conditional and guide.factorized:
+            if guide.amortized and guide.factorized:
                 return "stl", "stl"
             early = "entropy" if isinstance(guide, EntropyGuide) else "plain"
             late = "stl" if isinstance(guide, DensityGuide) and not guide.factorized else early

@@ -1,4 +1,4 @@
-"""Any f-divergence between posterior and guide, by name, as a loss."""
+"""f-divergences between posterior and guide."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from vijax.contracts import NotElboOptimum, PyTree, Setting, Variables
-from vijax.objectives.estimators.particles import check_num, particles, with_gradient_of
+from vijax.contracts import LossContext, NonElboObjective, PyTree, Variables
+from vijax.objectives.estimators.particles import check_num, draw_particles, with_gradient_of
 
 
 class Divergence(NamedTuple):
-    """A convex `f` with `f(1) = 0`, of the log of its argument.
+    """A convex `f` with `f(1) = 0`, as functions of `log w`.
 
     Attributes:
         f: `f(w)`.
-        pull: `f(w) - w f'(w)`, what the score of a draw is multiplied by, up to a constant.
+        score_weight: `f(w) - w f'(w)` up to a constant, the factor of `dlog q` in the gradient.
     """
 
     f: Callable[[Array], Array]
-    pull: Callable[[Array], Array]
+    score_weight: Callable[[Array], Array]
 
 
 def _log_mean_with_one(log_w: Array) -> Array:
@@ -46,28 +46,28 @@ DIVERGENCES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class FDivergence(NotElboOptimum):
-    """`D_f = E_q[f(w)]`, `w = p(z | x) / q(z)`, by the guide's own draws.
+class FDivergence(NonElboObjective):
+    """An f-divergence, `D_f = E_q[f(w)]` with `w = p(z | x) / q(z)`, by draws from the guide.
 
     | name | `f(w)` |
     |---|---|
-    | `"kl"` | `-log w`: that of the ELBO, `KL(q || p)` |
+    | `"kl"` | `-log w`: `KL(q || p)`, as in the ELBO |
     | `"forward_kl"` | `w log w`: `KL(p || q)` |
     | `"chi2"` | `(w - 1)^2` |
     | `"hellinger"` | `(sqrt(w) - 1)^2` |
     | `"jensen_shannon"` | `(w log w - (1 + w) log((1 + w) / 2)) / 2` |
     | `"total_variation"` | `abs(w - 1) / 2` |
 
-    The gradient is `E_q[(f(w) - w f'(w)) dlog q]`, less a baseline from the other particles. The
-    evidence that `w` is divided by is the particles' own estimate, which biases both, the less so
-    the more particles. Hellinger, Jensen-Shannon and total variation are bounded, and look away
-    from what the guide misses by far: start from a good fit (`init=`). Needs a guide with a
-    density, and no gradient of the model in its latent sites. Source: f-divergence variational
-    inference, Wan, Li, Hovakimyan, 2020.
+    The gradient is `E_q[(f(w) - w f'(w)) dlog q]`, with the mean of the other particles as
+    baseline. The evidence in `w` is estimated from the same particles, which biases loss and
+    gradient; the bias decreases with their number. Hellinger, Jensen-Shannon and total variation
+    are bounded, so that their gradients vanish where the guide is far from the posterior: start
+    from a good fit (`init=`). Needs a guide with a density, but no gradient of the model in its
+    latent sites. Source: f-divergence variational inference, Wan, Li, Hovakimyan, 2020.
 
     Args:
         name: of the divergence.
-        num_particles: draws that a step weighs against each other, at least 2.
+        num_particles: draws per step, at least 2; importance weights are normalized over them.
 
     Raises:
         GuideError: on use, if the guide has no density.
@@ -83,14 +83,16 @@ class FDivergence(NotElboOptimum):
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise ValueError(f"name: expected one of {list(DIVERGENCES)}, got {self.name!r}.{hint}")
 
-    def __call__(self, variables: Variables, setting: Setting) -> tuple[Array, dict[str, PyTree]]:
+    def __call__(
+        self, variables: Variables, context: LossContext
+    ) -> tuple[Array, dict[str, PyTree]]:
         num, divergence = self.num_particles, DIVERGENCES[self.name]
-        drawn = particles("score", num, variables, setting)
+        drawn = draw_particles("score", num, variables, context)
         log_weights = stop_gradient(drawn.log_weights)
         log_w = log_weights - jax.nn.logsumexp(log_weights) + jnp.log(num)
-        pull = divergence.pull(log_w)
-        advantage = (pull - jnp.mean(pull)) / (num - 1)
+        factor = divergence.score_weight(log_w)
+        advantage = (factor - jnp.mean(factor)) / (num - 1)
         surrogate = jnp.sum(advantage * drawn.log_q)
-        if variables.model:  # its parameters follow the evidence
+        if variables.model:  # these ascend the log evidence
             surrogate -= jnp.sum(jax.nn.softmax(log_weights) * drawn.log_p)
         return with_gradient_of(jnp.mean(divergence.f(log_w)), surrogate), drawn.mutable

@@ -1,4 +1,4 @@
-"""The divergence from posterior to guide, as a loss."""
+"""The forward (inclusive) Kullback-Leibler divergence."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from vijax.contracts import NotElboOptimum, PyTree, Setting, Variables
-from vijax.objectives.estimators.particles import check_num, particles, with_gradient_of
+from vijax.contracts import LossContext, NonElboObjective, PyTree, Variables
+from vijax.objectives.estimators.particles import check_num, draw_particles, with_gradient_of
 
 
 @dataclasses.dataclass(frozen=True)
-class ForwardKL(NotElboOptimum):
-    """`KL(p(z | x) || q)`, by importance sampling with the guide itself as proposal.
+class ForwardKL(NonElboObjective):
+    """Forward KL divergence, `KL(p(z | x) || q)`, by importance sampling from the guide.
 
-    The optimum of a Gaussian has the posterior's own means and covariance, that of a mean-field
-    guide its own variances. With `v` the weights `p(x, z) / q(z)`, normalized over the particles,
-    the gradient is `-sum(v dlog q)`; parameters of the model follow `-sum(v dlog p)`. Both are
-    biased by the normalization, the less so the more particles, and of little use where a few
-    particles have all the weight: start from a good fit (`init=`). Needs a guide with a density,
-    and no gradient of the model in its latent sites. Source: Reweighted wake-sleep, Bornschein,
+    Its Gaussian optimum has the posterior's mean and covariance, its mean-field optimum the
+    posterior's marginal variances. With `v` the weights `p(x, z) / q(z)`, normalized over the
+    particles, the gradient is `-sum(v dlog q)`, and that of `param` sites `-sum(v dlog p)`. The
+    bias from normalization decreases with the number of particles; estimates are poor where a few
+    particles have all the weight, so start from a good fit (`init=`). Needs a guide with a density,
+    but no gradient of the model in its latent sites. Source: Reweighted wake-sleep, Bornschein,
     Bengio, 2015.
 
     Args:
-        num_particles: draws that a step weighs against each other, at least 2.
+        num_particles: draws per step, at least 2; importance weights are normalized over them.
 
     Raises:
         GuideError: on use, if the guide has no density.
@@ -37,13 +37,15 @@ class ForwardKL(NotElboOptimum):
     def __post_init__(self) -> None:
         check_num(self.num_particles, 2)
 
-    def __call__(self, variables: Variables, setting: Setting) -> tuple[Array, dict[str, PyTree]]:
-        drawn = particles("score", self.num_particles, variables, setting)
+    def __call__(
+        self, variables: Variables, context: LossContext
+    ) -> tuple[Array, dict[str, PyTree]]:
+        drawn = draw_particles("score", self.num_particles, variables, context)
         log_weights = stop_gradient(drawn.log_weights)
-        share = jax.nn.softmax(log_weights)
+        weight = jax.nn.softmax(log_weights)
         log_evidence = jax.nn.logsumexp(log_weights) - jnp.log(self.num_particles)
-        # no share, no part: a weight of zero has a log of minus infinity
-        value = jnp.sum(jnp.where(share > 0, share * log_weights, 0.0)) - log_evidence
+        # 0 * log(0) = 0
+        value = jnp.sum(jnp.where(weight > 0, weight * log_weights, 0.0)) - log_evidence
         log_p = drawn.log_p if variables.model else stop_gradient(drawn.log_p)
-        joint = jnp.where(share > 0, share * (log_p + drawn.log_q), 0.0)
+        joint = jnp.where(weight > 0, weight * (log_p + drawn.log_q), 0.0)
         return with_gradient_of(value, -jnp.sum(joint)), drawn.mutable

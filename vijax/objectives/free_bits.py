@@ -1,4 +1,4 @@
-"""The evidence lower bound with some information that costs nothing, as a loss."""
+"""The evidence lower bound with free bits."""
 
 from __future__ import annotations
 
@@ -9,34 +9,38 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vijax.contracts import NotElboOptimum, Part, PyTree, Setting, Site, Variables
-from vijax.objectives.estimators.particles import check_num, merge, model_batch, require_density
-from vijax.objectives.estimators.rao_blackwell import factors
+from vijax.contracts import LossContext, NonElboObjective, Part, PyTree, Site, Variables
+from vijax.objectives.estimators.particles import (
+    check_num,
+    merge_mutable,
+    model_batch,
+    require_density,
+)
+from vijax.objectives.estimators.rao_blackwell import density_factors
 from vijax.runtime.errors import GuideError
 
 
 @dataclasses.dataclass(frozen=True)
-class FreeBits(NotElboOptimum):
-    """Negative ELBO whose divergences from the prior count from some amount on.
+class FreeBits(NonElboObjective):
+    """Negative ELBO with free bits, `-E_q[log p(x | z)] + sum_k N_k max(nats, KL_k / N_k)`.
 
-    `-E_q[log p(x | z)] + sum_k N_k max(nats, KL_k / N_k)`, with `KL_k` the divergence of an
-    independent block `q_k` of the guide from the prior of its sites, and `N_k` the rows of the
-    plates that they are all in: every site of a mean-field or amortized guide is a block, and every
-    other part of a composed one. A latent that says next to nothing about its row, as those of an
-    autoencoder do at the start, is thus not pressed into its prior before the decoder has learned
-    to use it (posterior collapse). Divergences are averages over rows and particles, by draws, so
-    that priors may depend on other latents; where few draws are averaged `nats` is a soft limit,
-    and blocks end somewhat below it. At `nats=0` this is `ELBO(num_particles, "plain")`. Source:
-    Improved variational inference with inverse autoregressive flow, Kingma, Salimans, Jozefowicz,
-    Chen, Sutskever, Welling, 2016.
+    `KL_k` is the divergence of an independent factor `q_k` of the guide from the prior of its
+    sites, and `N_k` the number of rows of the plates that all of them are in. Every site of a
+    mean-field or amortized guide is a factor, and every other part of a composite one. Divergences
+    below the threshold are not penalized, which prevents posterior collapse: local latent variables
+    of an autoencoder are not pulled to their prior before the decoder has learned to use them.
+    Divergences are Monte Carlo averages over rows and particles, so that priors may depend on other
+    latent sites; with few draws `nats` is a soft threshold, and divergences end somewhat below it.
+    At `nats=0` this is `ELBO(num_particles, "plain")`. Source: Improved variational inference with
+    inverse autoregressive flow, Kingma, Salimans, Jozefowicz, Chen, Sutskever, Welling, 2016.
 
     Args:
-        nats: what is free, by block and row.
+        nats: the threshold, per factor and row.
         num_particles: draws averaged per step.
 
     Raises:
-        GuideError: on use, if the guide has no density, there are discrete sites among its draws,
-            or sites are summed out, so that the log density does not fall into terms.
+        GuideError: on use, if the guide has no density, or if the model has discrete latent sites,
+            sampled by the guide or marginalized, so that the log density is not a sum of terms.
     """
 
     nats: float = 0.5
@@ -47,42 +51,44 @@ class FreeBits(NotElboOptimum):
         if not 0 <= self.nats < math.inf:
             raise ValueError(f"nats: expected a number from 0 up, got {self.nats!r}.")
 
-    def __call__(self, variables: Variables, setting: Setting) -> tuple[Array, dict[str, PyTree]]:
-        mutable, key, target, _, batch, *_ = setting
-        guide = require_density(setting.guide)
+    def __call__(
+        self, variables: Variables, context: LossContext
+    ) -> tuple[Array, dict[str, PyTree]]:
+        mutable, key, target, _, batch, *_ = context
+        guide = require_density(context.guide)
         if target.space.discrete.sites or target.marginalized.sizes:
             name = (*target.space.discrete.names, *target.marginalized.sizes)[0]
             raise GuideError(
-                f"objective FreeBits: expected a divergence from the prior for every site, but "
-                f"{name!r} is discrete. Use ELBO or Tempered."
+                f"objective FreeBits: expected continuous sites, got {name!r}, which is discrete. "
+                "Use ELBO or Tempered."
             )
-        terms, layout = target.terms, target.term_info(batch)
+        terms, term_info = target.terms, target.term_info(batch)
         part = Part(guide, variables.guide, target.space)
 
         def one(key: Array) -> tuple[Array, list[tuple[Array, Array]], dict[str, PyTree]]:
-            """The log likelihood, rows and divergence in each, and the model's new state."""
+            """Log likelihood, `(rows, divergence per row)` by factor, and the new mutable state."""
             z = guide.draw(variables.guide, target.space, key, batch).z
-            found = terms(z, model_batch(key, batch), variables.model, mutable)
-            owners = {name: layout[name].prior_of for name in found.values}
-            totals = {name: jnp.sum(value) for name, value in found.values.items()}
+            result = terms(z, model_batch(key, batch), variables.model, mutable)
+            prior_of = {name: term_info[name].prior_of for name in result.values}
+            totals = {name: jnp.sum(value) for name, value in result.values.items()}
             divergences = []
-            for factor in factors(part, z, batch, found.values, layout):
+            for factor in density_factors(part, z, batch, result.values, term_info):
                 names = {site.name for site in factor.sites}
-                prior = [totals[name] for name, owner in owners.items() if owner in names]
+                prior = [totals[name] for name, site in prior_of.items() if site in names]
                 rows = jnp.asarray(_rows(factor.sites), float)
                 divergences.append((rows, (factor.scaled - sum(prior, jnp.zeros(()))) / rows))
-            likelihood = [totals[name] for name, owner in owners.items() if owner is None]
-            return sum(likelihood, jnp.zeros(())), divergences, found.mutable
+            likelihood = [totals[name] for name, site in prior_of.items() if site is None]
+            return sum(likelihood, jnp.zeros(())), divergences, result.mutable
 
-        keys = target.devices.particles(jax.random.split(key, self.num_particles))
+        keys = target.devices.shard_particles(jax.random.split(key, self.num_particles))
         likelihood, divergences, states = jax.vmap(one)(keys)
         loss = -jnp.mean(likelihood)
         for rows, divergence in divergences:
             loss += jnp.mean(rows) * jnp.maximum(self.nats, jnp.mean(divergence))
-        return loss, jax.tree.map(merge, states)
+        return loss, jax.tree.map(merge_mutable, states)
 
 
 def _rows(sites: tuple[Site, ...]) -> int:
-    """Rows of the plates that all of the sites are in."""
+    """Number of rows of the plates that all of the sites are in."""
     common = set.intersection(*({(p.name, p.size) for p in site.plates} for site in sites))
     return math.prod(size for _, size in common)

@@ -1,4 +1,4 @@
-"""A flattened target at first, as a wrapper of any objective."""
+"""Tempering (annealing) of the target, as a wrapper of any objective."""
 
 from __future__ import annotations
 
@@ -7,21 +7,29 @@ import dataclasses
 import jax.numpy as jnp
 from jax import Array
 
-from vijax.contracts import Controlled, Evaluation, Objective, PyTree, Setting, Terms, Variables
+from vijax.contracts import (
+    ControlVariateObjective,
+    Evaluation,
+    LossContext,
+    Objective,
+    PyTree,
+    Terms,
+    Variables,
+)
 from vijax.objectives.elbo import ELBO
 
 
 @dataclasses.dataclass(frozen=True)
-class Tempered(Controlled):
-    """An objective for `p(x, z)^temperature`, which joins separate modes while it is small.
+class Tempered(ControlVariateObjective):
+    """An objective for the tempered target `p(x, z)^temperature`, which connects separate modes.
 
-    One temperature a phase: phases end where the fit reduces its step size because it has become
-    stationary, and from the last temperature on it is 1, the target itself. Source: Variational
-    tempering, Mandt, McInerney, Abrol, Ranganath, Blei, 2016.
+    One temperature per phase, and 1, the target itself, after the last. A phase ends when the fit
+    becomes stationary and reduces its step size. Source: Variational tempering, Mandt, McInerney,
+    Abrol, Ranganath, Blei, 2016.
 
     Args:
-        temperatures: of the first phases, above 0 and at most 1.
-        objective: what is wrapped; `ELBO()` by default.
+        temperatures: powers of `p(x, z)` in the first phases, above 0 and at most 1.
+        objective: the wrapped objective, `ELBO()` by default.
     """
 
     temperatures: tuple[float, ...] = (0.1, 0.5)
@@ -33,21 +41,27 @@ class Tempered(Controlled):
                 f"temperatures: expected numbers above 0 and at most 1, got {self.temperatures}."
             )
 
-    def init_controls(self, setting: Setting) -> PyTree:
-        inside = self.objective
-        return inside.init_controls(setting) if isinstance(inside, Controlled) else ()
+    def init_control_params(self, context: LossContext) -> PyTree:
+        wrapped = self.objective
+        return (
+            wrapped.init_control_params(context)
+            if isinstance(wrapped, ControlVariateObjective)
+            else ()
+        )
 
-    def __call__(self, variables: Variables, setting: Setting) -> tuple[Array, dict[str, PyTree]]:
+    def __call__(
+        self, variables: Variables, context: LossContext
+    ) -> tuple[Array, dict[str, PyTree]]:
         schedule = jnp.asarray((*self.temperatures, 1.0))
-        temperature = schedule[jnp.minimum(setting.phase, len(self.temperatures)).astype(int)]
+        temperature = schedule[jnp.minimum(context.phase, len(self.temperatures)).astype(int)]
 
         def evaluate(*state: PyTree) -> Evaluation:
-            found = setting.target.evaluate(*state)
-            return found._replace(log_density=temperature * found.log_density)
+            result = context.target.evaluate(*state)
+            return result._replace(log_density=temperature * result.log_density)
 
         def terms(*state: PyTree) -> Terms:
-            found = setting.target.terms(*state)
-            return found._replace(values={n: temperature * v for n, v in found.values.items()})
+            result = context.target.terms(*state)
+            return result._replace(values={n: temperature * v for n, v in result.values.items()})
 
-        flat = setting.target.with_density(evaluate, terms)
-        return self.objective(variables, setting._replace(target=flat))
+        tempered = context.target.with_density(evaluate, terms)
+        return self.objective(variables, context._replace(target=tempered))

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from vijax.contracts import Batch, ConditionalGuide, Target
+from vijax.contracts import AmortizedGuide, Batch, Target
 from vijax.engine import count_bounds
 from vijax.model import build, split
 from vijax.model.centering import of_rows
@@ -17,7 +17,7 @@ from vijax.runtime.errors import GuideError, ModelError
 
 def at(result: FitResult, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FitResult:
     """See `Posterior.at`."""
-    if not result.guide.conditional:
+    if not result.guide.amortized:
         raise GuideError(
             f"at: expected an amortized guide, got {result.guide!r}. Fit with guides.Amortized, or "
             "fit these rows; predict(..., redraw=) draws latents of rows without data."
@@ -43,7 +43,7 @@ def on_rows(
     target = build(result.model, arguments, drawn=frozenset(result.target.space.discrete.names))
     expected, found = (
         list(one.space.names)
-        if result.guide.conditional
+        if result.guide.amortized
         else {site.name: site.shape for site in one.space.sites}
         for one in (result.target, target)
     )
@@ -67,8 +67,8 @@ def on_rows(
 
 def _coordinates(result: FitResult, target: Target, batch: Batch) -> Batch:
     """The batch with the fit's centering weights, and lower bounds of amortized counts."""
-    parts = result.guide.product(result.params, target.space)
-    amortized = [part.space for part in parts if isinstance(part.guide, ConditionalGuide)]
+    parts = result.guide.independent_parts(result.params, target.space)
+    amortized = [part.space for part in parts if isinstance(part.guide, AmortizedGuide)]
     counts = [site for space in amortized for site in space.sites if site.cardinality == 0]
     names = {site.name for site in counts}
     kept = {name: one for name, one in result.batch.centering.items() if name not in names}

@@ -15,7 +15,7 @@ from vijax.contracts import Batch, DensityGuide, Guide, Position, PyTree, Target
 from vijax.diagnostics import importance as weights
 from vijax.diagnostics.importance import block_size
 from vijax.posterior.result import FitResult
-from vijax.runtime.blockwise import Arrays, blocks, together
+from vijax.runtime.blockwise import Arrays, concatenate_blocks, map_blocks
 from vijax.runtime.device_layout import on_host
 from vijax.runtime.errors import GuideError, mismatch
 from vijax.runtime.keys import draw_keys, fold_in, host_rng
@@ -35,7 +35,7 @@ def from_guide(result: FitResult, key: Array, num_draws: int) -> Arrays:
     program = target.program(_draw, guide, block)
     indices = range(math.ceil(num_draws / block))
     parts = (on_host(program(variables, fold_in(key, i), result.batch)) for i in indices)
-    return together(parts, num_draws)
+    return concatenate_blocks(parts, num_draws)
 
 
 def _host_draws(
@@ -55,7 +55,7 @@ def _host_draws(
             assert part is not None
             yield weights.split(target.space, part.points)
 
-    return together(parts(), num_draws)
+    return concatenate_blocks(parts(), num_draws)
 
 
 def pool_size(num_draws: int) -> int:
@@ -93,7 +93,7 @@ def constrain(result: FitResult, z: Arrays, without: frozenset[str] = frozenset(
     """
     target, model = result.target, result.variables.model
     program = target.program(_constrain, without)
-    values = blocks(
+    values = map_blocks(
         lambda part, _: program(part, model, result.batch, result.mutable),
         z,
         block_size(result.batch, target.footprint),
@@ -119,14 +119,14 @@ def with_discrete(result: FitResult, z: Arrays, key: Array) -> Arrays:
         keys = jax.random.split(fold_in(key, int(rows[0])), size)
         return program(keys, part, result.variables.model, batch, result.mutable)
 
-    return {**z, **blocks(block, z, size)}
+    return {**z, **map_blocks(block, z, size)}
 
 
 def log_prob(result: FitResult, guide: DensityGuide, values: Arrays) -> np.ndarray:
     """`log q(x) = log q(z) - log |dx/dz|` of constrained values, `(num_draws,)`."""
     target, batch = result.target, result.batch
     program = target.program(_log_prob, guide)
-    out = blocks(
+    out = map_blocks(
         lambda part, _: {"": program(part, result.variables, batch, result.mutable)},
         values,
         block_size(batch, target.footprint),

@@ -16,13 +16,13 @@ import jax
 import numpy as np
 
 from vijax.contracts import Batch, Guide, PyTree, Target, Variables
-from vijax.data.arrays import opened
+from vijax.data.arrays import as_row_sources
 from vijax.engine.problem import Problem
 from vijax.guides import resolve
 from vijax.model import Arguments, build, shard, split, spread, unwrap
 from vijax.model.data_dependence import abstract_position, needed_arrays, unknown_without
 from vijax.posterior.result import FitResult
-from vijax.runtime.device_layout import spread_over
+from vijax.runtime.device_layout import mesh_layout
 from vijax.runtime.errors import GuideError, VijaxError
 from vijax.storage import call, checks, codec
 from vijax.storage import run as stored
@@ -52,7 +52,7 @@ def read(
 ) -> FitResult:
     """Reads a file written by `save`; `options` are those of `vijax.load`."""
     if options["mesh"] is not None:
-        spread_over(options["mesh"])
+        mesh_layout(options["mesh"])
     model, args, kwargs = unwrap(model, args, kwargs)
     return _read(path, str(path), model, (args, kwargs), options)
 
@@ -146,7 +146,7 @@ def _decode(
 ) -> FitResult:
     args, kwargs = call.complete(model, manifest["call"], given, reader)
     request = reader.decode(manifest.get("request"))
-    args, kwargs = opened((args, kwargs), request is not None)
+    args, kwargs = as_row_sources((args, kwargs), request is not None)
     arguments, data = split(model, args, kwargs, request is not None)
     call.check(manifest["call"], arguments)
     checks.warn_if_data_changed(manifest["digests"], data)

@@ -22,7 +22,7 @@ from vijax.engine.row_schedule import RowSchedule
 from vijax.engine.run import Run
 from vijax.model.data_dependence import standing_in, unknown_without
 from vijax.posterior.result import FitResult
-from vijax.runtime.device_layout import within_reach
+from vijax.runtime.device_layout import fetch_remote_shards
 from vijax.runtime.keys import fold_in, host_rng
 from vijax.solvers import Pathfinder
 from vijax.solvers.gaussians.dense import Gaussian
@@ -44,7 +44,7 @@ def finish_run(engine: Engine, run: Run, start: float, chains: Chains = "check")
     """
     problem = dataclasses.replace(engine.problem, key=engine.steps.key)
     variables, mutable, _ = engine.best(run)
-    run = run._replace(loop=within_reach(run.loop))
+    run = run._replace(loop=fetch_remote_shards(run.loop))
     return _result(
         problem,
         variables,
@@ -157,7 +157,9 @@ def _other_modes(problem: Problem, variables: Variables, mutable: dict[str, PyTr
     """
     target, batch = problem.target, problem.batch
     kernel = Kernel(target, batch, variables.model, mutable)
-    short = target.space.dim <= _PATHS_DIM and not target.structure.sequential and target.explorable
+    short = (
+        target.space.dim <= _PATHS_DIM and not target.structure.sequential and target.differentiable
+    )
     if not short or kernel.is_costly(_PATHS_GRADIENTS):
         return 0
     key = fold_in(problem.key, 6)

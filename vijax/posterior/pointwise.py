@@ -12,7 +12,7 @@ from jax import Array
 from vijax.contracts import Batch, Blocks, Data, Position, PyTree, Target
 from vijax.diagnostics.importance import block_size
 from vijax.posterior.result import FitResult
-from vijax.runtime.blockwise import Arrays, blocks
+from vijax.runtime.blockwise import Arrays, map_blocks
 
 
 def log_likelihood(result: FitResult, data: Data, z: Arrays) -> Arrays:
@@ -21,10 +21,10 @@ def log_likelihood(result: FitResult, data: Data, z: Arrays) -> Arrays:
     if isinstance(data, Blocks):
         return _by_rows(target, data, lambda batch: log_likelihood(result, batch, z))
     program = target.program(_log_likelihood)
-    return blocks(
+    return map_blocks(
         lambda part, _: program(part, result.variables.model, data, result.mutable),
         z,
-        block_size(data, target.footprint, target.subsampling.cut),
+        block_size(data, target.footprint, target.subsampling.axes),
     )
 
 
@@ -33,7 +33,7 @@ def log_predictive(result: FitResult, data: Data, z: Arrays) -> Arrays:
     target = result.target
     if isinstance(data, Blocks):
         return _by_rows(target, data, lambda batch: log_predictive(result, batch, z))
-    size = block_size(data, target.footprint, target.subsampling.cut)
+    size = block_size(data, target.footprint, target.subsampling.axes)
     num_draws = len(next(iter(z.values())))
     total: Arrays = {}
     for start in range(0, num_draws, size):

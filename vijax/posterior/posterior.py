@@ -26,10 +26,10 @@ from vijax.posterior.stein import stein_discrepancy
 from vijax.posterior.summary import Summary, summary
 from vijax.runtime.checks import check_count
 from vijax.runtime.keys import as_key
-from vijax.runtime.memory import named_memory
+from vijax.runtime.memory import explain_out_of_memory
 
 _memory_of_draws = functools.partial(
-    named_memory,
+    explain_out_of_memory,
     remedy="Use fewer draws at a time (num_draws=), with a different key for each call, or fewer "
     "rows.",
 )

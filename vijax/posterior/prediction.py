@@ -17,7 +17,7 @@ from vijax.posterior import condition, draws, pointwise
 from vijax.posterior.requirements import require_data, unsubsampled_data
 from vijax.posterior.result import FitResult
 from vijax.posterior.sampling import unconstrained
-from vijax.runtime.blockwise import Arrays, blocks
+from vijax.runtime.blockwise import Arrays, map_blocks
 from vijax.runtime.checks import check_count
 from vijax.runtime.errors import ModelError, mismatch
 from vijax.runtime.keys import as_key, fold_in
@@ -45,7 +45,7 @@ def predict(
     if not args and not kwargs:
         require_data(result, "predict at the fit's own inputs")
         args, kwargs = result.arguments.join(result.batch.data)
-    elif result.guide.conditional:
+    elif result.guide.amortized:
         return predict(condition.at(result, args, kwargs), rng_key, (), {}, num_draws, redraw)
     z = unconstrained(result, fold_in(key, 0), num_draws)
     return predictive(result, fold_in(key, 1), z, args, kwargs, redraw)
@@ -73,7 +73,7 @@ def predictive(
         keys = jax.random.split(fold_in(key, int(rows[0])), size)
         return program(keys, part, batch, result.variables.model, result.mutable)
 
-    return blocks(block, values, size)
+    return map_blocks(block, values, size)
 
 
 def log_likelihood(result: FitResult, key: Array, num_draws: int) -> Arrays:

@@ -83,14 +83,14 @@ class FitResult:
         """All rows of data, in memory or in blocks; `None` where they are not available."""
         if not self.missing:
             return all_rows.all_rows(self.target, self.batch, {})
-        if self.guide.conditional or not set(self.missing) <= self.arguments.sources.keys():
+        if self.guide.amortized or not set(self.missing) <= self.arguments.sources.keys():
             return None
         return all_rows.all_rows(self.target, self.batch, self.arguments.sources)
 
     @functools.cached_property
     def missing_for_guide(self) -> frozenset[str]:
         """The missing arrays from which an amortized guide infers latents."""
-        if not (self.missing and self.guide.conditional):
+        if not (self.missing and self.guide.amortized):
             return frozenset()
         state = (self.target, self.guide, self.variables, self.mutable, self.batch)
         return needed_arrays(*state) & {*self.missing}

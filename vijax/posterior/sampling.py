@@ -16,7 +16,7 @@ from vijax.runtime.blockwise import Arrays
 from vijax.runtime.checks import check_count
 from vijax.runtime.errors import GuideError
 from vijax.runtime.keys import as_key, fold_in
-from vijax.runtime.memory import check_room
+from vijax.runtime.memory import check_host_memory
 
 _MEDIAN_DRAWS = 500
 
@@ -26,7 +26,7 @@ def unconstrained(
 ) -> Arrays:
     """Draws in unconstrained space, by site; `corrected` as in `Posterior.sample`."""
     check_count("num_draws", num_draws)
-    check_room(num_draws * (result.target.space.dim + 1) * 4.0)  # and the index of the draw
+    check_host_memory(num_draws * (result.target.space.dim + 1) * 4.0)  # and the index of the draw
     if corrected or (corrected is None and result.status == "corrected"):
         if result.assessment.chain_states is not None:
             return draws.choose(result.assessment.chain_states, key, num_draws)

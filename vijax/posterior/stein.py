@@ -20,7 +20,7 @@ def stein_discrepancy(
 ) -> Discrepancy:
     """See `Posterior.stein_discrepancy`."""
     target, data = result.target, all_data(result, "stein_discrepancy")
-    if not target.explorable:
+    if not target.differentiable:
         raise ModelError(
             "stein_discrepancy: expected a log density with gradients in all sites, got discrete "
             "sites in the guide, or a likelihood without gradients."

@@ -1,1 +1,1 @@
-"""What JAX and the host lack: keys, fingerprints of functions, program analysis, meshes, memory."""
+"""Utilities on top of JAX: keys, function fingerprints, program analysis, devices, memory."""

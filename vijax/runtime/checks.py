@@ -1,4 +1,4 @@
-"""Checks of arguments that several parts of the library take."""
+"""Checks of arguments that several modules share."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 
 
 def check_count(name: str, value: Any, optional: bool = False) -> int:
-    """A positive integer, as an `int`.
+    """Checks for a positive integer and returns it as an `int`; 0 for an optional `None`.
 
     Raises:
-        ValueError: it is not one.
+        ValueError: it is not a positive integer.
     """
     if value is None and optional:
         return 0

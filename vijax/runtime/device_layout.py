@@ -1,7 +1,7 @@
-"""Which devices of a mesh hold what: rows, particles, restarts, parameters by row.
+"""Sharding over a mesh of devices: rows, particles, restarts, per-row parameters.
 
-Nothing but shardings is said here, of arrays that enter a program and of some inside; where
-programs then run and what they exchange is XLA's business.
+Only shardings are specified here, of the inputs of programs and of some intermediate arrays; XLA
+determines the rest of the partitioning and the communication.
 """
 
 from __future__ import annotations
@@ -22,68 +22,68 @@ RESTARTS = "restarts"
 
 @dataclasses.dataclass(frozen=True)
 class DeviceLayout:
-    """What lies where on a mesh of devices; without a mesh, where it is.
+    """Sharding of arrays over a mesh of devices; without a mesh it leaves them unchanged.
 
-    The axes of the mesh called `"particles"` and `"restarts"` are for these, all others for rows.
+    Particles and restarts are sharded over the mesh axes of these names, rows over all others.
 
     Attributes:
         mesh: the devices.
-        plates: the plates whose rows are spread, those of the data and of parameters by row.
+        plates: the plates along which data and per-row parameters are sharded.
     """
 
     mesh: Mesh | None = None
     plates: frozenset[str] = frozenset()
 
     @property
-    def rows(self) -> tuple[str, ...]:
-        """The axes of the mesh that rows are spread over."""
+    def row_mesh_axes(self) -> tuple[str, ...]:
+        """The mesh axes that rows are sharded over."""
         names = () if self.mesh is None else self.mesh.axis_names
         return tuple(name for name in names if name not in (PARTICLES, RESTARTS))
 
     def size(self, *axes: str) -> int:
-        """Number of devices along some axes of the mesh, 1 along those that it does not have."""
+        """Number of devices along mesh axes, 1 along an axis that the mesh does not have."""
         lengths = {} if self.mesh is None else self.mesh.shape
         return int(np.prod([lengths.get(axis, 1) for axis in axes], dtype=int))
 
-    def particles(self, tree: Any) -> Any:
-        """In a program: draws, a leading axis on every leaf, each on a part of the devices.
+    def shard_particles(self, tree: Any) -> Any:
+        """In a program: shards the leading axis of every leaf, that of particles.
 
-        If the mesh does not divide their number, some devices have fewer.
+        If their number is not divisible by the number of devices, some devices have fewer.
         """
         return self._constrained(tree, PARTICLES)
 
-    def batch(self, tree: Any) -> Any:
-        """In a program: the rows of a step, a leading axis, if the mesh divides their number."""
-        size = self.size(*self.rows)
+    def shard_batch(self, tree: Any) -> Any:
+        """In a program: shards the leading axis, that of the rows of a step, where divisible."""
+        axes = self.row_mesh_axes
+        size = self.size(*axes)
         return jax.tree.map(
-            lambda leaf: leaf if leaf.shape[0] % size else self._constrained(leaf, *self.rows),
-            tree,
+            lambda leaf: leaf if leaf.shape[0] % size else self._constrained(leaf, *axes), tree
         )
 
-    def everywhere(self, tree: Any) -> Any:
-        """In a program: all of it on every device, as what the host reads has to be."""
+    def replicate(self, tree: Any) -> Any:
+        """In a program: replicates a tree on every device, as outputs read by the host must be."""
         return tree if self.mesh is None else lax.with_sharding_constraint(tree, self._at())
 
-    def kept(self, tree: Any, axes: Any) -> Any:
-        """In a program: restarts, a leading axis, and rows where `placed` would put them."""
+    def constrain(self, tree: Any, axes: Any) -> Any:
+        """In a program: constrains a state, with leading axis of restarts, to the layout of `put`."""
         if self.mesh is None:
             return tree
         return lax.with_sharding_constraint(tree, self._shardings(tree, axes))
 
-    def placed(self, tree: Any, axes: Any, stacked: bool = True) -> Any:
-        """Arrays on the devices that they are for.
+    def put(self, tree: Any, axes: Any, stacked: bool = True) -> Any:
+        """Transfers a state to its devices: restarts and rows sharded, all else replicated.
 
         Args:
-            tree: on the host or on devices.
-            axes: a tree like it of the `Axes` along which one restart's arrays have rows.
-            stacked: whether they have a leading axis of restarts.
+            tree: arrays on the host or on devices.
+            axes: a tree of the same structure, with the `Axes` of one restart's arrays.
+            stacked: whether the arrays have a leading axis of restarts.
         """
         at = None if self.mesh is None else self._shardings(tree, axes, stacked)
         return jax.device_put(tree, at)
 
-    def data(self, value: Array, by_row: bool) -> Array:
-        """An array of the data on the devices, `by_row` cut along its first axis."""
-        return jax.device_put(value, self._at(self.rows) if by_row else self._at())
+    def put_data(self, value: Array, by_row: bool) -> Array:
+        """Transfers a data array, sharded along its first axis if `by_row`, else replicated."""
+        return jax.device_put(value, self._at(self.row_mesh_axes) if by_row else self._at())
 
     def _at(self, *dims: Any) -> NamedSharding:
         assert self.mesh is not None
@@ -99,41 +99,41 @@ class DeviceLayout:
 
         def one(leaf: Any, along: Any) -> NamedSharding:
             dims: list[Any] = [None] * leaf.ndim
-            if size > 1 and leaf.shape[0] % size == 0:  # a pilot has a single restart
+            if size > 1 and leaf.shape[0] % size == 0:  # a pilot run has a single restart
                 dims[0] = RESTARTS
-            spread = [axis for plate, axis in along.pairs if plate in self.plates]
-            if spread:
-                dims[stacked + spread[0]] = self.rows
+            row_axes = [axis for plate, axis in along.pairs if plate in self.plates]
+            if row_axes:
+                dims[stacked + row_axes[0]] = self.row_mesh_axes
             return self._at(*dims)
 
         return jax.tree.map(one, tree, axes)
 
 
-def spread_over(mesh: Any, plates: frozenset[str] = frozenset()) -> DeviceLayout:
-    """The devices of a mesh.
+def mesh_layout(mesh: Any, plates: frozenset[str] = frozenset()) -> DeviceLayout:
+    """The device layout on a mesh.
 
     Raises:
-        TypeError: it is no `jax.sharding.Mesh`.
+        TypeError: it is not a `jax.sharding.Mesh`.
     """
     if not isinstance(mesh, Mesh):
         raise TypeError(f"mesh: expected a jax.sharding.Mesh, got {type(mesh).__name__}.")
-    # axes of `jax.make_mesh` are explicit: operations would have to say where their results go
+    # axes of `jax.make_mesh` are explicit: operations would need the sharding of their results
     automatic = (AxisType.Auto,) * len(mesh.axis_names)
     return DeviceLayout(Mesh(mesh.devices, mesh.axis_names, axis_types=automatic), plates)
 
 
 def on_host(tree: Any) -> Any:
-    """All of a tree on the host, wherever its shards are; every process has to ask for it."""
-    return jax.device_get(within_reach(tree))
+    """A tree as arrays on the host, gathered from all processes; every process must call it."""
+    return jax.device_get(fetch_remote_shards(tree))
 
 
-def within_reach(tree: Any) -> Any:
-    """The tree, what only other processes hold of it fetched to the host."""
+def fetch_remote_shards(tree: Any) -> Any:
+    """A tree with leaves that are not addressable in this process gathered to the host."""
     return jax.tree.map(_fetched, tree)
 
 
-def of_first_process(value: bool) -> bool:
-    """What the first of several processes says: clocks differ, and all must do the same."""
+def from_first_process(value: bool) -> bool:
+    """The value in the first of several processes; their clocks differ, but they must agree."""
     if jax.process_count() == 1:
         return value
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))

@@ -1,8 +1,8 @@
-"""Typed errors: each names the site or argument, what was expected, what came, the remedy."""
+"""Typed errors: each names the site or argument, the expected and the actual value, a remedy."""
 
 
 class VijaxError(ValueError):
-    """Anything vijax refuses to do; also a `ValueError`."""
+    """Base class of all errors of vijax; also a `ValueError`."""
 
 
 class ModelError(VijaxError):
@@ -18,14 +18,14 @@ class GuideError(VijaxError):
 
 
 class OutOfMemoryError(VijaxError, MemoryError):
-    """The device or the host has too little memory for what was asked; also a `MemoryError`."""
+    """The device or the host has too little memory for the request; also a `MemoryError`."""
 
 
 class VijaxWarning(UserWarning):
-    """A result that came back, but with a caveat; given once, with the remedy."""
+    """A caveat about a result, with a remedy; issued once."""
 
 
 def mismatch(what: str, expected: object, received: object, remedy: str = "") -> str:
-    """Spells an error out: what is wrong, what was expected, what came, what to do."""
+    """An error message in the common form: `<what>: expected ..., got .... <remedy>`."""
     message = f"{what}: expected {expected}, got {received}."
     return f"{message} {remedy}" if remedy else message

@@ -1,9 +1,9 @@
-"""Structural identity of functions: when two closures mean the same, they share compiled code.
+"""Structural identity of functions, so that equivalent closures share compiled programs.
 
-`optax.adam(1e-2)` made twice is two objects that do the same; a model function that reads a
-global which has since changed is one object that does two things. `fingerprint` tells both
-apart: it compares code, closure cells, defaults and the globals that the code names, and looks
-into the user's own modules, classes and objects in the same way.
+Two calls of `optax.adam(1e-2)` return different objects with the same behavior; a model function
+that reads a global which has since changed is the same object with different behavior.
+`fingerprint` handles both: it covers code, closure cells, defaults and the globals that the code
+refers to, and recurses into the user's modules, classes and objects.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-# Compared by identity and not looked into: they do not change between two fits.
+# Compared by identity: they do not change between two fits.
 _LIBRARIES = frozenset({"jax", "jaxlib", "numpy", "numpyro", "optax", "flax", "scipy", "vijax"})
 _INSTALLED = tuple({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
 
@@ -42,11 +42,10 @@ class _Identity:
 
 
 def fingerprint(value: Any) -> Hashable:
-    """A hashable that is equal for values which behave alike, as far as can be seen.
+    """A hashable that is equal only for values of equal behavior.
 
     NumPy arrays compare by content; JAX arrays (immutable), libraries and unknown objects by
-    identity. Two values with one fingerprint do the same; two that do the same may differ in
-    theirs, which costs a compilation and nothing else.
+    identity. Values of equal behavior may have different fingerprints, which costs a compilation.
 
     >>> def scaled(factor):
     ...     return lambda x: factor * x
@@ -56,30 +55,31 @@ def fingerprint(value: Any) -> Hashable:
     return _Walk().visit(value)
 
 
-def text(value: Any) -> str:
-    """A fingerprint as text that is the same in another process, for the same version of the code.
+def fingerprint_text(value: Any) -> str:
+    """A fingerprint as text, reproducible in other processes for the same version of the code.
 
-    What is compared by identity is named only: two that differ in nothing else have one text.
+    Objects compared by identity enter by name only, so that two of the same name are not
+    distinguished.
     """
     if isinstance(value, _Identity):
         value = value.value
         name = getattr(value, "__qualname__", type(value).__qualname__)
         return f"{getattr(value, '__module__', '')}.{name}"
     if isinstance(value, (tuple, list)):
-        return f"({', '.join(map(text, value))})"
+        return f"({', '.join(map(fingerprint_text, value))})"
     if isinstance(value, frozenset):
-        return f"{{{', '.join(sorted(map(text, value)))}}}"
+        return f"{{{', '.join(sorted(map(fingerprint_text, value)))}}}"
     if isinstance(value, types.CodeType):
-        return text((value.co_qualname, value.co_code, value.co_names, value.co_consts))
+        return fingerprint_text((value.co_qualname, value.co_code, value.co_names, value.co_consts))
     return value.__qualname__ if isinstance(value, type) else repr(value)
 
 
 class _Walk:
-    """One traversal; it remembers where it has been, since objects refer to each other."""
+    """One traversal; it records visited objects, since references may be cyclic."""
 
     def __init__(self) -> None:
-        # the objects are kept, so that no other one can take over the id of a temporary
-        self.seen: dict[int, tuple[int, object]] = {}
+        # references keep objects alive, so that the id of a temporary is not reused
+        self.visited: dict[int, tuple[int, object]] = {}
 
     def visit(self, value: Any) -> Hashable:
         """The fingerprint of one value."""
@@ -89,12 +89,12 @@ class _Walk:
             return (type(value), repr(value))
         if isinstance(value, _OPAQUE):
             return _Identity(value)
-        if id(value) in self.seen:
-            return ("again", self.seen[id(value)][0])
-        self.seen[id(value)] = (len(self.seen), value)
-        for kinds, part in _PARTS:
+        if id(value) in self.visited:
+            return ("again", self.visited[id(value)][0])
+        self.visited[id(value)] = (len(self.visited), value)
+        for kinds, method in _METHODS:
             if isinstance(value, kinds):
-                return part(self, value)
+                return method(self, value)
         return self._instance(value)
 
     def visit_all(self, values: Iterable[Any]) -> tuple[Hashable, ...]:
@@ -132,8 +132,8 @@ class _Walk:
     def _class(self, value: type) -> Hashable:
         if _is_library(value.__module__):
             return _Identity(value)
-        own = {name: part for name, part in vars(value).items() if name not in _CLASS_NOISE}
-        return (value.__qualname__, self.visit_all(value.__bases__), self._mapping(own))
+        members = {name: part for name, part in vars(value).items() if name not in _CLASS_NOISE}
+        return (value.__qualname__, self.visit_all(value.__bases__), self._mapping(members))
 
     def _function(self, value: types.FunctionType) -> Hashable:
         cells = [_contents(cell) for cell in value.__closure__ or ()]
@@ -151,7 +151,7 @@ class _Walk:
     def _instance(self, value: Any) -> Hashable:
         kind = type(value)
         if kind.__module__.startswith("vijax.") and "__eq__" not in vars(kind):
-            return _Identity(value)  # targets and posteriors hold programs that come and go
+            return _Identity(value)  # targets and posteriors have a changing cache of programs
         wrapped = getattr(value, "__wrapped__", None)
         if wrapped is not None and kind.__module__.split(".")[0] in ("jaxlib", "builtins"):
             return (kind, self.visit(wrapped))  # jitted functions, static methods
@@ -159,7 +159,7 @@ class _Walk:
         return _Identity(value) if state is None else (self.visit(kind), state)
 
     def _state(self, value: Any) -> Hashable:
-        """The attributes of an object, `None` if it shows none."""
+        """The fingerprint of an object's attributes, `None` if it has no slots and no `__dict__`."""
         names = [name for cls in type(value).__mro__ for name in _slots(cls)]
         slots = [getattr(value, name, None) for name in names]
         attributes = getattr(value, "__dict__", None)
@@ -168,7 +168,7 @@ class _Walk:
         return (self.visit_all(slots), self._mapping(attributes or {}))
 
 
-_PARTS: tuple[tuple[Any, Callable[..., Hashable]], ...] = (
+_METHODS: tuple[tuple[Any, Callable[..., Hashable]], ...] = (
     ((np.ndarray, np.generic), _Walk._array),
     ((tuple, list), _Walk._sequence),
     (Mapping, _Walk._mapping),
@@ -185,7 +185,7 @@ _PARTS: tuple[tuple[Any, Callable[..., Hashable]], ...] = (
 def _contents(cell: types.CellType) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # not filled yet
+    except ValueError:  # still empty
         return None
 
 
@@ -203,13 +203,13 @@ def _slots(cls: type) -> tuple[str, ...]:
 
 
 def _names(code: types.CodeType) -> set[str]:
-    """Names of globals and attributes in a code object and in the functions it defines."""
+    """Names of globals and attributes in a code object and in its nested functions."""
     nested = (part for part in code.co_consts if isinstance(part, types.CodeType))
     return set(code.co_names).union(*map(_names, nested))
 
 
 def _reachable(value: Any, names: set[str]) -> list[Any]:
-    """A global, and if it is one of the user's modules, what the code reads from it."""
+    """A global and, for a user's module, the members that the code reads, recursively."""
     found, queue = [value], [value]
     while queue:
         module = queue.pop()
@@ -224,7 +224,7 @@ def _reachable(value: Any, names: set[str]) -> list[Any]:
 
 @functools.cache
 def _is_library(name: str | None) -> bool:
-    """Whether a module is installed, rather than the user's own."""
+    """Whether a module is an installed library rather than the user's code."""
     root = (name or "").split(".")[0]
     if root in _LIBRARIES or root in sys.stdlib_module_names:
         return True

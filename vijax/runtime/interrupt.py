@@ -1,4 +1,4 @@
-"""Ctrl-C, put off to where it does no harm."""
+"""Deferral of Ctrl-C out of critical sections."""
 
 from __future__ import annotations
 
@@ -11,25 +11,27 @@ from types import FrameType
 
 @contextlib.contextmanager
 def defer_interrupt() -> Iterator[None]:
-    """A first Ctrl-C in here takes effect at the end; a second one at once."""
-    if threading.current_thread() is not threading.main_thread():  # others are never interrupted
+    """Defers a first Ctrl-C to the end of the block; a second one interrupts at once."""
+    if (
+        threading.current_thread() is not threading.main_thread()
+    ):  # only the main thread receives signals
         yield
         return
-    seen: list[int] = []
+    pending: list[int] = []
 
-    def note(number: int, frame: FrameType | None) -> None:
-        if seen:
+    def handler(number: int, frame: FrameType | None) -> None:
+        if pending:
             raise KeyboardInterrupt
-        seen.append(number)
+        pending.append(number)
 
     before = signal.getsignal(signal.SIGINT)
-    if before is None:  # one that Python has not installed and could not put back
+    if before is None:  # a handler not installed from Python, which cannot be restored
         yield
         return
-    signal.signal(signal.SIGINT, note)
+    signal.signal(signal.SIGINT, handler)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-        if seen:
+        if pending:
             signal.raise_signal(signal.SIGINT)

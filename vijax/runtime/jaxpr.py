@@ -1,4 +1,4 @@
-"""What the outputs of a traced program depend on."""
+"""Dependence analysis of traced programs (jaxprs)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jax.interpreters import partial_eval
 
 
 def has_loop(jaxpr: Any, length: int) -> bool:
-    """Whether a program has a loop of at least `length` steps, or of unknown length."""
+    """Whether a program has a loop of at least `length` steps or of unknown length."""
     for equation in jaxpr.eqns:
         if equation.primitive.name == "while":
             return True
@@ -22,7 +22,7 @@ def has_loop(jaxpr: Any, length: int) -> bool:
 
 
 def has_gradient(jaxpr: Any) -> bool:
-    """Whether a program can be differentiated: it calls no other program without saying how."""
+    """Whether a program is differentiable: all its callbacks are inside a custom derivative."""
     for equation in jaxpr.eqns:
         name = equation.primitive.name
         if name in ("pure_callback", "io_callback"):
@@ -34,21 +34,24 @@ def has_gradient(jaxpr: Any) -> bool:
     return True
 
 
-def needed_inputs(jaxpr: Any, wanted: list[bool]) -> list[bool]:
-    """Which inputs the wanted outputs depend on; looks into loops and inner programs as well."""
-    return partial_eval.dce_jaxpr(jaxpr, wanted)[1]
+def used_inputs(jaxpr: Any, outputs: list[bool]) -> list[bool]:
+    """Which inputs the selected outputs depend on, by dead code elimination.
+
+    Recurses into loops and inner programs.
+    """
+    return partial_eval.dce_jaxpr(jaxpr, outputs)[1]
 
 
-def scan_parts(equation: Any) -> tuple[int, int]:
-    """How many inputs of a `scan` are the same in every step, and how many are carried on.
+def num_consts_and_carry(equation: Any) -> tuple[int, int]:
+    """The number of constant inputs of a `scan`, and the number of inputs in its carry.
 
-    They come in this order; the rest has an axis of steps, which the body does not see. Told by
-    that, since the parameters that say so differ between versions of JAX.
+    Inputs are in this order, followed by those with an axis of steps, which the body's inputs lack.
+    Counted by that, since the names of the parameters differ between versions of JAX.
     """
     body = equation.params["jaxpr"].jaxpr
     stacked = _num_stacked(equation.invars, body.invars)
-    carried = len(equation.outvars) - _num_stacked(equation.outvars, body.outvars)
-    return len(equation.invars) - carried - stacked, carried
+    num_carry = len(equation.outvars) - _num_stacked(equation.outvars, body.outvars)
+    return len(equation.invars) - num_carry - stacked, num_carry
 
 
 def _num_stacked(outside: Sequence[Any], inside: Sequence[Any]) -> int:
@@ -56,64 +59,65 @@ def _num_stacked(outside: Sequence[Any], inside: Sequence[Any]) -> int:
     return sum(outer.aval.ndim > inner.aval.ndim for outer, inner in pairs)
 
 
-Lineage = frozenset[tuple[str, int]]  # labels, each with the number of steps it was carried
+Dependencies = frozenset[tuple[str, int]]  # labels, each with its lag in loop steps
 
 
-def lineage(
-    jaxpr: Any, inputs: Sequence[Lineage], looped: frozenset[str] = frozenset()
-) -> list[Lineage]:
-    """Which labels of the inputs each output depends on, and through how many steps of a loop.
+def dependencies(
+    jaxpr: Any, inputs: Sequence[Dependencies], looped: frozenset[str] = frozenset()
+) -> list[Dependencies]:
+    """Which labels of the inputs each output depends on, and at which lag in steps of a loop.
 
     Args:
         jaxpr: the program.
         inputs: labels of its inputs.
-        looped: labels that enter every step of a loop: a label carried from one step of such a
-            loop to the next, or into its first, grows older by one. Ages end at 2.
+        looped: labels whose inputs enter every step of a loop. In the carry of such a loop, into
+            its first step or from one step to the next, the lag of each label increases by one, up
+            to 2.
 
     Returns:
-        One for each output. Dependence through what this cannot look into is assumed.
+        The dependencies of each output; conservative for primitives that cannot be analyzed.
     """
     known = dict(zip(jaxpr.invars, inputs, strict=True))
     for equation in jaxpr.eqns:
-        incoming = [_lineage_of(known, atom) for atom in equation.invars]
+        incoming = [_dependencies_of(known, atom) for atom in equation.invars]
         known.update(zip(equation.outvars, _through(equation, incoming, looped), strict=True))
-    return [_lineage_of(known, atom) for atom in jaxpr.outvars]
+    return [_dependencies_of(known, atom) for atom in jaxpr.outvars]
 
 
-def _lineage_of(known: dict[Any, Lineage], atom: Any) -> Lineage:
+def _dependencies_of(known: dict[Any, Dependencies], atom: Any) -> Dependencies:
     return frozenset() if isinstance(atom, core.Literal) else known.get(atom, frozenset())
 
 
 def _through(
-    equation: Any, incoming: Sequence[Lineage], looped: frozenset[str]
-) -> Sequence[Lineage]:
-    together = frozenset[tuple[str, int]]().union(*incoming)
-    if together and equation.primitive.name == "scan":
+    equation: Any, incoming: Sequence[Dependencies], looped: frozenset[str]
+) -> Sequence[Dependencies]:
+    union = frozenset[tuple[str, int]]().union(*incoming)
+    if union and equation.primitive.name == "scan":
         return _through_scan(equation, incoming, looped)
     inner = list(core.jaxprs_in_params(equation.params))
-    if together and len(inner) == 1 and equation.primitive.name != "while":
+    if union and len(inner) == 1 and equation.primitive.name != "while":
         (body,) = inner
         shape = (len(equation.invars), len(equation.outvars))
         if (len(body.invars), len(body.outvars)) == shape:
-            return lineage(body, incoming, looped)
-    return [together] * len(equation.outvars)
+            return dependencies(body, incoming, looped)
+    return [union] * len(equation.outvars)
 
 
 def _through_scan(
-    equation: Any, incoming: Sequence[Lineage], looped: frozenset[str]
-) -> list[Lineage]:
-    start, num_carry = scan_parts(equation)
+    equation: Any, incoming: Sequence[Dependencies], looped: frozenset[str]
+) -> list[Dependencies]:
+    start, num_carry = num_consts_and_carry(equation)
     stop, body = start + num_carry, equation.params["jaxpr"].jaxpr
     every_step = frozenset[tuple[str, int]]().union(*incoming[:start], *incoming[stop:])
-    ages = any((label, 0) in every_step for label in looped)
+    lags = any((label, 0) in every_step for label in looped)
 
-    def carried(one: Lineage) -> Lineage:
-        return frozenset((label, min(age + 1, 2)) for label, age in one) if ages else one
+    def carried(one: Dependencies) -> Dependencies:
+        return frozenset((label, min(lag + 1, 2)) for label, lag in one) if lags else one
 
     carry = [carried(one) for one in incoming[start:stop]]
     while True:
         inputs = [*incoming[:start], *carry, *incoming[stop:]]
-        out = lineage(body, inputs)
+        out = dependencies(body, inputs)
         following = [old | carried(new) for old, new in zip(carry, out[: len(carry)], strict=True)]
         if following == carry:
             return out

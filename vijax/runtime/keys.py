@@ -1,7 +1,7 @@
-"""Random keys: whatever a user may hand over becomes one typed JAX key.
+"""Random keys: conversion of seeds and legacy keys to typed JAX keys.
 
-On the host keys are made without JAX's own functions, each of which XLA would have to compile
-first: a sixth of the time that a small fit takes in all.
+On the host, keys are computed without JAX functions, whose compilation would take a sixth of the
+total time of a small fit.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-_FAST_ELEMENTS = 2**19  # numbers up to which compiling threefry costs more than it saves
+_FAST_ELEMENTS = 2**19  # below this size compiling threefry costs more than it saves
 _THREEFRY = "threefry2x32"
 _MASK = 2**32 - 1
 
 
 def draw_keys(key: Array, num_draws: int, dim: int) -> Array:
-    """Keys for a block of draws, inside a program; those of small blocks compile fast.
+    """Keys for a block of draws, inside a program; small blocks use a generator that compiles fast.
 
-    XLA takes about a second to compile threefry for a matrix of numbers, a third of that for its
-    own generator, which in turn is some seven times slower to run on a CPU.
+    XLA takes about a second to compile threefry for a matrix, and a third of that for its own
+    generator, which however runs about seven times slower on a CPU.
     """
     if num_draws * dim <= _FAST_ELEMENTS:
         data = jnp.ravel(jax.random.key_data(key))[:2]
@@ -32,23 +32,24 @@ def draw_keys(key: Array, num_draws: int, dim: int) -> Array:
 
 
 class Normals(NamedTuple):
-    """Standard normals `(num,)` that stand in the place of a key."""
+    """Standard normals `(num,)`, passed in place of a key."""
 
     values: Array
 
 
 def normals(key: Array | Normals, shape: tuple[int, ...], dtype: Any) -> Array:
-    """Standard normals: made with a key, or those that stand in its place."""
+    """Standard normals from a key, or those that were passed in its place."""
     if isinstance(key, Normals):
         return key.values.reshape(shape).astype(dtype)
     return jax.random.normal(key, shape, dtype)
 
 
-def for_rejection(key: Array) -> Array:
-    """A key of threefry that stands for one of any kind: what draws by rejection need.
+def rejection_key(key: Array) -> Array:
+    """A threefry key derived from a key of any implementation, for rejection sampling.
 
-    Under `vmap` XLA's own generator makes the numbers of all draws from the key of the first. Once
-    that one is accepted its key stands still, and all others are offered the same numbers for ever.
+    Under `vmap` XLA's own generator derives the numbers of all draws from the first key. Once that
+    draw is accepted, its key no longer changes, and the others are proposed the same numbers
+    without end.
     """
     return jax.random.wrap_key_data(jnp.ravel(jax.random.key_data(key))[:2], impl=_THREEFRY)
 
@@ -57,7 +58,7 @@ def as_key(rng_key: Any) -> Array:
     """A typed key from an int, a typed key or a legacy `uint32` key.
 
     Raises:
-        TypeError: it is none of these.
+        TypeError: it is of another kind.
     """
     if isinstance(rng_key, jax.Array) or hasattr(rng_key, "dtype"):
         if jnp.issubdtype(rng_key.dtype, jax.dtypes.prng_key) and rng_key.shape == ():

@@ -1,4 +1,4 @@
-"""Running out of memory, said in terms of what the user can change."""
+"""Out-of-memory errors with a remedy for the user."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _EXHAUSTED = "RESOURCE_EXHAUSTED"
 
 
 @contextlib.contextmanager
-def named_memory(what: str, remedy: str) -> Iterator[None]:
-    """Turns running out of memory, on the device or the host, into an error with a remedy.
+def explain_out_of_memory(what: str, remedy: str) -> Iterator[None]:
+    """Converts out-of-memory errors of the device or the host into one with a remedy.
 
     Args:
-        what: the call, as the user knows it.
-        remedy: what would take less.
+        what: name of the public function.
+        remedy: how to use less memory.
 
     Raises:
-        OutOfMemoryError: in place of JAX's and Python's own.
+        OutOfMemoryError: in place of those of JAX and Python.
     """
     try:
         yield
@@ -37,25 +37,25 @@ def named_memory(what: str, remedy: str) -> Iterator[None]:
         raise OutOfMemoryError(f"{what}: not enough memory ({first}). {remedy}") from error
 
 
-def check_room(num_bytes: float) -> None:
-    """Refuses what this machine could not hold if its memory were empty.
+def check_host_memory(num_bytes: float) -> None:
+    """Rejects results larger than the memory of this machine.
 
-    Systems lend more than there is, and end the process that uses it.
+    Operating systems overcommit memory and kill the process that uses it.
 
     Args:
-        num_bytes: what an answer takes on the host.
+        num_bytes: size of the result on the host.
 
     Raises:
-        MemoryError: there is not as much.
+        MemoryError: it exceeds the installed memory.
     """
     if num_bytes > _installed():
-        has, takes = (f"{number / 2**30:,.1f} GiB" for number in (_installed(), num_bytes))
-        raise MemoryError(f"the answer takes {takes}, the machine has {has}")
+        installed, needed = (f"{number / 2**30:,.1f} GiB" for number in (_installed(), num_bytes))
+        raise MemoryError(f"the result takes {needed}, the machine has {installed}")
 
 
 @functools.cache
 def _installed() -> float:
-    """Bytes of memory of this machine, `inf` where the system does not say."""
+    """Bytes of memory of this machine, `inf` if unknown."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):

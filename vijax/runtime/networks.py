@@ -1,4 +1,4 @@
-"""Modules of `flax.nnx` as pure functions: their weights, and what they say of inputs."""
+"""Modules of `flax.nnx` as pure functions of their parameters."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from jax import Array
 from vijax.runtime.errors import GuideError, mismatch
 
 PyTree = Any
-Make = Callable[[Any], Any]  # from `nnx.Rngs` to an `nnx.Module`
+ModuleFactory = Callable[[Any], Any]  # from `nnx.Rngs` to an `nnx.Module`
 
 
-def start(make: Make, key: Array, option: str) -> PyTree:
-    """Weights at random, as the module makes them.
+def init(factory: ModuleFactory, key: Array, option: str) -> PyTree:
+    """Randomly initialized parameters of a module.
 
     Args:
-        make: what makes it.
+        factory: constructs the module.
         key: randomness.
-        option: by which the user named it.
+        option: name of the user's option, for errors.
 
     Raises:
-        GuideError: the module has state of other kinds.
+        GuideError: the module has state other than parameters.
     """
     from flax import nnx
 
-    module = make(nnx.Rngs(key))
-    weights, rest = nnx.state(module, nnx.Param), nnx.state(module, nnx.Not(nnx.Param))
+    module = factory(nnx.Rngs(key))
+    params, rest = nnx.state(module, nnx.Param), nnx.state(module, nnx.Not(nnx.Param))
     if jax.tree.leaves(rest):
         others = list(nnx.to_pure_dict(rest))
         raise GuideError(mismatch(option, "no state but nnx.Param", f"some in {others}"))
-    return nnx.to_pure_dict(weights)
+    return nnx.to_pure_dict(params)
 
 
-def applied(make: Make, weights: PyTree, *inputs: Array) -> Array:
-    """What the module with these weights says of inputs."""
+def apply(factory: ModuleFactory, params: PyTree, *inputs: Array) -> Array:
+    """The output of the module with these parameters."""
     from flax import nnx
 
-    structure, state = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))), nnx.Param)
-    nnx.replace_by_pure_dict(state, weights)
+    structure, state = nnx.split(nnx.eval_shape(lambda: factory(nnx.Rngs(0))), nnx.Param)
+    nnx.replace_by_pure_dict(state, params)
     return nnx.merge(structure, state)(*inputs)

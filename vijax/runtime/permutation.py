@@ -1,9 +1,9 @@
-"""Pseudo-random permutations of a range, any places of one for what these places cost.
+"""Pseudo-random permutations of a range, evaluated at any positions in time linear in their number.
 
-A Feistel network permutes pairs of numbers: it adds a keyed hash of one to the other, modulo its
-range, in turns. The pairs are a row and a column of a table that is hardly larger than the range;
-a number beyond it is permuted again until it falls inside (cycle walking), so that what is left is
-a permutation of the range. Sources: How to construct pseudorandom permutations from pseudorandom
+A Feistel network permutes pairs of integers by alternately adding a keyed hash of one to the other,
+modulo its range. The pairs index the cells of a table slightly larger than the range; an integer
+beyond the range is permuted again until it is inside (cycle walking), which yields a permutation of
+the range. Sources: How to construct pseudorandom permutations from pseudorandom
 functions, Luby, Rackoff, 1988; Ciphers with arbitrary finite domains, Black, Rogaway, 2002.
 """
 
@@ -14,23 +14,23 @@ import math
 
 import numpy as np
 
-_ROUNDS = 6  # after four, places a column apart still have rows that correlate
-SHUFFLED = 2**16  # rows up to which all are shuffled: small tables are far from uniform
-_BLOCK = 2**14  # numbers that are permuted together, in the processor's cache
+_ROUNDS = 6  # after four, positions one column apart are still correlated
+SHUFFLE_LIMIT = 2**16  # up to this size all rows are shuffled: small tables are far from uniform
+_BLOCK = 2**14  # integers permuted at a time, to fit the processor's cache
 _HALF = np.uint32(16)
 
 
-def permuted(seed: tuple[int, ...], size: int, places: np.ndarray) -> np.ndarray:
-    """What stands at some places of a permutation of `range(size)`, `(num,)` as these are."""
-    if size <= SHUFFLED:
-        return _shuffled(seed, size)[places]
+def permute(seed: tuple[int, ...], size: int, positions: np.ndarray) -> np.ndarray:
+    """The entries of a permutation of `range(size)` at `positions`, both `(num,)`."""
+    if size <= SHUFFLE_LIMIT:
+        return _shuffled(seed, size)[positions]
     keys = np.random.SeedSequence(seed).generate_state(_ROUNDS)
-    out = places.astype(np.uint32)
+    out = positions.astype(np.uint32)
     for first in range(0, len(out), _BLOCK):
-        numbers = _mixed(out[first : first + _BLOCK], keys, size)
+        numbers = _feistel(out[first : first + _BLOCK], keys, size)
         beyond = np.flatnonzero(numbers >= size)
         while beyond.size:
-            numbers[beyond] = _mixed(numbers[beyond], keys, size)
+            numbers[beyond] = _feistel(numbers[beyond], keys, size)
             beyond = beyond[numbers[beyond] >= size]
         out[first : first + _BLOCK] = numbers
     return out.astype(np.int32)
@@ -43,8 +43,8 @@ def _shuffled(seed: tuple[int, ...], size: int) -> np.ndarray:
     return rows
 
 
-def _mixed(numbers: np.ndarray, keys: np.ndarray, size: int) -> np.ndarray:
-    """A permutation of the cells of the smallest table, about square, that has room for all."""
+def _feistel(numbers: np.ndarray, keys: np.ndarray, size: int) -> np.ndarray:
+    """A permutation of the cells of the smallest nearly square table of at least `size` cells."""
     height = math.isqrt(size - 1) + 1  # at most 2^16, so that products below have 32 bits
     lengths = np.array([height, -(-size // height)], np.uint32)
     first = numbers // lengths[1]
@@ -54,15 +54,15 @@ def _mixed(numbers: np.ndarray, keys: np.ndarray, size: int) -> np.ndarray:
         _hash(pair[1 - turn % 2], key, scratch)
         np.right_shift(scratch, _HALF, out=scratch)
         np.multiply(scratch, length, out=scratch)
-        np.right_shift(scratch, _HALF, out=scratch)  # below `length`, evenly but for 2^-16
+        np.right_shift(scratch, _HALF, out=scratch)  # below `length`, uniform up to 2^-16
         np.add(changed, scratch, out=changed)
-        np.subtract(changed, length, out=scratch)  # wraps round to a huge number if too small
+        np.subtract(changed, length, out=scratch)  # wraps around to a large number if negative
         np.minimum(changed, scratch, out=changed)
     return pair[0] * lengths[1] + pair[1]
 
 
 def _hash(numbers: np.ndarray, key: np.uint32, out: np.ndarray) -> None:
-    """Of 32 bits, the upper ones the best; multipliers of MurmurHash3 (Appleby) and Knuth."""
+    """A 32-bit hash, best in its upper bits; multipliers of Knuth and MurmurHash3 (Appleby)."""
     np.bitwise_xor(numbers, key, out=out)
     np.multiply(out, np.uint32(0x9E3779B1), out=out)
     np.bitwise_xor(out, out >> np.uint32(15), out=out)

@@ -1,10 +1,10 @@
-"""Mixed precision: programs whose matrix products and convolutions are taken in bfloat16.
+"""Mixed precision: programs with their matrix products and convolutions in bfloat16.
 
-Those are where a network spends its time, and where accelerators gain most by shorter numbers.
-Everything else stays as it was: parameters and their gradients, sums, exponentials, distributions'
-log densities. bfloat16 has the exponents of float32, so that no loss has to be scaled. Sources:
-Mixed Precision Training, Micikevicius et al., 2018; A Study of BFLOAT16 for Deep Learning Training,
-Kalamkar et al., 2019.
+These take most of the time of a network, and accelerators gain most from lower precision there.
+All else keeps its precision: parameters and their gradients, sums, exponentials, log densities of
+distributions. bfloat16 has the exponent range of float32, so that no loss scaling is needed.
+Sources: Mixed Precision Training, Micikevicius et al., 2018; A Study of BFLOAT16 for Deep Learning
+Training, Kalamkar et al., 2019.
 """
 
 from __future__ import annotations
@@ -18,38 +18,37 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.extend import core
 
-from vijax.runtime.jaxpr import scan_parts
+from vijax.runtime.jaxpr import num_consts_and_carry
 
-PRECISIONS = ("bfloat16",)  # float16 would need losses to be scaled
-_EXACT = "vijax.exact"
+PRECISIONS = ("bfloat16",)  # float16 would need loss scaling
+_FULL = "vijax.full_precision"
 _PRODUCTS = ("dot_general", "conv_general_dilated")
 _CALLS = ("jit", "pjit", "closed_call", "core_call")
 
 
 def check_precision(precision: str | None) -> None:
-    """Refuses what is neither `None` nor one of `PRECISIONS`.
+    """Checks the option `precision`.
 
     Raises:
-        ValueError: naming the option.
+        ValueError: it is neither `None` nor one of `PRECISIONS`.
     """
     if precision not in (None, *PRECISIONS):
         raise ValueError(f"precision: expected None or one of {PRECISIONS}, got {precision!r}.")
 
 
-def exact() -> contextlib.AbstractContextManager[Any]:
-    """What is traced inside keeps its precision; nothing else depends on it."""
-    return jax.named_scope(_EXACT)
+def full_precision() -> contextlib.AbstractContextManager[Any]:
+    """Marks operations traced inside, which `mixed_precision` leaves in full precision."""
+    return jax.named_scope(_FULL)
 
 
-def mixed(function: Callable[..., Any], precision: str) -> Callable[..., Any]:
-    """The same function with its products in a lower precision, gradients through them included.
+def mixed_precision(function: Callable[..., Any], precision: str) -> Callable[..., Any]:
+    """A function with its matrix products and their gradients in a lower precision.
 
-    Their operands are rounded, their results are given back in the precision that they had.
-    Programs inside of it are followed, but for those with a derivative of their own and loops of
-    unknown length.
+    Operands are rounded, results are converted back to their original precision. Applies
+    recursively to inner programs, except those with custom derivatives and loops of unknown length.
 
     Args:
-        function: of pytrees of arrays, to such a pytree.
+        function: from pytrees of arrays to a pytree of arrays.
         precision: one of `PRECISIONS`.
     """
     dtype = jnp.dtype(precision)
@@ -77,11 +76,11 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Any], dtype: A
 def _applied(jaxpr: Any, equation: Any, values: list[Any], dtype: Any) -> Sequence[Any]:
     """The values of an equation's outputs."""
     name, params = equation.primitive.name, equation.params
-    if _EXACT in str(equation.source_info.name_stack):
+    if _FULL in str(equation.source_info.name_stack):
         return _unchanged(jaxpr, equation, values)
     if name in _PRODUCTS and all(_is_wider(atom.aval.dtype, dtype) for atom in equation.invars):
-        short = [lax.convert_element_type(operand, dtype) for operand in values]
-        product = equation.primitive.bind(*short, **params | {"preferred_element_type": dtype})
+        rounded = [lax.convert_element_type(operand, dtype) for operand in values]
+        product = equation.primitive.bind(*rounded, **params | {"preferred_element_type": dtype})
         return [lax.convert_element_type(product, equation.outvars[0].aval.dtype)]
     if name in _CALLS:
         inner = params["jaxpr"]
@@ -92,30 +91,32 @@ def _applied(jaxpr: Any, equation: Any, values: list[Any], dtype: Any) -> Sequen
         branches = [_function(branch.jaxpr, branch.consts, dtype) for branch in params["branches"]]
         return lax.switch(values[0], branches, *values[1:])
     if name in ("remat2", "checkpoint"):
-        again = _function(params["jaxpr"], (), dtype)
+        inner = _function(params["jaxpr"], (), dtype)
         options = {option: params[option] for option in ("prevent_cse", "policy")}
-        return jax.checkpoint(again, **options)(*values)
+        return jax.checkpoint(inner, **options)(*values)
     return _unchanged(jaxpr, equation, values)
 
 
 def _unchanged(jaxpr: Any, equation: Any, values: list[Any]) -> Sequence[Any]:
-    """The outputs of an equation as it is: a program of nothing else, whatever its kind."""
+    """The outputs of an equation, evaluated unchanged as a program of its own."""
     pairs = zip(equation.invars, values, strict=True)
-    given = {atom: value for atom, value in pairs if not isinstance(atom, core.Literal)}
-    alone = jaxpr.replace(constvars=[], invars=[*given], outvars=equation.outvars, eqns=[equation])
-    return core.jaxpr_as_fun(core.ClosedJaxpr(alone, ()))(*given.values())
+    inputs = {atom: value for atom, value in pairs if not isinstance(atom, core.Literal)}
+    single = jaxpr.replace(
+        constvars=[], invars=[*inputs], outvars=equation.outvars, eqns=[equation]
+    )
+    return core.jaxpr_as_fun(core.ClosedJaxpr(single, ()))(*inputs.values())
 
 
 def _scan(equation: Any, values: list[Any], dtype: Any) -> list[Any]:
-    params, (start, length) = equation.params, scan_parts(equation)
-    body, fixed, moving = params["jaxpr"], values[:start], values[start:]
+    params, (num_consts, num_carry) = equation.params, num_consts_and_carry(equation)
+    body, consts, rest = params["jaxpr"], values[:num_consts], values[num_consts:]
 
     def step(carry: list[Array], x: list[Array]) -> tuple[list[Array], list[Array]]:
-        out = _evaluate(body.jaxpr, body.consts, [*fixed, *carry, *x], dtype)
-        return out[:length], out[length:]
+        out = _evaluate(body.jaxpr, body.consts, [*consts, *carry, *x], dtype)
+        return out[:num_carry], out[num_carry:]
 
     options = {option: params[option] for option in ("length", "reverse", "unroll")}
-    carry, stacked = lax.scan(step, moving[:length], moving[length:], **options)
+    carry, stacked = lax.scan(step, rest[:num_carry], rest[num_carry:], **options)
     return [*carry, *stacked]
 
 
@@ -123,5 +124,5 @@ def _function(jaxpr: Any, consts: Sequence[Any], dtype: Any) -> Callable[..., li
     return lambda *values: _evaluate(jaxpr, consts, values, dtype)
 
 
-def _is_wider(own: Any, dtype: Any) -> bool:
-    return jnp.issubdtype(own, jnp.floating) and own.itemsize > dtype.itemsize
+def _is_wider(given: Any, dtype: Any) -> bool:
+    return jnp.issubdtype(given, jnp.floating) and given.itemsize > dtype.itemsize

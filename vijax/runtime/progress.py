@@ -1,4 +1,4 @@
-"""A progress bar that shows ELBO, rate and time left; silent where nobody watches."""
+"""A progress bar with ELBO, rate and remaining time, on terminals only."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import numpy as np
 
 
 class Progress:
-    """A tqdm bar, updated at most a few times a second and disabled off a terminal.
+    """A tqdm bar, updated at most a few times per second and disabled without a terminal.
 
     Args:
-        enabled: whether the user wants it at all.
-        total: steps in all, `None` when unknown.
-        steps: whether steps are counted; else only what is going on is shown, and for how long.
+        enabled: whether the user enabled it.
+        total: total number of steps, `None` if unknown.
+        steps: whether it counts steps; otherwise it shows the current stage and the elapsed time.
     """
 
     def __init__(self, enabled: bool, total: int | None = None, steps: bool = True) -> None:
@@ -28,7 +28,7 @@ class Progress:
         )
 
     def update(self, step: int, losses: np.ndarray) -> None:
-        """Moves the bar to `step`."""
+        """Advances the bar to `step`."""
         if self._bar.disable:
             return
         recent = losses[-100:]
@@ -37,7 +37,7 @@ class Progress:
         self._bar.update(step - self._bar.n)
 
     def note(self, text: str) -> None:
-        """Shows a line of state beside the bar."""
+        """Shows a line of text with the bar."""
         if not self._bar.disable:
             self._bar.set_description(text)
 

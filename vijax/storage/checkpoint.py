@@ -21,9 +21,9 @@ from jax.experimental import multihost_utils
 from vijax.contracts import Algorithm, PyTree, Variables
 from vijax.engine.engine import Engine
 from vijax.engine.run import Run
-from vijax.runtime.device_layout import of_first_process, on_host
+from vijax.runtime.device_layout import from_first_process, on_host
 from vijax.runtime.errors import VijaxError, VijaxWarning, mismatch
-from vijax.runtime.fingerprint import fingerprint, text
+from vijax.runtime.fingerprint import fingerprint, fingerprint_text
 from vijax.storage import call, checks
 from vijax.storage import run as run_codec
 from vijax.storage.checkpoint_directory import (
@@ -145,7 +145,7 @@ class Checkpointer:
         """Writes a checkpoint if it is due, without waiting for the disk."""
         idle = self.writing is None or self.writing.done()
         elapsed = time.perf_counter() - self.last_time
-        if of_first_process(idle and elapsed >= self.checkpoint.seconds):
+        if from_first_process(idle and elapsed >= self.checkpoint.seconds):
             self._wait()
             self._start_writing(run)
 
@@ -289,4 +289,6 @@ def _identity(engine: Engine, restarts: int) -> dict[str, Any]:
 
 def _settings(algorithm: Algorithm) -> str:
     """A hash of an algorithm including what its encoding omits: optimizer code and constants."""
-    return hashlib.blake2b(text(fingerprint(algorithm)).encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(
+        fingerprint_text(fingerprint(algorithm)).encode(), digest_size=16
+    ).hexdigest()

@@ -13,7 +13,7 @@ from numpyro.contrib.module import nnx_module
 import vijax
 from tests.groups import PRECISION, Encoder, data, groups, hierarchy
 from vijax import GuideError, ModelError
-from vijax.contracts import Batch, Setting, Variables
+from vijax.contracts import Batch, LossContext, Variables
 from vijax.fitting import warm_start
 from vijax.guides import Amortized
 from vijax.guides.amortized.continuous import AmortizedParams
@@ -102,7 +102,7 @@ def test_gradients_vanish_at_the_exact_posterior():
 
     def gradients(objective):
         def loss(params):
-            setting = Setting({}, jax.random.key(0), target, guide, Batch(data), jnp.zeros(()))
+            setting = LossContext({}, jax.random.key(0), target, guide, Batch(data), jnp.zeros(()))
             return objective(Variables(params), setting)[0]
 
         return jax.tree.leaves(jax.jit(jax.grad(loss))(params))

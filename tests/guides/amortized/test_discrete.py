@@ -16,7 +16,7 @@ from scipy.stats import norm, poisson
 
 import vijax
 from vijax import GuideError
-from vijax.contracts import Batch, Setting, Variables
+from vijax.contracts import Batch, LossContext, Variables
 from vijax.families.discrete import DiscretizedLogistic
 from vijax.guides import Amortized, AmortizedDiscrete
 from vijax.model import build, request, split
@@ -116,11 +116,11 @@ def exact(model, encoder):
 def test_gradients_on_a_batch_are_unbiased(model, encoder, name):
     target, guide, batch, variables = problem(model, encoder)
     keys, objective = jax.random.split(jax.random.key(1), 4000), ELBO(discrete=name)
-    start = Setting({}, keys[0], target, guide, batch, jnp.zeros(()))
-    controls = jax.tree.map(lambda leaf: leaf + 0.1, objective.init_controls(start))
+    start = LossContext({}, keys[0], target, guide, batch, jnp.zeros(()))
+    controls = jax.tree.map(lambda leaf: leaf + 0.1, objective.init_control_params(start))
 
     def one(key):
-        setting = start._replace(key=key, controls=controls)
+        setting = start._replace(key=key, control_params=controls)
         return jax.value_and_grad(lambda at: objective(at, setting)[0])(variables)
 
     found = jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=2000))(keys)
@@ -228,7 +228,7 @@ def test_gradients_of_counts_on_a_batch_are_unbiased():
         return jnp.sum(jnp.exp(log_q * 3 / 5) * (log_q - log_p))
 
     def estimate(key):
-        setting = Setting({}, key, target, guide, batch, jnp.zeros(()))
+        setting = LossContext({}, key, target, guide, batch, jnp.zeros(()))
         return jax.value_and_grad(lambda at: ELBO()(at, setting)[0])(variables)
 
     keys = jax.random.split(jax.random.key(1), 4000)

@@ -14,7 +14,7 @@ from scipy import stats
 import vijax
 from tests.laws import keys
 from tests.targets import Problem, problem
-from vijax.contracts import DensityGuide, Setting, Variables
+from vijax.contracts import DensityGuide, LossContext, Variables
 from vijax.guides import adapt
 from vijax.objectives import CUBO, ELBO, IWAE, FDivergence, ForwardKL, FreeBits, Renyi, ScoreELBO
 from vijax.runtime.errors import GuideError
@@ -130,7 +130,7 @@ def test_at_the_exact_posterior_every_objective_is_exact(name, objective):
     params = guide.init(jax.random.key(0), p.target.space, {})
 
     def loss(params, key):
-        setting = Setting({}, key, p.target, guide, p.batch, jnp.ones(()))
+        setting = LossContext({}, key, p.target, guide, p.batch, jnp.ones(()))
         return objective(Variables(params), setting)[0]
 
     slopes = jax.jit(jax.vmap(jax.value_and_grad(loss), (None, 0)))
@@ -273,7 +273,7 @@ def test_other_guide_functions_have_no_density(function):
     guide = adapted(function, p)
     assert not isinstance(guide, DensityGuide)
     params = guide.init(jax.random.key(0), p.target.space, {})
-    setting = Setting({}, jax.random.key(0), p.target, guide, p.batch, jnp.ones(()))
+    setting = LossContext({}, jax.random.key(0), p.target, guide, p.batch, jnp.ones(()))
     ELBO()(Variables(params), setting)
     with pytest.raises(GuideError, match=f"a guide with a density, got.*{function.__name__}"):
         IWAE(2)(Variables(params), setting)

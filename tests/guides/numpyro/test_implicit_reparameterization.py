@@ -19,7 +19,7 @@ from vijax.guides.numpyro.implicit_reparameterization import (
     with_implicit_gradient,
 )
 from vijax.runtime.errors import GuideError
-from vijax.runtime.keys import draw_keys, for_rejection
+from vijax.runtime.keys import draw_keys, rejection_key
 
 NUM = 50_000
 LOGITS, LOCS, SCALES = jnp.array([0.3, -0.4, 0.1]), jnp.array([-2.0, 0.5, 1.0]), jnp.ones(3) / 2
@@ -154,7 +154,7 @@ def test_draws_equal_numpyros():
 def test_rejection_sampling_is_correct_under_vmap():
     """With XLA's generator all draws would share random numbers after the first acceptance."""
     keys = draw_keys(jax.random.key(0), 4000, 1)
-    draw = jax.jit(jax.vmap(lambda key: dist.VonMises(0.0, 14.0).sample(for_rejection(key))))
+    draw = jax.jit(jax.vmap(lambda key: dist.VonMises(0.0, 14.0).sample(rejection_key(key))))
     assert stats.kstest(np.asarray(draw(keys), float), stats.vonmises(14.0).cdf).pvalue > 1e-3
 
 

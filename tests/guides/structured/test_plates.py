@@ -236,7 +236,7 @@ def test_the_automatic_guide_has_blocks_if_they_have_few_parameters():
         built("nested")[0].space, ["members"]
     )  # groups stay dense
     assert not plates_affordable_on_batches(
-        built("nested")[0].space.cut({"groups": 10_000}), ["groups"]
+        built("nested")[0].space.on_rows({"groups": 10_000}), ["groups"]
     )
 
     def wide(y):

@@ -1,4 +1,4 @@
-"""Gradients through Bernoulli and categorical variables, by enumeration."""
+"""Gradient estimators for Bernoulli and categorical variables against enumeration."""
 
 import functools
 import itertools
@@ -38,16 +38,16 @@ UNBIASED = [
 BIASED = [GumbelSoftmax((0.5,)), StraightThrough()]
 
 
-def controls_of(estimator, logits, spread=0.5):
-    """Parameters of control variates, moved at random from where they start."""
-    start, structure = jax.tree.flatten(estimator.controls(jax.random.key(5), logits))
+def control_params_of(estimator, logits, scale=0.5):
+    """Initial parameters of control variates plus random perturbations."""
+    start, structure = jax.tree.flatten(estimator.init_control_params(jax.random.key(5), logits))
     keys = jax.random.split(jax.random.key(6), len(start))
-    moved = [a + spread * jax.random.normal(k, a.shape) for a, k in zip(start, keys, strict=True)]
+    moved = [a + scale * jax.random.normal(k, a.shape) for a, k in zip(start, keys, strict=True)]
     return structure.unflatten(moved)
 
 
 def f(b, shift=0.2):
-    """Smooth, not additive, and with a parameter of its own."""
+    """Smooth, not additive, and with a parameter."""
     return jnp.sum(jnp.tanh(WEIGHTS @ b + shift) ** 2) + b[0] * b[2]
 
 
@@ -58,15 +58,15 @@ def expected(logits, shift):
 
 @functools.cache
 def estimates(estimator):
-    """Values and gradients in the logits and in the parameter of `f`, a row for each key."""
+    """Values and gradients in the logits and in the parameter of `f`, one row per key."""
 
-    controls = controls_of(estimator, LOGITS)
+    controls = control_params_of(estimator, LOGITS)
 
     def one(key, logits, shift):
         return estimator(key, logits, lambda b: f(b, shift), controls)
 
     slopes = jax.value_and_grad(one, (1, 2))
-    # in pieces: some programs on more than 4,096 keys at once are wrong, by XLA's fault on CPUs
+    # in batches: some programs on more than 4,096 keys at once are wrong, a bug of XLA on CPUs
     program = jax.jit(
         lambda keys, *at: jax.lax.map(lambda key: slopes(key, *at), keys, batch_size=2000)
     )
@@ -90,7 +90,7 @@ def test_value_and_gradients_are_unbiased(estimator):
 
 
 @pytest.mark.parametrize("estimator", BIASED, ids=repr)
-def test_those_called_biased_are(estimator):
+def test_estimators_marked_as_biased_are(estimator):
     assert not estimator.unbiased
     value, logits, shift = estimates(estimator)
     wanted = exact()
@@ -111,10 +111,10 @@ def test_variances_are_in_the_order_of_preference():
 def test_gradients_of_categorical_variables_are_unbiased(estimator):
     logits = jnp.array([[0.3, -0.5, 0.0], [1.0, 0.2, -1.0]])
     payoff = jnp.array([[1.0, -0.5, 0.3], [0.2, 2.0, -0.7]])
-    controls = controls_of(estimator, logits)
+    controls = control_params_of(estimator, logits)
 
-    def value(hot):
-        return jnp.tanh(jnp.sum(payoff * hot)) ** 2 + hot[0, 1] * hot[1, 2]
+    def value(one_hot):
+        return jnp.tanh(jnp.sum(payoff * one_hot)) ** 2 + one_hot[0, 1] * one_hot[1, 2]
 
     def expectation(logits):
         every = jax.nn.one_hot(jnp.array(list(itertools.product(range(3), repeat=2))), 3)
@@ -133,8 +133,8 @@ def test_gradients_of_categorical_variables_are_unbiased(estimator):
 @pytest.mark.slow
 @pytest.mark.parametrize("estimator", LEARNED, ids=repr)
 def test_the_gradient_of_the_variance(estimator):
-    """That of the squared norm is its gradient on the same draws: finite differences agree."""
-    start, back = jax.flatten_util.ravel_pytree(controls_of(estimator, LOGITS, 0.2))
+    """The gradient of the squared norm agrees with finite differences on the same draws."""
+    start, back = jax.flatten_util.ravel_pytree(control_params_of(estimator, LOGITS, 0.2))
     direction = jax.random.normal(jax.random.key(8), start.shape) / jnp.sqrt(start.size)
 
     def squared(flat, key):
@@ -151,8 +151,8 @@ def test_the_gradient_of_the_variance(estimator):
 
 
 def learned(estimator, logits, value, steps):
-    """Control variates after steps against the gradient of the variance, one draw each."""
-    optimizer, controls = optax.adam(0.01), estimator.controls(jax.random.key(2), logits)
+    """Control variates after gradient steps on the variance, one draw each."""
+    optimizer, controls = optax.adam(0.01), estimator.init_control_params(jax.random.key(2), logits)
 
     def squared(controls, key):
         return jnp.sum(jax.grad(estimator, 1)(key, logits, value, controls) ** 2)
@@ -162,13 +162,13 @@ def learned(estimator, logits, value, steps):
         updates, moments = optimizer.update(jax.grad(squared)(controls, key), moments)
         return (optax.apply_updates(controls, updates), moments), None
 
-    begun = (controls, optimizer.init(controls))
+    state = (controls, optimizer.init(controls))
     keys = jax.random.split(jax.random.key(3), steps)
-    return jax.jit(lambda *state: jax.lax.scan(step, *state))(begun, keys)[0][0]
+    return jax.jit(lambda *state: jax.lax.scan(step, *state))(state, keys)[0][0]
 
 
 @pytest.mark.slow
-def test_learned_control_variates_on_the_toy():
+def test_learned_control_variates_reduce_the_variance():
     """Figure 1 of the paper on RELAX: variances REBAR > REBAR, learned > RELAX."""
     logits, variances = jnp.array([0.0]), []
 
@@ -192,8 +192,8 @@ def test_learned_control_variates_on_the_toy():
 @pytest.mark.parametrize(
     "estimator", [LocalExpectation(), LeaveOneOut(2), DisARM(), Rebar()], ids=repr
 )
-def test_the_toy_that_biased_gradients_get_wrong(estimator):
-    """`(b - 0.499)^2` is least for `b = 0`, by a hair: its slope is 0.002 p (1 - p)."""
+def test_a_problem_on_which_biased_gradients_fail(estimator):
+    """`(b - 0.499)^2` is slightly smaller at `b = 0`: its gradient is 0.002 p (1 - p)."""
 
     def toy(key, logits):
         return estimator(key, logits, lambda b: jnp.sum((b - 0.499) ** 2))
@@ -212,6 +212,6 @@ def test_the_toy_that_biased_gradients_get_wrong(estimator):
         (Rebar, {"temperature": 0.0}, "temperature"),
     ],
 )
-def test_bad_options_are_named(estimator, options, message):
+def test_invalid_options_raise(estimator, options, message):
     with pytest.raises(ValueError, match=message):
         estimator(**options)

@@ -1,4 +1,4 @@
-"""Quasi-Monte Carlo draws: each a standard normal, together spread evenly; gradients stay true."""
+"""Quasi-Monte Carlo draws: marginally standard normal, stratified, unbiased gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -8,30 +8,30 @@ from jax.scipy.special import ndtr
 
 import vijax
 from tests.targets import regression
-from vijax.contracts import Setting, Variables
+from vijax.contracts import LossContext, Variables
 from vijax.guides import MeanField
 from vijax.guides.location_scale.mean_field import MeanFieldParams
 from vijax.objectives import ELBO
 from vijax.objectives.estimators.quasi_monte_carlo import quasi_normals
 
-WAYS = ["latin_hypercube", "sobol"]
+SCHEMES = ["latin_hypercube", "sobol"]
 
 
-@pytest.mark.parametrize("how", WAYS)
-def test_every_entry_has_a_value_in_every_stratum(how):
+@pytest.mark.parametrize("how", SCHEMES)
+def test_every_coordinate_has_a_value_in_every_stratum(how):
     points = quasi_normals(how, jax.random.key(0), 16, 5)
     strata = np.floor(16 * np.asarray(ndtr(points)))
     np.testing.assert_array_equal(np.sort(strata, axis=0), np.arange(16)[:, None] + np.zeros(5))
 
 
-def test_pairs_of_entries_of_sobol_points_are_spread_too():
+def test_pairs_of_coordinates_of_sobol_points_are_stratified():
     points = quasi_normals("sobol", jax.random.key(1), 64, 2)
     cells = np.floor(8 * np.asarray(ndtr(points))).astype(int)
     assert len({tuple(cell) for cell in cells}) == 64
 
 
-@pytest.mark.parametrize("how", WAYS)
-def test_each_of_them_is_standard_normal(how):
+@pytest.mark.parametrize("how", SCHEMES)
+def test_every_point_is_marginally_standard_normal(how):
     num = 20_000
     keys = jax.random.split(jax.random.key(2), num)
     points = np.asarray(jax.jit(jax.vmap(lambda key: quasi_normals(how, key, 4, 3)))(keys), float)
@@ -43,7 +43,7 @@ def test_each_of_them_is_standard_normal(how):
 
 
 def gradients(draws, num):
-    """Of the loss of a mean-field guide off its optimum, `(num, 2 dim)`, and their expectation."""
+    """Gradients of a mean-field ELBO away from its optimum, `(num, 2 dim)`; their expectation."""
     problem, guide = regression(), MeanField()
     target, space = problem.target, problem.target.space
     loc = jnp.asarray(problem.z_mean, jnp.float32) + jnp.array([0.3, -0.2, 0.1])
@@ -52,8 +52,8 @@ def gradients(draws, num):
     objective = ELBO(16, draws=draws)
 
     def loss(params, key):
-        setting = Setting({}, key, target, guide, problem.batch, jnp.zeros(()))
-        return objective(Variables(params), setting)[0]
+        context = LossContext({}, key, target, guide, problem.batch, jnp.zeros(()))
+        return objective(Variables(params), context)[0]
 
     def gradient(key):
         found = jax.grad(loss)(params, key)
@@ -68,20 +68,20 @@ def gradients(draws, num):
     return np.asarray(jax.jit(jax.vmap(gradient))(keys), float), np.concatenate(exact)
 
 
-def test_gradients_are_unbiased_and_less_noisy():
+def test_gradients_are_unbiased_and_have_lower_variance():
     plain, exact = gradients("independent", 4000)
-    for how in WAYS:
+    for how in SCHEMES:
         found, _ = gradients(how, 4000)
         error = found.std(axis=0) / np.sqrt(len(found))
         assert np.all(np.abs(found.mean(axis=0) - exact) < 5 * error)
         ratio = found.var(axis=0) / plain.var(axis=0)
-        # those of locations are linear in each entry, those of scales hold products of two as well
+        # gradients in locations are linear in each coordinate, those in scales also have products
         assert ratio[:3].max() < 0.25
         assert ratio[3:].max() < 0.9
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", WAYS)
+@pytest.mark.parametrize("how", SCHEMES)
 def test_a_fit_reaches_the_posterior(how):
     problem = regression()
     posterior = vijax.fit(
@@ -98,7 +98,7 @@ def test_a_fit_reaches_the_posterior(how):
     assert abs(posterior.elbo - problem.log_evidence) < 0.01
 
 
-def test_refusals_say_what_would_do():
+def test_errors_name_a_remedy():
     with pytest.raises(ValueError, match=r"draws: expected one of .* got 'halton'"):
         ELBO(4, draws="halton")
     with pytest.raises(ValueError, match="num_particles of at least 2, got 1"):
@@ -107,7 +107,7 @@ def test_refusals_say_what_would_do():
         ELBO(12, draws="sobol")
     problem = regression()
     split = {"alpha": "map", ...: "meanfield"}
-    with pytest.raises(vijax.GuideError, match="guide that is made of standard normals"):
+    with pytest.raises(vijax.GuideError, match="guide reparameterized by standard normals"):
         vijax.fit(
             problem.model,
             *problem.args,

@@ -80,7 +80,7 @@ def test_levels_follow_the_plates():
     assert [level.ancestor_widths for level in found] == [(), (3,), (3,), (3, 1)]
     rows = [list(num) for num in sharing_counts(space())]
     assert rows == [[], [3] * 3, [5] * 3, [12, 12, 12, 4]]
-    assert [list(num) for num in sharing_counts(space().cut({"classes": 2}))] == rows
+    assert [list(num) for num in sharing_counts(space().on_rows({"classes": 2}))] == rows
     together = np.concatenate([where.ravel() for where in coordinate_indices(space())])
     assert sorted(together) == list(range(space().dim))
 

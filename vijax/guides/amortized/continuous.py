@@ -12,15 +12,15 @@ import jax.numpy as jnp
 from jax import Array
 
 from vijax.contracts import (
+    AmortizedGuide,
     Axes,
     Batch,
-    ConditionalGuide,
     Draw,
-    NormalsGuide,
+    MeanFieldGuide,
+    NormalNoiseGuide,
     Position,
     PyTree,
     RowGuide,
-    SitewiseGuide,
     Space,
 )
 from vijax.guides.amortized.encoder import (
@@ -50,7 +50,7 @@ class AmortizedParams(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Amortized(ConditionalGuide, RowGuide, SitewiseGuide, NormalsGuide):
+class Amortized(AmortizedGuide, RowGuide, MeanFieldGuide, NormalNoiseGuide):
     """Amortized Gaussian: `q(z_i | x_i) = N(loc(x_i), diag(scale(x_i)^2))`.
 
     `(loc, log scale) = encoder(x_i)`. For the local latents of a plate with many rows: the cost of

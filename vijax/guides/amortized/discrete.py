@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vijax.contracts import Axes, Batch, ConditionalGuide, Position, PyTree, Site, Space
+from vijax.contracts import AmortizedGuide, Axes, Batch, Position, PyTree, Site, Space
 from vijax.families.discrete import Categorical, DiscretizedLogistic, Family
 from vijax.guides.amortized.encoder import (
     Encoder,
@@ -51,7 +51,7 @@ class AmortizedDiscreteParams(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class AmortizedDiscrete(ConditionalGuide, IndependentDiscrete):
+class AmortizedDiscrete(AmortizedGuide, IndependentDiscrete):
     """Amortized discrete guide: `q(h_i | x_i) = prod_j q(h_ij; encoder(x_i))`.
 
     The counterpart of `Amortized` for discrete local latents, as in a sigmoid belief network or

@@ -12,7 +12,7 @@ from vijax.guides.structured.plate_levels import Level, levels
 from vijax.runtime import networks as _networks
 from vijax.runtime.errors import GuideError, mismatch
 
-Encoder = _networks.Make
+Encoder = _networks.ModuleFactory
 Inputs = str | tuple[str, ...]
 
 
@@ -36,7 +36,7 @@ def init_encoder(encoder: Encoder, key: Array) -> PyTree:
     Raises:
         GuideError: the module has state other than `nnx.Param`.
     """
-    return _networks.start(encoder, key, "encoder")
+    return _networks.init(encoder, key, "encoder")
 
 
 def encode(
@@ -47,7 +47,7 @@ def encode(
     Raises:
         GuideError: an input is not an array with these rows, or the outputs have another shape.
     """
-    outputs = _networks.applied(encoder, params, *_input_rows(inputs, level, batch))
+    outputs = _networks.apply(encoder, params, *_input_rows(inputs, level, batch))
     expected = (level.rows, width)
     if jnp.shape(outputs) != expected:
         what = f"encoder's outputs for sites {[site.name for site in level.sites]}"

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 
-from vijax.contracts import Batch, Draw, GaussianGuide, HostDraws, NormalsGuide, Position, Space
+from vijax.contracts import Batch, Draw, GaussianGuide, HostDraws, NormalNoiseGuide, Position, Space
 from vijax.guides.checks import require_positive
 from vijax.guides.location_scale.gaussian_density import (
     LOG_2PI,
@@ -35,7 +35,7 @@ class FullRankParams(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class DenseGaussian(GaussianGuide, NormalsGuide):
+class DenseGaussian(GaussianGuide, NormalNoiseGuide):
     """The family `N(loc, L L')`, base class of `FullRank` and `Laplace`.
 
     Args:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import cho_solve, cholesky
 
-from vijax.contracts import Batch, Draw, GaussianGuide, NormalsGuide, Position, Space
+from vijax.contracts import Batch, Draw, GaussianGuide, NormalNoiseGuide, Position, Space
 from vijax.guides.checks import require_positive
 from vijax.guides.location_scale.gaussian_density import LOG_2PI
 from vijax.guides.location_scale.unravel import unravel
@@ -36,7 +36,7 @@ class LowRankParams(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class LowRank(GaussianGuide, NormalsGuide):
+class LowRank(GaussianGuide, NormalNoiseGuide):
     """Low-rank plus diagonal Gaussian: `q(z) = N(z; loc, S (I + F F') S)`.
 
     Time and memory are `dim * rank` per draw, so it represents the strongest correlations where a

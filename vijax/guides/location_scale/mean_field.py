@@ -17,10 +17,10 @@ from vijax.contracts import (
     Batch,
     Draw,
     GaussianGuide,
-    NormalsGuide,
+    MeanFieldGuide,
+    NormalNoiseGuide,
     Part,
     Position,
-    SitewiseGuide,
     Space,
 )
 from vijax.guides.checks import require_positive
@@ -41,7 +41,7 @@ class MeanFieldParams(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class MeanField(GaussianGuide, SitewiseGuide, NormalsGuide):
+class MeanField(GaussianGuide, MeanFieldGuide, NormalNoiseGuide):
     """Mean-field Gaussian: `q(z) = prod_i N(z_i; loc_i, exp(log_scale_i)^2)`.
 
     Cost is linear in the dimension. Underestimates variances where coordinates are correlated: at
@@ -87,7 +87,7 @@ class MeanField(GaussianGuide, SitewiseGuide, NormalsGuide):
             elif not isinstance(part.guide, MeanField):
                 continue
             for site in part.space.sites:
-                if space.subset([site.name]).alike(part.space.subset([site.name])):
+                if space.subset([site.name]).same_coordinates(part.space.subset([site.name])):
                     found.loc[site.name] = earlier.loc[site.name]
                     found.log_scale[site.name] = earlier.log_scale[site.name]
         return MeanFieldParams(params.loc | found.loc, params.log_scale | found.log_scale)

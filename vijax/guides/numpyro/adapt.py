@@ -29,7 +29,7 @@ from vijax.guides.numpyro.guide_function import DensityFunction, NumPyroFunction
 from vijax.guides.numpyro.tracing import Arguments
 from vijax.runtime.errors import GuideError, mismatch
 from vijax.runtime.fingerprint import fingerprint
-from vijax.runtime.jaxpr import needed_inputs
+from vijax.runtime.jaxpr import used_inputs
 
 
 def adapt(
@@ -112,7 +112,7 @@ def _has_density(guide: NumPyroFunction) -> bool:
         jaxpr = jax.make_jaxpr(jax.value_and_grad(density))(values, key, params, data).jaxpr
     except (RuntimeError, ValueError):  # a transform has no inverse, or one without gradient
         return False
-    is_random = needed_inputs(jaxpr, [True] * len(jaxpr.outvars))[len(values)]
+    is_random = used_inputs(jaxpr, [True] * len(jaxpr.outvars))[len(values)]
     return latents_only and not is_random
 
 

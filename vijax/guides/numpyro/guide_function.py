@@ -15,7 +15,7 @@ from vijax.contracts import Batch, DensityGuide, Draw, Guide, Position, PyTree, 
 from vijax.guides.numpyro import tracing
 from vijax.guides.numpyro.tracing import Arguments
 from vijax.runtime.errors import GuideError
-from vijax.runtime.keys import for_rejection
+from vijax.runtime.keys import rejection_key
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -79,7 +79,7 @@ class NumPyroFunction(Guide):
     ) -> tracing.Trace:
         """The trace of the guide function at drawn or given constrained values."""
         args, kwargs = self.arguments.join(batch.data)
-        key = for_rejection(key)  # VonMises and Gamma draw by rejection
+        key = rejection_key(key)  # VonMises and Gamma draw by rejection
         return tracing.run(self.function, args, kwargs, key, params, batch.index, values)
 
     def _check_start(self) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array, lax
 from jax.scipy.linalg import solve_triangular
 
-from vijax.contracts import Batch, Draw, EntropyGuide, NormalsGuide, Position, Space
+from vijax.contracts import Batch, Draw, EntropyGuide, NormalNoiseGuide, Position, Space
 from vijax.guides.checks import require_positive
 from vijax.guides.location_scale.gaussian_density import gaussian_entropy, gaussian_log_prob
 from vijax.runtime.errors import GuideError, mismatch
@@ -34,7 +34,7 @@ class MarkovParams(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Markov(EntropyGuide, NormalsGuide):
+class Markov(EntropyGuide, NormalNoiseGuide):
     """Gaussian Markov chain: `q(x) = prod_t q(x_t | x_(t-1))`, each factor linear Gaussian.
 
     `x_t` is the block of all sites' values at index `t` of their leading axis, which must have the

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 
-from vijax.contracts import Axes, Batch, Draw, EntropyGuide, NormalsGuide, Position, Space
+from vijax.contracts import Axes, Batch, Draw, EntropyGuide, NormalNoiseGuide, Position, Space
 from vijax.guides.checks import require_positive
 from vijax.guides.location_scale.gaussian_density import gaussian_entropy, gaussian_log_prob
 from vijax.guides.structured.plate_levels import (
@@ -62,7 +62,7 @@ class PlatesParams(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Plates(EntropyGuide, NormalsGuide):
+class Plates(EntropyGuide, NormalNoiseGuide):
     """Hierarchical Gaussian: `q(z) = q(globals) prod_r q(row_r | globals)`, linear Gaussian.
 
     Global latents, the sites in no plate, have a dense covariance. Each row of a plate is a block

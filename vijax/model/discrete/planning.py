@@ -14,9 +14,9 @@ from vijax.model.discrete.factors import Name
 from vijax.model.tracing import run as running
 from vijax.model.tracing.handler import Loop
 from vijax.runtime.errors import ModelError
-from vijax.runtime.jaxpr import Lineage, lineage
+from vijax.runtime.jaxpr import Dependencies, dependencies
 
-_Lines = dict[str, Lineage]
+_Lines = dict[str, Dependencies]
 
 
 class Outputs(NamedTuple):
@@ -73,13 +73,13 @@ def _dependence(
     closed, shapes = jax.make_jaxpr(outputs, return_shape=True)(states, data)
     labels = [frozenset({(name, 0)}) for name in states]
     labels += [frozenset()] * (len(closed.jaxpr.invars) - len(labels))
-    leaves = lineage(closed.jaxpr, labels, frozenset(loops))
+    leaves = dependencies(closed.jaxpr, labels, frozenset(loops))
     tree = jax.tree.unflatten(jax.tree.structure(shapes), leaves)
     united = Outputs(*({name: _united(one) for name, one in part.items()} for part in tree))
     return united, {name: leaf.shape for name, leaf in shapes.log_probs.items()}
 
 
-def _united(tree: Any) -> Lineage:
+def _united(tree: Any) -> Dependencies:
     leaves = jax.tree.leaves(tree, is_leaf=lambda leaf: isinstance(leaf, frozenset))
     return frozenset[tuple[str, int]]().union(*leaves)
 
@@ -142,7 +142,7 @@ def _starts(
     return starts
 
 
-def _table(line: Lineage, starts: Mapping[str, str], dims: tuple[Name | None, ...]) -> Table:
+def _table(line: Dependencies, starts: Mapping[str, str], dims: tuple[Name | None, ...]) -> Table:
     owners = {start: state for state, start in starts.items() if start}
     before = {
         owners.get(name, name) for name, age in line if age and (name in starts or name in owners)
@@ -171,7 +171,9 @@ def _check_rows(name: str, shape: tuple[int, ...], dims: Sequence[Name | None]) 
         )
 
 
-def _check_scope(site: str, dims: Mapping[str, tuple[Name | None, ...]], line: Lineage) -> None:
+def _check_scope(
+    site: str, dims: Mapping[str, tuple[Name | None, ...]], line: Dependencies
+) -> None:
     own = {dim for dim in dims[site] if dim is not None}
     for name, age in sorted(line):
         outside = {dim for dim in dims[name] if dim is not None} - own

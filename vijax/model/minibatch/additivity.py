@@ -13,7 +13,7 @@ from jax import Array
 from vijax.contracts import Batch, Position, PyTree, RowSource, Site, Target
 from vijax.model.minibatch.plates import fetch
 from vijax.runtime.errors import ModelError
-from vijax.runtime.jaxpr import needed_inputs
+from vijax.runtime.jaxpr import used_inputs
 from vijax.runtime.keys import as_key
 
 _BLOCKS = 3
@@ -48,7 +48,7 @@ def check_batches(
     used = {name: min(_ROWS, rows) if cut else rows for name, rows in target.subsampled.items()}
     rng = np.random.default_rng(0)
     ordered = {
-        target.subsampling.cut[name][0][0] for name, source in sources.items() if source.sequential
+        target.subsampling.axes[name][0][0] for name, source in sources.items() if source.sequential
     }
     # a stream would have to be read to its end
     within = sizes | {name: min(sizes[name], _BLOCKS * _ROWS) for name in ordered}
@@ -66,9 +66,9 @@ def check_batches(
             windows = ((0, used[name]), (moved, moved + used[name]))
         rows = used | {name: windows[-1][1]}
         index: dict[str, Any] = {other: order[other][:number] for other, number in rows.items()}
-        z = {site.name: _point(site, rng) for site in target.space.cut(rows).sites}
+        z = {site.name: _point(site, rng) for site in target.space.on_rows(rows).sites}
         program = target.program(_differences, name, windows)
-        fetched = fetch(sources, target.subsampling.cut, index)
+        fetched = fetch(sources, target.subsampling.axes, index)
         state = (z, batch._replace(index=index, fetched=fetched), model, mutable)
         found = jax.device_get(program(as_key(0), *state))
         worst = [site for site, difference in found.items() if not difference <= _TOLERANCE]
@@ -104,7 +104,7 @@ def _looked_up(
         return target.site_log_probs(z, here, model, mutable)
 
     jaxpr = jax.make_jaxpr(values)(index[plate], z, batch.data).jaxpr
-    if needed_inputs(jaxpr, [True] * len(jaxpr.outvars))[0]:
+    if used_inputs(jaxpr, [True] * len(jaxpr.outvars))[0]:
         return True
     size, rows = target.subsampling.plates[plate].size, target.subsampled[plate]
     whole = [name for name, values in batch.data.items() if size in values.shape]
@@ -158,7 +158,7 @@ def _differences(
 def _part(target: Target, batch: Batch, plate: str, rows: slice) -> Batch:
     """A batch with some of its rows along one plate."""
     fetched = {
-        name: values[rows] if target.subsampling.cut[name][0][0] == plate else values
+        name: values[rows] if target.subsampling.axes[name][0][0] == plate else values
         for name, values in batch.fetched.items()
     }
     index = batch.index | {plate: batch.index[plate][rows]}

@@ -180,7 +180,7 @@ def check_sources(target: Target, sources: Mapping[str, RowSource]) -> None:
         ArgumentError: naming the array.
     """
     for name, source in sources.items():
-        axes = target.subsampling.cut.get(name, ())
+        axes = target.subsampling.axes.get(name, ())
         if [axis for _, axis in axes] != [0]:
             cut = "axes " + ", ".join(f"{axis} ({plate})" for plate, axis in axes)
             raise ArgumentError(

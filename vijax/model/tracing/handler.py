@@ -22,7 +22,7 @@ from numpyro.primitives import _PYRO_STACK, Messenger
 from vijax.contracts import PyTree
 from vijax.model.tracing.scan_by_state import steps_apart
 from vijax.runtime.errors import ModelError
-from vijax.runtime.precision import exact
+from vijax.runtime.precision import full_precision
 
 Message = dict[str, Any]
 
@@ -226,7 +226,7 @@ class Values(Messenger):
         if frame.is_body and known is not None and self.sources.scored:
             record = msg["intermediates"] or Record()
             if isinstance(record, Record) and record.log_prob is None:
-                with exact():
+                with full_precision():
                     log_prob = msg["fn"].log_prob(known)
                 msg["intermediates"] = record._replace(log_prob=log_prob)
                 msg["_masks"] = count_masks(msg["fn"])

@@ -15,7 +15,7 @@ from vijax.contracts import PyTree
 from vijax.model.tracing.checks import naming
 from vijax.model.tracing.handler import Record, count_masks
 from vijax.model.tracing.run import Site, Trace, is_drawn, is_enumerated
-from vijax.runtime.precision import exact
+from vijax.runtime.precision import full_precision
 
 
 def latents(trace: Trace) -> Iterator[tuple[str, Site, Record]]:
@@ -56,7 +56,7 @@ def powered(trace: Trace, names: Iterable[str]) -> dict[str, Array]:
 
 def elementwise(site: Mapping[str, Any]) -> Array:
     """Log density of a sample site over its batch, unscaled."""
-    with naming(site), exact():
+    with naming(site), full_precision():
         return _log_prob(site)
 
 

@@ -13,7 +13,7 @@ from vijax.contracts import Batch, Plate, Position, Space, TermInfo, Terms
 from vijax.model.tracing import run as running
 from vijax.model.tracing.arguments import Arguments
 from vijax.model.tracing.sites import site_plates
-from vijax.runtime.jaxpr import lineage
+from vijax.runtime.jaxpr import dependencies
 
 
 def volume(name: str) -> str:
@@ -61,7 +61,7 @@ def term_info(
     )
     labels = [frozenset({(name, 0)}) for name in sorted(z)]  # as a dict is laid out
     labels += [frozenset()] * (len(closed.jaxpr.invars) - len(labels))
-    found = zip(sorted(shapes), lineage(closed.jaxpr, labels), strict=True)
+    found = zip(sorted(shapes), dependencies(closed.jaxpr, labels), strict=True)
     owners = {one: site for site in space.names for one in (site, volume(site))}
     return {
         name: TermInfo(

@@ -1,4 +1,4 @@
-"""Draws of a guide with their weights: what every objective of several particles starts from."""
+"""Weighted draws from a guide, for multi-particle objectives."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from vijax.contracts import (
     Batch,
     DensityGuide,
     Guide,
+    LossContext,
     Position,
     PyTree,
     RowGuide,
-    Setting,
     Site,
     Space,
     Variables,
 )
 from vijax.runtime.errors import GuideError
 
-Way = Literal["plain", "path", "score"]
+GradientPath = Literal["plain", "path", "score"]
 
 
 class Particles(NamedTuple):
-    """Independent draws, a leading axis each.
+    """Independent draws and their log importance weights.
 
     Attributes:
         log_p: log density of the target, `(num,)`, or of each row in use, `(num, rows)`.
-        log_q: log density of the guide, likewise.
-        mutable: the model's new mutable state, merged.
-        scale: what rows count for, all of them over those in use.
+        log_q: log density of the guide, of the same shape.
+        mutable: the model's new mutable state, merged over draws.
+        scale: scale of rows for subsampling, all rows over those in use.
     """
 
     log_p: Array
@@ -47,78 +47,77 @@ class Particles(NamedTuple):
         return self.log_p - self.log_q
 
 
-def particles(
-    way: Way,
+def draw_particles(
+    path: GradientPath,
     num: int,
     variables: Variables,
-    setting: Setting,
-    by_row: bool = False,
-    stretch: Array | None = None,
+    context: LossContext,
+    per_row: bool = False,
+    gradient_scale: Array | None = None,
 ) -> Particles:
     """Draws `num` particles.
 
     Args:
-        way: in which gradients reach the guide's parameters. `"plain"`: every one there is;
-            `"path"`: through the draw alone, with the parameters held fixed in `log_q`;
-            `"score"`: through `log_q` alone, with the draw held fixed.
-        num: how many.
-        variables: what the gradient is taken in.
-        setting: what an objective is evaluated in.
-        by_row: whether each row has weights of its own; only if `have_rows`.
-        stretch: what gradients from `log_p` to the draws are multiplied by, in its shape.
+        path: how gradients reach the guide's parameters. `"plain"`: through the draw and `log_q`;
+            `"path"`: through the draw only, with the parameters fixed in `log_q`; `"score"`:
+            through `log_q` only, with the draw fixed.
+        num: number of particles.
+        variables: the variables that are differentiated in.
+        context: the other inputs of the objective.
+        per_row: whether weights are per row; only if `has_independent_rows`.
+        gradient_scale: factor of the gradients of `log_p` in the draws, of the shape of `log_p`.
 
     Raises:
-        GuideError: `"path"` or `"score"` of a guide without a density, or any but `"score"` where
-            there are discrete sites among the draws.
+        GuideError: `"path"` or `"score"` with a guide without a density, or another path than
+            `"score"` with discrete sites.
     """
-    mutable, key, target, guide, batch, *_ = setting
-    if way != "score" and target.space.discrete.sites:
+    mutable, key, target, guide, batch, *_ = context
+    if path != "score" and target.space.discrete.sites:
         raise GuideError(
-            f"objective: expected gradients through the draws, but those of site "
-            f"{target.space.discrete.names[0]!r} are discrete. Use ELBO, which has estimators for "
-            "them, or ScoreELBO, CUBO or ForwardKL."
+            f"objective: expected continuous sites, for pathwise gradients, got the discrete site "
+            f"{target.space.discrete.names[0]!r}. Use ELBO, which has gradient estimators for "
+            "discrete sites, or ScoreELBO, CUBO or ForwardKL."
         )
-    if way != "plain":
+    if path != "plain":
         require_density(guide)
 
-    def one(key: Array, stretch: Array | None) -> tuple[Array, Array, dict[str, PyTree]]:
+    def one(key: Array, scale: Array | None) -> tuple[Array, Array, dict[str, PyTree]]:
         draw = guide.draw(variables.guide, target.space, key, batch)
         z, log_q = draw.z, draw.log_q
-        if way == "path":
+        if path == "path":
             assert isinstance(guide, DensityGuide)
             log_q = guide.path_log_q(variables.guide, target.space, key, draw, batch)
-        elif way == "score":
+        elif path == "score":
             assert isinstance(guide, DensityGuide)
             z = stop_gradient(z)
             log_q = guide.log_prob(variables.guide, target.space, z, batch)
-        at = z if stretch is None else _stretched(z, stretch, target.space)
-        if by_row:
-            fixed = stop_gradient(variables.guide) if way == "path" else variables.guide
+        at = z if scale is None else _with_scaled_gradient(z, scale, target.space)
+        if per_row:
+            fixed = stop_gradient(variables.guide) if path == "path" else variables.guide
             assert isinstance(guide, RowGuide)
             log_q = guide.row_log_probs(fixed, target.space, z, batch)
-            log_p, after = _by_row(at, model_batch(key, batch), variables, setting)
+            log_p, after = _row_log_densities(at, model_batch(key, batch), variables, context)
         else:
             state = (model_batch(key, batch), variables.model, mutable)
             log_p, after = target.evaluate(at, *state)
         return log_p, log_q, after
 
-    keys = target.devices.particles(jax.random.split(key, num))
-    log_p, log_q, states = jax.vmap(one)(keys, stretch)
-    scale = target.space.sites[0].scale if by_row else 1.0
-    return Particles(log_p, log_q, jax.tree.map(merge, states), scale)
+    keys = target.devices.shard_particles(jax.random.split(key, num))
+    log_p, log_q, states = jax.vmap(one)(keys, gradient_scale)
+    scale = target.space.sites[0].scale if per_row else 1.0
+    return Particles(log_p, log_q, jax.tree.map(merge_mutable, states), scale)
 
 
 def model_batch(key: Array, batch: Batch) -> Batch:
-    """The batch for the model.
+    """The batch with a key for the model's own randomness, derived from the step's key.
 
-    A step's key draws from the guide; one derived from it, never computed unless the model draws
-    too, is for the model.
+    XLA eliminates the derivation if the model uses no randomness.
     """
     return batch._replace(key=jax.random.fold_in(key, 1))
 
 
 def require_density(guide: Guide) -> DensityGuide:
-    """The guide, which must have a density.
+    """Checks that a guide has a density, and returns it.
 
     Raises:
         GuideError: it has none.
@@ -131,34 +130,34 @@ def require_density(guide: Guide) -> DensityGuide:
     return guide
 
 
-def have_rows(setting: Setting) -> bool:
-    """Whether rows are independent under guide and model, so that each has weights of its own.
+def has_independent_rows(context: LossContext) -> bool:
+    """Whether rows are independent under guide and model, so that weights can be per row.
 
-    All latents are in one plate, and so is all that the log density is made of.
+    They are if all latent sites and all terms of the log density are in the same plate.
     """
-    target, guide = setting.target, setting.guide
+    target, guide = context.target, context.guide
     if not isinstance(guide, RowGuide):
         return False
     names = {tuple(plate.name for plate in site.plates) for site in target.space.sites}
-    if len(names) != 1 or len(inside := names.pop()) != 1:
+    if len(names) != 1 or len(plates := names.pop()) != 1:
         return False
-    layout = target.term_info(setting.batch)
+    term_info = target.term_info(context.batch)
     shapes = jax.eval_shape(
-        lambda: _terms({s.name: jnp.zeros(s.z_shape) for s in target.space.sites}, setting)
+        lambda: _terms({s.name: jnp.zeros(s.z_shape) for s in target.space.sites}, context)
     )
-    return all(inside[0] in {p.name for p in layout[name].plates} for name in shapes)
+    return all(plates[0] in {p.name for p in term_info[name].plates} for name in shapes)
 
 
-def _terms(z: Position, setting: Setting) -> dict[str, Array]:
-    return setting.target.terms(z, setting.batch, {}, setting.mutable).values
+def _terms(z: Position, context: LossContext) -> dict[str, Array]:
+    return context.target.terms(z, context.batch, {}, context.mutable).values
 
 
-def _by_row(
-    z: Position, batch: Batch, variables: Variables, setting: Setting
+def _row_log_densities(
+    z: Position, batch: Batch, variables: Variables, context: LossContext
 ) -> tuple[Array, dict[str, PyTree]]:
     """Log density of every row in use, unscaled."""
-    target = setting.target
-    values, after = target.terms(z, batch, variables.model, setting.mutable)
+    target = context.target
+    values, after = target.terms(z, batch, variables.model, context.mutable)
     site = target.space.sites[0]
     (plate,) = site.plates
     total = jnp.zeros(())
@@ -168,8 +167,8 @@ def _by_row(
     return total / site.scale, after
 
 
-def _stretched(z: Position, factor: Array, space: Space) -> Position:
-    """The position, whose gradients are multiplied by a factor, a scalar or one for each row."""
+def _with_scaled_gradient(z: Position, factor: Array, space: Space) -> Position:
+    """The position with its gradients multiplied by a factor, a scalar or one per row."""
 
     def along(site: Site) -> Array:
         if not factor.ndim:
@@ -178,35 +177,35 @@ def _stretched(z: Position, factor: Array, space: Space) -> Position:
         shape[len(site.shape) - site.event_dim + site.plates[0].dim] = -1
         return factor.reshape(shape)
 
-    return {site.name: _scaled_back(z[site.name], along(site)) for site in space.sites}
+    return {site.name: _scale_gradient(z[site.name], along(site)) for site in space.sites}
 
 
 @jax.custom_vjp
-def _scaled_back(value: Array, factor: Array) -> Array:
+def _scale_gradient(value: Array, factor: Array) -> Array:
     return value
 
 
-_scaled_back.defvjp(
+_scale_gradient.defvjp(
     lambda value, factor: (value, factor),
-    lambda factor, slope: (factor * slope, jnp.zeros_like(factor)),
+    lambda factor, gradient: (factor * gradient, jnp.zeros_like(factor)),
 )
 
 
-def merge(leaf: Array) -> Array:
-    """Mutable state over particles: running statistics average, counters and keys agree."""
+def merge_mutable(leaf: Array) -> Array:
+    """Merges mutable state over particles: averages running statistics; counters and keys agree."""
     return jnp.mean(leaf, axis=0) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf[0]
 
 
 def with_gradient_of(value: Array, surrogate: Array) -> Array:
-    """`value`, with the gradient of `surrogate`."""
+    """The value of `value` with the gradient of `surrogate`."""
     return stop_gradient(value - surrogate) + surrogate
 
 
-def check_num(num: int, least: int = 1) -> None:
-    """Refuses too few particles.
+def check_num(num: int, minimum: int = 1) -> None:
+    """Checks the number of particles.
 
     Raises:
-        ValueError: naming the option.
+        ValueError: it is below `minimum`.
     """
-    if num < least:
-        raise ValueError(f"num_particles: expected at least {least}, got {num}.")
+    if num < minimum:
+        raise ValueError(f"num_particles: expected at least {minimum}, got {num}.")

@@ -1,4 +1,4 @@
-"""Power means of importance weights, behind the importance-weighted and Renyi bounds."""
+"""Power means of importance weights, for the importance-weighted and Renyi bounds."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from vijax.contracts import PyTree, Setting, Variables
-from vijax.objectives.estimators.particles import Particles, have_rows, particles, with_gradient_of
+from vijax.contracts import LossContext, PyTree, Variables
+from vijax.objectives.estimators.particles import (
+    Particles,
+    draw_particles,
+    has_independent_rows,
+    with_gradient_of,
+)
 
 Estimator = Literal["dreg", "plain"]
 
@@ -20,38 +25,41 @@ def power_bound(
     estimator: Estimator,
     num: int,
     variables: Variables,
-    setting: Setting,
+    context: LossContext,
 ) -> tuple[Array, dict[str, PyTree]]:
     """`log(mean(w^power)) / power` over `num` particles, and the model's new mutable state.
 
-    Where a `RowGuide` and the model keep rows apart it is the sum of one such bound for each row,
-    as in an autoencoder: weights of all rows at once would be worth nothing.
+    If rows are independent under a `RowGuide` and the model, as in a variational autoencoder, it
+    is the sum of one such bound per row: the variance of joint weights grows with the number of
+    rows.
 
-    With `v_i` the normalized `w_i^power`, the reparameterized gradient is `sum(v_i dlog w_i)`.
-    Its part through `log q` has, reparameterized once more, an expectation that leaves
+    With `v_i` the normalized `w_i^power`, the reparameterized gradient is `sum(v_i dlog w_i)`. Its
+    score term, reparameterized a second time, combines with the path term to
 
         sum((1 - power + power v_i) v_i  dlog w_i/dz_i  dz_i/dphi),
 
-    of which `"dreg"` takes one draw: no score term, whose noise hides the gradient where there are
-    many particles. Source: Doubly reparameterized gradient estimators for Monte Carlo objectives,
+    which `"dreg"` estimates: without a score term, whose noise dominates the gradient with many
+    particles. Source: Doubly reparameterized gradient estimators for Monte Carlo objectives,
     Tucker, Lawson, Gu, Maddison, 2019, and for other powers Alpha-divergence variational inference
     meets importance weighted auto-encoders, Daudel, Benton, Shi, Doucet, 2023.
     """
-    by_row = have_rows(setting)
+    per_row = has_independent_rows(context)
 
     def mean_of(drawn: Particles) -> Array:
         return drawn.scale * jnp.sum(_log_mean(power * drawn.log_weights)) / power
 
     if estimator == "plain":
-        drawn = particles("plain", num, variables, setting, by_row)
+        drawn = draw_particles("plain", num, variables, context, per_row)
         return mean_of(drawn), drawn.mutable
-    fixed = stop_gradient(particles("path", num, variables, setting, by_row))
-    share = jax.nn.softmax(power * fixed.log_weights, axis=0)
-    # the model's parameters take the shares as they are; one pass back through it serves both
-    stretch = 1 - power + power * share
-    drawn = particles("path", num, variables, setting, by_row, stretch)  # the same: compiled once
-    surrogate = jnp.sum(share * (drawn.log_p - stretch * drawn.log_q))
-    return with_gradient_of(mean_of(fixed), drawn.scale * surrogate), drawn.mutable
+    first = stop_gradient(draw_particles("path", num, variables, context, per_row))
+    weight = jax.nn.softmax(power * first.log_weights, axis=0)
+    # scaled at z, not at log_p: one backward pass serves `param` sites, too, whose weights are v_i
+    gradient_scale = 1 - power + power * weight
+    drawn = draw_particles(
+        "path", num, variables, context, per_row, gradient_scale
+    )  # the same draws
+    surrogate = jnp.sum(weight * (drawn.log_p - gradient_scale * drawn.log_q))
+    return with_gradient_of(mean_of(first), drawn.scale * surrogate), drawn.mutable
 
 
 def _log_mean(log_values: Array) -> Array:
@@ -59,10 +67,10 @@ def _log_mean(log_values: Array) -> Array:
 
 
 def check_estimator(estimator: str) -> None:
-    """Refuses unknown names.
+    """Checks the name of an estimator.
 
     Raises:
-        ValueError: naming the option.
+        ValueError: it is unknown.
     """
     if estimator not in get_args(Estimator):
         raise ValueError(

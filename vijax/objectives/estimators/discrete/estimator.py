@@ -1,4 +1,4 @@
-"""What an estimator of an expectation over discrete variables is."""
+"""The contract of gradient estimators for expectations over discrete variables."""
 
 from __future__ import annotations
 
@@ -18,123 +18,132 @@ from vijax.runtime.errors import GuideError
 Families = dict[str, Family]
 
 
-class Stage(NamedTuple):
-    """How far a fit is.
+class EstimatorContext(NamedTuple):
+    """Inputs of an estimator that change in the course of a fit.
 
     Attributes:
-        phase: as in `Setting`, for what changes in the course of a fit.
-        controls: what `Estimator.init` made, later learned; the gradient has a gradient in them.
+        phase: as in `LossContext`, for schedules.
+        control_params: parameters of the control variates, from `Estimator.init`, later learned;
+            the gradient estimate is differentiable in them.
     """
 
     phase: Array | float = 0.0
-    controls: PyTree = ()
+    control_params: PyTree = ()
 
 
-class Seen(NamedTuple):
-    """A function of discrete variables at one place.
+class IntegrandValue(NamedTuple):
+    """The value of a function of discrete variables.
 
     Attributes:
-        value: of the function, a scalar.
-        signals: by site, of its shape, what of the value each entry can have a part in.
-        aux: anything else.
+        value: the function's value, a scalar.
+        local_values: by site, of its shape, the part of the value that depends on each entry.
+        aux: auxiliary output.
     """
 
     value: Array
-    signals: dict[str, Array]
+    local_values: dict[str, Array]
     aux: Any = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Integrand:
-    """A function of discrete variables whose value is a sum, some of it by row.
+    """A function of discrete variables, a sum of terms some of which are per row.
 
-    Called with numbers of values by site, or with weights where it is relaxed.
+    Called with indices of values by site, or with weights for a relaxation.
 
     Attributes:
-        function: what it does.
-        parallel: by site, axes along which entries have no part in one another's signals, so that
-            all of them can be changed at once.
-        scales: by site, what the value counts each of them for; 1 where nothing is said.
+        function: the function.
+        independent_axes: by site, axes along which the local values of an entry do not depend on
+            the other entries, so that all of them can be changed in one evaluation.
+        scales: by site, the scale of its terms for subsampling; 1 by default.
     """
 
-    function: Callable[[Position], Seen]
-    parallel: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    function: Callable[[Position], IntegrandValue]
+    independent_axes: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     scales: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
-    def __call__(self, states: Position) -> Seen:
+    def __call__(self, states: Position) -> IntegrandValue:
         return self.function(states)
 
 
 class Estimator(abc.ABC):
-    """Estimates `E[f]` and its gradient; frozen configuration.
+    """An estimator of `E_q[f]` and its gradient; frozen configuration.
 
     Attributes:
-        unbiased: whether the gradient is.
+        unbiased: whether the gradient is unbiased.
     """
 
     unbiased: ClassVar[bool] = True
 
     def init(self, key: Array, widths: Mapping[str, int]) -> PyTree:
-        """Start values of the control variates' parameters, see `vijax.contracts.Controlled`.
+        """Initial parameters of the control variates, see `ControlVariateObjective`.
 
         Args:
             key: randomness.
-            widths: by site, logits of a row, of the entries that share terms with one another.
+            widths: by site, number of logits of the entries that share terms (one row).
         """
         return ()
 
     @abc.abstractmethod
     def estimate(
-        self, key: Array, families: Families, f: Integrand, stage: Stage
+        self, key: Array, families: Families, f: Integrand, context: EstimatorContext
     ) -> tuple[Array, Any]:
-        """An estimate of `E[f]`, a scalar to be differentiated, and one `aux` of `f`.
+        """An estimate of `E_q[f]`, a scalar to be differentiated, and one `aux` of `f`.
 
         Args:
             key: randomness.
             families: the distribution of every site.
             f: the function.
-            stage: how far the fit is.
+            context: schedule and control-variate parameters.
 
         Raises:
-            GuideError: the families are of a kind that this estimator is not for.
+            GuideError: the estimator does not support one of the families.
         """
 
-    def controls(self, key: Array, logits: Array) -> PyTree:
-        """Start values of the control variates' parameters for calls with these logits.
+    def init_control_params(self, key: Array, logits: Array) -> PyTree:
+        """Initial parameters of the control variates for `__call__` with these logits.
 
-        They are to follow `d/dcontrols sum(g^2)`, with `g` the gradient of one call in the logits.
+        To be learned by descending `d/dparams sum(g^2)`, with `g` the gradient of one call in the
+        logits.
         """
         width = logits.size if logits.ndim == 1 else logits[:, 1:].size
         return self.init(key, {"b": width})
 
     def __call__(
-        self, key: Array, logits: Array, f: Callable[[Array], Array], controls: PyTree = ()
+        self, key: Array, logits: Array, f: Callable[[Array], Array], control_params: PyTree = ()
     ) -> Array:
         """An estimate of `E[f(b)]`, a scalar, to be differentiated in `logits`.
 
         Args:
             key: randomness.
             logits: `(dim,)` of Bernoulli variables, or `(dim, n)` of categorical ones.
-            f: from zeros and ones, shaped like `logits`, to a scalar; the ones of categorical
-                variables say which value it is.
-            controls: what `controls` makes, for estimators that learn.
+            f: from zeros and ones, shaped like `logits`, to a scalar; categorical variables are
+                one-hot.
+            control_params: from `init_control_params`, for estimators that learn.
         """
         binary = logits.ndim == 1
         family = Categorical(logits[:, None] if binary else logits[:, 1:] - logits[:, :1])
 
-        def seen(states: Position) -> Seen:
-            hot = as_one_hot(states["b"], family)
-            value = f(hot[:, 1] if binary else hot)
-            return Seen(value, {"b": jnp.broadcast_to(value, logits.shape[:1])})
+        def integrand(states: Position) -> IntegrandValue:
+            one_hot = as_one_hot(states["b"], family)
+            value = f(one_hot[:, 1] if binary else one_hot)
+            return IntegrandValue(value, {"b": jnp.broadcast_to(value, logits.shape[:1])})
 
-        return self.estimate(key, {"b": family}, Integrand(seen), Stage(controls=controls))[0]
+        return self.estimate(
+            key,
+            {"b": family},
+            Integrand(integrand),
+            EstimatorContext(control_params=control_params),
+        )[0]
 
 
-def finite(families: Families, name: str, size: int | None = None) -> dict[str, Categorical]:
-    """The families, all of them with finitely many values, or with `size` of them.
+def require_finite(
+    families: Families, name: str, size: int | None = None
+) -> dict[str, Categorical]:
+    """Checks that all families are finite, with `size` values if given, and returns them.
 
     Raises:
-        GuideError: naming a site with others.
+        GuideError: naming a site with another family.
     """
     found: dict[str, Categorical] = {}
     for site, family in families.items():
@@ -143,35 +152,35 @@ def finite(families: Families, name: str, size: int | None = None) -> dict[str, 
             got = "a count" if isinstance(family, DiscretizedLogistic) else f"{family.size} values"
             raise GuideError(
                 f"discrete={name!r}: expected sites with {expected} values, got {site!r} with "
-                f"{got}. Use 'leave_one_out', which is for all of them."
+                f"{got}. Use 'leave_one_out', which supports all sites."
             )
         found[site] = family
     return found
 
 
-def with_slopes(
-    value: Array, slopes: Mapping[str, Array], families: dict[str, Categorical]
+def with_logit_gradient(
+    value: Array, gradients: Mapping[str, Array], families: dict[str, Categorical]
 ) -> Array:
-    """`value`, which goes on to depend on all else as it does, with slopes in the logits."""
+    """`value`, differentiable as before in all else, with these gradients in the logits."""
     logits = {name: family.logits for name, family in families.items()}
-    return value + _sloping(dict(slopes), logits).astype(value.dtype)
+    return value + _zero_with_gradient(dict(gradients), logits).astype(value.dtype)
 
 
 @jax.custom_vjp
-def _sloping(slopes: dict[str, Array], logits: dict[str, Array]) -> Array:
-    """Zero, with these slopes in the logits. It has none in the slopes, but its gradient has."""
+def _zero_with_gradient(gradients: dict[str, Array], logits: dict[str, Array]) -> Array:
+    """Zero, with these gradients in the logits; its gradient is differentiable in `gradients`."""
     return jnp.zeros(())
 
 
-_sloping.defvjp(
-    lambda slopes, logits: (
+_zero_with_gradient.defvjp(
+    lambda gradients, logits: (
         jnp.zeros(()),
-        {n: s.astype(logits[n].dtype) for n, s in slopes.items()},
+        {n: g.astype(logits[n].dtype) for n, g in gradients.items()},
     ),
-    lambda slopes, seed: (None, {n: seed.astype(s.dtype) * s for n, s in slopes.items()}),
+    lambda gradients, seed: (None, {n: seed.astype(g.dtype) * g for n, g in gradients.items()}),
 )
 
 
 def split_keys(key: Array, families: Mapping[str, Family]) -> dict[str, Array]:
-    """A key for every site."""
+    """One key per site, in alphabetical order of the sites."""
     return dict(zip(sorted(families), jax.random.split(key, len(families)), strict=True))

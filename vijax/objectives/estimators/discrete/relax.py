@@ -1,4 +1,4 @@
-"""The score function, with a network that learns to be its control variate."""
+"""Score-function estimator with a neural network as learned control variate (RELAX)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from vijax.contracts import PyTree
 from vijax.families.discrete import Categorical
 from vijax.objectives.estimators.discrete.estimator import (
     Estimator,
+    EstimatorContext,
     Families,
     Integrand,
-    Stage,
-    finite,
+    require_finite,
 )
-from vijax.objectives.estimators.discrete.rebar import Control, Rebar, controlled
+from vijax.objectives.estimators.discrete.rebar import ControlVariate, Rebar, estimate_with_control
 from vijax.runtime.errors import GuideError, mismatch
-from vijax.runtime.networks import Make, applied, start
+from vijax.runtime.networks import ModuleFactory, apply, init
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 _UNITS = 64  # of the default network
 
 
-class RelaxControls(NamedTuple):
-    """What RELAX learns: the networks' weights, by site, and what its relaxation has to learn."""
+class RelaxParams(NamedTuple):
+    """Learned parameters of RELAX: network weights by site, and those of its REBAR part."""
 
     surrogate: dict[str, PyTree]
     relaxation: PyTree
@@ -40,21 +40,21 @@ class RelaxControls(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Relax(Estimator):
-    """The score function, with the sum of REBAR's control variate and a network's as its own.
+    """RELAX: score-function estimator with REBAR's control variate plus a neural network.
 
-    `c(z) = scale * f(softmax(z / temperature)) + sum_i r(z_i)`, see `controlled`, over sites and
-    their rows `z_i`, entries that share terms of `f` with one another. The network learns what
-    lowers the gradient's variance. Source: Backpropagation through the void: optimizing control
-    variates for black-box gradient estimation, Grathwohl, Choi, Wu, Roeder, Duvenaud, 2018.
+    `c(z) = scale * f(softmax(z / temperature)) + sum_i r(z_i)`, see `estimate_with_control`, over
+    sites and their rows `z_i`, entries that share terms of `f`. The network `r` is trained to
+    minimize the variance of the gradient. Source: Backpropagation through the void: optimizing
+    control variates for black-box gradient estimation, Grathwohl, Choi, Wu, Roeder, Duvenaud, 2018.
 
     Args:
-        surrogate: `(width, rngs) -> module`, which makes a `flax.nnx` module that takes rows
-            `(rows, 2 width)` of a site to one number each, in units of `f`: the noise of each
-            entry's values from the second on against the first, and then, held fixed, their logits
-            without noise. Of two values, the noise is a logistic variable. By default 64 tanh
-            units, which say nothing at first. A class, or a function defined once. Only `nnx.Param`
-            is learned.
-        relaxation: REBAR's part, which is learned, too; `None` for functions that make no sense
+        surrogate: `(width, rngs) -> module`, which constructs a `flax.nnx` module that maps rows
+            `(rows, 2 width)` of a site to one number each, in units of `f`. Inputs are `z` of each
+            entry's values from the second on minus that of the first (a logistic variable for
+            binary sites), followed by their logits under `stop_gradient`. By default 64 tanh units
+            with zero initial output. A class, or a function defined once. Only `nnx.Param` is
+            learned.
+        relaxation: the REBAR part, whose parameters are also learned; `None` if `f` is undefined
             between the values.
 
     Raises:
@@ -67,68 +67,77 @@ class Relax(Estimator):
     def __post_init__(self) -> None:
         given: Any = self.surrogate
         if not (given is None or callable(given)):
-            expected = "a function of a width and nnx.Rngs that makes a module"
+            expected = "a function of a width and nnx.Rngs that returns a module"
             raise GuideError(mismatch("surrogate", expected, type(given).__name__))
 
-    def init(self, key: Array, widths: Mapping[str, int]) -> RelaxControls:
+    def init(self, key: Array, widths: Mapping[str, int]) -> RelaxParams:
         keys = jax.random.split(key, len(widths))
         networks = {
-            name: start(self._make(widths[name]), one, "surrogate")
+            name: init(self._factory(widths[name]), one, "surrogate")
             for name, one in zip(sorted(widths), keys, strict=True)
         }
         relaxation = self.relaxation.init(key, widths) if self.relaxation else ()
-        return RelaxControls(networks, relaxation)
+        return RelaxParams(networks, relaxation)
 
     def estimate(
-        self, key: Array, families: Families, f: Integrand, stage: Stage
+        self, key: Array, families: Families, f: Integrand, context: EstimatorContext
     ) -> tuple[Array, Any]:
-        known = finite(families, "relax")
+        known = require_finite(families, "relax")
 
-        def control(z: dict[str, Array]) -> Control:
-            own = self._network(z, known, f, stage.controls.surrogate)
+        def control(z: dict[str, Array]) -> ControlVariate:
+            network = self._network(z, known, f, context.control_params.surrogate)
             if self.relaxation is None:
-                return own
+                return network
             return jax.tree.map(
-                jnp.add, own, self.relaxation.control(z, f, stage.controls.relaxation)
+                jnp.add, network, self.relaxation.control(z, f, context.control_params.relaxation)
             )
 
-        return controlled(key, known, f, control)
+        return estimate_with_control(key, known, f, control)
 
     def _network(
-        self, z: dict[str, Array], families: dict[str, Categorical], f: Integrand, weights: PyTree
-    ) -> Control:
-        """The networks' part at noise `z`."""
+        self,
+        z: dict[str, Array],
+        families: dict[str, Categorical],
+        f: Integrand,
+        network_params: PyTree,
+    ) -> ControlVariate:
+        """The part of `c` from the networks, at noise `z`."""
 
         def total(z: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
-            signals = {
+            local_values = {
                 name: f.scales.get(name, 1.0)
-                * self._rows(one, families[name], f.parallel.get(name, ()), weights[name])
+                * self._rows(
+                    one, families[name], f.independent_axes.get(name, ()), network_params[name]
+                )
                 for name, one in z.items()
             }
-            value = sum((jnp.sum(one) for one in signals.values()), jnp.zeros(()))
+            value = sum((jnp.sum(one) for one in local_values.values()), jnp.zeros(()))
             shapes = {name: one.shape[:-1] for name, one in z.items()}
-            return value, {n: jnp.broadcast_to(one, shapes[n]) for n, one in signals.items()}
+            return value, {n: jnp.broadcast_to(one, shapes[n]) for n, one in local_values.items()}
 
-        return Control(*jax.grad(total, has_aux=True)(z))
+        return ControlVariate(*jax.grad(total, has_aux=True)(z))
 
-    def _rows(self, z: Array, family: Categorical, rows: tuple[int, ...], weights: PyTree) -> Array:
-        """What the network says of every row of a site; all other axes have length one."""
-        seen = jnp.stack([z[..., 1:] - z[..., :1], stop_gradient(family.logits)], axis=z.ndim - 1)
+    def _rows(
+        self, z: Array, family: Categorical, rows: tuple[int, ...], network_params: PyTree
+    ) -> Array:
+        """The network's output for every row of a site; all other axes have length one."""
+        inputs = jnp.stack([z[..., 1:] - z[..., :1], stop_gradient(family.logits)], axis=z.ndim - 1)
         shape = z.shape[:-1]
         others = [axis for axis in range(len(shape)) if axis not in rows]
         width = math.prod(shape[axis] for axis in others) * (family.size - 1)
-        seen = jnp.moveaxis(seen, [*rows, -2], [*range(len(rows)), len(rows)])
-        seen = seen.reshape(-1, 2 * width)
-        said = applied(self._make(width), weights, seen)
-        if jnp.size(said) != len(seen):
-            expected = f"one number for each of {len(seen)} rows"
-            raise GuideError(mismatch("surrogate's outputs", expected, f"shape {jnp.shape(said)}"))
-        return said.reshape([n if axis in rows else 1 for axis, n in enumerate(shape)])
+        inputs = jnp.moveaxis(inputs, [*rows, -2], [*range(len(rows)), len(rows)])
+        inputs = inputs.reshape(-1, 2 * width)
+        outputs = apply(self._factory(width), network_params, inputs)
+        if jnp.size(outputs) != len(inputs):
+            expected = f"one number for each of {len(inputs)} rows"
+            got = f"shape {jnp.shape(outputs)}"
+            raise GuideError(mismatch("surrogate's outputs", expected, got))
+        return outputs.reshape([n if axis in rows else 1 for axis, n in enumerate(shape)])
 
-    def _make(self, width: int) -> Make:
-        """What makes the network for rows of so many logits."""
-        make = _default if self.surrogate is None else self.surrogate
-        return lambda rngs: make(width, rngs)
+    def _factory(self, width: int) -> ModuleFactory:
+        """Constructs the network for rows of `width` logits."""
+        factory = _default if self.surrogate is None else self.surrogate
+        return lambda rngs: factory(width, rngs)
 
 
 def _default(width: int, rngs: nnx.Rngs) -> Any:

@@ -1,4 +1,4 @@
-"""Gradients that pass through a relaxation of the variables between their values."""
+"""Gradient estimators by continuous relaxation of the discrete variables."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from jax.lax import stop_gradient
 from vijax.families.discrete import Categorical, as_one_hot
 from vijax.objectives.estimators.discrete.estimator import (
     Estimator,
+    EstimatorContext,
     Families,
     Integrand,
-    Stage,
-    finite,
+    require_finite,
     split_keys,
-    with_slopes,
+    with_logit_gradient,
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class GumbelSoftmax(Estimator):
-    """The gradient, **biased**, of a relaxation between the values; the value is `f`'s at a draw.
+    """Gumbel-softmax (concrete) relaxation: **biased** gradients, with the value of `f` at a draw.
 
-    Sources: Categorical reparameterization with Gumbel-softmax, Jang, Gu, Poole, 2017; The concrete
-    distribution, Maddison, Mnih, Teh, 2017.
+    The gradient is that of `f(softmax((log p + Gumbel noise) / temperature))`. Sources: Categorical
+    reparameterization with Gumbel-softmax, Jang, Gu, Poole, 2017; The concrete distribution,
+    Maddison, Mnih, Teh, 2017.
 
     Args:
-        temperatures: the lower, the less bias and the more variance; one a phase of the fit, the
-            last of them from then on.
+        temperatures: one per phase of the fit, the last one from then on; lower temperatures have
+            less bias and more variance.
     """
 
     unbiased: ClassVar[bool] = False
@@ -42,26 +43,26 @@ class GumbelSoftmax(Estimator):
             raise ValueError(f"temperatures: expected positive numbers, got {self.temperatures!r}.")
 
     def estimate(
-        self, key: Array, families: Families, f: Integrand, stage: Stage
+        self, key: Array, families: Families, f: Integrand, context: EstimatorContext
     ) -> tuple[Array, Any]:
-        known = finite(families, "gumbel_softmax")
+        known = require_finite(families, "gumbel_softmax")
         noise = gumbel(key, known)
         fixed = {name: stop_gradient(family.logits) for name, family in known.items()}
-        number = jnp.minimum(jnp.asarray(stage.phase), len(self.temperatures) - 1).astype(int)
+        number = jnp.minimum(jnp.asarray(context.phase), len(self.temperatures) - 1).astype(int)
         temperature = jnp.asarray(self.temperatures)[number]
 
         def relaxed(logits: dict[str, Array]) -> Array:
             z = perturbed(logits, noise)
             return f({name: jax.nn.softmax(one / temperature) for name, one in z.items()}).value
 
-        slopes = jax.grad(relaxed)(fixed)
-        seen = f({name: jnp.argmax(z, axis=-1) for name, z in perturbed(fixed, noise).items()})
-        return with_slopes(seen.value, slopes, known), seen.aux
+        gradients = jax.grad(relaxed)(fixed)
+        result = f({name: jnp.argmax(z, axis=-1) for name, z in perturbed(fixed, noise).items()})
+        return with_logit_gradient(result.value, gradients, known), result.aux
 
 
 @dataclasses.dataclass(frozen=True)
 class StraightThrough(Estimator):
-    """The gradient, **biased**, as if a draw were its probabilities.
+    """Straight-through estimator: the **biased** gradient in a draw, passed to its probabilities.
 
     Source: Estimating or propagating gradients through stochastic neurons for conditional
     computation, Bengio, Leonard, Courville, 2013.
@@ -70,26 +71,26 @@ class StraightThrough(Estimator):
     unbiased: ClassVar[bool] = False
 
     def estimate(
-        self, key: Array, families: Families, f: Integrand, stage: Stage
+        self, key: Array, families: Families, f: Integrand, context: EstimatorContext
     ) -> tuple[Array, Any]:
-        known = finite(families, "straight_through")
+        known = require_finite(families, "straight_through")
         keys = split_keys(key, known)
-        hot = {
+        one_hot = {
             name: stop_gradient(as_one_hot(family.draw(keys[name]), family))
             for name, family in known.items()
         }
 
-        def value(hot: dict[str, Array]) -> tuple[Array, Any]:
-            seen = f(hot)
-            return seen.value, seen
+        def value(one_hot: dict[str, Array]) -> tuple[Array, Any]:
+            result = f(one_hot)
+            return result.value, result
 
-        by_weight, seen = jax.grad(value, has_aux=True)(hot)
-        slopes = {}
+        by_value, result = jax.grad(value, has_aux=True)(one_hot)
+        gradients = {}
         for name, family in known.items():
             p = jnp.exp(family.log_probs)
-            mean = jnp.sum(p * by_weight[name], axis=-1, keepdims=True)
-            slopes[name] = (p * (by_weight[name] - mean))[..., 1:]
-        return with_slopes(seen.value, slopes, known), seen.aux
+            mean = jnp.sum(p * by_value[name], axis=-1, keepdims=True)
+            gradients[name] = (p * (by_value[name] - mean))[..., 1:]
+        return with_logit_gradient(result.value, gradients, known), result.aux
 
 
 def gumbel(key: Array, families: dict[str, Categorical]) -> dict[str, Array]:
@@ -102,5 +103,5 @@ def gumbel(key: Array, families: dict[str, Categorical]) -> dict[str, Array]:
 
 
 def perturbed(logits: dict[str, Array], noise: dict[str, Array]) -> dict[str, Array]:
-    """Log probabilities plus noise: the largest is at a draw."""
+    """Log probabilities plus Gumbel noise; the argmax is a draw (Gumbel-max)."""
     return {name: Categorical(one).log_probs + noise[name] for name, one in logits.items()}

@@ -1,4 +1,4 @@
-"""Which estimator: by name, or the one of least variance that can be afforded."""
+"""Selection of a gradient estimator for discrete sites, by name or automatically."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import difflib
 from collections.abc import Mapping
 
 from vijax.contracts import Space, TermInfo
+from vijax.objectives.estimators.discrete.black_box import DisARM, LeaveOneOut, LocalExpectation
 from vijax.objectives.estimators.discrete.estimator import Estimator
 from vijax.objectives.estimators.discrete.rebar import Rebar
 from vijax.objectives.estimators.discrete.relax import Relax
 from vijax.objectives.estimators.discrete.relaxed import GumbelSoftmax, StraightThrough
-from vijax.objectives.estimators.discrete.sampled import DisARM, LeaveOneOut, LocalExpectation
-from vijax.objectives.estimators.rao_blackwell import row_size
+from vijax.objectives.estimators.rao_blackwell import coupled_size
 
 NAMES: dict[str, Estimator] = {
     "local": LocalExpectation(),
@@ -22,14 +22,14 @@ NAMES: dict[str, Estimator] = {
     "gumbel_softmax": GumbelSoftmax((1.0, 0.5, 0.25, 0.1)),
     "straight_through": StraightThrough(),
 }
-_MOST = 16  # evaluations that local expectations may take
+_MAX_EVALUATIONS = 16  # of local expectations
 
 
-def check(discrete: str | Estimator) -> None:
-    """Refuses what is no estimator.
+def check_discrete(discrete: str | Estimator) -> None:
+    """Checks the option `discrete`.
 
     Raises:
-        ValueError: naming the option.
+        ValueError: it names no estimator.
     """
     if isinstance(discrete, Estimator) or discrete in ("auto", *NAMES):
         return
@@ -41,31 +41,36 @@ def check(discrete: str | Estimator) -> None:
     )
 
 
-def chosen(discrete: str | Estimator, space: Space, layout: Mapping[str, TermInfo]) -> Estimator:
-    """The estimator that an option stands for.
+def select_estimator(
+    discrete: str | Estimator, space: Space, term_info: Mapping[str, TermInfo]
+) -> Estimator:
+    """The estimator that an option denotes.
 
-    `"auto"` is always unbiased: local expectations where they take no more than 16 evaluations,
-    DisARM where every site has two values, else leave-one-out.
+    `"auto"` is unbiased: local expectations if they take at most 16 evaluations, DisARM if every
+    site is binary, else leave-one-out.
 
     Args:
         discrete: a name, an estimator or `"auto"`.
-        space: the discrete sites.
-        layout: of the terms that depend on them.
+        space: the space of the discrete sites.
+        term_info: dependence structure of the terms.
     """
     if isinstance(discrete, Estimator):
         return discrete
     if discrete != "auto":
         return NAMES[discrete]
-    if all(site.cardinality for site in space.sites) and _evaluations(space, layout) <= _MOST:
+    if (
+        all(site.cardinality for site in space.sites)
+        and _evaluations(space, term_info) <= _MAX_EVALUATIONS
+    ):
         return LocalExpectation()
     if all(site.cardinality == 2 for site in space.sites):
         return DisARM()
     return LeaveOneOut()
 
 
-def _evaluations(space: Space, layout: Mapping[str, TermInfo]) -> int:
-    """What local expectations take."""
+def _evaluations(space: Space, term_info: Mapping[str, TermInfo]) -> int:
+    """Number of evaluations of local expectations."""
     total = 1
     for site in space.sites:
-        total += row_size(site, layout) * ((site.cardinality or 1) - 1)
+        total += coupled_size(site, term_info) * ((site.cardinality or 1) - 1)
     return total

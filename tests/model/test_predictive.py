@@ -268,3 +268,15 @@ def test_reverse_scan_predicts_by_position():
 
     fit = Fit(model, Y)
     np.testing.assert_allclose(fit.predict()["y"], 100 * fit.x["level"], atol=0.1)
+
+
+def test_sites_are_independent_given_the_latents():
+    def model(x, one=None, two=None):
+        mean = numpyro.sample("mean", dist.Normal(0.0, 1.0))
+        numpyro.sample("one", dist.Normal(mean, 1.0), obs=one)
+        numpyro.sample("two", dist.Normal(mean, 1.0), obs=two)
+
+    fit = Fit(model, 0.0, 1.0, 1.0, num_draws=4000)
+    draws = fit.predict(0.0)
+    noise = np.stack([draws["one"], draws["two"]]) - fit.x["mean"]
+    assert abs(np.corrcoef(noise)[0, 1]) < 5 / np.sqrt(4000)

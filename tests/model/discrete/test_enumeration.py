@@ -265,8 +265,15 @@ def test_log_density_equals_brute_force(name):
     assert gradient["mu"] == pytest.approx(expected, abs=1e-3)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in CASES if name != "scaled"])
+QUICK_DRAWS = ("in_a_plate", "markov")  # the others take the same two ways
+DRAWN = [
+    pytest.param(name, marks=() if name in QUICK_DRAWS else pytest.mark.slow)
+    for name in CASES
+    if name != "scaled"
+]
+
+
+@pytest.mark.parametrize("name", DRAWN)
 def test_draws_follow_the_exact_conditional(name):
     target, batch = world(name)
     z, num = {"mu": jnp.array(0.8)}, 4000

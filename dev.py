@@ -49,7 +49,7 @@ def run(*command: str) -> int:
     return status if status >= 0 else 128 - status
 
 
-def answer(*command: str) -> str | None:
+def output(*command: str) -> str | None:
     """The output of a command, or None if it fails or does not exist."""
     try:
         result = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
@@ -58,23 +58,23 @@ def answer(*command: str) -> str | None:
     return result.stdout.strip() if result.returncode == 0 else None
 
 
-def say(message: str) -> None:
+def log(message: str) -> None:
     print(f"dev.py: {message}", flush=True)
 
 
 def make_environment() -> None:
     """Creates a working .venv with pip, or repairs an existing one."""
     version = "{}.{}".format(*sys.version_info)
-    if answer(PYTHON, "-c", "import sys; print('{}.{}'.format(*sys.version_info))") != version:
-        say(f"creating .venv with Python {version}")
+    if output(PYTHON, "-c", "import sys; print('{}.{}'.format(*sys.version_info))") != version:
+        log(f"creating .venv with Python {version}")
         if VENV.is_file() or VENV.is_symlink():
             VENV.unlink()
         # Without pip: some systems have venv but not ensurepip, which it would call.
         if run(sys.executable, "-m", "venv", "--clear", "--without-pip", str(VENV)) != 0:
             sys.exit("Could not create .venv. Install Python's venv (on Debian: python3-venv).")
-    if answer(PYTHON, "-m", "pip", "--version") is None:
-        say("installing pip into .venv")
-        if answer(PYTHON, "-m", "ensurepip", "--default-pip") is None:
+    if output(PYTHON, "-m", "pip", "--version") is None:
+        log("installing pip into .venv")
+        if output(PYTHON, "-m", "ensurepip", "--default-pip") is None:
             pip = (sys.executable, "-m", "pip", "--python", PYTHON, "install", "--quiet")
             if run(*pip, "--force-reinstall", "pip") != 0:
                 sys.exit(
@@ -97,7 +97,7 @@ def install(*extras: str) -> None:
     if stamp == fresh:
         return
     target = f".[{','.join(wanted)}]"
-    say(f"installing {target} into .venv (the first time takes a few minutes)")
+    log(f"installing {target} into .venv (the first time takes a few minutes)")
     pip = (PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input")
     if run(*pip, "--editable", target) != 0:
         sys.exit("The installation failed, see above. Run the command again to resume it.")
@@ -106,13 +106,13 @@ def install(*extras: str) -> None:
 
 def quickstart(*args: str) -> int:
     install("examples")
-    say("running examples/quickstart.py")
+    log("running examples/quickstart.py")
     return run(PYTHON, "examples/quickstart.py", *args)
 
 
 def test(*args: str) -> int:
     install("test", "examples")
-    say("running the tests")
+    log("running the tests")
     return run(PYTHON, "-m", "pytest", "-n", "2", "--dist", "worksteal", *args)
 
 
@@ -130,7 +130,7 @@ def docs(*args: str) -> int:
         print(f"docs: expected no arguments, got {' '.join(args)}", file=sys.stderr)
         return 2
     install("docs", "plots")
-    say("building docs/_build/html/index.html")
+    log("building docs/_build/html/index.html")
     options = ("-q", "-W", "--keep-going", "-b", "html", "-d", "docs/_build/doctrees")
     return run(PYTHON, "-m", "sphinx", *options, "docs", "docs/_build/html")
 
@@ -141,7 +141,7 @@ def bench(name: str = "", *args: str) -> int:
         print(f"unknown benchmark {name!r}; available: {', '.join(names)}", file=sys.stderr)
         return 2
     install("bench")
-    say(f"running bench/{name}.py")
+    log(f"running bench/{name}.py")
     return run(PYTHON, "-m", f"bench.{name}", *args)
 
 

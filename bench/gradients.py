@@ -45,7 +45,7 @@ _RATE, _PRIOR_RATE = 1e-4, 1e-2
 _STEPS = 20_000
 _WINDOW = 500  # steps whose losses are averaged
 _HELD_OUT = 1000
-_LEARNING = 2000  # steps for which control variates get to know a network
+_LEARNING = 2000  # steps in which control variates adapt to a network
 _FEW = 50  # draws of all held-out images; gradients, where one takes 201 evaluations
 
 ESTIMATORS: dict[str, discrete.Estimator] = {
@@ -108,7 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True)
     parser.add_argument("--steps", type=int, default=_STEPS)
-    parser.add_argument("--draws", type=int, default=500, help="gradients behind a variance")
+    parser.add_argument("--draws", type=int, default=500, help="number of gradients per variance")
     parser.add_argument("--rate", type=float, default=_RATE, help="Adam's learning rate")
     parser.add_argument("--cosine", action="store_true", help="cosine decay to zero")
     parser.add_argument("--only", nargs="+", default=list(ESTIMATORS), help="estimators")

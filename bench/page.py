@@ -33,7 +33,7 @@ better by more than 5 %, or by more than 0.05 nats. Errors below 0.05, the noise
 draws, are tied.
 """
 
-# The reason for a loss, by suite and criterion; without an entry the page says so.
+# The reason for a loss, by suite and criterion; without an entry: no reason found yet.
 REASONS = {
     (
         "throughput",
@@ -68,7 +68,7 @@ def results(name: str) -> dict[str, Any] | None:
 
 
 def page() -> str:
-    """The whole page as Markdown."""
+    """The page as Markdown."""
     parts = [HEAD]
     for name, section in SECTIONS.items():
         found = results(name)
@@ -258,12 +258,12 @@ def hard(found: dict[str, Any]) -> str:
             shown = [_short(run[key]) for key in ("worst", "seconds")] if "worst" in run else []
             rows.append((name, method, *(shown or ["no result", ""]), run.get("status") or ""))
     untrue = found["untrue statuses"]
-    said = "\n".join(f"- {line}" for line in untrue) or "None."
+    listed = "\n".join(f"- {line}" for line in untrue) or "None."
     return (
         "## Difficult posteriors\n\nFunnels, heavy tails, several modes and bad scales, which a "
         "Gaussian does not fit. The question is whether the status shows it.\n\n"
         + markdown(("posterior", "method", "worst error", "seconds", "status"), rows)
-        + f"\nErrors above 0.3 with the status certified or corrected:\n\n{said}\n"
+        + f"\nErrors above 0.3 with the status certified or corrected:\n\n{listed}\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""Makes the figures of the documentation: `python docs/make_figures.py`, in this checkout."""
+"""Generates the figures of the documentation: `python docs/make_figures.py`."""
 
 import os
 import subprocess

@@ -1,8 +1,8 @@
-"""Batting averages in 1970: how much do 45 at-bats say about the rest of the season?
+"""Batting averages in 1970: predicting the rest of the season from 45 at-bats.
 
 Efron and Morris (1975) showed with 18 players that averages shrunk towards their common mean
 predict better than each player's average. Here the players' log odds have a common normal
-distribution, whose standard deviation `spread` is estimated: zero would be complete pooling,
+distribution, whose standard deviation `tau` is estimated: zero would be complete pooling,
 infinity no pooling.
 """
 
@@ -19,10 +19,10 @@ players = read("baseball")
 
 
 def model(at_bats, hits=None):
-    center = numpyro.sample("center", dist.Normal(-1.0, 1.0))  # log odds of a hit
-    spread = numpyro.sample("spread", dist.HalfNormal(0.5))  # sd between players
+    mu = numpyro.sample("mu", dist.Normal(-1.0, 1.0))  # log odds of a hit
+    tau = numpyro.sample("tau", dist.HalfNormal(0.5))  # sd between players
     with numpyro.plate("players", len(at_bats)):
-        log_odds = numpyro.sample("log_odds", dist.Normal(center, spread))
+        log_odds = numpyro.sample("log_odds", dist.Normal(mu, tau))
         numpyro.deterministic("ability", jax.nn.sigmoid(log_odds))
         numpyro.sample("hits", dist.Binomial(at_bats, logits=log_odds), obs=hits)
 

@@ -43,26 +43,26 @@ def load(path, rows):
 def main():
     chosen = options(__doc__, data="covtype100k.npz")
     x, pine = load(chosen.data, 20_000 if chosen.short else 100_000)
-    cut = len(x) * 4 // 5
+    split = len(x) * 4 // 5
     steps = 1000 if chosen.short else 5000
-    posterior = vijax.fit(model, x[:cut], pine[:cut], batch_size=1000, num_steps=steps)
+    posterior = vijax.fit(model, x[:split], pine[:split], batch_size=1000, num_steps=steps)
     print(posterior.report().partition("\n\neffect of the corrections")[0])
 
     weight = posterior.sample(num_draws=500)["weight"]
-    probability = (1 / (1 + np.exp(-x[cut:] @ weight.T))).mean(1)
-    truth = np.where(pine[cut:], probability, 1 - probability)
-    print(f"\n{'rows fitted':28} {cut:8d}")
+    probability = (1 / (1 + np.exp(-x[split:] @ weight.T))).mean(1)
+    truth = np.where(pine[split:], probability, 1 - probability)
+    print(f"\n{'rows fitted':28} {split:8d}")
     print(f"{'held-out accuracy':28} {(truth > 0.5).mean():8.3f}")
     print(f"{'log density per row (nats)':28} {np.log(truth).mean():8.3f}")
-    base = pine[:cut].mean()
-    base = np.where(pine[cut:], base, 1 - base)
+    base = pine[:split].mean()
+    base = np.where(pine[split:], base, 1 - base)
     print(f"{'without features':28} {np.log(base).mean():8.3f}")
 
     figure, axes = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
     edges = np.linspace(0, 1, 11)
     group = np.clip(np.digitize(probability, edges) - 1, 0, 9)
     size = np.bincount(group, minlength=10)
-    share = np.bincount(group, pine[cut:], 10) / np.maximum(size, 1)
+    share = np.bincount(group, pine[split:], 10) / np.maximum(size, 1)
     middle = np.bincount(group, probability, 10) / np.maximum(size, 1)
     error = 2 * np.sqrt(share * (1 - share) / np.maximum(size, 1))
     some = size > 0

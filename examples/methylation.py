@@ -20,12 +20,12 @@ LOCI = 50  # per region
 
 
 def model(coverage, counts=None, binomial=False):
-    center = numpyro.sample("center", dist.Normal(0.0, 1.5))  # mean log odds
-    spread = numpyro.sample("spread", dist.HalfNormal(1.5))  # sd between regions
+    mu = numpyro.sample("mu", dist.Normal(0.0, 1.5))  # mean log odds
+    tau = numpyro.sample("tau", dist.HalfNormal(1.5))  # sd between regions
     if not binomial:  # concentration of the beta distribution
         sharpness = numpyro.sample("sharpness", dist.LogNormal(1.0, 1.0))
     with numpyro.plate("regions", coverage.shape[0], dim=-2):
-        log_odds = numpyro.sample("log_odds", dist.Normal(center, spread))
+        log_odds = numpyro.sample("log_odds", dist.Normal(mu, tau))
         level = numpyro.deterministic("level", jax.nn.sigmoid(log_odds))
         with numpyro.plate("loci", coverage.shape[1], dim=-1):
             if binomial:

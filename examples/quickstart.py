@@ -1,7 +1,7 @@
 """A first fit: a hierarchical model of indoor radon in the counties of Minnesota.
 
 Some counties have a hundred measured homes, others only one. Each county has a level, and the
-levels have a common normal distribution, whose standard deviation `spread` is estimated from the
+levels have a common normal distribution, whose standard deviation `tau` is estimated from the
 data.
 """
 
@@ -19,11 +19,11 @@ log_radon = np.log(homes["radon"])
 
 def model(county, floor, num_counties, log_radon=None):
     mean = numpyro.sample("mean", dist.Normal(1.0, 2.0))  # of the county levels, log pCi/L
-    spread = numpyro.sample("spread", dist.HalfNormal(1.0))  # sd between counties
+    tau = numpyro.sample("tau", dist.HalfNormal(1.0))  # sd between counties
     upstairs = numpyro.sample("upstairs", dist.Normal(0.0, 1.0))  # ground floor minus basement
     noise = numpyro.sample("noise", dist.HalfNormal(1.0))  # sd between homes of a county
     with numpyro.plate("counties", num_counties):
-        level = numpyro.sample("level", dist.Normal(mean, spread))
+        level = numpyro.sample("level", dist.Normal(mean, tau))
     with numpyro.plate("homes", len(county)):
         expected = level[county] + upstairs * floor
         numpyro.sample("log_radon", dist.Normal(expected, noise), obs=log_radon)
@@ -43,10 +43,10 @@ def draw_losses(axes, posterior, simple):
 
 def draw_posterior(axes, posterior, simple):
     bins = np.linspace(0.1, 0.6, 51)
-    spread = posterior.sample(num_draws=8000)["spread"]
-    axes.hist(spread, bins, density=True, color=BLUE, alpha=0.35, label="automatic")
-    spread = simple.sample(num_draws=8000)["spread"]
-    axes.hist(spread, bins, density=True, histtype="step", color=GREY, label="mean-field")
+    tau = posterior.sample(num_draws=8000)["tau"]
+    axes.hist(tau, bins, density=True, color=BLUE, alpha=0.35, label="automatic")
+    tau = simple.sample(num_draws=8000)["tau"]
+    axes.hist(tau, bins, density=True, histtype="step", color=GREY, label="mean-field")
     axes.set_ylim(0, axes.get_ylim()[1] * 1.3)
     axes.set(title=f"Posterior: {posterior.status}", ylabel="density")
     axes.set_xlabel("sd between counties (log pCi/L)")

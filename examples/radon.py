@@ -19,11 +19,11 @@ log_radon = np.log(homes["radon"])
 def model(county, floor, log_uranium, log_radon=None):
     mean = numpyro.sample("mean", dist.Normal(1.0, 2.0))  # at log uranium 0, log pCi/L
     slope = numpyro.sample("slope", dist.Normal(0.0, 2.0))  # per unit of log uranium
-    spread = numpyro.sample("spread", dist.LogNormal(-2.0, 1.0))  # sd of counties around the line
+    tau = numpyro.sample("tau", dist.LogNormal(-2.0, 1.0))  # sd of counties around the line
     upstairs = numpyro.sample("upstairs", dist.Normal(0.0, 1.0))  # ground floor minus basement
     noise = numpyro.sample("noise", dist.LogNormal(0.0, 1.0))  # sd between homes of a county
     with numpyro.plate("counties", len(log_uranium)):
-        level = numpyro.sample("level", dist.Normal(mean + slope * log_uranium, spread))
+        level = numpyro.sample("level", dist.Normal(mean + slope * log_uranium, tau))
     with numpyro.plate("homes", len(county)):
         expected = level[county] + upstairs * floor
         numpyro.sample("log_radon", dist.Normal(expected, noise), obs=log_radon)

@@ -28,14 +28,14 @@ def line(year):
 
 def normal(year, calls=None):
     expected = line(year)
-    scale = numpyro.sample("spread", dist.LogNormal(1.0, 2.0))
+    scale = numpyro.sample("scale", dist.LogNormal(1.0, 2.0))
     with numpyro.plate("years", len(year)):
         numpyro.sample("calls", dist.Normal(expected, scale), obs=calls)
 
 
 def student(year, calls=None):
     expected = line(year)
-    scale = numpyro.sample("spread", dist.LogNormal(1.0, 2.0))
+    scale = numpyro.sample("scale", dist.LogNormal(1.0, 2.0))
     tails = numpyro.sample("tails", dist.Gamma(2.0, 0.5))  # degrees of freedom
     with numpyro.plate("years", len(year)):
         numpyro.sample("calls", dist.StudentT(tails, expected, scale), obs=calls)
@@ -48,7 +48,7 @@ def main():
     print(f"\n{'errors':16} {'slope':>6} {'sd':>6} {'scale':>7}   status")
     for name, posterior in fits.items():
         summary = posterior.summary()
-        slope, scale = summary["slope"], summary["spread"]
+        slope, scale = summary["slope"], summary["scale"]
         print(
             f"{name + ' errors':16} {slope.mean:6.2f} {slope.sd:6.2f} {scale.mean:7.2f}   "
             f"{posterior.status}"

@@ -23,11 +23,11 @@ def model(days, num_subjects, reaction=None, new_subject=False):
     mean = numpyro.sample(
         "mean", dist.Normal(jnp.array([250.0, 10.0]), jnp.array([100.0, 20.0])).to_event(1)
     )
-    spread = numpyro.sample("spread", dist.LogNormal(jnp.array([3.0, 2.0]), 1.0).to_event(1))
+    tau = numpyro.sample("tau", dist.LogNormal(jnp.array([3.0, 2.0]), 1.0).to_event(1))
     cholesky = numpyro.sample("cholesky", dist.LKJCholesky(2, concentration=2.0))
     noise = numpyro.sample("noise", dist.LogNormal(3.0, 1.0))
     numpyro.deterministic("correlation", cholesky[1, 0])  # of intercept and slope
-    line = dist.MultivariateNormal(mean, scale_tril=spread[:, None] * cholesky)
+    line = dist.MultivariateNormal(mean, scale_tril=tau[:, None] * cholesky)
     if new_subject:  # a site that is not in the fit is drawn from its prior given the global sites
         lines = numpyro.sample("new_line", line)[None]
     else:

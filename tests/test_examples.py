@@ -28,8 +28,8 @@ LONG |= {"sleepstudy", "state_space"}
 # Columns of a summary: 0 mean, 1 sd.
 EXPECTED = {
     "quickstart": [
-        ("spread", 0, 0.334, 0.02),
-        ("spread", 1, 0.047, 0.012),
+        ("tau", 0, 0.334, 0.02),
+        ("tau", 1, 0.047, 0.012),
         ("upstairs", 0, -0.690, 0.02),
         ("upstairs", 1, 0.071, 0.008),
         ("noise", 0, 0.757, 0.005),
@@ -49,7 +49,7 @@ EXPECTED = {
         ("mean[0]", 0, 251.4, 2.0),
         ("mean[1]", 0, 10.48, 0.4),
         ("mean[1]", 1, 1.66, 0.35),
-        ("spread[1]", 0, 6.32, 0.4),
+        ("tau[1]", 0, 6.32, 0.4),
         ("noise", 0, 25.8, 0.5),
     ],
     "hand_written_guide": [
@@ -58,9 +58,9 @@ EXPECTED = {
         ("rate[3]", 0, 0.116, 0.003),
     ],
     "baseball": [
-        ("center", 0, -1.026, 0.015),
-        ("center", 1, 0.094, 0.01),
-        ("spread", 0, 0.154, 0.015),
+        ("mu", 0, -1.026, 0.015),
+        ("mu", 1, 0.094, 0.01),
+        ("tau", 0, 0.154, 0.015),
         ("no pooling", 0, 0.0690, 0.0),  # depends only on the data
         ("partial pooling", 0, 0.0384, 0.0008),
     ],
@@ -95,8 +95,8 @@ EXPECTED = {
     ],
     "methylation": [
         ("sharpness", 0, 3.0, 0.3),
-        ("center", 0, 1.2, 0.25),
-        ("spread", 0, 0.8, 0.2),
+        ("mu", 0, 1.2, 0.25),
+        ("tau", 0, 0.8, 0.2),
     ],
     # Iterative imputation by the best matrix of rank 16 has 3.20.
     "matrix_factorization": [

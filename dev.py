@@ -15,10 +15,10 @@ Paths in ARGS are relative to the checkout.
 
 import sys
 
-if sys.version_info < (3, 11):  # noqa: UP036 - an older Python must reach this line to be told
+if sys.version_info < (3, 11):  # noqa: UP036 - older versions of Python must reach this line
     sys.exit(
-        f"vijax needs Python 3.11 or newer, and this is {sys.version.split()[0]} "
-        f"({sys.executable}): run dev.py with a newer one, say `python3.12 dev.py test`."
+        f"dev.py: expected Python 3.11 or newer, got {sys.version.split()[0]} "
+        f"({sys.executable}). Run it with a newer one, e.g. `python3.12 dev.py test`."
     )
 
 import hashlib
@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PYTHON = str(VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
 STAMP = VENV / "vijax-dev.json"
-# Settings that would send the packages, or the imports, somewhere other than .venv.
+# Settings that would redirect packages or imports away from .venv.
 STRAY = ("VIRTUAL_ENV", "PYTHONHOME", "PYTHONPATH", "PYTHONSAFEPATH", "PYTHONUSERBASE")
 STRAY += ("PIP_PREFIX", "PIP_PYTHON", "PIP_ROOT", "PIP_TARGET", "PIP_USER")
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name.upper() not in STRAY}
@@ -41,7 +41,7 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if name.upper()
 def run(*command: str) -> int:
     """Runs a command in the checkout and returns its exit status."""
     process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT)
-    # Ctrl-C reaches the command by itself, and it may have a report to print: wait for that.
+    # Ctrl-C reaches the command directly; wait, because it may print a report.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     status = process.wait()
@@ -49,8 +49,8 @@ def run(*command: str) -> int:
     return status if status >= 0 else 128 - status
 
 
-def answer(*command: str) -> str | None:
-    """What a command prints, or None if it fails or does not exist."""
+def output(*command: str) -> str | None:
+    """The output of a command, or None if it fails or does not exist."""
     try:
         result = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
     except OSError:
@@ -58,30 +58,32 @@ def answer(*command: str) -> str | None:
     return result.stdout.strip() if result.returncode == 0 else None
 
 
-def say(message: str) -> None:
+def log(message: str) -> None:
     print(f"dev.py: {message}", flush=True)
 
 
 def make_environment() -> None:
-    """Leaves a working .venv with pip in it, whatever was there before."""
+    """Creates a working .venv with pip, or repairs an existing one."""
     version = "{}.{}".format(*sys.version_info)
-    if answer(PYTHON, "-c", "import sys; print('{}.{}'.format(*sys.version_info))") != version:
-        say(f"making .venv with Python {version}")
+    if output(PYTHON, "-c", "import sys; print('{}.{}'.format(*sys.version_info))") != version:
+        log(f"creating .venv with Python {version}")
         if VENV.is_file() or VENV.is_symlink():
             VENV.unlink()
-        # Without pip at first: some systems ship venv but not the ensurepip it would call.
+        # Without pip: some systems have venv but not ensurepip, which it would call.
         if run(sys.executable, "-m", "venv", "--clear", "--without-pip", str(VENV)) != 0:
-            sys.exit("Could not make .venv: install Python's venv (on Debian: python3-venv).")
-    if answer(PYTHON, "-m", "pip", "--version") is None:
-        say("putting pip into .venv")
-        if answer(PYTHON, "-m", "ensurepip", "--default-pip") is None:
+            sys.exit("Could not create .venv. Install Python's venv (on Debian: python3-venv).")
+    if output(PYTHON, "-m", "pip", "--version") is None:
+        log("installing pip into .venv")
+        if output(PYTHON, "-m", "ensurepip", "--default-pip") is None:
             pip = (sys.executable, "-m", "pip", "--python", PYTHON, "install", "--quiet")
             if run(*pip, "--force-reinstall", "pip") != 0:
-                sys.exit("Found no pip: install Python's ensurepip (on Debian: python3-venv).")
+                sys.exit(
+                    "Could not install pip. Install Python's ensurepip (on Debian: python3-venv)."
+                )
 
 
 def install(*extras: str) -> None:
-    """Installs the checkout, editable, if what it depends on has changed since the last time."""
+    """Installs the checkout, editable, if its dependencies have changed since the last time."""
     make_environment()
     digest = hashlib.sha256(f"{ROOT} {sys.version_info[:2]}".encode())
     for name in ("pyproject.toml", "vijax/_version.py"):
@@ -95,28 +97,28 @@ def install(*extras: str) -> None:
     if stamp == fresh:
         return
     target = f".[{','.join(wanted)}]"
-    say(f"installing {target} into .venv (the first time takes a few minutes)")
+    log(f"installing {target} into .venv (the first time takes a few minutes)")
     pip = (PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input")
     if run(*pip, "--editable", target) != 0:
-        sys.exit("The install did not finish, see above; run the command again to resume it.")
+        sys.exit("The installation failed, see above. Run the command again to resume it.")
     STAMP.write_text(json.dumps(fresh))
 
 
 def quickstart(*args: str) -> int:
     install("examples")
-    say("running examples/quickstart.py")
+    log("running examples/quickstart.py")
     return run(PYTHON, "examples/quickstart.py", *args)
 
 
 def test(*args: str) -> int:
     install("test", "examples")
-    say("running the tests")
+    log("running the tests")
     return run(PYTHON, "-m", "pytest", "-n", "2", "--dist", "worksteal", *args)
 
 
 def check(*args: str) -> int:
     if args:
-        print(f"check takes no arguments, and got: {' '.join(args)}", file=sys.stderr)
+        print(f"check: expected no arguments, got {' '.join(args)}", file=sys.stderr)
         return 2
     install("test")
     tools = ("ruff format --check .", "ruff check .", "mypy")
@@ -125,10 +127,10 @@ def check(*args: str) -> int:
 
 def docs(*args: str) -> int:
     if args:
-        print(f"docs takes no arguments, and got: {' '.join(args)}", file=sys.stderr)
+        print(f"docs: expected no arguments, got {' '.join(args)}", file=sys.stderr)
         return 2
     install("docs", "plots")
-    say("building docs/_build/html/index.html")
+    log("building docs/_build/html/index.html")
     options = ("-q", "-W", "--keep-going", "-b", "html", "-d", "docs/_build/doctrees")
     return run(PYTHON, "-m", "sphinx", *options, "docs", "docs/_build/html")
 
@@ -136,10 +138,10 @@ def docs(*args: str) -> int:
 def bench(name: str = "", *args: str) -> int:
     names = sorted(path.stem for path in ROOT.glob("bench/[!_]*.py"))
     if name not in names:
-        print(f"unknown benchmark {name!r}; there are: {', '.join(names)}", file=sys.stderr)
+        print(f"unknown benchmark {name!r}; available: {', '.join(names)}", file=sys.stderr)
         return 2
     install("bench")
-    say(f"running bench/{name}.py")
+    log(f"running bench/{name}.py")
     return run(PYTHON, "-m", f"bench.{name}", *args)
 
 
@@ -149,7 +151,7 @@ def main(command: str = "--help", *args: str) -> int:
         print(__doc__.strip())
         return 0
     if command not in commands:
-        print(f"unknown command {command!r}; there are: {', '.join(commands)}", file=sys.stderr)
+        print(f"unknown command {command!r}; available: {', '.join(commands)}", file=sys.stderr)
         return 2
     return commands[command](*args)
 

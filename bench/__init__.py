@@ -1,1 +1,1 @@
-"""Benchmarks, each beside its peers; see README.md. Never part of the test run."""
+"""Benchmarks against other libraries; see README.md. Not part of the test run."""

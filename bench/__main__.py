@@ -1,6 +1,6 @@
-"""`python -m bench`: what there is; `python -m bench SUITE [OPTIONS]`: one of them.
+"""`python -m bench` lists the benchmark suites; `python -m bench SUITE [OPTIONS]` runs one.
 
-`python -m bench page` makes docs/benchmarks.md and its figure of the results that are there.
+`python -m bench page` generates docs/benchmarks.md and its figures from the stored results.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 
 
 def suites() -> dict[str, str]:
-    """The first line of every suite's own description, by name; nothing is imported."""
+    """The first line of the docstring of every suite, by name; nothing is imported."""
     found = {}
     for path in sorted(HERE.glob("[!_]*.py")):
         description = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
         return 0
     name, *rest = arguments
     if name not in known:
-        print(f"unknown suite {name!r}; there are: {', '.join(known)}", file=sys.stderr)
+        print(f"unknown suite {name!r}; available: {', '.join(known)}", file=sys.stderr)
         return 2
     sys.argv = [f"bench.{name}", *rest]
     importlib.import_module(f"bench.{name}").main()

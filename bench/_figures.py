@@ -13,7 +13,7 @@ from bench.peers.methods import OURS
 from bench.posteriors.score import NOISE
 from vijax.plot.style import GUIDE, POSTERIOR, REFERENCE
 
-# A color a library, a mark a method.
+# A color per library, a marker per method.
 STYLES = {
     OURS: (POSTERIOR, "o"),
     "NumPyro SVI": (GUIDE, "D"),
@@ -30,7 +30,7 @@ STYLES = {
 
 
 def posteriordb(found: dict[str, Any], path: Path) -> None:
-    """All posteriors on one panel, a point for each and every method."""
+    """One panel with a point for every posterior and method."""
     figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
     for method, (color, mark) in STYLES.items():
         runs = ended(found["posteriors"], method)
@@ -38,15 +38,15 @@ def posteriordb(found: dict[str, Any], path: Path) -> None:
             seconds, worst = [r["seconds"] for r in runs], [r["worst"] for r in runs]
             axes.plot(seconds, worst, mark, ms=5, alpha=0.8, mew=0, color=color, label=method)
     _finish(axes, "noise of the reference")
-    axes.set(xlabel="seconds to 4,000 draws, compilation included")
-    axes.set_ylabel("worst error of a mean or log sd (reference sds)")
+    axes.set(xlabel="seconds to 4,000 draws, including compilation")
+    axes.set_ylabel("largest error of a mean or log sd (reference sds)")
     axes.legend(frameon=False, loc="upper left", fontsize="small")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
 def pareto(found: dict[str, Any], path: Path) -> None:
-    """A panel a posterior: each method cold, and hollow where it was run again warm."""
+    """A panel per posterior: filled markers for cold runs, hollow ones for warm runs."""
     figure, axes = plt.subplots(
         2, 2, figsize=(8.6, 6.2), sharex=True, sharey=True, layout="constrained"
     )
@@ -63,8 +63,8 @@ def pareto(found: dict[str, Any], path: Path) -> None:
             panel.plot(cold, worst, mark, ms=size, mew=0, color=color, label=method)
         _finish(panel, "noise" if panel is axes[0, 0] else "")
         panel.set_title(name.replace("_", " "), loc="left", fontsize="medium")
-    figure.supxlabel("seconds to 4,000 draws: filled from a cold start, hollow again when warm")
-    figure.supylabel("worst error of a mean or log sd (sds)")
+    figure.supxlabel("seconds to 4,000 draws: filled markers cold, hollow markers warm")
+    figure.supylabel("largest error of a mean or log sd (sds)")
     marks = {
         label: handle
         for panel in axes.flat
@@ -88,15 +88,15 @@ FIGURES: dict[str, Callable[[dict[str, Any], Path], None]] = {
 
 
 def ended(posteriors: dict[str, Any], method: str) -> list[dict[str, Any]]:
-    """Runs of a method that came to an end, one a posterior."""
+    """Completed runs of a method, one per posterior."""
     first = [of[method][0] for of in posteriors.values() if method in of]
     return [run for run in first if "worst" in run]
 
 
 def _finish(axes: Axes, noise: str) -> None:
-    """Logarithmic axes, and the error below which all are equal."""
+    """Logarithmic axes, and a line at the error below which methods are tied."""
     axes.axhline(NOISE, color=REFERENCE, lw=0.8, ls=":")
-    place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-    axes.annotate(noise, (0, NOISE), (4, 4), fontsize="small", color=REFERENCE, **place)
+    options = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+    axes.annotate(noise, (0, NOISE), (4, 4), fontsize="small", color=REFERENCE, **options)
     axes.set(xscale="log", yscale="log")
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,4 +1,4 @@
-"""The models and data that several benchmarks fit."""
+"""Models and data shared by several benchmarks."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 
-_DATA = Path(__file__).parents[2] / "shared" / "data"  # optional; made-up data without it
+_DATA = Path(__file__).parents[2] / "shared" / "data"  # optional; simulated data without it
 LAYERS = (784, 400, 400, 10)
 BATCH = 128
 
 
 class Problem(NamedTuple):
-    """A model, its arguments, and where the data came from."""
+    """A model, its arguments, and the source of the data."""
 
     model: Callable[..., None]
     args: tuple[Any, ...]
@@ -54,7 +54,7 @@ def varying_intercepts() -> Problem:
         basement = rng.binomial(1, 0.17, 919)
         effect = rng.normal(1.5, 0.3, 85)
         y = effect[county] - 0.7 * basement + rng.normal(0, 0.75, 919)
-        source = "made up: 919 rows in 85 groups"
+        source = "simulated: 919 rows in 85 groups"
     size = int(county.max()) + 1
 
     def model(county, basement, y):
@@ -82,7 +82,7 @@ def breast_cancer() -> Problem:
 
 
 def covertype(rows: int = 5_000) -> Problem:
-    """Lodgepole pine or not, by ten standardized measurements of a patch, dimension 11."""
+    """Logistic regression for lodgepole pine on ten standardized features, dimension 11."""
     path = _DATA / "covtype100k" / "covtype100k.npz"
     rng = np.random.default_rng(0)
     if path.exists():
@@ -93,18 +93,18 @@ def covertype(rows: int = 5_000) -> Problem:
     else:
         x = rng.normal(size=(rows, 10))
         y = rng.random(rows) < 1 / (1 + np.exp(-x @ rng.normal(size=10)))
-        source = f"made up: {rows} x 10"
+        source = f"simulated: {rows} x 10"
     x = np.concatenate([np.ones((rows, 1)), x], axis=1).astype(np.float32)
     return Problem(logistic, (x, y.astype(np.float32)), source)
 
 
 def wide_logistic(rows: int = 10_000, columns: int = 100) -> Problem:
-    """Logistic regression on made-up data."""
+    """Logistic regression on simulated data."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(rows, columns)).astype(np.float32)
     logits = x @ rng.normal(size=columns) / np.sqrt(columns)
     y = (rng.random(rows) < 1 / (1 + np.exp(-logits))).astype(np.float32)
-    return Problem(logistic, (x, y), f"made up: {rows} x {columns}")
+    return Problem(logistic, (x, y), f"simulated: {rows} x {columns}")
 
 
 def logistic(x, y):
@@ -125,7 +125,7 @@ def network() -> Problem:
         rng = np.random.default_rng(0)
         x = rng.random((60_000, LAYERS[0]), np.float32) * (rng.random(LAYERS[0]) < 0.2)
         y = rng.integers(0, LAYERS[-1], 60_000).astype(np.int32)
-        source = "made up, of MNIST's shape"
+        source = "simulated, of the shape of MNIST"
 
     def model(x, y):
         layers = []
@@ -144,7 +144,7 @@ def network() -> Problem:
 
 
 def forward(layers, x):
-    """Outputs of a network with rectified hidden layers."""
+    """Outputs of a network with ReLU hidden layers."""
     for weight, bias in layers[:-1]:
         x = jax.nn.relu(x @ weight + bias)
     weight, bias = layers[-1]

@@ -1,4 +1,4 @@
-"""What the benchmarks share: interleaved timing, spreads, tables, and results on disk."""
+"""Shared by the benchmarks: interleaved timing, medians and ranges, tables, stored results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PACKAGES = ("jax", "jaxlib", "numpyro", "optax", "numpy", "scipy")
 PEERS = ("blackjax", "flowjax", "pymc", "pymc-extras", "pyro-ppl", "torch")
 
 
-class DeviceLayout(NamedTuple):
+class MedianRange(NamedTuple):
     """Median and range of repeated measurements."""
 
     median: float
@@ -32,34 +32,34 @@ class DeviceLayout(NamedTuple):
         return f"{self.median:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
 
-def spread(values: Sequence[float]) -> DeviceLayout:
-    return DeviceLayout(float(np.median(values)), float(np.min(values)), float(np.max(values)))
+def median_range(values: Sequence[float]) -> MedianRange:
+    return MedianRange(float(np.median(values)), float(np.min(values)), float(np.max(values)))
 
 
-def ratios(numerator: Sequence[float], denominator: Sequence[float]) -> DeviceLayout:
-    """Of neighbors in time, so that a machine which is busy for a while is busy for both."""
-    return spread(np.asarray(numerator) / np.asarray(denominator))
+def ratios(numerator: Sequence[float], denominator: Sequence[float]) -> MedianRange:
+    """Ratios of runs adjacent in time, so that load on the machine affects both."""
+    return median_range(np.asarray(numerator) / np.asarray(denominator))
 
 
 def interleaved(
     contenders: Mapping[str, Callable[[], Any]], repeats: int
 ) -> dict[str, list[float]]:
-    """Seconds of every contender, `repeats` each, taken in turns: A B C, C B A, A B C, ..."""
+    """Seconds of every contender, `repeats` each, interleaved: A B C, C B A, A B C, ..."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for repeat in range(repeats):
         for name in list(contenders)[:: 1 if repeat % 2 == 0 else -1]:
-            began = time.perf_counter()
+            start = time.perf_counter()
             contenders[name]()
-            seconds[name].append(time.perf_counter() - began)
+            seconds[name].append(time.perf_counter() - start)
     return seconds
 
 
 def in_fresh_process(module: str, *args: str, timeout: float | None = None) -> dict[str, Any]:
-    """What `python -m module args` prints as JSON on its last line.
+    """Output of `python -m module args`: JSON on its last line.
 
     Raises:
-        RuntimeError: it failed.
-        subprocess.TimeoutExpired: it took longer than `timeout` seconds and was ended.
+        RuntimeError: the process failed.
+        subprocess.TimeoutExpired: the process took longer than `timeout` seconds and was killed.
     """
     command = [sys.executable, "-m", module, *args]
     done = subprocess.run(
@@ -71,7 +71,7 @@ def in_fresh_process(module: str, *args: str, timeout: float | None = None) -> d
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Prints columns of equal width."""
+    """Prints aligned columns."""
     cells = [[str(cell) for cell in row] for row in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells:
@@ -81,7 +81,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 
 
 def save(name: str, results: Any) -> None:
-    """Writes results with the machine that made them to `bench/results/NAME.json`."""
+    """Writes results and a description of the machine to `bench/results/NAME.json`."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({"machine": machine(), "results": results}, indent=1) + "\n")
@@ -89,13 +89,13 @@ def save(name: str, results: Any) -> None:
 
 
 def stored(name: str) -> dict[str, Any]:
-    """The results that are there already; nothing where there are none."""
+    """Results stored earlier; empty if there are none."""
     path = RESULTS / f"{name}.json"
     return dict(json.loads(path.read_text())["results"]) if path.exists() else {}
 
 
 def machine() -> dict[str, Any]:
-    """Where and when: cores, how busy they were, versions, date."""
+    """Date, cores, load, and versions of packages."""
     load = os.getloadavg() if hasattr(os, "getloadavg") else ()
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),

@@ -1,7 +1,7 @@
 """Full-rank means and standard deviations against a long run of NUTS.
 
 Logistic regression on the breast cancer data (dimension 31). NUTS runs 4 chains of 5,000 draws;
-its own Monte Carlo error is printed beside the differences.
+its Monte Carlo error is printed with the differences.
 """
 
 from __future__ import annotations

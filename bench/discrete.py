@@ -1,7 +1,7 @@
-"""Discrete sites: mixtures of real data against their closed form, long hidden Markov chains.
+"""Discrete sites: mixtures against marginalization by hand, long hidden Markov models.
 
-`--data` is a folder with `galaxies.csv` and `faithful.csv` as in R. NumPyro's own enumeration takes
-part where `funsor` is installed.
+`--data` is a folder with `galaxies.csv` and `faithful.csv` as in R. NumPyro's enumeration is
+included if `funsor` is installed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main() -> None:
     _report.save("discrete", found)
 
 
-def _mixture(y: np.ndarray, summed_by_hand: bool) -> None:
+def _mixture(y: np.ndarray, marginalized: bool) -> None:
     """Three normal components, ordered by their means, of standardized data."""
     weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(3, 2.0)))
     support = constraints.ordered_vector
@@ -49,7 +49,7 @@ def _mixture(y: np.ndarray, summed_by_hand: bool) -> None:
     numpyro.factor("prior", dist.Normal(0, 1).log_prob(means).sum() + np.log(6.0))
     scales = numpyro.sample("scales", dist.LogNormal(-1, 0.5).expand([3]).to_event(1))
     with numpyro.plate("rows", len(y)):
-        if summed_by_hand:
+        if marginalized:
             parts = dist.Normal(means, scales)
             numpyro.sample("y", dist.MixtureSameFamily(dist.Categorical(weights), parts), obs=y)
         else:
@@ -64,20 +64,20 @@ def _mixtures(folder: Path) -> dict[str, Any]:
         y = table[column].astype(float) / unit
         y = ((y - y.mean()) / y.std()).astype(np.float32)
         for by_hand in (False, True):
-            began = time.perf_counter()
+            started = time.perf_counter()
             posterior = vijax.fit(_mixture, y, by_hand, progress_bar=False)
-            seconds = time.perf_counter() - began
+            seconds = time.perf_counter() - started
             evidence = posterior.log_evidence()
-            who = f"{name}, {'summed by hand' if by_hand else 'discrete site'}"
-            found[who] = [evidence.value, evidence.se, posterior.status, seconds]
-            rows.append((who, str(evidence), posterior.status, f"{seconds:.1f}"))
+            label = f"{name}, {'marginalized by hand' if by_hand else 'discrete site'}"
+            found[label] = [evidence.value, evidence.se, posterior.status, seconds]
+            rows.append((label, str(evidence), posterior.status, f"{seconds:.1f}"))
     _report.table(("three components", "log evidence", "status", "seconds"), rows)
     return found
 
 
 def _markov(y: jax.Array, transition: jax.Array, means: jax.Array) -> None:
     def step(x: jax.Array, y: jax.Array) -> tuple[jax.Array, None]:
-        enumerate_ = {"enumerate": "parallel"}  # NumPyro asks for it
+        enumerate_ = {"enumerate": "parallel"}  # required by NumPyro
         x = numpyro.sample("x", dist.Categorical(transition[x]), infer=enumerate_)
         numpyro.sample("y", dist.Normal(means[x], 1.0), obs=y)
         return x, None
@@ -129,7 +129,7 @@ def _by_numpyro(y: np.ndarray, states: int) -> Callable[..., jax.Array]:
 
 
 def _chains(repeats: int) -> list[dict[str, Any]]:
-    """Milliseconds of a log density and its gradient."""
+    """Milliseconds per log density and gradient."""
     contenders = {"vijax": _by_vijax, "by hand": _by_hand, "NumPyro": _by_numpyro}
     try:
         import funsor  # noqa: F401
@@ -151,7 +151,7 @@ def _chains(repeats: int) -> list[dict[str, Any]]:
                     calls[name] = _caller(compiled, (logits, means, y))
                     calls[name]()
                 seconds = _report.interleaved(calls, repeats)
-                taken = {who: 1e3 * float(np.median(s)) for who, s in seconds.items()}
+                taken = {name: 1e3 * float(np.median(s)) for name, s in seconds.items()}
                 found.append({"states": states, "steps": steps, "points": points, **taken})
     _report.table(("milliseconds", *found[0]), [("", *_shown(row)) for row in found])
     return found

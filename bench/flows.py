@@ -1,13 +1,12 @@
-"""Flows as guides: vijax beside NumPyro's AutoIAFNormal and AutoBNAFNormal, and flowjax.
+"""Flows as guides: vijax, NumPyro's AutoIAFNormal and AutoBNAFNormal, and flowjax.
 
-Every run is a fresh process; the clock runs from the call to fitted parameters, compilation
-included. Peers: Adam 5e-3, 2,000 steps of 32 draws, their own flows otherwise. flowjax fits the
-unconstrained density that NumPyro makes of the model, by its own training loop, and is left out
-where it is not installed. Steps per second are those of compiled code, whatever a step is: 64 draws
-in vijax, 32 in the others. `vijax flow, 1,000 steps` ends after the first cycle, and its clock when
-the parameters are there, before the verdict that no peer has: what it takes to reach a peer. A run
-that takes longer than 100 s is ended, and so is the table after nine minutes; `--only` adds one
-problem to it.
+Every run is a fresh process; times are from the call to fitted parameters, including compilation.
+Peers: Adam 5e-3, 2,000 steps of 32 draws, otherwise default flows. flowjax fits the unconstrained
+density that NumPyro computes from the model, by its training loop, and is skipped if not installed.
+Steps per second are those of compiled code; a step has 64 draws in vijax, 32 in the others. `vijax
+flow, 1,000 steps` stops after the first cycle, and its time does not include the diagnostics, which
+no peer has: it is the time to reach the ELBO of a peer. A run that takes longer than 100 s is
+stopped, and so is the table after nine minutes; `--only` adds one problem to it.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ from vijax.solvers.default import dense_gaussian
 
 _DRAWS = 10_000
 _PEERS = {"steps": 2000, "particles": 32, "rate": 5e-3}
-_TIMED = 200  # steps whose time is taken once they are compiled
+_TIMED = 200  # steps that are timed after compilation
 _RUN_SECONDS, _ALL_SECONDS = 100, 540
 
 
@@ -114,7 +113,7 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
 
 
 class _Run(NamedTuple):
-    """Seconds, `log p - log q` of fresh draws, steps per second, what the fit says of itself."""
+    """Seconds, `log p - log q` of fresh draws, steps per second, status."""
 
     seconds: float
     log_weights: np.ndarray
@@ -123,21 +122,21 @@ class _Run(NamedTuple):
 
 
 def _vijax(problem: Problem, guide: str, **options: Any) -> _Run:
-    began = time.perf_counter()
+    started = time.perf_counter()
     posterior = vijax.fit(problem.model, *problem.args, guide=guide, progress_bar=False, **options)
-    seconds = (_Timed.ended or time.perf_counter()) - began
+    seconds = (_Timed.ended or time.perf_counter()) - started
     log_weights = posterior.proposals(jax.random.key(99), _DRAWS)[0].log_weights
     return _Run(seconds, log_weights, _flow_rate(posterior), posterior.status)
 
 
 def _flow_rate(posterior: vijax.Posterior) -> float | None:
-    """Steps per second of a flow's descent, less what a solve does besides."""
+    """Steps per second of a flow's descent, without the fixed cost of a solve."""
     if not isinstance(posterior.guide, Flow):
         return None
 
     def seconds(steps: int) -> float:
         solver = FlowDescent(num_steps=steps, max_cycles=1)
-        began = time.perf_counter()
+        started = time.perf_counter()
         state = (
             posterior._result.target,
             posterior.guide,
@@ -145,7 +144,7 @@ def _flow_rate(posterior: vijax.Posterior) -> float | None:
             posterior._result.batch,
         )
         solver.solve(jax.random.key(1), *state)
-        return time.perf_counter() - began
+        return time.perf_counter() - started
 
     seconds(_TIMED)  # compiles
     short, long = seconds(_TIMED), seconds(3 * _TIMED)
@@ -153,22 +152,22 @@ def _flow_rate(posterior: vijax.Posterior) -> float | None:
 
 
 def _numpyro(problem: Problem, kind: type) -> _Run:
-    began = time.perf_counter()
+    started = time.perf_counter()
     fitted = by_numpyro.optimize(*problem[:2], kind, **_PEERS)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - started
     log_weights = by_numpyro.log_weights(fitted, jax.random.key(99), _DRAWS)
     return _Run(seconds, log_weights, by_numpyro.steps_per_second(fitted, _TIMED))
 
 
 def _flowjax(problem: Problem) -> _Run:
-    began = time.perf_counter()
+    started = time.perf_counter()
     fitted = by_flowjax.optimize(*problem[:2], **_PEERS)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - started
     return _Run(seconds, by_flowjax.log_weights(fitted, jax.random.key(99), _DRAWS))
 
 
 class _Timed(FlowDescent):
-    """Knows when it was done."""
+    """Records when it finished."""
 
     ended: ClassVar[float] = 0.0
 
@@ -203,13 +202,13 @@ def main() -> None:
     results: dict[str, dict[str, Any]] = {"left out": without}
     if options.only:
         results |= _report.stored("flows")
-    began = time.perf_counter()
+    started = time.perf_counter()
     for name in [options.only] if options.only else PROBLEMS:
         runs = results[name] = {}
         for method in METHODS:
             if method in without:
                 continue
-            left = _ALL_SECONDS - (time.perf_counter() - began)
+            left = _ALL_SECONDS - (time.perf_counter() - started)
             if left < _RUN_SECONDS / 4:
                 runs[method] = {"ended": "no time left"}
                 continue
@@ -226,7 +225,7 @@ def main() -> None:
 
 
 def _peak(runs: dict[str, dict[str, Any]]) -> float:
-    """The highest ELBO of the peers, a standard error less."""
+    """The highest ELBO of the peers, minus its standard error."""
     ended = [run for method, run in runs.items() if "vijax" not in method and "elbo" in run]
     return max((run["elbo"] - run["elbo_se"] for run in ended), default=float("inf"))
 
@@ -248,8 +247,8 @@ def _row(method: str, run: dict[str, Any], peak: float) -> tuple[str, ...]:
 
 
 def _one(method: Callable[[Problem], _Run], problem: Problem) -> dict[str, Any]:
-    """One run; the same diagnostics of fresh draws for everybody."""
-    jax.block_until_ready(jax.device_put(0.0))  # the backend is up, whoever comes first
+    """One run; the same diagnostics from fresh draws for every method."""
+    jax.block_until_ready(jax.device_put(0.0))  # initializes the backend
     run = method(problem)
     elbo, elbo_se = weights.elbo(run.log_weights)
     khat = weights.importance(run.log_weights).khat

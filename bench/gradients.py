@@ -3,13 +3,14 @@
     python -m bench.gradients --data mnist_static_binarized.npz [--steps 20000]
     python -m bench.gradients --data ... --steps 300000 --rate 3e-3 --cosine --only REBAR
 
-One linear layer each way, as the linear networks of DisARM: an antithetic gradient estimator for
-binary latent variables, Dong, Mnih, Tucker, 2020: 200 units, batches of 50 images, Adam at 1e-4 for
-the network and plain gradient steps at 1e-2 for the prior; there the binarization is drawn anew for
-every batch, here it is Larochelle's fixed one. `--cosine` takes the network's step size down to
-zero. Each estimator trains a network of its own by `vijax.fit`; then all of them take gradients of
-one and the same network, DisARM's, which those that learn have got to know for some steps. `--data`
-is an `.npz` file with the images as packed bits, 98 bytes each, under `train` and `test`.
+Encoder and decoder have one linear layer, as the linear networks of DisARM: an antithetic gradient
+estimator for binary latent variables, Dong, Mnih, Tucker, 2020: 200 units, batches of 50 images,
+Adam at 1e-4 for the network and plain gradient steps at 1e-2 for the prior. The paper draws a new
+binarization for every batch, here it is Larochelle's fixed one. `--cosine` decays the network's
+learning rate to zero. Each estimator trains a separate network by `vijax.fit`; then the variances
+of all gradients are computed at the same network, DisARM's, after some steps in which learned
+control variates adapt to it. `--data` is an `.npz` file with the images as packed bits, 98 bytes
+each, under `train` and `test`.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ _RATE, _PRIOR_RATE = 1e-4, 1e-2
 _STEPS = 20_000
 _WINDOW = 500  # steps whose losses are averaged
 _HELD_OUT = 1000
-_LEARNING = 2000  # steps for which control variates get to know a network
+_LEARNING = 2000  # steps in which control variates adapt to a network
 _FEW = 50  # draws of all held-out images; gradients, where one takes 201 evaluations
 
 ESTIMATORS: dict[str, discrete.Estimator] = {
@@ -62,7 +63,7 @@ _REFERENCE, _UNAFFORDABLE = "DisARM", "local expectation"
 
 
 class Encoder(nnx.Module):
-    """From an image, less the mean of all, to the logits of the units."""
+    """From an image, minus the mean image, to the logits of the units."""
 
     def __init__(self, rngs: nnx.Rngs) -> None:
         self.layer = nnx.Linear(_PIXELS, _HIDDEN, rngs=rngs)
@@ -72,7 +73,7 @@ class Encoder(nnx.Module):
 
 
 def network(x: Array, seen: Array) -> None:
-    """Images `x`; `seen`, what the encoder is given of them."""
+    """Images `x`; `seen`, the input of the encoder."""
     del seen
 
     def random(key: Array) -> Array:
@@ -89,7 +90,7 @@ def network(x: Array, seen: Array) -> None:
 
 
 class Clock:
-    """Notes how far a fit is whenever it is told; the first time, all is compiled."""
+    """Callback that records the time and the step; the first call is after compilation."""
 
     def __init__(self) -> None:
         self.marks: list[tuple[float, int]] = []
@@ -99,21 +100,21 @@ class Clock:
 
     @property
     def seconds_a_step(self) -> float:
-        (began, first), (ended, last) = self.marks[0], self.marks[-1]
-        return (ended - began) / (last - first)
+        (started, first), (ended, last) = self.marks[0], self.marks[-1]
+        return (ended - started) / (last - first)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True)
     parser.add_argument("--steps", type=int, default=_STEPS)
-    parser.add_argument("--draws", type=int, default=500, help="gradients behind a variance")
-    parser.add_argument("--rate", type=float, default=_RATE, help="Adam's step size")
-    parser.add_argument("--cosine", action="store_true", help="down to zero along a cosine")
+    parser.add_argument("--draws", type=int, default=500, help="number of gradients per variance")
+    parser.add_argument("--rate", type=float, default=_RATE, help="Adam's learning rate")
+    parser.add_argument("--cosine", action="store_true", help="cosine decay to zero")
     parser.add_argument("--only", nargs="+", default=list(ESTIMATORS), help="estimators")
     parser.add_argument(
         "--save",
-        help="as bench/results/SAVE.json; left out: the whole table is saved, parts of it are not",
+        help="store as bench/results/SAVE.json; by default only the complete table is stored",
     )
     options = parser.parse_args()
     names = [name for name in ESTIMATORS if name in (*options.only, _REFERENCE)]
@@ -142,7 +143,7 @@ def main() -> None:
         posteriors[name] = posterior if name == _REFERENCE else None
         print(name, rows[name], flush=True)
     seconds = options.steps * min(r["milliseconds_a_step"] for r in rows.values() if r) / 1e3
-    # with a cosine a network half-way is not what it would be at the end of fewer steps
+    # with a cosine schedule, an intermediate network differs from the end of a shorter fit
     for name, curve in ({} if options.cosine else curves).items():
         reached = int(seconds / rows[name]["milliseconds_a_step"] * 1e3)
         rows[name]["elbo_after_seconds"] = _last(curve[:reached])
@@ -155,8 +156,8 @@ def main() -> None:
     _show(rows, seconds)
     settings = {one: getattr(options, one) for one in ("steps", "rate", "cosine", "draws")}
     usual = (options.steps, options.rate, options.cosine) == (_STEPS, _RATE, False)
-    whole = usual and names == [*ESTIMATORS]
-    if options.save or whole:
+    complete = usual and names == [*ESTIMATORS]
+    if options.save or complete:
         found = settings | {"seconds": seconds, "estimators": rows}
         _report.save(options.save or "gradients", found)
 
@@ -170,12 +171,12 @@ def _fitted(
     clock: Clock,
 ) -> vijax.Posterior:
     """The network trained with one estimator."""
-    # the loss is a sum over all images: what is meant for their mean is that much smaller
+    # the loss is a sum over all images, the rate is meant for their mean
     prior = optax.sgd(_PRIOR_RATE / len(train))
 
     def labels(variables: Variables) -> Variables:
-        own = {one: "prior" if one == "prior" else "network" for one in variables.model}
-        return Variables(jax.tree.map(lambda _: "network", variables.guide), own)
+        model = {one: "prior" if one == "prior" else "network" for one in variables.model}
+        return Variables(jax.tree.map(lambda _: "network", variables.guide), model)
 
     return vijax.fit(
         network,
@@ -192,10 +193,10 @@ def _fitted(
 
 
 def _learned(name: str, posterior: vijax.Posterior) -> Any:
-    """The control variates' parameters after steps in which the network stands still."""
+    """The control variates' parameters after steps with a fixed network."""
     assert posterior._result.engine is not None
-    still = Gradient(ELBO(discrete=ESTIMATORS[name]), Optimizer(optax.set_to_zero()))
-    engine = dataclasses.replace(posterior._result.engine, algorithm=still, anneal=False)
+    fixed = Gradient(ELBO(discrete=ESTIMATORS[name]), Optimizer(optax.set_to_zero()))
+    engine = dataclasses.replace(posterior._result.engine, algorithm=fixed, anneal=False)
     run = engine.start([posterior._result.variables], posterior._result.mutable)
     steps = _LEARNING if jax.tree.leaves(run.loop.state.control_params) else 0
     run = engine.advance(run, Budget(steps))
@@ -203,10 +204,11 @@ def _learned(name: str, posterior: vijax.Posterior) -> Any:
 
 
 def _held_out(posterior: vijax.Posterior, images: np.ndarray, mean: np.ndarray) -> float:
-    """ELBO of images that were not fitted, in nats an image."""
-    there = posterior.at(images, images - mean)
-    state = (there._result.target, there.guide, there._result.variables, there._result.mutable)
-    found = weights.draw(*state, jax.random.key(0), there._result.batch, _FEW)
+    """ELBO of held-out images, in nats per image."""
+    held_out = posterior.at(images, images - mean)
+    result = held_out._result
+    state = (result.target, held_out.guide, result.variables, result.mutable)
+    found = weights.draw(*state, jax.random.key(0), result.batch, _FEW)
     return float(weights.elbo(found.log_weights)[0]) / len(images)
 
 
@@ -221,18 +223,19 @@ def _variance(
     images: Mapping[str, np.ndarray],
     num: int,
 ) -> float:
-    """Variance, summed over the encoder's weights, of the gradient of the mean ELBO of images."""
-    there = posterior.at(*images.values())
-    program = there._result.target.program(_slopes, there.guide, ELBO(discrete=ESTIMATORS[name]))
+    """Variance of the gradient of the mean ELBO of images, summed over the encoder's weights."""
+    given = posterior.at(*images.values())
+    target = given._result.target
+    program = target.program(_gradient_moments, given.guide, ELBO(discrete=ESTIMATORS[name]))
     keys = jax.random.split(jax.random.key(3), num)
-    mean, squared = program(keys, posterior._result.variables, controls, there._result.batch)
+    mean, squared = program(keys, posterior._result.variables, controls, given._result.batch)
     excess = [
         np.asarray(b, float) - np.asarray(a, float) ** 2 for a, b in zip(mean, squared, strict=True)
     ]
     return float(sum(one.sum() for one in excess)) * num / (num - 1)
 
 
-def _slopes(
+def _gradient_moments(
     target: Target,
     guide: Any,
     objective: ELBO,
@@ -241,7 +244,7 @@ def _slopes(
     controls: Any,
     batch: Batch,
 ) -> Any:
-    """Means of the gradient's entries, less those of the first gradient, and of their squares."""
+    """Means of the entries of the gradient, minus those of the first draw, and of their squares."""
 
     def one(key: Array) -> list[Array]:
         def loss(params: Any) -> Array:
@@ -253,8 +256,8 @@ def _slopes(
     first = one(keys[0])
 
     def add(totals: Any, key: Array) -> Any:
-        off = [a - b for a, b in zip(one(key), first, strict=True)]
-        return jax.tree.map(jnp.add, totals, (off, [d**2 for d in off])), None
+        centered = [a - b for a, b in zip(one(key), first, strict=True)]
+        return jax.tree.map(jnp.add, totals, (centered, [d**2 for d in centered])), None
 
     zeros = jax.tree.map(jnp.zeros_like, (first, first))
     totals, _ = jax.lax.scan(add, zeros, keys)
@@ -266,8 +269,8 @@ def _show(rows: Mapping[str, Mapping[str, float]], seconds: float) -> None:
         "variance": "variance",
         "elbo_after_steps": "ELBO, equal steps",
         "elbo_after_seconds": f"ELBO, {seconds:.0f} s",
-        "test_elbo": "of test images",
-        "milliseconds_a_step": "ms a step",
+        "test_elbo": "ELBO, test images",
+        "milliseconds_a_step": "ms per step",
     }
     lines = [
         (name, *(f"{row[one]:.4g}" if one in row else "-" for one in heads))

@@ -1,4 +1,4 @@
-"""Repeated fits: resident memory and compilations over 100 fits on new data of one shape."""
+"""Repeated fits: resident memory and compilations over 100 fits on new data of equal shape."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Accuracy against seconds: all libraries on four posteriors with exact draws.
+"""Accuracy against time: all libraries on four posteriors with exact draws.
 
 From the call to 4,000 draws on the host (NUTS: 500 after 500 of warm-up), each in a fresh process;
-then once more in that process, unless the first took longer than ten seconds. Peers as they come,
-with models of their own where they do not take NumPyro's. Libraries that are not installed are
-skipped with the reason. PyTensor keeps the machine code of what it has compiled on disk: run this
-twice for PyMC's times to be those of a model that it has met before.
+then repeated in that process, unless the first run took longer than ten seconds. Peers have default
+settings, and models in their language where they do not accept NumPyro models. Libraries that are
+not installed are skipped with the reason. PyTensor caches compiled code on disk: run this twice to
+measure PyMC with a warm cache.
 """
 
 from __future__ import annotations
@@ -22,10 +22,14 @@ _LEFT_OUT = ("vijax meanfield", "vijax fullrank", "BlackJAX mean-field")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=everyday.CASES, help="one posterior, the others kept")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, help="some, nothing is written")
     parser.add_argument(
-        "--timeout", type=float, default=_RUN_SECONDS, help="seconds a run may take"
+        "--only", choices=everyday.CASES, help="one posterior; results of the others are kept"
+    )
+    parser.add_argument(
+        "--methods", nargs="+", choices=METHODS, help="some methods; nothing is stored"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=_RUN_SECONDS, help="time limit of a run in seconds"
     )
     options = parser.parse_args()
     methods = options.methods or [method for method in METHODS if method not in _LEFT_OUT]
@@ -36,7 +40,7 @@ def main() -> None:
             warm = ("--warm", str(_WARM_SECONDS))
             results[name][method] = runs.run(method, name, *warm, timeout=options.timeout)
         print(f"\n{name}", flush=True)
-        header = ("", "seconds", "warm", "worst error (reference sds)", "of", "status")
+        header = ("", "seconds", "warm", "largest error (reference sds)", "of", "status")
         _report.table(header, [(method, *_cells(run)) for method, run in results[name].items()])
         if options.methods is None:
             _report.save("pareto", stored | results)

@@ -1,8 +1,8 @@
-"""Fifteen posteriors with reference draws: how long, how accurate, is the status true?
+"""Fifteen posteriors with reference draws: time, accuracy, correctness of the status.
 
-Every method runs on every posterior in a fresh process, one process at a time. Errors are those of
-the draws that a method hands out by default, against 5,000 reference draws, in reference sds.
-`--hard` takes posteriors that are known to be difficult, `--check` validates the models.
+Every method runs on every posterior in a fresh process, one at a time. Errors are those of the
+draws that a method returns by default, against 5,000 reference draws, in reference sds. `--hard`
+uses posteriors that are known to be difficult, `--check` validates the models.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from bench.posteriors import check, hard, load, runs, table
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=load.DATA, help="folder of the posteriors")
-    parser.add_argument("--posteriors", nargs="+", metavar="NAME", help="some, or parts of names")
+    parser.add_argument("--posteriors", nargs="+", metavar="NAME", help="names, or parts of names")
     parser.add_argument("--methods", nargs="+", choices=METHODS, help="some of the methods")
-    parser.add_argument("--device", choices=("cpu", "gpu"), help="JAX's choice by default")
-    parser.add_argument("--repeats", type=int, default=1, help="runs of each, with other seeds")
-    parser.add_argument("--timeout", type=float, default=600.0, help="seconds a run may take")
+    parser.add_argument("--device", choices=("cpu", "gpu"), help="default: chosen by JAX")
+    parser.add_argument("--repeats", type=int, default=1, help="runs of each, with different seeds")
+    parser.add_argument(
+        "--timeout", type=float, default=600.0, help="time limit of a run in seconds"
+    )
     parser.add_argument("--hard", action="store_true", help="difficult posteriors instead")
     parser.add_argument(
         "--check", action="store_true", help="validate the models, run no benchmark"
@@ -63,7 +65,7 @@ def _chosen(names: list[str], parts: list[str] | None) -> list[str]:
 
 
 def _runs(method: str, name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row a repeat."""
+    """One row per repeat."""
     rows = []
     for seed in range(options.repeats):
         args = ["--seed", str(seed), "--data", str(options.data)]
@@ -73,7 +75,7 @@ def _runs(method: str, name: str, options: argparse.Namespace) -> list[dict[str,
 
 
 def _speeds(results: dict[str, Any]) -> dict[str, float]:
-    """Geometric mean over posteriors of a method's seconds over those of `vijax auto`."""
+    """Geometric mean over posteriors of the seconds of a method relative to `vijax auto`."""
     logs: dict[str, list[float]] = {}
     for found in results.values():
         ours = table.median(found.get(OURS, []), "seconds")

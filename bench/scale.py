@@ -1,13 +1,13 @@
-"""Fits on batches: what a step costs beside a loop written by hand, and as rows grow.
+"""Minibatches: time of a step against a hand-written loop, and as the number of rows grows.
 
 `rows`: logistic regression on minibatches of many rows, against one jitted `lax.scan` that indexes
-the same arrays. `latents`: a latent for every row; by how much a step takes longer with a
-thousand times the rows, and the memory that the parameters and Adam's moments need. Compilation
-is left out of both. `covertype`: held-out log predictive density of fits on batches, of rows in
-memory and on disk, and of one on all rows, 100,000 rows of the Covertype data. `mapped`: the same
-regression on a file four times as large as the memory that the process may have, against the same
-rows in memory. `curves`: a step as rows, latents by row, parameters and devices grow. `spread`:
-restarts, draws and parameters by row on eight devices that this machine passes for, against one.
+the same arrays. `latents`: a local latent variable for every row; time of a step with a thousand
+times the rows, and memory relative to parameters and Adam's moments. Compilation is excluded from
+both. `covertype`: held-out log predictive density of fits on minibatches, of rows in memory and on
+disk, and of one on all rows, 100,000 rows of the Covertype data. `mapped`: the same regression on a
+file four times as large as the memory limit of the process, against the same rows in memory.
+`curves`: a step as rows, local latent variables, parameters and devices grow. `sharding`: restarts,
+draws and per-row parameters on eight simulated devices, against one.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ from vijax.posterior.posterior import Posterior
 _ADAM = optax.adam(1e-3)
 _LOG_2PI = math.log(2 * math.pi)
 _BATCH = 1024
-_BY_ROW = {"theta": "meanfield", ...: "fullrank"}  # six numbers for each row, see `latents`
+_BY_ROW = {"theta": "meanfield", ...: "fullrank"}  # six numbers per row, see `latents`
 _COVERTYPE = Path(__file__).parents[2] / "shared" / "data" / "covtype100k" / "covtype100k.npz"
 _STEPS = 2000
-_FEW = 200  # the same where some of them are slow
+_FEW = 200  # steps where some cases are slow
 _LIMIT = 2**30  # bytes
 
 
@@ -54,13 +54,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--only", choices=SUITES)
-    parser.add_argument("--largest", type=int, default=10_000_000, help="rows with latents")
+    parser.add_argument(
+        "--largest", type=int, default=10_000_000, help="rows with local latent variables"
+    )
     parser.add_argument("--limited", metavar="FILE", help=argparse.SUPPRESS)  # see `mapped`
     parser.add_argument("--devices", type=int, help=argparse.SUPPRESS)  # see `curves`
-    parser.add_argument("--spread", action="store_true", help=argparse.SUPPRESS)  # see `spread`
+    parser.add_argument("--sharding", action="store_true", help=argparse.SUPPRESS)  # see `sharding`
     options = parser.parse_args()
-    if options.spread:
-        print(json.dumps(_spread_out(options.repeats)))
+    if options.sharding:
+        print(json.dumps(_sharded(options.repeats)))
         return
     if options.devices:
         print(json.dumps(_on_devices(options.devices, options.repeats)))
@@ -83,45 +85,46 @@ def rows(options: argparse.Namespace) -> dict[str, Any]:
     seconds = _report.interleaved(contenders, options.repeats)
     found = {
         "speed": _report.ratios(seconds["by hand"], seconds["vijax"]),
-        "step": {who: _report.spread(1e6 / _STEPS * np.array(s)) for who, s in seconds.items()},
+        "step": _steps(seconds),
     }
     print(f"\n{len(x):,} rows, batches of {_BATCH}; speed relative to by hand {found['speed']}")
-    _report.table(("", "microseconds a step"), list(found["step"].items()))
+    _report.table(("", "microseconds per step"), list(found["step"].items()))
     return found
 
 
 def latents(options: argparse.Namespace) -> dict[str, Any]:
-    """A normal mean for every row; two observations of each."""
+    """A normal mean per row, two observations of each."""
     sizes = (10_000, options.largest)
     rng = np.random.default_rng(0)
-    fits, needed, whole = {}, {}, {}
+    fits, state_ratio, total_ratio = {}, {}, {}
     for size in sizes:
         theta = rng.normal(1.0, 2.0, size).astype(np.float32)
         y = theta[:, None] + rng.normal(size=(size, 2)).astype(np.float32)
         before = _resident()
         fitted = _fit(_hierarchy, (y,), guide=_BY_ROW, batch_size={"rows": _BATCH})
         state = 6 * 4 * size  # loc, log sd and two moments of each
-        needed[size] = sum(leaf.nbytes for leaf in jax.tree.leaves(fitted._result.run.loop)) / state
+        leaves = jax.tree.leaves(fitted._result.run.loop)
+        state_ratio[size] = sum(leaf.nbytes for leaf in leaves) / state
         fits[size] = _further(fitted)
-        whole[size] = (_resident() - before) / (state + y.nbytes)
+        total_ratio[size] = (_resident() - before) / (state + y.nbytes)
     contenders = {str(size): fits[size] for size in sizes}
     seconds = _report.interleaved(contenders, options.repeats)
     small, large = (1e6 / _STEPS * np.array(s) for s in seconds.values())
     found = {
         "ratio": _report.ratios(large, small),
-        "step": {who: _report.spread(1e6 / _STEPS * np.array(s)) for who, s in seconds.items()},
-        "memory of the state over parameters and moments": needed[sizes[1]],
-        "memory while steps go over parameters, moments and data": whole[sizes[1]],
+        "step": _steps(seconds),
+        "memory of the state over parameters and moments": state_ratio[sizes[1]],
+        "memory while steps go over parameters, moments and data": total_ratio[sizes[1]],
     }
-    print(f"\nlatents by row: a step with {sizes[1]:,} rows over {sizes[0]:,}: {found['ratio']}")
-    _report.table(("rows", "microseconds a step"), list(found["step"].items()))
-    print(f"memory of the state over that of its parameters and moments: {needed[sizes[1]]:.2f}")
-    print(f"memory while steps go over that of these and of the data: {whole[sizes[1]]:.2f}")
+    print(f"\nlocal latents: time of a step, {sizes[1]:,} over {sizes[0]:,} rows: {found['ratio']}")
+    _report.table(("rows", "microseconds per step"), list(found["step"].items()))
+    print(f"memory of the state over parameters and moments: {state_ratio[sizes[1]]:.2f}")
+    print(f"memory during steps over parameters, moments and data: {total_ratio[sizes[1]]:.2f}")
     return found
 
 
 def covertype(options: argparse.Namespace) -> dict[str, Any]:
-    """The most frequent kind of forest told from six others; a fifth of the rows is held out."""
+    """The most frequent of seven forest types against the others; a fifth of the rows held out."""
     if not _COVERTYPE.exists():
         print("\ncovertype: skipped, no data")
         return {}
@@ -145,9 +148,9 @@ def covertype(options: argparse.Namespace) -> dict[str, Any]:
             f"batches of {_BATCH}, full-rank steps": (x[kept], batches | {"guide": "fullrank"}),
         }
         for name, (rows, chosen) in ways.items():
-            began = time.perf_counter()
+            started = time.perf_counter()
             posterior = vijax.fit(_logistic, rows, y[kept], progress_bar=False, **chosen)
-            seconds = time.perf_counter() - began
+            seconds = time.perf_counter() - started
             logits = x[held] @ posterior.sample(1, 1000)["beta"].T
             signed = np.where(y[held][:, None] == 1, logits, -logits)
             density = np.log(np.mean(1 / (1 + np.exp(-signed)), axis=1)).mean()
@@ -159,12 +162,12 @@ def covertype(options: argparse.Namespace) -> dict[str, Any]:
             }
     print(f"\ncovertype, {len(kept):,} rows, {x.shape[1]} columns")
     lines = [(name, *one.values()) for name, one in found.items()]
-    _report.table(("", "seconds", "held-out log density a row", "ELBO", "status"), lines)
+    _report.table(("", "seconds", "held-out log density per row", "ELBO", "status"), lines)
     return found
 
 
 def mapped(options: argparse.Namespace) -> dict[str, Any]:
-    """Twenty million rows, 50 columns: on disk for a process that may have 1 GiB, and in memory."""
+    """Twenty million rows, 50 columns: on disk with a memory limit of 1 GiB, and in memory."""
     block = np.random.default_rng(0).normal(size=(1_000_000, 50)).astype(np.float32)
     x = np.empty((4 * _LIMIT // block[0].nbytes, 50), np.float32)
     for start in range(0, len(x), len(block)):
@@ -178,17 +181,17 @@ def mapped(options: argparse.Namespace) -> dict[str, Any]:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         with subprocess.Popen(command, cwd=Path(__file__).parents[1], **pipes) as child:
             contenders = {"on disk": lambda: _ask(child), "in memory": _further(fitted)}
-            _ask(child)  # for the first steps, compilation included
+            _ask(child)  # the first steps, including compilation
             seconds = _report.interleaved(contenders, options.repeats)
             child.stdin.close()
     found = {
         "data over limit": x.nbytes / _LIMIT,
         "speed": _report.ratios(seconds["in memory"], seconds["on disk"]),
-        "step": {who: _report.spread(1e6 / _STEPS * np.array(s)) for who, s in seconds.items()},
+        "step": _steps(seconds),
     }
-    print(f"\n{len(x):,} rows in a file, {found['data over limit']:.1f} times the memory allowed")
+    print(f"\n{len(x):,} rows in a file, {found['data over limit']:.1f} times the memory limit")
     print(f"speed relative to rows in memory: {found['speed']}")
-    _report.table(("rows", "microseconds a step"), list(found["step"].items()))
+    _report.table(("rows", "microseconds per step"), list(found["step"].items()))
     return found
 
 
@@ -196,11 +199,11 @@ def _ask(child: subprocess.Popen) -> None:
     child.stdin.write("go\n")
     child.stdin.flush()
     if child.stdout.readline() != "done\n":
-        raise RuntimeError("the process with limited memory has failed, see above")
+        raise RuntimeError("the process with limited memory failed, see above")
 
 
 def _limited(path: str) -> None:
-    """Takes steps on rows in a file whenever a line comes, in little memory."""
+    """Runs steps on rows in a file for each line of input, with limited memory."""
     resource.setrlimit(resource.RLIMIT_DATA, (_LIMIT, _LIMIT))
     x = np.load(path, mmap_mode="r")
     try:
@@ -208,7 +211,7 @@ def _limited(path: str) -> None:
     except MemoryError:
         pass
     else:
-        raise RuntimeError("the limit does not hold")
+        raise RuntimeError("the memory limit is not enforced")
     fitted = _fit(_logistic, (x, _labels(len(x))), guide="meanfield", batch_size=_BATCH)
     steps = _further(fitted)
     for _ in sys.stdin:
@@ -221,7 +224,7 @@ def _labels(rows: int) -> np.ndarray:
 
 
 def curves(options: argparse.Namespace) -> dict[str, Any]:
-    """Microseconds a step as one thing grows: rows, latents by row, parameters, devices."""
+    """Microseconds per step as rows, local latents, parameters or devices grow."""
     rng = np.random.default_rng(0)
 
     def rows(size: int) -> Posterior:
@@ -242,8 +245,10 @@ def curves(options: argparse.Namespace) -> dict[str, Any]:
     for kind, (make, sizes) in kinds.items():
         fits = {str(size): _further(make(size), _FEW) for size in sizes}
         seconds = _report.interleaved(fits, options.repeats)
-        found[kind] = {n: _report.spread(1e6 / _FEW * np.array(s)) for n, s in seconds.items()}
-        _report.table((kind, "microseconds a step"), list(found[kind].items()))
+        found[kind] = {
+            n: _report.median_range(1e6 / _FEW * np.array(s)) for n, s in seconds.items()
+        }
+        _report.table((kind, "microseconds per step"), list(found[kind].items()))
     flag = "--xla_force_host_platform_device_count"
     before = os.environ.get("XLA_FLAGS", "")
     found["devices"] = {}
@@ -251,34 +256,34 @@ def curves(options: argparse.Namespace) -> dict[str, Any]:
         os.environ["XLA_FLAGS"] = f"{before} {flag}={count}"
         arguments = ("--devices", str(count), "--repeats", str(options.repeats))
         step = _report.in_fresh_process("bench.scale", *arguments, timeout=300)["step"]
-        found["devices"][str(count)] = _report.DeviceLayout(*step)
+        found["devices"][str(count)] = _report.MedianRange(*step)
     os.environ["XLA_FLAGS"] = before
-    _report.table(("devices", "microseconds a step"), list(found["devices"].items()))
+    _report.table(("devices", "microseconds per step"), list(found["devices"].items()))
     return found
 
 
 def _on_devices(count: int, repeats: int) -> dict[str, Any]:
-    """Steps on all of a hundred thousand rows, spread over the devices of this process."""
+    """Steps on a hundred thousand rows, sharded over the devices of this process."""
     x = np.random.default_rng(0).normal(size=(100_000, 50)).astype(np.float32)
     mesh = jax.make_mesh((count,), ("rows",))
     fitted = _fit(_logistic, (x, _labels(len(x))), guide="meanfield", mesh=mesh)
     seconds = _report.interleaved({"": _further(fitted, _FEW)}, repeats)[""]
-    return {"step": _report.spread(1e6 / _FEW * np.array(seconds))}
+    return {"step": _report.median_range(1e6 / _FEW * np.array(seconds))}
 
 
-def spread(options: argparse.Namespace) -> dict[str, Any]:
-    """By how much a step is faster on eight devices, which share the cores of this machine."""
+def sharding(options: argparse.Namespace) -> dict[str, Any]:
+    """Speed of a step on eight simulated devices, which share the cores of this machine."""
     before = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{before} --xla_force_host_platform_device_count=8"
-    arguments = ("--spread", "--repeats", str(options.repeats))
+    arguments = ("--sharding", "--repeats", str(options.repeats))
     measured = _report.in_fresh_process("bench.scale", *arguments, timeout=600)
     os.environ["XLA_FLAGS"] = before
-    found = {what: _report.DeviceLayout(*ratio) for what, ratio in measured.items()}
-    _report.table(("on eight devices", "times as fast"), list(found.items()))
+    found = {what: _report.MedianRange(*ratio) for what, ratio in measured.items()}
+    _report.table(("on eight devices", "relative speed"), list(found.items()))
     return found
 
 
-def _spread_out(repeats: int) -> dict[str, Any]:
+def _sharded(repeats: int) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(10_000, 50)).astype(np.float32)
     regression = (_logistic, (x, _labels(len(x))))
@@ -306,7 +311,7 @@ SUITES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "covertype": covertype,
     "mapped": mapped,
     "curves": curves,
-    "spread": spread,
+    "sharding": sharding,
 }
 
 
@@ -335,7 +340,7 @@ def _fit(model: Callable[..., None], args: tuple[Any, ...], **options: Any) -> P
 
 
 def _further(fitted: Posterior, number: int = _STEPS) -> Callable[[], Any]:
-    """Takes some more steps from where the last call ended: state is updated in place."""
+    """Runs more steps from the state of the last call, which is updated in place."""
     assert fitted._result.engine is not None
     assert fitted._result.run is not None
     engine, run = fitted._result.engine, fitted._result.run
@@ -379,13 +384,18 @@ def _by_hand(x: np.ndarray, y: np.ndarray) -> Callable[[], Any]:
     plates = {"rows": Plate("rows", -1, len(x), _BATCH)}
     first, schedule = iter(range(0, 10**9, _STEPS)), RowSchedule(plates, 0)
 
-    def steps() -> None:  # choosing the rows is part of the work
+    def steps() -> None:  # choosing the rows is part of the measurement
         start = next(first)
         table = np.stack([schedule.index(t)["rows"] for t in range(start, start + _STEPS)])
         jax.block_until_ready(run(carry, jax.random.key(0), jnp.asarray(table), *data))
 
     steps()
     return steps
+
+
+def _steps(seconds: dict[str, list[float]]) -> dict[str, _report.MedianRange]:
+    """Microseconds per step of every contender."""
+    return {name: _report.median_range(1e6 / _STEPS * np.array(s)) for name, s in seconds.items()}
 
 
 def _resident() -> float:

@@ -1,9 +1,9 @@
-"""Structured guides on hierarchies: are globals' widths right, and is the cost linear?
+"""Structured guides on hierarchies: accuracy of the sds of global parameters, linear cost.
 
 `radon`: varying intercepts in 85 counties, against NUTS. `groups N`: N group means measured with
-errors of many sizes, against quadrature. Every fit is a fresh process; the clock runs from the call
-to the assessed posterior, compilation included, and memory is the process's highest, less what it
-held before the fit.
+errors of many sizes, against quadrature. Every fit is a fresh process; times are from the call to
+the posterior with its diagnostics, including compilation; memory is the peak of the process minus
+that before the fit.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _NUTS = {"num_warmup": 1000, "num_samples": 8000, "num_chains": 1}
 
 
 class Truth(NamedTuple):
-    """Means and sds of some globals, logarithms of scales."""
+    """Means and sds of global parameters, scales in logarithms."""
 
     mean: dict[str, float]
     sd: dict[str, float]
 
 
 def groups(count: int) -> Problem:
-    """Group means, centered as written; errors from a seventh to four times their spread."""
+    """Group means, centered; standard errors from a seventh to four times the group sd."""
     rng = np.random.default_rng(0)
     sd = rng.uniform(0.1, 3.0, count).astype(np.float32)
     y = 1.5 + 0.7 * rng.normal(size=count) + sd * rng.normal(size=count)
@@ -48,11 +48,11 @@ def groups(count: int) -> Problem:
             theta = numpyro.sample("theta", dist.Normal(mu, tau))
             numpyro.sample("y", dist.Normal(theta, sd), obs=y)
 
-    return Problem(model, (sd, y.astype(np.float32)), f"made up: {count} groups")
+    return Problem(model, (sd, y.astype(np.float32)), f"simulated: {count} groups")
 
 
 def quadrature(problem: Problem) -> Truth:
-    """Over `log tau`; given that, `mu` is Gaussian and the group means are summed out."""
+    """Over `log tau`; given that, `mu` is Gaussian and the group means are marginalized."""
     sd, y = (np.asarray(value, float) for value in problem.args)
     width = 8 / np.sqrt(len(y)) + 0.02
     log_tau = np.log(0.7) + np.linspace(-width, width, 401)
@@ -66,13 +66,13 @@ def quadrature(problem: Problem) -> Truth:
         log_density[i] += point - np.exp(2 * point) / 50
     weights = np.exp(log_density - log_density.max())
     weights /= weights.sum()
-    center = {"mu": weights @ mean, "tau": weights @ log_tau}
+    first = {"mu": weights @ mean, "tau": weights @ log_tau}
     square = {"mu": weights @ (mean**2 + 1 / precision), "tau": weights @ log_tau**2}
-    return Truth(center, {name: (square[name] - center[name] ** 2) ** 0.5 for name in center})
+    return Truth(first, {name: (square[name] - first[name] ** 2) ** 0.5 for name in first})
 
 
 def by_nuts(problem: Problem) -> Truth:
-    """Globals of the radon model from a long run of NUTS, started from the automatic fit."""
+    """Global parameters of the radon model by a long NUTS run, started from the automatic fit."""
     posterior = vijax.fit(problem.model, *problem.args, progress_bar=False)
     samples = posterior.nuts(0, progress_bar=False, **_NUTS).get_samples()
     return _moments({name: np.asarray(samples[name], float) for name in _globals(posterior)})
@@ -116,7 +116,7 @@ def _one(method: str, name: str) -> dict[str, Any]:
     memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     draws = posterior.sample(0, _DRAWS if name == "radon" else 1000, corrected=False)
     found = _moments({name: draws[name].astype(float) for name in _globals(posterior)})
-    if method == "auto" and name != "radon":  # the Gaussian's own sds, without sampling error
+    if method == "auto" and name != "radon":  # the sds of the Gaussian, without sampling error
         level = posterior.params.levels[0]
         root = np.exp(np.asarray(level.log_scale[0], float))[:, None]
         root = root * (np.tril(np.asarray(level.lower[0], float), -1) + np.eye(2))
@@ -139,9 +139,9 @@ def _one(method: str, name: str) -> dict[str, Any]:
 
 def _row(method: str, result: dict[str, Any], truth: Truth) -> tuple[str, ...]:
     shift = max(abs(result["mean"][k] - truth.mean[k]) / truth.sd[k] for k in truth.sd)
-    off = [f"{k} {100 * (result['sd'][k] / truth.sd[k] - 1):+.1f} %" for k in truth.sd]
+    errors = [f"{k} {100 * (result['sd'][k] / truth.sd[k] - 1):+.1f} %" for k in truth.sd]
     seconds, memory = f"{result['seconds']:.1f}", f"{result['megabytes']:.0f}"
-    return (method, seconds, memory, f"{result['elbo']:.2f}", f"{shift:.2f}", ", ".join(off))
+    return (method, seconds, memory, f"{result['elbo']:.2f}", f"{shift:.2f}", ", ".join(errors))
 
 
 def main() -> None:
@@ -151,7 +151,7 @@ def main() -> None:
     if options.one:
         print(json.dumps(_one(*options.one)))
         return
-    header = ("", "seconds", "MB", "ELBO", "worst mean (sd)", "sds of globals")
+    header = ("", "seconds", "MB", "ELBO", "largest mean error (sd)", "errors of global sds")
     results: dict[str, Any] = {}
     nuts = _report.in_fresh_process("bench.structured", "--one", "NUTS", "radon")
     runs = {"radon": ("meanfield", "plates", "auto")} | {str(n): ("auto",) for n in SIZES}

@@ -1,8 +1,8 @@
-"""Steps per second after compilation: vijax, the same maths written by hand, NumPyro.
+"""Steps per second after compilation: vijax, the same computation by hand, NumPyro.
 
-By hand means one jitted `lax.scan` over an ELBO gradient and `optax.adam`, for which a user has
-to write down the model's density, the guide, and the rows of each minibatch. NumPyro's
-`SVI.run` compiles anew at every call; here it is jitted once, which only its experts do.
+By hand means one jitted `lax.scan` over an ELBO gradient and `optax.adam`, for which a user writes
+the log density, the guide, and the rows of each minibatch. NumPyro's `SVI.run` compiles at every
+call; here it is jitted once, which few users do.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LOG_2PI = math.log(2 * math.pi)
 
 
 class Case(NamedTuple):
-    """One problem: what vijax and NumPyro are told, and the loop written by hand."""
+    """One problem: model and guides for vijax and NumPyro, and the hand-written loop."""
 
     problem: _problems.Problem
     guide: str
@@ -50,23 +50,23 @@ def main() -> None:
         seconds = _report.interleaved(_contenders(case), options.repeats)
         results[name] = _summarize(seconds, case.steps)
         print(f"\n{name}: {case.problem.source}, {case.steps} steps, {options.repeats} repeats")
-        lines = [(who, *figures.values()) for who, figures in results[name].items()]
-        _report.table(("", "microseconds a step", "speed relative to by hand"), lines)
+        lines = [(method, *row.values()) for method, row in results[name].items()]
+        _report.table(("", "microseconds per step", "speed relative to by hand"), lines)
     _report.save("throughput", results)
 
 
 def _summarize(seconds: dict[str, list[float]], steps: int) -> dict[str, dict[str, Any]]:
     return {
-        who: {
-            "step": _report.spread(1e6 / steps * np.asarray(one)),
+        method: {
+            "step": _report.median_range(1e6 / steps * np.asarray(one)),
             "speed": _report.ratios(seconds["by hand"], one),
         }
-        for who, one in seconds.items()
+        for method, one in seconds.items()
     }
 
 
 def _contenders(case: Case) -> dict[str, Callable[[], Any]]:
-    """What is timed, each already compiled."""
+    """The functions to time, already compiled."""
     model, args, _ = case.problem
     fitted = vijax.fit(
         model, *args, guide=case.guide, optimizer=_ADAM, num_steps=case.steps, progress_bar=False

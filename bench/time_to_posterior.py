@@ -1,7 +1,7 @@
-"""From the call to the posterior, compilation included: full-rank guides, vijax and NumPyro.
+"""From the call to the posterior, including compilation: full-rank guides, vijax and NumPyro.
 
-Every run is a fresh process, since whatever a process has compiled before is for nothing later.
-The clock starts after the imports and the loading of data; `--import` measures the import.
+Every run is a fresh process, since compiled programs are reused within a process. The clock starts
+after imports and loading of data; `--import` measures the import.
 NumPyro: `SVI.run` with `AutoMultivariateNormal`, Adam 1e-2, 5,000 steps, no progress bar.
 """
 
@@ -44,8 +44,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", choices=PROBLEMS, help="one problem")
-    parser.add_argument("--import", dest="imports", action="store_true", help="import time alone")
-    parser.add_argument("--profile", choices=PROBLEMS, help="where the seconds of one fit go")
+    parser.add_argument(
+        "--import", dest="imports", action="store_true", help="only the import time"
+    )
+    parser.add_argument("--profile", choices=PROBLEMS, help="time of one fit by program")
     parser.add_argument("--one", nargs=2, metavar=("METHOD", "PROBLEM"), help="one run, as JSON")
     options = parser.parse_args()
     if options.one:
@@ -71,8 +73,8 @@ def _compare(names: list[str], repeats: int) -> None:
         results[name] = {
             method: of[0]
             | {
-                "seconds": _report.spread(seconds[method]),
-                "with 1,000 draws": _report.spread([run["with 1,000 draws"] for run in of]),
+                "seconds": _report.median_range(seconds[method]),
+                "with 1,000 draws": _report.median_range([run["with 1,000 draws"] for run in of]),
                 "speed": _report.ratios(seconds["NumPyro"], seconds[method]),
             }
             for method, of in runs.items()
@@ -83,20 +85,20 @@ def _compare(names: list[str], repeats: int) -> None:
             + (f"{r['elbo']:.2f} +- {r['elbo_se']:.2g}", f"{r['khat']:.2f}")
             for method, r in results[name].items()
         ]
-        header = ("", "seconds", "with 1,000 draws", "times NumPyro's speed", "ELBO", "k-hat")
+        header = ("", "seconds", "with 1,000 draws", "speed relative to NumPyro", "ELBO", "k-hat")
         _report.table(header, rows)
     _report.save("time_to_posterior", results)
 
 
 def _one(method: str, problem: _problems.Problem) -> dict[str, Any]:
-    """One run; the same diagnostics from `log p - log q` of fresh draws for everybody."""
-    jax.block_until_ready(jax.device_put(0.0))  # the backend is up, whoever comes first
+    """One run; the same diagnostics from `log p - log q` of fresh draws for every method."""
+    jax.block_until_ready(jax.device_put(0.0))  # initializes the backend
     run = METHODS[method](problem)
     log_weights = np.asarray(run.log_weights(jax.random.key(99)), np.float64)
     elbo, elbo_se = weights.elbo(log_weights)
     return {
-        "seconds": run.fitted - run.began,
-        "with 1,000 draws": run.drawn - run.began,
+        "seconds": run.fitted - run.started,
+        "with 1,000 draws": run.drawn - run.started,
         "elbo": elbo,
         "elbo_se": elbo_se,
         "khat": weights.importance(log_weights).khat,
@@ -104,16 +106,16 @@ def _one(method: str, problem: _problems.Problem) -> dict[str, Any]:
 
 
 class _Run(NamedTuple):
-    """Times at which things happened, and `log p - log q` of fresh draws for a key."""
+    """Times of start, fit and draws, and a function of a key to `log p - log q` of draws."""
 
-    began: float
+    started: float
     fitted: float
     drawn: float
     log_weights: Callable[[jax.Array], Any]
 
 
 def _vijax(problem: _problems.Problem, algorithm: str) -> _Run:
-    began = time.perf_counter()
+    started = time.perf_counter()
     posterior = vijax.fit(
         problem.model, *problem.args, guide="fullrank", algorithm=algorithm, progress_bar=False
     )
@@ -124,17 +126,17 @@ def _vijax(problem: _problems.Problem, algorithm: str) -> _Run:
     def log_weights(key: jax.Array) -> np.ndarray:
         return posterior.proposals(key, _ELBO_DRAWS)[0].log_weights
 
-    return _Run(began, fitted, drawn, log_weights)
+    return _Run(started, fitted, drawn, log_weights)
 
 
 def _numpyro(problem: _problems.Problem) -> _Run:
-    began = time.perf_counter()
+    started = time.perf_counter()
     found = by_numpyro.optimize(problem.model, problem.args)
     fitted = time.perf_counter()
     draws = found.guide.sample_posterior(jax.random.key(1), found.params, sample_shape=(1000,))
     jax.block_until_ready(draws)
     drawn = time.perf_counter()
-    return _Run(began, fitted, drawn, lambda key: by_numpyro.log_weights(found, key, _ELBO_DRAWS))
+    return _Run(started, fitted, drawn, lambda key: by_numpyro.log_weights(found, key, _ELBO_DRAWS))
 
 
 METHODS: dict[str, Callable[[_problems.Problem], _Run]] = {
@@ -149,13 +151,13 @@ def _imports() -> None:
     command = [sys.executable, "-c", _IMPORTS]
     runs = [json.loads(subprocess.check_output(command, text=True)) for _ in range(7)]
     first, second = zip(*runs, strict=True)
-    results = {"NumPyro": _report.spread(first), "vijax on top": _report.spread(second)}
+    results = {"NumPyro": _report.median_range(first), "vijax on top": _report.median_range(second)}
     _report.table(("import", "seconds"), list(results.items()))
     _report.save("import", results)
 
 
 class _Log(logging.Handler):
-    """What JAX says about each program: `{program: {stage: seconds}}`."""
+    """Collects JAX's log messages on each program: `{program: {stage: seconds}}`."""
 
     line = re.compile(
         r"Finished (tracing|jaxpr to MLIR|XLA comp)\S*.*?([^\s()]+)\)?(?: for \w+)? in (\S+) sec"
@@ -173,16 +175,16 @@ class _Log(logging.Handler):
 
 
 def _profile(problem: _problems.Problem) -> None:
-    """Prints every program that one fit traces and compiles, and what is left."""
+    """Prints every program that one fit traces and compiles, and the remaining time."""
     log = _Log()
     loggers = [logging.getLogger(f"jax._src.{name}") for name in ("dispatch", "interpreters.pxla")]
     for logger in loggers:
         logger.addHandler(log)
         logger.propagate = False
     jax.config.update("jax_log_compiles", True)
-    began = time.perf_counter()
+    started = time.perf_counter()
     vijax.fit(problem.model, *problem.args, guide="fullrank", progress_bar=False)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - started
     jax.config.update("jax_log_compiles", False)
 
     stages = ("tracing", "jaxpr to MLIR", "XLA comp")
@@ -193,7 +195,7 @@ def _profile(problem: _problems.Problem) -> None:
     sums = [sum(times[stage] for times in log.programs.values()) for stage in stages]
     rows.append(("all programs", *(f"{one:.3f}" for one in sums)))
     _report.table(("program", "trace", "lower", "compile"), rows)
-    print(f"\none fit: {seconds:.2f} s, of which {seconds - sum(sums):.2f} s outside of these")
+    print(f"\none fit: {seconds:.2f} s, of which {seconds - sum(sums):.2f} s outside these")
 
 
 if __name__ == "__main__":

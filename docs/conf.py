@@ -13,7 +13,7 @@ author = "the vijax developers"
 release = version = vijax.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
 source_suffix = {".md": "markdown"}
-exclude_patterns = ["_build", "README.md"]  # the latter is the folder's page on a code host
+exclude_patterns = ["_build", "README.md"]  # README.md is the index of this folder on a code host
 nitpicky = False
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
@@ -35,7 +35,7 @@ html_show_copyright = False
 
 
 def keep_tables(app, what, name, obj, options, lines):
-    """Tables of docstrings are Markdown, which reStructuredText is told to print as they are."""
+    """Renders Markdown tables of docstrings as literal blocks."""
     found = []
     for table, group in itertools.groupby(lines, lambda line: line.lstrip().startswith("|")):
         part = list(group)

@@ -1,4 +1,4 @@
-"""Makes the figures of the documentation: `python docs/make_figures.py`, in this checkout."""
+"""Generates the figures of the documentation: `python docs/make_figures.py`."""
 
 import os
 import subprocess
@@ -37,7 +37,7 @@ def main():
     posterior = vijax.fit(schools, ERROR, EFFECT)
     mean_field = vijax.fit(schools, ERROR, EFFECT, guide="meanfield", algorithm="gradient")
     save("losses", vijax.plot.losses(mean_field).figure)
-    save("ladder", vijax.plot.stages(posterior).figure)
+    save("stages", vijax.plot.stages(posterior).figure)
     save("weights", vijax.plot.weights(posterior).figure)
     save("marginals", vijax.plot.marginals(posterior, ["mu", "tau", "theta[0]", "theta[2]"]))
     save("pair", vijax.plot.pair(posterior, ["mu", "tau", "theta[0]"]))

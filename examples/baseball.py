@@ -1,8 +1,9 @@
-"""Batting averages in 1970: how much do 45 at-bats say about the rest of the season?
+"""Batting averages in 1970: predicting the rest of the season from 45 at-bats.
 
-Efron and Morris (1975) showed with 18 players that averages drawn towards their common mean predict
-better than each player's own. Here the players' log odds share a normal distribution, whose spread
-is learned: none of it would be complete pooling, all of it none.
+Efron and Morris (1975) showed with 18 players that averages shrunk towards their common mean
+predict better than each player's average. Here the players' log odds have a common normal
+distribution, whose standard deviation `tau` is estimated: zero would be complete pooling,
+infinity no pooling.
 """
 
 import jax
@@ -18,10 +19,10 @@ players = read("baseball")
 
 
 def model(at_bats, hits=None):
-    center = numpyro.sample("center", dist.Normal(-1.0, 1.0))  # log odds of a hit
-    spread = numpyro.sample("spread", dist.HalfNormal(0.5))  # between players
+    mu = numpyro.sample("mu", dist.Normal(-1.0, 1.0))  # log odds of a hit
+    tau = numpyro.sample("tau", dist.HalfNormal(0.5))  # sd between players
     with numpyro.plate("players", len(at_bats)):
-        log_odds = numpyro.sample("log_odds", dist.Normal(center, spread))
+        log_odds = numpyro.sample("log_odds", dist.Normal(mu, tau))
         numpyro.deterministic("ability", jax.nn.sigmoid(log_odds))
         numpyro.sample("hits", dist.Binomial(at_bats, logits=log_odds), obs=hits)
 
@@ -35,14 +36,14 @@ def main():
     ability = posterior.sample(num_draws=4000)["ability"]
     early = players["hits"] / 45
     predictions = {
-        "own average": early,
-        "common mean": np.full(len(players), early.mean()),
+        "no pooling": early,
+        "complete pooling": np.full(len(players), early.mean()),
         "partial pooling": ability.mean(0),
     }
-    print(f"\n{'prediction':16} {'root mean square error in the rest of the season':>48}")
+    print(f"\n{'prediction':16} {'root mean square error for the rest of the season':>49}")
     for name, guess in predictions.items():
         error = np.sqrt(np.mean((guess - players["average"]) ** 2))
-        print(f"{name:16} {error:48.4f}")
+        print(f"{name:16} {error:49.4f}")
 
     season = posterior.predict(1, players["rest"], num_draws=4000)["hits"] / players["rest"]
     low, high = np.quantile(season, [0.055, 0.945], axis=0)

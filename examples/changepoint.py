@@ -1,7 +1,7 @@
-"""When did coal mining become safer? A discrete latent that nobody has to write out.
+"""When did coal mining become safer? A discrete latent variable, marginalized automatically.
 
-Disasters a year follow one Poisson rate up to some year and another from then on (Jarrett, 1979).
-The year is a latent like any other: the fit sums over all 112 of them, and draws come back with it.
+Disasters per year follow one Poisson rate up to some year and another afterwards (Jarrett, 1979).
+The year is a latent site: the fit marginalizes over all 112 values, and posterior draws include it.
 """
 
 import jax.numpy as jnp
@@ -19,15 +19,17 @@ SHAPE, RATE = 2.0, 1.0  # of the gamma priors
 
 
 def model(disasters):
-    rate = numpyro.sample("rate", dist.Gamma(SHAPE, RATE).expand([2]).to_event(1))  # a year
-    last = numpyro.sample("last", dist.DiscreteUniform(0, len(disasters) - 1))  # year of the first
+    rate = numpyro.sample("rate", dist.Gamma(SHAPE, RATE).expand([2]).to_event(1))  # per year
+    last = numpyro.sample(
+        "last", dist.DiscreteUniform(0, len(disasters) - 1)
+    )  # last year of rate[0]
     now = jnp.where(jnp.arange(len(disasters)) <= last, rate[0], rate[1])
     with numpyro.plate("years", len(disasters)):
         numpyro.sample("disasters", dist.Poisson(now), obs=disasters)
 
 
 def exact(disasters):
-    """Posterior of the last year of the first rate, both rates integrated out by hand."""
+    """Posterior of the last year of the first rate, both rates marginalized analytically."""
     first = np.cumsum(disasters)
     years = np.arange(1, len(disasters) + 1)
     parts = ((first, years), (first[-1] - first, len(disasters) - years))
@@ -58,7 +60,7 @@ def main():
     above.bar(year, coal["disasters"], color=GREY, alpha=0.5, width=1.0, label="disasters")
     above.fill_between(year, *np.quantile(rate, [0.055, 0.945], axis=0), color=BLUE, alpha=0.4)
     above.plot(year, rate.mean(0), color=BLUE, label="rate, 89 % interval")
-    above.set(title="Mining became three times as safe about 1890", ylabel="per year")
+    above.set(title="Disasters fell to a third about 1890", ylabel="disasters per year")
     above.legend(loc="upper right")
     below.bar(year, share, color=BLUE, width=1.0, label="8,000 draws")
     below.plot(year, truth, "o", ms=3, color=ORANGE, label="exact")

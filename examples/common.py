@@ -1,4 +1,4 @@
-"""What the examples share: options, their data, a figure style, and where figures go."""
+"""Shared by the examples: command-line options, data, figure style, saving of figures."""
 
 import argparse
 import os
@@ -17,16 +17,16 @@ plt.rcParams.update({"figure.dpi": 110, "figure.titlesize": "large", "legend.fon
 
 
 def options(description, data=None):
-    """The command line: `--short` for a quick look; `--data` where `data` says what file it is."""
+    """Command-line options: `--short`, and `--data` for the file described by `data`."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
-    parser.add_argument("--short", action="store_true", help="fewer data, a matter of seconds")
+    parser.add_argument("--short", action="store_true", help="less data, takes seconds")
     if data is not None:
-        parser.add_argument("--data", type=Path, help=f"{data}; made up without it")
+        parser.add_argument("--data", type=Path, help=f"{data}; default: simulated data")
     return parser.parse_args()
 
 
 def read(name):
-    """The rows of a CSV file in examples/data as a structured array, one field a column."""
+    """The rows of a CSV file in examples/data as a structured array, one field per column."""
     path = HERE / "data" / f"{name}.csv"
     return np.genfromtxt(
         path, delimiter=",", names=True, dtype=None, encoding="utf-8", skip_header=1
@@ -34,7 +34,7 @@ def read(name):
 
 
 def save(figure, name):
-    """Writes a figure to examples/figures, or to $VIJAX_FIGURES, and says so."""
+    """Saves a figure to examples/figures, or to $VIJAX_FIGURES, and prints the path."""
     folder = Path(os.environ.get("VIJAX_FIGURES", HERE / "figures"))
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.png"

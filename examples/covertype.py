@@ -1,9 +1,9 @@
-"""Forest cover from maps: logistic regression on batches of a thousand rows.
+"""Forest cover from maps: logistic regression on minibatches of a thousand rows.
 
 Is a patch of Colorado covered by lodgepole pine? Ten measurements, four wilderness areas, forty
-kinds of soil (Blackard and Dean, 1999; UCI Covertype). The model is written for all rows;
-`batch_size=` is all there is to say. Give the file as `--data covtype100k.npz`, with arrays
-`x_num`, `wilderness`, `soil` and `y`; without it data of the same shape are made up.
+soil types (Blackard and Dean, 1999; UCI Covertype). The model is written for all rows; minibatches
+need only `batch_size=`. Pass the file as `--data covtype100k.npz`, with arrays `x_num`,
+`wilderness`, `soil` and `y`; without it data of the same shape are simulated.
 """
 
 import matplotlib.pyplot as plt
@@ -22,7 +22,7 @@ def model(x, pine=None):
 
 
 def load(path, rows):
-    """Features with a constant first, standardized, and labels."""
+    """Standardized features with a constant first, and labels."""
     if path is None:
         rng = np.random.default_rng(0)
         x = rng.normal(size=(rows, 54)).astype(np.float32)
@@ -31,7 +31,9 @@ def load(path, rows):
         return x, rng.random(rows) < 1 / (1 + np.exp(-x @ truth))
     with np.load(path) as file:
         groups = [np.eye(4)[file["wilderness"]], np.eye(40)[file["soil"]]]
-        mixed = np.random.default_rng(0).permutation(len(file["y"]))[:rows]  # it is sorted by area
+        mixed = np.random.default_rng(0).permutation(len(file["y"]))[
+            :rows
+        ]  # the file is sorted by area
         x = np.concatenate([file["x_num"], *groups], axis=1)[mixed]
         pine = file["y"][mixed] == 2
     x = (x - x.mean(0)) / np.maximum(x.std(0), 1e-3)
@@ -41,26 +43,26 @@ def load(path, rows):
 def main():
     chosen = options(__doc__, data="covtype100k.npz")
     x, pine = load(chosen.data, 20_000 if chosen.short else 100_000)
-    cut = len(x) * 4 // 5
+    split = len(x) * 4 // 5
     steps = 1000 if chosen.short else 5000
-    posterior = vijax.fit(model, x[:cut], pine[:cut], batch_size=1000, num_steps=steps)
-    print(posterior.report().partition("\n\nwhat")[0])
+    posterior = vijax.fit(model, x[:split], pine[:split], batch_size=1000, num_steps=steps)
+    print(posterior.report().partition("\n\neffect of the corrections")[0])
 
     weight = posterior.sample(num_draws=500)["weight"]
-    probability = (1 / (1 + np.exp(-x[cut:] @ weight.T))).mean(1)
-    truth = np.where(pine[cut:], probability, 1 - probability)
-    print(f"\n{'rows fitted':28} {cut:8d}")
+    probability = (1 / (1 + np.exp(-x[split:] @ weight.T))).mean(1)
+    truth = np.where(pine[split:], probability, 1 - probability)
+    print(f"\n{'rows fitted':28} {split:8d}")
     print(f"{'held-out accuracy':28} {(truth > 0.5).mean():8.3f}")
-    print(f"{'its log density a row (nats)':28} {np.log(truth).mean():8.3f}")
-    base = pine[:cut].mean()
-    base = np.where(pine[cut:], base, 1 - base)
+    print(f"{'log density per row (nats)':28} {np.log(truth).mean():8.3f}")
+    base = pine[:split].mean()
+    base = np.where(pine[split:], base, 1 - base)
     print(f"{'without features':28} {np.log(base).mean():8.3f}")
 
     figure, axes = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
     edges = np.linspace(0, 1, 11)
     group = np.clip(np.digitize(probability, edges) - 1, 0, 9)
     size = np.bincount(group, minlength=10)
-    share = np.bincount(group, pine[cut:], 10) / np.maximum(size, 1)
+    share = np.bincount(group, pine[split:], 10) / np.maximum(size, 1)
     middle = np.bincount(group, probability, 10) / np.maximum(size, 1)
     error = 2 * np.sqrt(share * (1 - share) / np.maximum(size, 1))
     some = size > 0

@@ -1,9 +1,10 @@
-"""Eight schools: one posterior, three fits, and what the verdict says of each.
+"""Eight schools: one posterior, three fits, and the status of each.
 
 Coaching effects in eight schools, estimated with known standard errors (Rubin, 1981). In the
-centered form the effects crowd together as their spread `tau` nears zero, a funnel that no Gaussian
-follows. The non-centered form writes them as `mu + tau * z`, which a Gaussian follows better, if not
-well. The automatic fit finds such coordinates by itself, and short chains mend the rest.
+centered form the effects concentrate as their standard deviation `tau` approaches zero: a funnel,
+which no Gaussian fits. The non-centered form `mu + tau * z` is closer to Gaussian, but not close
+enough. The automatic fit learns a partially centered form, and corrects the draws by short MCMC
+chains.
 """
 
 import matplotlib.pyplot as plt
@@ -42,7 +43,7 @@ def main():
         "non-centered": vijax.fit(non_centered, ERROR, EFFECT, guide="fullrank"),
         "automatic": vijax.fit(centered, ERROR, EFFECT),
     }
-    print(f"{'':12} {'status':12} {'k-hat':>6} {'ELBO':>8} {'evidence':>9} {'tau':>6} {'sd':>5}")
+    print(f"{'':12} {'status':12} {'k-hat':>6} {'ELBO':>8} {'log evid':>9} {'tau':>6} {'sd':>5}")
     for name, posterior in fits.items():
         evidence = posterior.importance().log_evidence
         tau = posterior.sample(num_draws=4000)["tau"]
@@ -61,8 +62,8 @@ def main():
             draws["theta"][:, 0], draws["tau"], s=4, lw=0, alpha=0.45, color=color, label=label
         )
     left.set(yscale="log", ylim=(0.08, 40), xlim=(-25, 45))
-    left.set_title("The centered fit keeps to the middle of the funnel")
-    left.set(xlabel="effect in school A (points)", ylabel="spread between schools, tau (points)")
+    left.set_title("The centered fit misses the neck of the funnel")
+    left.set(xlabel="effect in school A (points)", ylabel="sd between schools, tau (points)")
     left.legend(loc="lower right", markerscale=3)
 
     theta = fits["automatic"].sample(num_draws=4000)["theta"]
@@ -76,16 +77,16 @@ def main():
         ms=4,
         color=GREY,
         lw=1,
-        label="school alone, ± 1 standard error",
+        label="no pooling, ± 1 standard error",
     )
-    right.hlines(row + 0.15, low, high, color=BLUE, lw=2, label="all together, 89 % interval")
+    right.hlines(row + 0.15, low, high, color=BLUE, lw=2, label="partial pooling, 89 % interval")
     right.plot(theta.mean(0), row + 0.15, "o", ms=5, color=BLUE)
     right.plot([0, 0], [-0.5, 7.6], color=GREY, lw=0.6, zorder=0)
     right.set(
         yticks=row,
         yticklabels=SCHOOLS,
         ylim=(7.6, -2.4),
-        title="Each school borrows from the others",
+        title="Partial pooling",
     )
     right.set(xlabel="effect of coaching (points)", ylabel="school")
     right.legend(loc="upper left")

@@ -1,9 +1,9 @@
-"""A Gaussian process through the motorcycle data: a curve without a formula.
+"""Gaussian process regression on the motorcycle data, with a low-rank basis.
 
-The head of a test dummy after an impact (Silverman, 1985). The curve is a sum of sine waves with
-random heights, small for those that bend faster than the process does: an approximation by the
-eigenfunctions of the Laplacian (Solin and Sarkka, 2020), which costs no matrix of all pairs of
-times.
+Acceleration of the head of a test dummy after an impact (Silverman, 1985). The curve is a sum of
+sine waves with independent normal coefficients, scaled by the spectral density of the kernel: the
+Hilbert space approximation by eigenfunctions of the Laplacian (Solin and Sarkka, 2020), which needs
+no kernel matrix.
 """
 
 import jax.numpy as jnp
@@ -16,14 +16,14 @@ from common import BLUE, GREY, ORANGE, options, read, save
 import vijax
 
 crash = read("mcycle")
-SCALE = 50.0  # g: keeps numbers near one
-MIDDLE, HALF = 30.0, 45.0  # ms: waves vanish outside, beyond all the data
+SCALE = 50.0  # g; scales values to about one
+MIDDLE, HALF = 30.0, 45.0  # ms; the waves vanish at the ends, outside the data
 WAVES = np.arange(1, 31) * np.pi / (2 * HALF)  # angular frequencies per ms
 
 
 def model(time, acceleration=None):
-    height = numpyro.sample("height", dist.HalfNormal(2.0))  # of the curve, in SCALE
-    length = numpyro.sample("length", dist.LogNormal(1.7, 0.5))  # over which it bends, ms
+    height = numpyro.sample("height", dist.HalfNormal(2.0))  # sd of the curve, in SCALE
+    length = numpyro.sample("length", dist.LogNormal(1.7, 0.5))  # length scale, ms
     noise = numpyro.sample("noise", dist.HalfNormal(1.0))  # in SCALE
     with numpyro.plate("waves", len(WAVES)):
         share = numpyro.sample("share", dist.Normal(0.0, 1.0))
@@ -59,7 +59,7 @@ def main():
     axes.fill_between(grid, *band, color=BLUE, alpha=0.4, lw=0, label="curve, 89 % interval")
     axes.plot(grid, curves.mean(0), color=BLUE)
     axes.plot(time, crash["acceleration"], "o", ms=3, color=ORANGE, label="measured")
-    axes.set(title="One noise for all times: far too much before 14 ms")
+    axes.set(title="A constant noise sd is too large before 14 ms")
     axes.set(xlabel="time after the impact (ms)", ylabel="acceleration of the head (g)")
     axes.legend(loc="lower right")
     save(figure, "gaussian_process")

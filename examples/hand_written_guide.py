@@ -1,8 +1,8 @@
-"""A guide written by hand in NumPyro, that knows more of the model than any automatic one.
+"""A hand-written NumPyro guide that uses conjugacy, compared with automatic guides.
 
-Failures of ten pumps of a power plant, each with a rate of its own (Gaver and O'Muircheartaigh,
-1987). Given the distribution of the rates, each pump's rate has a Gamma posterior in closed form;
-the guide uses it, and only approximates the two parameters that the pumps share.
+Failures of ten pumps of a power plant, with a rate per pump (Gaver and O'Muircheartaigh, 1987).
+Given the distribution of the rates, the posterior of each rate is a Gamma distribution in closed
+form; the guide uses it, and approximates only the two global parameters.
 """
 
 import jax.numpy as jnp
@@ -29,13 +29,13 @@ def model(time, failures=None):
 
 def guide(time, failures=None):
     positive = constraints.positive
-    center = numpyro.param("center", 0.0)
-    width = numpyro.param("width", 0.3, constraint=positive)
-    shape = numpyro.sample("shape", dist.LogNormal(center, width))
-    # log inverse given log shape is a line with noise about it
-    at, slope = numpyro.param("at", 0.0), numpyro.param("slope", 0.0)
+    loc = numpyro.param("loc", 0.0)
+    scale = numpyro.param("scale", 0.3, constraint=positive)
+    shape = numpyro.sample("shape", dist.LogNormal(loc, scale))
+    # log inverse given log shape is a linear regression
+    offset, slope = numpyro.param("offset", 0.0), numpyro.param("slope", 0.0)
     noise = numpyro.param("noise", 0.3, constraint=positive)
-    inverse = numpyro.sample("inverse", dist.LogNormal(at + slope * jnp.log(shape), noise))
+    inverse = numpyro.sample("inverse", dist.LogNormal(offset + slope * jnp.log(shape), noise))
     with numpyro.plate("pumps", len(time)):
         numpyro.sample("rate", dist.Gamma(shape + failures, inverse + time))
 
@@ -57,7 +57,7 @@ def main():
     gaps = [evidence - posterior.elbo for posterior in fits.values()]
     errors = [2 * posterior.elbo_se for posterior in fits.values()]
     left.errorbar(gaps, list(fits), xerr=errors, fmt="o", color=BLUE, lw=1.4)
-    left.set(title="What each guide gives away", xlim=(0, None), ylim=(2.5, -0.5))
+    left.set(title="KL divergence from the posterior", xlim=(0, None), ylim=(2.5, -0.5))
     left.set_xlabel("ELBO below the log evidence (nats, ± 2 standard errors)")
 
     rate = fits["by hand"].sample(num_draws=4000)["rate"]

@@ -1,7 +1,7 @@
-"""Logistic regression with uncertainty: malignant or benign, on patients the fit has not seen.
+"""Logistic regression with uncertainty: malignant or benign tumors of held-out patients.
 
-Each test patient gets a probability with an interval. Calibration is then checked with the plain
-question: of those given about 30 %, were 30 % malignant?
+Each test patient gets a probability with an interval. Calibration is checked by group: of the
+patients with a predicted probability of about 30 %, were 30 % malignant?
 """
 
 import jax
@@ -26,11 +26,11 @@ def model(x, malignant=None):
 
 
 def load():
-    """Standardized features and labels, half to fit and half to test."""
+    """Standardized features and labels, split in halves for fit and test."""
     x, benign = load_breast_cancer(return_X_y=True)
     x, x_test, y, y_test = train_test_split(x, 1 - benign, test_size=0.5, random_state=0)
-    center, scale = x.mean(0), x.std(0)
-    return (x - center) / scale, (x_test - center) / scale, y, y_test
+    mean, sd = x.mean(0), x.std(0)
+    return (x - mean) / sd, (x_test - mean) / sd, y, y_test
 
 
 def main():
@@ -47,9 +47,9 @@ def main():
     print(f"{'held-out patients':32} {len(y_test):6d}")
     print(f"{'accuracy':32} {right.mean():6.3f}")
     print(f"{'mean log probability (nats)':32} {np.log(truth).mean():6.3f}")
-    print(f"{'interval on one side of 1/2':32} {sure.mean():6.3f}")
-    print(f"{'accuracy on those':32} {right[sure].mean():6.3f}")
-    print(f"{'accuracy on the others':32} {right[~sure].mean():6.3f}")
+    print(f"{'interval excludes 1/2':32} {sure.mean():6.3f}")
+    print(f"{'accuracy, interval excludes 1/2':32} {right[sure].mean():6.3f}")
+    print(f"{'accuracy, interval includes 1/2':32} {right[~sure].mean():6.3f}")
 
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     order = np.argsort(probability)
@@ -61,7 +61,7 @@ def main():
         shown = y_test[order] == label
         axes[0].plot(rank[shown], probability[order][shown], "o", ms=3, color=color, label=name)
     axes[0].set(title="Held-out patients", xlabel="patients, by probability")
-    axes[0].set_ylabel("probability of malignant")
+    axes[0].set_ylabel("probability of a malignant tumor")
     axes[0].legend(loc="upper left")
 
     edges = np.array([0, 0.05, 0.3, 0.7, 0.95, 1])
@@ -70,9 +70,9 @@ def main():
     for g in np.unique(group):
         members = y_test[group == g]
         mean = members.mean()
-        spread = np.sqrt((mean * (1 - mean) + 0.25 / len(members)) / len(members))
+        se = np.sqrt((mean * (1 - mean) + 0.25 / len(members)) / len(members))
         axes[1].errorbar(
-            probability[group == g].mean(), mean, yerr=spread, fmt="o", ms=5, color=BLUE, lw=1.2
+            probability[group == g].mean(), mean, yerr=se, fmt="o", ms=5, color=BLUE, lw=1.2
         )
         text = f"{len(members)}"
         axes[1].annotate(

@@ -1,10 +1,11 @@
-"""Filling in missing pixels: a matrix as a product of two thin ones.
+"""Imputation of missing pixels by low-rank matrix factorization.
 
 Handwritten digits are rows of 64 pixels (scikit-learn's `load_digits`). A fifth of all pixels is
-hidden. Each digit mixes a few patterns, with weights of its own; both are unknown, and the product
-predicts what was hidden. Patterns are known up to rotation only, so that thirty thousand
-independent Gaussians cannot follow their posterior, and the verdict says so. The product is what
-matters: the hidden pixels show that it is good, and a little too sure.
+hidden. Each digit is a weighted sum of a few patterns; weights and patterns are unknown, and their
+product predicts the hidden pixels. The factors are identified only up to rotation, so a mean-field
+guide with thirty thousand coordinates cannot fit their posterior, as the status shows. The product
+is identified: its predictions of the hidden pixels are accurate, with slightly too narrow
+intervals.
 """
 
 import matplotlib.pyplot as plt
@@ -32,13 +33,13 @@ def main():
     short = options(__doc__).short
     digits = load_digits().data[: 400 if short else None]
     seen = np.random.default_rng(0).random(digits.shape) > 0.2
-    center = np.average(digits, axis=0, weights=seen)  # of what is seen alone
-    scale = (digits - center)[seen].std()
-    pixels = ((digits - center) / scale).astype(np.float32)
+    average = np.average(digits, axis=0, weights=seen)  # of the visible pixels
+    scale = (digits - average)[seen].std()
+    pixels = ((digits - average) / scale).astype(np.float32)
     shown = np.where(seen, pixels, 0.0).astype(np.float32)
     patterns, steps = (8, 2000) if short else (16, 8000)
     posterior = vijax.fit(model, shown, seen, patterns, guide="meanfield", num_steps=steps)
-    print(posterior.report().partition("\n\nwhat")[0])
+    print(posterior.report().partition("\n\neffect of the corrections")[0])
 
     draws = posterior.sample(num_draws=200)
     products = np.einsum(
@@ -49,7 +50,7 @@ def main():
     error = (pixels - mean)[~seen]
     within = np.abs(error) < 1.6 * sd[~seen]  # 89 % of a normal
     print(f"\n{'hidden pixels':28} {(~seen).sum():8d}")
-    print(f"{'their mean as a guess, rmse':28} {scale * np.sqrt((pixels[~seen] ** 2).mean()):8.2f}")
+    print(f"{'mean of each pixel, rmse':28} {scale * np.sqrt((pixels[~seen] ** 2).mean()):8.2f}")
     print(
         f"{'factorization, rmse':28} {scale * np.sqrt((error**2).mean()):8.2f}  of 16 grey levels"
     )
@@ -58,15 +59,15 @@ def main():
     figure, axes = plt.subplots(3, 8, figsize=(7.5, 3.2), layout="constrained")
     rows = (pixels, np.where(seen, pixels, np.nan), np.where(seen, pixels, mean))
     for line, (name, values) in zip(
-        axes, zip(("true", "seen", "filled"), rows, strict=True), strict=True
+        axes, zip(("true", "visible", "imputed"), rows, strict=True), strict=True
     ):
         line[0].set_ylabel(name)
         for i, panel in enumerate(line):
-            picture = (values[i] * scale + center).reshape(8, 8)
+            picture = (values[i] * scale + average).reshape(8, 8)
             panel.imshow(np.ma.masked_invalid(picture), cmap="Greys", vmin=0, vmax=16)
             panel.set(xticks=[], yticks=[], facecolor="#f2d8c6")
             panel.spines[:].set_color(GREY)
-    figure.suptitle("A fifth of the pixels, filled in", x=0.02, ha="left")
+    figure.suptitle("Imputation of a fifth of the pixels", x=0.02, ha="left")
     save(figure, "matrix_factorization")
 
 

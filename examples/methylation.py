@@ -1,9 +1,10 @@
-"""Methylation along a chromosome: counts that vary more than coins do.
+"""Methylation along a chromosome: overdispersed counts.
 
-At each locus some of the reads of the DNA are methylated (Lister et al., 2009). Regions of fifty
-loci have a level each. If loci of a region were alike counts would be binomial; a beta-binomial
-lets them differ, and learns by how much. Give the file as `--data methylation_chr22.npz`, with
-arrays `methylated` and `coverage`, `(loci, 2)`; without it counts of the same shape are made up.
+At each locus some of the reads of the DNA are methylated (Lister et al., 2009). Each region of
+fifty loci has a level. If all loci of a region had the same level, counts would be binomial; a
+beta-binomial model estimates the overdispersion. Pass the file as `--data methylation_chr22.npz`,
+with arrays `methylated` and `coverage`, `(loci, 2)`; without it counts of the same shape are
+simulated.
 """
 
 import jax
@@ -15,19 +16,19 @@ from common import BLUE, GREY, ORANGE, options, save
 
 import vijax
 
-LOCI = 50  # of a region
+LOCI = 50  # per region
 
 
-def model(coverage, counts=None, alike=False):
-    center = numpyro.sample("center", dist.Normal(0.0, 1.5))  # log odds
-    spread = numpyro.sample("spread", dist.HalfNormal(1.5))  # between regions
-    if not alike:
+def model(coverage, counts=None, binomial=False):
+    mu = numpyro.sample("mu", dist.Normal(0.0, 1.5))  # mean log odds
+    tau = numpyro.sample("tau", dist.HalfNormal(1.5))  # sd between regions
+    if not binomial:  # concentration of the beta distribution
         sharpness = numpyro.sample("sharpness", dist.LogNormal(1.0, 1.0))
     with numpyro.plate("regions", coverage.shape[0], dim=-2):
-        log_odds = numpyro.sample("log_odds", dist.Normal(center, spread))
+        log_odds = numpyro.sample("log_odds", dist.Normal(mu, tau))
         level = numpyro.deterministic("level", jax.nn.sigmoid(log_odds))
         with numpyro.plate("loci", coverage.shape[1], dim=-1):
-            if alike:
+            if binomial:
                 of_counts = dist.Binomial(coverage, level)
             else:
                 of_counts = dist.BetaBinomial(level * sharpness, (1 - level) * sharpness, coverage)
@@ -35,7 +36,7 @@ def model(coverage, counts=None, alike=False):
 
 
 def load(path, regions):
-    """Coverage and methylated reads, both replicates together, `(regions, LOCI)`."""
+    """Coverage and methylated reads, summed over both replicates, `(regions, LOCI)`."""
     if path is None:
         rng = np.random.default_rng(0)
         coverage = rng.poisson(8, (regions, LOCI)) + 1
@@ -83,7 +84,7 @@ def main():
         axes.vlines(region + shift, *ends, color=color, lw=2, label=f"{name}, 89 % interval")
     pooled = counts[region].sum(1) / np.maximum(coverage[region].sum(1), 1)
     axes.plot(region, pooled, "o", ms=3, color=ORANGE, label="share of all reads")
-    axes.set(title="Binomial intervals are too short", xlabel="region", ylabel="methylation level")
+    axes.set(title="Binomial intervals are too narrow", xlabel="region", ylabel="methylation level")
     axes.set_ylim(0, 1)
     axes.legend(loc="lower right", ncols=3, fontsize="small")
     save(figure, "methylation")

@@ -1,7 +1,8 @@
-"""A first fit: how indoor radon varies between the counties of Minnesota.
+"""A first fit: a hierarchical model of indoor radon in the counties of Minnesota.
 
-Some counties have a hundred measured homes and some have one. Each gets a level of its own, and the
-levels share a distribution whose width is learned from the data: a hierarchical model.
+Some counties have a hundred measured homes, others only one. Each county has a level, and the
+levels have a common normal distribution, whose standard deviation `tau` is estimated from the
+data.
 """
 
 import matplotlib.pyplot as plt
@@ -17,12 +18,12 @@ log_radon = np.log(homes["radon"])
 
 
 def model(county, floor, num_counties, log_radon=None):
-    mean = numpyro.sample("mean", dist.Normal(1.0, 2.0))  # of the counties' levels, log pCi/L
-    spread = numpyro.sample("spread", dist.HalfNormal(1.0))  # between counties
-    upstairs = numpyro.sample("upstairs", dist.Normal(0.0, 1.0))  # ground floor less basement
-    noise = numpyro.sample("noise", dist.HalfNormal(1.0))  # between homes of a county
+    mean = numpyro.sample("mean", dist.Normal(1.0, 2.0))  # of the county levels, log pCi/L
+    tau = numpyro.sample("tau", dist.HalfNormal(1.0))  # sd between counties
+    upstairs = numpyro.sample("upstairs", dist.Normal(0.0, 1.0))  # ground floor minus basement
+    noise = numpyro.sample("noise", dist.HalfNormal(1.0))  # sd between homes of a county
     with numpyro.plate("counties", num_counties):
-        level = numpyro.sample("level", dist.Normal(mean, spread))
+        level = numpyro.sample("level", dist.Normal(mean, tau))
     with numpyro.plate("homes", len(county)):
         expected = level[county] + upstairs * floor
         numpyro.sample("log_radon", dist.Normal(expected, noise), obs=log_radon)
@@ -34,7 +35,7 @@ def draw_losses(axes, posterior, simple):
     average = np.convolve(simple.losses, np.ones(window) / window, "valid")
     axes.plot(steps, simple.losses, color=GREY, alpha=0.5, lw=0.3, label="mean-field, each step")
     axes.plot(steps[window - 1 :], average, color=BLUE, lw=1.6, label="mean-field, moving average")
-    axes.axhline(-posterior.elbo, color=ORANGE, ls="--", label="automatic, at its end")
+    axes.axhline(-posterior.elbo, color=ORANGE, ls="--", label="automatic fit, final")
     axes.set_ylim(-posterior.elbo - 30, -posterior.elbo + 90)
     axes.set(title="Loss", xlabel="gradient step", ylabel="negative ELBO (nats)")
     axes.legend(loc="upper right")
@@ -42,13 +43,13 @@ def draw_losses(axes, posterior, simple):
 
 def draw_posterior(axes, posterior, simple):
     bins = np.linspace(0.1, 0.6, 51)
-    spread = posterior.sample(num_draws=8000)["spread"]
-    axes.hist(spread, bins, density=True, color=BLUE, alpha=0.35, label="automatic")
-    spread = simple.sample(num_draws=8000)["spread"]
-    axes.hist(spread, bins, density=True, histtype="step", color=GREY, label="mean-field")
+    tau = posterior.sample(num_draws=8000)["tau"]
+    axes.hist(tau, bins, density=True, color=BLUE, alpha=0.35, label="automatic")
+    tau = simple.sample(num_draws=8000)["tau"]
+    axes.hist(tau, bins, density=True, histtype="step", color=GREY, label="mean-field")
     axes.set_ylim(0, axes.get_ylim()[1] * 1.3)
     axes.set(title=f"Posterior: {posterior.status}", ylabel="density")
-    axes.set_xlabel("spread between counties (log pCi/L)")
+    axes.set_xlabel("sd between counties (log pCi/L)")
     axes.legend(loc="upper right")
 
 
@@ -57,7 +58,7 @@ def draw_check(axes, posterior, data):
     edges = np.arange(-3.125, 5.25, 0.25)
     counts = [np.histogram(replica, edges)[0] for replica in replicas]
     low, high = np.quantile(counts, [0.05, 0.95], axis=0)
-    label = "model, 90 % of replicas"
+    label = "model, 90 % interval"
     axes.stairs(high, edges, baseline=low, fill=True, color=BLUE, alpha=0.35, label=label)
     axes.stairs(np.histogram(log_radon, edges)[0], edges, color=ORANGE, lw=1.6, label="919 homes")
     axes.set_ylim(0, axes.get_ylim()[1] * 1.2)
@@ -71,7 +72,7 @@ def main():
     print(posterior.summary())
     print(f"\n{posterior.report()}\n")
 
-    simple = vijax.fit(  # by gradient steps, for the sake of the curve
+    simple = vijax.fit(  # by gradient steps, to show the loss
         model, *data, log_radon=log_radon, guide="meanfield", algorithm="gradient"
     )
     print(f"for comparison, {simple!r}")

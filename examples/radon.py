@@ -1,7 +1,7 @@
-"""Radon in Minnesota with a predictor for counties: how little data leans on what is shared.
+"""Radon in Minnesota with a county-level predictor: partial pooling.
 
-As in quickstart.py each county has its own level; here the uranium in its soil says where the level
-is to be expected (Gelman and Hill, 2007). Counties with few homes are drawn towards that line.
+As in quickstart.py each county has a level; here the uranium in its soil predicts the level (Gelman
+and Hill, 2007). Counties with few homes are shrunk towards the regression line.
 """
 
 import matplotlib.pyplot as plt
@@ -19,11 +19,11 @@ log_radon = np.log(homes["radon"])
 def model(county, floor, log_uranium, log_radon=None):
     mean = numpyro.sample("mean", dist.Normal(1.0, 2.0))  # at log uranium 0, log pCi/L
     slope = numpyro.sample("slope", dist.Normal(0.0, 2.0))  # per unit of log uranium
-    spread = numpyro.sample("spread", dist.LogNormal(-2.0, 1.0))  # of counties about the line
-    upstairs = numpyro.sample("upstairs", dist.Normal(0.0, 1.0))  # ground floor less basement
-    noise = numpyro.sample("noise", dist.LogNormal(0.0, 1.0))  # between homes of a county
+    tau = numpyro.sample("tau", dist.LogNormal(-2.0, 1.0))  # sd of counties around the line
+    upstairs = numpyro.sample("upstairs", dist.Normal(0.0, 1.0))  # ground floor minus basement
+    noise = numpyro.sample("noise", dist.LogNormal(0.0, 1.0))  # sd between homes of a county
     with numpyro.plate("counties", len(log_uranium)):
-        level = numpyro.sample("level", dist.Normal(mean + slope * log_uranium, spread))
+        level = numpyro.sample("level", dist.Normal(mean + slope * log_uranium, tau))
     with numpyro.plate("homes", len(county)):
         expected = level[county] + upstairs * floor
         numpyro.sample("log_radon", dist.Normal(expected, noise), obs=log_radon)
@@ -40,12 +40,12 @@ def main():
     basement = log_radon - draws["upstairs"].mean() * homes["floor"]
     alone = np.bincount(homes["county"], basement) / size
     low, mid, high = np.quantile(draws["level"], [0.055, 0.5, 0.945], axis=0)
-    pull = np.abs(mid - alone)
-    print(f"{'homes in county':16} {'counties':>8} {'mean pull (log pCi/L)':>22}")
-    for least, most in ((1, 3), (4, 9), (10, 29), (30, 999)):
-        group = (size >= least) & (size <= most)
-        label = f"{least} to {most}" if most < 999 else f"{least} or more"
-        print(f"{label:16} {group.sum():8d} {pull[group].mean():22.2f}")
+    shrinkage = np.abs(mid - alone)
+    print(f"{'homes in county':16} {'counties':>8} {'mean shrinkage (log pCi/L)':>27}")
+    for low_size, high_size in ((1, 3), (4, 9), (10, 29), (30, 999)):
+        group = (size >= low_size) & (size <= high_size)
+        label = f"{low_size} to {high_size}" if high_size < 999 else f"{low_size} or more"
+        print(f"{label:16} {group.sum():8d} {shrinkage[group].mean():27.2f}")
 
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.9), layout="constrained", sharey=True)
     x = counties["log_uranium"]
@@ -57,15 +57,19 @@ def main():
     axes[0].plot(grid, line.mean(0), color=ORANGE, label="county line, 89 % interval")
     axes[0].vlines(x, low, high, color=BLUE, alpha=0.4, lw=1)
     axes[0].plot(x, mid, "o", ms=3.5, color=BLUE, label="county level, 89 % interval")
-    axes[0].plot(x, alone, "o", ms=3, mfc="none", mew=0.7, color=GREY, label="its homes alone")
-    axes[0].set(title="Levels follow the uranium in the soil", xlabel="log uranium (log ppm)")
+    axes[0].plot(x, alone, "o", ms=3, mfc="none", mew=0.7, color=GREY, label="county mean")
+    axes[0].set(title="Levels increase with uranium in the soil", xlabel="log uranium (log ppm)")
     axes[0].set_ylabel("basement level (log pCi/L)")
     axes[0].legend(loc="upper left")
 
     axes[1].vlines(size, alone, mid, color=GREY, lw=0.6)
     axes[1].plot(size, alone, "o", ms=3, mfc="none", mew=0.7, color=GREY)
     axes[1].plot(size, mid, "o", ms=3.5, color=BLUE)
-    axes[1].set(title="Few homes, strong pull", xscale="log", xlabel="homes measured in the county")
+    axes[1].set(
+        title="Shrinkage is largest with few homes",
+        xscale="log",
+        xlabel="homes measured in the county",
+    )
     axes[1].set_xticks([1, 3, 10, 30, 100], ["1", "3", "10", "30", "100"])
     axes[1].minorticks_off()
     save(figure, "radon")

@@ -1,8 +1,8 @@
-"""Six rows of another kind: a regression that is not taken in by them.
+"""Robust regression with Student-t errors: six outliers, and a model comparison.
 
 Telephone calls from Belgium by year (Rousseeuw and Leroy, 1987). From 1964 to 1969 another quantity
-was recorded, the minutes of calls. Under normal errors the line goes for them; with Student-t
-errors they are far off in a heavy tail and hardly count.
+was recorded, the minutes of calls. With normal errors these rows dominate the line; with Student-t
+errors they are in the heavy tail and have little influence.
 """
 
 import matplotlib.pyplot as plt
@@ -22,35 +22,35 @@ CALLS = np.array(  # tens of millions
 
 def line(year):
     level = numpyro.sample("level", dist.Normal(20.0, 20.0))  # in 1962
-    slope = numpyro.sample("slope", dist.Normal(0.0, 10.0))  # a year
+    slope = numpyro.sample("slope", dist.Normal(0.0, 10.0))  # per year
     return numpyro.deterministic("line", level + slope * (year - 1962))
 
 
 def normal(year, calls=None):
     expected = line(year)
-    spread = numpyro.sample("spread", dist.LogNormal(1.0, 2.0))
+    scale = numpyro.sample("scale", dist.LogNormal(1.0, 2.0))
     with numpyro.plate("years", len(year)):
-        numpyro.sample("calls", dist.Normal(expected, spread), obs=calls)
+        numpyro.sample("calls", dist.Normal(expected, scale), obs=calls)
 
 
 def student(year, calls=None):
     expected = line(year)
-    spread = numpyro.sample("spread", dist.LogNormal(1.0, 2.0))
+    scale = numpyro.sample("scale", dist.LogNormal(1.0, 2.0))
     tails = numpyro.sample("tails", dist.Gamma(2.0, 0.5))  # degrees of freedom
     with numpyro.plate("years", len(year)):
-        numpyro.sample("calls", dist.StudentT(tails, expected, spread), obs=calls)
+        numpyro.sample("calls", dist.StudentT(tails, expected, scale), obs=calls)
 
 
 def main():
     options(__doc__)
     fits = {f.__name__: vijax.fit(f, YEAR, CALLS) for f in (normal, student)}
     print(vijax.compare(fits))
-    print(f"\n{'errors':16} {'slope':>6} {'sd':>6} {'spread':>7}   status")
+    print(f"\n{'errors':16} {'slope':>6} {'sd':>6} {'scale':>7}   status")
     for name, posterior in fits.items():
         summary = posterior.summary()
-        slope, spread = summary["slope"], summary["spread"]
+        slope, scale = summary["slope"], summary["scale"]
         print(
-            f"{name + ' errors':16} {slope.mean:6.2f} {slope.sd:6.2f} {spread.mean:7.2f}   "
+            f"{name + ' errors':16} {slope.mean:6.2f} {slope.sd:6.2f} {scale.mean:7.2f}   "
             f"{posterior.status}"
         )
 
@@ -63,7 +63,7 @@ def main():
     other = (YEAR >= 1964) & (YEAR < 1970)
     axes.plot(YEAR[~other], CALLS[~other], "o", ms=4, color=ORANGE, label="calls")
     axes.plot(YEAR[other], CALLS[other], "D", ms=4, mfc="none", color=ORANGE, label="minutes")
-    axes.set(title="What six wrong rows do to a line", xlabel="year")
+    axes.set(title="Effect of six outliers", xlabel="year")
     axes.set_ylabel("calls (tens of millions)")
     axes.legend(loc="upper left")
     save(figure, "robust_regression")

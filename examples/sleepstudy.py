@@ -1,7 +1,8 @@
-"""Reaction times over ten days of little sleep: intercepts and slopes that vary and correlate.
+"""Reaction times during sleep deprivation: correlated varying intercepts and slopes.
 
-18 subjects were kept to three hours a night; their reactions slow by about 10 ms a day, some much
-more (Belenky et al., 2003). The fit predicts each subject's days, and those of one never seen.
+18 subjects were restricted to three hours of sleep per night for ten days; reaction times increase
+by about 10 ms per day, for some much more (Belenky et al., 2003). The fit predicts the days of each
+subject, and those of a new subject.
 """
 
 import jax.numpy as jnp
@@ -22,16 +23,16 @@ def model(days, num_subjects, reaction=None, new_subject=False):
     mean = numpyro.sample(
         "mean", dist.Normal(jnp.array([250.0, 10.0]), jnp.array([100.0, 20.0])).to_event(1)
     )
-    spread = numpyro.sample("spread", dist.LogNormal(jnp.array([3.0, 2.0]), 1.0).to_event(1))
+    tau = numpyro.sample("tau", dist.LogNormal(jnp.array([3.0, 2.0]), 1.0).to_event(1))
     cholesky = numpyro.sample("cholesky", dist.LKJCholesky(2, concentration=2.0))
     noise = numpyro.sample("noise", dist.LogNormal(3.0, 1.0))
     numpyro.deterministic("correlation", cholesky[1, 0])  # of intercept and slope
-    line = dist.MultivariateNormal(mean, scale_tril=spread[:, None] * cholesky)
-    if new_subject:  # a site the fit did not have: it is drawn from the distribution of subjects
+    line = dist.MultivariateNormal(mean, scale_tril=tau[:, None] * cholesky)
+    if new_subject:  # a site that is not in the fit is drawn from its prior given the global sites
         lines = numpyro.sample("new_line", line)[None]
     else:
         with numpyro.plate("subjects", num_subjects):
-            lines = numpyro.sample("line", line)  # intercept in ms, slope in ms a day
+            lines = numpyro.sample("line", line)  # intercept in ms, slope in ms per day
     expected = lines[:, :1] + lines[:, 1:] * days
     numpyro.sample("reaction", dist.Normal(expected, noise).to_event(2), obs=reaction)
 
@@ -45,7 +46,7 @@ def main():
     fresh = posterior.predict(2, days, len(table), new_subject=True, num_draws=4000)["reaction"]
     for name, values in (("known", known), ("new", fresh)):
         width = np.subtract(*np.quantile(values[..., -1], [0.945, 0.055], axis=0)).mean()
-        print(f"89 % interval of a {name} subject's day 9: {width:.0f} ms wide")
+        print(f"width of the 89 % interval on day 9, {name} subject: {width:.0f} ms")
 
     figure, axes = plt.subplots(
         3, 7, figsize=(11, 5.2), sharex=True, sharey=True, layout="constrained"
@@ -65,7 +66,7 @@ def main():
     axes[0, 0].set(xticks=[0, 3, 6, 9], yticks=[200, 300, 400])
     figure.supxlabel("day of the study")
     figure.supylabel("reaction time (ms)")
-    figure.suptitle("Measured days, with the mean and 89 % interval predicted")
+    figure.suptitle("Measurements, predicted means and 89 % intervals")
     save(figure, "sleepstudy")
 
 

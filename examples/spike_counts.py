@@ -1,8 +1,8 @@
-"""A neuron answers a stimulus: a Poisson regression whose rate changes smoothly, but for once.
+"""Response of a neuron to a stimulus: Poisson regression with a heavy-tailed random walk.
 
-Firings in 469 trials (Davison and Hinkley, 1997), counted in bins of 10 ms. The log rate walks at
-random from bin to bin with steps that are mostly small and now and then large: Student-t steps let
-it jump at the response and still be smooth elsewhere.
+Spikes in 469 trials (Davison and Hinkley, 1997), counted in bins of 10 ms. The log rate is a random
+walk over bins with Student-t steps, which are mostly small and occasionally large: the rate can
+jump at the response and is smooth elsewhere.
 """
 
 import jax.numpy as jnp
@@ -15,12 +15,12 @@ from common import BLUE, GREY, ORANGE, options, read, save
 import vijax
 
 spikes = read("spikes")
-TRIALS, WIDTH = 469, 0.01  # seconds a bin
+TRIALS, WIDTH = 469, 0.01  # seconds per bin
 
 
 def model(exposure, num_bins, counts=None):
-    start = numpyro.sample("start", dist.Normal(2.0, 1.0))  # log rate, spikes a second
-    size = numpyro.sample("size", dist.HalfNormal(0.3))  # of a typical step
+    start = numpyro.sample("start", dist.Normal(2.0, 1.0))  # log rate, spikes per second
+    size = numpyro.sample("size", dist.HalfNormal(0.3))  # scale of the steps
     with numpyro.plate("steps", num_bins - 1):
         step = numpyro.sample("step", dist.StudentT(2.0, 0.0, 1.0))
     walk = jnp.concatenate([jnp.zeros(1), jnp.cumsum(step)])
@@ -39,7 +39,7 @@ def main():
     draws = posterior.sample(num_draws=4000)
     rate = draws["rate"]
     time = spikes["time"]
-    print(f"\n{'bin':24} {'rate':>6} {'sd':>6}   spikes a second")
+    print(f"\n{'bin':24} {'rate':>6} {'sd':>6}   spikes per second")
     parts = (("before the stimulus", time < 0), ("peak, 20 to 30 ms", time == 20))
     parts += (("trough, 40 to 50 ms", time == 40), ("second peak, 60 to 70 ms", time == 60))
     for name, rows in parts:
@@ -49,15 +49,15 @@ def main():
     figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
     edges = np.append(time, time[-1] + 10)
     middle = time + 5
-    axes.stairs(counts / exposure, edges, color=GREY, fill=True, alpha=0.4, label="counted")
+    axes.stairs(counts / exposure, edges, color=GREY, fill=True, alpha=0.4, label="observed")
     low, high = np.quantile(rate, [0.055, 0.945], axis=0)
     axes.errorbar(
         middle, rate.mean(0), yerr=(rate.mean(0) - low, high - rate.mean(0)), fmt="o", ms=3,
         color=BLUE, lw=1, label="rate, 89 % interval",
     )  # fmt: skip
     axes.axvline(0, color=ORANGE, lw=1, label="stimulus")
-    axes.set(title="A response, a pause, an echo", xlabel="time from the stimulus (ms)")
-    axes.set_ylabel("spikes a second")
+    axes.set(title="Response of a neuron to a stimulus", xlabel="time from the stimulus (ms)")
+    axes.set_ylabel("spikes per second")
     axes.legend(loc="upper left")
     save(figure, "spike_counts")
 

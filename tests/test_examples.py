@@ -1,6 +1,6 @@
-"""Every example runs by itself, prints figures that are right, and draws something.
+"""Every example runs, prints the expected values and saves a nonempty figure.
 
-By default all but the longest run, in this process and `--short`; `-m slow` runs each as a user
+By default all but the longest run, in this process with `--short`; `-m slow` runs each as a user
 does.
 """
 
@@ -18,18 +18,18 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted(p.stem for p in ROOT.glob("examples/*.py") if p.stem != "common")
 _SUMMARY = 7  # columns of a summary
-# Take ten seconds or more, however short.
+# Take ten seconds or more, even with --short.
 LONG = {"changepoint", "covertype", "hand_written_guide", "matrix_factorization", "methylation"}
 LONG |= {"sleepstudy", "state_space"}
 
-# By example: what starts a line of the output, which number after it, the value, how far off it may
-# be. Values are those of NUTS on the same models (4 chains of 4,000 draws, R-hat 1.00, no
-# divergences); tolerances leave room for the approximations, which are known to be too narrow where
-# no row asks for a standard deviation. Columns of a summary: 0 mean, 1 sd.
+# By example: start of a line of the output, index of the number after it, value, tolerance. Values
+# are those of NUTS on the same models (4 chains of 4,000 draws, R-hat 1.00, no divergences);
+# tolerances allow for approximations that underestimate standard deviations, where no sd is listed.
+# Columns of a summary: 0 mean, 1 sd.
 EXPECTED = {
     "quickstart": [
-        ("spread", 0, 0.334, 0.02),
-        ("spread", 1, 0.047, 0.012),
+        ("tau", 0, 0.334, 0.02),
+        ("tau", 1, 0.047, 0.012),
         ("upstairs", 0, -0.690, 0.02),
         ("upstairs", 1, 0.071, 0.008),
         ("noise", 0, 0.757, 0.005),
@@ -43,13 +43,13 @@ EXPECTED = {
         ("slope", 0, 0.726, 0.03),
         ("slope", 1, 0.092, 0.015),
         ("upstairs", 0, -0.662, 0.02),
-        ("1 to 3", 0, 22, 0),  # counties, a fact of the data
+        ("1 to 3", 0, 22, 0),  # counties, depends only on the data
     ],
     "sleepstudy": [
         ("mean[0]", 0, 251.4, 2.0),
         ("mean[1]", 0, 10.48, 0.4),
         ("mean[1]", 1, 1.66, 0.35),
-        ("spread[1]", 0, 6.32, 0.4),
+        ("tau[1]", 0, 6.32, 0.4),
         ("noise", 0, 25.8, 0.5),
     ],
     "hand_written_guide": [
@@ -58,13 +58,13 @@ EXPECTED = {
         ("rate[3]", 0, 0.116, 0.003),
     ],
     "baseball": [
-        ("center", 0, -1.026, 0.015),
-        ("center", 1, 0.094, 0.01),
-        ("spread", 0, 0.154, 0.015),
-        ("own average", 0, 0.0690, 0.0),  # a fact of the data
+        ("mu", 0, -1.026, 0.015),
+        ("mu", 1, 0.094, 0.01),
+        ("tau", 0, 0.154, 0.015),
+        ("no pooling", 0, 0.0690, 0.0),  # depends only on the data
         ("partial pooling", 0, 0.0384, 0.0008),
     ],
-    # The year: integrated by hand in the example itself. Rates: their mean over that posterior.
+    # Year: exact, as in the example. Rates: their mean over the exact posterior of the year.
     "changepoint": [
         ("1891", 0, 0.238, 0.02),
         ("1891", 1, 0.238, 0.001),
@@ -80,7 +80,7 @@ EXPECTED = {
         ("wander", 1, 0.152, 0.02),
         ("noise", 0, 1.236, 0.025),
         ("noise", 1, 0.122, 0.015),
-        ("off the smoother, worst year", 0, 0.0, 0.15),  # sds, of 2,000 draws against 500
+        ("largest error, against smoother", 0, 0.0, 0.15),  # sds, of 2,000 draws against 500
     ],
     "spike_counts": [
         ("peak, 20 to 30 ms", 0, 34.02, 0.4),
@@ -88,22 +88,22 @@ EXPECTED = {
         ("trough, 40 to 50 ms", 0, 1.407, 0.1),
         ("second peak, 60 to 70 ms", 0, 13.81, 0.3),
     ],
-    # On made-up data: what the coefficients that made them achieve, and the parameters that did.
+    # On simulated data: the accuracy of the true coefficients, and the true parameters.
     "covertype": [
         ("held-out accuracy", 0, 0.8332, 0.003),
-        ("its log density a row (nats)", 0, -0.3637, 0.002),
+        ("log density per row (nats)", 0, -0.3637, 0.002),
     ],
     "methylation": [
         ("sharpness", 0, 3.0, 0.3),
-        ("center", 0, 1.2, 0.25),
-        ("spread", 0, 0.8, 0.2),
+        ("mu", 0, 1.2, 0.25),
+        ("tau", 0, 0.8, 0.2),
     ],
-    # Hidden pixels replaced by those of the best matrix of rank 16, again and again: 3.20.
+    # Iterative imputation by the best matrix of rank 16 has 3.20.
     "matrix_factorization": [
         ("factorization, rmse", 0, 2.8, 0.15),
-        ("within 89 % interval", 0, 0.84, 0.04),  # too sure, as mean-field is
+        ("within 89 % interval", 0, 0.84, 0.04),  # too narrow, as usual for mean-field
     ],
-    # Terms of which one chain of 500 is sure; of s1 to s4, which are nearly collinear, it is not.
+    # Terms that one chain of 500 estimates well; not s1 to s4, which are nearly collinear.
     "horseshoe": [
         ("bmi", 0, 0.347, 0.04),
         ("bmi", 1, 0.046, 0.01),
@@ -114,22 +114,22 @@ EXPECTED = {
         ("length", 0, 5.35, 0.15),
         ("noise", 0, 0.456, 0.004),
     ],
-    # scikit-learn's LogisticRegression with its default penalty gets 0.975 on the same halves.
+    # scikit-learn's LogisticRegression with default penalty has 0.975 on the same split.
     "logistic_regression": [("accuracy", 0, 0.975, 0.012)],
 }
-# Where `--short` is of other data: what the coefficients that made them achieve on 4,000 rows.
+# Where `--short` uses other data: the accuracy of the true coefficients on 4,000 rows.
 SHORT = {
     "covertype": [
         ("held-out accuracy", 0, 0.866, 0.01),
-        ("its log density a row (nats)", 0, -0.303, 0.005),
+        ("log density per row (nats)", 0, -0.303, 0.005),
     ],
 }
 
 
 def run(name, folder):
-    """What an example prints, its figures written to `folder`."""
+    """The output of an example; its figures are saved to `folder`."""
     environment = os.environ | {"MPLBACKEND": "Agg", "VIJAX_FIGURES": str(folder)}
-    environment.pop("XLA_FLAGS", None)  # compiled as for users, not as for tests
+    environment.pop("XLA_FLAGS", None)  # with XLA optimizations, unlike other tests
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-W", "error::UserWarning", str(ROOT / "examples" / f"{name}.py")]
     result = subprocess.run(
@@ -140,17 +140,17 @@ def run(name, folder):
 
 
 def number(output, start, column):
-    """Number `column` of the first line that starts so: of a summary, where there is one."""
+    """Number `column` of the first line with this start, preferably of a summary."""
     found = re.findall(rf"^{re.escape(start)} +(.*)$", output, re.MULTILINE)
     lines = sorted((line.split() for line in found), key=lambda line: len(line) != _SUMMARY)
     return float(lines[0][column])
 
 
-def judge(name, output, folder, expected):
-    """Figures against those expected, and a picture with something on it."""
+def check(name, output, folder, expected):
+    """Compares printed values with those expected, and checks that the figure is not empty."""
     picture = matplotlib.image.imread(folder / f"{name}.png")
     assert min(picture.shape[:2]) > 200
-    assert (picture[..., :3] < 0.6).any(axis=-1).mean() > 0.01  # share of ink
+    assert (picture[..., :3] < 0.6).any(axis=-1).mean() > 0.01  # share of dark pixels
     if name == "quickstart":
         assert re.search(r"^status: (certified|corrected)$", output, re.MULTILINE)
     for start, column, value, tolerance in expected:
@@ -159,23 +159,23 @@ def judge(name, output, folder, expected):
 
 @pytest.mark.parametrize("name", [name for name in EXAMPLES if name not in LONG])
 def test_a_short_example(name, tmp_path, monkeypatch, capsys):
-    """In this process, which has imported already what takes most of the time."""
+    """In this process, where the imports, which take most of the time, are done."""
     monkeypatch.syspath_prepend(ROOT / "examples")
     monkeypatch.setenv("VIJAX_FIGURES", str(tmp_path))
     monkeypatch.setattr(sys, "argv", [f"{name}.py", "--short"])
     with plt.rc_context():
         runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
-    judge(name, capsys.readouterr().out, tmp_path, SHORT.get(name, EXPECTED[name]))
+    check(name, capsys.readouterr().out, tmp_path, SHORT.get(name, EXPECTED[name]))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_as_a_user_runs_it(name, tmp_path):
-    judge(name, run(name, tmp_path), tmp_path, EXPECTED[name])
+    check(name, run(name, tmp_path), tmp_path, EXPECTED[name])
 
 
-def test_examples_need_no_files_but_their_own():
-    """An example must run anywhere."""
+def test_examples_need_no_other_files():
+    """Examples must run on any machine."""
     for path in ROOT.glob("examples/*.py"):
         text = path.read_text(encoding="utf-8")
         assert "shared/" not in text, path.name

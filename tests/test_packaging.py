@@ -59,10 +59,10 @@ def test_dev_help(arguments, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["tests"], "unknown command 'tests'; there are: quickstart, test, check, docs, bench"),
-        (["bench", "no_such"], "unknown benchmark 'no_such'; there are: "),
-        (["bench"], "unknown benchmark ''; there are: "),
-        (["check", "--fix"], "check takes no arguments, and got: --fix"),
+        (["tests"], "unknown command 'tests'; available: quickstart, test, check, docs, bench"),
+        (["bench", "no_such"], "unknown benchmark 'no_such'; available: "),
+        (["bench"], "unknown benchmark ''; available: "),
+        (["check", "--fix"], "check: expected no arguments, got --fix"),
     ],
 )
 def test_dev_refuses_what_it_does_not_know(arguments, complaint):

@@ -1,4 +1,4 @@
-"""The code in README.md and docs/ runs, and prints what the pages say it prints."""
+"""The code in README.md and docs/ runs, and prints the output shown on the pages."""
 
 import contextlib
 import io
@@ -20,12 +20,12 @@ def words(text):
 
 
 def lines(page):
-    """The lines of a page that its blocks print, with numbers and widths left out."""
+    """The lines of printed text, with numbers and widths removed."""
     return [" ".join(words(line)) for line in page.strip().splitlines()]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_code_runs_and_prints_what_the_page_shows(page, tmp_path, monkeypatch):
+def test_code_runs_and_prints_the_output_shown(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = BLOCK.findall(page.read_text(encoding="utf-8"))
     names = {"__name__": page.stem}
@@ -33,20 +33,20 @@ def test_code_runs_and_prints_what_the_page_shows(page, tmp_path, monkeypatch):
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
             exec(compile(code, str(page), "exec"), names)
-        # `...` ends the comparison: which coordinates are worst hangs on the last digits.
+        # `...` ends the comparison: the order of coordinates depends on the last digits.
         expected = lines(shown.partition("\n...")[0])
         printed = lines(out.getvalue())
         assert printed[: len(expected)] == expected
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_links_lead_somewhere(page):
+def test_links_exist(page):
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
     missing = [link for link in links if not (page.parent / link).exists()]
     assert missing == []
 
 
-def test_numbers_are_told_from_names():
+def test_numbers_are_distinguished_from_names():
     assert words("theta[3]  1.25 -3e-05 k-hat inf 89 %") == [
         "theta[3]",
         "#",

@@ -47,7 +47,7 @@ def pathfinder(model: Any, fit: jax.Array, draw: jax.Array) -> Any:
 
 
 def meanfield(model: Any, fit: jax.Array, draw: jax.Array) -> Any:
-    """Unconstrained draws after 5,000 steps of Adam 1e-2, a draw each."""
+    """Unconstrained draws after 5,000 steps of Adam 1e-2 with one draw per step."""
     optimizer, potential = optax.adam(_RATE), model.potential_fn
 
     @jax.jit
@@ -57,7 +57,7 @@ def meanfield(model: Any, fit: jax.Array, draw: jax.Array) -> Any:
             density = lambda z: -potential(z)  # noqa: E731
             return meanfield_vi.step(key_t, state, density, optimizer, num_samples=1)[0], None
 
-        begun = meanfield_vi.init(start, optimizer)
-        return jax.lax.scan(step, begun, jnp.arange(_STEPS))[0]
+        initial = meanfield_vi.init(start, optimizer)
+        return jax.lax.scan(step, initial, jnp.arange(_STEPS))[0]
 
     return meanfield_vi.sample(draw, solve(fit, model.param_info.z), _DRAWS)

@@ -1,4 +1,4 @@
-"""flowjax: a masked autoregressive flow by its own training loop."""
+"""flowjax: a masked autoregressive flow, fitted by flowjax's training loop."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BLOCK = 500  # draws evaluated at once
 
 
 class Fit(NamedTuple):
-    """A flow, the density that it was fitted to, and the way back to the model's values."""
+    """A flow, the log density it was fitted to, and the map to constrained values."""
 
     flow: Any
     log_density: Callable[[jax.Array], jax.Array]
@@ -44,7 +44,7 @@ def optimize(
     particles: int = 32,
     seed: int = 0,
 ) -> Fit:
-    """Fits the density of the unconstrained latents, as NumPyro makes it of the model.
+    """Fits the log density over unconstrained latents that NumPyro computes from the model.
 
     Raises:
         Skipped: flowjax is not installed.
@@ -57,17 +57,17 @@ def optimize(
     from flowjax.train.losses import ElboLoss
 
     first, second = jax.random.key(seed), jax.random.key(seed + 1)
-    made = initialize_model(first, model, model_args=args, validate_grad=False)
-    start, unravel = ravel_pytree(made.param_info.z)
+    initialized = initialize_model(first, model, model_args=args, validate_grad=False)
+    start, unravel = ravel_pytree(initialized.param_info.z)
 
     def log_density(z: jax.Array) -> jax.Array:
-        return -made.potential_fn(unravel(z))
+        return -initialized.potential_fn(unravel(z))
 
     def constrain(z: jax.Array) -> Any:
-        return made.postprocess_fn(unravel(z))
+        return initialized.postprocess_fn(unravel(z))
 
     base = Normal(jnp.zeros(start.size))
-    # `invert=False` draws in one pass
+    # `invert=False`: sampling takes one pass
     flow = masked_autoregressive_flow(first, base_dist=base, invert=False)
     loss = ElboLoss(log_density, particles)
     flow, _ = fit_to_key_based_loss(

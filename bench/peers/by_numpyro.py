@@ -1,4 +1,4 @@
-"""NumPyro: stochastic VI, and NUTS."""
+"""NumPyro: stochastic variational inference, and NUTS."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BLOCK = 500  # draws evaluated at once
 
 
 class Fit(NamedTuple):
-    """Where an optimization ended, and what it was of."""
+    """The result of an optimization, with model, arguments and guide."""
 
     model: Callable[..., Any]
     args: tuple[Any, ...]
@@ -67,21 +67,19 @@ def optimize(
     particles: int = 1,
     seed: int = 0,
 ) -> Fit:
-    """`SVI.run` as its documentation shows it, without the progress bar."""
-    made = guide(model)
-    svi = SVI(model, made, numpyro.optim.Adam(rate), Trace_ELBO(num_particles=particles))
+    """`SVI.run` as in its documentation, without the progress bar."""
+    instance = guide(model)
+    svi = SVI(model, instance, numpyro.optim.Adam(rate), Trace_ELBO(num_particles=particles))
     found = svi.run(jax.random.key(seed), steps, *args, progress_bar=False)
     jax.block_until_ready(found.params)
-    return Fit(model, args, made, svi, found.state, found.params)
+    return Fit(model, args, instance, svi, found.state, found.params)
 
 
 def log_weights(fitted: Fit, key: jax.Array, num_draws: int) -> np.ndarray:
     """`log p - log q` of fresh draws, `(num_draws,)`."""
 
     def one(key: jax.Array) -> jax.Array:
-        loss = Trace_ELBO().loss(
-            key, fitted.params, fitted._result.model, fitted.guide, *fitted.args
-        )
+        loss = Trace_ELBO().loss(key, fitted.params, fitted.model, fitted.guide, *fitted.args)
         return -loss
 
     @jax.jit
@@ -92,20 +90,20 @@ def log_weights(fitted: Fit, key: jax.Array, num_draws: int) -> np.ndarray:
 
 
 def steps_per_second(fitted: Fit, steps: int) -> float:
-    """Of its update, compiled, called from a Python loop."""
+    """Steps per second of the compiled update, called from a Python loop."""
     update = jax.jit(lambda state: fitted.svi.update(state, *fitted.args)[0])
     state = jax.block_until_ready(update(fitted.state))
-    began = time.perf_counter()
+    started = time.perf_counter()
     for _ in range(steps):
         state = update(state)
     jax.block_until_ready(state)
-    return steps / (time.perf_counter() - began)
+    return steps / (time.perf_counter() - started)
 
 
 def compiled(
     model: Callable[..., Any], args: tuple[Any, ...], guide: Callable[..., Any], steps: int
 ) -> Callable[[], Any]:
-    """`SVI.run` from one start, Adam 1e-3, compiled once: by itself it compiles at every call."""
+    """`SVI.run` from a fixed start, Adam 1e-3, compiled once instead of at every call."""
     svi = SVI(model, guide(model), numpyro.optim.Adam(1e-3), Trace_ELBO())
     state = svi.init(jax.random.key(0), *args)
 

@@ -1,4 +1,4 @@
-"""PyMC: ADVI, with independent normals and with a full covariance, as `pm.fit` runs them."""
+"""PyMC: mean-field and full-rank ADVI with the defaults of `pm.fit`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pyro: stochastic VI with a full-rank guide."""
+"""Pyro: stochastic variational inference with a full-rank guide."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ else:
 
 
 def run(case: Case, method: str, seed: int) -> Answer:
-    """`AutoMultivariateNormal`, Adam 1e-2, 5,000 steps; arguments unchecked, as in production.
+    """`AutoMultivariateNormal`, Adam 1e-2, 5,000 steps, without validation of arguments.
 
-    One thread: with two, which is what PyTorch takes, a step of models as small as these took
-    eight times as long on a busy machine.
+    One thread: with PyTorch's default of two, a step of such small models took eight times as long
+    on a busy machine.
     """
     if pyro is None:
         raise Skipped("pyro-ppl is not installed")
@@ -86,7 +86,7 @@ def banana() -> None:
 MODELS: dict[str, Callable[..., None]] = {
     one.__name__: one for one in (eight_schools, radon, logistic, banana)
 }
-# What the reference has beside the latents.
+# Deterministic sites of the reference.
 DERIVED: dict[str, dict[str, Callable[[dict[str, np.ndarray]], np.ndarray]]] = {
     "eight_schools": {"theta": lambda draws: draws["mu"] + draws["tau"] * draws["theta_trans"]}
 }

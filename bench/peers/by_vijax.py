@@ -1,4 +1,4 @@
-"""vijax, with the draws that it hands out by default."""
+"""vijax, with the draws of `Posterior.sample`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The methods by name: the module that runs each, and what it is called there."""
+"""Methods by name: the module that runs each, and its name there."""
 
 OURS = "vijax auto"
 METHODS = {
@@ -16,5 +16,5 @@ METHODS = {
     "pymc-extras DADVI": ("bench.peers.by_pymc_extras", "dadvi"),
     "Pyro SVI": ("bench.peers.by_pyro", "svi"),
 }
-# Those that take a NumPyro model as it is.
+# Methods that accept a NumPyro model.
 NUMPYRO_MODELS = tuple(METHODS)[:7]

@@ -1,4 +1,4 @@
-"""Posteriors with known answers: models, answers, methods and scores, one idea a file.
+"""Posteriors with reference draws: models, reference draws, workers and scores.
 
-Imports nothing, so that `worker` can time the imports.
+This module imports nothing, so that `worker` can time the imports.
 """

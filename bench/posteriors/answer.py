@@ -1,4 +1,4 @@
-"""What a method comes back with."""
+"""The result of a method."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 
 
 class Answer(NamedTuple):
-    """Draws on the host, and what the method says about them.
+    """Draws on the host, with the diagnostics of the method.
 
     Attributes:
         draws: by site, `(num_draws, *shape)`.
         dim: unconstrained dimension.
-        status: the method's own verdict, `""` where it gives none.
-        khat: Pareto k-hat, `None` likewise.
+        status: the status reported by the method, `""` if it has none.
+        khat: Pareto k-hat, `None` if the method has none.
     """
 
     draws: dict[str, np.ndarray]
@@ -24,4 +24,4 @@ class Answer(NamedTuple):
 
 
 class Skipped(Exception):
-    """This method cannot run here; the text says why."""
+    """This method cannot run here, for the reason in the message."""

@@ -1,4 +1,4 @@
-"""What a method is given, and what its draws are held against."""
+"""The input of a method, and the reference for its draws."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 
 
 class Case(NamedTuple):
-    """A model with its arguments and draws of the right answer.
+    """A model with its arguments and reference draws.
 
     Attributes:
         model: a NumPyro model function.
         args: its positional arguments.
         reference: draws of the posterior by site, `(num_draws, *shape)`; only these are scored.
-        name: of the posterior, by which libraries with models of their own find theirs.
-        robust: score medians and quartiles, where moments do not exist or are hard to estimate.
+        name: of the posterior, by which libraries that do not accept NumPyro models find theirs.
+        robust: score medians and quartiles, if moments do not exist or are hard to estimate.
     """
 
     model: Callable[..., Any]

@@ -1,4 +1,4 @@
-"""Where the seconds of a run go: tracing and compiling against everything else."""
+"""Time of a run, split into tracing and compilation, and the rest."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ _PREFIX = "/jax/core/compile/"
 
 
 class Clock:
-    """Runs from its making; listens to JAX for the times at which it traces and compiles."""
+    """Starts when created; records JAX's tracing and compilation events."""
 
     def __init__(self) -> None:
         self._spans: list[tuple[float, float]] = []
         jax.monitoring.register_event_duration_secs_listener(self._note)
-        self._began = time.perf_counter()
+        self._started = time.perf_counter()
 
     def _note(self, event: str, seconds: float, **_: object) -> None:
         if event.startswith(_PREFIX):
@@ -23,8 +23,8 @@ class Clock:
             self._spans.append((now - seconds, now))
 
     def read(self) -> dict[str, float]:
-        """Seconds so far in all, in compilation (tracing included), and in the rest."""
-        total = time.perf_counter() - self._began
+        """Seconds so far: total, compilation (including tracing), and the rest."""
+        total = time.perf_counter() - self._started
         compiling = covered(self._spans)
         return {"seconds": total, "compile": compiling, "solve": total - compiling}
 

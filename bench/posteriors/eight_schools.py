@@ -24,7 +24,7 @@ def non_centered(sigma, y):
 
 
 def centered(sigma, y):
-    """The same posterior in coordinates where it is a funnel."""
+    """The same posterior in centered form: a funnel."""
     mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
     tau = numpyro.sample("tau", dist.HalfCauchy(5.0))
     with numpyro.plate("schools", len(y)):
@@ -37,7 +37,7 @@ def arguments(data: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def exact_draws(num_draws: int) -> dict[str, np.ndarray]:
-    """`(mu, log tau)` on a grid with `theta` integrated out, then `theta` given both."""
+    """`(mu, log tau)` on a grid with `theta` marginalized, then `theta` given both."""
     mu, log_tau = np.linspace(-25.0, 30.0, 1101), np.linspace(-12.0, 6.0, 1801)
 
     def log_density(mu, log_tau):

@@ -1,6 +1,6 @@
-"""Posteriors of every day and a curved one, with exact draws.
+"""Three common posteriors and a curved one, with exact draws.
 
-PyMC and Pyro have models of these four, too (`bench.peers`).
+`bench.peers` has PyMC and Pyro models of these four.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ _DRAWS = 10_000
 
 
 def eight_schools() -> Case:
-    """Non-centered, d = 10; the truth by integration over `theta`."""
+    """Non-centered, d = 10; reference draws with `theta` marginalized."""
     reference = schools.exact_draws(_DRAWS)
     return Case(schools.non_centered, (schools.SIGMA, schools.Y), reference)
 
 
 def radon() -> Case:
-    """Homes in counties, centered, d = 89; given both scales all else is normal."""
+    """Homes in counties, centered, d = 89; normal given both scales."""
     problem = _problems.varying_intercepts()
     return Case(problem.model, problem.args, exact.varying_intercepts(*problem.args, _DRAWS))
 

@@ -1,6 +1,6 @@
 """Exact draws, in NumPy and double precision.
 
-Of posteriors that have a closed form, or one given two parameters, or are all but normal.
+For posteriors in closed form, in closed form given two parameters, or nearly normal.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ def flat_regression(x: np.ndarray, y: np.ndarray, num_draws: int = _DRAWS) -> di
     """
     x, y, random = np.asarray(x, float), np.asarray(y, float), rng()
     (rows, columns), (q, r) = x.shape, np.linalg.qr(x)
-    center = np.linalg.solve(r, q.T @ y)
-    squares = float(np.sum((y - x @ center) ** 2))
+    mean = np.linalg.solve(r, q.T @ y)
+    squares = float(np.sum((y - x @ mean) ** 2))
     sigma = np.sqrt(squares / random.chisquare(rows - columns - 1, num_draws))
     noise = np.linalg.solve(r, random.normal(size=(columns, num_draws))).T
-    return {"beta": center + sigma[:, None] * noise, "sigma": sigma}
+    return {"beta": mean + sigma[:, None] * noise, "sigma": sigma}
 
 
 def on_grid(
@@ -52,11 +52,11 @@ def on_grid(
 def varying_intercepts(
     group: np.ndarray, x: np.ndarray, y: np.ndarray, num_draws: int = _DRAWS
 ) -> dict[str, np.ndarray]:
-    """The model of `bench._problems.varying_intercepts`: a grid over both scales, the rest normal.
+    """Draws for `bench._problems.varying_intercepts`: a grid over both scales, the rest normal.
 
-    With `k = tau^2 / (sigma^2 + n tau^2)` the covariance of the `n` rows of a group, their
-    intercept summed out, has the inverse `(I - k 11') / sigma^2`. The grid holds scales like those
-    of the radon data: `tau` from 0.03 to 1.6, `sigma` from 0.55 to 1.1.
+    With `k = tau^2 / (sigma^2 + n tau^2)` the covariance of the `n` rows of a group, with the
+    intercept marginalized, has the inverse `(I - k 11') / sigma^2`. The grid covers the scales of
+    the radon data: `tau` from 0.03 to 1.6, `sigma` from 0.55 to 1.1.
     """
     x, y, random = np.asarray(x, float), np.asarray(y, float), rng()
     design = np.stack([np.ones(len(y)), x], axis=1)
@@ -66,7 +66,7 @@ def varying_intercepts(
 
     def conditional(tau, sigma):
         """Precision and mean of `(mu, slope)`, and the log density of the scales."""
-        k = tau**2 / (sigma**2 + size * tau**2)  # the last axis is that of groups
+        k = tau**2 / (sigma**2 + size * tau**2)  # the last axis is groups
         squared = sigma[..., 0] ** 2
         outer = np.einsum("...g,gi,gj->...ij", k, sums, sums)
         precision = (design.T @ design - outer) / squared[..., None, None] + np.eye(2) / 25
@@ -90,16 +90,16 @@ def varying_intercepts(
     mu, slope = (mean + np.linalg.solve(upper, noise)[..., 0]).T
     precise = size / sigma[:, None] ** 2 + 1 / tau[:, None] ** 2
     linear = (total - slope[:, None] * sums[:, 1]) / sigma[:, None] ** 2
-    center = (linear + (mu / tau**2)[:, None]) / precise
-    intercept = center + random.normal(size=center.shape) / np.sqrt(precise)
+    mean = (linear + (mu / tau**2)[:, None]) / precise
+    intercept = mean + random.normal(size=mean.shape) / np.sqrt(precise)
     return {"mu": mu, "tau": tau, "slope": slope, "sigma": sigma, "intercept": intercept}
 
 
 def logistic(x: np.ndarray, y: np.ndarray, num_draws: int = _DRAWS) -> dict[str, np.ndarray]:
-    """Logistic regression under standard normal priors: resampled draws of its Laplace fit.
+    """Logistic regression with standard normal priors: importance resampling of a Laplace proposal.
 
-    Proposals have Student's t with ten degrees of freedom and the curvature at the mode, twice as
-    many as draws are asked for.
+    Proposals are Student's t with ten degrees of freedom and the curvature at the mode, twice as
+    many as the draws requested.
     """
     x, y, random = np.asarray(x, float), np.asarray(y, float), rng()
     degrees, dim = 10, x.shape[1]
@@ -110,8 +110,8 @@ def logistic(x: np.ndarray, y: np.ndarray, num_draws: int = _DRAWS) -> dict[str,
         mode = mode + np.linalg.solve(curvature, x.T @ (y - chance) - mode)
     normal = random.normal(size=(2 * num_draws, dim))
     scale = np.sqrt(degrees / random.chisquare(degrees, 2 * num_draws))
-    off = np.linalg.solve(np.linalg.cholesky(curvature).T, normal.T).T * scale[:, None]
-    beta = mode + off
+    offset = np.linalg.solve(np.linalg.cholesky(curvature).T, normal.T).T * scale[:, None]
+    beta = mode + offset
     log_q = -0.5 * (degrees + dim) * np.log1p(((normal * scale[:, None]) ** 2).sum(1) / degrees)
     logits = (block @ x.T for block in np.array_split(beta, 1 + len(beta) // 1000))
     log_p = np.concatenate([each @ y - np.logaddexp(0, each).sum(1) for each in logits])

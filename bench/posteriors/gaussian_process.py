@@ -1,4 +1,4 @@
-"""A Gaussian process with its function integrated out; `sigma` is the noise variance."""
+"""Gaussian process regression, the function marginalized; `sigma` is the noise variance."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Posteriors that variational inference gets wrong, each with exact draws of the right answer.
+"""Difficult posteriors for variational inference, each with exact draws.
 
-A fit may fail here; it may not say that it succeeded.
+A fit may be inaccurate here; its status must not claim otherwise.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ def banana() -> Case:
 
 def bimodal() -> Case:
     """Two normals in two dimensions, ten sds apart, with weights 0.7 and 0.3."""
-    center, weights = np.array([3.0, 4.0], np.float32), np.log(np.array([0.7, 0.3], np.float32))
+    mean, weights = np.array([3.0, 4.0], np.float32), np.log(np.array([0.7, 0.3], np.float32))
 
     def model():
         x = numpyro.sample("x", dist.ImproperUniform(constraints.real, (), event_shape=(2,)))
-        modes = [dist.Normal(sign * center, 1.0).log_prob(x).sum() for sign in (-1, 1)]
+        modes = [dist.Normal(sign * mean, 1.0).log_prob(x).sum() for sign in (-1, 1)]
         numpyro.factor("target", jnp.logaddexp(weights[0] + modes[0], weights[1] + modes[1]))
 
     random = exact.rng()
     sign = np.where(random.random(_DRAWS) < 0.7, -1.0, 1.0)
-    x = sign[:, None] * center + random.normal(size=(_DRAWS, 2))
+    x = sign[:, None] * mean + random.normal(size=(_DRAWS, 2))
     return Case(model, (), {"x": x})
 
 
@@ -71,7 +71,7 @@ def cauchy() -> Case:
 
 
 def heavy_tail() -> Case:
-    """Five correlated Student variables with three degrees of freedom: one common scale."""
+    """A multivariate Student t in five dimensions with three degrees of freedom."""
     factor = np.linalg.cholesky(0.5 * np.eye(5) + 0.5)
 
     def model():
@@ -115,7 +115,7 @@ def collinear() -> Case:
 
 
 def dollars() -> Case:
-    """House prices in dollars on raw square feet and year: far from the unit box, badly scaled."""
+    """House prices in dollars on raw square feet and year: badly scaled."""
     random = np.random.default_rng(3)
     feet, year = random.uniform(600, 4000, 300), random.integers(1920, 2020, 300)
     x = np.stack([np.ones(300), feet, year], axis=1).astype(np.float32)
@@ -125,7 +125,7 @@ def dollars() -> Case:
 
 
 def moving_support() -> Case:
-    """A uniform whose upper end is latent too."""
+    """A uniform distribution with a latent upper bound."""
 
     def model(y):
         upper = numpyro.sample("upper", dist.LogNormal(0.0, 1.0))
@@ -141,7 +141,7 @@ def moving_support() -> Case:
 
 
 def centered_schools() -> Case:
-    """Eight schools in centered coordinates; the truth by integration over `theta`."""
+    """Eight schools, centered; reference draws with `theta` marginalized."""
     sigma, y = eight_schools.SIGMA, eight_schools.Y
     return Case(eight_schools.centered, (sigma, y), eight_schools.exact_draws(_DRAWS))
 

@@ -1,7 +1,7 @@
-"""The log densities once more, from the mathematics: NumPy and SciPy, loops, double precision.
+"""Independent implementations of the log densities: NumPy and SciPy, loops, double precision.
 
-Each takes one draw of the reference by site and the raw data; densities are in the constrained
-space, flat priors count nothing.
+Each takes one reference draw by site and the raw data; densities are in constrained space, flat
+priors contribute zero.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ def party(data: dict[str, np.ndarray]) -> Arguments:
 
 
 def given(data: dict[str, np.ndarray]) -> Arguments:
-    """The design comes with the data."""
+    """Arguments whose design matrix is part of the data."""
     return _float(data["X"]), _float(data["y"])
 
 

@@ -1,4 +1,4 @@
-"""A method on a posterior, in a process of its own; a run that goes wrong is a row that says so."""
+"""Runs of a method on a posterior in a fresh process; a failure becomes a row of the results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bench import _report
 
 
 def run(method: str, posterior: str, *options: str, timeout: float) -> dict[str, Any]:
-    """What `bench.posteriors.worker` prints, or why there is nothing, under `failed`."""
+    """The output of `bench.posteriors.worker`, or the reason of a failure under `failed`."""
     try:
         return _report.in_fresh_process(
             "bench.posteriors.worker", method, posterior, *options, timeout=timeout

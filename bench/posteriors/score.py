@@ -1,4 +1,4 @@
-"""Errors of draws, in units of the right answer's standard deviations."""
+"""Errors of draws, in standard deviations of the reference."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-TOLERANCE = 0.3  # an error beyond which a status that says "use it" is untrue
-NOISE = 0.05  # the largest single error that draws which are right may show
-_NORMAL_QUARTILES = 1.3489795  # between the quartiles of a standard normal
+TOLERANCE = 0.3  # error above which a status of certified or corrected is untrue
+NOISE = 0.05  # largest single error expected of exact draws
+_NORMAL_QUARTILES = 1.3489795  # interquartile range of a standard normal
 
 
 class Score(NamedTuple):
-    """Over every scalar of the reference.
+    """Summary of the errors over every scalar of the reference.
 
     Attributes:
         mean: root mean square of the errors of means, in reference sds.
         log_sd: root mean square of the logarithms of the ratios of sds.
-        worst: the largest single one of either kind.
-        where: the scalar and the kind that it belongs to.
+        worst: the largest single error of either kind.
+        where: the scalar and the kind of the largest error.
     """
 
     mean: float
@@ -32,12 +32,12 @@ class Score(NamedTuple):
 def score(
     draws: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray], robust: bool = False
 ) -> Score:
-    """Holds draws against reference draws, both `(num_draws, *shape)` by site.
+    """Compares draws with reference draws, both `(num_draws, *shape)` by site.
 
     Args:
         draws: of the method; sites that are not in the reference are ignored.
-        reference: of the right answer.
-        robust: medians and quartiles in place of moments.
+        reference: draws from the posterior.
+        robust: medians and quartiles instead of moments.
 
     Raises:
         KeyError: a site of the reference is missing.
@@ -49,21 +49,21 @@ def score(
         found = np.asarray(draws[site], np.float64)
         if found.shape[1:] != right.shape[1:]:
             raise ValueError(f"{site}: expected shape {right.shape[1:]}, got {found.shape[1:]}.")
-        center, scale = _location_scale(right, robust)
-        location, spread = _location_scale(found, robust)
+        mean, sd = _location_scale(right, robust)
+        found_mean, found_sd = _location_scale(found, robust)
         with np.errstate(divide="ignore"):  # a point mass: minus infinity
-            pair = {"mean": (location - center) / scale, "log sd": np.log(spread / scale)}
+            pair = {"mean": (found_mean - mean) / sd, "log sd": np.log(found_sd / sd)}
         for kind, values in pair.items():
             kinds[kind].extend(values)
             for i, value in enumerate(values):
                 errors[f"{site}[{i}] {kind}"] = abs(float(value))
-    # a NaN is the worst of all
+    # NaN counts as the largest error
     where = max(errors, key=lambda name: math.inf if math.isnan(errors[name]) else errors[name])
     return Score(_rms(kinds["mean"]), _rms(kinds["log sd"]), errors[where], where)
 
 
 def truthful(status: str, worst: float) -> bool:
-    """Whether a status that recommends the draws belongs to draws that are right."""
+    """Whether the status is correct: certified and corrected draws are within the tolerance."""
     return status not in ("certified", "corrected") or worst <= TOLERANCE
 
 

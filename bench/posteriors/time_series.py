@@ -1,4 +1,4 @@
-"""An autoregression, and a hidden Markov model with its states summed out."""
+"""An autoregression, and a hidden Markov model with its states marginalized."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpyro.distributions import constraints
 
 
 def autoregression(order, y):
-    """All of the past is observed, so the recursion is a regression on lagged columns."""
+    """The past is observed, so the recursion is a regression on lagged columns."""
     alpha = numpyro.sample("alpha", dist.Normal(0.0, 10.0))
     beta = numpyro.sample("beta", dist.Normal(0.0, 10.0).expand([order]).to_event(1))
     sigma = numpyro.sample("sigma", dist.HalfCauchy(2.5))
@@ -24,7 +24,7 @@ def autoregression(order, y):
 
 
 def hidden_markov(concentration, tau, rho, u, v):
-    """Two states by the forward recursion, without a weight on the initial state."""
+    """Two states by the forward recursion, without an initial distribution."""
     rows = [
         numpyro.sample(f"theta{k + 1}", dist.Dirichlet(concentration[k]))
         for k in range(len(concentration))

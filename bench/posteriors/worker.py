@@ -1,10 +1,10 @@
-"""One method on one posterior in a process of its own: prints the result as JSON.
+"""Runs one method on one posterior and prints the result as JSON.
 
     python -m bench.posteriors.worker METHOD POSTERIOR [--data DIR] [--device cpu|gpu] [--seed N]
 
-The clock starts when everything is imported, the data are loaded and the device is up, and it stops
-when the draws are on the host. `--warm S` does it all again in the same process, with
-another seed, unless it took over `S` seconds.
+The clock starts after imports, loading of the data and initialization of the device, and stops when
+the draws are on the host. `--warm S` repeats the run in the same process, with another seed, unless
+the first took more than `S` seconds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from bench.peers.methods import METHODS
 
-_BEGAN = time.perf_counter()
+_STARTED = time.perf_counter()
 
 
 def main() -> None:
@@ -36,11 +36,11 @@ def main() -> None:
 def one(
     method: str, posterior: str, data: Path | None, device: str | None, seed: int, warm: float
 ) -> dict[str, Any]:
-    """Seconds of every stage, what the method says, and its errors."""
+    """Seconds of every part, the diagnostics of the method, and its errors."""
     use(device)
     module, name = METHODS[method]
     run = importlib.import_module(module).run
-    imported = time.perf_counter() - _BEGAN
+    imported = time.perf_counter() - _STARTED
 
     import jax
 
@@ -64,13 +64,13 @@ def one(
         run(case, name, seed + 1)
         times["warm"] = again.read()["seconds"]
     errors = score.score(answer.draws, case.reference, case.robust)
-    said = {"d": answer.dim, "status": answer.status, "khat": answer.khat}
+    reported = {"d": answer.dim, "status": answer.status, "khat": answer.khat}
     where = {"device": str(jax.devices()[0]) if device is None else device}
-    return {"import": imported, **times, **said, **errors._asdict(), **where}
+    return {"import": imported, **times, **reported, **errors._asdict(), **where}
 
 
 def use(device: str | None) -> None:
-    """Makes a device the one that JAX runs on; `None` leaves the choice to JAX.
+    """Selects the device that JAX runs on; `None` leaves the choice to JAX.
 
     Raises:
         RuntimeError: there is no such device.

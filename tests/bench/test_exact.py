@@ -1,6 +1,6 @@
 """Exact draws obey Stein's identities: `E[g] = 0` and `E[z_i g_i] = -1`, `g` the score at `z`.
 
-The scores are written by hand, apart from what made the draws.
+The scores are derived by hand, independently of the code that generates the draws.
 """
 
 import numpy as np
@@ -10,11 +10,11 @@ pytest.importorskip("bench.posteriors.exact")  # an installed wheel has no bench
 
 from bench.posteriors import exact
 
-ERRORS = 4.5  # standard errors, the largest of some dozens
+ERRORS = 4.5  # standard errors, for the largest of a few dozen
 
 
-def off(values, expected):
-    """Worst deviation of a mean over rows, in standard errors."""
+def deviation(values, expected):
+    """Largest deviation of a mean over rows, in standard errors."""
     return np.max(np.abs(values.mean(0) - expected) / (values.std(0) / np.sqrt(len(values))))
 
 
@@ -37,8 +37,8 @@ def test_varying_intercepts():
         sums / sigma[:, None] ** 2 - between / tau[:, None] ** 2,
     )
     score = np.column_stack(scores)
-    assert off(score, 0.0) < ERRORS
-    assert off(z * score, -1.0) < ERRORS
+    assert deviation(score, 0.0) < ERRORS
+    assert deviation(z * score, -1.0) < ERRORS
 
 
 def test_logistic():
@@ -47,6 +47,6 @@ def test_logistic():
     y = (random.random(200) < 1 / (1 + np.exp(-x @ [1.0, -2.0, 0.0]))).astype(float)
     beta = exact.logistic(x, y, 40_000)["beta"]
     score = (y - 1 / (1 + np.exp(-beta @ x.T))) @ x - beta
-    # resampled with replacement, from twice as many: errors half as large again
-    assert off(score, 0.0) < 1.5 * ERRORS
-    assert off(beta * score, -1.0) < 1.5 * ERRORS
+    # resampled with replacement from twice as many: errors larger by half
+    assert deviation(score, 0.0) < 1.5 * ERRORS
+    assert deviation(beta * score, -1.0) < 1.5 * ERRORS

@@ -1,4 +1,4 @@
-"""The page of results says what the results say, losses included."""
+"""The page of results agrees with the stored results, losses included."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from bench import page
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_page_in_the_docs_is_that_of_the_results():
+def test_the_page_in_the_docs_agrees_with_the_results():
     shown = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     assert shown == page.page(), "run `python -m bench page`"
 
@@ -28,25 +28,28 @@ def test_losses_are_shown_with_their_reasons():
         "hard": {page.OURS: run(3.0, -1.0), "peer": run(2.0, 0.0), "other": {"ended": "after 9 s"}},
     }
     text = page.flows(found)
-    assert "Better than a peer in 2 comparisons, worse in 2, level in the rest." in text
+    assert "Better than a peer in 2 comparisons, worse in 2, tied in the rest." in text
     assert f"- **lower ELBO** ({page.REASONS['flows', 'lower ELBO']}): hard, peer." in text
-    assert "hard, peer: 3 s against 2 s, for an ELBO -1.00 nats from its." in text
+    assert "hard, peer: 3 s against 2 s, ELBO difference -1.00 nats." in text
     assert "| hard | other | after 9 s |" in text
 
 
-def test_times_cold_and_warm_are_beside_the_errors():
+def test_cold_and_warm_times_and_errors_are_listed():
     found = {
         "easy": {
             page.OURS: {"seconds": 2.0, "warm": 0.2, "worst": 0.04},
             "fast and rough": {"seconds": 1.0, "worst": 0.5},
-            "as good": {"seconds": 2.05, "worst": 0.01},  # both at the noise of the reference
+            "tied": {
+                "seconds": 2.05,
+                "worst": 0.01,
+            },  # both errors below the noise of the reference
             "absent": {"skipped": "not installed"},
         }
     }
     text = page.pareto(found)
     assert f"| easy | {page.OURS} | 2 | 0.2 | 0.04 |" in text
     assert "| easy | absent | not installed |  |  |" in text
-    assert "Better than a peer in 1 comparisons, worse in 1, level in the rest." in text
+    assert "Better than a peer in 1 comparisons, worse in 1, tied in the rest." in text
     assert "easy (2 against 1 of fast and rough)." in text
 
 
@@ -62,10 +65,10 @@ def test_a_loss_without_a_reason_says_so():
     assert "- **less accurate** (no reason found yet): p (0.5 against 0.1 of peer)." in text
 
 
-def test_suites_are_listed_and_unknown_ones_refused(capsys):
+def test_suites_are_listed_and_unknown_names_are_errors(capsys):
     assert entry.main([]) == 0
     said = capsys.readouterr().out
     for name in ("time_to_posterior", "throughput", "posteriordb", "flows", "scale", "gradients"):
         assert f"\n  {name} " in said
     assert entry.main(["nonsense"]) == 2
-    assert "unknown suite 'nonsense'; there are: accuracy, " in capsys.readouterr().err
+    assert "unknown suite 'nonsense'; available: accuracy, " in capsys.readouterr().err

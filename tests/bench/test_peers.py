@@ -1,4 +1,4 @@
-"""Models in other languages are the same models: log densities differ by a constant.
+"""Models of other libraries agree with ours: log densities differ by a constant.
 
 Skipped where the libraries are not installed; the extra `peers` has them.
 """
@@ -23,7 +23,7 @@ LATENTS = {
 
 
 def points(name):
-    """Five places, all values positive: scales may have them, too."""
+    """Five points with positive values, which are valid for scales too."""
     random = np.random.default_rng(0)
     return [
         {site: np.exp(0.3 * random.normal(size=shape)) for site, shape in LATENTS[name].items()}
@@ -32,10 +32,10 @@ def points(name):
 
 
 def agree(name, of_peer):
-    """The range of the differences over the places, beside single precision."""
+    """Differences are equal at all points, up to single precision."""
     case = everyday.CASES[name]()
-    ours = [float(log_density(case.model, case.args, {}, place)[0]) for place in points(name)]
-    gap = np.subtract(ours, [of_peer(place) for place in points(name)])
+    ours = [float(log_density(case.model, case.args, {}, point)[0]) for point in points(name)]
+    gap = np.subtract(ours, [of_peer(point) for point in points(name)])
     np.testing.assert_allclose(gap - gap[0], 0, atol=1e-5 * np.abs(ours).max() + 1e-4)
 
 
@@ -46,9 +46,9 @@ def test_pymc(name):
     model = by_pymc.model_of(everyday.CASES[name]()._replace(name=name))
     density = model.compile_logp(jacobian=False)
 
-    def at(place):  # positive values go by their logarithms
-        logs = {f"{site}_log__": np.log(value) for site, value in place.items()}
-        return float(density({key: (place | logs)[key] for key in model.initial_point()}))
+    def at(point):  # positive values are parameterized by their logarithms
+        logs = {f"{site}_log__": np.log(value) for site, value in point.items()}
+        return float(density({key: (point | logs)[key] for key in model.initial_point()}))
 
     agree(name, at)
 
@@ -60,9 +60,9 @@ def test_pyro(name):
     torch = pytest.importorskip("torch")
     args = [torch.as_tensor(value) for value in everyday.CASES[name]().args]
 
-    def at(place):
+    def at(point):
         values = {
-            site: torch.as_tensor(value, dtype=torch.float32) for site, value in place.items()
+            site: torch.as_tensor(value, dtype=torch.float32) for site, value in point.items()
         }
         model = pyro.condition(by_pyro.MODELS[name], data=values)
         return float(pyro.poutine.trace(model).get_trace(*args).log_prob_sum())
@@ -70,7 +70,7 @@ def test_pyro(name):
     agree(name, at)
 
 
-def test_what_is_not_installed_or_written_is_skipped_with_the_reason(monkeypatch):
+def test_missing_libraries_and_models_are_skipped_with_the_reason(monkeypatch):
     case = everyday.CASES["banana"]()._replace(name="unheard of")
     monkeypatch.setattr(by_pymc, "pm", None)
     monkeypatch.setattr(by_pyro, "pyro", None)

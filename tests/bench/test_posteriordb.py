@@ -1,4 +1,4 @@
-"""The errors that `bench.posteriordb` prints, and what it makes of a status."""
+"""Scores of draws, and the correctness of a status, as printed by `bench.posteriordb`."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def test_robust_errors_ignore_tails():
     assert abs(found.mean) < 0.05
 
 
-def test_a_nan_is_the_worst_error():
+def test_nan_is_the_largest_error():
     right = np.random.default_rng(0).normal(size=(100, 2))
     wrong = right + [0.0, 100.0]
     wrong[3, 0] = np.nan
@@ -36,7 +36,7 @@ def test_a_nan_is_the_worst_error():
     assert not truthful("certified", found.worst)
 
 
-def test_missing_and_misshapen_sites_are_refused():
+def test_missing_sites_and_wrong_shapes_are_errors():
     right = {"x": np.zeros((10, 2))}
     with pytest.raises(KeyError, match="x"):
         score({"y": np.zeros(10)}, right)
@@ -66,9 +66,9 @@ def test_exact_regression():
     x = np.stack([np.ones(500), random.normal(size=500)], axis=1)
     y = x @ [1.0, 2.0] + random.normal(size=500)
     draws = exact.flat_regression(x, y)
-    center, squares, *_ = np.linalg.lstsq(x, y, rcond=None)
+    mean, squares, *_ = np.linalg.lstsq(x, y, rcond=None)
     sigma = np.sqrt(squares[0] / 498)
     sd = sigma * np.sqrt(np.diag(np.linalg.inv(x.T @ x)))
-    np.testing.assert_allclose(draws["beta"].mean(0), center, atol=5 * sd.max() / 300)
+    np.testing.assert_allclose(draws["beta"].mean(0), mean, atol=5 * sd.max() / 300)
     np.testing.assert_allclose(draws["beta"].std(0), sd, rtol=0.02)
     assert draws["sigma"].mean() == pytest.approx(sigma, rel=0.01)

@@ -10,7 +10,7 @@ from vijax.contracts import Batch, Blocks, RowSource
 from vijax.contracts.kernel import Kernel
 from vijax.data import arrays
 from vijax.engine import all_rows as _blocks
-from vijax.model import built, request, split
+from vijax.model import batch_request, build_marginalized, split
 
 ROWS, DIM, BLOCK = 1000, 5, 64
 rng = np.random.default_rng(0)
@@ -47,7 +47,7 @@ def small_blocks(monkeypatch):
 def kernels(model, *args, sources, batch_size=50):
     """The kernel of arrays in memory, and that of some of them as sources."""
     arguments, known = split(model, args, {})
-    target = built(model, arguments, request(batch_size, None), frozenset())
+    target = build_marginalized(model, arguments, batch_request(batch_size, None), frozenset())
     some = {name: value for name, value in known.items() if name not in sources}
     rows = _blocks.all_rows(target, Batch(some), sources)
     return Kernel(target, Batch(known)), Kernel(target, rows), rows
@@ -150,12 +150,12 @@ def test_where_rows_do_not_add_up_there_are_no_blocks(small_blocks):
     np.testing.assert_allclose(summed(points)[1], whole(points)[1], rtol=1e-3, atol=1e-3)
     for model, args in ((mixture, (X[:, 0], Y, False)), (by_row, (X[:, 0], Y))):
         arguments, known = split(model, args, {})
-        target = built(model, arguments, request(50, None), frozenset())
+        target = build_marginalized(model, arguments, batch_request(50, None), frozenset())
         assert _blocks.all_rows(target, Batch({"y": known["y"]}), {"x": x}) is None
         assert _blocks.all_rows(target, Batch(known), {}) == Batch(known)
 
 
 def test_models_that_are_not_cut_are_seen_as_a_whole(small_blocks):
     arguments, known = split(regression, (X, Y), {})
-    target = built(regression, arguments, None, frozenset())
+    target = build_marginalized(regression, arguments, None, frozenset())
     assert _blocks.all_rows(target, Batch(known), {}) == Batch(known)

@@ -21,7 +21,7 @@ from vijax.diagnostics import importance as weights
 from vijax.diagnostics.assessment import recenter
 from vijax.engine.problem import Problem
 from vijax.guides import FullRank, LowRank, Markov, MeanField, Plates
-from vijax.model.centering import with_weights
+from vijax.model.centering import with_centering
 from vijax.runtime.blockwise import blocks
 from vijax.runtime.errors import GuideError
 from vijax.runtime.keys import fold_in, host_rng
@@ -88,7 +88,7 @@ def learned(
         new[name] = np.clip(np.nan_to_num(share), 0.0, 1.0).astype(np.float32)
     if all(np.max(np.abs(new[name] - old[name]), initial=0.0) < _ENOUGH for name in new):
         return None
-    better = dataclasses.replace(problem, batch=with_weights(problem.batch, new))
+    better = dataclasses.replace(problem, batch=with_centering(problem.batch, new))
     _, there = better.sample
     moved = _blockwise(problem, recenter, z, here, there, variables.model, mutable)
     flat = weights.flatten(space, moved)

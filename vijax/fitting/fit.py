@@ -32,17 +32,17 @@ from vijax.fitting.routes import (
 from vijax.guides import named_discrete, resolve
 from vijax.guides.structured.plates import suits_batches
 from vijax.model import (
-    built,
+    batch_request,
+    build_marginalized,
     check_batches,
     check_data,
     check_sources,
-    request,
-    shard,
+    shard_data,
+    shard_target,
     split,
-    spread,
     unwrap,
 )
-from vijax.model.centering import chosen as chosen_centering
+from vijax.model.centering import requested_weights
 from vijax.objectives import ScoreELBO
 from vijax.posterior.posterior import Posterior
 from vijax.runtime.errors import ModelError
@@ -211,11 +211,11 @@ def _posed(
     by_batch = batch_size is not None
     args, kwargs = opened((args, kwargs), by_batch)
     arguments, data = split(model, args, kwargs, by_batch)
-    wanted = request(batch_size, options["batch_axes"])
-    target = built(model, arguments, wanted, named_discrete(guide))
-    target = target if mesh is None else spread(target, arguments, mesh)
+    wanted = batch_request(batch_size, options["batch_axes"])
+    target = build_marginalized(model, arguments, wanted, named_discrete(guide))
+    target = target if mesh is None else shard_target(target, arguments, mesh)
     check_sources(target, arguments.sources)
-    batch = Batch(data, centering=chosen_centering(target, options["centering"]))
+    batch = Batch(data, centering=requested_weights(target, options["centering"]))
     if guide == "auto":
         own = algorithm.own_guide if isinstance(algorithm, Algorithm) else None
         guide = own or _auto(target)
@@ -224,7 +224,7 @@ def _posed(
     check_data(problem.sample[0], arguments, problem.sample[1])
     if mesh is None:
         return problem
-    return dataclasses.replace(problem, batch=batch._replace(data=shard(target, data)))
+    return dataclasses.replace(problem, batch=batch._replace(data=shard_data(target, data)))
 
 
 _DEFAULTS = {

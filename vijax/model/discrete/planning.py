@@ -167,8 +167,8 @@ def _check_transforms(found: Outputs) -> None:
             if parents:
                 raise ModelError(
                     f"site {name!r}: expected a {kind} that is the same for all values of the "
-                    f"discrete sites, got one that depends on {_names(parents)}. Move that dependence "
-                    "into the parameters of a distribution."
+                    f"discrete sites, got one that depends on {_names(parents)}. Move that "
+                    "dependence into the parameters of a distribution."
                 )
 
 

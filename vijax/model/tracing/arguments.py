@@ -68,7 +68,7 @@ class Arguments:
 
     @functools.cached_property
     def lookup(self) -> Hashable:
-        """A cache key, equal for calls with the same structure, static values, shapes and dtypes."""
+        """A cache key, equal for calls with equal structure, static values, shapes and dtypes."""
         static = tuple(
             name if leaf is _HOLE else fingerprint(leaf)
             for leaf, name in zip(self.leaves, self.names, strict=True)

@@ -82,7 +82,7 @@ class Record(NamedTuple):
         z: the unconstrained value, `None` for a site that is not latent.
         log_det: `log |dx/dz|`, one scalar for each step of a scan, `None` likewise.
         log_prob: log density computed inside a control flow body, `None` outside; NumPyro's log
-            density of the stacked site confuses the time axis with batch axes in some distributions.
+            density of the stacked site confuses time and batch axes in some distributions.
         log_prior_sd: log conditional prior standard deviation, shaped like `z`, where requested.
     """
 

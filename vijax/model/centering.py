@@ -17,7 +17,7 @@ Weights = dict[str, np.ndarray]
 
 
 def noncentered_weights(target: Target) -> Weights:
-    """All hierarchical sites non-centered: the only start at which the mode is always bounded."""
+    """All hierarchical sites non-centered: the only start without an unbounded mode."""
     shapes = {site.name: site.z_shape for site in target.space.sites}
     return {name: np.zeros(shapes[name], np.float32) for name in target.structure.hierarchical}
 

@@ -254,7 +254,7 @@ def _numeric(name: str, array: np.ndarray) -> np.ndarray:
     if array.dtype.kind not in "biufc" and array.dtype.name != "bfloat16":
         raise ArgumentError(
             f"argument {name!r}: expected a numeric array, got dtype {array.dtype}. "
-            "Convert it to numbers first (categories to integer codes, say)."
+            "Convert it to numbers first, for example categories to integer codes."
         )
     return array
 

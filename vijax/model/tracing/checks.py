@@ -1,4 +1,4 @@
-"""Checks that a model can be fitted, and errors that name the site, made while it is traced."""
+"""Checks during tracing that a model can be fitted, and errors that name the site."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from vijax.contracts import Batch, Blocks, RowSource
 from vijax.contracts.kernel import Kernel
 from vijax.data import arrays
 from vijax.engine import all_rows as _all_rows
-from vijax.model import built, request, split
+from vijax.model import batch_request, build_marginalized, split
 
 ROWS, DIM, BLOCK = 1000, 5, 64
 rng = np.random.default_rng(0)
@@ -47,7 +47,7 @@ def small_blocks(monkeypatch):
 def kernels(model, *args, sources, batch_size=50):
     """The kernel with all arrays in memory, and the one with some as sources."""
     arguments, known = split(model, args, {})
-    target = built(model, arguments, request(batch_size, None), frozenset())
+    target = build_marginalized(model, arguments, batch_request(batch_size, None), frozenset())
     in_memory = {name: value for name, value in known.items() if name not in sources}
     rows = _all_rows.all_rows(target, Batch(in_memory), sources)
     return Kernel(target, Batch(known)), Kernel(target, rows), rows
@@ -154,12 +154,12 @@ def test_no_blocks_if_the_log_density_is_not_a_sum_over_rows(small_blocks):
     np.testing.assert_allclose(summed(points)[1], whole(points)[1], rtol=1e-3, atol=1e-3)
     for model, args in ((mixture, (X[:, 0], Y, False)), (local_latents, (X[:, 0], Y))):
         arguments, known = split(model, args, {})
-        target = built(model, arguments, request(50, None), frozenset())
+        target = build_marginalized(model, arguments, batch_request(50, None), frozenset())
         assert _all_rows.all_rows(target, Batch({"y": known["y"]}), {"x": x}) is None
         assert _all_rows.all_rows(target, Batch(known), {}) == Batch(known)
 
 
 def test_without_subsampling_the_batch_is_the_full_data(small_blocks):
     arguments, known = split(regression, (X, Y), {})
-    target = built(regression, arguments, None, frozenset())
+    target = build_marginalized(regression, arguments, None, frozenset())
     assert _all_rows.all_rows(target, Batch(known), {}) == Batch(known)

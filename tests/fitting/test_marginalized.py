@@ -1,4 +1,4 @@
-"""Fits of models with discrete sites: nothing to ask for, the exact evidence, exact draws."""
+"""Fits of models with discrete sites: marginalized by default, exact evidence, exact draws."""
 
 import functools
 
@@ -67,11 +67,11 @@ def test_the_evidence_is_exact():
 
 def test_draws_of_the_states_follow_their_posterior():
     num = 8000
-    drawn = fitted().sample(0, num)
-    np.testing.assert_allclose(drawn["center"], drawn["mu"][:, None] + SHIFTS[drawn["z"]], 1e-5)
-    share = (drawn["z"][..., None] == np.arange(3)).mean(0)
+    draws = fitted().sample(0, num)
+    np.testing.assert_allclose(draws["center"], draws["mu"][:, None] + SHIFTS[draws["z"]], 1e-5)
+    fraction = (draws["z"][..., None] == np.arange(3)).mean(0)
     p = exact()[1]
-    assert (np.abs(share - p) < 5 * np.sqrt(p * (1 - p) / num) + 0.01).all()
+    assert (np.abs(fraction - p) < 5 * np.sqrt(p * (1 - p) / num) + 0.01).all()
 
 
 def test_each_draw_has_its_own_states():
@@ -93,18 +93,18 @@ def test_predictions_use_the_states_of_the_fitted_rows():
     drift = posterior.sample(0, num)["mu"].mean()
     error = 5 * again.std(0) / np.sqrt(num)
     assert (np.abs(again.mean(0) - expected - drift) < error + 0.03).all()
-    # rows that the fit did not have come from the mixture as a whole
+    # new rows have the mixture distribution
     new = posterior.predict(0, np.zeros(7, np.float32), num_draws=num)["y"]
     assert new.shape == (num, 7)
     assert abs(new.mean() - WEIGHTS @ SHIFTS - drift) < 5 * new.std() / np.sqrt(num) + 0.03
 
 
-def test_a_chain_goes_on_from_its_last_state():
-    y = np.array([-2.0, 3.0, 2.8, 3.1], np.float32)  # at the end the state is 2, for certain
+def test_a_chain_continues_from_its_last_state():
+    y = np.array([-2.0, 3.0, 2.8, 3.1], np.float32)  # the last state is 2
     posterior = vijax.fit(markov, y, progress_bar=False)
-    drawn = posterior.sample(0, 500)
-    assert drawn["x"].shape == (500, 4)
-    assert (drawn["x"][:, 1:] == 2).all()
+    draws = posterior.sample(0, 500)
+    assert draws["x"].shape == (500, 4)
+    assert (draws["x"][:, 1:] == 2).all()
     ahead = posterior.predict(0, np.zeros(5, np.float32), length=5, num_draws=4000)["y"][:, 4]
     expected = STEPS[2] @ SHIFTS + posterior.sample(0, 4000)["mu"].mean()
     assert abs(ahead.mean() - expected) < 5 * ahead.std() / np.sqrt(4000) + 0.02
@@ -126,7 +126,7 @@ def test_saved_and_loaded_without_its_data(tmp_path):
     with_data = vijax.load(path, mixture, Y).sample(0, 10)
     np.testing.assert_array_equal(with_data["z"], fitted().sample(0, 10)["z"])
     without = vijax.load(path, mixture).sample(0, 10)
-    assert without.keys() == {"mu"}  # states are drawn given the data
+    assert without.keys() == {"mu"}  # states are sampled given the data
 
 
 @pytest.mark.parametrize("guide", ["meanfield", "laplace", "lowrank"])
@@ -157,7 +157,7 @@ def test_gradient_steps_on_minibatches_of_a_mixture():
 
 
 @pytest.mark.slow
-def test_batches_of_a_mixture_that_is_written_for_all_rows():
+def test_minibatches_of_a_mixture_that_is_written_for_all_rows():
     rng = np.random.default_rng(0)
     y = (rng.choice(SHIFTS, p=WEIGHTS, size=400) + 0.4 + rng.normal(size=400)).astype(np.float32)
     whole = vijax.fit(mixture, y, progress_bar=False).summary()["mu"]
@@ -166,12 +166,12 @@ def test_batches_of_a_mixture_that_is_written_for_all_rows():
     part = posterior.summary()["mu"]
     assert abs(part.mean - whole.mean) < 0.3 * whole.sd
     assert part.sd == pytest.approx(whole.sd, rel=0.25)
-    drawn = posterior.sample(0, 200)
-    assert drawn["z"].shape == (200, 400)
-    np.testing.assert_allclose(drawn["center"], drawn["mu"][:, None] + SHIFTS[drawn["z"]], 1e-5)
+    draws = posterior.sample(0, 200)
+    assert draws["z"].shape == (200, 400)
+    np.testing.assert_allclose(draws["center"], draws["mu"][:, None] + SHIFTS[draws["z"]], 1e-5)
 
 
-def test_the_gradient_is_finite_where_a_state_is_impossible():
+def test_the_gradient_is_finite_where_a_state_has_probability_zero():
     def model(y):
         mu = numpyro.sample("mu", dist.Normal(0.3, 1.0))
         with numpyro.plate("rows", len(y)):
@@ -180,14 +180,14 @@ def test_the_gradient_is_finite_where_a_state_is_impossible():
 
     target = vijax.fit(model, Y, guide="laplace", progress_bar=False)._result.target
     batch = fitted()._result.batch
-    value, slope = jax.value_and_grad(target.log_density)({"mu": jnp.array(0.8)}, batch)
+    value, gradient = jax.value_and_grad(target.log_density)({"mu": jnp.array(0.8)}, batch)
     assert np.isfinite(value)
-    assert np.isfinite(slope["mu"])
+    assert np.isfinite(gradient["mu"])
 
 
 @pytest.mark.parametrize("strategy", ["init_to_median", "init_to_uniform", "init_to_sample"])
-def test_numpyro_strategies_start_it(strategy):
-    chosen = getattr(numpyro.infer, strategy)()
+def test_numpyro_strategies_initialize_it(strategy):
+    init = getattr(numpyro.infer, strategy)()
     options = {"guide": "meanfield", "num_steps": 1500, "progress_bar": False}
-    mean = vijax.fit(mixture, Y, init=chosen, **options).sample(0, 4000)["mu"].mean()
+    mean = vijax.fit(mixture, Y, init=init, **options).sample(0, 4000)["mu"].mean()
     assert abs(mean - fitted().sample(0, 4000)["mu"].mean()) < 0.1

@@ -24,7 +24,7 @@ from vijax.engine.row_parameters import (
     variable_axes,
 )
 from vijax.guides import Delta, MeanField
-from vijax.model import build, request, split
+from vijax.model import batch_request, build, split
 from vijax.objectives import ELBO
 
 ROWS = 60
@@ -54,7 +54,7 @@ def fit(model, *args, **options):
 
 def subsampled_target(size=12):
     arguments, data = split(hierarchy, (Y,), {})
-    return build(hierarchy, arguments, request({"rows": size}, None)), Batch(data)
+    return build(hierarchy, arguments, batch_request({"rows": size}, None)), Batch(data)
 
 
 def params_on_rows(target, guide, params, rows):
@@ -65,7 +65,7 @@ def params_on_rows(target, guide, params, rows):
 @pytest.mark.parametrize("estimator", ["entropy", "plain"])
 def test_the_average_loss_over_all_batches_is_the_full_loss(estimator):
     arguments, data = split(hierarchy, (Y[:6],), {})
-    target, batch = build(hierarchy, arguments, request({"rows": 2}, None)), Batch(data)
+    target, batch = build(hierarchy, arguments, batch_request({"rows": 2}, None)), Batch(data)
     guide = MeanField(init_scale=1e-4)  # so narrow that Monte Carlo noise is negligible
     start = {s.name: jnp.full(s.z_shape, 0.5) for s in target.space.sites}
     params = guide.init(jax.random.key(0), target.space, start)

@@ -1,4 +1,4 @@
-"""Building a target compiles nothing; what is built is shared, and fed with data."""
+"""Building a target compiles nothing; equal models share a target, and data are arguments."""
 
 import functools
 
@@ -44,7 +44,7 @@ def normal_mean(y):
         numpyro.sample("y", dist.Normal(mu, SIGMA), obs=y)
 
 
-def test_the_listener_hears_compilations():
+def test_the_listener_counts_compilations():
     before = len(_compilations)
     jax.jit(lambda x: 3 * x + 1.25)(np.arange(7.0)).block_until_ready()
     assert len(_compilations) > before
@@ -54,7 +54,7 @@ def test_the_listener_hears_compilations():
 def test_building_compiles_nothing(name):
     case = CASES[name]
 
-    def fresh(*args, **kwargs):  # not seen before, by build or by jax
+    def fresh(*args, **kwargs):  # in no cache, of build or of jax
         return case.model(*args, **kwargs)
 
     arguments, _ = split(case.model, case.args, case.kwargs)
@@ -64,7 +64,7 @@ def test_building_compiles_nothing(name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_data_is_no_constant(name):
+def test_data_are_not_constants(name):
     case = CASES[name]
     target, batch = make(case.model, *case.args, **case.kwargs)
     start = jax.eval_shape(target.initialize, jax.random.key(0), batch)
@@ -113,7 +113,7 @@ def test_equal_closures_share_a_target():
     assert make(make_model(1.0), y)[0] is not make(make_model(2.0), y)[0]
 
 
-def test_a_changed_global_is_seen(monkeypatch):
+def test_a_changed_global_makes_another_target(monkeypatch):
     y = np.zeros(5, np.float32)
     z = {"mu": jnp.array(0.5)}
     target, batch = make(normal_mean, y)
@@ -126,7 +126,7 @@ def test_a_changed_global_is_seen(monkeypatch):
     assert before != after
 
 
-def test_a_partial_holds_arguments():
+def test_arguments_of_a_partial_are_data():
     y = np.zeros(3, np.float32)
     target, batch = make(functools.partial(normal_mean, y))
     assert set(batch.data) == {"y"}
@@ -158,7 +158,7 @@ def test_randomness_of_the_model_follows_the_batch_key():
 
 
 @pytest.mark.parametrize("name", ["running_mean", "flax_batch_norm", "nnx_batch_norm_and_dropout"])
-def test_mutable_state_moves_and_the_caller_keeps_its_own(name):
+def test_mutable_state_is_updated_and_the_argument_unchanged(name):
     case = CASES[name]
     target, batch = make(case.model, *case.args)
     model, mutable = jax.jit(target.initialize)(jax.random.key(0), batch)
@@ -187,7 +187,7 @@ def test_params_are_trained_jointly(name):
         assert np.any(leaf != 0), jax.tree_util.keystr(path)
 
 
-def test_param_start_values_are_the_models_own():
+def test_initial_param_values_are_those_of_the_model():
     target, batch = make(CASES["params"].model, *CASES["params"].args)
     model, _ = target.initialize(jax.random.key(0), batch)
     constrained = target.constrain_params(model, batch, {})
@@ -214,7 +214,7 @@ def test_observations_and_dims():
     assert target.structure.dims["b"] == ("cols",)
     assert {n: p.size for n, p in target.subsampling.plates.items()} == {"rows": 3, "cols": 4}
     np.testing.assert_array_equal(target.observations(batch, {}, {})["y"], batch.data["y"])
-    assert make(CASES["sample_shape"].model)[0].structure.observed == ()  # a factor is no data
+    assert make(CASES["sample_shape"].model)[0].structure.observed == ()  # a factor is not data
 
 
 def test_space_labels_and_plates_survive_do():
@@ -238,7 +238,7 @@ def test_unconstrain_takes_some_sites_and_refuses_unknown_ones():
     ("support", "n"), [(dist.constraints.circular, 2), (dist.constraints.sphere, 2)]
 )
 def test_the_radius_of_a_direction_integrates_to_one(support, n):
-    # integral over the plane of exp(log_det) = circumference: no evidence is lost or gained
+    # integral over the plane of exp(log_det) = circumference: the evidence is unchanged
     grid = jnp.linspace(-6.0, 6.0, 801)
     points = jnp.stack(jnp.meshgrid(grid, grid), -1).reshape(-1, n)
     weights = jax.vmap(lambda z: jnp.exp(bijector(support).forward(z)[1]))(points + 1e-6)

@@ -1,4 +1,4 @@
-"""Data that is not finite is found before a fit, unless the model masks it."""
+"""Values that are not finite are found before a fit, unless the model masks them."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -88,14 +88,14 @@ def test_masked_with_a_gradient_that_is_not_finite():
         check(masked_too_late, BAD)
 
 
-def test_overflow_is_no_infinity():
+def test_overflow_of_the_sum_is_not_an_infinity():
     # the sum overflows, the values do not
     assert _all_finite(jnp.full(100, 3e38, jnp.float32))
     assert not _all_finite(jnp.array([1.0, jnp.nan]))
     assert not _all_finite(jnp.array([jnp.inf, -jnp.inf]))
 
 
-def test_integers_and_flags_are_not_looked_at():
+def test_integers_and_flags_are_not_checked():
     def model(y, flags):
         numpyro.sample("mu", dist.Normal())
 

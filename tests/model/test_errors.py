@@ -1,4 +1,4 @@
-"""Every misuse of the model layer is a typed error that names what is wrong and what to do."""
+"""Every misuse of the model layer is a typed error that names the cause and a remedy."""
 
 import traceback
 
@@ -185,7 +185,7 @@ def local_without_all_rows(y):
 
 def own_exception(y):
     numpyro.sample("mu", LATENT)
-    raise RuntimeError("my own trouble")
+    raise RuntimeError("my error")
 
 
 def scan_under_plate(y):
@@ -253,7 +253,7 @@ class Broken(dist.Distribution):
         (count, r"site 'z': .*finitely many values.*got Poisson.*Truncate it"),
         (count_in_scan, "site 'z': .*finitely many values.*got Poisson"),
         (duplicate, "'duplicate'.*at site 'a'.*unique names.*Rename one.*scope"),
-        (two_kinds, "site 'a': expected every site to have a name of its own.*param"),
+        (two_kinds, "site 'a': expected a unique site name.*param"),
         (plate_too_large, r"site 'y': .*shape \(10,\) \(inside plate 'n' of size 10.*got \(8,\)"),
         (plate_and_distribution, r"at site 'y'.*Plate 'n' has size 10.*Normal.*shape \(8,\)"),
         (broadcasting, r"site 'y': .*shape \(8,\), got \(8, 1\); broadcast to \(8, 8\)"),
@@ -266,7 +266,7 @@ class Broken(dist.Distribution):
         (to_numpy, "needs the value of an array"),
         (unsupported, "site 'mu': no bijection is known.*ImproperUniform.*biject_to"),
         (local_without_all_rows, r"site 'mu': expected data for all 80 rows of plate 'n'.*got 8"),
-        (own_exception, r"'own_exception' failed with RuntimeError.*line \d+\): my own trouble"),
+        (own_exception, r"'own_exception' failed with RuntimeError.*line \d+\): my error"),
         (scan_under_plate, "'scan_under_plate'.*Please move those `plate` statements into"),
         (mutable_in_scan, "mutable site 'state': expected it outside control flow"),
         (unlike_branches, "Both branches of cond need the same sites"),
@@ -284,7 +284,7 @@ def test_models_that_cannot_be_fitted(model, message):
     assert isinstance(error.value, ValueError)
 
 
-def test_the_users_own_traceback_stays_reachable():
+def test_the_original_traceback_is_kept():
     with pytest.raises(ModelError) as error:
         make(own_exception, Y8)
     cause = error.value.__cause__
@@ -293,29 +293,29 @@ def test_the_users_own_traceback_stays_reachable():
     assert "own_exception" in [frame.name for frame in frames]
 
 
-def test_an_error_leaves_no_handler_behind():
+def test_an_error_leaves_no_handler_on_the_stack():
     with pytest.raises(ModelError):
         make(own_exception, Y8)
     assert numpyro.primitives._PYRO_STACK == []
 
 
-def test_errors_come_back_when_asked_again():
+def test_errors_are_raised_again():
     for _ in range(2):
         with pytest.raises(ModelError, match="finitely many"):
             make(count, Y8)
 
 
-def test_a_param_needs_a_start_value():
+def test_a_param_needs_an_initial_value():
     def model():
         numpyro.sample("mu", LATENT)
         numpyro.param("p")
 
     target, batch = make(model)
-    with pytest.raises(ModelError, match="param site 'p': expected a start value"):
+    with pytest.raises(ModelError, match="param site 'p': expected an initial value"):
         target.initialize(jax.random.key(0), batch)
 
 
-def test_a_missing_latent_is_no_draw_from_the_prior():
+def test_a_missing_latent_is_not_drawn_from_the_prior():
     def model():
         numpyro.sample("a", LATENT)
         numpyro.sample("b", LATENT)
@@ -325,7 +325,7 @@ def test_a_missing_latent_is_no_draw_from_the_prior():
         target.log_density({"a": jnp.array(0.0)}, batch)
 
 
-def test_what_is_legal_stays_legal():
+def test_legal_models_are_accepted():
     def model(y):
         mu = numpyro.sample("mu", LATENT)
         numpyro.sample("rows", dist.Normal(mu, 1.0), obs=y)  # data without a plate

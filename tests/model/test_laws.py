@@ -15,29 +15,29 @@ from vijax.contracts import Batch
 from vijax.model import build, split, unwrap
 
 NUM_POINTS = 3
-# z is known up to its radius
-ROUND = ("circle", "torus", "sphere", "projected_normal")
-# models without a scale, whose parts sum to the whole
+# z is determined up to its radius
+DIRECTIONS = ("circle", "torus", "sphere", "projected_normal")
+# models without `scale`, whose terms sum to the log density
 PLAIN = ("regression", "nested_plates", "obs_mask", "scoped", "sphere", "plate_in_scan", "branches")
-# NumPyro's own `substitute` does not reach these sites, or not in the right order
+# NumPyro's `substitute` does not reach these sites, or not in the right order
 UNTRACEABLE = {"scoped_scan", "nested_scan", "reverse_scan", "param_in_scan", "branches_in_scan"}
 
 
 @functools.cache
 def world(name):
-    """The case, its target, data, start values and a few points."""
+    """The case, its target, data, initial state and a few points."""
     case = CASES[name]
     model, args, kwargs = unwrap(case.model, case.args, case.kwargs)
     arguments, data = split(model, args, kwargs)
     target = build(model, arguments)
     start = jax.jit(target.initialize)(jax.random.key(1), Batch(data))
     key = jax.random.key(sum(map(ord, name)))
-    points = case.spread * jax.random.normal(key, (NUM_POINTS, target.space.dim))
+    points = case.scale * jax.random.normal(key, (NUM_POINTS, target.space.dim))
     return case, target, data, start, jax.vmap(target.space.unravel)(points)
 
 
 def facts(name):
-    """Everything the laws compare, at a few points, in one compiled program."""
+    """The values that the laws compare, at a few points, from one compiled program."""
     case, target, data, start, points = world(name)
 
     def at(z, data, model, mutable):
@@ -70,7 +70,7 @@ def facts(name):
             }
         return out
 
-    # the code runs once: compiling it fast is worth more than fast code
+    # the code runs once: fast compilation matters more than fast code
     quick = {"xla_backend_optimization_level": 0}
     program = jax.jit(jax.vmap(at, (0, None, None, None)), compiler_options=quick)
     return program(points, data, *start) | {"points": points}
@@ -82,14 +82,14 @@ def arguments_of(case, target, data):
 
 
 def replayed(case, args, kwargs, x, model, mutable):
-    """NumPyro's own trace of the model at `x`, parameters and mutable state."""
+    """NumPyro's trace of the model at `x`, parameters and mutable state."""
     values = fitted_params(case, model, args, kwargs) | dict(mutable) | x
     model = handlers.seed(handlers.substitute(case.model, data=values), 0)
     return handlers.trace(model).get_trace(*args, **kwargs)
 
 
 def fitted_params(case, model, args, kwargs):
-    """The model's `param` sites as it sees them: those with a constraint moved into it."""
+    """The constrained values of the model's `param` sites."""
     if not model:
         return {}
     trace = handlers.trace(handlers.seed(case.model, 0)).get_trace(*args, **kwargs)
@@ -106,7 +106,7 @@ def reference(case, target, args, kwargs, x, z, batch, model, mutable):
     if callable(case.reference):
         return case.reference(x, z, *args, **kwargs)
     values = fitted_params(case, model, args, kwargs) | dict(mutable)
-    # outermost: so that `prng_key` and rows come from the same key as in the target
+    # seed outermost, so that `prng_key` and rows use the same key as in the target
     fixed = handlers.seed(handlers.substitute(case.model, data=values), jax.random.key(0))
     if case.reference == "numpyro":
         return -potential_energy(fixed, args, kwargs, z)
@@ -141,7 +141,7 @@ def log_density_has_a_finite_gradient(name, found):
 
 def unconstrain_inverts_constrain(name, found):
     for site, z in found["points"].items():
-        if name in ROUND:
+        if name in DIRECTIONS:
             z = z / np.linalg.norm(z, axis=-1, keepdims=True)
         close(found["round_trip"][site], z, 2e-3)
     close(found["again"], found["values"], 2e-3)
@@ -152,12 +152,12 @@ def constrained_values_are_those_of_the_model(name, found):
         close(found["values"][site], value)
 
 
-def constrained_values_lie_in_the_support(name, found):
+def constrained_values_are_in_the_support(name, found):
     for site, inside in found.get("inside", {}).items():
         assert inside.all(), site
 
 
-def shapes_are_as_the_space_says(name, found):
+def shapes_agree_with_the_space(name, found):
     target = world(name)[1]
     for site in target.space.sites:
         assert found["points"][site.name].shape[1:] == site.z_shape
@@ -177,15 +177,15 @@ LAWS = (
     log_density_has_a_finite_gradient,
     unconstrain_inverts_constrain,
     constrained_values_are_those_of_the_model,
-    constrained_values_lie_in_the_support,
-    shapes_are_as_the_space_says,
+    constrained_values_are_in_the_support,
+    shapes_agree_with_the_space,
     sites_and_jacobians_sum_to_the_log_density,
 )
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_laws(name):
-    # one test, so that processes that share the tests do not compile a case twice
+    # one test, so that parallel test processes do not compile a case twice
     found = facts(name)
     for law in LAWS:
         law(name, found)

@@ -1,4 +1,4 @@
-"""NUTS on a target: the right space, the right order, the right answers."""
+"""NUTS on a target: space, order of the mass matrix, and exact moments."""
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +21,12 @@ QUICK = {"num_warmup": 200, "num_samples": 500, "progress_bar": False}
 def run(model, args, covariance=None, model_params=None, chains=1, **options):
     arguments, data = split(model, args, {})
     target = build(model, arguments)
-    starts = {site.name: np.zeros((chains, *site.z_shape)) + 0.1 for site in target.space.sites}
+    initial_z = {site.name: np.zeros((chains, *site.z_shape)) + 0.1 for site in target.space.sites}
     return run_nuts(
         target,
         Batch(data),
         jax.random.key(0),
-        starts,
+        initial_z,
         covariance,
         model_params or {},
         {},
@@ -35,14 +35,14 @@ def run(model, args, covariance=None, model_params=None, chains=1, **options):
 
 
 def assert_mean(draws, expected):
-    """The mean of a chain `(num_samples, ...)` within five standard errors, autocorrelation in."""
+    """The mean of a chain `(num_samples, ...)` is within five standard errors by its ESS."""
     draws = np.asarray(draws, float)
     error = draws.std(0) / np.sqrt(effective_sample_size(draws[None]))
     np.testing.assert_array_less(np.abs(draws.mean(0) - expected), 5 * error)
 
 
 @pytest.mark.slow
-def test_samples_come_back_in_the_models_space_with_params_held_fixed():
+def test_samples_are_constrained_and_params_fixed():
     def model(y):
         shape = numpyro.param("shape", 10.0, constraint=dist.constraints.positive)
         rate = numpyro.sample("rate", dist.Gamma(shape, 2.0))
@@ -75,7 +75,7 @@ def test_samples_come_back_in_the_models_space_with_params_held_fixed():
 
 
 @pytest.mark.slow
-def test_circles_and_moving_supports_have_the_exact_moments():
+def test_circles_and_supports_that_depend_on_latents_have_the_exact_moments():
     def model():
         angle = numpyro.sample("angle", dist.VonMises(1.0, 3.0))
         top = numpyro.sample("top", dist.Uniform(1.0, 3.0))
@@ -95,7 +95,7 @@ def test_the_mass_matrix_is_in_the_order_of_names():
     covariance = root @ root.T
     found = inverse_mass(space, covariance, dense=True)
     z = {"b": np.array([0, 1]), "a": np.array(2), "B": np.array([3])}
-    order = jax.flatten_util.ravel_pytree(z)[0]  # as NumPyro lays it out
+    order = jax.flatten_util.ravel_pytree(z)[0]  # the order of NumPyro
     np.testing.assert_allclose(found, covariance[np.ix_(order, order)], rtol=1e-6)
     diagonal = inverse_mass(space, covariance, dense=False)
     np.testing.assert_allclose(diagonal, np.diag(covariance)[order], rtol=1e-6)
@@ -105,7 +105,7 @@ def test_the_mass_matrix_is_in_the_order_of_names():
         np.testing.assert_array_equal(from_variances, expected)
 
 
-def test_a_covariance_that_is_none_is_not_used():
+def test_an_invalid_covariance_is_not_used():
     space = Space((Site("a", (2,), (2,)),))
     assert inverse_mass(space, None, dense=True) is None
     assert inverse_mass(space, np.zeros((2, 2)), dense=True) is None
@@ -120,7 +120,7 @@ def test_an_unknown_option_is_named():
         run(problem.model, problem.args, num_sample=20)
 
 
-def test_a_posterior_starts_and_scales_its_own_check():
+def test_a_posterior_provides_initial_positions_and_scales():
     problem = targets.problem("regression")
     posterior = vijax.fit(problem.model, *problem.args, progress_bar=False)
     mcmc = posterior.nuts(0, **QUICK | {"num_warmup": 50})

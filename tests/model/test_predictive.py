@@ -1,4 +1,4 @@
-"""The posterior predictive, and the log density by datum."""
+"""The posterior predictive distribution, and the pointwise log likelihood."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ NUM_DRAWS = 4
 
 
 class Fit:
-    """Some draws, as if from a posterior."""
+    """Some draws that stand for a posterior."""
 
     def __init__(self, model, *args, num_draws=NUM_DRAWS, **kwargs):
         self.model, args, kwargs = unwrap(model, args, kwargs)
@@ -62,7 +62,7 @@ def test_draws_have_the_moments_of_the_model():
     assert abs(np.corrcoef(residual.T) - np.eye(6)).max() < 5 / np.sqrt(4000)
 
 
-def test_keys_decide_and_deterministics_do_not_depend_on_them():
+def test_draws_depend_on_the_key_and_deterministics_do_not():
     fit = of("regression")
     one, same, other = fit.predict(X), fit.predict(X), fit.predict(X, seed=3)
     np.testing.assert_array_equal(one["y"], same["y"])
@@ -70,7 +70,7 @@ def test_keys_decide_and_deterministics_do_not_depend_on_them():
     assert not np.any(one["y"] == other["y"])
 
 
-def test_given_data_is_sampled_anew():
+def test_given_data_are_replicated():
     fit = of("regression")
     draws = fit.predict()
     assert draws["y"].shape == (NUM_DRAWS, 6)
@@ -84,7 +84,7 @@ def test_data_without_a_plate_keeps_its_shape():
     assert len(np.unique(draws["y"][0])) == 6
 
 
-def test_what_is_left_out_is_predicted_given_the_rest():
+def test_missing_data_are_predicted_given_the_rest():
     def model(x, y=None):
         b = numpyro.sample("b", dist.Normal())
         with numpyro.plate("n", len(x)):
@@ -98,7 +98,7 @@ def test_what_is_left_out_is_predicted_given_the_rest():
     np.testing.assert_allclose(draws["line"], fit.x["b"][:, None] * new, rtol=1e-5)
     assert set(draws) == {"y", "line"}
     both = fit.predict(new, y=np.zeros(3, np.float32))
-    assert np.abs(both["x"]).max() < 9.0  # all data given: all of it is replicated
+    assert np.abs(both["x"]).max() < 9.0  # all data given: all are replicated
     np.testing.assert_allclose(both["line"], fit.x["b"][:, None] * both["x"], rtol=1e-5)
 
 
@@ -113,7 +113,7 @@ def test_discrete_observations():
     assert jnp.issubdtype(draws["y"].dtype, jnp.integer)
 
 
-def test_the_trials_of_a_binomial_may_be_data():
+def test_the_total_count_of_a_binomial_may_be_data():
     def model(trials, y=None):
         p = numpyro.sample("p", dist.Beta(2.0, 2.0))
         with numpyro.plate("n", len(trials)):
@@ -124,19 +124,19 @@ def test_the_trials_of_a_binomial_may_be_data():
     assert draws.shape == (500, 3)
     assert (draws[:, 0] == 0).all()
     assert draws[:, 1].max() == 3
-    # given p the share of 1,000 trials is within five standard errors of it
+    # given p the fraction of 1,000 trials is within five standard errors of it
     np.testing.assert_allclose(draws[:, 2] / 1000, fit.x["p"], atol=5 * 0.5 / 1000**0.5)
 
 
-def test_inside_a_scan_the_series_is_simulated():
+def test_a_series_in_a_scan_is_simulated():
     fit = of("state_space")
-    given, left_out = fit.predict(y=Y), fit.predict()
-    for draws in (given, left_out):
+    given, missing = fit.predict(y=Y), fit.predict()
+    for draws in (given, missing):
         np.testing.assert_allclose(draws["twice"], 2 * fit.x["level"], rtol=1e-6)
         assert not np.any(draws["y"] == Y)
 
 
-def test_a_longer_scan_goes_on_from_the_fitted_one():
+def test_a_longer_scan_continues_the_fitted_one():
     fit = of("state_space", num_draws=2000)
     draws = fit.predict(length=9)
     level = draws["twice"] / 2
@@ -180,7 +180,7 @@ def test_new_sites_come_from_their_prior_given_the_rest():
     assert set(draws) == {"y", "theta", "label"}
 
 
-def test_a_new_site_that_cannot_be_drawn():
+def test_a_new_site_that_cannot_be_sampled():
     def model(new=False):
         numpyro.sample("mu", dist.Normal())
         if new:
@@ -216,7 +216,7 @@ def test_every_model_predicts(name):
             np.testing.assert_allclose(draws[site], fit.sites[site], rtol=1e-4, atol=1e-5)
 
 
-def test_a_model_with_a_seed_of_its_own_still_varies():
+def test_a_seeded_model_still_varies():
     def inner(y=None):
         mu = numpyro.sample("mu", dist.Normal())
         numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
@@ -257,7 +257,7 @@ def test_log_likelihood_in_scan_and_without_factors():
     np.testing.assert_allclose(found["y"], expected, rtol=1e-5)
 
 
-def test_reverse_scan_predicts_by_position():
+def test_a_reversed_scan_predicts_by_index():
     def model(y=None):
         def step(carry, y):
             level = numpyro.sample("level", dist.Normal(0.0, 1.0))

@@ -4,8 +4,8 @@ To add one, decorate it with `@case(arguments...)`. Cases say how their log dens
 
 - `"numpyro"`: it equals `-numpyro.infer.util.potential_energy`;
 - `"autodiff"`: it equals NumPyro's log density of the constrained values plus `log |dx/dz|` by
-  automatic differentiation, where NumPyro's own Jacobian is wrong or the map is not its own;
-- a function `(x, z, *args, **kwargs) -> log density`, by hand.
+  automatic differentiation, where NumPyro's Jacobian is wrong or the bijection is not NumPyro's;
+- a function `(x, z, *args, **kwargs) -> log density`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Case:
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
     reference: str | Callable[..., Any] = "numpyro"
-    spread: float = 0.7  # sd of the unconstrained points at which the laws are tried
+    scale: float = 0.7  # sd of the unconstrained points at which the laws are tested
 
 
 CASES: dict[str, Case] = {}
@@ -321,7 +321,7 @@ for _name, _prior in {
 
 
 def _direction_density(log_prob):
-    """Density of the direction plus that of the radius given the dimension, from the docs."""
+    """Log density of the direction plus that of the radius, see `vijax.model.tracing.supports`."""
 
     def reference(x, z):
         square = jnp.sum(z["x"] ** 2, -1)
@@ -366,7 +366,7 @@ def complex_numbers():
     numpyro.factor("f", jnp.sum(dist.Normal().log_prob(x.real) + dist.Normal().log_prob(x.imag)))
 
 
-# --- supports that move ----------------------------------------------------------------------
+# --- supports that depend on latents ------------------------------------------------------------
 
 
 @case(reference="autodiff")

@@ -11,7 +11,7 @@ from scipy.special import logsumexp
 from tests.groups import Encoder, groups
 from vijax.contracts import Batch, LossContext, Variables
 from vijax.guides import Amortized, MeanField
-from vijax.model import build, request, split
+from vijax.model import batch_request, build, split
 from vijax.objectives import IWAE, Renyi
 from vijax.objectives.estimators.particles import has_independent_rows
 
@@ -34,7 +34,7 @@ def scaled(y):
 
 def context(model=groups, guide=None, size=None, index=None, key=KEYS[0]):
     arguments, data = split(model, (Y,), {})
-    target = build(model, arguments, request(size, None)).on_batch
+    target = build(model, arguments, batch_request(size, None)).on_batch
     guide = guide or Amortized(Encoder, "y")
     return LossContext({}, key, target, guide, Batch(data, index or {}), jnp.zeros(()))
 

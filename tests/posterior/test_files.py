@@ -26,7 +26,7 @@ from tests.posteriors import replaced
 from vijax import GuideError, ModelError, VijaxError, VijaxWarning
 from vijax.contracts import Draw
 from vijax.guides import FullRank, MeanField
-from vijax.model.data_dependence import needed_arrays, unknown_without
+from vijax.model.data_dependence import dependent_sites, required_arrays
 from vijax.objectives import ELBO
 from vijax.storage import codec
 
@@ -270,12 +270,12 @@ def test_dependence_is_traced_through_a_scan(stepped):
 
     posterior = fit(series, Y, guide="meanfield", num_steps=20)
     state = (posterior._result.variables, posterior._result.mutable)
-    assert not needed_arrays(
+    assert not required_arrays(
         posterior._result.target, posterior.guide, *state, posterior._result.batch
     )
     state = (stepped._result.batch, stepped._result.variables, stepped._result.mutable)
-    assert unknown_without(stepped._result.target, *state, ("x",)) == {"at"}
-    assert unknown_without(stepped._result.target, *state, ("y",)) == frozenset()
+    assert dependent_sites(stepped._result.target, *state, ("x",)) == {"at"}
+    assert dependent_sites(stepped._result.target, *state, ("y",)) == frozenset()
 
 
 def test_a_posterior_without_data_can_be_saved_again(path, stepped):

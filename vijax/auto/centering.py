@@ -21,7 +21,7 @@ from vijax.diagnostics import importance as weights
 from vijax.diagnostics.assessment import recenter
 from vijax.engine.problem import Problem
 from vijax.guides import FullRank, LowRank, Markov, MeanField, Plates
-from vijax.model.centering import with_weights
+from vijax.model.centering import with_centering
 from vijax.runtime.blockwise import map_blocks
 from vijax.runtime.errors import GuideError
 from vijax.runtime.keys import fold_in, host_rng
@@ -91,7 +91,7 @@ def learn_centering(
         new[name] = np.clip(np.nan_to_num(weight), 0.0, 1.0).astype(np.float32)
     if all(np.max(np.abs(new[name] - old[name]), initial=0.0) < _MIN_CHANGE for name in new):
         return None
-    recentered = dataclasses.replace(problem, batch=with_weights(problem.batch, new))
+    recentered = dataclasses.replace(problem, batch=with_centering(problem.batch, new))
     _, new_batch = recentered.sample
     moved = _blockwise(problem, recenter, z, old_batch, new_batch, variables.model, mutable)
     flat = weights.flatten(space, moved)

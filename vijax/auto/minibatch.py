@@ -23,7 +23,7 @@ from vijax.engine.common_draws import supports_full_data
 from vijax.engine.initialization import initial_params, origin
 from vijax.engine.problem import Problem
 from vijax.guides import FullRank, MeanField
-from vijax.model.centering import ones, with_weights
+from vijax.model.centering import centered_weights, with_centering
 from vijax.runtime.keys import fold_in
 from vijax.solvers import LaplaceSolver, VariationalNewton
 from vijax.solvers.default import dense_gaussian
@@ -110,7 +110,7 @@ def _centered(start: StartingPoint, best: Candidate | None) -> Candidate | None:
         return None
     if not _affordable(start.problem, _ELBO_EVALUATIONS, _PASSES[1]):
         return None
-    batch = with_weights(best.problem.batch, ones(best.problem.target))
+    batch = with_centering(best.problem.batch, centered_weights(best.problem.target))
     centered = best._replace(problem=dataclasses.replace(best.problem, batch=batch))
     found = centering(start, centered)
     return None if found is centered else found

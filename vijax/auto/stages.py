@@ -21,7 +21,7 @@ from vijax.engine.problem import Problem
 from vijax.guides import Flow, FullRank, LowRank, Plates
 from vijax.guides.location_scale.full_rank import FullRankParams
 from vijax.guides.structured.plates import plates_affordable
-from vijax.model.centering import with_weights, zeros
+from vijax.model.centering import noncentered_weights, with_centering
 from vijax.runtime.keys import fold_in
 from vijax.solvers import FlowDescent, default_solver
 from vijax.solvers.gaussians.conversion import location
@@ -53,7 +53,7 @@ def gaussian(start: StartingPoint, best: Candidate | None) -> Candidate | None:
     problem = start.problem
     hierarchical = problem.target.structure.hierarchical
     if hierarchical and not problem.batch.centering:
-        batch = with_weights(problem.batch, zeros(problem.target))
+        batch = with_centering(problem.batch, noncentered_weights(problem.target))
         problem = dataclasses.replace(problem, batch=batch)
     solver = default_solver(problem.guide, problem.target.space.dim)
     assert solver is not None

@@ -33,17 +33,17 @@ from vijax.fitting.methods import (
 from vijax.guides import discrete_guide_sites, resolve
 from vijax.guides.structured.plates import plates_affordable_on_batches
 from vijax.model import (
-    built,
+    batch_request,
+    build_marginalized,
     check_batches,
     check_data,
     check_sources,
-    request,
-    shard,
+    shard_data,
+    shard_target,
     split,
-    spread,
     unwrap,
 )
-from vijax.model.centering import chosen as chosen_centering
+from vijax.model.centering import requested_weights
 from vijax.objectives import ScoreELBO
 from vijax.posterior.posterior import Posterior
 from vijax.runtime.errors import ModelError
@@ -216,11 +216,11 @@ def _build_problem(
     by_batch = batch_size is not None
     args, kwargs = as_row_sources((args, kwargs), by_batch)
     arguments, data = split(model, args, kwargs, by_batch)
-    subsampling = request(batch_size, options["batch_axes"])
-    target = built(model, arguments, subsampling, discrete_guide_sites(guide))
-    target = target if mesh is None else spread(target, arguments, mesh)
+    subsampling = batch_request(batch_size, options["batch_axes"])
+    target = build_marginalized(model, arguments, subsampling, discrete_guide_sites(guide))
+    target = target if mesh is None else shard_target(target, arguments, mesh)
     check_sources(target, arguments.sources)
-    batch = Batch(data, centering=chosen_centering(target, options["centering"]))
+    batch = Batch(data, centering=requested_weights(target, options["centering"]))
     if guide == "auto":
         algorithm_guide = algorithm.default_guide if isinstance(algorithm, Algorithm) else None
         guide = algorithm_guide or _default_guide(target)
@@ -229,7 +229,7 @@ def _build_problem(
     check_data(problem.sample[0], arguments, problem.sample[1])
     if mesh is None:
         return problem
-    return dataclasses.replace(problem, batch=batch._replace(data=shard(target, data)))
+    return dataclasses.replace(problem, batch=batch._replace(data=shard_data(target, data)))
 
 
 _DEFAULTS = {

@@ -15,7 +15,7 @@ from vijax.engine.common_draws import common_log_weights
 from vijax.engine.problem import Problem
 from vijax.fitting.warm_start import WarmStart, warm_start, warm_state
 from vijax.model import init_strategy
-from vijax.model.data_dependence import standing_in, unknown_without
+from vijax.model.data_dependence import dependent_sites, with_placeholders
 from vijax.posterior.posterior import Posterior
 from vijax.posterior.sampling import median
 from vijax.runtime.errors import ModelError, mismatch
@@ -106,9 +106,9 @@ def _placeholder_batch(
     target, sources = problem.target, problem.arguments.sources
     if not sources:
         return problem.batch
-    batch = standing_in(problem.batch, problem.arguments, sources)
+    batch = with_placeholders(problem.batch, problem.arguments, sources)
     state = (batch, Variables(None, parameters), mutable, tuple(sources))
-    for name in unknown_without(target, *state) & {*target.space.names}:
+    for name in dependent_sites(target, *state) & {*target.space.names}:
         expected = "sites whose support does not depend on data that are read batch by batch"
         raise ModelError(mismatch("init", expected, f"{name!r}", "Leave out init=."))
     return batch

@@ -1,21 +1,21 @@
-"""NumPyro model functions become targets over unconstrained space."""
+"""Builds targets, log densities over unconstrained space, from NumPyro model functions."""
 
-from vijax.model.build import build
+from vijax.model.build import build, build_marginalized
 from vijax.model.data_checks import check_data
-from vijax.model.discrete_sites import built
 from vijax.model.init_strategies import init_strategy
 from vijax.model.log_density import from_log_density
 from vijax.model.minibatch.additivity import check_batches
-from vijax.model.minibatch.plates import check_sources, fetch, request
+from vijax.model.minibatch.subsampling import batch_request, check_sources, fetch
 from vijax.model.nuts import run_nuts
 from vijax.model.predictive import predictor
-from vijax.model.sharding import shard, spread
+from vijax.model.sharding import shard_data, shard_target
 from vijax.model.tracing.arguments import Arguments, split, unwrap
 
 __all__ = [
     "Arguments",
+    "batch_request",
     "build",
-    "built",
+    "build_marginalized",
     "check_batches",
     "check_data",
     "check_sources",
@@ -23,10 +23,9 @@ __all__ = [
     "from_log_density",
     "init_strategy",
     "predictor",
-    "request",
     "run_nuts",
-    "shard",
+    "shard_data",
+    "shard_target",
     "split",
-    "spread",
     "unwrap",
 ]

@@ -1,8 +1,8 @@
-"""A model function and its arguments become a `Target`, after one abstract trace.
+"""Builds a `Target` from a model function and its arguments, by one abstract trace.
 
-What is kept are names, shapes and plates. Targets are kept for as long as they are in use among
-the last `_KEEP` models, keyed by what the model function does and by the shapes of its arrays, so
-that a second fit finds its compiled programs.
+A target contains names, shapes and plates, no data. Those of the last `_CACHE_SIZE` models are
+cached by a fingerprint of the model function and by the shapes of its arrays, so that a second fit
+reuses its compiled programs.
 """
 
 from __future__ import annotations
@@ -16,37 +16,93 @@ import jax
 
 from vijax.contracts import Space, Target
 from vijax.contracts.target import Functions, Marginalized, Structure, Subsampling
-from vijax.model.discrete.marginalization import planned
-from vijax.model.minibatch import plates as minibatch
-from vijax.model.survey import Survey, abstract_trace, choose_cut, choose_rows, survey
+from vijax.model.analysis import (
+    Analysis,
+    abstract_trace,
+    analyze,
+    set_default_rows,
+    set_subsampler,
+)
+from vijax.model.discrete.marginalization import plan_marginalization
+from vijax.model.minibatch.subsampling import BatchRequest
 from vijax.model.traced_model import TracedModel
-from vijax.model.tracing import log_densities as reading
-from vijax.model.tracing import run as running
-from vijax.model.tracing import substitution as samplers
+from vijax.model.tracing import substitution
 from vijax.model.tracing.arguments import Arguments
 from vijax.model.tracing.checks import check_subsampled
-from vijax.model.tracing.sites import all_plates, as_site, dims, is_cut, is_data
+from vijax.model.tracing.discrete_values import COUNTABLY_INFINITE
+from vijax.model.tracing.run import SampledSites
+from vijax.model.tracing.sites import (
+    Trace,
+    all_plates,
+    as_site,
+    dims,
+    is_data,
+    is_enumerated,
+    is_subsampled,
+    latents,
+)
 from vijax.model.tracing.term_dependence import term_info, term_plates
 from vijax.runtime.errors import ModelError
 from vijax.runtime.fingerprint import fingerprint
 
-_KEEP = 64
+_CACHE_SIZE = 64
 _targets: collections.OrderedDict[Hashable, tuple[Target, TracedModel]] = collections.OrderedDict()
+
+
+def build_marginalized(
+    model: Callable[..., Any],
+    arguments: Arguments,
+    request: BatchRequest | None = None,
+    sampled: SampledSites = frozenset(),
+) -> Target:
+    """The target of `model` with all discrete sites marginalized that can be.
+
+    Sites in `sampled` are sampled by the guide. If the other discrete sites cannot be marginalized,
+    counts without an upper bound are sampled, too; if that fails, or the model has no other
+    latents, all discrete sites are.
+
+    Args:
+        model: the model function.
+        arguments: its static arguments.
+        request: as for `build`.
+        sampled: discrete sites to be sampled in any case.
+
+    Raises:
+        ModelError: no target can be built; the message is that of the first attempt.
+    """
+    try:
+        return build(model, arguments, request, sampled)
+    except ModelError:
+        try:
+            all_sampled = build(model, arguments, request, "all")
+        except ModelError:
+            all_sampled = None
+        if all_sampled is None or not all_sampled.space.discrete.sites:
+            raise
+    counts = {
+        site.name for site in all_sampled.space.sites if site.cardinality == COUNTABLY_INFINITE
+    }
+    if sampled == "all" or not counts:
+        return all_sampled
+    try:
+        return build(model, arguments, request, sampled | counts)
+    except ModelError:
+        return all_sampled
 
 
 def build(
     model: Callable[..., Any],
     arguments: Arguments,
-    asked: minibatch.Request | None = None,
-    drawn: running.Drawn = frozenset(),
+    request: BatchRequest | None = None,
+    sampled: SampledSites = frozenset(),
 ) -> Target:
     """The target of `model` at arguments of these shapes.
 
     Args:
         model: the model function.
         arguments: its static arguments.
-        asked: which plates of a model that is written for all rows are to be subsampled.
-        drawn: discrete sites that are not marginalized but stay in the space.
+        request: the minibatches of a model that is written for all rows.
+        sampled: discrete latent sites to be sampled by the guide, not marginalized.
 
     Raises:
         ModelError: the model has no latent site, a discrete latent that cannot be marginalized, a
@@ -54,61 +110,63 @@ def build(
             names the site.
     """
     precision = str(jax.dtypes.canonicalize_dtype("float64"))
-    lookup = (fingerprint(model), arguments.lookup, asked, drawn, precision)
+    lookup = (fingerprint(model), arguments.lookup, request, sampled, precision)
     if lookup in _targets:
         _targets.move_to_end(lookup)
         target, traced = _targets[lookup]
-        # equal now; what the old function has captured may change later
+        # equal now; variables captured by the old function may change later
         traced.model = model
         return target
-    traced = TracedModel(model, arguments, drawn)
-    target = _target(traced, asked)
+    traced = TracedModel(model, arguments, sampled)
+    target = _target(traced, request)
     _targets[lookup] = target, traced
-    while len(_targets) > _KEEP:
+    while len(_targets) > _CACHE_SIZE:
         _targets.popitem(last=False)
     return target
 
 
-def _target(traced: TracedModel, asked: minibatch.Request | None) -> Target:
+def _target(traced: TracedModel, request: BatchRequest | None) -> Target:
     """The target of a model that has not been traced before."""
-    seen = survey(traced)
-    trace = seen.trace
-    choose_rows(traced, trace, samplers.at_origin, scored=True)
+    analysis = analyze(traced)
+    trace = analysis.trace
+    set_default_rows(traced, trace, substitution.at_origin, with_log_density=True)
     plates = all_plates(trace)
-    if any(is_cut(site, trace) for _, site, _ in reading.latents(trace)):
-        # on all rows, if they are there; what the first run has seen of loops stays
-        seen = survey(traced)._replace(
-            sequential=seen.sequential, differentiable=seen.differentiable
+    if any(is_subsampled(site, trace) for _, site, _ in latents(trace)):
+        # again, now on all rows if the data have them; loops are those of the first trace
+        analysis = analyze(traced)._replace(
+            sequential=analysis.sequential, differentiable=analysis.differentiable
         )
-        trace = seen.trace
-        for name, site, _ in reading.latents(trace):
+        trace = analysis.trace
+        for name, site, _ in latents(trace):
             check_subsampled(name, site, trace)
-    if asked is not None:
-        plates |= choose_cut(traced, asked, trace, plates)
-    traced.sites = tuple(as_site(name, s, trace, r.z) for name, s, r in reading.latents(trace))
+    if request is not None:
+        plates |= set_subsampler(traced, request, trace, plates)
+    traced.sites = tuple(as_site(name, s, trace, r.z) for name, s, r in latents(trace))
     if not traced.sites:
         name = getattr(traced.model, "__name__", type(traced.model).__name__)
         raise ModelError(
             f"model {name!r}: expected at least one continuous latent numpyro.sample site, got "
-            "none. Sites with obs= are data; remove it from what is to be inferred."
+            "none. Sites with obs= are data; remove it from sites to be inferred."
         )
     space = Space(traced.sites)
-    if any(map(running.is_enumerated, trace.values())):
-        if traced.rows:  # the trace may have seen fewer
-            trace = abstract_trace(traced, samplers.at_origin, scored=False)
-        traced.summation = planned(traced.trace, trace, space, traced.arguments.abstract())
+    if any(map(is_enumerated, trace.values())):
+        if traced.default_rows:  # the trace may have fewer rows
+            trace = abstract_trace(traced, substitution.at_origin, with_log_density=False)
+        traced.marginalization = plan_marginalization(
+            traced.trace, trace, space, traced.arguments.abstract()
+        )
     sizes = {name: variable.size for name, variable in traced.plan.variables.items()}
-    entries = 0 if traced.summation is None else traced.summation.entries
+    entries = 0 if traced.marginalization is None else traced.marginalization.entries
     return Target(
         space=space,
         functions=_functions(traced, space, trace),
-        structure=_structure(traced, seen._replace(trace=trace)),
-        subsampling=Subsampling(plates, asked, traced.cut.axes),
+        structure=_structure(traced, analysis._replace(trace=trace)),
+        subsampling=Subsampling(plates, request, traced.subsampler.axes),
         marginalized=Marginalized(sizes, entries),
     )
 
 
-def _functions(traced: TracedModel, space: Space, trace: running.Trace) -> Functions:
+def _functions(traced: TracedModel, space: Space, trace: Trace) -> Functions:
     described = (traced.terms, traced.arguments, space, term_plates(trace))
     return Functions(
         evaluate=traced.evaluate,
@@ -126,13 +184,13 @@ def _functions(traced: TracedModel, space: Space, trace: running.Trace) -> Funct
     )
 
 
-def _structure(traced: TracedModel, seen: Survey) -> Structure:
-    tables = traced.plan.tables  # coordinates must not depend on what is marginalized
+def _structure(traced: TracedModel, analysis: Analysis) -> Structure:
+    specs = traced.plan.specs  # the parameterization must not depend on marginalized sites
     return Structure(
-        observed=tuple(name for name, site in seen.trace.items() if is_data(site)),
-        dims=dims(seen.trace),
-        hierarchical=tuple(name for name in seen.hierarchical if name not in tables),
-        location_scale=tuple(name for name in seen.location_scale if name not in tables),
-        sequential=seen.sequential,
-        differentiable=seen.differentiable,
+        observed=tuple(name for name, site in analysis.trace.items() if is_data(site)),
+        dims=dims(analysis.trace),
+        hierarchical=tuple(name for name in analysis.hierarchical if name not in specs),
+        location_scale=tuple(name for name in analysis.location_scale if name not in specs),
+        sequential=analysis.sequential,
+        differentiable=analysis.differentiable,
     )

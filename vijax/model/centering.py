@@ -1,4 +1,4 @@
-"""Centering weights of hierarchical sites: as given by the user, and for other rows of data."""
+"""Centering weights of hierarchical sites, between 0 (non-centered) and 1 (centered)."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ LEARNED = "learned"
 Weights = dict[str, np.ndarray]
 
 
-def zeros(target: Target) -> Weights:
-    """All hierarchical sites non-centered: the one start without a runaway mode."""
+def noncentered_weights(target: Target) -> Weights:
+    """All hierarchical sites non-centered: the only start without an unbounded mode."""
     shapes = {site.name: site.z_shape for site in target.space.sites}
     return {name: np.zeros(shapes[name], np.float32) for name in target.structure.hierarchical}
 
 
-def ones(target: Target) -> Weights:
-    """All hierarchical sites centered: the model's own coordinates, said explicitly."""
-    return {name: weight + 1 for name, weight in zeros(target).items()}
+def centered_weights(target: Target) -> Weights:
+    """All hierarchical sites centered, the parameterization of the model."""
+    return {name: weight + 1 for name, weight in noncentered_weights(target).items()}
 
 
-def chosen(target: Target, centering: Any) -> dict[str, jax.Array]:
-    """The weights behind a `centering=` option, on the device.
+def requested_weights(target: Target, centering: Any) -> dict[str, jax.Array]:
+    """The weights of a `centering=` option, on the device.
 
     Raises:
-        ModelError: a site is no hierarchical one, or its weights have the wrong shape or range.
-        TypeError: it is no mapping.
+        ModelError: a site is not hierarchical, or its weights have the wrong shape or range.
+        TypeError: `centering` is not a mapping.
     """
     if centering is None or (isinstance(centering, str) and centering == LEARNED):
         return {}
@@ -54,18 +54,18 @@ def chosen(target: Target, centering: Any) -> dict[str, jax.Array]:
     return jax.device_put(found)
 
 
-def of_rows(target: Target, centering: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """The weights of the same sites beside other rows of data, fewer or more.
+def resized_weights(target: Target, centering: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """The weights of the same sites for another number of rows.
 
     Raises:
-        ModelError: rows have weights of their own.
+        ModelError: weights differ between rows.
     """
     shapes = {site.name: site.z_shape for site in target.space.sites}
     found = jax.device_get(dict(centering))
     for name, weight in found.items():
         if weight.shape != shapes[name]:
             if np.ptp(weight) > 0:
-                expected = "one weight for all rows, as these are others"
+                expected = "one weight for all rows, since the rows are different ones"
                 raise ModelError(
                     mismatch(f"centering[{name!r}]", expected, f"{weight.size} weights")
                 )
@@ -73,6 +73,6 @@ def of_rows(target: Target, centering: Mapping[str, Any]) -> dict[str, jax.Array
     return jax.device_put(found)
 
 
-def with_weights(batch: Batch, weights: Weights) -> Batch:
+def with_centering(batch: Batch, weights: Weights) -> Batch:
     """The data with these centering weights."""
     return batch._replace(centering=jax.device_put(weights))

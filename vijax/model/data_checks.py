@@ -1,4 +1,4 @@
-"""Finds data that no fit could use: NaN and infinities, before the fit starts."""
+"""Checks data for NaN and infinities before a fit."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _NUM_POINTS = 4
 def check_data(target: Target, arguments: Arguments, batch: Batch) -> None:
     """Refuses NaN and infinities among the arguments, unless the model masks them.
 
-    One pass over the arrays if all is well. If some value is not finite, the log density and
-    its gradient are evaluated at a few points; where both are finite, the model does not use it.
+    Takes one pass over arrays that are finite. If some value is not, the log density and its
+    gradient are evaluated at a few points; if both are finite, the model does not use the value.
 
     Args:
         target: the model.
         arguments: its static arguments; a Python number may be NaN, too.
-        batch: its data; of those that are not in memory, some rows.
+        batch: its data; some rows of those that are not in memory.
 
     Raises:
         ModelError: naming the argument, how many of its values are not finite, and the first.
@@ -51,7 +51,7 @@ def check_data(target: Target, arguments: Arguments, batch: Batch) -> None:
 
 
 def _describe(label: str, array: Array | float) -> str:
-    """What is not finite in an array, empty if nothing is."""
+    """The values in an array that are not finite, an empty string if there are none."""
     if not jnp.issubdtype(jnp.result_type(array), jnp.inexact) or _all_finite(array):
         return ""
     host = np.asarray(array)
@@ -71,7 +71,7 @@ def _all_finite(array: Array | float) -> bool:
         return bool(jnp.isfinite(array).all())
     host = np.asarray(array)  # no copy
     with np.errstate(all="ignore"):
-        # a sum takes one pass and no memory, and is finite only if every term is
+        # a sum takes one pass and no memory; it is finite only if all terms are
         return bool(np.isfinite(host.sum()) or np.isfinite(host).all())
 
 

@@ -1,4 +1,4 @@
-"""Which of a model's arrays a result depends on, found in the traced program, nothing computed."""
+"""The dependence of a model's quantities on its arrays, from traced programs."""
 
 from __future__ import annotations
 
@@ -9,43 +9,43 @@ import jax
 import jax.numpy as jnp
 
 from vijax.contracts import Batch, DensityGuide, Guide, PyTree, Space, Target, Variables
-from vijax.model import Arguments
+from vijax.model.tracing.arguments import Arguments
 from vijax.runtime.jaxpr import used_inputs
 
 
-def needed_arrays(
+def required_arrays(
     target: Target, guide: Guide, variables: Variables, mutable: dict[str, PyTree], batch: Batch
 ) -> frozenset[str]:
-    """The arrays without which latent sites cannot be drawn, or their density not be taken.
+    """The arrays that draws of latent sites or their log density depend on.
 
     A support may depend on the data, as that of `Uniform(0, y.max())`, and so may a guide.
     """
 
     def draw_and_density(data: dict[str, Any], key: Any, variables: Variables) -> Any:
-        known = batch._replace(data=data)
-        state = (known, variables.model, mutable)
-        z = guide.draw(variables.guide, target.space, key, known).z
-        everything = target.constrain(z, *state)
-        values = {name: everything[name] for name in target.space.names}
-        out: list[Any] = [z, values, target.constrain_params(variables.model, known, mutable)]
+        traced = batch._replace(data=data)
+        state = (traced, variables.model, mutable)
+        z = guide.draw(variables.guide, target.space, key, traced).z
+        constrained = target.constrain(z, *state)
+        values = {name: constrained[name] for name in target.space.names}
+        out: list[Any] = [z, values, target.constrain_params(variables.model, traced, mutable)]
         if isinstance(guide, DensityGuide):
             out += [target.unconstrain(values, *state), target.log_dets(z, *state)]
-            out += [guide.log_prob(variables.guide, target.space, z, known)]
+            out += [guide.log_prob(variables.guide, target.space, z, traced)]
         return out
 
     jaxpr = jax.make_jaxpr(draw_and_density)(batch.data, jax.random.key(0), variables).jaxpr
     return _used(jaxpr, sorted(batch.data), [True] * len(jaxpr.outvars))
 
 
-def unknown_without(
+def dependent_sites(
     target: Target,
     batch: Batch,
     variables: Variables,
     mutable: dict[str, PyTree],
-    missing: tuple[str, ...],
+    arrays: tuple[str, ...],
 ) -> frozenset[str]:
-    """The sites and deterministics that cannot be computed without some arrays."""
-    if not missing:
+    """The latent sites and deterministics whose values depend on some of these arrays."""
+    if not arrays:
         return frozenset()
     z = abstract_position(target.space)
 
@@ -53,28 +53,28 @@ def unknown_without(
         return target.constrain(z, batch._replace(data=data), variables.model, mutable)
 
     closed, shapes = jax.make_jaxpr(values, return_shape=True)(batch.data, z, variables)
-    names, arrays = sorted(shapes), sorted(batch.data)  # dicts are laid out by key
+    names, inputs = sorted(shapes), sorted(batch.data)  # the leaf order of dicts
     return frozenset(
         name
         for name in names
-        if set(missing) & _used(closed.jaxpr, arrays, [name == other for other in names])
+        if set(arrays) & _used(closed.jaxpr, inputs, [name == other for other in names])
     )
 
 
-def standing_in(batch: Batch, arguments: Arguments, missing: Iterable[str]) -> Batch:
-    """The data with zeros, which take no memory, for arrays that are not there."""
-    empty = {name: arguments.placeholder(name) for name in missing}
-    return batch._replace(data=batch.data | empty)
+def with_placeholders(batch: Batch, arguments: Arguments, missing: Iterable[str]) -> Batch:
+    """The data with zeros, which take no memory, for missing arrays."""
+    placeholders = {name: arguments.placeholder(name) for name in missing}
+    return batch._replace(data=batch.data | placeholders)
 
 
 def abstract_position(space: Space) -> dict[str, jax.ShapeDtypeStruct]:
-    """A position without its values."""
+    """The shapes and dtypes of a position."""
     dtype = jnp.result_type(float)
     return {site.name: jax.ShapeDtypeStruct(site.z_shape, dtype) for site in space.sites}
 
 
-def direct_arrays(target: Target, batch: Batch) -> frozenset[str]:
-    """The arrays that are themselves the values of observed sites, unchanged."""
+def observed_arrays(target: Target, batch: Batch) -> frozenset[str]:
+    """The arrays that are the unchanged values of observed sites."""
 
     def observations(data: dict[str, Any]) -> dict[str, Any]:
         return target.observations(batch._replace(data=data), {}, {})
@@ -88,6 +88,6 @@ def direct_arrays(target: Target, batch: Batch) -> frozenset[str]:
 
 
 def _used(jaxpr: Any, names: list[str], wanted: list[bool]) -> frozenset[str]:
-    """Which of the first inputs, called `names`, the wanted outputs depend on."""
+    """The inputs that the wanted outputs depend on, among the first ones with these `names`."""
     inputs = used_inputs(jaxpr, wanted)
     return frozenset(name for name, used in zip(names, inputs, strict=False) if used)

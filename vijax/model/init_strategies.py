@@ -1,4 +1,4 @@
-"""NumPyro's initialization strategies (`init_to_median`, ...) as start values."""
+"""NumPyro's initialization strategies (`init_to_median`, ...) as initial values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vijax.model.tracing.arguments import Arguments
 def init_strategy(
     model: Callable[..., Any], arguments: Arguments, strategy: Callable[..., Any]
 ) -> Callable[[Array, Batch], dict[str, Array]]:
-    """`(key, batch) -> start values by site` for a strategy of `numpyro.infer.initialization`."""
+    """`(key, batch) -> initial values by site` of a strategy of `numpyro.infer.initialization`."""
 
     def run(key: Array, batch: Batch) -> dict[str, Array]:
         args, kwargs = arguments.join(batch.data)

@@ -1,4 +1,4 @@
-"""A log density that is only a function becomes a model."""
+"""A model from a log density that is given as a function."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def from_log_density(
     shapes: Mapping[str, Shape],
     constraints: Mapping[str, Any] | None = None,
 ) -> Callable[..., None]:
-    """A model for `fit` from nothing but a log density.
+    """A model for `fit` from a log density.
 
     >>> import numpy as np, vijax
     >>> from numpyro.distributions import constraints
@@ -35,22 +35,21 @@ def from_log_density(
     1.6
 
     Args:
-        fn: `fn(values, *args, **kwargs) -> scalar`, the unnormalized log density of the values by
-            name, in their constraints. `args` and `kwargs` are those given to `fit`: arrays among
-            them are data, and change without anything being compiled again. Where it has no
-            gradient (a call to another program by `jax.pure_callback`), `fit` takes the objective
-            `ScoreELBO` by itself.
+        fn: `fn(values, *args, **kwargs) -> scalar`, the unnormalized log density of constrained
+            values by name. `args` and `kwargs` are those of `fit`: arrays among them are data, and
+            new values of them do not recompile. If it has no gradient (it calls another program by
+            `jax.pure_callback`), `fit` uses the objective `ScoreELBO` by default.
         shapes: shape of each value, by name.
-        constraints: `numpyro.distributions.constraints` by name; the real line for those left out.
-            The log Jacobian of the way there from unconstrained space is added by `fit`.
+        constraints: `numpyro.distributions.constraints` by name; the real line by default. `fit`
+            adds the log Jacobian of the transformation from unconstrained space.
 
     Returns:
-        A model. It has no observations: there is nothing that `predict` could draw, and the log
-        evidence is the log of the integral of `exp(fn)`.
+        A model without observations: `predict` is not available, and the log evidence is
+        `log integral exp(fn)`.
 
     Raises:
-        ModelError: a shape is none, or a constraint is of an unknown value; in `fit`, `fn` does
-            not give a scalar.
+        ModelError: a shape is invalid, or a constraint has an unknown name; in `fit`, `fn` does
+            not return a scalar.
     """
     constraints = dict(constraints or {})
     for name in constraints.keys() - shapes.keys():
@@ -67,13 +66,13 @@ def from_log_density(
 
 
 class _Sites(tuple[tuple[str, Shape, Any], ...]):
-    """Names, shapes and constraints: one static argument, not a tree of them."""
+    """Names, shapes and constraints as one static argument, not a pytree."""
 
     __slots__ = ()
 
 
 def log_density_model(fn: Callable[..., Array], sites: _Sites, *args: Any, **kwargs: Any) -> None:
-    """The model behind `from_log_density`."""
+    """The model of `from_log_density`."""
     values = {
         name: numpyro.sample(name, dist.ImproperUniform(support, (), shape))
         for name, shape, support in sites

@@ -1,4 +1,4 @@
-"""The posterior predictive of a fitted model, at its own and at new inputs."""
+"""The posterior predictive distribution of a fitted model, at the same or at new inputs."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ import jax.numpy as jnp
 from jax import Array
 
 from vijax.contracts import Batch, PyTree, Target
+from vijax.model.analysis import trace_with_default_rows
 from vijax.model.log_density import log_density_model
-from vijax.model.survey import inspect
 from vijax.model.traced_model import TracedModel
-from vijax.model.tracing import run as running
-from vijax.model.tracing import substitution as samplers
+from vijax.model.tracing import substitution
 from vijax.model.tracing.arguments import Arguments, split, unwrap
-from vijax.model.tracing.handler import Step
-from vijax.model.tracing.sites import is_data
+from vijax.model.tracing.handler import Message, Step, SubstituteFn
+from vijax.model.tracing.sites import Trace, at_step, fixed_value, is_data, site_shape
 from vijax.runtime.errors import ModelError
 from vijax.runtime.fingerprint import fingerprint
 
@@ -29,35 +28,35 @@ Draws = dict[str, Array]
 def predictor(
     model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], target: Target
 ) -> tuple[Callable[..., Draws], Batch]:
-    """A compiled program for the posterior predictive at new arguments, and the batch it takes.
+    """A compiled program for the posterior predictive at new arguments, and its batch.
 
     Latent sites take their posterior draws, `param` sites their fitted values. An observed site
-    whose data is left out (`y=None`) is sampled, given the data of the others; if the data of
-    all of them is there, all are sampled anew, each given the new values of those before. Sites
-    that the fit did not have come from their distribution given the rest, and so do discrete
-    sites in plates of another size than in the fit: their rows are new ones. A scan may go on for
-    more steps than in the fit.
+    whose data are missing (`y=None`) is sampled given the data of the others; if no data are
+    missing, all observed sites are sampled, each given the sampled values of earlier ones. Sites
+    that were not in the fit are sampled from their conditional distribution, and so are
+    marginalized discrete sites in plates of another size than in the fit, whose rows are new. A
+    scan may have more steps than in the fit.
 
     Args:
         model: the model function.
         args: its new positional arguments.
         kwargs: its new keyword arguments.
-        target: the fit's target.
+        target: the target of the fit.
 
     Returns:
-        `(keys, values, batch, model, mutable) -> draws`, where `keys` and the latents `values`
-        (constrained) have a leading axis of draws, `model` and `mutable` are those of the fit;
-        and `batch`. `draws` holds every sampled site and deterministic by name.
+        `(keys, values, batch, model, mutable) -> draws`, where `keys` and the constrained latent
+        `values` have a leading axis of draws, and `model` and `mutable` are those of the fit; and
+        `batch`. `draws` has every sampled site and deterministic by name.
 
     Raises:
-        ArgumentError: the arguments do not fit the model.
+        ArgumentError: the arguments do not match the model.
         ModelError: when the program runs: a latent has another shape than in the fit.
     """
     model, args, kwargs = unwrap(model, args, kwargs)
     if model is log_density_model:
         raise ModelError(
-            "predict: expected a model with observations, got a log density. Draw from it by hand, "
-            "given posterior.sample()."
+            "predict: expected a model with observations, got a log density. Simulate data from "
+            "posterior.sample() instead."
         )
     arguments, data = split(model, args, kwargs)
     lookup = (fingerprint(model), arguments.lookup)
@@ -66,7 +65,7 @@ def predictor(
 
 @dataclasses.dataclass(frozen=True)
 class _Prediction:
-    """A model at new arguments; equal if its lookup is."""
+    """A model at new arguments; equality is that of `lookup`."""
 
     lookup: Hashable
     model: Callable[..., Any] = dataclasses.field(compare=False)
@@ -83,13 +82,15 @@ def _predict(
     mutable: dict[str, PyTree],
 ) -> Draws:
     traced = TracedModel(prediction.model, prediction.arguments)
-    trace = inspect(traced, _at_any_value, scored=False)
-    anew = _sampled_anew(trace, target.structure.observed)
+    trace = trace_with_default_rows(traced, _origin_or_draw, with_log_density=False)
+    resampled = _resampled(trace, target.structure.observed)
 
     def draw(key: Array, values: Draws) -> Draws:
-        sampler = _from_posterior(key, values, anew, frozenset(target.marginalized.sizes))
+        substitute_fn = _from_posterior(
+            key, values, resampled, frozenset(target.marginalized.sizes)
+        )
         run_key = batch._replace(key=jax.random.fold_in(key, 0))
-        trace = traced.trace(run_key, sampler, model, mutable, scored=False)
+        trace = traced.trace(run_key, substitute_fn, model, mutable, with_log_density=False)
         return {
             name: site["value"]
             for name, site in trace.items()
@@ -100,45 +101,45 @@ def _predict(
     return jax.vmap(draw)(keys, values)
 
 
-def _at_any_value(name: str, site: running.Site, steps: tuple[Step, ...]) -> Any:
-    """The origin of unconstrained space where there is one, else a draw: shapes are all we need."""
+def _origin_or_draw(name: str, site: Message, steps: tuple[Step, ...]) -> Any:
+    """The origin of unconstrained space if it is defined, else a draw: only shapes are needed."""
     try:
-        return samplers.at_origin(name, site, steps)
-    except (ModelError, jax.errors.ConcretizationTypeError):  # a binomial of trials that are data
+        return substitution.at_origin(name, site, steps)
+    except (ModelError, jax.errors.ConcretizationTypeError):  # a binomial with counts from data
         return None
 
 
-def _sampled_anew(trace: running.Trace, fitted: tuple[str, ...]) -> frozenset[str]:
-    """Sites that are sampled although their data is given."""
-    given = {_plain(name): name for name, site in trace.items() if is_data(site)}
-    wanted = {_plain(name) for name in fitted}
-    if not wanted <= given.keys():
-        return frozenset()  # what was left out is predicted from what is given
-    return frozenset(given[name] for name in wanted)
+def _resampled(trace: Trace, fitted: tuple[str, ...]) -> frozenset[str]:
+    """The observed sites that are sampled although their data are given."""
+    given = {_base_name(name): name for name, site in trace.items() if is_data(site)}
+    observed = {_base_name(name) for name in fitted}
+    if not observed <= given.keys():
+        return frozenset()  # only sites with missing data are sampled
+    return frozenset(given[name] for name in observed)
 
 
-def _plain(name: str) -> str:
+def _base_name(name: str) -> str:
     return name.removesuffix("_observed")  # `obs_mask` splits a site in two
 
 
 def _from_posterior(
-    key: Array, values: Draws, anew: frozenset[str], discrete: frozenset[str]
-) -> running.Sampler:
-    """Latents from the posterior, everything else drawn from its distribution.
+    key: Array, values: Draws, resampled: frozenset[str], discrete: frozenset[str]
+) -> SubstituteFn:
+    """Latent values from the posterior, and draws of other sites from their distributions.
 
-    So are `discrete` ones of another shape than in the fit: their rows are new ones.
+    `discrete` sites of another shape than in the fit are sampled, since their rows are new.
     """
-    counter = itertools.count(1)  # 0 is the model's own randomness
+    counter = itertools.count(1)  # 0 is for the key of the model
 
-    def sampler(name: str, site: running.Site, steps: tuple[Step, ...]) -> Any:
+    def substitute(name: str, site: Message, steps: tuple[Step, ...]) -> Any:
         if site["value"] is not None:
-            if not (site["is_observed"] and name in anew):
+            if not (site["is_observed"] and name in resampled):
                 return None
             site["is_observed"] = False
-            extra = jnp.ndim(site["value"]) - len(running.site_shape(site))
+            extra = jnp.ndim(site["value"]) - len(site_shape(site))
             rows = jnp.shape(site["value"])[: max(extra, 0)]  # data outside any plate
             return _draw(name, site, steps, key, next(counter), rows)
-        fixed = running.fixed_value(site)
+        fixed = fixed_value(site)
         if fixed is not None:
             return fixed
         if name not in values:
@@ -150,42 +151,42 @@ def _from_posterior(
 
         return _posterior_value(name, site, steps, values[name], draw, name in discrete)
 
-    return sampler
+    return substitute
 
 
 def _posterior_value(
     name: str,
-    site: running.Site,
+    site: Message,
     steps: tuple[Step, ...],
     series: Array,
     draw: Callable[[], Array],
-    free: bool,
+    may_resize: bool,
 ) -> Array:
-    expected = (*(step.length for step in steps), *running.site_shape(site))
+    expected = (*(step.length for step in steps), *site_shape(site))
     if series.shape == expected:
-        return running.at_step(series, steps)
+        return at_step(series, steps)
     if len(steps) == 1 and series.shape[1:] == expected[1:] and len(series) < expected[0]:
-        index = steps[0].index  # a longer series: its further steps are new
+        index = steps[0].index  # a longer series, with new steps at the end
         past = series[jnp.minimum(index, len(series) - 1)]
         return jnp.where(index < len(series), past, draw())
-    if free:
+    if may_resize:
         return draw()
     raise ModelError(
         f"site {name!r}: expected the shape {series.shape} that it had in the fit, got {expected} "
-        "at these inputs. The posterior knows the fitted groups only: predict with the same plate "
-        f"sizes, or have those of new groups drawn from their prior, redraw=[{name!r}]."
+        "at these inputs. The posterior is that of the fitted groups: predict with the same plate "
+        f"sizes, or sample the values of new groups from their prior with redraw=[{name!r}]."
     )
 
 
 def _draw(
     name: str,
-    site: running.Site,
+    site: Message,
     steps: tuple[Step, ...],
     key: Array,
     number: int,
     rows: tuple[int, ...] = (),
 ) -> Array:
-    """A draw with a key of its own, even where the model has been given a fixed seed."""
+    """A draw with a key for this site and step, even if the model has a fixed seed."""
     key = jax.random.fold_in(key, number)
     for step in steps:
         key = jax.random.fold_in(key, step.index)
@@ -195,6 +196,6 @@ def _draw(
     except NotImplementedError as error:
         raise ModelError(
             f"site {name!r}: expected a distribution that can be sampled, got "
-            f"{type(fn).__name__} over {fn.support}. It was no latent of the fit; give its value "
-            "to the model, or a proper distribution."
+            f"{type(fn).__name__} over {fn.support}. It was not a latent site of the fit; pass its "
+            "value to the model, or use a proper distribution."
         ) from error

@@ -1,4 +1,4 @@
-"""A model function as the functions of a `Target`: each runs the model once, inside a program."""
+"""A model function as the functions of a `Target`, each of which runs the model once."""
 
 from __future__ import annotations
 
@@ -11,94 +11,104 @@ from jax import Array
 
 from vijax.contracts import Batch, Evaluation, Position, PyTree, Site, Terms
 from vijax.contracts.rows import take_rows
-from vijax.model.discrete.enumeration import Plan
-from vijax.model.discrete.marginalization import Summation
-from vijax.model.minibatch import plates as minibatch
-from vijax.model.tracing import log_densities as reading
-from vijax.model.tracing import params
-from vijax.model.tracing import run as running
-from vijax.model.tracing import substitution as samplers
+from vijax.model.discrete.enumeration import EnumerationPlan
+from vijax.model.discrete.marginalization import Marginalization
+from vijax.model.minibatch.subsampling import Subsampler
+from vijax.model.tracing import log_densities, params, substitution
 from vijax.model.tracing.arguments import Arguments
 from vijax.model.tracing.checks import tracing_errors
-from vijax.model.tracing.sites import is_data
-from vijax.model.tracing.term_dependence import volume
+from vijax.model.tracing.handler import SubstituteFn
+from vijax.model.tracing.run import SampledSites, run_model
+from vijax.model.tracing.sites import (
+    Trace,
+    is_data,
+    latent_values,
+    latents,
+    mutable_state,
+)
+from vijax.model.tracing.term_dependence import log_jacobian_name
 from vijax.runtime.errors import ModelError, mismatch
 
-_FIXED_KEY = 0  # randomness of the model where the caller brings none
+_FIXED_KEY = 0  # key of the model where the caller has none
 
 
 class TracedModel:
-    """A model with its static arguments; `vijax.model.survey` finds out the rest.
+    """A model with its static arguments; `vijax.model.analysis` sets the other attributes.
 
     Attributes:
         model: the model function.
         arguments: its static arguments.
-        drawn: discrete sites that are not marginalized.
-        rows: how many rows of a subsampled plate are used where a batch names none.
-        cut: how the data are cut into batches of a model that is written for all of them.
-        sites: the latent ones, once they are known.
-        summation: marginalizes discrete sites, `None` where there are none.
+        sampled: discrete latent sites that are sampled by the guide.
+        default_rows: number of rows of a subsampled plate in use for a batch without an index.
+        subsampler: the subsampling of the data of a model that is written for all rows.
+        sites: the latent sites.
+        marginalization: of discrete sites, `None` where there are none.
     """
 
     def __init__(
         self,
         model: Callable[..., Any],
         arguments: Arguments,
-        drawn: running.Drawn = frozenset(),
+        sampled: SampledSites = frozenset(),
     ) -> None:
         self.model = model
         self.arguments = arguments
-        self.drawn = drawn
-        self.rows: dict[str, int] = {}
-        self.cut = minibatch.Cut()
+        self.sampled = sampled
+        self.default_rows: dict[str, int] = {}
+        self.subsampler = Subsampler()
         self.sites: tuple[Site, ...] = ()
-        self.summation: Summation | None = None
+        self.marginalization: Marginalization | None = None
 
     @property
-    def plan(self) -> Plan:
-        """How discrete sites are marginalized; empty where there are none."""
-        return Plan() if self.summation is None else self.summation.how
+    def plan(self) -> EnumerationPlan:
+        """The enumeration of discrete sites; empty where there are none."""
+        return EnumerationPlan() if self.marginalization is None else self.marginalization.plan
 
     def trace(
         self,
         batch: Batch,
-        sampler: running.Sampler,
+        substitute_fn: SubstituteFn,
         model: Mapping[str, PyTree] | None = None,
         mutable: Mapping[str, PyTree] | None = None,
-        scored: bool = True,
+        with_log_density: bool = True,
         **options: Any,
-    ) -> running.Trace:
-        """Runs the model once, see `vijax.model.tracing.run.run`."""
-        args, kwargs = self.arguments.join(self.cut.take(batch))
+    ) -> Trace:
+        """Runs the model once, see `vijax.model.tracing.run.run_model`."""
+        args, kwargs = self.arguments.join(self.subsampler.subsample(batch))
         key = jax.random.key(_FIXED_KEY) if batch.key is None else batch.key
-        index = {name: jnp.arange(rows) for name, rows in self.rows.items()} | batch.index
+        index = {name: jnp.arange(rows) for name, rows in self.default_rows.items()} | batch.index
         with tracing_errors(self.model):
-            return running.run(
+            return run_model(
                 self.model,
                 args,
                 kwargs,
                 key,
-                sampler,
+                substitute_fn,
                 model,
                 mutable,
                 index,
-                self.cut.full,
-                scored,
-                drawn=self.drawn,
+                self.subsampler.full_sizes,
+                with_log_density,
+                sampled=self.sampled,
                 **options,
             )
 
-    def log_density(self, trace: running.Trace) -> Array:
-        """The log density of a trace, errors of distributions named after their sites."""
+    def log_density(self, trace: Trace) -> Array:
+        """The log density of a trace; errors name the site."""
         with tracing_errors(self.model):
-            return reading.log_density(trace)
+            return log_densities.log_density(trace)
 
-    def _at(
-        self, z: Position, batch: Batch, model: Mapping, mutable: Mapping, scored: bool = True
-    ) -> running.Trace:
-        """A run at one position."""
-        sampler = samplers.from_unconstrained(z, self._centering(batch))
-        return self.trace(batch, sampler, model, mutable, scored)
+    def _trace_at(
+        self,
+        z: Position,
+        batch: Batch,
+        model: Mapping,
+        mutable: Mapping,
+        with_log_density: bool = True,
+    ) -> Trace:
+        """The trace at one position."""
+        substitute_fn = substitution.from_unconstrained(z, self._centering(batch))
+        return self.trace(batch, substitute_fn, model, mutable, with_log_density)
 
     def _centering(self, batch: Batch) -> dict[str, Array]:
         """`batch.centering` of the rows in use."""
@@ -109,60 +119,62 @@ class TracedModel:
                 found[site.name] = take_rows(found[site.name], pairs, batch.index)
         return found
 
-    def _in_use(self, batch: Batch) -> Batch:
+    def _with_rows_in_use(self, batch: Batch) -> Batch:
         return batch._replace(centering=self._centering(batch))
 
-    # ---- the functions of a target, described there
+    # ---- the functions of a target, see there
 
     def evaluate(self, z: Position, batch: Batch, model: Mapping, mutable: Mapping) -> Evaluation:
         """The log density and the new mutable state."""
-        if self.summation is None:
-            trace = self._at(z, batch, model, mutable)
-            return Evaluation(self.log_density(trace), reading.mutable(trace))
-        return self.summation.evaluate(z, self._in_use(batch), model, mutable)
+        if self.marginalization is None:
+            trace = self._trace_at(z, batch, model, mutable)
+            return Evaluation(self.log_density(trace), mutable_state(trace))
+        return self.marginalization.evaluate(z, self._with_rows_in_use(batch), model, mutable)
 
     def terms(self, z: Position, batch: Batch, model: Mapping, mutable: Mapping) -> Terms:
-        """The log density by site, elementwise, and the log Jacobians of those that have one.
+        """The log density by site, elementwise, and the log Jacobians that are not zero.
 
-        Where discrete sites are marginalized it is all in one, `""`.
+        With marginalized discrete sites there is a single term, `""`.
         """
-        if self.summation is not None:
-            evaluation = self.summation.evaluate(z, self._in_use(batch), model, mutable)
+        if self.marginalization is not None:
+            evaluation = self.marginalization.evaluate(
+                z, self._with_rows_in_use(batch), model, mutable
+            )
             return Terms({"": evaluation.log_density}, evaluation.mutable)
-        trace = self._at(z, batch, model, mutable)
+        trace = self._trace_at(z, batch, model, mutable)
         with tracing_errors(self.model):
-            values = reading.log_probs(trace)
-        bent = reading.log_dets(trace, bent=True)
-        values |= {volume(name): log_det for name, log_det in bent.items()}
-        return Terms(values, reading.mutable(trace))
+            values = log_densities.log_probs(trace)
+        log_dets = log_densities.log_dets(trace, skip_identity=True)
+        values |= {log_jacobian_name(name): log_det for name, log_det in log_dets.items()}
+        return Terms(values, mutable_state(trace))
 
     def draw_discrete(
         self, key: Array, z: Position, batch: Batch, model: Mapping, mutable: Mapping
     ) -> Position:
-        """The marginalized discrete sites given the others, as indices of their values."""
-        if self.summation is None:
+        """Draws of the marginalized discrete sites given the others, as indices of their values."""
+        if self.marginalization is None:
             return {}
-        return self.summation.draw(key, z, self._in_use(batch), model, mutable)
+        return self.marginalization.draw(key, z, self._with_rows_in_use(batch), model, mutable)
 
     def constrain(
         self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
     ) -> dict[str, Array]:
-        """Sites and deterministics in the model's own space.
+        """Constrained values of latent sites, and deterministics.
 
-        Without states of the discrete sites in `z`, what depends on them is left out.
+        Without states of the marginalized sites in `z`, sites that depend on them are omitted.
         """
-        values = reading.values(self._at(z, batch, model, mutable))
-        if self.summation is None or self.summation.knows(z):
+        values = latent_values(self._trace_at(z, batch, model, mutable))
+        if self.marginalization is None or self.marginalization.has_states(z):
             return values
         return {name: x for name, x in values.items() if name not in self.plan.dependent}
 
     def unconstrain(
         self, values: Mapping[str, Any], batch: Batch, model: Mapping, mutable: Mapping
     ) -> Position:
-        """Unconstrained values of some sites; the others are put at the origin."""
-        sampler = samplers.from_values(values, self._centering(batch))
-        trace = self.trace(batch, sampler, model, mutable)
-        z = {name: jnp.asarray(record.z) for name, _, record in reading.latents(trace)}
+        """Unconstrained values of some sites, with the others at the origin."""
+        substitute_fn = substitution.from_values(values, self._centering(batch))
+        trace = self.trace(batch, substitute_fn, model, mutable)
+        z = {name: jnp.asarray(record.z) for name, _, record in latents(trace)}
         unknown = sorted(set(values) - set(z))
         if unknown:
             raise ModelError(mismatch("values", f"some of the sites {list(z)}", f"{unknown}"))
@@ -173,40 +185,44 @@ class TracedModel:
     ) -> dict[str, Array]:
         """Log density by site, unscaled, given states of discrete sites.
 
-        Where a discrete site belongs to one row of data, it is summed out of the row's.
+        Sites with a row-wise mixture distribution are marginalized over its discrete sites.
         """
-        found = reading.log_probs(self._at(z, batch, model, mutable), scaled=False)
-        if self.summation is not None:
-            found |= self.summation.by_row(z, self._in_use(batch), model, mutable)
+        trace = self._trace_at(z, batch, model, mutable)
+        found = log_densities.log_probs(trace, scaled=False)
+        if self.marginalization is not None:
+            found |= self.marginalization.mixture_log_probs(
+                z, self._with_rows_in_use(batch), model, mutable
+            )
         return found
 
     def log_dets(
         self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
     ) -> dict[str, Array]:
         """`log |dx/dz|` by latent site."""
-        return reading.log_dets(self._at(z, batch, model, mutable))
+        return log_densities.log_dets(self._trace_at(z, batch, model, mutable))
 
     def log_prior_sds(
         self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
     ) -> dict[str, Array]:
-        """Log prior sd, given all else, of every site that `batch.centering` names."""
-        return reading.log_prior_sds(self._at(z, batch, model, mutable, scored=False))
+        """Log conditional prior sd of every site in `batch.centering`."""
+        trace = self._trace_at(z, batch, model, mutable, with_log_density=False)
+        return log_densities.log_prior_sds(trace)
 
     def initialize(self, key: Array, batch: Batch) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
         """Initial values of `param` sites and mutable state."""
-        trace = self.trace(batch._replace(key=key), samplers.at_origin)
-        starts = {
-            name: params.start_param(name, site)
+        trace = self.trace(batch._replace(key=key), substitution.at_origin)
+        initial = {
+            name: params.initial_param(name, site)
             for name, site in trace.items()
             if site["type"] == "param"
         }
-        return starts, reading.mutable(trace)
+        return initial, mutable_state(trace)
 
     def constrain_params(
         self, model: Mapping[str, PyTree], batch: Batch, mutable: Mapping
     ) -> dict[str, PyTree]:
-        """The `param` sites in their constraints."""
-        trace = self.trace(batch, samplers.at_origin, model, mutable)
+        """The constrained values of `param` sites."""
+        trace = self.trace(batch, substitution.at_origin, model, mutable)
         return {
             name: params.param_value(site)
             for name, site in trace.items()
@@ -217,5 +233,5 @@ class TracedModel:
         self, batch: Batch, model: Mapping[str, PyTree], mutable: Mapping
     ) -> dict[str, Array]:
         """The values of the observed sites."""
-        trace = self.trace(batch, samplers.at_origin, model, mutable)
+        trace = self.trace(batch, substitution.at_origin, model, mutable)
         return {name: jnp.asarray(site["value"]) for name, site in trace.items() if is_data(site)}

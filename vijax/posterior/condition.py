@@ -10,7 +10,7 @@ import jax
 from vijax.contracts import AmortizedGuide, Batch, Target
 from vijax.engine import count_bounds
 from vijax.model import build, split
-from vijax.model.centering import of_rows
+from vijax.model.centering import resized_weights
 from vijax.posterior.result import FitResult
 from vijax.runtime.errors import GuideError, ModelError
 
@@ -40,7 +40,7 @@ def on_rows(
         ModelError: the model has other latents at these arguments.
     """
     arguments, data = split(result.model, args, kwargs)
-    target = build(result.model, arguments, drawn=frozenset(result.target.space.discrete.names))
+    target = build(result.model, arguments, sampled=frozenset(result.target.space.discrete.names))
     expected, found = (
         list(one.space.names)
         if result.guide.amortized
@@ -72,7 +72,7 @@ def _coordinates(result: FitResult, target: Target, batch: Batch) -> Batch:
     counts = [site for space in amortized for site in space.sites if site.cardinality == 0]
     names = {site.name for site in counts}
     kept = {name: one for name, one in result.batch.centering.items() if name not in names}
-    batch = batch._replace(centering=of_rows(target, kept))
+    batch = batch._replace(centering=resized_weights(target, kept))
     bounds = count_bounds.lower_bounds(
         target, batch, counts, result.variables.model, result.mutable
     )

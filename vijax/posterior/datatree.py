@@ -14,7 +14,7 @@ from vijax._version import __version__
 from vijax.contracts import Batch, DensityGuide, PyTree, Target
 from vijax.contracts.kernel import Kernel
 from vijax.diagnostics import importance
-from vijax.model.data_dependence import direct_arrays
+from vijax.model.data_dependence import observed_arrays
 from vijax.posterior import draws, pointwise
 from vijax.posterior.prediction import predictive
 from vijax.posterior.result import FitResult
@@ -74,7 +74,7 @@ def _groups(result: FitResult, key: Array, num_draws: int) -> dict[str, Arrays]:
     args, kwargs = result.arguments.join(full.batch.data)
     predicted = predictive(result, fold_in(key, 1), z, args, kwargs)
     observe = target.program(_observations)
-    constant = full.batch.data.keys() - direct_arrays(target, full.batch)
+    constant = full.batch.data.keys() - observed_arrays(target, full.batch)
     return {
         "posterior": draws.constrain(full, z),
         "posterior_predictive": {

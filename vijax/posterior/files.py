@@ -19,8 +19,8 @@ from vijax.contracts import Batch, Guide, PyTree, Target, Variables
 from vijax.data.arrays import as_row_sources
 from vijax.engine.problem import Problem
 from vijax.guides import resolve
-from vijax.model import Arguments, build, shard, split, spread, unwrap
-from vijax.model.data_dependence import abstract_position, needed_arrays, unknown_without
+from vijax.model import Arguments, build, shard_data, shard_target, split, unwrap
+from vijax.model.data_dependence import abstract_position, dependent_sites, required_arrays
 from vijax.posterior.result import FitResult
 from vijax.runtime.device_layout import mesh_layout
 from vijax.runtime.errors import GuideError, VijaxError
@@ -98,7 +98,8 @@ def _encode(result: FitResult) -> tuple[dict[str, Any], list[np.ndarray]]:
         "variables": writer.tree(variables),
         "mutable": writer.tree(mutable),
         "data": {
-            name: writer.encode(data[name]) for name in sorted(needed_arrays(*state) & data.keys())
+            name: writer.encode(data[name])
+            for name in sorted(required_arrays(*state) & data.keys())
         },
         "digests": {name: checks.digest(value) for name, value in data.items()},
         "index": writer.encode(result.batch.index),
@@ -157,8 +158,8 @@ def _decode(
     target = build(model, arguments, request, frozenset(space.discrete.names))
     checks.check_space(space, target.space)
     if options["mesh"] is not None:
-        target = spread(target, arguments, options["mesh"])
-        data |= shard(target, {name: data[name] for name in data if name not in missing})
+        target = shard_target(target, arguments, options["mesh"])
+        data |= shard_data(target, {name: data[name] for name in data if name not in missing})
     guide = _guide(manifest, reader, target, model, arguments, options["guide"])
     batch = Batch(data, centering=reader.decode(manifest["centering"]))
     try:
@@ -188,7 +189,7 @@ def _decode(
         engine=engine,
         run=run,
         missing=missing,
-        unknown=unknown_without(target, batch, variables, mutable, missing),
+        unknown=dependent_sites(target, batch, variables, mutable, missing),
         unsaved=unsaved,
         **{name: reader.decode(manifest[name]) for name in fields},
     )

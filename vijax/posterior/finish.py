@@ -20,7 +20,7 @@ from vijax.engine.engine import Engine
 from vijax.engine.problem import Problem
 from vijax.engine.row_schedule import RowSchedule
 from vijax.engine.run import Run
-from vijax.model.data_dependence import standing_in, unknown_without
+from vijax.model.data_dependence import dependent_sites, with_placeholders
 from vijax.posterior.result import FitResult
 from vijax.runtime.device_layout import fetch_remote_shards
 from vijax.runtime.keys import fold_in, host_rng
@@ -145,8 +145,8 @@ def _known_data(
         batch = problem.batch if holds_all_rows(target) else problem.first_batch
         return batch, (), frozenset()
     missing = tuple(arguments.sources)
-    batch = standing_in(problem.batch, arguments, missing)
-    return batch, missing, unknown_without(target, batch, variables, mutable, missing)
+    batch = with_placeholders(problem.batch, arguments, missing)
+    return batch, missing, dependent_sites(target, batch, variables, mutable, missing)
 
 
 def _other_modes(problem: Problem, variables: Variables, mutable: dict[str, PyTree]) -> int:

@@ -15,7 +15,7 @@ from vijax.engine import all_rows
 from vijax.engine.engine import Engine
 from vijax.engine.run import Run
 from vijax.model import Arguments
-from vijax.model.data_dependence import needed_arrays
+from vijax.model.data_dependence import required_arrays
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -93,4 +93,4 @@ class FitResult:
         if not (self.missing and self.guide.amortized):
             return frozenset()
         state = (self.target, self.guide, self.variables, self.mutable, self.batch)
-        return needed_arrays(*state) & {*self.missing}
+        return required_arrays(*state) & {*self.missing}

@@ -17,7 +17,7 @@ from vijax.contracts import Batch, LossContext, Variables
 from vijax.fitting import warm_start
 from vijax.guides import Amortized
 from vijax.guides.amortized.continuous import AmortizedParams
-from vijax.model import build, request, split
+from vijax.model import batch_request, build, split
 from vijax.objectives import ELBO
 
 ROWS = 400
@@ -60,7 +60,7 @@ def test_new_rows_are_inferred_from_their_data(fitted):
 
 def test_density_and_draw_agree_and_rows_have_the_weight_of_the_model():
     arguments, data = split(groups, (Y,), {})
-    target = build(groups, arguments, request({"rows": 50}, None))
+    target = build(groups, arguments, batch_request({"rows": 50}, None))
     guide = Amortized(Encoder, ("y",))
     start = {s.name: jnp.zeros(s.z_shape) for s in target.space.sites}
     params = guide.init(jax.random.key(0), target.space, start)

@@ -19,7 +19,7 @@ from vijax import GuideError
 from vijax.contracts import Batch, LossContext, Variables
 from vijax.families.discrete import DiscretizedLogistic
 from vijax.guides import Amortized, AmortizedDiscrete
-from vijax.model import build, request, split
+from vijax.model import batch_request, build, split
 from vijax.objectives import ELBO
 
 ROWS = 300
@@ -74,7 +74,7 @@ def values(y):
 def problem(model, encoder):
     """A target on a minibatch of three rows of five."""
     arguments, data = split(model, (Y[:5],), {})
-    target = build(model, arguments, request({"rows": 3}, None), "all").on_batch
+    target = build(model, arguments, batch_request({"rows": 3}, None), "all").on_batch
     guide = AmortizedDiscrete(encoder, "y")
     start = {site.name: jnp.zeros(site.z_shape) for site in target.space.sites}
     params = guide.init(jax.random.key(4), target.space, start)

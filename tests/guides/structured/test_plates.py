@@ -20,7 +20,7 @@ from vijax.engine.loop import init_loop, run_steps
 from vijax.engine.row_parameters import take
 from vijax.guides import Plates
 from vijax.guides.structured.plates import plates_affordable_on_batches
-from vijax.model import build, request, split
+from vijax.model import batch_request, build, split
 from vijax.objectives import ELBO
 from vijax.solvers.gaussians.structured_conversion import normal
 
@@ -62,7 +62,7 @@ CASES = {
 def built(name):
     model, args, size = CASES[name]
     arguments, data = split(model, args, {})
-    return build(model, arguments, request(size, None)), Batch(data)
+    return build(model, arguments, batch_request(size, None)), Batch(data)
 
 
 def perturbed_params(target, scale=0.3, seed=1):

@@ -1,4 +1,4 @@
-"""Discrete sites: summed out as brute force does it, drawn as their exact conditional says."""
+"""Discrete sites: marginalized as by brute force, and sampled from their exact conditional."""
 
 import functools
 import itertools
@@ -51,7 +51,7 @@ def in_a_plate(y):
         numpyro.sample("y", dist.Normal(mu + SHIFTS[z], 1.0), obs=y)
 
 
-def with_a_common_cause(y):
+def with_a_common_parent(y):
     mu = level()
     kind = numpyro.sample("kind", dist.Bernoulli(jax.nn.sigmoid(mu)))
     with numpyro.plate("rows", len(y)):
@@ -60,7 +60,7 @@ def with_a_common_cause(y):
     numpyro.sample("sum", dist.Normal(kind * mu, 1.0), obs=0.3)
 
 
-def one_after_another(y):
+def hierarchy_of_sites(y):
     mu = level()
     with numpyro.plate("rows", len(y)):
         first = categorical("first")
@@ -78,7 +78,7 @@ def nested_plates(y):
             numpyro.sample("y", dist.Normal(mu + SHIFTS[outer] * inner, 1.0), obs=y)
 
 
-def apart(y):
+def separate_plates(y):
     mu = level()
     with numpyro.plate("rows", 3, dim=-2):
         a = numpyro.sample("a", dist.DiscreteUniform(2, 4))
@@ -113,7 +113,7 @@ def markov(y):
     scan(step, 0, y)
 
 
-def markov_from_a_draw(y):
+def markov_from_a_site(y):
     mu = level()
     start = categorical("start")
     numpyro.sample("early", dist.Normal(SHIFTS[start], 1.0), obs=0.2)
@@ -127,7 +127,7 @@ def markov_from_a_draw(y):
     scan(step, (start, 0), y)
 
 
-def backwards(y):
+def reversed_markov(y):
     mu = level()
     start = categorical("start")
 
@@ -169,7 +169,7 @@ def two_chains(y):
 
 
 def panel(y, length):
-    """Several series side by side, of different lengths, with two observations a step."""
+    """Several series of different lengths in a plate, with two observations per step."""
     mu = level()
 
     def step(carry, y):
@@ -183,7 +183,7 @@ def panel(y, length):
     scan(step, (jnp.zeros((2, 1), int), 0), jnp.stack([y[:3], -y[:3]], -1))
 
 
-def no_reach(y):
+def without_a_chain(y):
     mu = level()
 
     def step(last, y):
@@ -199,19 +199,19 @@ CASES = {
     for model, *args in [
         (outside_plates, Y),
         (in_a_plate, Y),
-        (with_a_common_cause, Y),
-        (one_after_another, Y[:2]),
+        (with_a_common_parent, Y),
+        (hierarchy_of_sites, Y[:2]),
         (nested_plates, GRID),
-        (apart, GRID),
+        (separate_plates, GRID),
         (scaled, Y),
         (prior_of_a_latent, Y),
         (markov, SERIES),
-        (markov_from_a_draw, SERIES),
-        (backwards, SERIES),
+        (markov_from_a_site, SERIES),
+        (reversed_markov, SERIES),
         (switching, SERIES),
         (two_chains, SERIES),
         (panel, PANEL, np.array([3, 3])),
-        (no_reach, SERIES),
+        (without_a_chain, SERIES),
     ]
 }
 
@@ -225,7 +225,7 @@ def world(name):
 
 @functools.cache
 def brute_force(name):
-    """Every assignment of the discrete sites `(num, ...)`, NumPyro's log density and its slope."""
+    """Every assignment of the discrete sites `(num, ...)`, NumPyro's log density and gradient."""
     model, args = CASES[name]
     target, _ = world(name)
     seeded = handlers.seed(model, 0)
@@ -233,7 +233,7 @@ def brute_force(name):
     shapes, supports = {}, {}
     for site, size in target.marginalized.sizes.items():
         shapes[site] = np.shape(trace[site]["value"])
-        supports[site] = np.arange(size) + 2 * (site == "a" and name == "apart")
+        supports[site] = np.arange(size) + 2 * (site == "a" and name == "separate_plates")
     counts = [int(np.prod(shapes[site])) for site in shapes]
     cells = [supports[site] for site, n in zip(shapes, counts, strict=True) for _ in range(n)]
     table = np.array(list(itertools.product(*cells)))
@@ -246,11 +246,11 @@ def brute_force(name):
     def one(mu, assignment):
         return log_density(model, args, {}, {"mu": mu, **assignment})[0]
 
-    slopes = jax.vmap(jax.value_and_grad(one), (None, 0))
-    log_probs, slopes = jax.jit(slopes, compiler_options=QUICK)(0.8, values)
-    if name == "backwards":  # NumPyro's `substitute` counts steps, not positions
+    gradients = jax.vmap(jax.value_and_grad(one), (None, 0))
+    log_probs, gradients = jax.jit(gradients, compiler_options=QUICK)(0.8, values)
+    if name == "reversed_markov":  # NumPyro's `substitute` counts steps, not positions
         values["x"] = values["x"][:, ::-1]
-    return values, np.asarray(log_probs, float), np.asarray(slopes, float)
+    return values, np.asarray(log_probs, float), np.asarray(gradients, float)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -259,9 +259,9 @@ def test_log_density_equals_brute_force(name):
     assert target.space.names == ("mu",)
     program = jax.jit(jax.value_and_grad(target.log_density), compiler_options=QUICK)
     got, gradient = program({"mu": jnp.array(0.8)}, batch)
-    _, log_probs, slopes = brute_force(name)
+    _, log_probs, gradients = brute_force(name)
     assert got == pytest.approx(logsumexp(log_probs), abs=2e-4)
-    expected = np.exp(log_probs - logsumexp(log_probs)) @ slopes
+    expected = np.exp(log_probs - logsumexp(log_probs)) @ gradients
     assert gradient["mu"] == pytest.approx(expected, abs=1e-3)
 
 
@@ -283,12 +283,12 @@ def test_draws_follow_the_exact_conditional(name):
         return target.constrain({**z, **states}, batch, {}, {})
 
     program = jax.jit(jax.vmap(one), compiler_options=QUICK)
-    drawn = program(jax.random.split(jax.random.key(0), num))
+    draws = program(jax.random.split(jax.random.key(0), num))
     values, log_probs, _ = brute_force(name)
     exact = np.exp(log_probs - logsumexp(log_probs))
     rows = np.concatenate([np.reshape(v, (len(v), -1)) for v in values.values()], axis=1)
-    got = np.concatenate([np.reshape(drawn[site], (num, -1)) for site in values], axis=1)
-    assert {site: drawn[site].shape[1:] for site in values} == {
+    got = np.concatenate([np.reshape(draws[site], (num, -1)) for site in values], axis=1)
+    assert {site: draws[site].shape[1:] for site in values} == {
         site: value.shape[1:] for site, value in values.items()
     }
     number = {tuple(row): i for i, row in enumerate(rows)}
@@ -331,7 +331,7 @@ def no_plate(y):
     numpyro.sample("y", dist.Normal(mu * z, 1.0), obs=y)
 
 
-def summed_over_rows(y):
+def sum_over_rows(y):
     mu = level()
     with numpyro.plate("rows", 4):
         z = numpyro.sample("z", dist.Bernoulli(0.3))
@@ -350,7 +350,7 @@ def observed_after_the_scan(y):
         numpyro.sample("y", dist.Normal(mu + SHIFTS[xs], 1.0), obs=y)
 
 
-def remembers_everything(y):
+def all_earlier_states(y):
     mu = level()
 
     def step(total, y):
@@ -367,7 +367,7 @@ def too_many(y):
     numpyro.sample("y", dist.Normal(mu + sum(parts), 1.0), obs=y)
 
 
-def crossing(y):
+def crossed_plates(y):
     mu = level()
     rows, columns = numpyro.plate("rows", 3, dim=-2), numpyro.plate("columns", 2, dim=-1)
     with rows:
@@ -404,21 +404,25 @@ def moving_support(y):
         (poisson, Y, "site 'n': .*finitely many values.*Poisson.*Categorical"),
         (events, Y, r"site 'z': .*event shape \(4,\).*plate instead of to_event"),
         (no_plate, Y, r"site 'z': .*batch shape \(4,\).*numpyro.plate"),
-        (summed_over_rows, Y, "site 'y': depends on .*'z' in every row of plate 'rows'"),
+        (sum_over_rows, Y, "site 'y': depends on .*'z' in every row of plate 'rows'"),
         (observed_after_the_scan, Y, "site 'y': depends on .*'x' .*the scan.*Move it into"),
-        (remembers_everything, Y, "site 'x': .*'x' of the step before.*remembers more"),
+        (
+            all_earlier_states,
+            Y,
+            "site 'x': expected a first-order Markov chain.*'x'",
+        ),
         (too_many, Y, r"site 'y': .*at most 65536 combinations.*got 125000: 'z0' \(50 values\)"),
-        (crossing, GRID, "sites .*'a'.*plates.*nested.*crossing"),
-        (one_state_for_all_chains, GRID, "site 'own': .*carries on together.*got 'common'"),
+        (crossed_plates, GRID, "sites .*'a'.*plates.*nested.*crossed"),
+        (one_state_for_all_chains, GRID, "site 'own': .*jointly carries.*got 'common'"),
         (moving_support, Y, "site 'mu': expected a support.*depends on 'z'"),
     ],
 )
-def test_what_cannot_be_summed_out_is_named(model, data, message):
+def test_sites_that_cannot_be_marginalized_are_named(model, data, message):
     with pytest.raises(ModelError, match=f"(?s){message}"):
         make(model, data)
 
 
-def test_a_subsampled_mixture_counts_its_rows_in_full():
+def test_a_subsampled_mixture_is_scaled_to_all_rows():
     def model(y, size=None):
         mu = level()
         with numpyro.plate("rows", len(y), subsample_size=size) as rows:
@@ -441,7 +445,7 @@ def test_a_subsampled_mixture_counts_its_rows_in_full():
     assert density(target, some) == pytest.approx(prior + 2 * likelihood([3, 1]).sum(), abs=1e-4)
 
 
-def test_what_depends_on_a_discrete_site_needs_its_state():
+def test_sites_that_depend_on_a_discrete_site_need_its_state():
     def model(y):
         mu = level()
         with numpyro.plate("rows", len(y)):
@@ -458,29 +462,29 @@ def test_what_depends_on_a_discrete_site_needs_its_state():
     np.testing.assert_allclose(values["mean"], 0.8 + SHIFTS[values["z"]], rtol=1e-6)
 
 
-def test_a_masked_state_leaves_the_evidence_alone():
-    """A series of one step, side by side with a longer one, is worth what it is worth alone."""
+def test_a_masked_state_leaves_the_evidence_unchanged():
+    """A series of one step has the same evidence in a plate with a longer one as alone."""
 
     def alone(y):
         mu = level()
         x = categorical("x", STEPS[0])
         numpyro.sample("y", dist.Normal(mu + SHIFTS[x], jnp.array([1.0, 2.0])), obs=y)
 
-    worth = {}
+    evidence = {}
     for lengths in ((3, 0), (0, 1), (3, 1), (0, 0)):
         target, batch = make(panel, PANEL, np.array(lengths))
-        worth[lengths] = density(target, batch)
+        evidence[lengths] = density(target, batch)
     prior = float(dist.Normal(0.3, 1.0).log_prob(0.8))
-    assert worth[0, 0] == pytest.approx(prior, abs=1e-5)
-    assert worth[3, 1] == pytest.approx(worth[3, 0] + worth[0, 1] - prior, abs=1e-4)
+    assert evidence[0, 0] == pytest.approx(prior, abs=1e-5)
+    assert evidence[3, 1] == pytest.approx(evidence[3, 0] + evidence[0, 1] - prior, abs=1e-4)
     target, batch = make(alone, np.stack([PANEL[:3], -PANEL[:3]], -1)[0, 1])
-    assert worth[0, 1] == pytest.approx(density(target, batch), abs=1e-4)
+    assert evidence[0, 1] == pytest.approx(density(target, batch), abs=1e-4)
 
 
-def test_only_what_sees_the_step_before_is_run_for_pairs():
-    target, _ = world("markov_from_a_draw")
-    plan = target.functions.evaluate.__self__.summation.how
-    axes = {site: (table.now, table.before) for site, table in plan.tables.items()}
+def test_only_sites_that_depend_on_the_previous_state_are_enumerated_over_pairs():
+    target, _ = world("markov_from_a_site")
+    plan = target.functions.evaluate.__self__.plan
+    axes = {site: (spec.current, spec.previous) for site, spec in plan.specs.items()}
     assert axes == {
         "start": (("start",), ()),
         "early": (("start",), ()),
@@ -514,22 +518,22 @@ def test_a_chain_of_one_step():
     assert density(target, batch) == pytest.approx(float(expected), abs=1e-5)
 
 
-def test_the_log_likelihood_of_a_mixture_sums_its_components_out():
+def test_the_log_likelihood_of_a_mixture_is_marginal():
     target, batch = world("in_a_plate")
     z = {"mu": jnp.array(0.8), "z": jnp.zeros(4, int)}
     terms = np.log(WEIGHTS) + dist.Normal(0.8 + SHIFTS, 1.0).log_prob(Y[:, None])
     got = target.site_log_probs(z, batch, {}, {})["y"]
     np.testing.assert_allclose(got, logsumexp(terms, axis=1), atol=1e-5)
-    # where more than one row hangs on a state, it is given that state
-    target, batch = world("with_a_common_cause")
+    # where several rows depend on a state, it is conditional on the state
+    target, batch = world("with_a_common_parent")
     states = {"kind": jnp.array(1), "z": jnp.array([0, 1, 2, 0])}
     got = target.site_log_probs({"mu": jnp.array(0.8), **states}, batch, {}, {})["y"]
     expected = dist.Normal(2 * SHIFTS[states["z"]], 1.0).log_prob(Y)
     np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
-def test_one_start_for_several_chains():
-    """The start is in no plate, the chains are side by side in one."""
+def test_one_initial_state_for_several_chains():
+    """The initial state is outside the plate of the chains."""
 
     def model(y):
         mu = level()
@@ -546,13 +550,13 @@ def test_one_start_for_several_chains():
     target, batch = make(model, GRID)
     total = []
     for start in range(3):
-        worth = np.log(WEIGHTS[start])
+        evidence = np.log(WEIGHTS[start])
         for series in GRID.T:
             forward = np.eye(3)[start]
             for y in series:
                 seen = np.exp(dist.Normal(0.8 + SHIFTS, 1.0).log_prob(y))
                 forward = (forward @ np.asarray(STEPS, float)) * seen
-            worth += np.log(forward.sum())
-        total.append(worth)
+            evidence += np.log(forward.sum())
+        total.append(evidence)
     prior = float(dist.Normal(0.3, 1.0).log_prob(0.8))
     assert density(target, batch) == pytest.approx(float(logsumexp(total)) + prior, abs=1e-4)

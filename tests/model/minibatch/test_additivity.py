@@ -113,7 +113,7 @@ def test_without_an_index_all_rows_are_used(model):
     assert target.subsampling.plates["n"].subsample_size == 2
 
 
-def test_data_that_is_one_batch_is_used_as_it_is():
+def test_data_that_are_one_minibatch_are_used_unchanged():
     case = CASES["one_batch_of_rows"]
     arguments, data = split(case.model, case.args, {})
     target = build(case.model, arguments)

@@ -1,4 +1,4 @@
-"""Arguments: what is traced, what is static, and what each leaf is called."""
+"""Arguments: traced leaves, static leaves, and their names."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ def model(x, *rest, y=None, **options):
     pass
 
 
-class Column:  # as pandas and polars have them
+class Column:  # as in pandas and polars
     dtype = np.dtype(float)
 
     def __array__(self, *_, **__):
@@ -49,7 +49,7 @@ def test_arrays_of_any_kind_are_traced(value):
     assert data["x"].shape == value.shape
 
 
-def test_join_puts_everything_back():
+def test_join_inverts_split():
     args, kwargs = ({"a": np.arange(3), "b": (None, "s")}, 5), {"y": np.ones(2)}
     arguments, data = split(model, args, kwargs)
     (table, five), back = arguments.join(data)
@@ -59,7 +59,7 @@ def test_join_puts_everything_back():
     np.testing.assert_array_equal(back["y"], [1, 1])
 
 
-def test_lookup_sees_structure_shapes_types_and_static_values():
+def test_lookup_depends_on_structure_shapes_types_and_static_values():
     def lookup(*args, **kwargs):
         return split(model, args, kwargs)[0].lookup
 
@@ -74,7 +74,7 @@ def test_lookup_sees_structure_shapes_types_and_static_values():
     assert len(set(different)) == len(different)
 
 
-def test_a_weak_type_does_not_compile_apart():
+def test_a_weak_type_does_not_compile_separately():
     assert jnp.asarray(1.0).weak_type
     _, data = split(model, (jnp.asarray(1.0),), {})
     assert not data["x"].weak_type
@@ -88,7 +88,7 @@ def test_names_do_not_collide():
     assert {name: array.shape for name, array in data.items()} == {"x": (1,), "x'": (2,)}
 
 
-def test_numbers_that_fit_are_left_alone():
+def test_numbers_in_range_are_unchanged():
     extremes = np.array([np.inf, np.nan, 1e38])
     with jax.enable_x64(False):
         _, data = split(model, (np.array([1, -(2**31), 2**31 - 1]), extremes), {})
@@ -103,7 +103,7 @@ def test_double_precision_needs_no_check():
     assert np.asarray(data["args[1]"])[0] == 2**40
 
 
-def test_unwrap_takes_partials_apart():
+def test_unwrap_removes_partials():
     import functools
 
     inner = functools.partial(model, 1, y=2)

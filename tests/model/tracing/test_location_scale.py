@@ -1,4 +1,4 @@
-"""Coordinates of another centering describe the same distribution."""
+"""Partially centered parameterizations describe the same distribution."""
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +57,7 @@ def fixed_walk(y):
     scan(step, 0.0, y)
 
 
-def made(model):
+def make(model):
     arguments, data = split(model, (Y,), {})
     return build(model, arguments), Batch(data)
 
@@ -71,14 +71,14 @@ def made(model):
         (fixed_walk, ()),
     ],
 )
-def test_finds_the_sites_whose_scale_is_latent(model, expected):
-    assert made(model)[0].structure.hierarchical == expected
+def test_hierarchical_sites_have_a_latent_scale(model, expected):
+    assert make(model)[0].structure.hierarchical == expected
 
 
 @pytest.mark.parametrize("model", [schools, walk, families])
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
-def test_another_centering_is_a_change_of_variables(model, weight):
-    target, plain = made(model)
+def test_partial_centering_is_a_change_of_variables(model, weight):
+    target, plain = make(model)
     space = target.space
     rng = np.random.default_rng(0)
     shapes = {site.name: site.z_shape for site in space.sites}
@@ -90,7 +90,7 @@ def test_another_centering_is_a_change_of_variables(model, weight):
     vector = jnp.asarray(rng.normal(size=space.dim), jnp.float32)
 
     @jax.jit
-    def own(vector):
+    def to_model(vector):
         values = target.constrain(space.unravel(vector), batch, {}, {})
         latents = {name: values[name] for name in space.names}
         return space.ravel(target.unconstrain(latents, plain, {}, {}))
@@ -102,28 +102,30 @@ def test_another_centering_is_a_change_of_variables(model, weight):
         return space.ravel(target.unconstrain(latents, batch, {}, {}))
 
     np.testing.assert_allclose(back(vector), vector, rtol=1e-4, atol=1e-4)
-    sign, log_jacobian = np.linalg.slogdet(np.asarray(jax.jit(jax.jacobian(own))(vector), float))
+    sign, log_jacobian = np.linalg.slogdet(
+        np.asarray(jax.jit(jax.jacobian(to_model))(vector), float)
+    )
     assert sign == 1
     log_density = jax.jit(lambda vector, batch: target.log_density(space.unravel(vector), batch))
-    here, there = log_density(vector, batch), log_density(own(vector), plain)
-    np.testing.assert_allclose(here, there + log_jacobian, rtol=2e-5, atol=2e-3)
+    found, in_model = log_density(vector, batch), log_density(to_model(vector), plain)
+    np.testing.assert_allclose(found, in_model + log_jacobian, rtol=2e-5, atol=2e-3)
 
 
-def test_weight_one_is_the_models_own_and_zero_takes_the_scale_out():
-    target, plain = made(schools)
+def test_weight_one_is_centered_and_zero_noncentered():
+    target, plain = make(schools)
     z = {site.name: jnp.full(site.z_shape, 0.7) for site in target.space.sites}
-    own = target.constrain(z, plain, {}, {})
+    centered = target.constrain(z, plain, {}, {})
     for weight in (0.0, 1.0):
         batch = plain._replace(centering={"theta": jnp.full(8, weight)})
         theta = target.constrain(z, batch, {}, {})["theta"]
-        expected = own["theta"] if weight else own["mu"] + own["tau"] * 0.7
+        expected = centered["theta"] if weight else centered["mu"] + centered["tau"] * 0.7
         np.testing.assert_allclose(theta, expected, rtol=1e-6)
         found = target.log_prior_sds(z, batch, {}, {})["theta"]
-        np.testing.assert_allclose(found, np.full(8, weight * np.log(own["tau"])), rtol=1e-6)
+        np.testing.assert_allclose(found, np.full(8, weight * np.log(centered["tau"])), rtol=1e-6)
 
 
 def test_a_site_without_location_and_scale_is_refused():
-    target, plain = made(families)
+    target, plain = make(families)
     z = {site.name: jnp.ones(site.z_shape) for site in target.space.sites}
     with pytest.raises(ModelError, match=r"'other'.*location and a scale.*Gamma"):
         target.log_density(z, plain._replace(centering={"other": jnp.zeros(())}))

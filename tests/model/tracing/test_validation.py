@@ -1,4 +1,4 @@
-"""Arguments of distributions are validated as NumPyro does, without a trace of it in programs."""
+"""Arguments of distributions are validated as by NumPyro, and nothing of it is traced."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 
-from vijax.model.tracing.validation import known_arguments
+from vijax.model.tracing.validation import validate_concrete_arguments
 
 
 @pytest.fixture(autouse=True)
@@ -27,23 +27,23 @@ def validation():
         lambda: dist.Normal(0.0, -1.0, validate_args=True),
     ],
 )
-def test_what_is_known_to_be_invalid_is_refused_as_by_numpyro(make):
+def test_invalid_concrete_arguments_are_refused_as_by_numpyro(make):
     with pytest.raises(ValueError, match="got invalid") as theirs:
         make()
-    with known_arguments(), pytest.raises(ValueError, match="got invalid") as ours:
+    with validate_concrete_arguments(), pytest.raises(ValueError, match="got invalid") as ours:
         make()
     assert str(ours.value) == str(theirs.value)
 
 
-def test_what_is_made_to_be_asked_nothing_is_not_asked():
-    with known_arguments():
+def test_distributions_without_validation_are_not_validated():
+    with validate_concrete_arguments():
         assert dist.Normal(0.0, -1.0, validate_args=False).scale == -1.0
         assert np.isneginf(dist.Unit(-jnp.inf).log_factor)
 
 
-def test_a_traced_covariance_is_not_asked_for_its_eigenvalues():
+def test_a_traced_covariance_is_not_validated():
     def log_prob(covariance, value):
-        with known_arguments():
+        with validate_concrete_arguments():
             return dist.MultivariateNormal(0.0, covariance_matrix=covariance).log_prob(value)
 
     assert "eigh" not in str(jax.make_jaxpr(log_prob)(jnp.eye(3), jnp.ones(3)))
@@ -51,10 +51,10 @@ def test_a_traced_covariance_is_not_asked_for_its_eigenvalues():
 
 def test_values_outside_the_support_still_have_no_density():
     def log_prob(scale, value):
-        with known_arguments():
-            made = dist.HalfNormal(scale)
-            inside = made.log_prob(value)
-        return inside, made.log_prob(value)
+        with validate_concrete_arguments():
+            prior = dist.HalfNormal(scale)
+            inside = prior.log_prob(value)
+        return inside, prior.log_prob(value)
 
     inside, outside = jax.jit(log_prob)(1.0, jnp.array([-1.0, 1.0]))
     np.testing.assert_array_equal(inside, outside)

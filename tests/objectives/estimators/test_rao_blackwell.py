@@ -13,7 +13,7 @@ from flax import nnx
 
 from vijax.contracts import Batch, LossContext, Variables
 from vijax.guides import Amortized, resolve
-from vijax.model import build, request, split
+from vijax.model import batch_request, build, split
 from vijax.objectives import ELBO, ScoreELBO
 from vijax.objectives.estimators.particles import draw_particles, with_gradient_of
 
@@ -55,7 +55,7 @@ GUIDES = {
 @functools.cache
 def context(model, guide, size=None):
     arguments, data = split(model, (Y,), {})
-    target = build(model, arguments, request(size, None)).on_batch
+    target = build(model, arguments, batch_request(size, None)).on_batch
     index = {} if size is None else {"rows": jnp.array([7, 2, 0, 5])[:size]}
     chosen = resolve(GUIDES[guide], target)
     at = LossContext({}, KEYS[0], target, chosen, Batch(data, index), jnp.zeros(()))

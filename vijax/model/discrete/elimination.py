@@ -1,9 +1,9 @@
-"""Sums products of factors over discrete variables, with plates and chains.
+"""Variable elimination: sums of products of factors over discrete variables, plates and chains.
 
-Plates are worked off from the innermost outwards. Inside one, factors that share a variable of
-that plate are multiplied, the variable is summed out, and what remains is multiplied over the rows
-of the plate: the cost is that of one row times their number. A loop is a plate whose variables may
-reach into the next step. Sources: Tensor variable elimination for plated factor graphs, Obermeyer,
+Plates are eliminated from the innermost outward. In a plate, factors that share a variable of it
+are multiplied and summed over the variable; the result is multiplied over the rows of the plate.
+The cost is linear in the number of rows. A loop is a plate whose factors may depend on the previous
+states of its variables. Source: Tensor variable elimination for plated factor graphs, Obermeyer,
 Bingham, Jankowiak, Chiu, Pradhan, Rush, Goodman, 2019.
 """
 
@@ -17,42 +17,41 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vijax.model.discrete import forward_backward as chain
+from vijax.model.discrete import forward_backward
 from vijax.model.discrete.factors import (
     Factor,
     Name,
+    align,
     condition,
     joint_names,
     joint_size,
-    multiply_out,
     product,
-    spread,
-    sum_out,
+    product_over,
+    sum_over,
 )
-from vijax.model.discrete.forward_backward import Before
-from vijax.model.tracing.handler import Loop
+from vijax.model.tracing.handler import Loop, Previous
 from vijax.runtime.errors import ModelError
 
-MAX_COMBINATIONS = 2**16  # of discrete values that are enumerated together, in each row
+MAX_COMBINATIONS = 2**16  # of discrete values enumerated jointly, in each row
 
 
 class Variable(NamedTuple):
-    """A discrete site to be summed out.
+    """A discrete site to be marginalized.
 
     Attributes:
         name: of the site.
         size: number of its values.
         dims: the plate or loop along each dimension of its value, `None` where it has length 1.
         loop: the loop it is in, if any.
-        start: for one whose state reaches into the next step, the variable that is its state
-            before the first step; `""` where that is a constant, `None` for all others.
+        initial: for one in a chain, the variable that is its state before the first step; `""`
+            where that is a constant, `None` for variables that are not in a chain.
     """
 
     name: str
     size: int
     dims: tuple[Name | None, ...] = ()
     loop: Loop | None = None
-    start: str | None = None
+    initial: str | None = None
 
     @property
     def scope(self) -> frozenset[Name]:
@@ -60,33 +59,33 @@ class Variable(NamedTuple):
         return frozenset(dim for dim in self.dims if dim is not None)
 
 
-class Summed(NamedTuple):
-    """A variable that was summed out of `factor`."""
+class EliminatedVariable(NamedTuple):
+    """A variable that was eliminated from `factor`, the product of the factors it is in."""
 
     variable: str
     factor: Factor
 
 
-class Chained(NamedTuple):
-    """The states of a loop that were summed out together, of all factors that they enter."""
+class EliminatedChain(NamedTuple):
+    """The states of a loop that were jointly eliminated from `factor`, likewise."""
 
     states: tuple[str, ...]
     loop: Loop
     factor: Factor
 
 
-Tape = list[Summed | Chained]
+Tape = list[EliminatedVariable | EliminatedChain]
 
 
 class Elimination:
-    """Sums all variables out, and can draw them afterwards.
+    """Marginalizes all variables, and samples them given everything else.
 
     Args:
         variables: by name.
-        scales: the power of a plate: full rows over rows in use; 1 for those left out.
+        scales: power of the product over each plate, full rows over rows in use; 1 by default.
 
     Attributes:
-        tape: what was summed out, in order; filled by `total`.
+        tape: eliminated variables and chains, in order; set by `log_total`.
     """
 
     def __init__(self, variables: Mapping[str, Variable], scales: Mapping[str, float]) -> None:
@@ -94,171 +93,170 @@ class Elimination:
         self.scales: Mapping[Any, float] = scales
         self.tape: Tape = []
 
-    def total(self, factors: Iterable[Factor]) -> Array:
-        """The log of the sum of the product of `factors`, a scalar.
+    def log_total(self, factors: Iterable[Factor]) -> Array:
+        """The log of the sum over all variables of the product of `factors`, a scalar.
 
         Raises:
             ModelError: too many combinations, or plates that are not nested.
         """
-        waiting = [factor for factor in factors if factor.names]
+        remaining = [factor for factor in factors if factor.names]
         done = [factor.log for factor in factors if not factor.names]
-        while waiting:
-            scope = max((self._scope(factor) for factor in waiting), key=len)
-            here = [factor for factor in waiting if self._scope(factor) == scope]
-            waiting = [factor for factor in waiting if self._scope(factor) != scope]
-            for part in self._connected(here, scope):
-                left = self._leave(self._sum_locals(part, scope), scope)
-                if left.names:
-                    waiting.append(left)
+        while remaining:
+            scope = max((self._scope(factor) for factor in remaining), key=len)
+            innermost = [factor for factor in remaining if self._scope(factor) == scope]
+            remaining = [factor for factor in remaining if self._scope(factor) != scope]
+            for component in self._components(innermost, scope):
+                reduced = self._multiply_rows(self._eliminate(component, scope), scope)
+                if reduced.names:
+                    remaining.append(reduced)
                 else:
-                    done.append(left.log)
+                    done.append(reduced.log)
         return sum(done, jnp.zeros(()))
 
     @property
     def entries(self) -> int:
-        """Numbers that `total` has summed over."""
+        """Number of array elements that `log_total` summed over."""
         return sum(math.prod(entry.factor.log.shape) for entry in self.tape)
 
-    def draw(self, key: Array) -> dict[str, Array]:
-        """States of all variables, drawn given everything else; call `total` before.
+    def sample(self, key: Array) -> dict[str, Array]:
+        """Joint draws of the states of all variables; call `log_total` first.
 
         Returns:
             By name, integers with one dimension for each of the variable's `dims`.
         """
-        drawn: dict[Name, Factor] = {}
+        samples: dict[Name, Factor] = {}
         for number, entry in enumerate(reversed(self.tape)):
-            part = jax.random.fold_in(key, number)
-            if isinstance(entry, Summed):
-                factor = _given(entry.factor, drawn, keep={entry.variable})
+            draw_key = jax.random.fold_in(key, number)
+            if isinstance(entry, EliminatedVariable):
+                factor = _condition_on(entry.factor, samples, keep={entry.variable})
                 axis = factor.names.index(entry.variable)
-                states = jax.random.categorical(part, factor.log, axis=axis)
+                states = jax.random.categorical(draw_key, factor.log, axis=axis)
                 names = tuple(name for name in factor.names if name != entry.variable)
-                drawn[entry.variable] = Factor(names, states)
+                samples[entry.variable] = Factor(names, states)
             else:
-                drawn |= self._draw_chain(part, entry, drawn)
+                samples |= self._sample_chain(draw_key, entry, samples)
         out = {}
         for name, variable in self.variables.items():
-            states = spread(drawn[name], [dim or object() for dim in variable.dims])
-            backwards = variable.loop is not None and variable.loop.reverse
-            out[name] = jnp.flip(states, 0) if backwards else states  # from steps to positions
+            states = align(samples[name], [dim or object() for dim in variable.dims])
+            is_reversed = variable.loop is not None and variable.loop.reverse
+            out[name] = jnp.flip(states, 0) if is_reversed else states  # from steps to indices
         return out
 
-    def _owner(self, name: Name) -> Variable | None:
-        """The variable that a dimension belongs to, `None` for a plate or a loop."""
-        key: Any = name.name if isinstance(name, Before) else name
+    def _variable(self, name: Name) -> Variable | None:
+        """The variable of a dimension, `None` for a plate or a loop."""
+        key: Any = name.name if isinstance(name, Previous) else name
         return self.variables.get(key)
 
     def _scope(self, factor: Factor) -> frozenset[Name]:
-        return frozenset(name for name in factor.names if self._owner(name) is None)
+        return frozenset(name for name in factor.names if self._variable(name) is None)
 
-    def _locals(self, factors: Sequence[Factor], scope: frozenset[Name]) -> list[Variable]:
-        owners = dict.fromkeys(self._owner(name) for name in joint_names(factors))
-        return [owner for owner in owners if owner is not None and owner.scope == scope]
+    def _variables_of(self, factors: Sequence[Factor], scope: frozenset[Name]) -> list[Variable]:
+        variables = dict.fromkeys(self._variable(name) for name in joint_names(factors))
+        return [v for v in variables if v is not None and v.scope == scope]
 
-    def _connected(
+    def _components(
         self, factors: Sequence[Factor], scope: frozenset[Name]
     ) -> Iterable[list[Factor]]:
-        """Groups of factors that share variables of this scope."""
+        """Connected components of factors that share variables of this scope."""
         groups: list[tuple[set[str], list[Factor]]] = []
         for factor in factors:
-            names = {variable.name for variable in self._locals([factor], scope)}
+            names = {variable.name for variable in self._variables_of([factor], scope)}
             members = [factor]
-            apart = []
+            separate = []
             for other, group in groups:
                 if names & other:
                     names |= other
                     members = [*group, *members]
                 else:
-                    apart.append((other, group))
-            groups = [*apart, (names, members)]
+                    separate.append((other, group))
+            groups = [*separate, (names, members)]
         return [members for _, members in groups]
 
-    def _sum_locals(self, factors: list[Factor], scope: frozenset[Name]) -> Factor:
-        found = self._locals(factors, scope)
-        plain = {variable.name for variable in found if variable.start is None}
+    def _eliminate(self, factors: list[Factor], scope: frozenset[Name]) -> Factor:
+        found = self._variables_of(factors, scope)
+        plain = {variable.name for variable in found if variable.initial is None}
         while plain:
             sharing = {name: [f for f in factors if name in f.names] for name in plain}
             cheapest = min(sorted(plain), key=lambda name: joint_size(sharing[name]))
             plain.remove(cheapest)
             joint = self._product(sharing[cheapest])
-            self.tape.append(Summed(cheapest, joint))
-            apart = [factor for factor in factors if cheapest not in factor.names]
-            factors = [*apart, sum_out(joint, cheapest)]
-        carried = [variable for variable in found if variable.start is not None]
+            self.tape.append(EliminatedVariable(cheapest, joint))
+            others = [factor for factor in factors if cheapest not in factor.names]
+            factors = [*others, sum_over(joint, cheapest)]
+        chained = [variable for variable in found if variable.initial is not None]
         joint = self._product(factors)
-        return self._sum_chain(carried, joint) if carried else joint
+        return self._eliminate_chain(chained, joint) if chained else joint
 
     def _product(self, factors: Sequence[Factor]) -> Factor:
         names = joint_names(factors)
-        check_combinations([v for name in names if (v := self._owner(name)) is not None])
+        check_combinations([v for name in names if (v := self._variable(name)) is not None])
         return product(factors)
 
-    def _sum_chain(self, carried: Sequence[Variable], factor: Factor) -> Factor:
-        loop = carried[0].loop
+    def _eliminate_chain(self, chained: Sequence[Variable], factor: Factor) -> Factor:
+        loop = chained[0].loop
         assert loop is not None
         for name in factor.names:
-            other = self._owner(name)
-            if other is not None and other not in carried and loop in other.scope:
+            other = self._variable(name)
+            if other is not None and other not in chained and loop in other.scope:
                 raise ModelError(
-                    f"site {carried[0].name!r}: expected the discrete sites that a scan carries "
-                    f"on together to be in the same plates, got {other.name!r} in others. All rows "
-                    "of the plate would have to be summed over together; give each row a state of "
-                    "its own."
+                    f"site {chained[0].name!r}: expected the discrete sites that a scan jointly "
+                    f"carries to be in the same plates, got {other.name!r} in others. All rows of "
+                    "the plate would have to be enumerated jointly; use a separate state for each "
+                    "row."
                 )
-        states = tuple(variable.name for variable in carried)
-        self.tape.append(Chained(states, loop, factor))
-        links = chain.links(factor, loop, states)
-        first, _ = chain.messages(links)
-        first = first.reshape(*links.sizes, *first.shape[1:])
-        for variable in reversed(carried):
-            if not variable.start:  # a constant start: all entries are the same
-                first = jnp.take(first, 0, axis=carried.index(variable))
-        starts = tuple(variable.start for variable in carried if variable.start)
-        return Factor((*starts, *links.rest), first)
+        states = tuple(variable.name for variable in chained)
+        self.tape.append(EliminatedChain(states, loop, factor))
+        chain = forward_backward.as_chain(factor, loop, states)
+        first, _ = forward_backward.backward_messages(chain)
+        first = first.reshape(*chain.sizes, *first.shape[1:])
+        for variable in reversed(chained):
+            if not variable.initial:  # a constant initial state: all entries are equal
+                first = jnp.take(first, 0, axis=chained.index(variable))
+        initial = tuple(variable.initial for variable in chained if variable.initial)
+        return Factor((*initial, *chain.rest), first)
 
-    def _draw_chain(
-        self, key: Array, entry: Chained, drawn: dict[Name, Factor]
+    def _sample_chain(
+        self, key: Array, entry: EliminatedChain, samples: dict[Name, Factor]
     ) -> dict[Name, Factor]:
-        carried = [self.variables[name] for name in entry.states]
-        own: set[Name] = {*entry.states, *(Before(name) for name in entry.states)}
-        factor = _given(entry.factor, drawn, keep=own)
-        links = chain.links(factor, entry.loop, entry.states)
-        nothing = Factor((), jnp.zeros((), int))
-        starts = [drawn[v.start] if v.start else nothing for v in carried]
-        start = jnp.zeros((), int)
-        for size, one in zip(links.sizes, starts, strict=True):
-            start = start * size + spread(one, links.rest)
-        joint = chain.draw(key, links, start)
-        names = (entry.loop, *links.rest)
+        chained = [self.variables[name] for name in entry.states]
+        keep: set[Name] = {*entry.states, *(Previous(name) for name in entry.states)}
+        factor = _condition_on(entry.factor, samples, keep)
+        chain = forward_backward.as_chain(factor, entry.loop, entry.states)
+        constant = Factor((), jnp.zeros((), int))
+        initial = [samples[v.initial] if v.initial else constant for v in chained]
+        joint_initial = jnp.zeros((), int)
+        for size, one in zip(chain.sizes, initial, strict=True):
+            joint_initial = joint_initial * size + align(one, chain.rest)
+        joint = forward_backward.sample_states(key, chain, joint_initial)
+        names = (entry.loop, *chain.rest)
         out: dict[Name, Factor] = {}
-        for i, variable in enumerate(carried):
-            states = joint // math.prod(links.sizes[i + 1 :]) % variable.size
-            first = jnp.broadcast_to(spread(starts[i], links.rest), states.shape[1:])
-            before = jnp.concatenate([first[None], states[:-1]])
+        for i, variable in enumerate(chained):
+            states = joint // math.prod(chain.sizes[i + 1 :]) % variable.size
+            first = jnp.broadcast_to(align(initial[i], chain.rest), states.shape[1:])
+            previous = jnp.concatenate([first[None], states[:-1]])
             out[variable.name] = Factor(names, states)
-            out[Before(variable.name)] = Factor(names, before)
+            out[Previous(variable.name)] = Factor(names, previous)
         return out
 
-    def _leave(self, factor: Factor, scope: frozenset[Name]) -> Factor:
+    def _multiply_rows(self, factor: Factor, scope: frozenset[Name]) -> Factor:
         """Multiplies over the plates of a scope that the remaining variables are not in."""
-        left = [v for name in factor.names if (v := self._owner(name)) is not None]
-        outer = frozenset[Name]().union(*(variable.scope for variable in left))
-        if outer & scope == scope and left:
-            names = " and ".join(repr(variable.name) for variable in left)
+        variables = [v for name in factor.names if (v := self._variable(name)) is not None]
+        outer = frozenset[Name]().union(*(variable.scope for variable in variables))
+        if outer & scope == scope and variables:
+            names = " and ".join(repr(variable.name) for variable in variables)
             raise ModelError(
-                f"sites {names}: expected the plates of discrete sites that depend on one another "
-                f"to be nested, got {sorted(map(str, scope))} crossing. Every row of one would "
-                "depend on every row of the other; give one of them a distribution without "
-                "discrete values."
+                f"sites {names}: expected the plates of dependent discrete sites to be nested, got "
+                f"crossed plates {sorted(map(str, scope))}. Every row of one would depend on every "
+                "row of the other; replace one of them by a continuous site."
             )
-        for name in factor.names:  # in their order, so that sums round alike in every process
-            if self._owner(name) is None and name not in outer:
-                factor = multiply_out(factor, name, self.scales.get(name, 1.0))
+        for name in factor.names:  # in this order, so that rounding is the same in every process
+            if self._variable(name) is None and name not in outer:
+                factor = product_over(factor, name, self.scales.get(name, 1.0))
         return factor
 
 
 def check_combinations(variables: Sequence[Variable], site: str = "") -> None:
-    """Refuses to enumerate too many values together.
+    """Refuses to enumerate too many values jointly.
 
     Raises:
         ModelError: naming the sites and the number of combinations.
@@ -268,13 +266,14 @@ def check_combinations(variables: Sequence[Variable], site: str = "") -> None:
         sizes = " x ".join(f"{v.name!r} ({v.size} values)" for v in variables)
         raise ModelError(
             f"site {site or variables[0].name!r}: expected at most {MAX_COMBINATIONS} combinations "
-            f"of discrete values to be summed over together, got {count}: {sizes}. Let fewer "
-            "discrete sites enter one distribution, or give them fewer values."
+            f"of discrete values to be enumerated jointly, got {count}: {sizes}. Let the "
+            "distribution depend on fewer discrete sites, or give them fewer values."
         )
 
 
-def _given(factor: Factor, drawn: Mapping[Name, Factor], keep: set[Name]) -> Factor:
+def _condition_on(factor: Factor, samples: Mapping[Name, Factor], keep: set[Name]) -> Factor:
+    """Conditions on the samples of all variables but those in `keep`."""
     for name in factor.names:
-        if name in drawn and name not in keep:
-            factor = condition(factor, name, drawn[name])
+        if name in samples and name not in keep:
+            factor = condition(factor, name, samples[name])
     return factor

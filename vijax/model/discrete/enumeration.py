@@ -1,13 +1,13 @@
-"""Discrete latent sites are summed out of the log density, exactly.
+"""Factors of a model with discrete latent sites, by exact enumeration.
 
-The model runs with every row of a discrete site at the same value, once for each value, by `vmap`:
-its own code never sees an array of a different shape. The elementwise log densities of its sites
-are then the factors that `vijax.model.discrete.elimination` sums over. Rows of a plate are independent given
-what is outside of it, so that one value for all of them says everything about each. In a `scan` it
-is the same with the states before and at each step, see `vijax.model.tracing.scan_by_state`; the first step, which
-has none before it, is run for itself.
+The model runs by `vmap` once for each value of a discrete site, with all rows at that value, so
+that the shapes of its arrays do not change. The elementwise log densities of its sites are the
+factors for `vijax.model.discrete.elimination`: rows of a plate are conditionally independent, so a
+joint value of all rows determines the factor of each. A `scan` is enumerated over the previous and
+the current states of each step (`vijax.model.tracing.vectorized_scan`); its first step, which has
+no previous one, runs separately.
 
-What depends on what is read off the traced program when the target is built, see
+The dependence of sites on discrete ones is determined from the traced program, see
 `vijax.model.discrete.planning`.
 """
 
@@ -23,124 +23,125 @@ import jax.numpy as jnp
 from jax import Array
 
 from vijax.model.discrete.elimination import Variable
-from vijax.model.discrete.factors import Factor, Name, append
-from vijax.model.discrete.forward_backward import Before
-from vijax.model.tracing.handler import Loop
+from vijax.model.discrete.factors import Factor, Name, concatenate
+from vijax.model.tracing.handler import Loop, Previous
 
-States = dict[Any, Array]  # by site, or `Before(site)`
+States = dict[Any, Array]  # by site, or `Previous(site)`
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
-    """How the log density of a site becomes a factor.
+class FactorSpec:
+    """The dependence of a site's log density on discrete sites.
 
     Attributes:
-        now: discrete sites whose present state it depends on.
-        before: those whose state one step earlier it depends on.
+        current: discrete sites on whose current state it depends.
+        previous: those on whose state at the previous step it depends.
         dims: the plate or loop along each dimension of its log density, `None` to sum over.
     """
 
-    now: tuple[str, ...]
-    before: tuple[str, ...]
+    current: tuple[str, ...]
+    previous: tuple[str, ...]
     dims: tuple[Name | None, ...]
 
     @property
     def axes(self) -> tuple[Name, ...]:
-        """The states along which it is run."""
-        return (*self.now, *map(Before, self.before))
+        """The states to enumerate."""
+        return (*self.current, *map(Previous, self.previous))
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """The discrete sites of a model, and what depends on them.
+class EnumerationPlan:
+    """The discrete sites of a model to enumerate, and the sites that depend on them.
 
     Attributes:
-        variables: by name.
-        tables: of the sites whose log density depends on them.
+        variables: the discrete sites by name.
+        specs: of the sites whose log density depends on them.
         dependent: sites and deterministics whose values depend on them.
     """
 
     variables: Mapping[str, Variable] = dataclasses.field(default_factory=dict)
-    tables: Mapping[str, Table] = dataclasses.field(default_factory=dict)
+    specs: Mapping[str, FactorSpec] = dataclasses.field(default_factory=dict)
     dependent: frozenset[str] = frozenset()
 
     @property
     def loops(self) -> frozenset[int]:
-        """Numbers of the scans that discrete sites are in."""
+        """Numbers of the scans that contain discrete sites."""
         return frozenset(v.loop.number for v in self.variables.values() if v.loop is not None)
 
-    def alone(self) -> dict[str, tuple[str, ...]]:
-        """The sites whose rows are all that is seen of their discrete sites, and those sites.
+    def mixtures(self) -> dict[str, tuple[str, ...]]:
+        """Sites with a row-wise mixture distribution, and the discrete sites to sum over.
 
-        A mixture: a row of data and the component that it comes from, in the same plates.
+        A site is one if its discrete ancestors are in the same plates and no other continuous or
+        observed site depends on them.
         """
-        causes: dict[str, set[str]] = {}
-        for site, table in self.tables.items():
-            found, new = set[str](), {*table.now, *table.before}
+        ancestors: dict[str, set[str]] = {}
+        for site, spec in self.specs.items():
+            found, new = set[str](), {*spec.current, *spec.previous}
             while new:
                 found |= new
-                new = {cause for name in new for cause in self.tables[name].now} - found
-            causes[site] = found
-        seen = [site for site in causes if site not in self.variables]
+                new = {parent for name in new for parent in self.specs[name].current} - found
+            ancestors[site] = found
+        continuous = [site for site in ancestors if site not in self.variables]
         out = {}
-        for site in seen:
-            others = set[str]().union(*(causes[other] for other in seen if other != site))
-            dims = self.tables[site].dims
-            rows = {self.variables[name].dims for name in causes[site]}
-            if rows == {dims} and not any(map(_is_loop, dims)) and not causes[site] & others:
-                out[site] = tuple(sorted(causes[site]))
+        for site in continuous:
+            others = set[str]().union(*(ancestors[one] for one in continuous if one != site))
+            dims = self.specs[site].dims
+            rows = {self.variables[name].dims for name in ancestors[site]}
+            if rows == {dims} and not any(map(_is_loop, dims)) and not ancestors[site] & others:
+                out[site] = tuple(sorted(ancestors[site]))
         return out
 
     def factors(self, run: Callable[..., States]) -> dict[str, Factor]:
-        """The factors of all tables, by site.
+        """The factors of all sites in `specs`.
 
         Args:
-            run: from states of the discrete sites, one number for all rows, and whether of scans
-                with discrete sites the first step is wanted or all others, to the elementwise log
-                density of the sites in `tables`.
+            run: `(states, first_step) -> log_probs`. `states` has one index for all rows of each
+                discrete site; `first_step` is whether to run the first step of scans with discrete
+                sites, or all others; `log_probs` are elementwise, by site in `specs`.
         """
-        later = self._grid(partial(run, first=False), {s: t.axes for s, t in self.tables.items()})
+        axes = {site: spec.axes for site, spec in self.specs.items()}
+        factors = self._enumerate(partial(run, first_step=False), axes)
         if not self.loops:
-            return later
-        stepwise = {s: t for s, t in self.tables.items() if any(map(_is_loop, t.dims))}
-        starts = {state: self.variables[state].start for state in self.variables}
-        wanted = {
-            site: (*table.now, *(start for name in table.before if (start := starts[name])))
-            for site, table in stepwise.items()
+            return factors
+        in_loops = {s: spec for s, spec in self.specs.items() if any(map(_is_loop, spec.dims))}
+        initial = {state: self.variables[state].initial for state in self.variables}
+        axes = {
+            site: (*spec.current, *(one for name in spec.previous if (one := initial[name])))
+            for site, spec in in_loops.items()
         }
-        renamed = {start: Before(state) for state, start in starts.items() if start}
-        for site, one in self._grid(partial(run, first=True), wanted).items():
-            loop = next(filter(_is_loop, self.tables[site].dims))
-            names = tuple(renamed.get(name, name) for name in one.names)  # type: ignore[call-overload]
-            later[site] = append(Factor(names, one.log), later[site], loop)
-        return later
+        renamed = {one: Previous(state) for state, one in initial.items() if one}
+        for site, first in self._enumerate(partial(run, first_step=True), axes).items():
+            loop = next(filter(_is_loop, self.specs[site].dims))
+            names = tuple(renamed.get(name, name) for name in first.names)  # type: ignore[call-overload]
+            factors[site] = concatenate(Factor(names, first.log), factors[site], loop)
+        return factors
 
-    def _grid(
-        self, run: Callable[[States], States], wanted: Mapping[str, tuple[Name, ...]]
+    def _enumerate(
+        self, run: Callable[[States], States], axes: Mapping[str, tuple[Name, ...]]
     ) -> dict[str, Factor]:
-        """Runs at every combination of states; each table along the axes wanted of it only."""
-        axes = {axis: self._size(axis) for names in wanted.values() for axis in names}
+        """The factors over `axes` of each site, from `run` at all combinations of states."""
+        sizes = {axis: self._size(axis) for names in axes.values() for axis in names}
 
-        def level(rest: tuple[Name, ...], states: dict[Name, Array]) -> States:
+        def run_over(rest: tuple[Name, ...], states: dict[Name, Array]) -> States:
             if not rest:
-                tables = run(states)
-                return {site: tables[site] for site in wanted}
+                log_probs = run(states)
+                return {site: log_probs[site] for site in axes}
             axis, *others = rest
-            out_axes = {site: 0 if axis in names else None for site, names in wanted.items()}
+            out_axes = {site: 0 if axis in names else None for site, names in axes.items()}
             return jax.vmap(
-                lambda state: level(tuple(others), {**states, axis: state}), 0, out_axes
-            )(jnp.arange(axes[axis]))
+                lambda state: run_over(tuple(others), {**states, axis: state}), 0, out_axes
+            )(jnp.arange(sizes[axis]))
 
         found = {}
-        for site, log_prob in level(tuple(axes), {}).items():
-            own, dims = tuple(a for a in axes if a in wanted[site]), self.tables[site].dims
-            unnamed = [len(own) + i for i, dim in enumerate(dims) if dim is None]
-            names = (*own, *(dim for dim in dims if dim is not None))
+        for site, log_prob in run_over(tuple(sizes), {}).items():
+            states, dims = tuple(a for a in sizes if a in axes[site]), self.specs[site].dims
+            unnamed = [len(states) + i for i, dim in enumerate(dims) if dim is None]
+            names = (*states, *(dim for dim in dims if dim is not None))
             found[site] = Factor(names, jnp.sum(log_prob, axis=unnamed))
         return found
 
     def _size(self, axis: Name) -> int:
-        name: Any = axis.name if isinstance(axis, Before) else axis
+        name: Any = axis.name if isinstance(axis, Previous) else axis
         return self.variables[name].size
 
 

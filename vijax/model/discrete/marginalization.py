@@ -1,4 +1,4 @@
-"""The log density of a model with its discrete sites summed out, and draws of them afterwards."""
+"""Marginalization of discrete sites: the marginal log density, and draws of their states."""
 
 from __future__ import annotations
 
@@ -11,118 +11,126 @@ import jax.numpy as jnp
 from jax import Array
 
 from vijax.contracts import Batch, Evaluation, Position, Space
-from vijax.model.discrete import factors as named
 from vijax.model.discrete.elimination import Elimination
-from vijax.model.discrete.enumeration import Plan
-from vijax.model.discrete.factors import Factor
-from vijax.model.discrete.planning import Outputs, plan
-from vijax.model.tracing import log_densities as reading
-from vijax.model.tracing import run as running
-from vijax.model.tracing import substitution as samplers
+from vijax.model.discrete.enumeration import EnumerationPlan
+from vijax.model.discrete.factors import Factor, align, product, sum_over
+from vijax.model.discrete.planning import Outputs, plan_enumeration
+from vijax.model.tracing import log_densities, substitution
+from vijax.model.tracing.sites import Trace, latent_values, mutable_state, plate_scales
 
-Tracer = Callable[..., running.Trace]
+TraceFn = Callable[..., Trace]
 Abstract = Mapping[str, jax.ShapeDtypeStruct]
 
 
-class Summation:
-    """What a target does with discrete sites; its functions take what those of `Target` take.
+class Marginalization:
+    """Marginalizes discrete sites; methods have the arguments of those of `Target`.
 
     Args:
         trace: runs the model, `TracedModel.trace`.
-        how: from `vijax.model.discrete.planning.plan`.
+        plan: from `vijax.model.discrete.planning.plan_enumeration`.
 
     Attributes:
-        entries: numbers that are summed over for one position, with all data.
+        entries: number of array elements summed over at one position, with all data.
     """
 
-    def __init__(self, trace: Tracer, how: Plan) -> None:
+    def __init__(self, trace: TraceFn, plan: EnumerationPlan) -> None:
         self.trace = trace
-        self.how = how
+        self.plan = plan
         self.entries = 0
 
     def evaluate(self, z: Position, batch: Batch, model: Mapping, mutable: Mapping) -> Evaluation:
-        """The log density and the new mutable state."""
-        return self.sum_out(z, batch, model, mutable)[0]
+        """The marginal log density and the new mutable state."""
+        return self.eliminate(z, batch, model, mutable)[0]
 
     def draw(
         self, key: Array, z: Position, batch: Batch, model: Mapping, mutable: Mapping
     ) -> Position:
-        """The discrete sites given the others, as numbers of their values."""
-        return self.sum_out(z, batch, model, mutable)[1].draw(key)
+        """Draws of the discrete sites given the others, as indices of their values."""
+        return self.eliminate(z, batch, model, mutable)[1].sample(key)
 
-    def by_row(
+    def mixture_log_probs(
         self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
     ) -> dict[str, Array]:
-        """Log density, elementwise, of sites in whose rows alone a discrete site is seen."""
-        alone, found = self.how.alone(), {}
-        factors = self._factors(z, batch, model, mutable) if alone else {}
-        for site, names in alone.items():
-            joint = named.product([factors[one] for one in (site, *names)])
+        """Marginal log density, elementwise, of sites with a row-wise mixture distribution."""
+        mixtures, found = self.plan.mixtures(), {}
+        factors = self._factors(z, batch, model, mutable) if mixtures else {}
+        for site, names in mixtures.items():
+            joint = product([factors[one] for one in (site, *names)])
             for name in names:
-                joint = named.sum_out(joint, name)
-            dims = self.how.tables[site].dims
-            found[site] = named.spread(joint, [dim or object() for dim in dims])
+                joint = sum_over(joint, name)
+            dims = self.plan.specs[site].dims
+            found[site] = align(joint, [dim or object() for dim in dims])
         return found
 
-    def knows(self, z: Position) -> bool:
+    def has_states(self, z: Position) -> bool:
         """Whether a position has the states of all discrete sites."""
-        return self.how.variables.keys() <= z.keys()
+        return self.plan.variables.keys() <= z.keys()
 
-    def sum_out(
+    def eliminate(
         self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
     ) -> tuple[Evaluation, Elimination]:
-        """The log density, in a way that can be followed back."""
-        trace = self.trace(batch, samplers.from_unconstrained(z, batch.centering), model, mutable)
-        rest = {name: site for name, site in trace.items() if name not in self.how.tables}
+        """The marginal log density, and the elimination for sampling states."""
+        substitute_fn = substitution.from_unconstrained(z, batch.centering)
+        trace = self.trace(batch, substitute_fn, model, mutable)
+        rest = {name: site for name, site in trace.items() if name not in self.plan.specs}
         factors = self._factors(z, batch, model, mutable)
-        elimination = Elimination(self.how.variables, reading.plate_scales(trace))
-        log_density = elimination.total(factors.values()) + reading.log_density(rest)
-        return Evaluation(log_density, reading.mutable(trace)), elimination
+        elimination = Elimination(self.plan.variables, plate_scales(trace))
+        log_density = elimination.log_total(factors.values()) + log_densities.log_density(rest)
+        return Evaluation(log_density, mutable_state(trace)), elimination
 
     def _factors(
         self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
     ) -> dict[str, Factor]:
-        """What discrete sites enter, by site."""
+        """The factors that depend on discrete sites, by site."""
 
-        def run(states: Position, first: bool) -> dict[str, Array]:
-            sampler = samplers.from_unconstrained({**z, **states}, batch.centering)
-            loops = self.how.loops
-            part = self.trace(batch, sampler, model, mutable, apart=loops, first=first)
-            return reading.powered(part, self.how.tables)
+        def run(states: Position, first_step: bool) -> dict[str, Array]:
+            substitute_fn = substitution.from_unconstrained({**z, **states}, batch.centering)
+            trace = self.trace(
+                batch,
+                substitute_fn,
+                model,
+                mutable,
+                vectorized_loops=self.plan.loops,
+                first_step=first_step,
+            )
+            return log_densities.handler_scaled_log_probs(trace, self.plan.specs)
 
-        return self.how.factors(run)
+        return self.plan.factors(run)
 
 
-def planned(tracer: Tracer, trace: running.Trace, space: Space, data: Abstract) -> Summation:
-    """How the discrete sites of a model are summed out.
+def plan_marginalization(
+    trace_fn: TraceFn, trace: Trace, space: Space, data: Abstract
+) -> Marginalization:
+    """The marginalization of the discrete sites of a model.
 
     Args:
-        tracer: runs the model.
-        trace: of abstract values, with discrete sites in it.
+        trace_fn: runs the model.
+        trace: of abstract values, including the discrete sites.
         space: of the other sites.
-        data: of abstract arrays.
+        data: abstract arrays.
 
     Raises:
-        ModelError: they cannot be.
+        ModelError: a discrete site cannot be marginalized.
     """
     origin = {site.name: jnp.ones(site.z_shape) for site in space.sites}
-    summation = Summation(tracer, plan(trace, functools.partial(_outputs, tracer, origin), data))
+    outputs = functools.partial(_outputs, trace_fn, origin)
+    marginalization = Marginalization(trace_fn, plan_enumeration(trace, outputs, data))
 
     def log_density(data: dict[str, Array]) -> Array:
-        evaluation, elimination = summation.sum_out(origin, Batch(data), {}, {})
-        summation.entries = elimination.entries
+        evaluation, elimination = marginalization.eliminate(origin, Batch(data), {}, {})
+        marginalization.entries = elimination.entries
         return evaluation.log_density
 
-    jax.eval_shape(log_density, data)  # plates that cross are found on the way
-    return summation
+    jax.eval_shape(log_density, data)  # also raises the errors of the elimination
+    return marginalization
 
 
-def _outputs(tracer: Tracer, z: Position, states: Position, data: Any) -> Outputs:
-    """What the model computes in some state."""
-    trace = tracer(Batch(data), samplers.from_unconstrained(z | states))
+def _outputs(trace_fn: TraceFn, z: Position, states: Position, data: Any) -> Outputs:
+    """What the model computes at given states."""
+    trace = trace_fn(Batch(data), substitution.from_unconstrained(z | states))
     return Outputs(
-        reading.log_probs(trace),
-        reading.values(trace),
-        reading.log_dets(trace),
-        reading.mutable(trace),
+        log_densities.log_probs(trace),
+        latent_values(trace),
+        log_densities.log_dets(trace),
+        mutable_state(trace),
     )

@@ -1,4 +1,4 @@
-"""Which sites depend on which discrete ones, and whether those can be summed out."""
+"""Plans the enumeration of discrete sites from the dependence of other sites on them."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import jax
 import jax.numpy as jnp
 
 from vijax.model.discrete.elimination import Variable, check_combinations
-from vijax.model.discrete.enumeration import Plan, States, Table
+from vijax.model.discrete.enumeration import EnumerationPlan, FactorSpec, States
 from vijax.model.discrete.factors import Name
-from vijax.model.tracing import run as running
 from vijax.model.tracing.handler import Loop
+from vijax.model.tracing.sites import Trace, is_enumerated
 from vijax.runtime.errors import ModelError
 from vijax.runtime.jaxpr import Dependencies, dependencies
 
-_Lines = dict[str, Dependencies]
+_Parents = dict[str, Dependencies]
 
 
 class Outputs(NamedTuple):
-    """What a model computes, by name."""
+    """The quantities that a model computes, by name."""
 
     log_probs: dict[str, Any]
     values: dict[str, Any]
@@ -28,38 +28,44 @@ class Outputs(NamedTuple):
     mutable: dict[str, Any]
 
 
-def plan(trace: running.Trace, outputs: Callable[[States, Any], Outputs], data: Any) -> Plan:
-    """How to sum the discrete sites of a model out.
+def plan_enumeration(
+    trace: Trace, outputs: Callable[[States, Any], Outputs], data: Any
+) -> EnumerationPlan:
+    """The enumeration of the discrete sites of a model.
 
     Args:
         trace: of abstract values.
-        outputs: of the model, from one state for each discrete site, and its data.
-        data: abstract.
+        outputs: of the model, as a function of one state of each discrete site and of the data.
+        data: abstract arrays.
 
     Raises:
-        ModelError: a discrete site cannot be summed out; the message names it.
+        ModelError: a discrete site cannot be marginalized; the message names it.
     """
-    sites = {name: site for name, site in trace.items() if running.is_enumerated(site)}
+    sites = {name: site for name, site in trace.items() if is_enumerated(site)}
     loops = {name: _loop(name, site) for name, site in sites.items() if site["_loops"]}
     found, shapes = _dependence(sites, loops, outputs, data)
     _check_transforms(found)
     dims = {name: _dims(trace[name], shape, set(loops.values())) for name, shape in shapes.items()}
-    lines = {site: line for site, line in found.log_probs.items() if line}
+    all_parents = {site: parents for site, parents in found.log_probs.items() if parents}
     for site in sites:
         _check_rows(site, shapes[site], dims[site])
-    for site, line in lines.items():
-        _check_scope(site, dims, line)
-    carried = {name for line in lines.values() for name, age in line if age and name in loops}
-    starts = _starts(sites, loops, carried, lines, dims)
+    for site, parents in all_parents.items():
+        _check_scope(site, dims, parents)
+    chained = {
+        name for parents in all_parents.values() for name, lag in parents if lag and name in loops
+    }
+    initial = _initial_states(sites, loops, chained, all_parents, dims)
     variables = {
-        name: Variable(name, site["_states"], dims[name], loops.get(name), starts.get(name))
+        name: Variable(name, site["_num_states"], dims[name], loops.get(name), initial.get(name))
         for name, site in sites.items()
     }
-    tables = {site: _table(line, starts, dims[site]) for site, line in lines.items()}
-    for site, table in tables.items():
-        check_combinations([variables[name] for name in (*table.now, *table.before)], site)
-    dependent = frozenset(name for name, line in found.values.items() if line)
-    return Plan(variables, tables, dependent)
+    specs = {
+        site: _factor_spec(parents, initial, dims[site]) for site, parents in all_parents.items()
+    }
+    for site, spec in specs.items():
+        check_combinations([variables[name] for name in (*spec.current, *spec.previous)], site)
+    dependent = frozenset(name for name, parents in found.values.items() if parents)
+    return EnumerationPlan(variables, specs, dependent)
 
 
 def _dependence(
@@ -68,18 +74,18 @@ def _dependence(
     outputs: Callable[[States, Any], Outputs],
     data: Any,
 ) -> tuple[Outputs, dict[str, tuple[int, ...]]]:
-    """The lineage of every output, and the shapes of the log densities."""
-    states = {name: jnp.zeros((), int) for name in sorted(sites)}  # as a dict is laid out
+    """The discrete sites that every output depends on, and the shapes of the log densities."""
+    states = {name: jnp.zeros((), int) for name in sorted(sites)}  # the leaf order of a dict
     closed, shapes = jax.make_jaxpr(outputs, return_shape=True)(states, data)
     labels = [frozenset({(name, 0)}) for name in states]
     labels += [frozenset()] * (len(closed.jaxpr.invars) - len(labels))
     leaves = dependencies(closed.jaxpr, labels, frozenset(loops))
     tree = jax.tree.unflatten(jax.tree.structure(shapes), leaves)
-    united = Outputs(*({name: _united(one) for name, one in part.items()} for part in tree))
-    return united, {name: leaf.shape for name, leaf in shapes.log_probs.items()}
+    union = Outputs(*({name: _union(one) for name, one in part.items()} for part in tree))
+    return union, {name: leaf.shape for name, leaf in shapes.log_probs.items()}
 
 
-def _united(tree: Any) -> Dependencies:
+def _union(tree: Any) -> Dependencies:
     leaves = jax.tree.leaves(tree, is_leaf=lambda leaf: isinstance(leaf, frozenset))
     return frozenset[tuple[str, int]]().union(*leaves)
 
@@ -88,7 +94,7 @@ def _loop(name: str, site: Mapping[str, Any]) -> Loop:
     if len(site["_loops"]) > 1:
         raise ModelError(
             f"site {name!r}: expected a discrete latent in one scan, got one in nested scans. "
-            "Write the inner one as a plate or a Python loop."
+            "Replace the inner one by a plate or a Python loop."
         )
     return site["_loops"][0]
 
@@ -107,58 +113,62 @@ def _dims(
     return tuple(names)
 
 
-def _starts(
+def _initial_states(
     sites: Mapping[str, Any],
     loops: Mapping[str, Loop],
-    carried: set[str],
-    lines: _Lines,
+    chained: set[str],
+    all_parents: _Parents,
     dims: Mapping[str, tuple[Name | None, ...]],
 ) -> dict[str, str]:
-    """For every state that reaches into the next step the site that comes before the first.
+    """For every chained site the site that is its state before the first step, `""` for none.
 
-    A site outside of a loop can be that if the loop has it in its first step only. All others that
-    the loop depends on are there at every step.
+    A site outside of a loop is one if only the first step of the loop depends on it. All steps
+    depend on the other sites outside that the loop depends on.
     """
-    starts = dict.fromkeys(sorted(carried), "")
+    initial = dict.fromkeys(sorted(chained), "")
     for name, site in sites.items():
-        ages = {
+        lags = {
             loop: {
-                age
-                for site, line in lines.items()
+                lag
+                for site, parents in all_parents.items()
                 if loop in dims[site]
-                for other, age in line
+                for other, lag in parents
                 if other == name
             }
             for loop in set(loops.values())
         }
-        entered = [loop for loop, seen in ages.items() if seen]
-        if name in loops or len(entered) != 1 or ages[entered[0]] != {1}:
+        entered = [loop for loop, found in lags.items() if found]
+        if name in loops or len(entered) != 1 or lags[entered[0]] != {1}:
             continue
-        for state, start in starts.items():
-            same = sites[state]["_states"] == site["_states"]
-            if loops[state] == entered[0] and same and not start:
-                starts[state] = name
+        for state, one in initial.items():
+            same = sites[state]["_num_states"] == site["_num_states"]
+            if loops[state] == entered[0] and same and not one:
+                initial[state] = name
                 break
-    return starts
+    return initial
 
 
-def _table(line: Dependencies, starts: Mapping[str, str], dims: tuple[Name | None, ...]) -> Table:
-    owners = {start: state for state, start in starts.items() if start}
-    before = {
-        owners.get(name, name) for name, age in line if age and (name in starts or name in owners)
+def _factor_spec(
+    parents: Dependencies, initial: Mapping[str, str], dims: tuple[Name | None, ...]
+) -> FactorSpec:
+    states = {one: state for state, one in initial.items() if one}
+    previous = {
+        states.get(name, name)
+        for name, lag in parents
+        if lag and (name in initial or name in states)
     }
-    now = {name for name, age in line if not (age and (name in starts or name in owners))}
-    return Table(tuple(sorted(now)), tuple(sorted(before)), dims)
+    current = {name for name, lag in parents if not (lag and (name in initial or name in states))}
+    return FactorSpec(tuple(sorted(current)), tuple(sorted(previous)), dims)
 
 
 def _check_transforms(found: Outputs) -> None:
-    for kind, lines in (("support", found.log_dets), ("mutable state", found.mutable)):
-        for name, line in lines.items():
-            if line:
+    for kind, all_parents in (("support", found.log_dets), ("mutable state", found.mutable)):
+        for name, parents in all_parents.items():
+            if parents:
                 raise ModelError(
                     f"site {name!r}: expected a {kind} that is the same for all values of the "
-                    f"discrete sites, got one that depends on {_names(line)}. Move that dependence "
-                    "into a distribution's parameters."
+                    f"discrete sites, got one that depends on {_names(parents)}. Move that "
+                    "dependence into the parameters of a distribution."
                 )
 
 
@@ -167,30 +177,30 @@ def _check_rows(name: str, shape: tuple[int, ...], dims: Sequence[Name | None]) 
         raise ModelError(
             f"site {name!r}: expected every dimension of a discrete latent to be a plate, got "
             f"batch shape {shape} with plates {[dim for dim in dims if dim is not None]}. Put it "
-            "into numpyro.plate, which says that its rows are independent."
+            "into numpyro.plate, which declares its rows independent."
         )
 
 
 def _check_scope(
-    site: str, dims: Mapping[str, tuple[Name | None, ...]], line: Dependencies
+    site: str, dims: Mapping[str, tuple[Name | None, ...]], parents: Dependencies
 ) -> None:
-    own = {dim for dim in dims[site] if dim is not None}
-    for name, age in sorted(line):
-        outside = {dim for dim in dims[name] if dim is not None} - own
+    scope = {dim for dim in dims[site] if dim is not None}
+    for name, lag in sorted(parents):
+        outside = {dim for dim in dims[name] if dim is not None} - scope
         for dim in outside:
             where = "the scan" if isinstance(dim, Loop) else f"plate {dim!r}"
             raise ModelError(
                 f"site {site!r}: depends on the discrete site {name!r} in every row of {where}, "
-                f"and is not in {where} itself, so that all rows would have to be summed over "
-                f"together. Move it into {where}, or let it depend on something else."
+                f"but is not in {where}, so that all rows would have to be enumerated jointly. "
+                f"Move it into {where}, or remove the dependence."
             )
-        if age > 1 and any(isinstance(dim, Loop) for dim in dims[name]):
+        if lag > 1 and any(isinstance(dim, Loop) for dim in dims[name]):
             raise ModelError(
-                f"site {site!r}: expected a chain in which a step depends on the discrete site "
-                f"{name!r} of the step before, got one that remembers more of it. Carry the "
-                "latest state only; for a chain of higher order make pairs of states one site."
+                f"site {site!r}: expected a first-order Markov chain, got a step that depends on "
+                f"earlier states of the discrete site {name!r} than the previous one. Carry only "
+                "the latest state; for a chain of higher order combine states into one site."
             )
 
 
-def _names(line: Iterable[tuple[str, int]]) -> str:
-    return " and ".join(sorted({repr(name) for name, _ in line}))
+def _names(parents: Iterable[tuple[str, int]]) -> str:
+    return " and ".join(sorted({repr(name) for name, _ in parents}))

@@ -1,1 +1,1 @@
-"""Minibatches of a model that is written for all rows."""
+"""Minibatches of models that are written for all rows: subsampling, and checks of it."""

@@ -1,1 +1,1 @@
-"""One run of a model function: every site's value, its log density, what depends on what."""
+"""One run of a model function: its arguments, values and log densities of its sites, dependence."""

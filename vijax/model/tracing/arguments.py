@@ -18,20 +18,20 @@ from vijax.contracts import RowSource
 from vijax.runtime.errors import ArgumentError
 from vijax.runtime.fingerprint import fingerprint
 
-_HOLE = object()  # where a traced array was taken out
-_TABLE = ("columns", "data_vars", "column_names")  # what pandas, polars, xarray, pyarrow have
+_HOLE = object()  # in place of a traced array
+_TABLE = ("columns", "data_vars", "column_names")  # attributes in pandas, polars, xarray, pyarrow
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Arguments:
-    """The static part of a call `model(*args, **kwargs)`; `join` puts the arrays back.
+    """The static part of a call `model(*args, **kwargs)`; `join` adds the arrays.
 
     Attributes:
-        leaves: static leaves, with holes where the arrays were.
+        leaves: static leaves, with `_HOLE` in place of arrays.
         names: names of all leaves.
         treedef: the structure of `(args, kwargs)`.
         avals: shape and dtype of every array, by name.
-        sources: the arrays that are read a few rows at a time, by name.
+        sources: the arrays that are read in blocks of rows, by name.
     """
 
     leaves: tuple[Any, ...]
@@ -41,7 +41,7 @@ class Arguments:
     sources: dict[str, RowSource] = dataclasses.field(default_factory=dict)
 
     def join(self, data: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """`(args, kwargs)` with the arrays of `data` in their places."""
+        """`(args, kwargs)` with the arrays of `data`."""
         filled = [
             data[name] if leaf is _HOLE else leaf
             for leaf, name in zip(self.leaves, self.names, strict=True)
@@ -49,14 +49,14 @@ class Arguments:
         return jax.tree.unflatten(self.treedef, filled)
 
     def placeholder(self, name: str) -> Any:
-        """Zeros that take no memory, for an array that is not there and will not be read."""
+        """Zeros that take no memory, for an array that is missing and not used."""
         shape, dtype = self.avals[name]
         if jnp.issubdtype(dtype, jax.dtypes.prng_key):
             return jnp.broadcast_to(jax.random.key(0), shape)
         return np.broadcast_to(np.zeros((), dtype), shape)
 
     def abstract(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Stand-ins for the arrays, by name."""
+        """Shapes and dtypes of the arrays, by name."""
         return {
             name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in self.avals.items()
         }
@@ -68,7 +68,7 @@ class Arguments:
 
     @functools.cached_property
     def lookup(self) -> Hashable:
-        """Equal for calls that trace alike: same structure, static values, shapes and dtypes."""
+        """A cache key, equal for calls with equal structure, static values, shapes and dtypes."""
         static = tuple(
             name if leaf is _HOLE else fingerprint(leaf)
             for leaf, name in zip(self.leaves, self.names, strict=True)
@@ -78,7 +78,7 @@ class Arguments:
 
 
 def _treedef_lookup(treedef: Any) -> Hashable:
-    """The structure itself, or where a node's metadata has no hash, one equal to no other."""
+    """The structure itself, or a unique value if the metadata of a node is not hashable."""
     try:
         hash(treedef)
     except TypeError:
@@ -89,7 +89,7 @@ def _treedef_lookup(treedef: Any) -> Hashable:
 def unwrap(
     model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-    """Takes `functools.partial` apart, so that what it holds is treated as arguments.
+    """Unwraps `functools.partial`, so that its arguments are treated as those of the call.
 
     Raises:
         ArgumentError: the model cannot be called.
@@ -109,19 +109,27 @@ def split(
     model: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    apart: bool = False,
+    keep_sources: bool = False,
 ) -> tuple[Arguments, dict[str, Array]]:
-    """Separates the arrays in `args` and `kwargs` from everything static.
+    """Separates the arrays in `args` and `kwargs` from static values.
 
     NumPy and JAX arrays (and pandas or polars columns) are traced; Python and NumPy scalars,
     strings, `None` and any other object are static. A NumPy integer such as `index.max() + 1`
-    counts as a Python one, so that it may size a plate. A `jax.ShapeDtypeStruct` stands for an
-    array that is not at hand: it is described, and missing from the data. So is a `RowSource`,
-    if it is to be kept `apart`; otherwise it is read whole.
+    becomes a Python one and can be the size of a plate. A `jax.ShapeDtypeStruct` represents a
+    missing array: it is in the `Arguments` but not in the data.
+
+    Args:
+        model: the model function.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+        keep_sources: whether to treat a `RowSource` likewise, instead of reading it into memory.
+
+    Returns:
+        The static part, and the arrays by name.
 
     Raises:
         ArgumentError: the call does not match the model's signature, an array is not numeric or
-            does not fit the default precision, or a table was passed whole.
+            does not fit the default precision, or a whole table was passed.
     """
     prefixes = _parameter_names(model, args, kwargs)
     flat, treedef = jax.tree.flatten_with_path((args, kwargs))
@@ -134,7 +142,7 @@ def split(
         name = prefixes[_position(path)] + jax.tree_util.keystr(path[2:])
         while name in avals:  # f(x, /, **kwargs) may be called with another x
             name += "'"
-        if isinstance(leaf, RowSource) and apart:
+        if isinstance(leaf, RowSource) and keep_sources:
             sources[name] = leaf
             leaf = jax.ShapeDtypeStruct(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype))
         value = _classify(name, leaf)
@@ -150,14 +158,14 @@ def split(
 
 def _on_device(name: str, value: np.ndarray | Array) -> Array:
     if isinstance(value, Array):
-        weak = getattr(value, "weak_type", False)  # would compile apart from other arrays
+        weak = getattr(value, "weak_type", False)  # would be compiled separately
         return jax.lax.convert_element_type(value, value.dtype) if weak else value
     check_range(name, value)
     return jax.device_put(value)
 
 
 def check_range(name: str, value: np.ndarray) -> None:
-    """Refuses numbers that would overflow on their way to the device, in silence."""
+    """Refuses numbers that would silently overflow in the precision of the device."""
     dtype = jax.dtypes.canonicalize_dtype(value.dtype)
     if dtype == value.dtype or value.size == 0 or value.dtype.kind not in "iuf":
         return
@@ -181,7 +189,7 @@ def _position(path: tuple[Any, ...]) -> int | str:
 def _parameter_names(
     model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> dict[int | str, str]:
-    """Argument position or keyword to the name in the model's signature."""
+    """The name in the model's signature, by argument position or keyword."""
     names: dict[int | str, str] = {key: str(key) for key in kwargs}
     names |= {i: f"args[{i}]" for i in range(len(args))}
     try:
@@ -204,13 +212,13 @@ def _parameter_names(
 
 
 def _suggestion(signature: inspect.Signature, kwargs: dict[str, Any]) -> str:
-    """What an unknown keyword was probably meant to be."""
+    """A suggestion for an unknown keyword."""
     for keyword in kwargs:
         if keyword not in signature.parameters:
             close = difflib.get_close_matches(keyword, signature.parameters, n=1)
             meant = f" Did you mean {close[0]!r} instead of {keyword!r}?" if close else ""
             return (
-                f"{meant} Options of fit() and arguments of the model are told apart by name; "
+                f"{meant} Options of fit() and arguments of the model are distinguished by name; "
                 "model_kwargs={...} passes a clashing one to the model."
             )
     return ""
@@ -246,7 +254,7 @@ def _numeric(name: str, array: np.ndarray) -> np.ndarray:
     if array.dtype.kind not in "biufc" and array.dtype.name != "bfloat16":
         raise ArgumentError(
             f"argument {name!r}: expected a numeric array, got dtype {array.dtype}. "
-            "Convert it to numbers first (categories to integer codes, say)."
+            "Convert it to numbers first, for example categories to integer codes."
         )
     return array
 

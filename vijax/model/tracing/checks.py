@@ -1,4 +1,4 @@
-"""What a model must be for it to be fitted, said while it is traced."""
+"""Checks during tracing that a model can be fitted, and errors that name the site."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ _LIBRARIES = (
 
 
 def check_discrete(name: str, site: Mapping[str, Any]) -> None:
-    """Refuses a discrete latent whose values cannot be summed over.
+    """Refuses a discrete latent that cannot be enumerated.
 
     Raises:
-        ModelError: naming the site.
+        ModelError: site_errors the site.
     """
     fn = site["fn"]
     if not fn.has_enumerate_support:
         raise ModelError(
-            f"site {name!r}: expected a discrete latent with finitely many values, to be summed "
-            f"out exactly, got {_label(fn)} over {fn.support}. Truncate it to a Categorical over "
-            "the values that matter, sum it out in the model, or observe it."
+            f"site {name!r}: expected a discrete latent with finitely many values, to be "
+            f"marginalized exactly, got {_label(fn)} over {fn.support}. Truncate it to a "
+            "Categorical over the relevant values, marginalize it in the model, or observe it."
         )
     if fn.event_shape:
         raise ModelError(
             f"site {name!r}: expected a discrete latent with one value in each row, got "
-            f"{_label(fn)} with event shape {tuple(fn.event_shape)}. Put its entries into a plate "
+            f"{_label(fn)} with event shape {tuple(fn.event_shape)}. Use a plate for its entries "
             "instead of to_event."
         )
 
 
 def check_latent(name: str, site: Mapping[str, Any]) -> None:
-    """Refuses a continuous latent that cannot be fitted: a support without a bijection.
+    """Refuses a continuous latent whose support has no registered bijection.
 
     Raises:
-        ModelError: naming the site.
+        ModelError: site_errors the site.
     """
     fn = site["fn"]
     try:
@@ -68,28 +68,28 @@ def check_latent(name: str, site: Mapping[str, Any]) -> None:
 
 
 def check_subsampled(name: str, site: Mapping[str, Any], trace: Mapping[str, Any]) -> None:
-    """Refuses a latent inside a subsampled plate that the data do not cover.
+    """Refuses a latent in a subsampled plate whose rows are not all in the data.
 
     Raises:
-        ModelError: naming the site and the plate.
+        ModelError: site_errors the site and the plate.
     """
     for frame in site["cond_indep_stack"]:
         size, used = trace[frame.name]["args"] if frame.name in trace else (frame.size, None)
         if (used or size) != size:
             raise ModelError(
                 f"site {name!r}: expected data for all {size} rows of plate {frame.name!r}, "
-                f"since every row has a latent of its own, got {used}. Pass the full arrays, and "
-                "batch_size or subsample_size= for the rows of a step."
+                f"since every row has a local latent variable, got {used}. Pass the full arrays, "
+                "and batch_size or subsample_size= for the rows of a step."
             )
 
 
 def check_observed(trace: Mapping[str, Any]) -> None:
-    """Refuses observations that broadcast: they would be counted many times over, silently.
+    """Refuses observations that broadcast, since they would be counted several times.
 
-    A scalar may be observed everywhere, and data may have more rows than its distribution.
+    A scalar may be observed at every entry, and data may have more rows than its distribution.
 
     Raises:
-        ModelError: naming the site, its plates and both shapes.
+        ModelError: site_errors the site, its plates and both shapes.
     """
     for name, site in trace.items():
         if site["type"] != "sample" or not site["is_observed"]:
@@ -101,11 +101,11 @@ def check_observed(trace: Mapping[str, Any]) -> None:
             )
         value, expected = tuple(jnp.shape(site["value"])), tuple(site["fn"].shape())
         try:
-            together = jnp.broadcast_shapes(value, expected)
+            broadcast_shape = jnp.broadcast_shapes(value, expected)
         except ValueError:
-            together = None
-        if value != () and together != value:
-            raise ModelError(_observed_message(name, site, value, expected, together))
+            broadcast_shape = None
+        if value != () and broadcast_shape != value:
+            raise ModelError(_observed_message(name, site, value, expected, broadcast_shape))
 
 
 def _observed_message(
@@ -113,7 +113,7 @@ def _observed_message(
     site: Mapping[str, Any],
     value: tuple[int, ...],
     expected: tuple[int, ...],
-    together: tuple[int, ...] | None,
+    broadcast_shape: tuple[int, ...] | None,
 ) -> str:
     plates = ", ".join(
         f"plate {frame.name!r} of size {frame.size} at dim {frame.dim}"
@@ -124,8 +124,8 @@ def _observed_message(
         + (f" (inside {plates})" if plates else "")
         + f", got {value}"
         + (
-            f"; broadcast to {together}, some would be counted several times. "
-            if together
+            f"; broadcast to {broadcast_shape}, some would be counted several times. "
+            if broadcast_shape
             else ". "
         )
         + "Give the data the shape of its distribution, or correct the plate."
@@ -134,7 +134,7 @@ def _observed_message(
 
 @contextlib.contextmanager
 def tracing_errors(model: Callable[..., Any]) -> Iterator[None]:
-    """Turns whatever goes wrong while a model is traced into a `ModelError` that says where."""
+    """Converts exceptions from tracing a model into a `ModelError` that names site and line."""
     label = f"model {getattr(model, '__name__', type(model).__name__)!r}"
     try:
         yield
@@ -154,8 +154,8 @@ def tracing_errors(model: Callable[..., Any]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def naming(site: Mapping[str, Any]) -> Iterator[None]:
-    """Turns an error in a site's log density into a `ModelError` that names the site."""
+def site_errors(site: Mapping[str, Any]) -> Iterator[None]:
+    """Converts an exception from a site's log density into a `ModelError` that names the site."""
     try:
         yield
     except Exception as error:
@@ -175,18 +175,18 @@ def _first_line(error: BaseException) -> str:
 
 def _where(error: BaseException) -> str:
     """The site and the line of the model that an error comes from."""
-    place = ""
+    at_site = ""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if frame.f_code is apply_stack.__code__:
             name = frame.f_locals["msg"].get("name")
-            place = f" at site {name!r}" if name else place
+            at_site = f" at site {name!r}" if name else at_site
     frames = traceback.extract_tb(error.__traceback__)
     lines = [line for line in frames if not line.filename.startswith(_LIBRARIES)]
-    return f"{place} ({lines[-1].filename}, line {lines[-1].lineno})" if lines else place
+    return f"{at_site} ({lines[-1].filename}, line {lines[-1].lineno})" if lines else at_site
 
 
 def _hint(error: BaseException) -> str:
-    """What to do about the mistakes that NumPyro and JAX report in their own terms."""
+    """Remedies for errors that NumPyro and JAX report in their terms."""
     if "unique names" in str(error):
         return " Rename one of them, or run this part of the model under numpyro.handlers.scope."
     if "cond branch outputs" in str(error):

@@ -1,16 +1,16 @@
-"""One NumPyro effect handler that gives every site its value, inside `scan` and `cond` as well.
+"""A NumPyro effect handler that sets the value of every site, inside `scan` and `cond` as well.
 
 NumPyro's `substitute` does not reach `param`, `mutable` and `plate` sites inside control flow,
-does not know the prefix that `scope` puts before a site there, and takes the steps of a reversed
-scan in the wrong order. Here the body of a scan also receives the position of its step, so that
-a latent of the body is a slice of one array for the whole series, in nested scans too.
+ignores the prefix that `scope` adds to the names of sites there, and assigns values to the steps of
+a reversed scan in the wrong order. Here the body of a scan also receives the index of its step: a
+latent site of the body is a slice of one array over all steps, in nested scans too.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,18 +20,22 @@ from numpyro.distributions import Distribution, ExpandedDistribution, MaskedDist
 from numpyro.primitives import _PYRO_STACK, Messenger
 
 from vijax.contracts import PyTree
-from vijax.model.tracing.scan_by_state import steps_apart
+from vijax.model.tracing.vectorized_scan import vectorized_scan
 from vijax.runtime.errors import ModelError
 from vijax.runtime.precision import full_precision
 
-Message = dict[str, Any]
+Message = dict[str, Any]  # of a site, as NumPyro defines it
+WhichStates = Literal["current", "previous", "any"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Loop:
-    """One scan of a model: its number among them, its length and its direction.
+    """A scan of a model.
 
-    Scans inside of others have no number, -1.
+    Attributes:
+        number: its index among the scans of the model, -1 for one nested in another scan.
+        length: number of steps.
+        reverse: whether the last index comes first.
     """
 
     number: int
@@ -41,31 +45,45 @@ class Loop:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """The position of a scan's step, a traced integer, its scan, and which states it is to see.
+    """A step of a scan.
 
-    The last matters where steps are taken side by side, see `vijax.model.tracing.scan_by_state`.
+    Attributes:
+        index: position of the step, a traced integer.
+        loop: the scan.
+        states: in a vectorized scan (`vijax.model.tracing.vectorized_scan`), whether discrete sites
+            take their current states, the previous ones, or any.
     """
 
     index: Array
     loop: Loop
-    moment: str = "now"
+    states: WhichStates = "current"
 
     @property
     def length(self) -> int:
-        """Length of the scan."""
+        """Number of steps of the scan."""
         return self.loop.length
 
 
+SubstituteFn = Callable[[str, Message, tuple[Step, ...]], Any]
+"""`(name, message, steps) -> value` of a `sample` site in the given steps of nested scans; `None`
+leaves the site unchanged. It may put a `Record` into the message."""
+
+
+class Previous(NamedTuple):
+    """The key of the state of a discrete site at the previous step of a scan."""
+
+    name: str
+
+
 class Record(NamedTuple):
-    """What is kept beside a site's value, in the `intermediates` of its message.
+    """What is recorded with a site's value, in the `intermediates` of its message.
 
     Attributes:
         z: the unconstrained value, `None` for a site that is not latent.
         log_det: `log |dx/dz|`, one scalar for each step of a scan, `None` likewise.
-        log_prob: log density as seen inside a control flow body, `None` outside; NumPyro's own
-            for the stacked site mixes the time axis up with batch axes in some distributions.
-        log_prior_sd: log standard deviation under the prior given all else, shaped like `z`, where
-            it was asked for.
+        log_prob: log density computed inside a control flow body, `None` outside; NumPyro's log
+            density of the stacked site confuses time and batch axes in some distributions.
+        log_prior_sd: log conditional prior standard deviation, shaped like `z`, where requested.
     """
 
     z: Array | None = None
@@ -75,54 +93,53 @@ class Record(NamedTuple):
 
 
 @dataclasses.dataclass
-class Sources:
-    """Where values come from, for a model and everything inside it.
+class ValueSources:
+    """The values of all sites of a model, including those in control flow bodies.
 
     Attributes:
-        sample: `(name, message, steps) -> value` for every `sample` site, observed ones too;
-            `None` leaves the site as it is. It may put a `Record` in the message.
-        param: `(name, message) -> value` for every `param` site, or `None`.
+        sample: the value of every `sample` site, observed ones too.
+        param: `(name, message) -> value` of every `param` site, or `None`.
         mutable: mutable state by name.
         index: rows in use of subsampled plates.
-        full: their full sizes, where the model may know those of the batch only.
-        scored: whether the log density is wanted.
-        plates: filled while the model runs: full size and number of rows in use by plate.
-        scale: filled while the model runs: by plate, full rows over rows in use, where NumPyro
-            does not know that there are more.
-        apart: numbers of the scans whose steps are taken side by side.
-        first: whether of those only the first step is taken, or all others.
-        loops: counted while the model runs: its scans.
+        full_sizes: their numbers of rows, where the model is given only the rows of the minibatch.
+        with_log_density: whether the log density of the trace is needed.
+        plates: set during the run: full size and number of rows in use, by plate.
+        scales: set during the run: full rows over rows in use, by plate, for plates that NumPyro
+            takes to be complete.
+        vectorized_loops: numbers of the scans whose steps are vectorized.
+        first_step: whether these run their first step only, or all others.
+        num_loops: set during the run: number of scans so far.
     """
 
-    sample: Callable[[str, Message, tuple[Step, ...]], Any]
+    sample: SubstituteFn
     param: Callable[[str, Message], PyTree | None]
     mutable: Mapping[str, PyTree]
     index: Mapping[str, Array]
-    full: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    scored: bool = True
+    full_sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    with_log_density: bool = True
     plates: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
-    scale: dict[str, float] = dataclasses.field(default_factory=dict)
-    apart: frozenset[int] = frozenset()
-    first: bool = False
-    loops: int = 0
+    scales: dict[str, float] = dataclasses.field(default_factory=dict)
+    vectorized_loops: frozenset[int] = frozenset()
+    first_step: bool = False
+    num_loops: int = 0
 
 
-class Values(Messenger):
-    """Gives the sites of `fn` their values.
+class ValueHandler(Messenger):
+    """Sets the values of the sites of `fn`.
 
     Args:
-        fn: a model, or the body of a control flow primitive inside one.
-        sources: where the values come from.
-        outer: the handler round the control flow primitive.
-        prefix: what scopes round the primitive put before the names of its sites.
+        fn: a model, or the body of a control flow primitive in one.
+        sources: the values.
+        outer: the handler around the control flow primitive.
+        prefix: prefix that scopes around the primitive add to the names of its sites.
         step: the step of the scan, if the primitive is one.
     """
 
     def __init__(
         self,
         fn: Callable[..., Any],
-        sources: Sources,
-        outer: Values | None = None,
+        sources: ValueSources,
+        outer: ValueHandler | None = None,
         prefix: str = "",
         step: Step | None = None,
     ) -> None:
@@ -130,7 +147,7 @@ class Values(Messenger):
         self.sources = sources
         self.prefix = prefix
         self.is_body = outer is not None
-        self.frames: list[Values] = outer.frames if outer else []
+        self.frames: list[ValueHandler] = outer.frames if outer else []
         self.kinds: dict[str, str] = outer.kinds if outer else {}
         self.steps: tuple[Step, ...] = outer.steps if outer else ()
         if step is not None:
@@ -150,7 +167,7 @@ class Values(Messenger):
         if kind == "control_flow":
             self._enter_control_flow(msg)
         elif "name" not in msg or msg.get("_control_flow_done"):
-            pass  # no site, or one that had its value inside the body
+            pass  # not a site, or one whose value was set inside the body
         elif kind in ("param", "mutable", "plate"):
             value = getattr(self, f"_{kind}")(self._name(msg), msg)
             if value is not None:
@@ -166,32 +183,32 @@ class Values(Messenger):
             body, init, xs, length, reverse = msg["args"]
             if length is None:
                 length = jnp.shape(jax.tree.leaves(xs)[0])[0]
-            loop = Loop(-1 if self.is_body else self.sources.loops, length, reverse)
-            self.sources.loops += not self.is_body
+            loop = Loop(-1 if self.is_body else self.sources.num_loops, length, reverse)
+            self.sources.num_loops += not self.is_body
 
-            def step_body(moment: str) -> Callable[..., Any]:
+            def step_body(states: WhichStates) -> Callable[..., Any]:
                 def run(carry: PyTree, indexed: tuple[Array, PyTree]) -> tuple[PyTree, PyTree]:
                     index, x = indexed
-                    step = Step(index, loop, moment)
-                    return Values(body, self.sources, self, prefix, step)(carry, x)
+                    step = Step(index, loop, states)
+                    return ValueHandler(body, self.sources, self, prefix, step)(carry, x)
 
                 return run
 
             steps = (init, (jnp.arange(length), xs), length, reverse)
-            if loop.number in self.sources.apart:
-                msg["args"] = (msg["fn"], step_body, self.sources.first, *steps)
-                msg["fn"] = steps_apart
+            if loop.number in self.sources.vectorized_loops:
+                msg["args"] = (msg["fn"], step_body, self.sources.first_step, *steps)
+                msg["fn"] = vectorized_scan
             else:
-                msg["args"] = (step_body("now"), *steps)
+                msg["args"] = (step_body("current"), *steps)
         else:
             predicate, true_fun, false_fun, operand = msg["args"]
-            bodies = [Values(f, self.sources, self, prefix) for f in (true_fun, false_fun)]
+            bodies = [ValueHandler(f, self.sources, self, prefix) for f in (true_fun, false_fun)]
             msg["args"] = (predicate, *bodies, operand)
-        if not self.is_body:  # NumPyro hands it on to what is nested deeper
+        if not self.is_body:  # NumPyro passes it on to nested control flow
             msg["kwargs"]["substitute_stack"].append(("substitute", self._sample))
 
     def _scopes(self) -> str:
-        """The prefix of the scopes between here and the site that is being run."""
+        """The prefix of the scopes between this handler and the site being run."""
         prefix = ""
         for handler in reversed(_PYRO_STACK):
             if handler is self:
@@ -205,8 +222,8 @@ class Values(Messenger):
         kind = self.kinds.setdefault(name, msg["type"])
         if kind != msg["type"] and {kind, msg["type"]} & {"sample", "param"}:
             raise ModelError(
-                f"site {name!r}: expected every site to have a name of its own, got a "
-                f"{kind} and a {msg['type']} site called so. Rename one of them."
+                f"site {name!r}: expected a unique site name, got a {kind} and a {msg['type']} "
+                "site of this name. Rename one of them."
             )
         return name
 
@@ -216,73 +233,73 @@ class Values(Messenger):
             return None
         frame = self.frames[-1]
         name = frame._name(msg)
-        twin = name.removesuffix("_unobserved") + "_observed"
-        if name.endswith("_unobserved") and twin in self.kinds:
+        observed = name.removesuffix("_unobserved") + "_observed"
+        if name.endswith("_unobserved") and observed in self.kinds:
             msg["fn"] = _without_obs_mask(msg["fn"])
         self._scale(msg)
         msg["_loops"] = tuple(step.loop for step in frame.steps)
         value = self.sources.sample(name, msg, frame.steps)
         known = msg["value"] if value is None else value
-        if frame.is_body and known is not None and self.sources.scored:
+        if frame.is_body and known is not None and self.sources.with_log_density:
             record = msg["intermediates"] or Record()
             if isinstance(record, Record) and record.log_prob is None:
                 with full_precision():
                     log_prob = msg["fn"].log_prob(known)
                 msg["intermediates"] = record._replace(log_prob=log_prob)
-                msg["_masks"] = count_masks(msg["fn"])
+                msg["_num_masks"] = count_masks(msg["fn"])
         return value
 
     def _scale(self, msg: Message) -> None:
-        """Scales a site up by the rows that were left out before the model saw the data."""
-        for name in {frame.name for frame in msg["cond_indep_stack"]} & self.sources.scale.keys():
-            own = 1.0 if msg["scale"] is None else msg["scale"]
-            msg["scale"] = own * self.sources.scale[name]
+        """Scales a site for the rows that the data of the model were subsampled from."""
+        for name in {frame.name for frame in msg["cond_indep_stack"]} & self.sources.scales.keys():
+            scale = 1.0 if msg["scale"] is None else msg["scale"]
+            msg["scale"] = scale * self.sources.scales[name]
 
     def _param(self, name: str, msg: Message) -> PyTree | None:
-        msg["_steps"] = len(self.steps)  # NumPyro stacks its value over that many scans
+        msg["_num_scans"] = len(self.steps)  # NumPyro stacks its value over that many scans
         return self.sources.param(name, msg)
 
     def _mutable(self, name: str, msg: Message) -> PyTree | None:
         if self.is_body:
             raise ModelError(
                 f"mutable site {name!r}: expected it outside control flow, got it inside the body "
-                "of a scan or cond, where its new value would be lost. Read it before, and carry "
-                "what changes through the scan."
+                "of a scan or cond, where its new value would be lost. Read it before the loop, "
+                "and put what changes into the carry of the scan."
             )
         if name not in self.sources.mutable:
             return None
-        return copied(self.sources.mutable[name])
+        return copy_containers(self.sources.mutable[name])
 
     def _plate(self, name: str, msg: Message) -> Array | None:
         size, used = msg["args"]
         rows = self.sources.index.get(name)
         if rows is not None:
             used = len(rows)
-            full = self.sources.full.get(name, size)
-            if size != full:
+            full_size = self.sources.full_sizes.get(name, size)
+            if size != full_size:
                 if size != used:
                     raise ModelError(
-                        f"plate {name!r}: expected {full} rows, or the {used} of a batch, got "
-                        f"{size}. Give it the length of an array that runs along it."
+                        f"plate {name!r}: expected {full_size} rows, or the {used} of a minibatch, "
+                        f"got {size}. Set its size to the length of an array along the plate."
                     )
-                self.sources.scale[name] = full / used  # to NumPyro the plate is whole
-            size = full
+                self.sources.scales[name] = full_size / used  # NumPyro sees a complete plate
+            size = full_size
             msg["args"] = (size, used)  # else NumPyro warns that the sizes differ
         self.sources.plates[name] = (size, used or size)
         return None if rows is None else jnp.asarray(rows)
 
 
-def copied(tree: PyTree) -> PyTree:
-    """A pytree with containers of its own: modules write into theirs while the model runs."""
+def copy_containers(tree: PyTree) -> PyTree:
+    """A pytree with the same leaves in new containers: modules modify them during a run."""
     return jax.tree.map(lambda leaf: leaf, tree)
 
 
 def _without_obs_mask(fn: Distribution) -> Distribution:
-    """The latent part of `sample(..., obs_mask=m)` without the mask that `m` puts on it.
+    """The latent part of `sample(..., obs_mask=m)` without the mask `m`.
 
-    NumPyro adds a latent for every entry and masks those that were observed. Unmasked entries
-    are used, masked ones are not: giving those their own prior changes nothing else and keeps
-    the density proper. The mask of `m` is the innermost one.
+    NumPyro adds a latent variable for every entry and masks those that were observed. With their
+    prior instead of a mask the observed entries, which are not used, leave the posterior unchanged
+    and the density proper. The mask `m` is the innermost one.
     """
     if count_masks(fn) == 0:
         return fn
@@ -293,12 +310,12 @@ def _without_obs_mask(fn: Distribution) -> Distribution:
 
 
 def without_masks(fn: Distribution) -> Distribution:
-    """A distribution without any mask on it."""
+    """A distribution without its masks."""
     return fn if count_masks(fn) == 0 else without_masks(fn.base_dist).expand(fn.batch_shape)
 
 
 def count_masks(fn: Distribution) -> int:
-    """How many masks a distribution carries."""
+    """Number of masks of a distribution."""
     number = 0
     while isinstance(fn, (ExpandedDistribution, MaskedDistribution)):
         number += isinstance(fn, MaskedDistribution)

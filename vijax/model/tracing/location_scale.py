@@ -1,8 +1,8 @@
-"""Centering: coordinates in which a hierarchical site depends less on its own location and scale.
+"""Partially centered parameterizations of hierarchical sites.
 
-A site `x ~ LocationScale(loc, scale)` whose scale is itself latent makes a funnel: where the scale
-is small, so is `x`. In the coordinate `w`, with weights `c` between 0 (non-centered) and 1 (the
-model's own, centered),
+A site `x ~ LocationScale(loc, scale)` with a latent scale has a funnel-shaped prior. Its partially
+centered coordinate `w`, with weights `c` between 0 (non-centered) and 1 (centered, as in the
+model), is defined by
 
     x = loc + scale^(1 - c) (w - c loc),    log |dx/dw| = (1 - c) log scale,
 
@@ -10,8 +10,8 @@ and where the scale is a Cholesky factor `L`, with `M = diag(c) + diag(1 - c) L`
 
     x = loc + M (w - c loc),    log |dx/dw| = sum log diag(M).
 
-A prior that dominates its data wants `c = 0`, data that dominate the prior want `c = 1`, and in
-between the best `c` is the share of the information on `x` that comes from the data. Sources:
+Use `c = 0` where the prior dominates and `c = 1` where the data dominate; in between, the best `c`
+is the fraction of the information on `x` that comes from the data. Sources:
 A general framework for the parametrization of hierarchical models, Papaspiliopoulos, Roberts,
 Skold, 2007; Automatic reparameterization of probabilistic programs, Gorinova, Moore, Hoffman, 2020.
 """
@@ -25,17 +25,19 @@ import numpyro.distributions as dist
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 
-# All on the real line with parameters `loc` and `scale`, the last one after a logarithm.
+# All on the real line with parameters `loc` and `scale`, LogNormal after a logarithm.
 _FAMILIES = {dist.Normal, dist.StudentT, dist.Cauchy, dist.Laplace, dist.Logistic, dist.Gumbel}
 _FAMILIES |= {dist.LogNormal}
 _JOINT = {dist.MultivariateNormal, dist.MultivariateStudentT}
 
 
 class LocationScale(NamedTuple):
-    """What the prior of a site's unconstrained value is shifted and scaled by.
+    """Location and scale of the prior of a site's unconstrained value.
 
-    Both broadcast against the site's shape; `scale` is one number for every coordinate, or a
-    lower triangular factor `(..., n, n)` if `joint`.
+    Attributes:
+        loc: location, broadcasts against the site's shape.
+        scale: likewise, elementwise; a lower triangular factor `(..., n, n)` if `joint`.
+        joint: whether coordinates are dependent.
     """
 
     loc: Array
@@ -44,7 +46,7 @@ class LocationScale(NamedTuple):
 
 
 def location_scale(fn: dist.Distribution) -> LocationScale | None:
-    """Location and scale of a site, `None` if its family has none."""
+    """Location and scale of a distribution, `None` if it is not of a location-scale family."""
     while isinstance(fn, (dist.ExpandedDistribution, dist.Independent, dist.MaskedDistribution)):
         fn = fn.base_dist  # its parameters broadcast from the right in each case
     if type(fn) in _FAMILIES:
@@ -54,21 +56,21 @@ def location_scale(fn: dist.Distribution) -> LocationScale | None:
     return None
 
 
-def place(w: Array, weight: Array, prior: LocationScale) -> tuple[Array, Array]:
-    """The unconstrained value at coordinate `w`, and the summed `log |dz/dw|`."""
+def from_partially_centered(w: Array, weight: Array, prior: LocationScale) -> tuple[Array, Array]:
+    """The unconstrained value at partially centered `w`, and the summed `log |dz/dw|`."""
     offset = w - weight * prior.loc
     if prior.joint:
         matrix = _matrix(weight, prior.scale)
-        log_stretch = jnp.log(jnp.diagonal(matrix, axis1=-2, axis2=-1))
+        log_scale = jnp.log(jnp.diagonal(matrix, axis1=-2, axis2=-1))
         z = prior.loc + (matrix @ offset[..., None])[..., 0]
     else:
-        log_stretch = (1 - weight) * jnp.log(prior.scale)
-        z = prior.loc + jnp.exp(log_stretch) * offset
-    return z, jnp.sum(jnp.broadcast_to(log_stretch, jnp.shape(w)))
+        log_scale = (1 - weight) * jnp.log(prior.scale)
+        z = prior.loc + jnp.exp(log_scale) * offset
+    return z, jnp.sum(jnp.broadcast_to(log_scale, jnp.shape(w)))
 
 
-def coordinate(z: Array, weight: Array, prior: LocationScale) -> Array:
-    """The inverse of `place`."""
+def to_partially_centered(z: Array, weight: Array, prior: LocationScale) -> Array:
+    """The inverse of `from_partially_centered`."""
     offset = z - prior.loc
     if prior.joint:
         matrix = jnp.broadcast_to(_matrix(weight, prior.scale), (*z.shape, z.shape[-1]))
@@ -79,7 +81,7 @@ def coordinate(z: Array, weight: Array, prior: LocationScale) -> Array:
 
 
 def log_prior_sd(weight: Array, prior: LocationScale) -> Array:
-    """Log standard deviation of each coordinate of a normal prior given the others, like `w`."""
+    """Log conditional standard deviation of a normal prior, by coordinate, shaped like `w`."""
     if prior.joint:
         matrix = _matrix(weight, prior.scale)
         factor = jnp.broadcast_to(prior.scale, matrix.shape)

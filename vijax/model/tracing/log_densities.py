@@ -1,9 +1,8 @@
-"""What a trace says: the log density and its parts, values, mutable state."""
+"""The log density of a trace, its terms by site, and log Jacobians."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,26 +10,23 @@ import numpyro.distributions as dist
 from jax import Array
 from numpyro.distributions import constraints
 
-from vijax.contracts import PyTree
-from vijax.model.tracing.checks import naming
+from vijax.model.tracing.checks import site_errors
 from vijax.model.tracing.handler import Record, count_masks
-from vijax.model.tracing.run import Site, Trace, is_drawn, is_enumerated
+from vijax.model.tracing.sites import (
+    Trace,
+    is_enumerated,
+    is_sampled,
+    latents,
+    plate_scale,
+)
 from vijax.runtime.precision import full_precision
-
-
-def latents(trace: Trace) -> Iterator[tuple[str, Site, Record]]:
-    """The sites of a trace whose values came from unconstrained space."""
-    for name, site in trace.items():
-        record = site.get("intermediates")
-        if isinstance(record, Record) and record.z is not None and not site["is_observed"]:
-            yield name, site, record
 
 
 def log_probs(trace: Trace, scaled: bool = True) -> dict[str, Array]:
     """Log density by sample site, elementwise over its batch; `log |Jacobian|` not included.
 
     Args:
-        trace: from `run`.
+        trace: from `run_model`.
         scaled: whether plate and `scale` factors are applied.
     """
     out = {}
@@ -44,8 +40,8 @@ def log_probs(trace: Trace, scaled: bool = True) -> dict[str, Array]:
     return out
 
 
-def powered(trace: Trace, names: Iterable[str]) -> dict[str, Array]:
-    """Log density of some sites, elementwise, with the factors of `scale` handlers only."""
+def handler_scaled_log_probs(trace: Trace, names: Iterable[str]) -> dict[str, Array]:
+    """Log density of some sites, elementwise, with `scale` factors but without plate scales."""
     out = {}
     for name in names:
         scale, log_prob = trace[name]["scale"], elementwise(trace[name])
@@ -56,7 +52,7 @@ def powered(trace: Trace, names: Iterable[str]) -> dict[str, Array]:
 
 def elementwise(site: Mapping[str, Any]) -> Array:
     """Log density of a sample site over its batch, unscaled."""
-    with naming(site), full_precision():
+    with site_errors(site), full_precision():
         return _log_prob(site)
 
 
@@ -65,9 +61,9 @@ def _log_prob(site: Mapping[str, Any]) -> Array:
     if not isinstance(record, Record) or record.log_prob is None:
         return fn.log_prob(site["value"])
     log_prob = record.log_prob
-    if is_enumerated(site) or is_drawn(site):
+    if is_enumerated(site) or is_sampled(site):
         return log_prob
-    while count_masks(fn) > site["_masks"]:  # masks round the control flow primitive
+    while count_masks(fn) > site["_num_masks"]:  # masks around the control flow primitive
         if isinstance(fn, dist.MaskedDistribution):
             log_prob = jnp.where(fn._mask, log_prob, 0.0)
         fn = fn.base_dist
@@ -80,23 +76,25 @@ def log_density(trace: Trace) -> Array:
     return sum(log_dets(trace).values(), log_prob)
 
 
-def log_dets(trace: Trace, bent: bool = False) -> dict[str, Array]:
+def log_dets(trace: Trace, skip_identity: bool = False) -> dict[str, Array]:
     """`log |dx/dz|` by latent site, scalars, for a trace from `from_unconstrained`.
 
-    `bent` leaves sites out whose coordinates are their values, so that it is zero.
+    Args:
+        trace: from `run_model`.
+        skip_identity: whether to omit sites with `x = z`, whose log Jacobian is zero.
     """
     # a subsampled plate scales the Jacobian with the density; `scale` and `mask` act on the
     # density alone
     return {
         name: plate_scale(trace, site) * jnp.sum(jnp.asarray(record.log_det))
         for name, site, record in latents(trace)
-        if not (bent and _is_flat(site, record))
+        if not (skip_identity and _is_identity(site, record))
     }
 
 
-def _is_flat(site: Mapping[str, Any], record: Record) -> bool:
-    """Whether the coordinates of a site are its values."""
-    if is_drawn(site):
+def _is_identity(site: Mapping[str, Any], record: Record) -> bool:
+    """Whether the value of a site equals its unconstrained value."""
+    if is_sampled(site):
         return True
     support = site["fn"].support
     while isinstance(support, constraints._IndependentConstraint):
@@ -105,36 +103,9 @@ def _is_flat(site: Mapping[str, Any], record: Record) -> bool:
 
 
 def log_prior_sds(trace: Trace) -> dict[str, Array]:
-    """Log prior sd, given all else, of the sites in coordinates of another centering, like `z`."""
+    """Log conditional prior sd, shaped like `z`, of the sites for which it was recorded."""
     return {
         name: record.log_prior_sd
         for name, _, record in latents(trace)
         if record.log_prior_sd is not None
     }
-
-
-def values(trace: Trace) -> dict[str, Array]:
-    """Latent sites and deterministics."""
-    return {
-        name: site["value"]
-        for name, site in trace.items()
-        if site["type"] == "deterministic" or (site["type"] == "sample" and not site["is_observed"])
-    }
-
-
-def mutable(trace: Trace) -> dict[str, PyTree]:
-    """The mutable state that a run has left behind."""
-    return {name: site["value"] for name, site in trace.items() if site["type"] == "mutable"}
-
-
-def plate_scale(trace: Trace, site: Mapping[str, Any]) -> float:
-    """Full rows over rows in use, multiplied over the plates of a site."""
-    scales = plate_scales(trace)
-    own = {frame.name for frame in site["cond_indep_stack"]}
-    return math.prod(scale for name, scale in scales.items() if name in own)
-
-
-def plate_scales(trace: Trace) -> dict[str, float]:
-    """Full rows over rows in use, by plate."""
-    plates = {name: site["args"] for name, site in trace.items() if site["type"] == "plate"}
-    return {name: size / (used or size) for name, (size, used) in plates.items()}

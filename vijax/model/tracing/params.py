@@ -1,4 +1,4 @@
-"""`param` sites: the model's own parameters, in their constraints and out of them."""
+"""`param` sites: the parameters of a model, constrained and unconstrained."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from jax import Array
 from numpyro.distributions import constraints
 
 from vijax.contracts import PyTree
-from vijax.model.tracing.handler import copied
+from vijax.model.tracing.handler import copy_containers
 from vijax.model.tracing.supports import bijector
 from vijax.runtime.errors import ModelError
 
 
 def constrain_param(value: PyTree, site: Mapping[str, Any]) -> PyTree:
-    """A `param` site's unconstrained value, moved into its constraint."""
+    """The constrained value of a `param` site from its unconstrained one."""
     constraint = param_constraint(site)
-    return copied(value) if constraint is None else bijector(constraint).forward(value)[0]
+    return copy_containers(value) if constraint is None else bijector(constraint).forward(value)[0]
 
 
 def param_value(site: Mapping[str, Any]) -> PyTree:
-    """A `param` site's value in a trace."""
+    """The value of a `param` site in a trace."""
     value = site["value"]
-    for _ in range(site.get("_steps", 0)):  # a scan stacks one copy for each step
+    for _ in range(site.get("_num_scans", 0)):  # a scan stacks one copy per step
         value = jax.tree.map(lambda leaf: leaf[0], value)
     return value
 
 
-def start_param(name: str, site: Mapping[str, Any]) -> PyTree:
-    """A `param` site's start value in unconstrained space.
+def initial_param(name: str, site: Mapping[str, Any]) -> PyTree:
+    """The unconstrained initial value of a `param` site.
 
     Raises:
-        ModelError: the model gives it none.
+        ModelError: the model does not define one.
     """
     value = param_value(site)
     if value is None:
         raise ModelError(
-            f"param site {name!r}: expected a start value, got none. "
+            f"param site {name!r}: expected an initial value, got none. "
             f"Write numpyro.param({name!r}, value) in the model."
         )
     constraint = param_constraint(site)
@@ -57,6 +57,6 @@ def _as_float(leaf: Any) -> Array:
 
 
 def param_constraint(site: Mapping[str, Any]) -> constraints.Constraint | None:
-    """A `param` site's constraint, `None` for the real line and for network parameters."""
+    """The constraint of a `param` site, `None` for the real line and for network parameters."""
     constraint = site["kwargs"].get("constraint", constraints.real)
     return None if constraint is constraints.real else constraint

@@ -1,25 +1,102 @@
-"""What a trace says of its sites: their plates, dimensions and shapes."""
+"""The sites of a trace: what kind they are, their values, plates and shapes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax import Array
 
-from vijax.contracts import Plate, Site
-from vijax.model.tracing import run as running
+from vijax.contracts import Plate, PyTree, Site
+from vijax.model.tracing.handler import Message, Record, Step
 from vijax.runtime.errors import ModelError
 
+Trace = dict[str, Message]
 Dims = dict[str, tuple[str | None, ...]]
 
 
-def is_cut(site: Mapping[str, Any], trace: running.Trace) -> bool:
-    """Whether a site lives in a plate that is not used in full."""
+# ---- kinds of sites
+
+
+def is_latent(site: Mapping[str, Any]) -> bool:
+    """Whether a site is a sample site without a value from the model or a handler inside it."""
+    return site["type"] == "sample" and not site["is_observed"] and site["value"] is None
+
+
+def is_enumerated(site: Mapping[str, Any]) -> bool:
+    """Whether a site of a trace is a discrete latent that is marginalized by enumeration."""
+    return "_num_states" in site
+
+
+def is_sampled(site: Mapping[str, Any]) -> bool:
+    """Whether a site is a discrete latent that is sampled by the guide."""
+    return "_sampled" in site
+
+
+def is_data(site: Mapping[str, Any]) -> bool:
+    """Whether a site is observed data, not a factor."""
+    if site["type"] != "sample" or not site["is_observed"]:
+        return False
+    return not site["infer"].get("is_auxiliary", False)
+
+
+def is_subsampled(site: Mapping[str, Any], trace: Trace) -> bool:
+    """Whether a site is in a plate with fewer rows in use than its size."""
     return any(plate.size != plate.subsample_size for plate in site_plates(site, trace))
 
 
-def dims(trace: running.Trace) -> Dims:
+# ---- values
+
+
+def latents(trace: Trace) -> Iterator[tuple[str, Message, Record]]:
+    """The latent sites of a trace, with the records of their unconstrained values."""
+    for name, site in trace.items():
+        record = site.get("intermediates")
+        if isinstance(record, Record) and record.z is not None and not site["is_observed"]:
+            yield name, site, record
+
+
+def latent_values(trace: Trace) -> dict[str, Array]:
+    """The values of latent sites and deterministics."""
+    return {
+        name: site["value"]
+        for name, site in trace.items()
+        if site["type"] == "deterministic" or (site["type"] == "sample" and not site["is_observed"])
+    }
+
+
+def mutable_state(trace: Trace) -> dict[str, PyTree]:
+    """The mutable state after a run."""
+    return {name: site["value"] for name, site in trace.items() if site["type"] == "mutable"}
+
+
+def fixed_value(site: Mapping[str, Any]) -> Array | None:
+    """The value of a site whose distribution is a point mass, `None` for others."""
+    fn = site["fn"]
+    while isinstance(fn, (dist.ExpandedDistribution, dist.Independent, dist.MaskedDistribution)):
+        fn = fn.base_dist
+    return jnp.broadcast_to(fn.v, site_shape(site)) if isinstance(fn, dist.Delta) else None
+
+
+def at_step(series: Array, steps: tuple[Step, ...]) -> Array:
+    """The slice at the current step of an array with a leading axis for each scan."""
+    for step in steps:
+        series = series[step.index]
+    return series
+
+
+# ---- plates and shapes
+
+
+def site_shape(site: Mapping[str, Any]) -> tuple[int, ...]:
+    """Shape of a sample site's value."""
+    return tuple(site["kwargs"].get("sample_shape", ())) + tuple(site["fn"].shape())
+
+
+def dims(trace: Trace) -> Dims:
     """The plate along each dimension of every site's value, `None` where there is none."""
     return {
         name: _dims(site)
@@ -28,15 +105,8 @@ def dims(trace: running.Trace) -> Dims:
     }
 
 
-def is_data(site: Mapping[str, Any]) -> bool:
-    """Whether a site is observed data, and not a factor."""
-    if site["type"] != "sample" or not site["is_observed"]:
-        return False
-    return not site["infer"].get("is_auxiliary", False)
-
-
-def all_plates(trace: running.Trace) -> dict[str, Plate]:
-    """The plates round any site, by name.
+def all_plates(trace: Trace) -> dict[str, Plate]:
+    """The plates around any site, by name.
 
     Raises:
         ModelError: two have one name and different sizes.
@@ -53,8 +123,8 @@ def all_plates(trace: running.Trace) -> dict[str, Plate]:
     return found
 
 
-def site_plates(site: Mapping[str, Any], trace: running.Trace) -> tuple[Plate, ...]:
-    """The plates round a site.
+def site_plates(site: Mapping[str, Any], trace: Trace) -> tuple[Plate, ...]:
+    """The plates around a site.
 
     Raises:
         ModelError: two have one name.
@@ -64,8 +134,8 @@ def site_plates(site: Mapping[str, Any], trace: running.Trace) -> tuple[Plate, .
     for name in names:
         if names.count(name) > 1:
             raise ModelError(
-                f"site {site['name']!r}: expected plates of different names round it, got two "
-                f"called {name!r}. Rename one of them."
+                f"site {site['name']!r}: expected plates of different names around it, got two "
+                f"named {name!r}. Rename one of them."
             )
     return tuple(
         Plate(f.name, f.dim, trace[f.name]["args"][0] if f.name in trace else f.size, f.size)
@@ -73,15 +143,28 @@ def site_plates(site: Mapping[str, Any], trace: running.Trace) -> tuple[Plate, .
     )
 
 
-def as_site(name: str, site: Mapping[str, Any], trace: running.Trace, z: Any) -> Site:
-    """A latent site whose unconstrained value is `z`."""
+def plate_scale(trace: Trace, site: Mapping[str, Any]) -> float:
+    """Full rows over rows in use, multiplied over the plates of a site."""
+    scales = plate_scales(trace)
+    names = {frame.name for frame in site["cond_indep_stack"]}
+    return math.prod(scale for name, scale in scales.items() if name in names)
+
+
+def plate_scales(trace: Trace) -> dict[str, float]:
+    """Full rows over rows in use, by plate."""
+    plates = {name: site["args"] for name, site in trace.items() if site["type"] == "plate"}
+    return {name: size / (used or size) for name, (size, used) in plates.items()}
+
+
+def as_site(name: str, site: Mapping[str, Any], trace: Trace, z: Any) -> Site:
+    """The `Site` of a latent site with unconstrained value `z`."""
     return Site(
         name=name,
         shape=tuple(jnp.shape(site["value"])),
         z_shape=tuple(jnp.shape(z)),
         event_dim=len(site["fn"].event_shape),
         plates=site_plates(site, trace),
-        cardinality=site.get("_values"),
+        cardinality=site.get("_cardinality"),
     )
 
 

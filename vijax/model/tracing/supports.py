@@ -1,9 +1,9 @@
-"""Supports: how an unconstrained value becomes a value in a distribution's support.
+"""Bijections from unconstrained space onto the supports of distributions.
 
-Most supports use NumPyro's own bijections. The sphere and the circle have none onto a flat
-space; there the unconstrained value is a point `z` in the surrounding space, the direction
-`z / |z|` is the value, and the radius carries an auxiliary density that integrates to one.
-The posterior of the direction and the evidence are untouched.
+Most are NumPyro's. The sphere and the circle have no bijection from `R^n`; there the unconstrained
+value is a point `z` of the embedding space, the value is its direction `z / |z|`, and the radius
+has an auxiliary density that integrates to one. The posterior of the direction and the evidence are
+unchanged.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from numpyro.distributions.transforms import biject_to
 
 Shape = tuple[int, ...]
 
-# The radius has density proportional to r^(n - 1 + k) exp(-k r^2 / 2) in n dimensions. Any k > 0
-# keeps the mode of the joint density at r = 1 (k = 0 would put it at the singular origin, where
-# MAP and Laplace cannot work); a larger k bends the Gaussian bulk round the sphere.
+# The radius has density proportional to r^(n - 1 + k) exp(-k r^2 / 2) in n dimensions. With any
+# k > 0 the joint density has its mode at r = 1 (with k = 0 at the singular origin, where MAP and
+# Laplace fail); a larger k concentrates the density around the sphere.
 _RADIAL = 4.0
 
 
@@ -30,7 +30,7 @@ class Bijector:
     """A map from unconstrained `z` to a value `x` in a support.
 
     Attributes:
-        forward: `z -> (x, log |dx/dz|)`, the second summed to a scalar.
+        forward: `z -> (x, log |dx/dz|)`, with the log determinant summed to a scalar.
         inverse: `x -> z`.
         z_shape: shape of `x` to shape of `z`.
     """
@@ -41,10 +41,10 @@ class Bijector:
 
 
 def bijector(support: constraints.Constraint) -> Bijector:
-    """The bijector onto a support, which may depend on traced values.
+    """The bijection onto a support, which may depend on traced values.
 
     Raises:
-        NotImplementedError: no bijection onto this support is known.
+        NotImplementedError: no bijection onto this support is registered.
     """
     base = support
     while isinstance(base, constraints.independent):
@@ -57,7 +57,7 @@ def bijector(support: constraints.Constraint) -> Bijector:
 
     def forward(z: Array) -> tuple[Array, Array]:
         x = transform(z)
-        # real: NumPyro's is complex for complex numbers
+        # NumPyro's log determinant is complex for complex numbers
         return x, jnp.sum(jnp.real(transform.log_abs_det_jacobian(z, x)))
 
     return Bijector(forward, transform.inv, transform.inverse_shape)

@@ -1,4 +1,4 @@
-"""What each term of a log density depends on, read off the traced program."""
+"""The latent sites that each term of a log density depends on, from its jaxpr."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ import numpy as np
 from jax import Array
 
 from vijax.contracts import Batch, Plate, Position, Space, TermInfo, Terms
-from vijax.model.tracing import run as running
 from vijax.model.tracing.arguments import Arguments
-from vijax.model.tracing.sites import site_plates
+from vijax.model.tracing.sites import Trace, site_plates
 from vijax.runtime.jaxpr import dependencies
 
 
-def volume(name: str) -> str:
-    """What the log Jacobian of a site is called among the terms."""
+def log_jacobian_name(name: str) -> str:
+    """The name of the log Jacobian of a site among the terms."""
     return f"log |d{name}|"
 
 
-def term_plates(trace: running.Trace) -> dict[str, tuple[Plate, ...]]:
-    """The plates that each term has a dimension for; log Jacobians have none."""
+def term_plates(trace: Trace) -> dict[str, tuple[Plate, ...]]:
+    """The plates of each term by name; log Jacobians have none."""
     names = [name for name, site in trace.items() if site["type"] == "sample"]
     return {name: site_plates(trace[name], trace) for name in names}
 
@@ -34,15 +33,15 @@ def term_info(
     plates: Mapping[str, tuple[Plate, ...]],
     centered: frozenset[str],
 ) -> dict[str, TermInfo]:
-    """The plates of the terms, whose priors they are, and the sites that they depend on.
+    """The plates of the terms, the sites whose priors they are, and their parents.
 
     Args:
         terms: as `Target.terms`.
         arguments: of the model.
-        space: whose sites are looked for.
+        space: of the possible parents.
         plates: see `term_plates`.
-        centered: sites that `batch.centering` names: all that their values enter depends on the
-            location and scale of their priors as well.
+        centered: sites in `batch.centering`: terms that depend on their values also depend on the
+            locations and scales of their priors.
     """
     z = {
         site.name: jax.ShapeDtypeStruct(
@@ -59,13 +58,13 @@ def term_info(
     closed, shapes = jax.make_jaxpr(values, return_shape=True)(
         z, {name: z[name] for name in centered}, arguments.abstract()
     )
-    labels = [frozenset({(name, 0)}) for name in sorted(z)]  # as a dict is laid out
+    labels = [frozenset({(name, 0)}) for name in sorted(z)]  # the leaf order of a dict
     labels += [frozenset()] * (len(closed.jaxpr.invars) - len(labels))
     found = zip(sorted(shapes), dependencies(closed.jaxpr, labels), strict=True)
-    owners = {one: site for site in space.names for one in (site, volume(site))}
+    owners = {one: site for site in space.names for one in (site, log_jacobian_name(site))}
     return {
         name: TermInfo(
-            plates.get(name, ()), frozenset(label for label, _ in line), owners.get(name)
+            plates.get(name, ()), frozenset(label for label, _ in parents), owners.get(name)
         )
-        for name, line in found
+        for name, parents in found
     }

@@ -1,8 +1,8 @@
-"""The arguments of distributions, validated without a trace of it in the program.
+"""Validation of the arguments of distributions that adds nothing to the traced program.
 
-NumPyro validates the arguments of every distribution that is made. Of traced arrays nothing can be
-known, yet the question is traced with them and, for matrices, partly compiled on the spot: half the
-compile time of a Gaussian process. Only what is known is asked about here.
+NumPyro validates the arguments of every distribution that is constructed. For traced arrays the
+result is unknown, yet the check is traced with them and, for matrices, partly compiled immediately:
+half the compile time of a Gaussian process. Here only concrete arguments are validated.
 """
 
 from __future__ import annotations
@@ -19,31 +19,32 @@ from numpyro.distributions.distribution import COERCIONS
 
 
 @contextlib.contextmanager
-def known_arguments() -> Iterator[None]:
-    """Distributions made inside are validated as far as their arguments are no traced arrays.
+def validate_concrete_arguments() -> Iterator[None]:
+    """Validates only those arguments of distributions constructed inside that are not traced.
 
-    Whether a value lies in a distribution's support is still asked whenever its density is.
+    `log_prob` still checks that a value is in the support.
     """
-    COERCIONS.append(_make)
+    COERCIONS.append(_construct)
     try:
         yield
     finally:
-        COERCIONS.remove(_make)
+        COERCIONS.remove(_construct)
 
 
-def _make(
+def _construct(
     cls: type[Distribution], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Distribution | None:
-    """A distribution; `None` leaves it to NumPyro."""
+    """A validated distribution; `None` for NumPyro's own construction."""
     if not cls._validate_args or "validate_args" in kwargs:
         return None
     with numpyro.validation_enabled(False):
-        made = type.__call__(cls, *args, **kwargs)
-    arguments = made.get_args() if made._validate_args else {}  # some are made to ask nothing
+        distribution = type.__call__(cls, *args, **kwargs)
+    # some classes never validate
+    arguments = distribution.get_args() if distribution._validate_args else {}
     for name, value in arguments.items():
-        if not _valid(made.arg_constraints[name], value):
+        if not _valid(distribution.arg_constraints[name], value):
             raise ValueError(f"{cls.__name__} distribution got invalid {name} parameter.")
-    return made
+    return distribution
 
 
 def _valid(constraint: constraints.Constraint, value: Any) -> bool:

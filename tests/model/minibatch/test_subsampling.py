@@ -1,4 +1,4 @@
-"""`batch_size`: models written for all rows, seen a few rows at a time."""
+"""`batch_size`: minibatches of models that are written for all rows."""
 
 import itertools
 
@@ -13,7 +13,7 @@ from numpyro.contrib.control_flow import scan
 import vijax
 from vijax import ModelError
 from vijax.contracts import Batch
-from vijax.model import build, check_batches, request, split
+from vijax.model import batch_request, build, check_batches, split
 
 N = 6
 rng = np.random.default_rng(0)
@@ -80,7 +80,7 @@ def crossed(ratings):
 
 def target_of(model, args, size, axes=None):
     arguments, data = split(model, args, {})
-    return build(model, arguments, request(size, axes)), Batch(data)
+    return build(model, arguments, batch_request(size, axes)), Batch(data)
 
 
 def position(target):
@@ -89,8 +89,8 @@ def position(target):
     return {site.name: jnp.asarray(draws.normal(size=site.z_shape), float) for site in sites}
 
 
-def some(target, z, index):
-    """The position of a batch: latents by row are those of its rows."""
+def take_rows(target, z, index):
+    """The position of a minibatch, with the local latent variables of its rows."""
     out = {}
     for site in target.space.sites:
         value = z[site.name]
@@ -109,14 +109,14 @@ def test_the_average_over_all_batches_is_the_full_log_density(model):
     whole = build(model, split(model, (X, Y), {})[0]).log_density(z, batch)
     sets = np.array(list(itertools.combinations(range(N), 2)))
     density = jax.jit(lambda z, rows: target.log_density(z, batch._replace(index={"n": rows})))
-    values = [density(some(target, z, {"n": rows}), rows) for rows in sets]
+    values = [density(take_rows(target, z, {"n": rows}), rows) for rows in sets]
     np.testing.assert_allclose(np.mean(values), whole, rtol=1e-5)
     assert np.std(values) > 0.1
     np.testing.assert_allclose(target.log_density(z, batch), whole, rtol=1e-6)  # no index: all
     check_batches(target, batch, {}, {})
 
 
-def test_two_nested_plates_are_cut_independently():
+def test_two_nested_plates_are_subsampled_independently():
     target, batch = target_of(crossed, (RATINGS,), {"users": 2, "items": 1})
     z = position(target)
     whole = build(crossed, split(crossed, (RATINGS,), {})[0]).log_density(z, batch)
@@ -125,12 +125,12 @@ def test_two_nested_plates_are_cut_independently():
     for users in itertools.combinations(range(4), 2):
         for item in range(3):
             index = {"users": np.array(users), "items": np.array([item])}
-            values.append(density(some(target, z, index), index))
+            values.append(density(take_rows(target, z, index), index))
     np.testing.assert_allclose(np.mean(values), whole, rtol=1e-5)
     check_batches(target, batch, {}, {})
 
 
-def test_equal_requests_share_a_target_and_a_size_of_all_rows_cuts_nothing():
+def test_equal_requests_share_a_target_and_a_size_of_all_rows_subsamples_nothing():
     assert target_of(by_shape, (X, Y), 2)[0] is target_of(by_shape, (X, Y), 2)[0]
     assert target_of(by_shape, (X, Y), 2)[0] is not target_of(by_shape, (X, Y), 3)[0]
     assert target_of(by_shape, (X, Y), 6)[0].subsampled == {}
@@ -165,39 +165,39 @@ def as_an_event(x, y):
     ("model", "site"),
     [(standardized, "y"), (divided_by_length, "w"), (half_outside, "y"), (as_an_event, "y")],
 )
-def test_a_model_whose_rows_depend_on_one_another_is_refused(model, site):
+def test_a_model_with_dependent_rows_is_refused(model, site):
     target, batch = target_of(model, (X, Y), 2)
     with pytest.raises(ModelError, match=f"site '{site}': .*other rows"):
         check_batches(target, batch, {}, {})
 
 
-def looked_up(x, y):
+def indexed(x, y):
     w = numpyro.sample("w", dist.Normal(jnp.zeros(2), 1.0).to_event(1))
     with numpyro.plate("n", N, subsample_size=3) as rows:
         u = numpyro.sample("u", dist.Normal(0.0, 1.0))
         numpyro.sample("y", dist.Normal(x[rows] @ w + u, 1.0), obs=numpyro.subsample(y, 0))
 
 
-def not_looked_up(x, y):
+def not_indexed(x, y):
     w = numpyro.sample("w", dist.Normal(jnp.zeros(2), 1.0).to_event(1))
     with numpyro.plate("n", N, subsample_size=3):
         numpyro.sample("y", dist.Normal(x[:3] @ w, 1.0), obs=y[:3])
 
 
-def looked_up_by_half(x, y):
+def half_indexed(x, y):
     w = numpyro.sample("w", dist.Normal(jnp.zeros(2), 1.0).to_event(1))
     with numpyro.plate("n", N, subsample_size=3) as rows:
         numpyro.sample("y", dist.Normal(x[rows] @ w, 1.0), obs=y[:3])
 
 
-def standardized_by_itself(x, y):
+def standardized_minibatch(x, y):
     w = numpyro.sample("w", dist.Normal(jnp.zeros(2), 1.0).to_event(1))
     with numpyro.plate("n", N, subsample_size=3) as rows:
         some = x[rows] - x[rows].mean(0)
         numpyro.sample("y", dist.Normal(some @ w, 1.0), obs=y[rows])
 
 
-def outside_by_itself(x, y):
+def outside_the_plate(x, y):
     w = numpyro.sample("w", dist.Normal(jnp.zeros(2), 1.0).to_event(1))
     with numpyro.plate("n", N, subsample_size=3) as rows:
         numpyro.sample("x", dist.Normal(x[rows, 0], 1.0), obs=x[rows, 1])
@@ -207,23 +207,23 @@ def outside_by_itself(x, y):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (not_looked_up, r"plate 'n': expected its 3 of 6 rows to be looked up.*'x' has all"),
-        (looked_up_by_half, "site 'y': .*other rows"),
-        (standardized_by_itself, "site 'y': .*other rows"),
-        (outside_by_itself, "site 'y': .*other rows.*outside plate 'n'"),
+        (not_indexed, r"plate 'n': expected arrays to be indexed by its 3 of 6 rows.*'x' has all"),
+        (half_indexed, "site 'y': .*other rows"),
+        (standardized_minibatch, "site 'y': .*other rows"),
+        (outside_the_plate, "site 'y': .*other rows.*outside plate 'n'"),
     ],
 )
-def test_a_subsampling_model_that_would_count_the_wrong_rows_is_refused(model, message):
+def test_a_subsampling_model_with_wrong_rows_is_refused(model, message):
     with pytest.raises(ModelError, match=message):
         vijax.fit(model, X, Y, progress_bar=False)
 
 
-def test_a_subsampling_model_that_looks_its_rows_up_is_let_through():
-    arguments, data = split(looked_up, (X, Y), {})
-    check_batches(build(looked_up, arguments), Batch(data), {}, {})
-    one_batch = (X[:3], Y[:3])  # as a loader of its own would give it
-    arguments, data = split(not_looked_up, one_batch, {})
-    check_batches(build(not_looked_up, arguments), Batch(data), {}, {})
+def test_a_subsampling_model_that_indexes_its_arrays_is_accepted():
+    arguments, data = split(indexed, (X, Y), {})
+    check_batches(build(indexed, arguments), Batch(data), {}, {})
+    one_batch = (X[:3], Y[:3])  # as from a data loader
+    arguments, data = split(not_indexed, one_batch, {})
+    check_batches(build(not_indexed, arguments), Batch(data), {}, {})
 
 
 def noisy(x, y):
@@ -234,7 +234,7 @@ def noisy(x, y):
         numpyro.sample("y", dist.Normal((x * kept) @ w + noise, 1.0), obs=y)
 
 
-def test_a_model_with_randomness_of_its_own_is_let_through():
+def test_a_random_model_is_accepted():
     target, batch = target_of(noisy, (X, Y), 2)
     check_batches(target, batch, {}, {})
 
@@ -256,8 +256,13 @@ def square(x, y):
 @pytest.mark.parametrize(
     ("model", "args", "options", "message"),
     [
-        (no_plate, (X, Y), (2,), r"a plate round the observed sites \['y'\]"),
-        (crossed, (RATINGS,), (2,), r"expected one plate round the data, got \['users', 'items'\]"),
+        (no_plate, (X, Y), (2,), r"a plate around the observed sites \['y'\]"),
+        (
+            crossed,
+            (RATINGS,),
+            (2,),
+            r"expected one plate around the data, got \['users', 'items'\]",
+        ),
         (by_shape, (X, Y), ({"rows": 2},), r"plates among \['n'\], got 'rows'"),
         (square, (SQUARE, Y), (2,), r"argument 'x': .*batch_axes=\{'x': 0\}"),
         (by_shape, (X, Y), (2, {"z": 0}), r"arrays among \['x', 'y'\], got 'z'"),
@@ -266,7 +271,7 @@ def square(x, y):
         (by_shape, (X, Y), (2, {"x": {"m": 0}}), r"plates among \['n'\], got 'm'"),
     ],
 )
-def test_what_cannot_be_cut_is_refused(model, args, options, message):
+def test_invalid_requests_are_refused(model, args, options, message):
     with pytest.raises(ModelError, match=message):
         target_of(model, args, *options)
 
@@ -274,9 +279,9 @@ def test_what_cannot_be_cut_is_refused(model, args, options, message):
 @pytest.mark.parametrize("size", [0, -1, 2.5, True, "all", {"n": 0}])
 def test_sizes_are_positive_whole_numbers(size):
     with pytest.raises(ValueError, match=r"batch_size.*expected a positive number of rows"):
-        request(size, None)
+        batch_request(size, None)
 
 
-def test_axes_can_be_said():
+def test_axes_can_be_given():
     target, batch = target_of(square, (SQUARE, Y), 2, {"x": 0})
     check_batches(target, batch, {}, {})

@@ -42,14 +42,14 @@ def ratios(numerator: Sequence[float], denominator: Sequence[float]) -> MedianRa
 
 
 def interleaved(
-    contenders: Mapping[str, Callable[[], Any]], repeats: int
+    candidates: Mapping[str, Callable[[], Any]], repeats: int
 ) -> dict[str, list[float]]:
     """Seconds of every contender, `repeats` each, interleaved: A B C, C B A, A B C, ..."""
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for repeat in range(repeats):
-        for name in list(contenders)[:: 1 if repeat % 2 == 0 else -1]:
+        for name in list(candidates)[:: 1 if repeat % 2 == 0 else -1]:
             start = time.perf_counter()
-            contenders[name]()
+            candidates[name]()
             seconds[name].append(time.perf_counter() - start)
     return seconds
 

@@ -130,11 +130,11 @@ def _by_numpyro(y: np.ndarray, states: int) -> Callable[..., jax.Array]:
 
 def _chains(repeats: int) -> list[dict[str, Any]]:
     """Milliseconds per log density and gradient."""
-    contenders = {"vijax": _by_vijax, "by hand": _by_hand, "NumPyro": _by_numpyro}
+    candidates = {"vijax": _by_vijax, "by hand": _by_hand, "NumPyro": _by_numpyro}
     try:
         import funsor  # noqa: F401
     except ImportError:
-        del contenders["NumPyro"]
+        del candidates["NumPyro"]
     found = []
     for states in _STATES:
         for steps in _STEPS:
@@ -144,7 +144,7 @@ def _chains(repeats: int) -> list[dict[str, Any]]:
                 logits = jax.random.normal(keys[0], (points, states, states))
                 means = jax.random.normal(keys[1], (points, states))
                 calls = {}
-                for name, make in contenders.items():
+                for name, make in candidates.items():
                     slopes = jax.value_and_grad(make(y, states), (0, 1))
                     program = jax.jit(jax.vmap(slopes, (0, 0, None)))
                     compiled = program.lower(logits, means, y).compile()

@@ -81,8 +81,8 @@ def rows(options: argparse.Namespace) -> dict[str, Any]:
     x = rng.normal(size=(1_000_000, 50)).astype(np.float32)
     y = (rng.random(len(x)) < 1 / (1 + np.exp(-x[:, :5].sum(1)))).astype(np.float32)
     fitted = _fit(_logistic, (x, y), guide="meanfield", batch_size=_BATCH)
-    contenders = {"vijax": _further(fitted), "by hand": _by_hand(x, y)}
-    seconds = _report.interleaved(contenders, options.repeats)
+    candidates = {"vijax": _further(fitted), "by hand": _by_hand(x, y)}
+    seconds = _report.interleaved(candidates, options.repeats)
     found = {
         "speed": _report.ratios(seconds["by hand"], seconds["vijax"]),
         "step": _steps(seconds),
@@ -107,8 +107,8 @@ def latents(options: argparse.Namespace) -> dict[str, Any]:
         state_ratio[size] = sum(leaf.nbytes for leaf in leaves) / state
         fits[size] = _further(fitted)
         total_ratio[size] = (_resident() - before) / (state + y.nbytes)
-    contenders = {str(size): fits[size] for size in sizes}
-    seconds = _report.interleaved(contenders, options.repeats)
+    candidates = {str(size): fits[size] for size in sizes}
+    seconds = _report.interleaved(candidates, options.repeats)
     small, large = (1e6 / _STEPS * np.array(s) for s in seconds.values())
     found = {
         "ratio": _report.ratios(large, small),
@@ -180,9 +180,9 @@ def mapped(options: argparse.Namespace) -> dict[str, Any]:
         command = [sys.executable, "-m", "bench.scale", "--limited", str(path)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         with subprocess.Popen(command, cwd=Path(__file__).parents[1], **pipes) as child:
-            contenders = {"on disk": lambda: _ask(child), "in memory": _further(fitted)}
+            candidates = {"on disk": lambda: _ask(child), "in memory": _further(fitted)}
             _ask(child)  # the first steps, including compilation
-            seconds = _report.interleaved(contenders, options.repeats)
+            seconds = _report.interleaved(candidates, options.repeats)
             child.stdin.close()
     found = {
         "data over limit": x.nbytes / _LIMIT,

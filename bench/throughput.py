@@ -78,14 +78,14 @@ def _contenders(case: Case) -> dict[str, Callable[[], Any]]:
         )
         return jax.block_until_ready(run.loop)
 
-    contenders = {
+    candidates = {
         "vijax": engine,
         "by hand": case.by_hand(case.steps, *args),
         "NumPyro": by_numpyro.compiled(model, args, case.autoguide, case.steps),
     }
-    for contender in contenders.values():
+    for contender in candidates.values():
         contender()
-    return contenders
+    return candidates
 
 
 def _loop(

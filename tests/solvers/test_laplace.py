@@ -48,7 +48,7 @@ def test_logistic_regression_matches_newton_in_double_precision():
     assert np.abs((result.gaussian.mean - weights) / sd).max() < 1e-3
     np.testing.assert_allclose(result.gaussian.covariance, covariance, atol=1e-4 * sd.max() ** 2)
     assert result.converged
-    assert result.mode.basins.tolist() == [0] * 8
+    assert result.mode.path_modes.tolist() == [0] * 8
 
 
 @pytest.mark.parametrize("solver", [LaplaceSolver(), ModeSolver()], ids=["laplace", "mode"])
@@ -98,7 +98,7 @@ def test_the_highest_of_several_modes_is_found_and_the_others_named():
     result = run(problems.two_modes())
     np.testing.assert_allclose(result.gaussian.mean, [4, 4], atol=0.01)
     assert "2 separate modes" in result.reason
-    assert set(result.mode.basins.tolist()) == {0, 1}
+    assert set(result.mode.path_modes.tolist()) == {0, 1}
 
 
 def test_mode_solver_moves_a_delta_guide_to_the_mode():

@@ -26,8 +26,8 @@ from vijax.runtime.blockwise import map_blocks
 from vijax.runtime.errors import GuideError
 from vijax.runtime.keys import fold_in, host_rng
 from vijax.solvers.gaussians.dense import Gaussian, from_moments
-from vijax.solvers.gaussians.low_rank import Factored
-from vijax.solvers.gaussians.structured_conversion import from_normal, normal
+from vijax.solvers.gaussians.low_rank import LowRankGaussian
+from vijax.solvers.gaussians.structured_conversion import gaussian_from_params, gaussian_to_params
 
 ROUNDS = 2
 DENSE_DIM = 500  # largest dimension in which d x d operations are cheap compared to the model
@@ -75,11 +75,11 @@ def learn_centering(
         `None` if the weights would hardly change.
     """
     space, old = problem.target.space, jax.device_get(problem.batch.centering)
-    gaussian = normal(variables.guide, space)
-    dense = space.dim <= DENSE_DIM and isinstance(gaussian, (Gaussian, Factored))
+    gaussian = gaussian_from_params(variables.guide, space)
+    dense = space.dim <= DENSE_DIM and isinstance(gaussian, (Gaussian, LowRankGaussian))
     affordable = max(100, min(_DRAWS, _MAX_ELEMENTS // space.dim))
     num = max(_DRAWS, 10 * space.dim) if dense else affordable
-    draws = gaussian.at(host_rng(fold_in(problem.key, 6)).standard_normal((num, space.dim)))
+    draws = gaussian.transform(host_rng(fold_in(problem.key, 6)).standard_normal((num, space.dim)))
     z = weights.split(space, draws)
     _, old_batch = problem.sample  # priors do not depend on the rows
     log_prior_sds = _blockwise(problem, _log_prior_sds, z, old_batch, variables.model, mutable)
@@ -102,10 +102,10 @@ def learn_centering(
         found = from_moments(flat.mean(0), np.cov(flat, rowvar=False).reshape(space.dim, -1))
         if found is None:
             return None
-        params = from_normal(variables.guide, found, space)
+        params = gaussian_to_params(variables.guide, found, space)
     else:  # too many coordinates, or another form: only the location is moved
         moved_to = gaussian._replace(mean=np.median(flat, axis=0))
-        params = from_normal(variables.guide, moved_to, space)
+        params = gaussian_to_params(variables.guide, moved_to, space)
     return recentered, Variables(params, variables.model)
 
 

@@ -24,7 +24,7 @@ from vijax.runtime.keys import fold_in, host_rng
 from vijax.solvers import Pathfinder
 from vijax.solvers.gaussians.conversion import from_params, to_params
 from vijax.solvers.gaussians.dense import Gaussian
-from vijax.solvers.gaussians.low_rank import Factored
+from vijax.solvers.gaussians.low_rank import LowRankGaussian
 
 _MIN_SEPARATION = 1.0  # distance between the means of separate modes, in standard deviations
 _MIN_WEIGHT = 1e-3  # share of the marginal likelihood below which a mode is left out
@@ -103,7 +103,9 @@ def _refined(start: StartingPoint, best: Candidate, params: PyTree, number: int)
     return start.candidate(problem, solution)
 
 
-def _nearest(one: Gaussian | Factored, others: Sequence[Gaussian | Factored]) -> tuple[int, float]:
+def _nearest(
+    one: Gaussian | LowRankGaussian, others: Sequence[Gaussian | LowRankGaussian]
+) -> tuple[int, float]:
     """Index and distance of the nearest mean: maximum over coordinates, in the smaller sds."""
     distances = [
         np.max(np.abs(one.mean - other.mean) / np.minimum(one.sd, other.sd)) for other in others
@@ -112,7 +114,7 @@ def _nearest(one: Gaussian | Factored, others: Sequence[Gaussian | Factored]) ->
     return nearest, float(distances[nearest])
 
 
-def _gaussian(candidate: Candidate) -> Gaussian | Factored:
+def _gaussian(candidate: Candidate) -> Gaussian | LowRankGaussian:
     return from_params(candidate.solution.variables.guide, candidate.problem.target.space)
 
 

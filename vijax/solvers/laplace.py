@@ -15,7 +15,13 @@ from vijax.solvers.gaussians.conversion import location, to_params
 from vijax.solvers.gaussians.dense import LOG_2PI, Gaussian, antithetic, estimate_elbo
 from vijax.solvers.host_algebra import host_algebra
 from vijax.solvers.mode import Mode, ModeSolver, latent_density
-from vijax.solvers.optimization.newton import Curvature, Polished, curvature, objection, polish
+from vijax.solvers.optimization.newton import (
+    Curvature,
+    NewtonResult,
+    curvature,
+    mode_failure,
+    newton_ascent,
+)
 
 
 class LaplaceResult(NamedTuple):
@@ -98,16 +104,16 @@ class LaplaceSolver(Solver):
                 mode = _near(kernel, starts)
             if not np.isfinite(mode.log_density):
                 return LaplaceResult(None, mode, None, -np.inf, np.inf, False, mode.reason)
-            polished = polish(kernel, mode.point, mode.log_density, self.newton_steps)
+            polished = newton_ascent(kernel, mode.point, mode.log_density, self.newton_steps)
             return self._judge(kernel, rng, mode, polished)
 
     def _judge(
-        self, kernel: Kernel, rng: np.random.Generator, mode: Mode, polished: Polished
+        self, kernel: Kernel, rng: np.random.Generator, mode: Mode, polished: NewtonResult
     ) -> LaplaceResult:
         dim = kernel.target.space.dim
         mode = mode._replace(point=polished.point, log_density=polished.log_density)
         latent = latent_density(kernel, mode.point)
-        against = objection(kernel, latent, polished, dim)
+        against = mode_failure(kernel, latent, polished, dim)
         if not np.isfinite(polished.hessian).all():
             reason = f"{against}; {mode.reason}"
             return LaplaceResult(None, mode, None, -np.inf, np.inf, False, reason)

@@ -11,9 +11,12 @@ import numpy as np
 from vijax.contracts import Batch, Guide, Solution, Solver, Target, Variables
 from vijax.contracts.kernel import Floats, Kernel
 from vijax.runtime.keys import host_rng
-from vijax.solvers.gaussians.dense import log_normal, matched, require_even, summarize
+from vijax.solvers.gaussians.dense import log_normal, moment_matched, require_even, summarize
 from vijax.solvers.gaussians.structure import Blocks, StructuredGaussian
-from vijax.solvers.gaussians.structured_conversion import fill, structured
+from vijax.solvers.gaussians.structured_conversion import (
+    structured_from_params,
+    structured_to_params,
+)
 from vijax.solvers.host_algebra import host_algebra
 
 _MARGIN = 0.02  # nats of ELBO that a step may lose
@@ -83,7 +86,7 @@ class StructuredNewton(Solver):
         Raises:
             GuideError: the guide has none.
         """
-        gaussian = structured(variables.guide, target.space)
+        gaussian = structured_from_params(variables.guide, target.space)
         kernel = Kernel(target, batch, variables.model)
         affordable = int(np.clip(_NUMBERS // kernel.dim, _FEW, _MANY)) // 2 * 2
         most = self.num_draws or affordable
@@ -92,14 +95,14 @@ class StructuredNewton(Solver):
         elbos: list[float] = []
         with host_algebra(0):  # small blocks and thin matrices never repay the threads
             for num_draws, tolerance in stages:
-                noise = matched(rng, num_draws, kernel.dim)
+                noise = moment_matched(rng, num_draws, kernel.dim)
                 ascent = _Ascent(kernel, noise, rng, gaussian)
                 steps = self.max_steps - len(elbos)
                 converged, reason = ascent.run(steps, tolerance)
                 gaussian, elbos = ascent.gaussian, elbos + ascent.elbos
                 if not converged:
                     break
-        params = fill(variables.guide, gaussian, target.space)
+        params = structured_to_params(variables.guide, gaussian, target.space)
         losses = tuple(-elbo for elbo in elbos)
         found = variables._replace(guide=params)
         said = f"{reason} after {len(elbos)} Newton steps"
@@ -165,7 +168,7 @@ class _Ascent:
         return here
 
     def _look(self, gaussian: StructuredGaussian) -> _Look:
-        points = gaussian.at(self.noise)
+        points = gaussian.transform(self.noise)
         log_density, scores = self.kernel(points)
         terms = log_density - log_normal(self.noise, gaussian.log_det)
         half = len(terms) // 2
@@ -174,7 +177,7 @@ class _Ascent:
     def _curvature(self, here: _Look) -> Blocks:
         """Blocks of the mean negative Hessian at the draws."""
         rng = np.random.default_rng(self.seed)
-        return self.gaussian.structure.measure(
+        return self.gaussian.structure.estimate_blocks(
             lambda vectors: -self.kernel.paired_products(here.points, vectors),
             len(here.points),
             rng,

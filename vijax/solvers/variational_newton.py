@@ -13,19 +13,19 @@ from vijax.contracts.kernel import Floats, Kernel
 from vijax.runtime.errors import VijaxError, mismatch
 from vijax.runtime.keys import host_rng
 from vijax.solvers.batch_and_match.batch_and_match import BatchAndMatch
-from vijax.solvers.gaussians.conversion import filled, from_params
+from vijax.solvers.gaussians.conversion import from_params, gaussian_solution
 from vijax.solvers.gaussians.dense import (
     Estimate,
     Gaussian,
     antithetic,
-    clearly_better,
     elbo_terms,
     log_normal,
     require_even,
+    significantly_better,
     summarize,
     whitened,
 )
-from vijax.solvers.gaussians.low_rank import Factored
+from vijax.solvers.gaussians.low_rank import LowRankGaussian
 from vijax.solvers.host_algebra import host_algebra
 from vijax.solvers.pathfinder.pathfinder import Pathfinder, PathfinderResult
 
@@ -124,10 +124,12 @@ class VariationalNewton(Solver):
         kernel = Kernel(target, batch, variables.model)
         result = self.run(kernel, host_rng(key), _dense(from_params(variables.guide, target.space)))
         paths = result.start
-        found: list[Gaussian | Factored | None] = [result.gaussian]
+        found: list[Gaussian | LowRankGaussian | None] = [result.gaussian]
         if paths is not None:
             found += paths.other_modes(result.gaussian, result.elbo)
-        return filled(kernel, variables, found, result.reason, result.converged, result.elbos)
+        return gaussian_solution(
+            kernel, variables, found, result.reason, result.converged, result.elbos
+        )
 
     def run(
         self, kernel: Kernel, rng: np.random.Generator, gaussian: Gaussian
@@ -230,7 +232,7 @@ class _Ascent:
         scored = [(one, elbo_terms(self.kernel, one, noise)) for one in rivals if one is not None]
         chosen, terms = scored[0]
         for rival, others in scored[1:]:
-            if clearly_better(others, terms):
+            if significantly_better(others, terms):
                 chosen, terms = rival, others
         return chosen, summarize(terms)
 
@@ -246,7 +248,7 @@ class _Ascent:
 
     def _look(self, gaussian: Gaussian) -> _Look:
         noise = whitened(self.rng, self.num_draws, self.kernel.dim)
-        log_density, gradient = self.kernel(gaussian.at(noise))
+        log_density, gradient = self.kernel(gaussian.transform(noise))
         terms = log_density - log_normal(noise, gaussian.log_det)
         scores = gradient @ gaussian.factor
         estimate = summarize(0.5 * (terms[: len(terms) // 2] + terms[len(terms) // 2 :]))
@@ -262,7 +264,7 @@ class _Ascent:
 
     def _hessians(self, gaussian: Gaussian, noise: Floats) -> Floats:
         bend = np.zeros((self.kernel.dim, self.kernel.dim))
-        for point in gaussian.at(noise):
+        for point in gaussian.transform(noise):
             products = self.kernel.products(point, gaussian.factor.T)
             bend -= products @ gaussian.factor / len(noise)
         return 0.5 * (bend + bend.T)
@@ -308,4 +310,4 @@ class _Ascent:
 
 def _dense(gaussian: Any) -> Any:
     """The Gaussian with its factor written out; `None` stays."""
-    return gaussian.dense if isinstance(gaussian, Factored) else gaussian
+    return gaussian.dense if isinstance(gaussian, LowRankGaussian) else gaussian

@@ -22,7 +22,7 @@ from vijax.guides import Plates
 from vijax.guides.structured.plates import plates_affordable_on_batches
 from vijax.model import batch_request, build, split
 from vijax.objectives import ELBO
-from vijax.solvers.gaussians.structured_conversion import normal
+from vijax.solvers.gaussians.structured_conversion import gaussian_from_params
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(24, 3)).astype(np.float32)
@@ -138,7 +138,7 @@ def test_batches_reach_the_exact_posterior_of_a_linear_hierarchy(name):
     assert posterior.converged
     mean, covariance = exact(*built(name))
     sd = np.sqrt(np.diag(covariance))
-    found = normal(posterior.params, posterior.space)
+    found = gaussian_from_params(posterior.params, posterior.space)
     root = found.structure.draws(found.conditionals, np.eye(sd.size))
     found_sd = np.sqrt(np.diag(root.T @ root))
     correlation = root.T @ root / np.outer(found_sd, found_sd) - covariance / np.outer(sd, sd)
@@ -195,7 +195,7 @@ def test_global_latents_keep_their_sd_with_many_groups_in_minibatches():
     posterior = vijax.fit(groups, y, sd, batch_size=100, progress_bar=False)
     assert posterior.guide == Plates()
     mean, exact_sd = exact_globals(y, sd)
-    found = normal(posterior.params, posterior.space)
+    found = gaussian_from_params(posterior.params, posterior.space)
     np.testing.assert_allclose((found.mean[:2] - mean) / exact_sd, 0, atol=0.2)
     np.testing.assert_allclose(found.sd[:2], exact_sd, rtol=0.1)
 

@@ -12,7 +12,7 @@ from vijax.guides import LowRank, MeanField
 from vijax.solvers import BatchAndMatch
 from vijax.solvers.batch_and_match.low_rank_update import patched_update
 from vijax.solvers.gaussians.dense import whitened
-from vijax.solvers.gaussians.low_rank import Factored
+from vijax.solvers.gaussians.low_rank import LowRankGaussian
 
 
 def spiked_model(basis, weight, scale, mean):
@@ -28,7 +28,7 @@ def spiked(dim, rank, seed=0):
     basis = np.linalg.qr(rng.normal(size=(dim, rank))).Q
     stretch = np.linspace(2, 10, rank)
     scale, mean = np.exp(rng.normal(size=dim)), rng.normal(size=dim)
-    known = Factored(mean, scale, basis, stretch)
+    known = LowRankGaussian(mean, scale, basis, stretch)
     arrays = (basis, 1 / stretch**2 - 1, scale, mean)
     return problems.case(spiked_model, *(a.astype(np.float32) for a in arrays)), known
 
@@ -39,7 +39,7 @@ def log_evidence(gaussian):
 
 def scores(gaussian, points):
     """Of a Gaussian, `-covariance^-1 (z - mean)`."""
-    return -gaussian.turn((points - gaussian.mean) / gaussian.scale, -2) / gaussian.scale
+    return -gaussian.apply_power((points - gaussian.mean) / gaussian.scale, -2) / gaussian.scale
 
 
 @pytest.mark.parametrize("lam", [0.1, 1e4])
@@ -56,7 +56,7 @@ def test_steps_reach_a_target_of_the_family():
     dim = 300
     _, known = spiked(dim, 4)
     rng = np.random.default_rng(0)
-    current = Factored(np.zeros(dim), np.ones(dim), np.zeros((dim, 0)), np.zeros(0))
+    current = LowRankGaussian(np.zeros(dim), np.ones(dim), np.zeros((dim, 0)), np.zeros(0))
     for t in range(120):
         noise = whitened(rng, 32, dim)
         lam = max(4.0, 32 * dim / (t + 1))
@@ -90,12 +90,12 @@ def test_is_exact_on_targets_of_the_family(dim, rank, seed):
     # what float32 leaves of the scores, in units of the posterior
     error = (np.asarray(guide.mean(params, space)) - known.mean) / known.sd
     assert np.abs(error).max() < 2e-3
-    held = Factored(
+    held = LowRankGaussian(
         known.mean,
         np.exp(np.asarray(params.log_scale, float)),
         *np.linalg.svd(np.asarray(params.factor, float), full_matrices=False)[:2],
     )
-    held = held._replace(stretch=np.sqrt(1 + held.stretch**2))
+    held = held._replace(axis_sd=np.sqrt(1 + held.axis_sd**2))
     np.testing.assert_allclose(held.sd, known.sd, rtol=2e-3)
     np.testing.assert_allclose(held.conditional_sd, known.conditional_sd, rtol=2e-3)
     np.testing.assert_allclose(-solution.losses[-1], log_evidence(known), atol=0.01)

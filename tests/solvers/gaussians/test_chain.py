@@ -12,7 +12,7 @@ from vijax.runtime.errors import GuideError, VijaxError
 from vijax.solvers import StructuredNewton
 from vijax.solvers.gaussians.chain import Chain, Tridiagonal
 from vijax.solvers.gaussians.conversion import from_params
-from vijax.solvers.gaussians.structured_conversion import normal
+from vijax.solvers.gaussians.structured_conversion import gaussian_from_params
 
 STEP, NOISE = 0.3, 1.0
 
@@ -79,7 +79,7 @@ def test_blocks_are_read_off_a_few_products():
         return vectors @ dense
 
     _, at = chain.eliminate(precision, None)
-    found = chain.measure(apply, 4, np.random.default_rng(2), at)
+    found = chain.estimate_blocks(apply, 4, np.random.default_rng(2), at)
     assert products == [4] * 6  # three colors, two coordinates
     np.testing.assert_allclose(found.diagonal, precision.diagonal, atol=1e-12)
     np.testing.assert_allclose(found.below, precision.below, atol=1e-12)
@@ -107,7 +107,7 @@ def test_a_linear_gaussian_model_is_exact():
     change = np.eye(length) - np.eye(length, k=-1)
     precision = change.T @ change / STEP**2 + np.eye(length) / NOISE**2
     covariance = np.linalg.inv(precision)
-    found = normal(posterior.params, posterior.space)
+    found = gaussian_from_params(posterior.params, posterior.space)
     sd = np.sqrt(np.diag(covariance))
     np.testing.assert_allclose((found.mean - covariance @ y) / sd, 0, atol=1e-4)
     np.testing.assert_allclose(found.sd, sd, rtol=1e-5)

@@ -3,7 +3,12 @@ import pytest
 
 from vijax.solvers.batch_and_match.low_rank_update import FactoredMean
 from vijax.solvers.gaussians.dense import Gaussian
-from vijax.solvers.gaussians.low_rank import Factored, nearest, rescaled, widest
+from vijax.solvers.gaussians.low_rank import (
+    LowRankGaussian,
+    low_rank_approximation,
+    rescale_diagonal,
+    truncate,
+)
 
 DIM = 7
 
@@ -14,7 +19,7 @@ def some(rank=3, seed=0, narrow=False):
     stretch = rng.uniform(1.5, 4, rank)
     if narrow:
         stretch[0] = 0.3
-    return Factored(rng.normal(size=DIM), rng.uniform(0.1, 10, DIM), basis, stretch)
+    return LowRankGaussian(rng.normal(size=DIM), rng.uniform(0.1, 10, DIM), basis, stretch)
 
 
 @pytest.mark.parametrize("narrow", [False, True])
@@ -22,7 +27,7 @@ def some(rank=3, seed=0, narrow=False):
 def test_agrees_with_the_dense_gaussian(rank, narrow):
     gaussian = some(rank, narrow=narrow and rank > 0)
     plain = np.diag(gaussian.scale)
-    middle = np.eye(DIM) + (gaussian.basis * (gaussian.stretch**2 - 1)) @ gaussian.basis.T
+    middle = np.eye(DIM) + (gaussian.basis * (gaussian.axis_sd**2 - 1)) @ gaussian.basis.T
     np.testing.assert_allclose(gaussian.covariance, plain @ middle @ plain)
     dense = Gaussian(gaussian.mean, gaussian.factor)
     for name in ("sd", "conditional_sd", "log_det", "cholesky"):
@@ -39,12 +44,12 @@ def test_coordinates_along_a_span_have_the_covariance_they_should():
     span = np.linalg.qr(np.concatenate([gaussian.basis, other], axis=1)).Q
     standard = gaussian.covariance / np.outer(gaussian.scale, gaussian.scale)
     expected = span.T @ standard @ span
-    np.testing.assert_allclose(gaussian.within(span).covariance, expected, atol=1e-12)
+    np.testing.assert_allclose(gaussian.project(span).covariance, expected, atol=1e-12)
 
 
 def test_changing_the_diagonal_leaves_the_directions():
     gaussian, by = some(), np.linspace(0.5, 2, DIM)
-    new = rescaled(gaussian, by)
+    new = rescale_diagonal(gaussian, by)
     change = (by**2 - 1) * gaussian.scale**2
     np.testing.assert_allclose(new.covariance, gaussian.covariance + np.diag(change))
     np.testing.assert_allclose(new.basis.T @ new.basis, np.eye(3), atol=1e-12)
@@ -58,18 +63,18 @@ def kl(q, p):
 @pytest.mark.parametrize("narrow", [False, True])
 def test_of_fewer_directions_the_widest_are_kept_and_the_diagonal_makes_up(narrow):
     gaussian = some(narrow=narrow)
-    kept, near = widest(gaussian, 1), nearest(gaussian, 1)
-    assert kept.stretch == [gaussian.stretch.max()]
+    kept, near = truncate(gaussian, 1), low_rank_approximation(gaussian, 1)
+    assert kept.axis_sd == [gaussian.axis_sd.max()]
     assert near.rank == 1
     assert kl(near, gaussian) < kl(kept, gaussian)
 
 
 def test_what_the_family_holds_is_kept_exactly():
     gaussian = some()
-    np.testing.assert_allclose(nearest(gaussian, 5).covariance, gaussian.covariance)
+    np.testing.assert_allclose(low_rank_approximation(gaussian, 5).covariance, gaussian.covariance)
     independent = Gaussian(np.zeros(3), np.diag([1.0, 2.0, 3.0]))
-    np.testing.assert_allclose(nearest(independent, 1).sd, [1, 2, 3])
-    assert nearest(independent, 0).rank == 0
+    np.testing.assert_allclose(low_rank_approximation(independent, 1).sd, [1, 2, 3])
+    assert low_rank_approximation(independent, 0).rank == 0
 
 
 def test_the_mean_of_several():

@@ -24,7 +24,7 @@ from vijax.guides.structured.plate_levels import (
 from vijax.guides.structured.plates import plates_affordable
 from vijax.runtime.errors import GuideError
 from vijax.solvers import StructuredNewton
-from vijax.solvers.gaussians.structured_conversion import fill, normal
+from vijax.solvers.gaussians.structured_conversion import gaussian_from_params, structured_to_params
 from vijax.solvers.gaussians.tree import Tree
 
 
@@ -102,7 +102,9 @@ def test_a_position_is_cut_into_rows_and_joined_again():
 def test_the_algebra_is_that_of_the_dense_matrix():
     tree, dense = random_precision()
     rng = np.random.default_rng(1)
-    blocks = tree.measure(lambda vectors: vectors @ dense, 4, rng, random_conditionals(tree, rng))
+    blocks = tree.estimate_blocks(
+        lambda vectors: vectors @ dense, 4, rng, random_conditionals(tree, rng)
+    )
     kept, found = tree.eliminate(blocks, None)
     covariance, right = np.linalg.inv(dense), rng.normal(size=tree.dim)
     np.testing.assert_allclose(tree.solve(found, right), covariance @ right, atol=1e-12)
@@ -138,7 +140,7 @@ def test_rows_of_crossed_plates_meet_the_optimum_of_the_elbo():
     prior = np.diag([1.0 + 3 + 4 * 0.25, *np.ones(7)])
     prior[0, 1:] = prior[1:, 0] = [-1.0] * 3 + [-0.5] * 4
     precision = prior + design.T @ design / 0.49
-    found = normal(posterior.params, posterior.space)
+    found = gaussian_from_params(posterior.params, posterior.space)
     tree, dim = found.structure, 8
 
     def divergence(conditionals):
@@ -172,7 +174,7 @@ def test_random_signs_average_couplings_within_a_plate_away():
     dense[rows[0, 0], rows[3, 1]] = dense[rows[3, 1], rows[0, 0]] = 1.0
     _, at = tree.eliminate(tree.diagonal(np.ones(tree.dim)), None)
     num = 400
-    blocks = tree.measure(lambda vectors: vectors @ dense, num, rng, at)
+    blocks = tree.estimate_blocks(lambda vectors: vectors @ dense, num, rng, at)
     error = blocks[2].diagonal - np.stack([dense[np.ix_(own, own)] for own in rows])
     assert 0 < np.abs(error).max() < 5 / np.sqrt(num)
 
@@ -180,7 +182,7 @@ def test_random_signs_average_couplings_within_a_plate_away():
 def test_a_linear_gaussian_hierarchy_is_exact():
     exact = problem("hierarchy")
     posterior = fit(exact.model, *exact.args, guide="plates")
-    found = normal(posterior.params, posterior.space)
+    found = gaussian_from_params(posterior.params, posterior.space)
     sd = np.sqrt(np.diag(exact.covariance))
     np.testing.assert_allclose((found.mean - exact.mean) / sd, 0, atol=1e-4)
     root = found.structure.draws(found.conditionals, np.eye(5))
@@ -199,13 +201,13 @@ def test_parameters_hold_the_gaussian():
     guide, rng = Plates(), np.random.default_rng(2)
     z = space().unravel(jnp.zeros(tree.dim))
     params = guide.init(jax.random.key(0), space(), z)
-    gaussian = normal(params, space())
+    gaussian = gaussian_from_params(params, space())
     np.testing.assert_allclose(gaussian.sd, 0.1, rtol=1e-6)
-    blocks = tree.measure(lambda v: v @ dense, 2, rng, gaussian.conditionals)
+    blocks = tree.estimate_blocks(lambda v: v @ dense, 2, rng, gaussian.conditionals)
     _, conditionals = tree.eliminate(blocks, None)
     gaussian = gaussian._replace(mean=rng.normal(size=tree.dim), conditionals=conditionals)
-    params = fill(params, gaussian, space())
-    again = normal(params, space())
+    params = structured_to_params(params, gaussian, space())
+    again = gaussian_from_params(params, space())
     noise = rng.normal(size=(3, tree.dim))
     np.testing.assert_allclose(again.at(noise), gaussian.at(noise), atol=1e-5)
     # the guide on the device: its density is that of the dense Gaussian, nested rows included
@@ -252,7 +254,7 @@ def test_many_groups_are_fitted_by_the_ladder():
     assert [attempt.stage for attempt in posterior.history] == [PLATES, CENTERING]
     assert posterior.status == "certified"
     mean, spread = exact_globals(y, sd)
-    gaussian = normal(posterior.params, posterior.space)
+    gaussian = gaussian_from_params(posterior.params, posterior.space)
     np.testing.assert_allclose((gaussian.mean[:2] - mean) / spread, 0, atol=0.1)
     np.testing.assert_allclose(gaussian.sd[:2], spread, rtol=0.05)
 

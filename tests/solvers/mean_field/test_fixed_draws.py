@@ -7,8 +7,8 @@ from tests.solvers import problems
 from vijax import GuideError, VijaxError
 from vijax.guides import FullRank, MeanField
 from vijax.solvers import FixedDraws
-from vijax.solvers.gaussians.dense import Gaussian, antithetic, estimate_elbo, matched
-from vijax.solvers.mean_field.fixed_objective import FixedObjective
+from vijax.solvers.gaussians.dense import Gaussian, antithetic, estimate_elbo, moment_matched
+from vijax.solvers.mean_field.sample_average import FixedObjective
 
 
 def run(case, seed=0, **options):
@@ -24,7 +24,7 @@ def fresh_elbo(case, result, num=4096):
 
 @pytest.mark.parametrize(("num", "dim"), [(32, 5), (32, 16), (8, 20)])
 def test_matched_noise_has_the_moments_it_promises(num, dim):
-    noise = matched(np.random.default_rng(0), num, dim)
+    noise = moment_matched(np.random.default_rng(0), num, dim)
     np.testing.assert_allclose(noise.mean(axis=0), 0, atol=1e-12)
     second = noise.T @ noise / num
     np.testing.assert_allclose(np.diag(second), 1, atol=1e-10)
@@ -37,7 +37,7 @@ def test_gradient_and_products_are_derivatives_of_the_objective():
         case = problems.logistic(dim=3)
         rng = np.random.default_rng(0)
         mean, sd = rng.normal(size=3), np.exp(rng.normal(size=3))
-        objective = FixedObjective(case.kernel(), matched(rng, 10, 3), mean, sd)
+        objective = FixedObjective(case.kernel(), moment_matched(rng, 10, 3), mean, sd)
         point, steps = 0.3 * rng.normal(size=6), 1e-5 * np.eye(6)
         values, gradients = objective(np.concatenate([point + steps, point - steps]))
         (gradient,) = objective(point[None])[1]

@@ -10,13 +10,13 @@ from vijax.solvers.optimization.paths import (
     positive_curvature,
     update_diagonal,
 )
-from vijax.solvers.pathfinder.inverse_hessian import candidates
+from vijax.solvers.pathfinder.inverse_hessian import normal_approximations
 
 
 def climb(case, num=8, first=None, **options):
     kernel = case.kernel()
     starts = finite_starts(kernel, np.random.default_rng(0), num, first)
-    return LBFGS(**options).climb(kernel, starts), kernel
+    return LBFGS(**options).maximize(kernel, starts), kernel
 
 
 def whitened_distance(point, known):
@@ -69,7 +69,7 @@ def test_steps_into_a_non_finite_region_shrink():
 
 def test_a_start_that_stays_bad_ends_its_path_alone():
     kernel = problems.fenced().kernel()
-    bad, good = LBFGS().climb(kernel, np.array([[-3.0, 0, 0], [0.0, 0, 0]]))
+    bad, good = LBFGS().maximize(kernel, np.array([[-3.0, 0, 0], [0.0, 0, 0]]))
     assert bad.reason == NO_START
     assert len(bad.points) == 1
     assert good.converged
@@ -80,7 +80,9 @@ def test_without_iterates_the_ends_are_the_same():
     kernel = known.case.kernel()
     starts = np.random.default_rng(0).normal(size=(3, 10))
     for full, short in zip(
-        LBFGS().climb(kernel, starts), LBFGS().climb(kernel, starts, keep=False), strict=True
+        LBFGS().maximize(kernel, starts),
+        LBFGS().maximize(kernel, starts, keep_iterates=False),
+        strict=True,
     ):
         assert len(short.points) == 2
         np.testing.assert_array_equal(full.points[[0, -1]], short.points)
@@ -90,7 +92,7 @@ def test_inverse_hessian_is_exact_once_the_history_spans_the_space():
     known = problems.gaussian(5, 50.0)
     paths, _ = climb(known.case, num=1, history=10)
     last = len(paths[0].points) - 1
-    stack = next(candidates(paths[0], np.array([last]), 10))
+    stack = next(normal_approximations(paths[0], np.array([last]), 10))
     dense = stack.one(0)
     np.testing.assert_allclose(dense.sd, known.sd, rtol=0.05)
     np.testing.assert_allclose(dense.mean, known.mean, atol=0.02 * known.sd.max())
@@ -100,7 +102,7 @@ def test_compact_gaussians_agree_with_their_dense_form():
     case = problems.logistic(dim=6)
     paths, _ = climb(case, num=1, history=4)
     rows = np.arange(1, len(paths[0].points))
-    stack = next(candidates(paths[0], rows, 4))
+    stack = next(normal_approximations(paths[0], rows, 4))
     rng = np.random.default_rng(2)
     noise = rng.standard_normal((7, 6))
     draws, log_probs = stack.at(noise), stack.log_prob(rng.standard_normal((7, 6)))
@@ -131,7 +133,7 @@ def test_compact_inverse_hessian_is_that_of_the_bfgs_recursion():
     case = problems.logistic(dim=6)
     paths, _ = climb(case, num=1, history=4)
     rows = np.arange(1, len(paths[0].points))
-    stack = next(candidates(paths[0], rows, 4))
+    stack = next(normal_approximations(paths[0], rows, 4))
     for i, row in enumerate(rows):
         expected = dense_bfgs(paths[0], row, 4)
         np.testing.assert_allclose(

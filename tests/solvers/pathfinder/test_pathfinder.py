@@ -72,14 +72,14 @@ def test_weights_by_the_whole_mixture_estimate_the_evidence():
     exact = 2 * np.pi * (1 + np.exp(-3))
     assert abs(weights.mean() - exact) < 5 * error
     assert error < 0.1 * exact
-    assert sorted(set(result.basins.tolist())) == [0, 1]
+    assert sorted(set(result.path_modes.tolist())) == [0, 1]
     assert "2 separate modes" in result.reason
 
 
 def test_the_mode_of_greater_mass_wins():
     result = run(problems.two_modes())
     np.testing.assert_allclose(result.gaussian.mean, [4, 4], atol=0.3)
-    tops = [result.components.mean[result.basins == b].mean(axis=0) for b in (0, 1)]
+    tops = [result.components.mean[result.path_modes == b].mean(axis=0) for b in (0, 1)]
     np.testing.assert_allclose(tops, [[4, 4], [-4, -4]], atol=0.3)
 
 

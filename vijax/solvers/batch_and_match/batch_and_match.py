@@ -12,27 +12,27 @@ from vijax.contracts import Data, Guide, Solution, Solver, Target, Variables
 from vijax.contracts.kernel import Floats, Kernel
 from vijax.runtime.keys import host_rng
 from vijax.solvers.batch_and_match.families import Family, family_of
-from vijax.solvers.gaussians.conversion import filled, from_params
+from vijax.solvers.gaussians.conversion import from_params, gaussian_solution
 from vijax.solvers.gaussians.dense import (
     Estimate,
     Gaussian,
     antithetic,
-    clearly_better,
     elbo_terms,
     log_normal,
     require_even,
+    significantly_better,
     summarize,
     whitened,
 )
-from vijax.solvers.gaussians.low_rank import Factored
+from vijax.solvers.gaussians.low_rank import LowRankGaussian
 from vijax.solvers.host_algebra import host_algebra
-from vijax.solvers.pathfinder.candidates import leaders
+from vijax.solvers.pathfinder.candidates import top_indices
 from vijax.solvers.pathfinder.pathfinder import Pathfinder, PathfinderResult
 
 _FLOOR = 4.0  # `lam` does not fall below this while the fit still improves
 _QUIET_STEP = 1.0  # `lam` in the first window of the averaging phase
 _WORTHWHILE = 0.02  # nats per window for which steps stay large; smaller steps gain them as well
-_ENTRANTS = 12  # contenders that are tried where paths disagree
+_ENTRANTS = 12  # candidates that are tried where paths disagree
 _DRAW_IN = 0.7  # factor on all standard deviations when most draws are not finite
 _COLLAPSE = 10.0  # nats below the best window at which the iteration goes back to it
 
@@ -51,7 +51,7 @@ class BatchAndMatchResult(NamedTuple):
         start: the Pathfinder run it started from, if there was one.
     """
 
-    gaussian: Gaussian | Factored | None
+    gaussian: Gaussian | LowRankGaussian | None
     elbo: float
     elbo_se: float
     elbos: Floats
@@ -62,7 +62,7 @@ class BatchAndMatchResult(NamedTuple):
 
 
 class _Window(NamedTuple):
-    gaussian: Gaussian | Factored | None
+    gaussian: Gaussian | LowRankGaussian | None
     elbo: float
     se: float
 
@@ -116,10 +116,12 @@ class BatchAndMatch(Solver):
         paths, found = result.start, [result.gaussian]
         if paths is not None:
             found += paths.other_modes(result.gaussian, result.elbo)
-        return filled(kernel, variables, found, result.reason, result.converged, result.elbos)
+        return gaussian_solution(
+            kernel, variables, found, result.reason, result.converged, result.elbos
+        )
 
     def run(
-        self, kernel: Kernel, rng: np.random.Generator, gaussian: Gaussian | Factored
+        self, kernel: Kernel, rng: np.random.Generator, gaussian: Gaussian | LowRankGaussian
     ) -> BatchAndMatchResult:
         """Runs on a kernel, and returns everything there is to know.
 
@@ -169,13 +171,13 @@ class BatchAndMatch(Solver):
         into a funnel its best candidate often lies too deep, and an earlier one leads out of it.
         """
         runs = [_Matching(self, kernel, rng, gaussian, family)]
-        if found is None or found.contenders is None:
+        if found is None or found.candidates is None:
             return runs[0]
-        level = found.contender_elbos.max() - 10 - 2 * kernel.dim
-        for i in leaders(found.contender_elbos[found.unsettled], _ENTRANTS):
-            j = int(found.unsettled[i])
-            if found.contender_elbos[j] > level:
-                rival = family.adopt(found.contenders.one(j))
+        level = found.candidate_elbos.max() - 10 - 2 * kernel.dim
+        for i in top_indices(found.candidate_elbos[found.at_other_modes], _ENTRANTS):
+            j = int(found.at_other_modes[i])
+            if found.candidate_elbos[j] > level:
+                rival = family.adopt(found.candidates.component(j))
                 runs.append(_Matching(self, kernel, rng, rival, family))
         while len(runs) > 1:
             for run in runs:
@@ -238,7 +240,7 @@ class _Matching:
         ]
         chosen, terms = scored[0]
         for rival, others in scored[1:]:
-            if clearly_better(others, terms):
+            if significantly_better(others, terms):
                 chosen, terms = rival, others
         return chosen, summarize(terms)
 

@@ -11,7 +11,7 @@ from vijax.contracts.kernel import Floats
 from vijax.solvers.batch_and_match.dense_update import Step, update
 from vijax.solvers.batch_and_match.low_rank_update import FactoredMean, patched_update
 from vijax.solvers.gaussians.dense import Gaussian, from_moments
-from vijax.solvers.gaussians.low_rank import Factored, nearest
+from vijax.solvers.gaussians.low_rank import LowRankGaussian, low_rank_approximation
 
 
 class Mean(Protocol):
@@ -32,7 +32,7 @@ class Family(Protocol):
     def order(self, dim: int) -> int:
         """Of the square matrices that its members are made of."""
 
-    def adopt(self, gaussian: Gaussian | Factored) -> Any:
+    def adopt(self, gaussian: Gaussian | LowRankGaussian) -> Any:
         """A member near any Gaussian."""
 
     def update(self, current: Any, noise: Floats, gradient: Floats, lam: float) -> Step | None:
@@ -51,7 +51,7 @@ class Dense:
     def order(self, dim: int) -> int:
         return dim
 
-    def adopt(self, gaussian: Gaussian | Factored) -> Gaussian:
+    def adopt(self, gaussian: Gaussian | LowRankGaussian) -> Gaussian:
         return Gaussian(gaussian.mean, gaussian.factor)
 
     def update(self, current: Gaussian, noise: Floats, gradient: Floats, lam: float) -> Step | None:
@@ -71,19 +71,21 @@ class LowRank:
     def order(self, dim: int) -> int:
         return self.rank
 
-    def adopt(self, gaussian: Gaussian | Factored) -> Factored:
-        return nearest(gaussian, self.rank)
+    def adopt(self, gaussian: Gaussian | LowRankGaussian) -> LowRankGaussian:
+        return low_rank_approximation(gaussian, self.rank)
 
-    def update(self, current: Factored, noise: Floats, gradient: Floats, lam: float) -> Step | None:
+    def update(
+        self, current: LowRankGaussian, noise: Floats, gradient: Floats, lam: float
+    ) -> Step | None:
         return patched_update(current, noise, gradient, lam, self.rank)
 
     def mean(self, dim: int) -> Mean:
         return FactoredMean(self.rank)
 
 
-def family_of(gaussian: Gaussian | Factored) -> Family:
+def family_of(gaussian: Gaussian | LowRankGaussian) -> Family:
     """The family that a Gaussian is a member of."""
-    return LowRank(gaussian.rank) if isinstance(gaussian, Factored) else Dense()
+    return LowRank(gaussian.rank) if isinstance(gaussian, LowRankGaussian) else Dense()
 
 
 class _DenseMean:

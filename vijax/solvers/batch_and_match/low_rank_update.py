@@ -6,14 +6,14 @@ import numpy as np
 
 from vijax.contracts.kernel import Floats
 from vijax.solvers.batch_and_match.dense_update import Step, update
-from vijax.solvers.gaussians.low_rank import Factored, rescaled, widest
+from vijax.solvers.gaussians.low_rank import LowRankGaussian, rescale_diagonal, truncate
 
 _SHARE = 0.5  # of the correction that a batch asks for: it is known to a third or so
 _TRIALS = 8  # new directions that each step tries
 
 
 def patched_update(
-    current: Factored, noise: Floats, gradient: Floats, lam: float, rank: int
+    current: LowRankGaussian, noise: Floats, gradient: Floats, lam: float, rank: int
 ) -> Step | None:
     """One step that stays in the family, `None` if it comes out non-finite.
 
@@ -48,15 +48,15 @@ def patched_update(
     share = _SHARE * lam / (1 + lam)
     try:
         span = np.linalg.qr(seen).Q
-        inside, seen_noise, seen_scores = current.within(span), noise @ span, scores @ span
+        inside, seen_noise, seen_scores = current.project(span), noise @ span, scores @ span
         step = update(inside.dense, seen_noise, seen_scores, lam)
         if step is None:
             return None
-        residual = _centered(inside.turn(seen_scores) + seen_noise)
+        residual = _centered(inside.apply_power(seen_scores) + seen_noise)
         axes, stretch = _corrected(inside, _centered(seen_noise), residual, share)
         mean = current.mean + current.scale * (span @ step.gaussian.mean)
-        moved = widest(Factored(mean, current.scale, span @ axes, stretch), rank)
-        moved = rescaled(moved, np.sqrt(_variances(current, noise, scores, share)))
+        moved = truncate(LowRankGaussian(mean, current.scale, span @ axes, stretch), rank)
+        moved = rescale_diagonal(moved, np.sqrt(_variances(current, noise, scores, share)))
         num = min(_TRIALS, len(mean) - moved.rank)
         new = _on_trial(moved, span @ np.linalg.svd(residual)[2][:num].T)
     except np.linalg.LinAlgError:
@@ -67,7 +67,7 @@ def patched_update(
 
 
 def _corrected(
-    current: Factored, noise: Floats, residual: Floats, share: float
+    current: LowRankGaussian, noise: Floats, residual: Floats, share: float
 ) -> tuple[Floats, Floats]:
     """The Gaussian's directions turned and stretched by Stein's identity.
 
@@ -79,25 +79,25 @@ def _corrected(
     product = (noise @ axes).T @ along / len(noise) / np.maximum.outer(size, size)
     change, rotation = np.linalg.eigh(0.5 * (product + product.T))
     left, stretch, _ = np.linalg.svd(
-        current.stretch[:, None] * rotation * np.exp(0.5 * share * change)
+        current.axis_sd[:, None] * rotation * np.exp(0.5 * share * change)
     )
     return axes @ left, stretch
 
 
-def _on_trial(gaussian: Factored, directions: Floats) -> Factored:
+def _on_trial(gaussian: LowRankGaussian, directions: Floats) -> LowRankGaussian:
     """The same Gaussian with more directions in its basis, unstretched.
 
     The next batch says whether they should be: the batch that found them would overstate it.
     """
     basis = np.linalg.qr(np.concatenate([gaussian.basis, directions], axis=1)).Q
     basis[:, : gaussian.rank] = gaussian.basis
-    stretch = np.concatenate([gaussian.stretch, np.ones(directions.shape[1])])
-    return gaussian._replace(basis=basis, stretch=stretch)
+    stretch = np.concatenate([gaussian.axis_sd, np.ones(directions.shape[1])])
+    return gaussian._replace(basis=basis, axis_sd=stretch)
 
 
-def _variances(current: Factored, noise: Floats, scores: Floats, share: float) -> Floats:
+def _variances(current: LowRankGaussian, noise: Floats, scores: Floats, share: float) -> Floats:
     """Factors `(dim,)` on the variances of the diagonal part."""
-    own = current.turn(noise, -1)  # minus the Gaussian's own scores
+    own = current.apply_power(noise, -1)  # minus the Gaussian's own scores
     residual = _centered(scores + own)
     product = np.mean(_centered(own) * residual, axis=0)
     precision = current.diagonal(-2)
@@ -114,13 +114,13 @@ class FactoredMean:
 
     def __init__(self, rank: int) -> None:
         self.rank = rank
-        self.parts: list[tuple[float, Factored]] = []
+        self.parts: list[tuple[float, LowRankGaussian]] = []
 
-    def add(self, gaussian: Factored, weight: float) -> None:
+    def add(self, gaussian: LowRankGaussian, weight: float) -> None:
         """One more; weights add up to one."""
         self.parts.append((weight, gaussian))
 
-    def gaussian(self) -> Factored | None:
+    def gaussian(self) -> LowRankGaussian | None:
         """The result, `None` where it cannot be computed.
 
         The spread of the means is left out: it is noise of the iteration.
@@ -132,11 +132,11 @@ class FactoredMean:
             np.sqrt(weight)
             * (part.scale / scale)[:, None]
             * part.basis
-            * np.sqrt(part.stretch**2 - 1)
+            * np.sqrt(part.axis_sd**2 - 1)
             for weight, part in self.parts
         ]
         try:
             basis, lengths, _ = np.linalg.svd(np.concatenate(loadings, axis=1), full_matrices=False)
         except np.linalg.LinAlgError:
             return None
-        return widest(Factored(mean, scale, basis, np.sqrt(1 + lengths**2)), self.rank)
+        return truncate(LowRankGaussian(mean, scale, basis, np.sqrt(1 + lengths**2)), self.rank)

@@ -1,4 +1,4 @@
-"""Gaussians with a block-tridiagonal precision, on the host: everything linear in their length."""
+"""Gaussian Markov chains: block-tridiagonal precisions on the host, linear in the length."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 from vijax.contracts.kernel import Floats
 from vijax.solvers.gaussians.structure import Structure, pivots
 
-_COLOURS = 3  # blocks that far apart share no neighbor: one product serves them all
+_NUM_COLORS = 3  # blocks this far apart share no neighbor and are probed together
 
 
 class Tridiagonal(NamedTuple):
     """A symmetric block-tridiagonal matrix.
 
     Attributes:
-        diagonal: blocks `(length, width, width)`.
-        below: block `t` is the one of row `t + 1` and column `t`, `(length - 1, width, width)`.
+        diagonal: diagonal blocks `(length, width, width)`.
+        below: subdiagonal blocks, `t` in row `t + 1` and column `t`, `(length - 1, width, width)`.
     """
 
     diagonal: Floats
@@ -26,10 +26,10 @@ class Tridiagonal(NamedTuple):
 
 
 class Conditionals(NamedTuple):
-    """The chain `x_t = gain_t x_(t-1) + noise` of a precision, for a mean of zero.
+    """The Markov chain `x_t = gain_t x_(t-1) + noise` of a precision, for zero mean.
 
     Attributes:
-        covariance: of the noise, `(length, width, width)`.
+        covariance: noise covariances, `(length, width, width)`.
         gain: `(length, width, width)`, the first zero.
     """
 
@@ -38,62 +38,64 @@ class Conditionals(NamedTuple):
 
 
 class Chain(Structure):
-    """Blocks in a row, each next to the one before and the one after.
+    """The block-tridiagonal structure.
 
     Args:
-        where: positions of the coordinates of each block, `(length, width)`.
+        coords: indices of the coordinates of each block, `(length, width)`.
     """
 
-    def __init__(self, where: np.ndarray) -> None:
-        self.where = where
-        self.dim = where.size
+    def __init__(self, coords: np.ndarray) -> None:
+        self.coords = coords
+        self.dim = coords.size
 
     def diagonal(self, values: Floats) -> Tridiagonal:
-        length, width = self.where.shape
-        blocks = values[self.where][:, :, None] * np.eye(width)
+        length, width = self.coords.shape
+        blocks = values[self.coords][:, :, None] * np.eye(width)
         return Tridiagonal(blocks, np.zeros((length - 1, width, width)))
 
-    def measure(
+    def estimate_blocks(
         self,
-        apply: Callable[[Floats], Floats],
+        products: Callable[[Floats], Floats],
         num: int,
         rng: np.random.Generator,
-        at: Conditionals,
+        conditionals: Conditionals,
     ) -> Tridiagonal:
-        length, width = self.where.shape
+        length, width = self.coords.shape
         diagonal, below = (np.zeros_like(part) for part in self.diagonal(np.zeros(self.dim)))
         signs = rng.choice([-1.0, 1.0], (num, length, 1))
-        for color in range(min(_COLOURS, length)):
-            rows = np.arange(color, length, _COLOURS)
-            under = rows[rows + 1 < length]
+        for color in range(min(_NUM_COLORS, length)):
+            rows = np.arange(color, length, _NUM_COLORS)
+            successors = rows[rows + 1 < length]
             for j in range(width):
                 vectors = np.zeros((num, self.dim))
-                vectors[:, self.where[rows, j]] = signs[:, rows, 0]
-                image = apply(vectors)[:, self.where]
+                vectors[:, self.coords[rows, j]] = signs[:, rows, 0]
+                image = products(vectors)[:, self.coords]
                 diagonal[rows, :, j] = np.mean(signs[:, rows] * image[:, rows], axis=0)
-                below[under, :, j] = np.mean(signs[:, under] * image[:, under + 1], axis=0)
+                below[successors, :, j] = np.mean(
+                    signs[:, successors] * image[:, successors + 1], axis=0
+                )
         return Tridiagonal(0.5 * (diagonal + np.swapaxes(diagonal, 1, 2)), below)
 
     def eliminate(
-        self, blocks: Tridiagonal, before: Conditionals | None
+        self, blocks: Tridiagonal, previous: Conditionals | None
     ) -> tuple[Tridiagonal, Conditionals]:
-        """Later blocks eliminated one by one: `S_t = D_t - B_t' S_(t+1)^-1 B_t`."""
+        """Backward block elimination: `S_t = D_t - B_t' S_(t+1)^-1 B_t`."""
         diagonal, below = blocks.diagonal.copy(), blocks.below
         covariance, gain = np.zeros_like(diagonal), np.zeros_like(diagonal)
-        fill = np.zeros_like(diagonal[:1])
+        fill_in = np.zeros_like(diagonal[:1])
         for t in range(len(diagonal) - 1, -1, -1):
-            now = slice(t, t + 1)
-            old = None if before is None else before.covariance[now]
-            pivot, covariance[now] = pivots(diagonal[now] + fill, old)
-            diagonal[now] = pivot - fill
+            current = slice(t, t + 1)
+            old = None if previous is None else previous.covariance[current]
+            pivot, covariance[current] = pivots(diagonal[current] + fill_in, old)
+            diagonal[current] = pivot - fill_in
             if t:
                 gain[t] = -covariance[t] @ below[t - 1]
-                fill = (below[t - 1].T @ gain[t])[None]
+                fill_in = (below[t - 1].T @ gain[t])[None]
         return Tridiagonal(diagonal, below), Conditionals(covariance, gain)
 
-    def solve(self, conditionals: Conditionals, right: Floats) -> Floats:
+    def solve(self, conditionals: Conditionals, rhs: Floats) -> Floats:
         covariance, gain = conditionals
-        reduced = right[self.where]
+        reduced = rhs[self.coords]
         for t in range(len(reduced) - 1, 0, -1):
             reduced[t - 1] += gain[t].T @ reduced[t]
         out = np.einsum("tij,tj->ti", covariance, reduced)
@@ -104,7 +106,7 @@ class Chain(Structure):
     def draws(self, conditionals: Conditionals, noise: Floats) -> Floats:
         covariance, gain = conditionals
         root = np.linalg.cholesky(covariance)
-        out = np.einsum("tij,ntj->nti", root, noise[:, self.where])
+        out = np.einsum("tij,ntj->nti", root, noise[:, self.coords])
         for t in range(1, len(covariance)):
             out[:, t] += out[:, t - 1] @ gain[t].T
         return self._flat(out)
@@ -114,10 +116,10 @@ class Chain(Structure):
 
     def sds(self, conditionals: Conditionals) -> Floats:
         covariance, gain = conditionals
-        out, now = np.zeros(covariance.shape[:2]), np.zeros_like(covariance[0])
+        out, current = np.zeros(covariance.shape[:2]), np.zeros_like(covariance[0])
         for t in range(len(covariance)):
-            now = gain[t] @ now @ gain[t].T + covariance[t]
-            out[t] = np.sqrt(np.diag(now))
+            current = gain[t] @ current @ gain[t].T + covariance[t]
+            out[t] = np.sqrt(np.diag(current))
         return self._flat(out)
 
     def blocks(self, conditionals: Conditionals) -> Tridiagonal:
@@ -131,7 +133,7 @@ class Chain(Structure):
         return self._flat(np.einsum("tii->ti", blocks.diagonal))
 
     def _flat(self, stacked: Floats) -> Floats:
-        """Blocks `(..., length, width)` laid out as vectors `(..., dim)`."""
+        """Blocks `(..., length, width)` as vectors `(..., dim)`."""
         out = np.empty((*stacked.shape[:-2], self.dim))
-        out[..., self.where] = stacked
+        out[..., self.coords] = stacked
         return out

@@ -1,8 +1,9 @@
-"""From a Gaussian on the host to the parameters of a guide, and back.
+"""Conversion between Gaussians on the host and guide parameters.
 
-The only place in the solvers that knows how guides store a Gaussian. It goes by the type of the
-parameters: registering two functions here makes another guide work with every solver. A vector's
-order is that of the space's sites; a dict's is not, because JAX sorts the keys of dicts.
+The only module of the solvers that depends on how guides store a Gaussian. Dispatches on the type
+of the parameters: a guide that registers `to_params` and `from_params` works with every solver. The
+coordinates of a vector follow the order of the space's sites; the keys of a dict do not, since JAX
+sorts them.
 """
 
 from __future__ import annotations
@@ -23,107 +24,107 @@ from vijax.guides.location_scale.low_rank import LowRankParams
 from vijax.guides.location_scale.mean_field import MeanFieldParams
 from vijax.runtime.errors import GuideError
 from vijax.solvers.gaussians.dense import Gaussian
-from vijax.solvers.gaussians.low_rank import Factored, nearest
+from vijax.solvers.gaussians.low_rank import LowRankGaussian, low_rank_approximation
 
-_FACTOR_STEPS = 200  # of expectation maximization; each costs dim^2 rank
+_EM_STEPS = 200  # EM iterations of factor analysis; each costs dim^2 rank
 
 
 @functools.singledispatch
-def to_params(params: Any, gaussian: Gaussian | Factored, space: Space) -> Any:
-    """Parameters of the same type as `params` for a guide that is to represent `gaussian`.
+def to_params(params: Any, gaussian: Gaussian | LowRankGaussian, space: Space) -> Any:
+    """Parameters of the same type as `params` for a guide that represents `gaussian`.
 
-    Full-rank parameters hold it exactly. Mean-field ones hold the factorized Gaussian closest to
-    it in KL(q || gaussian): the same mean and the conditional variances `1 / precision_ii`.
-    Low-rank ones hold a diagonal plus few directions exactly, the widest of more directions with
-    every precision kept, and of a dense Gaussian the member closest in KL(gaussian || q), which
-    keeps every variance. A point mass keeps the mean.
+    Full-rank parameters represent it exactly. Mean-field ones represent the factorized Gaussian
+    closest in KL(q || gaussian): the same mean and the conditional variances `1 / precision_ii`.
+    Low-rank ones represent a diagonal plus `rank` directions exactly, more directions by
+    `low_rank_approximation`, which keeps every precision, and a dense Gaussian by the member
+    closest in KL(gaussian || q), which keeps every variance. A point mass keeps the mean.
 
     Args:
-        params: the guide's present parameters; their type, shapes and dtypes are kept.
+        params: the guide's current parameters; their type, shapes and dtypes are kept.
         gaussian: on the raveled space.
-        space: the sites, whose order is that of the Gaussian's coordinates.
+        space: the sites, in the order of the Gaussian's coordinates.
 
     Raises:
-        GuideError: the guide holds no Gaussian that a solver could fill in.
+        GuideError: the guide has no Gaussian or point-mass parameters.
     """
     raise GuideError(_unsupported(params))
 
 
 @functools.singledispatch
-def from_params(params: Any, space: Space) -> Gaussian | Factored:
-    """The Gaussian that a guide's parameters stand for; computed on the host, compiles nothing.
+def from_params(params: Any, space: Space) -> Gaussian | LowRankGaussian:
+    """The Gaussian represented by a guide's parameters; computed on the host, compiles nothing.
 
     Raises:
-        GuideError: the guide holds no Gaussian.
+        GuideError: the guide is not Gaussian.
     """
     raise GuideError(_unsupported(params))
 
 
-def filled(
+def gaussian_solution(
     kernel: Kernel,
     variables: Variables,
-    gaussians: Sequence[Gaussian | Factored | None],
+    gaussians: Sequence[Gaussian | LowRankGaussian | None],
     reason: str,
     converged: bool,
     elbos: Iterable[float] = (),
 ) -> Solution:
-    """A guide that represents the first of the Gaussians, with the others as alternatives.
+    """A solution whose guide represents the first Gaussian, with the others as alternatives.
 
     Args:
-        kernel: what the run was driven with.
-        variables: where the run started; left as they are where it found no Gaussian.
-        gaussians: what the run found; only the first can be `None`.
+        kernel: the kernel used by the run.
+        variables: initial variables; returned unchanged if the run found no Gaussian.
+        gaussians: results of the run; only the first can be `None`.
         reason: see `Solution`.
         converged: see `Solution`.
-        elbos: of the iterates.
+        elbos: ELBOs of the iterates.
 
     Raises:
-        GuideError: the guide's parameters hold no Gaussian.
+        GuideError: the guide's parameters do not represent a Gaussian.
     """
     space = kernel.target.space
-    found = [to_params(variables.guide, one, space) for one in gaussians if one is not None]
+    params = [to_params(variables.guide, one, space) for one in gaussians if one is not None]
     return Solution(
-        variables._replace(guide=found[0]) if found else variables,
+        variables._replace(guide=params[0]) if params else variables,
         reason,
-        converged and bool(found),
+        converged and bool(params),
         kernel.points,
         tuple(float(-elbo) for elbo in elbos),
-        tuple(found[1:]),
+        tuple(params[1:]),
     )
 
 
 def location(params: Any, space: Space) -> Floats:
-    """The center `(dim,)` of the guide with these parameters.
+    """The location `(dim,)` of the guide with these parameters.
 
     Raises:
         GuideError: the guide has none.
     """
-    return _vector(_located(params).loc, space)
+    return _vector(_with_location(params).loc, space)
 
 
-def relocate(params: Any, where: Floats, space: Space) -> Any:
-    """The parameters with their center moved to `where` `(dim,)`, all else as it was.
+def relocate(params: Any, new_location: Floats, space: Space) -> Any:
+    """The parameters with the location replaced by `new_location` `(dim,)`, otherwise unchanged.
 
     Raises:
-        GuideError: the guide has no center.
+        GuideError: the guide has no location.
     """
-    located = _located(params)
-    return located._replace(loc=_like(where, located.loc, space))
+    checked = _with_location(params)
+    return checked._replace(loc=_like_position(new_location, checked.loc, space))
 
 
-def _located(params: Any) -> Any:
+def _with_location(params: Any) -> Any:
     if not isinstance(params, (DeltaParams, FullRankParams, LowRankParams, MeanFieldParams)):
         raise GuideError(_unsupported(params))
     return params
 
 
 @to_params.register
-def _(params: DeltaParams, gaussian: Gaussian | Factored, space: Space) -> DeltaParams:
+def _(params: DeltaParams, gaussian: Gaussian | LowRankGaussian, space: Space) -> DeltaParams:
     return relocate(params, gaussian.mean, space)
 
 
 @to_params.register
-def _(params: FullRankParams, gaussian: Gaussian | Factored, space: Space) -> FullRankParams:
+def _(params: FullRankParams, gaussian: Gaussian | LowRankGaussian, space: Space) -> FullRankParams:
     cholesky = gaussian.cholesky
     scale = np.diag(cholesky)
     return FullRankParams(
@@ -140,24 +141,27 @@ def _(params: FullRankParams, space: Space) -> Gaussian:
 
 
 @to_params.register
-def _(params: MeanFieldParams, gaussian: Gaussian | Factored, space: Space) -> MeanFieldParams:
+def _(
+    params: MeanFieldParams, gaussian: Gaussian | LowRankGaussian, space: Space
+) -> MeanFieldParams:
     log_scale = np.log(gaussian.conditional_sd)
     return MeanFieldParams(
-        _like(gaussian.mean, params.loc, space), _like(log_scale, params.log_scale, space)
+        _like_position(gaussian.mean, params.loc, space),
+        _like_position(log_scale, params.log_scale, space),
     )
 
 
 @from_params.register
-def _(params: MeanFieldParams, space: Space) -> Factored:
+def _(params: MeanFieldParams, space: Space) -> LowRankGaussian:
     loc, log_scale = (_vector(position, space) for position in params)
-    return Factored(loc, np.exp(log_scale), np.zeros((loc.size, 0)), np.zeros(0))
+    return LowRankGaussian(loc, np.exp(log_scale), np.zeros((loc.size, 0)), np.zeros(0))
 
 
 @to_params.register
-def _(params: LowRankParams, gaussian: Gaussian | Factored, space: Space) -> LowRankParams:
+def _(params: LowRankParams, gaussian: Gaussian | LowRankGaussian, space: Space) -> LowRankParams:
     rank = params.factor.shape[1]
-    if isinstance(gaussian, Factored):
-        return _low_rank_params(params, nearest(gaussian, rank))
+    if isinstance(gaussian, LowRankGaussian):
+        return _low_rank_params(params, low_rank_approximation(gaussian, rank))
     sd = gaussian.sd
     root = gaussian.factor / sd[:, None]
     noise, loadings = factor_analysis(root @ root.T, rank)
@@ -169,9 +173,9 @@ def _(params: LowRankParams, gaussian: Gaussian | Factored, space: Space) -> Low
     )
 
 
-def _low_rank_params(params: LowRankParams, gaussian: Factored) -> LowRankParams:
-    factor = np.zeros(params.factor.shape)  # directions that are not needed stay zero
-    factor[:, : gaussian.rank] = gaussian.basis * np.sqrt(gaussian.stretch**2 - 1)
+def _low_rank_params(params: LowRankParams, gaussian: LowRankGaussian) -> LowRankParams:
+    factor = np.zeros(params.factor.shape)  # unused columns are zero
+    factor[:, : gaussian.rank] = gaussian.basis * np.sqrt(gaussian.axis_sd**2 - 1)
     return LowRankParams(
         _device(gaussian.mean, params.loc),
         _device(np.log(gaussian.scale), params.log_scale),
@@ -180,10 +184,10 @@ def _low_rank_params(params: LowRankParams, gaussian: Factored) -> LowRankParams
 
 
 @from_params.register
-def _(params: LowRankParams, space: Space) -> Factored:
+def _(params: LowRankParams, space: Space) -> LowRankGaussian:
     loc, log_scale, factor = (np.asarray(leaf, np.float64) for leaf in params)
     directions, s, _ = np.linalg.svd(factor, full_matrices=False)
-    return Factored(loc, np.exp(log_scale), directions, np.sqrt(1 + s**2))
+    return LowRankGaussian(loc, np.exp(log_scale), directions, np.sqrt(1 + s**2))
 
 
 def factor_analysis(correlation: Floats, rank: int) -> tuple[Floats, Floats]:
@@ -201,26 +205,26 @@ def factor_analysis(correlation: Floats, rank: int) -> tuple[Floats, Floats]:
     floor = 1e-6
     loadings = vectors * np.sqrt(np.maximum(values - 1, floor))
     noise = np.maximum(1 - np.sum(loadings**2, axis=1), 0.1)
-    for _ in range(_FACTOR_STEPS):
+    for _ in range(_EM_STEPS):
         weighted = loadings / noise[:, None]
         inner = np.linalg.inv(np.eye(rank) + loadings.T @ weighted)
         beta = inner @ weighted.T  # posterior mean of the factors is beta @ x
         cross = correlation @ beta.T
         loadings = cross @ np.linalg.inv(inner + beta @ cross)
         noise = np.maximum(1 - np.einsum("ij,ij->i", loadings, cross), floor)
-    # the floor aside, EM's fixed point keeps the diagonal; make it exact after any number of steps
+    # except for the floor, the fixed point of EM preserves the diagonal; enforces it exactly
     total = noise + np.sum(loadings**2, axis=1)
     return noise / total, loadings / np.sqrt(total)[:, None]
 
 
 def _vector(position: Array | Position, space: Space) -> Floats:
-    """A vector as it is, or a position laid out as one, `(dim,)`."""
+    """A vector unchanged, or a position raveled, `(dim,)`."""
     if not isinstance(position, dict):
         return np.asarray(position, np.float64)
     return np.concatenate([np.ravel(np.asarray(position[name], float)) for name in space.names])
 
 
-def _like(vector: Floats, position: Any, space: Space) -> Any:
+def _like_position(vector: Floats, position: Any, space: Space) -> Any:
     """A vector `(dim,)` in the form of `position`; the inverse of `_vector`."""
     if not isinstance(position, dict):
         return _device(vector, position)
@@ -229,14 +233,14 @@ def _like(vector: Floats, position: Any, space: Space) -> Any:
     }
 
 
-def _device(value: Floats, like: Array) -> Array:
-    # not jnp.asarray, which compiles a copy for every new shape
-    return jax.device_put(np.asarray(value, like.dtype))
+def _device(value: Floats, template: Array) -> Array:
+    # unlike jnp.asarray, device_put compiles nothing for new shapes
+    return jax.device_put(np.asarray(value, template.dtype))
 
 
 def _unsupported(params: Any) -> str:
     return (
-        "guide: expected one whose parameters hold a Gaussian or a point (FullRank, LowRank, "
-        f"MeanField, Laplace, Delta), got parameters of type {type(params).__name__}. Use such a "
-        "guide with this solver, or a gradient algorithm with this guide."
+        "guide: expected a Gaussian or point-mass guide (FullRank, LowRank, "
+        f"MeanField, Laplace, Delta), got parameters of type {type(params).__name__}. Use "
+        "one of these with this solver, or algorithm='gradient' with this guide."
     )

@@ -1,7 +1,7 @@
-"""Gaussians on the host, their ELBOs, and the noise these are estimated with.
+"""Dense Gaussians on the host, ELBO estimates, and the standard normal draws behind these.
 
-All linear algebra of the solvers is NumPy's: SciPy brings a BLAS of its own, and two pools of
-threads that spin beside XLA's made loops over small matrices thirty times slower.
+All linear algebra of the solvers uses NumPy: SciPy ships a separate BLAS, and two thread pools
+spinning next to that of XLA made loops over small matrices thirty times slower.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from vijax.runtime.errors import VijaxError, mismatch
 
 LOG_2PI = math.log(2 * math.pi)
 
-_CLEARLY = 0.02  # nats, beyond the standard errors
+_MIN_GAIN = 0.02  # nats, in addition to the standard errors
 
-# `(num, dim)` points to log density `(num,)` and gradient `(num, dim)`: what a kernel does
+# from points `(num, dim)` to log density `(num,)` and gradient `(num, dim)`, as a `Kernel` does
 Evaluate = Callable[[Floats], tuple[Floats, Floats]]
 
 
@@ -65,12 +65,12 @@ class Gaussian(NamedTuple):
         """`log |factor|`, half the log determinant of the covariance."""
         return float(np.linalg.slogdet(self.factor)[1])
 
-    def scaled(self, by: float) -> Gaussian:
-        """The Gaussian with all standard deviations multiplied."""
-        return self._replace(factor=by * self.factor)
+    def scaled(self, factor: float) -> Gaussian:
+        """The Gaussian with all standard deviations multiplied by `factor`."""
+        return self._replace(factor=factor * self.factor)
 
-    def at(self, noise: Floats) -> Floats:
-        """Standard normal `noise` `(num, dim)` to draws `(num, dim)`."""
+    def transform(self, noise: Floats) -> Floats:
+        """Maps standard normal `noise` `(num, dim)` to draws `(num, dim)`."""
         return self.mean + noise @ self.factor.T
 
     def log_prob(self, points: Floats) -> Floats:
@@ -80,16 +80,16 @@ class Gaussian(NamedTuple):
 
 
 def log_normal(noise: Floats, log_det: float | Floats) -> Floats:
-    """Log density of `mean + F noise` for `log |F| = log_det`; `noise` is `(..., dim)`."""
+    """Log density of `mean + F noise` with `log |F| = log_det`; `noise` is `(..., dim)`."""
     return -0.5 * np.sum(noise**2, axis=-1) - log_det - 0.5 * noise.shape[-1] * LOG_2PI
 
 
 def from_moments(mean: Floats, covariance: Floats) -> Gaussian | None:
-    """The Gaussian with these moments, or `None` where the covariance is not positive definite."""
+    """The Gaussian with these moments; `None` if the covariance is not positive definite."""
     variance = np.diag(covariance)
     if not (np.isfinite(covariance).all() and (variance > 0).all()):
         return None
-    sd = np.sqrt(variance)  # factorizes the correlations: badly scaled is not ill-conditioned
+    sd = np.sqrt(variance)  # factorizes the correlation matrix: insensitive to scaling
     try:
         factor = np.linalg.cholesky(covariance / np.outer(sd, sd))
     except np.linalg.LinAlgError:
@@ -97,67 +97,67 @@ def from_moments(mean: Floats, covariance: Floats) -> Gaussian | None:
     return Gaussian(mean, sd[:, None] * factor)
 
 
-class Normal(Protocol):
-    """What an ELBO is estimated of: a Gaussian in whatever form."""
+class GaussianLike(Protocol):
+    """A Gaussian in any representation, as required for an ELBO estimate."""
 
     @property
     def log_det(self) -> float:
         """Half the log determinant of the covariance."""
 
-    def at(self, noise: Floats) -> Floats:
-        """Standard normal `noise` `(num, dim)` to draws `(num, dim)`."""
+    def transform(self, noise: Floats) -> Floats:
+        """Maps standard normal `noise` `(num, dim)` to draws `(num, dim)`."""
 
 
 class Estimate(NamedTuple):
-    """A Monte Carlo estimate of an ELBO, and the standard error of it."""
+    """A Monte Carlo estimate of an ELBO and its standard error."""
 
     elbo: float
     se: float
 
 
-def estimate_elbo(evaluate: Evaluate, gaussian: Normal, noise: Floats) -> Estimate:
-    """`E_q[log p - log q]` from draws at antithetic `noise`, see `antithetic`; unbiased."""
+def estimate_elbo(evaluate: Evaluate, gaussian: GaussianLike, noise: Floats) -> Estimate:
+    """Unbiased estimate of `E_q[log p - log q]` from draws at antithetic `noise`."""
     return summarize(elbo_terms(evaluate, gaussian, noise))
 
 
-def elbo_terms(evaluate: Evaluate, gaussian: Normal, noise: Floats) -> Floats:
-    """`log p - log q` averaged over each pair of mirrored draws, `(num // 2,)`.
+def elbo_terms(evaluate: Evaluate, gaussian: GaussianLike, noise: Floats) -> Floats:
+    """`log p - log q` averaged over each antithetic pair of draws, `(num // 2,)`.
 
-    The log density of each draw is set against `log q` at the same draw, so that the error of
-    the mean vanishes as `q` becomes exact. A draw of log density -inf makes its pair -inf.
+    Both log densities are evaluated at the same draw, so that the Monte Carlo error vanishes as `q`
+    approaches `p`. A draw of log density -inf makes the term of its pair -inf.
     """
-    log_density, _ = evaluate(gaussian.at(noise))
+    log_density, _ = evaluate(gaussian.transform(noise))
     terms = log_density - log_normal(noise, gaussian.log_det)
     return 0.5 * (terms[: len(terms) // 2] + terms[len(terms) // 2 :])
 
 
 def summarize(terms: Floats) -> Estimate:
-    """The mean of independent terms and its standard error; -inf and inf if one is infinite."""
+    """Mean of independent terms and its standard error; -inf and inf if any is not finite."""
     if not np.isfinite(terms).all():
         return Estimate(-np.inf, np.inf)
     return Estimate(float(terms.mean()), float(terms.std(ddof=1) / math.sqrt(len(terms))))
 
 
-def clearly_better(rival: Floats, terms: Floats) -> bool:
-    """Whether a rival's ELBO terms, from the same noise, are higher by more than chance allows."""
+def significantly_better(other: Floats, terms: Floats) -> bool:
+    """Whether ELBO terms from the same noise are higher by 0.02 nats plus four standard errors."""
     if not np.isfinite(terms).all():
-        return bool(np.isfinite(rival).all())
-    gain = rival - terms
-    return bool(gain.mean() > _CLEARLY + 4 * gain.std() / math.sqrt(len(gain)))
+        return bool(np.isfinite(other).all())
+    gain = other - terms
+    return bool(gain.mean() > _MIN_GAIN + 4 * gain.std() / math.sqrt(len(gain)))
 
 
 def require_even(option: str, value: int) -> None:
-    """Refuses a number of draws that cannot be split into mirrored pairs.
+    """Validates a number of draws that is split into antithetic pairs.
 
     Raises:
-        VijaxError: naming the option.
+        VijaxError: it is odd or less than 4; names the option.
     """
     if value < 4 or value % 2:
         raise VijaxError(mismatch(option, "an even number of at least 4", repr(value)))
 
 
 def antithetic(rng: np.random.Generator, num: int, dim: int) -> Floats:
-    """Standard normal `(num, dim)` for even `num`: the second half mirrors the first."""
+    """Antithetic standard normal `(num, dim)`, `num` even: the second half is minus the first."""
     half = rng.standard_normal((num // 2, dim))
     return np.concatenate([half, -half])
 
@@ -165,8 +165,8 @@ def antithetic(rng: np.random.Generator, num: int, dim: int) -> Floats:
 def whitened(rng: np.random.Generator, num: int, dim: int) -> Floats:
     """Standard normal `(num, dim)` whose sample moments are as exact as `num` allows.
 
-    Mirrored pairs make the mean zero. If there are enough pairs the second moments are made the
-    identity; else the pairs point in orthogonal directions, their lengths as random as ever.
+    Antithetic pairs make the mean zero. With enough pairs the sample covariance is made the
+    identity; otherwise the pairs point in orthogonal directions, with random lengths.
     """
     half = rng.standard_normal((num // 2, dim))
     if num // 2 >= dim:
@@ -178,11 +178,11 @@ def whitened(rng: np.random.Generator, num: int, dim: int) -> Floats:
     return np.concatenate([half, -half])
 
 
-def matched(rng: np.random.Generator, num: int, dim: int) -> Floats:
-    """Standard normal `(num, dim)`: mean zero, and second moments as exact as `num` allows.
+def moment_matched(rng: np.random.Generator, num: int, dim: int) -> Floats:
+    """Standard normal `(num, dim)` of mean zero, with second moments as exact as `num` allows.
 
-    Like `whitened`, but where there are too few pairs for the identity each coordinate has unit
-    variance: what a mean-field Gaussian needs most.
+    Like `whitened`, but with too few pairs for an identity covariance each coordinate has unit
+    variance, which matters most for a mean-field Gaussian.
     """
     if num // 2 >= dim:
         return whitened(rng, num, dim)

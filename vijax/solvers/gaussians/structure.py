@@ -1,8 +1,8 @@
-"""Gaussians whose precision has few blocks, on the host: what a structure must be able to do.
+"""Gaussians with a block-sparse precision, on the host: the operations that a structure provides.
 
-A structure orders the blocks of coordinates so that eliminating them one by one fills in nothing.
-Each block is then a linear map of blocks before it plus noise of its own, and all algebra costs
-no more than its non-zero blocks.
+A structure orders the blocks of coordinates so that block elimination has no fill-in. Each block is
+then a linear map of preceding blocks plus independent noise, and all algebra is linear in the
+number of non-zero blocks.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import numpy as np
 
 from vijax.contracts.kernel import Floats
 
-Blocks = Any  # of a precision: a tree of arrays, as the structure arranges them
-Conditionals = Any  # the linear maps and the noise covariances: another such tree
+Blocks = Any  # blocks of a precision: a tree of arrays, laid out by the structure
+Conditionals = Any  # linear maps and noise covariances, as a tree of arrays
 
-LEAST = 0.01  # factor by which a step may lower a conditional precision along any axis
+MIN_RATIO = 0.01  # smallest factor by which a step changes a conditional precision along any axis
 
 
 class Structure(abc.ABC):
-    """Which blocks of a precision are not zero, and the algebra on them; vectors are `(dim,)`."""
+    """The sparsity pattern of a precision and the algebra on it; vectors are `(dim,)`."""
 
     dim: int
 
@@ -32,45 +32,47 @@ class Structure(abc.ABC):
         """The blocks of a diagonal matrix, from its diagonal."""
 
     @abc.abstractmethod
-    def measure(
+    def estimate_blocks(
         self,
-        apply: Callable[[Floats], Floats],
+        products: Callable[[Floats], Floats],
         num: int,
         rng: np.random.Generator,
-        at: Conditionals,
+        conditionals: Conditionals,
     ) -> Blocks:
-        """The blocks of the mean of `num` symmetric matrices, from few products with them.
+        """The blocks of the mean of `num` symmetric matrices, from few matrix-vector products.
 
-        A vector that touches many blocks at once shows a column of each. They get random signs,
-        by which what the structure leaves out averages to zero instead of being taken for more.
+        A vector that is non-zero in many blocks probes a column of each (graph coloring). Random
+        signs make the contribution of entries outside the sparsity pattern average to zero.
         Sources: Efficient Estimation of Sparse Jacobian Matrices, Curtis, Powell, Reid, 1974; An
         estimator for the diagonal of a matrix, Bekas, Kokiopoulou, Saad, 2007.
 
         Args:
-            apply: the product of each matrix with its own vector, `(num, dim)` to `(num, dim)`.
-            num: how many there are.
+            products: each matrix times the vector of the same row, `(num, dim)` to `(num, dim)`.
+            num: number of matrices.
             rng: source of the signs.
-            at: the present conditionals.
+            conditionals: the current conditionals.
         """
 
     @abc.abstractmethod
-    def eliminate(self, blocks: Blocks, before: Conditionals | None) -> tuple[Blocks, Conditionals]:
-        """The conditionals of a precision, whose noise precisions are kept from falling too low.
+    def eliminate(
+        self, blocks: Blocks, previous: Conditionals | None
+    ) -> tuple[Blocks, Conditionals]:
+        """The conditionals of a precision, with conditional precisions bounded below.
 
-        Where one along some axis is below `LEAST` of what it was `before`, negative included, it
-        is raised to that; the blocks returned are those of the precision after this.
+        Where one along some axis is below `MIN_RATIO` times its `previous` value, or negative, it
+        is raised to that; the blocks returned are those of the resulting precision.
 
         Raises:
-            LinAlgError: there is no `before` and the precision is not positive definite.
+            LinAlgError: `previous` is `None` and the precision is not positive definite.
         """
 
     @abc.abstractmethod
-    def solve(self, conditionals: Conditionals, right: Floats) -> Floats:
+    def solve(self, conditionals: Conditionals, rhs: Floats) -> Floats:
         """`precision^-1 right`."""
 
     @abc.abstractmethod
     def draws(self, conditionals: Conditionals, noise: Floats) -> Floats:
-        """Draws `(num, dim)` of mean zero made of as many normals."""
+        """Zero-mean draws `(num, dim)` from standard normal `noise` `(num, dim)`."""
 
     @abc.abstractmethod
     def log_det(self, conditionals: Conditionals) -> float:
@@ -86,16 +88,16 @@ class Structure(abc.ABC):
 
     @abc.abstractmethod
     def diagonal_of(self, blocks: Blocks) -> Floats:
-        """The diagonal of a matrix."""
+        """The diagonal of a matrix, from its blocks."""
 
 
 class StructuredGaussian(NamedTuple):
-    """A Gaussian with a structure, in float64.
+    """A Gaussian with a block-sparse precision, in float64.
 
     Attributes:
-        structure: of its precision.
+        structure: sparsity pattern of the precision.
         mean: `(dim,)`.
-        conditionals: as the structure arranges them.
+        conditionals: linear maps and noise covariances, laid out by the structure.
     """
 
     structure: Structure
@@ -118,34 +120,36 @@ class StructuredGaussian(NamedTuple):
         """Half the log determinant of the covariance."""
         return self.structure.log_det(self.conditionals)
 
-    def scaled(self, by: float) -> StructuredGaussian:
-        """The Gaussian with all standard deviations multiplied."""
-        blocks = jax.tree.map(lambda block: block / by**2, self.structure.blocks(self.conditionals))
+    def scaled(self, factor: float) -> StructuredGaussian:
+        """The Gaussian with all standard deviations multiplied by `factor`."""
+        blocks = jax.tree.map(
+            lambda block: block / factor**2, self.structure.blocks(self.conditionals)
+        )
         return self._replace(conditionals=self.structure.eliminate(blocks, None)[1])
 
-    def at(self, noise: Floats) -> Floats:
-        """Standard normal `noise` `(num, dim)` to draws `(num, dim)`."""
+    def transform(self, noise: Floats) -> Floats:
+        """Maps standard normal `noise` `(num, dim)` to draws `(num, dim)`."""
         return self.mean + self.structure.draws(self.conditionals, noise)
 
 
-def pivots(precision: Floats, before: Floats | None) -> tuple[Floats, Floats]:
-    """Conditional precisions `(num, width, width)` kept from falling too low, and their inverses.
+def pivots(precision: Floats, previous: Floats | None) -> tuple[Floats, Floats]:
+    """Conditional precisions `(num, width, width)` bounded below, and their inverses.
 
     Args:
-        precision: as eliminated.
-        before: the conditional covariances so far, `None` to take the precisions as they are.
+        precision: conditional precisions from elimination.
+        previous: the previous conditional covariances; `None` applies no bound.
 
     Raises:
-        LinAlgError: a precision is not positive definite and there is no `before`.
+        LinAlgError: a precision is not positive definite and `previous` is `None`.
     """
-    if before is not None:
-        root = np.linalg.cholesky(before)
+    if previous is not None:
+        root = np.linalg.cholesky(previous)
         values, axes = np.linalg.eigh(np.swapaxes(root, -1, -2) @ precision @ root)
-        low = values[..., 0] < LEAST
-        if low.any():
-            back = np.linalg.solve(np.swapaxes(root[low], -1, -2), axes[low])
-            raised = np.maximum(values[low], LEAST)[..., None, :]
+        invalid = values[..., 0] < MIN_RATIO
+        if invalid.any():
+            inverse_root = np.linalg.solve(np.swapaxes(root[invalid], -1, -2), axes[invalid])
+            raised = np.maximum(values[invalid], MIN_RATIO)[..., None, :]
             precision = precision.copy()
-            precision[low] = (back * raised) @ np.swapaxes(back, -1, -2)
+            precision[invalid] = (inverse_root * raised) @ np.swapaxes(inverse_root, -1, -2)
     inverse = np.linalg.inv(np.linalg.cholesky(precision))
     return precision, np.swapaxes(inverse, -1, -2) @ inverse

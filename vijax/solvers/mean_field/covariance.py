@@ -6,7 +6,7 @@ import numpy as np
 
 from vijax.contracts.kernel import Floats, Kernel
 from vijax.runtime.errors import VijaxError
-from vijax.solvers.gaussians.dense import matched
+from vijax.solvers.gaussians.dense import moment_matched
 from vijax.solvers.host_algebra import host_algebra
 from vijax.solvers.mean_field.fixed_draws import climb, enough_draws
 from vijax.solvers.mean_field.linear_response import covariance_rows, respond
@@ -45,10 +45,10 @@ def linear_response(
     """
     rows = np.arange(kernel.dim) if rows is None else rows
     with host_algebra(kernel.dim):
-        noise = matched(rng, enough_draws(kernel.dim), kernel.dim)
+        noise = moment_matched(rng, enough_draws(kernel.dim), kernel.dim)
         objective, point = climb(kernel, noise, mean, sd)
         if len(noise) > _BENT:
-            noise = matched(rng, _BENT, kernel.dim)
+            noise = moment_matched(rng, _BENT, kernel.dim)
         if _ITERATIONS * len(rows) < kernel.dim:
             objective.noise = noise
             some = covariance_rows(objective, point, rows)

@@ -15,18 +15,18 @@ from vijax.guides.location_scale.mean_field import MeanField
 from vijax.runtime.errors import GuideError, VijaxError, mismatch
 from vijax.runtime.keys import host_rng
 from vijax.solvers.gaussians.conversion import from_params, to_params
-from vijax.solvers.gaussians.dense import Gaussian, matched, require_even
+from vijax.solvers.gaussians.dense import Gaussian, moment_matched, require_even
 from vijax.solvers.host_algebra import host_algebra
-from vijax.solvers.mean_field.fixed_objective import FixedObjective
 from vijax.solvers.mean_field.linear_response import by_differences, respond
+from vijax.solvers.mean_field.sample_average import FixedObjective
 from vijax.solvers.optimization.lbfgs import LBFGS
 from vijax.solvers.optimization.paths import NO_START, finite_starts
 
 OPTIMIZERS = ("lbfgs", "trust-ncg")
 
 _SCOUTS = 16  # draws per start while it is open which start is the best
-_ROUGH = LBFGS(tolerance=1e-2, probed=0)
-_FINE = LBFGS(tolerance=1e-5, probed=0)
+_ROUGH = LBFGS(tolerance=1e-2, max_probe_dim=0)
+_FINE = LBFGS(tolerance=1e-5, max_probe_dim=0)
 _FEWEST = 128
 _MATCHED_DIM = 256  # up to here there are draws enough from the start to match all second moments
 _BENT = (8, 32)  # pairs of draws at which the curvature is measured, at least and at most
@@ -151,11 +151,11 @@ class FixedDraws(Solver):
     ) -> tuple[Floats, Floats] | None:
         """The best start's mean and sd on a few draws, `None` where no start is finite."""
         starts = finite_starts(kernel, rng, self.num_starts, mean[None], self.radius)
-        noise = matched(rng, _SCOUTS, kernel.dim)
+        noise = moment_matched(rng, _SCOUTS, kernel.dim)
         for narrower in (1.0, 0.1, 0.01, 0.001):  # draws from a wide start may leave the domain
             objective = FixedObjective(kernel, noise, np.zeros_like(mean), narrower * sd)
             points = np.concatenate([starts / objective.sd, np.zeros_like(starts)], axis=1)
-            paths = _ROUGH.climb(objective, points, keep=False)
+            paths = _ROUGH.maximize(objective, points, keep_iterates=False)
             best = max(paths, key=lambda path: path.log_density[-1])
             if np.isfinite(best.log_density[-1]):
                 found, width = objective.moments(best.points[-1])
@@ -169,7 +169,7 @@ class FixedDraws(Solver):
         elbos: list[float] = []
         count = min(self.num_draws or enough_draws(kernel.dim), self.max_draws)
         while True:
-            noise = matched(rng, count, kernel.dim)
+            noise = moment_matched(rng, count, kernel.dim)
             objective, point = climb(kernel, noise, mean, sd, self.optimizer)
             check = _check(objective, point, rng)
             point, check = _newton(objective, point, check)
@@ -220,7 +220,7 @@ def climb(
     objective = FixedObjective(kernel, noise, mean, sd)
     start = np.zeros(objective.dim)
     if optimizer == "lbfgs":
-        point = _FINE.climb(objective, start[None], keep=False)[0].points[-1]
+        point = _FINE.maximize(objective, start[None], keep_iterates=False)[0].points[-1]
     else:
         point = _trust_region(objective, start)
     found, width = (one[0] for one in objective.moments(point))
@@ -268,7 +268,7 @@ def _check(objective: FixedObjective, point: Floats, rng: np.random.Generator) -
     solve, unit = _curvature(kernel, rng, mean, sd)
     if solve is None:
         return _Check(np.inf, np.inf, np.inf, np.zeros_like(point), 0)
-    fresh = [matched(rng, len(objective.noise), dim) for _ in range(_REPEATS)]
+    fresh = [moment_matched(rng, len(objective.noise), dim) for _ in range(_REPEATS)]
     scores = np.stack([FixedObjective(kernel, one, mean, sd).slope() for one in fresh])
     scores = (scores - scores.mean(axis=0)) / np.sqrt(_REPEATS - 1)
     gradient = objective(point[None])[1]
@@ -290,7 +290,7 @@ def _curvature(
     unit = np.ones(2 * dim)
     if dim > _DENSE_DIM:
         return lambda rows: rows * np.repeat([1.0, 0.5], dim), unit
-    some = matched(rng, 2 * int(np.clip(1000 // dim, *_BENT)), dim)
+    some = moment_matched(rng, 2 * int(np.clip(1000 // dim, *_BENT)), dim)
     inverse = respond(some, mean, sd, by_differences(kernel, sd)).inverse
     if inverse is None:
         return None, unit
@@ -304,7 +304,7 @@ def _newton(objective: FixedObjective, point: Floats, check: _Check) -> tuple[Fl
         return point, check
     moved = point + check.step
     (before, after), gradients = objective(np.stack([point, moved]))
-    noise = 8 * objective.resolution * abs(before)
+    noise = 8 * objective.eps * abs(before)
     if not after >= before - noise:
         return point, check
     # what is left, by the same curvature, shrinks with the gradient

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vijax.contracts.kernel import Floats, Kernel
-from vijax.solvers.mean_field.fixed_objective import FixedObjective
+from vijax.solvers.mean_field.sample_average import FixedObjective
 
 _DIFFERENCE = 0.1  # sds between a draw and the points its curvature is measured from
 _MOST_STEPS = 200  # of conjugate gradients

@@ -1,4 +1,4 @@
-"""Newton's method on the exact Hessian: the last steps to a mode, and whether it is one."""
+"""Newton's method with the exact Hessian: refines a mode, and verifies that it is one."""
 
 from __future__ import annotations
 
@@ -9,46 +9,46 @@ import numpy as np
 from vijax.contracts.kernel import Floats, Kernel
 from vijax.solvers.gaussians.dense import Evaluate
 
-_LENGTHS = 0.5 ** np.arange(16)  # of a step, tried in one call of the kernel
-_SETTLED = 1e-6  # nats that one more step would gain
-_FLAT = 1e-7  # eigenvalues below this share of the largest, after scaling, are not trusted
-_FALL = 0.02  # nats the log density must fall over one standard deviation; 0.5 for a Gaussian
+_STEP_LENGTHS = 0.5 ** np.arange(16)  # step lengths tried in one kernel call
+_NEGLIGIBLE = 1e-6  # nats: predicted gain at which the iteration stops
+_FLAT = 1e-7  # smallest reliable eigenvalue after scaling, relative to the largest
+_MIN_DROP = 0.02  # nats: smallest drop of the log density over one sd; 0.5 for a Gaussian
 
 
 class Curvature(NamedTuple):
     """Eigendecomposition of the negative Hessian, in coordinates scaled to a unit diagonal.
 
     Attributes:
-        scale: of each coordinate, `(dim,)`.
-        vectors: eigenvectors `(dim, dim)` in scaled coordinates.
-        values: eigenvalues `(dim,)`, ascending, as they are.
-        safe: eigenvalues `(dim,)` made positive.
+        scale: scale of each coordinate, `(dim,)`.
+        eigenvectors: eigenvectors `(dim, dim)` in scaled coordinates.
+        eigenvalues: eigenvalues `(dim,)`, ascending.
+        modified: eigenvalues `(dim,)` modified to be positive.
     """
 
     scale: Floats
-    vectors: Floats
-    values: Floats
-    safe: Floats
+    eigenvectors: Floats
+    eigenvalues: Floats
+    modified: Floats
 
     @property
     def num_modified(self) -> int:
-        """How many eigenvalues were not clearly positive."""
-        return int(np.sum(self.values != self.safe))
+        """Number of eigenvalues that were not clearly positive."""
+        return int(np.sum(self.eigenvalues != self.modified))
 
     @property
     def factor(self) -> Floats:
-        """A square root `(dim, dim)` of the inverse, its columns along the eigenvectors."""
-        return self.scale[:, None] * self.vectors / np.sqrt(self.safe)
+        """A square root `(dim, dim)` of the inverse, with columns along the eigenvectors."""
+        return self.scale[:, None] * self.eigenvectors / np.sqrt(self.modified)
 
 
-class Polished(NamedTuple):
-    """Where Newton's method stopped.
+class NewtonResult(NamedTuple):
+    """Final state of Newton's method.
 
     Attributes:
         point: `(dim,)`.
-        log_density: there.
-        hessian: of the log density there, `(dim, dim)`.
-        gain: nats that one more step is predicted to gain; inf if the Hessian is not finite.
+        log_density: log density at the point.
+        hessian: Hessian of the log density at the point, `(dim, dim)`.
+        gain: predicted gain of another step, in nats; inf if the Hessian is not finite.
     """
 
     point: Floats
@@ -57,76 +57,78 @@ class Polished(NamedTuple):
     gain: float
 
 
-def polish(kernel: Kernel, point: Floats, log_density: float, num_steps: int) -> Polished:
-    """Up to `num_steps` Newton steps uphill from `point` `(dim,)`.
+def newton_ascent(
+    kernel: Kernel, point: Floats, log_density: float, num_steps: int
+) -> NewtonResult:
+    """Up to `num_steps` modified Newton steps that increase the log density, from `point` `(dim,)`.
 
-    Directions in which the log density is convex or flat are treated as if it were concave. Each
-    step tries every length in one call of the kernel and takes the highest point.
+    Eigenvalues of the negative Hessian that are not positive are modified, see `curvature`. Each
+    step evaluates a grid of step lengths in one kernel call and moves to the best point.
     """
     for step in range(num_steps + 1):
         hessian = kernel.hessian(point)
         gradient = kernel(point[None])[1][0]
         if not (np.isfinite(hessian).all() and np.isfinite(gradient).all()):
-            return Polished(point, log_density, hessian, np.inf)
+            return NewtonResult(point, log_density, hessian, np.inf)
         root = curvature(-hessian).factor
         whitened = root.T @ gradient
         gain = 0.5 * float(whitened @ whitened)
-        if gain < _SETTLED or step == num_steps:
+        if gain < _NEGLIGIBLE or step == num_steps:
             break
-        trials = kernel.round(point + _LENGTHS[:, None] * (root @ whitened))
-        heights, _ = kernel(trials)
-        best = int(np.argmax(heights))
-        noise = kernel.resolution * abs(log_density)
-        if heights[best] < log_density - noise or not np.any(trials[best] != point):
+        trials = kernel.round(point + _STEP_LENGTHS[:, None] * (root @ whitened))
+        log_densities, _ = kernel(trials)
+        best = int(np.argmax(log_densities))
+        noise = kernel.eps * abs(log_density)
+        if log_densities[best] < log_density - noise or not np.any(trials[best] != point):
             break
-        point, log_density = trials[best], float(heights[best])
-    return Polished(point, log_density, hessian, gain)
+        point, log_density = trials[best], float(log_densities[best])
+    return NewtonResult(point, log_density, hessian, gain)
 
 
 def curvature(matrix: Floats) -> Curvature:
-    """Eigenvalues of a symmetric matrix `(dim, dim)` scaled to a unit diagonal, made positive.
+    """Eigendecomposition of a symmetric matrix `(dim, dim)` scaled to a unit diagonal.
 
-    The scaling takes differences of unit out of the question what counts as flat. Eigenvalues
-    that are negative are mirrored, those next to zero lifted to the smallest that is trusted.
+    The scaling makes the threshold for flat directions independent of units. Negative eigenvalues
+    are replaced by their absolute values, those near zero by the smallest reliable value.
     """
     diagonal = np.abs(np.diag(matrix))
     scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
-    values, vectors = np.linalg.eigh(scale[:, None] * matrix * scale)
-    least = _FLAT * max(np.abs(values).max(), np.finfo(float).tiny)
-    safe = np.where(values > least, values, np.maximum(np.abs(values), least))
-    return Curvature(scale, vectors, values, safe)
+    eigenvalues, eigenvectors = np.linalg.eigh(scale[:, None] * matrix * scale)
+    floor = _FLAT * max(np.abs(eigenvalues).max(), np.finfo(float).tiny)
+    modified = np.where(eigenvalues > floor, eigenvalues, np.maximum(np.abs(eigenvalues), floor))
+    return Curvature(scale, eigenvectors, eigenvalues, modified)
 
 
-def objection(kernel: Kernel, evaluate: Evaluate, polished: Polished, dim: int) -> str:
-    """What speaks against the point being a mode in its first `dim` coordinates; "" if nothing.
+def mode_failure(kernel: Kernel, evaluate: Evaluate, result: NewtonResult, dim: int) -> str:
+    """Why the point is not a mode in its first `dim` coordinates; "" if it passes all checks.
 
     Args:
         kernel: for the names of coordinates.
         evaluate: log density of the first `dim` coordinates.
-        polished: the point and its Hessian.
-        dim: coordinates that are looked at.
+        result: the point and its Hessian.
+        dim: number of coordinates checked.
     """
-    if not np.isfinite(polished.hessian).all():
+    if not np.isfinite(result.hessian).all():
         return "the Hessian is not finite"
-    bend = curvature(-polished.hessian[:dim, :dim])
-    worst = kernel.label(int(np.argmax(np.abs(bend.vectors[:, 0]))))
-    if bend.num_modified:
+    spectrum = curvature(-result.hessian[:dim, :dim])
+    name = kernel.label(int(np.argmax(np.abs(spectrum.eigenvectors[:, 0]))))
+    if spectrum.num_modified:
         return (
-            f"the negative Hessian has {bend.num_modified} of {dim} eigenvalues that are not "
-            f"positive, most along {worst}"
+            f"{spectrum.num_modified} of {dim} eigenvalues of the negative Hessian are not "
+            f"positive, the lowest mainly along {name}"
         )
-    noise = max(0.01, 8 * kernel.resolution * abs(polished.log_density))
-    if polished.gain > noise:
-        return f"Newton's method did not settle, most along {worst}"
-    steps = bend.factor.T
-    mode = polished.point[:dim]
-    heights, _ = evaluate(np.concatenate([mode + steps, mode - steps]))
-    fall = polished.log_density - np.maximum(*np.split(heights, 2))
-    along = int(np.argmin(fall))
-    if fall[along] < min(_FALL, _FALL - noise):
-        worst = kernel.label(int(np.argmax(np.abs(bend.vectors[:, along]))))
+    noise = max(0.01, 8 * kernel.eps * abs(result.log_density))
+    if result.gain > noise:
+        return f"Newton's method did not converge, mainly along {name}"
+    steps = spectrum.factor.T
+    mode = result.point[:dim]
+    log_densities, _ = evaluate(np.concatenate([mode + steps, mode - steps]))
+    drop = result.log_density - np.maximum(*np.split(log_densities, 2))
+    axis = int(np.argmin(drop))
+    if drop[axis] < min(_MIN_DROP, _MIN_DROP - noise):
+        name = kernel.label(int(np.argmax(np.abs(spectrum.eigenvectors[:, axis]))))
         return (
-            "the log density does not fall over one standard deviation as the Hessian says it "
-            f"should, most along {worst}"
+            "the log density does not drop over one standard deviation as the Hessian predicts, "
+            f"mainly along {name}"
         )
     return ""

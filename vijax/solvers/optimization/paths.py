@@ -1,4 +1,4 @@
-"""Paths of an optimizer through the log density, where they start and what their steps tell."""
+"""Optimization paths on a log density: starting points, iterates and quasi-Newton pairs."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import numpy as np
 
 from vijax.contracts.kernel import Floats, Kernel
 
-CONVERGED = "the log density stopped rising"
+CONVERGED = "converged: predicted increase of the log density below the tolerance"
 NO_START = "no starting point with a finite log density and gradient was found"
-STUCK = "no step along the ascent direction raised the log density"
-EXHAUSTED = "the limit of trial points was reached while the log density was still rising"
-STRAGGLER = "stopped long after most other paths had ended"
+LINE_SEARCH_FAILED = "line search failed to increase the log density"
+EVALUATION_LIMIT = "not converged: evaluation limit reached"
+SLOW_PATH = "stopped: most other paths ended much earlier"
 
 
 class Path(NamedTuple):
-    """The iterates of one path, the start first.
+    """The iterates of one optimization path, the starting point first.
 
     Attributes:
-        points: `(num + 1, dim)`, as the device saw them.
+        points: `(num + 1, dim)`, rounded to the device's precision.
         log_density: `(num + 1,)`.
         gradient: `(num + 1, dim)`, of the log density.
-        reason: why it ended.
+        reason: why it stopped.
     """
 
     points: Floats
@@ -46,33 +46,33 @@ def finite_starts(
 ) -> Floats:
     """Starting points `(num, dim)`, uniform on `(-radius, radius)` in each coordinate.
 
-    A point whose log density or gradient is not finite is drawn again, on its own, from an
-    interval that slowly narrows; one that never succeeds is returned as it is.
+    Points whose log density or gradient is not finite are redrawn individually, from an interval
+    that shrinks by 10 % per attempt; after the last attempt they are returned as they are.
 
     Args:
         kernel: the compiled log density and gradient.
         rng: source of randomness.
         num: number of points.
-        first: points to use as they are if finite, `(at most num, dim)`.
+        first: points to use unchanged if finite, `(at most num, dim)`.
         radius: half the width of the interval.
-        rounds: attempts.
+        rounds: maximum number of attempts.
     """
     starts = rng.uniform(-radius, radius, (num, kernel.dim))
     if first is not None:
         starts[: len(first)] = first[:num]
-    bad = np.arange(num)
+    invalid = np.arange(num)
     for attempt in range(rounds):
-        log_density, gradient = kernel(starts[bad])
-        bad = bad[~(np.isfinite(log_density) & np.isfinite(gradient).all(axis=1))]
-        if not bad.size:
+        log_density, gradient = kernel(starts[invalid])
+        invalid = invalid[~(np.isfinite(log_density) & np.isfinite(gradient).all(axis=1))]
+        if not invalid.size:
             break
         width = radius * 0.9**attempt
-        starts[bad] = rng.uniform(-width, width, (bad.size, kernel.dim))
+        starts[invalid] = rng.uniform(-width, width, (invalid.size, kernel.dim))
     return kernel.round(starts)
 
 
 def positive_curvature(s: Floats, y: Floats) -> np.ndarray:
-    """Which pairs `(num, dim)` have `s'y` clearly above zero."""
+    """Which pairs `(num, dim)` have `s'y` clearly above zero (curvature condition)."""
     sy = np.einsum("pd,pd->p", s, y)
     return sy > 1e-10 * np.sqrt(np.sum(s**2, axis=1) * np.sum(y**2, axis=1))
 
@@ -87,5 +87,5 @@ def update_diagonal(diagonal: Floats, s: Floats, y: Floats) -> Floats:
     ydy = np.einsum("pd,pd->p", y, diagonal * y)[:, None]
     sds = np.einsum("pd,pd->p", s, s / diagonal)[:, None]
     inverse = ydy / (sy * diagonal) + y**2 / sy - ydy * s**2 / (sy * sds * diagonal**2)
-    # non-negative by Cauchy-Schwarz; rounding is what the bound is for
+    # non-negative by Cauchy-Schwarz; the bound guards against rounding
     return 1 / np.maximum(inverse, 1e-10 / diagonal)

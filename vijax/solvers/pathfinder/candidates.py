@@ -1,4 +1,4 @@
-"""Candidates along quasi-Newton paths: which to evaluate, and their ELBOs, all in one go."""
+"""Candidate approximations along quasi-Newton paths: their selection, and their ELBOs."""
 
 from __future__ import annotations
 
@@ -11,97 +11,104 @@ from vijax.solvers.gaussians.dense import log_normal
 from vijax.solvers.optimization.paths import Path
 from vijax.solvers.pathfinder.inverse_hessian import (
     CompactGaussians,
-    candidates,
     concatenate,
+    normal_approximations,
     predicted_elbo,
 )
 
-_MOST = 200  # iterates of one path that are looked at
-_APART = 0.04  # of a path's length, between two of its finalists
+_MAX_ITERATES = 200  # iterates of a path considered as candidates
+_MIN_SEPARATION = 0.04  # smallest distance between finalists, relative to the path length
 
 
-class Scored(NamedTuple):
-    """Candidates of one path with their ELBOs and the draws these came from.
+class EvaluatedCandidates(NamedTuple):
+    """Candidates of one path with their ELBO estimates and the draws behind these.
 
     Attributes:
         gaussians: the candidates, a stack of `num`.
-        rows: which iterate each belongs to, `(num,)`.
+        iterates: index of the iterate each belongs to, `(num,)`.
         elbos: `(num,)`, -inf where a draw was not finite.
-        bounds: the ELBOs less two standard errors, `(num,)`. The highest of many noisy ELBOs
-            tends to belong to a noisy candidate; the highest bound to a good one.
+        lower_bounds: the ELBOs minus two standard errors, `(num,)`; selecting the highest lower
+            bound instead of the highest noisy ELBO avoids noisy candidates.
         draws: `(num, num_draws, dim)`.
-        log_density: of the draws, `(num, num_draws)`.
+        log_density: log density of the draws, `(num, num_draws)`.
     """
 
     gaussians: CompactGaussians
-    rows: np.ndarray
+    iterates: np.ndarray
     elbos: Floats
-    bounds: Floats
+    lower_bounds: Floats
     draws: Floats
     log_density: Floats
 
 
-def shortlist(path: Path, history: int, num: int) -> tuple[CompactGaussians, np.ndarray]:
-    """Candidates of a path worth evaluating, and the iterates they belong to.
+def preselect(path: Path, history: int, num: int) -> tuple[CompactGaussians, np.ndarray]:
+    """Candidates of a path to evaluate, and the indices of their iterates.
 
-    `num` of highest predicted ELBO and as many at even distances: on a path that runs away into
-    a funnel the predictions are worthless, and the good candidates lie in the middle.
+    The `num` of highest predicted ELBO and `num` equidistant ones: on a path that diverges into a
+    funnel the predictions are unreliable, and the good candidates lie in the middle.
     """
-    last = len(path.points) - 1
-    rows = np.unique(np.linspace(1, last, min(last, _MOST)).round().astype(int))
-    stacks = list(candidates(path, rows, history))
+    num_steps = len(path.points) - 1
+    iterates = np.unique(
+        np.linspace(1, num_steps, min(num_steps, _MAX_ITERATES)).round().astype(int)
+    )
+    stacks = list(normal_approximations(path, iterates, history))
     gaussians = concatenate(stacks)
-    predicted = predicted_elbo(path, rows, gaussians)
-    spaced = np.linspace(0, len(rows) - 1, min(len(rows), num)).round().astype(int)
-    keep = np.union1d(leaders(predicted, num), spaced)
-    return gaussians.take(keep), rows[keep]
+    predicted = predicted_elbo(path, iterates, gaussians)
+    equidistant = np.linspace(0, len(iterates) - 1, min(len(iterates), num)).round().astype(int)
+    keep = np.union1d(top_indices(predicted, num), equidistant)
+    return gaussians.take(keep), iterates[keep]
 
 
-def finalists(scored: Scored, length: int, num: int) -> tuple[CompactGaussians, np.ndarray]:
-    """The best few candidates of a path of `length` iterates that are not next to one another."""
+def select_separated(
+    evaluated: EvaluatedCandidates, length: int, num: int
+) -> tuple[CompactGaussians, np.ndarray]:
+    """The best `num` candidates that are not adjacent on a path of `length` iterates."""
     chosen: list[int] = []
-    for i in leaders(scored.bounds, len(scored.bounds)):
-        near = any(abs(scored.rows[i] - scored.rows[j]) < _APART * length for j in chosen)
-        if np.isfinite(scored.elbos[i]) and not near:
+    for i in top_indices(evaluated.lower_bounds, len(evaluated.lower_bounds)):
+        adjacent = any(
+            abs(evaluated.iterates[i] - evaluated.iterates[j]) < _MIN_SEPARATION * length
+            for j in chosen
+        )
+        if np.isfinite(evaluated.elbos[i]) and not adjacent:
             chosen.append(int(i))
         if len(chosen) == num:
             break
     keep = np.array(chosen, int)
-    return scored.gaussians.take(keep), scored.rows[keep]
+    return evaluated.gaussians.take(keep), evaluated.iterates[keep]
 
 
-def score(
-    kernel: Kernel, fields: dict[int, tuple[CompactGaussians, np.ndarray]], noise: Floats
-) -> dict[int, Scored]:
-    """ELBOs of all candidates of all paths, their draws sent through the kernel together.
+def evaluate_candidates(
+    kernel: Kernel, candidates: dict[int, tuple[CompactGaussians, np.ndarray]], noise: Floats
+) -> dict[int, EvaluatedCandidates]:
+    """ELBOs of all candidates of all paths, with one kernel call for all of their draws.
 
     Args:
         kernel: the compiled log density and gradient.
-        fields: candidates and their iterates by path.
-        noise: standard normal `(num_draws, dim)` in mirrored pairs, see `antithetic`; the same
-            for all, because differences are what matters.
+        candidates: candidates and the indices of their iterates, by path.
+        noise: antithetic standard normal `(num_draws, dim)`, see `antithetic`; common to all
+            candidates, which reduces the variance of differences.
     """
-    draws = {i: gaussians.at(noise) for i, (gaussians, _) in fields.items()}
+    draws = {i: gaussians.transform(noise) for i, (gaussians, _) in candidates.items()}
     if not draws:
         return {}
     points = np.concatenate([block.reshape(-1, kernel.dim) for block in draws.values()])
     log_density, _ = kernel(points)
-    scored, start = {}, 0
+    evaluated, start = {}, 0
     for i, block in draws.items():
-        gaussians, rows = fields[i]
+        gaussians, iterates = candidates[i]
         stop = start + block.shape[0] * block.shape[1]
         values = log_density[start:stop].reshape(block.shape[:2])
         start = stop
         terms = values - log_normal(noise, gaussians.log_det[:, None])
         elbos = terms.mean(axis=1)
-        pairs = terms[:, : len(noise) // 2] + terms[:, len(noise) // 2 :]  # mirrored draws
+        pairs = terms[:, : len(noise) // 2] + terms[:, len(noise) // 2 :]  # antithetic pairs
         errors = pairs.std(axis=1) / np.sqrt(2 * len(noise))
-        bounds = np.where(np.isfinite(elbos), elbos - 2 * errors, -np.inf)
-        scored[i] = Scored(gaussians, rows, elbos, bounds, block, values)
-    return scored
+        lower_bounds = np.where(np.isfinite(elbos), elbos - 2 * errors, -np.inf)
+        evaluated[i] = EvaluatedCandidates(gaussians, iterates, elbos, lower_bounds, block, values)
+    return evaluated
 
 
-def leaders(scores: Floats, num: int) -> np.ndarray:
-    """Positions of the `num` highest scores, the highest first; NaN counts as lowest."""
-    scores = np.where(np.isnan(scores), -np.inf, scores)
-    return np.argsort(-scores, kind="stable")[:num]
+def top_indices(values: Floats, num: int) -> np.ndarray:
+    """Indices of the `num` largest values, in descending order; NaN counts as lowest."""
+    values = np.where(np.isnan(values), -np.inf, values)
+    return np.argsort(-values, kind="stable")[:num]

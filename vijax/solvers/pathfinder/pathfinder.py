@@ -11,153 +11,164 @@ import numpy as np
 from vijax.contracts import Batch, Guide, Solution, Solver, Target, Variables
 from vijax.contracts.kernel import Floats, Kernel
 from vijax.runtime.keys import host_rng
-from vijax.solvers.gaussians.conversion import filled, location
+from vijax.solvers.gaussians.conversion import gaussian_solution, location
 from vijax.solvers.gaussians.dense import (
     Estimate,
     Gaussian,
     antithetic,
-    clearly_better,
     elbo_terms,
     from_moments,
     require_even,
+    significantly_better,
     summarize,
 )
-from vijax.solvers.gaussians.low_rank import Factored
+from vijax.solvers.gaussians.low_rank import LowRankGaussian
 from vijax.solvers.host_algebra import host_algebra
-from vijax.solvers.optimization.basins import separate_basins
 from vijax.solvers.optimization.lbfgs import LBFGS
+from vijax.solvers.optimization.modes import assign_modes
 from vijax.solvers.optimization.paths import NO_START, Path, finite_starts
-from vijax.solvers.pathfinder.candidates import Scored, finalists, score, shortlist
+from vijax.solvers.pathfinder.candidates import (
+    EvaluatedCandidates,
+    evaluate_candidates,
+    preselect,
+    select_separated,
+)
 from vijax.solvers.pathfinder.inverse_hessian import CompactGaussians, concatenate
 
-_NEGLIGIBLE = 10.0  # nats below the best, and one a dimension for crude covariances
-_FINALISTS = 3  # candidates per path scored a second time
+_NEGLIGIBLE_DROP = 10.0  # nats below the best, plus one per dimension: covariances are crude
+_NUM_FINALISTS = 3  # candidates per path evaluated a second time
 
 
 class PathfinderResult(NamedTuple):
-    """What multi-path Pathfinder found.
+    """Result of multi-path Pathfinder.
 
     Attributes:
-        gaussian: the best single Gaussian, or `None` where no path gave a usable one.
+        gaussian: the best single Gaussian, or `None` if no path gave a usable one.
         elbo: its ELBO from fresh draws.
-        elbo_se: standard error of it.
-        path_elbos: ELBO of the best candidate of each path, `(num_paths,)`; -inf for none.
-        best_path: the path that the best candidate is on.
-        path_reasons: why each path ended.
-        contenders: the best few candidates of every path, well apart along it.
-        contender_elbos: their ELBOs, `(num_contenders,)`.
-        contender_paths: the path of each, `(num_contenders,)`.
+        elbo_se: standard error of the ELBO.
+        path_elbos: ELBO of the best candidate of each path, `(num_paths,)`; -inf if there is none.
+        best_path: index of the path of the best candidate.
+        path_reasons: why each path stopped.
+        candidates: the best few candidates of every path, not adjacent on it.
+        candidate_elbos: their ELBOs, `(num_candidates,)`.
+        candidate_paths: index of the path of each, `(num_candidates,)`.
         components: the best candidate of each path that has one.
-        draws: draws from all components alike, `(num_draws, dim)`.
-        log_weights: `log p - log q` of each draw for `q` the mixture of all components,
-            `(num_draws,)`; their log mean exp estimates the evidence.
-        basins: number of the basin each path ended in, from 0 for the highest; -1 for a path
-            that did not converge. More than one basin is evidence of several modes.
+        draws: equally many draws from each component, `(num_draws, dim)`.
+        log_weights: `log p - log q` of each draw with `q` the equal mixture of all components,
+            `(num_draws,)`; their log mean exp estimates the log evidence.
+        path_modes: index of the mode each path reached, from 0 for the highest; -1 for a path that
+            did not converge. More than one distinct index indicates a multimodal posterior.
     """
 
-    gaussian: Gaussian | Factored | None
+    gaussian: Gaussian | LowRankGaussian | None
     elbo: float
     elbo_se: float
     path_elbos: Floats
     best_path: int
     path_reasons: tuple[str, ...]
-    contenders: CompactGaussians | None
-    contender_elbos: Floats
-    contender_paths: np.ndarray
+    candidates: CompactGaussians | None
+    candidate_elbos: Floats
+    candidate_paths: np.ndarray
     components: CompactGaussians | None
     draws: Floats
     log_weights: Floats
-    basins: np.ndarray
+    path_modes: np.ndarray
 
     @property
     def num_modes(self) -> int:
-        """Number of distinct basins that paths converged in."""
-        return int(self.basins.max(initial=-1)) + 1
+        """Number of distinct modes that paths converged to."""
+        return int(self.path_modes.max(initial=-1)) + 1
 
     @property
-    def unsettled(self) -> np.ndarray:
-        """Positions of the contenders that do not share the best path's basin.
+    def at_other_modes(self) -> np.ndarray:
+        """Indices of the candidates that are not at the best path's mode.
 
-        Empty where all paths converged to one mode. Paths that did not converge count as
-        elsewhere, also the best one itself.
+        Empty if all paths converged to one mode. Candidates of paths that did not converge are
+        included, also those of the best path.
         """
-        home = self.basins[self.best_path]
-        basins = self.basins[self.contender_paths]
-        return np.flatnonzero((basins != home) | (basins < 0))
+        best_mode = self.path_modes[self.best_path]
+        modes = self.path_modes[self.candidate_paths]
+        return np.flatnonzero((modes != best_mode) | (modes < 0))
 
-    def other_modes(self, gaussian: Gaussian | Factored | None, elbo: float) -> list[Factored]:
-        """The best contender in every basin that may hold some mass, but for one's own.
+    def other_modes(
+        self, gaussian: Gaussian | LowRankGaussian | None, elbo: float
+    ) -> list[LowRankGaussian]:
+        """The best candidate at every mode of non-negligible mass, except the mode already fitted.
 
         Args:
-            gaussian: what has been reached: the basin nearest to it is its own. None, if `None`.
-            elbo: of that; contenders far below it hold nothing.
+            gaussian: the fit; the mode nearest to it is excluded. No modes if `None`.
+            elbo: ELBO of the fit; candidates far below it have negligible mass.
         """
-        best = self._best_of_basins()
-        if gaussian is None or self.contenders is None or len(best) < 2:
+        best = self._best_per_mode()
+        if gaussian is None or self.candidates is None or len(best) < 2:
             return []
-        away = [np.abs((self.contenders.mean[i] - gaussian.mean) / gaussian.sd).max() for i in best]
-        home, level = best[int(np.argmin(away))], self._level(elbo)
+        distances = [
+            np.abs((self.candidates.mean[i] - gaussian.mean) / gaussian.sd).max() for i in best
+        ]
+        nearest, min_elbo = best[int(np.argmin(distances))], self._min_elbo(elbo)
         return [
-            self.contenders.one(i) for i in best if i != home and self.contender_elbos[i] > level
+            self.candidates.component(i)
+            for i in best
+            if i != nearest and self.candidate_elbos[i] > min_elbo
         ]
 
-    def modes(self, elbo: float) -> list[tuple[Factored, int]]:
-        """The best contender in every basin that may hold some mass, and how many paths end there.
+    def modes(self, elbo: float) -> list[tuple[LowRankGaussian, int]]:
+        """The best candidate at every mode of non-negligible mass, with the number of paths there.
 
         Args:
-            elbo: reached elsewhere; contenders far below it hold nothing.
+            elbo: best ELBO known; candidates far below it have negligible mass.
         """
-        if self.contenders is None:
+        if self.candidates is None:
             return []
-        level = self._level(elbo)
+        min_elbo = self._min_elbo(elbo)
         return [
             (
-                self.contenders.one(i),
-                int(np.sum(self.basins == self.basins[self.contender_paths[i]])),
+                self.candidates.component(i),
+                int(np.sum(self.path_modes == self.path_modes[self.candidate_paths[i]])),
             )
-            for i in self._best_of_basins()
-            if self.contender_elbos[i] > level
+            for i in self._best_per_mode()
+            if self.candidate_elbos[i] > min_elbo
         ]
 
-    def _best_of_basins(self) -> list[int]:
-        """The contender of highest ELBO in every basin that has any."""
-        basins = self.basins[self.contender_paths]
-        members = (np.flatnonzero(basins == basin) for basin in range(self.num_modes))
-        return [int(some[np.argmax(self.contender_elbos[some])]) for some in members if some.size]
+    def _best_per_mode(self) -> list[int]:
+        """Index of the candidate of highest ELBO at every mode that has any."""
+        modes = self.path_modes[self.candidate_paths]
+        members = (np.flatnonzero(modes == mode) for mode in range(self.num_modes))
+        return [int(i[np.argmax(self.candidate_elbos[i])]) for i in members if i.size]
 
-    def _level(self, elbo: float) -> float:
-        """The ELBO below which a contender holds nothing."""
-        return float(min(elbo, self.contender_elbos.max()) - _NEGLIGIBLE - self.draws.shape[1])
+    def _min_elbo(self, elbo: float) -> float:
+        """The ELBO below which a candidate has negligible mass."""
+        return float(min(elbo, self.candidate_elbos.max()) - _NEGLIGIBLE_DROP - self.draws.shape[1])
 
     @property
     def reason(self) -> str:
-        """One line about the outcome."""
+        """One-line summary of the result."""
         if self.gaussian is None:
             return f"Pathfinder failed on all paths: {'; '.join(sorted(set(self.path_reasons)))}"
         text = f"best of {len(self.path_elbos)} paths by ELBO"
         if self.num_modes > 1:
-            text += f"; the paths ended in {self.num_modes} separate modes, this is one of them"
+            text += f"; the paths reached {self.num_modes} separate modes, this is one of them"
         return text
 
 
 @dataclasses.dataclass(frozen=True)
 class Pathfinder(Solver):
-    """The Gaussian of best ELBO along several quasi-Newton paths.
+    """The Gaussian of highest ELBO along several quasi-Newton paths.
 
-    Every path climbs the log density with L-BFGS from its own start. Each iterate gives a normal
-    approximation `N(x + H g, H)` with `H` the inverse Hessian estimate; those of highest predicted
-    ELBO and some at even distances are scored with a few draws, the leaders again with more. The
-    draws of all paths' winners, weighted by the full mixture density, give one more candidate:
-    the Gaussian with their moments. The best by fresh draws wins. Model `param` sites stay fixed.
-    Source: Pathfinder: Parallel Quasi-Newton Variational Inference, Zhang, Carpenter, Gelman,
-    Vehtari, 2022.
+    Every path maximizes the log density by L-BFGS from a different starting point. Each iterate
+    gives a normal approximation `N(x + H g, H)` with `H` the inverse Hessian estimate; the ELBO of
+    those with the highest predicted ELBO, and of some equidistant ones, is estimated with a few
+    draws, that of the best again with more. The draws of the best candidates of all paths, weighted
+    by the full mixture density, give one more candidate: the Gaussian with their moments. The best
+    by fresh draws is returned. Model `param` sites stay fixed. Source: Pathfinder: Parallel
+    Quasi-Newton Variational Inference, Zhang, Carpenter, Gelman, Vehtari, 2022.
 
     Args:
-        num_paths: paths; the first starts at the guide's location, the others at random.
-        radius: random starts are uniform on `(-radius, radius)` in each coordinate.
+        num_paths: number of paths; the first starts at the guide's location, the others at random.
+        radius: random starting points are uniform on `(-radius, radius)` in each coordinate.
         num_draws: draws per candidate in the first round, even.
         num_final_draws: draws per finalist, even.
-        num_candidates: candidates per path chosen by predicted ELBO; as many again are spread out.
+        num_candidates: candidates per path chosen by predicted ELBO; as many again are equidistant.
         optimizer: options of L-BFGS.
     """
 
@@ -176,19 +187,19 @@ class Pathfinder(Solver):
     def solve(
         self, key: jax.Array, target: Target, guide: Guide, variables: Variables, batch: Batch
     ) -> Solution:
-        """Fills in a Gaussian guide; see `Solver.solve`.
+        """Fits a Gaussian guide; see `Solver.solve`.
 
         Raises:
-            GuideError: the guide's parameters do not hold a Gaussian.
+            GuideError: the guide's parameters do not represent a Gaussian.
         """
         kernel = Kernel(target, batch, variables.model)
         result = self.run(kernel, host_rng(key), location(variables.guide, target.space)[None])
-        return filled(kernel, variables, [result.gaussian], result.reason, True)
+        return gaussian_solution(kernel, variables, [result.gaussian], result.reason, True)
 
     def run(
         self, kernel: Kernel, rng: np.random.Generator, starts: Floats | None = None
     ) -> PathfinderResult:
-        """Runs on a kernel, and returns everything there is to know.
+        """Runs the solver on a kernel and returns the full result.
 
         Args:
             kernel: the compiled log density and gradient.
@@ -202,15 +213,15 @@ class Pathfinder(Solver):
         self, kernel: Kernel, rng: np.random.Generator, starts: Floats | None
     ) -> PathfinderResult:
         points = finite_starts(kernel, rng, self.num_paths, starts, self.radius)
-        paths = self.optimizer.climb(kernel, points)
-        finals = self._finals(kernel, rng, paths)
+        paths = self.optimizer.maximize(kernel, points)
+        finalists = self._select_finalists(kernel, rng, paths)
         elbos = np.full(len(paths), -np.inf)
-        for i, scored in finals.items():
-            elbos[i] = scored.elbos[np.argmax(scored.bounds)]
+        for i, evaluated in finalists.items():
+            elbos[i] = evaluated.elbos[np.argmax(evaluated.lower_bounds)]
         reasons = tuple(path.reason for path in paths)
-        basins = separate_basins(kernel, paths)
-        nothing = np.zeros(0)
-        if not finals:
+        path_modes = assign_modes(kernel, paths)
+        empty = np.zeros(0)
+        if not finalists:
             return PathfinderResult(
                 gaussian=None,
                 elbo=-np.inf,
@@ -218,72 +229,82 @@ class Pathfinder(Solver):
                 path_elbos=elbos,
                 best_path=0,
                 path_reasons=reasons,
-                contenders=None,
-                contender_elbos=nothing,
-                contender_paths=np.zeros(0, int),
+                candidates=None,
+                candidate_elbos=empty,
+                candidate_paths=np.zeros(0, int),
                 components=None,
                 draws=np.zeros((0, kernel.dim)),
-                log_weights=nothing,
-                basins=basins,
+                log_weights=empty,
+                path_modes=path_modes,
             )
-        winners = [(scored, int(np.argmax(scored.bounds))) for scored in finals.values()]
-        components = concatenate([scored.gaussians.take(np.array([j])) for scored, j in winners])
-        draws = np.concatenate([scored.draws[j] for scored, j in winners])
-        log_density = np.concatenate([scored.log_density[j] for scored, j in winners])
+        winners = [
+            (evaluated, int(np.argmax(evaluated.lower_bounds))) for evaluated in finalists.values()
+        ]
+        components = concatenate(
+            [evaluated.gaussians.take(np.array([j])) for evaluated, j in winners]
+        )
+        draws = np.concatenate([evaluated.draws[j] for evaluated, j in winners])
+        log_density = np.concatenate([evaluated.log_density[j] for evaluated, j in winners])
         log_weights = log_density - mixture_log_prob(components, draws)
-        best = int(np.argmax([scored.bounds[j] for scored, j in winners]))
-        gaussian, (elbo, se) = self._choose(kernel, rng, components.one(best), draws, log_weights)
+        best = int(np.argmax([evaluated.lower_bounds[j] for evaluated, j in winners]))
+        gaussian, (elbo, se) = self._choose(
+            kernel, rng, components.component(best), draws, log_weights
+        )
         return PathfinderResult(
             gaussian=gaussian,
             elbo=elbo,
             elbo_se=se,
             path_elbos=elbos,
-            best_path=list(finals)[best],
+            best_path=list(finalists)[best],
             path_reasons=reasons,
-            contenders=concatenate([scored.gaussians for scored in finals.values()]),
-            contender_elbos=np.concatenate([scored.elbos for scored in finals.values()]),
-            contender_paths=np.repeat(list(finals), [len(s.elbos) for s in finals.values()]),
+            candidates=concatenate([evaluated.gaussians for evaluated in finalists.values()]),
+            candidate_elbos=np.concatenate([evaluated.elbos for evaluated in finalists.values()]),
+            candidate_paths=np.repeat(list(finalists), [len(s.elbos) for s in finalists.values()]),
             components=components,
             draws=draws,
             log_weights=log_weights,
-            basins=basins,
+            path_modes=path_modes,
         )
 
     def _choose(
         self,
         kernel: Kernel,
         rng: np.random.Generator,
-        best: Factored,
+        best: LowRankGaussian,
         draws: Floats,
         log_weights: Floats,
-    ) -> tuple[Gaussian | Factored, Estimate]:
-        """The best path's Gaussian or the one with the moments of the weighted mixture."""
+    ) -> tuple[Gaussian | LowRankGaussian, Estimate]:
+        """The best path's Gaussian, or the one with the moments of the weighted mixture."""
         noise = antithetic(rng, 2 * self.num_final_draws, kernel.dim)
         terms = elbo_terms(kernel, best, noise)
-        matched = weighted_gaussian(draws, log_weights)
-        if matched is not None:
-            others = elbo_terms(kernel, matched, noise)
-            if clearly_better(others, terms):
-                return matched, summarize(others)
+        weighted = weighted_gaussian(draws, log_weights)
+        if weighted is not None:
+            weighted_terms = elbo_terms(kernel, weighted, noise)
+            if significantly_better(weighted_terms, terms):
+                return weighted, summarize(weighted_terms)
         return best, summarize(terms)
 
-    def _finals(
+    def _select_finalists(
         self, kernel: Kernel, rng: np.random.Generator, paths: list[Path]
-    ) -> dict[int, Scored]:
-        """Two rounds of scoring, all paths together; the finalists of those that have any."""
-        fields = {
-            i: shortlist(path, self.optimizer.history, self.num_candidates)
+    ) -> dict[int, EvaluatedCandidates]:
+        """Evaluates candidates of all paths in two rounds; paths without any are omitted."""
+        candidates = {
+            i: preselect(path, self.optimizer.history, self.num_candidates)
             for i, path in enumerate(paths)
             if path.reason != NO_START and len(path.points) > 1
         }
-        first = score(kernel, fields, antithetic(rng, self.num_draws, kernel.dim))
-        fields = {
-            i: finalists(scored, len(paths[i].points), _FINALISTS)
-            for i, scored in first.items()
-            if np.isfinite(scored.elbos).any()
+        first = evaluate_candidates(kernel, candidates, antithetic(rng, self.num_draws, kernel.dim))
+        candidates = {
+            i: select_separated(evaluated, len(paths[i].points), _NUM_FINALISTS)
+            for i, evaluated in first.items()
+            if np.isfinite(evaluated.elbos).any()
         }
-        second = score(kernel, fields, antithetic(rng, self.num_final_draws, kernel.dim))
-        return {i: scored for i, scored in second.items() if np.isfinite(scored.elbos).any()}
+        second = evaluate_candidates(
+            kernel, candidates, antithetic(rng, self.num_final_draws, kernel.dim)
+        )
+        return {
+            i: evaluated for i, evaluated in second.items() if np.isfinite(evaluated.elbos).any()
+        }
 
 
 def mixture_log_prob(components: CompactGaussians, points: Floats) -> Floats:
@@ -293,7 +314,7 @@ def mixture_log_prob(components: CompactGaussians, points: Floats) -> Floats:
 
 
 def weighted_gaussian(draws: Floats, log_weights: Floats) -> Gaussian | None:
-    """The Gaussian with the moments of weighted draws; `None` where they are too few to tell.
+    """The Gaussian with the moments of weighted draws; `None` if these are effectively too few.
 
     Args:
         draws: `(num, dim)`.
@@ -303,7 +324,7 @@ def weighted_gaussian(draws: Floats, log_weights: Floats) -> Gaussian | None:
         return None
     weights = np.exp(log_weights - np.max(log_weights))
     weights /= weights.sum()
-    # a covariance from fewer than a few draws per dimension is worse than any path's own
+    # with fewer effective draws per dimension the covariance is worse than that of a single path
     if 1 / np.sum(weights**2) < 4 * draws.shape[1]:
         return None
     mean = weights @ draws

@@ -32,9 +32,9 @@ class FixedObjective:
         self.dim = 2 * noise.shape[1]
 
     @property
-    def resolution(self) -> float:
+    def eps(self) -> float:
         """Spacing of the values relative to their size, as the device computes them."""
-        return self.kernel.resolution
+        return self.kernel.eps
 
     def round(self, points: Floats) -> Floats:
         """A copy of the points: they stay on the host, in float64."""

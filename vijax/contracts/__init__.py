@@ -20,6 +20,7 @@ falls as the ELBO rises. Functions treat one point and callers `vmap`. Data are 
 """
 
 from vijax.contracts.algorithm import Algorithm, Info
+from vijax.contracts.family import Family
 from vijax.contracts.guide import (
     AmortizedGuide,
     DensityGuide,
@@ -56,7 +57,6 @@ from vijax.contracts.target import (
     Terms,
     Variables,
 )
-from vijax.families.discrete import Family
 
 __all__ = [
     "Algorithm",

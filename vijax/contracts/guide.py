@@ -22,9 +22,9 @@ from typing import ClassVar, NamedTuple
 import jax
 import numpy as np
 
+from vijax.contracts.family import Family
 from vijax.contracts.space import Array, Axes, Position, Space
 from vijax.contracts.target import Batch, PyTree, Target
-from vijax.families.discrete import Family
 from vijax.runtime.errors import GuideError
 
 

@@ -7,13 +7,15 @@ relaxed one-hot vectors, which sum to one over the values.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 from jax.nn import log_sigmoid
+
+T = TypeVar("T")
 
 TINY = 1e-6  # keeps uniform random numbers away from 0 and 1, where logits are infinite
 
@@ -72,6 +74,11 @@ class DiscretizedLogistic(NamedTuple):
     log_loc: Array
     log_scale: Array
 
+    @property
+    def size(self) -> None:
+        """There is no largest value."""
+        return None
+
     def draw(self, key: Array) -> Array:
         """One draw: counts, `shape`."""
         loc, scale = jnp.exp(self.log_loc), jnp.exp(self.log_scale)
@@ -89,9 +96,6 @@ class DiscretizedLogistic(NamedTuple):
         return inside + jnp.log(-jnp.expm1(-rate)) - log_sigmoid(loc * rate)
 
 
-Family = Categorical | DiscretizedLogistic
-
-
 def as_one_hot(values: Array, family: Categorical) -> Array:
     """Indices of values as one-hot vectors `(*shape, n)`; relaxed one-hot vectors unchanged."""
     if values.ndim == family.logits.ndim:
@@ -99,6 +103,6 @@ def as_one_hot(values: Array, family: Categorical) -> Array:
     return jax.nn.one_hot(values.astype(jnp.int32), family.size, dtype=family.logits.dtype)
 
 
-def detach(family: Family) -> Family:
+def detach(family: T) -> T:
     """The distribution with no gradient through its parameters."""
     return jax.tree.map(stop_gradient, family)

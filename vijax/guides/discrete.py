@@ -23,7 +23,8 @@ from vijax.contracts import (
     Site,
     Space,
 )
-from vijax.families.discrete import Categorical, DiscretizedLogistic, Family
+from vijax.contracts.family import Family
+from vijax.families.discrete import Categorical, DiscretizedLogistic
 from vijax.guides.checks import require_discrete
 from vijax.runtime.errors import GuideError, mismatch
 

@@ -13,7 +13,8 @@ import numpy as np
 from jax import Array
 
 from vijax.contracts import AmortizedGuide, Axes, Batch, Position, PyTree, Site, Space
-from vijax.families.discrete import Categorical, DiscretizedLogistic, Family
+from vijax.contracts.family import Family
+from vijax.families.discrete import Categorical, DiscretizedLogistic
 from vijax.guides.amortized.encoder import (
     Encoder,
     Inputs,

@@ -268,7 +268,7 @@ class _Matching:
         self.steps += 1
         current = self.gaussian
         noise = whitened(self.rng, self.options.num_draws, self.kernel.dim)
-        log_density, gradient = self.kernel(current.at(noise))
+        log_density, gradient = self.kernel(current.transform(noise))
         good = np.isfinite(log_density) & np.isfinite(gradient).all(axis=1)
         terms = log_density - log_normal(noise, self.log_det)
         elbo = float(terms.mean()), float(terms.var() / len(terms)) if good.all() else np.inf

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from vijax.contracts import Family, Position, PyTree
-from vijax.families.discrete import Categorical, DiscretizedLogistic, as_one_hot
+from vijax.families.discrete import Categorical, as_one_hot
 from vijax.runtime.errors import GuideError
 
 Families = dict[str, Family]
@@ -147,9 +147,9 @@ def require_finite(
     """
     found: dict[str, Categorical] = {}
     for site, family in families.items():
-        if isinstance(family, DiscretizedLogistic) or size not in (None, family.size):
+        if not isinstance(family, Categorical) or size not in (None, family.size):
             expected = "finitely many" if size is None else str(size)
-            got = "a count" if isinstance(family, DiscretizedLogistic) else f"{family.size} values"
+            got = "counts" if family.size is None else f"{family.size} values"
             raise GuideError(
                 f"discrete={name!r}: expected sites with {expected} values, got {site!r} with "
                 f"{got}. Use 'leave_one_out', which supports all sites."

@@ -131,7 +131,7 @@ def _resolve_with_discrete(
     for key, names in assign(list(mapping), space).items():
         discrete_names, value = space.discrete.subset(names).names, mapping[key]
         continuous_names = space.continuous.subset(names).names
-        if discrete_names and isinstance(part := _discrete_part(value), Discrete):
+        if discrete_names and type(part := _discrete_part(value)) is Discrete:
             mean_field_sites += discrete_names
         elif discrete_names:
             other_discrete[discrete_names] = part

@@ -2,8 +2,8 @@
 
 Write them with one checkout, compare with another, on the same machine and versions of JAX:
 
-    python -m bench.digests before.json           # in the first
-    python -m bench.digests after.json before.json   # in the second: exit status 1 if any differs
+    python -m bench digests before.json              # in the first
+    python -m bench digests after.json before.json   # in the second: exit status 1 if any differs
 """
 
 from __future__ import annotations
@@ -164,14 +164,17 @@ def digest(tree: Any) -> str:
     return found.hexdigest()[:16]
 
 
-def main(path: str, before: str | None = None) -> int:
+def main() -> None:
+    if not 2 <= len(sys.argv) <= 3:
+        sys.exit("usage: python -m bench digests AFTER.json [BEFORE.json]")
+    path, before = sys.argv[1], sys.argv[2] if len(sys.argv) == 3 else None
     found = {name: digest(kind()) for name, kind in KINDS.items()}
     Path(path).write_text(json.dumps(found, indent=1))
     known = found if before is None else json.loads(Path(before).read_text())
     for name, value in found.items():
         print(f"{value}  {'' if known.get(name) == value else 'DIFFERS  '}{name}")
-    return int(known != found)
+    sys.exit(int(known != found))
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    main()

@@ -14,7 +14,7 @@ def defer_interrupt() -> Iterator[None]:
     """Defers a first Ctrl-C to the end of the block; a second one interrupts at once."""
     if (
         threading.current_thread() is not threading.main_thread()
-    ):  # only the main thread receives signals
+    ):  # only the main thread receives SIGINT
         yield
         return
     pending: list[int] = []

@@ -111,14 +111,14 @@ def _through_scan(
     every_step = frozenset[tuple[str, int]]().union(*incoming[:start], *incoming[stop:])
     lags = any((label, 0) in every_step for label in looped)
 
-    def carried(one: Dependencies) -> Dependencies:
+    def to_next_step(one: Dependencies) -> Dependencies:
         return frozenset((label, min(lag + 1, 2)) for label, lag in one) if lags else one
 
-    carry = [carried(one) for one in incoming[start:stop]]
+    carry = [to_next_step(one) for one in incoming[start:stop]]
     while True:
         inputs = [*incoming[:start], *carry, *incoming[stop:]]
         out = dependencies(body, inputs)
-        following = [old | carried(new) for old, new in zip(carry, out[: len(carry)], strict=True)]
+        following = [old | to_next_step(new) for old, new in zip(carry, out[: len(carry)], strict=True)]
         if following == carry:
             return out
         carry = following

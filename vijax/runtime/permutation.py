@@ -14,7 +14,7 @@ import math
 
 import numpy as np
 
-_ROUNDS = 6  # after four, positions one column apart are still correlated
+_ROUNDS = 6  # after four, positions in adjacent columns are still correlated
 SHUFFLE_LIMIT = 2**16  # up to this size all rows are shuffled: small tables are far from uniform
 _BLOCK = 2**14  # integers permuted at a time, to fit the processor's cache
 _HALF = np.uint32(16)

@@ -50,13 +50,13 @@ FAULTS = {
     ),
     "minibatch scaled the wrong way": Fault(
         "model/tracing/handler.py",
-        "self.sources.scale[name] = full / used",
-        "self.sources.scale[name] = used / full",
+        "self.sources.scales[name] = full_size / used",
+        "self.sources.scales[name] = used / full_size",
         "model/minibatch fitting/test_minibatch.py",
     ),
     "Jacobian of a centering dropped": Fault(
         "model/tracing/location_scale.py",
-        "return z, jnp.sum(jnp.broadcast_to(log_stretch, jnp.shape(w)))",
+        "return z, jnp.sum(jnp.broadcast_to(log_scale, jnp.shape(w)))",
         "return z, jnp.zeros(())",
         "model/tracing",
     ),
@@ -68,8 +68,8 @@ FAULTS = {
     ),
     "backward message left out of a draw": Fault(
         "model/discrete/forward_backward.py",
-        "jax.random.categorical(key, chosen + after, axis=0)",
-        "jax.random.categorical(key, chosen, axis=0)",
+        "jax.random.categorical(key, row + after, axis=0)",
+        "jax.random.categorical(key, row, axis=0)",
         "model/discrete",
     ),
     "the same key for every predictive draw": Fault(
@@ -79,15 +79,15 @@ FAULTS = {
         "model/test_predictive.py",
     ),
     "sign of a normal log density": Fault(
-        "guides/gaussian/normal.py",
+        "guides/location_scale/gaussian_density.py",
         "return -0.5 * jnp.sum(noise**2) - jnp.sum(log_scale)",
         "return -0.5 * jnp.sum(noise**2) + jnp.sum(log_scale)",
         "guides/test_laws.py",
     ),
     "entropy without its constant": Fault(
-        "guides/gaussian/normal.py",
-        "return jnp.sum(log_scale) + 0.5 * log_scale.size * (1 + _LOG_2PI)",
-        "return jnp.sum(log_scale) + 0.5 * log_scale.size * _LOG_2PI",
+        "guides/location_scale/gaussian_density.py",
+        "return jnp.sum(log_scale) + 0.5 * log_scale.size * (1 + LOG_2PI)",
+        "return jnp.sum(log_scale) + 0.5 * log_scale.size * LOG_2PI",
         "guides/test_laws.py",
     ),
     "sign of a spline's inverse log determinant": Fault(
@@ -104,8 +104,8 @@ FAULTS = {
     ),
     "doubly reparameterized gradient with plain weights": Fault(
         "objectives/estimators/power_mean.py",
-        "stretch = 1 - power + power * share",
-        "stretch = jnp.ones_like(share)",
+        "gradient_scale = 1 - power + power * weight",
+        "gradient_scale = jnp.ones_like(weight)",
         "objectives",
     ),
     "a step's key counted from the piece, not from the fit": Fault(
@@ -140,8 +140,8 @@ FAULTS = {
     ),
     "HMC without the momenta in its acceptance": Fault(
         "diagnostics/short_chains.py",
-        "energy = (value - log_density) - 0.5 * (np.sum(speed**2, 1) - np.sum(momentum**2, 1))",
-        "energy = value - log_density",
+        "log_ratio = (value - log_density) - 0.5 * (np.sum(speed**2, 1) - np.sum(momentum**2, 1))",
+        "log_ratio = value - log_density",
         "diagnostics/test_short_chains.py",
     ),
     "batch and match forgets its old mean": Fault(

@@ -95,7 +95,9 @@ def _add_directions(gaussian: LowRankGaussian, directions: Floats) -> LowRankGau
     return gaussian._replace(basis=basis, axis_sd=axis_sd)
 
 
-def _variance_factors(current: LowRankGaussian, noise: Floats, scores: Floats, damping: float) -> Floats:
+def _variance_factors(
+    current: LowRankGaussian, noise: Floats, scores: Floats, damping: float
+) -> Floats:
     """Factors `(dim,)` on the variances of the diagonal part."""
     minus_scores = current.apply_power(noise, -1)  # minus the scores of the Gaussian
     residual = _centered(scores + minus_scores)
@@ -136,7 +138,11 @@ class LowRankAverage:
             for weight, term in self.terms
         ]
         try:
-            basis, singular_values, _ = np.linalg.svd(np.concatenate(loadings, axis=1), full_matrices=False)
+            basis, singular_values, _ = np.linalg.svd(
+                np.concatenate(loadings, axis=1), full_matrices=False
+            )
         except np.linalg.LinAlgError:
             return None
-        return truncate(LowRankGaussian(mean, scale, basis, np.sqrt(1 + singular_values**2)), self.rank)
+        return truncate(
+            LowRankGaussian(mean, scale, basis, np.sqrt(1 + singular_values**2)), self.rank
+        )

@@ -26,14 +26,14 @@ def linear_response(
 
     The ELBO on fixed draws is first maximized from this Gaussian, which makes the result exact on
     Gaussian posteriors. For few of many coordinates the linear system is solved by conjugate
-    gradients, otherwise its matrix is formed. Compiles one program, for Hessian-vector products. Source: Covariances, robustness, and variational Bayes, Giordano, Broderick,
-    Jordan, 2018.
+    gradients, otherwise its matrix is formed. Compiles one program, for Hessian-vector products.
+    Source: Covariances, robustness, and variational Bayes, Giordano, Broderick, Jordan, 2018.
 
     Args:
         kernel: the compiled log density and gradient.
         rng: source of randomness.
-        mean: of the Gaussian, `(dim,)`.
-        sd: of the Gaussian, `(dim,)`.
+        mean: means of the Gaussian, `(dim,)`.
+        sd: standard deviations of the Gaussian, `(dim,)`.
         rows: indices of the coordinates; all by default.
 
     Returns:
@@ -58,6 +58,6 @@ def linear_response(
     if result is None or not np.isfinite(result).all():
         raise VijaxError(
             "linear response: expected a fit at a maximum of the ELBO, got one where its Hessian "
-            "is not negative definite. Continue the fit until it converges, or use a full-rank guide."
+            "is not negative definite. Continue until convergence, or use a full-rank guide."
         )
     return 0.5 * (result + result.T)

@@ -149,7 +149,7 @@ class FixedDraws(Solver):
     def _select_start(
         self, kernel: Kernel, rng: np.random.Generator, mean: Floats, sd: Floats
     ) -> tuple[Floats, Floats] | None:
-        """Mean and sd of the best start after optimization on a few draws; `None` if none is finite."""
+        """Mean and sd of the best path on a few draws; `None` if no start is finite."""
         starts = finite_starts(kernel, rng, self.num_starts, mean[None], self.radius)
         noise = moment_matched(rng, _START_DRAWS, kernel.dim)
         for shrinkage in (1.0, 0.1, 0.01, 0.001):  # draws from a wide start may leave the domain
@@ -187,7 +187,9 @@ class FixedDraws(Solver):
                 f"{check.loss:.2g} nats"
             )
             if not precise:
-                reason += f"; largest for {kernel.label(check.worst)} at the maximum number of draws"
+                reason += (
+                    f"; largest for {kernel.label(check.worst)} at the maximum number of draws"
+                )
         else:
             reason = f"no optimum of the ELBO on {count} fixed draws found"
         converged = at_optimum and precise
@@ -298,7 +300,9 @@ def _curvature(
     return lambda rows: rows @ inverse, unit
 
 
-def _newton(objective: SampleAverageObjective, point: Floats, check: _Check) -> tuple[Floats, _Check]:
+def _newton(
+    objective: SampleAverageObjective, point: Floats, check: _Check
+) -> tuple[Floats, _Check]:
     """A Newton step, if it is short and does not decrease the ELBO."""
     if not (np.isfinite(check.gain) and np.abs(check.step).max() < 1):
         return point, check

@@ -94,7 +94,9 @@ def finite_difference_hessian(kernel: Kernel, sd: Floats) -> Callable[[Floats], 
     return hessian
 
 
-def covariance_rows(objective: SampleAverageObjective, point: Floats, rows: np.ndarray) -> Floats | None:
+def covariance_rows(
+    objective: SampleAverageObjective, point: Floats, rows: np.ndarray
+) -> Floats | None:
     """Rows of the posterior covariance, `(len(rows), d)`, by conjugate gradients.
 
     For few of many coordinates: each row takes a few dozen Hessian-vector products of the ELBO,
@@ -149,6 +151,8 @@ def conjugate_gradients(
         x[active] += step * search
         residual[active] -= step * product
         new_squared_norm = np.sum(residual[active] ** 2, axis=1)
-        direction[active] = residual[active] + (new_squared_norm / squared_norm[active])[:, None] * search
+        direction[active] = (
+            residual[active] + (new_squared_norm / squared_norm[active])[:, None] * search
+        )
         squared_norm[active] = new_squared_norm
     return x

@@ -23,10 +23,8 @@ from vijax.solvers.structured_newton import StructuredNewton
 from vijax.solvers.variational_newton import VariationalNewton
 
 _NEWTON_STEPS = 16  # enough for an average of the last twelve
-_FLOW_DIM, _FLOW_STEPS = (
-    500,
-    500,
-)  # dimension beyond which steps of a flow are slow, and steps there
+_FLOW_DIM = 500  # dimension beyond which the steps of a flow are slow, ...
+_FLOW_STEPS = 500  # ... and the number of steps of its first cycle there
 _MEAN_FIELD_DIM = 256  # beyond, gradient steps are as fast for correlated coordinates
 
 

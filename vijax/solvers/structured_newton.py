@@ -50,8 +50,8 @@ class StructuredNewton(Solver):
 
     For `Markov` and `Plates`. At the optimum the precision is the mean negative Hessian under `q`
     and the mean score is zero, so a step is `P' = (1 - r) P - r E[H]`, `m' = m + r P'^-1 E[g]`. The
-    blocks of `H` are estimated from products with vectors that are non-zero in many blocks: as many
-    as up to three blocks have coordinates, plus one for each coordinate shared by all blocks.
+    blocks of `H` are estimated from products with vectors that are non-zero in many blocks, one per
+    coordinate of one to three blocks, and one per coordinate shared by all blocks.
     Conditional precisions are bounded below, and a step that decreases the ELBO is rejected and
     shortened. All steps use the same draws, antithetic and of unit variance, which makes the
     iteration deterministic: a first stage with few draws, a second with more. Steps that oscillate

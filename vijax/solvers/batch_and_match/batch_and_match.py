@@ -31,7 +31,7 @@ from vijax.solvers.pathfinder.pathfinder import Pathfinder, PathfinderResult
 
 _MIN_LAM = 4.0  # lower bound of `lam` while the ELBO increases
 _AVERAGING_LAM = 1.0  # `lam` in the first window of the averaging phase
-_MIN_GAIN = 0.02  # nats per window for which `lam` stays large; small steps gain less as well
+_MIN_GAIN = 0.02  # nats per window: smallest gain for which `lam` stays large
 _MAX_CANDIDATES = 12  # alternative starts that are tried if paths found several modes
 _SHRINK = 0.7  # factor on all standard deviations when most draws are not finite
 _MAX_LOSS = 10.0  # nats below the best window at which the iteration returns to it
@@ -287,7 +287,7 @@ class _Run:
         self.gaussian, self.log_det = gaussian, gaussian.log_det
 
     def _revert(self, window: _Window) -> bool:
-        """Returns to the best window, with smaller steps, if this one is far below; whether so."""
+        """Returns to the best window with smaller steps, and `True`, if this one is far below."""
         best = max(self.windows, key=lambda w: -np.inf if w.gaussian is None else w.elbo)
         loss = best.elbo - window.elbo
         if best.gaussian is None or not (np.isnan(loss) or loss > _MAX_LOSS + 5 * window.se):

@@ -1,4 +1,4 @@
-"""Models that solvers must get right, or own up to."""
+"""Models on which solvers must be accurate, or report failure."""
 
 from typing import NamedTuple
 
@@ -68,7 +68,7 @@ class Known(NamedTuple):
 def gaussian(dim: int, condition: float, seed: int = 0) -> Known:
     """A rotated Gaussian whose covariance has eigenvalues from 1 down to 1 / condition.
 
-    The moments are those of the precision matrix as the device will see it.
+    The moments are those of the precision matrix rounded to float32.
     """
     rng = np.random.default_rng(seed)
     rotation, _ = np.linalg.qr(rng.normal(size=(dim, dim)))
@@ -127,7 +127,7 @@ def regression_model(x, y):
 def schools_moments() -> tuple[np.ndarray, np.ndarray]:
     """Mean and sd of `(mu, log tau, effects)`, non-centered, by quadrature over `(mu, log tau)`.
 
-    Given those, the effects are independent Gaussians and the data has density
+    Given `(mu, log tau)`, the effects are independent Gaussians and the data has density
     `N(y_j; mu, tau^2 + sigma_j^2)`.
     """
     y, sigma = SCHOOLS.astype(float), SCHOOLS_SD.astype(float)
@@ -142,14 +142,14 @@ def schools_moments() -> tuple[np.ndarray, np.ndarray]:
     )
     weights = np.exp(log_density - log_density.max())
     weights /= weights.sum()
-    given = np.concatenate([mu, np.log(tau), tau * (y - mu) / total], axis=1)
-    spread = np.concatenate([np.zeros((len(mu), 2)), sigma**2 / total], axis=1)
-    mean = weights @ given
-    return mean, np.sqrt(weights @ (spread + (given - mean) ** 2))
+    conditional_mean = np.concatenate([mu, np.log(tau), tau * (y - mu) / total], axis=1)
+    variance = np.concatenate([np.zeros((len(mu), 2)), sigma**2 / total], axis=1)
+    mean = weights @ conditional_mean
+    return mean, np.sqrt(weights @ (variance + (conditional_mean - mean) ** 2))
 
 
 class Regression(NamedTuple):
-    """A regression on raw scales, its mode in unconstrained space and the sds there."""
+    """A regression on raw scales, with mode and sds in unconstrained space."""
 
     case: Case
     mode: np.ndarray
@@ -178,10 +178,10 @@ def raw_regression(num: int = 200) -> Regression:
 
 
 def fenced_model(x):
-    """A Gaussian whose log density is NaN where `z[0] < -1`, some four sds from its mean."""
+    """A Gaussian whose log density is NaN for `z[0] < -1`, four sds from its mean."""
     z = flat("z", 3)
     numpyro.factor("density", -0.5 * jnp.sum((z - x) ** 2) / 0.25)
-    numpyro.factor("fence", jnp.where(z[0] < -1, jnp.nan, 0.0))
+    numpyro.factor("boundary", jnp.where(z[0] < -1, jnp.nan, 0.0))
 
 
 def fenced() -> Case:
@@ -230,14 +230,14 @@ class Moments(NamedTuple):
 def importance_moments(evaluate, gaussian: Gaussian, num: int = 20_000) -> Moments:
     """Self-normalized importance sampling from a Student t (5) with the Gaussian's shape.
 
-    Standard errors by the delta method. The t has heavier tails than the posteriors it is used
-    on, so the weights are bounded and the errors to be trusted.
+    Standard errors by the delta method. The t has heavier tails than these posteriors, so the
+    weights are bounded and the standard errors reliable.
     """
     rng = np.random.default_rng(99)
     dim, df = len(gaussian.mean), 5
     mix = np.sqrt(df / rng.chisquare(df, (num, 1)))
     noise = mix * rng.standard_normal((num, dim))
-    points = gaussian.at(noise)
+    points = gaussian.transform(noise)
     log_q = -0.5 * (df + dim) * np.log1p(np.sum(noise**2, axis=1) / df)
     log_weights = evaluate(points)[0] - log_q
     weights = np.exp(log_weights - log_weights.max())

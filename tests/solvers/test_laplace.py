@@ -57,16 +57,16 @@ def test_a_centered_hierarchy_has_no_mode(solver, seed):
     kernel = problems.schools(centered=True).kernel()
     result = solver.run(kernel, np.random.default_rng(seed))
     assert not result.converged
-    assert "still rising, most along tau" in result.reason
+    assert "still increasing, mainly along tau" in result.reason
     assert "non-centered" in result.reason
 
 
-def test_a_mode_that_is_not_typical_is_owned_up_to():
+def test_a_mode_outside_the_typical_set_is_reported():
     result = run(problems.case(problems.funnel_model))
-    # the funnel does have a mode, in its tip: v = -9 * 9 / 2, x = 0
+    # the mode of the funnel is in its neck: v = -9 * 9 / 2, x = 0
     assert result.converged
     assert result.gaussian.mean[0] == pytest.approx(-40.5, abs=0.1)
-    assert "not Gaussian round its mode" in result.reason
+    assert "not Gaussian around its mode" in result.reason
     assert result.gap > 1
 
 
@@ -77,7 +77,7 @@ def test_an_improper_posterior_has_no_mode(scale):
     assert "along v" in result.reason
 
 
-def test_param_sites_are_optimized_too():
+def test_param_sites_are_optimized():
     y = np.array([1.0, 2.0, 6.0], np.float32)
     case = problems.case(problems.param_model, y)
     model = {"shift": jnp.asarray(0.5)}
@@ -85,8 +85,8 @@ def test_param_sites_are_optimized_too():
         variables = case.variables(guide, model)
         solution = solver.solve(jax.random.key(0), case.target, guide, variables, case.batch)
         assert solution.converged, solution.reason
-        where = location(solution.variables.guide, case.target.space)
-        np.testing.assert_allclose(where, [0.0], atol=1e-3)
+        loc = location(solution.variables.guide, case.target.space)
+        np.testing.assert_allclose(loc, [0.0], atol=1e-3)
         np.testing.assert_allclose(solution.variables.model["shift"], 3.0, atol=1e-3)
     kernel = Kernel(case.target, case.batch, model, joint=True)
     result = LaplaceSolver().run(kernel, np.random.default_rng(0))
@@ -94,7 +94,7 @@ def test_param_sites_are_optimized_too():
     np.testing.assert_allclose(result.gaussian.sd, [0.5], rtol=1e-4)
 
 
-def test_the_highest_of_several_modes_is_found_and_the_others_named():
+def test_the_highest_of_several_modes_is_found_and_the_others_reported():
     result = run(problems.two_modes())
     np.testing.assert_allclose(result.gaussian.mean, [4, 4], atol=0.01)
     assert "2 separate modes" in result.reason
@@ -112,15 +112,17 @@ def test_mode_solver_moves_a_delta_guide_to_the_mode():
     assert np.abs(error).max() < 0.05
 
 
-def test_curvature_tells_units_from_flatness():
+def test_curvature_distinguishes_units_from_flat_directions():
     scale = np.array([1e-5, 1.0, 1e6])
     correlation = np.array([[1, 0.5, 0.2], [0.5, 1, 0.3], [0.2, 0.3, 1]])
     matrix = correlation * np.outer(scale, scale)
-    bend = curvature(matrix)
-    assert bend.num_modified == 0
-    np.testing.assert_allclose(bend.factor @ bend.factor.T, np.linalg.inv(matrix), rtol=1e-9)
+    spectrum = curvature(matrix)
+    assert spectrum.num_modified == 0
+    np.testing.assert_allclose(
+        spectrum.factor @ spectrum.factor.T, np.linalg.inv(matrix), rtol=1e-9
+    )
     indefinite = curvature(np.array([[1.0, 2.0], [2.0, 1.0]]))
     assert indefinite.num_modified == 1
-    np.testing.assert_allclose(indefinite.values, [-1, 3])
-    np.testing.assert_allclose(indefinite.safe, [1, 3])
+    np.testing.assert_allclose(indefinite.eigenvalues, [-1, 3])
+    np.testing.assert_allclose(indefinite.modified, [1, 3])
     assert curvature(np.zeros((2, 2))).num_modified == 2

@@ -15,7 +15,7 @@ def run(case, seed=0, gaussian=None, **options):
 
 
 def paired_gain(case, one, other, num=8192):
-    """How much higher the ELBO of `one` is than that of `other`, with its standard error."""
+    """ELBO of `one` minus that of `other`, with its standard error."""
     noise = antithetic(np.random.default_rng(99), num, case.dim)
     kernel = case.kernel()
     gain = elbo_terms(kernel, one, noise) - elbo_terms(kernel, other, noise)
@@ -36,7 +36,7 @@ def test_is_exact_on_gaussians(dim, condition, curvature):
 
 
 @pytest.mark.parametrize("curvature", ["scores", "hessian"])
-def test_one_step_is_exact_on_a_gaussian_within_reach(curvature):
+def test_one_step_is_exact_on_a_nearby_gaussian(curvature):
     with jax.enable_x64(True):
         known = problems.gaussian(5, 5.0)
         start = Gaussian(known.mean + 0.3, 0.8 * np.eye(5))
@@ -74,7 +74,7 @@ def correlated_logistic():
 
 
 @pytest.mark.parametrize("make", [correlated_logistic, problems.schools])
-def test_its_elbo_is_no_lower_than_that_of_batch_and_match(make):
+def test_elbo_is_not_below_that_of_batch_and_match(make):
     case = make()
     matched = BatchAndMatch().run(case.kernel(), np.random.default_rng(0), case.standard())
     for start in ({}, {"start": BatchAndMatch()}):
@@ -83,7 +83,7 @@ def test_its_elbo_is_no_lower_than_that_of_batch_and_match(make):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_funnel_does_not_throw_it(seed):
+def test_converges_on_a_funnel(seed):
     result = run(problems.schools(centered=True), seed)
     assert result.elbo > -33.2
 
@@ -97,14 +97,14 @@ def test_raw_scales():
     np.testing.assert_allclose(result.gaussian.sd[:2], regression.sd[:2], rtol=0.02)
 
 
-def test_a_start_mostly_outside_the_domain_is_drawn_in():
+def test_a_start_mostly_outside_the_domain_is_shrunk():
     wide = Gaussian(np.array([0.0, 0.0, 0.0]), 30 * np.eye(3))
     result = run(problems.fenced(), gaussian=wide, start=None)
     np.testing.assert_allclose(result.gaussian.mean, [1.0, -2.0, 0.5], atol=1e-3)
     np.testing.assert_allclose(result.gaussian.sd, 0.5, rtol=1e-3)
 
 
-def test_nowhere_finite_is_reported():
+def test_no_finite_start_is_reported():
     case = problems.case(problems.fenced_model, np.full(3, np.nan, np.float32))
     assert not run(case).converged
     result = run(case, start=None)
@@ -115,11 +115,11 @@ def test_nowhere_finite_is_reported():
 def test_running_out_of_steps_is_not_convergence():
     result = run(problems.gaussian(20, 1e4).case, start=None, max_steps=3)
     assert not result.converged
-    assert "not settled after 3 steps" in result.reason
+    assert "did not converge in 3 steps" in result.reason
 
 
 @pytest.mark.parametrize("guide", [FullRank(), LowRank(3), MeanField()])
-def test_fills_in_any_gaussian_guide(guide):
+def test_fits_any_gaussian_guide(guide):
     known = problems.gaussian(6, 30.0)
     case = known.case
     variables, key = case.variables(guide), jax.random.key(0)
@@ -133,7 +133,7 @@ def test_fills_in_any_gaussian_guide(guide):
     assert len(solution.losses) > 0
 
 
-def test_refuses_wrong_options():
+def test_rejects_invalid_options():
     with pytest.raises(VijaxError, match=r"curvature: expected one of \('scores', 'hessian'\)"):
         VariationalNewton(curvature="exact")
     with pytest.raises(VijaxError, match="num_draws: expected an even number"):

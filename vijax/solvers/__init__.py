@@ -1,4 +1,4 @@
-"""Solvers: full batch, driven from the host over one compiled kernel."""
+"""Solvers: full-batch methods that run on the host and call a compiled log density."""
 
 from vijax.contracts.kernel import Kernel
 from vijax.solvers.batch_and_match.batch_and_match import BatchAndMatch, BatchAndMatchResult

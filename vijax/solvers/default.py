@@ -1,4 +1,4 @@
-"""Which solver a guide is fitted with when the user does not say."""
+"""The default solver of each guide."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ from vijax.solvers.pathfinder.pathfinder import Pathfinder
 from vijax.solvers.structured_newton import StructuredNewton
 from vijax.solvers.variational_newton import VariationalNewton
 
-_LAST_STEPS = 16  # after which the average of the last twelve is settled, or noise
-_FLOW_DIM, _MANY_STEPS = 500, 500  # dimensions beyond which steps of a flow are many, or slow
-_MEAN_FIELD_DIM = 256  # beyond, gradient steps are as fast where coordinates correlate
+_NEWTON_STEPS = 16  # enough for an average of the last twelve
+_FLOW_DIM = 500  # dimension beyond which the steps of a flow are slow, ...
+_FLOW_STEPS = 500  # ... and the number of steps of its first cycle there
+_MEAN_FIELD_DIM = 256  # beyond, gradient steps are as fast for correlated coordinates
 
 
 @functools.singledispatch
 def default_solver(guide: Guide, dim: int) -> Solver | None:
-    """The solver that reaches the best member of a guide's family directly, `None` without one.
+    """The default direct solver of a guide; `None` if it is fitted by gradient steps.
 
     >>> default_solver(FullRank(), dim=10).start.num_draws
     32
@@ -69,10 +70,10 @@ def _(guide: MeanField, dim: int) -> Solver | None:
 @default_solver.register
 def _(guide: Flow, dim: int) -> Solver:
     base = guide.base_for(dim)
-    # the last steps up the ELBO are left to the flow, which has a long way to go
+    # omits the Newton steps for the base: the flow continues to maximize the ELBO
     start = BatchAndMatch() if isinstance(base, FullRank) else default_solver(base, dim)
     if dim > _FLOW_DIM:
-        return FlowDescent(start or Pathfinder(), num_steps=_MANY_STEPS, max_cycles=2)
+        return FlowDescent(start or Pathfinder(), num_steps=_FLOW_STEPS, max_cycles=2)
     return FlowDescent(start or Pathfinder())
 
 
@@ -82,9 +83,9 @@ def _(guide: Markov | Plates, dim: int) -> Solver:
 
 
 def dense_gaussian(start: Pathfinder | None) -> VariationalNewton:
-    """Scores matched from a rough start, then a few Newton steps up the ELBO.
+    """Batch and match, then a few Newton steps on the ELBO.
 
-    Matching scores is the faster way from afar, and where it ends is not quite the optimum: on
-    a logistic regression standard deviations are then 8 % short, after the last steps 4 %.
+    Score matching is faster far from the optimum, but its fixed point differs from that of the
+    ELBO: on a logistic regression standard deviations are 8 % too small, after the steps 4 %.
     """
-    return VariationalNewton(start=BatchAndMatch(start=start), max_steps=_LAST_STEPS)
+    return VariationalNewton(start=BatchAndMatch(start=start), max_steps=_NEWTON_STEPS)

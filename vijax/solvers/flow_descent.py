@@ -1,4 +1,4 @@
-"""Fits a flow: its base first, by the base's own solver, then all of it by gradient descent."""
+"""Fits a normalizing flow: the base by a solver, then all parameters by gradient descent."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from vijax.guides.flow import Flow
 from vijax.runtime.errors import GuideError, mismatch
 from vijax.runtime.keys import fold_in, host_rng
 
-_PIECE = 100  # steps of one call to the device
-_WARM_UP = 50  # steps at the start of a cycle in which the step size rises
-_FIRST, _SECOND = 0.9, 0.999  # Adam's memories, of gradients and of their squares
-_DRIFT = 0.05  # by how much a step moves the running median of log gradient norms
-_CLIP, _SKIP = 3.0, 100.0  # multiples of that median: longer gradients are cut, or left out
-_SCORES, _FEWEST_SCORES = 4000, 500  # draws that judge a cycle
-_SCORED = 2**22  # numbers that these may hold, where that leaves as many as the fewest
+_CHUNK = 100  # steps per call to the device
+_WARM_UP = 50  # linear warm-up steps of a cycle
+_BETA1, _BETA2 = 0.9, 0.999  # Adam's decay rates of the two moments
+_MEDIAN_STEP = 0.05  # step size of the running median of log gradient norms
+_CLIP, _SKIP = 3.0, 100.0  # multiples of that median at which gradients are clipped, or skipped
+_MAX_DRAWS, _MIN_DRAWS = 4000, 500  # draws for the ELBO of a cycle
+_MAX_ELEMENTS = 2**22  # array elements of these draws, at no fewer than `_MIN_DRAWS` draws
 
 
 class Descent(NamedTuple):
@@ -43,10 +43,10 @@ class Descent(NamedTuple):
 
     Attributes:
         values: the guide's parameters.
-        mean: running mean of gradients.
+        mean: running mean of the gradients.
         square: running mean of their squares.
         norm: running median of the log gradient norm, a scalar.
-        steps: so far.
+        steps: number of steps.
     """
 
     values: Array
@@ -58,26 +58,26 @@ class Descent(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class FlowDescent(Solver):
-    """Path gradients of the ELBO, many draws a step, in cycles of falling step size.
+    """Path gradients of the ELBO by Adam, in cycles of decreasing learning rate.
 
-    The base is fitted by `base`, the layers stay at the identity until then. A cycle warms up
-    and falls to zero along a cosine; Adam's updates, gradients longer than three running median
-    norms cut to that. The parameters with the best ELBO on fresh draws are kept: the flow is
-    never worse than its base. Cycles, each half as fast as the one before, end when one gains
-    less than it costs, or nothing that could be told from noise. Sources: Sticking the
+    The base is fitted first, by `base`, with the layers at the identity. The learning rate of a
+    cycle warms up linearly and decays to zero along a cosine; gradients are clipped at three
+    running median norms. The parameters with the best ELBO on common fresh draws are kept: the flow
+    is never worse than its base. Each cycle has half the learning rate and twice the steps of the
+    last; cycles stop when the gain is below `tolerance`, or insignificant. Sources: Sticking the
     Landing, Roeder, Wu, Duvenaud, 2017; Flow Annealed Importance Sampling Bootstrap, Midgley et
-    al., 2023, for the clipping by running medians.
+    al., 2023, for clipping by running medians.
 
     Args:
-        base: the solver of the base, `None` if the variables hold it already.
-        num_draws: draws of one step, even: every one comes with its mirror image.
-        num_steps: steps of the first cycle; each later one takes twice as many as its forerunner.
-        rate: largest step size of the first cycle.
-        max_cycles: the limit.
-        tolerance: smallest gain, in nats for every 1,000 steps, that is worth another cycle.
+        base: the solver of the base, `None` if the variables contain a fitted base.
+        num_draws: draws per step, even: they are antithetic pairs.
+        num_steps: steps of the first cycle; each cycle takes twice as many as the last.
+        rate: peak learning rate of the first cycle.
+        max_cycles: maximum number of cycles.
+        tolerance: smallest gain, in nats per 1,000 steps, for which another cycle is run.
 
     Raises:
-        GuideError: an option makes no sense.
+        GuideError: an option is invalid.
     """
 
     maximizes_elbo: ClassVar[bool] = True
@@ -108,52 +108,54 @@ class FlowDescent(Solver):
         if not isinstance(guide, Flow):
             raise GuideError(mismatch("guide", "a Flow", repr(guide)))
         kernel = Kernel(target, batch, variables.model)
-        params, alternatives, spent = variables.guide, (), 0
+        params, alternatives, evaluations = variables.guide, (), 0
         if self.base is not None:
-            held = variables._replace(guide=params.base)
+            base_variables = variables._replace(guide=params.base)
             base = guide.base_for(target.space.dim)
-            start = self.base.solve(key, target, base, held, batch)
+            start = self.base.solve(key, target, base, base_variables, batch)
             alternatives = tuple(params._replace(base=one) for one in start.alternatives)
-            params, spent = params._replace(base=start.variables.guide), start.evaluations
+            params, evaluations = params._replace(base=start.variables.guide), start.evaluations
 
-        def score(params: PyTree) -> Floats:
+        def elbo_terms(params: PyTree) -> Floats:
             rng = host_rng(fold_in(key, 1))  # the same draws for every candidate
-            num = int(np.clip(_SCORED // target.space.dim, _FEWEST_SCORES, _SCORES))
+            num = int(np.clip(_MAX_ELEMENTS // target.space.dim, _MIN_DRAWS, _MAX_DRAWS))
             draws = guide.host_draws(params, target.space, rng, num)
             return kernel.log_density(draws.points) - draws.log_q
 
-        best, scored = params, score(params)
+        best, best_terms = params, elbo_terms(params)
         losses: list[float] = []
-        converged, number = False, 0
-        while not converged and number < self.max_cycles:
-            found, seen = self._cycle(number, key, target, guide, best, batch, variables.model)
-            losses += seen
-            number += 1
-            fresh = score(found)
-            gained, error = gain(fresh, scored)
-            # a loss is no convergence: the step size was too large, the next one is smaller
-            worth = self.tolerance * len(seen) / 1000
-            converged = abs(gained) < max(worth, min(2 * error, 4 * self.tolerance))
-            if gained > 0:
-                best, scored = found, fresh
-        gains = f"the last {len(seen)} gained {gained:.3g} +- {error:.2g} nats"
-        done = f"after {len(losses)} steps: {gains}"
+        converged, cycle = False, 0
+        while not converged and cycle < self.max_cycles:
+            candidate, new = self._run_cycle(
+                cycle, key, target, guide, best, batch, variables.model
+            )
+            losses += new
+            cycle += 1
+            terms = elbo_terms(candidate)
+            elbo_gain, se = gain(terms, best_terms)
+            # a significant loss is no convergence: the learning rate was too large
+            min_gain = self.tolerance * len(new) / 1000
+            converged = abs(elbo_gain) < max(min_gain, min(2 * se, 4 * self.tolerance))
+            if elbo_gain > 0:
+                best, best_terms = candidate, terms
+        last = f"ELBO gain of the last {len(new)}: {elbo_gain:.3g} +- {se:.2g} nats"
+        summary = f"after {len(losses)} steps; {last}"
         if best is params:
-            reason = f"the flow was no better than its base, which is kept, {done}"
+            reason = f"the flow was no better than its base, which is kept, {summary}"
         else:
-            reason = f"{'converged' if converged else 'still gaining'} {done}"
+            reason = f"{'converged' if converged else 'not converged'} {summary}"
         return Solution(
             variables._replace(guide=best),
             reason,
             converged,
-            kernel.points + len(losses) * self.num_draws + spent,
+            kernel.points + len(losses) * self.num_draws + evaluations,
             tuple(losses),
             alternatives,
         )
 
-    def _cycle(
+    def _run_cycle(
         self,
-        number: int,
+        cycle: int,
         key: Array,
         target: Target,
         guide: TransportGuide,
@@ -161,28 +163,28 @@ class FlowDescent(Solver):
         batch: Batch,
         model: dict[str, PyTree],
     ) -> tuple[PyTree, list[float]]:
-        """Parameters at the end of a cycle, and the losses on the way."""
+        """Parameters at the end of a cycle, and the loss of each step."""
         program = target.program(descend, guide, self.num_draws)
-        rng = host_rng(fold_in(key, 2 + number))
+        rng = host_rng(fold_in(key, 2 + cycle))
         state = _start(params)
-        rates = self._rates(number)
+        rates = self._rates(cycle)
         losses: list[float] = []
-        for first in range(0, len(rates), _PIECE):
-            part = rates[first : first + _PIECE]
-            shape = (len(part), self.num_draws // 2, target.space.dim)
-            # made here, they need no generator compiled into the program
+        for first in range(0, len(rates), _CHUNK):
+            chunk = rates[first : first + _CHUNK]
+            shape = (len(chunk), self.num_draws // 2, target.space.dim)
+            # noise from the host: no generator is compiled into the program
             noise = rng.standard_normal(shape, np.float32)
-            state, seen = program(state, params, noise, part, batch, model)
-            losses += np.asarray(seen, np.float64).tolist()
+            state, new = program(state, params, noise, chunk, batch, model)
+            losses += np.asarray(new, np.float64).tolist()
         unravel = _unraveler(params)
         return unravel(np.asarray(state.values)), losses
 
-    def _rates(self, number: int) -> Floats:
-        """Step sizes of a cycle, `(num,)`, in whole pieces so that one program serves all."""
-        length = -(-self.num_steps * 2**number // _PIECE) * _PIECE
+    def _rates(self, cycle: int) -> Floats:
+        """Learning rates of a cycle, `(num,)`, in full chunks so that one program serves all."""
+        length = -(-self.num_steps * 2**cycle // _CHUNK) * _CHUNK
         t = np.arange(length)
         warm = np.minimum(1.0, (t + 1) / _WARM_UP)
-        rates = self.rate / 2**number * warm * 0.5 * (1 + np.cos(np.pi * t / length))
+        rates = self.rate / 2**cycle * warm * 0.5 * (1 + np.cos(np.pi * t / length))
         return rates.astype(np.float32)
 
 
@@ -197,9 +199,9 @@ def descend(
     batch: Batch,
     model: dict[str, PyTree],
 ) -> tuple[Descent, Array]:
-    """One step for each of `rates` `(num,)`; also the losses `(num,)`.
+    """One step for each of `rates` `(num,)`; returns also the losses `(num,)`.
 
-    `noise` is `(num, num_draws / 2, dim)`; every draw comes with its mirror image.
+    `noise` is `(num, num_draws / 2, dim)`; the other half of the draws is antithetic.
     """
     unravel = ravel_pytree(template)[1]
 
@@ -212,8 +214,8 @@ def descend(
 
         return jnp.mean(jax.vmap(one)(jnp.concatenate([noise, -noise])))
 
-    def step(state: Descent, now: tuple[Array, Array]) -> tuple[Descent, Array]:
-        noise, rate = now
+    def step(state: Descent, inputs: tuple[Array, Array]) -> tuple[Descent, Array]:
+        noise, rate = inputs
         loss, gradient = jax.value_and_grad(loss_of)(state.values, noise)
         return _update(state, loss, gradient, rate), loss
 
@@ -221,20 +223,20 @@ def descend(
 
 
 def _update(state: Descent, loss: Array, gradient: Array, rate: Array) -> Descent:
-    """Adam on a clipped gradient; a step that is not finite, or out of all proportion, is none."""
+    """Adam on a clipped gradient; skips a gradient that is not finite, or far too large."""
     log_norm = 0.5 * jnp.log(jnp.sum(gradient**2))
     norm = jnp.where(state.steps == 0, log_norm, state.norm)
     ok = jnp.isfinite(loss) & jnp.isfinite(log_norm) & (log_norm < norm + math.log(_SKIP))
     gradient = gradient * jnp.exp(jnp.minimum(0.0, norm + math.log(_CLIP) - log_norm))
     count = state.steps + 1
-    mean = _FIRST * state.mean + (1 - _FIRST) * gradient
-    square = _SECOND * state.square + (1 - _SECOND) * gradient**2
-    scale = jnp.sqrt(square / (1 - _SECOND**count)) + 1e-8
-    values = state.values - rate / (1 - _FIRST**count) * mean / scale
-    moved = Descent(values, mean, square, norm + _DRIFT * jnp.sign(log_norm - norm), count)
-    # where steps are left out, what counts as out of proportion grows
-    kept = state._replace(norm=jnp.where(jnp.isfinite(norm), norm + _DRIFT, 0.0))
-    return jax.tree.map(lambda new, old: jnp.where(ok, new, old), moved, kept)
+    mean = _BETA1 * state.mean + (1 - _BETA1) * gradient
+    square = _BETA2 * state.square + (1 - _BETA2) * gradient**2
+    scale = jnp.sqrt(square / (1 - _BETA2**count)) + 1e-8
+    values = state.values - rate / (1 - _BETA1**count) * mean / scale
+    updated = Descent(values, mean, square, norm + _MEDIAN_STEP * jnp.sign(log_norm - norm), count)
+    # a skipped step raises the threshold
+    skipped = state._replace(norm=jnp.where(jnp.isfinite(norm), norm + _MEDIAN_STEP, 0.0))
+    return jax.tree.map(lambda new, old: jnp.where(ok, new, old), updated, skipped)
 
 
 def _start(params: PyTree) -> Descent:
@@ -245,12 +247,12 @@ def _start(params: PyTree) -> Descent:
 
 
 def _unraveler(template: PyTree) -> Callable[[np.ndarray], PyTree]:
-    """Cuts a vector on the host into a tree; `ravel_pytree` would compile a program for it."""
+    """Unravels a vector on the host into a tree; `ravel_pytree` would compile a program."""
     leaves, treedef = jax.tree.flatten(template)
-    cuts = np.cumsum([np.size(leaf) for leaf in leaves])[:-1]
+    offsets = np.cumsum([np.size(leaf) for leaf in leaves])[:-1]
 
     def unravel(values: np.ndarray) -> PyTree:
-        parts = np.split(values, cuts)
+        parts = np.split(values, offsets)
         shaped = [part.reshape(np.shape(leaf)) for part, leaf in zip(parts, leaves, strict=True)]
         return jax.tree.unflatten(treedef, jax.device_put(shaped))
 

@@ -1,4 +1,4 @@
-"""The Laplace approximation: a Gaussian from the curvature at the mode, guarded."""
+"""The Laplace approximation: a Gaussian from the curvature at the mode, with verification."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from vijax.solvers.optimization.newton import (
 
 
 class LaplaceResult(NamedTuple):
-    """What the Laplace solver found.
+    """Result of the Laplace solver.
 
     Attributes:
-        gaussian: `N(mode, H^-1)` of the latent sites, `None` where there was no start.
-        mode: the mode, `param` sites included if joint.
-        curvature: of the log density at the mode, latent sites only.
-        log_evidence: Laplace's estimate, `log p + dim/2 log 2 pi - log |H| / 2`.
-        gap: `log_evidence` less the ELBO: zero for a Gaussian posterior, otherwise positive.
-        converged: whether the mode is one and the Hessian there positive definite.
-        reason: one line about the outcome.
+        gaussian: `N(mode, H^-1)` of the latent sites, `None` without a finite starting point.
+        mode: the mode, including `param` sites if the kernel is joint.
+        curvature: curvature of the log density at the mode, latent sites only.
+        log_evidence: Laplace estimate, `log p + dim/2 log 2 pi - log |H| / 2`.
+        gap: `log_evidence` minus the ELBO; zero for a Gaussian posterior.
+        converged: whether the point is a mode with a positive definite negative Hessian.
+        reason: one-line summary of the result.
     """
 
     gaussian: Gaussian | None
@@ -50,18 +50,18 @@ class LaplaceResult(NamedTuple):
 class LaplaceSolver(Solver):
     """`N(m, H^-1)` with `m` the mode and `H` the negative Hessian there.
 
-    The mode is found by `ModeSolver`, then polished by Newton steps on the exact Hessian (a
-    second compiled program). A Hessian that is not positive definite, or a mode that runs away,
-    is reported as not converged. A mode that is one, but round which the posterior is not
-    Gaussian, shows as a gap between Laplace's evidence and the ELBO and is named in the reason.
-    Model `param` sites are optimized along with the latent ones; the covariance is that of the
-    latent sites with those held fixed. Source: Accurate Approximations for Posterior Moments and
-    Marginal Densities, Tierney and Kadane, 1986.
+    The mode is found by `ModeSolver`, then refined by Newton steps with the exact Hessian (a
+    second compiled program). A negative Hessian that is not positive definite, or a log density
+    without a maximum, is reported as not converged. A posterior that is not Gaussian around its
+    mode has a gap between the Laplace estimate of the evidence and the ELBO, which is reported.
+    Model `param` sites are optimized jointly with the latent sites; the covariance is that of the
+    latent sites with `param` sites fixed. Source: Accurate Approximations for Posterior Moments
+    and Marginal Densities, Tierney and Kadane, 1986.
 
     Args:
-        mode: how the mode is found; `None` takes the guide's own place to be near it.
-        newton_steps: the most Newton steps.
-        gap: nats of disagreement beyond which the reason mentions it.
+        mode: solver for the mode; `None` if the guide's location is already near it.
+        newton_steps: maximum number of Newton steps.
+        gap: smallest gap in nats that is reported.
     """
 
     mode: ModeSolver | None = dataclasses.field(default_factory=ModeSolver)
@@ -71,10 +71,10 @@ class LaplaceSolver(Solver):
     def solve(
         self, key: jax.Array, target: Target, guide: Guide, variables: Variables, batch: Data
     ) -> Solution:
-        """Fills in a Gaussian guide; see `Solver.solve`.
+        """Fits a Gaussian guide; see `Solver.solve`.
 
         Raises:
-            GuideError: the guide's parameters do not hold a Gaussian.
+            GuideError: the guide's parameters do not represent a Gaussian.
         """
         kernel = Kernel(target, batch, variables.model, joint=True)
         result = self.run(
@@ -89,7 +89,7 @@ class LaplaceSolver(Solver):
     def run(
         self, kernel: Kernel, rng: np.random.Generator, starts: Floats | None = None
     ) -> LaplaceResult:
-        """Runs on a kernel, and returns everything there is to know.
+        """Runs the solver on a kernel and returns the full result.
 
         Args:
             kernel: the compiled log density and gradient, joint if the model has `param` sites.
@@ -101,40 +101,40 @@ class LaplaceSolver(Solver):
                 mode = self.mode.run(kernel, rng, starts)
             else:
                 assert starts is not None
-                mode = _near(kernel, starts)
+                mode = _assumed_mode(kernel, starts)
             if not np.isfinite(mode.log_density):
                 return LaplaceResult(None, mode, None, -np.inf, np.inf, False, mode.reason)
-            polished = newton_ascent(kernel, mode.point, mode.log_density, self.newton_steps)
-            return self._judge(kernel, rng, mode, polished)
+            refined = newton_ascent(kernel, mode.point, mode.log_density, self.newton_steps)
+            return self._assess(kernel, rng, mode, refined)
 
-    def _judge(
-        self, kernel: Kernel, rng: np.random.Generator, mode: Mode, polished: NewtonResult
+    def _assess(
+        self, kernel: Kernel, rng: np.random.Generator, mode: Mode, refined: NewtonResult
     ) -> LaplaceResult:
         dim = kernel.target.space.dim
-        mode = mode._replace(point=polished.point, log_density=polished.log_density)
+        mode = mode._replace(point=refined.point, log_density=refined.log_density)
         latent = latent_density(kernel, mode.point)
-        against = mode_failure(kernel, latent, polished, dim)
-        if not np.isfinite(polished.hessian).all():
-            reason = f"{against}; {mode.reason}"
+        failure = mode_failure(kernel, latent, refined, dim)
+        if not np.isfinite(refined.hessian).all():
+            reason = f"{failure}; {mode.reason}"
             return LaplaceResult(None, mode, None, -np.inf, np.inf, False, reason)
-        bend = curvature(-polished.hessian[:dim, :dim])
-        gaussian = Gaussian(mode.point[:dim], bend.factor)
+        at_mode = curvature(-refined.hessian[:dim, :dim])
+        gaussian = Gaussian(mode.point[:dim], at_mode.factor)
         log_evidence = mode.log_density + 0.5 * dim * LOG_2PI + gaussian.log_det
         gap = log_evidence - estimate_elbo(latent, gaussian, antithetic(rng, 64, dim)).elbo
         reason = mode.reason
-        if against:
-            reason = f"{'no mode' if mode.converged else reason}: {against}"
-            if bend.num_modified:
+        if failure:
+            reason = f"{'no mode' if mode.converged else reason}: {failure}"
+            if at_mode.num_modified:
                 reason += "; these were replaced"
         elif gap > self.gap:
             reason += (
-                "; the posterior is not Gaussian round its mode: Laplace's evidence exceeds the "
-                f"ELBO by {gap:.3g} nats"
+                "; the posterior is not Gaussian around its mode: the Laplace estimate of the "
+                f"evidence exceeds the ELBO by {gap:.3g} nats"
             )
-        return LaplaceResult(gaussian, mode, bend, log_evidence, gap, not against, reason)
+        return LaplaceResult(gaussian, mode, at_mode, log_evidence, gap, not failure, reason)
 
 
-def _near(kernel: Kernel, starts: Floats) -> Mode:
-    """The place `(1, dim)` where Newton's method is to begin, in place of a mode."""
-    height = float(kernel(starts)[0][0])
-    return Mode(starts[0], height, True, "mode reached by Newton's method", np.zeros(1, int))
+def _assumed_mode(kernel: Kernel, starts: Floats) -> Mode:
+    """The starting point `(1, dim)` of Newton's method as a mode."""
+    log_density = float(kernel(starts)[0][0])
+    return Mode(starts[0], log_density, True, "mode reached by Newton's method", np.zeros(1, int))

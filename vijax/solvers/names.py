@@ -1,4 +1,4 @@
-"""From what a user writes for `algorithm=` to a solver."""
+"""The solvers by the names accepted as `algorithm=`."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ NAMES: dict[str, Callable[[], Solver]] = {
     "mode": ModeSolver,
 }
 
-# No solvers: the choice is the guide's, or gradient steps are taken.
+# not solvers: the default of the guide, or gradient steps
 CHOICES = ("auto", "gradient")
 
 
 def by_name(name: str) -> Solver | None:
-    """The solver of a name, with its default options; `None` for `"auto"` and `"gradient"`.
+    """The solver with this name and default options; `None` for `"auto"` and `"gradient"`.
 
     Raises:
-        VijaxError: nothing has this name; lists all names.
+        VijaxError: no solver has this name; lists all names.
 
     >>> by_name("fixed_draws").optimizer
     'lbfgs'
@@ -44,8 +44,8 @@ def by_name(name: str) -> Solver | None:
         return NAMES[name]()
     except KeyError:
         known = [*CHOICES, *NAMES]
-        plain = name.lower().replace("-", "_").replace(" ", "_")
-        close = difflib.get_close_matches(plain, known, n=1)
+        normalized = name.lower().replace("-", "_").replace(" ", "_")
+        close = difflib.get_close_matches(normalized, known, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         listed = ", ".join(map(repr, known))
         raise VijaxError(

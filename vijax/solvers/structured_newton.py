@@ -1,4 +1,4 @@
-"""Gaussians with structure at the optimum of the ELBO, by second-order steps of linear cost."""
+"""Structured Gaussians that maximize the ELBO, by second-order steps of linear cost."""
 
 from __future__ import annotations
 
@@ -19,54 +19,54 @@ from vijax.solvers.gaussians.structured_conversion import (
 )
 from vijax.solvers.host_algebra import host_algebra
 
-_MARGIN = 0.02  # nats of ELBO that a step may lose
-_DRAW_IN = 0.7  # factor on all standard deviations while draws of the start are not finite
-_MOST_DRAWN_IN = 30
-_MOST_NOISE = 0.25  # nats of standard error that a fall is measured against, at most
-_FREER = 1.2  # factor by which it recovers
-_SMALLEST_STEP = 1e-4
-_FEW, _MANY = 8, 32  # draws of a step on the way, and at the end
-_NUMBERS = 2**18  # of one step's draws, where that leaves as many as a few
-_ON_THE_WAY = 5  # times the tolerance: how near the end more draws are taken
-_SMALLEST_CEILING = 1 / 16  # of the step size; it is halved where steps do not become smaller
+_MARGIN = 0.02  # nats: largest decrease of the ELBO in a step
+_SHRINK = 0.7  # factor on all standard deviations while draws of the start are not finite
+_MAX_SHRINKS = 30
+_MAX_NOISE = 0.25  # nats: upper bound on the standard error in the test for a decrease
+_GROWTH = 1.2  # factor by which the largest step size recovers
+_MIN_STEP = 1e-4
+_MIN_DRAWS, _MAX_DRAWS = 8, 32  # draws per step in the first stage, and in the last
+_MAX_ELEMENTS = 2**18  # array elements of the draws of a step, at no fewer than `_MIN_DRAWS` draws
+_FIRST_STAGE = 5  # tolerance of the first stage, in units of the final one
+_MIN_MAX_STEP = 1 / 16  # lower bound of the largest step size, which is halved on oscillation
 
 
-class _Look(NamedTuple):
-    """What the draws of a Gaussian tell: `log p - log q` of mirrored pairs, and the mean score."""
+class _Evaluation(NamedTuple):
+    """Draws of a Gaussian, `log p - log q` averaged over antithetic pairs, and the mean score."""
 
     points: Floats
     terms: Floats
-    slope: Floats
+    score: Floats
 
     @property
     def elbo(self) -> float:
-        """Estimate of the ELBO; -inf where a draw is not finite."""
-        return summarize(self.terms).elbo if np.isfinite(self.slope).all() else -np.inf
+        """Estimate of the ELBO; -inf if it or the score is not finite."""
+        return summarize(self.terms).elbo if np.isfinite(self.score).all() else -np.inf
 
 
 @dataclasses.dataclass(frozen=True)
 class StructuredNewton(Solver):
-    """Newton's method for the ELBO over Gaussians whose precision has few blocks.
+    """Newton's method for the ELBO over Gaussians with a block-sparse precision.
 
     For `Markov` and `Plates`. At the optimum the precision is the mean negative Hessian under `q`
     and the mean score is zero, so a step is `P' = (1 - r) P - r E[H]`, `m' = m + r P'^-1 E[g]`. The
-    blocks of `H` come from products with vectors that touch many blocks at once, their number
-    being that of coordinates in a block or three, and one for each coordinate that all blocks
-    share. Conditional precisions are kept from falling too low, and a step after which the ELBO is
-    lower is taken back and shortened. Draws are the same at every step, in mirrored pairs of unit
-    variance, which makes it a deterministic iteration with a limit: first few, and more when it
-    is near. Where all steps go back and forth they are shortened. A Gaussian target of the guide's
-    structure takes two steps. Model `param` sites stay fixed. Source: The Variational Gaussian
-    Approximation Revisited, Opper and Archambeau, 2009.
+    blocks of `H` are estimated from products with vectors that are non-zero in many blocks, one per
+    coordinate of one to three blocks, and one per coordinate shared by all blocks.
+    Conditional precisions are bounded below, and a step that decreases the ELBO is rejected and
+    shortened. All steps use the same draws, antithetic and of unit variance, which makes the
+    iteration deterministic: a first stage with few draws, a second with more. Steps that oscillate
+    are shortened. A Gaussian target with the structure of the guide takes two steps. Model `param`
+    sites stay fixed. Source: The Variational Gaussian Approximation Revisited, Opper, Archambeau,
+    2009.
 
     Args:
-        num_draws: draws of one of the last steps, even; `None` for 32, fewer where there are more
-            than some ten thousand coordinates.
-        max_steps: the limit.
-        tolerance: largest change of a mean in sds, and of a log sd, at which it has converged.
+        num_draws: draws per step of the last stage, even; `None` for 32, fewer beyond about ten
+            thousand coordinates.
+        max_steps: maximum number of steps.
+        tolerance: largest change of a mean in sds, and of a log sd, at convergence.
 
     Raises:
-        VijaxError: an option makes no sense.
+        VijaxError: an option is invalid.
     """
 
     maximizes_elbo: ClassVar[bool] = True
@@ -81,19 +81,19 @@ class StructuredNewton(Solver):
     def solve(
         self, key: jax.Array, target: Target, guide: Guide, variables: Variables, batch: Batch
     ) -> Solution:
-        """Fits a guide with structure; see `Solver.solve`.
+        """Fits a structured Gaussian guide; see `Solver.solve`.
 
         Raises:
-            GuideError: the guide has none.
+            GuideError: the guide is not a structured Gaussian.
         """
         gaussian = structured_from_params(variables.guide, target.space)
         kernel = Kernel(target, batch, variables.model)
-        affordable = int(np.clip(_NUMBERS // kernel.dim, _FEW, _MANY)) // 2 * 2
-        most = self.num_draws or affordable
-        stages = [(min(_FEW, most), _ON_THE_WAY * self.tolerance), (most, self.tolerance)]
+        default = int(np.clip(_MAX_ELEMENTS // kernel.dim, _MIN_DRAWS, _MAX_DRAWS)) // 2 * 2
+        final = self.num_draws or default
+        stages = [(min(_MIN_DRAWS, final), _FIRST_STAGE * self.tolerance), (final, self.tolerance)]
         rng, converged, reason = host_rng(key), True, ""
         elbos: list[float] = []
-        with host_algebra(0):  # small blocks and thin matrices never repay the threads
+        with host_algebra(0):  # threads do not pay off for small blocks
             for num_draws, tolerance in stages:
                 noise = moment_matched(rng, num_draws, kernel.dim)
                 ascent = _Ascent(kernel, noise, rng, gaussian)
@@ -104,13 +104,13 @@ class StructuredNewton(Solver):
                     break
         params = structured_to_params(variables.guide, gaussian, target.space)
         losses = tuple(-elbo for elbo in elbos)
-        found = variables._replace(guide=params)
-        said = f"{reason} after {len(elbos)} Newton steps"
-        return Solution(found, said, converged, kernel.points, losses)
+        solved = variables._replace(guide=params)
+        reason = f"{reason} after {len(elbos)} Newton steps"
+        return Solution(solved, reason, converged, kernel.points, losses)
 
 
 class _Ascent:
-    """One run: the current Gaussian, its precision, and what its draws say."""
+    """A run on fixed noise: the current Gaussian, and the ELBOs of the iterates."""
 
     def __init__(
         self,
@@ -124,83 +124,85 @@ class _Ascent:
         self.elbos: list[float] = []
 
     def run(self, max_steps: int, tolerance: float) -> tuple[bool, str]:
-        """All steps; whether they ended by having nothing left to change, and how."""
-        here = self._first_look()
-        if not np.isfinite(here.elbo):
+        """Runs all steps; returns whether they converged, and why they stopped."""
+        current = self._evaluate_start()
+        if not np.isfinite(current.elbo):
             return False, "no draws of the start have a finite log density"
         structure, sds = self.gaussian.structure, self.gaussian.sd
         precision = structure.blocks(self.gaussian.conditionals)
-        curvature = self._curvature(here)
-        top, step, ceiling, left = here, 1.0, 1.0, np.inf
+        curvature = self._curvature(current)
+        best, step, max_step, change = current, 1.0, 1.0, np.inf
         for _ in range(max_steps):
             if not all(np.isfinite(block).all() for block in jax.tree.leaves(curvature)):
-                return False, "second derivatives that are not finite"
-            moved, blocks = self._move(here, precision, curvature, step)
-            there = self._look(moved)
-            # against the highest, lest small losses add up
-            if not _gain(there, top) > -1:
+                return False, "second derivatives are not finite"
+            proposal, blocks = self._propose(current, precision, curvature, step)
+            proposed = self._evaluate(proposal)
+            # compares with the best, so that small decreases do not accumulate
+            if not _gain(proposed, best) > -1:
                 step /= 4
-                if step < _SMALLEST_STEP:
-                    return False, "no step kept the ELBO"
+                if step < _MIN_STEP:
+                    return False, "every step size decreased the ELBO"
                 continue
-            spread = moved.sd
-            shift = np.max(np.abs(moved.mean - self.gaussian.mean) / spread)
-            before, left = left, max(shift, np.max(np.abs(np.log(spread / sds)))) / step
-            self.gaussian, precision, sds = moved, blocks, spread
-            self.elbos.append(there.elbo)
-            if left < tolerance:
-                return True, f"less than {tolerance:g} sd left to move"
-            # it swings about the optimum, and should go on to less far each time
-            swings = left > before and not _gain(there, top) > 1
-            ceiling = max(ceiling / 2, _SMALLEST_CEILING) if swings else min(_FREER * ceiling, 1.0)
-            here, top = there, max(top, there, key=lambda look: look.elbo)
-            curvature, step = self._curvature(here), min(ceiling, 2 * step)
-        return False, f"{left:.2g} sd left to move"
+            new_sds = proposal.sd
+            shift = np.max(np.abs(proposal.mean - self.gaussian.mean) / new_sds)
+            previous, change = change, max(shift, np.max(np.abs(np.log(new_sds / sds)))) / step
+            self.gaussian, precision, sds = proposal, blocks, new_sds
+            self.elbos.append(proposed.elbo)
+            if change < tolerance:
+                return True, f"remaining change below {tolerance:g} sd"
+            # oscillates around the optimum if steps become longer without a gain
+            if change > previous and not _gain(proposed, best) > 1:
+                max_step = max(max_step / 2, _MIN_MAX_STEP)
+            else:
+                max_step = min(_GROWTH * max_step, 1.0)
+            current, best = proposed, max(best, proposed, key=lambda one: one.elbo)
+            curvature, step = self._curvature(current), min(max_step, 2 * step)
+        return False, f"not converged: remaining change {change:.2g} sd"
 
-    def _first_look(self) -> _Look:
-        """What the start's draws say, drawn in while some are not finite."""
-        here = self._look(self.gaussian)
-        for _ in range(_MOST_DRAWN_IN):
-            if np.isfinite(here.elbo):
+    def _evaluate_start(self) -> _Evaluation:
+        """Evaluates the start, shrunk while some of its draws are not finite."""
+        start = self._evaluate(self.gaussian)
+        for _ in range(_MAX_SHRINKS):
+            if np.isfinite(start.elbo):
                 break
-            self.gaussian = self.gaussian.scaled(_DRAW_IN)
-            here = self._look(self.gaussian)
-        return here
+            self.gaussian = self.gaussian.scaled(_SHRINK)
+            start = self._evaluate(self.gaussian)
+        return start
 
-    def _look(self, gaussian: StructuredGaussian) -> _Look:
+    def _evaluate(self, gaussian: StructuredGaussian) -> _Evaluation:
         points = gaussian.transform(self.noise)
         log_density, scores = self.kernel(points)
         terms = log_density - log_normal(self.noise, gaussian.log_det)
         half = len(terms) // 2
-        return _Look(points, 0.5 * (terms[:half] + terms[half:]), scores.mean(axis=0))
+        return _Evaluation(points, 0.5 * (terms[:half] + terms[half:]), scores.mean(axis=0))
 
-    def _curvature(self, here: _Look) -> Blocks:
+    def _curvature(self, current: _Evaluation) -> Blocks:
         """Blocks of the mean negative Hessian at the draws."""
         rng = np.random.default_rng(self.seed)
         return self.gaussian.structure.estimate_blocks(
-            lambda vectors: -self.kernel.paired_products(here.points, vectors),
-            len(here.points),
+            lambda vectors: -self.kernel.paired_products(current.points, vectors),
+            len(current.points),
             rng,
             self.gaussian.conditionals,
         )
 
-    def _move(
-        self, here: _Look, precision: Blocks, curvature: Blocks, step: float
+    def _propose(
+        self, current: _Evaluation, precision: Blocks, curvature: Blocks, step: float
     ) -> tuple[StructuredGaussian, Blocks]:
-        structure, mean, before = self.gaussian
+        structure, mean, previous = self.gaussian
         mixed = jax.tree.map(lambda old, new: (1 - step) * old + step * new, precision, curvature)
-        blocks, conditionals = structure.eliminate(mixed, before)
-        moved = mean + step * structure.solve(conditionals, here.slope)
-        return StructuredGaussian(structure, moved, conditionals), blocks
+        blocks, conditionals = structure.eliminate(mixed, previous)
+        new_mean = mean + step * structure.solve(conditionals, current.score)
+        return StructuredGaussian(structure, new_mean, conditionals), blocks
 
 
-def _gain(there: _Look, here: _Look) -> float:
-    """By how much more the ELBO differs than chance allows on the same draws: above 1 or below -1.
+def _gain(new: _Evaluation, old: _Evaluation) -> float:
+    """ELBO difference on the same draws in units of its noise; significant beyond -1 and 1.
 
-    A Gaussian that went astray is noisy, which is no excuse: the noise of the last one counts.
+    A diverged Gaussian has a large standard error: that of the old one is an upper bound.
     """
-    if not np.isfinite(there.elbo):
+    if not np.isfinite(new.elbo):
         return -np.inf
-    gain = summarize(there.terms - here.terms)
-    noise = min(gain.se, summarize(here.terms).se, _MOST_NOISE)
+    gain = summarize(new.terms - old.terms)
+    noise = min(gain.se, summarize(old.terms).se, _MAX_NOISE)
     return gain.elbo / (_MARGIN + 4 * noise)

@@ -1,4 +1,4 @@
-"""A dense Gaussian at the optimum of the ELBO, by Newton-like steps on mean and precision."""
+"""A dense Gaussian that maximizes the ELBO, by Newton-like steps on mean and precision."""
 
 from __future__ import annotations
 
@@ -31,29 +31,29 @@ from vijax.solvers.pathfinder.pathfinder import Pathfinder, PathfinderResult
 
 CURVATURES = ("scores", "hessian")
 
-_FEWEST = {"scores": 256, "hessian": 32}
-_CLIP = (0.1, 10.0)  # on the factors by which one step changes the precision along an axis
-_DRAW_IN = 0.7  # factor on all standard deviations while draws of the start are not finite
-_MOST_DRAWN_IN = 30
-_MARGIN = 0.02  # nats of ELBO that a step may lose, or must gain to count as progress
-_MOST_NOISE = 0.25  # nats of standard error that a fall is measured against, at most
-_CHECKED = (6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # lengths at which it is judged
-_SMALLEST_CEILING = 1 / 16  # of the step size; it is halved when a step was taken back
-_SMALLEST_STEP = 1e-4
+_MIN_DRAWS = {"scores": 256, "hessian": 32}
+_CLIP = (0.1, 10.0)  # bounds on the factor by which a step changes the precision along an axis
+_SHRINK = 0.7  # factor on all standard deviations while draws of the start are not finite
+_MAX_SHRINKS = 30
+_MARGIN = 0.02  # nats: largest decrease of the ELBO in a step, and smallest increase as progress
+_MAX_NOISE = 0.25  # nats: upper bound on the standard error in the test for a decrease
+_CHECKED = (6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # lengths at convergence checks
+_MIN_MAX_STEP = 1 / 16  # lower bound of the largest step size, which a rejected step halves
+_MIN_STEP = 1e-4
 
 
 class VariationalNewtonResult(NamedTuple):
-    """What the variational Newton method found.
+    """Result of the variational Newton method.
 
     Attributes:
-        gaussian: the fit, or `None` where there was no start.
+        gaussian: the fit, or `None` without a finite starting point.
         elbo: its ELBO from fresh draws.
-        elbo_se: standard error of it.
+        elbo_se: standard error of the ELBO.
         elbos: ELBO of the iterates, in order, noisy.
-        error: nats of ELBO that the sampling error of the average costs, by the iterates' scatter.
-        converged: whether the ELBO stopped rising and that error is within the tolerance.
-        reason: one line about the outcome.
-        start: the Pathfinder run that it all began with, if there was one.
+        error: ELBO loss in nats from the sampling error of the average, by the iterates' scatter.
+        converged: whether the ELBO stopped increasing and the error is within the tolerance.
+        reason: one-line summary of the result.
+        start: the Pathfinder result it started from, if any.
     """
 
     gaussian: Gaussian | None
@@ -66,38 +66,38 @@ class VariationalNewtonResult(NamedTuple):
     start: PathfinderResult | None = None
 
 
-class _Look(NamedTuple):
-    """What draws from a Gaussian tell, in the coordinates where it is standard."""
+class _Evaluation(NamedTuple):
+    """Estimates from draws of a Gaussian, in the coordinates where it is standard."""
 
     elbo: float
     se: float
-    slope: Floats  # mean score `(dim,)`
-    bend: Floats  # mean negative Hessian `(dim, dim)`
+    score: Floats  # mean score `(dim,)`
+    curvature: Floats  # mean negative Hessian `(dim, dim)`
 
 
 @dataclasses.dataclass(frozen=True)
 class VariationalNewton(Solver):
-    """The full-rank Gaussian of largest ELBO, by second-order steps.
+    """The full-rank Gaussian that maximizes the ELBO, by second-order steps.
 
     By the theorems of Bonnet and Price the gradients of the ELBO are the mean score and half the
-    mean Hessian, so at the optimum `E[g] = 0` and `S^-1 = -E[H]`. Each step moves there:
-    `S'^-1 = (1 - step) S^-1 - step E[H]`, `m' = m + step S' E[g]`, which is the natural gradient
-    and, on a Gaussian posterior, exact at once. `E[H]` comes from scores, by Stein's identity on
-    what is left of them beside the Gaussian's own, or from Hessian-vector products. A step after
-    which the ELBO is lower is taken back and shortened. Once the ELBO has stopped rising the
-    iterates are averaged, means and precisions, until their scatter says that the average is
-    within `tolerance` nats of the optimum. Costs `dim^3` per step on the host: meant for up to
-    about a thousand dimensions. Model `param` sites stay fixed. Sources: Fast and scalable
-    Bayesian deep learning by weight-perturbation in Adam (variational online Newton), Khan,
-    Nielsen, Tangkaratt, Lin, Gal, Srivastava, 2018; the Bayesian learning rule, Khan, Rue, 2023.
+    mean Hessian, so at the optimum `E[g] = 0` and `S^-1 = -E[H]`. A step is
+    `S'^-1 = (1 - step) S^-1 - step E[H]`, `m' = m + step S' E[g]`: a natural gradient step, exact
+    on a Gaussian posterior with step size one. `E[H]` is estimated from scores, by Stein's identity
+    on their difference from those of the Gaussian, or from Hessian-vector products. A step that
+    decreases the ELBO is rejected and shortened. Once the ELBO has stopped increasing, means and
+    precisions of the iterates are averaged, until by their scatter the average is within
+    `tolerance` nats of the optimum. Costs `dim^3` per step on the host: meant for up to about a
+    thousand dimensions. Model `param` sites stay fixed. Sources: Fast and scalable Bayesian deep
+    learning by weight-perturbation in Adam (variational online Newton), Khan, Nielsen, Tangkaratt,
+    Lin, Gal, Srivastava, 2018; the Bayesian learning rule, Khan, Rue, 2023.
 
     Args:
-        start: the solver whose Gaussian it starts from, `Pathfinder()` or `BatchAndMatch()`;
-            `None` starts from the guide's own.
+        start: solver of the initial Gaussian, `Pathfinder()` or `BatchAndMatch()`; `None` starts
+            from the guide's parameters.
         curvature: `"scores"`, or `"hessian"`, which compiles a second program.
         num_draws: draws per step, even; `None` for 256 or `4 dim` if more, with Hessians 32.
-        max_steps: the limit.
-        tolerance: nats of ELBO that the sampling error of the average may cost.
+        max_steps: maximum number of steps.
+        tolerance: largest ELBO loss in nats from the sampling error of the average.
     """
 
     maximizes_elbo: ClassVar[bool] = True
@@ -116,50 +116,52 @@ class VariationalNewton(Solver):
     def solve(
         self, key: jax.Array, target: Target, guide: Guide, variables: Variables, batch: Data
     ) -> Solution:
-        """Fills in a Gaussian guide; see `Solver.solve`.
+        """Fits a Gaussian guide; see `Solver.solve`.
 
         Raises:
-            GuideError: the guide's parameters do not hold a Gaussian.
+            GuideError: the guide's parameters do not represent a Gaussian.
         """
         kernel = Kernel(target, batch, variables.model)
         result = self.run(kernel, host_rng(key), _dense(from_params(variables.guide, target.space)))
         paths = result.start
-        found: list[Gaussian | LowRankGaussian | None] = [result.gaussian]
+        gaussians: list[Gaussian | LowRankGaussian | None] = [result.gaussian]
         if paths is not None:
-            found += paths.other_modes(result.gaussian, result.elbo)
+            gaussians += paths.other_modes(result.gaussian, result.elbo)
         return gaussian_solution(
-            kernel, variables, found, result.reason, result.converged, result.elbos
+            kernel, variables, gaussians, result.reason, result.converged, result.elbos
         )
 
     def run(
         self, kernel: Kernel, rng: np.random.Generator, gaussian: Gaussian
     ) -> VariationalNewtonResult:
-        """Runs on a kernel, and returns everything there is to know.
+        """Runs the solver on a kernel and returns the full result.
 
         Args:
             kernel: the compiled log density and gradient.
             rng: source of randomness.
-            gaussian: where to start; with `start` set, only its mean is used, for the first path.
+            gaussian: initial Gaussian; with `start` set, only its mean is used, for the first path.
         """
-        settled, began, paths = False, "", None
+        start_converged, start_reason, paths = False, "", None
         if isinstance(self.start, BatchAndMatch):
             matched = self.start.run(kernel, rng, gaussian)
-            found, paths = _dense(matched.gaussian), matched.start
-            settled, began = matched.converged, matched.reason
+            start, paths = _dense(matched.gaussian), matched.start
+            start_converged, start_reason = matched.converged, matched.reason
         elif self.start is not None:
             paths = self.start.run(kernel, rng, gaussian.mean[None])
-            found, began = _dense(paths.gaussian), paths.reason
+            start, start_reason = _dense(paths.gaussian), paths.reason
         else:
-            found = gaussian
-        if found is None:
-            nothing = np.zeros(0)
-            return VariationalNewtonResult(None, -np.inf, np.inf, nothing, np.inf, False, began)
+            start = gaussian
+        if start is None:
+            empty = np.zeros(0)
+            return VariationalNewtonResult(
+                None, -np.inf, np.inf, empty, np.inf, False, start_reason
+            )
         with host_algebra(kernel.dim):
-            ascent = _Ascent(self, kernel, rng, found)
+            ascent = _Ascent(self, kernel, rng, start)
             converged, reason = ascent.run()
-            best, estimate = ascent.choose(found)
-        if settled and not converged:  # it was close before, and is no farther now
-            reason = f"{began}, then {len(ascent.elbos)} Newton steps"
+            best, estimate = ascent.choose(start)
+        if start_converged and not converged:  # the steps did not decrease the ELBO
+            reason = f"{start_reason}, then {len(ascent.elbos)} Newton steps"
         elif paths is not None and paths.num_modes > 1:
             reason += f"; {paths.reason}"
         return VariationalNewtonResult(
@@ -167,14 +169,14 @@ class VariationalNewton(Solver):
             *estimate,
             np.array(ascent.elbos),
             ascent.error,
-            converged or settled,
+            converged or start_converged,
             reason,
             paths,
         )
 
 
 class _Ascent:
-    """One run: the current Gaussian, what its draws say, and the averages so far."""
+    """A run: the current Gaussian, and the iterates to average."""
 
     def __init__(
         self,
@@ -184,69 +186,70 @@ class _Ascent:
         gaussian: Gaussian,
     ) -> None:
         self.options, self.kernel, self.rng, self.gaussian = options, kernel, rng, gaussian
-        fewest = _FEWEST[options.curvature]
-        enough = 4 * kernel.dim if options.curvature == "scores" else 0
-        self.num_draws = options.num_draws or max(fewest, enough)
+        per_dim = 4 * kernel.dim if options.curvature == "scores" else 0
+        self.num_draws = options.num_draws or max(_MIN_DRAWS[options.curvature], per_dim)
         self.elbos: list[float] = []
         self.means: list[Floats] = []
         self.precisions: list[Floats] = []
         self.error = np.inf
-        self.ceiling = 1.0
+        self.max_step = 1.0
 
     def run(self) -> tuple[bool, str]:
-        """All steps; whether the average settled, and how it ended."""
-        here = self._first_look()
-        if not np.isfinite(here.elbo):
+        """Runs all steps; returns whether the average converged, and why they stopped."""
+        current = self._evaluate_start()
+        if not np.isfinite(current.elbo):
             return False, "no draws of the start have a finite log density"
-        top, step = here.elbo, 1.0
+        max_elbo, step = current.elbo, 1.0
         for count in range(1, self.options.max_steps + 1):
-            moved = self._move(here, step)
-            there = self._look(moved)
-            # the error of a Gaussian that went astray is no excuse: that of the last one counts
-            if not there.elbo > here.elbo - _MARGIN - 4 * min(here.se, _MOST_NOISE):
+            proposal = self._propose(current, step)
+            proposed = self._evaluate(proposal)
+            # a diverged proposal has a large standard error: uses that of the current Gaussian
+            if not proposed.elbo > current.elbo - _MARGIN - 4 * min(current.se, _MAX_NOISE):
                 step /= 4
-                self.ceiling = max(self.ceiling / 2, _SMALLEST_CEILING)
-                if step < _SMALLEST_STEP:
-                    return False, f"no step kept the ELBO after {count} steps"
+                self.max_step = max(self.max_step / 2, _MIN_MAX_STEP)
+                if step < _MIN_STEP:
+                    return False, f"every step size decreased the ELBO after {count} steps"
                 continue
-            self.gaussian, here, step = moved, there, min(self.ceiling, 2 * step)
-            self.elbos.append(here.elbo)
-            if here.elbo > top + _MARGIN + 2 * here.se:
-                # still on the way: what came before is no sample of the optimum
+            self.gaussian, current, step = proposal, proposed, min(self.max_step, 2 * step)
+            self.elbos.append(current.elbo)
+            if current.elbo > max_elbo + _MARGIN + 2 * current.se:
+                # the ELBO still increases: earlier iterates are not at the optimum
                 self.means, self.precisions = [], []
             else:
-                self._remember()
-            top = max(top, here.elbo)
-            if len(self.means) in _CHECKED and self._settled():
+                self._store()
+            max_elbo = max(max_elbo, current.elbo)
+            if len(self.means) in _CHECKED and self._average_converged():
                 return True, (
                     f"average of {len(self.means)} of {count} Newton steps, within "
                     f"{self.error:.2g} nats of the largest ELBO (tolerance "
                     f"{self.options.tolerance:g})"
                 )
-        return False, f"the average had not settled after {self.options.max_steps} steps"
+        return False, f"the average did not converge in {self.options.max_steps} steps"
 
     def choose(self, start: Gaussian) -> tuple[Gaussian, Estimate]:
-        """The average, or the last iterate, unless the start has clearly the better ELBO."""
+        """The average, unless the last iterate or the start has a clearly better ELBO."""
         noise = antithetic(self.rng, 512, self.kernel.dim)
-        rivals = [self._average(), self.gaussian, start]
-        scored = [(one, elbo_terms(self.kernel, one, noise)) for one in rivals if one is not None]
-        chosen, terms = scored[0]
-        for rival, others in scored[1:]:
-            if significantly_better(others, terms):
-                chosen, terms = rival, others
+        candidates = [self._average(), self.gaussian, start]
+        evaluated = [
+            (one, elbo_terms(self.kernel, one, noise)) for one in candidates if one is not None
+        ]
+        chosen, terms = evaluated[0]
+        for other, other_terms in evaluated[1:]:
+            if significantly_better(other_terms, terms):
+                chosen, terms = other, other_terms
         return chosen, summarize(terms)
 
-    def _first_look(self) -> _Look:
-        """What the start's draws say, drawn in while some are not finite."""
-        here = self._look(self.gaussian)
-        for _ in range(_MOST_DRAWN_IN):
-            if np.isfinite(here.elbo):
+    def _evaluate_start(self) -> _Evaluation:
+        """Evaluates the start, shrunk while some of its draws are not finite."""
+        start = self._evaluate(self.gaussian)
+        for _ in range(_MAX_SHRINKS):
+            if np.isfinite(start.elbo):
                 break
-            self.gaussian = Gaussian(self.gaussian.mean, _DRAW_IN * self.gaussian.factor)
-            here = self._look(self.gaussian)
-        return here
+            self.gaussian = Gaussian(self.gaussian.mean, _SHRINK * self.gaussian.factor)
+            start = self._evaluate(self.gaussian)
+        return start
 
-    def _look(self, gaussian: Gaussian) -> _Look:
+    def _evaluate(self, gaussian: Gaussian) -> _Evaluation:
         noise = whitened(self.rng, self.num_draws, self.kernel.dim)
         log_density, gradient = self.kernel(gaussian.transform(noise))
         terms = log_density - log_normal(noise, gaussian.log_det)
@@ -255,28 +258,28 @@ class _Ascent:
         if not np.isfinite(scores).all():
             estimate = Estimate(-np.inf, np.inf)
         if self.options.curvature == "hessian":
-            bend = self._hessians(gaussian, noise)
+            curvature = self._mean_negative_hessian(gaussian, noise)
         else:
-            # E[H] = E[z (g + z)'] - I in these coordinates: the noise is that of the residual
+            # E[H] = E[z (g + z)'] - I in these coordinates: noise only in the residual g + z
             residual = noise.T @ (scores + noise) / len(noise)
-            bend = np.eye(len(residual)) - 0.5 * (residual + residual.T)
-        return _Look(*estimate, scores.mean(axis=0), bend)
+            curvature = np.eye(len(residual)) - 0.5 * (residual + residual.T)
+        return _Evaluation(*estimate, scores.mean(axis=0), curvature)
 
-    def _hessians(self, gaussian: Gaussian, noise: Floats) -> Floats:
-        bend = np.zeros((self.kernel.dim, self.kernel.dim))
+    def _mean_negative_hessian(self, gaussian: Gaussian, noise: Floats) -> Floats:
+        total = np.zeros((self.kernel.dim, self.kernel.dim))
         for point in gaussian.transform(noise):
             products = self.kernel.products(point, gaussian.factor.T)
-            bend -= products @ gaussian.factor / len(noise)
-        return 0.5 * (bend + bend.T)
+            total -= products @ gaussian.factor / len(noise)
+        return 0.5 * (total + total.T)
 
-    def _move(self, here: _Look, step: float) -> Gaussian:
-        values, axes = np.linalg.eigh(here.bend)
+    def _propose(self, current: _Evaluation, step: float) -> Gaussian:
+        values, axes = np.linalg.eigh(current.curvature)
         precision = np.clip((1 - step) + step * values, *_CLIP)
         factor = self.gaussian.factor @ (axes / np.sqrt(precision))
-        shift = axes.T @ here.slope / np.sqrt(precision)
+        shift = axes.T @ current.score / np.sqrt(precision)
         return Gaussian(self.gaussian.mean + step * factor @ shift, factor)
 
-    def _remember(self) -> None:
+    def _store(self) -> None:
         inverse = np.linalg.inv(self.gaussian.factor)
         self.means.append(self.gaussian.mean)
         self.precisions.append(inverse.T @ inverse)
@@ -289,11 +292,11 @@ class _Ascent:
         root = np.linalg.cholesky(precision * np.outer(scale, scale))
         return Gaussian(np.mean(self.means, axis=0), scale[:, None] * np.linalg.inv(root).T)
 
-    def _settled(self) -> bool:
-        """Whether the average's error, in nats, is small: KL of the iterates from it, divided.
+    def _average_converged(self) -> bool:
+        """Whether the error of the average, mean KL of the iterates over their number, is small.
 
-        Steps shorter than one leave the share `1 - step` of the last error in the next: so many
-        fewer are the iterates that count.
+        Steps shorter than one leave the fraction `1 - step` of each error in the next iterate; the
+        effective number of iterates is smaller by the corresponding factor.
         """
         average = self._average()
         if average is None:
@@ -301,13 +304,13 @@ class _Ascent:
         total = 0.0
         for mean, precision in zip(self.means, self.precisions, strict=True):
             shift = np.linalg.solve(average.factor, mean - average.mean)
-            stretch = average.factor.T @ precision @ average.factor - np.eye(len(shift))
-            total += 0.5 * float(shift @ shift) + 0.25 * float(np.sum(stretch**2))
-        count, shared = len(self.means), (2 - self.ceiling) / self.ceiling
-        self.error = shared * total / (count * (count - 1))
+            change = average.factor.T @ precision @ average.factor - np.eye(len(shift))
+            total += 0.5 * float(shift @ shift) + 0.25 * float(np.sum(change**2))
+        count, autocorrelation = len(self.means), (2 - self.max_step) / self.max_step
+        self.error = autocorrelation * total / (count * (count - 1))
         return self.error < self.options.tolerance
 
 
 def _dense(gaussian: Any) -> Any:
-    """The Gaussian with its factor written out; `None` stays."""
+    """The Gaussian with a dense factor; `None` is returned unchanged."""
     return gaussian.dense if isinstance(gaussian, LowRankGaussian) else gaussian

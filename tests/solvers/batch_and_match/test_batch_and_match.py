@@ -23,7 +23,7 @@ def test_a_step_solves_the_matching_equations(dim, num_draws, lam):
     current = Gaussian(rng.normal(size=dim), rng.normal(size=(dim, dim)) + 2 * np.eye(dim))
     noise, gradient = rng.normal(size=(2, num_draws, dim))
     step = update(current, noise, gradient, lam)
-    points = current.at(noise)
+    points = current.transform(noise)
     center, score = points.mean(axis=0), gradient.mean(axis=0)
     weight = lam / (1 + lam)
     g = np.cov(gradient.T, bias=True).reshape(dim, dim)
@@ -50,14 +50,14 @@ def test_a_step_commutes_with_affine_maps():
     np.testing.assert_allclose(moved.factor, scale @ plain.factor, rtol=1e-9, atol=1e-12)
 
 
-def test_a_step_with_numbers_that_overflow_is_none():
+def test_a_step_that_overflows_is_none():
     current = Gaussian(np.zeros(2), np.eye(2))
     with np.errstate(all="ignore"):
         assert update(current, np.ones((4, 2)), np.full((4, 2), 1e300), 1.0) is None
 
 
 @pytest.mark.parametrize(("num", "dim"), [(32, 3), (32, 16), (8, 20)])
-def test_whitened_noise_has_the_moments_it_promises(num, dim):
+def test_whitened_noise_has_the_documented_moments(num, dim):
     rng = np.random.default_rng(0)
     noise = whitened(rng, num, dim)
     np.testing.assert_allclose(noise.mean(axis=0), 0, atol=1e-12)
@@ -66,7 +66,7 @@ def test_whitened_noise_has_the_moments_it_promises(num, dim):
     else:
         gram = noise[: num // 2] @ noise[: num // 2].T
         np.testing.assert_allclose(gram, np.diag(np.diag(gram)), atol=1e-10)
-    # each draw on its own is still (close to) standard normal: lengths have mean `dim`
+    # each draw is still (nearly) standard normal: squared lengths have mean `dim`
     squares = np.array([np.sum(whitened(rng, num, dim) ** 2) / num for _ in range(400)])
     assert abs(squares.mean() - dim) < 5 * squares.std() / 20 + 1e-9
 
@@ -79,7 +79,7 @@ def test_is_exact_on_gaussians(dim, condition):
     known = problems.gaussian(dim, condition)
     result = run(known.case)
     assert result.converged, result.reason
-    # what float32 leaves of the scores, in units of the posterior
+    # rounding of the scores to float32, in posterior sds
     tolerance = 1e-3 + 3e-8 * condition
     assert np.abs((result.gaussian.mean - known.mean) / known.sd).max() < tolerance
     assert np.abs(np.log(result.gaussian.sd / known.sd)).max() < tolerance
@@ -90,7 +90,7 @@ def test_is_exact_on_gaussians(dim, condition):
     assert abs(result.elbo - known.log_evidence) < 5 * result.elbo_se + 0.05
 
 
-def test_is_exact_in_double_precision_however_badly_conditioned():
+def test_is_exact_in_double_precision_if_badly_conditioned():
     with jax.enable_x64(True):
         known = problems.gaussian(4, 1e7)
         result = run(known.case)
@@ -99,7 +99,7 @@ def test_is_exact_in_double_precision_however_badly_conditioned():
     assert result.elbo == pytest.approx(known.log_evidence, abs=1e-6)
 
 
-def test_needs_no_pathfinder_to_start_from():
+def test_converges_without_pathfinder():
     known = problems.gaussian(10, 100.0)
     result = run(known.case, start=None)
     assert result.start is None
@@ -127,7 +127,7 @@ def test_eight_schools_non_centered(seed):
     result = run(case, seed)
     assert case.target.space.names == ("mu", "tau", "effect")
     mean, sd = problems.schools_moments()
-    # log tau is skewed with an exponential tail and no Gaussian: its sd comes out 0.6 times
+    # log tau is skewed with an exponential tail: its sd is underestimated by a factor of 0.6
     error = (result.gaussian.mean - mean) / sd
     assert np.sqrt(np.mean(error**2)) < 0.1
     assert np.abs(np.delete(error, 1)).max() < 0.1
@@ -143,18 +143,18 @@ def test_regression_thousands_of_sds_from_the_start():
     assert result.converged
     beta = slice(0, 2)
     error = np.abs(result.gaussian.mean - regression.mode)[beta] / regression.sd[beta]
-    # the scatter of `sigma` widens beta by t over normal: sqrt(num - 2 over num - 4)
+    # uncertainty of `sigma` widens beta by t versus normal: sqrt((num - 2) / (num - 4))
     assert error.max() < 0.01
     np.testing.assert_allclose(result.gaussian.sd[beta], regression.sd[beta], rtol=0.02)
 
 
-def test_non_finite_draws_are_left_out():
+def test_non_finite_draws_are_excluded():
     result = run(problems.fenced())
     np.testing.assert_allclose(result.gaussian.mean, [1.0, -2.0, 0.5], atol=0.02)
     np.testing.assert_allclose(result.gaussian.sd, 0.5, rtol=0.03)
 
 
-def test_a_start_mostly_outside_the_domain_is_drawn_in():
+def test_a_start_mostly_outside_the_domain_is_shrunk():
     wide = Gaussian(np.array([0.0, 0.0, 0.0]), 30 * np.eye(3))
     result = run(problems.fenced(), gaussian=wide, start=None)
     np.testing.assert_allclose(result.gaussian.mean, [1.0, -2.0, 0.5], atol=0.02)
@@ -162,31 +162,31 @@ def test_a_start_mostly_outside_the_domain_is_drawn_in():
 
 
 @pytest.mark.parametrize("make", [problems.logistic, problems.schools, problems.two_modes])
-def test_is_no_worse_than_its_start(make):
+def test_is_not_worse_than_its_start(make):
     result = run(make())
     assert result.elbo > result.start.elbo - 4 * np.hypot(result.elbo_se, result.start.elbo_se)
 
 
-def test_a_centered_hierarchy_does_not_end_in_the_funnels_tip():
+def test_a_centered_hierarchy_does_not_end_in_the_neck_of_the_funnel():
     elbos = []
     for seed in range(3):
         result = run(problems.schools(centered=True), seed)
         tau = result.gaussian.mean[problems.schools(centered=True).target.space.names.index("tau")]
         elbos.append(result.elbo)
-        # paths run to log tau = -20 and beyond
+        # optimization paths reach log tau = -20
         assert tau > -1
     assert np.ptp(elbos) < 0.5
     assert min(elbos) > -33.5
 
 
-def test_several_modes_are_reported_and_the_heavier_one_kept():
+def test_several_modes_are_reported_and_the_heaviest_is_kept():
     result = run(problems.two_modes())
     np.testing.assert_allclose(result.gaussian.mean, [4, 4], atol=0.05)
     np.testing.assert_allclose(result.gaussian.covariance, np.eye(2), atol=0.05)
     assert "2 separate modes" in result.reason
 
 
-@pytest.mark.parametrize(("windows", "expected"), [(1, "still rising"), (3, "still changed")])
+@pytest.mark.parametrize(("windows", "expected"), [(1, "still increasing"), (3, "still changed")])
 def test_running_out_of_windows_is_not_convergence(windows, expected):
     known = problems.gaussian(20, 1e3)
     result = run(known.case, start=None, max_windows=windows, num_draws=4)
@@ -196,7 +196,7 @@ def test_running_out_of_windows_is_not_convergence(windows, expected):
     assert len(result.elbos) == windows
 
 
-def test_fills_in_the_guide_it_is_given():
+def test_fits_a_full_rank_guide():
     known = problems.gaussian(6, 30.0)
     guide, case = FullRank(), known.case
     variables = case.variables(guide)

@@ -1,4 +1,4 @@
-"""Chains of Gaussians: the algebra, and state-space models whose posteriors are known."""
+"""Gaussian Markov chains: the algebra, and state-space models with known posteriors."""
 
 import numpy as np
 import numpyro
@@ -27,7 +27,7 @@ def local_level(y):
 
 
 def counts(y):
-    """Poisson counts whose log rate walks."""
+    """Poisson counts whose log rate is a random walk."""
     walk = numpyro.sample("walk", dist.GaussianRandomWalk(0.3, num_steps=len(y)))
     numpyro.sample("y", dist.Poisson(np.e**walk).to_event(1), obs=y)
 
@@ -37,27 +37,27 @@ def fit(model, *args, **options):
 
 
 def random_precision(length=6, width=2):
-    """A chain whose coordinates are laid out at random, its blocks, and the dense matrix."""
+    """A chain with randomly permuted coordinates, its blocks, and the dense matrix."""
     rng = np.random.default_rng(0)
     chain = Chain(rng.permutation(length * width).reshape(length, width))
     below = 0.4 * rng.normal(size=(length - 1, width, width))
     root = rng.normal(size=(length, width, width))
     diagonal = np.einsum("tij,tkj->tik", root, root) + 4 * np.eye(width)
     dense = np.zeros((length * width, length * width))
-    for t, here in enumerate(chain.where):
-        dense[np.ix_(here, here)] = diagonal[t]
+    for t, current in enumerate(chain.coords):
+        dense[np.ix_(current, current)] = diagonal[t]
         if t:
-            before = chain.where[t - 1]
-            dense[np.ix_(here, before)] = below[t - 1]
-            dense[np.ix_(before, here)] = below[t - 1].T
+            previous = chain.coords[t - 1]
+            dense[np.ix_(current, previous)] = below[t - 1]
+            dense[np.ix_(previous, current)] = below[t - 1].T
     return chain, Tridiagonal(diagonal, below), dense
 
 
-def test_the_algebra_is_that_of_the_dense_matrix():
+def test_the_algebra_matches_the_dense_matrix():
     chain, precision, dense = random_precision()
     kept, conditionals = chain.eliminate(precision, None)
-    covariance, right = np.linalg.inv(dense), np.random.default_rng(1).normal(size=12)
-    np.testing.assert_allclose(chain.solve(conditionals, right), covariance @ right)
+    covariance, rhs = np.linalg.inv(dense), np.random.default_rng(1).normal(size=12)
+    np.testing.assert_allclose(chain.solve(conditionals, rhs), covariance @ rhs)
     np.testing.assert_allclose(chain.sds(conditionals) ** 2, np.diag(covariance))
     log_det = 0.5 * np.linalg.slogdet(covariance)[1]
     np.testing.assert_allclose(chain.log_det(conditionals), log_det)
@@ -70,7 +70,7 @@ def test_the_algebra_is_that_of_the_dense_matrix():
     np.testing.assert_allclose(chain.diagonal_of(kept), np.diag(dense))
 
 
-def test_blocks_are_read_off_a_few_products():
+def test_blocks_are_estimated_from_few_products():
     chain, precision, dense = random_precision()
     products = []
 
@@ -85,15 +85,15 @@ def test_blocks_are_read_off_a_few_products():
     np.testing.assert_allclose(found.below, precision.below, atol=1e-12)
 
 
-def test_a_precision_that_is_none_is_refused_or_raised():
+def test_an_indefinite_precision_is_rejected_or_bounded():
     chain, precision, _ = random_precision()
     negative = precision._replace(diagonal=-precision.diagonal)
     with pytest.raises(np.linalg.LinAlgError):
         chain.eliminate(negative, None)
-    _, before = chain.eliminate(precision, None)
-    kept, after = chain.eliminate(negative, before)
+    _, previous = chain.eliminate(precision, None)
+    kept, after = chain.eliminate(negative, previous)
     # every conditional precision is a hundredth of what it was
-    np.testing.assert_allclose(after.covariance, 100 * before.covariance, rtol=1e-9)
+    np.testing.assert_allclose(after.covariance, 100 * previous.covariance, rtol=1e-9)
     again = chain.blocks(after)
     np.testing.assert_allclose(kept.diagonal, again.diagonal, atol=1e-10)
 
@@ -112,14 +112,14 @@ def test_a_linear_gaussian_model_is_exact():
     np.testing.assert_allclose((found.mean - covariance @ y) / sd, 0, atol=1e-4)
     np.testing.assert_allclose(found.sd, sd, rtol=1e-5)
     marginal = np.eye(length) - covariance  # the precision of y: all noise has variance one
-    evidence = 0.5 * (
+    log_evidence = 0.5 * (
         np.linalg.slogdet(marginal)[1] - y @ marginal @ y - length * np.log(2 * np.pi)
     )
-    np.testing.assert_allclose(posterior.elbo, evidence, atol=1e-3)
+    np.testing.assert_allclose(posterior.elbo, log_evidence, atol=1e-3)
     assert posterior.status == "certified"
 
 
-def test_beyond_linear_it_is_the_optimum_of_the_elbo():
+def test_on_a_nonlinear_model_it_maximizes_the_elbo():
     y = np.random.default_rng(0).poisson(3.0, 30).astype(np.int32)
     posterior = fit(counts, y, guide=Markov())
     assert posterior.converged
@@ -139,8 +139,10 @@ def test_sites_must_share_the_axis():
         fit(model, guide="markov")
 
 
-def test_the_solver_wants_its_guide():
-    with pytest.raises(GuideError, match=r"guide: expected a guide with structure \(Markov, Pl"):
+def test_other_guides_and_odd_draws_are_rejected():
+    with pytest.raises(
+        GuideError, match=r"guide: expected a structured Gaussian guide \(Markov, Pl"
+    ):
         fit(local_level, np.zeros(5, np.float32), guide="fullrank", algorithm="structured_newton")
     with pytest.raises(VijaxError, match="num_draws"):
         StructuredNewton(num_draws=3)

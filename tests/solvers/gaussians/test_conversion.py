@@ -46,7 +46,7 @@ def moments_by_guide(guide, params):
 
 
 @pytest.mark.parametrize("guide", [FullRank(), Laplace()])
-def test_full_rank_parameters_hold_a_gaussian_exactly(guide):
+def test_full_rank_parameters_represent_a_gaussian_exactly(guide):
     gaussian = some_gaussian()
     params = to_params(params_of(guide), gaussian, SPACE)
     mean, covariance = moments_by_guide(guide, params)
@@ -86,17 +86,17 @@ def test_low_rank_parameters_recover_a_covariance_of_their_form():
     covariance = (np.diag(noise) + loadings @ loadings.T) * np.outer(scale, scale)
     gaussian, guide = from_moments(scale, covariance), LowRank(rank=2)
     params = to_params(params_of(guide), gaussian, SPACE)
-    mean, held = moments_by_guide(guide, params)
+    mean, fitted = moments_by_guide(guide, params)
     outer = np.outer(gaussian.sd, gaussian.sd)
     np.testing.assert_allclose(mean, scale, rtol=1e-6)
-    np.testing.assert_allclose(held / outer, covariance / outer, atol=0.02)
+    np.testing.assert_allclose(fitted / outer, covariance / outer, atol=0.02)
     np.testing.assert_allclose(
-        from_params(params, SPACE).covariance / outer, held / outer, atol=1e-5
+        from_params(params, SPACE).covariance / outer, fitted / outer, atol=1e-5
     )
 
 
 @pytest.mark.parametrize("rank", [1, 3, DIM])
-def test_factor_analysis_keeps_every_variance_and_improves_on_independence(rank):
+def test_factor_analysis_preserves_variances_and_improves_on_independence(rank):
     gaussian = some_gaussian()
     correlation = gaussian.covariance / np.outer(gaussian.sd, gaussian.sd)
     noise, loadings = factor_analysis(correlation, rank)
@@ -108,11 +108,11 @@ def test_factor_analysis_keeps_every_variance_and_improves_on_independence(rank)
 
 
 @pytest.mark.parametrize("guide", [FullRank(), Laplace(), LowRank(), MeanField(), Delta()])
-def test_moving_a_guide_changes_its_center_only(guide):
+def test_relocating_a_guide_changes_only_its_location(guide):
     params = params_of(guide)
-    where = np.arange(DIM, dtype=float)
-    moved = relocate(params, where, SPACE)
-    np.testing.assert_array_equal(location(moved, SPACE), where)
+    loc = np.arange(DIM, dtype=float)
+    moved = relocate(params, loc, SPACE)
+    np.testing.assert_array_equal(location(moved, SPACE), loc)
     for one, other in zip(jax.tree.leaves(moved), jax.tree.leaves(params), strict=True):
         assert (one.dtype, one.shape) == (other.dtype, other.shape)
     for one, other in zip(moved[1:], params[1:], strict=True):
@@ -121,26 +121,26 @@ def test_moving_a_guide_changes_its_center_only(guide):
 
 
 @pytest.mark.parametrize("guide", [LowRank(), MeanField(), Delta()])
-def test_coordinates_follow_the_sites_of_the_space_and_not_their_names(guide):
+def test_coordinates_follow_the_order_of_the_sites_not_their_names(guide):
     space = Space((Site("z", (2,), (2,)), Site("b", (), ()), Site("a", (2, 1), (2, 1))))
-    where = np.arange(5.0)
+    loc = np.arange(5.0)
     params = guide.init(jax.random.key(0), space, space.unravel(np.zeros(5, np.float32)))
     params = jax.tree.map(lambda leaf: leaf, params)  # which sorts dicts by name
-    moved = relocate(params, where, space)
-    np.testing.assert_array_equal(location(moved, space), where)
+    moved = relocate(params, loc, space)
+    np.testing.assert_array_equal(location(moved, space), loc)
     drawn = guide.draw(moved, space, jax.random.key(0), Batch({})).z
-    np.testing.assert_allclose(space.ravel(drawn), where, atol=1)
+    np.testing.assert_allclose(space.ravel(drawn), loc, atol=1)
     if not isinstance(guide, Delta):
-        gaussian = Gaussian(where, np.diag(np.geomspace(0.1, 10, 5)))
-        filled = to_params(params, gaussian, space)
-        np.testing.assert_allclose(from_params(filled, space).sd, gaussian.sd, rtol=1e-3)
-        np.testing.assert_allclose(guide.mean(filled, space), where)
+        gaussian = Gaussian(loc, np.diag(np.geomspace(0.1, 10, 5)))
+        converted = to_params(params, gaussian, space)
+        np.testing.assert_allclose(from_params(converted, space).sd, gaussian.sd, rtol=1e-3)
+        np.testing.assert_allclose(guide.mean(converted, space), loc)
         np.testing.assert_allclose(
-            np.diag(guide.covariance(filled, space)), gaussian.sd**2, rtol=2e-3
+            np.diag(guide.covariance(converted, space)), gaussian.sd**2, rtol=2e-3
         )
 
 
-def test_other_parameters_are_refused_by_name():
+def test_other_parameters_are_rejected():
     for call in (from_params, location):
         with pytest.raises(GuideError, match="got parameters of type dict"):
             call({"w": 1.0}, SPACE)
@@ -150,14 +150,14 @@ def test_other_parameters_are_refused_by_name():
         to_params((1.0,), some_gaussian(), SPACE)
 
 
-def test_a_gaussian_agrees_with_itself():
+def test_representations_of_a_gaussian_agree():
     gaussian = some_gaussian()
     lower = gaussian.cholesky
     np.testing.assert_allclose(lower @ lower.T, gaussian.covariance, rtol=1e-9, atol=1e-12)
     assert (np.diag(lower) > 0).all()
     assert np.sum(np.log(np.diag(lower))) == pytest.approx(gaussian.log_det)
     again = from_moments(gaussian.mean, gaussian.covariance)
-    points = gaussian.at(np.random.default_rng(0).standard_normal((5, DIM)))
+    points = gaussian.transform(np.random.default_rng(0).standard_normal((5, DIM)))
     np.testing.assert_allclose(again.log_prob(points), gaussian.log_prob(points), rtol=1e-8)
     expected = multivariate_normal(gaussian.mean, gaussian.covariance).logpdf(points)
     np.testing.assert_allclose(gaussian.log_prob(points), expected, rtol=1e-6)

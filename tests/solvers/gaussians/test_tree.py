@@ -1,4 +1,4 @@
-"""Gaussians along plates: the algebra, and hierarchies whose posteriors are known."""
+"""Gaussians structured by plates: the algebra, and hierarchies with known posteriors."""
 
 import functools
 
@@ -33,7 +33,7 @@ def fit(model, *args, **options):
 
 
 def nested(y):
-    """Two sites in no plate, one plate inside another, and a plate apart."""
+    """Two sites outside plates, nested plates, and a separate plate."""
     a = numpyro.sample("a", dist.Normal(0, 1).expand([2]).to_event(1))
     with numpyro.plate("schools", 3, dim=-1):
         b = numpyro.sample("b", dist.Normal(a[0], 1))
@@ -52,15 +52,16 @@ def space():
 
 
 def random_precision():
-    """A dense precision of the structure, well conditioned."""
+    """A well-conditioned dense precision with this sparsity pattern."""
     tree, rng = Tree(space()), np.random.default_rng(0)
     mask = np.zeros((tree.dim, tree.dim), bool)
-    for link in tree.links:
-        for r, own in enumerate(link.where):
-            mask[np.ix_(own, own)] = True
-            for lower, rows in link.below:
-                under = tree.links[lower].where[slice(None) if rows is None else rows == r].ravel()
-                mask[np.ix_(own, under)] = mask[np.ix_(under, own)] = True
+    for node in tree.nodes:
+        for r, row in enumerate(node.coords):
+            mask[np.ix_(row, row)] = True
+            for lower, rows in node.descendants:
+                selected = slice(None) if rows is None else rows == r
+                below = tree.nodes[lower].coords[selected].ravel()
+                mask[np.ix_(row, below)] = mask[np.ix_(below, row)] = True
     root = rng.normal(size=mask.shape) * mask
     dense = root + root.T
     return tree, dense + np.eye(tree.dim) * 0.6 * np.abs(dense).sum(axis=1).max()
@@ -81,33 +82,33 @@ def test_levels_follow_the_plates():
     rows = [list(num) for num in sharing_counts(space())]
     assert rows == [[], [3] * 3, [5] * 3, [12, 12, 12, 4]]
     assert [list(num) for num in sharing_counts(space().on_rows({"classes": 2}))] == rows
-    together = np.concatenate([where.ravel() for where in coordinate_indices(space())])
-    assert sorted(together) == list(range(space().dim))
+    coords = np.concatenate([level.ravel() for level in coordinate_indices(space())])
+    assert sorted(coords) == list(range(space().dim))
 
 
-def test_a_position_is_cut_into_rows_and_joined_again():
+def test_split_levels_is_inverted_by_join_levels():
     labels = np.array(space().coordinates())
     rows = coordinate_indices(space())[3]
-    # the row of class 2 in school 1: its place in the grid of classes and schools
+    # the row of class 2 in school 1, in the grid of classes and schools
     assert set(labels[rows[2 * 3 + 1]]) == {"c[2,1]", "d[2,1,0]", "d[2,1,1]"}
     z = space().unravel(jnp.arange(float(space().dim)))
     parts = split_levels(space(), z)
-    for part, where in zip(parts, coordinate_indices(space()), strict=True):
-        np.testing.assert_array_equal(part, where)
+    for part, coords in zip(parts, coordinate_indices(space()), strict=True):
+        np.testing.assert_array_equal(part, coords)
     again = join_levels(space(), parts)
     assert list(again) == list(space().names)
     jax.tree.map(np.testing.assert_array_equal, again, z)
 
 
-def test_the_algebra_is_that_of_the_dense_matrix():
+def test_the_algebra_matches_the_dense_matrix():
     tree, dense = random_precision()
     rng = np.random.default_rng(1)
     blocks = tree.estimate_blocks(
         lambda vectors: vectors @ dense, 4, rng, random_conditionals(tree, rng)
     )
     kept, found = tree.eliminate(blocks, None)
-    covariance, right = np.linalg.inv(dense), rng.normal(size=tree.dim)
-    np.testing.assert_allclose(tree.solve(found, right), covariance @ right, atol=1e-12)
+    covariance, rhs = np.linalg.inv(dense), rng.normal(size=tree.dim)
+    np.testing.assert_allclose(tree.solve(found, rhs), covariance @ rhs, atol=1e-12)
     np.testing.assert_allclose(tree.sds(found) ** 2, np.diag(covariance), rtol=1e-9)
     log_det = 0.5 * np.linalg.slogdet(covariance)[1]
     np.testing.assert_allclose(tree.log_det(found), log_det)
@@ -119,7 +120,7 @@ def test_the_algebra_is_that_of_the_dense_matrix():
 
 
 def crossed(y, sd):
-    """Every observation has a row of its own in each of two plates: no Gaussian of the family."""
+    """Each observation depends on a row of each of two plates: not a Gaussian of the family."""
     mu = numpyro.sample("mu", dist.Normal(0, 1))
     with numpyro.plate("one", y.shape[0]):
         a = numpyro.sample("a", dist.Normal(mu, 1))
@@ -128,7 +129,7 @@ def crossed(y, sd):
     numpyro.sample("y", dist.Normal(a[:, None] + b, sd).to_event(2), obs=y)
 
 
-def test_rows_of_crossed_plates_meet_the_optimum_of_the_elbo():
+def test_crossed_plates_reach_the_optimum_of_the_elbo():
     """The divergence from the exact posterior is stationary in every parameter of the guide."""
     y = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
     solver = StructuredNewton(tolerance=1e-5)
@@ -144,11 +145,11 @@ def test_rows_of_crossed_plates_meet_the_optimum_of_the_elbo():
     tree, dim = found.structure, 8
 
     def divergence(conditionals):
-        """`KL(q || p)`, but for a constant."""
+        """`KL(q || p)` up to a constant."""
         root = tree.draws(conditionals, np.eye(dim))
         return 0.5 * np.trace(precision @ root.T @ root) - tree.log_det(conditionals)
 
-    def moved(by, rng):
+    def perturbed(by, rng):
         return [
             one._replace(
                 gain=one.gain + by * rng.normal(size=one.gain.shape),
@@ -158,24 +159,24 @@ def test_rows_of_crossed_plates_meet_the_optimum_of_the_elbo():
         ]
 
     for seed in range(5):
-        up, down = (moved(by, np.random.default_rng(seed)) for by in (1e-4, -1e-4))
+        up, down = (perturbed(by, np.random.default_rng(seed)) for by in (1e-4, -1e-4))
         assert abs(divergence(up) - divergence(down)) / 2e-4 < 1e-3
-        away = moved(0.1, np.random.default_rng(seed))
+        away = perturbed(0.1, np.random.default_rng(seed))
         assert divergence(away) > divergence(found.conditionals) + 0.001
     np.testing.assert_allclose(
         found.mean, np.linalg.solve(precision, design.T @ y.ravel() / 0.49), atol=1e-4
     )
 
 
-def test_random_signs_average_couplings_within_a_plate_away():
+def test_random_signs_average_out_couplings_within_a_plate():
     tree, dense = random_precision()
     rng = np.random.default_rng(1)
-    rows = tree.links[2].where  # the years
+    rows = tree.nodes[2].coords  # the years
     dense[rows[0, 0], rows[3, 1]] = dense[rows[3, 1], rows[0, 0]] = 1.0
     _, at = tree.eliminate(tree.diagonal(np.ones(tree.dim)), None)
     num = 400
     blocks = tree.estimate_blocks(lambda vectors: vectors @ dense, num, rng, at)
-    error = blocks[2].diagonal - np.stack([dense[np.ix_(own, own)] for own in rows])
+    error = blocks[2].diagonal - np.stack([dense[np.ix_(row, row)] for row in rows])
     assert 0 < np.abs(error).max() < 5 / np.sqrt(num)
 
 
@@ -196,7 +197,7 @@ def test_a_linear_gaussian_hierarchy_is_exact():
     assert posterior.status == "certified"
 
 
-def test_parameters_hold_the_gaussian():
+def test_parameters_represent_the_gaussian():
     tree, dense = random_precision()
     guide, rng = Plates(), np.random.default_rng(2)
     z = space().unravel(jnp.zeros(tree.dim))
@@ -209,8 +210,8 @@ def test_parameters_hold_the_gaussian():
     params = structured_to_params(params, gaussian, space())
     again = gaussian_from_params(params, space())
     noise = rng.normal(size=(3, tree.dim))
-    np.testing.assert_allclose(again.at(noise), gaussian.at(noise), atol=1e-5)
-    # the guide on the device: its density is that of the dense Gaussian, nested rows included
+    np.testing.assert_allclose(again.transform(noise), gaussian.transform(noise), atol=1e-5)
+    # the guide's density on the device is that of the dense Gaussian, including nested rows
     draw = jax.jit(lambda key: guide.draw(params, space(), key, None))(jax.random.key(1))
     away = np.asarray(space().ravel(draw.z), float) - gaussian.mean
     expected = -0.5 * away @ dense @ away - gaussian.log_det - 0.5 * tree.dim * np.log(2 * np.pi)
@@ -240,12 +241,12 @@ def exact_globals(y, sd):
     weights = np.exp(log_density - log_density.max())
     weights /= weights.sum()
     found = np.array([weights @ mean, weights @ log_tau])
-    spread = [weights @ (mean**2 + 1 / precision), weights @ log_tau**2]
-    return found, np.sqrt(spread - found**2)
+    second_moments = [weights @ (mean**2 + 1 / precision), weights @ log_tau**2]
+    return found, np.sqrt(second_moments - found**2)
 
 
 @pytest.mark.slow
-def test_many_groups_are_fitted_by_the_ladder():
+def test_many_groups_are_fitted_by_the_automatic_search():
     rng = np.random.default_rng(0)
     sd = rng.uniform(0.1, 3.0, 600).astype(np.float32)
     y = (1.5 + 0.7 * rng.normal(size=600) + sd * rng.normal(size=600)).astype(np.float32)
@@ -253,13 +254,13 @@ def test_many_groups_are_fitted_by_the_ladder():
     assert posterior.guide == Plates()
     assert [attempt.stage for attempt in posterior.history] == [PLATES, CENTERING]
     assert posterior.status == "certified"
-    mean, spread = exact_globals(y, sd)
+    mean, sds = exact_globals(y, sd)
     gaussian = gaussian_from_params(posterior.params, posterior.space)
-    np.testing.assert_allclose((gaussian.mean[:2] - mean) / spread, 0, atol=0.1)
-    np.testing.assert_allclose(gaussian.sd[:2], spread, rtol=0.05)
+    np.testing.assert_allclose((gaussian.mean[:2] - mean) / sds, 0, atol=0.1)
+    np.testing.assert_allclose(gaussian.sd[:2], sds, rtol=0.05)
 
 
-def test_a_model_without_plates_is_refused():
+def test_a_model_without_plates_is_rejected():
     exact = problem("regression")
     with pytest.raises(
         GuideError, match=r"Plates: expected a site inside a numpyro.plate, got none"
@@ -267,8 +268,8 @@ def test_a_model_without_plates_is_refused():
         fit(exact.model, *exact.args, guide="plates")
 
 
-def test_it_outlives_a_file(tmp_path):
-    """Parameters of the first level depend on nothing above: some of them are empty."""
+def test_parameters_survive_saving_and_loading(tmp_path):
+    """The first level has no ancestors: some of its parameters are empty."""
     exact = problem("hierarchy")
     posterior = fit(exact.model, *exact.args, guide="plates")
     posterior.save(tmp_path / "plates.vijax")
@@ -283,28 +284,32 @@ def wide(width):
 
 
 @pytest.mark.parametrize(("width", "suitable"), [(2, True), (200, False)])
-def test_it_suits_small_blocks(width, suitable):
+def test_it_is_affordable_for_small_blocks(width, suitable):
     assert plates_affordable(case(wide, width).target.space) == suitable
     assert not plates_affordable(problem("regression").target.space)
 
 
 @pytest.mark.parametrize(
-    ("trap", "reason"),
+    ("factor", "reason"),
     [
         (lambda mu: jnp.where(mu < 5.0, jnp.nan, 0.0), "no draws of the start have a finite log"),
-        (lambda mu: jnp.maximum(mu - 9.0, 0.0) ** 1.5, "second derivatives that are not finite"),
+        (lambda mu: jnp.maximum(mu - 9.0, 0.0) ** 1.5, "second derivatives are not finite"),
     ],
 )
-def test_what_is_not_finite_is_owned_up_to(trap, reason):
+def test_non_finite_values_are_reported(factor, reason):
     def fenced(y):
         mu = numpyro.sample("mu", dist.Normal(0, 1))
         with numpyro.plate("rows", 2):
             numpyro.sample("x", dist.Normal(mu, 1))
-        numpyro.factor("trap", trap(mu) + y)
+        numpyro.factor("invalid", factor(mu) + y)
 
-    where = case(fenced, np.float32(0.0))
+    problem_case = case(fenced, np.float32(0.0))
     solution = StructuredNewton().solve(
-        jax.random.key(0), where.target, Plates(), where.variables(Plates()), where.batch
+        jax.random.key(0),
+        problem_case.target,
+        Plates(),
+        problem_case.variables(Plates()),
+        problem_case.batch,
     )
     assert not solution.converged
     assert reason in solution.reason

@@ -8,7 +8,7 @@ from vijax import GuideError, VijaxError
 from vijax.guides import FullRank, MeanField
 from vijax.solvers import FixedDraws
 from vijax.solvers.gaussians.dense import Gaussian, antithetic, estimate_elbo, moment_matched
-from vijax.solvers.mean_field.sample_average import FixedObjective
+from vijax.solvers.mean_field.sample_average import SampleAverageObjective
 
 
 def run(case, seed=0, **options):
@@ -23,7 +23,7 @@ def fresh_elbo(case, result, num=4096):
 
 
 @pytest.mark.parametrize(("num", "dim"), [(32, 5), (32, 16), (8, 20)])
-def test_matched_noise_has_the_moments_it_promises(num, dim):
+def test_moment_matched_noise_has_the_documented_moments(num, dim):
     noise = moment_matched(np.random.default_rng(0), num, dim)
     np.testing.assert_allclose(noise.mean(axis=0), 0, atol=1e-12)
     second = noise.T @ noise / num
@@ -37,7 +37,7 @@ def test_gradient_and_products_are_derivatives_of_the_objective():
         case = problems.logistic(dim=3)
         rng = np.random.default_rng(0)
         mean, sd = rng.normal(size=3), np.exp(rng.normal(size=3))
-        objective = FixedObjective(case.kernel(), moment_matched(rng, 10, 3), mean, sd)
+        objective = SampleAverageObjective(case.kernel(), moment_matched(rng, 10, 3), mean, sd)
         point, steps = 0.3 * rng.normal(size=6), 1e-5 * np.eye(6)
         values, gradients = objective(np.concatenate([point + steps, point - steps]))
         (gradient,) = objective(point[None])[1]
@@ -48,7 +48,7 @@ def test_gradient_and_products_are_derivatives_of_the_objective():
 
 
 def test_points_are_copied():
-    objective = FixedObjective(
+    objective = SampleAverageObjective(
         problems.logistic(dim=3).kernel(), np.eye(3), np.zeros(3), np.ones(3)
     )
     points = np.zeros((1, 6))
@@ -61,7 +61,7 @@ def test_is_the_exact_optimum_on_gaussians(dim, condition, optimizer):
     known = problems.gaussian(dim, condition)
     result = run(known.case, optimizer=optimizer)
     assert result.converged, result.reason
-    # all second moments of the noise match: nothing is left but what float32 does to scores
+    # all second moments of the noise match: only rounding of the scores remains
     conditional = 1 / np.sqrt(np.diag(np.linalg.inv(known.covariance)))
     assert np.abs((result.mean - known.mean) / known.sd).max() < 2e-3
     np.testing.assert_allclose(result.sd, conditional, rtol=2e-3)
@@ -78,18 +78,18 @@ def test_is_exact_in_double_precision():
 
 
 @pytest.mark.parametrize("make", [problems.logistic, problems.schools])
-def test_the_claimed_error_is_that_between_seeds(make):
+def test_the_reported_error_matches_that_between_seeds(make):
     case = make()
     results = [run(case, seed, num_draws=128, max_draws=128) for seed in range(8)]
     means = np.array([result.mean for result in results])
     log_sds = np.log([result.sd for result in results])
-    unit = results[0].sd  # smaller than the sds that the claim is about
+    unit = results[0].sd  # smaller than the sds in the reported error
     actual = max((means.std(axis=0, ddof=1) / unit).max(), log_sds.std(axis=0, ddof=1).max())
-    claimed = np.median([result.error for result in results])
-    assert actual / 3 < claimed < 5 * actual
+    reported = np.median([result.error for result in results])
+    assert actual / 3 < reported < 5 * actual
 
 
-def test_raw_scales_and_funnels_are_no_obstacle():
+def test_converges_on_raw_scales_and_funnels():
     regression = problems.raw_regression()
     result = run(regression.case)
     assert result.converged, result.reason
@@ -112,14 +112,14 @@ def test_draws_outside_the_domain_are_avoided():
 
 def test_draws_are_doubled_until_the_error_is_small():
     case = problems.logistic()
-    rough, fine = (run(case, tolerance=tolerance, num_draws=16) for tolerance in (1.0, 2e-3))
-    assert rough.num_draws < fine.num_draws == 16 * 2 ** (len(fine.elbos) - 1)
+    coarse, fine = (run(case, tolerance=tolerance, num_draws=16) for tolerance in (1.0, 2e-3))
+    assert coarse.num_draws < fine.num_draws == 16 * 2 ** (len(fine.elbos) - 1)
     assert fine.converged
     assert fine.error <= 2e-3
     assert f"optimum of the ELBO on {fine.num_draws} fixed draws" in fine.reason
     capped = run(case, tolerance=1e-5, max_draws=64)
     assert not capped.converged
-    assert "at the limit of draws" in capped.reason
+    assert "at the maximum number of draws" in capped.reason
 
 
 def logistic_args():
@@ -136,7 +136,7 @@ def logistic_args():
     ],
     ids=["logistic", "schools"],
 )
-def test_is_no_worse_than_gradient_steps(model, args):
+def test_is_not_worse_than_gradient_steps(model, args):
     options = {"guide": "meanfield", "progress_bar": False}
     direct = vijax.fit(model, *args, **options)
     steps = vijax.fit(model, *args, algorithm="gradient", **options)
@@ -146,31 +146,33 @@ def test_is_no_worse_than_gradient_steps(model, args):
     assert direct.elbo > steps.elbo - 0.05 - 4 * se
 
 
-def test_gradient_steps_take_over_where_it_does_not_converge(monkeypatch):
-    monkeypatch.setattr("vijax.solvers.mean_field.fixed_draws._LOSS", -1.0)  # impossible to satisfy
+def test_gradient_steps_follow_if_it_does_not_converge(monkeypatch):
+    monkeypatch.setattr(
+        "vijax.solvers.mean_field.fixed_draws._MAX_LOSS", -1.0
+    )  # impossible to satisfy
     args = (problems.SCHOOLS_SD, problems.SCHOOLS)
     posterior = vijax.fit(problems.schools_model, *args, guide="meanfield", progress_bar=False)
     assert posterior.num_steps > 0
     assert posterior.elbo > -31.8
-    asked = vijax.fit(
+    explicit = vijax.fit(
         problems.schools_model,
         *args,
         guide="meanfield",
         algorithm=FixedDraws(),
         progress_bar=False,
     )
-    assert not asked.converged
-    assert asked.num_steps == 0
+    assert not explicit.converged
+    assert explicit.num_steps == 0
 
 
-def test_models_with_param_sites_go_to_gradient_steps():
+def test_models_with_param_sites_use_gradient_steps():
     y = np.array([1.0, 2.0, 6.0], np.float32)
     posterior = vijax.fit(problems.param_model, y, guide="meanfield", progress_bar=False)
     assert posterior.num_steps > 0
     assert posterior.model_params["shift"] == pytest.approx(3.0, abs=0.1)
 
 
-def test_fills_in_the_guide_it_is_given():
+def test_fits_a_mean_field_guide():
     known = problems.gaussian(6, 30.0)
     guide, case = MeanField(), known.case
     variables = case.variables(guide)
@@ -182,7 +184,7 @@ def test_fills_in_the_guide_it_is_given():
     assert len(solution.losses) == 1
 
 
-def test_refuses_what_it_cannot_do():
+def test_rejects_other_guides_and_invalid_options():
     case = problems.logistic(dim=3)
     guide = FullRank()
     with pytest.raises(GuideError, match="FixedDraws: expected a mean-field guide, got FullRank"):

@@ -26,10 +26,10 @@ def test_is_exact_on_gaussians(dim, condition):
     covariance = linear_response(known.case.kernel(), rng, found.mean, found.sd)
     scale = np.outer(known.sd, known.sd)
     np.testing.assert_allclose(covariance / scale, known.covariance / scale, atol=1e-3)
-    assert (found.sd / known.sd).min() < 0.6  # what mean-field makes of it
+    assert (found.sd / known.sd).min() < 0.6  # underestimated by mean-field
 
 
-def test_is_exact_in_double_precision_wherever_it_starts():
+def test_is_exact_in_double_precision_from_any_start():
     with jax.enable_x64(True):
         known = problems.gaussian(10, 1e4)
         rng = np.random.default_rng(0)
@@ -50,13 +50,13 @@ def test_a_few_of_many_coordinates_by_conjugate_gradients():
     np.testing.assert_allclose(some / scale, expected / scale, atol=1e-3)
 
 
-def test_conjugate_gradients_solve_and_notice_what_is_not_positive_definite():
+def test_conjugate_gradients_solve_and_detect_an_indefinite_matrix():
     rng = np.random.default_rng(0)
     root = rng.normal(size=(12, 12))
-    matrix, right = root @ root.T + np.eye(12), rng.normal(size=(3, 12))
-    solved = conjugate_gradients(lambda rows: rows @ matrix, right, 1e-10)
-    np.testing.assert_allclose(solved @ matrix, right, atol=1e-7)
-    assert conjugate_gradients(lambda rows: -rows, right) is None
+    matrix, rhs = root @ root.T + np.eye(12), rng.normal(size=(3, 12))
+    solved = conjugate_gradients(lambda rows: rows @ matrix, rhs, 1e-10)
+    np.testing.assert_allclose(solved @ matrix, rhs, atol=1e-7)
+    assert conjugate_gradients(lambda rows: -rows, rhs) is None
 
 
 def test_logistic_regression_with_correlated_columns():
@@ -122,13 +122,13 @@ def test_covariance_of_some_sites_by_every_method():
         posterior.covariance("laplace")
 
 
-def test_other_guides_are_refused():
+def test_other_guides_are_rejected():
     posterior = fit(line, X, Y)
     with pytest.raises(GuideError, match=r"expected a mean-field guide, got FullRank.*meanfield"):
         posterior.covariance("linear_response")
 
 
-def test_minibatch_fits_are_refused():
+def test_minibatch_fits_are_rejected():
     def model(x, y):
         a = numpyro.sample("a", dist.Normal(0.0, 1.0))
         with numpyro.plate("rows", len(y), subsample_size=5):
@@ -140,12 +140,12 @@ def test_minibatch_fits_are_refused():
         posterior.covariance("linear_response")
 
 
-def rising(scale):
+def unbounded(scale):
     v = numpyro.sample("v", dist.ImproperUniform(dist.constraints.real, (), ()))
     numpyro.factor("density", 0.5 * scale * v**2)
 
 
 def test_no_maximum_is_reported():
-    case = problems.case(rising, np.ones((), np.float32))
+    case = problems.case(unbounded, np.ones((), np.float32))
     with pytest.raises(VijaxError, match="linear response: expected a fit at a maximum"):
         linear_response(case.kernel(), np.random.default_rng(0), np.zeros(1), np.ones(1))

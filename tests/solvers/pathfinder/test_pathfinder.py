@@ -30,7 +30,7 @@ def exact_elbo(gaussian, known):
     return known.log_evidence - kl + gaussian.log_det
 
 
-def test_elbo_estimates_are_unbiased_and_their_errors_honest():
+def test_elbo_estimates_and_their_standard_errors_are_unbiased():
     known = problems.gaussian(3, 10.0)
     rng = np.random.default_rng(5)
     gaussian = Gaussian(known.mean + 0.1, 0.8 * np.diag(known.sd))
@@ -39,13 +39,13 @@ def test_elbo_estimates_are_unbiased_and_their_errors_honest():
     elbos = np.array([estimate.elbo for estimate in estimates])
     error = elbos.std(ddof=1) / np.sqrt(len(elbos))
     assert abs(elbos.mean() - exact_elbo(gaussian, known)) < 5 * error
-    # the sd of 300 estimates is itself known to 4 percent
+    # the relative standard error of the sd of 300 estimates is 4 percent
     typical = np.sqrt(np.mean([estimate.se**2 for estimate in estimates]))
     assert typical == pytest.approx(elbos.std(ddof=1), rel=0.2)
 
 
 @pytest.mark.parametrize(("dim", "condition"), [(2, 100.0), (5, 50.0), (20, 1e3)])
-def test_reports_the_elbo_of_what_it_returns(dim, condition):
+def test_reports_the_elbo_of_the_gaussian_it_returns(dim, condition):
     known = problems.gaussian(dim, condition)
     result = run(known.case)
     exact = exact_elbo(result.gaussian, known)
@@ -55,7 +55,7 @@ def test_reports_the_elbo_of_what_it_returns(dim, condition):
     assert (result.path_elbos > -np.inf).all()
 
 
-def test_is_exact_where_the_history_spans_the_space():
+def test_is_exact_if_the_history_spans_the_space():
     known = problems.gaussian(4, 30.0)
     result = run(known.case)
     np.testing.assert_allclose(result.gaussian.mean, known.mean, atol=0.02 * known.sd.max())
@@ -63,12 +63,12 @@ def test_is_exact_where_the_history_spans_the_space():
     assert result.elbo == pytest.approx(known.log_evidence, abs=0.01)
 
 
-def test_weights_by_the_whole_mixture_estimate_the_evidence():
+def test_mixture_weights_estimate_the_evidence():
     result = run(problems.two_modes(), num_final_draws=128)
     assert result.num_modes == 2
     weights = np.exp(result.log_weights)
     error = weights.std() / np.sqrt(len(weights))
-    # both modes count, each once: per-path weights would give one mode's mass, or a blend
+    # both modes contribute, each once: per-path weights would give the mass of one, or a blend
     exact = 2 * np.pi * (1 + np.exp(-3))
     assert abs(weights.mean() - exact) < 5 * error
     assert error < 0.1 * exact
@@ -76,17 +76,17 @@ def test_weights_by_the_whole_mixture_estimate_the_evidence():
     assert "2 separate modes" in result.reason
 
 
-def test_the_mode_of_greater_mass_wins():
+def test_the_mode_of_greater_mass_is_returned():
     result = run(problems.two_modes())
     np.testing.assert_allclose(result.gaussian.mean, [4, 4], atol=0.3)
-    tops = [result.components.mean[result.path_modes == b].mean(axis=0) for b in (0, 1)]
-    np.testing.assert_allclose(tops, [[4, 4], [-4, -4]], atol=0.3)
+    modes = [result.components.mean[result.path_modes == b].mean(axis=0) for b in (0, 1)]
+    np.testing.assert_allclose(modes, [[4, 4], [-4, -4]], atol=0.3)
 
 
 def test_mixture_density_is_the_average_of_its_components():
     components = run(problems.two_modes()).components
     points = np.random.default_rng(0).normal(size=(5, 2))
-    dense = [components.one(i).log_prob(points) for i in range(len(components.mean))]
+    dense = [components.component(i).log_prob(points) for i in range(len(components.mean))]
     expected = np.log(np.mean(np.exp(dense), axis=0))
     np.testing.assert_allclose(mixture_log_prob(components, points), expected)
 
@@ -100,20 +100,20 @@ def test_moments_of_too_few_effective_draws_are_not_used():
     assert weighted_gaussian(draws, np.full(100, -np.inf)) is None
 
 
-def test_non_finite_regions_do_not_reach_the_answer():
+def test_non_finite_regions_do_not_affect_the_result():
     result = run(problems.fenced())
     np.testing.assert_allclose(result.gaussian.mean, [1.0, -2.0, 0.5], atol=0.05)
     np.testing.assert_allclose(result.gaussian.sd, 0.5, rtol=0.1)
     assert np.isfinite(result.elbo)
 
 
-def nowhere_model():
+def never_finite_model():
     x = numpyro.sample("x", dist.Normal(0, 1))
     numpyro.factor("nothing", x * np.nan)
 
 
-def test_without_any_finite_point_it_says_so_and_changes_nothing():
-    case = problems.case(nowhere_model)
+def test_without_a_finite_point_it_reports_failure_and_changes_nothing():
+    case = problems.case(never_finite_model)
     variables = case.variables(FullRank())
     solution = Pathfinder().solve(jax.random.key(0), case.target, FullRank(), variables, case.batch)
     assert not solution.converged
@@ -131,7 +131,7 @@ def test_the_guides_location_is_the_first_start():
         np.testing.assert_allclose(result.gaussian.mean, np.sign(start) * 4.0, atol=0.3)
 
 
-def test_a_guide_without_a_gaussian_is_refused():
+def test_a_guide_without_a_gaussian_is_rejected():
     case = problems.logistic(dim=3)
     with pytest.raises(GuideError, match=r"FullRank.*got parameters of type dict"):
         Pathfinder().solve(

@@ -11,55 +11,55 @@ from vijax.solvers.gaussians.dense import Gaussian
 
 
 class Step(NamedTuple):
-    """A new Gaussian, and by how much `log |factor|` changed on the way to it."""
+    """The updated Gaussian and the change of `log |factor|`."""
 
     gaussian: Any
     log_det: float
 
 
 def update(current: Gaussian, noise: Floats, gradient: Floats, lam: float) -> Step | None:
-    """One batch-and-match step, `None` if it comes out non-finite.
+    """One batch-and-match step, `None` if the result is not finite.
 
     With `z-bar`, `C` mean and covariance of the draws, `g-bar`, `G` those of the scores,
     `U = lam G + lam/(1+lam) g-bar g-bar'`, `V = S + lam C + lam/(1+lam) (m - z-bar)(m - z-bar)'`,
     the new covariance solves `S' U S' + S' = V` and the new mean is
-    `m/(1+lam) + lam/(1+lam) (S' g-bar + z-bar)`. All of it is done in coordinates where the
-    current Gaussian is standard: the step is affine invariant, and `V` is then the identity plus
-    a matrix of the batch's rank, however the target is scaled. With `R = V^(1/2)`, `U = Q Q'` and
-    the singular vectors `W` and values `e` of `R Q`, the solution is
+    `m/(1+lam) + lam/(1+lam) (S' g-bar + z-bar)`. Computed in coordinates where the current
+    Gaussian is standard: the step is affine invariant, and `V` is then the identity plus a matrix
+    of the batch's rank, for any scaling of the target. With `R = V^(1/2)`, `U = Q Q'` and the
+    singular vectors `W` and values `e` of `R Q`, the solution is
     `S' = R (I + W diag(k - 1) W') R`, `k = 2 / (1 + sqrt(1 + 4 e^2))`. The new factor is the old
     one times two such low-rank changes: no cancellation, and `dim^2 num_draws` operations.
 
     Args:
-        current: the Gaussian that was drawn from.
+        current: the Gaussian of the draws.
         noise: the draws in its standard coordinates, `(num_draws, dim)`.
         gradient: scores of the target at the draws, `(num_draws, dim)`.
-        lam: inverse regularization; large trusts the batch.
+        lam: inverse regularization; the larger, the larger the step.
     """
     weight = lam / (1 + lam)
     scores = gradient @ current.factor
     score, center = scores.mean(axis=0), noise.mean(axis=0)
-    root = _stack_root(scores - score, score, lam)
-    spread = _stack_root(noise - center, center, lam)
+    score_root = _stack_root(scores - score, score, lam)
+    noise_root = _stack_root(noise - center, center, lam)
     try:
-        _, s, axes = np.linalg.svd(spread, full_matrices=False)
-        widen = np.sqrt(1 + s**2)
-        tilted = root + (root @ axes.T * (widen - 1)) @ axes
+        _, s, axes = np.linalg.svd(noise_root, full_matrices=False)
+        widening = np.sqrt(1 + s**2)
+        tilted = score_root + (score_root @ axes.T * (widening - 1)) @ axes
         _, e, directions = np.linalg.svd(tilted, full_matrices=False)
     except np.linalg.LinAlgError:
         return None
-    shrink = np.sqrt(2 / (1 + np.sqrt(1 + 4 * e**2)))
+    shrinkage = np.sqrt(2 / (1 + np.sqrt(1 + 4 * e**2)))
 
-    def change(rows: Floats, along: Floats, scale: Floats) -> Floats:
+    def stretched(rows: Floats, along: Floats, scale: Floats) -> Floats:
         """`rows (I + along' diag(scale - 1) along)`."""
         return rows + (rows @ along.T * (scale - 1)) @ along
 
-    factor = change(change(current.factor, axes, widen), directions, shrink)
+    factor = stretched(stretched(current.factor, axes, widening), directions, shrinkage)
     # S' g-bar through the square root R (I + W diag(sqrt(k) - 1) W') and its transpose
-    pulled = change(change(score[None], axes, widen), directions, shrink**2)
-    pulled = change(pulled, axes, widen)[0]
-    mean = current.mean + current.factor @ (weight * (pulled + center))
-    log_det = float(np.log(widen).sum() + np.log(shrink).sum())
+    product = stretched(stretched(score[None], axes, widening), directions, shrinkage**2)
+    product = stretched(product, axes, widening)[0]
+    mean = current.mean + current.factor @ (weight * (product + center))
+    log_det = float(np.log(widening).sum() + np.log(shrinkage).sum())
     if not (np.isfinite(mean).all() and np.isfinite(factor).all() and np.isfinite(log_det)):
         return None
     return Step(Gaussian(mean, factor), log_det)

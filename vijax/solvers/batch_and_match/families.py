@@ -1,4 +1,4 @@
-"""The families that batch and match moves in: dense Gaussians, and diagonal plus low rank."""
+"""The families that batch and match optimizes over: dense and low-rank Gaussians."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ import numpy as np
 
 from vijax.contracts.kernel import Floats
 from vijax.solvers.batch_and_match.dense_update import Step, update
-from vijax.solvers.batch_and_match.low_rank_update import FactoredMean, patched_update
+from vijax.solvers.batch_and_match.low_rank_update import LowRankAverage, low_rank_update
 from vijax.solvers.gaussians.dense import Gaussian, from_moments
 from vijax.solvers.gaussians.low_rank import LowRankGaussian, low_rank_approximation
 
 
-class Mean(Protocol):
-    """The Gaussian with the mean moments of several."""
+class MomentAverage(Protocol):
+    """The Gaussian with the weighted mean of the moments of several Gaussians."""
 
     def add(self, gaussian: Any, weight: float) -> None:
-        """One more; weights add up to one."""
+        """Adds a Gaussian; the weights sum to one."""
 
     def gaussian(self) -> Any:
-        """The result, `None` where it is no Gaussian."""
+        """The result, `None` if its covariance is not positive definite."""
 
 
 class Family(Protocol):
-    """What batch and match needs to know about Gaussians of one kind."""
+    """A family of Gaussians with the operations of batch and match."""
 
-    patience: ClassVar[int]  # windows that are compared to tell whether the ELBO still rises
+    patience: ClassVar[int]  # windows compared to determine whether the ELBO still increases
 
     def order(self, dim: int) -> int:
-        """Of the square matrices that its members are made of."""
+        """Order of the largest square matrices in the algebra of its members."""
 
-    def adopt(self, gaussian: Gaussian | LowRankGaussian) -> Any:
-        """A member near any Gaussian."""
+    def approximate(self, gaussian: Gaussian | LowRankGaussian) -> Any:
+        """A member that approximates a Gaussian."""
 
     def update(self, current: Any, noise: Floats, gradient: Floats, lam: float) -> Step | None:
-        """One step from a member to another, `None` if it comes out non-finite."""
+        """One step within the family, `None` if the result is not finite."""
 
-    def mean(self, dim: int) -> Mean:
-        """An empty mean of members."""
+    def empty_average(self, dim: int) -> MomentAverage:
+        """An empty average of members."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,44 +51,44 @@ class Dense:
     def order(self, dim: int) -> int:
         return dim
 
-    def adopt(self, gaussian: Gaussian | LowRankGaussian) -> Gaussian:
+    def approximate(self, gaussian: Gaussian | LowRankGaussian) -> Gaussian:
         return Gaussian(gaussian.mean, gaussian.factor)
 
     def update(self, current: Gaussian, noise: Floats, gradient: Floats, lam: float) -> Step | None:
         return update(current, noise, gradient, lam)
 
-    def mean(self, dim: int) -> Mean:
-        return _DenseMean(dim)
+    def empty_average(self, dim: int) -> MomentAverage:
+        return _DenseAverage(dim)
 
 
 @dataclasses.dataclass(frozen=True)
 class LowRank:
-    """A diagonal plus at most `rank` directions."""
+    """Gaussians with a covariance of a diagonal plus at most `rank` directions."""
 
-    patience: ClassVar[int] = 5  # in thousands of dimensions a nat hides in the noise of one
+    patience: ClassVar[int] = 5  # in thousands of dimensions the noise of one hides a nat
     rank: int
 
     def order(self, dim: int) -> int:
         return self.rank
 
-    def adopt(self, gaussian: Gaussian | LowRankGaussian) -> LowRankGaussian:
+    def approximate(self, gaussian: Gaussian | LowRankGaussian) -> LowRankGaussian:
         return low_rank_approximation(gaussian, self.rank)
 
     def update(
         self, current: LowRankGaussian, noise: Floats, gradient: Floats, lam: float
     ) -> Step | None:
-        return patched_update(current, noise, gradient, lam, self.rank)
+        return low_rank_update(current, noise, gradient, lam, self.rank)
 
-    def mean(self, dim: int) -> Mean:
-        return FactoredMean(self.rank)
+    def empty_average(self, dim: int) -> MomentAverage:
+        return LowRankAverage(self.rank)
 
 
 def family_of(gaussian: Gaussian | LowRankGaussian) -> Family:
-    """The family that a Gaussian is a member of."""
+    """The family of a Gaussian."""
     return LowRank(gaussian.rank) if isinstance(gaussian, LowRankGaussian) else Dense()
 
 
-class _DenseMean:
+class _DenseAverage:
     def __init__(self, dim: int) -> None:
         self.first, self.second = np.zeros(dim), np.zeros((dim, dim))
 

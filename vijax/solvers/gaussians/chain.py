@@ -10,7 +10,7 @@ import numpy as np
 from vijax.contracts.kernel import Floats
 from vijax.solvers.gaussians.structure import Structure, pivots
 
-_NUM_COLORS = 3  # blocks this far apart share no neighbor and are probed together
+_NUM_COLORS = 3  # blocks with a distance of three share no neighbor and are probed together
 
 
 class Tridiagonal(NamedTuple):

@@ -68,7 +68,7 @@ class Structure(abc.ABC):
 
     @abc.abstractmethod
     def solve(self, conditionals: Conditionals, rhs: Floats) -> Floats:
-        """`precision^-1 right`."""
+        """`precision^-1 rhs`."""
 
     @abc.abstractmethod
     def draws(self, conditionals: Conditionals, noise: Floats) -> Floats:

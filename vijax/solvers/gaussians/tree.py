@@ -71,7 +71,7 @@ class LevelNode(NamedTuple):
         return out
 
     def sum_children_product(self, left: Floats, rhs: Floats) -> Floats:
-        """`sum_children` of `left' right`, both `(rows, width, ...)`, as one product if possible."""
+        """`sum_children` of `left' rhs`, both `(rows, width, ...)`, as one product if possible."""
         if self.parent_rows is None:
             return (left.reshape(-1, left.shape[2]).T @ rhs.reshape(-1, rhs.shape[2]))[None]
         return self.sum_children(np.swapaxes(left, 1, 2) @ rhs)

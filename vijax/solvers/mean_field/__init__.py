@@ -1,1 +1,1 @@
-"""Mean-field Gaussians on fixed draws, and linear response."""
+"""Mean-field Gaussians by the sample-average ELBO, and linear response covariances."""

@@ -1,8 +1,8 @@
-"""Linear response: the covariances that a mean-field fit leaves out.
+"""Linear response: covariances from a mean-field fit.
 
-A mean-field Gaussian has the right means where it is good, and variances that are too small where
-coordinates are correlated. How its means move when the log density is tilted by `t' z` is a
-covariance that does see the correlations: the top-left block of the inverse Hessian of the
+A mean-field Gaussian often has accurate means, but underestimates the variances of correlated
+coordinates. The derivative of its means with respect to `t` when `t' z` is added to the log density
+is a covariance that includes correlations: the top-left block of the inverse Hessian of the
 negative ELBO in `(mu, log sd)`. It is exact for Gaussian posteriors. Source: Covariances,
 robustness, and variational Bayes, Giordano, Broderick, Jordan, 2018.
 """
@@ -15,17 +15,17 @@ from typing import NamedTuple
 import numpy as np
 
 from vijax.contracts.kernel import Floats, Kernel
-from vijax.solvers.mean_field.sample_average import FixedObjective
+from vijax.solvers.mean_field.sample_average import SampleAverageObjective
 
-_DIFFERENCE = 0.1  # sds between a draw and the points its curvature is measured from
-_MOST_STEPS = 200  # of conjugate gradients
+_STEP = 0.1  # finite difference step, in sds
+_MAX_ITERATIONS = 200  # of conjugate gradients
 
 
-class Response(NamedTuple):
-    """Curvature of the negative ELBO on fixed draws, at one mean-field Gaussian.
+class ElboCurvature(NamedTuple):
+    """Curvature of the negative ELBO on fixed draws, at a mean-field Gaussian.
 
     Attributes:
-        sd: of the Gaussian, `(d,)`.
+        sd: standard deviations of the Gaussian, `(d,)`.
         matrix: Hessian `(2 d, 2 d)` in `(mu / sd, log sd)`.
     """
 
@@ -34,7 +34,7 @@ class Response(NamedTuple):
 
     @property
     def inverse(self) -> Floats | None:
-        """The inverse Hessian `(2 d, 2 d)`; `None` where the Hessian is not positive definite."""
+        """Inverse Hessian `(2 d, 2 d)`; `None` if the Hessian is not positive definite."""
         try:
             root = np.linalg.inv(np.linalg.cholesky(self.matrix))
         except np.linalg.LinAlgError:
@@ -43,70 +43,72 @@ class Response(NamedTuple):
 
     @property
     def covariance(self) -> Floats | None:
-        """Posterior covariance `(d, d)`; `None` where the Hessian is not positive definite."""
+        """Posterior covariance `(d, d)`; `None` if the Hessian is not positive definite."""
         inverse, half = self.inverse, self.sd.size
         return None if inverse is None else np.outer(self.sd, self.sd) * inverse[:half, :half]
 
 
-def respond(
+def elbo_curvature(
     noise: Floats, mean: Floats, sd: Floats, hessian: Callable[[Floats], Floats]
-) -> Response:
+) -> ElboCurvature:
     """The curvature at an optimum, from Hessians of the log density at all draws.
 
     With `H_m` the Hessian at draw `m` in units of `sd`, the blocks are `-mean H_m`,
-    `-mean H_m diag(z_m)` and `-mean diag(z_m) H_m diag(z_m) + I`; the identity stands for
-    `-diag(mean sd z_m g_m)`, which it is at an optimum.
+    `-mean H_m diag(z_m)` and `-mean diag(z_m) H_m diag(z_m) + I`; the identity replaces
+    `-diag(mean sd z_m g_m)`, to which it is equal at an optimum.
 
     Args:
         noise: standard normal `(num_draws, d)`.
-        mean: of the Gaussian, `(d,)`.
-        sd: of the Gaussian, `(d,)`.
-        hessian: of the log density, from a point `(d,)` to `(d, d)`; `Kernel.hessian`, or
-            `by_differences` to compile nothing.
+        mean: mean of the Gaussian, `(d,)`.
+        sd: standard deviations of the Gaussian, `(d,)`.
+        hessian: Hessian of the log density, from a point `(d,)` to `(d, d)`; `Kernel.hessian`, or
+            `finite_difference_hessian` to compile nothing.
     """
     dim = sd.size
     matrix = np.zeros((2 * dim, 2 * dim))
     for row in noise:
-        bent = hessian(mean + sd * row) * np.outer(sd, sd) / len(noise)
-        tilted = bent * row
-        matrix[:dim, :dim] -= bent
-        matrix[:dim, dim:] -= tilted
-        matrix[dim:, dim:] -= row[:, None] * tilted
+        scaled = hessian(mean + sd * row) * np.outer(sd, sd) / len(noise)
+        product = scaled * row
+        matrix[:dim, :dim] -= scaled
+        matrix[:dim, dim:] -= product
+        matrix[dim:, dim:] -= row[:, None] * product
     matrix[dim:, :dim] = matrix[:dim, dim:].T
     matrix[dim:, dim:] += np.eye(dim)
-    return Response(sd, matrix)
+    return ElboCurvature(sd, matrix)
 
 
-def by_differences(kernel: Kernel, sd: Floats) -> Callable[[Floats], Floats]:
-    """Hessians of the log density by central differences of scores over tenths of `sd` `(d,)`.
+def finite_difference_hessian(kernel: Kernel, sd: Floats) -> Callable[[Floats], Floats]:
+    """Hessians of the log density by central differences of scores, with steps of `sd / 10` `(d,)`.
 
-    Good to a per cent or so: for error estimates, where compiling exact ones would cost more
-    than all the rest.
+    Accurate to about one percent: for error estimates, where compiling exact Hessians would take
+    longer than everything else.
     """
-    steps = np.diag(_DIFFERENCE * sd)
+    steps = np.diag(_STEP * sd)
 
     def hessian(point: Floats) -> Floats:
         _, score = kernel(np.concatenate([point + steps, point - steps]))
-        ahead, behind = np.split(score, 2)
-        bent = (ahead - behind) / (2 * _DIFFERENCE * sd[:, None])
-        return 0.5 * (bent + bent.T)
+        forward, backward = np.split(score, 2)
+        matrix = (forward - backward) / (2 * _STEP * sd[:, None])
+        return 0.5 * (matrix + matrix.T)
 
     return hessian
 
 
-def covariance_rows(objective: FixedObjective, point: Floats, rows: np.ndarray) -> Floats | None:
+def covariance_rows(
+    objective: SampleAverageObjective, point: Floats, rows: np.ndarray
+) -> Floats | None:
     """Rows of the posterior covariance, `(len(rows), d)`, by conjugate gradients.
 
-    For a few coordinates of many: each row takes some dozens of Hessian-vector products of the
-    ELBO, against `d` of them for the whole matrix.
+    For few of many coordinates: each row takes a few dozen Hessian-vector products of the ELBO,
+    the full matrix `d` of them.
 
     Args:
-        objective: the fixed-draw ELBO.
+        objective: the ELBO on fixed draws.
         point: its optimum `(2 d,)`.
-        rows: positions of the coordinates.
+        rows: indices of the coordinates.
 
     Returns:
-        The rows; `None` where a direction of positive curvature of the ELBO was met.
+        The rows; `None` if a direction of non-negative curvature of the ELBO was found.
     """
     half = objective.dim // 2
     unit = np.zeros((len(rows), objective.dim))
@@ -118,37 +120,39 @@ def covariance_rows(objective: FixedObjective, point: Floats, rows: np.ndarray) 
 
 
 def conjugate_gradients(
-    products: Callable[[Floats], Floats], right: Floats, tolerance: float = 1e-5
+    products: Callable[[Floats], Floats], rhs: Floats, tolerance: float = 1e-5
 ) -> Floats | None:
-    """Solves `A x = b` for every row `b` of `right` `(num, dim)`, all side by side.
+    """Solves `A x = b` for every row `b` of `rhs` `(num, dim)`, vectorized over rows.
 
     Source: Methods of conjugate gradients for solving linear systems, Hestenes, Stiefel, 1952.
 
     Args:
-        products: rows `(num, dim)` to rows times the symmetric matrix `A`.
-        right: right-hand sides.
-        tolerance: residual norm relative to that of `b` at which a row counts as solved.
+        products: maps rows `(num, dim)` to their products with the symmetric matrix `A`.
+        rhs: right-hand sides.
+        tolerance: norm of the residual relative to that of `b` at which a row has converged.
 
     Returns:
-        Solutions `(num, dim)`; `None` where `A` turned out not to be positive definite.
+        Solutions `(num, dim)`; `None` if `A` is found not to be positive definite.
     """
-    x, residual = np.zeros_like(right), right.copy()
+    x, residual = np.zeros_like(rhs), rhs.copy()
     direction = residual.copy()
-    square = np.sum(residual**2, axis=1)
-    goal = tolerance**2 * square
-    for _ in range(_MOST_STEPS):
-        open_rows = np.flatnonzero(square > goal)
-        if not open_rows.size:
+    squared_norm = np.sum(residual**2, axis=1)
+    threshold = tolerance**2 * squared_norm
+    for _ in range(_MAX_ITERATIONS):
+        active = np.flatnonzero(squared_norm > threshold)
+        if not active.size:
             break
-        along = direction[open_rows]
-        image = products(along)
-        bend = np.sum(along * image, axis=1)
-        if not (bend > 0).all():
+        search = direction[active]
+        product = products(search)
+        curvature = np.sum(search * product, axis=1)
+        if not (curvature > 0).all():
             return None
-        step = (square[open_rows] / bend)[:, None]
-        x[open_rows] += step * along
-        residual[open_rows] -= step * image
-        fresh = np.sum(residual[open_rows] ** 2, axis=1)
-        direction[open_rows] = residual[open_rows] + (fresh / square[open_rows])[:, None] * along
-        square[open_rows] = fresh
+        step = (squared_norm[active] / curvature)[:, None]
+        x[active] += step * search
+        residual[active] -= step * product
+        new_squared_norm = np.sum(residual[active] ** 2, axis=1)
+        direction[active] = (
+            residual[active] + (new_squared_norm / squared_norm[active])[:, None] * search
+        )
+        squared_norm[active] = new_squared_norm
     return x

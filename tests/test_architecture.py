@@ -189,7 +189,9 @@ def write_tree(root: Path, files: dict[str, str]) -> Path:
 
 LEGAL = {
     "__init__.py": "from vijax.fitting.fit import fit\nfrom vijax import guides",
-    "fitting/fit.py": "from vijax.engine import engine\nfrom vijax import guides\nimport vijax.posterior.files",
+    "fitting/fit.py": (
+        "from vijax.engine import engine\nfrom vijax import guides\nimport vijax.posterior.files"
+    ),
     "posterior/files.py": "from vijax.storage import codec",
     "storage/codec.py": "import orbax.checkpoint",
     "engine/engine.py": "from ..contracts.target import Target",

@@ -177,7 +177,7 @@ def test_data_that_cannot_be_read_in_batches_raise(arrays):
 
     with pytest.raises(ModelError, match=r"'x': expected data that are read from MappedRows"):
         fit(indexing, mapped, y, num_steps=1)
-    with pytest.raises(ModelError, match="cut along none"):
+    with pytest.raises(ModelError, match="subsampled along none"):
         fit(regression, mapped, y, num_steps=1, batch_size=ROWS)
     broken = np.array(x[:300_000])
     broken[:, 3] = np.nan

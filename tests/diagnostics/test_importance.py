@@ -49,7 +49,7 @@ def test_densities_evaluated_separately_are_the_same(monkeypatch):
 
     at_once = draws()
     assert with_log_p() == {True}
-    monkeypatch.setattr(_kernel, "_WORTH_COMPILING", 1)
+    monkeypatch.setattr(_kernel, "_COMPILE_THRESHOLD", 1)
     separately = draws()
     assert with_log_p() == {True, False}
     jax.tree.map(np.testing.assert_array_equal, separately.z, at_once.z)

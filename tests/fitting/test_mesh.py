@@ -296,7 +296,7 @@ def test_invalid_meshes_are_rejected():
 
     with pytest.raises(TypeError, match=r"mesh: expected a jax\.sharding\.Mesh"):
         vijax.fit(model, np.ones(3), mesh=8)
-    with pytest.raises(vijax.ModelError, match="mesh: expected an array with a row"):
+    with pytest.raises(vijax.ModelError, match="mesh: expected an array along a plate"):
         vijax.fit(model, np.ones(3), mesh=jax.make_mesh((1,), ("rows",)))
     # the same device twice: rejected before it is used
     pair = Mesh(np.array(jax.devices()[:1] * 2), ("restarts",))

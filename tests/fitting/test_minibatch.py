@@ -229,13 +229,13 @@ def test_minibatches_reach_the_full_data_posterior():
 
 def test_a_guide_without_per_row_parameters_is_rejected():
     with pytest.raises(
-        GuideError, match=r"every row of site 'theta'.*'meanfield', \.\.\.: 'fullrank'"
+        GuideError, match=r"per-row parameters for site 'theta'.*'meanfield', \.\.\.: 'fullrank'"
     ):
         fit(hierarchy, Y, batch_size={"rows": 12}, guide="fullrank")
 
 
 def test_an_optimizer_without_per_row_state_is_rejected():
-    with pytest.raises(TypeError, match="optimizer: expected one that keeps its state"):
+    with pytest.raises(TypeError, match="optimizer: expected one with separate state"):
         fit(groups, Y, batch_size={"rows": 12}, optimizer=optax.lbfgs(), num_steps=2)
 
 

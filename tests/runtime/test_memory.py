@@ -21,7 +21,7 @@ def fitted():
 
 def test_draws_do_not_depend_on_the_block_size(fitted, monkeypatch):
     whole = fitted.sample(0, 100, corrected=False)
-    monkeypatch.setattr(_draws, "_HOST_NUMBERS", 13 * 7)  # seven draws at a time
+    monkeypatch.setattr(_draws, "_HOST_ELEMENTS", 13 * 7)  # seven draws at a time
     for name, value in fitted.sample(0, 100, corrected=False).items():
         np.testing.assert_array_equal(value, whole[name])
 

@@ -15,7 +15,7 @@ class Family(Protocol):
         """Number of values of each variable, `None` if there are infinitely many."""
 
     def draw(self, key: Array) -> Array:
-        """One draw: indices of values (counts, if there are infinitely many), of the site's shape."""
+        """One draw of the site's shape: indices of values (counts if infinitely many)."""
 
     def log_prob(self, values: Array) -> Array:
         """Log probability of each variable's value, of the site's shape."""

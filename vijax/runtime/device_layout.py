@@ -65,7 +65,7 @@ class DeviceLayout:
         return tree if self.mesh is None else lax.with_sharding_constraint(tree, self._at())
 
     def constrain(self, tree: Any, axes: Any) -> Any:
-        """In a program: constrains a state, with leading axis of restarts, to the layout of `put`."""
+        """In a program: constrains a state, its first axis restarts, to the layout of `put`."""
         if self.mesh is None:
             return tree
         return lax.with_sharding_constraint(tree, self._shardings(tree, axes))

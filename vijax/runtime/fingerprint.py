@@ -159,7 +159,7 @@ class _Walk:
         return _Identity(value) if state is None else (self.visit(kind), state)
 
     def _state(self, value: Any) -> Hashable:
-        """The fingerprint of an object's attributes, `None` if it has no slots and no `__dict__`."""
+        """The fingerprint of an object's attributes, `None` without slots and `__dict__`."""
         names = [name for cls in type(value).__mro__ for name in _slots(cls)]
         slots = [getattr(value, name, None) for name in names]
         attributes = getattr(value, "__dict__", None)

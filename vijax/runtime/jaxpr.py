@@ -118,7 +118,9 @@ def _through_scan(
     while True:
         inputs = [*incoming[:start], *carry, *incoming[stop:]]
         out = dependencies(body, inputs)
-        following = [old | to_next_step(new) for old, new in zip(carry, out[: len(carry)], strict=True)]
+        following = [
+            old | to_next_step(new) for old, new in zip(carry, out[: len(carry)], strict=True)
+        ]
         if following == carry:
             return out
         carry = following

@@ -402,7 +402,7 @@ def moving_support(y):
     ("model", "data", "message"),
     [
         (poisson, Y, "site 'n': .*finitely many values.*Poisson.*Categorical"),
-        (events, Y, r"site 'z': .*event shape \(4,\).*plate instead of to_event"),
+        (events, Y, r"site 'z': .*event shape \(4,\).*plate for its entries"),
         (no_plate, Y, r"site 'z': .*batch shape \(4,\).*numpyro.plate"),
         (sum_over_rows, Y, "site 'y': depends on .*'z' in every row of plate 'rows'"),
         (observed_after_the_scan, Y, "site 'y': depends on .*'x' .*the scan.*Move it into"),

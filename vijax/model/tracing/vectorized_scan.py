@@ -2,8 +2,8 @@
 
 A step depends on earlier discrete states only through those of the previous step, so that steps
 need not run in order. Each runs after one step from the carry of a sequential run, in which the
-discrete sites take their previous states. Factors of the carry that do not depend on discrete states,
-such as counters or the last observation, come from the sequential run.
+discrete sites take their previous states. Factors of the carry that do not depend on discrete
+states, such as counters or the last observation, come from the sequential run.
 """
 
 from __future__ import annotations

@@ -72,9 +72,9 @@ def main():
     print(posterior.summary())
     print(f"\n{posterior.report()}\n")
 
-    simple = vijax.fit(  # by gradient steps, to show the loss
-        model, *data, log_radon=log_radon, guide="meanfield", algorithm="gradient"
-    )
+    # by gradient steps, to show the loss
+    options = {"guide": "meanfield", "algorithm": "gradient", "num_steps": 5000}
+    simple = vijax.fit(model, *data, log_radon=log_radon, **options)
     print(f"for comparison, {simple!r}")
 
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.3), layout="constrained")

@@ -146,8 +146,8 @@ FAULTS = {
     ),
     "batch and match forgets its old mean": Fault(
         "solvers/batch_and_match/dense_update.py",
-        "mean = current.mean + current.factor @ (weight * (pulled + center))",
-        "mean = current.mean + current.factor @ (weight * (pulled - center))",
+        "mean = current.mean + current.factor @ (weight * (product + center))",
+        "mean = current.mean + current.factor @ (weight * (product - center))",
         "solvers/batch_and_match",
     ),
     "linear response without the curvature's sign": Fault(

@@ -155,9 +155,8 @@ def test_a_banana_is_fitted_by_a_flow():
     np.testing.assert_allclose((y - x**2).std(), 0.1**0.5, rtol=0.1)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_heavy_tails_are_reported_as_approximate(seed):
-    posterior = fit(cauchy, rng_key=seed)
+def test_heavy_tails_are_reported_as_approximate():
+    posterior = fit(cauchy)
     assert posterior.status == "approximate"
     assert posterior._result.assessment.diagnosis.advice
 

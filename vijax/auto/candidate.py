@@ -12,6 +12,8 @@ from vijax.guides import FullRank
 from vijax.solvers import BatchAndMatch, VariationalNewton
 from vijax.solvers.default import dense_gaussian
 
+MAX_UNSEEN = 0.02  # estimated probability of unseen modes up to which the search is complete
+
 
 class Candidate(NamedTuple):
     """An approximation.
@@ -53,7 +55,10 @@ def assess_solution(
     """Diagnostics of a solution; see `vijax.diagnostics.assessment.assess`."""
     fitted = problem.fitted(solution.variables, mutable)
     num_modes = 1 + len(solution.alternatives)
-    return assess(fitted, solution.converged, num_modes=num_modes, chains=chains)
+    more_modes = solution.unseen is not None and solution.unseen > MAX_UNSEEN
+    return assess(
+        fitted, solution.converged, num_modes=num_modes, more_modes=more_modes, chains=chains
+    )
 
 
 def is_better(one: Candidate, other: Candidate) -> bool:

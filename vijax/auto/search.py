@@ -96,9 +96,10 @@ def _status(best: Candidate) -> str:
 
 
 def _eliminates_modes(found: Candidate, best: Candidate) -> bool:
-    """Whether this is the same solution with fewer alternative modes."""
-    same = found.solution.variables is best.solution.variables
-    return same and len(found.solution.alternatives) < len(best.solution.alternatives)
+    """Whether this is the same solution, with fewer alternative modes or a further search."""
+    new, old = found.solution, best.solution
+    fewer = len(new.alternatives) < len(old.alternatives) or new.unseen != old.unseen
+    return new.variables is old.variables and fewer
 
 
 def _attempt(stage: str, found: Candidate, kept: bool, seconds: float) -> Attempt:

@@ -122,6 +122,7 @@ def assess(
     converged: bool,
     nonfinite_steps: Sequence[object] = (),
     num_modes: int = 1,
+    more_modes: bool = False,
     chains: Chains = "check",
 ) -> Assessment:
     """Assesses a full-batch fit.
@@ -131,10 +132,13 @@ def assess(
         converged: see `Diagnostics`.
         nonfinite_steps: see `Diagnostics`.
         num_modes: see `Diagnostics`.
+        more_modes: see `Diagnostics`.
         chains: `"none"`; `"check"`, short chains check the guide; `"correct"`, they may also
             continue until their states can replace the guide's draws.
     """
     assessment = assess_importance(fitted, converged, nonfinite_steps, num_modes)
+    diagnostics = assessment.diagnostics._replace(more_modes=more_modes)
+    assessment = assessment._replace(diagnostics=diagnostics)
     if chains == "none":
         return assessment
     return add_chain_check(assessment, fitted, correct=chains == "correct")

@@ -94,6 +94,7 @@ class Diagnostics(NamedTuple):
         finite_share: share of them with a finite density under the model.
         num_modes: separate modes found, the one that the guide covers included.
         more_modes: whether the search for modes reached its limit while finding new ones.
+        unsearched: why other modes were not searched for, empty if they were.
         discrepancy: Stein discrepancy of `num_draws` particles, the only diagnostic for them.
     """
 
@@ -109,6 +110,7 @@ class Diagnostics(NamedTuple):
     stationarity: Stationarity | None = None
     discrepancy: Discrepancy | None = None
     more_modes: bool = False
+    unsearched: str = ""
 
 
 def diagnose(diagnostics: Diagnostics) -> Diagnosis:
@@ -159,9 +161,16 @@ def _diagnose_draws(
     if diagnostics.more_modes:
         reasons.append("the search for modes reached its limit while still finding new ones")
         return Diagnosis("approximate", tuple(reasons), advice)
+    if diagnostics.unsearched:
+        reasons.append(f"other modes were not searched for: {diagnostics.unsearched}")
+        return Diagnosis("approximate", tuple(reasons), advice)
     unneeded = chains == "too short" and importance.ess > _NEARLY_ALL * diagnostics.num_draws
     if weights == "accurate" and (chains in ("agree", "absent") or unneeded):
         return Diagnosis("certified", tuple(reasons), "")
+    far = diagnostics.check is not None and diagnostics.check.far
+    if diagnostics.use_chains and chains == "differ" and far:
+        reasons.append("chains ended far from the guide: other modes may lie near their ends")
+        return Diagnosis("approximate", tuple(reasons), advice)
     if diagnostics.use_chains and chains in ("agree", "agree corrected", "differ"):
         reasons.append("posterior draws: final states of these chains")
         return Diagnosis("corrected", tuple(reasons), "")

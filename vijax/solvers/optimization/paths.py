@@ -46,6 +46,9 @@ def finite_starts(
 ) -> Floats:
     """Starting points `(num, dim)`, uniform on `(-radius, radius)` in each coordinate.
 
+    Three in eight are drawn from the prior in coordinates where it is known and reaches beyond
+    these intervals: modes far from the origin are then found, too.
+
     Points whose log density or gradient is not finite are redrawn individually, from an interval
     that shrinks by 10 % per attempt; after the last attempt they are returned as they are.
 
@@ -58,6 +61,12 @@ def finite_starts(
         rounds: maximum number of attempts.
     """
     starts = rng.uniform(-radius, radius, (num, kernel.dim))
+    location, scale = _prior(kernel)
+    far = np.flatnonzero(np.abs(location) + scale > radius)
+    if far.size:
+        from_prior = np.arange(num - 3 * num // 8, num)[:, None]
+        noise = rng.standard_normal((len(from_prior), far.size))
+        starts[from_prior, far] = location[far] + scale[far] * noise
     if first is not None:
         starts[: len(first)] = first[:num]
     invalid = np.arange(num)
@@ -69,6 +78,19 @@ def finite_starts(
         width = radius * 0.9**attempt
         starts[invalid] = rng.uniform(-width, width, (invalid.size, kernel.dim))
     return kernel.round(starts)
+
+
+def _prior(kernel: Kernel) -> tuple[Floats, Floats]:
+    """Location and scale `(dim,)` of the prior; both zero where it is not known."""
+    location, scale = np.zeros(kernel.dim), np.zeros(kernel.dim)
+    start = 0
+    for site in kernel.target.space.sites:
+        stop = start + site.size
+        moments = kernel.target.structure.priors.get(site.name)
+        if moments is not None and moments[0].size == site.size:  # not some rows of a plate
+            location[start:stop], scale[start:stop] = (one.reshape(-1) for one in moments)
+        start = stop
+    return location, scale
 
 
 def positive_curvature(s: Floats, y: Floats) -> np.ndarray:

@@ -80,6 +80,16 @@ class PathfinderResult(NamedTuple):
         return int(self.path_modes.max(initial=-1)) + 1
 
     @property
+    def unseen(self) -> float:
+        """Estimated probability that a further path ends at a mode that none of these reached.
+
+        The share of converged paths that are alone at their mode (Good, 1953); zero if all reached
+        the same mode.
+        """
+        visits = np.bincount(self.path_modes[self.path_modes >= 0])
+        return float(np.sum(visits == 1) / visits.sum()) if len(visits) > 1 else 0.0
+
+    @property
     def at_other_modes(self) -> np.ndarray:
         """Indices of the candidates that are not at the best path's mode.
 
@@ -194,7 +204,9 @@ class Pathfinder(Solver):
         """
         kernel = Kernel(target, batch, variables.model)
         result = self.run(kernel, host_rng(key), location(variables.guide, target.space)[None])
-        return gaussian_solution(kernel, variables, [result.gaussian], result.reason, True)
+        return gaussian_solution(
+            kernel, variables, [result.gaussian], result.reason, True, unseen=result.unseen
+        )
 
     def run(
         self, kernel: Kernel, rng: np.random.Generator, starts: Floats | None = None

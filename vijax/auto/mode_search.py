@@ -44,19 +44,10 @@ class ModeSearch(NamedTuple):
 
 def search_modes(problem: Problem, variables: Variables, mutable: dict[str, PyTree]) -> ModeSearch:
     """Searches for modes that a fitted guide does not cover, by Pathfinder."""
-    target, data = problem.target, problem.all_rows
-    if not target.differentiable:
-        return ModeSearch(0, "the log density has no gradient in some sites")
-    if target.space.dim > _MAX_DIM:
-        return ModeSearch(0, f"more than {_MAX_DIM} dimensions")
-    if data is None:
-        return ModeSearch(0, "the full data cannot be evaluated")
+    reason, target, data = unaffordable(problem), problem.target, problem.all_rows
+    if reason or data is None:
+        return ModeSearch(0, reason)
     kernel = Kernel(target, data, variables.model, mutable)
-    cost = _GRADIENTS * kernel.num_elements
-    if isinstance(data, Blocks):
-        cost += _PASSES * data.read_cost * data.plate.size
-    if cost > _MAX_ELEMENTS:
-        return ModeSearch(0, "too much data")
     key = fold_in(problem.key, 6)
     drawn = weights.draw(target, problem.guide, variables, mutable, key, data, _DRAWS)
     flat = weights.flatten(target.space, drawn.z)
@@ -71,6 +62,21 @@ def search_modes(problem: Problem, variables: Variables, mutable: dict[str, PyTr
         if others or paths.unseen <= MAX_UNSEEN:
             break
     return ModeSearch(others, "")
+
+
+def unaffordable(problem: Problem) -> str:
+    """Why a search for other modes is impossible or would take too long; empty if it is not."""
+    target, data = problem.target, problem.all_rows
+    if not target.differentiable:
+        return "the log density has no gradient in some sites"
+    if target.space.dim > _MAX_DIM:
+        return f"more than {_MAX_DIM} dimensions"
+    if data is None:
+        return "the full data cannot be evaluated"
+    cost = _GRADIENTS * weights.num_elements(data, target.space.dim)
+    if isinstance(data, Blocks):
+        cost += _PASSES * data.read_cost * data.plate.size
+    return "too much data" if cost > _MAX_ELEMENTS else ""
 
 
 def with_mode_search(

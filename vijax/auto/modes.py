@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from vijax.auto.candidate import MAX_UNSEEN, Candidate, StartingPoint, warm_start_solver
+from vijax.auto.mode_search import unaffordable
 from vijax.contracts import DensityGuide, PyTree, Solution, Variables
 from vijax.contracts.kernel import Kernel
 from vijax.guides import FullRank, LowRank, Mixture
@@ -26,7 +27,7 @@ from vijax.solvers.gaussians.conversion import from_params, to_params
 from vijax.solvers.gaussians.dense import Gaussian
 from vijax.solvers.gaussians.low_rank import LowRankGaussian
 
-_MIN_SEPARATION = 1.0  # distance between the means of separate modes, in standard deviations
+_MIN_SEPARATION = 1.0  # distance between separate modes, see `_nearest`
 _MIN_WEIGHT = 1e-3  # share of the marginal likelihood below which a mode is left out
 _PATHS, _ROUNDS = 16, 12  # paths per round, maximum number of rounds
 _MIN_ROUNDS = 4  # rounds after which lone paths at modes of negligible mass do not matter
@@ -40,6 +41,8 @@ def modes(start: StartingPoint, best: Candidate | None) -> Candidate | None:
         return None
     unseen = best.solution.unseen
     if not best.solution.alternatives and (unseen is not None and unseen <= MAX_UNSEEN):
+        return None
+    if unseen is None and unaffordable(best.problem):
         return None
     found = [best]
     for params in best.solution.alternatives:
@@ -98,7 +101,10 @@ def _search(start: StartingPoint, found: list[Candidate]) -> bool:
                 known.append(_gaussian(one))
                 visits.append(count)
             else:
-                visits[nearest] += count
+                visits = [
+                    visited + count if j == nearest or _inside(gaussian, one) else visited
+                    for j, (visited, one) in enumerate(zip(visits, known, strict=True))
+                ]
         # paths that end alone at modes of negligible mass leave room for a high one
         enough = ends.unseen <= MAX_UNSEEN or round_ + 1 >= _MIN_ROUNDS
         if (min(visits) >= _MIN_VISITS and enough) or len(found) > _MAX_MODES:
@@ -121,12 +127,25 @@ def _refined(start: StartingPoint, best: Candidate, params: PyTree, number: int)
 def _nearest(
     one: Gaussian | LowRankGaussian, others: Sequence[Gaussian | LowRankGaussian]
 ) -> tuple[int, float]:
-    """Index and distance of the nearest mean: maximum over coordinates, in the smaller sds."""
+    """Index and distance of the nearest Gaussian.
+
+    The distance is the maximum over coordinates of that of the means, in the smaller standard
+    deviations, and of the absolute log ratio of these: one mode may lie inside of another.
+    """
     distances = [
-        np.max(np.abs(one.mean - other.mean) / np.minimum(one.sd, other.sd)) for other in others
+        max(
+            np.max(np.abs(one.mean - other.mean) / np.minimum(one.sd, other.sd)),
+            np.max(np.abs(np.log(one.sd / other.sd))),
+        )
+        for other in others
     ]
     nearest = int(np.argmin(distances))
     return nearest, float(distances[nearest])
+
+
+def _inside(one: Gaussian | LowRankGaussian, other: Gaussian | LowRankGaussian) -> bool:
+    """Whether the mean of one is at the mode of the other."""
+    return bool(np.max(np.abs(one.mean - other.mean) / other.sd) < _MIN_SEPARATION)
 
 
 def _gaussian(candidate: Candidate) -> Gaussian | LowRankGaussian:

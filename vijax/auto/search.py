@@ -29,12 +29,14 @@ class Stages(NamedTuple):
 
     Attributes:
         stages: tried until the importance weights certify the result.
+        modes: search for other modes, also after a certified result.
         fallbacks: tried if short chains cannot correct the best result. They take seconds each, and
             include the check with short chains.
         correct: whether final states of chains may replace the guide's draws.
     """
 
     stages: Mapping[str, Stage]
+    modes: Mapping[str, Stage] = {}
     fallbacks: Mapping[str, Stage] = {}
     correct: bool = True
 
@@ -53,9 +55,9 @@ def search(
     best: Candidate | None = None
     history: list[Attempt] = []
     try:
-        for name, stage in stages.stages.items():
-            if best is not None and _status(best) == "certified":
-                break
+        for name, stage in {**stages.stages, **stages.modes}.items():
+            if best is not None and _status(best) == "certified" and name not in stages.modes:
+                continue
             stage_start = time.perf_counter()
             elapsed = stage_start - start_time
             if best is not None and max_seconds is not None and elapsed > max_seconds:

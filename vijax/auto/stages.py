@@ -113,7 +113,7 @@ def _refit(problem: Problem, variables: Variables, number: int) -> Solution:
 
 
 AUTO = Stages(
-    {PLATES: plates, GAUSSIAN: gaussian, CENTERING: centering, MODES: modes}, {FLOW: flow}
+    {PLATES: plates, GAUSSIAN: gaussian, CENTERING: centering}, {MODES: modes}, {FLOW: flow}
 )
 # a guide named by the user is not replaced, and its draws are not corrected
 NAMED = Stages({GAUSSIAN: gaussian, CENTERING: centering}, correct=False)

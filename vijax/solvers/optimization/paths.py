@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import ndtri
 
 from vijax.contracts.kernel import Floats, Kernel
 
@@ -46,8 +47,8 @@ def finite_starts(
 ) -> Floats:
     """Starting points `(num, dim)`, uniform on `(-radius, radius)` in each coordinate.
 
-    Three in eight are drawn from the prior in coordinates where it is known and reaches beyond
-    these intervals: modes far from the origin are then found, too.
+    Half of them are a Latin hypercube of the prior in coordinates where it is known and reaches
+    beyond these intervals: modes far from the origin are then found, too.
 
     Points whose log density or gradient is not finite are redrawn individually, from an interval
     that shrinks by 10 % per attempt; after the last attempt they are returned as they are.
@@ -64,8 +65,9 @@ def finite_starts(
     location, scale = _prior(kernel)
     far = np.flatnonzero(np.abs(location) + scale > radius)
     if far.size:
-        from_prior = np.arange(num - 3 * num // 8, num)[:, None]
-        noise = rng.standard_normal((len(from_prior), far.size))
+        from_prior = np.arange(num - num // 2, num)[:, None]
+        strata = rng.permuted(np.tile(from_prior - from_prior[0], far.size), axis=0)
+        noise = ndtri((strata + rng.random(strata.shape)) / len(from_prior))
         starts[from_prior, far] = location[far] + scale[far] * noise
     if first is not None:
         starts[: len(first)] = first[:num]

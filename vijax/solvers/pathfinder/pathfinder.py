@@ -36,6 +36,9 @@ from vijax.solvers.pathfinder.candidates import (
 from vijax.solvers.pathfinder.inverse_hessian import CompactGaussians, concatenate
 
 _NEGLIGIBLE_DROP = 10.0  # nats below the best, plus one per dimension: covariances are crude
+_MAX_LOSS = 4.6  # nats below the ELBO of a fit: a hundredth of its mass
+_MIN_EXCESS = 4.0  # nats by which a fit has too little mass where a candidate is
+_COVERAGE_DRAWS = 32
 _NUM_FINALISTS = 3  # candidates per path evaluated a second time
 
 
@@ -110,17 +113,36 @@ class PathfinderResult(NamedTuple):
             elbo: ELBO of the fit; candidates far below it have negligible mass.
         """
         best = self._best_per_mode()
-        if gaussian is None or self.candidates is None or len(best) < 2:
+        if gaussian is None or self.candidates is None:
             return []
-        distances = [
-            np.abs((self.candidates.mean[i] - gaussian.mean) / gaussian.sd).max() for i in best
-        ]
-        nearest, min_elbo = best[int(np.argmin(distances))], self._min_elbo(elbo)
-        return [
-            self.candidates.component(i)
-            for i in best
-            if i != nearest and self.candidate_elbos[i] > min_elbo
-        ]
+        others: list[int] = []
+        if len(best) > 1:
+            distances = [
+                np.abs((self.candidates.mean[i] - gaussian.mean) / gaussian.sd).max() for i in best
+            ]
+            nearest, min_elbo = best[int(np.argmin(distances))], self._min_elbo(elbo)
+            others = [i for i in best if i != nearest and self.candidate_elbos[i] > min_elbo]
+        uncovered = [i for i in self._uncovered(gaussian, elbo) if i not in others]
+        return [self.candidates.component(i) for i in (*others, *uncovered[:1])]
+
+    def _uncovered(self, gaussian: Gaussian | LowRankGaussian, elbo: float) -> list[int]:
+        """Candidates of high mass that a fit does not cover, by ELBO, highest first.
+
+        With `c` the candidate and `q` the fit, `E_c[log p/q] = elbo_c + KL(c || q)` exceeds the
+        ELBO of the fit by some nats: a narrow mode inside of a broad one, or the reverse.
+        """
+        assert self.candidates is not None
+        order = np.argsort(-self.candidate_elbos)
+        order = order[self.candidate_elbos[order] > elbo - _MAX_LOSS]
+        noise = antithetic(np.random.default_rng(0), _COVERAGE_DRAWS, self.candidates.mean.shape[1])
+        found = []
+        for i in order:
+            candidate = self.candidates.component(int(i))
+            draws = candidate.transform(noise)
+            kl = np.mean(candidate.log_prob(draws) - gaussian.log_prob(draws))
+            if self.candidate_elbos[i] + kl > elbo + _MIN_EXCESS:
+                found.append(int(i))
+        return found
 
     def modes(self, elbo: float) -> list[tuple[LowRankGaussian, int]]:
         """The best candidate at every mode of non-negligible mass, with the number of paths there.

@@ -6,7 +6,13 @@ import math
 from typing import NamedTuple
 
 from vijax.contracts import PyTree, Solution, Variables
-from vijax.diagnostics.assessment import Assessment, Chains, add_chain_check, assess
+from vijax.diagnostics.assessment import (
+    Assessment,
+    Chains,
+    add_chain_check,
+    add_propriety,
+    assess,
+)
 from vijax.engine.problem import Problem
 from vijax.guides import FullRank
 from vijax.solvers import BatchAndMatch, VariationalNewton
@@ -73,6 +79,12 @@ def check_with_chains(best: Candidate, mutable: dict[str, PyTree], correct: bool
     """The candidate checked with short chains; `correct` if their states may replace its draws."""
     fitted = best.problem.fitted(best.solution.variables, mutable)
     return best._replace(assessment=add_chain_check(best.assessment, fitted, correct))
+
+
+def check_propriety(candidate: Candidate, mutable: dict[str, PyTree]) -> Candidate:
+    """The candidate with a check that the posterior is proper, unless it is certified."""
+    fitted = candidate.problem.fitted(candidate.solution.variables, mutable)
+    return candidate._replace(assessment=add_propriety(candidate.assessment, fitted))
 
 
 def warm_start_solver(problem: Problem) -> VariationalNewton | BatchAndMatch:

@@ -13,7 +13,13 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from vijax.auto.candidate import Candidate, StartingPoint, check_with_chains, is_better
+from vijax.auto.candidate import (
+    Candidate,
+    StartingPoint,
+    check_propriety,
+    check_with_chains,
+    is_better,
+)
 from vijax.auto.history import Attempt
 from vijax.contracts import PyTree, Solution, Variables
 from vijax.engine.problem import Problem
@@ -69,6 +75,10 @@ def search(
             kept = best is None or is_better(found, best) or _eliminates_modes(found, best)
             history.append(_attempt(name, found, kept, time.perf_counter() - stage_start))
             best = found if kept else best
+            if len(history) == 1 and best is not None:  # before more time is spent
+                best = check_propriety(best, mutable)
+                if best.assessment.diagnostics.improper:
+                    return best, tuple(history)
         assert best is not None
         bar.note(f"ELBO {best.assessment.elbo:.2f}, checking with short chains")
         best = check_with_chains(best, mutable, stages.correct)

@@ -25,6 +25,7 @@ from vijax.contracts.kernel import Kernel
 from vijax.diagnostics import importance as weights
 from vijax.diagnostics.chain_check import ChainCheck, check, evaluation_budget
 from vijax.diagnostics.importance import Draws, Importance
+from vijax.diagnostics.propriety import improper_direction
 from vijax.diagnostics.pullback import PullbackKernel
 from vijax.diagnostics.stationarity import Stationarity, stationarity
 from vijax.diagnostics.status import CERTIFIED_SHIFT, Diagnosis, Diagnostics, Shift, diagnose, shift
@@ -234,6 +235,18 @@ def add_chain_check(assessment: Assessment, fitted: FittedGuide, correct: bool) 
     return assessment
 
 
+def add_propriety(assessment: Assessment, fitted: FittedGuide) -> Assessment:
+    """The assessment with a check that the posterior is proper, unless the fit is certified."""
+    target = fitted.target
+    if assessment.diagnosis.status == "certified" or not target.differentiable:
+        return assessment
+    draws = weights.flatten(target.space, assessment.draws.z) if assessment.draws.z else None
+    if draws is None or target.space.discrete.sites:
+        return assessment
+    found = improper_direction(fitted.kernel, draws)
+    return assessment._replace(diagnostics=assessment.diagnostics._replace(improper=found))
+
+
 def assess_minibatches(
     log_weights: np.ndarray, converged: bool, nonfinite_steps: Sequence[object]
 ) -> Assessment:
@@ -246,7 +259,12 @@ def assess_minibatches(
     """
     elbo, elbo_se = weights.elbo(log_weights)
     diagnostics = Diagnostics(
-        None, None, converged=converged, nonfinite_steps=nonfinite_steps, num_draws=log_weights.size
+        None,
+        None,
+        converged=converged,
+        nonfinite_steps=nonfinite_steps,
+        num_draws=log_weights.size,
+        finite_share=float(np.mean(np.isfinite(log_weights))),
     )
     no_draws = Draws({}, np.zeros(0), np.zeros(0))
     return Assessment(no_draws, elbo, elbo_se, diagnostics)

@@ -54,7 +54,10 @@ def log_evidence(
         raise ValueError(f"method: expected one of {METHODS}, got {method!r}.")
     check_count("num_particles", num_particles)
     draws, _ = proposals(result, key, check_count("num_draws", num_draws), fresh=True)
-    return evidence(draws.log_weights, method, num_particles)
+    found = evidence(draws.log_weights, method, num_particles)
+    if isinstance(found, Bracket):
+        return found
+    return found._replace(se=math.hypot(found.se, result.assessment.diagnostics.rounding))
 
 
 def evidence(log_weights: np.ndarray, method: str, num_particles: int) -> Evidence | Bracket:

@@ -10,7 +10,13 @@ from vijax.auto.candidate import Candidate, assess_solution
 from vijax.auto.history import Attempt
 from vijax.auto.mode_search import with_mode_search
 from vijax.contracts import Batch, PyTree, Solution, Variables
-from vijax.diagnostics.assessment import Assessment, Chains, assess, assess_minibatches
+from vijax.diagnostics.assessment import (
+    Assessment,
+    Chains,
+    add_propriety,
+    assess,
+    assess_minibatches,
+)
 from vijax.diagnostics.importance import num_elements
 from vijax.engine.common_draws import common_log_weights, holds_all_rows, supports_full_data
 from vijax.engine.engine import Engine
@@ -19,6 +25,7 @@ from vijax.engine.row_schedule import RowSchedule
 from vijax.engine.run import Run
 from vijax.model.data_dependence import dependent_sites, with_placeholders
 from vijax.posterior.result import FitResult
+from vijax.posterior.rounding import with_rounding_error
 from vijax.runtime.device_layout import fetch_remote_shards
 
 _SMALL_DATA = 2**22  # array elements that can be read a few thousand times in seconds
@@ -120,6 +127,9 @@ def _result(
 ) -> FitResult:
     """The result of any fit: here other modes are searched for, if they have not been."""
     assessment = with_mode_search(assessment, problem, variables, mutable, unseen)
+    if assessment.draws.z:
+        assessment = add_propriety(assessment, problem.fitted(variables, mutable))
+    assessment = with_rounding_error(assessment, problem)
     batch, missing, unknown = _known_data(problem, variables, mutable)
     return FitResult(
         model=problem.model,

@@ -205,7 +205,7 @@ class Pathfinder(Solver):
     """
 
     maximizes_elbo: ClassVar[bool] = True
-    num_paths: int = 8
+    num_paths: int = 16
     radius: float = 2.0
     num_draws: int = 4
     num_final_draws: int = 32

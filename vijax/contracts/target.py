@@ -112,6 +112,7 @@ class Structure(NamedTuple):
         differentiable: whether the log density has a gradient in the continuous sites.
         priors: location and scale of the prior of a site's unconstrained value, each of its shape,
             for sites whose prior has constant parameters of a common family.
+        improper: sites with an improper prior.
     """
 
     observed: tuple[str, ...] = ()
@@ -121,6 +122,7 @@ class Structure(NamedTuple):
     sequential: bool = False
     differentiable: bool = True
     priors: Mapping[str, tuple[np.ndarray, np.ndarray]] = {}
+    improper: tuple[str, ...] = ()
 
 
 class Subsampling(NamedTuple):

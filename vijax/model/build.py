@@ -25,7 +25,7 @@ from vijax.model.analysis import (
 )
 from vijax.model.discrete.marginalization import plan_marginalization
 from vijax.model.minibatch.subsampling import BatchRequest
-from vijax.model.prior_location import Moments, prior_location
+from vijax.model.prior_location import Moments, is_improper, prior_location
 from vijax.model.traced_model import TracedModel
 from vijax.model.tracing import substitution
 from vijax.model.tracing.arguments import Arguments
@@ -195,6 +195,11 @@ def _structure(traced: TracedModel, analysis: Analysis, space: Space) -> Structu
         sequential=analysis.sequential,
         differentiable=analysis.differentiable,
         priors=_priors(analysis, space),
+        improper=tuple(
+            site.name
+            for site in space.continuous.sites
+            if site.name in analysis.trace and is_improper(analysis.trace[site.name]["fn"])
+        ),
     )
 
 

@@ -27,8 +27,7 @@ def prior_location(fn: dist.Distribution, shape: tuple[int, ...]) -> Moments | N
         fn: the prior of the site.
         shape: of its unconstrained value.
     """
-    while isinstance(fn, (dist.ExpandedDistribution, dist.Independent, dist.MaskedDistribution)):
-        fn = fn.base_dist
+    fn = _base(fn)
     family = _FAMILIES.get(type(fn))
     if family is None:
         return None
@@ -41,6 +40,17 @@ def prior_location(fn: dist.Distribution, shape: tuple[int, ...]) -> Moments | N
         return np.broadcast_to(location, shape), np.broadcast_to(scale, shape)
     except ValueError:  # parameters of other rows than those in use
         return None
+
+
+def is_improper(fn: dist.Distribution) -> bool:
+    """Whether the prior is improper by construction."""
+    return isinstance(_base(fn), dist.ImproperUniform)
+
+
+def _base(fn: dist.Distribution) -> dist.Distribution:
+    while isinstance(fn, (dist.ExpandedDistribution, dist.Independent, dist.MaskedDistribution)):
+        fn = fn.base_dist
+    return fn
 
 
 def _log_gamma_moments(concentration: Any, rate: Any) -> tuple[Any, Any]:

@@ -54,11 +54,18 @@ def search_modes(problem: Problem, variables: Variables, mutable: dict[str, PyTr
     elbo, sd = weights.elbo(drawn.log_weights)[0], flat.std(axis=0)
     if not (np.isfinite(elbo) and sd.all()):
         return ModeSearch(0, "draws of the guide have no finite density")
-    gaussian, rng = Gaussian(flat.mean(axis=0), np.diag(sd)), host_rng(fold_in(key, 1))
+    labels = np.zeros(len(flat), int) if drawn.labels is None else drawn.labels
+    parts = [flat[labels == one] for one in np.unique(labels)]
+    gaussians = [
+        Gaussian(part.mean(axis=0), np.diag(np.maximum(part.std(axis=0), 1e-6 * sd)))
+        for part in parts
+        if len(part) > 1
+    ]
+    rng = host_rng(fold_in(key, 1))
     others = 0
     for _ in range(_ROUNDS):
         paths = Pathfinder().run(kernel, rng)
-        others = max(others, len(paths.other_modes(gaussian, elbo)))
+        others = max(others, len(paths.other_modes(gaussians, elbo)))
         if others or paths.unseen <= MAX_UNSEEN:
             break
     return ModeSearch(others, "")

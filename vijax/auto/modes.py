@@ -39,6 +39,8 @@ def modes(start: StartingPoint, best: Candidate | None) -> Candidate | None:
     """A mixture of Gaussians at the separate modes, without modes of negligible weight."""
     if best is None or not isinstance(best.problem.guide, (FullRank, LowRank)):
         return None
+    if not math.isfinite(_log_evidence(best)):
+        return None
     unseen = best.solution.unseen
     if not best.solution.alternatives and (unseen is not None and unseen <= MAX_UNSEEN):
         return None

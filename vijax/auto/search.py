@@ -73,7 +73,12 @@ def search(
             if found is None:
                 continue
             kept = best is None or is_better(found, best) or _eliminates_modes(found, best)
-            history.append(_attempt(name, found, kept, time.perf_counter() - stage_start))
+            if (
+                best is None
+                or found.solution.variables is not best.solution.variables
+                or (best.solution.alternatives)
+            ):  # otherwise a search for modes that found none
+                history.append(_attempt(name, found, kept, time.perf_counter() - stage_start))
             best = found if kept else best
             if len(history) == 1 and best is not None:  # before more time is spent
                 best = check_propriety(best, mutable)

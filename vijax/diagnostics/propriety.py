@@ -2,8 +2,9 @@
 
 A density has a finite integral along a line only if it falls faster than `1 / |t|` far out: its
 logarithm must fall by more than `log 10` from `t` to `10 t`. It is compared at such points along
-coordinates, along the principal axes of the guide's draws, and along their mean. Less than half of
-that, over two decades, is no fall.
+coordinates of sites with an improper prior, along the principal axes of the guide's draws, and along
+their mean. A change of less than half of that, over two decades, is no fall. A posterior of proper
+priors is proper and not looked at: that of a hierarchical scale may rise along a line.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ def improper_direction(kernel: Kernel, draws: Floats) -> str:
     """
     if kernel.dim > _MAX_DIM or 10 * (kernel.dim + _NUM_AXES) * kernel.num_elements > _MAX_ELEMENTS:
         return ""
+    improper = kernel.target.structure.improper
+    if not improper:
+        return ""
     draws = draws[np.all(np.abs(draws) < _FLOAT_LIMIT, axis=1)]
     dim = kernel.dim
     center, sd, axes = np.zeros(dim), np.ones(dim), np.zeros((0, dim))
@@ -40,21 +44,23 @@ def improper_direction(kernel: Kernel, draws: Floats) -> str:
         center, sd = draws.mean(axis=0), np.maximum(draws.std(axis=0), 1e-6)
         if len(draws) > dim > 1:
             axes = np.linalg.svd((draws - center) / sd, full_matrices=False)[2][:_NUM_AXES]
-    directions = np.concatenate([np.eye(dim), axes, (center / sd)[None]])
+    names = [site.name for site in kernel.target.space.sites for _ in range(site.size)]
+    free = [i for i, name in enumerate(names) if name in improper]
+    directions = np.concatenate([np.eye(dim)[free], axes, (center / sd)[None]])
     norms = np.linalg.norm(directions, axis=1)
     directions = directions[norms > 0] / norms[norms > 0, None]
     directions = np.concatenate([directions, -directions]) * sd
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         points = [center + distance * directions for distance in _DISTANCES]
         log_density = kernel(np.concatenate([center[None], *points]))[0]
         top, lines = log_density[0], log_density[1:].reshape(len(_DISTANCES), -1)
         top = top if np.isfinite(top) else -np.inf
-        level = (lines[1:] > lines[:-1] - _MIN_FALL) & (lines[:-1] > top - _MAX_DROP)
+        level = (np.abs(lines[1:] - lines[:-1]) < _MIN_FALL) & (lines[:-1] > top - _MAX_DROP)
         # beyond the range of floats nothing is known: one decade has to do
         unknown = ~np.isfinite(lines[2:]) & (lines[2:] != -np.inf)
         flat = np.any(level[:-1] & (level[1:] | unknown), axis=0)
     if not flat.any():
-        return _unidentified(kernel, draws, sd)
+        return _unidentified(kernel, draws, sd, free)
     direction = directions[int(np.argmax(flat))] / sd
     involved = np.flatnonzero(np.abs(direction) > 0.3 * np.abs(direction).max())[:3]
     return ", ".join(
@@ -62,19 +68,15 @@ def improper_direction(kernel: Kernel, draws: Floats) -> str:
     )
 
 
-def _unidentified(kernel: Kernel, draws: Floats, sd: Floats) -> str:
+def _unidentified(kernel: Kernel, draws: Floats, sd: Floats, free: list[int]) -> str:
     """Coordinates with improper priors of which the data determine only a combination.
 
     On such a ridge the guide runs away, until rounding of the log density stops it; a point far out
     on the ridge cannot be represented. The variance inflation factor `1 / (1 - R^2)` shows it.
     """
-    space, improper = kernel.target.space, kernel.target.structure.improper
-    names = [site.name for site in space.sites for _ in range(site.size)]
-    if not 1 < kernel.dim < len(draws) or not improper:
+    if not 1 < kernel.dim < len(draws):
         return ""
     values, vectors = np.linalg.eigh(np.corrcoef(draws / sd, rowvar=False))
     inflation = (vectors**2) @ (1 / np.maximum(values, 1e-16))
-    found = [
-        i for i, name in enumerate(names) if name in improper and inflation[i] > _MAX_INFLATION
-    ]
+    found = [i for i in free if inflation[i] > _MAX_INFLATION]
     return ", ".join(kernel.label(i) for i in found[:3])

@@ -43,8 +43,10 @@ def prior_location(fn: dist.Distribution, shape: tuple[int, ...]) -> Moments | N
 
 
 def is_improper(fn: dist.Distribution) -> bool:
-    """Whether the prior is improper by construction."""
-    return isinstance(_base(fn), dist.ImproperUniform)
+    """Whether the prior is, or may be, improper by construction: flat, or masked out."""
+    while isinstance(fn, (dist.ExpandedDistribution, dist.Independent)):
+        fn = fn.base_dist
+    return isinstance(fn, (dist.ImproperUniform, dist.MaskedDistribution))
 
 
 def _base(fn: dist.Distribution) -> dist.Distribution:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -104,28 +105,32 @@ class PathfinderResult(NamedTuple):
         return np.flatnonzero((modes != best_mode) | (modes < 0))
 
     def other_modes(
-        self, gaussian: Gaussian | LowRankGaussian | None, elbo: float
+        self, gaussian: Gaussian | LowRankGaussian | list[Gaussian] | None, elbo: float
     ) -> list[LowRankGaussian]:
         """The best candidate at every mode of non-negligible mass, except the mode already fitted.
 
         Args:
-            gaussian: the fit; the mode nearest to it is excluded. No modes if `None`.
+            gaussian: the fit, or the components of a mixture; the mode nearest to each is excluded.
+                No modes if `None`.
             elbo: ELBO of the fit; candidates far below it have negligible mass.
         """
         best = self._best_per_mode()
         if gaussian is None or self.candidates is None:
             return []
-        others: list[int] = []
-        if len(best) > 1:
-            distances = [
-                np.abs((self.candidates.mean[i] - gaussian.mean) / gaussian.sd).max() for i in best
-            ]
-            nearest, min_elbo = best[int(np.argmin(distances))], self._min_elbo(elbo)
-            others = [i for i in best if i != nearest and self.candidate_elbos[i] > min_elbo]
-        uncovered = [i for i in self._uncovered(gaussian, elbo) if i not in others]
+        fitted: list[Any] = gaussian if isinstance(gaussian, list) else [gaussian]
+        means, min_elbo = self.candidates.mean, self._min_elbo(elbo)
+        nearest = {
+            best[int(np.argmin([np.abs((means[i] - one.mean) / one.sd).max() for i in best]))]
+            for one in fitted
+            if best
+        }
+        others = [i for i in best if i not in nearest and self.candidate_elbos[i] > min_elbo]
+        modes = self.path_modes[self.candidate_paths]
+        known = {modes[i] for i in others}
+        uncovered = [i for i in self._uncovered(fitted, elbo) if modes[i] not in known]
         return [self.candidates.component(i) for i in (*others, *uncovered[:1])]
 
-    def _uncovered(self, gaussian: Gaussian | LowRankGaussian, elbo: float) -> list[int]:
+    def _uncovered(self, fitted: Sequence[Gaussian | LowRankGaussian], elbo: float) -> list[int]:
         """Candidates of high mass that a fit does not cover, by ELBO, highest first.
 
         With `c` the candidate and `q` the fit, `E_c[log p/q] = elbo_c + KL(c || q)` exceeds the
@@ -139,7 +144,8 @@ class PathfinderResult(NamedTuple):
         for i in order:
             candidate = self.candidates.component(int(i))
             draws = candidate.transform(noise)
-            kl = np.mean(candidate.log_prob(draws) - gaussian.log_prob(draws))
+            log_q = np.logaddexp.reduce([one.log_prob(draws) for one in fitted])
+            kl = np.mean(candidate.log_prob(draws) - log_q + np.log(len(fitted)))
             if self.candidate_elbos[i] + kl > elbo + _MIN_EXCESS:
                 found.append(int(i))
         return found

@@ -6,11 +6,19 @@ import math
 from typing import NamedTuple
 
 from vijax.contracts import PyTree, Solution, Variables
-from vijax.diagnostics.assessment import Assessment, Chains, add_chain_check, assess
+from vijax.diagnostics.assessment import (
+    Assessment,
+    Chains,
+    add_chain_check,
+    add_propriety,
+    assess,
+)
 from vijax.engine.problem import Problem
 from vijax.guides import FullRank
 from vijax.solvers import BatchAndMatch, VariationalNewton
 from vijax.solvers.default import dense_gaussian
+
+MAX_UNSEEN = 0.02  # estimated probability of unseen modes up to which the search is complete
 
 
 class Candidate(NamedTuple):
@@ -53,7 +61,10 @@ def assess_solution(
     """Diagnostics of a solution; see `vijax.diagnostics.assessment.assess`."""
     fitted = problem.fitted(solution.variables, mutable)
     num_modes = 1 + len(solution.alternatives)
-    return assess(fitted, solution.converged, num_modes=num_modes, chains=chains)
+    more_modes = solution.unseen is not None and solution.unseen > MAX_UNSEEN
+    return assess(
+        fitted, solution.converged, num_modes=num_modes, more_modes=more_modes, chains=chains
+    )
 
 
 def is_better(one: Candidate, other: Candidate) -> bool:
@@ -68,6 +79,12 @@ def check_with_chains(best: Candidate, mutable: dict[str, PyTree], correct: bool
     """The candidate checked with short chains; `correct` if their states may replace its draws."""
     fitted = best.problem.fitted(best.solution.variables, mutable)
     return best._replace(assessment=add_chain_check(best.assessment, fitted, correct))
+
+
+def check_propriety(candidate: Candidate, mutable: dict[str, PyTree]) -> Candidate:
+    """The candidate with a check that the posterior is proper, unless it is certified."""
+    fitted = candidate.problem.fitted(candidate.solution.variables, mutable)
+    return candidate._replace(assessment=add_propriety(candidate.assessment, fitted))
 
 
 def warm_start_solver(problem: Problem) -> VariationalNewton | BatchAndMatch:

@@ -15,8 +15,9 @@ import dataclasses
 
 from vijax.auto.candidate import Candidate, StartingPoint
 from vijax.auto.centering import DENSE_DIM
+from vijax.auto.modes import modes
 from vijax.auto.search import Stages
-from vijax.auto.stages import CENTERING, GAUSSIAN, centering
+from vijax.auto.stages import CENTERING, GAUSSIAN, MODES, centering
 from vijax.contracts import Blocks, PyTree, Solution, Variables
 from vijax.diagnostics.importance import num_elements
 from vijax.engine.common_draws import supports_full_data
@@ -83,7 +84,7 @@ def refinement_stages(steps: Solution) -> Stages:
         GAUSSIAN: _gaussian,
         CENTERING: _centered,
     }
-    return Stages(stages, {})
+    return Stages(stages, {MODES: modes})
 
 
 def _laplace(start: StartingPoint, best: Candidate | None) -> Candidate | None:

@@ -15,10 +15,11 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from vijax.auto.candidate import Candidate, StartingPoint, warm_start_solver
+from vijax.auto.candidate import MAX_UNSEEN, Candidate, StartingPoint, warm_start_solver
+from vijax.auto.mode_search import unaffordable
 from vijax.contracts import DensityGuide, PyTree, Solution, Variables
 from vijax.contracts.kernel import Kernel
-from vijax.guides import Mixture
+from vijax.guides import FullRank, LowRank, Mixture
 from vijax.guides.mixture import MixtureParams
 from vijax.runtime.keys import fold_in, host_rng
 from vijax.solvers import Pathfinder
@@ -26,30 +27,38 @@ from vijax.solvers.gaussians.conversion import from_params, to_params
 from vijax.solvers.gaussians.dense import Gaussian
 from vijax.solvers.gaussians.low_rank import LowRankGaussian
 
-_MIN_SEPARATION = 1.0  # distance between the means of separate modes, in standard deviations
+_MIN_SEPARATION = 1.0  # distance between separate modes, see `_nearest`
 _MIN_WEIGHT = 1e-3  # share of the marginal likelihood below which a mode is left out
 _PATHS, _ROUNDS = 16, 12  # paths per round, maximum number of rounds
+_MIN_ROUNDS = 4  # rounds after which lone paths at modes of negligible mass do not matter
 _MAX_MODES = 32  # number of modes at which the search ends
 _MIN_VISITS = 3  # the search ends once every mode was reached by so many paths
-_MAX_UNSEEN = 0.02  # estimated probability of unseen modes up to which the search is complete
 
 
 def modes(start: StartingPoint, best: Candidate | None) -> Candidate | None:
     """A mixture of Gaussians at the separate modes, without modes of negligible weight."""
-    if best is None or not best.solution.alternatives:
+    if best is None or not isinstance(best.problem.guide, (FullRank, LowRank)):
+        return None
+    if not math.isfinite(_log_evidence(best)):
+        return None
+    unseen = best.solution.unseen
+    if not best.solution.alternatives and (unseen is not None and unseen <= MAX_UNSEEN):
+        return None
+    if unseen is None and unaffordable(best.problem):
         return None
     found = [best]
     for params in best.solution.alternatives:
         one = _refined(start, best, params, len(found))
         if _nearest(_gaussian(one), [_gaussian(other) for other in found])[1] > _MIN_SEPARATION:
             found.append(one)
-    complete = len(found) == 1 or _search(start, found)
+    complete = _search(start, found)
     evidence = np.array([_log_evidence(one) for one in found])
     weights = np.exp(evidence - evidence.max())
     kept = [i for i in np.argsort(-weights) if weights[i] > _MIN_WEIGHT * weights.sum()]
     if len(kept) == 1:
         one = found[kept[0]]
-        return start.candidate(one.problem, one.solution._replace(alternatives=()))
+        solution = one.solution._replace(alternatives=(), unseen=0.0)
+        return _complete(start.candidate(one.problem, solution), complete)
     problem = best.problem
     assert isinstance(problem.guide, DensityGuide)
     guides = tuple(problem.guide for _ in kept)
@@ -61,21 +70,29 @@ def modes(start: StartingPoint, best: Candidate | None) -> Candidate | None:
         all(found[i].solution.converged for i in kept),
         sum(one.solution.evaluations for one in found),
         best.solution.losses,
+        unseen=0.0,
     )
     mixture = start.candidate(dataclasses.replace(problem, guide=Mixture(guides)), solution)
-    diagnostics = mixture.assessment.diagnostics._replace(more_modes=not complete)
-    return mixture._replace(assessment=mixture.assessment._replace(diagnostics=diagnostics))
+    return _complete(mixture, complete)
+
+
+def _complete(candidate: Candidate, complete: bool) -> Candidate:
+    """The candidate with a record of whether the search for modes was complete."""
+    diagnostics = candidate.assessment.diagnostics._replace(more_modes=not complete)
+    return candidate._replace(assessment=candidate.assessment._replace(diagnostics=diagnostics))
 
 
 def _search(start: StartingPoint, found: list[Candidate]) -> bool:
     """Adds the modes found by further paths; returns whether all modes are likely found."""
     best = found[0]
     problem, variables = best.problem, best.solution.variables
-    kernel = Kernel(problem.target, problem.batch, variables.model, start.mutable)
+    assert problem.all_rows is not None
+    kernel = Kernel(problem.target, problem.all_rows, variables.model, start.mutable)
     rng, paths = host_rng(fold_in(problem.key, 55)), Pathfinder(num_paths=_PATHS)
     known, visits = [_gaussian(one) for one in found], [1] * len(found)
-    for _ in range(_ROUNDS):
-        for gaussian, count in paths.run(kernel, rng).modes(best.assessment.elbo):
+    for round_ in range(_ROUNDS):
+        ends = paths.run(kernel, rng)
+        for gaussian, count in ends.modes(best.assessment.elbo):
             nearest, distance = _nearest(gaussian, known)
             if distance > _MIN_SEPARATION:  # refined, it may coincide with a known mode
                 params = to_params(variables.guide, gaussian, problem.target.space)
@@ -86,10 +103,15 @@ def _search(start: StartingPoint, found: list[Candidate]) -> bool:
                 known.append(_gaussian(one))
                 visits.append(count)
             else:
-                visits[nearest] += count
-        if min(visits) >= _MIN_VISITS or len(found) > _MAX_MODES:
+                visits = [
+                    visited + count if j == nearest or _inside(gaussian, one) else visited
+                    for j, (visited, one) in enumerate(zip(visits, known, strict=True))
+                ]
+        # paths that end alone at modes of negligible mass leave room for a high one
+        enough = ends.unseen <= MAX_UNSEEN or round_ + 1 >= _MIN_ROUNDS
+        if (min(visits) >= _MIN_VISITS and enough) or len(found) > _MAX_MODES:
             break
-    return visits.count(1) <= _MAX_UNSEEN * sum(visits)
+    return visits.count(1) <= MAX_UNSEEN * sum(visits)
 
 
 def _refined(start: StartingPoint, best: Candidate, params: PyTree, number: int) -> Candidate:
@@ -97,8 +119,9 @@ def _refined(start: StartingPoint, best: Candidate, params: PyTree, number: int)
     problem = best.problem
     at = best.solution.variables._replace(guide=params)
     key = fold_in(fold_in(problem.key, 50), number)
+    assert problem.all_rows is not None
     solution = warm_start_solver(problem).solve(
-        key, problem.target, problem.guide, at, problem.batch
+        key, problem.target, problem.guide, at, problem.all_rows
     )
     return start.candidate(problem, solution)
 
@@ -106,12 +129,25 @@ def _refined(start: StartingPoint, best: Candidate, params: PyTree, number: int)
 def _nearest(
     one: Gaussian | LowRankGaussian, others: Sequence[Gaussian | LowRankGaussian]
 ) -> tuple[int, float]:
-    """Index and distance of the nearest mean: maximum over coordinates, in the smaller sds."""
+    """Index and distance of the nearest Gaussian.
+
+    The distance is the maximum over coordinates of that of the means, in the smaller standard
+    deviations, and of the absolute log ratio of these: one mode may lie inside of another.
+    """
     distances = [
-        np.max(np.abs(one.mean - other.mean) / np.minimum(one.sd, other.sd)) for other in others
+        max(
+            np.max(np.abs(one.mean - other.mean) / np.minimum(one.sd, other.sd)),
+            np.max(np.abs(np.log(one.sd / other.sd))),
+        )
+        for other in others
     ]
     nearest = int(np.argmin(distances))
     return nearest, float(distances[nearest])
+
+
+def _inside(one: Gaussian | LowRankGaussian, other: Gaussian | LowRankGaussian) -> bool:
+    """Whether the mean of one is at the mode of the other."""
+    return bool(np.max(np.abs(one.mean - other.mean) / other.sd) < _MIN_SEPARATION)
 
 
 def _gaussian(candidate: Candidate) -> Gaussian | LowRankGaussian:

@@ -13,7 +13,13 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from vijax.auto.candidate import Candidate, StartingPoint, check_with_chains, is_better
+from vijax.auto.candidate import (
+    Candidate,
+    StartingPoint,
+    check_propriety,
+    check_with_chains,
+    is_better,
+)
 from vijax.auto.history import Attempt
 from vijax.contracts import PyTree, Solution, Variables
 from vijax.engine.problem import Problem
@@ -29,12 +35,14 @@ class Stages(NamedTuple):
 
     Attributes:
         stages: tried until the importance weights certify the result.
+        modes: search for other modes, also after a certified result.
         fallbacks: tried if short chains cannot correct the best result. They take seconds each, and
             include the check with short chains.
         correct: whether final states of chains may replace the guide's draws.
     """
 
     stages: Mapping[str, Stage]
+    modes: Mapping[str, Stage] = {}
     fallbacks: Mapping[str, Stage] = {}
     correct: bool = True
 
@@ -53,9 +61,9 @@ def search(
     best: Candidate | None = None
     history: list[Attempt] = []
     try:
-        for name, stage in stages.stages.items():
-            if best is not None and _status(best) == "certified":
-                break
+        for name, stage in {**stages.stages, **stages.modes}.items():
+            if best is not None and _status(best) == "certified" and name not in stages.modes:
+                continue
             stage_start = time.perf_counter()
             elapsed = stage_start - start_time
             if best is not None and max_seconds is not None and elapsed > max_seconds:
@@ -65,8 +73,17 @@ def search(
             if found is None:
                 continue
             kept = best is None or is_better(found, best) or _eliminates_modes(found, best)
-            history.append(_attempt(name, found, kept, time.perf_counter() - stage_start))
+            if (
+                best is None
+                or found.solution.variables is not best.solution.variables
+                or (best.solution.alternatives)
+            ):  # otherwise a search for modes that found none
+                history.append(_attempt(name, found, kept, time.perf_counter() - stage_start))
             best = found if kept else best
+            if len(history) == 1 and best is not None:  # before more time is spent
+                best = check_propriety(best, mutable)
+                if best.assessment.diagnostics.improper:
+                    return best, tuple(history)
         assert best is not None
         bar.note(f"ELBO {best.assessment.elbo:.2f}, checking with short chains")
         best = check_with_chains(best, mutable, stages.correct)
@@ -96,9 +113,10 @@ def _status(best: Candidate) -> str:
 
 
 def _eliminates_modes(found: Candidate, best: Candidate) -> bool:
-    """Whether this is the same solution with fewer alternative modes."""
-    same = found.solution.variables is best.solution.variables
-    return same and len(found.solution.alternatives) < len(best.solution.alternatives)
+    """Whether this is the same solution, with fewer alternative modes or a further search."""
+    new, old = found.solution, best.solution
+    fewer = len(new.alternatives) < len(old.alternatives) or new.unseen != old.unseen
+    return new.variables is old.variables and fewer
 
 
 def _attempt(stage: str, found: Candidate, kept: bool, seconds: float) -> Attempt:

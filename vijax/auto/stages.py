@@ -70,7 +70,10 @@ def centering(start: StartingPoint, best: Candidate | None) -> Candidate | None:
         if moved is None:
             break
         problem, variables = moved
-        found = start.candidate(problem, _refit(problem, variables, 40 + round_))
+        solution = _refit(problem, variables, 40 + round_)
+        if solution.unseen is None and not best.solution.alternatives:
+            solution = solution._replace(unseen=best.solution.unseen)
+        found = start.candidate(problem, solution)
         if not is_better(found, best):
             return found if round_ == 0 else best
         best = found
@@ -94,6 +97,7 @@ def flow(start: StartingPoint, best: Candidate | None) -> Candidate | None:
     solver = FlowDescent(max_cycles=cycles)
     solution = solver.solve(key, target, guide, variables._replace(guide=params), problem.batch)
     problem = dataclasses.replace(problem, guide=guide)
+    solution = solution._replace(unseen=best.solution.unseen)
     return check_with_chains(start.candidate(problem, solution), start.mutable, correct=True)
 
 
@@ -109,7 +113,7 @@ def _refit(problem: Problem, variables: Variables, number: int) -> Solution:
 
 
 AUTO = Stages(
-    {PLATES: plates, GAUSSIAN: gaussian, CENTERING: centering, MODES: modes}, {FLOW: flow}
+    {PLATES: plates, GAUSSIAN: gaussian, CENTERING: centering}, {MODES: modes}, {FLOW: flow}
 )
 # a guide named by the user is not replaced, and its draws are not corrected
 NAMED = Stages({GAUSSIAN: gaussian, CENTERING: centering}, correct=False)

@@ -20,6 +20,8 @@ class Solution(NamedTuple):
         evaluations: points at which the log density was evaluated.
         losses: negative ELBO estimates during the run, if it computes any.
         alternatives: parameters of the guide at other modes that were found and may matter.
+        unseen: estimated probability that an optimization path from a further random start ends at
+            a mode that was not found; `None` if other modes were not searched for.
     """
 
     variables: Variables
@@ -28,6 +30,7 @@ class Solution(NamedTuple):
     evaluations: int
     losses: tuple[float, ...] = ()
     alternatives: tuple[PyTree, ...] = ()
+    unseen: float | None = None
 
 
 class Solver(abc.ABC):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from vijax.contracts.space import Array, Plate, Position, Space
 from vijax.runtime.device_layout import DeviceLayout
@@ -109,6 +110,9 @@ class Structure(NamedTuple):
         location_scale: sites with a location-scale prior, whether their scale is latent or not.
         sequential: whether the model has a long loop, so that many points take as long as one.
         differentiable: whether the log density has a gradient in the continuous sites.
+        priors: location and scale of the prior of a site's unconstrained value, each of its shape,
+            for sites whose prior has constant parameters of a common family.
+        improper: sites with an improper prior.
     """
 
     observed: tuple[str, ...] = ()
@@ -117,6 +121,8 @@ class Structure(NamedTuple):
     location_scale: tuple[str, ...] = ()
     sequential: bool = False
     differentiable: bool = True
+    priors: Mapping[str, tuple[np.ndarray, np.ndarray]] = {}
+    improper: tuple[str, ...] = ()
 
 
 class Subsampling(NamedTuple):

@@ -25,6 +25,7 @@ from vijax.contracts.kernel import Kernel
 from vijax.diagnostics import importance as weights
 from vijax.diagnostics.chain_check import ChainCheck, check, evaluation_budget
 from vijax.diagnostics.importance import Draws, Importance
+from vijax.diagnostics.propriety import improper_direction
 from vijax.diagnostics.pullback import PullbackKernel
 from vijax.diagnostics.stationarity import Stationarity, stationarity
 from vijax.diagnostics.status import CERTIFIED_SHIFT, Diagnosis, Diagnostics, Shift, diagnose, shift
@@ -122,6 +123,7 @@ def assess(
     converged: bool,
     nonfinite_steps: Sequence[object] = (),
     num_modes: int = 1,
+    more_modes: bool = False,
     chains: Chains = "check",
 ) -> Assessment:
     """Assesses a full-batch fit.
@@ -131,10 +133,13 @@ def assess(
         converged: see `Diagnostics`.
         nonfinite_steps: see `Diagnostics`.
         num_modes: see `Diagnostics`.
+        more_modes: see `Diagnostics`.
         chains: `"none"`; `"check"`, short chains check the guide; `"correct"`, they may also
             continue until their states can replace the guide's draws.
     """
     assessment = assess_importance(fitted, converged, nonfinite_steps, num_modes)
+    diagnostics = assessment.diagnostics._replace(more_modes=more_modes)
+    assessment = assessment._replace(diagnostics=diagnostics)
     if chains == "none":
         return assessment
     return add_chain_check(assessment, fitted, correct=chains == "correct")
@@ -230,6 +235,18 @@ def add_chain_check(assessment: Assessment, fitted: FittedGuide, correct: bool) 
     return assessment
 
 
+def add_propriety(assessment: Assessment, fitted: FittedGuide) -> Assessment:
+    """The assessment with a check that the posterior is proper, unless the fit is certified."""
+    target = fitted.target
+    if assessment.diagnosis.status == "certified" or not target.differentiable:
+        return assessment
+    draws = weights.flatten(target.space, assessment.draws.z) if assessment.draws.z else None
+    if draws is None or target.space.discrete.sites:
+        return assessment
+    found = improper_direction(fitted.kernel, draws)
+    return assessment._replace(diagnostics=assessment.diagnostics._replace(improper=found))
+
+
 def assess_minibatches(
     log_weights: np.ndarray, converged: bool, nonfinite_steps: Sequence[object]
 ) -> Assessment:
@@ -242,7 +259,12 @@ def assess_minibatches(
     """
     elbo, elbo_se = weights.elbo(log_weights)
     diagnostics = Diagnostics(
-        None, None, converged=converged, nonfinite_steps=nonfinite_steps, num_draws=log_weights.size
+        None,
+        None,
+        converged=converged,
+        nonfinite_steps=nonfinite_steps,
+        num_draws=log_weights.size,
+        finite_share=float(np.mean(np.isfinite(log_weights))),
     )
     no_draws = Draws({}, np.zeros(0), np.zeros(0))
     return Assessment(no_draws, elbo, elbo_se, diagnostics)

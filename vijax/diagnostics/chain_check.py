@@ -22,6 +22,7 @@ from vijax.diagnostics.short_chains import ChainState, Moments, WindowMoments
 _NUM_CHAINS = 256
 _NUM_WARMUP, _NUM_SAMPLES = 6, 8  # iterations of the first window, step size adaptation before it
 _MAX_WINDOWS = 6  # each as long as all before it
+_FAR_MEAN, _FAR_LOG_SD = 2.0, 1.5  # shifts of moments beyond which a guide is elsewhere
 _MAX_DRIFT = 0.05  # sds or log sds of change still expected of chains that count as converged
 _ERROR = 0.03  # target standard error of corrected draws, of a mean in sds and of a log sd
 _MIN_ACCEPT_RATE = 0.65  # mean acceptance rate below which chains are not used
@@ -98,6 +99,17 @@ class ChainCheck(NamedTuple):
         return bool(
             np.all(np.abs(self.mean) < np.maximum(tolerance, mean_noise))
             and np.all(np.abs(self.log_sd) < np.maximum(tolerance, log_sd_noise))
+        )
+
+    @property
+    def far(self) -> bool:
+        """Whether the chains ended where the guide has hardly any mass.
+
+        Modes were then searched for around another place than the one where the mass is.
+        """
+        return bool(
+            np.abs(self.mean).max(initial=0.0) > _FAR_MEAN
+            or np.abs(self.log_sd).max(initial=0.0) > _FAR_LOG_SD
         )
 
     @property

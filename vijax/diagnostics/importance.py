@@ -20,6 +20,8 @@ from vijax.runtime.keys import draw_keys, fold_in, host_rng
 
 _BLOCK_ELEMENTS = 2**24  # draws evaluated at once, times array elements of the model's data
 _MAX_BLOCK = 256
+_UNSEEN_MASS = 0.002  # share of the mass in modes that a search for modes does not see
+_LIGHT_TAIL = 0.05  # share of the tail below which its shape does not matter
 _MIN_ESS = 5.0
 _HOST_DIM = 1000  # largest dimension in which drawing on the host is cheap
 
@@ -62,7 +64,9 @@ class Importance(NamedTuple):
             share of the total weight; where it is negligible a large k-hat is a false alarm (the
             largest weights may be nearly equal, with spacings that resemble a heavy tail).
         log_evidence: log mean weight in nats, the estimate of the log marginal likelihood.
-        log_evidence_se: its standard error (delta method).
+        log_evidence_se: its standard error, by the delta method; at least the rounding error of
+            the log density and the mass of modes too small to be found; with the share of the tail if its variance is infinite; infinite if
+            `khat` shows that the weights are unreliable.
     """
 
     log_weights: np.ndarray
@@ -207,13 +211,20 @@ def importance(log_weights: np.ndarray) -> Importance:
     if not ess > _MIN_ESS:  # one draw carries all the weight: no tail to fit
         normalized, khat = log_weights - peak - math.log(weights.sum()), math.inf
         ess = float(1 / np.sum(np.exp(2 * normalized)))
+    tail_share, log_evidence = _tail_share(weights), float(peak + math.log(mean))
+    relative_se = math.hypot(relative_se, _UNSEEN_MASS)
+    se = math.hypot(relative_se, np.finfo(jax.dtypes.canonicalize_dtype(float)).eps * log_evidence)
+    if khat >= khat_threshold(n) and tail_share > _LIGHT_TAIL:
+        se = math.inf
+    elif khat > 0.5:  # infinite variance: the sample variance misses part of the tail
+        se = math.hypot(se, tail_share)
     return Importance(
         log_weights=normalized,
         khat=khat,
         ess=ess,
-        tail_share=_tail_share(weights),
-        log_evidence=float(peak + math.log(mean)),
-        log_evidence_se=relative_se,
+        tail_share=tail_share,
+        log_evidence=log_evidence,
+        log_evidence_se=se,
     )
 
 

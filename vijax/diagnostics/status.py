@@ -30,6 +30,7 @@ _NO_VARIANCE = 0.5  # Pareto shape of a coordinate's tail from which the varianc
 _STEP = 0.1  # sds or log sds of a natural-gradient step below which the guide is stationary
 _FAR = 2.0  # discrepancy of particles, relative to exact draws, beyond which they are inaccurate
 _NOISE = 0.1  # standard error beyond which there are too few chain states
+_CHECK_DENSITY = "Check where the log density is not finite, or pass initial values with init=."
 _NEARLY_ALL = 0.9  # effective share of the draws at which weights suffice without chains
 
 
@@ -94,6 +95,9 @@ class Diagnostics(NamedTuple):
         finite_share: share of them with a finite density under the model.
         num_modes: separate modes found, the one that the guide covers included.
         more_modes: whether the search for modes reached its limit while finding new ones.
+        rounding: rounding error of the log density that all draws share, in nats.
+        improper: direction in which the log density does not fall, empty if none was found.
+        unsearched: why other modes were not searched for, empty if they were.
         discrepancy: Stein discrepancy of `num_draws` particles, the only diagnostic for them.
     """
 
@@ -109,6 +113,9 @@ class Diagnostics(NamedTuple):
     stationarity: Stationarity | None = None
     discrepancy: Discrepancy | None = None
     more_modes: bool = False
+    improper: str = ""
+    unsearched: str = ""
+    rounding: float = 0.0
 
 
 def diagnose(diagnostics: Diagnostics) -> Diagnosis:
@@ -116,8 +123,18 @@ def diagnose(diagnostics: Diagnostics) -> Diagnosis:
     reasons = [f"non-finite {step}" for step in diagnostics.nonfinite_steps]
     if not diagnostics.converged:
         reasons.append("the optimization did not converge")
+    if diagnostics.improper:
+        reasons.append(
+            "the posterior is improper: its log density does not fall in the direction of "
+            f"{diagnostics.improper} (unconstrained)"
+        )
+        advice = "Give every site a proper prior, or remove what the data do not determine."
+        return Diagnosis("failed", tuple(reasons), advice)
     if diagnostics.discrepancy is not None:
         return _diagnose_particles(diagnostics, diagnostics.discrepancy, reasons)
+    if diagnostics.importance is None and diagnostics.finite_share < 0.5:
+        reasons.append("most draws from the guide have no finite density under the model")
+        return Diagnosis("failed", tuple(reasons), _CHECK_DENSITY)
     if diagnostics.importance is None:
         reasons.append("importance sampling does not apply: accuracy not verified")
         return Diagnosis("approximate", tuple(reasons), _advice(diagnostics))
@@ -131,11 +148,10 @@ def _diagnose_draws(
     advice = _advice(diagnostics)
     if not math.isfinite(importance.log_evidence):
         reasons.append("too few draws from the guide have a finite density under the model")
-        return Diagnosis(
-            "failed",
-            tuple(reasons),
-            "Check where the log density is not finite, or pass initial values with init=.",
-        )
+        return Diagnosis("failed", tuple(reasons), _CHECK_DENSITY)
+    if not _finite_moments(diagnostics):
+        reasons.append("moments of the guide or of its draws are not finite")
+        return Diagnosis("failed", tuple(reasons), _CHECK_DENSITY)
     if diagnostics.finite_share < _FINITE_SHARE:
         reasons.append(
             f"only {100 * diagnostics.finite_share:.0f} % of the guide's draws have a finite "
@@ -146,7 +162,7 @@ def _diagnose_draws(
         mean, log_sd = diagnostics.stationarity.largest
         reasons.append(
             "the guide is not at the maximum of its ELBO: a natural-gradient step would change "
-            f"means by {mean:.2f} sd, standard deviations by {100 * math.expm1(log_sd):.0f} %"
+            f"means by {mean:.2f} sd, standard deviations by {_percent(log_sd)} %"
         )
     weights, weight_reasons = _weight_result(diagnostics, importance)
     chains, chain_reasons = _chain_result(diagnostics, accurate=weights == "accurate")
@@ -159,9 +175,16 @@ def _diagnose_draws(
     if diagnostics.more_modes:
         reasons.append("the search for modes reached its limit while still finding new ones")
         return Diagnosis("approximate", tuple(reasons), advice)
+    if diagnostics.unsearched:
+        reasons.append(f"other modes were not searched for: {diagnostics.unsearched}")
+        return Diagnosis("approximate", tuple(reasons), advice)
     unneeded = chains == "too short" and importance.ess > _NEARLY_ALL * diagnostics.num_draws
     if weights == "accurate" and (chains in ("agree", "absent") or unneeded):
         return Diagnosis("certified", tuple(reasons), "")
+    far = diagnostics.check is not None and diagnostics.check.far
+    if diagnostics.use_chains and chains == "differ" and far:
+        reasons.append("chains ended far from the guide: other modes may lie near their ends")
+        return Diagnosis("approximate", tuple(reasons), advice)
     if diagnostics.use_chains and chains in ("agree", "agree corrected", "differ"):
         reasons.append("posterior draws: final states of these chains")
         return Diagnosis("corrected", tuple(reasons), "")
@@ -195,7 +218,7 @@ def _weight_result(
     log_sd = float(np.max(np.abs(diagnostics.shift.log_sd)))
     reasons.append(
         f"importance correction changes means by up to {mean:.2f} sd, standard deviations by up to "
-        f"{100 * math.expm1(log_sd):.0f} %"
+        f"{_percent(log_sd)} %"
     )
     heavy = khat >= _CERTIFIED_KHAT and not light
     if heavy and max(mean, log_sd) > _LARGE_SHIFT:  # as much again may lie beyond all draws
@@ -258,7 +281,7 @@ def _chain_result(diagnostics: Diagnostics, accurate: bool) -> tuple[ChainResult
     mean, log_sd = float(np.max(np.abs(check.mean))), float(np.max(np.abs(check.log_sd)))
     reasons = [
         f"{chains} have converged; posterior means differ from the guide's by up to {mean:.2f} sd, "
-        f"standard deviations by up to {100 * math.expm1(log_sd):.0f} %"
+        f"standard deviations by up to {_percent(log_sd)} %"
     ]
     if check.agrees(CERTIFIED_SHIFT):
         return "agree", reasons
@@ -279,6 +302,21 @@ def _corrections_agree(diagnostics: Diagnostics, check: ChainCheck) -> bool:
         log_sd_se=check.log_sd_se + (2 * diagnostics.importance.ess) ** -0.5,
     )
     return difference.agrees(_AGREEMENT)
+
+
+def _finite_moments(diagnostics: Diagnostics) -> bool:
+    """Whether all changes of moments that the diagnosis compares are finite numbers."""
+    found = (diagnostics.shift, diagnostics.check, diagnostics.stationarity)
+    return all(
+        np.isfinite(one.mean).all() and not np.isnan(one.log_sd).any()
+        for one in found
+        if one is not None
+    )
+
+
+def _percent(log_ratio: float) -> str:
+    """A log ratio of standard deviations in percent."""
+    return f"{100 * math.expm1(log_ratio):.0f}" if log_ratio < 20 else "inf"
 
 
 def _stationary(diagnostics: Diagnostics) -> bool:

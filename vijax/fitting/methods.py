@@ -98,6 +98,7 @@ def run_search(
     # flows are fitted by gradient steps already
     final = isinstance(found.problem.guide, TransportGuide)
     final |= solution.converged or solution.reason.startswith(INTERRUPTED)
+    final |= bool(found.assessment.diagnostics.improper)
     if status in _USABLE or final:
         return Posterior(finish_candidate(found, start.mutable, history, start.start_time))
     return _gradient_start(start._replace(problem=found.problem), solution)

@@ -25,6 +25,7 @@ from vijax.model.analysis import (
 )
 from vijax.model.discrete.marginalization import plan_marginalization
 from vijax.model.minibatch.subsampling import BatchRequest
+from vijax.model.prior_location import Moments, is_improper, prior_location
 from vijax.model.traced_model import TracedModel
 from vijax.model.tracing import substitution
 from vijax.model.tracing.arguments import Arguments
@@ -160,7 +161,7 @@ def _target(traced: TracedModel, request: BatchRequest | None) -> Target:
     return Target(
         space=space,
         functions=_functions(traced, space, trace),
-        structure=_structure(traced, analysis._replace(trace=trace)),
+        structure=_structure(traced, analysis._replace(trace=trace), space),
         subsampling=Subsampling(plates, request, traced.subsampler.axes),
         marginalized=Marginalized(sizes, entries),
     )
@@ -184,7 +185,7 @@ def _functions(traced: TracedModel, space: Space, trace: Trace) -> Functions:
     )
 
 
-def _structure(traced: TracedModel, analysis: Analysis) -> Structure:
+def _structure(traced: TracedModel, analysis: Analysis, space: Space) -> Structure:
     specs = traced.plan.specs  # the parameterization must not depend on marginalized sites
     return Structure(
         observed=tuple(name for name, site in analysis.trace.items() if is_data(site)),
@@ -193,4 +194,21 @@ def _structure(traced: TracedModel, analysis: Analysis) -> Structure:
         location_scale=tuple(name for name in analysis.location_scale if name not in specs),
         sequential=analysis.sequential,
         differentiable=analysis.differentiable,
+        priors=_priors(analysis, space),
+        improper=tuple(
+            site.name
+            for site in space.continuous.sites
+            if site.name in analysis.trace and is_improper(analysis.trace[site.name]["fn"])
+        ),
     )
+
+
+def _priors(analysis: Analysis, space: Space) -> dict[str, Moments]:
+    """Location and scale of the sites whose prior has constant parameters."""
+    found = {}
+    for site in space.continuous.sites:
+        fn = analysis.trace[site.name]["fn"] if site.name in analysis.trace else None
+        moments = None if fn is None else prior_location(fn, site.z_shape)
+        if moments is not None and site.name not in analysis.hierarchical:
+            found[site.name] = moments
+    return found

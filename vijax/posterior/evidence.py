@@ -54,7 +54,10 @@ def log_evidence(
         raise ValueError(f"method: expected one of {METHODS}, got {method!r}.")
     check_count("num_particles", num_particles)
     draws, _ = proposals(result, key, check_count("num_draws", num_draws), fresh=True)
-    return evidence(draws.log_weights, method, num_particles)
+    found = evidence(draws.log_weights, method, num_particles)
+    if isinstance(found, Bracket):
+        return found
+    return found._replace(se=math.hypot(found.se, result.assessment.diagnostics.rounding))
 
 
 def evidence(log_weights: np.ndarray, method: str, num_particles: int) -> Evidence | Bracket:
@@ -62,7 +65,8 @@ def evidence(log_weights: np.ndarray, method: str, num_particles: int) -> Eviden
 
     With `w = p / q`: `"importance"` is `log mean w`; `"elbo"` is `mean log w`; `"iwae"` the mean
     over groups of `num_particles` draws of the log mean weight; `"cubo"` is
-    `log(mean w^2) / 2`; and `"bracket"` the last two. Standard errors are by the delta method.
+    `log(mean w^2) / 2`; and `"bracket"` the last two. Standard errors are by the delta method; that
+    of an estimate is infinite where k-hat shows that the weights are unreliable.
 
     Raises:
         ValueError: the method is unknown, or there are fewer than two groups of draws.
@@ -74,7 +78,8 @@ def evidence(log_weights: np.ndarray, method: str, num_particles: int) -> Eviden
         assert isinstance(upper, Evidence)
         return Bracket(lower, upper)
     if method == "importance":
-        return Evidence(*_log_mean(log_weights), "estimate")
+        found = weights.importance(log_weights)
+        return Evidence(found.log_evidence, found.log_evidence_se, "estimate")
     if method == "elbo":
         return Evidence(*weights.elbo(log_weights), "lower bound")
     if method == "cubo":

@@ -6,14 +6,17 @@ import dataclasses
 import time
 from typing import Any
 
-import numpy as np
-
 from vijax.auto.candidate import Candidate, assess_solution
 from vijax.auto.history import Attempt
+from vijax.auto.mode_search import with_mode_search
 from vijax.contracts import Batch, PyTree, Solution, Variables
-from vijax.contracts.kernel import Kernel
-from vijax.diagnostics import importance as weights
-from vijax.diagnostics.assessment import Assessment, Chains, assess, assess_minibatches
+from vijax.diagnostics.assessment import (
+    Assessment,
+    Chains,
+    add_propriety,
+    assess,
+    assess_minibatches,
+)
 from vijax.diagnostics.importance import num_elements
 from vijax.engine.common_draws import common_log_weights, holds_all_rows, supports_full_data
 from vijax.engine.engine import Engine
@@ -22,14 +25,9 @@ from vijax.engine.row_schedule import RowSchedule
 from vijax.engine.run import Run
 from vijax.model.data_dependence import dependent_sites, with_placeholders
 from vijax.posterior.result import FitResult
+from vijax.posterior.rounding import with_rounding_error
 from vijax.runtime.device_layout import fetch_remote_shards
-from vijax.runtime.keys import fold_in, host_rng
-from vijax.solvers import Pathfinder
-from vijax.solvers.gaussians.dense import Gaussian
 
-_PATHS_DIM = 100  # dimensions up to which other modes are searched for
-_PATHS_GRADIENTS = 1000  # gradient evaluations of that search
-_PATHS_DRAWS = 500
 _SMALL_DATA = 2**22  # array elements that can be read a few thousand times in seconds
 
 
@@ -52,7 +50,7 @@ def finish_run(engine: Engine, run: Run, start: float, chains: Chains = "check")
         assessment=_assess_run(problem, engine.problem.schedule, run, variables, mutable, chains),
         stop_reason=run.reason,
         converged=run.converged,
-        seconds=time.perf_counter() - start,
+        start=start,
         engine=engine.without_cache(),
         run=run,
     )
@@ -77,7 +75,6 @@ def _assess_run(
         problem.fitted(variables, mutable),
         run.converged,
         run.nonfinite_steps,
-        num_modes=1 + _other_modes(problem, variables, mutable),
         chains=chains,
     )
 
@@ -112,15 +109,27 @@ def finish_candidate(
         assessment=assessment,
         stop_reason=solution.reason,
         converged=solution.converged,
-        seconds=time.perf_counter() - start,
+        unseen=solution.unseen,
+        start=start,
         solver_losses=solution.losses,
         history=history,
     )
 
 
 def _result(
-    problem: Problem, variables: Variables, mutable: dict[str, PyTree], **fields: Any
+    problem: Problem,
+    variables: Variables,
+    mutable: dict[str, PyTree],
+    assessment: Assessment,
+    start: float,
+    unseen: float | None = None,
+    **fields: Any,
 ) -> FitResult:
+    """The result of any fit: here other modes are searched for, if they have not been."""
+    assessment = with_mode_search(assessment, problem, variables, mutable, unseen)
+    if assessment.draws.z:
+        assessment = add_propriety(assessment, problem.fitted(variables, mutable))
+    assessment = with_rounding_error(assessment, problem)
     batch, missing, unknown = _known_data(problem, variables, mutable)
     return FitResult(
         model=problem.model,
@@ -132,6 +141,8 @@ def _result(
         batch=batch,
         missing=missing,
         unknown=unknown,
+        assessment=assessment,
+        seconds=time.perf_counter() - start,
         **fields,
     )
 
@@ -147,26 +158,3 @@ def _known_data(
     missing = tuple(arguments.sources)
     batch = with_placeholders(problem.batch, arguments, missing)
     return batch, missing, dependent_sites(target, batch, variables, mutable, missing)
-
-
-def _other_modes(problem: Problem, variables: Variables, mutable: dict[str, PyTree]) -> int:
-    """Number of modes that the guide does not cover, by short Pathfinder runs from random starts.
-
-    Gradient steps find one mode, and importance weights and chains started there do not reveal
-    others. Skipped, returning 0, where it would be costly: with many dimensions or much data.
-    """
-    target, batch = problem.target, problem.batch
-    kernel = Kernel(target, batch, variables.model, mutable)
-    short = (
-        target.space.dim <= _PATHS_DIM and not target.structure.sequential and target.differentiable
-    )
-    if not short or kernel.is_costly(_PATHS_GRADIENTS):
-        return 0
-    key = fold_in(problem.key, 6)
-    drawn = weights.draw(target, problem.guide, variables, mutable, key, batch, _PATHS_DRAWS)
-    flat = weights.flatten(target.space, drawn.z)
-    elbo, sd = weights.elbo(drawn.log_weights)[0], flat.std(axis=0)
-    if not (np.isfinite(elbo) and sd.all()):
-        return 0
-    paths = Pathfinder().run(kernel, host_rng(fold_in(key, 1)))
-    return len(paths.other_modes(Gaussian(flat.mean(axis=0), np.diag(sd)), elbo))

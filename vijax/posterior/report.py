@@ -8,6 +8,7 @@ import numpy as np
 
 from vijax.algorithms import Gradient
 from vijax.diagnostics.assessment import Assessment
+from vijax.diagnostics.importance import Importance
 from vijax.objectives.describe import describe_gradients
 from vijax.posterior.result import FitResult
 from vijax.posterior.table import table
@@ -27,7 +28,7 @@ def report(result: FitResult) -> str:
     ]
     if assessment.importance is not None:
         found = assessment.importance
-        lines.append(f"log evidence: {found.log_evidence:.3f} ± {found.log_evidence_se:.2g} nats")
+        lines.append(_log_evidence(found, assessment.elbo))
     if target.marginalized.sizes:
         sites = ", ".join(f"{name} ({n} values)" for name, n in target.marginalized.sizes.items())
         lines.append(f"discrete sites, marginalized exactly: {sites}")
@@ -45,6 +46,12 @@ def report(result: FitResult) -> str:
     if diagnosis.advice:
         lines += ["", f"next: {diagnosis.advice}"]
     return "\n".join(lines)
+
+
+def _log_evidence(found: Importance, elbo: float) -> str:
+    if math.isinf(found.log_evidence_se):
+        return f"log evidence: above the ELBO of {elbo:.3f} nats; not estimated, see k-hat"
+    return f"log evidence: {found.log_evidence:.3f} ± {found.log_evidence_se:.2g} nats"
 
 
 def _changes(assessment: Assessment, labels: list[str]) -> list[tuple[str, ...]]:

@@ -108,12 +108,13 @@ class FlowDescent(Solver):
         if not isinstance(guide, Flow):
             raise GuideError(mismatch("guide", "a Flow", repr(guide)))
         kernel = Kernel(target, batch, variables.model)
-        params, alternatives, evaluations = variables.guide, (), 0
+        params, alternatives, evaluations, unseen = variables.guide, (), 0, None
         if self.base is not None:
             base_variables = variables._replace(guide=params.base)
             base = guide.base_for(target.space.dim)
             start = self.base.solve(key, target, base, base_variables, batch)
             alternatives = tuple(params._replace(base=one) for one in start.alternatives)
+            unseen = start.unseen
             params, evaluations = params._replace(base=start.variables.guide), start.evaluations
 
         def elbo_terms(params: PyTree) -> Floats:
@@ -151,6 +152,7 @@ class FlowDescent(Solver):
             kernel.points + len(losses) * self.num_draws + evaluations,
             tuple(losses),
             alternatives,
+            unseen,
         )
 
     def _run_cycle(

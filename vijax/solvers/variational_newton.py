@@ -127,8 +127,9 @@ class VariationalNewton(Solver):
         gaussians: list[Gaussian | LowRankGaussian | None] = [result.gaussian]
         if paths is not None:
             gaussians += paths.other_modes(result.gaussian, result.elbo)
+        unseen = None if paths is None else paths.unseen
         return gaussian_solution(
-            kernel, variables, gaussians, result.reason, result.converged, result.elbos
+            kernel, variables, gaussians, result.reason, result.converged, result.elbos, unseen
         )
 
     def run(

@@ -67,6 +67,7 @@ def gaussian_solution(
     reason: str,
     converged: bool,
     elbos: Iterable[float] = (),
+    unseen: float | None = None,
 ) -> Solution:
     """A solution whose guide represents the first Gaussian, with the others as alternatives.
 
@@ -77,6 +78,7 @@ def gaussian_solution(
         reason: see `Solution`.
         converged: see `Solution`.
         elbos: ELBOs of the iterates.
+        unseen: see `Solution`.
 
     Raises:
         GuideError: the guide's parameters do not represent a Gaussian.
@@ -90,6 +92,7 @@ def gaussian_solution(
         kernel.points,
         tuple(float(-elbo) for elbo in elbos),
         tuple(params[1:]),
+        unseen,
     )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -36,6 +37,9 @@ from vijax.solvers.pathfinder.candidates import (
 from vijax.solvers.pathfinder.inverse_hessian import CompactGaussians, concatenate
 
 _NEGLIGIBLE_DROP = 10.0  # nats below the best, plus one per dimension: covariances are crude
+_MAX_LOSS = 4.6  # nats below the ELBO of a fit: a hundredth of its mass
+_MIN_EXCESS = 4.0  # nats by which a fit has too little mass where a candidate is
+_COVERAGE_DRAWS = 32
 _NUM_FINALISTS = 3  # candidates per path evaluated a second time
 
 
@@ -80,6 +84,16 @@ class PathfinderResult(NamedTuple):
         return int(self.path_modes.max(initial=-1)) + 1
 
     @property
+    def unseen(self) -> float:
+        """Estimated probability that a further path ends at a mode that none of these reached.
+
+        The share of converged paths that are alone at their mode (Good, 1953); zero if all reached
+        the same mode.
+        """
+        visits = np.bincount(self.path_modes[self.path_modes >= 0])
+        return float(np.sum(visits == 1) / visits.sum()) if len(visits) > 1 else 0.0
+
+    @property
     def at_other_modes(self) -> np.ndarray:
         """Indices of the candidates that are not at the best path's mode.
 
@@ -91,26 +105,50 @@ class PathfinderResult(NamedTuple):
         return np.flatnonzero((modes != best_mode) | (modes < 0))
 
     def other_modes(
-        self, gaussian: Gaussian | LowRankGaussian | None, elbo: float
+        self, gaussian: Gaussian | LowRankGaussian | list[Gaussian] | None, elbo: float
     ) -> list[LowRankGaussian]:
         """The best candidate at every mode of non-negligible mass, except the mode already fitted.
 
         Args:
-            gaussian: the fit; the mode nearest to it is excluded. No modes if `None`.
+            gaussian: the fit, or the components of a mixture; the mode nearest to each is excluded.
+                No modes if `None`.
             elbo: ELBO of the fit; candidates far below it have negligible mass.
         """
         best = self._best_per_mode()
-        if gaussian is None or self.candidates is None or len(best) < 2:
+        if gaussian is None or self.candidates is None:
             return []
-        distances = [
-            np.abs((self.candidates.mean[i] - gaussian.mean) / gaussian.sd).max() for i in best
-        ]
-        nearest, min_elbo = best[int(np.argmin(distances))], self._min_elbo(elbo)
-        return [
-            self.candidates.component(i)
-            for i in best
-            if i != nearest and self.candidate_elbos[i] > min_elbo
-        ]
+        fitted: list[Any] = gaussian if isinstance(gaussian, list) else [gaussian]
+        means, min_elbo = self.candidates.mean, self._min_elbo(elbo)
+        nearest = {
+            best[int(np.argmin([np.abs((means[i] - one.mean) / one.sd).max() for i in best]))]
+            for one in fitted
+            if best
+        }
+        others = [i for i in best if i not in nearest and self.candidate_elbos[i] > min_elbo]
+        modes = self.path_modes[self.candidate_paths]
+        known = {modes[i] for i in others}
+        uncovered = [i for i in self._uncovered(fitted, elbo) if modes[i] not in known]
+        return [self.candidates.component(i) for i in (*others, *uncovered[:1])]
+
+    def _uncovered(self, fitted: Sequence[Gaussian | LowRankGaussian], elbo: float) -> list[int]:
+        """Candidates of high mass that a fit does not cover, by ELBO, highest first.
+
+        With `c` the candidate and `q` the fit, `E_c[log p/q] = elbo_c + KL(c || q)` exceeds the
+        ELBO of the fit by some nats: a narrow mode inside of a broad one, or the reverse.
+        """
+        assert self.candidates is not None
+        order = np.argsort(-self.candidate_elbos)
+        order = order[self.candidate_elbos[order] > elbo - _MAX_LOSS]
+        noise = antithetic(np.random.default_rng(0), _COVERAGE_DRAWS, self.candidates.mean.shape[1])
+        found = []
+        for i in order:
+            candidate = self.candidates.component(int(i))
+            draws = candidate.transform(noise)
+            log_q = np.logaddexp.reduce([one.log_prob(draws) for one in fitted])
+            kl = np.mean(candidate.log_prob(draws) - log_q + np.log(len(fitted)))
+            if self.candidate_elbos[i] + kl > elbo + _MIN_EXCESS:
+                found.append(int(i))
+        return found
 
     def modes(self, elbo: float) -> list[tuple[LowRankGaussian, int]]:
         """The best candidate at every mode of non-negligible mass, with the number of paths there.
@@ -173,7 +211,7 @@ class Pathfinder(Solver):
     """
 
     maximizes_elbo: ClassVar[bool] = True
-    num_paths: int = 8
+    num_paths: int = 16
     radius: float = 2.0
     num_draws: int = 4
     num_final_draws: int = 32
@@ -194,7 +232,9 @@ class Pathfinder(Solver):
         """
         kernel = Kernel(target, batch, variables.model)
         result = self.run(kernel, host_rng(key), location(variables.guide, target.space)[None])
-        return gaussian_solution(kernel, variables, [result.gaussian], result.reason, True)
+        return gaussian_solution(
+            kernel, variables, [result.gaussian], result.reason, True, unseen=result.unseen
+        )
 
     def run(
         self, kernel: Kernel, rng: np.random.Generator, starts: Floats | None = None

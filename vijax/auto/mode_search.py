@@ -1,0 +1,117 @@
+"""Search for modes that a fitted guide does not cover, the same for every guide and algorithm.
+
+Importance weights and chains start at the guide and do not reveal modes far from it. Optimization
+paths from random starts and from the prior do. Their number follows the Good-Turing estimate: paths
+are added while some ended at a mode that no other path reached.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from vijax.auto.candidate import MAX_UNSEEN
+from vijax.contracts import Blocks, PyTree, Variables
+from vijax.contracts.kernel import Kernel
+from vijax.diagnostics import importance as weights
+from vijax.diagnostics.assessment import Assessment
+from vijax.diagnostics.status import diagnose
+from vijax.engine.problem import Problem
+from vijax.runtime.keys import fold_in, host_rng
+from vijax.solvers import Pathfinder
+from vijax.solvers.gaussians.dense import Gaussian
+
+_MAX_DIM = 2000  # dimensions up to which other modes are searched for
+_GRADIENTS = 1000  # gradient evaluations of the first paths
+_MAX_ELEMENTS = 2**32  # data elements that these may read: some seconds for a regression
+_PASSES = 100  # passes over rows not in memory that they take
+_DRAWS = 500
+_ROUNDS = 4  # maximum number of rounds of paths
+
+
+class ModeSearch(NamedTuple):
+    """Result of a search for modes that a guide does not cover.
+
+    Attributes:
+        others: number of modes of non-negligible mass that the guide does not cover.
+        unsearched: why there was no search, empty if there was one.
+    """
+
+    others: int
+    unsearched: str
+
+
+def search_modes(problem: Problem, variables: Variables, mutable: dict[str, PyTree]) -> ModeSearch:
+    """Searches for modes that a fitted guide does not cover, by Pathfinder."""
+    reason, target, data = unaffordable(problem), problem.target, problem.all_rows
+    if reason or data is None:
+        return ModeSearch(0, reason)
+    kernel = Kernel(target, data, variables.model, mutable)
+    key = fold_in(problem.key, 6)
+    drawn = weights.draw(target, problem.guide, variables, mutable, key, data, _DRAWS)
+    flat = weights.flatten(target.space, drawn.z)
+    elbo, sd = weights.elbo(drawn.log_weights)[0], flat.std(axis=0)
+    if not (np.isfinite(elbo) and sd.all()):
+        return ModeSearch(0, "draws of the guide have no finite density")
+    labels = np.zeros(len(flat), int) if drawn.labels is None else drawn.labels
+    parts = [flat[labels == one] for one in np.unique(labels)]
+    gaussians = [
+        Gaussian(part.mean(axis=0), np.diag(np.maximum(part.std(axis=0), 1e-6 * sd)))
+        for part in parts
+        if len(part) > 1
+    ]
+    rng = host_rng(fold_in(key, 1))
+    others = 0
+    for _ in range(_ROUNDS):
+        paths = Pathfinder().run(kernel, rng)
+        others = max(others, len(paths.other_modes(gaussians, elbo)))
+        if others or paths.unseen <= MAX_UNSEEN:
+            break
+    return ModeSearch(others, "")
+
+
+def unaffordable(problem: Problem) -> str:
+    """Why a search for other modes is impossible or would take too long; empty if it is not."""
+    target, data = problem.target, problem.all_rows
+    if not target.differentiable:
+        return "the log density has no gradient in some sites"
+    if target.space.dim > _MAX_DIM:
+        return f"more than {_MAX_DIM} dimensions"
+    if data is None:
+        return "the full data cannot be evaluated"
+    cost = _GRADIENTS * weights.num_elements(data, target.space.dim)
+    if isinstance(data, Blocks):
+        cost += _PASSES * data.read_cost * data.plate.size
+    return "too much data" if cost > _MAX_ELEMENTS else ""
+
+
+def with_mode_search(
+    assessment: Assessment,
+    problem: Problem,
+    variables: Variables,
+    mutable: dict[str, PyTree],
+    unseen: float | None,
+) -> Assessment:
+    """The assessment with the result of a search for other modes, where its status depends on it.
+
+    Args:
+        assessment: of the fit.
+        problem: the problem.
+        variables: the fitted variables.
+        mutable: the model's mutable state.
+        unseen: see `vijax.contracts.Solution`; `None` if there was no search during the fit.
+    """
+    if unseen is not None and unseen <= MAX_UNSEEN:
+        return assessment
+    diagnostics = assessment.diagnostics._replace(more_modes=False)
+    if diagnose(diagnostics).status not in ("certified", "corrected"):
+        return assessment
+    others, unsearched = search_modes(problem, variables, mutable)
+    diagnostics = diagnostics._replace(
+        num_modes=diagnostics.num_modes + others, unsearched=unsearched
+    )
+    assessment = assessment._replace(diagnostics=diagnostics)
+    if assessment.diagnosis.status != "corrected":
+        assessment = assessment._replace(chain_states=None)
+    return assessment

@@ -409,6 +409,27 @@ def test_other_values_of_the_data_give_a_warning(path, stepped):
         vijax.load(path, line, X, Y + 1)
 
 
+def steeper(x, y=None, prior=1.0):
+    """Another model with the sites of `line`."""
+    slope = numpyro.sample("slope", dist.Normal(0.0, prior))
+    noise = numpyro.sample("noise", dist.HalfNormal(1.0))
+    with numpyro.plate("rows", x.shape[0]):
+        numpyro.deterministic("at", slope * x)
+        numpyro.sample("y", dist.Normal(2 * slope * x, noise), obs=y)
+    numpyro.deterministic("double", 2 * slope)
+
+
+def test_another_model_with_the_same_sites_gives_a_warning(path, stepped):
+    stepped.save(path)
+    with pytest.warns(VijaxWarning, match="model: .*another log density.*init=posterior"):
+        vijax.load(path, steeper, X, Y)
+    with pytest.warns(VijaxWarning, match="model: "):
+        vijax.load(path, steeper)  # without the data, too
+    # another version of a library may trace the same model to another program
+    spoil(path, libraries={**codec.read(path, "")[0]["libraries"], "jax": "0.0"})
+    vijax.load(path, steeper, X, Y)
+
+
 def spoil(path, **changes):
     """The file with some entries of its manifest replaced."""
     manifest, arrays = codec.read(path, "")

@@ -109,6 +109,7 @@ class Structure(NamedTuple):
         location_scale: sites with a location-scale prior, whether their scale is latent or not.
         sequential: whether the model has a long loop, so that many points take as long as one.
         differentiable: whether the log density has a gradient in the continuous sites.
+        program: a digest of the traced model, see `vijax.runtime.jaxpr_digest`.
     """
 
     observed: tuple[str, ...] = ()
@@ -117,6 +118,7 @@ class Structure(NamedTuple):
     location_scale: tuple[str, ...] = ()
     sequential: bool = False
     differentiable: bool = True
+    program: str = ""
 
 
 class Subsampling(NamedTuple):

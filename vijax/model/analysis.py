@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax import Array
+from numpyro.distributions import Distribution
 
 from vijax.contracts import Batch, Plate
 from vijax.model.minibatch.subsampling import (
@@ -84,8 +85,19 @@ def analyze(traced: TracedModel) -> Analysis:
 
 def values_and_distributions(trace: Trace) -> list[Any]:
     """The values and the parameters of the distributions of all sites."""
-    parts = [(site["value"], site.get("fn")) for site in trace.values() if site["type"] != "plate"]
+    parts = [
+        (site["value"], _parameters(site.get("fn")))
+        for site in trace.values()
+        if site["type"] != "plate"
+    ]
     return [leaf for leaf in jax.tree.leaves(parts) if isinstance(leaf, _NUMERIC)]
+
+
+def _parameters(fn: Any) -> Any:
+    """The parameters of a distribution by name; NumPyro's own order of them varies."""
+    if not isinstance(fn, Distribution):
+        return fn
+    return {name: _parameters(getattr(fn, name, None)) for name in fn.gather_pytree_data_fields()}
 
 
 def trace_with_default_rows(

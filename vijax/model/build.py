@@ -142,7 +142,9 @@ def _target(traced: TracedModel, analysis: Analysis, request: BatchRequest | Non
     if any(is_subsampled(site, trace) for _, site, _ in latents(trace)):
         # again, now on all rows if the data have them; loops are those of the first trace
         analysis = analyze(traced)._replace(
-            sequential=analysis.sequential, differentiable=analysis.differentiable
+            sequential=analysis.sequential,
+            differentiable=analysis.differentiable,
+            digest=analysis.digest,
         )
         trace = analysis.trace
         for name, site, _ in latents(trace):
@@ -201,4 +203,5 @@ def _structure(traced: TracedModel, analysis: Analysis) -> Structure:
         location_scale=tuple(name for name in analysis.location_scale if name not in specs),
         sequential=analysis.sequential,
         differentiable=analysis.differentiable,
+        program=analysis.digest,
     )

@@ -101,7 +101,10 @@ def _encode(result: FitResult) -> tuple[dict[str, Any], list[np.ndarray]]:
             name: writer.encode(data[name])
             for name in sorted(required_arrays(*state) & data.keys())
         },
-        "digests": {name: checks.digest(value) for name, value in data.items()},
+        "digests": {
+            name: checks.digest(value) for name, value in (data | result.arguments.sources).items()
+        },
+        "program": result.target.structure.program,
         "index": writer.encode(result.batch.index),
         "key": writer.encode(result.batch.key),
         "assessment": writer.encode(result.assessment),
@@ -150,13 +153,14 @@ def _decode(
     args, kwargs = as_row_sources((args, kwargs), request is not None)
     arguments, data = split(model, args, kwargs, request is not None)
     call.check(manifest["call"], arguments)
-    checks.warn_if_data_changed(manifest["digests"], data)
+    checks.warn_if_data_changed(manifest["digests"], data | arguments.sources)
     data = {name: reader.decode(note) for name, note in manifest["data"].items()} | data
     missing = tuple(sorted(arguments.avals.keys() - data.keys()))
     data |= {name: arguments.placeholder(name) for name in missing}
     space = reader.decode(manifest["space"])
     target = build(model, arguments, request, frozenset(space.discrete.names))
     checks.check_space(space, target.space)
+    checks.warn_if_model_changed(manifest, target.structure.program)
     if options["mesh"] is not None:
         target = shard_target(target, arguments, options["mesh"])
         data |= shard_data(target, {name: data[name] for name in data if name not in missing})

@@ -1,5 +1,6 @@
 """Files of posteriors: round trips, rejected files, contents."""
 
+import contextlib
 import copy
 import dataclasses
 import io
@@ -8,6 +9,7 @@ import os
 import pickle
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import jax
@@ -479,6 +481,52 @@ def test_damaged_files_are_rejected(path, stepped):
     spoil(path, variables={"paths": [], "leaves": []})
     with pytest.raises(VijaxError, match="variables: expected the leaves of the file"):
         vijax.load(path, line)
+
+
+def forged(path, **members):
+    """An archive with some members of the file replaced."""
+    with zipfile.ZipFile(path) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()} | members
+    kind = zipfile.ZIP_DEFLATED if "compressed" in members else zipfile.ZIP_STORED
+    with zipfile.ZipFile(path, "w", kind) as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)
+
+
+def header(shape):
+    """The head of an array of a file that has no more than that."""
+    file = io.BytesIO()
+    note = {"descr": "<f8", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, note)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"0.npy": header((10**12,))}, "'0' is said to have 8000000000000 bytes"),
+        ({"0.npy": header((-1,)) + bytes(8)}, "'0' is said to have -8 bytes"),
+        ({"0.npy": b"nothing"}, "corrupt"),
+        ({"compressed": bytes(10**6)}, "is compressed"),
+        ({"manifest.npy": header((4,)) + bytes(32)}, "corrupt"),
+    ],
+    ids=["size", "negative", "no array", "compressed", "manifest"],
+)
+def test_forged_archives_are_rejected_before_they_take_memory(path, stepped, members, message):
+    stepped.save(path)
+    forged(path, **members)
+    with pytest.raises(VijaxError, match=message):
+        vijax.load(path, line)
+
+
+def test_an_entry_of_any_other_kind_gives_an_error_of_the_library(path, stepped):
+    stepped.save(path)
+    manifest, arrays = codec.read(path, "")
+    for entry in manifest:
+        for other in (None, -1, ["x"], {"class": "vijax.contracts.space.Site", "fields": {}}):
+            codec.write(path, {**manifest, entry: other}, arrays)
+            with contextlib.suppress(VijaxError, VijaxWarning):  # some do no harm
+                vijax.load(path, line)
 
 
 def test_a_file_refers_only_to_classes_of_the_library(path, stepped):

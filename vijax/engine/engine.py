@@ -172,6 +172,14 @@ def _call(run: Run, callbacks: Sequence[Callable[..., Any]]) -> Run:
             callback(run, run.curves, run.step)
         except StopIteration:
             run = run._replace(reason="stopped by a callback")
+        except Exception as error:
+            name = getattr(callback, "__qualname__", type(callback).__qualname__)
+            error.add_note(
+                f"callbacks: {name} raised this at step {run.step}. It is called as "
+                "callback(state, losses, step); to end the fit and keep its result, raise "
+                "StopIteration."
+            )
+            raise
     return run
 
 

@@ -140,7 +140,7 @@ def fit(
             `StopIteration` ends the fit.
         checkpoint: a directory in which gradient steps save their state every 30 seconds, or a
             `Checkpoint`. If it holds a checkpoint of the same fit, the fit continues from there.
-            Direct solvers, which take seconds, save none.
+            Direct solvers, which take seconds, save none and are not used.
         progress_bar: whether to show a progress bar on a terminal.
         model_kwargs: keyword arguments of the model whose names are also options.
         **kwargs: the model's keyword arguments.
@@ -216,6 +216,7 @@ def _build_problem(
     by_batch = batch_size is not None
     args, kwargs = as_row_sources((args, kwargs), by_batch)
     arguments, data = split(model, args, kwargs, by_batch)
+    _options.check_not_traced(data)
     subsampling = batch_request(batch_size, options["batch_axes"])
     target = build_marginalized(model, arguments, subsampling, discrete_guide_sites(guide))
     target = target if mesh is None else shard_target(target, arguments, mesh)

@@ -229,7 +229,8 @@ class Checkpointer:
     def _check(self, manifest: Any) -> None:
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise VijaxError(mismatch(self.label, "the checkpoint of a fit", "another format"))
-        stored = manifest["identity"]
+        stored = manifest.get("identity")
+        stored = stored if isinstance(stored, dict) else {}
         if "model" not in stored or checks.version_changes(manifest):
             # another version of a library may have traced the same model to another program
             stored = stored | {"model": self.identity["model"]}

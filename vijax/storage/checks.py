@@ -44,11 +44,12 @@ def check_format(manifest: Any, label: str) -> None:
     if not isinstance(manifest, Mapping) or manifest.get("format") != FORMAT:
         raise VijaxError(mismatch(label, "a file written by Posterior.save", "another archive"))
     if manifest["version"] > FORMAT_VERSION:
+        writer = _libraries(manifest).get("vijax")
         raise VijaxError(
             mismatch(
                 label,
                 f"format {FORMAT_VERSION} or older, which vijax {__version__} reads",
-                f"format {manifest['version']}, written by vijax {manifest['libraries']['vijax']}",
+                f"format {manifest['version']}, written by vijax {writer}",
                 "Upgrade vijax.",
             )
         )
@@ -159,12 +160,18 @@ def library_versions() -> dict[str, str]:
     return {"vijax": __version__, "python": platform.python_version(), **found}
 
 
-def version_changes(manifest: dict[str, Any]) -> str:
+def version_changes(manifest: Mapping[str, Any]) -> str:
     """A sentence that lists the libraries whose versions have changed; empty if none has."""
     now = library_versions()
     changed = [
         f"{name} {version} (now {now[name]})"
-        for name, version in manifest["libraries"].items()
+        for name, version in _libraries(manifest).items()
         if now.get(name, version) != version
     ]
     return f" The file was written with {', '.join(changed)}." if changed else ""
+
+
+def _libraries(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The versions in a file; none in one whose entry was changed."""
+    found = manifest.get("libraries")
+    return found if isinstance(found, Mapping) else {}

@@ -19,6 +19,7 @@ from vijax.runtime.errors import ArgumentError
 from vijax.runtime.fingerprint import fingerprint
 
 _HOLE = object()  # in place of a traced array
+_LONG_DOUBLE = {np.dtype("g").name: np.dtype("d"), np.dtype("G").name: np.dtype("D")}
 _TABLE = ("columns", "data_vars", "column_names")  # attributes in pandas, polars, xarray, pyarrow
 
 
@@ -144,7 +145,7 @@ def split(
             name += "'"
         if isinstance(leaf, RowSource) and keep_sources:
             sources[name] = leaf
-            leaf = jax.ShapeDtypeStruct(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype))
+            leaf = jax.ShapeDtypeStruct(leaf.shape, device_dtype(leaf.dtype))
         value = _classify(name, leaf)
         names.append(name)
         if isinstance(value, (np.ndarray, Array)):
@@ -166,7 +167,7 @@ def _on_device(name: str, value: np.ndarray | Array) -> Array:
 
 def check_range(name: str, value: np.ndarray) -> None:
     """Refuses numbers that would silently overflow in the precision of the device."""
-    dtype = jax.dtypes.canonicalize_dtype(value.dtype)
+    dtype = device_dtype(value.dtype)
     if dtype == value.dtype or value.size == 0 or value.dtype.kind not in "iuf":
         return
     limits = np.finfo(dtype) if value.dtype.kind == "f" else np.iinfo(dtype)
@@ -227,7 +228,8 @@ def _suggestion(signature: inspect.Signature, kwargs: dict[str, Any]) -> str:
 def _classify(name: str, leaf: Any) -> Any:
     """The leaf as an array if it is one, else as a static value."""
     if isinstance(leaf, np.generic):
-        return leaf.item()
+        value = leaf.item()
+        return leaf.astype(_native(leaf.dtype)).item() if isinstance(value, np.generic) else value
     if isinstance(leaf, Array):
         return leaf
     if any(hasattr(leaf, attribute) for attribute in _TABLE) and not callable(leaf):
@@ -256,7 +258,17 @@ def _numeric(name: str, array: np.ndarray) -> np.ndarray:
             f"argument {name!r}: expected a numeric array, got dtype {array.dtype}. "
             "Convert it to numbers first, for example categories to integer codes."
         )
-    return array
+    return array.astype(_native(array.dtype), copy=False)
+
+
+def _native(dtype: np.dtype) -> np.dtype:
+    """The dtype in the byte order of this machine; double precision for long double."""
+    return _LONG_DOUBLE.get(dtype.name, dtype.newbyteorder("="))
+
+
+def device_dtype(dtype: np.dtype) -> np.dtype:
+    """The dtype that numbers have on the device."""
+    return jax.dtypes.canonicalize_dtype(_native(dtype))
 
 
 def _is_column(leaf: Any) -> bool:

@@ -95,6 +95,7 @@ class Diagnostics(NamedTuple):
         num_modes: separate modes found, the one that the guide covers included.
         more_modes: whether the search for modes reached its limit while finding new ones.
         discrepancy: Stein discrepancy of `num_draws` particles, the only diagnostic for them.
+        data_warnings: what the precision of the device loses of the data, in words.
     """
 
     importance: Importance | None
@@ -109,6 +110,7 @@ class Diagnostics(NamedTuple):
     stationarity: Stationarity | None = None
     discrepancy: Discrepancy | None = None
     more_modes: bool = False
+    data_warnings: tuple[str, ...] = ()
 
 
 def diagnose(diagnostics: Diagnostics) -> Diagnosis:
@@ -121,7 +123,17 @@ def diagnose(diagnostics: Diagnostics) -> Diagnosis:
     if diagnostics.importance is None:
         reasons.append("importance sampling does not apply: accuracy not verified")
         return Diagnosis("approximate", tuple(reasons), _advice(diagnostics))
-    return _diagnose_draws(diagnostics, diagnostics.importance, reasons)
+    found = _diagnose_draws(diagnostics, diagnostics.importance, reasons)
+    return _of_rounded_data(found, diagnostics.data_warnings)
+
+
+def _of_rounded_data(found: Diagnosis, data_warnings: tuple[str, ...]) -> Diagnosis:
+    """A diagnosis that is valid for the data as rounded only, if these are others."""
+    if not data_warnings:
+        return found
+    status: Status = "failed" if found.status == "failed" else "approximate"
+    advice = found.advice or "Center these data before the call, or use double precision."
+    return Diagnosis(status, (*data_warnings, *found.reasons), advice)
 
 
 def _diagnose_draws(

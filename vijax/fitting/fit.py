@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -46,7 +47,7 @@ from vijax.model import (
 from vijax.model.centering import requested_weights
 from vijax.objectives import ScoreELBO
 from vijax.posterior.posterior import Posterior
-from vijax.runtime.errors import ModelError
+from vijax.runtime.errors import ModelError, VijaxWarning
 from vijax.runtime.keys import as_key
 from vijax.runtime.memory import explain_out_of_memory
 from vijax.solvers import by_name, default_solver
@@ -217,6 +218,8 @@ def _build_problem(
     args, kwargs = as_row_sources((args, kwargs), by_batch)
     arguments, data = split(model, args, kwargs, by_batch)
     _options.check_not_traced(data)
+    for text in arguments.data_warnings:
+        warnings.warn(f"{text}.", VijaxWarning, stacklevel=4)
     subsampling = batch_request(batch_size, options["batch_axes"])
     target = build_marginalized(model, arguments, subsampling, discrete_guide_sites(guide))
     target = target if mesh is None else shard_target(target, arguments, mesh)

@@ -7,6 +7,7 @@ not saved, except arrays on which the supports of latent sites depend.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 from collections.abc import Callable
@@ -154,6 +155,8 @@ def _decode(
     arguments, data = split(model, args, kwargs, request is not None)
     call.check(manifest["call"], arguments)
     checks.warn_if_data_changed(manifest["digests"], data | arguments.sources)
+    assessment = reader.decode(manifest["assessment"])
+    arguments = dataclasses.replace(arguments, data_warnings=assessment.diagnostics.data_warnings)
     data = {name: reader.decode(note) for name, note in manifest["data"].items()} | data
     missing = tuple(sorted(arguments.avals.keys() - data.keys()))
     data |= {name: arguments.placeholder(name) for name in missing}
@@ -179,7 +182,7 @@ def _decode(
         )
     except VijaxError as error:
         raise type(error)(f"{error}{checks.version_changes(manifest)}") from error
-    fields = ("assessment", "stop_reason", "converged", "seconds", "solver_losses", "history")
+    fields = ("stop_reason", "converged", "seconds", "solver_losses", "history")
     return FitResult(
         model=model,
         arguments=arguments,
@@ -195,6 +198,7 @@ def _decode(
         missing=missing,
         unknown=dependent_sites(target, batch, variables, mutable, missing),
         unsaved=unsaved,
+        assessment=assessment,
         **{name: reader.decode(manifest[name]) for name in fields},
     )
 

@@ -119,8 +119,14 @@ def finish_candidate(
 
 
 def _result(
-    problem: Problem, variables: Variables, mutable: dict[str, PyTree], **fields: Any
+    problem: Problem,
+    variables: Variables,
+    mutable: dict[str, PyTree],
+    assessment: Assessment,
+    **fields: Any,
 ) -> FitResult:
+    warnings = problem.arguments.data_warnings
+    diagnostics = assessment.diagnostics._replace(data_warnings=warnings)
     batch, missing, unknown = _known_data(problem, variables, mutable)
     return FitResult(
         model=problem.model,
@@ -132,6 +138,7 @@ def _result(
         batch=batch,
         missing=missing,
         unknown=unknown,
+        assessment=assessment._replace(diagnostics=diagnostics),
         **fields,
     )
 

@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 
 from vijax.contracts import RowSource
+from vijax.model.tracing.rounding import rounding_warnings
 from vijax.runtime.errors import ArgumentError
 from vijax.runtime.fingerprint import fingerprint
 
@@ -33,6 +34,7 @@ class Arguments:
         treedef: the structure of `(args, kwargs)`.
         avals: shape and dtype of every array, by name.
         sources: the arrays that are read in blocks of rows, by name.
+        data_warnings: what the precision of the device loses of the data, in words.
     """
 
     leaves: tuple[Any, ...]
@@ -40,6 +42,7 @@ class Arguments:
     treedef: Any
     avals: dict[str, tuple[tuple[int, ...], Any]]
     sources: dict[str, RowSource] = dataclasses.field(default_factory=dict)
+    data_warnings: tuple[str, ...] = ()
 
     def join(self, data: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """`(args, kwargs)` with the arrays of `data`."""
@@ -139,22 +142,27 @@ def split(
     data: dict[str, Array] = {}
     avals: dict[str, tuple[tuple[int, ...], Any]] = {}
     sources: dict[str, RowSource] = {}
+    data_warnings: tuple[str, ...] = ()
     for path, leaf in flat:
         name = prefixes[_position(path)] + jax.tree_util.keystr(path[2:])
         while name in avals:  # f(x, /, **kwargs) may be called with another x
             name += "'"
         if isinstance(leaf, RowSource) and keep_sources:
             sources[name] = leaf
+            data_warnings += rounding_warnings(name, leaf)
             leaf = jax.ShapeDtypeStruct(leaf.shape, device_dtype(leaf.dtype))
         value = _classify(name, leaf)
         names.append(name)
+        if isinstance(value, np.ndarray):
+            data_warnings += rounding_warnings(name, value)
         if isinstance(value, (np.ndarray, Array)):
             value = data[name] = _on_device(name, value)
         if isinstance(value, (Array, jax.ShapeDtypeStruct)):
             avals[name] = tuple(value.shape), value.dtype
             value = _HOLE
         leaves.append(value)
-    return Arguments(tuple(leaves), tuple(names), treedef, avals, sources), data
+    found = Arguments(tuple(leaves), tuple(names), treedef, avals, sources, data_warnings)
+    return found, data
 
 
 def _on_device(name: str, value: np.ndarray | Array) -> Array:

@@ -96,6 +96,7 @@ class Diagnostics(NamedTuple):
         more_modes: whether the search for modes reached its limit while finding new ones.
         discrepancy: Stein discrepancy of `num_draws` particles, the only diagnostic for them.
         data_warnings: what the precision of the device loses of the data, in words.
+        out_of_time: whether chains were not run because the time limit of the fit had passed.
     """
 
     importance: Importance | None
@@ -111,6 +112,7 @@ class Diagnostics(NamedTuple):
     discrepancy: Discrepancy | None = None
     more_modes: bool = False
     data_warnings: tuple[str, ...] = ()
+    out_of_time: bool = False
 
 
 def diagnose(diagnostics: Diagnostics) -> Diagnosis:
@@ -124,7 +126,21 @@ def diagnose(diagnostics: Diagnostics) -> Diagnosis:
         reasons.append("importance sampling does not apply: accuracy not verified")
         return Diagnosis("approximate", tuple(reasons), _advice(diagnostics))
     found = _diagnose_draws(diagnostics, diagnostics.importance, reasons)
+    found = _of_unchecked(found, diagnostics, diagnostics.importance)
     return _of_rounded_data(found, diagnostics.data_warnings)
+
+
+def _of_unchecked(found: Diagnosis, diagnostics: Diagnostics, importance: Importance) -> Diagnosis:
+    """A diagnosis without chains for lack of time, unless the weights suffice without them."""
+    if not diagnostics.out_of_time or diagnostics.check is not None:
+        return found
+    nearly_all = importance.ess > _NEARLY_ALL * diagnostics.num_draws
+    if found.status not in ("certified", "corrected") or (
+        found.status == "certified" and nearly_all
+    ):
+        return found
+    reason = "max_seconds reached: the guide was not checked with short chains"
+    return Diagnosis("approximate", (*found.reasons, reason), "Allow more time.")
 
 
 def _of_rounded_data(found: Diagnosis, data_warnings: tuple[str, ...]) -> Diagnosis:

@@ -47,6 +47,7 @@ from vijax.model import (
 from vijax.model.centering import requested_weights
 from vijax.objectives import ScoreELBO
 from vijax.posterior.posterior import Posterior
+from vijax.runtime.deadline import time_limit
 from vijax.runtime.errors import ModelError, VijaxWarning
 from vijax.runtime.keys import as_key
 from vijax.runtime.memory import explain_out_of_memory
@@ -136,7 +137,8 @@ def fit(
             1 (as in the model), a number or one per coordinate; or `"learned"`. By default learned
             for `guide="auto"` and as in the model for any other guide. Draws are always of the
             sites of the model.
-        max_seconds: wall-clock limit.
+        max_seconds: wall-clock limit, compilation included. Loops end at it, and the guide is not
+            checked with short chains after it, so that the status may be lower than with more time.
         callbacks: called as `callback(state, losses, step)` a few times a second; raising
             `StopIteration` ends the fit.
         checkpoint: a directory in which gradient steps save their state every 30 seconds, or a
@@ -187,22 +189,23 @@ def fit(
     count = (num_restarts or 1) if needs_start else 0
     variables = initial_variables(init, problem, parameters, mutable, count)
     start = FitStart(problem, variables, mutable, start_time, init is None)
-    result: Posterior | FitStart = start
-    if solver is not None:
-        if learn or (solver.maximizes_elbo and not named):
-            result = run_search(start, max_seconds, progress_bar, named)
-        else:
-            result = run_direct_solver(start, solver, final=algorithm is solver)
-    if isinstance(result, Posterior):
-        return result
-    if refine:
-        return run_refinement(result, max_seconds, progress_bar)
-    gradient_options = GradientOptions(
-        algorithm, objective, optimizer, num_particles, num_steps, max_seconds, precision
-    )
-    monitoring = Monitoring(tuple(callbacks), checkpoint, progress_bar)
-    chains: Chains = "correct" if guide == "auto" else "check"
-    return run_gradient_steps(result, gradient_options, monitoring, chains)
+    with time_limit(max_seconds, start_time):
+        result: Posterior | FitStart = start
+        if solver is not None:
+            if learn or (solver.maximizes_elbo and not named):
+                result = run_search(start, progress_bar, named)
+            else:
+                result = run_direct_solver(start, solver, final=algorithm is solver)
+        if isinstance(result, Posterior):
+            return result
+        if refine:
+            return run_refinement(result, max_seconds, progress_bar)
+        gradient_options = GradientOptions(
+            algorithm, objective, optimizer, num_particles, num_steps, max_seconds, precision
+        )
+        monitoring = Monitoring(tuple(callbacks), checkpoint, progress_bar)
+        chains: Chains = "correct" if guide == "auto" else "check"
+        return run_gradient_steps(result, gradient_options, monitoring, chains)
 
 
 def _build_problem(

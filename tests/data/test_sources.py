@@ -142,6 +142,30 @@ def test_non_numeric_columns_raise(tmp_path):
         data.table(folder, "gap").take(ROWS)
 
 
+def test_files_of_different_types_lose_nothing(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow
+
+    parts = [np.arange(3), np.array([0.5, 1.7, -2.9]), np.array([1, 2], np.int8)]
+    for number, part in enumerate(parts):
+        parquet.write_table(pyarrow.table({"x": part}), tmp_path / f"{number}.parquet")
+    np.testing.assert_array_equal(
+        data.table(tmp_path, "x").take(np.arange(8)), np.concatenate(parts)
+    )
+    parquet.write_table(pyarrow.table({"y": parts[0]}), tmp_path / "9.parquet")
+    with pytest.raises(ModelError, match=r"9\.parquet': expected a column 'x'"):
+        data.table(tmp_path, "x")
+
+
+def test_records_and_batches_of_different_types_lose_nothing():
+    mixed = [0, 1, 2.5]
+    with pytest.raises(ModelError, match=r"expected numbers of int64, .* got float64\. Give all"):
+        data.records(mixed).take(np.arange(3))
+    batches = [np.arange(2), np.array([2.5])]
+    with pytest.raises(ModelError, match="expected numbers of int64"):
+        data.stream(batches, 3).take(np.arange(3))
+
+
 def test_a_table_without_pyarrow_raises(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(ImportError, match="pip install pyarrow"):

@@ -12,6 +12,7 @@ import pytest
 
 import vijax
 from tests import targets
+from vijax import ModelError
 from vijax.solvers import NAMES
 
 Y = np.array([0.3, 1.9, -0.4, 2.2, 1.1], np.float32)
@@ -55,6 +56,35 @@ def test_the_right_name_is_suggested_for_a_misspelled_option(wrong, right):
         fit(model, Y, **{wrong: 3})
 
 
+def test_a_fit_inside_a_transformation_is_refused():
+    def inside(y):
+        return fit(model, y).elbo
+
+    for transform, y in ((jax.jit, Y), (jax.vmap, np.stack([Y, Y])), (jax.grad, Y)):
+        with pytest.raises(TypeError, match=r"argument 'y': .*fit cannot run inside jax\.jit"):
+            transform(inside)(y)
+
+    def no_data():
+        numpyro.sample("mu", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(TypeError, match="fit: expected values, got a traced array"):
+        jax.jit(lambda: fit(no_data).elbo)()
+
+
+def test_an_exception_of_a_callback_says_where_it_came_from():
+    def careless(state, losses, step):
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine") as caught:
+        fit(model, Y, guide="meanfield", num_steps=20, callbacks=[careless])
+    assert "careless raised this at step" in caught.value.__notes__[0]
+
+
+def test_complex_observations_are_refused_by_site():
+    with pytest.raises(ModelError, match=r"site 'y': expected a real log density, got complex64"):
+        fit(model, Y.astype(np.complex64))
+
+
 def clashing(y, guide=1.0):
     numpyro.sample("mu", dist.Normal(0.0, guide))
     numpyro.sample("y", dist.Normal(0.0, 1.0), obs=y)
@@ -73,6 +103,11 @@ def test_a_name_that_is_both_option_and_argument_is_rejected():
     ("options", "error", "text"),
     [
         ({"num_steps": 0}, ValueError, "num_steps: expected a positive integer"),
+        (
+            {"algorithm": "laplace", "checkpoint": "nowhere"},
+            ValueError,
+            "checkpoint: .* takes no gradient steps",
+        ),
         ({"num_particles": 1.5}, ValueError, "num_particles: expected a positive integer"),
         ({"num_restarts": True}, ValueError, "num_restarts: expected a positive integer"),
         ({"max_seconds": -1}, ValueError, "max_seconds: expected a positive number"),

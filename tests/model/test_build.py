@@ -1,6 +1,12 @@
 """Building a target compiles nothing; equal models share a target, and data are arguments."""
 
+import collections
+import contextvars
 import functools
+import io
+import os
+import threading
+from array import ArrayType
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +15,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 
+import vijax
 from tests.model.zoo import CASES
 from vijax.contracts import Batch
 from vijax.model import build, split, unwrap
@@ -260,3 +267,142 @@ def test_evidence_of_a_circular_model():
     np.testing.assert_allclose(
         density.sum() * (grid[1] - grid[0]) ** 2, exact * 2 * jnp.pi, rtol=1e-3
     )
+
+
+class Window(collections.deque):
+    """A container of C code with an empty `__dict__`."""
+
+
+def _frame():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"y": [1.0]})
+    return (lambda: frame["y"].iloc[0]), (lambda: frame.__setitem__("y", [5.0]))
+
+
+def _environment():
+    os.environ["VIJAX_TEST_LOC"] = "1.0"
+    return (
+        lambda: float(os.environ["VIJAX_TEST_LOC"]),
+        lambda: os.environ.__setitem__("VIJAX_TEST_LOC", "5.0"),
+    )
+
+
+def _container(values):
+    return (lambda: float(values[0])), (lambda: values.__setitem__(0, 5))
+
+
+def _masked():
+    values = np.ma.array([1.0, 2.0], mask=[False, False])
+    return (lambda: float(values.filled(5.0)[0])), (lambda: values.__setitem__(0, np.ma.masked))
+
+
+def _stream():
+    stream = io.BytesIO(b"1")
+    return (lambda: float(stream.getvalue())), (lambda: stream.getbuffer().__setitem__(0, ord("5")))
+
+
+def _factory():
+    table = collections.defaultdict(lambda: 1.0)
+    return (
+        lambda: table.copy()["key"],
+        lambda: setattr(table, "default_factory", lambda: 5.0),
+    )
+
+
+def _variable():
+    variable = contextvars.ContextVar("variable", default=1.0)
+    return variable.get, (lambda: variable.set(5.0))
+
+
+def _builtin_method():
+    table = {"loc": 1.0}
+    read = table.get
+    return (lambda: read("loc")), (lambda: table.__setitem__("loc", 5.0))
+
+
+READ = {
+    "frame": _frame,
+    "environment": _environment,
+    "deque": lambda: _container(Window([1])),
+    "array": lambda: _container(ArrayType("d", [1.0])),
+    "bytearray": lambda: _container(bytearray(b"\1")),
+    "memoryview": lambda: _container(memoryview(bytearray(b"\1"))),
+    "masked array": _masked,
+    "stream": _stream,
+    "default factory": _factory,
+    "context variable": _variable,
+    "builtin method": _builtin_method,
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_what_a_model_reads_distinguishes_targets(name):
+    read, change = READ[name]()
+
+    def model():
+        mu = numpyro.sample("mu", dist.Normal())
+        numpyro.sample("y", dist.Normal(mu, 1.0), obs=read())
+
+    def log_density(target):
+        return target.log_density({"mu": jnp.zeros(())}, Batch({}))
+
+    one, _ = make(model)
+    assert make(model)[0] is one
+    before = log_density(one)
+    change()
+    other, _ = make(model)
+    assert other is not one
+    assert log_density(other) == pytest.approx(before - 12.0)  # (25 - 1) / 2
+
+
+def test_a_file_read_by_a_library_distinguishes_targets(tmp_path):
+    path = tmp_path / "loc.npy"
+
+    def model(kind):
+        mu = numpyro.sample("mu", dist.Normal())
+        loc = np.load(path)
+        if kind == "deterministic":
+            numpyro.deterministic("loc", loc)
+        elif kind == "factor":
+            numpyro.factor("loc", loc)
+        else:
+            numpyro.sample("y", dist.Normal(loc, 1.0), obs=0.0)
+        return mu
+
+    for kind in ("deterministic", "factor", "observed"):
+        np.save(path, np.float32(1.0))
+        one, _ = make(model, kind)
+        assert make(model, kind)[0] is one
+        np.save(path, np.float32(2.0))
+        assert make(model, kind)[0] is not one
+
+
+def test_threads_trace_at_the_same_time():
+    found = {}
+
+    def trace(number):
+        def model(y):
+            loc = sum(numpyro.sample(f"z{number}_{i}", dist.Normal()) for i in range(20))
+            numpyro.sample("y", dist.Normal(loc, 1.0), obs=y)
+
+        found[number] = make(model, np.zeros(number + 1, np.float32))[0].space.names
+
+    threads = [threading.Thread(target=trace, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {n: tuple(f"z{n}_{i}" for i in range(20)) for n in range(4)}
+
+
+def test_predictions_follow_what_the_model_reads():
+    values = Window([1.0])
+
+    def model(y=None):
+        mu = numpyro.sample("mu", dist.Normal())
+        numpyro.sample("y", dist.Normal(mu + 100 * values[0], 1.0), obs=y)
+
+    posterior = vijax.fit(model, np.float32(100.0), guide="laplace", progress_bar=False)
+    assert posterior.predict(0)["y"].mean() == pytest.approx(100.0, abs=1.0)
+    values[0] = 2.0
+    assert posterior.predict(0)["y"].mean() == pytest.approx(200.0, abs=1.0)

@@ -1,5 +1,6 @@
 """Files of posteriors: round trips, rejected files, contents."""
 
+import contextlib
 import copy
 import dataclasses
 import io
@@ -8,6 +9,7 @@ import os
 import pickle
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import jax
@@ -409,6 +411,27 @@ def test_other_values_of_the_data_give_a_warning(path, stepped):
         vijax.load(path, line, X, Y + 1)
 
 
+def steeper(x, y=None, prior=1.0):
+    """Another model with the sites of `line`."""
+    slope = numpyro.sample("slope", dist.Normal(0.0, prior))
+    noise = numpyro.sample("noise", dist.HalfNormal(1.0))
+    with numpyro.plate("rows", x.shape[0]):
+        numpyro.deterministic("at", slope * x)
+        numpyro.sample("y", dist.Normal(2 * slope * x, noise), obs=y)
+    numpyro.deterministic("double", 2 * slope)
+
+
+def test_another_model_with_the_same_sites_gives_a_warning(path, stepped):
+    stepped.save(path)
+    with pytest.warns(VijaxWarning, match="model: .*another log density.*init=posterior"):
+        vijax.load(path, steeper, X, Y)
+    with pytest.warns(VijaxWarning, match="model: "):
+        vijax.load(path, steeper)  # without the data, too
+    # another version of a library may trace the same model to another program
+    spoil(path, libraries={**codec.read(path, "")[0]["libraries"], "jax": "0.0"})
+    vijax.load(path, steeper, X, Y)
+
+
 def spoil(path, **changes):
     """The file with some entries of its manifest replaced."""
     manifest, arrays = codec.read(path, "")
@@ -458,6 +481,52 @@ def test_damaged_files_are_rejected(path, stepped):
     spoil(path, variables={"paths": [], "leaves": []})
     with pytest.raises(VijaxError, match="variables: expected the leaves of the file"):
         vijax.load(path, line)
+
+
+def forged(path, **members):
+    """An archive with some members of the file replaced."""
+    with zipfile.ZipFile(path) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()} | members
+    kind = zipfile.ZIP_DEFLATED if "compressed" in members else zipfile.ZIP_STORED
+    with zipfile.ZipFile(path, "w", kind) as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)
+
+
+def header(shape):
+    """The head of an array of a file that has no more than that."""
+    file = io.BytesIO()
+    note = {"descr": "<f8", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, note)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"0.npy": header((10**12,))}, "'0' is said to have 8000000000000 bytes"),
+        ({"0.npy": header((-1,)) + bytes(8)}, "'0' is said to have -8 bytes"),
+        ({"0.npy": b"nothing"}, "corrupt"),
+        ({"compressed": bytes(10**6)}, "is compressed"),
+        ({"manifest.npy": header((4,)) + bytes(32)}, "corrupt"),
+    ],
+    ids=["size", "negative", "no array", "compressed", "manifest"],
+)
+def test_forged_archives_are_rejected_before_they_take_memory(path, stepped, members, message):
+    stepped.save(path)
+    forged(path, **members)
+    with pytest.raises(VijaxError, match=message):
+        vijax.load(path, line)
+
+
+def test_an_entry_of_any_other_kind_gives_an_error_of_the_library(path, stepped):
+    stepped.save(path)
+    manifest, arrays = codec.read(path, "")
+    for entry in manifest:
+        for other in (None, -1, ["x"], {"class": "vijax.contracts.space.Site", "fields": {}}):
+            codec.write(path, {**manifest, entry: other}, arrays)
+            with contextlib.suppress(VijaxError, VijaxWarning):  # some do no harm
+                vijax.load(path, line)
 
 
 def test_a_file_refers_only_to_classes_of_the_library(path, stepped):

@@ -1,9 +1,18 @@
 """Fingerprints: equal for values of the same behavior, different otherwise."""
 
+import collections
 import dataclasses
+import datetime
 import enum
 import functools
+import io
+import logging
+import operator
+import re
+import threading
 import types
+import weakref
+from array import ArrayType
 
 import jax
 import jax.numpy as jnp
@@ -98,6 +107,15 @@ SAME = {
     "none": lambda: None,
     "module": lambda: np,
     "ufunc": lambda: jnp.exp,
+    "deque": lambda: collections.deque([1, 2]),
+    "bytearray": lambda: bytearray(b"x"),
+    "typed array": lambda: ArrayType("d", [1.0]),
+    "date": lambda: datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
+    "pattern": lambda: re.compile("a+"),
+    "slice": lambda: slice(1, [2]),
+    "getter": lambda: operator.itemgetter(1),
+    "logger": lambda: logging.getLogger("fingerprint"),
+    "range": lambda: range(3),
 }
 
 
@@ -137,6 +155,16 @@ DIFFERENT = {
     "object array": (np.array([1, "a"], object), np.array([1, "b"], object)),
     "module": (np, jnp),
     "nothing and false": (None, False),
+    "deque": (collections.deque([1]), collections.deque([2])),
+    "bytearray": (bytearray(b"x"), bytearray(b"y")),
+    "typed array": (ArrayType("d", [1.0]), ArrayType("f", [1.0])),
+    "date": (datetime.date(2026, 1, 1), datetime.date(2026, 1, 2)),
+    "pattern": (re.compile("a+"), re.compile("a+", re.IGNORECASE)),
+    "getter": (operator.itemgetter(1), operator.itemgetter(2)),
+    "mask": (np.ma.array([1.0], mask=[True]), np.ma.array([1.0], mask=[False])),
+    "bound builtin": ({"a": 1}.get, {"a": 2}.get),
+    "default factory": (collections.defaultdict(int), collections.defaultdict(list)),
+    "weak reference": (weakref.ref(Config), weakref.ref(Slotted)),
 }
 
 
@@ -233,6 +261,23 @@ def test_unhashable_and_unknown_objects_are_hashable():
         hash(fingerprint(value))
     one, two = object(), object()
     assert fingerprint(one) == fingerprint(one) != fingerprint(two)
+
+
+def test_an_object_of_unseen_content_equals_nothing():
+    stream, generator = io.BytesIO(b"a"), np.random.default_rng(0)
+    for value in (stream, generator, iter([1]), threading.local()):
+        assert fingerprint(value) != fingerprint(value)
+        seen = functools.partial(fingerprint, opaque_by_identity=True)
+        assert seen(value) == seen(value)
+
+
+def test_tables_compare_by_content():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"y": [1.0, 2.0]})
+    before = fingerprint(frame)
+    assert fingerprint(frame.copy()) == before
+    frame.loc[0, "y"] = 3.0
+    assert fingerprint(frame) != before
 
 
 def test_an_identity_is_not_reused():

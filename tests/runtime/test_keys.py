@@ -7,10 +7,25 @@ import pytest
 from vijax.runtime.keys import as_key, fold_in
 
 
-@pytest.mark.parametrize("seed", [0, 1, 42, 2**31 - 1, 2**31, 2**32 + 5, -1])
+@pytest.mark.parametrize("seed", [0, 1, 42, 2**31 - 1, 2**31, 2**32 - 1])
 def test_an_integer_is_a_seed(seed):
     expected = jax.random.key_data(jax.random.key(seed))
     np.testing.assert_array_equal(jax.random.key_data(as_key(seed)), expected)
+
+
+def test_all_64_bits_of_an_integer_count():
+    seeds = [0, 5, 2**32 + 5, 2**40, 2**63 - 1, -(2**63), -1, 2**32 - 1]
+    keys = {seed: tuple(jax.random.key_data(as_key(seed)).tolist()) for seed in seeds}
+    assert len({*keys.values()}) == len(seeds)
+    with jax.enable_x64(True):  # as there
+        for seed in seeds:
+            assert keys[seed] == tuple(jax.random.key_data(jax.random.key(seed)).tolist())
+
+
+@pytest.mark.parametrize("seed", [2**63, 2**64, -(2**63) - 1])
+def test_an_integer_with_more_bits_is_named(seed):
+    with pytest.raises(ValueError, match=f"rng_key: expected an int from .* got {seed}"):
+        as_key(seed)
 
 
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])

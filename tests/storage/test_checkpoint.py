@@ -27,10 +27,16 @@ rng = np.random.default_rng(0)
 Y = (rng.normal(1.0, 2.0, (200, 1)) + rng.normal(size=(200, 3))).astype(np.float32)
 
 
+def reflected(y):
+    """Another model with the same sites."""
+    return hierarchy(-y)
+
+
 def fit(path=None, num_steps=3000, seconds=0.0, keep=2, callbacks=(), y=Y, rng_key=0, **options):
+    model = options.pop("model", hierarchy)
     checkpoint = None if path is None else vijax.Checkpoint(path, seconds, keep)
     return vijax.fit(
-        hierarchy,
+        model,
         y,
         batch_size={"rows": 20},
         num_steps=num_steps,
@@ -108,6 +114,7 @@ def test_a_finished_fit_takes_no_more_steps(tmp_path):
         ({"y": Y + 1}, "another data set"),
         ({"y": Y[:100]}, "another model argument"),
         ({"guide": "meanfield"}, "another guide"),
+        ({"model": reflected}, "another model."),
         ({"num_restarts": 2}, "another number of restarts"),
     ],
 )

@@ -23,6 +23,7 @@ from vijax.auto.candidate import (
 from vijax.auto.history import Attempt
 from vijax.contracts import PyTree, Solution, Variables
 from vijax.engine.problem import Problem
+from vijax.runtime.deadline import time_is_up
 from vijax.runtime.progress import Progress
 
 INTERRUPTED = "interrupted by Ctrl-C"
@@ -52,11 +53,9 @@ def search(
     problem: Problem,
     variables: Variables,
     mutable: dict[str, PyTree],
-    max_seconds: float | None,
     bar: Progress,
 ) -> tuple[Candidate, tuple[Attempt, ...]]:
     """Runs the stages; returns the best candidate and the record of the stages."""
-    start_time = time.perf_counter()
     start = StartingPoint(problem, variables, mutable)
     best: Candidate | None = None
     history: list[Attempt] = []
@@ -65,8 +64,7 @@ def search(
             if best is not None and _status(best) == "certified" and name not in stages.modes:
                 continue
             stage_start = time.perf_counter()
-            elapsed = stage_start - start_time
-            if best is not None and max_seconds is not None and elapsed > max_seconds:
+            if best is not None and time_is_up():
                 break
             bar.note(name if best is None else f"ELBO {best.assessment.elbo:.2f}, {name}")
             found = stage(start, best)
@@ -89,8 +87,7 @@ def search(
         best = check_with_chains(best, mutable, stages.correct)
         for name, stage in stages.fallbacks.items():
             stage_start = time.perf_counter()
-            late = max_seconds is not None and stage_start - start_time > max_seconds
-            if late or _status(best) != "approximate":
+            if time_is_up() or _status(best) != "approximate":
                 break
             bar.note(f"ELBO {best.assessment.elbo:.2f}, {name}")
             found = stage(start, best)

@@ -113,6 +113,7 @@ class Structure(NamedTuple):
         priors: location and scale of the prior of a site's unconstrained value, each of its shape,
             for sites whose prior has constant parameters of a common family.
         improper: sites with an improper prior.
+        program: a digest of the traced model, see `vijax.runtime.jaxpr_digest`.
     """
 
     observed: tuple[str, ...] = ()
@@ -123,6 +124,7 @@ class Structure(NamedTuple):
     differentiable: bool = True
     priors: Mapping[str, tuple[np.ndarray, np.ndarray]] = {}
     improper: tuple[str, ...] = ()
+    program: str = ""
 
 
 class Subsampling(NamedTuple):

@@ -65,19 +65,32 @@ def table(path: PathLike, columns: str | Sequence[str], format: str = "parquet")
     for name in names:
         if name not in found.schema.names:
             raise ArgumentError(mismatch("columns", f"some of {found.schema.names}", repr(name)))
-    types = [np.dtype(found.schema.field(name).type.to_pandas_dtype()) for name in names]
+    fragments = list(found.get_fragments())
+    # the schema of a directory is that of its first file; others may have other types
+    types = {_dtype(fragment, name) for fragment in fragments or [found] for name in names}
     dtype = np.result_type(*types)
     if dtype.kind not in "biuf":
-        raise ArgumentError(
-            mismatch("columns", "numbers", f"{dict(zip(names, types, strict=True))}")
-        )
+        raise ArgumentError(mismatch("columns", "numbers", f"{sorted(map(str, types))}"))
     width = () if isinstance(columns, str) else (len(names),)
     parts = [
         _Group(group, tuple(names), (rows, *width), dtype)
-        for fragment in found.get_fragments()
+        for fragment in fragments
         for group, rows in _groups(fragment)
     ]
     return StackedRows(parts)
+
+
+def _dtype(source: Any, name: str) -> np.dtype:
+    """The dtype of a column in a file.
+
+    Raises:
+        ArgumentError: it does not have the column.
+    """
+    schema = getattr(source, "physical_schema", None) or source.schema
+    if name not in schema.names:
+        where = f"file {source.path!r}"
+        raise ArgumentError(mismatch(where, f"a column {name!r}", f"{schema.names}"))
+    return np.dtype(schema.field(name).type.to_pandas_dtype())
 
 
 def _groups(fragment: Any) -> list[tuple[Any, int]]:

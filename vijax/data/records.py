@@ -95,7 +95,11 @@ class Column(RowSource):
         if values.shape != (len(rows), *self.shape[1:]):
             expected = f"rows of shape {self.shape[1:]}, as the first"
             raise ArgumentError(mismatch("data", expected, f"{values.shape[1:]}"))
-        return values
+        if not np.can_cast(values.dtype, self.dtype, "same_kind"):
+            expected = f"numbers of {self.dtype}, as the first row"
+            remedy = "Give all of them one type."
+            raise ArgumentError(mismatch("data", expected, f"{values.dtype}", remedy))
+        return values.astype(self.dtype, copy=False)
 
 
 class _Records(Columns):

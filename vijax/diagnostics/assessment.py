@@ -30,6 +30,7 @@ from vijax.diagnostics.pullback import PullbackKernel
 from vijax.diagnostics.stationarity import Stationarity, stationarity
 from vijax.diagnostics.status import CERTIFIED_SHIFT, Diagnosis, Diagnostics, Shift, diagnose, shift
 from vijax.diagnostics.stein_discrepancy import discrepancy
+from vijax.runtime.deadline import time_is_up
 from vijax.runtime.keys import fold_in, host_rng
 
 _NUM_DRAWS = 4000
@@ -151,6 +152,7 @@ def assess_importance(
     """Assessment by importance weights and a natural-gradient step; arguments as in `assess`."""
     target, guide, dim = fitted.target, fitted.guide, fitted.target.space.dim
     at_most = num_assessment_draws(fitted.batch, dim)
+    at_most = max(_MIN_DRAWS, at_most // 4) if time_is_up() else at_most
     draws = _draw(fitted, at_most)
     num_draws = len(draws.log_p)
     if isinstance(guide, ParticleGuide):
@@ -210,6 +212,8 @@ def add_chain_check(assessment: Assessment, fitted: FittedGuide, correct: bool) 
     possible = target.differentiable and target.space.dim <= _CHECK_DIM
     if diagnostics.importance is None or not possible or diagnostics.finite_share <= 0.5:
         return assessment
+    if time_is_up():
+        return assessment._replace(diagnostics=diagnostics._replace(out_of_time=True))
     kernel, transform = fitted.kernel, None
     if isinstance(guide, TransportGuide) and draws.noise is not None:
         kernel = PullbackKernel(target, guide, fitted.variables, fitted.mutable, fitted.batch)

@@ -18,6 +18,7 @@ from vijax.contracts.kernel import Floats, Kernel
 from vijax.diagnostics import psis
 from vijax.diagnostics import short_chains as markov
 from vijax.diagnostics.short_chains import ChainState, Moments, WindowMoments
+from vijax.runtime.deadline import time_is_up
 
 _NUM_CHAINS = 256
 _NUM_WARMUP, _NUM_SAMPLES = 6, 8  # iterations of the first window, step size adaptation before it
@@ -188,7 +189,7 @@ def check(
             done = found.converged and (agrees or (len(windows) > 1 and found.error < _ERROR))
             if done or not (correct or found.converged):
                 break
-            if (2 * state.num_gradients + 8) * num > budget:
+            if (2 * state.num_gradients + 8) * num > budget or time_is_up():
                 break
             if not found.converged:  # samples still depend on the starts: drop them, adapt again
                 pooled = state.samples.reshape(-1, kernel.dim)

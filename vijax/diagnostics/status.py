@@ -99,6 +99,8 @@ class Diagnostics(NamedTuple):
         improper: direction in which the log density does not fall, empty if none was found.
         unsearched: why other modes were not searched for, empty if they were.
         discrepancy: Stein discrepancy of `num_draws` particles, the only diagnostic for them.
+        data_warnings: what the precision of the device loses of the data, in words.
+        out_of_time: whether chains were not run because the time limit of the fit had passed.
     """
 
     importance: Importance | None
@@ -116,6 +118,8 @@ class Diagnostics(NamedTuple):
     improper: str = ""
     unsearched: str = ""
     rounding: float = 0.0
+    data_warnings: tuple[str, ...] = ()
+    out_of_time: bool = False
 
 
 def diagnose(diagnostics: Diagnostics) -> Diagnosis:
@@ -138,7 +142,31 @@ def diagnose(diagnostics: Diagnostics) -> Diagnosis:
     if diagnostics.importance is None:
         reasons.append("importance sampling does not apply: accuracy not verified")
         return Diagnosis("approximate", tuple(reasons), _advice(diagnostics))
-    return _diagnose_draws(diagnostics, diagnostics.importance, reasons)
+    found = _diagnose_draws(diagnostics, diagnostics.importance, reasons)
+    found = _of_unchecked(found, diagnostics, diagnostics.importance)
+    return _of_rounded_data(found, diagnostics.data_warnings)
+
+
+def _of_unchecked(found: Diagnosis, diagnostics: Diagnostics, importance: Importance) -> Diagnosis:
+    """A diagnosis without chains for lack of time, unless the weights suffice without them."""
+    if not diagnostics.out_of_time or diagnostics.check is not None:
+        return found
+    nearly_all = importance.ess > _NEARLY_ALL * diagnostics.num_draws
+    if found.status not in ("certified", "corrected") or (
+        found.status == "certified" and nearly_all
+    ):
+        return found
+    reason = "max_seconds reached: the guide was not checked with short chains"
+    return Diagnosis("approximate", (*found.reasons, reason), "Allow more time.")
+
+
+def _of_rounded_data(found: Diagnosis, data_warnings: tuple[str, ...]) -> Diagnosis:
+    """A diagnosis that is valid for the data as rounded only, if these are others."""
+    if not data_warnings:
+        return found
+    status: Status = "failed" if found.status == "failed" else "approximate"
+    advice = found.advice or "Center these data before the call, or use double precision."
+    return Diagnosis(status, (*data_warnings, *found.reasons), advice)
 
 
 def _diagnose_draws(

@@ -28,6 +28,7 @@ from vijax.engine.problem import Problem
 from vijax.engine.run import Budget, Run
 from vijax.engine.selection import Selected
 from vijax.engine.stopping import Phase, StopRule
+from vijax.runtime.deadline import time_is_up
 from vijax.runtime.device_layout import on_host
 from vijax.runtime.interrupt import defer_interrupt
 from vijax.runtime.keys import fold_in
@@ -104,6 +105,8 @@ class Engine:
                 if run.step == _window_end(run.window_start):
                     run = close_window(self.steps, self.rule, self.anneal, run, budget)
                 spent = budget.stop_reason(run.step, time.perf_counter() - start_time)
+                if not spent and time_is_up():  # it counts from the start of the fit
+                    spent = budget.stop_reason(-1, np.inf) or "max_seconds reached"
                 run = run._replace(reason=run.reason or spent)
                 if progress is not None:
                     progress.update(run.step, run.losses)
@@ -172,6 +175,14 @@ def _call(run: Run, callbacks: Sequence[Callable[..., Any]]) -> Run:
             callback(run, run.curves, run.step)
         except StopIteration:
             run = run._replace(reason="stopped by a callback")
+        except Exception as error:
+            name = getattr(callback, "__qualname__", type(callback).__qualname__)
+            error.add_note(
+                f"callbacks: {name} raised this at step {run.step}. It is called as "
+                "callback(state, losses, step); to end the fit and keep its result, raise "
+                "StopIteration."
+            )
+            raise
     return run
 
 

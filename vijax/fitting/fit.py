@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -46,7 +47,8 @@ from vijax.model import (
 from vijax.model.centering import requested_weights
 from vijax.objectives import ScoreELBO
 from vijax.posterior.posterior import Posterior
-from vijax.runtime.errors import ModelError
+from vijax.runtime.deadline import time_limit
+from vijax.runtime.errors import ModelError, VijaxWarning
 from vijax.runtime.keys import as_key
 from vijax.runtime.memory import explain_out_of_memory
 from vijax.solvers import by_name, default_solver
@@ -135,12 +137,13 @@ def fit(
             1 (as in the model), a number or one per coordinate; or `"learned"`. By default learned
             for `guide="auto"` and as in the model for any other guide. Draws are always of the
             sites of the model.
-        max_seconds: wall-clock limit.
+        max_seconds: wall-clock limit, compilation included. Loops end at it, and the guide is not
+            checked with short chains after it, so that the status may be lower than with more time.
         callbacks: called as `callback(state, losses, step)` a few times a second; raising
             `StopIteration` ends the fit.
         checkpoint: a directory in which gradient steps save their state every 30 seconds, or a
             `Checkpoint`. If it holds a checkpoint of the same fit, the fit continues from there.
-            Direct solvers, which take seconds, save none.
+            Direct solvers, which take seconds, save none and are not used.
         progress_bar: whether to show a progress bar on a terminal.
         model_kwargs: keyword arguments of the model whose names are also options.
         **kwargs: the model's keyword arguments.
@@ -186,22 +189,23 @@ def fit(
     count = (num_restarts or 1) if needs_start else 0
     variables = initial_variables(init, problem, parameters, mutable, count)
     start = FitStart(problem, variables, mutable, start_time, init is None)
-    result: Posterior | FitStart = start
-    if solver is not None:
-        if learn or (solver.maximizes_elbo and not named):
-            result = run_search(start, max_seconds, progress_bar, named)
-        else:
-            result = run_direct_solver(start, solver, final=algorithm is solver)
-    if isinstance(result, Posterior):
-        return result
-    if refine:
-        return run_refinement(result, max_seconds, progress_bar)
-    gradient_options = GradientOptions(
-        algorithm, objective, optimizer, num_particles, num_steps, max_seconds, precision
-    )
-    monitoring = Monitoring(tuple(callbacks), checkpoint, progress_bar)
-    chains: Chains = "correct" if guide == "auto" else "check"
-    return run_gradient_steps(result, gradient_options, monitoring, chains)
+    with time_limit(max_seconds, start_time):
+        result: Posterior | FitStart = start
+        if solver is not None:
+            if learn or (solver.maximizes_elbo and not named):
+                result = run_search(start, progress_bar, named)
+            else:
+                result = run_direct_solver(start, solver, final=algorithm is solver)
+        if isinstance(result, Posterior):
+            return result
+        if refine:
+            return run_refinement(result, max_seconds, progress_bar)
+        gradient_options = GradientOptions(
+            algorithm, objective, optimizer, num_particles, num_steps, max_seconds, precision
+        )
+        monitoring = Monitoring(tuple(callbacks), checkpoint, progress_bar)
+        chains: Chains = "correct" if guide == "auto" else "check"
+        return run_gradient_steps(result, gradient_options, monitoring, chains)
 
 
 def _build_problem(
@@ -216,6 +220,9 @@ def _build_problem(
     by_batch = batch_size is not None
     args, kwargs = as_row_sources((args, kwargs), by_batch)
     arguments, data = split(model, args, kwargs, by_batch)
+    _options.check_not_traced(data)
+    for text in arguments.data_warnings:
+        warnings.warn(f"{text}.", VijaxWarning, stacklevel=4)
     subsampling = batch_request(batch_size, options["batch_axes"])
     target = build_marginalized(model, arguments, subsampling, discrete_guide_sites(guide))
     target = target if mesh is None else shard_target(target, arguments, mesh)

@@ -6,7 +6,6 @@ The first two return a posterior, or, if they did not converge, the start of gra
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -38,6 +37,7 @@ from vijax.fitting.initial_values import ensure_finite
 from vijax.objectives import ELBO
 from vijax.posterior.finish import finish_candidate, finish_run, finish_solution
 from vijax.posterior.posterior import Posterior
+from vijax.runtime.deadline import time_is_up
 from vijax.runtime.keys import fold_in
 from vijax.runtime.progress import Progress
 from vijax.storage.checkpoint import Checkpoint, open_checkpointer
@@ -87,19 +87,17 @@ class Monitoring(NamedTuple):
     progress_bar: bool = True
 
 
-def run_search(
-    start: FitStart, max_seconds: float | None, progress_bar: bool, named: bool
-) -> Posterior | FitStart:
+def run_search(start: FitStart, progress_bar: bool, named: bool) -> Posterior | FitStart:
     """Searches over approximations, or over coordinates only if the guide was `named`."""
     with Progress(progress_bar, steps=False) as bar:
         initial = (start.problem, start.variables[0], start.mutable)
-        found, history = search(NAMED if named else AUTO, *initial, max_seconds, bar)
+        found, history = search(NAMED if named else AUTO, *initial, bar)
     status, solution = found.assessment.diagnosis.status, found.solution
     # flows are fitted by gradient steps already
     final = isinstance(found.problem.guide, TransportGuide)
     final |= solution.converged or solution.reason.startswith(INTERRUPTED)
     final |= bool(found.assessment.diagnostics.improper)
-    if status in _USABLE or final:
+    if status in _USABLE or final or time_is_up():
         return Posterior(finish_candidate(found, start.mutable, history, start.start_time))
     return _gradient_start(start._replace(problem=found.problem), solution)
 
@@ -112,7 +110,7 @@ def run_direct_solver(start: FitStart, solver: Solver, final: bool) -> Posterior
         solution = solver.solve(fold_in(problem.key, 4), *state)
     except KeyboardInterrupt:
         solution, final = Solution(start.variables[0], INTERRUPTED, False, 0), True
-    final |= solution.converged or solver.exhaustive or not solver.maximizes_elbo
+    final |= solution.converged or solver.exhaustive or not solver.maximizes_elbo or time_is_up()
     if final:
         if not (solution.converged or solution.reason == INTERRUPTED) and start.random_init:
             solution = ensure_finite(problem, solution, start.mutable)
@@ -128,14 +126,13 @@ def run_refinement(start: FitStart, max_seconds: float | None, progress_bar: boo
     with Progress(progress_bar, None) as bar:
         initial = _initial_run(engine, start, options)
         run = engine.advance(initial, Budget(None, max_seconds), progress=bar)
-    left = max_seconds and max(0.0, max_seconds - (time.perf_counter() - start.start_time))
-    if run.phases[0].best is None or left == 0:  # not stationary, or time is up
+    if run.phases[0].best is None or time_is_up():  # not stationary, or time is up
         return Posterior(finish_run(engine, run, start.start_time))
     variables, mutable, _ = engine.latest(run)
     reason, losses = f"{run.step} minibatch steps", tuple(run.losses[:, 0])
     stages = refinement_stages(Solution(variables, reason, True, run.step, losses))
     with Progress(progress_bar, steps=False) as bar:
-        found, history = search(stages, problem, variables, mutable, left, bar)
+        found, history = search(stages, problem, variables, mutable, bar)
     solution = found.solution
     if solution.reason != reason:
         solution = solution._replace(reason=f"{reason}, then {solution.reason}", losses=losses)
@@ -212,8 +209,9 @@ def _rule(problem: Problem, variables: Variables) -> StopRule:
 
 def _pilot(engine: Engine, variables: Variables, mutable: dict[str, PyTree]) -> float:
     """The learning-rate factor whose pilot run has the lowest loss; ties go to the larger."""
-    losses = [
-        engine.trial(engine.start([variables], mutable, [factor]), _PILOT_STEPS)
-        for factor in _PILOT_FACTORS
-    ]
+    losses: list[float] = []
+    for factor in _PILOT_FACTORS:
+        if losses and time_is_up():
+            return _DEFAULT_FACTOR
+        losses.append(engine.trial(engine.start([variables], mutable, [factor]), _PILOT_STEPS))
     return _PILOT_FACTORS[int(np.argmin(losses))]

@@ -12,6 +12,7 @@ import jax
 from vijax.contracts import Algorithm, Solver
 from vijax.runtime.checks import check_count
 from vijax.runtime.device_layout import RESTARTS, mesh_layout
+from vijax.runtime.errors import ArgumentError
 from vijax.runtime.precision import check_precision
 from vijax.solvers import by_name
 
@@ -169,6 +170,23 @@ def _check_algorithm(options: Mapping[str, Any]) -> None:
         if options[name] is not None:
             raise ValueError(f"{name}: it belongs to the algorithm {algorithm!r}; set it there.")
     if isinstance(algorithm, Solver):
-        for name in ("num_steps", "num_restarts", "callbacks"):
+        for name in ("num_steps", "num_restarts", "callbacks", "checkpoint"):
             if options[name]:
                 raise ValueError(f"{name}: {algorithm!r} takes no gradient steps; leave it out.")
+
+
+def check_not_traced(data: Mapping[str, Any]) -> None:
+    """Refuses a fit inside a transformation of JAX, which has no values on which to decide.
+
+    Raises:
+        ArgumentError: an argument of the model is traced, or the fit is inside `jax.jit`.
+    """
+    traced = [f"argument {name!r}" for name, x in data.items() if isinstance(x, jax.core.Tracer)]
+    if not traced and isinstance(jax.device_put(0.0), jax.core.Tracer):
+        traced = ["fit"]
+    if traced:
+        raise ArgumentError(
+            f"{traced[0]}: expected values, got a traced array: fit cannot run inside jax.jit, "
+            "jax.vmap, jax.grad or a loop of jax.lax, since the data decide what it computes. "
+            "Call it outside, and transform posterior.log_prob or draws of posterior.sample."
+        )

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax import Array
+from numpyro.distributions import Distribution
 
 from vijax.contracts import Batch, Plate
 from vijax.model.minibatch.subsampling import (
@@ -27,8 +28,10 @@ from vijax.model.tracing.handler import SubstituteFn
 from vijax.model.tracing.sites import Trace, all_plates, site_plates
 from vijax.runtime.errors import ModelError
 from vijax.runtime.jaxpr import has_gradient, has_loop, used_inputs
+from vijax.runtime.jaxpr_digest import jaxpr_digest
 
 _LONG = 16  # steps from which the length of a loop, not the number of points, determines the time
+_NUMERIC = (Array, np.ndarray, np.generic, bool, int, float)
 
 
 class Analysis(NamedTuple):
@@ -40,6 +43,7 @@ class Analysis(NamedTuple):
         hierarchical: those whose scale depends on other latents.
         sequential: whether there is a long loop.
         differentiable: whether there is a gradient.
+        digest: of the traced program, with all that the model read while it was traced.
     """
 
     trace: Trace
@@ -47,23 +51,53 @@ class Analysis(NamedTuple):
     hierarchical: tuple[str, ...]
     sequential: bool
     differentiable: bool
+    digest: str
 
 
 def analyze(traced: TracedModel) -> Analysis:
     """The properties of a model, from an abstract trace on all rows."""
     trace: Trace = {}
 
-    def scales(constant: Array, data: dict[str, Array]) -> dict[str, Array]:
-        trace.update(_checked(traced, Batch(data), substitution.at_constant(constant), True))
-        return log_densities.log_prior_sds(trace)
+    def scales(constant: Array, data: dict[str, Array]) -> tuple[dict[str, Array], Any]:
+        trace.update(traced.trace(Batch(data), substitution.at_constant(constant)))
+        # outputs, so that the program contains all that they are computed from
+        others = traced.log_density(trace), values_and_distributions(trace)
+        return log_densities.log_prior_sds(trace), others
 
-    closed, shapes = jax.make_jaxpr(scales, return_shape=True)(1.0, traced.arguments.abstract())
-    names = sorted(shapes)  # the leaf order of a dict
+    run = jax.make_jaxpr(scales, return_shape=True)
+    closed, (shapes, _) = run(1.0, traced.arguments.abstract())
+    names = sorted(shapes)  # the leaf order of a dict, whose leaves are the first outputs
+    outputs = range(len(closed.jaxpr.outvars))
     hierarchical = tuple(
-        name for name in names if used_inputs(closed.jaxpr, [name == one for one in names])[0]
+        name
+        for place, name in enumerate(names)
+        if used_inputs(closed.jaxpr, [place == one for one in outputs])[0]
     )
-    sequential = has_loop(closed.jaxpr, _LONG)
-    return Analysis(trace, tuple(names), hierarchical, sequential, has_gradient(closed.jaxpr))
+    return Analysis(
+        trace,
+        location_scale=tuple(names),
+        hierarchical=hierarchical,
+        sequential=has_loop(closed.jaxpr, _LONG),
+        differentiable=has_gradient(closed.jaxpr),
+        digest=jaxpr_digest(closed, [(name, site["type"]) for name, site in trace.items()]),
+    )
+
+
+def values_and_distributions(trace: Trace) -> list[Any]:
+    """The values and the parameters of the distributions of all sites."""
+    parts = [
+        (site["value"], _parameters(site.get("fn")))
+        for site in trace.values()
+        if site["type"] != "plate"
+    ]
+    return [leaf for leaf in jax.tree.leaves(parts) if isinstance(leaf, _NUMERIC)]
+
+
+def _parameters(fn: Any) -> Any:
+    """The parameters of a distribution by name; NumPyro's own order of them varies."""
+    if not isinstance(fn, Distribution):
+        return fn
+    return {name: _parameters(getattr(fn, name, None)) for name in fn.gather_pytree_data_fields()}
 
 
 def trace_with_default_rows(

@@ -1,14 +1,17 @@
 """Builds a `Target` from a model function and its arguments, by one abstract trace.
 
 A target contains names, shapes and plates, no data. Those of the last `_CACHE_SIZE` models are
-cached by a fingerprint of the model function and by the shapes of its arrays, so that a second fit
-reuses its compiled programs.
+cached by a fingerprint of the model function, the shapes of its arrays and the traced program, so
+that a second fit reuses its compiled programs. A model is always traced before the cache is asked:
+what it read from files, the environment or objects that a fingerprint cannot see into is in the
+program.
 """
 
 from __future__ import annotations
 
 import collections
 import functools
+import threading
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -48,6 +51,7 @@ from vijax.runtime.fingerprint import fingerprint
 
 _CACHE_SIZE = 64
 _targets: collections.OrderedDict[Hashable, tuple[Target, TracedModel]] = collections.OrderedDict()
+_lock = threading.Lock()
 
 
 def build_marginalized(
@@ -111,31 +115,37 @@ def build(
             names the site.
     """
     precision = str(jax.dtypes.canonicalize_dtype("float64"))
-    lookup = (fingerprint(model), arguments.lookup, request, sampled, precision)
-    if lookup in _targets:
-        _targets.move_to_end(lookup)
-        target, traced = _targets[lookup]
+    traced = TracedModel(model, arguments, sampled)
+    analysis = analyze(traced)
+    code = fingerprint(model, opaque_by_identity=True)
+    lookup = (code, arguments.lookup, request, sampled, precision, analysis.digest)
+    with _lock:
+        found = _targets.get(lookup)
+    if found is not None:
+        target, traced = found
         # equal now; variables captured by the old function may change later
         traced.model = model
-        return target
-    traced = TracedModel(model, arguments, sampled)
-    target = _target(traced, request)
-    _targets[lookup] = target, traced
-    while len(_targets) > _CACHE_SIZE:
-        _targets.popitem(last=False)
+    else:
+        target = _target(traced, analysis, request)
+    with _lock:
+        _targets[lookup] = target, traced
+        _targets.move_to_end(lookup)
+        while len(_targets) > _CACHE_SIZE:
+            _targets.popitem(last=False)
     return target
 
 
-def _target(traced: TracedModel, request: BatchRequest | None) -> Target:
-    """The target of a model that has not been traced before."""
-    analysis = analyze(traced)
+def _target(traced: TracedModel, analysis: Analysis, request: BatchRequest | None) -> Target:
+    """The target of a model that is not in the cache."""
     trace = analysis.trace
     set_default_rows(traced, trace, substitution.at_origin, with_log_density=True)
     plates = all_plates(trace)
     if any(is_subsampled(site, trace) for _, site, _ in latents(trace)):
         # again, now on all rows if the data have them; loops are those of the first trace
         analysis = analyze(traced)._replace(
-            sequential=analysis.sequential, differentiable=analysis.differentiable
+            sequential=analysis.sequential,
+            differentiable=analysis.differentiable,
+            digest=analysis.digest,
         )
         trace = analysis.trace
         for name, site, _ in latents(trace):
@@ -200,6 +210,7 @@ def _structure(traced: TracedModel, analysis: Analysis, space: Space) -> Structu
             for site in space.continuous.sites
             if site.name in analysis.trace and is_improper(analysis.trace[site.name]["fn"])
         ),
+        program=analysis.digest,
     )
 
 

@@ -10,6 +10,7 @@ from numpyro import handlers
 
 from vijax.contracts import Batch
 from vijax.model.tracing.arguments import Arguments
+from vijax.runtime.handler_lock import handler_lock
 
 
 def init_strategy(
@@ -22,7 +23,8 @@ def init_strategy(
         # seed inside: strategies draw with the keys of the sites
         seeded = handlers.seed(model, key)
         substituted = handlers.substitute(seeded, substitute_fn=strategy)
-        trace = handlers.trace(substituted).get_trace(*args, **kwargs)
+        with handler_lock:
+            trace = handlers.trace(substituted).get_trace(*args, **kwargs)
         return {
             name: site["value"]
             for name, site in trace.items()

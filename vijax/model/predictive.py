@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from vijax.contracts import Batch, PyTree, Target
-from vijax.model.analysis import trace_with_default_rows
+from vijax.model.analysis import trace_with_default_rows, values_and_distributions
 from vijax.model.log_density import log_density_model
 from vijax.model.traced_model import TracedModel
 from vijax.model.tracing import substitution
@@ -21,6 +21,7 @@ from vijax.model.tracing.handler import Message, Step, SubstituteFn
 from vijax.model.tracing.sites import Trace, at_step, fixed_value, is_data, site_shape
 from vijax.runtime.errors import ModelError
 from vijax.runtime.fingerprint import fingerprint
+from vijax.runtime.jaxpr_digest import jaxpr_digest
 
 Draws = dict[str, Array]
 
@@ -59,8 +60,20 @@ def predictor(
             "posterior.sample() instead."
         )
     arguments, data = split(model, args, kwargs)
-    lookup = (fingerprint(model), arguments.lookup)
+    traced = TracedModel(model, arguments)
+    code = fingerprint(model, opaque_by_identity=True)
+    lookup = (code, arguments.lookup, _digest(traced))
     return target.program(_predict, _Prediction(lookup, model, arguments)), Batch(data)
+
+
+def _digest(traced: TracedModel) -> str:
+    """The digest of the model's program, with all that the model read while it was traced."""
+
+    def run(data: dict[str, Array]) -> list[Array]:
+        trace = traced.trace(Batch(data), _origin_or_draw, with_log_density=False)
+        return values_and_distributions(trace)
+
+    return jaxpr_digest(jax.make_jaxpr(run)(traced.arguments.abstract()))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ not saved, except arrays on which the supports of latent sites depend.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 from collections.abc import Callable
@@ -101,7 +102,10 @@ def _encode(result: FitResult) -> tuple[dict[str, Any], list[np.ndarray]]:
             name: writer.encode(data[name])
             for name in sorted(required_arrays(*state) & data.keys())
         },
-        "digests": {name: checks.digest(value) for name, value in data.items()},
+        "digests": {
+            name: checks.digest(value) for name, value in (data | result.arguments.sources).items()
+        },
+        "program": result.target.structure.program,
         "index": writer.encode(result.batch.index),
         "key": writer.encode(result.batch.key),
         "assessment": writer.encode(result.assessment),
@@ -126,12 +130,12 @@ def _read(
     options: dict[str, Any],
 ) -> FitResult:
     manifest, arrays = codec.read(source, label)
-    checks.check_format(manifest, label)
     try:
+        checks.check_format(manifest, label)
         return _decode(manifest, Reader(arrays), model, given, options)
-    except VijaxError:
+    except (VijaxError, Warning, MemoryError):
         raise
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except Exception as error:  # a changed entry may raise anything in the class that it is for
         raise VijaxError(
             f"{label}: expected the contents of a posterior, got {error!r} while reading them."
             f"{checks.version_changes(manifest)}"
@@ -150,13 +154,16 @@ def _decode(
     args, kwargs = as_row_sources((args, kwargs), request is not None)
     arguments, data = split(model, args, kwargs, request is not None)
     call.check(manifest["call"], arguments)
-    checks.warn_if_data_changed(manifest["digests"], data)
+    checks.warn_if_data_changed(manifest["digests"], data | arguments.sources)
+    assessment = reader.decode(manifest["assessment"])
+    arguments = dataclasses.replace(arguments, data_warnings=assessment.diagnostics.data_warnings)
     data = {name: reader.decode(note) for name, note in manifest["data"].items()} | data
     missing = tuple(sorted(arguments.avals.keys() - data.keys()))
     data |= {name: arguments.placeholder(name) for name in missing}
     space = reader.decode(manifest["space"])
     target = build(model, arguments, request, frozenset(space.discrete.names))
     checks.check_space(space, target.space)
+    checks.warn_if_model_changed(manifest, target.structure.program)
     if options["mesh"] is not None:
         target = shard_target(target, arguments, options["mesh"])
         data |= shard_data(target, {name: data[name] for name in data if name not in missing})
@@ -175,7 +182,7 @@ def _decode(
         )
     except VijaxError as error:
         raise type(error)(f"{error}{checks.version_changes(manifest)}") from error
-    fields = ("assessment", "stop_reason", "converged", "seconds", "solver_losses", "history")
+    fields = ("stop_reason", "converged", "seconds", "solver_losses", "history")
     return FitResult(
         model=model,
         arguments=arguments,
@@ -191,6 +198,7 @@ def _decode(
         missing=missing,
         unknown=dependent_sites(target, batch, variables, mutable, missing),
         unsaved=unsaved,
+        assessment=assessment,
         **{name: reader.decode(manifest[name]) for name in fields},
     )
 

@@ -126,6 +126,9 @@ def _result(
     **fields: Any,
 ) -> FitResult:
     """The result of any fit: here other modes are searched for, if they have not been."""
+    warnings = problem.arguments.data_warnings
+    diagnostics = assessment.diagnostics._replace(data_warnings=warnings)
+    assessment = assessment._replace(diagnostics=diagnostics)
     assessment = with_mode_search(assessment, problem, variables, mutable, unseen)
     if assessment.draws.z:
         assessment = add_propriety(assessment, problem.fitted(variables, mutable))

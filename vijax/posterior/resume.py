@@ -13,6 +13,7 @@ from vijax.posterior.finish import finish_run
 from vijax.posterior.requirements import require_data
 from vijax.posterior.result import FitResult
 from vijax.runtime.checks import check_count
+from vijax.runtime.deadline import time_limit
 from vijax.runtime.errors import VijaxError
 from vijax.runtime.progress import Progress
 
@@ -41,6 +42,6 @@ def resume(
     budget = Budget(result.run.step + check_count("num_steps", num_steps), max_seconds)
     engine = result.engine.without_cache()
     loop = jax.tree.map(lambda leaf: leaf.copy(), result.run.loop)  # steps may overwrite it
-    with Progress(progress_bar, budget.num_steps) as bar:
+    with time_limit(max_seconds, start), Progress(progress_bar, budget.num_steps) as bar:
         run = engine.advance(result.run._replace(loop=loop), budget, callbacks, bar)
-    return finish_run(engine, run, start - result.seconds)  # total time of both runs
+        return finish_run(engine, run, start - result.seconds)  # total time of both runs

@@ -59,6 +59,7 @@ def as_key(rng_key: Any) -> Array:
 
     Raises:
         TypeError: it is of another kind.
+        ValueError: an int has more than the 64 bits of a key.
     """
     if isinstance(rng_key, jax.Array) or hasattr(rng_key, "dtype"):
         if jnp.issubdtype(rng_key.dtype, jax.dtypes.prng_key) and rng_key.shape == ():
@@ -66,13 +67,14 @@ def as_key(rng_key: Any) -> Array:
         if rng_key.dtype == jnp.uint32 and rng_key.shape == (2,):
             return jax.random.wrap_key_data(jnp.asarray(rng_key))
     try:
-        return _from_seed(operator.index(rng_key))
+        seed = operator.index(rng_key)
     except TypeError:
         shape = getattr(rng_key, "shape", None)
         raise TypeError(
             "rng_key: expected an int, jax.random.key(seed) or a legacy uint32 key of shape (2,), "
             f"got {type(rng_key).__name__}" + ("." if shape is None else f" of shape {shape}.")
         ) from None
+    return _from_seed(seed)
 
 
 def fold_in(key: Array, number: int) -> Array:
@@ -89,11 +91,16 @@ def host_rng(key: Array) -> np.random.Generator:
 
 
 def _from_seed(seed: int) -> Array:
-    """`jax.random.key(seed)`, bit for bit."""
+    """`jax.random.key(seed)`, bit for bit, of all 64 bits also in single precision."""
     default = jax.config.jax_default_prng_impl  # type: ignore[attr-defined]
-    if default != _THREEFRY or not 0 <= seed < 2**31:
-        return jax.random.key(seed)
-    return _wrap(0, seed)
+    # other generators take the bits of the default integer
+    least, most = (-(2**63), 2**63 - 1) if default == _THREEFRY else (0, _MASK)
+    if not least <= seed <= most:
+        raise ValueError(
+            f"rng_key: expected an int from {least} to {most}, so that different ones give "
+            f"different keys, got {seed}. Use another one, or a key of jax.random."
+        )
+    return _wrap(seed >> 32 & _MASK, seed & _MASK) if default == _THREEFRY else jax.random.key(seed)
 
 
 def _wrap(first: int, second: int) -> Array:

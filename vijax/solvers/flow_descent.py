@@ -26,6 +26,7 @@ from vijax.contracts import (
 from vijax.contracts.kernel import Floats, Kernel
 from vijax.diagnostics.importance import gain
 from vijax.guides.flow import Flow
+from vijax.runtime.deadline import time_is_up
 from vijax.runtime.errors import GuideError, mismatch
 from vijax.runtime.keys import fold_in, host_rng
 
@@ -139,6 +140,8 @@ class FlowDescent(Solver):
             converged = abs(elbo_gain) < max(min_gain, min(2 * se, 4 * self.tolerance))
             if elbo_gain > 0:
                 best, best_terms = candidate, terms
+            if time_is_up():
+                break
         last = f"ELBO gain of the last {len(new)}: {elbo_gain:.3g} +- {se:.2g} nats"
         summary = f"after {len(losses)} steps; {last}"
         if best is params:
@@ -178,6 +181,8 @@ class FlowDescent(Solver):
             noise = rng.standard_normal(shape, np.float32)
             state, new = program(state, params, noise, chunk, batch, model)
             losses += np.asarray(new, np.float64).tolist()
+            if time_is_up():
+                break
         unravel = _unraveler(params)
         return unravel(np.asarray(state.values)), losses
 

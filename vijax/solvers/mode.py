@@ -10,6 +10,7 @@ import numpy as np
 
 from vijax.contracts import Batch, Guide, Solution, Solver, Target, Variables
 from vijax.contracts.kernel import Floats, Kernel
+from vijax.runtime.deadline import time_is_up
 from vijax.runtime.keys import host_rng
 from vijax.solvers.gaussians.conversion import location, relocate
 from vijax.solvers.gaussians.dense import Evaluate
@@ -17,7 +18,7 @@ from vijax.solvers.host_algebra import host_algebra
 from vijax.solvers.optimization.lbfgs import LBFGS
 from vijax.solvers.optimization.modes import assign_modes
 from vijax.solvers.optimization.newton import mode_failure, newton_ascent
-from vijax.solvers.optimization.paths import NO_START, Path, finite_starts
+from vijax.solvers.optimization.paths import NO_START, TIME_LIMIT, Path, finite_starts
 
 _MAX_RESTARTS = 3  # restarts of L-BFGS from the endpoints
 _MIN_GAIN = 0.1  # nats: a restart that gains more was not at a maximum
@@ -105,7 +106,7 @@ class ModeSolver(Solver):
         for _ in range(_MAX_RESTARTS):
             before = paths
             paths = self.optimizer.maximize(kernel, _endpoints(before), keep_iterates=False)
-            if not _still_increasing(before, paths).any():
+            if not _still_increasing(before, paths).any() or time_is_up():
                 break
         return self._assess(kernel, before, paths)
 
@@ -118,6 +119,8 @@ class ModeSolver(Solver):
         mode = Mode(paths[best].points[-1], float(log_densities[best]), False, "", path_modes)
         # endpoints of one mode at different log densities: no maximum was reached
         if increasing or log_densities[best] - reached.min() > _MAX_RANGE:
+            if time_is_up():
+                return mode._replace(reason=TIME_LIMIT)
             return self._confirm(kernel, mode, mode.point - before[best].points[0])
         reason = f"mode reached from {reached.size} of {self.num_starts} starting points"
         if path_modes.max() > 0:

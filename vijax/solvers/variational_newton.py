@@ -10,6 +10,7 @@ import numpy as np
 
 from vijax.contracts import Data, Guide, Solution, Solver, Target, Variables
 from vijax.contracts.kernel import Floats, Kernel
+from vijax.runtime.deadline import time_is_up
 from vijax.runtime.errors import VijaxError, mismatch
 from vijax.runtime.keys import host_rng
 from vijax.solvers.batch_and_match.batch_and_match import BatchAndMatch
@@ -202,6 +203,8 @@ class _Ascent:
             return False, "no draws of the start have a finite log density"
         max_elbo, step = current.elbo, 1.0
         for count in range(1, self.options.max_steps + 1):
+            if count > 1 and time_is_up():
+                return False, f"not converged: max_seconds reached after {count - 1} Newton steps"
             proposal = self._propose(current, step)
             proposed = self._evaluate(proposal)
             # a diverged proposal has a large standard error: uses that of the current Gaussian

@@ -229,8 +229,13 @@ class Checkpointer:
     def _check(self, manifest: Any) -> None:
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise VijaxError(mismatch(self.label, "the checkpoint of a fit", "another format"))
+        stored = manifest.get("identity")
+        stored = stored if isinstance(stored, dict) else {}
+        if "model" not in stored or checks.version_changes(manifest):
+            # another version of a library may have traced the same model to another program
+            stored = stored | {"model": self.identity["model"]}
         for part, value in self.identity.items():
-            if manifest["identity"].get(part) != value:
+            if stored.get(part) != value:
                 raise VijaxError(
                     mismatch(
                         self.label,
@@ -272,6 +277,7 @@ def _identity(engine: Engine, restarts: int) -> dict[str, Any]:
     return {
         "model argument": call.encode(arguments, writer),
         "set of latent sites": writer.encode(target.space),
+        "model": target.structure.program,
         "guide": writer.encode(problem.guide),
         "algorithm": writer.encode(engine.algorithm),
         "setting of the algorithm": _settings(engine.algorithm),

@@ -12,9 +12,11 @@ import dataclasses
 import importlib
 import io
 import json
+import math
 import os
 import secrets
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -212,13 +214,40 @@ def read(source: str | os.PathLike[str] | io.BytesIO, label: str) -> tuple[Any, 
         got = f"a truncated file or no archive: {start!r}..." if start else "an empty one"
         raise VijaxError(mismatch(label, expected, got))
     try:
-        with np.load(content, allow_pickle=False) as archive:
-            if _MANIFEST not in archive:
-                raise VijaxError(mismatch(label, expected, f"an archive of {archive.files[:5]}"))
-            manifest = json.loads(archive[_MANIFEST].tobytes().decode())
-            return manifest, [archive[f"{i}"] for i in range(len(archive.files) - 1)]
-    except (zipfile.BadZipFile, KeyError, EOFError, OSError, json.JSONDecodeError) as error:
+        with zipfile.ZipFile(content) as archive:
+            names = [one.filename.removesuffix(".npy") for one in archive.infolist()]
+            if _MANIFEST not in names:
+                raise VijaxError(mismatch(label, expected, f"an archive of {names[:5]}"))
+            manifest = json.loads(_member(archive, _MANIFEST).tobytes().decode())
+            return manifest, [_member(archive, f"{i}") for i in range(len(names) - 1)]
+    except VijaxError:
+        raise
+    except _CORRUPT as error:
         raise VijaxError(mismatch(label, expected, f"a corrupt one ({error})")) from error
+
+
+_CORRUPT = (
+    *(zipfile.BadZipFile, KeyError, EOFError, OSError, ValueError, TypeError),
+    *(NotImplementedError, RuntimeError, zlib.error, RecursionError, OverflowError, SyntaxError),
+)
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """An array of an archive, whose sizes are checked before memory is taken for them."""
+    note = archive.getinfo(f"{name}.npy")
+    if note.compress_type != zipfile.ZIP_STORED or note.file_size != note.compress_size:
+        raise ValueError(f"{name!r} is compressed, which Posterior.save does not do")
+    file = io.BytesIO(archive.read(note))
+    version = np.lib.format.read_magic(file)
+    read_header = {(1, 0): np.lib.format.read_array_header_1_0}.get(
+        version, np.lib.format.read_array_header_2_0
+    )
+    shape, _, dtype = read_header(file)
+    size, found = math.prod(shape) * dtype.itemsize, note.file_size - file.tell()
+    if size != found or dtype.hasobject:
+        raise ValueError(f"{name!r} is said to have {size} bytes of {dtype}, got {found}")
+    file.seek(0)
+    return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def _dump(file: IO[bytes], manifest: Any, arrays: list[np.ndarray]) -> None:

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vijax.model import split, unwrap
+from vijax.data.arrays import MappedRows
+from vijax.model import fetch, split, unwrap
 
 
 def model(x, *rest, y=None, **options):
@@ -111,3 +112,18 @@ def test_unwrap_removes_partials():
     assert found is model
     assert args == (1, 3, 5)
     assert kwargs == {"y": 4, "z": 6}
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8", ">i4", ">u2", "g", ">c8", "G"])
+def test_any_byte_order_and_long_doubles_are_converted(dtype):
+    values = np.arange(4).astype(dtype)
+    assert np.asarray(split(model, (values, 0), {})[1]["x"]).tolist() == values.tolist()
+    static = split(model, (values[1], 0), {})[0].static()["x"]
+    assert type(static) in (int, float, complex)
+    if values.dtype.kind != "c":  # of a source, too
+        rows = MappedRows(np.repeat(values, 2).reshape(4, 2))
+        found = fetch({"x": rows}, {"x": (("n", 0),)}, {"n": np.array([2, 1])})["x"]
+        assert found.dtype.isnative
+        assert found.tolist() == [[2, 2], [1, 1]]
+        aval = split(model, (rows, 0), {}, keep_sources=True)[0].avals["x"]
+        assert aval == ((4, 2), found.dtype)

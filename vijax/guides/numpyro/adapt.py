@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ from vijax.guides.numpyro.tracing import Arguments
 from vijax.runtime.errors import GuideError, mismatch
 from vijax.runtime.fingerprint import fingerprint
 from vijax.runtime.jaxpr import used_inputs
+from vijax.runtime.jaxpr_digest import jaxpr_digest
 
 
 def adapt(
@@ -73,17 +75,20 @@ def _adapt_function(
             f"for {list(space.names)}. Transforming its values to unconstrained space takes all "
             "sites. Write one function for all sites, or use vijax guides or autoguides by group."
         )
-    guide = NumPyroFunction(function, (fingerprint(function), arguments.lookup), arguments, target)
+    identity = (fingerprint(function, opaque_by_identity=True), arguments.lookup)
+    guide = NumPyroFunction(function, identity, arguments, target)
 
-    def trace_and_check(data: dict[str, Array], key: Array) -> Array:
+    def trace_and_check(data: dict[str, Array], key: Array) -> tuple[Array, PyTree]:
         trace = guide.trace(None, key, Batch(data))
         check_sites(label, trace, space)
-        return tracing.log_prob(trace)
+        return tracing.log_prob(trace), tracing.params(trace)
 
     data, key = tracing.abstract_data(arguments), jax.random.key(0)
     with tracing.tracing_errors(label):
-        jax.eval_shape(trace_and_check, data, key)
+        digest = jaxpr_digest(jax.make_jaxpr(trace_and_check)(data, key))
         jax.eval_shape(functools.partial(_draw_gradient, guide), data, key)
+    # what the function read while it was traced, from files for example, is in the program
+    guide = dataclasses.replace(guide, identity=(identity, digest))
     _check_supports(label, guide)
     if not _has_density(guide):
         return guide

@@ -15,6 +15,7 @@ from vijax.contracts import Batch, DensityGuide, Draw, Guide, Position, PyTree, 
 from vijax.guides.numpyro import tracing
 from vijax.guides.numpyro.tracing import Arguments
 from vijax.runtime.errors import GuideError
+from vijax.runtime.handler_lock import handler_lock
 from vijax.runtime.keys import rejection_key
 
 
@@ -111,7 +112,7 @@ class DensityFunction(NumPyroFunction, DensityGuide):
         values = {name: constrained[name] for name in space.names}
         log_dets = self.target.log_dets(z, batch, {}, {})
         # NumPyro's validation rejects simplexes of a thousand entries because of rounding
-        with numpyro.validation_enabled(False):
+        with handler_lock, numpyro.validation_enabled(False):
             # the key is not used: `adapt` checks that all sites are given
             trace = self.trace(params, jax.random.key(0), batch, values)
             log_q = tracing.log_prob(trace, check_support=True)

@@ -15,6 +15,7 @@ from numpyro.distributions import biject_to, constraints
 from vijax.contracts import PyTree, Space
 from vijax.guides.numpyro.implicit_reparameterization import ImplicitReparameterization
 from vijax.runtime.errors import GuideError
+from vijax.runtime.handler_lock import handler_lock
 
 Trace = dict[str, dict[str, Any]]
 
@@ -69,7 +70,8 @@ def run(
 
     substituted = handlers.substitute(guide, substitute_fn=substitute)
     seeded = ImplicitReparameterization(handlers.seed(substituted, key))
-    return handlers.trace(seeded).get_trace(*args, **kwargs)
+    with handler_lock:
+        return handlers.trace(seeded).get_trace(*args, **kwargs)
 
 
 def params(trace: Trace) -> dict[str, PyTree]:

@@ -12,13 +12,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from jax import Array
 
 from vijax.contracts import Batch, Plate, RowSource, Target
 from vijax.contracts.rows import take_rows
-from vijax.model.tracing.arguments import check_range
+from vijax.model.tracing.arguments import check_range, device_dtype
 from vijax.runtime.errors import ArgumentError, ModelError, mismatch
 
 Axes = tuple[tuple[str, int], ...]  # (plate, axis) pairs along which an array is subsampled
@@ -173,7 +172,7 @@ def fetch(
         rows = index[axes[name][0][0]]
         taken = source.take(rows.reshape(-1))
         check_range(name, taken)
-        taken = taken.astype(jax.dtypes.canonicalize_dtype(taken.dtype), copy=False)
+        taken = taken.astype(device_dtype(taken.dtype), copy=False)
         found[name] = taken.reshape(*rows.shape, *taken.shape[1:])
     return found
 

@@ -15,10 +15,12 @@ import numpy as np
 from jax import Array
 
 from vijax.contracts import RowSource
+from vijax.model.tracing.rounding import rounding_warnings
 from vijax.runtime.errors import ArgumentError
 from vijax.runtime.fingerprint import fingerprint
 
 _HOLE = object()  # in place of a traced array
+_LONG_DOUBLE = {np.dtype("g").name: np.dtype("d"), np.dtype("G").name: np.dtype("D")}
 _TABLE = ("columns", "data_vars", "column_names")  # attributes in pandas, polars, xarray, pyarrow
 
 
@@ -32,6 +34,7 @@ class Arguments:
         treedef: the structure of `(args, kwargs)`.
         avals: shape and dtype of every array, by name.
         sources: the arrays that are read in blocks of rows, by name.
+        data_warnings: what the precision of the device loses of the data, in words.
     """
 
     leaves: tuple[Any, ...]
@@ -39,6 +42,7 @@ class Arguments:
     treedef: Any
     avals: dict[str, tuple[tuple[int, ...], Any]]
     sources: dict[str, RowSource] = dataclasses.field(default_factory=dict)
+    data_warnings: tuple[str, ...] = ()
 
     def join(self, data: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """`(args, kwargs)` with the arrays of `data`."""
@@ -138,22 +142,27 @@ def split(
     data: dict[str, Array] = {}
     avals: dict[str, tuple[tuple[int, ...], Any]] = {}
     sources: dict[str, RowSource] = {}
+    data_warnings: tuple[str, ...] = ()
     for path, leaf in flat:
         name = prefixes[_position(path)] + jax.tree_util.keystr(path[2:])
         while name in avals:  # f(x, /, **kwargs) may be called with another x
             name += "'"
         if isinstance(leaf, RowSource) and keep_sources:
             sources[name] = leaf
-            leaf = jax.ShapeDtypeStruct(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype))
+            data_warnings += rounding_warnings(name, leaf)
+            leaf = jax.ShapeDtypeStruct(leaf.shape, device_dtype(leaf.dtype))
         value = _classify(name, leaf)
         names.append(name)
+        if isinstance(value, np.ndarray):
+            data_warnings += rounding_warnings(name, value)
         if isinstance(value, (np.ndarray, Array)):
             value = data[name] = _on_device(name, value)
         if isinstance(value, (Array, jax.ShapeDtypeStruct)):
             avals[name] = tuple(value.shape), value.dtype
             value = _HOLE
         leaves.append(value)
-    return Arguments(tuple(leaves), tuple(names), treedef, avals, sources), data
+    found = Arguments(tuple(leaves), tuple(names), treedef, avals, sources, data_warnings)
+    return found, data
 
 
 def _on_device(name: str, value: np.ndarray | Array) -> Array:
@@ -166,7 +175,7 @@ def _on_device(name: str, value: np.ndarray | Array) -> Array:
 
 def check_range(name: str, value: np.ndarray) -> None:
     """Refuses numbers that would silently overflow in the precision of the device."""
-    dtype = jax.dtypes.canonicalize_dtype(value.dtype)
+    dtype = device_dtype(value.dtype)
     if dtype == value.dtype or value.size == 0 or value.dtype.kind not in "iuf":
         return
     limits = np.finfo(dtype) if value.dtype.kind == "f" else np.iinfo(dtype)
@@ -227,7 +236,8 @@ def _suggestion(signature: inspect.Signature, kwargs: dict[str, Any]) -> str:
 def _classify(name: str, leaf: Any) -> Any:
     """The leaf as an array if it is one, else as a static value."""
     if isinstance(leaf, np.generic):
-        return leaf.item()
+        value = leaf.item()
+        return leaf.astype(_native(leaf.dtype)).item() if isinstance(value, np.generic) else value
     if isinstance(leaf, Array):
         return leaf
     if any(hasattr(leaf, attribute) for attribute in _TABLE) and not callable(leaf):
@@ -256,7 +266,17 @@ def _numeric(name: str, array: np.ndarray) -> np.ndarray:
             f"argument {name!r}: expected a numeric array, got dtype {array.dtype}. "
             "Convert it to numbers first, for example categories to integer codes."
         )
-    return array
+    return array.astype(_native(array.dtype), copy=False)
+
+
+def _native(dtype: np.dtype) -> np.dtype:
+    """The dtype in the byte order of this machine; double precision for long double."""
+    return _LONG_DOUBLE.get(dtype.name, dtype.newbyteorder("="))
+
+
+def device_dtype(dtype: np.dtype) -> np.dtype:
+    """The dtype that numbers have on the device."""
+    return jax.dtypes.canonicalize_dtype(_native(dtype))
 
 
 def _is_column(leaf: Any) -> bool:

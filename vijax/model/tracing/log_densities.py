@@ -19,6 +19,7 @@ from vijax.model.tracing.sites import (
     latents,
     plate_scale,
 )
+from vijax.runtime.errors import ModelError
 from vijax.runtime.precision import full_precision
 
 
@@ -53,7 +54,13 @@ def handler_scaled_log_probs(trace: Trace, names: Iterable[str]) -> dict[str, Ar
 def elementwise(site: Mapping[str, Any]) -> Array:
     """Log density of a sample site over its batch, unscaled."""
     with site_errors(site), full_precision():
-        return _log_prob(site)
+        log_prob = _log_prob(site)
+    if jnp.iscomplexobj(log_prob):
+        raise ModelError(
+            f"site {site['name']!r}: expected a real log density, got {log_prob.dtype}. Observe "
+            "the real and the imaginary part of complex data as two sites: y.real and y.imag."
+        )
+    return log_prob
 
 
 def _log_prob(site: Mapping[str, Any]) -> Array:

@@ -19,6 +19,7 @@ from vijax.model.tracing.handler import Message, Step, SubstituteFn, ValueHandle
 from vijax.model.tracing.params import constrain_param
 from vijax.model.tracing.sites import Trace, is_latent
 from vijax.model.tracing.validation import validate_concrete_arguments
+from vijax.runtime.handler_lock import handler_lock
 
 SampledSites = frozenset[str] | Literal["all"]
 
@@ -76,7 +77,7 @@ def run_model(
     )
     # seed outside: sites that have a value need no key, and no split is traced
     seeded = handlers.seed(ValueHandler(model, sources), key)
-    with validate_concrete_arguments():
+    with handler_lock, validate_concrete_arguments():
         trace: Trace = handlers.trace(seeded).get_trace(*args, **kwargs)
     for name, (size, used) in sources.plates.items():
         if name not in trace:  # NumPyro omits the plates of control flow bodies

@@ -10,6 +10,7 @@ import numpy as np
 
 from vijax.contracts import Data, Guide, Solution, Solver, Target, Variables
 from vijax.contracts.kernel import Floats, Kernel
+from vijax.runtime.deadline import time_is_up
 from vijax.runtime.keys import host_rng
 from vijax.solvers.batch_and_match.families import Family, family_of
 from vijax.solvers.gaussians.conversion import from_params, gaussian_solution
@@ -181,10 +182,13 @@ class BatchAndMatch(Solver):
                 alternative = family.approximate(paths.candidates.component(j))
                 runs.append(_Run(self, kernel, rng, alternative, family))
         while len(runs) > 1:
-            for run in runs:
+            for count, run in enumerate(runs, 1):
                 run.window()
+                if time_is_up():
+                    runs = runs[:count]
+                    break
             runs.sort(key=lambda run: -np.nan_to_num(run.windows[-1].elbo, nan=-np.inf))
-            runs = runs[: len(runs) // 3 if len(runs) > 2 else 1]
+            runs = runs[: len(runs) // 3 if len(runs) > 2 and not time_is_up() else 1]
         return runs[0]
 
 
@@ -212,6 +216,8 @@ class _Run:
         averaging = 0  # windows since averaging started
         change = np.inf
         for _ in range(self.options.max_windows):
+            if self.windows and time_is_up():
+                return False, f"not converged: max_seconds reached after {self.steps} steps"
             window = self.window(averaging)
             if self._revert(window):
                 averaging = 0

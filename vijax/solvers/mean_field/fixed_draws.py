@@ -12,6 +12,7 @@ import numpy as np
 from vijax.contracts import Batch, Guide, Solution, Solver, Target, Variables
 from vijax.contracts.kernel import Floats, Kernel
 from vijax.guides.location_scale.mean_field import MeanField
+from vijax.runtime.deadline import time_is_up
 from vijax.runtime.errors import GuideError, VijaxError, mismatch
 from vijax.runtime.keys import host_rng
 from vijax.solvers.gaussians.conversion import from_params, to_params
@@ -177,7 +178,7 @@ class FixedDraws(Solver):
             elbos.append(float(objective(point[None])[0][0]))
             at_optimum = check.gain < _NEGLIGIBLE
             precise = check.error <= self.tolerance and check.loss <= _MAX_LOSS
-            if (at_optimum and precise) or 2 * count > self.max_draws:
+            if (at_optimum and precise) or 2 * count > self.max_draws or time_is_up():
                 break
             count *= 2
         if at_optimum:
@@ -191,7 +192,8 @@ class FixedDraws(Solver):
                     f"; largest for {kernel.label(check.worst)} at the maximum number of draws"
                 )
         else:
-            reason = f"no optimum of the ELBO on {count} fixed draws found"
+            why = ": max_seconds reached" if time_is_up() else ""
+            reason = f"no optimum of the ELBO on {count} fixed draws found{why}"
         converged = at_optimum and precise
         return FixedDrawsResult(mean, sd, tuple(elbos), count, check.error, converged, reason)
 

@@ -15,12 +15,14 @@ import dataclasses
 import numpy as np
 
 from vijax.contracts.kernel import DifferentiableObjective, Floats
+from vijax.runtime.deadline import time_is_up
 from vijax.solvers.optimization.paths import (
     CONVERGED,
     EVALUATION_LIMIT,
     LINE_SEARCH_FAILED,
     NO_START,
     SLOW_PATH,
+    TIME_LIMIT,
     Path,
     positive_curvature,
     update_diagonal,
@@ -244,10 +246,13 @@ class _MultiPathRun:
         self.reasons[running & (self.evaluations >= self.options.max_evaluations)] = (
             EVALUATION_LIMIT
         )
+        if time_is_up():
+            self.reasons[self.reasons == _RUNNING] = TIME_LIMIT
         done = self.evaluations[~running]
         if 2 * done.size > len(self.x):
             limit = self.options.patience * np.median(done) + 20
-            self.reasons[running & (self.evaluations > limit)] = SLOW_PATH
+            slow = running & (self.evaluations > limit) & (self.reasons == _RUNNING)
+            self.reasons[slow] = SLOW_PATH
 
     def _update_history(self, paths: np.ndarray, s: Floats, y: Floats) -> None:
         """Stores pairs of positive curvature, and updates the diagonal from them."""

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vijax.contracts.kernel import Floats, Kernel
+from vijax.runtime.deadline import time_is_up
 from vijax.solvers.gaussians.dense import Evaluate
 
 _STEP_LENGTHS = 0.5 ** np.arange(16)  # step lengths tried in one kernel call
@@ -73,7 +74,7 @@ def newton_ascent(
         root = curvature(-hessian).factor
         whitened = root.T @ gradient
         gain = 0.5 * float(whitened @ whitened)
-        if gain < _NEGLIGIBLE or step == num_steps:
+        if gain < _NEGLIGIBLE or step == num_steps or time_is_up():
             break
         trials = kernel.round(point + _STEP_LENGTHS[:, None] * (root @ whitened))
         log_densities, _ = kernel(trials)

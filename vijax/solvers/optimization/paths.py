@@ -12,6 +12,7 @@ from vijax.contracts.kernel import Floats, Kernel
 CONVERGED = "converged: predicted increase of the log density below the tolerance"
 NO_START = "no starting point with a finite log density and gradient was found"
 LINE_SEARCH_FAILED = "line search failed to increase the log density"
+TIME_LIMIT = "not converged: max_seconds reached"
 EVALUATION_LIMIT = "not converged: evaluation limit reached"
 SLOW_PATH = "stopped: most other paths ended much earlier"
 

@@ -1,0 +1,85 @@
+"""A limit of time ends the loops of solvers and diagnostics, and changes nothing without one."""
+
+import math
+import time
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+
+import vijax
+from tests import targets
+from vijax.diagnostics import assessment
+from vijax.runtime import deadline
+from vijax.runtime.deadline import time_is_up, time_limit
+
+
+def test_the_limit_holds_inside_the_block_only():
+    now = time.perf_counter()
+    assert not time_is_up()
+    with time_limit(None, now):
+        assert not time_is_up()
+    with time_limit(1.0, now - 2.0):
+        assert time_is_up()
+        with time_limit(100.0, now):  # the earlier one remains
+            assert time_is_up()
+    assert not time_is_up()
+
+
+OPTIONS = {
+    "auto": {},
+    "laplace": {"guide": "laplace"},
+    "pathfinder": {"algorithm": "pathfinder"},
+    "batch and match": {"algorithm": "batch_and_match"},
+    "Newton": {"algorithm": "variational_newton"},
+    "fixed draws": {"guide": "meanfield"},
+    "steps": {"guide": "meanfield", "algorithm": "gradient"},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_method_returns_a_result_however_little_time_it_has(name):
+    problem = targets.problem("gamma_poisson")
+    posterior = vijax.fit(
+        problem.model, *problem.args, max_seconds=1e-6, progress_bar=False, **OPTIONS[name]
+    )
+    assert posterior.status in ("approximate", "failed", "corrected", "certified")
+    assert posterior._result.assessment.diagnostics.check is None  # chains take more time
+    if not posterior.converged:
+        assert "max_seconds" in posterior.stop_reason
+
+
+def slow(x, y):
+    w = numpyro.sample("w", dist.Normal(jnp.zeros(8), 1.0).to_event(1))
+    s = numpyro.sample("s", dist.HalfNormal(1.0))
+    numpyro.sample("y", dist.StudentT(3.0, jnp.tanh(x @ w), s).to_event(1), obs=y)
+
+
+def test_a_limit_that_is_not_reached_changes_nothing():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(50, 8)).astype(np.float32)
+    y = np.tanh(x[:, 0]).astype(np.float32)
+    one = vijax.fit(slow, x, y, guide="meanfield", progress_bar=False)
+    other = vijax.fit(slow, x, y, guide="meanfield", progress_bar=False, max_seconds=1000.0)
+    np.testing.assert_array_equal(one.sample(0, 20)["w"], other.sample(0, 20)["w"])
+    assert one.stop_reason == other.stop_reason
+
+
+def test_what_was_not_checked_for_lack_of_time_is_not_certified(monkeypatch):
+    problem = targets.problem("gamma_poisson")
+    posterior = vijax.fit(problem.model, *problem.args, guide="meanfield", progress_bar=False)
+    found = posterior._result.assessment
+    unchecked = found.diagnostics._replace(check=None, use_chains=False)
+    weak = unchecked.importance._replace(ess=0.8 * unchecked.num_draws, khat=0.1)
+    for importance, out_of_time, status in (
+        (weak, False, "certified"),
+        (weak, True, "approximate"),
+        (weak._replace(ess=0.99 * unchecked.num_draws), True, "certified"),
+    ):
+        diagnostics = unchecked._replace(importance=importance, out_of_time=out_of_time)
+        diagnosis = assessment.diagnose(diagnostics)
+        assert diagnosis.status == status
+        assert any("not checked" in one for one in diagnosis.reasons) == (status == "approximate")
+    assert deadline._end.get() == math.inf

@@ -16,6 +16,7 @@ from vijax.model.tracing.handler import (
     Record,
     Step,
     SubstituteFn,
+    combined_mask,
     without_masks,
 )
 from vijax.model.tracing.location_scale import (
@@ -142,14 +143,16 @@ def at_constant(constant: float | Array) -> SubstituteFn:
 def enumerated_value(name: str, site: Message, index: Array | int) -> Array:
     """The values of an enumerated site at indices, a scalar or of the site's shape.
 
-    Its masks are dropped: where a masked site is not used, its prior sums to one, so that the
-    evidence is unchanged by marginalization.
+    Its distribution loses its masks, which are recorded, see `vijax.model.discrete.masks`.
 
     Raises:
         ModelError: the support of the site is not finite.
     """
     check_discrete(name, site)
     support = jnp.ravel(site["fn"].enumerate_support(expand=False))
+    mask = combined_mask(site["fn"])
+    if mask is not None:
+        site["intermediates"] = Record(mask=mask)
     site["fn"] = without_masks(site["fn"])
     site["_num_states"] = len(support)
     return jnp.broadcast_to(support[index], site_shape(site))

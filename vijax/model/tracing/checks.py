@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from numpyro.primitives import apply_stack, plate
 
-from vijax.model.tracing.supports import bijector
+from vijax.model.tracing.supports import atomic_part, site_bijector
 from vijax.runtime.errors import ModelError
 
 _ABSTRACT = (
@@ -51,14 +51,21 @@ def check_discrete(name: str, site: Mapping[str, Any]) -> None:
 
 
 def check_latent(name: str, site: Mapping[str, Any]) -> None:
-    """Refuses a continuous latent whose support has no registered bijection.
+    """Refuses a continuous latent with atoms, or whose support has no registered bijection.
 
     Raises:
         ModelError: site_errors the site.
     """
     fn = site["fn"]
+    atom = atomic_part(fn)
+    if atom is not None:
+        raise ModelError(
+            f"site {name!r}: expected a latent with a density, got {_label(atom)}, which gives "
+            "single values a probability of their own. Write it as a mixture: a discrete site "
+            "decides whether the value is that one, another site has the continuous part."
+        )
     try:
-        bijector(fn.support)
+        site_bijector(fn)
     except NotImplementedError:
         raise ModelError(
             f"site {name!r}: no bijection is known from unconstrained space onto the support "

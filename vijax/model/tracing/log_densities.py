@@ -8,7 +8,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
-from numpyro.distributions import constraints
 
 from vijax.model.tracing.checks import site_errors
 from vijax.model.tracing.handler import Record, combined_mask, count_masks
@@ -19,6 +18,7 @@ from vijax.model.tracing.sites import (
     latents,
     plate_scale,
 )
+from vijax.model.tracing.supports import is_unbounded
 from vijax.runtime.precision import full_precision
 
 
@@ -120,10 +120,7 @@ def _is_identity(site: Mapping[str, Any], record: Record) -> bool:
     """Whether the value of a site equals its unconstrained value."""
     if is_sampled(site):
         return True
-    support = site["fn"].support
-    while isinstance(support, constraints._IndependentConstraint):
-        support = support.base_constraint
-    return support is constraints.real and record.log_prior_sd is None
+    return is_unbounded(site["fn"]) and record.log_prior_sd is None
 
 
 def log_prior_sds(trace: Trace) -> dict[str, Array]:

@@ -33,7 +33,7 @@ from vijax.model.tracing.sites import (
     is_sampled,
     site_shape,
 )
-from vijax.model.tracing.supports import bijector
+from vijax.model.tracing.supports import site_bijector
 from vijax.runtime.errors import ModelError, mismatch
 
 
@@ -103,7 +103,7 @@ def from_values(
         series = jnp.asarray(values[name], dtype)
         check_shape(name, jnp.shape(series), site, steps)
         x = at_step(series, steps)
-        z = bijector(site["fn"].support).inverse(x)
+        z = site_bijector(site["fn"]).inverse(x)
         if name in weights:
             z = to_partially_centered(z, at_step(weights[name], steps), _prior(name, site))
         site["intermediates"] = Record(z, jnp.zeros(()))
@@ -128,7 +128,7 @@ def at_constant(constant: float | Array) -> SubstituteFn:
         if site["fn"].is_discrete:
             return enumerated_value(name, site, 0)
         check_latent(name, site)
-        z = jnp.full(bijector(site["fn"].support).z_shape(site_shape(site)), constant)
+        z = jnp.full(site_bijector(site["fn"]).z_shape(site_shape(site)), constant)
         x = _transform(site, z)
         prior = location_scale(site["fn"])
         if prior is not None:
@@ -168,7 +168,7 @@ def _enumerated_index(name: str, z: Mapping[Any, Array], steps: tuple[Step, ...]
 
 
 def _transform(site: Message, z: Array) -> Array:
-    x, log_det = bijector(site["fn"].support).forward(z)
+    x, log_det = site_bijector(site["fn"]).forward(z)
     site["intermediates"] = Record(z, log_det)
     return x
 
@@ -177,7 +177,7 @@ def _transform_centered(name: str, site: Message, w: Array, weight: Array) -> Ar
     """The value at partially centered coordinate `w`."""
     prior = _prior(name, site)
     z, log_scale = from_partially_centered(w, weight, prior)
-    x, log_det = bijector(site["fn"].support).forward(z)
+    x, log_det = site_bijector(site["fn"]).forward(z)
     log_sd = log_prior_sd(weight, prior)
     site["intermediates"] = Record(w, log_det + log_scale, log_prior_sd=log_sd)
     return x

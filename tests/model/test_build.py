@@ -13,6 +13,7 @@ from tests.model.zoo import CASES
 from vijax.contracts import Batch
 from vijax.model import build, split, unwrap
 from vijax.model.tracing.supports import bijector
+from vijax.runtime.errors import ModelError
 
 _compilations = []
 
@@ -260,3 +261,11 @@ def test_evidence_of_a_circular_model():
     np.testing.assert_allclose(
         density.sum() * (grid[1] - grid[0]) ** 2, exact * 2 * jnp.pi, rtol=1e-3
     )
+
+
+def test_latents_without_entries():
+    def model():
+        numpyro.sample("u", dist.Unit(0.5))
+
+    with pytest.raises(ModelError, match=r"site 'u'.*entries.*shape \(0,\)"):
+        build(model, split(model, (), {})[0])

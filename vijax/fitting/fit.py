@@ -34,13 +34,12 @@ from vijax.guides import discrete_guide_sites, resolve
 from vijax.guides.structured.plates import plates_affordable_on_batches
 from vijax.model import (
     batch_request,
-    build_marginalized,
     check_batches,
     check_data,
     check_sources,
     shard_data,
     shard_target,
-    split,
+    split_and_build,
     unwrap,
 )
 from vijax.model.centering import requested_weights
@@ -215,9 +214,9 @@ def _build_problem(
     guide, batch_size, mesh = (options[name] for name in ("guide", "batch_size", "mesh"))
     by_batch = batch_size is not None
     args, kwargs = as_row_sources((args, kwargs), by_batch)
-    arguments, data = split(model, args, kwargs, by_batch)
     subsampling = batch_request(batch_size, options["batch_axes"])
-    target = build_marginalized(model, arguments, subsampling, discrete_guide_sites(guide))
+    sampled = discrete_guide_sites(guide)
+    arguments, data, target = split_and_build(model, args, kwargs, subsampling, sampled)
     target = target if mesh is None else shard_target(target, arguments, mesh)
     check_sources(target, arguments.sources)
     batch = Batch(data, centering=requested_weights(target, options["centering"]))

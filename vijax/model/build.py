@@ -149,6 +149,11 @@ def _target(traced: TracedModel, request: BatchRequest | None) -> Target:
             "none. Sites with obs= are data; remove it from sites to be inferred."
         )
     space = Space(traced.sites)
+    if not any(site.size for site in space.sites):
+        raise ModelError(
+            f"site {space.names[0]!r}: expected a latent with entries in the model, got shape "
+            f"{space.sites[0].shape}, and no other latent has any. There is nothing to infer."
+        )
     if any(map(is_enumerated, trace.values())):
         if traced.default_rows:  # the trace may have fewer rows
             trace = abstract_trace(traced, substitution.at_origin, with_log_density=False)

@@ -148,7 +148,8 @@ def _decode(
     args, kwargs = call.complete(model, manifest["call"], given, reader)
     request = reader.decode(manifest.get("request"))
     args, kwargs = as_row_sources((args, kwargs), request is not None)
-    arguments, data = split(model, args, kwargs, request is not None)
+    by_content = frozenset(manifest["call"].get("by content", ()))
+    arguments, data = split(model, args, kwargs, request is not None, by_content)
     call.check(manifest["call"], arguments)
     checks.warn_if_data_changed(manifest["digests"], data)
     data = {name: reader.decode(note) for name, note in manifest["data"].items()} | data

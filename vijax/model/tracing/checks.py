@@ -160,6 +160,11 @@ def tracing_errors(model: Callable[..., Any]) -> Iterator[None]:
         ) from error
 
 
+def needs_values(error: ModelError) -> bool:
+    """Whether an error of `tracing_errors` is that values of arrays are needed."""
+    return isinstance(error.__cause__, _ABSTRACT)
+
+
 @contextlib.contextmanager
 def site_errors(site: Mapping[str, Any]) -> Iterator[None]:
     """Converts an exception from a site's log density into a `ModelError` that names the site."""

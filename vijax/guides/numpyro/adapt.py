@@ -24,7 +24,7 @@ from vijax.contracts import Batch, Guide, Position, PyTree, Space, Target
 from vijax.guides.composite import assign
 from vijax.guides.numpyro import tracing
 from vijax.guides.numpyro.autoguide import AutoPart, auto_class, copy_autoguide
-from vijax.guides.numpyro.checks import check_sites, draws_latents_only
+from vijax.guides.numpyro.checks import check_sites, check_supports, draws_latents_only
 from vijax.guides.numpyro.guide_function import DensityFunction, NumPyroFunction
 from vijax.guides.numpyro.tracing import Arguments
 from vijax.runtime.errors import GuideError, mismatch
@@ -60,11 +60,15 @@ def adapt(
         guide = _instance(guide, model)
     if isinstance(guide, AutoGuide):
         return _adapt_auto(guide, model, arguments, target, space)
-    return _adapt_function(guide, arguments, target, space)
+    return _adapt_function(guide, model, arguments, target, space)
 
 
 def _adapt_function(
-    function: Callable[..., Any], arguments: Arguments, target: Target, space: Space
+    function: Callable[..., Any],
+    model: Callable[..., Any],
+    arguments: Arguments,
+    target: Target,
+    space: Space,
 ) -> Guide:
     label = f"guide {getattr(function, '__name__', type(function).__name__)!r}"
     if space != target.space:
@@ -78,6 +82,8 @@ def _adapt_function(
     def trace_and_check(data: dict[str, Array], key: Array) -> Array:
         trace = guide.trace(None, key, Batch(data))
         check_sites(label, trace, space)
+        args, kwargs = arguments.join(data)
+        check_supports(label, trace, tracing.run(model, args, kwargs, key))
         return tracing.log_prob(trace)
 
     data, key = tracing.abstract_data(arguments), jax.random.key(0)

@@ -98,6 +98,8 @@ def _ends(fn: dist.Distribution) -> frozenset[str] | None:
         base = base.base_constraint
     while isinstance(fn, (dist.ExpandedDistribution, dist.Independent, dist.MaskedDistribution)):
         fn = fn.base_dist
+    if isinstance(fn, dist.Delta):
+        return None  # its support is its value
     transformed = isinstance(fn, dist.TransformedDistribution)
     if transformed and fn.base_dist.support is not fn.transforms[0].domain:
         return None  # its support may be smaller than the codomain of its transforms

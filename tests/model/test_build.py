@@ -269,3 +269,17 @@ def test_latents_without_entries():
 
     with pytest.raises(ModelError, match=r"site 'u'.*entries.*shape \(0,\)"):
         build(model, split(model, (), {})[0])
+
+
+def test_models_without_latents_but_with_parameters():
+    def maximum_likelihood(y):
+        numpyro.sample("y", dist.Normal(numpyro.param("a", 0.0), 1.0), obs=y)
+
+    with pytest.raises(ModelError, match=r"param sites \['a'\].*maximum likelihood.*SVI"):
+        build(maximum_likelihood, split(maximum_likelihood, (np.ones(3),), {})[0])
+
+    def without_a_value():
+        numpyro.sample("x", dist.Normal(numpyro.param("s"), 1.0))
+
+    with pytest.raises(ModelError, match=r"param site without an initial value.*not shared"):
+        build(without_a_value, split(without_a_value, (), {})[0])

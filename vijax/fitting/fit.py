@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import optax
 from jax.sharding import Mesh
 
 from vijax.auto.centering import DENSE_DIM, learns_centering
@@ -31,6 +30,7 @@ from vijax.fitting.methods import (
     run_search,
 )
 from vijax.guides import discrete_guide_sites, resolve
+from vijax.guides.numpyro import as_optax
 from vijax.guides.structured.plates import plates_affordable_on_batches
 from vijax.model import (
     batch_request,
@@ -75,7 +75,7 @@ def fit(
     guide: Any = "auto",
     algorithm: str | Algorithm | Solver = "auto",
     objective: Objective | None = None,
-    optimizer: optax.GradientTransformation | None = None,
+    optimizer: Any = None,
     num_steps: int | None = None,
     num_particles: int | None = None,
     num_restarts: int | None = None,
@@ -108,8 +108,8 @@ def fit(
             `"batch_and_match"`, `"variational_newton"`, `"structured_newton"`, `"fixed_draws"`,
             `"laplace"`, `"mode"`), an `Algorithm` or a `Solver`.
         objective: the loss; by default the negative ELBO.
-        optimizer: any optax transformation; by default Adam with a learning rate chosen by short
-            pilot runs.
+        optimizer: any optax transformation, or an optimizer of `numpyro.optim`; by default Adam
+            with a learning rate chosen by short pilot runs.
         num_steps: number of gradient steps; `None` runs until converged.
         num_particles: Monte Carlo draws per gradient step; by default 1, for flows 64.
         num_restarts: number of independent runs in parallel; the one with the largest ELBO, on
@@ -160,6 +160,7 @@ def fit(
     model, args, kwargs = unwrap(model, args, kwargs)
     _options.check_names(model, options, _DEFAULTS, kwargs, model_kwargs)
     _options.check_values(options)
+    optimizer = options["optimizer"] = as_optax(optimizer)
     if isinstance(algorithm, str):
         algorithm = by_name(algorithm) or algorithm
     if not (checkpoint is None or isinstance(checkpoint, Checkpoint)):

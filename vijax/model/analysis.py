@@ -26,7 +26,7 @@ from vijax.model.tracing import log_densities, substitution
 from vijax.model.tracing.handler import SubstituteFn
 from vijax.model.tracing.sites import Trace, all_plates, site_plates
 from vijax.runtime.errors import ModelError
-from vijax.runtime.jaxpr import has_gradient, has_loop, used_inputs
+from vijax.runtime.jaxpr import has_gradient, has_loop, loops_over, used_inputs
 
 _LONG = 16  # steps from which the length of a loop, not the number of points, determines the time
 
@@ -63,7 +63,9 @@ def analyze(traced: TracedModel) -> Analysis:
         name for name in names if used_inputs(closed.jaxpr, [name == one for one in names])[0]
     )
     sequential = has_loop(closed.jaxpr, _LONG)
-    return Analysis(trace, tuple(names), hierarchical, sequential, has_gradient(closed.jaxpr))
+    of_latents = [True] + [False] * (len(closed.jaxpr.invars) - 1)
+    differentiable = has_gradient(closed.jaxpr) and not loops_over(closed.jaxpr, of_latents)
+    return Analysis(trace, tuple(names), hierarchical, sequential, differentiable)
 
 
 def trace_with_default_rows(

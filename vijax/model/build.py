@@ -144,6 +144,13 @@ def _target(traced: TracedModel, request: BatchRequest | None) -> Target:
     traced.sites = tuple(as_site(name, s, trace, r.z) for name, s, r in latents(trace))
     if not traced.sites:
         name = getattr(traced.model, "__name__", type(traced.model).__name__)
+        params = [name for name, site in trace.items() if site["type"] == "param"]
+        if params:
+            raise ModelError(
+                f"model {name!r}: expected a latent numpyro.sample site, got param sites {params} "
+                "only, which is maximum likelihood without a posterior. Give them priors "
+                "(numpyro.sample), or use numpyro.infer.SVI with an empty guide."
+            )
         raise ModelError(
             f"model {name!r}: expected at least one continuous latent numpyro.sample site, got "
             "none. Sites with obs= are data; remove it from sites to be inferred."

@@ -275,3 +275,13 @@ def test_a_guide_that_leaves_the_support_is_refused(prior, q):
     arguments, _ = split(bounded, (), {})
     with pytest.raises(GuideError, match=r"'unbounded', site 'x'.*support.*on .*Real|on Positive"):
         adapt(unbounded, bounded, arguments, build(bounded, arguments))
+
+
+def test_parameters_of_the_guide_and_of_the_model_are_not_shared():
+    def shared():
+        s = numpyro.param("s", 1.0)
+        numpyro.sample("x", dist.Normal(s, 1.0))
+
+    arguments, _ = split(shared, (), {})
+    with pytest.raises(GuideError, match=r"'shared', param 's'.*not shared"):
+        adapt(shared, shared, arguments, build(shared, arguments))

@@ -24,7 +24,12 @@ from vijax.contracts import Batch, Guide, Position, PyTree, Space, Target
 from vijax.guides.composite import assign
 from vijax.guides.numpyro import tracing
 from vijax.guides.numpyro.autoguide import AutoPart, auto_class, copy_autoguide
-from vijax.guides.numpyro.checks import check_sites, check_supports, draws_latents_only
+from vijax.guides.numpyro.checks import (
+    check_params,
+    check_sites,
+    check_supports,
+    draws_latents_only,
+)
 from vijax.guides.numpyro.guide_function import DensityFunction, NumPyroFunction
 from vijax.guides.numpyro.tracing import Arguments
 from vijax.runtime.errors import GuideError, mismatch
@@ -83,7 +88,9 @@ def _adapt_function(
         trace = guide.trace(None, key, Batch(data))
         check_sites(label, trace, space)
         args, kwargs = arguments.join(data)
-        check_supports(label, trace, tracing.run(model, args, kwargs, key))
+        model_trace = tracing.run(model, args, kwargs, key)
+        check_supports(label, trace, model_trace)
+        check_params(label, trace, model_trace)
         return tracing.log_prob(trace)
 
     data, key = tracing.abstract_data(arguments), jax.random.key(0)

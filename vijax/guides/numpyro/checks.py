@@ -66,6 +66,21 @@ def check_sites(label: str, trace: Trace, space: Space) -> None:
             )
 
 
+def check_params(label: str, trace: Trace, model_trace: Trace) -> None:
+    """Raises if the guide and the model have a `param` site of one name.
+
+    Raises:
+        GuideError: naming it.
+    """
+    for name, site in model_trace.items():
+        if site["type"] == "param" and name in trace and trace[name]["type"] == "param":
+            raise GuideError(
+                f"{label}, param {name!r}: expected a name that the model does not use. Parameters "
+                "of the guide and of the model are not shared; rename one of them, or make the "
+                "shared quantity a latent site, which both may depend on."
+            )
+
+
 def check_supports(label: str, trace: Trace, model_trace: Trace) -> None:
     """Raises where draws of the guide leave the support of the model's site.
 

@@ -203,6 +203,11 @@ def _hint(error: BaseException) -> str:
         return " Rename one of them, or run this part of the model under numpyro.handlers.scope."
     if "cond branch outputs" in str(error):
         return " Both branches of cond need the same sites, with distributions of the same class."
+    if "None is not a valid value" in str(error) or "got <class 'NoneType'>" in str(error):
+        return (
+            " Is it a param site without an initial value? Parameters of a guide are not shared "
+            "with the model: write numpyro.param(name, value), or make it a latent site."
+        )
     for frame, _ in traceback.walk_tb(error.__traceback__):
         handler, msg = frame.f_locals.get("self"), frame.f_locals.get("msg", {})
         if not isinstance(handler, plate) or msg.get("type") != "sample":

@@ -10,6 +10,7 @@ from jax import Array
 
 from vijax.model.tracing.checks import check_discrete, check_latent
 from vijax.model.tracing.discrete_values import value_at_index, with_index
+from vijax.model.tracing.exact_densities import log_prob_at
 from vijax.model.tracing.handler import (
     Message,
     Previous,
@@ -35,6 +36,7 @@ from vijax.model.tracing.sites import (
 )
 from vijax.model.tracing.supports import site_bijector
 from vijax.runtime.errors import ModelError, mismatch
+from vijax.runtime.precision import full_precision
 
 
 def _of_latents(substitute_fn: SubstituteFn) -> SubstituteFn:
@@ -169,7 +171,10 @@ def _enumerated_index(name: str, z: Mapping[Any, Array], steps: tuple[Step, ...]
 
 def _transform(site: Message, z: Array) -> Array:
     x, log_det = site_bijector(site["fn"]).forward(z)
-    site["intermediates"] = Record(z, log_det)
+    with full_precision():
+        log_prob = log_prob_at(site["fn"], z)
+    site["intermediates"] = Record(z, log_det, log_prob)
+    site["_num_masks"] = 0  # none in this log density
     return x
 
 

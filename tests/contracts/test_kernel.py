@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from tests.solvers import problems
+from vijax.contracts import Batch
 from vijax.guides import Delta, FullRank, LowRank, MeanField
+from vijax.model import build, from_log_density, split, unwrap
 from vijax.solvers import (
     BatchAndMatch,
     FixedDraws,
@@ -159,3 +161,33 @@ def test_solvers_are_hashable_and_repeatable(name):
     assert one.reason == two.reason
     assert one.converged
     assert one.evaluations == two.evaluations > 0
+
+
+def test_products_of_a_model_with_reverse_mode_only():
+    """As `odeint`: Hessian-vector products are finite differences of the gradient."""
+
+    @jax.custom_vjp
+    def log_cosh(x):
+        return jnp.log(jnp.cosh(x))
+
+    log_cosh.defvjp(lambda x: (log_cosh(x), x), lambda x, g: (g * jnp.tanh(x),))
+
+    def kernel(function):
+        def log_density(values):
+            x = values["x"]
+            return -function(x).sum() - 0.5 * jnp.sum((x - x[::-1] / 3) ** 2)
+
+        model, args, kwargs = unwrap(from_log_density(log_density, {"x": (3,)}), (), {})
+        arguments, data = split(model, args, kwargs)
+        return Kernel(build(model, arguments), Batch(data))
+
+    reverse, both = kernel(log_cosh), kernel(lambda x: jnp.log(jnp.cosh(x)))
+    point = np.array([0.3, -1.2, 40.0])
+    np.testing.assert_allclose(reverse.hessian(point), both.hessian(point), atol=3e-3)
+    points, vectors = np.random.default_rng(0).normal(size=(2, 5, 3))
+    vectors[0] = 0.0  # differences of its gradient are, too
+    np.testing.assert_allclose(
+        reverse.paired_products(points, 1e3 * vectors),
+        both.paired_products(points, 1e3 * vectors),
+        atol=3.0,
+    )

@@ -107,6 +107,15 @@ def test_without_importance_accuracy_is_not_verified():
     assert diagnosis.advice == "Run more steps."
 
 
+def test_advice_follows_from_the_finding():
+    facts = {"importance": importance(khat=0.9), "shift": Shift(np.zeros(3), np.zeros(3))}
+    heavy = diagnose(Diagnostics(check=chains(mean=0.2, tail_shape=0.8), **facts))
+    assert "quantiles" in heavy.advice
+    other = diagnose(Diagnostics(**facts))
+    assert "more flexible" in other.advice
+    assert "guide='auto'" not in heavy.advice + other.advice  # it may have been that
+
+
 def test_reasons_state_the_numbers():
     diagnosis = diagnose(Diagnostics(importance(), SAME, check=chains(mean=0.21), use_chains=True))
     text = " ".join(diagnosis.reasons)

@@ -184,6 +184,21 @@ def test_no_finite_start_names_the_site():
         fit(impossible, Y)
 
 
+def narrow(y):
+    """The density is NaN unless `s` is below 0.01."""
+    s = numpyro.sample("s", dist.HalfNormal(1.0))
+    mu = numpyro.sample("mu", dist.Normal(0.0, 0.01 - s))
+    numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+
+def test_a_density_that_is_nan_almost_everywhere():
+    options = {"guide": "meanfield", "num_steps": 2, "progress_bar": False}
+    with pytest.raises(vijax.ModelError, match=r"site 'mu': no finite starting point.*init="):
+        vijax.fit(narrow, Y, **options)
+    posterior = vijax.fit(narrow, Y, init={"s": 0.001, "mu": 0.0}, **options)
+    assert posterior.median()["s"] == pytest.approx(0.001, rel=0.3)
+
+
 @pytest.mark.parametrize("key", [3, np.int64(3), jax.random.key(3), jax.random.PRNGKey(3)])
 def test_every_form_of_key_gives_the_same_fit(key):
     a = fit(model, Y, rng_key=key, guide="meanfield", num_steps=50)

@@ -1,9 +1,16 @@
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
+from numpyro.contrib.control_flow import scan
 from numpyro.infer.autoguide import AutoNormal
 
+import vijax
 from tests.targets import problem
+from vijax import guides
 from vijax.guides import NAMES, Delta, FullRank, Laplace, LowRank, MeanField, resolve
 from vijax.guides.composite import Composite, GaussianComposite
+from vijax.model import build, split
 from vijax.runtime.errors import GuideError
 
 
@@ -77,3 +84,52 @@ def test_the_repr_evaluates_to_the_guide(guide, target):
     names = {kind.__name__: kind for kind in (MeanField, FullRank, Laplace, LowRank, Delta)}
     names |= {"Composite": Composite, "GaussianComposite": GaussianComposite}
     assert eval(repr(resolved), names) == resolved
+
+
+def test_markov_is_for_the_sites_of_a_scan():
+    """Global sites beside it, plates and shorter vectors are jointly full-rank."""
+
+    def state_space(y):
+        sigma = numpyro.sample("sigma", dist.HalfNormal(1.0))
+        beta = numpyro.sample("beta", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+        with numpyro.plate("rows", len(y)):
+            numpyro.sample("noise", dist.Normal(0.0, 1.0))
+
+        def step(x, y):
+            x = numpyro.sample("x", dist.Normal(beta.sum() * x, sigma))
+            numpyro.sample("y", dist.Normal(x, 1.0), obs=y)
+            return x, None
+
+        scan(step, 0.0, y)
+
+    y = np.linspace(-1.0, 1.0, 9)
+    target = build(state_space, split(state_space, (y,), {})[0])
+    for guide in ("markov", guides.Markov(), guides.Markov):
+        parts = dict(resolve(guide, target).parts)
+        assert parts == {("x",): guides.Markov(), ("sigma", "beta", "noise"): guides.FullRank()}
+
+    def globals_only():
+        numpyro.sample("sigma", dist.HalfNormal(1.0))
+
+    target = build(globals_only, split(globals_only, (), {})[0])
+    with pytest.raises(GuideError, match=r"Markov: expected sites with a leading axis of steps"):
+        resolve("markov", target)
+
+
+def test_markov_with_globals_is_fitted():
+    def random_walk(y):
+        level = numpyro.sample("level", dist.Normal(0.0, 1.0))
+
+        def step(x, y):
+            x = numpyro.sample("x", dist.Normal(x, 0.5))
+            numpyro.sample("y", dist.Normal(level + x, 1.0), obs=y)
+            return x, None
+
+        scan(step, 0.0, y)
+
+    y = np.array([1.0, 1.2, 0.3, 0.8], np.float32)
+    posterior = vijax.fit(random_walk, y, guide="markov", num_steps=800, progress_bar=False)
+    time = np.minimum.outer(np.arange(4), np.arange(4)) + 1.0
+    marginal = 0.25 * time + np.eye(4) + 1.0
+    mean = np.linalg.solve(marginal, y).sum()
+    assert posterior.median()["level"] == pytest.approx(mean, abs=0.1)

@@ -20,6 +20,7 @@ from tests.model.zoo import CASES
 from vijax.contracts import Batch
 from vijax.model import build, split, unwrap
 from vijax.model.tracing.supports import bijector
+from vijax.runtime.errors import ModelError
 
 _compilations = []
 
@@ -406,3 +407,25 @@ def test_predictions_follow_what_the_model_reads():
     assert posterior.predict(0)["y"].mean() == pytest.approx(100.0, abs=1.0)
     values[0] = 2.0
     assert posterior.predict(0)["y"].mean() == pytest.approx(200.0, abs=1.0)
+
+
+def test_latents_without_entries():
+    def model():
+        numpyro.sample("u", dist.Unit(0.5))
+
+    with pytest.raises(ModelError, match=r"site 'u'.*entries.*shape \(0,\)"):
+        build(model, split(model, (), {})[0])
+
+
+def test_models_without_latents_but_with_parameters():
+    def maximum_likelihood(y):
+        numpyro.sample("y", dist.Normal(numpyro.param("a", 0.0), 1.0), obs=y)
+
+    with pytest.raises(ModelError, match=r"param sites \['a'\].*maximum likelihood.*SVI"):
+        build(maximum_likelihood, split(maximum_likelihood, (np.ones(3),), {})[0])
+
+    def without_a_value():
+        numpyro.sample("x", dist.Normal(numpyro.param("s"), 1.0))
+
+    with pytest.raises(ModelError, match=r"param site without an initial value.*not shared"):
+        build(without_a_value, split(without_a_value, (), {})[0])

@@ -113,6 +113,10 @@ class Guide(abc.ABC):
         self.map_parts(params, space, found.append)
         return found
 
+    def named_params(self, params: PyTree, space: Space, batch: Batch) -> dict[str, PyTree]:
+        """Parameters with names of the user, in their constraints: `param` sites of NumPyro."""
+        return {}
+
     def host_init(self, space: Space, location: Mapping[str, np.ndarray]) -> PyTree | None:
         """`init` in NumPy, to save a compilation; `None` if not implemented."""
         return None

@@ -19,7 +19,9 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from vijax.contracts import Batch, Block, Blocks, Data, PyTree, Target
+from vijax.contracts.finite_differences import difference_products, lacks_forward_mode
 from vijax.runtime.device_layout import on_host
+from vijax.runtime.errors import ModelError
 
 Floats = np.ndarray  # host arrays are float64 throughout
 
@@ -153,6 +155,7 @@ class Kernel:
         self.dtype = np.dtype(jnp.result_type(float))
         self.calls = 0
         self.points = 0
+        self._has_forward_mode = True  # until a product fails
         self._rows: Iterable[Block]
         if isinstance(batch, Blocks):
             self._rows, data, num_elements = batch, batch.batch.data, batch.num_elements
@@ -240,11 +243,17 @@ class Kernel:
     def products(self, point: Floats, vectors: Floats) -> Floats:
         """Hessian of the log density at `point` times each row of `vectors` `(num, dim)`.
 
-        Compiles a second program on first use.
+        Compiles a second program on first use; models with a derivative in reverse mode only take
+        finite differences of the gradient.
         """
         program = self.target.program(solver_products, self.joint)
         at = np.asarray(point, self.dtype)
-        return self._sum(lambda block, batch: program(at, block, batch, *self._state), vectors)
+        return self._products(
+            lambda block, batch: program(at, block, batch, *self._state),
+            vectors,
+            np.broadcast_to(point, vectors.shape),
+            vectors,
+        )
 
     def paired_products(self, points: Floats, vectors: Floats) -> Floats:
         """Hessian of the log density at each of `points` `(num, dim)` times its row of `vectors`.
@@ -253,7 +262,26 @@ class Kernel:
         """
         program = self.target.program(solver_paired_products, self.joint)
         pairs = np.stack([points, vectors], axis=1)
-        return self._sum(lambda block, batch: program(block, batch, *self._state), pairs)
+        return self._products(
+            lambda block, batch: program(block, batch, *self._state), pairs, points, vectors
+        )
+
+    def _products(
+        self,
+        program: Callable[[Floats, Batch], Any],
+        inputs: Floats,
+        points: Floats,
+        vectors: Floats,
+    ) -> Floats:
+        """Products by a program, by finite differences if the model has no forward mode."""
+        if self._has_forward_mode:
+            try:
+                return self._sum(program, inputs)
+            except (TypeError, ModelError) as error:
+                if not lacks_forward_mode(error):
+                    raise
+                self._has_forward_mode = False
+        return difference_products(lambda at: self(at)[1], points, vectors, self.eps)
 
     def hessian(self, point: Floats) -> Floats:
         """Hessian of the log density at `point`, symmetric `(dim, dim)`."""

@@ -369,7 +369,13 @@ def _advice(diagnostics: Diagnostics) -> str:
         return "Run more steps, or use a more flexible guide."
     if diagnostics.importance is None:
         return ""
-    return "Try guide='auto', another parameterization, or validate with nuts()."
+    check = diagnostics.check
+    if check is not None and check.tail_shape.max() > _NO_VARIANCE:
+        return (
+            "Tails are so heavy that moments may not exist: summarize by quantiles, give the "
+            "sites priors with lighter tails, or validate with nuts()."
+        )
+    return "Use a more flexible guide (guide='flow'), another parameterization, or nuts()."
 
 
 def _diagnose_particles(

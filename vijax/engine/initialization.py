@@ -101,8 +101,10 @@ def position_from_values(
             raise ModelError(
                 mismatch(f"init[{name!r}]", f"shape {shapes[name]}", f"shape {np.shape(value)}")
             )
-    found = random_starts(target.on_batch, first_batch, model, mutable, key, 1)[0]
-    base = extend_to_all_rows(target.space, found)
+    base = origin(target.space)
+    if values.keys() != shapes.keys():  # else no random position is needed, nor need one be found
+        found = random_starts(target.on_batch, first_batch, model, mutable, key, 1)[0]
+        base = extend_to_all_rows(target.space, found)
     full = target.program(_constrain_latent_sites)(base, batch, model, mutable)
     full |= {name: jnp.asarray(value, full[name].dtype) for name, value in values.items()}
     z = on_host(target.program(_unconstrain)(full, batch, model, mutable))

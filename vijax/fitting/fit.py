@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import optax
 from jax.sharding import Mesh
 
 from vijax.auto.centering import DENSE_DIM, learns_centering
@@ -32,16 +31,16 @@ from vijax.fitting.methods import (
     run_search,
 )
 from vijax.guides import discrete_guide_sites, resolve
+from vijax.guides.numpyro import as_optax
 from vijax.guides.structured.plates import plates_affordable_on_batches
 from vijax.model import (
     batch_request,
-    build_marginalized,
     check_batches,
     check_data,
     check_sources,
     shard_data,
     shard_target,
-    split,
+    split_and_build,
     unwrap,
 )
 from vijax.model.centering import requested_weights
@@ -78,7 +77,7 @@ def fit(
     guide: Any = "auto",
     algorithm: str | Algorithm | Solver = "auto",
     objective: Objective | None = None,
-    optimizer: optax.GradientTransformation | None = None,
+    optimizer: Any = None,
     num_steps: int | None = None,
     num_particles: int | None = None,
     num_restarts: int | None = None,
@@ -111,8 +110,8 @@ def fit(
             `"batch_and_match"`, `"variational_newton"`, `"structured_newton"`, `"fixed_draws"`,
             `"laplace"`, `"mode"`), an `Algorithm` or a `Solver`.
         objective: the loss; by default the negative ELBO.
-        optimizer: any optax transformation; by default Adam with a learning rate chosen by short
-            pilot runs.
+        optimizer: any optax transformation, or an optimizer of `numpyro.optim`; by default Adam
+            with a learning rate chosen by short pilot runs.
         num_steps: number of gradient steps; `None` runs until converged.
         num_particles: Monte Carlo draws per gradient step; by default 1, for flows 64.
         num_restarts: number of independent runs in parallel; the one with the largest ELBO, on
@@ -164,6 +163,7 @@ def fit(
     model, args, kwargs = unwrap(model, args, kwargs)
     _options.check_names(model, options, _DEFAULTS, kwargs, model_kwargs)
     _options.check_values(options)
+    optimizer = options["optimizer"] = as_optax(optimizer)
     if isinstance(algorithm, str):
         algorithm = by_name(algorithm) or algorithm
     if not (checkpoint is None or isinstance(checkpoint, Checkpoint)):
@@ -219,12 +219,12 @@ def _build_problem(
     guide, batch_size, mesh = (options[name] for name in ("guide", "batch_size", "mesh"))
     by_batch = batch_size is not None
     args, kwargs = as_row_sources((args, kwargs), by_batch)
-    arguments, data = split(model, args, kwargs, by_batch)
-    _options.check_not_traced(data)
+    subsampling = batch_request(batch_size, options["batch_axes"])
+    sampled = discrete_guide_sites(guide)
+    _options.check_not_traced(args, kwargs)
+    arguments, data, target = split_and_build(model, args, kwargs, subsampling, sampled)
     for text in arguments.data_warnings:
         warnings.warn(f"{text}.", VijaxWarning, stacklevel=4)
-    subsampling = batch_request(batch_size, options["batch_axes"])
-    target = build_marginalized(model, arguments, subsampling, discrete_guide_sites(guide))
     target = target if mesh is None else shard_target(target, arguments, mesh)
     check_sources(target, arguments.sources)
     batch = Batch(data, centering=requested_weights(target, options["centering"]))

@@ -175,13 +175,18 @@ def _check_algorithm(options: Mapping[str, Any]) -> None:
                 raise ValueError(f"{name}: {algorithm!r} takes no gradient steps; leave it out.")
 
 
-def check_not_traced(data: Mapping[str, Any]) -> None:
+def check_not_traced(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     """Refuses a fit inside a transformation of JAX, which has no values on which to decide.
 
     Raises:
         ArgumentError: an argument of the model is traced, or the fit is inside `jax.jit`.
     """
-    traced = [f"argument {name!r}" for name, x in data.items() if isinstance(x, jax.core.Tracer)]
+    named = {**{f"argument {i}": value for i, value in enumerate(args)}, **kwargs}
+    traced = [
+        name
+        for name, value in named.items()
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
+    ]
     if not traced and isinstance(jax.device_put(0.0), jax.core.Tracer):
         traced = ["fit"]
     if traced:

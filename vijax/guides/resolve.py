@@ -20,7 +20,7 @@ from vijax.guides.location_scale.mean_field import MeanField
 from vijax.guides.numpyro import adapt
 from vijax.guides.numpyro.tracing import Arguments
 from vijax.guides.structured.asvi import ASVI
-from vijax.guides.structured.markov import Markov
+from vijax.guides.structured.markov import Markov, chain_sites, is_chain
 from vijax.guides.structured.plates import Plates
 from vijax.runtime.errors import GuideError
 
@@ -67,6 +67,8 @@ def resolve(
         return _resolve_with_discrete(guide, target, model, arguments, space)
     if isinstance(guide, ModelGuide):
         return guide.bind(target, space)
+    if isinstance(guide, Markov) and space == target.space.continuous and not is_chain(space):
+        return resolve({chain_sites(space): guide, ...: FullRank()}, target, space=space)
     if isinstance(guide, Guide):
         return guide
     if isinstance(guide, str):

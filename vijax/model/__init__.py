@@ -1,6 +1,7 @@
 """Builds targets, log densities over unconstrained space, from NumPyro model functions."""
 
 from vijax.model.build import build, build_marginalized
+from vijax.model.concrete import split_and_build
 from vijax.model.data_checks import check_data
 from vijax.model.init_strategies import init_strategy
 from vijax.model.log_density import from_log_density
@@ -27,5 +28,6 @@ __all__ = [
     "shard_data",
     "shard_target",
     "split",
+    "split_and_build",
     "unwrap",
 ]

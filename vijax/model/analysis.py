@@ -27,7 +27,7 @@ from vijax.model.tracing import log_densities, substitution
 from vijax.model.tracing.handler import SubstituteFn
 from vijax.model.tracing.sites import Trace, all_plates, site_plates
 from vijax.runtime.errors import ModelError
-from vijax.runtime.jaxpr import has_gradient, has_loop, used_inputs
+from vijax.runtime.jaxpr import has_gradient, has_loop, loops_over, used_inputs
 from vijax.runtime.jaxpr_digest import jaxpr_digest
 
 _LONG = 16  # steps from which the length of a loop, not the number of points, determines the time
@@ -73,12 +73,13 @@ def analyze(traced: TracedModel) -> Analysis:
         for place, name in enumerate(names)
         if used_inputs(closed.jaxpr, [place == one for one in outputs])[0]
     )
+    of_latents = [True] + [False] * (len(closed.jaxpr.invars) - 1)
     return Analysis(
         trace,
         location_scale=tuple(names),
         hierarchical=hierarchical,
         sequential=has_loop(closed.jaxpr, _LONG),
-        differentiable=has_gradient(closed.jaxpr),
+        differentiable=has_gradient(closed.jaxpr) and not loops_over(closed.jaxpr, of_latents),
         digest=jaxpr_digest(closed, [(name, site["type"]) for name, site in trace.items()]),
     )
 

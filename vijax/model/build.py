@@ -155,11 +155,23 @@ def _target(traced: TracedModel, analysis: Analysis, request: BatchRequest | Non
     traced.sites = tuple(as_site(name, s, trace, r.z) for name, s, r in latents(trace))
     if not traced.sites:
         name = getattr(traced.model, "__name__", type(traced.model).__name__)
+        params = [name for name, site in trace.items() if site["type"] == "param"]
+        if params:
+            raise ModelError(
+                f"model {name!r}: expected a latent numpyro.sample site, got param sites {params} "
+                "only, which is maximum likelihood without a posterior. Give them priors "
+                "(numpyro.sample), or use numpyro.infer.SVI with an empty guide."
+            )
         raise ModelError(
             f"model {name!r}: expected at least one continuous latent numpyro.sample site, got "
             "none. Sites with obs= are data; remove it from sites to be inferred."
         )
     space = Space(traced.sites)
+    if not any(site.size for site in space.sites):
+        raise ModelError(
+            f"site {space.names[0]!r}: expected a latent with entries in the model, got shape "
+            f"{space.sites[0].shape}, and no other latent has any. There is nothing to infer."
+        )
     if any(map(is_enumerated, trace.values())):
         if traced.default_rows:  # the trace may have fewer rows
             trace = abstract_trace(traced, substitution.at_origin, with_log_density=False)

@@ -28,7 +28,8 @@ def check_data(target: Target, arguments: Arguments, batch: Batch) -> None:
     Raises:
         ModelError: naming the argument, how many of its values are not finite, and the first.
     """
-    values = batch.data | {k: v for k, v in arguments.static().items() if isinstance(v, float)}
+    static = arguments.static().items()
+    values = batch.data | {k: v for k, v in static if isinstance(v, (float, np.ndarray))}
     labels = {f"argument {name!r}": value for name, value in values.items()}
     labels |= {f"argument {n!r}, in the first batch": rows for n, rows in batch.fetched.items()}
     found = [text for label, value in labels.items() if (text := _describe(label, value))]
@@ -50,7 +51,7 @@ def check_data(target: Target, arguments: Arguments, batch: Batch) -> None:
     )
 
 
-def _describe(label: str, array: Array | float) -> str:
+def _describe(label: str, array: Array | np.ndarray | float) -> str:
     """The values in an array that are not finite, an empty string if there are none."""
     if not jnp.issubdtype(jnp.result_type(array), jnp.inexact) or _all_finite(array):
         return ""
@@ -66,7 +67,7 @@ def _describe(label: str, array: Array | float) -> str:
     )
 
 
-def _all_finite(array: Array | float) -> bool:
+def _all_finite(array: Array | np.ndarray | float) -> bool:
     if isinstance(array, jax.Array) and next(iter(array.devices())).platform != "cpu":
         return bool(jnp.isfinite(array).all())
     host = np.asarray(array)  # no copy

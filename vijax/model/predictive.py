@@ -27,7 +27,11 @@ Draws = dict[str, Array]
 
 
 def predictor(
-    model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], target: Target
+    model: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    target: Target,
+    by_content: frozenset[str] = frozenset(),
 ) -> tuple[Callable[..., Draws], Batch]:
     """A compiled program for the posterior predictive at new arguments, and its batch.
 
@@ -43,6 +47,7 @@ def predictor(
         args: its new positional arguments.
         kwargs: its new keyword arguments.
         target: the target of the fit.
+        by_content: its arrays that are static, see `Arguments.by_content`.
 
     Returns:
         `(keys, values, batch, model, mutable) -> draws`, where `keys` and the constrained latent
@@ -59,7 +64,7 @@ def predictor(
             "predict: expected a model with observations, got a log density. Simulate data from "
             "posterior.sample() instead."
         )
-    arguments, data = split(model, args, kwargs)
+    arguments, data = split(model, args, kwargs, by_content=by_content)
     traced = TracedModel(model, arguments)
     code = fingerprint(model, opaque_by_identity=True)
     lookup = (code, arguments.lookup, _digest(traced))

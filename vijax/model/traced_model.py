@@ -108,7 +108,10 @@ class TracedModel:
     ) -> Trace:
         """The trace at one position."""
         substitute_fn = substitution.from_unconstrained(z, self._centering(batch))
-        return self.trace(batch, substitute_fn, model, mutable, with_log_density)
+        traced = any(isinstance(value, jax.core.Tracer) for value in z.values())
+        return self.trace(
+            batch, substitute_fn, model, mutable, with_log_density, latents_traced=traced
+        )
 
     def _centering(self, batch: Batch) -> dict[str, Array]:
         """`batch.centering` of the rows in use."""

@@ -39,7 +39,7 @@ def on_rows(
     Raises:
         ModelError: the model has other latents at these arguments.
     """
-    arguments, data = split(result.model, args, kwargs)
+    arguments, data = split(result.model, args, kwargs, by_content=result.arguments.by_content)
     target = build(result.model, arguments, sampled=frozenset(result.target.space.discrete.names))
     expected, found = (
         list(one.space.names)

@@ -63,7 +63,8 @@ def predictive(
 
     Latents in `redraw` are drawn from their prior given the others.
     """
-    program, batch = predictor(result.model, args, kwargs, result.target)
+    by_content = result.arguments.by_content
+    program, batch = predictor(result.model, args, kwargs, result.target, by_content)
     values = draws.constrain(result, draws.with_discrete(result, z, fold_in(key, 2)))
     latent = {*result.target.space.names, *result.target.marginalized.sizes} - {*redraw}
     values = {name: value for name, value in values.items() if name in latent}

@@ -99,6 +99,13 @@ class FitProperties:
         return self._result.params
 
     @property
+    def guide_params(self) -> dict[str, PyTree]:
+        """The fitted `param` sites of a NumPyro guide in their constraints, by name."""
+        result = self._result
+        program = result.target.program(_guide_params, result.guide)
+        return jax.device_get(program(result.params, result.batch))
+
+    @property
     def model_params(self) -> dict[str, PyTree]:
         """The model's fitted `param` sites in their constraints, by name."""
         result = self._result
@@ -125,3 +132,7 @@ def _model_params(
     target: Target, model: dict[str, PyTree], batch: Batch, mutable: dict[str, PyTree]
 ) -> dict[str, PyTree]:
     return target.constrain_params(model, batch, mutable)
+
+
+def _guide_params(target: Target, guide: Guide, params: PyTree, batch: Batch) -> dict[str, PyTree]:
+    return guide.named_params(params, target.space, batch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 from jax.extend import core
 from jax.interpreters import partial_eval
 
@@ -32,6 +33,32 @@ def has_gradient(jaxpr: Any) -> bool:
         ):
             return False
     return True
+
+
+def loops_over(jaxpr: Any, inputs: Sequence[bool]) -> bool:
+    """Whether a loop of unknown length changes a number that depends on the marked inputs.
+
+    Such a loop (`jax.lax.while_loop`) has no derivative in reverse mode, unless it is inside a
+    custom one.
+    """
+    marked = {var for var, mark in zip(jaxpr.invars, inputs, strict=True) if mark}
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        incoming = [not isinstance(a, core.Literal) and a in marked for a in equation.invars]
+        if not any(incoming):
+            continue
+        marked.update(equation.outvars)
+        if name.startswith(("custom_jvp", "custom_vjp")):
+            continue
+        if name == "while":
+            if any(jnp.issubdtype(out.aval.dtype, jnp.floating) for out in equation.outvars):
+                return True
+            continue
+        for inner in core.jaxprs_in_params(equation.params):
+            same = len(inner.invars) == len(incoming)
+            if loops_over(inner, incoming if same else [True] * len(inner.invars)):
+                return True
+    return False
 
 
 def used_inputs(jaxpr: Any, outputs: list[bool]) -> list[bool]:

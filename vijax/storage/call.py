@@ -8,6 +8,7 @@ from typing import Any
 
 from vijax.model import Arguments
 from vijax.runtime.errors import ArgumentError, mismatch
+from vijax.storage.checks import digest
 from vijax.storage.codec import NotStored, Reader, Writer
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -19,13 +20,17 @@ def encode(arguments: Arguments, writer: Writer) -> dict[str, Any]:
     Values that cannot be serialized (functions, user-defined objects) are replaced by a note.
     """
     args, kwargs = arguments.join(arguments.abstract())
-    static = {name: writer.encode(value) for name, value in arguments.static().items()}
+    static = {
+        name: {"digest": digest(value)} if name in arguments.by_content else writer.encode(value)
+        for name, value in arguments.static().items()
+    }
     arrays = {name: [list(shape), str(dtype)] for name, (shape, dtype) in arguments.avals.items()}
     return {
         "args": [writer.encode(value) for value in args],
         "kwargs": {name: writer.encode(value) for name, value in kwargs.items()},
         "static": static,
         "arrays": arrays,
+        "by content": sorted(arguments.by_content),
     }
 
 

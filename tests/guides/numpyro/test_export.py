@@ -6,7 +6,9 @@ import numpyro.distributions as dist
 import pytest
 from numpyro import handlers, optim
 from numpyro.infer import SVI, Predictive, Trace_ELBO
+from numpyro.infer.autoguide import AutoNormal
 
+import vijax
 from tests.laws import assert_mean, keys, perturb
 from vijax.contracts import Batch, Variables
 from vijax.guides import Delta, FullRank, MeanField, adapt, as_numpyro
@@ -142,3 +144,41 @@ def test_the_parameters_of_the_model_are_used():
         np.testing.assert_allclose(params["top"], top, rtol=1e-6)
         drawn.append(handlers.seed(exported, 0)(Y)["u"])
     np.testing.assert_allclose(drawn[1], 10 * drawn[0], rtol=1e-6)
+
+
+def test_it_has_the_methods_of_autoguides(draws):
+    x, _ = draws
+    number = len(x["scale"])
+    drawn = EXPORTED.sample_posterior(jax.random.key(3), {}, sample_shape=(2, 5))
+    assert {name: value.shape for name, value in drawn.items()} == {
+        "scale": (2, 5),
+        "p": (2, 5, 3),
+        "theta": (2, 5, 2),
+    }
+    below = x["theta"] < EXPORTED.median({})["theta"]
+    assert np.abs(below.mean(0) - 0.5).max() < 5 * 0.5 * np.sqrt(1 / number + 1 / 10_000)
+    low, high = EXPORTED.quantiles(NO_PARAMS, [0.1, 0.9])["scale"]
+    share = np.mean((x["scale"] > low) & (x["scale"] < high))
+    assert share == pytest.approx(0.8, abs=5 * 0.4 * np.sqrt(1 / number + 2 / 10_000))
+
+
+def test_parameters_of_numpyro_guides_have_their_names_and_constraints():
+    positive = dist.constraints.positive
+
+    def conjugate(y):
+        f = numpyro.sample("f", dist.Beta(1.0, 1.0))
+        numpyro.sample("y", dist.Bernoulli(f).expand([10]).to_event(1), obs=y)
+
+    def beta(y):
+        a = numpyro.param("alpha_q", 8.0, constraint=positive)
+        numpyro.sample("f", dist.Beta(a, numpyro.param("beta_q", 2.0, constraint=positive)))
+
+    y = np.array([1.0] * 8 + [0.0] * 2)
+    posterior = vijax.fit(conjugate, y, guide=beta, progress_bar=False)
+    assert posterior.guide_params["alpha_q"] == pytest.approx(9.0, rel=0.1)
+    assert posterior.guide_params["beta_q"] == pytest.approx(3.0, rel=0.1)
+    assert posterior.as_numpyro()[1].keys() == {"alpha_q", "beta_q"}
+    assert vijax.fit(conjugate, y, guide="meanfield", progress_bar=False).guide_params == {}
+    auto = vijax.fit(conjugate, y, guide=AutoNormal, num_steps=1, progress_bar=False)
+    assert auto.guide_params.keys() == {"f_auto_loc", "f_auto_scale"}
+    assert auto.guide_params["f_auto_scale"] > 0

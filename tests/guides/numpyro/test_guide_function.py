@@ -250,3 +250,38 @@ def test_dependence_through_inner_jaxprs():
 
     found = dependent(function, jnp.ones(()), jnp.ones(()))
     assert found == {"dependent": True, "independent": False, "constant": False}
+
+
+@pytest.mark.parametrize(
+    ("prior", "q"),
+    [
+        (dist.Uniform(0.0, 1.0), dist.Normal(0.5, 0.1)),
+        (dist.Gamma(2.0, 1.0), dist.Normal(0.5, 0.1)),
+        (dist.Beta(2.0, 1.0), dist.LogNormal(0.0, 1.0)),
+        (
+            dist.Gamma(2.0, 1.0).expand([2]).to_event(1),
+            dist.Normal(0.0, 1.0).expand([2]).to_event(1),
+        ),
+        (dist.Dirichlet(jnp.ones(3)), dist.MultivariateNormal(jnp.zeros(3), jnp.eye(3))),
+    ],
+)
+def test_a_guide_that_leaves_the_support_is_refused(prior, q):
+    def bounded():
+        numpyro.sample("x", prior)
+
+    def unbounded():
+        numpyro.sample("x", q)
+
+    arguments, _ = split(bounded, (), {})
+    with pytest.raises(GuideError, match=r"'unbounded', site 'x'.*support.*on .*Real|on Positive"):
+        adapt(unbounded, bounded, arguments, build(bounded, arguments))
+
+
+def test_parameters_of_the_guide_and_of_the_model_are_not_shared():
+    def shared():
+        s = numpyro.param("s", 1.0)
+        numpyro.sample("x", dist.Normal(s, 1.0))
+
+    arguments, _ = split(shared, (), {})
+    with pytest.raises(GuideError, match=r"'shared', param 's'.*not shared"):
+        adapt(shared, shared, arguments, build(shared, arguments))

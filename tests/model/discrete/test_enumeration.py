@@ -560,3 +560,108 @@ def test_one_initial_state_for_several_chains():
         total.append(evidence)
     prior = float(dist.Normal(0.3, 1.0).log_prob(0.8))
     assert density(target, batch) == pytest.approx(float(logsumexp(total)) + prior, abs=1e-4)
+
+
+def counted_by_a_factor(y, mask):
+    """The prior of a discrete site is masked and counted by a factor."""
+    mu = level()
+    with numpyro.plate("rows", len(y)):
+        prior = dist.Categorical(WEIGHTS)
+        with handlers.mask(mask=mask):
+            z = numpyro.sample("z", prior)
+        numpyro.factor("prior", jnp.where(mask, 0.0, prior.log_prob(z)))
+        numpyro.sample("y", dist.Normal(mu + SHIFTS[z], 1.0), obs=y)
+
+
+def counted_in_a_scan(y, mask):
+    mu = level()
+
+    def step(x, both):
+        y, used = both
+        prior = dist.Categorical(STEPS[x])
+        x = numpyro.sample("x", prior.mask(used))
+        numpyro.factor("prior", jnp.where(used, 0.0, prior.log_prob(x)))
+        numpyro.sample("y", dist.Normal(mu + SHIFTS[x], 1.0), obs=y)
+        return x, None
+
+    scan(step, 0, (y, mask))
+
+
+@pytest.mark.parametrize(
+    ("masked", "plain"), [(counted_by_a_factor, in_a_plate), (counted_in_a_scan, markov)]
+)
+def test_a_masked_prior_that_a_factor_counts(masked, plain):
+    target, batch = make(plain, Y)
+    expected = density(target, batch)
+    for mask in (np.zeros(4, bool), np.array([True, False, False, True])):
+        target, batch = make(masked, Y, mask)
+        assert density(target, batch) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("forced", [False, True])
+def test_a_masked_prior_whose_rows_are_observed(forced):
+    """Rows whose prior is masked count every value once where an observation depends on them."""
+
+    def model(y, known, valid):
+        mu = level()
+        with numpyro.plate("rows", len(y)):
+            with handlers.mask(mask=known):
+                z = categorical("z")
+            with handlers.mask(mask=valid):
+                numpyro.sample("y", dist.Normal(mu + SHIFTS[z], 1.0), obs=y)
+
+    known = np.array([True, True, False, False])
+    valid = np.array([True, False, forced, False])
+    target, batch = make(model, Y, known, valid)
+    values = dist.Normal(0.8 + SHIFTS, 1.0)
+    expected = logsumexp(np.log(WEIGHTS) + values.log_prob(Y[0]))
+    if forced:
+        expected += logsumexp(values.log_prob(Y[2]))
+    expected += dist.Normal(0.3, 1.0).log_prob(0.8)
+    assert density(target, batch) == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_a_mask_that_depends_on_another_discrete_site():
+    """The density is that of the mask, whether the masked site is used or not."""
+
+    def model(y):
+        mu = level()
+        with numpyro.plate("rows", len(y)):
+            use = numpyro.sample("use", dist.Bernoulli(0.3))
+            with handlers.mask(mask=use == 1):
+                z = categorical("z")
+                numpyro.sample("y", dist.Normal(mu + SHIFTS[z], 1.0), obs=y)
+
+    target, batch = make(model, Y)
+    used = np.log(0.3) + logsumexp(
+        np.log(WEIGHTS) + dist.Normal(0.8 + SHIFTS, 1.0).log_prob(Y[:, None]), axis=1
+    )
+    expected = np.logaddexp(used, np.log(0.7 * 3)).sum() + dist.Normal(0.3, 1.0).log_prob(0.8)
+    assert density(target, batch) == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_an_unused_state_between_others_and_before_a_padded_chain():
+    def model(y, mask):
+        mu = level()
+        start = categorical("start")
+
+        def step(x, both):
+            y, m = both
+            with handlers.mask(mask=m):
+                x = categorical("x", STEPS[x])
+                numpyro.sample("y", dist.Normal(mu + SHIFTS[x], 1.0), obs=y)
+            return x, None
+
+        scan(step, start, (y, mask))
+
+    def at(mask):
+        target, batch = make(model, Y[:3], np.array(mask))
+        return density(target, batch)
+
+    prior = dist.Normal(0.3, 1.0).log_prob(0.8)
+    likelihood = np.exp(dist.Normal(0.8 + SHIFTS, 1.0).log_prob(Y[:3, None]))
+    first = WEIGHTS @ STEPS * likelihood[0]
+    assert at([False] * 3) == pytest.approx(float(prior), abs=1e-5)
+    # the second state has no prior, and the third depends on it
+    expected = np.log(first.sum()) + np.log((STEPS.sum(0) * likelihood[2]).sum()) + prior
+    assert at([True, False, True]) == pytest.approx(float(expected), abs=1e-4)

@@ -25,7 +25,12 @@ from vijax.contracts import Batch, Guide, Position, PyTree, Space, Target
 from vijax.guides.composite import assign
 from vijax.guides.numpyro import tracing
 from vijax.guides.numpyro.autoguide import AutoPart, auto_class, copy_autoguide
-from vijax.guides.numpyro.checks import check_sites, draws_latents_only
+from vijax.guides.numpyro.checks import (
+    check_params,
+    check_sites,
+    check_supports,
+    draws_latents_only,
+)
 from vijax.guides.numpyro.guide_function import DensityFunction, NumPyroFunction
 from vijax.guides.numpyro.tracing import Arguments
 from vijax.runtime.errors import GuideError, mismatch
@@ -62,11 +67,15 @@ def adapt(
         guide = _instance(guide, model)
     if isinstance(guide, AutoGuide):
         return _adapt_auto(guide, model, arguments, target, space)
-    return _adapt_function(guide, arguments, target, space)
+    return _adapt_function(guide, model, arguments, target, space)
 
 
 def _adapt_function(
-    function: Callable[..., Any], arguments: Arguments, target: Target, space: Space
+    function: Callable[..., Any],
+    model: Callable[..., Any],
+    arguments: Arguments,
+    target: Target,
+    space: Space,
 ) -> Guide:
     label = f"guide {getattr(function, '__name__', type(function).__name__)!r}"
     if space != target.space:
@@ -81,6 +90,10 @@ def _adapt_function(
     def trace_and_check(data: dict[str, Array], key: Array) -> tuple[Array, PyTree]:
         trace = guide.trace(None, key, Batch(data))
         check_sites(label, trace, space)
+        args, kwargs = arguments.join(data)
+        model_trace = tracing.run(model, args, kwargs, key)
+        check_supports(label, trace, model_trace)
+        check_params(label, trace, model_trace)
         return tracing.log_prob(trace), tracing.params(trace)
 
     data, key = tracing.abstract_data(arguments), jax.random.key(0)

@@ -119,6 +119,13 @@ class NumPyroAuto(Guide):
             log_q = log_q + tracing.log_prob(trace)
         return Draw(z, log_q + self._delta_log_det(z, batch))
 
+    def named_params(
+        self, params: dict[str, PyTree], space: Space, batch: Batch
+    ) -> dict[str, PyTree]:
+        traces = self.traces(params, space, jax.random.key(0), batch)
+        found = (tracing.constrained_params(trace) for _, trace in traces)
+        return {name: value for part in found for name, value in part.items()}
+
     def traces(
         self,
         params: dict[str, PyTree],

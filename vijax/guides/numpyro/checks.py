@@ -8,12 +8,20 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpyro.distributions as dist
+from numpyro.distributions import constraints
 from numpyro.distributions.flows import InverseAutoregressiveTransform
 
 from vijax.contracts import Space
 from vijax.guides.numpyro.implicit_reparameterization import has_gradient
 from vijax.guides.numpyro.tracing import Trace
 from vijax.runtime.errors import GuideError, mismatch
+
+_UNBOUNDED: tuple[tuple[type, tuple[str, ...]], ...] = (
+    (constraints.greater_than, ("above",)),
+    (constraints.less_than, ("below",)),
+    (constraints.interval, ()),
+    (type(constraints.simplex), ()),
+)
 
 
 def check_sites(label: str, trace: Trace, space: Space) -> None:
@@ -56,6 +64,68 @@ def check_sites(label: str, trace: Trace, space: Space) -> None:
                 f"{label}, mutable {name!r}: mutable state in a guide is not supported yet. Use a "
                 "network without it (layer normalization instead of batch normalization)."
             )
+
+
+def check_params(label: str, trace: Trace, model_trace: Trace) -> None:
+    """Raises if the guide and the model have a `param` site of one name.
+
+    Raises:
+        GuideError: naming it.
+    """
+    for name, site in model_trace.items():
+        if site["type"] == "param" and name in trace and trace[name]["type"] == "param":
+            raise GuideError(
+                f"{label}, param {name!r}: expected a name that the model does not use. Parameters "
+                "of the guide and of the model are not shared; rename one of them, or make the "
+                "shared quantity a latent site, which both may depend on."
+            )
+
+
+def check_supports(label: str, trace: Trace, model_trace: Trace) -> None:
+    """Raises where draws of the guide leave the support of the model's site.
+
+    There the ELBO is minus infinity, however small the probability.
+
+    Raises:
+        GuideError: naming the site and both supports.
+    """
+    for name, site in model_trace.items():
+        if name not in trace or site["type"] != "sample" or trace[name]["type"] != "sample":
+            continue
+        inside, support = _ends(site["fn"]), site["fn"].support
+        fn = trace[name]["fn"]
+        found = _ends(fn)
+        if inside is None or found is None or found <= inside:
+            continue
+        raise GuideError(
+            f"{label}, site {name!r}: expected a distribution on the support of the model's site, "
+            f"{support}, got {type(fn).__name__} on {fn.support}, whose draws leave it. Use a "
+            "distribution on that support, such as LogNormal for a positive site or Beta for the "
+            "unit interval, or transform a Normal: "
+            "TransformedDistribution(Normal(loc, scale), biject_to(support))."
+        )
+
+
+def _ends(fn: dist.Distribution) -> frozenset[str] | None:
+    """In which directions a support is unbounded; `None` for one of another kind."""
+    base = fn.support
+    while isinstance(base, constraints.independent):
+        base = base.base_constraint
+    while isinstance(fn, (dist.ExpandedDistribution, dist.Independent, dist.MaskedDistribution)):
+        fn = fn.base_dist
+    if isinstance(fn, dist.Delta):
+        return None  # its support is its value
+    transformed = isinstance(fn, dist.TransformedDistribution)
+    if transformed and fn.base_dist.support is not fn.transforms[0].domain:
+        return None  # its support may be smaller than the codomain of its transforms
+    if base is constraints.real:
+        return frozenset({"below", "above"})
+    if base is constraints.circular:
+        return None
+    for kind, ends in _UNBOUNDED:
+        if isinstance(base, kind):
+            return frozenset(ends)
+    return None
 
 
 def draws_latents_only(trace: Trace, space: Space) -> bool:

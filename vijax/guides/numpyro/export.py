@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -16,6 +18,73 @@ from numpyro.distributions import constraints
 from vijax.contracts import Batch, DensityGuide, Guide, PyTree, Space, Target, Variables
 
 _LATENT = "_vijax_latent"
+_NUM_DRAWS = 10_000  # for quantiles
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ExportedGuide:
+    """A fitted guide as a NumPyro guide function, with the methods of NumPyro's autoguides.
+
+    It ignores its arguments (which may be new inputs for prediction) and samples the model's latent
+    sites by name. The auxiliary site `_vijax_latent` is the unconstrained vector, with density
+    `q(z)`; given it the model's sites are point masses, and a factor subtracts `log |dx/dz|`. It
+    works with `numpyro.infer.Predictive`, `SVI`, `Trace_ELBO` and the handlers.
+
+    Attributes:
+        guide: the guide.
+        variables: parameters of the guide and of the model.
+        target: the target it was fitted to.
+        batch: the data it was fitted to.
+        mutable: the model's mutable state.
+    """
+
+    guide: Guide
+    variables: Variables
+    target: Target
+    batch: Batch
+    mutable: Mapping[str, PyTree]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Array]:
+        """Samples the model's latent sites."""
+        target, space, model = self.target, self.target.space, self.variables.model
+        latent = _Latent(self.guide, self.variables.guide, space, self.batch)
+        vector = numpyro.sample(_LATENT, latent, infer={"is_auxiliary": True})
+        z = space.unravel(vector)
+        with handlers.block():  # hides the sites of the model, which runs inside
+            values = target.constrain(z, self.batch, model, self.mutable)
+            log_dets = target.log_dets(z, self.batch, model, self.mutable)
+            log_det = sum(log_dets.values(), jnp.zeros(()))
+        numpyro.factor(f"{_LATENT}_log_det", -log_det)
+        return {
+            site.name: numpyro.sample(
+                site.name, dist.Delta(values[site.name], event_dim=site.event_dim)
+            )
+            for site in space.sites
+        }
+
+    def sample_posterior(
+        self, rng_key: Array, params: Any = None, *args: Any, sample_shape: tuple[int, ...] = ()
+    ) -> dict[str, Array]:
+        """Draws of the latent sites, with leading axes `sample_shape`; `params` are ignored."""
+        number = math.prod(sample_shape)
+
+        def one(key: Array) -> dict[str, Array]:
+            z = self.guide.draw(self.variables.guide, self.target.space, key, self.batch).z
+            values = self.target.constrain(z, self.batch, self.variables.model, self.mutable)
+            return {name: values[name] for name in self.target.space.names}
+
+        drawn = jax.jit(jax.vmap(one))(jax.random.split(rng_key, number))
+        return {n: jnp.reshape(x, (*sample_shape, *x.shape[1:])) for n, x in drawn.items()}
+
+    def quantiles(self, params: Any, quantiles: Any) -> dict[str, Array]:
+        """Quantiles of every entry of the latent sites, from draws; `params` are ignored."""
+        drawn = self.sample_posterior(jax.random.key(0), sample_shape=(_NUM_DRAWS,))
+        levels = jnp.asarray(quantiles)
+        return {name: jnp.quantile(x, levels, axis=0) for name, x in drawn.items()}
+
+    def median(self, params: Any = None) -> dict[str, Array]:
+        """Medians of every entry of the latent sites, from draws; `params` are ignored."""
+        return self.quantiles(params, 0.5)
 
 
 def as_numpyro(
@@ -24,14 +93,8 @@ def as_numpyro(
     target: Target,
     batch: Batch,
     mutable: Mapping[str, PyTree] | None = None,
-) -> tuple[Callable[..., dict[str, Array]], dict[str, PyTree]]:
+) -> tuple[ExportedGuide, dict[str, PyTree]]:
     """A NumPyro guide function that draws from a fitted guide, and the matching `params`.
-
-    The function ignores its arguments (which may be new inputs for prediction) and samples the
-    model's latent sites by name. The auxiliary site `_vijax_latent` is the unconstrained vector,
-    with density `q(z)`; given it the model's sites are point masses, and a factor subtracts
-    `log |dx/dz|`. The function works with `numpyro.infer.Predictive`, `SVI`, `Trace_ELBO` and the
-    handlers.
 
     Args:
         guide: the guide.
@@ -41,28 +104,14 @@ def as_numpyro(
         mutable: the model's mutable state.
 
     Returns:
-        The function, which has no `param` sites, and the model's `param` values:
+        The function, which has no `param` sites, and the values of the `param` sites of the model,
+        and of the guide if it is a NumPyro one:
         `Predictive(model, guide=function, params=params, num_samples=100)`.
     """
-    params, model, mutable = variables.guide, variables.model, mutable or {}
-    space = target.space
-
-    def numpyro_guide(*args: Any, **kwargs: Any) -> dict[str, Array]:
-        latent = _Latent(guide, params, space, batch)
-        vector = numpyro.sample(_LATENT, latent, infer={"is_auxiliary": True})
-        z = space.unravel(vector)
-        with handlers.block():  # hides the sites of the model, which runs inside
-            values = target.constrain(z, batch, model, mutable)
-            log_det = sum(target.log_dets(z, batch, model, mutable).values(), jnp.zeros(()))
-        numpyro.factor(f"{_LATENT}_log_det", -log_det)
-        return {
-            site.name: numpyro.sample(
-                site.name, dist.Delta(values[site.name], event_dim=site.event_dim)
-            )
-            for site in space.sites
-        }
-
-    return numpyro_guide, target.constrain_params(model, batch, mutable)
+    mutable = mutable or {}
+    params = guide.named_params(variables.guide, target.space, batch)
+    params |= target.constrain_params(variables.model, batch, mutable)
+    return ExportedGuide(guide, variables, target, batch, mutable), params
 
 
 class _Latent(dist.Distribution):

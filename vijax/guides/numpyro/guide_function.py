@@ -71,6 +71,11 @@ class NumPyroFunction(Guide):
         log_dets = self.target.log_dets(z, batch, {}, {})
         return Draw(z, sum(log_dets.values(), tracing.log_prob(trace)))
 
+    def named_params(
+        self, params: dict[str, PyTree], space: Space, batch: Batch
+    ) -> dict[str, PyTree]:
+        return tracing.constrained_params(self.trace(params, jax.random.key(0), batch))
+
     def trace(
         self,
         params: dict[str, PyTree] | None,

@@ -83,6 +83,11 @@ def params(trace: Trace) -> dict[str, PyTree]:
     }
 
 
+def constrained_params(trace: Trace) -> dict[str, PyTree]:
+    """The values of the `param` sites."""
+    return {name: site["value"] for name, site in trace.items() if site["type"] == "param"}
+
+
 def log_prob(trace: Trace, check_support: bool = False) -> Array:
     """Log density of all sample sites of a guide, including factors, a scalar.
 

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array, lax
 from jax.scipy.linalg import solve_triangular
 
-from vijax.contracts import Batch, Draw, EntropyGuide, NormalNoiseGuide, Position, Space
+from vijax.contracts import Batch, Draw, EntropyGuide, NormalNoiseGuide, Position, Site, Space
 from vijax.guides.checks import require_positive
 from vijax.guides.location_scale.gaussian_density import gaussian_entropy, gaussian_log_prob
 from vijax.runtime.errors import GuideError, mismatch
@@ -40,8 +40,9 @@ class Markov(EntropyGuide, NormalNoiseGuide):
     `x_t` is the block of all sites' values at index `t` of their leading axis, which must have the
     same length for all sites: the latent states of a `scan`. The precision is block-tridiagonal;
     time and memory are linear in the length. The family contains the posterior of every
-    linear-Gaussian state-space model. Sites without that axis need another guide, as in
-    `{"x": Markov(), ...: "fullrank"}`. Sources: the structure is that of the Kalman smoother; Black
+    linear-Gaussian state-space model. As the guide of all sites it is that of the sites of a
+    `scan`, and the others are jointly full-rank; by group, write `{"x": Markov(), ...: "fullrank"}`
+    with any other guide for the rest. Sources: the structure is that of the Kalman smoother; Black
     Box Variational Inference for State Space Models, Archer, Park, Buesing, Cunningham, Paninski,
     2015.
 
@@ -90,6 +91,41 @@ class Markov(EntropyGuide, NormalNoiseGuide):
 
     def entropy(self, params: MarkovParams, space: Space) -> Array:
         return gaussian_entropy(params.log_scale)
+
+
+def chain_sites(space: Space) -> tuple[str, ...]:
+    """The sites that have one leading axis of steps in common: those of the largest `scan`.
+
+    Plates are not steps: their rows are conditionally independent.
+
+    Raises:
+        GuideError: no site has an axis of steps.
+    """
+    sizes: dict[int, int] = {}
+    for site in space.sites:
+        if _steps(site):
+            sizes[_steps(site)] = sizes.get(_steps(site), 0) + site.size
+    if not sizes:
+        shapes = {site.name: site.shape for site in space.sites}
+        expected = "sites with a leading axis of steps, as in a scan"
+        raise GuideError(mismatch("Markov", expected, f"{shapes}", "Use guide='fullrank'."))
+    length = max(sizes, key=lambda length: (sizes[length], length))
+    return tuple(site.name for site in space.sites if _steps(site) == length)
+
+
+def _steps(site: Site) -> int:
+    """Length of a site's leading axis, 0 if it has none or that of a plate."""
+    if not site.z_shape or site.z_shape[0] < 2:
+        return 0
+    first = -(len(site.shape) - site.event_dim)  # of the batch
+    return 0 if any(plate.dim == first for plate in site.plates) else site.z_shape[0]
+
+
+def is_chain(space: Space) -> bool:
+    """Whether all sites have a leading axis of the same length."""
+    return all(site.z_shape for site in space.sites) and (
+        len({site.z_shape[0] for site in space.sites}) == 1
+    )
 
 
 def block_indices(space: Space) -> np.ndarray:

@@ -14,8 +14,10 @@ from vijax.contracts import Batch, Evaluation, Position, Space
 from vijax.model.discrete.elimination import Elimination
 from vijax.model.discrete.enumeration import EnumerationPlan
 from vijax.model.discrete.factors import Factor, align, product, sum_over
+from vijax.model.discrete.masks import padding_sites, site_masks, with_masks
 from vijax.model.discrete.planning import Outputs, plan_enumeration
 from vijax.model.tracing import log_densities, substitution
+from vijax.model.tracing.log_densities import site_mask
 from vijax.model.tracing.sites import Trace, latent_values, mutable_state, plate_scales
 
 TraceFn = Callable[..., Trace]
@@ -31,12 +33,14 @@ class Marginalization:
 
     Attributes:
         entries: number of array elements summed over at one position, with all data.
+        padding: see `vijax.model.discrete.masks.padding_sites`.
     """
 
     def __init__(self, trace: TraceFn, plan: EnumerationPlan) -> None:
         self.trace = trace
         self.plan = plan
         self.entries = 0
+        self.padding: frozenset[str] = frozenset()
 
     def evaluate(self, z: Position, batch: Batch, model: Mapping, mutable: Mapping) -> Evaluation:
         """The marginal log density and the new mutable state."""
@@ -93,9 +97,14 @@ class Marginalization:
                 vectorized_loops=self.plan.loops,
                 first_step=first_step,
             )
-            return log_densities.handler_scaled_log_probs(trace, self.plan.specs)
+            return log_densities.handler_scaled_log_probs(trace, self.plan.specs, self.padding)
 
-        return self.plan.factors(run)
+        factors = self.plan.factors(run)
+        if not self.padding:
+            return factors
+        substitute_fn = substitution.from_unconstrained(z, batch.centering)
+        trace = self.trace(batch, substitute_fn, model, mutable)
+        return with_masks(factors, site_masks(trace, self.plan), self.padding, self.plan)
 
 
 def plan_marginalization(
@@ -115,6 +124,15 @@ def plan_marginalization(
     origin = {site.name: jnp.ones(site.z_shape) for site in space.sites}
     outputs = functools.partial(_outputs, trace_fn, origin)
     marginalization = Marginalization(trace_fn, plan_enumeration(trace, outputs, data))
+    plan = marginalization.plan
+    if any(site_mask(trace[name]) is not None for name in plan.variables):
+        states = {name: jnp.zeros((), int) for name in plan.variables}
+
+        def masks(z: Position, data: Any) -> dict[str, Array]:
+            substitute_fn = substitution.from_unconstrained(z)
+            return site_masks(trace_fn(Batch(data), substitute_fn), plan)
+
+        marginalization.padding = padding_sites(masks, origin | states, plan, data)
 
     def log_density(data: dict[str, Array]) -> Array:
         evaluation, elimination = marginalization.eliminate(origin, Batch(data), {}, {})

@@ -29,7 +29,8 @@ class Arguments:
     """The static part of a call `model(*args, **kwargs)`; `join` adds the arrays.
 
     Attributes:
-        leaves: static leaves, with `_HOLE` in place of arrays.
+        leaves: static leaves, with `_HOLE` in place of traced arrays. Arrays among them are static
+            by content: other values are another model.
         names: names of all leaves.
         treedef: the structure of `(args, kwargs)`.
         avals: shape and dtype of every array, by name.
@@ -69,6 +70,11 @@ class Arguments:
         """Everything that is not an array, by name."""
         pairs = zip(self.names, self.leaves, strict=True)
         return {name: leaf for name, leaf in pairs if leaf is not _HOLE}
+
+    @property
+    def by_content(self) -> frozenset[str]:
+        """The arrays that are static, so that the model can read their values."""
+        return frozenset(n for n, leaf in self.static().items() if isinstance(leaf, np.ndarray))
 
     @functools.cached_property
     def lookup(self) -> Hashable:
@@ -114,6 +120,7 @@ def split(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     keep_sources: bool = False,
+    by_content: frozenset[str] = frozenset(),
 ) -> tuple[Arguments, dict[str, Array]]:
     """Separates the arrays in `args` and `kwargs` from static values.
 
@@ -127,6 +134,7 @@ def split(
         args: its positional arguments.
         kwargs: its keyword arguments.
         keep_sources: whether to treat a `RowSource` likewise, instead of reading it into memory.
+        by_content: names of arrays that are static, see `Arguments.by_content`.
 
     Returns:
         The static part, and the arrays by name.
@@ -153,6 +161,9 @@ def split(
             leaf = jax.ShapeDtypeStruct(leaf.shape, device_dtype(leaf.dtype))
         value = _classify(name, leaf)
         names.append(name)
+        if name in by_content and isinstance(value, (np.ndarray, Array)):
+            leaves.append(np.array(value))  # NumPy computes on it while the model is traced
+            continue
         if isinstance(value, np.ndarray):
             data_warnings += rounding_warnings(name, value)
         if isinstance(value, (np.ndarray, Array)):

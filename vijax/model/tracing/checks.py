@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from numpyro.primitives import apply_stack, plate
 
-from vijax.model.tracing.supports import bijector
+from vijax.model.tracing.supports import atomic_part, site_bijector
 from vijax.runtime.errors import ModelError
 
 _ABSTRACT = (
@@ -51,14 +51,21 @@ def check_discrete(name: str, site: Mapping[str, Any]) -> None:
 
 
 def check_latent(name: str, site: Mapping[str, Any]) -> None:
-    """Refuses a continuous latent whose support has no registered bijection.
+    """Refuses a continuous latent with atoms, or whose support has no registered bijection.
 
     Raises:
         ModelError: site_errors the site.
     """
     fn = site["fn"]
+    atom = atomic_part(fn)
+    if atom is not None:
+        raise ModelError(
+            f"site {name!r}: expected a latent with a density, got {_label(atom)}, which gives "
+            "single values a probability of their own. Write it as a mixture: a discrete site "
+            "decides whether the value is that one, another site has the continuous part."
+        )
     try:
-        bijector(fn.support)
+        site_bijector(fn)
     except NotImplementedError:
         raise ModelError(
             f"site {name!r}: no bijection is known from unconstrained space onto the support "
@@ -153,6 +160,11 @@ def tracing_errors(model: Callable[..., Any]) -> Iterator[None]:
         ) from error
 
 
+def needs_values(error: ModelError) -> bool:
+    """Whether an error of `tracing_errors` is that values of arrays are needed."""
+    return isinstance(error.__cause__, _ABSTRACT)
+
+
 @contextlib.contextmanager
 def site_errors(site: Mapping[str, Any]) -> Iterator[None]:
     """Converts an exception from a site's log density into a `ModelError` that names the site."""
@@ -191,6 +203,11 @@ def _hint(error: BaseException) -> str:
         return " Rename one of them, or run this part of the model under numpyro.handlers.scope."
     if "cond branch outputs" in str(error):
         return " Both branches of cond need the same sites, with distributions of the same class."
+    if "None is not a valid value" in str(error) or "got <class 'NoneType'>" in str(error):
+        return (
+            " Is it a param site without an initial value? Parameters of a guide are not shared "
+            "with the model: write numpyro.param(name, value), or make it a latent site."
+        )
     for frame, _ in traceback.walk_tb(error.__traceback__):
         handler, msg = frame.f_locals.get("self"), frame.f_locals.get("msg", {})
         if not isinstance(handler, plate) or msg.get("type") != "sample":

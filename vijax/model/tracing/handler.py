@@ -84,12 +84,14 @@ class Record(NamedTuple):
         log_prob: log density computed inside a control flow body, `None` outside; NumPyro's log
             density of the stacked site confuses time and batch axes in some distributions.
         log_prior_sd: log conditional prior standard deviation, shaped like `z`, where requested.
+        mask: of an enumerated site, `None` without one.
     """
 
     z: Array | None = None
     log_det: Array | None = None
     log_prob: Array | None = None
     log_prior_sd: Array | None = None
+    mask: Array | None = None
 
 
 @dataclasses.dataclass
@@ -312,6 +314,17 @@ def _without_obs_mask(fn: Distribution) -> Distribution:
 def without_masks(fn: Distribution) -> Distribution:
     """A distribution without its masks."""
     return fn if count_masks(fn) == 0 else without_masks(fn.base_dist).expand(fn.batch_shape)
+
+
+def combined_mask(fn: Distribution) -> Array | None:
+    """The product of a distribution's masks, `None` without any."""
+    found: Array | None = None
+    while isinstance(fn, (ExpandedDistribution, MaskedDistribution)):
+        if isinstance(fn, MaskedDistribution):
+            mask = jnp.asarray(fn._mask, bool)
+            found = mask if found is None else found & mask
+        fn = fn.base_dist
+    return found
 
 
 def count_masks(fn: Distribution) -> int:

@@ -8,10 +8,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
-from numpyro.distributions import constraints
 
 from vijax.model.tracing.checks import site_errors
-from vijax.model.tracing.handler import Record, count_masks
+from vijax.model.tracing.handler import Record, combined_mask, count_masks
 from vijax.model.tracing.sites import (
     Trace,
     is_enumerated,
@@ -19,6 +18,7 @@ from vijax.model.tracing.sites import (
     latents,
     plate_scale,
 )
+from vijax.model.tracing.supports import is_unbounded
 from vijax.runtime.errors import ModelError
 from vijax.runtime.precision import full_precision
 
@@ -41,18 +41,31 @@ def log_probs(trace: Trace, scaled: bool = True) -> dict[str, Array]:
     return out
 
 
-def handler_scaled_log_probs(trace: Trace, names: Iterable[str]) -> dict[str, Array]:
-    """Log density of some sites, elementwise, with `scale` factors but without plate scales."""
+def handler_scaled_log_probs(
+    trace: Trace, names: Iterable[str], unmasked: frozenset[str] = frozenset()
+) -> dict[str, Array]:
+    """Log density of some sites, elementwise, with `scale` factors but without plate scales.
+
+    Args:
+        trace: from `run_model`.
+        names: of the sites.
+        unmasked: enumerated sites whose masks are not applied.
+    """
     out = {}
     for name in names:
-        scale, log_prob = trace[name]["scale"], elementwise(trace[name])
+        scale, log_prob = trace[name]["scale"], elementwise(trace[name], name not in unmasked)
         scale = None if scale is None else scale / plate_scale(trace, trace[name])
         out[name] = log_prob if scale is None else scale * log_prob
     return out
 
 
-def elementwise(site: Mapping[str, Any]) -> Array:
-    """Log density of a sample site over its batch, unscaled."""
+def elementwise(site: Mapping[str, Any], masked: bool = True) -> Array:
+    """Log density of a sample site over its batch, unscaled.
+
+    Args:
+        site: of a trace.
+        masked: whether the masks of an enumerated site are applied.
+    """
     with site_errors(site), full_precision():
         log_prob = _log_prob(site)
     if jnp.iscomplexobj(log_prob):
@@ -60,7 +73,17 @@ def elementwise(site: Mapping[str, Any]) -> Array:
             f"site {site['name']!r}: expected a real log density, got {log_prob.dtype}. Observe "
             "the real and the imaginary part of complex data as two sites: y.real and y.imag."
         )
-    return log_prob
+    mask = site_mask(site) if masked and is_enumerated(site) else None
+    return log_prob if mask is None else jnp.where(mask, log_prob, 0.0)
+
+
+def site_mask(site: Mapping[str, Any]) -> Array | None:
+    """The product of a site's masks, `None` without any; it broadcasts with the log density."""
+    record, mask = site.get("intermediates"), combined_mask(site["fn"])
+    inner = record.mask if isinstance(record, Record) else None
+    if mask is None or inner is None:
+        return inner if mask is None else mask
+    return mask & inner
 
 
 def _log_prob(site: Mapping[str, Any]) -> Array:
@@ -103,10 +126,7 @@ def _is_identity(site: Mapping[str, Any], record: Record) -> bool:
     """Whether the value of a site equals its unconstrained value."""
     if is_sampled(site):
         return True
-    support = site["fn"].support
-    while isinstance(support, constraints._IndependentConstraint):
-        support = support.base_constraint
-    return support is constraints.real and record.log_prior_sd is None
+    return is_unbounded(site["fn"]) and record.log_prior_sd is None
 
 
 def log_prior_sds(trace: Trace) -> dict[str, Array]:

@@ -38,6 +38,7 @@ def run_model(
     vectorized_loops: frozenset[int] = frozenset(),
     first_step: bool = False,
     sampled: SampledSites = frozenset(),
+    latents_traced: bool = True,
 ) -> Trace:
     """The model's trace, with the values of sample sites from `substitute_fn`.
 
@@ -55,6 +56,7 @@ def run_model(
         vectorized_loops: scans whose steps are vectorized, of which the trace has some steps only.
         first_step: whether that is the first step, or all others.
         sampled: discrete latent sites that are sampled by the guide, not marginalized.
+        latents_traced: see `validate_concrete_arguments`.
     """
 
     def sample(name: str, site: Message, steps: tuple[Step, ...]) -> Any:
@@ -77,7 +79,7 @@ def run_model(
     )
     # seed outside: sites that have a value need no key, and no split is traced
     seeded = handlers.seed(ValueHandler(model, sources), key)
-    with handler_lock, validate_concrete_arguments():
+    with handler_lock, validate_concrete_arguments(latents_traced):
         trace: Trace = handlers.trace(seeded).get_trace(*args, **kwargs)
     for name, (size, used) in sources.plates.items():
         if name not in trace:  # NumPyro omits the plates of control flow bodies

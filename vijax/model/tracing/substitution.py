@@ -10,12 +10,14 @@ from jax import Array
 
 from vijax.model.tracing.checks import check_discrete, check_latent
 from vijax.model.tracing.discrete_values import value_at_index, with_index
+from vijax.model.tracing.exact_densities import log_prob_at
 from vijax.model.tracing.handler import (
     Message,
     Previous,
     Record,
     Step,
     SubstituteFn,
+    combined_mask,
     without_masks,
 )
 from vijax.model.tracing.location_scale import (
@@ -32,8 +34,9 @@ from vijax.model.tracing.sites import (
     is_sampled,
     site_shape,
 )
-from vijax.model.tracing.supports import bijector
+from vijax.model.tracing.supports import site_bijector
 from vijax.runtime.errors import ModelError, mismatch
+from vijax.runtime.precision import full_precision
 
 
 def _of_latents(substitute_fn: SubstituteFn) -> SubstituteFn:
@@ -102,7 +105,7 @@ def from_values(
         series = jnp.asarray(values[name], dtype)
         check_shape(name, jnp.shape(series), site, steps)
         x = at_step(series, steps)
-        z = bijector(site["fn"].support).inverse(x)
+        z = site_bijector(site["fn"]).inverse(x)
         if name in weights:
             z = to_partially_centered(z, at_step(weights[name], steps), _prior(name, site))
         site["intermediates"] = Record(z, jnp.zeros(()))
@@ -127,7 +130,7 @@ def at_constant(constant: float | Array) -> SubstituteFn:
         if site["fn"].is_discrete:
             return enumerated_value(name, site, 0)
         check_latent(name, site)
-        z = jnp.full(bijector(site["fn"].support).z_shape(site_shape(site)), constant)
+        z = jnp.full(site_bijector(site["fn"]).z_shape(site_shape(site)), constant)
         x = _transform(site, z)
         prior = location_scale(site["fn"])
         if prior is not None:
@@ -142,14 +145,16 @@ def at_constant(constant: float | Array) -> SubstituteFn:
 def enumerated_value(name: str, site: Message, index: Array | int) -> Array:
     """The values of an enumerated site at indices, a scalar or of the site's shape.
 
-    Its masks are dropped: where a masked site is not used, its prior sums to one, so that the
-    evidence is unchanged by marginalization.
+    Its distribution loses its masks, which are recorded, see `vijax.model.discrete.masks`.
 
     Raises:
         ModelError: the support of the site is not finite.
     """
     check_discrete(name, site)
     support = jnp.ravel(site["fn"].enumerate_support(expand=False))
+    mask = combined_mask(site["fn"])
+    if mask is not None:
+        site["intermediates"] = Record(mask=mask)
     site["fn"] = without_masks(site["fn"])
     site["_num_states"] = len(support)
     return jnp.broadcast_to(support[index], site_shape(site))
@@ -165,8 +170,11 @@ def _enumerated_index(name: str, z: Mapping[Any, Array], steps: tuple[Step, ...]
 
 
 def _transform(site: Message, z: Array) -> Array:
-    x, log_det = bijector(site["fn"].support).forward(z)
-    site["intermediates"] = Record(z, log_det)
+    x, log_det = site_bijector(site["fn"]).forward(z)
+    with full_precision():
+        log_prob = log_prob_at(site["fn"], z)
+    site["intermediates"] = Record(z, log_det, log_prob)
+    site["_num_masks"] = 0  # none in this log density
     return x
 
 
@@ -174,7 +182,7 @@ def _transform_centered(name: str, site: Message, w: Array, weight: Array) -> Ar
     """The value at partially centered coordinate `w`."""
     prior = _prior(name, site)
     z, log_scale = from_partially_centered(w, weight, prior)
-    x, log_det = bijector(site["fn"].support).forward(z)
+    x, log_det = site_bijector(site["fn"]).forward(z)
     log_sd = log_prior_sd(weight, prior)
     site["intermediates"] = Record(w, log_det + log_scale, log_prior_sd=log_sd)
     return x

@@ -13,9 +13,15 @@ import math
 from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpyro.distributions as dist
 from jax import Array
 from numpyro.distributions import constraints
-from numpyro.distributions.transforms import biject_to
+from numpyro.distributions.transforms import (
+    AbsTransform,
+    AffineTransform,
+    ComposeTransform,
+    biject_to,
+)
 
 Shape = tuple[int, ...]
 
@@ -23,6 +29,15 @@ Shape = tuple[int, ...]
 # k > 0 the joint density has its mode at r = 1 (with k = 0 at the singular origin, where MAP and
 # Laplace fail); a larger k concentrates the density around the sphere.
 _RADIAL = 4.0
+
+_ATOMIC_NAMES = (  # some are newer than the oldest NumPyro that is supported
+    "Delta",
+    "HurdleProbs",
+    "IntervalCensoredDistribution",
+    "LeftCensoredDistribution",
+    "RightCensoredDistribution",
+)
+_ATOMIC = tuple(vars(dist)[name] for name in _ATOMIC_NAMES if name in vars(dist))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +61,7 @@ def bijector(support: constraints.Constraint) -> Bijector:
     Raises:
         NotImplementedError: no bijection onto this support is registered.
     """
-    base = support
-    while isinstance(base, constraints.independent):
-        base = base.base_constraint
+    base = _entrywise(support)
     if base is constraints.circular:
         return Bijector(_to_circle, _from_circle, lambda shape: (*shape, 2))
     if base is constraints.sphere:
@@ -61,6 +74,74 @@ def bijector(support: constraints.Constraint) -> Bijector:
         return x, jnp.sum(jnp.real(transform.log_abs_det_jacobian(z, x)))
 
     return Bijector(forward, transform.inv, transform.inverse_shape)
+
+
+def site_bijector(fn: dist.Distribution) -> Bijector:
+    """The bijection onto the support of a distribution.
+
+    NumPyro takes the codomain of its last transform for the support of a transformed distribution,
+    which is larger where the base distribution does not fill the domain of the first, and misplaced
+    where a traced scale is negative. There the transforms are applied to the bijection onto the
+    support of the base distribution.
+    """
+    transformed = _transformed(fn)
+    if transformed is None:
+        return bijector(fn.support)
+    base, transform = site_bijector(transformed.base_dist), ComposeTransform(transformed.transforms)
+
+    def forward(z: Array) -> tuple[Array, Array]:
+        x, log_det = base.forward(z)
+        y = transform(x)
+        return y, log_det + jnp.sum(transform.log_abs_det_jacobian(x, y))
+
+    return Bijector(
+        forward,
+        lambda x: base.inverse(transform.inv(x)),
+        lambda shape: base.z_shape(transform.inverse_shape(shape)),
+    )
+
+
+def is_unbounded(fn: dist.Distribution) -> bool:
+    """Whether every entry of a value of the distribution is any real number."""
+    return _transformed(fn) is None and _entrywise(fn.support) is constraints.real
+
+
+def atomic_part(fn: dist.Distribution) -> dist.Distribution | None:
+    """The part of a continuous distribution that has atoms, `None` without one."""
+    if isinstance(fn, _ATOMIC):
+        return fn
+    parts = list(getattr(fn, "component_distributions", ()))  # of a mixture
+    for attribute in ("base_dist", "component_distribution"):
+        if isinstance(part := getattr(fn, attribute, None), dist.Distribution):
+            parts.append(part)
+    return next((found for part in parts if (found := atomic_part(part)) is not None), None)
+
+
+def _transformed(fn: dist.Distribution) -> dist.TransformedDistribution | None:
+    """The transformed distribution whose support is not the codomain of its transforms, if any."""
+    while isinstance(fn, (dist.ExpandedDistribution, dist.Independent, dist.MaskedDistribution)):
+        fn = fn.base_dist
+    if type(fn).support is not dist.TransformedDistribution.support:
+        return None  # not transformed, or its class defines its support
+    if any(isinstance(step, AbsTransform) for step in fn.transforms):
+        return None  # not a bijection
+    base, first = fn.base_dist, fn.transforms[0]
+    domain, support = _entrywise(first.domain), _entrywise(base.support)
+    if isinstance(first, AffineTransform) and domain is not constraints.real:
+        return fn
+    fills = domain is support or (type(domain) is type(support) and not _bounds(support))
+    return None if fills and _transformed(base) is None else fn
+
+
+def _entrywise(support: constraints.Constraint) -> constraints.Constraint:
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support
+
+
+def _bounds(support: constraints.Constraint) -> bool:
+    """Whether a support has bounds, which may be traced."""
+    return bool(support.tree_flatten()[0])
 
 
 def _to_sphere(z: Array) -> tuple[Array, Array]:

@@ -8,6 +8,7 @@ half the compile time of a Gaussian process. Here only concrete arguments are va
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,20 +20,26 @@ from numpyro.distributions.distribution import COERCIONS
 
 
 @contextlib.contextmanager
-def validate_concrete_arguments() -> Iterator[None]:
+def validate_concrete_arguments(latents_traced: bool = True) -> Iterator[None]:
     """Validates only those arguments of distributions constructed inside that are not traced.
 
     `log_prob` still checks that a value is in the support.
+
+    Args:
+        latents_traced: whether the values of latent sites are traced. If they are numbers, a
+            parameter that depends on them may be invalid at these, which the log density says;
+            nothing is validated then.
     """
-    COERCIONS.append(_construct)
+    construct = functools.partial(_construct, latents_traced)
+    COERCIONS.append(construct)
     try:
         yield
     finally:
-        COERCIONS.remove(_construct)
+        COERCIONS.remove(construct)
 
 
 def _construct(
-    cls: type[Distribution], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    validates: bool, cls: type[Distribution], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Distribution | None:
     """A validated distribution; `None` for NumPyro's own construction."""
     if not cls._validate_args or "validate_args" in kwargs:
@@ -40,7 +47,8 @@ def _construct(
     with numpyro.validation_enabled(False):
         distribution = type.__call__(cls, *args, **kwargs)
     # some classes never validate
-    arguments = distribution.get_args() if distribution._validate_args else {}
+    validates = validates and distribution._validate_args
+    arguments = distribution.get_args() if validates else {}
     for name, value in arguments.items():
         if not _valid(distribution.arg_constraints[name], value):
             raise ValueError(f"{cls.__name__} distribution got invalid {name} parameter.")

@@ -1,0 +1,103 @@
+"""Models that compute sizes from the values of their arrays.
+
+Arrays are abstract while a model is traced. Where a model needs the values of one, as in
+`int(group.max()) + 1` or `len(numpy.unique(group))`, that argument becomes static by content: the
+model sees a NumPy array, and other values of it are another model, with programs of their own.
+"""
+
+from __future__ import annotations
+
+import collections
+import re
+import warnings
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import numpy as np
+from jax import Array
+
+from vijax.contracts import Target
+from vijax.model.build import build_marginalized
+from vijax.model.minibatch.subsampling import BatchRequest
+from vijax.model.tracing.arguments import Arguments, split
+from vijax.model.tracing.checks import needs_values
+from vijax.model.tracing.run import SampledSites
+from vijax.runtime.errors import ModelError, VijaxWarning
+from vijax.runtime.fingerprint import fingerprint
+
+_CACHE_SIZE = 64
+_known: collections.OrderedDict[Hashable, frozenset[str]] = collections.OrderedDict()
+
+
+def split_and_build(
+    model: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    request: BatchRequest | None,
+    sampled: SampledSites = frozenset(),
+) -> tuple[Arguments, dict[str, Array], Target]:
+    """The arguments of a call, its data, and the target of the model at them.
+
+    Args:
+        model: the model function.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+        request: the minibatches of a model that is written for all rows.
+        sampled: as for `build_marginalized`.
+
+    Raises:
+        ArgumentError, ModelError: as `split` and `build_marginalized`.
+    """
+    arguments, data = split(model, args, kwargs, request is not None)
+    if request is not None:  # rows of a static array could not be subsampled
+        return arguments, data, build_marginalized(model, arguments, request, sampled)
+    lookup = (fingerprint(model), arguments.lookup)
+    names = _known.get(lookup, frozenset())
+    failure: ModelError | None = None
+    while True:
+        if names:
+            arguments, data = split(model, args, kwargs, False, names)
+        try:
+            target = build_marginalized(model, arguments, request, sampled)
+            break
+        except ModelError as error:
+            failure = failure or error
+            found = _needed(error, arguments)
+            if not found:
+                raise failure from failure.__cause__
+            names |= found
+    if failure is not None:
+        _remember(lookup, names)
+    return arguments, data, target
+
+
+def _needed(error: ModelError, arguments: Arguments) -> frozenset[str]:
+    """The arguments whose values are needed, none for another error.
+
+    JAX names them in most of its messages; else all integers are, then all arrays.
+    """
+    if not needs_values(error):
+        return frozenset()
+    named = re.findall(r"data\['([^']*)'\]", str(error.__cause__))
+    found = frozenset(named) & arguments.avals.keys()
+    integers = {name for name, (_, dtype) in arguments.avals.items() if _is_integer(dtype)}
+    return found or frozenset(integers) or frozenset(arguments.avals)
+
+
+def _is_integer(dtype: Any) -> bool:
+    return isinstance(dtype, np.dtype) and dtype.kind in "iub"
+
+
+def _remember(lookup: Hashable, names: frozenset[str]) -> None:
+    """Keeps the names for the next fit, and says it once."""
+    _known[lookup] = names
+    while len(_known) > _CACHE_SIZE:
+        _known.popitem(last=False)
+    listed = ", ".join(map(repr, sorted(names)))
+    warnings.warn(
+        f"argument {listed}: the model reads its values while it is traced, so that it is static: "
+        "a fit with other values compiles anew. To avoid that, pass sizes as Python numbers "
+        "(J=int(J)).",
+        VijaxWarning,
+        stacklevel=5,
+    )

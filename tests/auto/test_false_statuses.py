@@ -1,4 +1,4 @@
-"""Posteriors on which a status once was wrong: `certified` and `corrected` hold, or are not given."""
+"""Posteriors on which a status was wrong: `certified` and `corrected` hold or are not given."""
 
 import jax.numpy as jnp
 import numpy as np

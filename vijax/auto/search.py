@@ -61,40 +61,25 @@ def search(
     history: list[Attempt] = []
     try:
         for name, stage in {**stages.stages, **stages.modes}.items():
-            if best is not None and _status(best) == "certified" and name not in stages.modes:
+            if best is not None and _finished(best, certified=name not in stages.modes):
                 continue
             stage_start = time.perf_counter()
-            if best is not None and time_is_up():
-                break
             bar.note(name if best is None else f"ELBO {best.assessment.elbo:.2f}, {name}")
             found = stage(start, best)
             if found is None:
                 continue
+            if best is None:  # before more time is spent
+                found = check_propriety(found, mutable)
             kept = best is None or is_better(found, best) or _eliminates_modes(found, best)
-            if (
-                best is None
-                or found.solution.variables is not best.solution.variables
-                or (best.solution.alternatives)
-            ):  # otherwise a search for modes that found none
+            if best is None or not _only_searched(found, best):
                 history.append(_attempt(name, found, kept, time.perf_counter() - stage_start))
             best = found if kept else best
-            if len(history) == 1 and best is not None:  # before more time is spent
-                best = check_propriety(best, mutable)
-                if best.assessment.diagnostics.improper:
-                    return best, tuple(history)
         assert best is not None
+        if best.assessment.diagnostics.improper:
+            return best, tuple(history)
         bar.note(f"ELBO {best.assessment.elbo:.2f}, checking with short chains")
         best = check_with_chains(best, mutable, stages.correct)
-        for name, stage in stages.fallbacks.items():
-            stage_start = time.perf_counter()
-            if time_is_up() or _status(best) != "approximate":
-                break
-            bar.note(f"ELBO {best.assessment.elbo:.2f}, {name}")
-            found = stage(start, best)
-            if found is not None:
-                kept = is_better(found, best)
-                history.append(_attempt(name, found, kept, time.perf_counter() - stage_start))
-                best = found if kept else best
+        best = _try_fallbacks(stages, start, best, history, bar)
     except KeyboardInterrupt:
         if best is None:
             solution = Solution(variables, INTERRUPTED, False, 0)
@@ -105,8 +90,36 @@ def search(
     return best, tuple(history)
 
 
+def _try_fallbacks(
+    stages: Stages, start: StartingPoint, best: Candidate, history: list[Attempt], bar: Progress
+) -> Candidate:
+    """The best candidate after the fallbacks, which are added to the history."""
+    for name, stage in stages.fallbacks.items():
+        stage_start = time.perf_counter()
+        if time_is_up() or _status(best) != "approximate":
+            break
+        bar.note(f"ELBO {best.assessment.elbo:.2f}, {name}")
+        found = stage(start, best)
+        if found is not None:
+            kept = is_better(found, best)
+            history.append(_attempt(name, found, kept, time.perf_counter() - stage_start))
+            best = found if kept else best
+    return best
+
+
 def _status(best: Candidate) -> str:
     return best.assessment.diagnosis.status
+
+
+def _finished(best: Candidate, certified: bool) -> bool:
+    """Whether a stage has nothing to add; a stage for more accuracy if the fit is `certified`."""
+    improper = bool(best.assessment.diagnostics.improper)
+    return improper or time_is_up() or (certified and _status(best) == "certified")
+
+
+def _only_searched(found: Candidate, best: Candidate) -> bool:
+    """Whether this is the same solution after a search for modes that found none."""
+    return found.solution.variables is best.solution.variables and not best.solution.alternatives
 
 
 def _eliminates_modes(found: Candidate, best: Candidate) -> bool:

@@ -65,8 +65,8 @@ class Importance(NamedTuple):
             largest weights may be nearly equal, with spacings that resemble a heavy tail).
         log_evidence: log mean weight in nats, the estimate of the log marginal likelihood.
         log_evidence_se: its standard error, by the delta method; at least the rounding error of
-            the log density and the mass of modes too small to be found; with the share of the tail if its variance is infinite; infinite if
-            `khat` shows that the weights are unreliable.
+            the log density and the mass of modes too small to be found; with the share of the tail
+            if its variance is infinite; infinite if `khat` shows that the weights are unreliable.
     """
 
     log_weights: np.ndarray

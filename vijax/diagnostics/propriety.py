@@ -2,9 +2,9 @@
 
 A density has a finite integral along a line only if it falls faster than `1 / |t|` far out: its
 logarithm must fall by more than `log 10` from `t` to `10 t`. It is compared at such points along
-coordinates of sites with an improper prior, along the principal axes of the guide's draws, and along
-their mean. A change of less than half of that, over two decades, is no fall. A posterior of proper
-priors is proper and not looked at: that of a hierarchical scale may rise along a line.
+coordinates of sites with an improper prior, along the principal axes of the guide's draws, and
+along their mean. A change of less than half of that, over two decades, is no fall. A posterior of
+proper priors is proper and not looked at: that of a hierarchical scale may rise along a line.
 """
 
 from __future__ import annotations

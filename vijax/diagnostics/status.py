@@ -174,12 +174,9 @@ def _diagnose_draws(
 ) -> Diagnosis:
     """Diagnosis from importance weights, chains and stationarity."""
     advice = _advice(diagnostics)
-    if not math.isfinite(importance.log_evidence):
-        reasons.append("too few draws from the guide have a finite density under the model")
-        return Diagnosis("failed", tuple(reasons), _CHECK_DENSITY)
-    if not _finite_moments(diagnostics):
-        reasons.append("moments of the guide or of its draws are not finite")
-        return Diagnosis("failed", tuple(reasons), _CHECK_DENSITY)
+    broken = _not_finite(diagnostics, importance)
+    if broken:
+        return Diagnosis("failed", (*reasons, broken), _CHECK_DENSITY)
     if diagnostics.finite_share < _FINITE_SHARE:
         reasons.append(
             f"only {100 * diagnostics.finite_share:.0f} % of the guide's draws have a finite "
@@ -195,25 +192,17 @@ def _diagnose_draws(
     weights, weight_reasons = _weight_result(diagnostics, importance)
     chains, chain_reasons = _chain_result(diagnostics, accurate=weights == "accurate")
     reasons += weight_reasons + chain_reasons
-    if diagnostics.num_modes > 1:
-        reasons.append(
-            f"{diagnostics.num_modes} separate modes were found; the guide covers one of them"
-        )
-        return Diagnosis("approximate", tuple(reasons), advice)
-    if diagnostics.more_modes:
-        reasons.append("the search for modes reached its limit while still finding new ones")
-        return Diagnosis("approximate", tuple(reasons), advice)
-    if diagnostics.unsearched:
-        reasons.append(f"other modes were not searched for: {diagnostics.unsearched}")
-        return Diagnosis("approximate", tuple(reasons), advice)
+    other_modes = _other_modes(diagnostics)
+    if other_modes:
+        return Diagnosis("approximate", (*reasons, other_modes), advice)
     unneeded = chains == "too short" and importance.ess > _NEARLY_ALL * diagnostics.num_draws
     if weights == "accurate" and (chains in ("agree", "absent") or unneeded):
         return Diagnosis("certified", tuple(reasons), "")
-    far = diagnostics.check is not None and diagnostics.check.far
-    if diagnostics.use_chains and chains == "differ" and far:
+    usable = diagnostics.use_chains and chains in ("agree", "agree corrected", "differ")
+    if usable and chains == "differ" and _chains_far(diagnostics):
         reasons.append("chains ended far from the guide: other modes may lie near their ends")
         return Diagnosis("approximate", tuple(reasons), advice)
-    if diagnostics.use_chains and chains in ("agree", "agree corrected", "differ"):
+    if usable:
         reasons.append("posterior draws: final states of these chains")
         return Diagnosis("corrected", tuple(reasons), "")
     if weights != "unreliable" and chains in ("agree", "agree corrected", "absent"):
@@ -330,6 +319,30 @@ def _corrections_agree(diagnostics: Diagnostics, check: ChainCheck) -> bool:
         log_sd_se=check.log_sd_se + (2 * diagnostics.importance.ess) ** -0.5,
     )
     return difference.agrees(_AGREEMENT)
+
+
+def _not_finite(diagnostics: Diagnostics, importance: Importance) -> str:
+    """What is not a finite number; empty if everything is."""
+    if not math.isfinite(importance.log_evidence):
+        return "too few draws from the guide have a finite density under the model"
+    if not _finite_moments(diagnostics):
+        return "moments of the guide or of its draws are not finite"
+    return ""
+
+
+def _other_modes(diagnostics: Diagnostics) -> str:
+    """Why the guide may miss modes; empty if they were searched for and it has them all."""
+    if diagnostics.num_modes > 1:
+        return f"{diagnostics.num_modes} separate modes were found; the guide covers one of them"
+    if diagnostics.more_modes:
+        return "the search for modes reached its limit while still finding new ones"
+    if diagnostics.unsearched:
+        return f"other modes were not searched for: {diagnostics.unsearched}"
+    return ""
+
+
+def _chains_far(diagnostics: Diagnostics) -> bool:
+    return diagnostics.check is not None and diagnostics.check.far
 
 
 def _finite_moments(diagnostics: Diagnostics) -> bool:

@@ -1,4 +1,4 @@
-"""Location and scale of the prior of a site in unconstrained space, where its parameters are constants.
+"""Location and scale of priors in unconstrained space, where their parameters are constants.
 
 Starting points of optimization paths drawn from the prior reach modes far from the origin. They are
 drawn on the host, from a normal distribution with the prior's moments, so that nothing is compiled.

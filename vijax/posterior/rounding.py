@@ -1,7 +1,7 @@
 """Rounding error of the log density of large counts.
 
 The log density of a count `y` is a difference of terms like `log y!`, of size `y log y`. In float32
-these have a relative error of about 6e-8, which is the same for all draws: the moments are right, but
+these have a relative error of about 6e-8, which is the same for all draws: moments are right, but
 the log evidence is shifted, and no spread of the weights shows it.
 """
 

@@ -5,7 +5,8 @@ import pytest
 
 from vijax.diagnostics.chain_check import ChainCheck
 from vijax.diagnostics.importance import Importance
-from vijax.diagnostics.status import Diagnostics, Shift, diagnose
+from vijax.diagnostics.shift import Shift
+from vijax.diagnostics.status import Diagnostics, diagnose
 
 FIRST = np.array([0.2, 0.0, 0.0])
 SAME = Shift(np.zeros(3), np.zeros(3))

@@ -27,8 +27,9 @@ from vijax.diagnostics.chain_check import ChainCheck, check, evaluation_budget
 from vijax.diagnostics.importance import Draws, Importance
 from vijax.diagnostics.propriety import improper_direction
 from vijax.diagnostics.pullback import PullbackKernel
+from vijax.diagnostics.shift import Shift, shift
 from vijax.diagnostics.stationarity import Stationarity, stationarity
-from vijax.diagnostics.status import CERTIFIED_SHIFT, Diagnosis, Diagnostics, Shift, diagnose, shift
+from vijax.diagnostics.status import CERTIFIED_SHIFT, Diagnosis, Diagnostics, diagnose
 from vijax.diagnostics.stein_discrepancy import discrepancy
 from vijax.runtime.deadline import time_is_up
 from vijax.runtime.keys import fold_in, host_rng

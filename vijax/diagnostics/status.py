@@ -10,6 +10,7 @@ import numpy as np
 
 from vijax.diagnostics.chain_check import ChainCheck
 from vijax.diagnostics.importance import Importance, khat_threshold
+from vijax.diagnostics.shift import Shift
 from vijax.diagnostics.stationarity import Stationarity
 from vijax.diagnostics.stein_discrepancy import Discrepancy
 
@@ -34,18 +35,6 @@ _CHECK_DENSITY = "Check where the log density is not finite, or pass initial val
 _NEARLY_ALL = 0.9  # effective share of the draws at which weights suffice without chains
 
 
-class Shift(NamedTuple):
-    """Change of the guide's moments by importance correction, by unconstrained coordinate.
-
-    Attributes:
-        mean: change of the mean in posterior standard deviations, `(dim,)`.
-        log_sd: change of the log standard deviation, `(dim,)`.
-    """
-
-    mean: np.ndarray
-    log_sd: np.ndarray
-
-
 class Diagnosis(NamedTuple):
     """Reliability of a fit.
 
@@ -60,23 +49,6 @@ class Diagnosis(NamedTuple):
     status: Status
     reasons: tuple[str, ...]
     advice: str
-
-
-def shift(draws: np.ndarray, log_weights: np.ndarray) -> Shift:
-    """Weighted moments of `(num_draws, dim)` draws relative to their unweighted moments.
-
-    Args:
-        draws: `(num_draws, dim)`.
-        log_weights: normalized, `(num_draws,)`.
-    """
-    weight = np.exp(log_weights)[:, None]
-    mean, sd = draws.mean(0), draws.std(0, ddof=1)
-    corrected = (weight * draws).sum(0)
-    variance = (weight * (draws - corrected) ** 2).sum(0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        moved = Shift((corrected - mean) / sd, 0.5 * np.log(variance / sd**2))
-    # weighting does not change a coordinate that is constant, as that of a discrete site may be
-    return Shift(*(np.where(sd == 0, 0.0, part) for part in moved))
 
 
 class Diagnostics(NamedTuple):

@@ -221,7 +221,7 @@ def _build_problem(
     args, kwargs = as_row_sources((args, kwargs), by_batch)
     subsampling = batch_request(batch_size, options["batch_axes"])
     sampled = discrete_guide_sites(guide)
-    _options.check_not_traced(args, kwargs)
+    _options.check_not_traced(model, args, kwargs)
     arguments, data, target = split_and_build(model, args, kwargs, subsampling, sampled)
     for text in arguments.data_warnings:
         warnings.warn(f"{text}.", VijaxWarning, stacklevel=4)

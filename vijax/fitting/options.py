@@ -175,16 +175,19 @@ def _check_algorithm(options: Mapping[str, Any]) -> None:
                 raise ValueError(f"{name}: {algorithm!r} takes no gradient steps; leave it out.")
 
 
-def check_not_traced(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+def check_not_traced(
+    model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> None:
     """Refuses a fit inside a transformation of JAX, which has no values on which to decide.
 
     Raises:
         ArgumentError: an argument of the model is traced, or the fit is inside `jax.jit`.
     """
-    named = {**{f"argument {i}": value for i, value in enumerate(args)}, **kwargs}
+    names = [*inspect.signature(model).parameters][: len(args)]
+    named = [*zip(names, args, strict=False), *kwargs.items()]
     traced = [
-        name
-        for name, value in named.items()
+        f"argument {name!r}"
+        for name, value in named
         if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
     ]
     if not traced and isinstance(jax.device_put(0.0), jax.core.Tracer):

@@ -43,7 +43,6 @@ def test_every_method_returns_a_result_however_little_time_it_has(name):
     posterior = vijax.fit(
         problem.model, *problem.args, max_seconds=1e-6, progress_bar=False, **OPTIONS[name]
     )
-    assert posterior.status in ("approximate", "failed", "corrected", "certified")
     assert posterior._result.assessment.diagnostics.check is None  # chains take more time
     if not posterior.converged:
         assert "max_seconds" in posterior.stop_reason

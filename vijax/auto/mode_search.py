@@ -18,6 +18,7 @@ from vijax.diagnostics import importance as weights
 from vijax.diagnostics.assessment import Assessment
 from vijax.diagnostics.status import diagnose
 from vijax.engine.problem import Problem
+from vijax.runtime.deadline import time_is_up
 from vijax.runtime.keys import fold_in, host_rng
 from vijax.solvers import Pathfinder
 from vijax.solvers.gaussians.dense import Gaussian
@@ -68,7 +69,8 @@ def search_modes(problem: Problem, variables: Variables, mutable: dict[str, PyTr
         others = max(others, len(paths.other_modes(gaussians, elbo)))
         if others or paths.unseen <= MAX_UNSEEN:
             break
-    return ModeSearch(others, "")
+    cut_short = time_is_up() and not others
+    return ModeSearch(others, "the time limit has passed" if cut_short else "")
 
 
 def unaffordable(problem: Problem) -> str:

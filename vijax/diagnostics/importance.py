@@ -21,7 +21,7 @@ from vijax.runtime.keys import draw_keys, fold_in, host_rng
 _BLOCK_ELEMENTS = 2**24  # draws evaluated at once, times array elements of the model's data
 _MAX_BLOCK = 256
 _UNSEEN_MASS = 0.002  # share of the mass in modes that a search for modes does not see
-_LIGHT_TAIL = 0.05  # share of the tail below which its shape does not matter
+LIGHT_TAIL = 0.05  # share of the tail below which its shape does not matter
 _MIN_ESS = 5.0
 _HOST_DIM = 1000  # largest dimension in which drawing on the host is cheap
 
@@ -214,7 +214,7 @@ def importance(log_weights: np.ndarray) -> Importance:
     tail_share, log_evidence = _tail_share(weights), float(peak + math.log(mean))
     relative_se = math.hypot(relative_se, _UNSEEN_MASS)
     se = math.hypot(relative_se, np.finfo(jax.dtypes.canonicalize_dtype(float)).eps * log_evidence)
-    if khat >= khat_threshold(n) and tail_share > _LIGHT_TAIL:
+    if khat >= khat_threshold(n) and tail_share > LIGHT_TAIL:
         se = math.inf
     elif khat > 0.5:  # infinite variance: the sample variance misses part of the tail
         se = math.hypot(se, tail_share)

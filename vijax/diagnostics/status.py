@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from vijax.diagnostics.chain_check import ChainCheck
-from vijax.diagnostics.importance import Importance, khat_threshold
+from vijax.diagnostics.importance import LIGHT_TAIL, Importance, khat_threshold
 from vijax.diagnostics.shift import Shift
 from vijax.diagnostics.stationarity import Stationarity
 from vijax.diagnostics.stein_discrepancy import Discrepancy
@@ -22,7 +22,6 @@ CERTIFIED_SHIFT = 0.05  # sds of a mean, or log sds: largest error of a certifie
 _CERTIFIED_KHAT = 0.5  # below it the importance weights have a finite variance
 _SHIFT = 0.1  # largest change by importance correction of a certified guide
 _PLATEAU = 0.01  # weight in the tail below which its shape does not matter
-_LIGHT_TAIL = 0.05  # the same, for a corrected posterior
 _LARGE_SHIFT = 0.25  # sds or log sds: heavy-tailed weights that change so much miss more
 _FINITE_SHARE = 0.99  # share of draws inside the model's support below which this is reported
 _MIN_ESS = 0.15  # effective share of the draws below which a correction is too noisy
@@ -194,7 +193,7 @@ def _weight_result(
     if math.isnan(khat):
         shape = "k-hat undefined (most of the largest weights are equal)"
     reasons = [f"{shape}, importance ESS {importance.ess:.0f} of {num_draws}"]
-    light = importance.tail_share < _LIGHT_TAIL and importance.ess > 0.8 * num_draws
+    light = importance.tail_share < LIGHT_TAIL and importance.ess > 0.8 * num_draws
     plateau = importance.tail_share < _PLATEAU and importance.ess > _NEARLY_ALL * num_draws
     if light and khat >= _CERTIFIED_KHAT:
         reasons.append(

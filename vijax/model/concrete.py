@@ -8,6 +8,7 @@ model sees a NumPy array, and other values of it are another model, with program
 from __future__ import annotations
 
 import collections
+import functools
 import re
 import warnings
 from collections.abc import Callable, Hashable
@@ -51,8 +52,9 @@ def split_and_build(
     arguments, data = split(model, args, kwargs, request is not None)
     if request is not None:  # rows of a static array could not be subsampled
         return arguments, data, build_marginalized(model, arguments, request, sampled)
-    lookup = (fingerprint(model), arguments.lookup)
-    names = _known.get(lookup, frozenset())
+    # only a hint which arguments to try first: objects that cannot be seen into compare by identity
+    lookup = functools.partial(fingerprint, (model, arguments.lookup), opaque_by_identity=True)
+    names = _known.get(lookup(), frozenset()) if _known else frozenset()
     failure: ModelError | None = None
     while True:
         if names:
@@ -67,7 +69,7 @@ def split_and_build(
                 raise failure from failure.__cause__
             names |= found
     if failure is not None:
-        _remember(lookup, names)
+        _remember(lookup(), names)
     return arguments, data, target
 
 

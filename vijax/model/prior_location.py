@@ -14,6 +14,9 @@ import numpy as np
 import numpyro.distributions as dist
 from scipy.special import digamma, polygamma
 
+from vijax.model.tracing.location_scale import FAMILIES as LOCATION_SCALE_FAMILIES
+from vijax.model.tracing.wrappers import base_distribution
+
 Moments = tuple[np.ndarray, np.ndarray]
 
 
@@ -27,7 +30,7 @@ def prior_location(fn: dist.Distribution, shape: tuple[int, ...]) -> Moments | N
         fn: the prior of the site.
         shape: of its unconstrained value.
     """
-    fn = _base(fn)
+    fn = base_distribution(fn)
     family = _FAMILIES.get(type(fn))
     if family is None:
         return None
@@ -47,12 +50,6 @@ def is_improper(fn: dist.Distribution) -> bool:
     while isinstance(fn, (dist.ExpandedDistribution, dist.Independent)):
         fn = fn.base_dist
     return isinstance(fn, (dist.ImproperUniform, dist.MaskedDistribution))
-
-
-def _base(fn: dist.Distribution) -> dist.Distribution:
-    while isinstance(fn, (dist.ExpandedDistribution, dist.Independent, dist.MaskedDistribution)):
-        fn = fn.base_dist
-    return fn
 
 
 def _log_gamma_moments(concentration: Any, rate: Any) -> tuple[Any, Any]:
@@ -75,13 +72,7 @@ _LOCATION_SCALE: tuple[tuple[str, ...], Callable[..., tuple[Any, Any]]] = (
 # log |x| of a standard normal variable has mean -0.635 and standard deviation 1.11; of a Cauchy
 # variable 0 and pi / 2
 _FAMILIES: dict[type, tuple[tuple[str, ...], Callable[..., tuple[Any, Any]]]] = {
-    dist.Normal: _LOCATION_SCALE,
-    dist.StudentT: _LOCATION_SCALE,
-    dist.Cauchy: _LOCATION_SCALE,
-    dist.Laplace: _LOCATION_SCALE,
-    dist.Logistic: _LOCATION_SCALE,
-    dist.Gumbel: _LOCATION_SCALE,
-    dist.LogNormal: _LOCATION_SCALE,
+    **dict.fromkeys(LOCATION_SCALE_FAMILIES, _LOCATION_SCALE),
     dist.HalfNormal: (("scale",), lambda scale: (np.log(scale) - 0.635, 1.11)),
     dist.HalfCauchy: (("scale",), lambda scale: (np.log(scale), np.pi / 2)),
     dist.Exponential: (("rate",), lambda rate: _log_gamma_moments(np.ones(()), rate)),

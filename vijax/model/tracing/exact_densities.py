@@ -14,7 +14,7 @@ import numpyro.distributions as dist
 from jax import Array
 from jax.scipy.special import betaln, gammaln
 
-_WRAPPERS = (dist.ExpandedDistribution, dist.Independent, dist.MaskedDistribution)
+from vijax.model.tracing.wrappers import WRAPPERS
 
 
 def log_prob_at(fn: dist.Distribution, z: Array) -> Array | None:
@@ -23,7 +23,7 @@ def log_prob_at(fn: dist.Distribution, z: Array) -> Array | None:
     `None` for distributions of which it is computed from the value.
     """
     base = fn
-    while isinstance(base, _WRAPPERS):
+    while isinstance(base, WRAPPERS):
         base = base.base_dist  # its parameters broadcast from the right
     if type(base).log_prob is dist.Beta.log_prob:  # subclasses, too
         a, b = base.concentration1, base.concentration0

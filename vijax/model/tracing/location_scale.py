@@ -25,9 +25,11 @@ import numpyro.distributions as dist
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 
+from vijax.model.tracing.wrappers import base_distribution
+
 # All on the real line with parameters `loc` and `scale`, LogNormal after a logarithm.
-_FAMILIES = {dist.Normal, dist.StudentT, dist.Cauchy, dist.Laplace, dist.Logistic, dist.Gumbel}
-_FAMILIES |= {dist.LogNormal}
+FAMILIES = {dist.Normal, dist.StudentT, dist.Cauchy, dist.Laplace, dist.Logistic, dist.Gumbel}
+FAMILIES |= {dist.LogNormal}
 _JOINT = {dist.MultivariateNormal, dist.MultivariateStudentT}
 
 
@@ -47,9 +49,8 @@ class LocationScale(NamedTuple):
 
 def location_scale(fn: dist.Distribution) -> LocationScale | None:
     """Location and scale of a distribution, `None` if it is not of a location-scale family."""
-    while isinstance(fn, (dist.ExpandedDistribution, dist.Independent, dist.MaskedDistribution)):
-        fn = fn.base_dist  # its parameters broadcast from the right in each case
-    if type(fn) in _FAMILIES:
+    fn = base_distribution(fn)
+    if type(fn) in FAMILIES:
         return LocationScale(jnp.asarray(fn.loc), jnp.asarray(fn.scale), False)
     if type(fn) in _JOINT:
         return LocationScale(jnp.asarray(fn.loc), jnp.asarray(fn.scale_tril), True)

@@ -12,6 +12,7 @@ from jax import Array
 
 from vijax.contracts import Plate, PyTree, Site
 from vijax.model.tracing.handler import Message, Record, Step
+from vijax.model.tracing.wrappers import base_distribution
 from vijax.runtime.errors import ModelError
 
 Trace = dict[str, Message]
@@ -75,9 +76,7 @@ def mutable_state(trace: Trace) -> dict[str, PyTree]:
 
 def fixed_value(site: Mapping[str, Any]) -> Array | None:
     """The value of a site whose distribution is a point mass, `None` for others."""
-    fn = site["fn"]
-    while isinstance(fn, (dist.ExpandedDistribution, dist.Independent, dist.MaskedDistribution)):
-        fn = fn.base_dist
+    fn = base_distribution(site["fn"])
     return jnp.broadcast_to(fn.v, site_shape(site)) if isinstance(fn, dist.Delta) else None
 
 

@@ -23,6 +23,8 @@ from numpyro.distributions.transforms import (
     biject_to,
 )
 
+from vijax.model.tracing.wrappers import base_distribution
+
 Shape = tuple[int, ...]
 
 # The radius has density proportional to r^(n - 1 + k) exp(-k r^2 / 2) in n dimensions. With any
@@ -119,8 +121,7 @@ def atomic_part(fn: dist.Distribution) -> dist.Distribution | None:
 
 def _transformed(fn: dist.Distribution) -> dist.TransformedDistribution | None:
     """The transformed distribution whose support is not the codomain of its transforms, if any."""
-    while isinstance(fn, (dist.ExpandedDistribution, dist.Independent, dist.MaskedDistribution)):
-        fn = fn.base_dist
+    fn = base_distribution(fn)
     if type(fn).support is not dist.TransformedDistribution.support:
         return None  # not transformed, or its class defines its support
     if any(isinstance(step, AbsTransform) for step in fn.transforms):

@@ -8,7 +8,6 @@ model sees a NumPy array, and other values of it are another model, with program
 from __future__ import annotations
 
 import collections
-import functools
 import re
 import warnings
 from collections.abc import Callable, Hashable
@@ -52,9 +51,8 @@ def split_and_build(
     arguments, data = split(model, args, kwargs, request is not None)
     if request is not None:  # rows of a static array could not be subsampled
         return arguments, data, build_marginalized(model, arguments, request, sampled)
-    # only a hint which arguments to try first: objects that cannot be seen into compare by identity
-    lookup = functools.partial(fingerprint, (model, arguments.lookup), opaque_by_identity=True)
-    names = _known.get(lookup(), frozenset()) if _known else frozenset()
+    first = arguments
+    names = _known.get(_lookup(model, first), frozenset()) if _known else frozenset()
     failure: ModelError | None = None
     while True:
         if names:
@@ -69,8 +67,13 @@ def split_and_build(
                 raise failure from failure.__cause__
             names |= found
     if failure is not None:
-        _remember(lookup(), names)
+        _remember(_lookup(model, first), names)
     return arguments, data, target
+
+
+def _lookup(model: Callable[..., Any], arguments: Arguments) -> Hashable:
+    """What a hint is kept by, which arguments to try as static first."""
+    return fingerprint(model, opaque_by_identity=True), arguments.lookup
 
 
 def _needed(error: ModelError, arguments: Arguments) -> frozenset[str]:

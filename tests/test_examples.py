@@ -18,9 +18,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted(p.stem for p in ROOT.glob("examples/*.py") if p.stem != "common")
 _SUMMARY = 7  # columns of a summary
-# Take ten seconds or more, even with --short.
-LONG = {"changepoint", "covertype", "hand_written_guide", "matrix_factorization", "methylation"}
-LONG |= {"sleepstudy", "state_space"}
+# Take ten seconds or more, even with --short; or use what a shorter one uses: radon what quickstart
+# does, baseball what eight_schools does.
+LONG = {"baseball", "changepoint", "covertype", "hand_written_guide", "matrix_factorization"}
+LONG |= {"methylation", "radon", "sleepstudy", "spike_counts", "state_space"}
 
 # By example: start of a line of the output, index of the number after it, value, tolerance. Values
 # are those of NUTS on the same models (4 chains of 4,000 draws, R-hat 1.00, no divergences);

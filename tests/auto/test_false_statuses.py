@@ -40,7 +40,6 @@ def share_of_order(posterior):
     [
         {"guide": "meanfield"},
         {"guide": "laplace"},
-        {"guide": "fullrank", "num_steps": 500},
         {"guide": "fullrank", "batch_size": 50, "num_steps": 500},
     ],
     ids=str,

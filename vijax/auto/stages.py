@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
+
 from vijax.auto.candidate import (
     Candidate,
     StartingPoint,
@@ -16,6 +18,8 @@ from vijax.auto.modes import modes
 from vijax.auto.search import Stages
 from vijax.contracts import Solution, Variables
 from vijax.contracts.kernel import Kernel
+from vijax.diagnostics import importance as weights
+from vijax.diagnostics.chain_check import ChainCheck
 from vijax.engine.initialization import initial_params, origin
 from vijax.engine.problem import Problem
 from vijax.guides import Flow, FullRank, LowRank, Plates
@@ -24,10 +28,12 @@ from vijax.guides.structured.plates import plates_affordable
 from vijax.model.centering import noncentered_weights, with_centering
 from vijax.runtime.keys import fold_in
 from vijax.solvers import FlowDescent, default_solver
-from vijax.solvers.gaussians.conversion import location
+from vijax.solvers.gaussians.conversion import location, to_params
+from vijax.solvers.gaussians.dense import Gaussian
 
 PLATES, GAUSSIAN, CENTERING = "plate-structured Gaussian", "Gaussian", "learned centering"
 MODES, FLOW = "mixture of modes", "normalizing flow"
+RESTART = "restart where chains ended"
 _FLOW_DIM = 50  # largest dimension in which flows are fast enough
 _FLOW_ELEMENTS = 2**14  # limit for the data elements of one log density
 _FLOW_CYCLES = ((10, 4), (25, 3), (50, 2))  # (largest dimension, cycles): a few seconds each
@@ -80,6 +86,23 @@ def centering(start: StartingPoint, best: Candidate | None) -> Candidate | None:
     return best
 
 
+def restart(start: StartingPoint, best: Candidate | None) -> Candidate | None:
+    """The Gaussian and its modes again, from where the chains ended far from the guide."""
+    if best is None or not isinstance(best.problem.guide, (FullRank, LowRank)):
+        return None
+    check, draws = best.assessment.check, best.assessment.draws
+    if check is None or not check.far or not _finite(check):
+        return None
+    problem, variables = best.problem, best.solution.variables
+    flat = weights.flatten(problem.target.space, draws.z)
+    sd = flat.std(axis=0) * np.exp(check.log_sd)
+    ended = Gaussian(flat.mean(axis=0) + check.mean * sd, np.diag(sd))
+    params = to_params(variables.guide, ended, problem.target.space)
+    solution = _refit(problem, variables._replace(guide=params), 61)
+    found = start.candidate(problem, solution._replace(unseen=None))
+    return check_with_chains(modes(start, found) or found, start.mutable, correct=True)
+
+
 def flow(start: StartingPoint, best: Candidate | None) -> Candidate | None:
     """A normalizing flow on the Gaussian, for few dimensions, a single mode and a cheap model."""
     if best is None or best.solution.alternatives:
@@ -101,6 +124,10 @@ def flow(start: StartingPoint, best: Candidate | None) -> Candidate | None:
     return check_with_chains(start.candidate(problem, solution), start.mutable, correct=True)
 
 
+def _finite(check: ChainCheck) -> bool:
+    return bool(np.isfinite(check.mean).all() and np.isfinite(check.log_sd).all())
+
+
 def _refit(problem: Problem, variables: Variables, number: int) -> Solution:
     """The solution in new coordinates, started from the transformed Gaussian if dense."""
     target, guide, key = problem.target, problem.guide, fold_in(problem.key, number)
@@ -113,7 +140,9 @@ def _refit(problem: Problem, variables: Variables, number: int) -> Solution:
 
 
 AUTO = Stages(
-    {PLATES: plates, GAUSSIAN: gaussian, CENTERING: centering}, {MODES: modes}, {FLOW: flow}
+    {PLATES: plates, GAUSSIAN: gaussian, CENTERING: centering},
+    {MODES: modes},
+    {RESTART: restart, FLOW: flow},
 )
 # a guide named by the user is not replaced, and its draws are not corrected
 NAMED = Stages({GAUSSIAN: gaussian, CENTERING: centering}, correct=False)

@@ -257,8 +257,9 @@ def test_refinement_closes_the_amortization_gap():
     assert abs(refined.elbo - direct.elbo) < 5 * np.hypot(refined.elbo_se, direct.elbo_se) + 1
 
 
-def test_more_rows_than_are_encoded_in_one_call(network, monkeypatch):
+def test_more_rows_than_are_encoded_in_one_call(monkeypatch):
     monkeypatch.setattr(warm_start, "_ROWS", 150)
+    network = fit(hierarchy, Y, guide=HIERARCHY, batch_size={"rows": 50}, num_steps=1)
     initial = fit(hierarchy, Y, guide=BY_ROW, init=network, **NO_STEPS)
     np.testing.assert_allclose(
         initial.params[1].loc["theta"][:, 0], encoded_rows(network, Y)[0], rtol=1e-4, atol=1e-5

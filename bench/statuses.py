@@ -1,9 +1,14 @@
 """Calibration of the statuses: of fits of simulated data, how many statuses are false?
 
 Parameters are simulated from the priors of ten kinds of models, data from these, and the fit is
-compared with the exact posterior. A status `certified` or `corrected` is false if a mean is off by
-more than 0.3 sd, a log sd by more than 0.3, or the log evidence by more than five of its standard
-errors. Every data set is fitted by default, and by one of the other ways in turn.
+compared with the exact posterior. A status `certified` or `corrected` is false if
+
+- a mean is off by more than 0.3 sd,
+- a log sd by more than 0.3 and three standard errors of 4,000 exact draws (a mode of a thousandth
+  of the mass far away may double an sd, and has four of these draws), or
+- the log evidence by more than five of its standard errors.
+
+Every data set is fitted by default, and by one of the other ways in turn.
 """
 
 from __future__ import annotations
@@ -39,7 +44,7 @@ class Outcome(NamedTuple):
         seed: of the simulation.
         status: of the fit.
         mean: largest error of a mean in sds.
-        log_sd: largest error of a log sd.
+        log_sd: largest error of a log sd, less three standard errors.
         evidence: error of the log evidence in nats.
         evidence_se: its standard error.
         seconds: the fit took.
@@ -126,13 +131,15 @@ def compare(kind: str, way: str, seed: int, exact: Exact, given: dict[str, Any])
 
 
 def errors(posterior: vijax.Posterior, exact: Exact) -> tuple[float, float]:
-    """The largest errors of a mean in sds and of a log sd."""
+    """The largest errors of a mean in sds and of a log sd, see `Outcome`."""
     draws = posterior.sample(1, _DRAWS)
     mean_errors, log_sd_errors = [], []
     for name, mean in exact.mean.items():
         found, sd = np.asarray(draws[name], float), np.maximum(exact.sd[name], 1e-3)
         mean_errors.append(np.max(np.abs(found.mean(0) - mean) / sd))
-        log_sd_errors.append(np.max(np.abs(np.log(np.maximum(found.std(0), 1e-3) / sd))))
+        noise = 3 * np.sqrt((exact.kurtosis[name] - 1) / (4 * _DRAWS))
+        log_ratio = np.abs(np.log(np.maximum(found.std(0), 1e-3) / sd))
+        log_sd_errors.append(np.max(log_ratio - noise))
     return float(max(mean_errors)), float(max(log_sd_errors))
 
 
@@ -168,3 +175,7 @@ def share(count: int, total: int) -> str:
     middle = (count + 2) / (total + 4)
     error = np.sqrt(middle * (1 - middle) / (total + 4))
     return f"{100 * count / total:.2f} ± {100 * error:.2f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -6,7 +6,8 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from numpyro.distributions import constraints
-from scipy.special import gammaln
+from scipy.special import gammaln, logsumexp
+from scipy.stats import norm
 
 import vijax
 
@@ -163,3 +164,24 @@ def test_rounding_of_large_counts_is_in_the_error_of_the_evidence():
     found = fit(counts, COUNTS).log_evidence()
     assert abs(found.value - exact) < 3 * found.se
     assert found.se < 3
+
+
+def test_the_evidence_of_a_corrected_fit_is_that_of_the_posterior():
+    """A product of two normals: a cross, whose arms a mixture of normals does not reach."""
+    y = np.array([0.55, 0.1, 0.6, 0.3, -0.2], np.float32)
+
+    def product(y):
+        a = numpyro.sample("a", dist.Normal(0, 1))
+        b = numpyro.sample("b", dist.Normal(0, 1))
+        numpyro.sample("y", dist.Normal(a * b, 0.5), obs=y)
+
+    a, b = np.meshgrid(*[np.linspace(-7, 7, 701)] * 2)
+    log_joint = norm.logpdf(a) + norm.logpdf(b)
+    log_joint += sum(norm.logpdf(one, a * b, 0.5) for one in y)
+    exact = logsumexp(log_joint) + 2 * np.log(14 / 700)
+    posterior = fit(product, y)
+    assert posterior.status == "corrected"
+    found = posterior.log_evidence()
+    assert abs(found.value - exact) < 4 * found.se
+    assert found.se < 0.03
+    assert f"{found.value:.3f}" in posterior.report()

@@ -37,13 +37,13 @@ def test_corrects_an_inaccurate_guide(shift, stretch):
     rng = np.random.default_rng(2)
     sd = np.sqrt(np.diag(known.covariance))
     draws = rng.multivariate_normal(known.mean + shift * sd, stretch**2 * known.covariance, 4000)
-    found, pool = checked(known.case.kernel(), draws)
+    found, states = checked(known.case.kernel(), draws)
     assert found.converged
     assert not found.agrees(0.05)
-    error = 5 * np.maximum(found.mean_se, 1 / np.sqrt(len(pool)))
-    assert np.all(np.abs(pool.mean(0) - known.mean) / sd < error)
-    assert np.all(np.abs(np.log(pool.std(0) / sd)) < 5 * np.maximum(found.log_sd_se, 0.01))
-    np.testing.assert_allclose(found.mean, (pool.mean(0) - draws.mean(0)) / pool.std(0), atol=1e-9)
+    error = 5 * np.maximum(found.mean_se, 1 / np.sqrt(len(states.points)))
+    assert np.all(np.abs(states.points.mean(0) - known.mean) / sd < error)
+    assert np.all(np.abs(np.log(states.points.std(0) / sd)) < 5 * np.maximum(found.log_sd_se, 0.01))
+    np.testing.assert_allclose(found.mean, (states.points.mean(0) - draws.mean(0)) / states.points.std(0), atol=1e-9)
 
 
 def test_standard_errors_match_the_variation_of_repeats():

@@ -12,6 +12,7 @@ from jax import Array
 from vijax.contracts import (
     Batch,
     Data,
+    DensityGuide,
     GaussianGuide,
     Guide,
     ParticleGuide,
@@ -23,7 +24,8 @@ from vijax.contracts import (
 )
 from vijax.contracts.kernel import Kernel
 from vijax.diagnostics import importance as weights
-from vijax.diagnostics.chain_check import ChainCheck, check, evaluation_budget
+from vijax.diagnostics.bridge_sampling import bridge_sampling
+from vijax.diagnostics.chain_check import ChainCheck, States, check, evaluation_budget
 from vijax.diagnostics.importance import Draws, Importance
 from vijax.diagnostics.propriety import improper_direction
 from vijax.diagnostics.pullback import PullbackKernel
@@ -220,7 +222,7 @@ def add_chain_check(assessment: Assessment, fitted: FittedGuide, correct: bool) 
         kernel = PullbackKernel(target, guide, fitted.variables, fitted.mutable, fitted.batch)
         transform = kernel.transport
     correcting = correct and assessment.diagnosis.status != "certified"
-    found, pool = check(
+    found, states = check(
         kernel,
         weights.flatten(target.space, draws.z) if draws.noise is None else draws.noise,
         diagnostics.importance.log_weights,
@@ -235,9 +237,35 @@ def add_chain_check(assessment: Assessment, fitted: FittedGuide, correct: bool) 
     assessment = assessment._replace(
         diagnostics=diagnostics._replace(check=found, use_chains=use_chains)
     )
-    if use_chains and pool is not None and assessment.diagnosis.status == "corrected":
-        return assessment._replace(chain_states=weights.split(target.space, pool))
+    if use_chains and states is not None and assessment.diagnosis.status == "corrected":
+        assessment = _with_bridge(assessment, fitted, states, transform is not None)
+        return assessment._replace(chain_states=weights.split(target.space, states.points))
     return assessment
+
+
+def _with_bridge(
+    assessment: Assessment, fitted: FittedGuide, states: States, pulled_back: bool
+) -> Assessment:
+    """The assessment with the log evidence by bridge sampling between draws and states."""
+    diagnostics, guide, space = assessment.diagnostics, fitted.guide, fitted.target.space
+    assert diagnostics.importance is not None
+    assert diagnostics.check is not None
+    if pulled_back:  # density of the standard normals that the guide transforms
+        log_q = -0.5 * np.sum(states.raw**2 + np.log(2 * np.pi), axis=1)
+    else:
+        assert isinstance(guide, DensityGuide)
+        found = guide.host_log_prob(fitted.variables.guide, space, states.points)
+        if found is None:
+            return assessment
+        log_q = found
+    effective = min(len(log_q), diagnostics.check.mean_se.max() ** -2)
+    of_guide = assessment.draws.log_weights
+    bridge = bridge_sampling(of_guide, states.log_density - log_q, effective)
+    importance = diagnostics.importance._replace(
+        log_evidence=bridge.log_evidence,
+        log_evidence_se=weights.at_least(bridge.se, bridge.log_evidence),
+    )
+    return assessment._replace(diagnostics=diagnostics._replace(importance=importance))
 
 
 def add_propriety(assessment: Assessment, fitted: FittedGuide) -> Assessment:

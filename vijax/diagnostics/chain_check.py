@@ -120,6 +120,20 @@ class ChainCheck(NamedTuple):
         return self.accepting and single and float(self.drift.max(initial=0)) < _MAX_DRIFT
 
 
+class States(NamedTuple):
+    """States of the chains, in random order.
+
+    Attributes:
+        points: in the coordinates in which moments are compared, `(num, dim)`.
+        raw: in the coordinates of the chains, `(num, dim)`.
+        log_density: the kernel's at `raw`, `(num,)`.
+    """
+
+    points: Floats
+    raw: Floats
+    log_density: Floats
+
+
 def evaluation_budget(kernel: Kernel, correcting: bool) -> int:
     """Points that a check of this target may evaluate, more where draws have to be corrected.
 
@@ -142,7 +156,7 @@ def check(
     correct: bool,
     budget: int,
     transform: Callable[[Floats], Floats] | None = None,
-) -> tuple[ChainCheck, Floats] | None:
+) -> tuple[ChainCheck, States] | None:
     """Runs chains until they have converged or exhausted their budget.
 
     Args:
@@ -159,8 +173,7 @@ def check(
             moments are compared; identity by default.
 
     Returns:
-        The check and the states `(num, dim)`, in random order; `None` where the budget is too
-        small or no chain can start.
+        The check and the states; `None` where the budget is too small or no chain can start.
     """
     num = min(_NUM_CHAINS, budget // 64)  # as many as can take some leapfrog steps each
     if num < 64 or len(draws) < num:
@@ -205,8 +218,10 @@ def check(
             iterations *= 2
         if len(windows) == 1 and not agrees:
             found = found._replace(log_density_drift=math.inf)  # one window does not show drift
-    pool = seen.samples.reshape(-1, kernel.dim)
-    return found, pool[rng.permutation(len(pool))]
+    parts = (seen.samples, state.samples, state.sample_log_density[..., None])
+    points, raw, log_density = (part.reshape(-1, part.shape[-1]) for part in parts)
+    order = rng.permutation(len(points))
+    return found, States(points[order], raw[order], log_density[order, 0])
 
 
 def _transformed(state: ChainState, transform: Callable[[Floats], Floats] | None) -> ChainState:

@@ -63,7 +63,8 @@ class Importance(NamedTuple):
         tail_share: sum of the excesses of the largest weights over the smallest of them, as a
             share of the total weight; where it is negligible a large k-hat is a false alarm (the
             largest weights may be nearly equal, with spacings that resemble a heavy tail).
-        log_evidence: log mean weight in nats, the estimate of the log marginal likelihood.
+        log_evidence: log mean weight in nats, the estimate of the log marginal likelihood; by
+            bridge sampling where states of chains replace the guide's draws.
         log_evidence_se: its standard error, by the delta method; at least the rounding error of
             the log density and the mass of modes too small to be found; with the share of the tail
             if its variance is infinite; infinite if `khat` shows that the weights are unreliable.
@@ -212,8 +213,7 @@ def importance(log_weights: np.ndarray) -> Importance:
         normalized, khat = log_weights - peak - math.log(weights.sum()), math.inf
         ess = float(1 / np.sum(np.exp(2 * normalized)))
     tail_share, log_evidence = _tail_share(weights), float(peak + math.log(mean))
-    relative_se = math.hypot(relative_se, _UNSEEN_MASS)
-    se = math.hypot(relative_se, np.finfo(jax.dtypes.canonicalize_dtype(float)).eps * log_evidence)
+    se = at_least(relative_se, log_evidence)
     if khat >= khat_threshold(n) and tail_share > LIGHT_TAIL:
         se = math.inf
     elif khat > 0.5:  # infinite variance: the sample variance misses part of the tail
@@ -226,6 +226,12 @@ def importance(log_weights: np.ndarray) -> Importance:
         log_evidence=log_evidence,
         log_evidence_se=se,
     )
+
+
+def at_least(se: float, log_evidence: float) -> float:
+    """A standard error with the rounding of the log density, and with modes too small to find."""
+    eps = np.finfo(jax.dtypes.canonicalize_dtype(float)).eps
+    return math.hypot(se, _UNSEEN_MASS, eps * log_evidence)
 
 
 def _tail_share(weights: np.ndarray) -> float:

@@ -100,16 +100,24 @@ class Mixture(MixtureGuide):
         if any(draws is None for draws in parts):
             return None
         points = np.concatenate([draws.points for draws in parts if draws is not None])
+        log_q = self.host_log_prob(params, space, points)
+        if log_q is None:
+            return None
+        order = rng.permutation(num_draws)
+        labels = np.repeat(np.arange(len(counts)), counts)
+        return HostDraws(points[order], log_q[order], labels[order])
+
+    def host_log_prob(
+        self, params: MixtureParams, space: Space, points: np.ndarray
+    ) -> np.ndarray | None:
+        weights = np.exp(np.asarray(params.logits, np.float64))
         log_probs = [
             guide.host_log_prob(part, space, points) for guide, part in self._pairs(params)
         ]
         if any(log_prob is None for log_prob in log_probs):
             return None
         stacked = np.stack([x for x in log_probs if x is not None], axis=1)
-        log_q = np.logaddexp.reduce(stacked + np.log(weights / weights.sum()), axis=1)
-        order = rng.permutation(num_draws)
-        labels = np.repeat(np.arange(len(counts)), counts)
-        return HostDraws(points[order], log_q[order], labels[order])
+        return np.logaddexp.reduce(stacked + np.log(weights / weights.sum()), axis=1)
 
     def _component_draws(
         self, params: MixtureParams, space: Space, key: Array, batch: Batch

@@ -43,7 +43,9 @@ def test_corrects_an_inaccurate_guide(shift, stretch):
     error = 5 * np.maximum(found.mean_se, 1 / np.sqrt(len(states.points)))
     assert np.all(np.abs(states.points.mean(0) - known.mean) / sd < error)
     assert np.all(np.abs(np.log(states.points.std(0) / sd)) < 5 * np.maximum(found.log_sd_se, 0.01))
-    np.testing.assert_allclose(found.mean, (states.points.mean(0) - draws.mean(0)) / states.points.std(0), atol=1e-9)
+    np.testing.assert_allclose(
+        found.mean, (states.points.mean(0) - draws.mean(0)) / states.points.std(0), atol=1e-9
+    )
 
 
 def test_standard_errors_match_the_variation_of_repeats():

@@ -7,6 +7,7 @@ compiled.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ from vijax.model.tracing import log_densities, substitution
 from vijax.model.tracing.handler import SubstituteFn
 from vijax.model.tracing.sites import Trace, all_plates, site_plates
 from vijax.runtime.errors import ModelError
-from vijax.runtime.jaxpr import has_gradient, has_loop, loops_over, used_inputs
+from vijax.runtime.jaxpr import depends_on_first_input, has_gradient, has_loop, loops_over
 from vijax.runtime.jaxpr_digest import jaxpr_digest
 
 _LONG = 16  # steps from which the length of a loop, not the number of points, determines the time
@@ -67,12 +68,8 @@ def analyze(traced: TracedModel) -> Analysis:
     run = jax.make_jaxpr(scales, return_shape=True)
     closed, (shapes, _) = run(1.0, traced.arguments.abstract())
     names = sorted(shapes)  # the leaf order of a dict, whose leaves are the first outputs
-    outputs = range(len(closed.jaxpr.outvars))
-    hierarchical = tuple(
-        name
-        for place, name in enumerate(names)
-        if used_inputs(closed.jaxpr, [place == one for one in outputs])[0]
-    )
+    dependent = depends_on_first_input(closed.jaxpr, len(names))
+    hierarchical = tuple(itertools.compress(names, dependent))
     of_latents = [True] + [False] * (len(closed.jaxpr.invars) - 1)
     return Analysis(
         trace,

@@ -69,6 +69,29 @@ def used_inputs(jaxpr: Any, outputs: list[bool]) -> list[bool]:
     return partial_eval.dce_jaxpr(jaxpr, outputs)[1]
 
 
+def depends_on_first_input(jaxpr: Any, num_outputs: int) -> list[bool]:
+    """Whether each of the first outputs depends on the first input.
+
+    Each output is followed back to what it is computed from, so that many outputs of a long
+    program take no longer than the program is long.
+    """
+    producers = {var: equation for equation in jaxpr.eqns for var in equation.outvars}
+    place = {id(equation): i for i, equation in enumerate(jaxpr.eqns)}
+    found = []
+    for output in jaxpr.outvars[:num_outputs]:
+        needed, left = {}, [output]
+        while left:
+            atom = left.pop()
+            equation = None if isinstance(atom, core.Literal) else producers.get(atom)
+            if equation is not None and id(equation) not in needed:
+                needed[id(equation)] = equation
+                left.extend(equation.invars)
+        equations = [needed[key] for key in sorted(needed, key=place.__getitem__)]
+        part = jaxpr.replace(eqns=equations, outvars=[output])
+        found.append(used_inputs(part, [True])[0])
+    return found
+
+
 def num_consts_and_carry(equation: Any) -> tuple[int, int]:
     """The number of constant inputs of a `scan`, and the number of inputs in its carry.
 

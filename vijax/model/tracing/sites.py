@@ -144,6 +144,8 @@ def site_plates(site: Mapping[str, Any], trace: Trace) -> tuple[Plate, ...]:
 
 def plate_scale(trace: Trace, site: Mapping[str, Any]) -> float:
     """Full rows over rows in use, multiplied over the plates of a site."""
+    if not site["cond_indep_stack"]:
+        return 1.0
     scales = plate_scales(trace)
     names = {frame.name for frame in site["cond_indep_stack"]}
     return math.prod(scale for name, scale in scales.items() if name in names)

@@ -15,6 +15,7 @@ import numpyro
 import numpyro.distributions as dist
 from numpyro.infer import autoguide
 
+from tests.lowering import lowers
 from tests.targets import Problem, problem
 from vijax.contracts import DensityGuide, EntropyGuide, GaussianGuide, Guide, NormalNoiseGuide
 from vijax.guides import (
@@ -171,6 +172,16 @@ class Case:
         return jax.jit(jax.vmap(sample_one, in_axes=(None, 0)))
 
     @functools.cached_property
+    def gradient(self) -> Callable:
+        """`params -> gradient` of an ELBO of sixteen draws, compiled once for all laws."""
+
+        def elbo(params):
+            _, log_q, log_p = self.sample(params, keys(3, 16))
+            return jnp.mean(log_p - log_q)
+
+        return jax.jit(jax.grad(elbo))
+
+    @functools.cached_property
     def draws(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         vectors, log_q, log_p = self.sample(self.params, keys(1, NUM_DRAWS))
         return np.asarray(vectors, float), np.asarray(log_q, float), np.asarray(log_p, float)
@@ -229,14 +240,24 @@ def density_integrates_to_one(c: Case):
 
 
 def gradient_reaches_every_parameter(c: Case):
-    def elbo(params):
-        _, log_q, log_p = c.sample(params, keys(3, 16))
-        return jnp.mean(log_p - log_q)
-
-    for path, leaf in jax.tree.leaves_with_path(jax.grad(elbo)(c.params)):
+    for path, leaf in jax.tree.leaves_with_path(c.gradient(c.params)):
         name = jax.tree_util.keystr(path)
         reached, inert = np.asarray(leaf) != 0, c.inert(name, np.asarray(leaf))
         np.testing.assert_array_equal(reached, ~inert, err_msg=name)
+
+
+def lowers_for_accelerators(c: Case):
+    """All of its operations, gradients included; see `tests.test_lowering`."""
+    space, start = c.problem.target.space, jnp.asarray(c.problem.z_mean, jnp.float32)
+    lowers(c.name, c.gradient.trace(c.params).jaxpr)
+    if isinstance(c.guide, DensityGuide):
+        density = jax.grad(
+            lambda params, z: dataclasses.replace(c, params=params).log_prob(z), argnums=(0, 1)
+        )
+        lowers(c.name, jax.make_jaxpr(density)(c.params, start))
+    if isinstance(c.guide, EntropyGuide):
+        entropy = jax.grad(lambda params: c.guide.entropy(params, space))
+        lowers(c.name, jax.make_jaxpr(entropy)(c.params))
 
 
 def compiled_equals_eager(c: Case):
@@ -325,6 +346,7 @@ LAWS: dict[Callable[[Case], None], type[Guide]] = {
     draw_density_equals_log_prob: DensityGuide,
     density_integrates_to_one: DensityGuide,
     gradient_reaches_every_parameter: Guide,
+    lowers_for_accelerators: Guide,
     compiled_equals_eager: Guide,
     draw_depends_on_the_key_only: Guide,
     draw_is_a_function_of_its_normals: NormalNoiseGuide,

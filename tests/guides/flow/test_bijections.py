@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.laws import perturb
+from tests.lowering import lowers
 from vijax.guides import flow
 from vijax.runtime.errors import GuideError
 
@@ -129,7 +130,9 @@ def test_round_trip(name, dim):
         again, back = f.inverse(params, y)
         return y, again, log_det, back
 
-    y, again, log_det, back = jax.jit(jax.vmap(there_and_back))(points(dim))
+    program = jax.jit(jax.vmap(there_and_back))
+    y, again, log_det, back = program(points(dim))
+    lowers(name, program.trace(points(dim)).jaxpr)
     slack = entry.round_trip * np.maximum(1, np.abs(y).max())
     np.testing.assert_allclose(again, points(dim), atol=10 * slack)
     np.testing.assert_allclose(back, -log_det, atol=10 * slack + 1e-4)
@@ -170,7 +173,9 @@ def test_a_gradient_reaches_every_parameter(name):
         y, log_det = jax.vmap(lambda x: entry.bijection.forward(params, x))(points())
         return jnp.mean(jnp.sum(y**3 + y**2, 1) - log_det)
 
-    for path, leaf in jax.tree.leaves_with_path(jax.jit(jax.grad(loss))(params)):
+    gradient = jax.jit(jax.grad(loss))
+    lowers(name, gradient.trace(params).jaxpr)
+    for path, leaf in jax.tree.leaves_with_path(gradient(params)):
         leaf_name = jax.tree_util.keystr(path)
         expected = ~entry.inert(leaf_name, np.asarray(leaf))
         np.testing.assert_array_equal(np.asarray(leaf) != 0, expected, err_msg=leaf_name)

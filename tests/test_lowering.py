@@ -1,0 +1,362 @@
+"""Every program that a fit or a posterior compiles lowers for GPU and TPU; no device is needed.
+
+Guides have a law of their own, `tests.laws.lowers_for_accelerators`.
+"""
+
+import ast
+import itertools
+from pathlib import Path
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import optax
+import pytest
+from flax import nnx
+from numpyro.contrib.control_flow import scan
+from numpyro.infer.autoguide import AutoNormal
+
+import vijax
+from tests.groups import Encoder, data, hierarchy
+from tests.lowering import PLATFORMS, Recorder, lowers, nothing, recorded
+from tests.targets import problem
+from vijax import algorithms, guides, objectives
+from vijax.algorithms import Gradient, Optimizer
+from vijax.auto.centering import learn_centering
+from vijax.contracts import Batch, Variables
+from vijax.contracts.kernel import Kernel
+from vijax.engine.problem import Problem
+from vijax.guides import flow
+from vijax.model import split_and_build
+from vijax.objectives.estimators import discrete
+from vijax.runtime.keys import as_key
+from vijax.solvers import names as solver_names
+
+PACKAGE = Path(vijax.__file__).parent
+RNG = np.random.default_rng(0)
+Y = RNG.normal(size=6).astype(np.float32)
+REGRESSION = problem("regression")
+SMALL = (REGRESSION.model, REGRESSION.args)
+
+
+# --- models ----------------------------------------------------------------------------------
+
+
+def chain(y):
+    def step(before, y):
+        now = numpyro.sample("x", dist.Normal(before, 0.5))
+        numpyro.sample("y", dist.Normal(now, 1.0), obs=y)
+        return now, None
+
+    scan(step, 0.0, y)
+
+
+def mixture(y):
+    share = numpyro.sample("share", dist.Beta(2.0, 2.0))
+    with numpyro.plate("rows", len(y)):
+        label = numpyro.sample("label", dist.Bernoulli(share))
+        numpyro.sample("y", dist.Normal(2.0 * label - 1.0, 1.0), obs=y)
+
+
+def switches(y):
+    with numpyro.plate("rows", len(y)):
+        on = numpyro.sample("on", dist.Bernoulli(0.4))
+        numpyro.sample("y", dist.Normal(2.0 * on, 1.0), obs=y)
+
+
+def counts(y):
+    with numpyro.plate("rows", len(y)):
+        n = numpyro.sample("n", dist.Poisson(3.0))
+        numpyro.sample("y", dist.Binomial(n, 0.5), obs=y)
+
+
+def with_params(y):
+    """`param` sites and mutable state."""
+    state = numpyro.primitives.mutable("state", {"mean": jnp.zeros(())})
+    loc = numpyro.param("loc", 0.5)
+    scale = numpyro.param("scale", 2.0, constraint=dist.constraints.positive)
+    mu = numpyro.sample("mu", dist.Normal(loc, scale))
+    state["mean"] = 0.9 * state["mean"] + 0.1 * y.mean()
+    numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+
+def levels(y):
+    scale = numpyro.sample("scale", dist.HalfNormal(1.0))
+    with numpyro.plate("rows", len(y)):
+        level = numpyro.sample("level", dist.Normal(0.0, scale))
+        numpyro.sample("y", dist.Normal(level, 1.0), obs=y)
+
+
+def masked(y, mask):
+    mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
+    with numpyro.handlers.mask(mask=mask):
+        numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+
+def supports():
+    """Supports with linear algebra in their bijections, densities with special functions."""
+    numpyro.sample("simplex", dist.Dirichlet(jnp.ones(3)))
+    numpyro.sample("matrix", dist.Wishart(4.0, jnp.eye(2)))
+    shape = numpyro.sample("shape", dist.TruncatedNormal(2.0, 1.0, low=0.5))
+    numpyro.sample("gamma", dist.Gamma(shape, 1.0))
+
+
+class Slope(nnx.Module):
+    """A linear encoder of one input."""
+
+    def __init__(self, rngs):
+        self.layer = nnx.Linear(1, 1, rngs=rngs)
+
+    def __call__(self, y):
+        return self.layer(y[:, None])
+
+
+# --- fits ------------------------------------------------------------------------------------
+
+
+def fit(model, *args, **options):
+    return vijax.fit(model, *args, progress_bar=False, **options)
+
+
+def regression(**options):
+    return fit(REGRESSION.model, *REGRESSION.args, **options)
+
+
+def descent(objective, **options):
+    return Gradient(objective, Optimizer(optax.adam(0.1)), **options)
+
+
+def traced_step(model, args, guide, algorithm):
+    """One gradient step, traced on shapes only, without the loop around it."""
+    sampled = guides.discrete_guide_sites(guide)
+    arguments, values, target = split_and_build(model, args, {}, None, sampled)
+    guide, batch, key = guides.resolve(guide, target, model, arguments), Batch(values), as_key(0)
+
+    def run(key):
+        start = {site.name: jnp.zeros(site.z_shape) for site in target.space.sites}
+        variables = Variables(guide.init(key, target.space, start, batch))
+        state = algorithm.init(variables, {}, key, target, guide, batch)
+        return algorithm.step(state, key, target, guide, batch)
+
+    return jax.make_jaxpr(run)(key)
+
+
+def use(posterior, *args):
+    """The methods of a posterior that evaluate programs."""
+    posterior.sample(0, 20)
+    posterior.predict(0, *args, num_draws=20)
+    posterior.log_likelihood(0, 20)
+    posterior.to_datatree(0, 20)
+    return posterior
+
+
+# --- parts, the simplest first ---------------------------------------------------------------
+
+OBJECTIVES = {
+    "ELBO": [objectives.ELBO(2, estimator=name) for name in ("entropy", "stl", "plain")]
+    + [objectives.ELBO(2, draws=name) for name in ("latin_hypercube", "sobol")],
+    "IWAE": [objectives.IWAE(2), objectives.IWAE(2, "plain")],
+    "Renyi": [objectives.Renyi(num_particles=2)],
+    "CUBO": [objectives.CUBO(num_particles=2)],
+    "ForwardKL": [objectives.ForwardKL(2)],
+    "FreeBits": [objectives.FreeBits()],
+    "ScoreELBO": [objectives.ScoreELBO(2)],
+    "Tempered": [objectives.Tempered()],
+    "FDivergence": [
+        objectives.FDivergence(name, 2)
+        for name in ("kl", "forward_kl", "chi2", "hellinger", "jensen_shannon", "total_variation")
+    ],
+    "Stein": [],  # the objective of SVGD
+}
+
+
+def test_steps_of_all_objectives_and_algorithms_lower():
+    assert {*OBJECTIVES, "discrete"} == {*objectives.__all__}
+    for objective in itertools.chain(*OBJECTIVES.values()):
+        lowers(repr(objective), traced_step(*SMALL, "meanfield", descent(objective)))
+    for kernel in (algorithms.RBF(), algorithms.IMQ()):
+        svgd = algorithms.SVGD(4, kernel=kernel)
+        lowers(repr(svgd), traced_step(*SMALL, svgd.default_guide, svgd))
+    lines = Gradient(objectives.ELBO(), Optimizer(optax.lbfgs()), precision="bfloat16")
+    lowers("L-BFGS", traced_step(*SMALL, "fullrank", lines))
+
+
+def test_steps_of_discrete_guides_lower():
+    for name in discrete.NAMES:
+        objective = objectives.ELBO(2, discrete=name)
+        lowers(name, traced_step(switches, (Y,), "discrete", descent(objective)))
+    elbo = descent(objectives.ELBO(2))
+    for model, guide in (
+        (mixture, {"label": "discrete", ...: "fullrank"}),
+        (switches, guides.AmortizedDiscrete(Slope, "y")),
+    ):
+        lowers(repr(guide), traced_step(model, (Y,), guide, elbo))
+
+
+def discrete_sites():
+    use(fit(mixture, Y, guide="fullrank"), Y)  # marginalized
+    fit(counts, np.arange(6), guide="discrete", num_steps=1)
+
+
+SOLVERS = {
+    "pathfinder": "fullrank",
+    "batch_and_match": "fullrank",
+    "variational_newton": "fullrank",
+    "fixed_draws": "meanfield",
+    "laplace": "laplace",
+    "mode": "map",
+}
+
+
+def solvers():
+    assert {*SOLVERS, "structured_newton"} == {*solver_names.NAMES}
+    with mock.patch.object(Kernel, "is_costly", return_value=True):
+        regression(guide="meanfield").covariance("linear_response")
+    for name, guide in SOLVERS.items():
+        regression(guide=guide, algorithm=name)
+    fit(chain, Y, guide="markov")
+    fit(hierarchy, data(4), guide="plates")
+
+
+def flows():
+    """Their layers are tested in tests/guides/flow/test_bijections.py."""
+    regression(guide=guides.Flow(flow.Planar()))
+
+
+BY_ROW = {"theta": "meanfield", ...: "fullrank"}
+AMORTIZED = {"theta": guides.Amortized(Encoder, "y"), ...: "fullrank"}
+BATCHES = {"batch_size": {"rows": 4}}
+
+
+def minibatches():
+    rows = data(12)
+    amortized = fit(hierarchy, rows, guide=AMORTIZED, num_steps=1, **BATCHES)
+    amortized.at(data(3)).sample(0, 10)
+    fitted = fit(hierarchy, rows, guide=BY_ROW, num_steps=1, init=amortized, **BATCHES)
+    steps, loop = fitted._result.engine.steps, fitted._result.run.loop
+    steps.with_states(loop, steps.states(loop))
+
+
+def meshes():
+    mesh = jax.make_mesh((1,), ("rows",))
+    fit(hierarchy, data(12), guide=BY_ROW, num_steps=1, mesh=mesh, **BATCHES)
+
+
+def posteriors():
+    posterior = use(regression(guide="fullrank"), *REGRESSION.args)
+    posterior.log_prob(posterior.median())
+    posterior.stein_discrepancy(0, 20)
+    export, _ = regression(guide="meanfield", init={"alpha": 0.0}).as_numpyro()
+    export.sample_posterior(jax.random.key(0), sample_shape=(3,))
+    regression(guide="fullrank", init=posterior, num_steps=1, optimizer=optax.sgd(0.1))
+    regression(guide=AutoNormal(REGRESSION.model), num_steps=1).guide_params  # noqa: B018
+
+
+def models():
+    fit(supports, guide="laplace")
+    fit(with_params, Y, guide="map").model_params  # noqa: B018
+    fit(masked, np.where(Y > 0, Y, np.nan), Y > 0, guide="map")
+    found = fit(levels, Y, guide="fullrank", centering={"level": 0.0})._result
+    centered = Problem(
+        found.model, found.arguments, found.target, found.guide, found.batch, as_key(0)
+    )
+    learn_centering(centered, found.variables, found.mutable)
+    with jax.enable_x64(True):
+        regression(guide="laplace")
+
+
+# Every program of the library, by a part that evaluates it.
+PARTS = {
+    discrete_sites: {"_bisect", "_discrete", "_log_likelihood", "_observations", "_predict"},
+    solvers: {"log_densities", "solver_kernel", "solver_paired_products", "solver_products"},
+    flows: {"descend", "pullback_kernel"},
+    minibatches: {
+        "_candidates",
+        "_differences",
+        "_draw",
+        "_draw_block",
+        "_replicated_variables_on_rows",
+        "_row_params",
+        "init_loop",
+        "pack_states",
+        "run_steps",
+        "unpack_states",
+        "unpack_variables",
+    },
+    meshes: {"run_steps"},
+    posteriors: {
+        "_constrain",
+        "_constrain_latent_sites",
+        "_draws",
+        "_guide_params",
+        "_log_prob",
+        "_start",
+        "_unconstrain",
+    },
+    models: {
+        "_finite",
+        "_initial_params",
+        "_initialize",
+        "_log_prior_sds",
+        "_model_params",
+        "recenter",
+    },
+}
+# Functions compiled otherwise, which consist of what these programs consist of.
+OTHERS = {
+    "contracts/target.py": "Target.program",
+    "fitting/initial_values.py": "strategies of NumPyro, draws from the prior",
+    "guides/flow/guide.py": "draws and densities of flows for the host",
+    "guides/numpyro/export.py": "draws for NumPyro",
+}
+
+
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__name__)
+def test_programs_lower(part):
+    with recorded() as recorder:
+        part()
+    assert recorder.failures == []
+    assert PARTS[part] <= recorder.programs
+
+
+def test_no_program_is_left_out():
+    named, others = set(), set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Call(func=ast.Attribute(attr="program"), args=[ast.Name(id=name), *_]):
+                    named.add(name)
+                case ast.Attribute(value=ast.Name(id="jax"), attr="jit"):
+                    others.add(path.relative_to(PACKAGE).as_posix())
+    named.remove("function")  # an argument of `vijax.auto.centering._blockwise`
+    assert named <= set().union(*PARTS.values())
+    assert others == OTHERS.keys()
+
+
+def unsuited():
+    """A density whose eigenvalues XLA computes on CPUs and NVIDIA GPUs only."""
+    x = numpyro.sample("x", dist.Normal(jnp.zeros((2, 2)), 1.0).to_event(2))
+    values = jnp.linalg.eigvals(jax.lax.stop_gradient(x))
+    numpyro.factor("stable", -jnp.abs(values).max())
+
+
+@pytest.mark.parametrize("names", [set(), {"solver_kernel"}], ids=["program", "operation"])
+def test_what_does_not_lower_is_found(names):
+    with recorded(nothing()._replace(names=names)) as recorder:
+        fit(unsuited, guide="map")
+    assert recorder.failures[0].startswith("solver_kernel")
+    assert all("'eig' not found for platform tpu" in line for line in recorder.failures)
+
+
+def test_callbacks_are_found():
+    """They need a host that waits for the device; for models with them there is `ScoreELBO`."""
+    recorder = Recorder(nothing())
+
+    def program(x):
+        return jax.pure_callback(np.sin, jax.ShapeDtypeStruct((), jnp.float32), x)
+
+    recorder.check("callback", jax.make_jaxpr(program)(1.0))
+    assert len(recorder.failures) == len(PLATFORMS)

@@ -1,4 +1,6 @@
-"""Mixed precision: which operations are in bfloat16, and accuracy of the fit."""
+"""Precision of matrix products: float32 or bfloat16, which operations, accuracy of the fit."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +15,12 @@ from jax.extend import core
 from numpyro.contrib.module import nnx_module, random_nnx_module
 
 import vijax
+from tests.lowering import recorded
+from tests.targets import problem
 from vijax.algorithms import SVGD, Adam, Gradient
 from vijax.algorithms.gradient import GradientState
-from vijax.contracts import Batch, LossContext, Variables
+from vijax.contracts import Batch, LossContext, Target, Variables
+from vijax.contracts.target import Programs
 from vijax.guides import MeanField
 from vijax.model import build, split
 from vijax.objectives import ELBO
@@ -203,3 +208,36 @@ def test_the_precision_is_saved(tmp_path):
     assert again._result.engine.algorithm == posterior._result.engine.algorithm
     one, other = (p.resume(10, progress_bar=False).losses for p in (posterior, again))
     np.testing.assert_array_equal(one, other)
+
+
+def products(**options):
+    """Precisions of the matrix products in a program of a target, as it is traced anew."""
+    target = dataclasses.replace(problem("regression").target, programs=Programs({}, {}))
+    program = target.program(lambda target, x: jnp.sin(x) @ x, **options)
+    jaxpr = program.trace(jnp.ones((2, 2))).jaxpr.jaxpr
+    return {e.params["precision"] for e in jaxpr.eqns if e.primitive.name == "dot_general"}
+
+
+def test_products_have_the_precision_of_float32_on_accelerators(monkeypatch):
+    """There JAX's default is TF32 or bfloat16, too little for line searches and log weights."""
+    full, default = {(lax.Precision.HIGHEST, lax.Precision.HIGHEST)}, {None}
+    assert products() == default
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert products() == full
+    assert products(float32=False) == default
+    with jax.default_matmul_precision("default"):  # the user's choice
+        assert products() != full
+
+
+def test_only_gradient_steps_have_the_default_precision(monkeypatch):
+    lower, original = set(), Target.program
+
+    def program(target, function, *static, float32=True, **options):
+        lower.update(() if float32 else {function.__name__})
+        return original(target, function, *static, float32=float32, **options)
+
+    monkeypatch.setattr(Target, "program", program)
+    model, args = problem("regression").model, problem("regression").args
+    with recorded() as recorder:
+        vijax.fit(model, *args, guide="meanfield", num_steps=1, progress_bar=False)
+    assert lower == {"run_steps"} < recorder.programs

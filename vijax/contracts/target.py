@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Hashable, Mapping
@@ -12,6 +13,7 @@ import numpy as np
 
 from vijax.contracts.space import Array, Plate, Position, Space
 from vijax.runtime.device_layout import DeviceLayout
+from vijax.runtime.precision import float32_products
 
 PyTree = Any
 
@@ -320,18 +322,30 @@ class Target:
         return known[devices]
 
     def program(
-        self, function: Callable[..., Any], *static: Hashable, donate: tuple[int, ...] = ()
+        self,
+        function: Callable[..., Any],
+        *static: Hashable,
+        donate: tuple[int, ...] = (),
+        float32: bool = True,
     ) -> Callable[..., Any]:
         """`jax.jit(function(self, *static, ...))`, cached for equal `function` and `static`.
 
         A second fit with the same target and equal configuration therefore compiles nothing. The
         cache is freed with the target.
+
+        Args:
+            function: takes the target, `static`, and arrays.
+            *static: its configuration.
+            donate: see `jax.jit`.
+            float32: whether matrix products have full float32 precision on accelerators, too; if
+                not, they have JAX's default.
         """
         lookup, known = (function, *static), self.programs.compiled
         if lookup not in known:
 
             def call(*arrays: Any) -> Any:
-                return function(self, *static, *arrays)
+                with float32_products() if float32 else contextlib.nullcontext():
+                    return function(self, *static, *arrays)
 
             call.__name__ = call.__qualname__ = getattr(function, "__name__", "program")
             known[lookup] = jax.jit(call, donate_argnums=donate)

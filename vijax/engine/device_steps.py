@@ -101,7 +101,9 @@ class DeviceSteps:
         static = (self.problem.guide, self.algorithm, guarded, len(active))
         # per-row parameters are updated in place: copying them would cost more than the steps
         row_params = self.has_row_params(run.loop)
-        program = target.program(run_steps, *static, donate=(0,) if row_params else ())
+        donate = (0,) if row_params else ()
+        # rounding of products is far below the noise of a step's gradient, and costs less
+        program = target.program(run_steps, *static, donate=donate, float32=False)
         fresh = run.step == run.window_start
         loop, losses, finite = program(
             self.put(run.loop), self.key, active, fresh, run.step, stop, self.batch, table

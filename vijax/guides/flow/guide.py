@@ -30,6 +30,7 @@ from vijax.guides.location_scale.gaussian_density import LOG_2PI
 from vijax.guides.location_scale.low_rank import LowRank
 from vijax.runtime.errors import GuideError, mismatch
 from vijax.runtime.keys import draw_keys, normals
+from vijax.runtime.precision import float32_products
 
 _MAX_DENSE_DIM = 500  # above it the base is low-rank
 _MAX_BLOCK_ROWS = 1000  # draws or densities per call from the host
@@ -159,12 +160,14 @@ def _standard_log_prob(noise: Array) -> Array:
 def _transport_block(
     flow: Flow, space: Space, params: FlowParams, noise: Array
 ) -> tuple[Array, Array]:
-    return jax.vmap(lambda e: flow.transport(params, space, e))(noise)
+    with float32_products():
+        return jax.vmap(lambda e: flow.transport(params, space, e))(noise)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _density_block(flow: Flow, space: Space, params: FlowParams, z: Array) -> tuple[Array]:
-    return (jax.vmap(lambda z: flow._log_prob(params, space, z))(z),)
+    with float32_products():
+        return (jax.vmap(lambda z: flow._log_prob(params, space, z))(z),)
 
 
 def _in_blocks(

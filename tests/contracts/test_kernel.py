@@ -53,6 +53,19 @@ def test_any_number_of_points_goes_through_one_program(num):
     assert kernel.points == num
 
 
+def test_accelerators_evaluate_more_points_at_once(monkeypatch):
+    def block(rows):
+        batch = Batch({"x": np.zeros((rows, 11), np.float32)})
+        return Kernel(problems.gaussian(3, 10.0).case.target, batch).block
+
+    assert [block(rows) for rows in (100, 5000, 10**6)] == [64, 16, 16]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert [block(rows) for rows in (100, 5000, 10**6)] == [64, 64, 16]
+    for device in (jax.devices("cpu")[0], "cpu"):  # a fit that the user keeps on the CPU
+        with jax.default_device(device):
+            assert block(5000) == 16
+
+
 def test_hessian_is_exact_and_its_program_is_made_on_demand():
     known = problems.gaussian(21, 100.0)  # a shape that no other test compiles for
     kernel = known.case.kernel()

@@ -20,7 +20,7 @@ from jax.flatten_util import ravel_pytree
 
 from vijax.contracts import Batch, Block, Blocks, Data, PyTree, Target
 from vijax.contracts.finite_differences import difference_products, lacks_forward_mode
-from vijax.runtime.device_layout import on_host
+from vijax.runtime.device_layout import default_platform, on_host
 from vijax.runtime.errors import ModelError
 
 Floats = np.ndarray  # host arrays are float64 throughout
@@ -28,6 +28,7 @@ Floats = np.ndarray  # host arrays are float64 throughout
 _DEFAULT_BLOCK = 16  # points per device call, see `Kernel`
 _SMALL_BLOCK = 64  # the same for small models, whose calls are dominated by dispatch
 _SMALL_MODEL = 2**11  # data elements of a small model, at most
+_SMALL_ON_ACCELERATORS = 2**22  # the same there: 64 points are too few to keep a device busy
 _SEQUENTIAL_BLOCK = 128  # the same for sequential models: a loop step costs no more for more points
 _MAX_BLOCK_ELEMENTS = 2**24  # array elements in a block of a sequential model, at most
 _COMPILE_THRESHOLD = 2**25  # points times data elements: gradients take about one second
@@ -116,7 +117,8 @@ class Kernel:
     Points are sent to the device in blocks of a fixed size, the last one padded, so that exactly
     one program is compiled. The block size was chosen by measurement (docs/decisions.md): for large
     models padding costs more than it saves beyond 16 points, for small ones dispatch dominates, and
-    for sequential ones loop steps dominate, which take no longer for more points. Data that are
+    for sequential ones loop steps dominate, which take no longer for more points. Accelerators
+    take the larger blocks for all but the largest models. Data that are
     streamed in blocks of rows are read once per call for all points, the next block while the
     device evaluates the current one; results are summed over blocks in float64.
 
@@ -172,7 +174,8 @@ class Kernel:
     def _choose_block(self) -> int:
         if self.target.structure.sequential:
             return max(1, min(_SEQUENTIAL_BLOCK, _MAX_BLOCK_ELEMENTS // self.num_elements))
-        return _SMALL_BLOCK if self.num_elements <= _SMALL_MODEL else _DEFAULT_BLOCK
+        small = _SMALL_MODEL if default_platform() == "cpu" else _SMALL_ON_ACCELERATORS
+        return _SMALL_BLOCK if self.num_elements <= small else _DEFAULT_BLOCK
 
     @property
     def eps(self) -> float:

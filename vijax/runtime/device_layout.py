@@ -20,6 +20,14 @@ PARTICLES = "particles"
 RESTARTS = "restarts"
 
 
+def default_platform() -> str:
+    """The platform of arrays and programs: that of `jax.default_device`, or JAX's first choice."""
+    device = jax.config.jax_default_device  # type: ignore[attr-defined]  # made by JAX
+    if device is None:
+        return jax.default_backend()
+    return device if isinstance(device, str) else str(device.platform)
+
+
 @dataclasses.dataclass(frozen=True)
 class DeviceLayout:
     """Sharding of arrays over a mesh of devices; without a mesh it leaves them unchanged.

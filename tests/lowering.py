@@ -61,22 +61,22 @@ class Recorder:
     known: Known = KNOWN
     programs: set[str] = dataclasses.field(default_factory=set)
     failures: list[str] = dataclasses.field(default_factory=list)
-    _shapes: dict[Any, Any] = dataclasses.field(default_factory=dict)
+    _results: dict[Any, Any] = dataclasses.field(default_factory=dict)
 
     def call(self, name: str, program: Any, *args: Any) -> Any:
         """Lowers a program instead of calling it."""
         self.programs.add(name)
         leaves, structure = jax.tree.flatten(args)
         lookup = (program, structure, tuple((np.shape(x), jnp.result_type(x)) for x in leaves))
-        if lookup not in self._shapes:
+        if lookup not in self._results:
             traced = program.trace(*args)
             whole = name not in self.known.names
             if whole:
                 self.known.names.add(name)
                 self.attempt(name, traced)
             self.check(name, traced.jaxpr, lowered=whole)
-            self._shapes[lookup] = traced.out_info
-        return result(name, args, self._shapes[lookup])
+            self._results[lookup] = arbitrary(traced.out_info, name == "_differences")
+        return result(name, args, self._results[lookup])
 
     def check(self, name: str, jaxpr: Any, lowered: bool = False) -> None:
         """Lowers the operations of a program that are new, loops and inner programs included."""
@@ -126,27 +126,29 @@ def lowers(name: str, jaxpr: Any) -> None:
     assert recorder.failures == []
 
 
-def result(name: str, args: tuple[Any, ...], shapes: Any) -> Any:
+def result(name: str, args: tuple[Any, ...], values: Any) -> Any:
     """What a program returns: exact for a standard normal where callers depend on it."""
     if name == "run_steps":
         return args[0], np.ones((args[5], len(args[2]))), True
     if name in ("solver_kernel", "pullback_kernel"):
         points = np.asarray(args[0])
-        values = -0.5 * np.sum(points**2, axis=1, keepdims=True)
-        return jnp.asarray(np.concatenate([values, -points], axis=1))
+        density = -0.5 * np.sum(points**2, axis=1, keepdims=True)
+        return jnp.asarray(np.concatenate([density, -points], axis=1))
     if name == "log_densities":
         return jnp.asarray(-0.5 * np.sum(np.asarray(args[0]) ** 2, axis=1))
     if name == "solver_products":
         return -jnp.asarray(args[1])
     if name == "solver_paired_products":
         return -jnp.asarray(args[0])[:, 1]
-    if name == "_differences":
-        return jax.tree.map(lambda info: np.zeros(info.shape, info.dtype), shapes)
+    return values
+
+
+def arbitrary(shapes: Any, zero: bool) -> Any:
+    """Zeros, or random values that may be scales and probabilities, too."""
     rng = np.random.default_rng(0)
 
     def values(info: Any) -> jax.Array:
-        """Positive, so that they are scales and probabilities, too."""
-        if jnp.issubdtype(info.dtype, jnp.floating):
+        if jnp.issubdtype(info.dtype, jnp.floating) and not zero:
             return jnp.asarray(rng.uniform(0.5, 0.9, info.shape), info.dtype)
         return jnp.full(info.shape, info.dtype == bool, info.dtype)
 

@@ -3,8 +3,8 @@
     python -m bench device [--minutes 8] [--output FILE]
 
 Six sections in order of worth, each with a share of the time that those before it leave; results
-are written after every measurement, a measurement that fails records its error, and the run ends at
-the limit whatever happens. `--short` goes through all of it with tiny sizes on any device.
+are written after every measurement, a measurement that fails records its error, and the process
+ends at the limit whatever happens. `--short` goes through all of it with tiny sizes on any device.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import itertools
 import json
 import os
+import sys
 import threading
 import time
 import traceback
@@ -34,7 +35,7 @@ SECTIONS: dict[str, tuple[Callable[[Sizes], dict[str, Measurement]], float]] = {
     "10M rows": (times.rows, 0.1),
     "round trips": (times.round_trips, 0.1),
 }
-_GRACE = 15.0  # seconds after the limit at which a measurement that hangs is given up
+_GRACE = 20.0  # seconds before the limit at which no more measurements are started
 
 
 def main() -> None:
@@ -48,11 +49,12 @@ def main() -> None:
     if options.short:
         show(run(chosen, SHORT, options.minutes, lambda results: None))
         return
-    limit = threading.Timer(60 * options.minutes + _GRACE, os._exit, [3])
+    limit = threading.Timer(60 * options.minutes, os._exit, [3])
     limit.daemon = True
     limit.start()
     sizes = ON_CPU if jax.default_backend() == "cpu" else Sizes()
-    show(run(chosen, sizes, options.minutes, lambda results: write(options.output, results)))
+    minutes = options.minutes - _GRACE / 60
+    show(run(chosen, sizes, minutes, lambda results: write(options.output, results)))
     limit.cancel()
 
 
@@ -70,8 +72,9 @@ def run(
         shares += share / total
         found = results[name] = {}
         for label, measure in itertools.islice(section(sizes).items(), sizes.most):
-            left = begun + shares * seconds - time.perf_counter()
-            found[label] = _measured(measure, left)
+            now = time.perf_counter() - begun
+            print(f"{now:6.1f} s  {name}: {label}", file=sys.stderr, flush=True)
+            found[label] = _measured(measure, shares * seconds - now)
             store(results)
     return results
 

@@ -12,8 +12,11 @@ import jax
 import numpy as np
 
 from vijax.contracts.space import Array, Plate, Position, Space
+from vijax.runtime.compilation import fast_compilation
 from vijax.runtime.device_layout import DeviceLayout
 from vijax.runtime.precision import float32_products
+
+_MANY_SITES = 50  # latent sites of a program that takes longer to compile than to run
 
 PyTree = Any
 
@@ -348,5 +351,7 @@ class Target:
                     return function(self, *static, *arrays)
 
             call.__name__ = call.__qualname__ = getattr(function, "__name__", "program")
-            known[lookup] = jax.jit(call, donate_argnums=donate)
+            many = len(self.space.sites) >= _MANY_SITES
+            options = fast_compilation() if many else None
+            known[lookup] = jax.jit(call, donate_argnums=donate, compiler_options=options)
         return known[lookup]

@@ -33,7 +33,7 @@ def loop(y):
 @pytest.fixture(scope="module")
 def made():
     arguments, data = split(loop, (Y,), {})
-    return build(loop, arguments, data), Batch(data)
+    return build(loop, arguments), Batch(data)
 
 
 def at(target, seed):
@@ -78,4 +78,4 @@ def test_an_error_names_a_site():
 
     arguments, _ = split(wrong, (), {})
     with pytest.raises(ModelError, match="site 'y0'"):
-        build(wrong, arguments, {})
+        build(wrong, arguments)

@@ -140,11 +140,14 @@ class Subsampling(NamedTuple):
         request: the minibatches that the user requested, `None` for none.
         axes: by array, the `(plate, axis)` pairs along which it is subsampled before it is passed
             to the model.
+        whole: whether the model runs on all rows at once. One that has local latents and arrays of
+            the size of a minibatch runs on as many rows only.
     """
 
     plates: Mapping[str, Plate] = {}
     request: Hashable = None
     axes: Mapping[str, tuple[tuple[str, int], ...]] = {}
+    whole: bool = True
 
     @property
     def rows(self) -> dict[str, int]:

@@ -22,14 +22,17 @@ def all_rows(target: Target, batch: Batch, sources: Mapping[str, RowSource]) -> 
     """The full data: the batch itself, or blocks of rows whose log densities are summed.
 
     Blocks are used if some arrays are not in memory, or if the data exceed a processor's cache.
-    `None` if some arrays are not in memory and the log density is not a sum over blocks of rows:
-    local latent variables, discrete sites shared by rows, sources along several plates.
+    `None` if some arrays are not in memory and the log density is not a sum over blocks of rows
+    (local latent variables, discrete sites shared by rows, sources along several plates), or if the
+    model does not run on all rows at once.
 
     Args:
         target: the target.
         batch: the arrays in memory.
         sources: the arrays not in memory, by name.
     """
+    if not target.subsampling.whole:
+        return None
     if sources:
         return _blocks(target, batch, sources, _READ_COST)
     blocks = _blocks(target, batch, _uncached(target, batch), 0)

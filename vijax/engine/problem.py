@@ -59,8 +59,8 @@ class Problem:
 
     @functools.cached_property
     def sample(self) -> tuple[Target, Batch]:
-        """Target and data of a single evaluation: full data if in memory, else the first batch."""
-        if self.arguments.sources:
+        """Target and data of a single evaluation: full data if possible, else the first batch."""
+        if self.arguments.sources or not self.target.subsampling.whole:
             return self.target.on_batch, self.first_batch
         return self.target, self.batch
 

@@ -66,6 +66,10 @@ def initial_positions(
     if init is None:
         found = _initialization.random_starts(target.on_batch, *first, count)
         return [_initialization.extend_to_all_rows(target.space, z) for z in found]
+    if not target.subsampling.whole:
+        expected = "none for a model with arrays of the size of a minibatch"
+        remedy = "Leave it out, or index these arrays by the rows of the plate."
+        raise ModelError(mismatch("init", expected, type(init).__name__, remedy))
     known: Position = {}
     if isinstance(init, WarmStart):
         known = init.location(target)

@@ -124,6 +124,27 @@ def set_default_rows(
             traced.default_rows = {name: plate.subsample_size for name, plate in partial.items()}
 
 
+def indexes_rows(traced: TracedModel) -> bool:
+    """Whether a model that does not run on all rows at once takes those in use from its arrays.
+
+    Data that are a single minibatch have no other rows.
+    """
+    if len(traced.default_rows) != 1:
+        return False
+    ((plate, used),) = traced.default_rows.items()
+    index = {plate: jax.ShapeDtypeStruct((used,), np.int32)}
+
+    def log_density(index: dict[str, Array], data: dict[str, Array]) -> Array:
+        trace = traced.trace(Batch(data, index), substitution.at_origin)
+        sizes.update(p.size for name, p in all_plates(trace).items() if name == plate)
+        return traced.log_density(trace)
+
+    sizes: set[int] = set()
+    jaxpr = jax.make_jaxpr(log_density)(index, traced.arguments.abstract()).jaxpr
+    shapes = [shape for shape, _ in traced.arguments.avals.values()]
+    return used_inputs(jaxpr, [True])[0] and any(sizes & {*shape} for shape in shapes)
+
+
 def set_subsampler(
     traced: TracedModel, request: BatchRequest, trace: Trace, plates: Mapping[str, Plate]
 ) -> dict[str, Plate]:

@@ -23,6 +23,7 @@ from vijax.model.analysis import (
     Analysis,
     abstract_trace,
     analyze,
+    indexes_rows,
     set_default_rows,
     set_subsampler,
 )
@@ -139,7 +140,7 @@ def _target(traced: TracedModel, analysis: Analysis, request: BatchRequest | Non
     """The target of a model that is not in the cache."""
     trace = analysis.trace
     set_default_rows(traced, trace, substitution.at_origin, with_log_density=True)
-    plates = all_plates(trace)
+    plates, whole = all_plates(trace), True
     if any(is_subsampled(site, trace) for _, site, _ in latents(trace)):
         # again, now on all rows if the data have them; loops are those of the first trace
         analysis = analyze(traced)._replace(
@@ -148,11 +149,17 @@ def _target(traced: TracedModel, analysis: Analysis, request: BatchRequest | Non
             digest=analysis.digest,
         )
         trace = analysis.trace
-        for name, site, _ in latents(trace):
-            check_subsampled(name, site, trace)
+        whole = not any(is_subsampled(site, trace) for _, site, _ in latents(trace))
+        if not (whole or indexes_rows(traced)):
+            for name, site, _ in latents(trace):
+                check_subsampled(name, site, trace)
     if request is not None:
         plates |= set_subsampler(traced, request, trace, plates)
-    traced.sites = tuple(as_site(name, s, trace, r.z) for name, s, r in latents(trace))
+    sizes = {name: plate.size for name, plate in plates.items() if name in traced.default_rows}
+    traced.sites = tuple(
+        as_site(name, s, trace, r.z).on_rows({} if whole else sizes)
+        for name, s, r in latents(trace)
+    )
     if not traced.sites:
         name = getattr(traced.model, "__name__", type(traced.model).__name__)
         params = [name for name, site in trace.items() if site["type"] == "param"]
@@ -178,19 +185,20 @@ def _target(traced: TracedModel, analysis: Analysis, request: BatchRequest | Non
         traced.marginalization = plan_marginalization(
             traced.trace, trace, space, traced.arguments.abstract()
         )
-    sizes = {name: variable.size for name, variable in traced.plan.variables.items()}
+    num_values = {name: variable.size for name, variable in traced.plan.variables.items()}
     entries = 0 if traced.marginalization is None else traced.marginalization.entries
     return Target(
         space=space,
         functions=_functions(traced, space, trace),
         structure=_structure(traced, analysis._replace(trace=trace), space),
-        subsampling=Subsampling(plates, request, traced.subsampler.axes),
-        marginalized=Marginalized(sizes, entries),
+        subsampling=Subsampling(plates, request, traced.subsampler.axes, whole),
+        marginalized=Marginalized(num_values, entries),
     )
 
 
 def _functions(traced: TracedModel, space: Space, trace: Trace) -> Functions:
-    described = (traced.terms, traced.arguments, space, term_plates(trace))
+    in_use = space.on_rows(traced.default_rows)
+    described = (traced.terms, traced.arguments, in_use, term_plates(trace))
     return Functions(
         evaluate=traced.evaluate,
         constrain=traced.constrain,
@@ -231,7 +239,8 @@ def _priors(analysis: Analysis, space: Space) -> dict[str, Moments]:
     found = {}
     for site in space.continuous.sites:
         fn = analysis.trace[site.name]["fn"] if site.name in analysis.trace else None
-        moments = None if fn is None else prior_location(fn, site.z_shape)
+        on_all_rows = fn is not None and tuple(fn.shape()) == site.shape
+        moments = prior_location(fn, site.z_shape) if on_all_rows else None
         if moments is not None and site.name not in analysis.hierarchical:
             found[site.name] = moments
     return found

@@ -9,6 +9,7 @@ import jax
 
 from vijax.contracts import AmortizedGuide, Batch, Target
 from vijax.engine import count_bounds
+from vijax.guides.numpyro import rebound
 from vijax.model import build, split
 from vijax.model.centering import resized_weights
 from vijax.posterior.result import FitResult
@@ -57,6 +58,7 @@ def on_rows(
         result,
         arguments=arguments,
         target=target,
+        guide=rebound(result.guide, arguments, target),
         batch=_coordinates(result, target, Batch(data)),
         engine=None,
         run=None,

@@ -32,7 +32,7 @@ def to_datatree(result: FitResult, key: Array, num_draws: int, **options: Any) -
     All groups have the same draws, in the same order. `log_p` and `log_q` are the log densities of
     model and guide at a draw, in unconstrained space; `log_weight` is the log weight of the draw
     in an average: Pareto smoothed, and constant where draws were resampled by weight already.
-    Without the data there is only `posterior`.
+    Without the data, or if the model does not run on all rows, there is only `posterior`.
 
     Args:
         result: of the fit.
@@ -43,7 +43,7 @@ def to_datatree(result: FitResult, key: Array, num_draws: int, **options: Any) -
     """
     from arviz_base import from_dict  # slow to import
 
-    if result.missing:
+    if result.missing or not result.target.subsampling.whole:
         groups = {"posterior": sample(result, key, num_draws, None)}
     else:
         groups = _groups(result, key, num_draws)

@@ -91,16 +91,50 @@ def constrain(result: FitResult, z: Arrays, without: frozenset[str] = frozenset(
 
     In the model's order, except those in `without`.
     """
-    target, model = result.target, result.variables.model
-    program = target.program(_constrain, without)
-    values = map_blocks(
-        lambda part, _: program(part, model, result.batch, result.mutable),
-        z,
-        block_size(result.batch, target.footprint),
-    )
+    target = result.target
+    if target.subsampling.whole:
+        values = _constrained(result, z, without, {})
+    else:
+        values = _constrained_by_rows(result, z, without)
     # compiled programs return them sorted by name
     order = [name for name in target.structure.dims if name in values]
     return {name: values[name] for name in [*order, *(values.keys() - order)]}
+
+
+def _constrained(
+    result: FitResult, z: Arrays, without: frozenset[str], index: dict[str, Array]
+) -> Arrays:
+    target, model = result.target, result.variables.model
+    program = target.program(_constrain, without)
+    batch = result.batch._replace(index=result.batch.index | index)
+    return map_blocks(
+        lambda part, _: program(part, model, batch, result.mutable),
+        z,
+        block_size(batch, target.footprint),
+    )
+
+
+def _constrained_by_rows(result: FitResult, z: Arrays, without: frozenset[str]) -> Arrays:
+    """Constrained values where the model runs on the rows of a minibatch only: in such pieces."""
+    target = result.target
+    ((plate, used),) = target.subsampled.items()
+    size, found = target.subsampling.plates[plate].size, []
+    axes = {s.name: axis for s in target.space.sites for _, axis in s.axes([plate]).pairs}
+    for start in (*range(0, size - used, used), size - used):
+        rows = np.arange(start, start + used)
+        part = {n: x.take(rows, axes[n] + 1) if n in axes else x for n, x in z.items()}
+        found.append(_constrained(result, part, without, {plate: jnp.asarray(rows)}))
+    last = np.arange(used * (len(found) - 1) - (size - used), used)  # rows not in other pieces
+    values = {}
+    for name, value in found[0].items():
+        dims = target.structure.dims.get(name, ())
+        values[name] = value
+        if plate in dims:
+            axis = dims.index(plate) + 1
+            parts = [piece[name] for piece in found]
+            parts[-1] = parts[-1].take(last, axis)
+            values[name] = np.concatenate(parts, axis)
+    return values
 
 
 def with_discrete(result: FitResult, z: Arrays, key: Array) -> Arrays:

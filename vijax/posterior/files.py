@@ -98,10 +98,7 @@ def _encode(result: FitResult) -> tuple[dict[str, Any], list[np.ndarray]]:
         "guide": writer.encode(result.guide),
         "variables": writer.tree(variables),
         "mutable": writer.tree(mutable),
-        "data": {
-            name: writer.encode(data[name])
-            for name in sorted(required_arrays(*state) & data.keys())
-        },
+        "data": {name: writer.encode(data[name]) for name in sorted(_needed(*state) & data.keys())},
         "digests": {
             name: checks.digest(value) for name, value in (data | result.arguments.sources).items()
         },
@@ -120,6 +117,15 @@ def _encode(result: FitResult) -> tuple[dict[str, Any], list[np.ndarray]]:
         "run": stored.encode_run(result.run, writer),
     }
     return manifest, writer.arrays
+
+
+def _needed(*state: Any) -> frozenset[str]:
+    """The arrays that draws depend on; all where those of every row cannot be drawn at once."""
+    target, *_, batch = state
+    try:
+        return required_arrays(*state) if target.subsampling.whole else frozenset(batch.data)
+    except GuideError:
+        return frozenset(batch.data)
 
 
 def _read(

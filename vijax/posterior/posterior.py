@@ -20,7 +20,7 @@ from vijax.posterior.evidence import Bracket, Evidence, log_evidence
 from vijax.posterior.nuts import nuts
 from vijax.posterior.properties import FitProperties
 from vijax.posterior.report import report
-from vijax.posterior.requirements import require_guide_data
+from vijax.posterior.requirements import require_all_rows
 from vijax.posterior.resume import resume
 from vijax.posterior.stein import stein_discrepancy
 from vijax.posterior.summary import Summary, summary
@@ -303,7 +303,7 @@ class Posterior(FitProperties):
     def as_numpyro(self) -> tuple[Callable[..., Any], dict[str, Any]]:
         """A NumPyro guide and its params, for `numpyro.infer.Predictive` and handlers."""
         fit = self._result
-        require_guide_data(fit, "as_numpyro")
+        require_all_rows(fit, "as_numpyro")
         return as_numpyro(fit.guide, fit.variables, fit.target, fit.batch, fit.mutable)
 
     def save(self, path: str | os.PathLike[str]) -> None:

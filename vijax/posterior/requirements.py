@@ -21,12 +21,29 @@ def require_density(result: FitResult, what: str) -> DensityGuide:
     return result.guide
 
 
-def require_data(result: FitResult, what: str) -> None:
-    """Checks that all data of the fit are in memory.
+def _require_rows(result: FitResult, what: str) -> None:
+    """Checks that the model runs on all rows at once.
 
     Raises:
-        ModelError: some are not.
+        ModelError: it runs on those of a minibatch only.
     """
+    if not result.target.subsampling.whole:
+        ((plate, used),) = result.target.subsampled.items()
+        raise ModelError(
+            f"{what}: expected a model that runs on all "
+            f"{result.target.subsampling.plates[plate].size} rows of plate {plate!r} at once, got "
+            f"one with arrays of {used} rows. Index them by the rows of the plate instead; draws, "
+            "summaries and the ELBO are available as it is."
+        )
+
+
+def require_data(result: FitResult, what: str) -> None:
+    """Checks that all data of the fit are in memory, and that the model runs on them.
+
+    Raises:
+        ModelError: some are not, or it does not.
+    """
+    _require_rows(result, what)
     if set(result.missing) & result.arguments.sources.keys():
         raise ModelError(
             f"{what}: expected all data in memory, but {', '.join(map(repr, result.missing))} is "
@@ -48,6 +65,16 @@ def require_guide_data(result: FitResult, what: str) -> None:
     """
     if result.missing_for_guide:
         require_data(result, what)
+
+
+def require_all_rows(result: FitResult, what: str) -> None:
+    """Checks that model and guide can be evaluated on all rows.
+
+    Raises:
+        ModelError: the model runs on those of a minibatch only, or data of the guide are missing.
+    """
+    _require_rows(result, what)
+    require_guide_data(result, what)
 
 
 def all_data(result: FitResult, what: str) -> Data:

@@ -10,7 +10,12 @@ from vijax.diagnostics import importance
 from vijax.diagnostics.importance import Draws, Importance
 from vijax.engine.common_draws import supports_full_data
 from vijax.posterior import draws
-from vijax.posterior.requirements import all_data, require_density, require_guide_data
+from vijax.posterior.requirements import (
+    all_data,
+    require_all_rows,
+    require_density,
+    require_guide_data,
+)
 from vijax.posterior.result import FitResult
 from vijax.runtime.blockwise import Arrays
 from vijax.runtime.checks import check_count
@@ -87,7 +92,7 @@ def median(result: FitResult) -> Arrays:
 def log_prob(result: FitResult, values: Arrays) -> np.ndarray:
     """See `Posterior.log_prob`."""
     guide = require_density(result, "log_prob")
-    require_guide_data(result, "log_prob")
+    require_all_rows(result, "log_prob")
     arrays, stacked = draws.stack_values(result.target, values)
     out = draws.log_prob(result, guide, arrays)
     return out if stacked else out[0]

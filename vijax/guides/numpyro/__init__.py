@@ -3,7 +3,7 @@
 from vijax.guides.numpyro.adapt import adapt
 from vijax.guides.numpyro.autoguide import NumPyroAuto
 from vijax.guides.numpyro.export import as_numpyro
-from vijax.guides.numpyro.guide_function import NumPyroFunction
+from vijax.guides.numpyro.guide_function import NumPyroFunction, rebound
 from vijax.guides.numpyro.optimizer import as_optax
 from vijax.guides.numpyro.transform import BijectionTransform
 
@@ -14,4 +14,5 @@ __all__ = [
     "adapt",
     "as_numpyro",
     "as_optax",
+    "rebound",
 ]

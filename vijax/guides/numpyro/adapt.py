@@ -32,6 +32,8 @@ from vijax.guides.numpyro.checks import (
     draws_latents_only,
 )
 from vijax.guides.numpyro.guide_function import DensityFunction, NumPyroFunction
+from vijax.guides.numpyro.row_checks import checked_on_rows
+from vijax.guides.numpyro.rows import local_sites, rows_in_use
 from vijax.guides.numpyro.tracing import Arguments
 from vijax.runtime.errors import GuideError, mismatch
 from vijax.runtime.fingerprint import fingerprint
@@ -86,6 +88,9 @@ def _adapt_function(
         )
     identity = (fingerprint(function, opaque_by_identity=True), arguments.lookup)
     guide = NumPyroFunction(function, identity, arguments, target)
+    if local_sites(target):
+        guide = checked_on_rows(label, guide)
+        space = space if guide.whole else target.on_batch.space
 
     def trace_and_check(data: dict[str, Array], key: Array) -> tuple[Array, PyTree]:
         trace = guide.trace(None, key, Batch(data))
@@ -105,13 +110,15 @@ def _adapt_function(
     _check_supports(label, guide)
     if not _has_density(guide):
         return guide
-    return DensityFunction(guide.function, guide.identity, arguments, target)
+    fields = {field.name: getattr(guide, field.name) for field in dataclasses.fields(guide)}
+    return DensityFunction(**fields)
 
 
 def _has_density(guide: NumPyroFunction) -> bool:
     """Whether a guide function has a density at any point: its trace is deterministic given z."""
     data, key = tracing.abstract_data(guide.arguments), jax.random.key(0)
-    space, dtype = guide.target.space, jnp.result_type(float)
+    target, dtype = guide.target, jnp.result_type(float)
+    space = target.space if guide.whole else target.on_batch.space
     values = {site.name: jax.ShapeDtypeStruct(site.shape, dtype) for site in space.sites}
 
     def start(data: dict[str, Array], key: Array) -> PyTree:
@@ -158,10 +165,11 @@ def _check_supports(label: str, guide: NumPyroFunction) -> None:
         return
 
     def constrained(params: PyTree, data: dict[str, Array], z: Position) -> dict[str, Array]:
-        values = target.constrain(z, Batch(data), params, {})
+        values = target.constrain(z, Batch(data, rows_in_use(target)), params, {})
         return {name: values[name] for name in z}
 
-    depends = tracing.dependent(constrained, params, data, tracing.abstract_position(target.space))
+    z = tracing.abstract_position(target.on_batch.space)
+    depends = tracing.dependent(constrained, params, data, z)
     for name, flag in depends.items():
         if flag:
             raise GuideError(

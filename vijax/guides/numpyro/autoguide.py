@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator
 from typing import Any, ClassVar
 
 import jax
@@ -33,7 +33,17 @@ from numpyro.infer.autoguide import (
     AutoNormal,
 )
 
-from vijax.contracts import Batch, DensityGuide, Draw, Guide, Position, PyTree, Space, Target
+from vijax.contracts import (
+    Axes,
+    Batch,
+    DensityGuide,
+    Draw,
+    Guide,
+    Position,
+    PyTree,
+    Space,
+    Target,
+)
 from vijax.guides.numpyro import tracing
 from vijax.guides.numpyro.tracing import Arguments
 
@@ -80,6 +90,21 @@ class AutoPart:
             return {f"_{self.guide.prefix}_latent": self.subspace(space).ravel(z)}
         return {name: z[name] for name in self.names}
 
+    def param_axes(self, space: Space, plates: Collection[str]) -> dict[str, Axes]:
+        """The axes along plates of the parameters; empty if it has none for each site."""
+        if not isinstance(self.guide, (AutoNormal, AutoDelta)):
+            return {}
+        return {
+            f"{site.name}_{self.guide.prefix}_{name}": site.axes(plates)
+            for site in self.subspace(space).sites
+            for name in ("loc", "scale")
+        }
+
+    def log_prob(self, trace: tracing.Trace, space: Space) -> Array:
+        """The log density of a trace; on minibatches sites are scaled as those of the model."""
+        scales = {site.name: site.scale for site in self.subspace(space).sites if site.scale != 1}
+        return tracing.log_prob(trace, scales=scales)
+
     @property
     def uses_density(self) -> bool:
         """Whether draws may depend on the target's density: DAIS, and classes outside NumPyro."""
@@ -111,12 +136,26 @@ class NumPyroAuto(Guide):
     ) -> dict[str, PyTree]:
         return self.target.program(_start, self, space)(key, location)
 
+    def row_axes(
+        self, params: dict[str, PyTree], space: Space, plates: Collection[str]
+    ) -> dict[str, PyTree]:
+        found: dict[str, Axes] = {}
+        names: set[str] = set()  # of sites with parameters of their own
+        for part in self.parts:
+            axes = part.param_axes(space, plates)
+            found |= axes
+            names |= set(part.names) if axes else set()
+        if {site.name for site in space.sites if site.axes(plates).pairs} - names:
+            return super().row_axes(params, space, plates)
+        none = jax.tree.map(lambda _: Axes(), params)
+        return none | {name: axes for name, axes in found.items() if name in params}
+
     def draw(self, params: dict[str, PyTree], space: Space, key: Array, batch: Batch) -> Draw:
         z: Position = {}
         log_q = jnp.zeros(())
         for part, trace in self.traces(params, space, key, batch):
             z |= {name: trace[name]["value"] for name in part.names}
-            log_q = log_q + tracing.log_prob(trace)
+            log_q = log_q + part.log_prob(trace, space)
         return Draw(z, log_q + self._delta_log_det(z, batch))
 
     def named_params(
@@ -181,7 +220,7 @@ class DensityAuto(NumPyroAuto, DensityGuide):
 
     def log_prob(self, params: dict[str, PyTree], space: Space, z: Position, batch: Batch) -> Array:
         traces = self.traces(params, space, jax.random.key(0), batch, z)
-        return sum((tracing.log_prob(trace) for _, trace in traces), jnp.zeros(()))
+        return sum((part.log_prob(trace, space) for part, trace in traces), jnp.zeros(()))
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from typing import Any
 
 import jax
@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpyro
 from jax import Array
 
-from vijax.contracts import Batch, DensityGuide, Draw, Guide, Position, PyTree, Space, Target
+from vijax.contracts import Axes, Batch, DensityGuide, Draw, Guide, Position, PyTree, Space, Target
 from vijax.guides.numpyro import tracing
+from vijax.guides.numpyro.rows import Rows, local_sites, subsample
 from vijax.guides.numpyro.tracing import Arguments
 from vijax.runtime.errors import GuideError
 from vijax.runtime.handler_lock import handler_lock
@@ -31,17 +32,30 @@ class NumPyroFunction(Guide):
     `log r(h | x)`; otherwise the ELBO is not a lower bound. Constructed by `adapt`, which validates
     it as far as possible.
 
+    On minibatches it is called with the arrays and rows of the model, its plates of the same names
+    are scaled likewise, and its parameters belong to all rows: an encoder, or arrays with an entry
+    for each row of which the function takes those in use.
+
     Attributes:
         function: the guide function.
         identity: fingerprint of the function and the static arguments, for equality and hashing.
         arguments: the static part of the model's arguments.
         target: the target whose supports are used.
+        whole: whether the function runs on all rows at once, not only on those of a minibatch.
+        uses_rows: whether local latents are drawn by means of the data of their rows.
     """
 
     function: Callable[..., Any] = dataclasses.field(compare=False)
     identity: Hashable
     arguments: Arguments = dataclasses.field(compare=False)
     target: Target
+    whole: bool = True
+    uses_rows: bool = False
+
+    @property
+    def amortized(self) -> bool:  # type: ignore[override]
+        """Whether the function infers the local latents of a minibatch from their data."""
+        return self.uses_rows
 
     def init(
         self, key: Array, space: Space, location: Position, batch: Batch | None = None
@@ -63,7 +77,13 @@ class NumPyroFunction(Guide):
             batch = Batch({name: jnp.zeros(s.shape, s.dtype) for name, s in shapes.items()})
         return self.target.program(_start, self)(key, batch)
 
+    def row_axes(
+        self, params: dict[str, PyTree], space: Space, plates: Collection[str]
+    ) -> dict[str, PyTree]:
+        return jax.tree.map(lambda _: Axes(), params)  # the function takes the rows that it needs
+
     def draw(self, params: dict[str, PyTree], space: Space, key: Array, batch: Batch) -> Draw:
+        self._check_rows(space)
         trace = self.trace(params, key, batch)
         values = {name: trace[name]["value"] for name in space.names}
         # without `model` parameters: `adapt` checks that no support depends on them
@@ -84,9 +104,29 @@ class NumPyroFunction(Guide):
         values: Mapping[str, Array] | None = None,
     ) -> tracing.Trace:
         """The trace of the guide function at drawn or given constrained values."""
-        args, kwargs = self.arguments.join(batch.data)
+        target = self.target
+        sizes = {name: target.subsampling.plates[name].size for name in target.subsampled}
+        rows = dict(sizes) if self.whole else target.subsampled
+        in_use = {name: jnp.arange(number) for name, number in rows.items()} | batch.index
+        data = batch.data
+        if local_sites(target):  # else it has the same distribution on all rows
+            index = batch.index if self.whole else in_use
+            data = subsample(target, batch._replace(index=index))
+        args, kwargs = self.arguments.join(data)
         key = rejection_key(key)  # VonMises and Gamma draw by rejection
-        return tracing.run(self.function, args, kwargs, key, params, batch.index, values)
+        return tracing.run(Rows(self.function, in_use, sizes), args, kwargs, key, params, values)
+
+    def _check_rows(self, space: Space) -> None:
+        local, used = local_sites(self.target), self.target.subsampled
+        if self.whole or not local or space != self.target.space:
+            return
+        (plate, _), *_ = local[0].axes(used).pairs
+        raise GuideError(
+            f"{self!r}, site {local[0].name!r}: draws of every row need a model and a guide that "
+            f"run on all {self.target.subsampling.plates[plate].size} rows of plate {plate!r} at "
+            f"once, got one that runs on {used[plate]} only. Take sizes from the arguments or from "
+            "the rows of the plate. The ELBO and the parameters are available as it is."
+        )
 
     def _check_start(self) -> None:
         def start(data: dict[str, Array], key: Array) -> dict[str, PyTree]:
@@ -122,6 +162,14 @@ class DensityFunction(NumPyroFunction, DensityGuide):
             trace = self.trace(params, jax.random.key(0), batch, values)
             log_q = tracing.log_prob(trace, check_support=True)
         return sum(log_dets.values(), log_q)
+
+
+def rebound(guide: Guide, arguments: Arguments, target: Target) -> Guide:
+    """The guide with new arguments of the model; the same unless it is a guide function."""
+    if not isinstance(guide, NumPyroFunction):
+        return guide
+    identity = (guide.identity, arguments.lookup)
+    return dataclasses.replace(guide, identity=identity, arguments=arguments, target=target)
 
 
 def _start(target: Target, guide: NumPyroFunction, key: Array, batch: Batch) -> dict[str, PyTree]:

@@ -44,7 +44,6 @@ def run(
     kwargs: dict[str, Any],
     key: Array,
     params: Mapping[str, PyTree] | None = None,
-    index: Mapping[str, Array] | None = None,
     values: Mapping[str, Array] | None = None,
 ) -> Trace:
     """The trace of a guide function at given parameters.
@@ -55,15 +54,12 @@ def run(
         kwargs: the model's keyword arguments.
         key: PRNG key of the draw, and of the initial values of parameters not given.
         params: `param` sites in unconstrained space.
-        index: indices of the rows in use of subsampled plates.
         values: values of sites that are not sampled.
     """
 
     def substitute(site: dict[str, Any]) -> Any:
         if site["type"] == "param" and params and site["name"] in params:
             return constrain(params[site["name"]], site)
-        if site["type"] == "plate" and index and site["name"] in index:
-            return index[site["name"]]
         if site["type"] == "sample" and values and site["name"] in values:
             return values[site["name"]]
         return None
@@ -88,7 +84,9 @@ def constrained_params(trace: Trace) -> dict[str, PyTree]:
     return {name: site["value"] for name, site in trace.items() if site["type"] == "param"}
 
 
-def log_prob(trace: Trace, check_support: bool = False) -> Array:
+def log_prob(
+    trace: Trace, check_support: bool = False, scales: Mapping[str, float] | None = None
+) -> Array:
     """Log density of all sample sites of a guide, including factors, a scalar.
 
     Includes auxiliary sites: it is the density of the draw on the augmented space. For draws from a
@@ -98,6 +96,7 @@ def log_prob(trace: Trace, check_support: bool = False) -> Array:
     Args:
         trace: the guide's trace.
         check_support: whether to return `-inf` where given values are outside the support.
+        scales: factors by site, of sites whose plates the guide does not enter.
     """
     total = jnp.zeros(())
     for site in trace.values():
@@ -108,6 +107,8 @@ def log_prob(trace: Trace, check_support: bool = False) -> Array:
         if check_support:
             value = jnp.where(_in_support(site), value, -jnp.inf)
         scale = 1.0 if site["scale"] is None else site["scale"]
+        if scales and site["name"] in scales:
+            scale = scale * scales[site["name"]]
         total = total + jnp.sum(scale * value)
     return total
 

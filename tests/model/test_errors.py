@@ -93,6 +93,11 @@ def count(y):
     numpyro.sample("y", dist.Normal(mu + numpyro.sample("z", dist.Poisson(2.0)), 1.0), obs=y)
 
 
+def counts(y):
+    k = numpyro.sample("z", dist.Multinomial(4, jnp.ones(3) / 3))
+    numpyro.sample("y", dist.Normal(k[0], 1.0), obs=y)
+
+
 def count_in_scan(y):
     numpyro.sample("mu", LATENT)
     scan(lambda c, y: (numpyro.sample("z", dist.Poisson(2.0)), None), jnp.array(0), y)
@@ -251,6 +256,7 @@ class Broken(dist.Distribution):
         (no_latent, "model 'no_latent': expected at least one continuous latent .*got none"),
         (only_discrete, "model 'only_discrete': expected at least one continuous latent"),
         (count, r"site 'z': .*finitely many values.*got Poisson.*Truncate it"),
+        (counts, "site 'z': .*finitely many values.*got Multinomial.*categories that it counts"),
         (count_in_scan, "site 'z': .*finitely many values.*got Poisson"),
         (duplicate, "'duplicate'.*at site 'a'.*unique names.*Rename one.*scope"),
         (two_kinds, "site 'a': expected a unique site name.*param"),

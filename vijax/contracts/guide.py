@@ -61,11 +61,14 @@ class Guide(abc.ABC):
         amortized: whether `q` depends on the data of each row, so that it applies to rows it was
             not fitted to.
         num_particles: default number of draws per gradient step.
+        without_pathwise_gradient: continuous sites whose draws have no gradient in the parameters,
+            so that only objectives with score functions apply.
     """
 
     factorized: ClassVar[bool] = False
     amortized: ClassVar[bool] = False
     num_particles: ClassVar[int] = 1
+    without_pathwise_gradient: ClassVar[tuple[str, ...]] = ()
 
     @abc.abstractmethod
     def init(

@@ -44,7 +44,6 @@ from vijax.model import (
     unwrap,
 )
 from vijax.model.centering import requested_weights
-from vijax.objectives import ScoreELBO
 from vijax.posterior.posterior import Posterior
 from vijax.runtime.deadline import time_limit
 from vijax.runtime.errors import ModelError, VijaxWarning
@@ -170,8 +169,8 @@ def fit(
         checkpoint = Checkpoint(checkpoint)
 
     problem = _build_problem(model, args, {**kwargs, **model_kwargs}, algorithm, options)
-    if not problem.target.structure.differentiable and objective is None and algorithm == "auto":
-        objective = options["objective"] = ScoreELBO()
+    objective = _options.objective_for(problem.target, problem.guide, options)
+    options["objective"] = objective
     parameters, mutable = model_state(problem, init)
     if problem.target.subsampled:
         state = (problem.target, problem.batch, parameters, mutable)

@@ -9,10 +9,12 @@ from typing import Any
 
 import jax
 
-from vijax.contracts import Algorithm, Solver
+from vijax.algorithms import Gradient
+from vijax.contracts import Algorithm, Guide, Objective, Solver, Target
+from vijax.objectives import ScoreELBO
 from vijax.runtime.checks import check_count
 from vijax.runtime.device_layout import RESTARTS, mesh_layout
-from vijax.runtime.errors import ArgumentError
+from vijax.runtime.errors import ArgumentError, GuideError
 from vijax.runtime.precision import check_precision
 from vijax.solvers import by_name
 
@@ -138,6 +140,33 @@ def check_values(options: Mapping[str, Any]) -> None:
     _check_algorithm(options)
     if objective is not None and options["num_particles"] is not None:
         raise ValueError("num_particles: set it in the objective, ELBO(num_particles=...).")
+
+
+def objective_for(target: Target, guide: Guide, options: Mapping[str, Any]) -> Objective | None:
+    """The objective: by default with score functions where draws or the model have no gradient.
+
+    Raises:
+        GuideError: draws of a site have no gradient, and the objective needs one.
+    """
+    algorithm, objective = options["algorithm"], options["objective"]
+    scored = guide.without_pathwise_gradient
+    if (
+        objective is None
+        and algorithm == "auto"
+        and (scored or not target.structure.differentiable)
+    ):
+        number = options["num_particles"]
+        return ScoreELBO() if number is None else ScoreELBO(number)
+    used = algorithm.objective if isinstance(algorithm, Gradient) else objective
+    if scored and not isinstance(used, ScoreELBO):
+        what = algorithm if used is None else type(used).__name__
+        raise GuideError(
+            f"{guide!r}, site {scored[0]!r}: its distribution has no reparameterized sampler, so "
+            f"that its draws have no gradient, which {what} needs. Use "
+            "vijax.objectives.ScoreELBO(), the default objective of such a guide, or a "
+            "reparameterized distribution."
+        )
+    return objective
 
 
 def _check_mesh(mesh: Any, num_restarts: int | None) -> None:

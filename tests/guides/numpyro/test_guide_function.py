@@ -212,7 +212,6 @@ def with_module_state(y=None):
             r"site 'theta': expected the model's shape \(2,\), got \(3,\)",
         ),
         (also("rate", dist.Poisson(3.0)), "site 'rate': Poisson is discrete"),
-        (also("rate", dist.Levy(0.0, 1.0)), "site 'rate': Levy has no reparameterized sampler"),
         (with_module_state, "mutable 'state': mutable state in a guide is not supported"),
         (lambda: None, "failed while being traced with TypeError"),
         (lambda y=None: float(y[0]), "failed while being traced with .*Error"),

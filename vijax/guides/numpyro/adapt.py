@@ -30,6 +30,7 @@ from vijax.guides.numpyro.checks import (
     check_sites,
     check_supports,
     draws_latents_only,
+    scored_sites,
 )
 from vijax.guides.numpyro.guide_function import DensityFunction, NumPyroFunction
 from vijax.guides.numpyro.row_checks import checked_on_rows
@@ -61,7 +62,7 @@ def adapt(
 
     Raises:
         GuideError: the guide's latent sites are not the model's, a shape differs, a site is
-            discrete or not reparameterized, or this kind of guide is not supported.
+            discrete, or this kind of guide is not supported.
     """
     space = target.space if space is None else space
     if inspect.isclass(guide) and issubclass(guide, AutoGuide):
@@ -92,9 +93,12 @@ def _adapt_function(
         guide = checked_on_rows(label, guide)
         space = space if guide.whole else target.on_batch.space
 
+    scored: list[str] = []
+
     def trace_and_check(data: dict[str, Array], key: Array) -> tuple[Array, PyTree]:
         trace = guide.trace(None, key, Batch(data))
         check_sites(label, trace, space)
+        scored.extend(scored_sites(trace))
         args, kwargs = arguments.join(data)
         model_trace = tracing.run(model, args, kwargs, key)
         check_supports(label, trace, model_trace)
@@ -104,11 +108,19 @@ def _adapt_function(
     data, key = tracing.abstract_data(arguments), jax.random.key(0)
     with tracing.tracing_errors(label):
         digest = jaxpr_digest(jax.make_jaxpr(trace_and_check)(data, key))
-        jax.eval_shape(functools.partial(_draw_gradient, guide), data, key)
+        if not scored:
+            jax.eval_shape(functools.partial(_draw_gradient, guide), data, key)
     # what the function read while it was traced, from files for example, is in the program
-    guide = dataclasses.replace(guide, identity=(identity, digest))
+    guide = dataclasses.replace(guide, identity=(identity, digest), scored=tuple(scored))
     _check_supports(label, guide)
     if not _has_density(guide):
+        if scored:
+            raise GuideError(
+                f"{label}, site {scored[0]!r}: expected a reparameterized distribution, or a guide "
+                "without auxiliary sites, factors and point masses, got a distribution whose draws "
+                "have no gradient in a guide whose density cannot be evaluated. Use a "
+                "reparameterized one (a Normal, a transformed Normal, a mixture of Normals, ...)."
+            )
         return guide
     fields = {field.name: getattr(guide, field.name) for field in dataclasses.fields(guide)}
     return DensityFunction(**fields)
@@ -238,7 +250,7 @@ def _check_supported(kind: type[AutoGuide]) -> None:
     if issubclass(kind, (AutoSemiDAIS, AutoSurrogateLikelihoodDAIS)):
         raise GuideError(
             f"{label}: not supported, because it takes a separate local or surrogate model. Use "
-            "AutoDAIS, or a vijax guide."
+            "AutoDAIS on all rows, or on minibatches guide='plates' or guides.Amortized."
         )
 
 

@@ -28,7 +28,7 @@ def check_sites(label: str, trace: Trace, space: Space) -> None:
     """Raises unless the guide's latent sites are those of the model.
 
     Raises:
-        GuideError: a site is missing, extra, of another shape, discrete, or not reparameterized.
+        GuideError: a site is missing, extra, of another shape, or discrete.
     """
     found = {
         name: message
@@ -151,21 +151,21 @@ def _has_density(fn: dist.Distribution) -> bool:
     return not isinstance(fn, dist.Delta)
 
 
+def scored_sites(trace: Trace) -> tuple[str, ...]:
+    """The sites of a guide whose draws have no gradient, not even an implicit one."""
+    return tuple(
+        name
+        for name, site in trace.items()
+        if site["type"] == "sample" and not site["is_observed"] and not has_gradient(site["fn"])
+    )
+
+
 def _check_site(label: str, name: str, site: Mapping[str, Any]) -> None:
-    fn = site["fn"]
-    if not fn.is_discrete and has_gradient(fn):
-        return
-    kind = "is discrete" if fn.is_discrete else "has no reparameterized sampler"
-    remedy = (
-        "Use a vijax guide: guide={..., ...: ...} by site, or guide='auto'."
-        if fn.is_discrete
-        else "Use a reparameterized distribution (a Normal, a transformed Normal, a mixture of "
-        "Normals, ...)."
-    )
-    raise GuideError(
-        f"{label}, site {name!r}: {type(fn).__name__} {kind}, so its draws have no gradient. "
-        + remedy
-    )
+    if site["fn"].is_discrete:
+        raise GuideError(
+            f"{label}, site {name!r}: {type(site['fn']).__name__} is discrete, so its draws have "
+            "no gradient. Use a vijax guide: guide={..., ...: ...} by site, or guide='auto'."
+        )
 
 
 def _extra(label: str, name: str, space: Space) -> str:

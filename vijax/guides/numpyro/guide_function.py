@@ -43,6 +43,7 @@ class NumPyroFunction(Guide):
         target: the target whose supports are used.
         whole: whether the function runs on all rows at once, not only on those of a minibatch.
         uses_rows: whether local latents are drawn by means of the data of their rows.
+        scored: sites whose distribution has no reparameterized sampler.
     """
 
     function: Callable[..., Any] = dataclasses.field(compare=False)
@@ -51,6 +52,11 @@ class NumPyroFunction(Guide):
     target: Target
     whole: bool = True
     uses_rows: bool = False
+    scored: tuple[str, ...] = ()
+
+    @property
+    def without_pathwise_gradient(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.scored
 
     @property
     def amortized(self) -> bool:  # type: ignore[override]

@@ -37,10 +37,16 @@ def check_discrete(name: str, site: Mapping[str, Any]) -> None:
     """
     fn = site["fn"]
     if not fn.has_enumerate_support:
+        remedy = "Truncate it to a Categorical over the relevant values"
+        if fn.event_shape:
+            remedy = (
+                "Sample the categories that it counts, k = sample(..., Categorical(probs)) in a "
+                "plate of their number, and use jax.nn.one_hot(k, len(probs)).sum(0)"
+            )
         raise ModelError(
             f"site {name!r}: expected a discrete latent with finitely many values, to be "
-            f"marginalized exactly, got {_label(fn)} over {fn.support}. Truncate it to a "
-            "Categorical over the relevant values, marginalize it in the model, or observe it."
+            f"marginalized exactly, got {_label(fn)} over {fn.support}. {remedy}, marginalize it "
+            "in the model, or observe it."
         )
     if fn.event_shape:
         raise ModelError(

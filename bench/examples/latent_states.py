@@ -48,7 +48,7 @@ def semi_supervised():
 
     def model(states, words, unlabeled):
         transition, emission = _rows()
-        numpyro.sample("states", dist.Categorical(transition[states[:-1]]), obs=states[1:])
+        numpyro.sample("moves", dist.Categorical(transition[states[:-1]]), obs=states[1:])
         numpyro.sample("words", dist.Categorical(emission[states]), obs=words)
         likelihoods = jnp.log(emission)[:, unlabeled].T
         first = -jnp.log(_STATES) * jnp.ones(_STATES)

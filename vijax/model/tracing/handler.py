@@ -20,6 +20,7 @@ from numpyro.distributions import Distribution, ExpandedDistribution, MaskedDist
 from numpyro.primitives import _PYRO_STACK, Messenger
 
 from vijax.contracts import PyTree
+from vijax.model.tracing.limits import with_defined_gradient
 from vijax.model.tracing.vectorized_scan import vectorized_scan
 from vijax.runtime.errors import ModelError
 from vijax.runtime.precision import full_precision
@@ -238,6 +239,7 @@ class ValueHandler(Messenger):
         observed = name.removesuffix("_unobserved") + "_observed"
         if name.endswith("_unobserved") and observed in self.kinds:
             msg["fn"] = _without_obs_mask(msg["fn"])
+        msg["fn"] = with_defined_gradient(msg["fn"])
         self._scale(msg)
         msg["_loops"] = tuple(step.loop for step in frame.steps)
         value = self.sources.sample(name, msg, frame.steps)

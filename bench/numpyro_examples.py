@@ -33,7 +33,7 @@ _HEADER = ("example", "status", "seconds", "largest error of a mean (sds)", "NUT
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--examples", nargs="+", metavar="NAME", help="names, or parts of names")
-    parser.add_argument("--limit", type=float, default=20.0, help="seconds of a fit (max_seconds)")
+    parser.add_argument("--limit", type=float, default=15.0, help="seconds of a fit (max_seconds)")
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds of fit and NUTS")
     parser.add_argument("--one", metavar="NAME", help="one example in this process, as JSON")
     options = parser.parse_args()

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+from jax.scipy.special import logsumexp
 
 from bench.examples.case import Example
 
@@ -62,8 +63,7 @@ def toy_mixture():
             [1 - (1 - p_a) * p_b[0] - p_a * p_b[1], (1 - p_a) * p_b[0], p_a * p_b[1]]
         )
         log_probs = dist.Normal(mean, 0.5).log_prob(y[:, None])
-        mixture = jnp.log((weights * jnp.exp(log_probs)).sum(-1))
-        numpyro.factor("y", mixture.sum())
+        numpyro.factor("y", logsumexp(jnp.log(weights) + log_probs, axis=-1).sum())
 
     return Example(model, (y,), nuts=marginal)
 

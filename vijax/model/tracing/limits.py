@@ -1,9 +1,9 @@
 """Distributions whose gradient is defined where a probability or a rate is exactly zero.
 
-A discrete site often switches a distribution off, `Bernoulli(p * alive)` or `Poisson(rate * present)`.
-NumPyro limits the probability to the smallest number of the precision, by whose inverse the
-gradient is multiplied: it overflows where several rows or steps share the term, and that of a
-Poisson distribution is not a number at once. The log densities are the same as NumPyro's.
+A discrete site often switches a distribution off, as in `Bernoulli(p * alive)`. NumPyro limits the
+probability to the smallest number of the precision, by whose inverse the gradient is multiplied: it
+overflows where several rows or steps share the term, and that of `Poisson(0)` is undefined at once.
+The log densities are the same as NumPyro's.
 """
 
 from __future__ import annotations

@@ -78,6 +78,8 @@ def status(weights=None, shift=SAME, **facts):
             {"check": chains(se=0.06, log_density_drift=np.inf), "weights": importance(khat=0.6)},
         ),
         ("approximate", {"more_modes": True}),
+        ("approximate", {"wrong_gradient": ("a",)}),
+        ("approximate", {"wrong_gradient": ("a",), "check": chains(mean=0.2), "use_chains": True}),
         ("approximate", {"check": chains(accept_rate=0.3)}),
         ("approximate", {"check": chains(stuck_share=0.05)}),
         ("approximate", {"check": chains(mean=0.2, tail_shape=0.8), "use_chains": True}),

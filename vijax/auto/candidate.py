@@ -10,6 +10,7 @@ from vijax.diagnostics.assessment import (
     Assessment,
     Chains,
     add_chain_check,
+    add_gradient_check,
     add_propriety,
     assess,
 )
@@ -81,10 +82,11 @@ def check_with_chains(best: Candidate, mutable: dict[str, PyTree], correct: bool
     return best._replace(assessment=add_chain_check(best.assessment, fitted, correct))
 
 
-def check_propriety(candidate: Candidate, mutable: dict[str, PyTree]) -> Candidate:
-    """The candidate with a check that the posterior is proper, unless it is certified."""
+def check_target(candidate: Candidate, mutable: dict[str, PyTree]) -> Candidate:
+    """The candidate with checks that the posterior is proper and that the gradient is right."""
     fitted = candidate.problem.fitted(candidate.solution.variables, mutable)
-    return candidate._replace(assessment=add_propriety(candidate.assessment, fitted))
+    assessment = add_propriety(candidate.assessment, fitted)
+    return candidate._replace(assessment=add_gradient_check(assessment, fitted))
 
 
 def warm_start_solver(problem: Problem) -> VariationalNewton | BatchAndMatch:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from vijax.auto.candidate import (
     Candidate,
     StartingPoint,
-    check_propriety,
+    check_target,
     check_with_chains,
     is_better,
 )
@@ -69,13 +69,13 @@ def search(
             if found is None:
                 continue
             if best is None:  # before more time is spent
-                found = check_propriety(found, mutable)
+                found = check_target(found, mutable)
             kept = best is None or is_better(found, best) or _eliminates_modes(found, best)
             if best is None or not _only_searched(found, best):
                 history.append(_attempt(name, found, kept, time.perf_counter() - stage_start))
             best = found if kept else best
         assert best is not None
-        if best.assessment.diagnostics.improper:
+        if is_unfit(best):
             return best, tuple(history)
         bar.note(f"ELBO {best.assessment.elbo:.2f}, checking with short chains")
         best = check_with_chains(best, mutable, stages.correct)
@@ -113,8 +113,13 @@ def _status(best: Candidate) -> str:
 
 def _finished(best: Candidate, certified: bool) -> bool:
     """Whether a stage has nothing to add; a stage for more accuracy if the fit is `certified`."""
-    improper = bool(best.assessment.diagnostics.improper)
-    return improper or time_is_up() or (certified and _status(best) == "certified")
+    return is_unfit(best) or time_is_up() or (certified and _status(best) == "certified")
+
+
+def is_unfit(candidate: Candidate) -> bool:
+    """Whether no approximation helps: the posterior is improper, or its gradient is wrong."""
+    diagnostics = candidate.assessment.diagnostics
+    return bool(diagnostics.improper or diagnostics.wrong_gradient)
 
 
 def _only_searched(found: Candidate, best: Candidate) -> bool:

@@ -26,6 +26,7 @@ from vijax.contracts.kernel import Kernel
 from vijax.diagnostics import importance as weights
 from vijax.diagnostics.bridge_sampling import bridge_sampling
 from vijax.diagnostics.chain_check import ChainCheck, States, check, evaluation_budget
+from vijax.diagnostics.gradient_check import wrong_gradient
 from vijax.diagnostics.importance import Draws, Importance
 from vijax.diagnostics.propriety import improper_direction
 from vijax.diagnostics.pullback import PullbackKernel
@@ -278,6 +279,18 @@ def add_propriety(assessment: Assessment, fitted: FittedGuide) -> Assessment:
         return assessment
     found = improper_direction(fitted.kernel, draws)
     return assessment._replace(diagnostics=assessment.diagnostics._replace(improper=found))
+
+
+def add_gradient_check(assessment: Assessment, fitted: FittedGuide) -> Assessment:
+    """The assessment with a check of the model's gradient at draws of the guide."""
+    target, diagnostics = fitted.target, assessment.diagnostics
+    if not target.differentiable or not assessment.draws.z or diagnostics.wrong_gradient:
+        return assessment
+    finite = np.isfinite(assessment.draws.log_weights)
+    draws = weights.flatten(target.space, assessment.draws.z)[finite]
+    found = wrong_gradient(fitted.kernel, draws, host_rng(fold_in(fitted.key, 7)))
+    assessment = assessment._replace(diagnostics=diagnostics._replace(wrong_gradient=found))
+    return assessment._replace(chain_states=None) if found else assessment
 
 
 def assess_minibatches(

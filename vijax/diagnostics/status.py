@@ -31,6 +31,10 @@ _STEP = 0.1  # sds or log sds of a natural-gradient step below which the guide i
 _FAR = 2.0  # discrepancy of particles, relative to exact draws, beyond which they are inaccurate
 _NOISE = 0.1  # standard error beyond which there are too few chain states
 _CHECK_DENSITY = "Check where the log density is not finite, or pass initial values with init=."
+_CHECK_GRADIENT = (
+    "Look in the model for jax.lax.stop_gradient, a custom derivative rule, and rounding of "
+    "latents (integer casts, round, argmax, comparisons)."
+)
 _NEARLY_ALL = 0.9  # effective share of the draws at which weights suffice without chains
 
 
@@ -72,6 +76,7 @@ class Diagnostics(NamedTuple):
         discrepancy: Stein discrepancy of `num_draws` particles, the only diagnostic for them.
         data_warnings: what the precision of the device loses of the data, in words.
         out_of_time: whether chains were not run because the time limit of the fit had passed.
+        wrong_gradient: sites in which the gradient is not that of the log density.
     """
 
     importance: Importance | None
@@ -91,6 +96,7 @@ class Diagnostics(NamedTuple):
     rounding: float = 0.0
     data_warnings: tuple[str, ...] = ()
     out_of_time: bool = False
+    wrong_gradient: tuple[str, ...] = ()
 
 
 def diagnose(diagnostics: Diagnostics) -> Diagnosis:
@@ -115,7 +121,14 @@ def diagnose(diagnostics: Diagnostics) -> Diagnosis:
         return Diagnosis("approximate", tuple(reasons), _advice(diagnostics))
     found = _diagnose_draws(diagnostics, diagnostics.importance, reasons)
     found = _of_unchecked(found, diagnostics, diagnostics.importance)
-    return _of_rounded_data(found, diagnostics.data_warnings)
+    if diagnostics.wrong_gradient:
+        sites = ", ".join(map(repr, diagnostics.wrong_gradient))
+        reason = (
+            f"the gradient in {sites} is not that of the log density: finite differences differ"
+        )
+        found = _at_most_approximate(found, (reason,), _CHECK_GRADIENT)
+    advice = found.advice or "Center these data before the call, or use double precision."
+    return _at_most_approximate(found, diagnostics.data_warnings, advice)
 
 
 def _of_unchecked(found: Diagnosis, diagnostics: Diagnostics, importance: Importance) -> Diagnosis:
@@ -131,13 +144,12 @@ def _of_unchecked(found: Diagnosis, diagnostics: Diagnostics, importance: Import
     return Diagnosis("approximate", (*found.reasons, reason), "Allow more time.")
 
 
-def _of_rounded_data(found: Diagnosis, data_warnings: tuple[str, ...]) -> Diagnosis:
-    """A diagnosis that is valid for the data as rounded only, if these are others."""
-    if not data_warnings:
+def _at_most_approximate(found: Diagnosis, reasons: tuple[str, ...], advice: str) -> Diagnosis:
+    """The diagnosis where there are reasons not to rely on the fit, whatever else was found."""
+    if not reasons:
         return found
     status: Status = "failed" if found.status == "failed" else "approximate"
-    advice = found.advice or "Center these data before the call, or use double precision."
-    return Diagnosis(status, (*data_warnings, *found.reasons), advice)
+    return Diagnosis(status, (*reasons, *found.reasons), advice)
 
 
 def _diagnose_draws(

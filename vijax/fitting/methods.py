@@ -14,7 +14,7 @@ import optax
 
 from vijax.algorithms import Adam, Gradient, Optimizer
 from vijax.auto.minibatch import refinement_stages
-from vijax.auto.search import INTERRUPTED, search
+from vijax.auto.search import INTERRUPTED, is_unfit, search
 from vijax.auto.stages import AUTO, NAMED
 from vijax.contracts import (
     Algorithm,
@@ -96,7 +96,7 @@ def run_search(start: FitStart, progress_bar: bool, named: bool) -> Posterior | 
     # flows are fitted by gradient steps already
     final = isinstance(found.problem.guide, TransportGuide)
     final |= solution.converged or solution.reason.startswith(INTERRUPTED)
-    final |= bool(found.assessment.diagnostics.improper)
+    final |= is_unfit(found)
     if status in _USABLE or final or time_is_up():
         return Posterior(finish_candidate(found, start.mutable, history, start.start_time))
     return _gradient_start(start._replace(problem=found.problem), solution)

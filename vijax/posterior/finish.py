@@ -13,6 +13,7 @@ from vijax.contracts import Batch, PyTree, Solution, Variables
 from vijax.diagnostics.assessment import (
     Assessment,
     Chains,
+    add_gradient_check,
     add_propriety,
     assess,
     assess_minibatches,
@@ -28,6 +29,7 @@ from vijax.posterior.result import FitResult
 from vijax.posterior.rounding import with_rounding_error
 from vijax.runtime.device_layout import fetch_remote_shards
 
+_TRUSTED = ("certified", "corrected")
 _SMALL_DATA = 2**22  # array elements that can be read a few thousand times in seconds
 
 
@@ -131,7 +133,11 @@ def _result(
     assessment = assessment._replace(diagnostics=diagnostics)
     assessment = with_mode_search(assessment, problem, variables, mutable, unseen)
     if assessment.draws.z:
-        assessment = add_propriety(assessment, problem.fitted(variables, mutable))
+        fitted = problem.fitted(variables, mutable)
+        assessment = add_propriety(assessment, fitted)
+        # where nothing is compiled for it: for other fits the search for modes or chains need it
+        if assessment.check is not None or assessment.diagnosis.status in _TRUSTED:
+            assessment = add_gradient_check(assessment, fitted)
     assessment = with_rounding_error(assessment, problem)
     batch, missing, unknown = _known_data(problem, variables, mutable)
     return FitResult(

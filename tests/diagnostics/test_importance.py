@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tests import targets
 from vijax.contracts import Variables
 from vijax.contracts import kernel as _kernel
 from vijax.diagnostics import importance as weights
+from vijax.diagnostics import psis
 from vijax.guides import Delta, MeanField
 
 
@@ -55,3 +57,19 @@ def test_densities_evaluated_separately_are_the_same(monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, separately.z, at_once.z)
     np.testing.assert_allclose(separately.log_q, at_once.log_q, rtol=1e-6)
     np.testing.assert_allclose(separately.log_p, at_once.log_p, rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_equal_weights_have_no_khat(seed):
+    """A plateau with a few larger weights, whose spacing is that of a heavy tail."""
+    rng = np.random.default_rng(seed)
+    log_weights = 1e-4 * rng.normal(size=4000)
+    log_weights[:20] += rng.exponential(0.1, 20)
+    assert psis.smooth(log_weights)[1] > 1
+    found = weights.importance(log_weights)
+    assert found.khat == 0
+    assert found.ess > 3995
+    assert weights.describe_khat(found.khat) == "equal weights"
+    unequal = weights.importance(30 * log_weights)
+    assert unequal.khat > 1
+    assert unequal.ess < 3900

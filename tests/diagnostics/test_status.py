@@ -125,3 +125,10 @@ def test_reasons_state_the_numbers():
     assert "256 short HMC chains (60 gradient evaluations each) have converged" in text
     assert "by up to 0.21 sd" in text
     assert "final states of these chains" in text
+
+
+def test_equal_weights_are_said_to_be_so():
+    found = diagnose(Diagnostics(importance(khat=0.0, ess=3998.0), SAME))
+    assert found.status == "certified"
+    assert found.reasons[0].startswith("importance weights equal to within 2 %")
+    assert "k-hat 0" not in " ".join(found.reasons)

@@ -23,6 +23,8 @@ _MAX_BLOCK = 256
 _UNSEEN_MASS = 0.002  # share of the mass in modes that a search for modes does not see
 LIGHT_TAIL = 0.05  # share of the tail below which its shape does not matter
 _MIN_ESS = 5.0
+_EQUAL_ESS = 0.995  # effective share of the draws from which weights count as equal
+_LARGE_KHAT = 0.5  # from which the weights have no variance
 _HOST_DIM = 1000  # largest dimension in which drawing on the host is cheap
 
 
@@ -58,7 +60,8 @@ class Importance(NamedTuple):
 
     Attributes:
         log_weights: Pareto-smoothed, normalized to sum to one, `(num_draws,)`.
-        khat: Pareto shape of the largest weights; reliable below about 0.7.
+        khat: Pareto shape of the largest weights; reliable below about 0.7; 0 where weights are
+            equal, whose tail has no shape.
         ess: effective number of draws, `1 / sum(w^2)`.
         tail_share: sum of the excesses of the largest weights over the smallest of them, as a
             share of the total weight; where it is negligible a large k-hat is a false alarm (the
@@ -216,8 +219,10 @@ def importance(log_weights: np.ndarray) -> Importance:
     se = at_least(relative_se, log_evidence)
     if khat >= khat_threshold(n) and tail_share > LIGHT_TAIL:
         se = math.inf
-    elif khat > 0.5:  # infinite variance: the sample variance misses part of the tail
+    elif khat > _LARGE_KHAT:  # infinite variance: the sample variance misses part of the tail
         se = math.hypot(se, tail_share)
+    if khat > _LARGE_KHAT and ess > _EQUAL_ESS * n:
+        khat = 0.0
     return Importance(
         log_weights=normalized,
         khat=khat,
@@ -232,6 +237,11 @@ def at_least(se: float, log_evidence: float) -> float:
     """A standard error with the rounding of the log density, and with modes too small to find."""
     eps = np.finfo(jax.dtypes.canonicalize_dtype(float)).eps
     return math.hypot(se, _UNSEEN_MASS, eps * log_evidence)
+
+
+def describe_khat(khat: float) -> str:
+    """k-hat in words: it is exactly 0 only where weights are equal."""
+    return "equal weights" if khat == 0 else f"k-hat {khat:.2f}"
 
 
 def _tail_share(weights: np.ndarray) -> float:

@@ -202,6 +202,9 @@ def _weight_result(
     assert diagnostics.shift is not None
     num_draws, khat, threshold = diagnostics.num_draws, importance.khat, _threshold(diagnostics)
     shape = f"k-hat {khat:.2f} (reliable below {threshold:.2f})"
+    if khat == 0:
+        spread = math.sqrt(max(num_draws / importance.ess - 1, 0))
+        shape = f"importance weights equal to within {100 * spread:.1g} % (no k-hat)"
     if math.isnan(khat):
         shape = "k-hat undefined (most of the largest weights are equal)"
     reasons = [f"{shape}, importance ESS {importance.ess:.0f} of {num_draws}"]

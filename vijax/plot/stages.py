@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from vijax import Posterior, VijaxError
+from vijax.diagnostics.importance import describe_khat
 from vijax.plot.style import POSTERIOR, REFERENCE, axes_or_new, styled
 
 
@@ -36,7 +37,7 @@ def stages(posterior: Posterior, axes: Axes | None = None) -> Axes:
             face = color if one.kept else "none"
             axes.errorbar(elbo, row, xerr=error, fmt="o", color=color, mfc=face, ms=6, lw=1.4)
             note = f"{one.guide}, {'kept' if one.kept else 'not kept'}, {one.seconds:.1f} s"
-            note += f", k-hat {one.khat:.2f}" if np.isfinite(one.khat) else ""
+            note += f", {describe_khat(one.khat)}" if np.isfinite(one.khat) else ""
             axes.annotate(
                 note, (0.02, row), (0, 8), ("axes fraction", "data"), "offset points",
                 fontsize="small", color=color,

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from vijax import Posterior, VijaxError
-from vijax.diagnostics.importance import khat_threshold
+from vijax.diagnostics.importance import describe_khat, khat_threshold
 from vijax.plot.style import GUIDE, POSTERIOR, REFERENCE, axes_or_new, styled
 
 _BINS = 60
@@ -51,7 +51,7 @@ def weights(posterior: Posterior, axes: Axes | None = None) -> Axes:
         label = "log evidence: log of the mean weight"
         axes.axvline(gap, 0, _TOP, color=GUIDE, lw=1.2, label=label)
         reliable = "reliable" if found.khat < limit else "not reliable"
-        title = f"k-hat {found.khat:.2f}: {reliable} (limit {limit:.2f}), "
+        title = f"{describe_khat(found.khat)}: {reliable} (limit {limit:.2f}), "
         title += f"ESS {found.ess:.0f} of {log_w.size} draws"
         axes.set(title=title, xlabel="log weight less its mean (nats)", ylabel="draws (log scale)")
         axes.set_yscale("log")

@@ -7,6 +7,7 @@ import numpy as np
 
 from vijax.auto.history import Attempt
 from vijax.contracts import Batch, Guide, PyTree, Space, Target
+from vijax.diagnostics.importance import describe_khat
 from vijax.posterior.result import FitResult
 
 
@@ -24,7 +25,7 @@ class FitProperties:
         return (
             f"{type(self).__name__}({self.status}: {type(self.guide).__name__} over "
             f"{len(self.space.sites)} sites, dim {self.space.dim}, elbo {self.elbo:.2f} ± "
-            f"{self.elbo_se:.2g}, k-hat {self.khat:.2f}, {self.num_steps} steps in "
+            f"{self.elbo_se:.2g}, {describe_khat(self.khat)}, {self.num_steps} steps in "
             f"{self.seconds:.1f} s; {self.stop_reason})"
         )
 
@@ -50,7 +51,7 @@ class FitProperties:
 
     @property
     def khat(self) -> float:
-        """Pareto k-hat of the importance weights; `nan` where there are none."""
+        """Pareto k-hat of the importance weights; 0 if they are equal, `nan` if there are none."""
         return self._result.khat
 
     @property

@@ -20,6 +20,7 @@ from vijax.runtime.keys import draw_keys, fold_in
 _CANDIDATES = 64
 _RADIUS = 2.0  # as in Stan and NumPyro: uniform in [-2, 2] per unconstrained coordinate
 _TRIES = 20
+_PRIOR_SCALES = 1.5  # in priors, positions up to 1.5 times the radius in standard deviations
 
 
 def random_starts(
@@ -39,8 +40,11 @@ def random_starts(
     size = min(_CANDIDATES, block_size(batch, target.footprint, target.subsampling.axes))
     program = target.program(_candidates, size)
     found: list[tuple[float, Position]] = []
+    near, prior = np.zeros(target.space.dim), _prior(target)
     for attempt in range(_TRIES):
-        z, log_density = on_host(program(fold_in(key, attempt), batch, model, mutable))
+        # where none is found near the origin, around the prior
+        loc, scale = (near, near + 1) if attempt < _TRIES // 2 else prior
+        z, log_density = on_host(program(fold_in(key, attempt), loc, scale, batch, model, mutable))
         for i in np.flatnonzero(np.isfinite(log_density)):
             found.append((float(log_density[i]), {name: v[i] for name, v in z.items()}))
         if len(found) >= count:
@@ -141,8 +145,28 @@ def jitter(space: Space, position: Position, key: Array, scale: float = 0.1) -> 
     return space.unravel(vector + scale * jax.random.normal(key, vector.shape, vector.dtype))
 
 
+def _prior(target: Target) -> tuple[np.ndarray, np.ndarray]:
+    """Location and scale of the priors of all coordinates; 0 and 1 where they are not known."""
+    priors = target.structure.priors
+    parts = [
+        [np.ravel(part) for part in priors[site.name]]
+        if site.name in priors
+        else [np.zeros(site.size), np.ones(site.size)]
+        for site in target.space.sites
+    ]
+    loc, scale = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return loc, _PRIOR_SCALES * scale
+
+
 def _candidates(
-    target: Target, size: int, key: Array, batch: Batch, model: Any, mutable: Any
+    target: Target,
+    size: int,
+    key: Array,
+    loc: Array,
+    scale: Array,
+    batch: Batch,
+    model: Any,
+    mutable: Any,
 ) -> tuple[Position, Array]:
     keys = draw_keys(key, size, target.space.dim)
     shape = (target.space.dim,)
@@ -151,6 +175,7 @@ def _candidates(
     )
     # log densities are most often finite near the origin: shrink every other candidate towards it
     vectors = vectors * jnp.where(jnp.arange(size) % 2 == 0, 0.1, 1.0)[:, None]
+    vectors = loc + scale * vectors
     z = jax.vmap(target.space.unravel)(vectors)
     return z, jax.vmap(lambda one: target.log_density(one, batch, model, mutable))(z)
 

@@ -9,7 +9,7 @@ import pytest
 import vijax
 from vijax import VijaxWarning
 from vijax.data.arrays import MappedRows
-from vijax.diagnostics.status import Diagnosis, Diagnostics, _of_rounded_data
+from vijax.diagnostics.status import Diagnosis, Diagnostics, _at_most_approximate
 from vijax.model.tracing.rounding import rounding_warnings
 
 rng = np.random.default_rng(0)
@@ -90,11 +90,11 @@ def test_such_a_fit_is_never_certified(tmp_path):
 @pytest.mark.parametrize("status", ["certified", "corrected", "approximate", "failed"])
 def test_the_status_is_capped(status):
     found = Diagnosis(status, ("others",), "")
-    assert _of_rounded_data(found, ()) is found
-    capped = _of_rounded_data(found, ("argument 't'",))
+    assert _at_most_approximate(found, (), "Center.") is found
+    capped = _at_most_approximate(found, ("argument 't'",), "Center.")
     assert capped.status == ("failed" if status == "failed" else "approximate")
     assert capped.reasons == ("argument 't'", "others")
-    assert capped.advice.startswith("Center these data")
+    assert capped.advice == "Center."
 
 
 def test_a_diagnosis_names_no_data_by_default():

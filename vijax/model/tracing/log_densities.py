@@ -12,6 +12,7 @@ from jax import Array
 from vijax.model.tracing.alike import alike_sites, stacked_log_prob
 from vijax.model.tracing.checks import site_errors
 from vijax.model.tracing.handler import Record, combined_mask, count_masks
+from vijax.model.tracing.parameter_support import valid_parameters
 from vijax.model.tracing.sites import (
     Trace,
     is_enumerated,
@@ -74,8 +75,18 @@ def elementwise(site: Mapping[str, Any], masked: bool = True) -> Array:
             f"site {site['name']!r}: expected a real log density, got {log_prob.dtype}. Observe "
             "the real and the imaginary part of complex data as two sites: y.real and y.imag."
         )
+    log_prob = _where_valid(site, log_prob)
     mask = site_mask(site) if masked and is_enumerated(site) else None
     return log_prob if mask is None else jnp.where(mask, log_prob, 0.0)
+
+
+def _where_valid(site: Mapping[str, Any], log_prob: Array) -> Array:
+    """The log density, minus infinity where parameters are outside of their support."""
+    valid = valid_parameters(site["fn"])
+    if valid is None:
+        return log_prob
+    mask = site_mask(site)  # parameters of masked entries are not used
+    return jnp.where(valid if mask is None else valid | ~mask, log_prob, -jnp.inf)
 
 
 def site_mask(site: Mapping[str, Any]) -> Array | None:

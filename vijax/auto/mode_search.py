@@ -16,6 +16,7 @@ from vijax.contracts import Blocks, PyTree, Variables
 from vijax.contracts.kernel import Kernel
 from vijax.diagnostics import importance as weights
 from vijax.diagnostics.assessment import Assessment
+from vijax.diagnostics.discrete_chains import missed_values
 from vijax.diagnostics.status import diagnose
 from vijax.engine.problem import Problem
 from vijax.runtime.deadline import time_is_up
@@ -29,6 +30,7 @@ _MAX_ELEMENTS = 2**32  # data elements that these may read: some seconds for a r
 _PASSES = 100  # passes over rows not in memory that they take
 _DRAWS = 500
 _ROUNDS = 4  # maximum number of rounds of paths
+_UNSEARCHED = "other modes were not searched for"
 
 
 class ModeSearch(NamedTuple):
@@ -36,7 +38,7 @@ class ModeSearch(NamedTuple):
 
     Attributes:
         others: number of modes of non-negligible mass that the guide does not cover.
-        unsearched: why there was no search, empty if there was one.
+        unsearched: why modes may be missing, empty if they were searched for.
     """
 
     others: int
@@ -47,14 +49,14 @@ def search_modes(problem: Problem, variables: Variables, mutable: dict[str, PyTr
     """Searches for modes that a fitted guide does not cover, by Pathfinder."""
     reason, target, data = unaffordable(problem), problem.target, problem.all_rows
     if reason or data is None:
-        return ModeSearch(0, reason)
+        return ModeSearch(0, f"{_UNSEARCHED}: {reason}")
     kernel = Kernel(target, data, variables.model, mutable)
     key = fold_in(problem.key, 6)
     drawn = weights.draw(target, problem.guide, variables, mutable, key, data, _DRAWS)
     flat = weights.flatten(target.space, drawn.z)
     elbo, sd = weights.elbo(drawn.log_weights)[0], flat.std(axis=0)
     if not (np.isfinite(elbo) and sd.all()):
-        return ModeSearch(0, "draws of the guide have no finite density")
+        return ModeSearch(0, f"{_UNSEARCHED}: draws of the guide have no finite density")
     labels = np.zeros(len(flat), int) if drawn.labels is None else drawn.labels
     parts = [flat[labels == one] for one in np.unique(labels)]
     gaussians = [
@@ -70,7 +72,7 @@ def search_modes(problem: Problem, variables: Variables, mutable: dict[str, PyTr
         if others or paths.unseen <= MAX_UNSEEN:
             break
     cut_short = time_is_up() and not others
-    return ModeSearch(others, "the time limit has passed" if cut_short else "")
+    return ModeSearch(others, f"{_UNSEARCHED}: the time limit has passed" if cut_short else "")
 
 
 def unaffordable(problem: Problem) -> str:
@@ -86,6 +88,18 @@ def unaffordable(problem: Problem) -> str:
     if isinstance(data, Blocks):
         cost += _PASSES * data.read_cost * data.plate.size
     return "too much data" if cost > _MAX_ELEMENTS else ""
+
+
+def _missed_values(
+    assessment: Assessment, problem: Problem, variables: Variables, mutable: dict[str, PyTree]
+) -> str:
+    """Why discrete values may be missing from the guide, empty if they were searched for."""
+    assert problem.all_rows is not None
+    assert assessment.importance is not None
+    kernel = Kernel(problem.target, problem.all_rows, variables.model, mutable)
+    draws = weights.flatten(problem.target.space, assessment.draws.z)
+    rng = host_rng(fold_in(problem.key, 6))
+    return missed_values(kernel, draws, assessment.importance.log_weights, rng)
 
 
 def with_mode_search(
@@ -109,7 +123,10 @@ def with_mode_search(
     diagnostics = assessment.diagnostics._replace(more_modes=False)
     if diagnose(diagnostics).status not in ("certified", "corrected"):
         return assessment
-    others, unsearched = search_modes(problem, variables, mutable)
+    if problem.target.space.continuous.sites or problem.all_rows is None:
+        others, unsearched = search_modes(problem, variables, mutable)
+    else:
+        others, unsearched = 0, _missed_values(assessment, problem, variables, mutable)
     diagnostics = diagnostics._replace(
         num_modes=diagnostics.num_modes + others, unsearched=unsearched
     )

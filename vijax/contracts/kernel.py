@@ -237,7 +237,7 @@ class Kernel:
         For many points of a large model a separate program without gradient is compiled; for few
         points a second compilation does not pay.
         """
-        if self.joint or (self.target.structure.differentiable and not self.is_costly(len(points))):
+        if self.joint or (self.target.differentiable and not self.is_costly(len(points))):
             return self(points)[0]
         program = self.target.program(log_densities)
         values = self._sum(lambda block, batch: program(block, batch, *self._state), points)

@@ -181,6 +181,7 @@ def assess_importance(
         num_draws=num_draws,
         finite_share=finite_share,
         num_modes=num_modes,
+        discrete=bool(target.space.discrete.sites),
     )
     constant = np.ptp(flat, axis=0) == 0
     # a point mass in any coordinate has no density; a discrete site may have a single value

@@ -72,10 +72,11 @@ class Diagnostics(NamedTuple):
         more_modes: whether the search for modes reached its limit while finding new ones.
         rounding: rounding error of the log density that all draws share, in nats.
         improper: direction in which the log density does not fall, empty if none was found.
-        unsearched: why other modes were not searched for, empty if they were.
+        unsearched: why modes may be missing, in words; empty if they were searched for.
         discrepancy: Stein discrepancy of `num_draws` particles, the only diagnostic for them.
         data_warnings: what the precision of the device loses of the data, in words.
         out_of_time: whether chains were not run because the time limit of the fit had passed.
+        discrete: whether there are sites without a gradient, for which no chains are run.
         wrong_gradient: sites in which the gradient is not that of the log density.
     """
 
@@ -96,6 +97,7 @@ class Diagnostics(NamedTuple):
     rounding: float = 0.0
     data_warnings: tuple[str, ...] = ()
     out_of_time: bool = False
+    discrete: bool = False
     wrong_gradient: tuple[str, ...] = ()
 
 
@@ -228,7 +230,8 @@ def _weight_result(
         reasons.append("importance correction too large to be reliable; not used")
         return "unreliable", reasons
     clean = diagnostics.converged and not diagnostics.nonfinite_steps and _stationary(diagnostics)
-    accurate = (khat < _CERTIFIED_KHAT or plateau) and max(mean, log_sd) < _SHIFT and clean
+    limit = CERTIFIED_SHIFT if diagnostics.discrete else _SHIFT  # no chains compare moments
+    accurate = (khat < _CERTIFIED_KHAT or plateau) and max(mean, log_sd) < limit and clean
     accurate &= diagnostics.finite_share >= _FINITE_SHARE
     return ("accurate" if accurate else "correctable"), reasons
 
@@ -322,9 +325,7 @@ def _other_modes(diagnostics: Diagnostics) -> str:
         return f"{diagnostics.num_modes} separate modes were found; the guide covers one of them"
     if diagnostics.more_modes:
         return "the search for modes reached its limit while still finding new ones"
-    if diagnostics.unsearched:
-        return f"other modes were not searched for: {diagnostics.unsearched}"
-    return ""
+    return diagnostics.unsearched
 
 
 def _chains_far(diagnostics: Diagnostics) -> bool:

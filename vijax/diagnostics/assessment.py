@@ -285,7 +285,8 @@ def add_propriety(assessment: Assessment, fitted: FittedGuide) -> Assessment:
 def add_gradient_check(assessment: Assessment, fitted: FittedGuide) -> Assessment:
     """The assessment with a check of the model's gradient at draws of the guide."""
     target, diagnostics = fitted.target, assessment.diagnostics
-    if not target.differentiable or not assessment.draws.z or diagnostics.wrong_gradient:
+    checked = diagnostics.wrong_gradient is not None
+    if checked or not target.differentiable or not assessment.draws.z:
         return assessment
     finite = np.isfinite(assessment.draws.log_weights)
     draws = weights.flatten(target.space, assessment.draws.z)[finite]

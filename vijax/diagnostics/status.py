@@ -77,7 +77,7 @@ class Diagnostics(NamedTuple):
         data_warnings: what the precision of the device loses of the data, in words.
         out_of_time: whether chains were not run because the time limit of the fit had passed.
         discrete: whether there are sites without a gradient, for which no chains are run.
-        wrong_gradient: sites in which the gradient is not that of the log density.
+        wrong_gradient: sites with a gradient that is not the log density's; `None` if not checked.
     """
 
     importance: Importance | None
@@ -98,7 +98,7 @@ class Diagnostics(NamedTuple):
     data_warnings: tuple[str, ...] = ()
     out_of_time: bool = False
     discrete: bool = False
-    wrong_gradient: tuple[str, ...] = ()
+    wrong_gradient: tuple[str, ...] | None = None
 
 
 def diagnose(diagnostics: Diagnostics) -> Diagnosis:

@@ -29,10 +29,14 @@ class Function:
         return f"x[{coordinate}]"
 
 
-def found(log_density, draw, dim, cardinality, keys=3):
+def found(log_density, draw, dim, cardinality, keys=3, prior=None):
     kernel = Function(log_density, dim, cardinality)
     rngs = map(np.random.default_rng, range(keys))
-    return [missed_values(kernel, draw(rng).astype(float), UNIFORM, rng) for rng in rngs]
+    draws = ((rng, draw(rng).astype(float)) for rng in rngs)
+    return [
+        missed_values(kernel, at, UNIFORM, at[:0] if prior is None else prior, rng)
+        for rng, at in draws
+    ]
 
 
 def bernoulli(p):
@@ -112,6 +116,20 @@ def test_counts(log_density, guide, agrees):
     assert all((not text) == agrees for text in texts)
 
 
+def test_a_count_that_the_guide_takes_for_a_constant():
+    """All draws are 0, half of the mass is around 50: only the prior's draws show it."""
+    table = np.logaddexp(np.where(COUNTS == 0, 0.0, -np.inf), HIGH.logpmf(COUNTS))
+    prior = np.random.default_rng(0).choice([0, 48, 52], (64, 1))
+    texts = found(
+        lambda x: table[np.minimum(x[:, 0].astype(int), 1999)],
+        lambda rng: np.zeros((4000, 1)),
+        1,
+        0,
+        prior=prior,
+    )
+    assert all("differ from the guide" in text for text in texts)
+
+
 def test_counts_with_a_known_sum_move_together():
     guide = stats.binom(100, 0.3)
     table = guide.logpmf(np.arange(101))
@@ -131,9 +149,9 @@ def test_what_is_not_known_is_said():
     log_density, draw = bernoulli(np.full(8, 0.3))
     draws, rng = draw(np.random.default_rng(0)).astype(float), np.random.default_rng(1)
     costly = Function(log_density, 8, 2, num_elements=2**22)
-    assert "takes too long" in missed_values(costly, draws, UNIFORM, rng)
+    assert "takes too long" in missed_values(costly, draws, UNIFORM, draws[:0], rng)
 
     def parity(x):  # no single change or swap leads from one possible state to another
         return np.where((x == x[:, :1]).all(axis=1), 0.0, -np.inf)
 
-    assert "possible" in missed_values(Function(parity, 8, 2), draws * 0, UNIFORM, rng)
+    assert "possible" in missed_values(Function(parity, 8, 2), draws * 0, UNIFORM, draws[:0], rng)

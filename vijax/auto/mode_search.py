@@ -9,17 +9,21 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import numpy as np
+from jax import Array
 
 from vijax.auto.candidate import MAX_UNSEEN
-from vijax.contracts import Blocks, PyTree, Variables
+from vijax.contracts import Batch, Blocks, PyTree, Variables
 from vijax.contracts.kernel import Kernel
 from vijax.diagnostics import importance as weights
 from vijax.diagnostics.assessment import Assessment
 from vijax.diagnostics.discrete_chains import missed_values
 from vijax.diagnostics.status import diagnose
 from vijax.engine.problem import Problem
+from vijax.model import init_strategy
 from vijax.runtime.deadline import time_is_up
+from vijax.runtime.errors import ModelError
 from vijax.runtime.keys import fold_in, host_rng
 from vijax.solvers import Pathfinder
 from vijax.solvers.gaussians.dense import Gaussian
@@ -29,6 +33,7 @@ _GRADIENTS = 1000  # gradient evaluations of the first paths
 _MAX_ELEMENTS = 2**32  # data elements that these may read: some seconds for a regression
 _PASSES = 100  # passes over rows not in memory that they take
 _DRAWS = 500
+_PRIOR_DRAWS = 64
 _ROUNDS = 4  # maximum number of rounds of paths
 _UNSEARCHED = "other modes were not searched for"
 
@@ -96,10 +101,33 @@ def _missed_values(
     """Why discrete values may be missing from the guide, empty if they were searched for."""
     assert problem.all_rows is not None
     assert assessment.importance is not None
+    key = fold_in(problem.key, 6)
+    if problem.target.subsampled or problem.arguments.sources:
+        return f"{_UNSEARCHED}: rows are subsampled"
+    try:
+        starts = _prior_draws(problem, variables, mutable, fold_in(key, 1))
+    except (KeyError, TypeError, ValueError, NotImplementedError, ModelError):
+        return f"{_UNSEARCHED}: the prior cannot be sampled"
     kernel = Kernel(problem.target, problem.all_rows, variables.model, mutable)
     draws = weights.flatten(problem.target.space, assessment.draws.z)
-    rng = host_rng(fold_in(problem.key, 6))
-    return missed_values(kernel, draws, assessment.importance.log_weights, rng)
+    return missed_values(kernel, draws, assessment.importance.log_weights, starts, host_rng(key))
+
+
+def _prior_draws(
+    problem: Problem, variables: Variables, mutable: dict[str, PyTree], key: Array
+) -> np.ndarray:
+    """Draws from the prior in unconstrained space, `(num, dim)`."""
+    target = problem.target
+    prior = init_strategy(problem.model, problem.arguments, None)
+
+    def one(key: Array, batch: Batch) -> dict[str, Array]:
+        values = prior(key, batch)
+        latent = {name: values[name] for name in target.space.names}
+        return target.unconstrain(latent, batch, variables.model, mutable)
+
+    keys = jax.random.split(key, _PRIOR_DRAWS)
+    drawn = jax.jit(jax.vmap(one, (0, None)))(keys, problem.batch)
+    return weights.flatten(target.space, jax.device_get(drawn))
 
 
 def with_mode_search(

@@ -1,10 +1,10 @@
 """Metropolis chains over discrete sites, which show values that a guide does not cover.
 
 Each step changes one entry of every chain, swaps the values of two, or moves a part of one count to
-another. Some chains start at draws of the guide, others at random values. Where all means agree
-with the guide's, chains from anywhere lead to what the guide covers, and modes count as searched
-for. Source: Equation of State Calculations by Fast Computing Machines, Metropolis, Rosenbluth,
-Rosenbluth, Teller, Teller, 1953.
+another. Some chains start at draws of the guide, others at those of the prior and at random values.
+Where all means agree with the guide's, chains from anywhere lead to what the guide covers, and
+modes count as searched for. Source: Equation of State Calculations by Fast Computing Machines,
+Metropolis, Rosenbluth, Rosenbluth, Teller, Teller, 1953.
 """
 
 from __future__ import annotations
@@ -41,7 +41,11 @@ class _Means(NamedTuple):
 
 
 def missed_values(
-    kernel: Kernel, draws: Floats, log_weights: Floats, rng: np.random.Generator
+    kernel: Kernel,
+    draws: Floats,
+    log_weights: Floats,
+    starts: Floats,
+    rng: np.random.Generator,
 ) -> str:
     """How chains over the values of discrete sites differ from a guide, in words.
 
@@ -49,6 +53,7 @@ def missed_values(
         kernel: the log density of a target without continuous sites.
         draws: of the guide, `(num_draws, dim)`: indices of values.
         log_weights: normalized importance weights of the draws.
+        starts: other values at which chains start, such as draws from the prior, `(num, dim)`.
         rng: source of randomness.
 
     Returns:
@@ -65,8 +70,10 @@ def missed_values(
     sd = np.sqrt(weights @ (draws - mean) ** 2)
     levels = (np.arange(_NUM_CHAINS) + rng.random()) / _NUM_CHAINS
     rows = np.minimum(np.searchsorted(np.cumsum(weights), levels), len(draws) - 1)
-    states = np.concatenate([draws[rows], _random_values(sizes, mean, sd, rng)])
-    chains = _Chains(kernel, states, sizes, np.maximum(2.4 * sd, 1.0), rng)
+    others = _random_values(sizes, mean, sd, rng)
+    others[: len(starts)] = np.maximum(starts[:_NUM_CHAINS], 0)
+    scales = np.maximum([np.ones_like(sd), 2.4 * sd, others.std(axis=0)], 1.0)
+    chains = _Chains(kernel, np.concatenate([draws[rows], others]), sizes, scales, rng)
     chains.run(_BURN_IN * moves)
     num_random = chains.keep_finite()
     if num_random < _NUM_CHAINS // 2:
@@ -104,10 +111,10 @@ class _Chains:
         kernel: Kernel,
         states: Floats,
         sizes: np.ndarray,
-        scale: Floats,
+        scales: Floats,
         rng: np.random.Generator,
     ) -> None:
-        self.kernel, self.sizes, self.scale, self.rng = kernel, sizes, scale, rng
+        self.kernel, self.sizes, self.scales, self.rng = kernel, sizes, scales, rng
         self.states, self.log_density = states, kernel.log_density(states)
 
     def run(self, num_moves: int) -> None:
@@ -168,8 +175,8 @@ class _Chains:
         return proposals
 
     def _steps(self, entry: np.ndarray) -> Floats:
-        """Symmetric steps of counts, on the scale of the posterior or of one."""
-        size = np.where(self.rng.random(len(entry)) < 0.3, 1.0, self.scale[entry])
+        """Symmetric steps of counts, on the scale of one, of the guide or of all starts."""
+        size = self.scales[self.rng.integers(len(self.scales), size=len(entry)), entry]
         step = np.ceil(np.abs(size * self.rng.normal(size=len(entry))))
         return step * self.rng.choice((-1.0, 1.0), len(entry))
 

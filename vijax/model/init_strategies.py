@@ -1,4 +1,4 @@
-"""NumPyro's initialization strategies (`init_to_median`, ...) as initial values."""
+"""NumPyro's initialization strategies (`init_to_median`, ...), and draws from the prior."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ from vijax.runtime.handler_lock import handler_lock
 
 
 def init_strategy(
-    model: Callable[..., Any], arguments: Arguments, strategy: Callable[..., Any]
+    model: Callable[..., Any], arguments: Arguments, strategy: Callable[..., Any] | None
 ) -> Callable[[Array, Batch], dict[str, Array]]:
-    """`(key, batch) -> initial values by site` of a strategy of `numpyro.infer.initialization`."""
+    """`(key, batch) -> values by latent site` of a strategy of `numpyro.infer.initialization`.
+
+    Without a strategy they are a draw from the prior.
+    """
 
     def run(key: Array, batch: Batch) -> dict[str, Array]:
         args, kwargs = arguments.join(batch.data)
         # seed inside: strategies draw with the keys of the sites
         seeded = handlers.seed(model, key)
-        substituted = handlers.substitute(seeded, substitute_fn=strategy)
+        started = handlers.substitute(seeded, substitute_fn=strategy) if strategy else seeded
         with handler_lock:
-            trace = handlers.trace(substituted).get_trace(*args, **kwargs)
+            trace = handlers.trace(started).get_trace(*args, **kwargs)
         return {
             name: site["value"]
             for name, site in trace.items()

@@ -28,7 +28,13 @@ from vijax.model.tracing import log_densities, substitution
 from vijax.model.tracing.handler import SubstituteFn
 from vijax.model.tracing.sites import Trace, all_plates, site_plates
 from vijax.runtime.errors import ModelError
-from vijax.runtime.jaxpr import depends_on_first_input, has_gradient, has_loop, loops_over
+from vijax.runtime.jaxpr import (
+    depends_on_first_input,
+    has_gradient,
+    has_loop,
+    loops_over,
+    used_inputs,
+)
 from vijax.runtime.jaxpr_digest import jaxpr_digest
 
 _LONG = 16  # steps from which the length of a loop, not the number of points, determines the time

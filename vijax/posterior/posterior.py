@@ -212,19 +212,16 @@ class Posterior(FitProperties):
         """The log evidence (marginal likelihood) in nats, or bounds on it, with standard errors.
 
         Args:
-            method: `"importance"`, an estimate from draws of the guide; `"bridge"`, by bridge
-                sampling between these and states of the chains that correct them, which is reliable
-                for guides with too light tails; by default the second where there are chains.
-                `"elbo"` and the tighter `"iwae"`, lower bounds; `"cubo"`, an upper bound
-                (underestimated where a few draws carry most of the weight: see the standard error
-                and `khat`); `"bracket"`, the last two.
+            method: `"importance"`, an estimate from draws of the guide; `"bridge"`, from these and
+                states of the chains that correct them (the default where there are any);
+                `"elbo"` and the tighter `"iwae"`, lower bounds; `"cubo"`, an upper bound (too low
+                where a few draws carry most of the weight); `"bracket"`, the last two.
             rng_key: an int, a JAX key or a legacy key.
             num_draws: number of draws; for `"bridge"` those of the fit.
             num_particles: draws in each importance-weighted bound.
 
         Raises:
-            GuideError: the guide has no density, the fit used minibatches, or there are no chains
-                for `"bridge"`.
+            GuideError: no density, a fit on minibatches, or no chains for `"bridge"`.
         """
         return log_evidence(self._result, method, as_key(rng_key), num_draws, num_particles)
 

@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 
 from vijax.model.tracing.handler import Message, Record, count_masks
+from vijax.model.tracing.parameter_support import valid_parameters
 from vijax.model.tracing.sites import Trace, is_enumerated, is_sampled
 from vijax.runtime.precision import full_precision
 
@@ -51,7 +52,8 @@ def stacked_log_prob(sites: list[Message], known: dict[Hashable, Array]) -> Arra
 
     def log_prob(*parts: Array) -> Array:
         fn, value = jax.tree.unflatten(treedef, parts)
-        return jnp.sum(fn.log_prob(value))
+        found, valid = fn.log_prob(value), valid_parameters(fn)
+        return jnp.sum(found if valid is None else jnp.where(valid, found, -jnp.inf))
 
     with full_precision():
         return jnp.sum(jax.vmap(log_prob, in_axes=axes, axis_size=len(sites))(*stacked))

@@ -212,10 +212,9 @@ class Posterior(FitProperties):
         """The log evidence (marginal likelihood) in nats, or bounds on it, with standard errors.
 
         Args:
-            method: `"importance"`, an estimate from draws of the guide; `"bridge"`, from these and
-                states of the chains that correct them (the default where there are any);
-                `"elbo"` and the tighter `"iwae"`, lower bounds; `"cubo"`, an upper bound (too low
-                where a few draws carry most of the weight); `"bracket"`, the last two.
+            method: `"importance"`, an estimate from the guide's draws; `"bridge"`, from these and the
+                chains that correct them (default where there are any); lower bounds `"elbo"`,
+                `"iwae"`; `"cubo"`, upper bound (low where few draws carry the weight); `"bracket"`.
             rng_key: an int, a JAX key or a legacy key.
             num_draws: number of draws; for `"bridge"` those of the fit.
             num_particles: draws in each importance-weighted bound.

@@ -71,20 +71,39 @@ def test_chains_on_a_long_ridge_have_not_converged():
     assert not found.converged
 
 
-def test_modes_are_not_expected_to_mix():
-    center = np.array([3.0, 4.0])
+def two_modes(center, share):
+    """A kernel of equal unit normals at -center and center; draws with a share of the second."""
 
-    def two():
+    def two(center):
         x = numpyro.sample("x", dist.Normal(0.0, 100.0).expand([2]).to_event(1))
-        parts = [dist.Normal(s * jnp.asarray(center), 1.0).log_prob(x).sum() for s in (-1, 1)]
+        parts = [dist.Normal(s * center, 1.0).log_prob(x).sum() for s in (-1, 1)]
         numpyro.factor("target", jnp.logaddexp(parts[0], parts[1]))
 
     rng = np.random.default_rng(5)
-    labels = (rng.random(4000) < 0.5).astype(int)
+    labels = (rng.random(4000) < share).astype(int)
     draws = np.where(labels[:, None], center, -center) + rng.normal(size=(4000, 2))
-    kernel = case(two).kernel()
+    return case(two, center).kernel(), draws, labels
+
+
+def test_modes_are_not_expected_to_mix():
+    kernel, draws, labels = two_modes(np.array([3.0, 4.0]), 0.5)
     assert checked(kernel, draws, labels)[0].agrees(0.05)
     assert not checked(kernel, draws)[0].converged
+
+
+@pytest.mark.parametrize("crossed", [0, 2, 20])
+def test_modes_between_which_chains_cross_are_expected_to_mix(crossed):
+    """Of 200 chains, half of them in each mode, some are in the other one at the end."""
+    kernel, draws, labels = two_modes(np.array([3.0, 4.0]), 0.5)
+    order = np.argsort(labels, kind="stable")
+    rows = np.concatenate([order[:100], order[-100:]])
+    state = markov.initialize(kernel, draws[rows], labels[rows])
+    # they forget where in its mode they have started, not in which one
+    ends = np.concatenate([state.states[:100][::-1], state.states[100:][::-1]])
+    ends[:crossed] *= -1
+    state = markov.join_modes(state._replace(states=ends))
+    assert np.all(state.modes == labels[rows]) == (crossed < 10)
+    assert (markov.start_correlation(state).max() > 0.5) == (crossed >= 10)
 
 
 def test_chains_that_cannot_start_are_dropped():

@@ -195,6 +195,7 @@ def check(
         windows: list[WindowMoments] = []
         for _ in range(_MAX_WINDOWS):
             state = markov.advance(kernel, factor, state, rng, iterations, adapt=False)
+            state = markov.join_modes(state)
             seen = _transformed(state, transform)
             windows.append(markov.window_moments(seen, iterations))
             found = _compare(seen, guide_draws, markov.moments(seen), _drift(windows))

@@ -22,6 +22,7 @@ _LENGTH = np.pi / 2  # of a trajectory, in standard deviations: a quarter period
 _MAX_LEAPFROG = 24
 _SHORT_STEP, _SHORT_STEP_SHARE = 1 / 3, 0.2
 _EXTREME = 1e3  # whitened gradients are clipped to this: outside the bulk only directions matter
+_MAX_CROSSED = 0.02  # share of chains in another mode up to which modes are separate
 
 
 class ChainState(NamedTuple):
@@ -252,6 +253,32 @@ def start_correlation(chains: ChainState) -> Floats:
     linear = _correlation(_clipped(start), _clipped(end))
     quadratic = _correlation(_clipped(start) ** 2, _clipped(end) ** 2)
     return np.maximum(linear, quadratic)
+
+
+def join_modes(chains: ChainState) -> ChainState:
+    """The chains with one mode instead of several, if some crossed from one to another.
+
+    Chains need not mix between separate modes, whose shares are those of the starts. Where they
+    cross, these shares change until the chains have forgotten in which mode they started.
+    """
+    if not np.any(chains.modes != chains.modes[0]):
+        return chains
+    crossed = _nearest_mode(chains, chains.states) != _nearest_mode(chains, chains.starts)
+    if np.mean(crossed) <= _MAX_CROSSED:
+        return chains
+    return chains._replace(modes=np.zeros_like(chains.modes))
+
+
+def _nearest_mode(chains: ChainState, points: Floats) -> np.ndarray:
+    """The mode of highest density at each point, by normals with the moments of its starts."""
+    floor = 1e-3 * chains.starts.std(axis=0) + np.finfo(float).tiny
+    log_density = []
+    for mode in np.unique(chains.modes):
+        members = chains.starts[chains.modes == mode]
+        sd = np.maximum(members.std(axis=0), floor)
+        scaled = (points - members.mean(axis=0)) / sd
+        log_density.append(-0.5 * np.sum(scaled**2, axis=1) - np.sum(np.log(sd)))
+    return np.argmax(log_density, axis=0)
 
 
 def center_by_mode(points: Floats, modes: np.ndarray) -> Floats:

@@ -212,8 +212,8 @@ class Posterior(FitProperties):
         """The log evidence (marginal likelihood) in nats, or bounds on it, with standard errors.
 
         Args:
-            method: `"importance"`, an estimate from the guide's draws; `"bridge"`, from these and the
-                chains that correct them (default where there are any); lower bounds `"elbo"`,
+            method: `"importance"`, an estimate from draws of the guide; `"bridge"`, from these and
+                chains that correct them (default if there are any); lower bounds `"elbo"`,
                 `"iwae"`; `"cubo"`, upper bound (low where few draws carry the weight); `"bracket"`.
             rng_key: an int, a JAX key or a legacy key.
             num_draws: number of draws; for `"bridge"` those of the fit.

@@ -89,7 +89,9 @@ BIJECTIONS: dict[str, Entry] = {
     "flip": Entry(flow.Flip(), identity=np.inf),
     "shuffle": Entry(flow.Shuffle(1), identity=np.inf),
     "coupling": Entry(flow.Coupling(**_NETS)),
-    "spline_coupling": Entry(flow.Coupling(_SPLINE, **_NETS), wide=0.15),
+    "spline_coupling": Entry(
+        flow.Coupling(flow.Composed((_SPLINE, flow.Affine())), **_NETS), wide=0.15
+    ),
     "marginal": Entry(flow.Marginal(_SPLINE)),
     "autoregressive": Entry(flow.Autoregressive(**_NETS), _masked(2)),
     "masked_autoregressive": Entry(flow.Invert(flow.Autoregressive(**_NETS)), _masked(2)),

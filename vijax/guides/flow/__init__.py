@@ -7,7 +7,7 @@ from vijax.guides.flow.bijection import Bijection
 from vijax.guides.flow.bnaf import BlockNeural
 from vijax.guides.flow.chain import Chain, Invert, Repeat
 from vijax.guides.flow.coupling import Coupling
-from vijax.guides.flow.elementwise import Affine, Elementwise, Marginal
+from vijax.guides.flow.elementwise import Affine, Composed, Elementwise, Marginal
 from vijax.guides.flow.external import ExternalDensityFlow, ExternalFlow, from_functions
 from vijax.guides.flow.guide import Flow, FlowParams
 from vijax.guides.flow.permutation import Flip, Shuffle
@@ -24,6 +24,7 @@ __all__ = [
     "Bijection",
     "BlockNeural",
     "Chain",
+    "Composed",
     "Coupling",
     "Diagonal",
     "Elementwise",

@@ -10,6 +10,7 @@ from vijax.guides.flow.bijection import Bijection
 from vijax.guides.flow.bnaf import BlockNeural
 from vijax.guides.flow.chain import Chain, Invert, Repeat
 from vijax.guides.flow.coupling import Coupling
+from vijax.guides.flow.elementwise import Affine, Composed
 from vijax.guides.flow.permutation import Flip
 from vijax.guides.flow.planar import Planar, Radial, Sylvester
 from vijax.guides.flow.spline import Spline
@@ -26,7 +27,7 @@ def _alternate(part: Bijection, count: int) -> Bijection:
 ARCHITECTURES: dict[str, Callable[[], Bijection]] = {
     "realnvp": lambda: _alternate(Coupling(), 8),
     "heavy": lambda: Chain((_alternate(Coupling(), 8), HeavyTails())),
-    "nsf": lambda: _alternate(Coupling(Spline()), 4),
+    "nsf": lambda: _alternate(Coupling(Composed((Spline(), Affine()))), 4),
     "iaf": lambda: _alternate(Autoregressive(), 4),
     "maf": lambda: _alternate(Invert(Autoregressive()), 4),
     "planar": lambda: Repeat(Planar(), 16),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import itertools
 import math
 
 import jax
@@ -68,6 +69,39 @@ class Affine(Elementwise):
     def _log_scale(self, raw: Array) -> Array:
         c = 2 * self.clamp / math.pi
         return c * jnp.arctan(raw[0] / c)
+
+
+@dataclasses.dataclass(frozen=True)
+class Composed(Elementwise):
+    """Several elementwise maps, one after the other; `raw` has the parameters of each in turn.
+
+    Args:
+        parts: the maps, in the order of `forward`.
+    """
+
+    parts: tuple[Elementwise, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(part.size for part in self.parts)
+
+    def forward(self, raw: Array, x: Array) -> tuple[Array, Array]:
+        total = jnp.zeros(())
+        for part, own in self._split(raw):
+            x, log_slope = part.forward(own, x)
+            total += log_slope
+        return x, total
+
+    def inverse(self, raw: Array, y: Array) -> tuple[Array, Array]:
+        total = jnp.zeros(())
+        for part, own in reversed(self._split(raw)):
+            y, log_slope = part.inverse(own, y)
+            total += log_slope
+        return y, total
+
+    def _split(self, raw: Array) -> list[tuple[Elementwise, Array]]:
+        ends = list(itertools.accumulate(part.size for part in self.parts))[:-1]
+        return list(zip(self.parts, jnp.split(raw, ends), strict=True))
 
 
 @dataclasses.dataclass(frozen=True)

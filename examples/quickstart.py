@@ -73,7 +73,7 @@ def main():
     print(f"\n{posterior.report()}\n")
 
     # by gradient steps, to show the loss
-    options = {"guide": "meanfield", "algorithm": "gradient", "num_steps": 5000}
+    options = {"guide": "meanfield", "algorithm": "gradient", "num_steps": 2000}
     simple = vijax.fit(model, *data, log_radon=log_radon, **options)
     print(f"for comparison, {simple!r}")
 

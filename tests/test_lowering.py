@@ -318,9 +318,11 @@ PARTS = {
 # Functions compiled otherwise, which consist of what these programs consist of.
 OTHERS = {
     "contracts/target.py": "Target.program",
+    "auto/mode_search.py": "draws from the prior",
     "fitting/initial_values.py": "strategies of NumPyro, draws from the prior",
     "guides/flow/guide.py": "draws and densities of flows for the host",
     "guides/numpyro/export.py": "draws for NumPyro",
+    "runtime/compilation.py": "whether the CPU compiler knows an option",
 }
 
 

@@ -39,7 +39,6 @@ def share_of_order(posterior):
 @pytest.mark.parametrize(
     "options",
     [
-        {"guide": "meanfield"},
         {"guide": "laplace"},
         {"guide": "fullrank", "batch_size": 50, "num_steps": 500},
     ],

@@ -110,12 +110,17 @@ def test_a_finished_fit_takes_no_more_steps(tmp_path):
 @pytest.mark.parametrize(
     ("other", "what"),
     [
-        ({"rng_key": 1}, "another rng_key"),
         ({"y": Y + 1}, "another data set"),
-        ({"y": Y[:100]}, "another model argument"),
-        ({"guide": "meanfield"}, "another guide"),
         ({"model": reflected}, "another model."),
-        ({"num_restarts": 2}, "another number of restarts"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [
+                ({"rng_key": 1}, "another rng_key"),
+                ({"y": Y[:100]}, "another model argument"),
+                ({"guide": "meanfield"}, "another guide"),
+                ({"num_restarts": 2}, "another number of restarts"),
+            ]
+        ),
     ],
 )
 def test_the_checkpoint_of_another_fit_is_rejected_and_kept(tmp_path, other, what):
@@ -171,13 +176,18 @@ def two(once, tmp_path):
     ("corrupt", "what"),
     [
         (lambda path: flip(largest(path, 1000)), "ValueError: wrong checksum of its"),
-        (lambda path: flip(path / "step_1000/run/metadata"), "step 1000 is corrupt"),
-        (lambda path: truncate(largest(path, 1000)), "OUT_OF_RANGE"),
         (lambda path: truncate(path / "step_1000/run/metadata"), "JSONDecodeError"),
-        (lambda path: (path / "step_1000/float32/manifest.ocdbt").unlink(), "NOT_FOUND"),
-        (lambda path: shutil.rmtree(path / "step_1000/run"), "step 1000 is corrupt"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [
+                (lambda path: flip(path / "step_1000/run/metadata"), "step 1000 is corrupt"),
+                (lambda path: truncate(largest(path, 1000)), "OUT_OF_RANGE"),
+                (lambda path: (path / "step_1000/float32/manifest.ocdbt").unlink(), "NOT_FOUND"),
+                (lambda path: shutil.rmtree(path / "step_1000/run"), "step 1000 is corrupt"),
+            ]
+        ),
     ],
-    ids=["bit", "JSON bit", "truncated", "truncated JSON", "no index", "no JSON"],
+    ids=["bit", "truncated JSON", "JSON bit", "truncated", "no index", "no JSON"],
 )
 def test_the_previous_checkpoint_is_used_if_the_last_is_corrupt(two, corrupt, what):
     corrupt(two)

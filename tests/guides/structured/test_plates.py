@@ -131,7 +131,8 @@ def fitted(name):
     return vijax.fit(model, *args, batch_size=size, progress_bar=False)
 
 
-@pytest.mark.parametrize("name", ["regression", pytest.param("nested", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["regression", "nested"])
 def test_batches_reach_the_exact_posterior_of_a_linear_hierarchy(name):
     posterior = fitted(name)
     assert posterior.guide == Plates()

@@ -253,7 +253,13 @@ def brute_force(name):
     return values, np.asarray(log_probs, float), np.asarray(gradients, float)
 
 
-@pytest.mark.parametrize("name", CASES)
+# Their parts are in the others, one by one or together.
+SLOW = ("without_a_chain", "switching", "markov_from_a_site", "nested_plates")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in CASES]
+)
 def test_log_density_equals_brute_force(name):
     target, batch = world(name)
     assert target.space.names == ("mu",)

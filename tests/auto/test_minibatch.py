@@ -64,6 +64,7 @@ def test_the_stop_reason_lists_both_methods(fitted):
         fitted.resume(10)
 
 
+@pytest.mark.slow
 def test_skewed_posteriors_are_fitted_by_the_elbo():
     def rates(y):
         rate = numpyro.sample("rate", dist.Gamma(0.5, 0.1).expand([3]).to_event(1))

@@ -13,6 +13,7 @@ from bench.accelerator.sizes import SHORT
 from vijax import guides, objectives
 
 
+@pytest.mark.slow
 def test_short_run():
     results = device.run(device.SECTIONS, SHORT, 1.0, lambda results: None)
     assert [len(found) for found in results.values()] == [1] * len(device.SECTIONS)

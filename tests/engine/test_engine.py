@@ -216,7 +216,7 @@ def empirical_bayes(y):
         numpyro.sample("y", dist.Normal(theta, 0.5), obs=y)
 
 
-@pytest.mark.parametrize("guide", ["meanfield", "fullrank"])
+@pytest.mark.parametrize("guide", ["meanfield", pytest.param("fullrank", marks=pytest.mark.slow)])
 def test_model_parameters_are_fitted_jointly(guide):
     y = np.random.default_rng(1).normal(2.0, 1.5, size=60).astype(np.float32)
     posterior = vijax.fit(empirical_bayes, y, guide=guide, progress_bar=False)

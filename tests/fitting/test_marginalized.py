@@ -99,6 +99,7 @@ def test_predictions_use_the_states_of_the_fitted_rows():
     assert abs(new.mean() - WEIGHTS @ SHIFTS - drift) < 5 * new.std() / np.sqrt(num) + 0.03
 
 
+@pytest.mark.slow
 def test_a_chain_continues_from_its_last_state():
     y = np.array([-2.0, 3.0, 2.8, 3.1], np.float32)  # the last state is 2
     posterior = vijax.fit(markov, y, progress_bar=False)

@@ -282,9 +282,6 @@ def test_a_mesh_of_one_device_changes_no_bit_and_compiles_once(tmp_path):
     loaded = vijax.load(tmp_path / "sharded", hierarchy, y, mesh=mesh)
     assert loaded._result.target is sharded._result.target
     assert loaded._result.batch.data["y"].sharding.mesh.axis_names == mesh.axis_names
-    on = (one.resume(10, progress_bar=False) for one in (sharded, loaded))
-    for one, other in zip(*(jax.tree.leaves(f.params) for f in on), strict=True):
-        np.testing.assert_array_equal(one, other)
     with pytest.raises(TypeError, match=r"mesh: expected a jax\.sharding\.Mesh"):
         vijax.load(tmp_path / "sharded", hierarchy, y, mesh=8)
 

@@ -3,7 +3,8 @@ import pytest
 from tests.laws import GUIDES, case, laws_of, lowers_for_accelerators
 
 # These take the longest to compile, and their parts are tested in other entries.
-LONG = {"AutoDAIS", "composite_markov", "flow_invert", "flow_lowrank", "flow_meanfield"}
+LONG = {"AutoDAIS", "AutoLowRank", "composite_markov", "flow_invert", "flow_lowrank"}
+LONG |= {"flow_meanfield", "flow_spline"}
 
 
 def marks(name, law):

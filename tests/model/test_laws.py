@@ -183,7 +183,23 @@ LAWS = (
 )
 
 
-@pytest.mark.parametrize("name", CASES)
+# Supports whose bijection is that of another case, at other bounds, shapes or distributions.
+ALIKE = {"half_cauchy", "truncated", "less_than", "less_than_eq", "greater_than_eq", "interval"}
+ALIKE |= {"independent_interval", "simplex_large", "softplus_positive", "nonnegative", "wishart"}
+ALIKE |= {"open_interval", "inverse_wishart", "softplus_lower_cholesky", "zero_sum", "mixture"}
+ALIKE |= {"relaxed_bernoulli", "log_uniform", "kumaraswamy", "matrix_normal", "low_rank_normal"}
+ALIKE |= {"random_walk", "doubly_truncated_power_law"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow)
+        if name.removeprefix("support_") in ALIKE
+        else name
+        for name in CASES
+    ],
+)
 def test_laws(name):
     # one test, so that parallel test processes do not compile a case twice
     found = facts(name)

@@ -109,9 +109,16 @@ GROUPED = ({"group": np.arange(12) % 3, "y": Y}, 3, ("a", 2.5, None))
     [
         (line, (X, Y), {"guide": "fullrank"}),
         (line, (X, Y), {"guide": "map"}),
-        (line, (X, Y), {"guide": MeanField(0.3), "num_steps": 30, "num_restarts": 2}),
+        pytest.param(
+            line,
+            (X, Y),
+            {"guide": MeanField(0.3), "num_steps": 30, "num_restarts": 2},
+            marks=pytest.mark.slow,
+        ),
         (line, (X, Y), {"guide": {"slope": FullRank(), ...: MeanField()}, "num_steps": 30}),
-        (line, (X, Y), {"objective": ELBO(3, "plain"), "num_steps": 30}),
+        pytest.param(
+            line, (X, Y), {"objective": ELBO(3, "plain"), "num_steps": 30}, marks=pytest.mark.slow
+        ),
         (hierarchy, GROUPED, {"guide": "lowrank", "num_steps": 30}),
     ],
     ids=["solver", "map", "restarts", "composite", "objective", "params-and-mutable"],

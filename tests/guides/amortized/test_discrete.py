@@ -311,6 +311,7 @@ def above(y):
         numpyro.sample("y", dist.Normal(h, 1.0), obs=y[:, 0])
 
 
+@pytest.mark.slow
 def test_with_global_discrete_sites():
     """About half of the units are on, so `top` is one."""
     guide = {"h": AmortizedDiscrete(linear(2, 1), "y"), ...: "discrete"}

@@ -122,7 +122,7 @@ every = pytest.mark.parametrize("name", BIJECTIONS)
 
 
 @every
-@pytest.mark.parametrize("dim", [1, DIM])
+@pytest.mark.parametrize("dim", [pytest.param(1, marks=pytest.mark.slow), DIM])
 def test_round_trip(name, dim):
     entry, params = case(name, dim)
     f = entry.bijection
@@ -141,7 +141,7 @@ def test_round_trip(name, dim):
 
 
 @every
-@pytest.mark.parametrize("dim", [1, DIM])
+@pytest.mark.parametrize("dim", [pytest.param(1, marks=pytest.mark.slow), DIM])
 def test_log_det_is_that_of_the_jacobian(name, dim):
     entry, params = case(name, dim)
     f = entry.bijection

@@ -62,7 +62,13 @@ def gradients(make, p, f):
     return jax.jit(slopes)(flat, draws)
 
 
-@pytest.mark.parametrize("name", SCALARS)
+SLOW = ("heterogeneous", "narrow von Mises")  # as "normals" and "von Mises", at other parameters
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in SCALARS],
+)
 def test_gradients_equal_quadrature(name):
     make, p = SCALARS[name]
     assert not make(p).has_rsample

@@ -9,8 +9,13 @@ from numpyro.distributions import constraints
 
 import vijax
 from tests.solvers.problems import SCHOOLS, SCHOOLS_SD, centered_schools_model, schools_moments
-from vijax.auto.stages import AUTO, CENTERING, FLOW, GAUSSIAN, MODES
+from vijax.auto.candidate import StartingPoint, check_with_chains
+from vijax.auto.stages import AUTO, CENTERING, FLOW, GAUSSIAN, MODES, restart
+from vijax.contracts import Batch, Solution, Variables
+from vijax.engine.problem import Problem
 from vijax.guides import Flow, FullRank, Mixture
+from vijax.model import split_and_build
+from vijax.runtime.keys import as_key
 
 CENTER = np.array([3.0, 4.0])
 
@@ -263,3 +268,25 @@ def test_ctrl_c_keeps_the_best_so_far(monkeypatch):
     posterior = fit(centered_schools_model, SCHOOLS_SD, SCHOOLS)
     assert posterior.stop_reason == "interrupted by Ctrl-C"
     assert posterior.status in ("approximate", "failed")
+
+
+def test_the_search_starts_again_where_chains_ended_far_from_the_guide():
+    """A Gaussian at the origin, of a posterior at 30 with another scale."""
+
+    def far():
+        numpyro.sample("x", dist.Normal(30.0, 2.0).expand([2]).to_event(1))
+
+    arguments, data, target = split_and_build(far, (), {}, None)
+    problem = Problem(far, arguments, target, FullRank(), Batch(data), as_key(0))
+    params = FullRank().init(as_key(0), target.space, {"x": jnp.zeros(2)}, problem.batch)
+    start = StartingPoint(problem, Variables(params, {}), {})
+    first = start.candidate(problem, Solution(start.variables, "", True, 0))
+    check = check_with_chains(first, {}, correct=True).assessment.check
+    assert restart(start, first) is None
+    diagnostics = first.assessment.diagnostics._replace(check=check)
+    ended = first._replace(assessment=first.assessment._replace(diagnostics=diagnostics))
+    assert check.far
+    found = restart(start, ended)
+    assert found.assessment.diagnosis.status == "certified"
+    mean = FullRank().mean(found.solution.variables.guide, target.space)
+    np.testing.assert_allclose(mean, 30.0, atol=0.1)

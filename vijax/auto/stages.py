@@ -19,7 +19,6 @@ from vijax.auto.search import Stages
 from vijax.contracts import Solution, Variables
 from vijax.contracts.kernel import Kernel
 from vijax.diagnostics import importance as weights
-from vijax.diagnostics.chain_check import ChainCheck
 from vijax.engine.initialization import initial_params, origin
 from vijax.engine.problem import Problem
 from vijax.guides import Flow, FullRank, LowRank, Plates
@@ -91,7 +90,7 @@ def restart(start: StartingPoint, best: Candidate | None) -> Candidate | None:
     if best is None or not isinstance(best.problem.guide, (FullRank, LowRank)):
         return None
     check, draws = best.assessment.check, best.assessment.draws
-    if check is None or not check.far or not _finite(check):
+    if check is None or not check.far or not np.isfinite([check.mean, check.log_sd]).all():
         return None
     problem, variables = best.problem, best.solution.variables
     flat = weights.flatten(problem.target.space, draws.z)
@@ -122,10 +121,6 @@ def flow(start: StartingPoint, best: Candidate | None) -> Candidate | None:
     problem = dataclasses.replace(problem, guide=guide)
     solution = solution._replace(unseen=best.solution.unseen)
     return check_with_chains(start.candidate(problem, solution), start.mutable, correct=True)
-
-
-def _finite(check: ChainCheck) -> bool:
-    return bool(np.isfinite(check.mean).all() and np.isfinite(check.log_sd).all())
 
 
 def _refit(problem: Problem, variables: Variables, number: int) -> Solution:

@@ -68,7 +68,7 @@ def pullback_kernel(
     def log_density(noise: Array) -> Array:
         z, log_q = guide.transport(variables.guide, target.space, noise)
         log_p = target.log_density(target.space.unravel(z), batch, variables.model, mutable)
-        return log_p - log_q - 0.5 * jnp.sum(noise**2)
+        return log_p - log_q - 0.5 * jnp.sum(noise**2 + jnp.log(2 * jnp.pi))
 
     value, gradient = jax.vmap(jax.value_and_grad(log_density))(points)
     return jnp.concatenate([value[:, None], gradient], axis=1)

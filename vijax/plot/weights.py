@@ -48,7 +48,7 @@ def weights(posterior: Posterior, axes: Axes | None = None) -> Axes:
         axes.axvline(
             0.0, 0, _TOP, color=REFERENCE, lw=1, ls="--", label="ELBO: mean of the log weights"
         )
-        label = "log evidence: log of the mean weight"
+        label = "log evidence"
         axes.axvline(gap, 0, _TOP, color=GUIDE, lw=1.2, label=label)
         reliable = "reliable" if found.khat < limit else "not reliable"
         title = f"{describe_khat(found.khat)}: {reliable} (limit {limit:.2f}), "

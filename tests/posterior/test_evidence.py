@@ -157,3 +157,8 @@ def test_comparison_with_a_discrete_site_per_row():
         assert row.elpd == pytest.approx(np.log(marginal).sum(), abs=5 * error + 0.02)
         assert row.num_bad > 0  # no tail, k-hat is infinite
     assert found["1.0"].elpd > found["0.5"].elpd
+
+
+def test_bridge_sampling_needs_chains():
+    with pytest.raises(GuideError, match=r"'bridge' needs .* certified\. Use method='importance'"):
+        fitted("normal_mean", "fullrank").log_evidence("bridge")

@@ -240,32 +240,28 @@ def add_chain_check(assessment: Assessment, fitted: FittedGuide, correct: bool) 
         diagnostics=diagnostics._replace(check=found, use_chains=use_chains)
     )
     if use_chains and states is not None and assessment.diagnosis.status == "corrected":
-        assessment = _with_bridge(assessment, fitted, states, transform is not None)
+        if transform is None:  # a flow's chains have its tails, which bridge sampling relies on
+            assessment = _with_bridge(assessment, fitted, states)
         return assessment._replace(chain_states=weights.split(target.space, states.points))
     return assessment
 
 
-def _with_bridge(
-    assessment: Assessment, fitted: FittedGuide, states: States, pulled_back: bool
-) -> Assessment:
+def _with_bridge(assessment: Assessment, fitted: FittedGuide, states: States) -> Assessment:
     """The assessment with the log evidence by bridge sampling between draws and states."""
     diagnostics, guide, space = assessment.diagnostics, fitted.guide, fitted.target.space
     assert diagnostics.importance is not None
     assert diagnostics.check is not None
-    if pulled_back:  # density of the standard normals that the guide transforms
-        log_q = -0.5 * np.sum(states.raw**2 + np.log(2 * np.pi), axis=1)
-    else:
-        assert isinstance(guide, DensityGuide)
-        found = guide.host_log_prob(fitted.variables.guide, space, states.points)
-        if found is None:
-            return assessment
-        log_q = found
+    assert isinstance(guide, DensityGuide)
+    log_q = guide.host_log_prob(fitted.variables.guide, space, states.points)
+    if log_q is None:
+        return assessment
     effective = min(len(log_q), diagnostics.check.mean_se.max() ** -2)
     of_guide = assessment.draws.log_weights
     bridge = bridge_sampling(of_guide, states.log_density - log_q, effective)
     importance = diagnostics.importance._replace(
         log_evidence=bridge.log_evidence,
         log_evidence_se=weights.at_least(bridge.se, bridge.log_evidence),
+        bridged=True,
     )
     return assessment._replace(diagnostics=diagnostics._replace(importance=importance))
 

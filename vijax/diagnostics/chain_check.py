@@ -125,12 +125,10 @@ class States(NamedTuple):
 
     Attributes:
         points: in the coordinates in which moments are compared, `(num, dim)`.
-        raw: in the coordinates of the chains, `(num, dim)`.
-        log_density: the kernel's at `raw`, `(num,)`.
+        log_density: the kernel's, `(num,)`.
     """
 
     points: Floats
-    raw: Floats
     log_density: Floats
 
 
@@ -219,10 +217,9 @@ def check(
             iterations *= 2
         if len(windows) == 1 and not agrees:
             found = found._replace(log_density_drift=math.inf)  # one window does not show drift
-    parts = (seen.samples, state.samples, state.sample_log_density[..., None])
-    points, raw, log_density = (part.reshape(-1, part.shape[-1]) for part in parts)
+    points = seen.samples.reshape(-1, kernel.dim)
     order = rng.permutation(len(points))
-    return found, States(points[order], raw[order], log_density[order, 0])
+    return found, States(points[order], state.sample_log_density.ravel()[order])
 
 
 def _transformed(state: ChainState, transform: Callable[[Floats], Floats] | None) -> ChainState:

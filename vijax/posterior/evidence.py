@@ -51,29 +51,29 @@ def log_evidence(
     result: FitResult, method: str | None, key: Array, num_draws: int, num_particles: int
 ) -> Evidence | Bracket:
     """See `Posterior.log_evidence`."""
-    chains = result.assessment.chain_states is not None
-    method = method or ("bridge" if chains else "importance")
+    found = result.assessment.importance
+    method = method or ("bridge" if found is not None and found.bridged else "importance")
     if method not in METHODS:
         raise ValueError(f"method: expected one of {METHODS}, got {method!r}.")
     check_count("num_particles", num_particles)
     if method == "bridge":
         return _bridge(result)
     draws, _ = proposals(result, key, check_count("num_draws", num_draws), fresh=True)
-    found = evidence(draws.log_weights, method, num_particles)
-    if isinstance(found, Bracket):
-        return found
-    return found._replace(se=math.hypot(found.se, result.assessment.diagnostics.rounding))
+    estimate = evidence(draws.log_weights, method, num_particles)
+    if isinstance(estimate, Bracket):
+        return estimate
+    return estimate._replace(se=math.hypot(estimate.se, result.assessment.diagnostics.rounding))
 
 
 def _bridge(result: FitResult) -> Evidence:
     """The estimate from the draws and the states of the chains of the fit."""
-    assessment = result.assessment
-    if assessment.chain_states is None or assessment.importance is None:
+    found = result.assessment.importance
+    if found is None or not found.bridged:
         raise GuideError(
-            "log_evidence: method='bridge' needs draws of the posterior: a fit that is corrected "
-            f"by short chains, got one that is {result.status}. Use method='importance'."
+            "log_evidence: method='bridge' needs draws of the posterior: a Gaussian or a mixture "
+            f"that short chains correct, got {result.guide!r}, {result.status}. Use "
+            "method='importance'."
         )
-    found = assessment.importance
     return Evidence(found.log_evidence, found.log_evidence_se, "estimate")
 
 

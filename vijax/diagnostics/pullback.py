@@ -22,7 +22,7 @@ class PullbackKernel(Kernel):
     """Log density and gradient of the pullback, `log p(T(e)) + log |dT/de|`, at base normals `e`.
 
     The Jacobian follows from the guide's density: `log |dT/de| = log N(e) - log q(T(e))`. The
-    constant `dim/2 log 2 pi` of the normal density is added: chains do not need it.
+    constant `dim/2 log 2 pi` of the normal density is left out: chains do not need it.
 
     Args:
         target: the target.

@@ -26,6 +26,7 @@ from tests.targets import problem
 from vijax import algorithms, guides, objectives
 from vijax.algorithms import Gradient, Optimizer
 from vijax.auto.centering import learn_centering
+from vijax.auto.mode_search import prior_positions
 from vijax.contracts import Batch, Variables
 from vijax.contracts.kernel import Kernel
 from vijax.engine.count_bounds import lower_bounds
@@ -209,8 +210,11 @@ def test_steps_of_discrete_guides_lower():
 
 def discrete_sites():
     use(fit(mixture, Y, guide="fullrank"), Y)  # marginalized
-    target, _, batch = built(counts, np.arange(6), sampled="all")
+    target, arguments, batch = built(counts, np.arange(6), sampled="all")
     lower_bounds(target, batch, target.space.sites, {}, {})
+    guide = guides.resolve("discrete", target, counts, arguments)
+    counted = Problem(counts, arguments, target, guide, batch, as_key(0))
+    prior_positions(counted, Variables(None), {}, as_key(1))
 
 
 SOLVERS = {
@@ -280,7 +284,14 @@ def models():
 
 # Every program of the library, by a part that evaluates it.
 PARTS = {
-    discrete_sites: {"_bisect", "_discrete", "_log_likelihood", "_observations", "_predict"},
+    discrete_sites: {
+        "_bisect",
+        "_discrete",
+        "_log_likelihood",
+        "_observations",
+        "_predict",
+        "prior_draws",
+    },
     solvers: {"log_densities", "solver_kernel", "solver_paired_products", "solver_products"},
     flows: {"descend", "pullback_kernel"},
     minibatches: {
@@ -318,7 +329,6 @@ PARTS = {
 # Functions compiled otherwise, which consist of what these programs consist of.
 OTHERS = {
     "contracts/target.py": "Target.program",
-    "auto/mode_search.py": "draws from the prior",
     "fitting/initial_values.py": "strategies of NumPyro, draws from the prior",
     "guides/flow/guide.py": "draws and densities of flows for the host",
     "guides/numpyro/export.py": "draws for NumPyro",

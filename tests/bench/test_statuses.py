@@ -41,3 +41,10 @@ def test_fits_of_simulated_data_are_compared_with_the_truth():
     assert wrong.false == (wrong.status in ("certified", "corrected"))
     rows = statuses.summary([found, wrong])
     assert rows[0][:2] == (kind, "2")
+
+
+def test_connected_modes_that_a_gaussian_does_not_cover_are_added():
+    """All paths end in one group of modes, connected by a ridge of amplitudes near zero."""
+    kind, seed = "period search", 32
+    rng = np.random.default_rng((seed, list(KINDS).index(kind)))
+    assert not statuses.compare(kind, "default", seed, KINDS[kind].simulate(rng), {}).false

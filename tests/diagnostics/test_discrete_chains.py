@@ -54,6 +54,16 @@ def test_an_exact_guide_misses_nothing(p):
     assert found(*bernoulli(np.array(p)), len(p), 2, keys=5) == [""] * 5
 
 
+def test_a_rare_value_that_the_guide_never_draws_is_missed():
+    log_density, _ = bernoulli(np.array([0.4, 0.01]))
+
+    def draw(rng):
+        return np.stack([rng.random(4000) < 0.4, np.zeros(4000)], axis=1)
+
+    reasons = found(log_density, draw, 2, 2)
+    assert all("'x[1]'" in reason and "probability of 1 %" in reason for reason in reasons)
+
+
 def test_a_mode_far_from_the_guide_is_missed():
     def log_density(x):  # all zero or all one
         return -4.0 * np.minimum(x.sum(axis=1), 6 - x.sum(axis=1))

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from vijax.diagnostics.chain_check import ChainCheck
+from vijax.diagnostics.diagnosis import Diagnostics
 from vijax.diagnostics.importance import Importance
 from vijax.diagnostics.shift import Shift
-from vijax.diagnostics.status import Diagnostics, diagnose
+from vijax.diagnostics.status import diagnose
 
 FIRST = np.array([0.2, 0.0, 0.0])
 SAME = Shift(np.zeros(3), np.zeros(3))

@@ -7,21 +7,23 @@ are added while some ended at a mode that no other path reached.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax import Array
 
 from vijax.auto.candidate import MAX_UNSEEN
-from vijax.contracts import Batch, Blocks, PyTree, Variables
+from vijax.contracts import Batch, Blocks, Position, PyTree, Target, Variables
 from vijax.contracts.kernel import Kernel
 from vijax.diagnostics import importance as weights
-from vijax.diagnostics.assessment import Assessment
+from vijax.diagnostics.assessment import Assessment, with_enumeration
 from vijax.diagnostics.discrete_chains import missed_values
 from vijax.diagnostics.status import diagnose
 from vijax.engine.problem import Problem
-from vijax.model import init_strategy
+from vijax.model import Arguments, init_strategy
 from vijax.runtime.deadline import time_is_up
 from vijax.runtime.errors import ModelError
 from vijax.runtime.keys import fold_in, host_rng
@@ -105,7 +107,7 @@ def _missed_values(
     if problem.target.subsampled or problem.arguments.sources:
         return f"{_UNSEARCHED}: rows are subsampled"
     try:
-        starts = _prior_draws(problem, variables, mutable, fold_in(key, 1))
+        starts = prior_positions(problem, variables, mutable, fold_in(key, 1))
     except (KeyError, TypeError, ValueError, NotImplementedError, ModelError):
         return f"{_UNSEARCHED}: the prior cannot be sampled"
     kernel = Kernel(problem.target, problem.all_rows, variables.model, mutable)
@@ -113,21 +115,42 @@ def _missed_values(
     return missed_values(kernel, draws, assessment.importance.log_weights, starts, host_rng(key))
 
 
-def _prior_draws(
+@dataclasses.dataclass(frozen=True)
+class _Model:
+    """The model of a target with its static arguments; those of one target are all equal."""
+
+    function: Callable[..., Any] = dataclasses.field(compare=False)
+    arguments: Arguments = dataclasses.field(compare=False)
+
+
+def prior_positions(
     problem: Problem, variables: Variables, mutable: dict[str, PyTree], key: Array
 ) -> np.ndarray:
     """Draws from the prior in unconstrained space, `(num, dim)`."""
     target = problem.target
-    prior = init_strategy(problem.model, problem.arguments, None)
+    program = target.program(prior_draws, _Model(problem.model, problem.arguments))
+    keys = jax.random.split(key, _PRIOR_DRAWS)
+    drawn = program(keys, problem.batch, variables.model, mutable)
+    return weights.flatten(target.space, jax.device_get(drawn))
 
-    def one(key: Array, batch: Batch) -> dict[str, Array]:
+
+def prior_draws(
+    target: Target,
+    model: _Model,
+    keys: Array,
+    batch: Batch,
+    params: dict[str, PyTree],
+    mutable: dict[str, PyTree],
+) -> Position:
+    """A draw from the prior for each key, as positions."""
+    prior = init_strategy(model.function, model.arguments, None)
+
+    def one(key: Array) -> Position:
         values = prior(key, batch)
         latent = {name: values[name] for name in target.space.names}
-        return target.unconstrain(latent, batch, variables.model, mutable)
+        return target.unconstrain(latent, batch, params, mutable)
 
-    keys = jax.random.split(key, _PRIOR_DRAWS)
-    drawn = jax.jit(jax.vmap(one, (0, None)))(keys, problem.batch)
-    return weights.flatten(target.space, jax.device_get(drawn))
+    return jax.vmap(one)(keys)
 
 
 def with_mode_search(
@@ -148,6 +171,10 @@ def with_mode_search(
     """
     if unseen is not None and unseen <= MAX_UNSEEN:
         return assessment
+    if not problem.target.space.continuous.sites and problem.all_rows is not None:
+        assessment = with_enumeration(assessment, problem.fitted(variables, mutable))
+        if assessment.diagnostics.enumeration is not None:
+            return assessment
     diagnostics = assessment.diagnostics._replace(more_modes=False)
     if diagnose(diagnostics).status not in ("certified", "corrected"):
         return assessment

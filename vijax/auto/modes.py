@@ -26,12 +26,14 @@ from vijax.solvers import Pathfinder
 from vijax.solvers.gaussians.conversion import from_params, to_params
 from vijax.solvers.gaussians.dense import Gaussian
 from vijax.solvers.gaussians.low_rank import LowRankGaussian
+from vijax.solvers.pathfinder.pathfinder import PathfinderResult
 
 _MIN_SEPARATION = 1.0  # distance between separate modes, see `_nearest`
 _MIN_WEIGHT = 1e-3  # share of the marginal likelihood below which a mode is left out
 _PATHS, _ROUNDS = 16, 12  # paths per round, maximum number of rounds
 _MIN_ROUNDS = 4  # rounds after which lone paths at modes of negligible mass do not matter
 _MAX_MODES = 32  # number of modes at which the search ends
+_MAX_UNCOVERED = 8  # Gaussians of one round of paths that are added where modes are connected
 _MIN_VISITS = 3  # the search ends once every mode was reached by so many paths
 
 
@@ -107,11 +109,34 @@ def _search(start: StartingPoint, found: list[Candidate]) -> bool:
                     visited + count if j == nearest or _inside(gaussian, one) else visited
                     for j, (visited, one) in enumerate(zip(visits, known, strict=True))
                 ]
+        _add_uncovered(start, found, known, visits, ends)
         # paths that end alone at modes of negligible mass leave room for a high one
         enough = ends.unseen <= MAX_UNSEEN or round_ + 1 >= _MIN_ROUNDS
         if (min(visits) >= _MIN_VISITS and enough) or len(found) > _MAX_MODES:
             break
     return visits.count(1) <= MAX_UNSEEN * sum(visits)
+
+
+def _add_uncovered(
+    start: StartingPoint,
+    found: list[Candidate],
+    known: list[Gaussian | LowRankGaussian],
+    visits: list[int],
+    ends: PathfinderResult,
+) -> None:
+    """Adds what no known Gaussian covers where modes are connected, such as along a long ridge."""
+    best = found[0]
+    space, variables = best.problem.target.space, best.solution.variables
+    for _ in range(_MAX_UNCOVERED):
+        gaussian = ends.uncovered(known, best.assessment.elbo)
+        if gaussian is None:
+            return
+        one = _refined(start, best, to_params(variables.guide, gaussian, space), len(found))
+        if _nearest(_gaussian(one), known)[1] <= _MIN_SEPARATION:
+            return
+        found.append(one)
+        known.append(_gaussian(one))
+        visits.append(_MIN_VISITS)  # connected with others: it says nothing about further modes
 
 
 def _refined(start: StartingPoint, best: Candidate, params: PyTree, number: int) -> Candidate:

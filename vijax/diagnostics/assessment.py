@@ -26,13 +26,15 @@ from vijax.contracts.kernel import Kernel
 from vijax.diagnostics import importance as weights
 from vijax.diagnostics.bridge_sampling import bridge_sampling
 from vijax.diagnostics.chain_check import ChainCheck, States, check, evaluation_budget
+from vijax.diagnostics.diagnosis import Diagnosis, Diagnostics
+from vijax.diagnostics.enumeration import enumerate_states
 from vijax.diagnostics.gradient_check import wrong_gradient
 from vijax.diagnostics.importance import Draws, Importance
 from vijax.diagnostics.propriety import improper_direction
 from vijax.diagnostics.pullback import PullbackKernel
 from vijax.diagnostics.shift import Shift, shift
 from vijax.diagnostics.stationarity import Stationarity, stationarity
-from vijax.diagnostics.status import CERTIFIED_SHIFT, Diagnosis, Diagnostics, diagnose
+from vijax.diagnostics.status import CERTIFIED_SHIFT, diagnose
 from vijax.diagnostics.stein_discrepancy import discrepancy
 from vijax.runtime.deadline import time_is_up
 from vijax.runtime.keys import fold_in, host_rng
@@ -57,7 +59,8 @@ class Assessment(NamedTuple):
         elbo: estimate of the evidence lower bound in nats, from fresh draws.
         elbo_se: its standard error.
         diagnostics: the quantities that the status is based on.
-        chain_states: states of the chains, by site `(num, *z_shape)`, if they replace the draws.
+        chain_states: states that replace the draws, by site `(num, *z_shape)`: of the chains, or
+            of exact probabilities.
     """
 
     draws: Draws
@@ -261,9 +264,31 @@ def _with_bridge(assessment: Assessment, fitted: FittedGuide, states: States) ->
     importance = diagnostics.importance._replace(
         log_evidence=bridge.log_evidence,
         log_evidence_se=weights.at_least(bridge.se, bridge.log_evidence),
-        bridged=True,
+        method="bridge",
     )
     return assessment._replace(diagnostics=diagnostics._replace(importance=importance))
+
+
+def with_enumeration(assessment: Assessment, fitted: FittedGuide) -> Assessment:
+    """The assessment with the exact posterior, where the sites are discrete and have few values."""
+    space, importance = fitted.target.space, assessment.importance
+    exact = None if importance is None else enumerate_states(fitted.kernel)
+    if exact is None:
+        return assessment
+    assert importance is not None
+    eps = np.finfo(fitted.kernel.dtype).eps
+    importance = importance._replace(
+        log_evidence=exact.log_evidence,
+        log_evidence_se=float(eps * max(1.0, abs(exact.log_evidence))),
+        method="enumeration",
+    )
+    comparison = exact.compare(weights.flatten(space, assessment.draws.z))
+    diagnostics = assessment.diagnostics._replace(importance=importance, enumeration=comparison)
+    assessment = assessment._replace(diagnostics=diagnostics)
+    if assessment.diagnosis.status != "corrected":
+        return assessment
+    states = exact.sample(host_rng(fold_in(fitted.key, 1)))
+    return assessment._replace(chain_states=weights.split(space, states))
 
 
 def add_propriety(assessment: Assessment, fitted: FittedGuide) -> Assessment:

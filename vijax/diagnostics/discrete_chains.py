@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vijax.contracts.kernel import Floats, Kernel
+from vijax.diagnostics.enumeration import cardinalities
 from vijax.runtime.deadline import time_is_up
 
 _NUM_CHAINS = 128  # from the guide, and as many from random values
@@ -29,6 +30,7 @@ _ELEMENTS = 2**30  # points times data elements
 _TOLERANCE = 0.1  # sds by which means may differ
 _FAR = 0.3  # sds from the guide that are conclusive for chains that started there
 _CONCLUSIVE = 0.35  # sds: largest difference that may remain unseen
+_RARE = 0.002  # probability of values that need not be covered
 _TINY, _LOWEST = 1e-9, -1e300
 _COSTLY = "other modes were not searched for: changing every discrete value takes too long"
 
@@ -59,8 +61,7 @@ def missed_values(
     Returns:
         What differs, or why that is not known; empty if nothing differs.
     """
-    sites = kernel.target.space.sites
-    sizes = np.repeat([site.cardinality or 0 for site in sites], [site.size for site in sites])
+    sizes = np.array(cardinalities(kernel.target.space))
     moves = max(_MIN_MOVES, 2 * kernel.dim)
     budget = min(_POINTS, _ELEMENTS // kernel.num_elements) // (2 * _NUM_CHAINS * moves)
     if budget < _BURN_IN + _WINDOWS[0] + _WINDOWS[1]:
@@ -68,6 +69,10 @@ def missed_values(
     weights = np.exp(log_weights)
     mean = weights @ draws
     sd = np.sqrt(weights @ (draws - mean) ** 2)
+    constant = np.flatnonzero((sd == 0) & (sizes > 1))
+    never = _never_drawn(kernel, draws[: _NUM_CHAINS // 2], constant, sizes)
+    if never:
+        return never
     levels = (np.arange(_NUM_CHAINS) + rng.random()) / _NUM_CHAINS
     rows = np.minimum(np.searchsorted(np.cumsum(weights), levels), len(draws) - 1)
     others = _random_values(sizes, mean, sd, rng)
@@ -101,6 +106,31 @@ def missed_values(
             f"each other, in {kernel.label(feature % kernel.dim)!r} by {largest:.1f} sd"
         )
     return "other modes were not searched for: Metropolis chains were too short to be conclusive"
+
+
+def _never_drawn(kernel: Kernel, draws: Floats, entries: np.ndarray, sizes: np.ndarray) -> str:
+    """Whether other values of entries that are constant in a guide have some probability, in words.
+
+    That is the mean over draws of their conditional probability given the other entries, which has
+    hardly any noise, while chains may take long to meet a rare value.
+    """
+    draws = draws[: _POINTS // (1 + int(np.sum(sizes[entries] - 1)))]
+    if not (entries.size and len(draws)):
+        return ""
+    log_density = kernel.log_density(draws)
+    for entry in entries:
+        others = (draws[0, entry] + np.arange(1, sizes[entry])) % sizes[entry]
+        proposals = np.repeat(draws[None], len(others), axis=0)
+        proposals[:, :, entry] = others[:, None]
+        found = kernel.log_density(proposals.reshape(-1, kernel.dim)).reshape(len(others), -1)
+        odds = np.exp(np.minimum(np.logaddexp.reduce(found, axis=0) - log_density, 700))
+        probability = float(np.mean(odds / (1 + odds)))
+        if probability > _RARE:
+            return (
+                f"values of {kernel.label(int(entry))!r} that the guide never draws have a "
+                f"probability of {100 * probability:.2g} %"
+            )
+    return ""
 
 
 class _Chains:

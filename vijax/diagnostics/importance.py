@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -67,11 +67,12 @@ class Importance(NamedTuple):
             share of the total weight; where it is negligible a large k-hat is a false alarm (the
             largest weights may be nearly equal, with spacings that resemble a heavy tail).
         log_evidence: log mean weight in nats, the estimate of the log marginal likelihood; by
-            bridge sampling where states of chains replace the draws of a Gaussian or a mixture.
+            bridge sampling where states of chains replace the draws of a Gaussian or a mixture;
+            exact where all values of discrete sites were enumerated.
         log_evidence_se: its standard error, by the delta method; at least the rounding error of
             the log density and the mass of modes too small to be found; with the share of the tail
             if its variance is infinite; infinite if `khat` shows that the weights are unreliable.
-        bridged: whether the log evidence is by bridge sampling.
+        method: how the log evidence was found.
     """
 
     log_weights: np.ndarray
@@ -80,7 +81,7 @@ class Importance(NamedTuple):
     tail_share: float
     log_evidence: float
     log_evidence_se: float
-    bridged: bool = False
+    method: Literal["importance", "bridge", "enumeration"] = "importance"
 
 
 def block_size(batch: Data, dim: int, plate_axes: PlateAxes | None = None) -> int:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
 from vijax.diagnostics.chain_check import ChainCheck
+from vijax.diagnostics.diagnosis import Diagnosis, Diagnostics, Status
+from vijax.diagnostics.enumeration import Comparison
 from vijax.diagnostics.importance import LIGHT_TAIL, Importance, khat_threshold
-from vijax.diagnostics.shift import Shift
-from vijax.diagnostics.stationarity import Stationarity
 from vijax.diagnostics.stein_discrepancy import Discrepancy
 
-Status = Literal["certified", "corrected", "approximate", "failed"]
 WeightResult = Literal["accurate", "correctable", "unreliable"]
 ChainResult = Literal["absent", "too short", "inconclusive", "agree", "agree corrected", "differ"]
 
@@ -31,74 +29,12 @@ _STEP = 0.1  # sds or log sds of a natural-gradient step below which the guide i
 _FAR = 2.0  # discrepancy of particles, relative to exact draws, beyond which they are inaccurate
 _NOISE = 0.1  # standard error beyond which there are too few chain states
 _CHECK_DENSITY = "Check where the log density is not finite, or pass initial values with init=."
+_CENTER = "Center these data before the call, or use double precision."
 _CHECK_GRADIENT = (
     "Look in the model for jax.lax.stop_gradient, a custom derivative rule, and rounding of "
     "latents (integer casts, round, argmax, comparisons)."
 )
 _NEARLY_ALL = 0.9  # effective share of the draws at which weights suffice without chains
-
-
-class Diagnosis(NamedTuple):
-    """Reliability of a fit.
-
-    Attributes:
-        status: `"certified"`, the guide's draws are accurate; `"corrected"`, draws corrected by
-            importance resampling or by chains are; `"approximate"`, accuracy is not verified, see
-            the reasons; `"failed"`, do not use.
-        reasons: the diagnostics in words.
-        advice: what to try next, empty when nothing is needed.
-    """
-
-    status: Status
-    reasons: tuple[str, ...]
-    advice: str
-
-
-class Diagnostics(NamedTuple):
-    """The quantities that a diagnosis is based on.
-
-    Attributes:
-        importance: importance sampling from the guide, `None` where it does not apply (a point
-            estimate, minibatches).
-        shift: change of the moments by importance correction, `None` likewise.
-        check: comparison with short chains, `None` where they were not run.
-        stationarity: distance of a Gaussian guide from its optimum, `None` for other guides.
-        use_chains: whether states of the chains are available to replace the guide's draws.
-        converged: whether the optimization converged.
-        nonfinite_steps: descriptions of the non-finite steps.
-        num_draws: draws behind `importance`.
-        finite_share: share of them with a finite density under the model.
-        num_modes: separate modes found, the one that the guide covers included.
-        more_modes: whether the search for modes reached its limit while finding new ones.
-        rounding: rounding error of the log density that all draws share, in nats.
-        improper: direction in which the log density does not fall, empty if none was found.
-        unsearched: why modes may be missing, in words; empty if they were searched for.
-        discrepancy: Stein discrepancy of `num_draws` particles, the only diagnostic for them.
-        data_warnings: what the precision of the device loses of the data, in words.
-        out_of_time: whether chains were not run because the time limit of the fit had passed.
-        discrete: whether there are sites without a gradient, for which no chains are run.
-        wrong_gradient: sites with a gradient that is not the log density's; `None` if not checked.
-    """
-
-    importance: Importance | None
-    shift: Shift | None
-    check: ChainCheck | None = None
-    use_chains: bool = False
-    converged: bool = True
-    nonfinite_steps: Sequence[object] = ()
-    num_draws: int = 4000
-    finite_share: float = 1.0
-    num_modes: int = 1
-    stationarity: Stationarity | None = None
-    discrepancy: Discrepancy | None = None
-    more_modes: bool = False
-    improper: str = ""
-    unsearched: str = ""
-    rounding: float = 0.0
-    data_warnings: tuple[str, ...] = ()
-    out_of_time: bool = False
-    discrete: bool = False
-    wrong_gradient: tuple[str, ...] | None = None
 
 
 def diagnose(diagnostics: Diagnostics) -> Diagnosis:
@@ -121,6 +57,9 @@ def diagnose(diagnostics: Diagnostics) -> Diagnosis:
     if diagnostics.importance is None:
         reasons.append("importance sampling does not apply: accuracy not verified")
         return Diagnosis("approximate", tuple(reasons), _advice(diagnostics))
+    if diagnostics.enumeration is not None:
+        found = _diagnose_enumerated(diagnostics.enumeration)
+        return _at_most_approximate(found, diagnostics.data_warnings, _CENTER)
     found = _diagnose_draws(diagnostics, diagnostics.importance, reasons)
     found = _of_unchecked(found, diagnostics, diagnostics.importance)
     if diagnostics.wrong_gradient:
@@ -129,8 +68,21 @@ def diagnose(diagnostics: Diagnostics) -> Diagnosis:
             f"the gradient in {sites} is not that of the log density: finite differences differ"
         )
         found = _at_most_approximate(found, (reason,), _CHECK_GRADIENT)
-    advice = found.advice or "Center these data before the call, or use double precision."
-    return _at_most_approximate(found, diagnostics.data_warnings, advice)
+    return _at_most_approximate(found, diagnostics.data_warnings, found.advice or _CENTER)
+
+
+def _diagnose_enumerated(found: Comparison) -> Diagnosis:
+    """Diagnosis where the posterior probabilities of all joint values are known."""
+    mean, log_sd = found.largest
+    reason = (
+        f"all {found.num_states} combinations of the discrete values were evaluated: exact means "
+        f"differ from the guide's by up to {mean:.2f} sd, standard deviations by up to "
+        f"{_percent(log_sd)} %"
+    )
+    if max(mean, log_sd) < CERTIFIED_SHIFT:
+        return Diagnosis("certified", (reason,), "")
+    drawn = "posterior draws: from the exact probabilities"
+    return Diagnosis("corrected", (reason, drawn), "")
 
 
 def _of_unchecked(found: Diagnosis, diagnostics: Diagnostics, importance: Importance) -> Diagnosis:

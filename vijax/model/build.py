@@ -36,6 +36,7 @@ from vijax.model.tracing.arguments import Arguments
 from vijax.model.tracing.checks import check_subsampled
 from vijax.model.tracing.discrete_values import COUNTABLY_INFINITE
 from vijax.model.tracing.run import SampledSites
+from vijax.model.tracing.shared_priors import shared_priors
 from vijax.model.tracing.sites import (
     Trace,
     all_plates,
@@ -173,6 +174,7 @@ def _target(traced: TracedModel, analysis: Analysis, request: BatchRequest | Non
             f"model {name!r}: expected at least one continuous latent numpyro.sample site, got "
             "none. Sites with obs= are data; remove it from sites to be inferred."
         )
+    traced.shared_priors = shared_priors(trace)
     space = Space(traced.sites)
     if not any(site.size for site in space.sites):
         raise ModelError(

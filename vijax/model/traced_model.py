@@ -19,6 +19,7 @@ from vijax.model.tracing.arguments import Arguments
 from vijax.model.tracing.checks import tracing_errors
 from vijax.model.tracing.handler import SubstituteFn
 from vijax.model.tracing.run import SampledSites, run_model
+from vijax.model.tracing.shared_priors import Groups
 from vijax.model.tracing.sites import (
     Trace,
     is_data,
@@ -42,6 +43,7 @@ class TracedModel:
         default_rows: number of rows of a subsampled plate in use for a batch without an index.
         subsampler: the subsampling of the data of a model that is written for all rows.
         sites: the latent sites.
+        shared_priors: groups of sites that share a prior.
         marginalization: of discrete sites, `None` where there are none.
     """
 
@@ -57,6 +59,7 @@ class TracedModel:
         self.default_rows: dict[str, int] = {}
         self.subsampler = Subsampler()
         self.sites: tuple[Site, ...] = ()
+        self.shared_priors: Groups = ()
         self.marginalization: Marginalization | None = None
 
     @property
@@ -107,7 +110,9 @@ class TracedModel:
         with_log_density: bool = True,
     ) -> Trace:
         """The trace at one position."""
-        substitute_fn = substitution.from_unconstrained(z, self._centering(batch))
+        substitute_fn = substitution.from_unconstrained(
+            z, self._centering(batch), self.shared_priors
+        )
         traced = any(isinstance(value, jax.core.Tracer) for value in z.values())
         return self.trace(
             batch, substitute_fn, model, mutable, with_log_density, latents_traced=traced

@@ -14,8 +14,11 @@ from vijax.posterior.sampling import proposals
 from vijax.runtime.checks import check_count
 from vijax.runtime.errors import GuideError
 
-METHODS = ("importance", "bridge", "elbo", "iwae", "cubo", "bracket")
-
+METHODS = ("importance", "bridge", "enumeration", "elbo", "iwae", "cubo", "bracket")
+_NEEDED = {
+    "bridge": "draws of the posterior: a Gaussian or a mixture that short chains correct",
+    "enumeration": "discrete sites only, with few joint values",
+}
 _ORDER = 2  # of the chi upper bound
 
 
@@ -52,12 +55,12 @@ def log_evidence(
 ) -> Evidence | Bracket:
     """See `Posterior.log_evidence`."""
     found = result.assessment.importance
-    method = method or ("bridge" if found is not None and found.bridged else "importance")
+    method = method or ("importance" if found is None else found.method)
     if method not in METHODS:
         raise ValueError(f"method: expected one of {METHODS}, got {method!r}.")
     check_count("num_particles", num_particles)
-    if method == "bridge":
-        return _bridge(result)
+    if method in _NEEDED:
+        return _of_the_fit(result, method)
     draws, _ = proposals(result, key, check_count("num_draws", num_draws), fresh=True)
     estimate = evidence(draws.log_weights, method, num_particles)
     if isinstance(estimate, Bracket):
@@ -65,14 +68,13 @@ def log_evidence(
     return estimate._replace(se=math.hypot(estimate.se, result.assessment.diagnostics.rounding))
 
 
-def _bridge(result: FitResult) -> Evidence:
-    """The estimate from the draws and the states of the chains of the fit."""
+def _of_the_fit(result: FitResult, method: str) -> Evidence:
+    """The estimate that was made with the assessment of the fit."""
     found = result.assessment.importance
-    if found is None or not found.bridged:
+    if found is None or found.method != method:
         raise GuideError(
-            "log_evidence: method='bridge' needs draws of the posterior: a Gaussian or a mixture "
-            f"that short chains correct, got {result.guide!r}, {result.status}. Use "
-            "method='importance'."
+            f"log_evidence: method={method!r} needs {_NEEDED[method]}, got {result.guide!r}, "
+            f"{result.status}. Use method='importance'."
         )
     return Evidence(found.log_evidence, found.log_evidence_se, "estimate")
 

@@ -112,9 +112,10 @@ def summary(result: FitResult, key: Array, num_draws: int, ci_prob: float) -> Su
     z = unconstrained(result, key, num_draws, corrected=False)
     guide = constrained(result, z, fold_in(key, 2))
     posterior = Weighted(guide)
-    if corrected and assessment.check is not None:
+    if corrected and assessment.chain_states is not None:
         z = unconstrained(result, key, num_draws, corrected=True)
-        posterior = Weighted(constrained(result, z, fold_in(key, 3)), error=assessment.check.error)
+        error = 0.0 if assessment.check is None else assessment.check.error
+        posterior = Weighted(constrained(result, z, fold_in(key, 3)), error=error)
     return summarize(posterior, guide, ci_prob, result.status)
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from vijax.contracts import Batch
 from vijax.model import build, split
-from vijax.model.tracing import alike
+from vijax.model.centering import with_centering
+from vijax.model.tracing import alike, shared_priors
 from vijax.runtime.errors import ModelError
 
 N = 9
@@ -79,3 +80,42 @@ def test_an_error_names_a_site():
     arguments, _ = split(wrong, (), {})
     with pytest.raises(ModelError, match="site 'y0'"):
         build(wrong, arguments)
+
+
+def groups(y, build):  # a target for each value of `build`
+    """Two groups of scalars, each with its own scale, and a chain, where no two share a prior."""
+    scales = [numpyro.sample(f"scale{j}", dist.HalfNormal(1.0)) for j in range(2)]
+    before = 0.0
+    for i in range(N):
+        numpyro.sample(f"a{i}", dist.Normal(0.5, scales[0]))
+        numpyro.sample(f"b{i}", dist.LogNormal(0.0, scales[1]).expand([2]).to_event(1))
+        before = numpyro.sample(f"x{i}", dist.Normal(before, scales[0]))
+        numpyro.sample(f"y{i}", dist.Normal(before, 1.0), obs=y[i])
+
+
+def test_centered_sites_of_one_prior_are_transformed_together(monkeypatch):
+    rng, found, counted = np.random.default_rng(0), [], []
+    weights = {}
+    for many in (shared_priors._MANY, 1000):
+        monkeypatch.setattr(shared_priors, "_MANY", many)
+        arguments, data = split(groups, (Y, many), {})
+        target = build(groups, arguments)
+        names = target.structure.hierarchical
+        weights = weights or {
+            site.name: rng.random(site.z_shape).astype(np.float32)
+            for site in target.space.sites
+            if site.name in names
+        }
+        batch = with_centering(Batch(data), weights)
+
+        def every(z, target=target, batch=batch):
+            values = target.constrain(z, batch, {}, {})
+            sds = target.log_prior_sds(z, batch, {}, {})
+            return target.log_density(z, batch, {}, {}), values, sds
+
+        z = at(target, 0)
+        found.append(jax.jit(every)(z))
+        counted.append(str(jax.make_jaxpr(every)(z)).count("exp"))
+    for one, other in zip(jax.tree.leaves(found[0]), jax.tree.leaves(found[1]), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    assert counted[0] < counted[1] - 2 * N

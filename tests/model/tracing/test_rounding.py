@@ -9,7 +9,8 @@ import pytest
 import vijax
 from vijax import VijaxWarning
 from vijax.data.arrays import MappedRows
-from vijax.diagnostics.status import Diagnosis, Diagnostics, _at_most_approximate
+from vijax.diagnostics.diagnosis import Diagnosis, Diagnostics
+from vijax.diagnostics.status import _at_most_approximate
 from vijax.model.tracing.rounding import rounding_warnings
 
 rng = np.random.default_rng(0)

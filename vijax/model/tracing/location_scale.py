@@ -18,7 +18,7 @@ Skold, 2007; Automatic reparameterization of probabilistic programs, Gorinova, M
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpyro.distributions as dist
@@ -47,14 +47,26 @@ class LocationScale(NamedTuple):
     joint: bool
 
 
-def location_scale(fn: dist.Distribution) -> LocationScale | None:
-    """Location and scale of a distribution, `None` if it is not of a location-scale family."""
+def parameters(fn: dist.Distribution) -> tuple[Any, Any, bool] | None:
+    """Location and scale as the model has them, and whether coordinates are dependent.
+
+    `None` for a distribution that is not of a location-scale family.
+    """
     fn = base_distribution(fn)
     if type(fn) in FAMILIES:
-        return LocationScale(jnp.asarray(fn.loc), jnp.asarray(fn.scale), False)
+        return fn.loc, fn.scale, False
     if type(fn) in _JOINT:
-        return LocationScale(jnp.asarray(fn.loc), jnp.asarray(fn.scale_tril), True)
+        return fn.loc, fn.scale_tril, True
     return None
+
+
+def location_scale(fn: dist.Distribution) -> LocationScale | None:
+    """Location and scale of a distribution, `None` if it is not of a location-scale family."""
+    found = parameters(fn)
+    if found is None:
+        return None
+    loc, scale, joint = found
+    return LocationScale(jnp.asarray(loc), jnp.asarray(scale), joint)
 
 
 def from_partially_centered(w: Array, weight: Array, prior: LocationScale) -> tuple[Array, Array]:

@@ -22,11 +22,10 @@ from vijax.model.tracing.handler import (
 )
 from vijax.model.tracing.location_scale import (
     LocationScale,
-    from_partially_centered,
     location_scale,
-    log_prior_sd,
     to_partially_centered,
 )
+from vijax.model.tracing.shared_priors import Centered, Groups, SharedPriors, centered_value
 from vijax.model.tracing.sites import (
     at_step,
     fixed_value,
@@ -52,7 +51,9 @@ def _of_latents(substitute_fn: SubstituteFn) -> SubstituteFn:
 
 
 def from_unconstrained(
-    z: Mapping[str, Array], centering: Mapping[str, Array] | None = None
+    z: Mapping[str, Array],
+    centering: Mapping[str, Array] | None = None,
+    groups: Groups = (),
 ) -> SubstituteFn:
     """Latent values from unconstrained ones; records `log |dx/dz|` of each.
 
@@ -61,8 +62,10 @@ def from_unconstrained(
             a marginalized site without any; in vectorized scans `Previous(name)` has the index at
             the previous step.
         centering: the parameterization of sites, see `Batch`.
+        groups: sites in `centering` that share a prior.
     """
     weights = centering or {}
+    shared = SharedPriors(groups, z, weights)
 
     @_of_latents
     def substitute(name: str, site: Message, steps: tuple[Step, ...]) -> Array | None:
@@ -74,9 +77,10 @@ def from_unconstrained(
             lower_bound = at_step(weights[name], steps) if name in weights else 0
             return value_at_index(name, site, at_step(z[name], steps), lower_bound)
         if name in weights:
-            return _transform_centered(
-                name, site, at_step(z[name], steps), at_step(weights[name], steps)
+            value = shared.value(name, site) or centered_value(
+                at_step(z[name], steps), at_step(weights[name], steps), _prior(name, site)
             )
+            return _record_centered(site, at_step(z[name], steps), value)
         return _transform(site, at_step(z[name], steps))
 
     return substitute
@@ -178,13 +182,10 @@ def _transform(site: Message, z: Array) -> Array:
     return x
 
 
-def _transform_centered(name: str, site: Message, w: Array, weight: Array) -> Array:
-    """The value at partially centered coordinate `w`."""
-    prior = _prior(name, site)
-    z, log_scale = from_partially_centered(w, weight, prior)
-    x, log_det = site_bijector(site["fn"]).forward(z)
-    log_sd = log_prior_sd(weight, prior)
-    site["intermediates"] = Record(w, log_det + log_scale, log_prior_sd=log_sd)
+def _record_centered(site: Message, w: Array, value: Centered) -> Array:
+    """The constrained value of a partially centered site."""
+    x, log_det = site_bijector(site["fn"]).forward(value.z)
+    site["intermediates"] = Record(w, log_det + value.log_scale, log_prior_sd=value.log_sd)
     return x
 
 

@@ -130,6 +130,15 @@ class PathfinderResult(NamedTuple):
         uncovered = [i for i in self._uncovered(fitted, elbo) if modes[i] not in known]
         return [self.candidates.component(i) for i in (*others, *uncovered[:1])]
 
+    def uncovered(
+        self, fitted: Sequence[Gaussian | LowRankGaussian], elbo: float
+    ) -> LowRankGaussian | None:
+        """The best candidate of high mass that no component of a fit covers, if there is any."""
+        if self.candidates is None:
+            return None
+        found = self._uncovered(fitted, elbo)
+        return self.candidates.component(found[0]) if found else None
+
     def _uncovered(self, fitted: Sequence[Gaussian | LowRankGaussian], elbo: float) -> list[int]:
         """Candidates of high mass that a fit does not cover, by ELBO, highest first.
 

@@ -83,6 +83,27 @@ def test_the_mode_of_greater_mass_is_returned():
     np.testing.assert_allclose(modes, [[4, 4], [-4, -4]], atol=0.3)
 
 
+def test_what_no_component_covers_is_found_where_modes_are_connected():
+    """A row of normals: all paths end in one mode, since the density between them hardly dips."""
+    centers = np.array([-4.0, 0.0, 4.0], np.float32)
+
+    def row(centers):
+        x = problems.flat("x", 2)
+        squares = (x[0] - centers) ** 2 + x[1] ** 2
+        numpyro.factor("density", jax.nn.logsumexp(-0.5 * squares))
+
+    case = problems.case(row, centers)
+    ends = Pathfinder(num_paths=32).run(case.kernel(), np.random.default_rng(0))
+    assert ends.num_modes == 1
+    known, elbo = [], np.log(2 * np.pi)
+    for _ in centers:
+        found = ends.uncovered(known, elbo) if known else ends.modes(elbo)[0][0]
+        known.append(Gaussian(found.mean, np.eye(2)))
+    means = np.sort([one.mean[0] for one in known])
+    np.testing.assert_allclose(means, centers, atol=0.5)
+    assert ends.uncovered(known, elbo) is None
+
+
 def test_mixture_density_is_the_average_of_its_components():
     components = run(problems.two_modes()).components
     points = np.random.default_rng(0).normal(size=(5, 2))

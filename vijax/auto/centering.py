@@ -25,6 +25,7 @@ from vijax.model.centering import with_centering
 from vijax.runtime.blockwise import map_blocks
 from vijax.runtime.errors import GuideError
 from vijax.runtime.keys import fold_in, host_rng
+from vijax.runtime.stacks import Packed, pack
 from vijax.solvers.gaussians.dense import Gaussian, from_moments
 from vijax.solvers.gaussians.low_rank import LowRankGaussian
 from vijax.solvers.gaussians.structured_conversion import gaussian_from_params, gaussian_to_params
@@ -109,11 +110,16 @@ def learn_centering(
     return recentered, Variables(params, variables.model)
 
 
-def _log_prior_sds(target: Target, z: Any, batch: Batch, model: PyTree, mutable: PyTree) -> Any:
-    return jax.vmap(lambda one: target.log_prior_sds(one, batch, model, mutable))(z)
+def _log_prior_sds(
+    target: Target, z: Packed, batch: Batch, model: PyTree, mutable: PyTree
+) -> Packed:
+    def one(z: Packed) -> Packed:
+        return pack(target.log_prior_sds(z.unpack(), batch, model, mutable))
+
+    return jax.vmap(one)(z)
 
 
 def _blockwise(problem: Problem, function: Any, z: Any, *rest: Any) -> dict[str, np.ndarray]:
     program = problem.target.program(function)
     size = weights.block_size(problem.sample[1], problem.target.space.dim)
-    return map_blocks(lambda part, _: program(part, *rest), z, size)
+    return map_blocks(lambda part, _: program(pack(part, batch_ndim=1), *rest), z, size)

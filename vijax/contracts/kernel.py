@@ -22,6 +22,7 @@ from vijax.contracts import Batch, Block, Blocks, Data, PyTree, Target
 from vijax.contracts.finite_differences import difference_products, lacks_forward_mode
 from vijax.runtime.device_layout import default_platform, on_host
 from vijax.runtime.errors import ModelError
+from vijax.runtime.jaxpr import without_dead_code
 
 Floats = np.ndarray  # host arrays are float64 throughout
 
@@ -62,7 +63,11 @@ def _log_density(
         params = model if unravel is None else unravel(point[dim:])
         return target.log_density(target.space.unravel(point[:dim]), batch, params, mutable)
 
-    return function
+    if not target.many_sites:
+        return function
+    size = dim + sum(np.size(leaf) for leaf in jax.tree.leaves(model)) * joint
+    simplified = without_dead_code(function, jax.ShapeDtypeStruct((size,), jnp.result_type(float)))
+    return lambda point: simplified(point)[0]
 
 
 def solver_kernel(

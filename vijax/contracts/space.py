@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Collection, Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from vijax.runtime.stacks import cut, join
 
 Array = jax.Array
 Position = dict[str, Array]  # z: unconstrained value by site
@@ -105,7 +106,7 @@ class Space:
 
     def ravel(self, z: Mapping[str, Array]) -> Array:
         """A position as a vector `(dim,)`, sites in order."""
-        return jnp.concatenate([jnp.ravel(jnp.asarray(z[name])) for name in self.names])
+        return join([jnp.asarray(z[name]) for name in self.names])
 
     def host_ravel(self, z: Mapping[str, np.ndarray]) -> np.ndarray:
         """`ravel` in NumPy, which compiles nothing."""
@@ -113,13 +114,8 @@ class Space:
 
     def unravel(self, vector: Array) -> Position:
         """Cuts a vector `(dim,)` into a position; the inverse of `ravel`."""
-        # one split, whose gradient is one concatenation; that of slices is a sum of padded vectors
-        cuts = list(itertools.accumulate(site.size for site in self.sites))[:-1]
-        parts = jnp.split(vector, cuts)
-        return {
-            site.name: part.reshape(site.z_shape)
-            for site, part in zip(self.sites, parts, strict=True)
-        }
+        parts = cut(vector, [site.z_shape for site in self.sites])
+        return dict(zip(self.names, parts, strict=True))
 
     def host_unravel(self, vector: np.ndarray) -> dict[str, np.ndarray]:
         """`unravel` in NumPy."""

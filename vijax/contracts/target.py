@@ -294,6 +294,11 @@ class Target:
         return self.structure.differentiable and not self.space.discrete.sites
 
     @property
+    def many_sites(self) -> bool:
+        """Whether tracing and compiling a program takes longer than running it."""
+        return len(self.space.sites) >= _MANY_SITES
+
+    @property
     def footprint(self) -> int:
         """Array elements per evaluation, data excluded."""
         return self.space.dim + self.marginalized.entries
@@ -354,7 +359,6 @@ class Target:
                     return function(self, *static, *arrays)
 
             call.__name__ = call.__qualname__ = getattr(function, "__name__", "program")
-            many = len(self.space.sites) >= _MANY_SITES
-            options = fast_compilation() if many else None
+            options = fast_compilation() if self.many_sites else None
             known[lookup] = jax.jit(call, donate_argnums=donate, compiler_options=options)
         return known[lookup]

@@ -16,7 +16,6 @@ from vijax.contracts import (
     GaussianGuide,
     Guide,
     ParticleGuide,
-    Position,
     PyTree,
     Target,
     TransportGuide,
@@ -38,6 +37,7 @@ from vijax.diagnostics.status import CERTIFIED_SHIFT, diagnose
 from vijax.diagnostics.stein_discrepancy import discrepancy
 from vijax.runtime.deadline import time_is_up
 from vijax.runtime.keys import fold_in, host_rng
+from vijax.runtime.stacks import Packed, pack
 
 _NUM_DRAWS = 4000
 _MIN_DRAWS = 200
@@ -348,8 +348,8 @@ def _discrete(target: Target) -> np.ndarray:
 
 
 def recenter(
-    target: Target, z: Position, source: Batch, destination: Batch, model: PyTree, mutable: PyTree
-) -> Position:
+    target: Target, z: Packed, source: Batch, destination: Batch, model: PyTree, mutable: PyTree
+) -> Packed:
     """Positions with the centering weights of one batch, transformed to those of another.
 
     Args:
@@ -364,9 +364,9 @@ def recenter(
         Positions `(num, *z_shape)` in the coordinates of `destination`.
     """
 
-    def transform(z: Position) -> Position:
-        values = target.constrain(z, source, model, mutable)
+    def transform(z: Packed) -> Packed:
+        values = target.constrain(z.unpack(), source, model, mutable)
         latent = {name: values[name] for name in target.space.names}
-        return target.unconstrain(latent, destination, model, mutable)
+        return pack(target.unconstrain(latent, destination, model, mutable))
 
     return jax.vmap(transform)(z)

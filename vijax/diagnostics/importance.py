@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vijax.contracts import Batch, Blocks, Data, Guide, Position, PyTree, Space, Target, Variables
+from vijax.contracts import Batch, Blocks, Data, Guide, PyTree, Space, Target, Variables
 from vijax.contracts.kernel import Kernel
 from vijax.diagnostics import psis
 from vijax.runtime.device_layout import on_host
 from vijax.runtime.keys import draw_keys, fold_in, host_rng
+from vijax.runtime.stacks import Packed, pack
 
 _BLOCK_ELEMENTS = 2**24  # draws evaluated at once, times array elements of the model's data
 _MAX_BLOCK = 256
@@ -25,7 +26,7 @@ LIGHT_TAIL = 0.05  # share of the tail below which its shape does not matter
 _MIN_ESS = 5.0
 _EQUAL_ESS = 0.995  # effective share of the draws from which weights count as equal
 _LARGE_KHAT = 0.5  # from which the weights have no variance
-_HOST_DIM = 1000  # largest dimension in which drawing on the host is cheap
+_HOST_DIM = 2000  # largest dimension in which drawing on the host is cheap
 
 
 PlateAxes = Mapping[str, tuple[tuple[str, int], ...]]
@@ -148,7 +149,8 @@ def draw(
         on_host(program(variables, mutable, fold_in(key, i), part))
         for i in range(math.ceil(num_draws / block))
     ]
-    draws = Draws(*jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num_draws], *parts))
+    z, *log_densities = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num_draws], *parts)
+    draws = Draws(z.unpack(), *log_densities)
     if at_once:
         return draws
     return draws._replace(log_p=kernel.log_density(flatten(target.space, draws.z)))
@@ -179,13 +181,13 @@ def _draw_block(
     mutable: dict[str, PyTree],
     key: Array,
     batch: Batch,
-) -> tuple[Position, Array, Array]:
-    def one(key: Array) -> tuple[Position, Array, Array]:
+) -> tuple[Packed, Array, Array]:
+    def one(key: Array) -> tuple[Packed, Array, Array]:
         z, log_q = guide.draw(variables.guide, target.space, key, batch)
         if not with_log_p:
-            return z, jnp.zeros(()), log_q
+            return pack(z), jnp.zeros(()), log_q
         log_p = target.evaluate(z, batch, variables.model, mutable).log_density
-        return z, log_p, log_q
+        return pack(z), log_p, log_q
 
     return jax.vmap(one)(draw_keys(key, block, target.space.dim))
 

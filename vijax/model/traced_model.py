@@ -180,7 +180,8 @@ class TracedModel:
         self, values: Mapping[str, Any], batch: Batch, model: Mapping, mutable: Mapping
     ) -> Position:
         """Unconstrained values of some sites, with the others at the origin."""
-        substitute_fn = substitution.from_values(values, self._centering(batch))
+        weights = self._centering(batch)
+        substitute_fn = substitution.from_values(values, weights, self.shared_priors)
         trace = self.trace(batch, substitute_fn, model, mutable)
         z = {name: jnp.asarray(record.z) for name, _, record in latents(trace)}
         unknown = sorted(set(values) - set(z))

@@ -19,6 +19,7 @@ from vijax.runtime.blockwise import Arrays, concatenate_blocks, map_blocks
 from vijax.runtime.device_layout import on_host
 from vijax.runtime.errors import GuideError, mismatch
 from vijax.runtime.keys import draw_keys, fold_in, host_rng
+from vijax.runtime.stacks import Packed, pack
 
 _POOL = 4  # proposals per importance-resampled draw
 _MIN_POOL = 2000
@@ -108,7 +109,7 @@ def _constrained(
     program = target.program(_constrain, without)
     batch = result.batch._replace(index=result.batch.index | index)
     return map_blocks(
-        lambda part, _: program(part, model, batch, result.mutable),
+        lambda part, _: program(pack(part, batch_ndim=1), model, batch, result.mutable),
         z,
         block_size(batch, target.footprint),
     )
@@ -195,21 +196,24 @@ def stack_values(target: Target, values: dict[str, Any]) -> tuple[dict[str, np.n
 
 def _draw(
     target: Target, guide: Guide, block: int, variables: Variables, key: Array, batch: Batch
-) -> Position:
+) -> Packed:
     keys = draw_keys(key, block, target.space.dim)
-    return jax.vmap(lambda k: guide.draw(variables.guide, target.space, k, batch).z)(keys)
+    return jax.vmap(lambda k: pack(guide.draw(variables.guide, target.space, k, batch).z))(keys)
 
 
 def _constrain(
     target: Target,
     without: frozenset[str],
-    z: Position,
+    z: Packed,
     model: dict[str, PyTree],
     batch: Batch,
     mutable: dict[str, PyTree],
-) -> dict[str, Array]:
-    values = jax.vmap(lambda one: target.constrain(one, batch, model, mutable))(z)
-    return {name: value for name, value in values.items() if name not in without}
+) -> Packed:
+    def one(z: Packed) -> Packed:
+        values = target.constrain(z.unpack(), batch, model, mutable)
+        return pack({name: value for name, value in values.items() if name not in without})
+
+    return jax.vmap(one)(z)
 
 
 def _discrete(

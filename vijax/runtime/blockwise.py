@@ -10,6 +10,7 @@ import numpy as np
 
 from vijax.runtime.device_layout import on_host
 from vijax.runtime.memory import check_host_memory
+from vijax.runtime.stacks import Packed
 
 Arrays = dict[str, np.ndarray]
 
@@ -30,7 +31,7 @@ def map_blocks(function: Callable[[Arrays, np.ndarray], Any], values: Arrays, si
 
 
 def concatenate_blocks(parts: Iterable[Any], num_draws: int) -> Any:
-    """Blocks of draws, trees of arrays, concatenated and truncated to `num_draws`.
+    """Blocks of draws, trees of arrays, concatenated and truncated to `num_draws`; unpacked.
 
     Memory for the result is checked and allocated with the first block, so that a result that does
     not fit is rejected before the others are computed.
@@ -48,4 +49,4 @@ def concatenate_blocks(parts: Iterable[Any], num_draws: int) -> Any:
             length = min(len(leaf), num_draws - start)
             total[start : start + length] = leaf[:length]
         start += length
-    return out
+    return out.unpack() if isinstance(out, Packed) else out

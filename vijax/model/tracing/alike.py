@@ -18,6 +18,7 @@ from vijax.model.tracing.handler import Message, Record, count_masks
 from vijax.model.tracing.parameter_support import valid_parameters
 from vijax.model.tracing.sites import Trace, is_enumerated, is_sampled
 from vijax.runtime.precision import full_precision
+from vijax.runtime.stacks import stack
 
 _MANY = 8  # alike sites that are worth stacking
 _SMALL = 64  # array elements of such a site, at most
@@ -65,15 +66,8 @@ def _stack(leaves: tuple[Any, ...], known: dict[Hashable, Array]) -> tuple[Any, 
         return leaves[0], None
     parts = tuple(map(id, leaves))
     if parts not in known:
-        known[parts] = _concatenated(leaves)
+        known[parts] = stack(leaves)
     return known[parts], 0
-
-
-def _concatenated(leaves: tuple[Any, ...]) -> Any:
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
-        # not `stack`: XLA recognizes reshaped parts of one vector, and drops cut and concatenation
-        return jnp.concatenate([jnp.reshape(leaf, (1, *jnp.shape(leaf))) for leaf in leaves])
-    return np.stack([np.asarray(leaf) for leaf in leaves])
 
 
 def _kind(site: Mapping[str, Any]) -> Hashable | None:

@@ -23,6 +23,7 @@ from vijax.model.tracing.sites import (
 from vijax.model.tracing.supports import is_unbounded
 from vijax.runtime.errors import ModelError
 from vijax.runtime.precision import full_precision
+from vijax.runtime.stacks import stack
 
 
 def log_probs(trace: Trace, scaled: bool = True) -> dict[str, Array]:
@@ -126,7 +127,8 @@ def log_density(trace: Trace) -> Array:
     for sites in groups:
         with site_errors(sites[0]):
             total += stacked_log_prob(sites, stacks)
-    return sum(log_dets(trace, skip_identity=True).values(), total)
+    jacobians = [*log_dets(trace, skip_identity=True).values()]
+    return total + jnp.sum(stack(jacobians)) if jacobians else total
 
 
 def log_dets(trace: Trace, skip_identity: bool = False) -> dict[str, Array]:
@@ -138,11 +140,14 @@ def log_dets(trace: Trace, skip_identity: bool = False) -> dict[str, Array]:
     """
     # a subsampled plate scales the Jacobian with the density; `scale` and `mask` act on the
     # density alone
-    return {
-        name: plate_scale(trace, site) * jnp.sum(jnp.asarray(record.log_det))
-        for name, site, record in latents(trace)
-        if not (skip_identity and _is_identity(site, record))
-    }
+    found = {}
+    for name, site, record in latents(trace):
+        if skip_identity and _is_identity(site, record):
+            continue
+        scale, log_det = plate_scale(trace, site), jnp.asarray(record.log_det)
+        log_det = jnp.sum(log_det) if log_det.ndim else log_det
+        found[name] = log_det if scale == 1 else scale * log_det
+    return found
 
 
 def _is_identity(site: Mapping[str, Any], record: Record) -> bool:

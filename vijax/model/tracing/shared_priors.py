@@ -7,8 +7,8 @@ every site, and that of a thousand stacked coordinates as long as that of one.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,38 +16,14 @@ import numpy as np
 from jax import Array
 
 from vijax.model.tracing.handler import Message
-from vijax.model.tracing.location_scale import (
-    LocationScale,
-    from_partially_centered,
-    location_scale,
-    log_prior_sd,
-    parameters,
-)
+from vijax.model.tracing.location_scale import LocationScale, location_scale, parameters
 from vijax.model.tracing.sites import Trace, latents
+from vijax.runtime.stacks import cut, stack
 
 _MANY = 8  # sites that are worth stacking
 _SMALL = 64  # coordinates of such a site, at most
 
 Groups = tuple[tuple[str, ...], ...]
-
-
-class Centered(NamedTuple):
-    """The value of a partially centered site.
-
-    Attributes:
-        z: the unconstrained value.
-        log_scale: `log |dz/dw|`, summed.
-        log_sd: log conditional prior standard deviation, by coordinate.
-    """
-
-    z: Array
-    log_scale: Array
-    log_sd: Array
-
-
-def centered_value(w: Array, weight: Array, prior: LocationScale) -> Centered:
-    """The value at the partially centered coordinate `w`."""
-    return Centered(*from_partially_centered(w, weight, prior), log_prior_sd(weight, prior))
 
 
 def shared_priors(trace: Trace) -> Groups:
@@ -66,44 +42,47 @@ def _identity(prior: tuple[Any, ...]) -> Hashable:
 
 
 class SharedPriors:
-    """The values of the partially centered sites of one run of a model, group by group.
+    """Results of a function of the prior of a site, for all sites of a group together.
 
     Args:
         groups: from `shared_priors`.
-        w: partially centered coordinates by site.
+        function: `(argument, weight, prior)` of one site to its results.
+        arguments: by site.
         weights: centering weights by site.
     """
 
     def __init__(
-        self, groups: Groups, w: Mapping[str, Array], weights: Mapping[str, Array]
+        self,
+        groups: Groups,
+        function: Callable[[Array, Array, LocationScale], tuple[Array, ...]],
+        arguments: Mapping[str, Array],
+        weights: Mapping[str, Array],
     ) -> None:
         self._groups = {
             name: group
             for group in groups
-            if all(member in weights and member in w for member in group)
+            if all(member in weights and member in arguments for member in group)
             for name in group
         }
-        self._w, self._weights = w, weights
-        self._found: dict[str, tuple[tuple[Any, ...], Centered]] = {}
+        self._function, self._arguments, self._weights = function, arguments, weights
+        self._found: dict[str, tuple[tuple[Any, ...], tuple[Array, ...]]] = {}
 
-    def value(self, name: str, site: Message) -> Centered | None:
-        """The value of a site; `None` if it must be computed by itself."""
-        raw, prior = parameters(site["fn"]), location_scale(site["fn"])
-        if name not in self._groups or raw is None or prior is None:
+    def results(self, name: str, site: Message) -> tuple[Array, ...] | None:
+        """The results for a site; `None` if they must be computed by themselves."""
+        prior = parameters(site["fn"]) if name in self._groups else None
+        if prior is None:
             return None
         if name not in self._found:
-            self._compute(self._groups[name], raw, prior)
-        shared, value = self._found[name]
-        return value if _identity(shared) == _identity(raw) else None
+            self._compute(self._groups[name], prior, location_scale(site["fn"]))
+        shared, found = self._found[name]
+        return found if _identity(shared) == _identity(prior) else None
 
-    def _compute(self, group: tuple[str, ...], raw: tuple[Any, ...], prior: LocationScale) -> None:
-        stacked = [_stack([of[name] for name in group]) for of in (self._w, self._weights)]
-        values = jax.vmap(lambda w, weight: centered_value(w, weight, prior))(*stacked)
-        parts = zip(*(jnp.split(leaf, len(group)) for leaf in values), strict=True)
-        for name, part in zip(group, parts, strict=True):
-            self._found[name] = raw, Centered(*(jnp.reshape(leaf, leaf.shape[1:]) for leaf in part))
-
-
-def _stack(leaves: list[Array]) -> Array:
-    # not `stack`: XLA recognizes reshaped parts of one vector, and drops cut and concatenation
-    return jnp.concatenate([jnp.reshape(leaf, (1, *jnp.shape(leaf))) for leaf in leaves])
+    def _compute(
+        self, group: tuple[str, ...], parameters: tuple[Any, ...], prior: LocationScale | None
+    ) -> None:
+        assert prior is not None
+        stacked = [stack([of[name] for name in group]) for of in (self._arguments, self._weights)]
+        results = jax.vmap(lambda one, weight: self._function(one, weight, prior))(*stacked)
+        parts = (cut(jnp.ravel(leaf), [leaf.shape[1:]] * len(group)) for leaf in results)
+        for name, *found in zip(group, *parts, strict=True):
+            self._found[name] = parameters, tuple(found)

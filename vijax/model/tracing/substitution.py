@@ -22,10 +22,12 @@ from vijax.model.tracing.handler import (
 )
 from vijax.model.tracing.location_scale import (
     LocationScale,
+    from_partially_centered,
     location_scale,
+    log_prior_sd,
     to_partially_centered,
 )
-from vijax.model.tracing.shared_priors import Centered, Groups, SharedPriors, centered_value
+from vijax.model.tracing.shared_priors import Groups, SharedPriors
 from vijax.model.tracing.sites import (
     at_step,
     fixed_value,
@@ -33,7 +35,7 @@ from vijax.model.tracing.sites import (
     is_sampled,
     site_shape,
 )
-from vijax.model.tracing.supports import site_bijector
+from vijax.model.tracing.supports import is_unbounded, site_bijector
 from vijax.runtime.errors import ModelError, mismatch
 from vijax.runtime.precision import full_precision
 
@@ -65,7 +67,7 @@ def from_unconstrained(
         groups: sites in `centering` that share a prior.
     """
     weights = centering or {}
-    shared = SharedPriors(groups, z, weights)
+    shared = SharedPriors(groups, _centered, z, weights)
 
     @_of_latents
     def substitute(name: str, site: Message, steps: tuple[Step, ...]) -> Array | None:
@@ -77,25 +79,30 @@ def from_unconstrained(
             lower_bound = at_step(weights[name], steps) if name in weights else 0
             return value_at_index(name, site, at_step(z[name], steps), lower_bound)
         if name in weights:
-            value = shared.value(name, site) or centered_value(
-                at_step(z[name], steps), at_step(weights[name], steps), _prior(name, site)
-            )
-            return _record_centered(site, at_step(z[name], steps), value)
+            w = at_step(z[name], steps)
+            results = shared.results(name, site)
+            if results is None:
+                results = _centered(w, at_step(weights[name], steps), _prior(name, site))
+            return _record_centered(site, w, *results)
         return _transform(site, at_step(z[name], steps))
 
     return substitute
 
 
 def from_values(
-    values: Mapping[str, Any], centering: Mapping[str, Array] | None = None
+    values: Mapping[str, Any],
+    centering: Mapping[str, Array] | None = None,
+    groups: Groups = (),
 ) -> SubstituteFn:
     """Latent values as given; records the unconstrained ones.
 
     Args:
         values: constrained values by site; other sites are at the origin of unconstrained space.
         centering: the parameterization of sites, see `Batch`.
+        groups: sites in `centering` that share a prior.
     """
     weights = centering or {}
+    shared = SharedPriors(groups, _to_centered, values, weights)
 
     def substitute(name: str, site: Message, steps: tuple[Step, ...]) -> Array | None:
         if name not in values or not is_latent(site):
@@ -111,7 +118,10 @@ def from_values(
         x = at_step(series, steps)
         z = site_bijector(site["fn"]).inverse(x)
         if name in weights:
-            z = to_partially_centered(z, at_step(weights[name], steps), _prior(name, site))
+            results = shared.results(name, site) if is_unbounded(site["fn"]) else None
+            if results is None:
+                results = _to_centered(z, at_step(weights[name], steps), _prior(name, site))
+            (z,) = results
         site["intermediates"] = Record(z, jnp.zeros(()))
         return x
 
@@ -182,10 +192,22 @@ def _transform(site: Message, z: Array) -> Array:
     return x
 
 
-def _record_centered(site: Message, w: Array, value: Centered) -> Array:
-    """The constrained value of a partially centered site."""
-    x, log_det = site_bijector(site["fn"]).forward(value.z)
-    site["intermediates"] = Record(w, log_det + value.log_scale, log_prior_sd=value.log_sd)
+def _centered(w: Array, weight: Array, prior: LocationScale) -> tuple[Array, Array, Array]:
+    """The unconstrained value at the partially centered `w`, `log |dz/dw|`, log prior sd."""
+    return *from_partially_centered(w, weight, prior), log_prior_sd(weight, prior)
+
+
+def _to_centered(z: Array, weight: Array, prior: LocationScale) -> tuple[Array]:
+    return (to_partially_centered(z, weight, prior),)
+
+
+def _record_centered(site: Message, w: Array, z: Array, log_scale: Array, log_sd: Array) -> Array:
+    """Records the results of `_centered`; returns the constrained value."""
+    x, log_det = z, log_scale
+    if not is_unbounded(site["fn"]):
+        x, log_jacobian = site_bijector(site["fn"]).forward(z)
+        log_det = log_jacobian + log_scale
+    site["intermediates"] = Record(w, log_det, log_prior_sd=log_sd)
     return x
 
 

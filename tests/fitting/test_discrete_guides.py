@@ -14,6 +14,7 @@ from scipy.stats import binom, norm, poisson
 
 import vijax
 from vijax.contracts import Batch, LossContext, Variables
+from vijax.diagnostics import enumeration
 from vijax.families.discrete import Categorical, DiscretizedLogistic
 from vijax.guides import Discrete, Mixed
 from vijax.model import build, split
@@ -242,7 +243,9 @@ def test_a_model_with_discrete_sites_only_is_fitted_exactly():
     assert posterior.log_prob(values) == pytest.approx(np.log(p.max(1)).sum(), abs=0.05)
 
 
-def test_one_of_two_modes_of_discrete_sites_is_not_trusted():
+def test_one_of_two_modes_of_discrete_sites_is_not_trusted(monkeypatch):
+    monkeypatch.setattr(enumeration, "_MAX_STATES", 4)
+
     def aligned():
         with numpyro.plate("spins", 3):
             s = numpyro.sample("s", dist.Bernoulli(0.5))

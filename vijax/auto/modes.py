@@ -15,7 +15,13 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from vijax.auto.candidate import MAX_UNSEEN, Candidate, StartingPoint, warm_start_solver
+from vijax.auto.candidate import (
+    MAX_UNSEEN,
+    Candidate,
+    StartingPoint,
+    is_better,
+    warm_start_solver,
+)
 from vijax.auto.mode_search import unaffordable
 from vijax.contracts import DensityGuide, PyTree, Solution, Variables
 from vijax.contracts.kernel import Kernel
@@ -33,7 +39,7 @@ _MIN_WEIGHT = 1e-3  # share of the marginal likelihood below which a mode is lef
 _PATHS, _ROUNDS = 16, 12  # paths per round, maximum number of rounds
 _MIN_ROUNDS = 4  # rounds after which lone paths at modes of negligible mass do not matter
 _MAX_MODES = 32  # number of modes at which the search ends
-_MAX_UNCOVERED = 8  # Gaussians of one round of paths that are added where modes are connected
+_MAX_UNCOVERED = 8  # Gaussians that are added where modes are connected
 _MIN_VISITS = 3  # the search ends once every mode was reached by so many paths
 
 
@@ -53,14 +59,25 @@ def modes(start: StartingPoint, best: Candidate | None) -> Candidate | None:
         one = _refined(start, best, params, len(found))
         if _nearest(_gaussian(one), [_gaussian(other) for other in found])[1] > _MIN_SEPARATION:
             found.append(one)
-    complete = _search(start, found)
+    rounds, complete = _search(start, found)
+    extended = found + _uncovered(start, found, rounds)
+    if len(extended) > len(found):
+        mixture = _mixture(start, extended)
+        if is_better(mixture, best):  # not so in the long tail of one mode
+            return _complete(mixture, complete)
+    return _complete(_mixture(start, found), complete)
+
+
+def _mixture(start: StartingPoint, found: list[Candidate]) -> Candidate:
+    """The mixture of those with the most mass, the one alone if the others have hardly any."""
+    best = found[0]
     evidence = np.array([_log_evidence(one) for one in found])
     weights = np.exp(evidence - evidence.max())
     kept = [i for i in np.argsort(-weights) if weights[i] > _MIN_WEIGHT * weights.sum()]
     if len(kept) == 1:
         one = found[kept[0]]
         solution = one.solution._replace(alternatives=(), unseen=0.0)
-        return _complete(start.candidate(one.problem, solution), complete)
+        return start.candidate(one.problem, solution)
     problem = best.problem
     assert isinstance(problem.guide, DensityGuide)
     guides = tuple(problem.guide for _ in kept)
@@ -68,14 +85,13 @@ def modes(start: StartingPoint, best: Candidate | None) -> Candidate | None:
     params = MixtureParams(logits, tuple(found[i].solution.variables.guide for i in kept))
     solution = Solution(
         Variables(params, best.solution.variables.model),
-        f"mixture of {len(kept)} separate modes; {best.solution.reason}",
+        f"mixture of {len(kept)} Gaussians at separate modes; {best.solution.reason}",
         all(found[i].solution.converged for i in kept),
         sum(one.solution.evaluations for one in found),
         best.solution.losses,
         unseen=0.0,
     )
-    mixture = start.candidate(dataclasses.replace(problem, guide=Mixture(guides)), solution)
-    return _complete(mixture, complete)
+    return start.candidate(dataclasses.replace(problem, guide=Mixture(guides)), solution)
 
 
 def _complete(candidate: Candidate, complete: bool) -> Candidate:
@@ -84,16 +100,22 @@ def _complete(candidate: Candidate, complete: bool) -> Candidate:
     return candidate._replace(assessment=candidate.assessment._replace(diagnostics=diagnostics))
 
 
-def _search(start: StartingPoint, found: list[Candidate]) -> bool:
-    """Adds the modes found by further paths; returns whether all modes are likely found."""
+def _search(start: StartingPoint, found: list[Candidate]) -> tuple[list[PathfinderResult], bool]:
+    """Adds the modes found by further paths.
+
+    Returns:
+        The rounds of paths, and whether all modes are likely found.
+    """
     best = found[0]
     problem, variables = best.problem, best.solution.variables
     assert problem.all_rows is not None
     kernel = Kernel(problem.target, problem.all_rows, variables.model, start.mutable)
     rng, paths = host_rng(fold_in(problem.key, 55)), Pathfinder(num_paths=_PATHS)
     known, visits = [_gaussian(one) for one in found], [1] * len(found)
-    for round_ in range(_ROUNDS):
+    rounds: list[PathfinderResult] = []
+    while len(rounds) < _ROUNDS:
         ends = paths.run(kernel, rng)
+        rounds.append(ends)
         for gaussian, count in ends.modes(best.assessment.elbo):
             nearest, distance = _nearest(gaussian, known)
             if distance > _MIN_SEPARATION:  # refined, it may coincide with a known mode
@@ -109,34 +131,32 @@ def _search(start: StartingPoint, found: list[Candidate]) -> bool:
                     visited + count if j == nearest or _inside(gaussian, one) else visited
                     for j, (visited, one) in enumerate(zip(visits, known, strict=True))
                 ]
-        _add_uncovered(start, found, known, visits, ends)
         # paths that end alone at modes of negligible mass leave room for a high one
-        enough = ends.unseen <= MAX_UNSEEN or round_ + 1 >= _MIN_ROUNDS
+        enough = ends.unseen <= MAX_UNSEEN or len(rounds) >= _MIN_ROUNDS
         if (min(visits) >= _MIN_VISITS and enough) or len(found) > _MAX_MODES:
             break
-    return visits.count(1) <= MAX_UNSEEN * sum(visits)
+    return rounds, visits.count(1) <= MAX_UNSEEN * sum(visits)
 
 
-def _add_uncovered(
-    start: StartingPoint,
-    found: list[Candidate],
-    known: list[Gaussian | LowRankGaussian],
-    visits: list[int],
-    ends: PathfinderResult,
-) -> None:
-    """Adds what no known Gaussian covers where modes are connected, such as along a long ridge."""
-    best = found[0]
+def _uncovered(
+    start: StartingPoint, found: list[Candidate], rounds: list[PathfinderResult]
+) -> list[Candidate]:
+    """What paths saw and none of `found` covers where modes are connected, as along a ridge."""
+    best, added = found[0], list[Candidate]()
     space, variables = best.problem.target.space, best.solution.variables
-    for _ in range(_MAX_UNCOVERED):
-        gaussian = ends.uncovered(known, best.assessment.elbo)
-        if gaussian is None:
-            return
-        one = _refined(start, best, to_params(variables.guide, gaussian, space), len(found))
-        if _nearest(_gaussian(one), known)[1] <= _MIN_SEPARATION:
-            return
-        found.append(one)
-        known.append(_gaussian(one))
-        visits.append(_MIN_VISITS)  # connected with others: it says nothing about further modes
+    known = [_gaussian(one) for one in found]
+    for ends in rounds:
+        while len(added) < _MAX_UNCOVERED:
+            gaussian = ends.uncovered(known, best.assessment.elbo)
+            if gaussian is None:
+                break
+            params = to_params(variables.guide, gaussian, space)
+            one = _refined(start, best, params, len(found) + len(added))
+            if _nearest(_gaussian(one), known)[1] <= _MIN_SEPARATION:
+                break
+            added.append(one)
+            known.append(_gaussian(one))
+    return added
 
 
 def _refined(start: StartingPoint, best: Candidate, params: PyTree, number: int) -> Candidate:

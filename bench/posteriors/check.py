@@ -23,6 +23,7 @@ _DRAWS = 5000
 _POINTS = 20  # draws at which log densities are compared
 _NATS = 0.01  # more than rounding of the data to single precision
 _ERRORS = 5.0  # standard errors
+_JUMPS = ("hard_edge",)  # densities with a jump, for which the identities do not hold
 
 
 def run(names: list[str], folder: Path) -> bool:
@@ -34,7 +35,7 @@ def run(names: list[str], folder: Path) -> bool:
         case = load.load(name, folder) if ours else hard.CASES[name]()
         values = {site: draws[:_DRAWS] for site, draws in latent(case.reference, name).items()}
         gap = _gap(case, values, name, folder) if ours else 0.0
-        errors = stein(case, values)
+        errors = 0.0 if name in _JUMPS else stein(case, values)
         correct = gap < _NATS and errors < _ERRORS
         passed = passed and correct
         shown = f"{gap:.1g}" if ours else ""

@@ -13,7 +13,7 @@ import numpyro
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
-from bench.posteriors import eight_schools, exact, regression
+from bench.posteriors import eight_schools, exact, misleading, regression
 from bench.posteriors.case import Case
 
 _DRAWS = 100_000
@@ -152,4 +152,4 @@ CASES: dict[str, Callable[[], Case]] = {
         *(funnel, centered_schools, banana, bimodal, cauchy, label_switching),
         *(collinear, dollars, moving_support, heavy_tail),
     )
-}
+} | misleading.CASES

@@ -69,6 +69,11 @@ def proposals(
         supports_full_data(result.target) and isinstance(result.guide, DensityGuide)
     ):
         require_density(result, "importance")
+        if not (result.target.subsampled or result.arguments.sources):
+            raise GuideError(
+                "importance: expected draws that vary and have a finite density, got a fit with "
+                f"status {result.status!r}. Its report() says why."
+            )
         raise GuideError(
             "importance: expected a full-batch fit, got one on minibatches. Refit without "
             "subsample_size for importance weights."

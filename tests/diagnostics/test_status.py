@@ -61,6 +61,10 @@ def status(weights=None, shift=SAME, **facts):
         ("approximate", {"check": chains(mean=0.2)}),
         ("approximate", {"check": chains(mean=0.3), "shift": Shift(np.full(3, 0.09), np.zeros(3))}),
         ("corrected", {"check": chains(mean=0.2), "shift": Shift(FIRST, np.zeros(3))}),
+        # little drift left of chains that agree with a guide whose weights are nearly equal
+        ("certified", {"check": chains(drift=0.08)}),
+        ("approximate", {"check": chains(drift=0.08, mean=0.2)}),
+        ("approximate", {"check": chains(drift=0.08), "weights": importance(ess=3500)}),
         ("approximate", {"check": chains(drift=0.3)}),
         ("approximate", {"check": chains(drift=0.3), "use_chains": True}),
         ("approximate", {"check": chains(log_density_drift=0.3), "use_chains": True}),

@@ -25,6 +25,7 @@ _NUM_WARMUP, _NUM_SAMPLES = 6, 8  # iterations of the first window, step size ad
 _MAX_WINDOWS = 6  # each as long as all before it
 _FAR_MEAN, _FAR_LOG_SD = 2.0, 1.5  # shifts of moments beyond which a guide is elsewhere
 _MAX_DRIFT = 0.05  # sds or log sds of change still expected of chains that count as converged
+_NEARLY = 2.0  # multiple of that up to which chains that agree with a guide speak for it
 _ERROR = 0.03  # target standard error of corrected draws, of a mean in sds and of a log sd
 _MIN_ACCEPT_RATE = 0.65  # mean acceptance rate below which chains are not used
 _CONCLUSIVE = 0.4  # standard errors, as a share of a tolerance, that suffice to test it
@@ -118,6 +119,12 @@ class ChainCheck(NamedTuple):
         """Whether the chains ended after one window, too soon to assess their convergence."""
         single = math.isinf(self.log_density_drift)
         return self.accepting and single and float(self.drift.max(initial=0)) < _MAX_DRIFT
+
+    @property
+    def nearly_converged(self) -> bool:
+        """Whether little drift is left, as where chains seldom cross between two modes."""
+        drift = max(float(self.drift.max(initial=0.0)), self.log_density_drift)
+        return self.accepting and drift < _NEARLY * _MAX_DRIFT
 
 
 class States(NamedTuple):

@@ -208,7 +208,8 @@ def _chain_result(diagnostics: Diagnostics, accurate: bool) -> tuple[ChainResult
     chains = (
         f"{check.num_chains} short HMC chains ({check.num_gradients} gradient evaluations each)"
     )
-    if check.too_short and check.consistent(CERTIFIED_SHIFT):
+    undecided = check.too_short or (check.nearly_converged and not check.converged)
+    if undecided and check.consistent(CERTIFIED_SHIFT):
         return "too short", [
             f"{chains}: no discrepancy found, but chains were too short to be conclusive"
         ]

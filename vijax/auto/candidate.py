@@ -29,11 +29,13 @@ class Candidate(NamedTuple):
         problem: with the candidate's guide and coordinates.
         solution: the fitted variables.
         assessment: diagnostics of the fit.
+        connected: whether the components of its mixture lie along one mode.
     """
 
     problem: Problem
     solution: Solution
     assessment: Assessment
+    connected: bool = False
 
 
 class StartingPoint(NamedTuple):

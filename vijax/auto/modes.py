@@ -64,8 +64,14 @@ def modes(start: StartingPoint, best: Candidate | None) -> Candidate | None:
     if len(extended) > len(found):
         mixture = _mixture(start, extended)
         if is_better(mixture, best):  # not so in the long tail of one mode
-            return _complete(mixture, complete)
-    return _complete(_mixture(start, found), complete)
+            return _complete(mixture._replace(connected=_is_one_mode(rounds)), complete)
+    mixture = _mixture(start, found)
+    return _complete(mixture._replace(connected=_is_one_mode(rounds)), complete)
+
+
+def _is_one_mode(rounds: list[PathfinderResult]) -> bool:
+    """Whether the log density hardly dips between the ends of all paths."""
+    return all(ends.num_modes == 1 for ends in rounds)
 
 
 def _mixture(start: StartingPoint, found: list[Candidate]) -> Candidate:

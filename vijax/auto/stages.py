@@ -23,6 +23,7 @@ from vijax.engine.initialization import initial_params, origin
 from vijax.engine.problem import Problem
 from vijax.guides import Flow, FullRank, LowRank, Plates
 from vijax.guides.location_scale.full_rank import FullRankParams
+from vijax.guides.mixture import MixtureParams
 from vijax.guides.structured.plates import plates_affordable
 from vijax.model.centering import noncentered_weights, with_centering
 from vijax.runtime.keys import fold_in
@@ -103,10 +104,17 @@ def restart(start: StartingPoint, best: Candidate | None) -> Candidate | None:
 
 
 def flow(start: StartingPoint, best: Candidate | None) -> Candidate | None:
-    """A normalizing flow on the Gaussian, for few dimensions, a single mode and a cheap model."""
+    """A normalizing flow on the Gaussian, for few dimensions, a single mode and a cheap model.
+
+    For a mixture along one connected mode, on its largest component; a flow does not reach modes
+    that are separate, but may have a higher ELBO without them.
+    """
     if best is None or best.solution.alternatives:
         return None
     problem, variables = best.problem, best.solution.variables
+    if best.connected and isinstance(variables.guide, MixtureParams):
+        largest = int(np.argmax(variables.guide.logits))
+        variables = variables._replace(guide=variables.guide.components[largest])
     target, guide = problem.target, Flow(base=FullRank())
     small = 1 < target.space.dim <= _FLOW_DIM and not target.structure.sequential
     cheap = Kernel(target, problem.batch, variables.model).num_elements <= _FLOW_ELEMENTS

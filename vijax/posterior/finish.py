@@ -103,7 +103,7 @@ def finish_candidate(
         history: the stages of the fit.
         start: `time.perf_counter()` at the start of the fit.
     """
-    problem, solution, assessment = candidate
+    problem, solution, assessment, _ = candidate
     return _result(
         problem,
         solution.variables,

@@ -132,7 +132,9 @@ def mesh_layout(mesh: Any, plates: frozenset[str] = frozenset()) -> DeviceLayout
 
 def on_host(tree: Any) -> Any:
     """A tree as arrays on the host, gathered from all processes; every process must call it."""
-    return jax.device_get(fetch_remote_shards(tree))
+    if jax.process_count() > 1:
+        tree = fetch_remote_shards(tree)
+    return jax.device_get(tree)
 
 
 def fetch_remote_shards(tree: Any) -> Any:

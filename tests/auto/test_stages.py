@@ -9,13 +9,15 @@ from numpyro.distributions import constraints
 
 import vijax
 from tests.solvers.problems import SCHOOLS, SCHOOLS_SD, centered_schools_model, schools_moments
-from vijax.auto.candidate import StartingPoint, check_with_chains
-from vijax.auto.stages import AUTO, CENTERING, FLOW, GAUSSIAN, MODES, restart
+from vijax.auto.candidate import Candidate, StartingPoint, check_with_chains
+from vijax.auto.stages import AUTO, CENTERING, FLOW, GAUSSIAN, MODES, flow, restart
 from vijax.contracts import Batch, Solution, Variables
 from vijax.engine.problem import Problem
 from vijax.guides import Flow, FullRank, Mixture
+from vijax.guides.mixture import MixtureParams
 from vijax.model import split_and_build
 from vijax.runtime.keys import as_key
+from vijax.solvers import FlowDescent
 
 CENTER = np.array([3.0, 4.0])
 
@@ -148,7 +150,9 @@ def test_a_mode_of_negligible_weight_is_left_out():
 @pytest.mark.slow
 def test_a_banana_is_fitted_by_a_flow():
     posterior = fit(banana)
-    assert [attempt.stage for attempt in posterior.history if attempt.kept] == [GAUSSIAN, FLOW]
+    kept = [attempt.stage for attempt in posterior.history if attempt.kept]
+    assert kept[0] == GAUSSIAN
+    assert kept[-1] == FLOW
     assert isinstance(posterior.guide, Flow)
     assert posterior.status in ("certified", "corrected")
     assert posterior.elbo > -0.05
@@ -158,6 +162,34 @@ def test_a_banana_is_fitted_by_a_flow():
     assert abs(np.log(x.std() / 10**0.5)) < 0.1
     assert abs(np.log(y.std() / (np.sqrt(240 + 0.1)))) < 0.3  # dominated by the far tail
     np.testing.assert_allclose((y - x**2).std(), 0.1**0.5, rtol=0.1)
+
+
+@pytest.mark.parametrize("connected", [False, True])
+def test_a_flow_starts_at_a_mixture_only_along_one_mode(monkeypatch, connected):
+    """It would not reach a separate mode, but might have a higher ELBO without it."""
+    arguments, data, target = split_and_build(two_modes, (0.0,), {}, None)
+    guide = Mixture((FullRank(), FullRank()))
+    problem = Problem(two_modes, arguments, target, guide, Batch(data), as_key(0))
+    parts = [
+        FullRank().init(as_key(0), target.space, {"x": jnp.full(2, location)})
+        for location in (1.0, 2.0)
+    ]
+    variables = Variables(MixtureParams(jnp.array([0.0, 1.0]), tuple(parts)))
+    best = Candidate(problem, Solution(variables, "", True, 0), None, connected)
+
+    class Started(Exception):
+        """The flow is fitted."""
+
+    def solve(self, key, target, guide, variables, batch):
+        np.testing.assert_array_equal(variables.guide.base.loc, parts[1].loc)
+        raise Started
+
+    monkeypatch.setattr(FlowDescent, "solve", solve)
+    if connected:
+        with pytest.raises(Started):
+            flow(None, best)
+    else:
+        assert flow(None, best) is None
 
 
 def test_heavy_tails_are_reported_as_approximate(monkeypatch):

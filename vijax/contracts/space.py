@@ -106,7 +106,10 @@ class Space:
 
     def ravel(self, z: Mapping[str, Array]) -> Array:
         """A position as a vector `(dim,)`, sites in order."""
-        return join([jnp.asarray(z[name]) for name in self.names])
+        parts = [jnp.asarray(z[name]) for name in self.names]
+        if any(isinstance(part, jax.core.Tracer) for part in parts):
+            return join(parts)
+        return jnp.concatenate([jnp.ravel(part) for part in parts])  # may be on several devices
 
     def host_ravel(self, z: Mapping[str, np.ndarray]) -> np.ndarray:
         """`ravel` in NumPy, which compiles nothing."""

@@ -38,6 +38,7 @@ def test_a_mean_field_guide_is_corrected_to_the_exact_posterior(tmp_path):
     mean, log_evidence = exact()
     assert fitted.status == "corrected"
     assert "all 8 combinations" in fitted.report()
+    assert "exact shift (sd)" in fitted.report()
     found = fitted.sample(0, 16384)["up"]
     np.testing.assert_allclose(found.mean(axis=0), mean, atol=1e-3)  # none repeats
     rows = {row.name: row for row in fitted.summary(num_draws=16384).rows}

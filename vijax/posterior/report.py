@@ -55,17 +55,19 @@ def _log_evidence(found: Importance, elbo: float) -> str:
 
 
 def _changes(assessment: Assessment, labels: list[str]) -> list[tuple[str, ...]]:
-    """Table of the largest changes by importance correction and by chains, with standard errors."""
-    shift, check = assessment.shift, assessment.check
+    """Table of the largest changes by importance correction or enumeration, and by chains."""
+    exact, check = assessment.diagnostics.enumeration, assessment.check
+    shift = assessment.shift if exact is None else exact
     assert shift is not None
-    header = ["unconstrained coordinate", "PSIS shift (sd)", "PSIS sd ratio"]
+    method = "PSIS" if exact is None else "exact"
+    header = ["unconstrained coordinate", f"{method} shift (sd)", f"{method} sd ratio"]
     size = np.maximum(np.abs(shift.mean), np.abs(shift.log_sd))
     if check is not None:
         header += ["MCMC shift (sd)", "SE", "MCMC sd ratio", "SE"]
         size = np.maximum(size, np.maximum(np.abs(check.mean), np.abs(check.log_sd)))
     rows = [tuple(header)]
     for i in np.argsort(-size)[:_MAX_ROWS]:
-        row = [labels[i], f"{shift.mean[i]:+.3f}", f"{math.exp(shift.log_sd[i]):.3f}"]
+        row = [labels[i], f"{shift.mean[i]:+.3f}", f"{np.exp(shift.log_sd[i]):.3f}"]
         if check is not None:
             row += [f"{check.mean[i]:+.3f}", f"{check.mean_se[i]:.3f}"]
             row += [f"{math.exp(check.log_sd[i]):.3f}", f"{check.log_sd_se[i]:.3f}"]

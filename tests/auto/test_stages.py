@@ -12,6 +12,8 @@ from tests.solvers.problems import SCHOOLS, SCHOOLS_SD, centered_schools_model, 
 from vijax.auto.candidate import Candidate, StartingPoint, check_with_chains
 from vijax.auto.stages import AUTO, CENTERING, FLOW, GAUSSIAN, MODES, flow, restart
 from vijax.contracts import Batch, Solution, Variables
+from vijax.diagnostics.assessment import FittedGuide, assess
+from vijax.diagnostics.importance import importance
 from vijax.engine.problem import Problem
 from vijax.guides import Flow, FullRank, Mixture
 from vijax.guides.mixture import MixtureParams
@@ -190,6 +192,26 @@ def test_a_flow_starts_at_a_mixture_only_along_one_mode(monkeypatch, connected):
             flow(None, best)
     else:
         assert flow(None, best) is None
+
+
+def test_the_evidence_is_as_uncertain_as_the_shares_of_modes_that_chains_do_not_leave():
+    """Components half as wide as the modes: chains mend these, but do not cross between them."""
+    _, data, target = split_and_build(two_modes, (0.0,), {}, None)
+    part = FullRank(init_scale=0.5)
+    parts = [
+        part.init(as_key(0), target.space, {"x": jnp.asarray(sign * CENTER, jnp.float32)})
+        for sign in (-1, 1)
+    ]
+    variables = Variables(MixtureParams(jnp.zeros(2), tuple(parts)))
+    fitted = FittedGuide(target, Mixture((part, part)), variables, {}, as_key(1), Batch(data))
+    assessment = assess(fitted, converged=True, chains="correct")
+    found = assessment.importance
+    assert assessment.diagnosis.status == "corrected"
+    assert assessment.check.separate
+    assert found.method == "bridge"
+    assert found.log_evidence_se == importance(assessment.draws.log_weights).log_evidence_se
+    assert found.log_evidence_se > 0.2
+    np.testing.assert_allclose(found.log_evidence, np.log(2), atol=0.1)
 
 
 def test_heavy_tails_are_reported_as_approximate(monkeypatch):

@@ -96,6 +96,22 @@ def status(weights=None, shift=SAME, **facts):
         ("approximate", {"num_modes": 2, "check": chains(), "use_chains": True}),
         ("corrected", {"weights": importance(khat=0.6)}),
         ("corrected", {"weights": importance(khat=0.9), "check": chains(), "use_chains": True}),
+        (
+            "corrected",
+            {
+                "weights": importance(khat=0.9),
+                "check": chains(mean=0.2)._replace(separate=True),
+                "use_chains": True,
+            },
+        ),
+        (
+            "approximate",
+            {
+                "weights": importance(khat=1.1),
+                "check": chains(mean=0.2)._replace(separate=True),
+                "use_chains": True,
+            },
+        ),
         ("approximate", {"weights": importance(khat=0.9)}),
         ("approximate", {"weights": importance(khat=0.9), "check": chains()}),
         ("approximate", {"weights": importance(ess=300.0)}),

@@ -55,6 +55,8 @@ class ChainCheck(NamedTuple):
         stuck_share: share of the chains that hardly moved, a scalar.
         num_chains: a scalar.
         num_gradients: gradient evaluations per chain.
+        separate: whether chains stayed in the modes where they started, whose shares are therefore
+            those of the importance weights.
     """
 
     mean: Floats
@@ -69,6 +71,7 @@ class ChainCheck(NamedTuple):
     stuck_share: float
     num_chains: int
     num_gradients: int
+    separate: bool = False
 
     @property
     def converged(self) -> bool:
@@ -301,6 +304,7 @@ def _compare(state: ChainState, draws: Floats, found: Moments, drift: Floats) ->
         stuck_share=float(np.mean(state.accept_rate < _STUCK_RATE)),
         num_chains=num,
         num_gradients=state.num_gradients,
+        separate=bool(np.any(state.modes != state.modes[0])),
     )
 
 

@@ -25,6 +25,7 @@ _FINITE_SHARE = 0.99  # share of draws inside the model's support below which th
 _MIN_ESS = 0.15  # effective share of the draws below which a correction is too noisy
 _AGREEMENT = 0.1  # sds by which importance correction and chains may differ
 _NO_VARIANCE = 0.5  # Pareto shape of a coordinate's tail from which the variance is infinite
+_NO_MEAN = 1.0  # Pareto shape of the weights from which these have no mean
 _STEP = 0.1  # sds or log sds of a natural-gradient step below which the guide is stationary
 _FAR = 2.0  # discrepancy of particles, relative to exact draws, beyond which they are inaccurate
 _NOISE = 0.1  # standard error beyond which there are too few chain states
@@ -138,6 +139,9 @@ def _diagnose_draws(
     usable = diagnostics.use_chains and chains in ("agree", "agree corrected", "differ")
     if usable and chains == "differ" and _chains_far(diagnostics):
         reasons.append("chains ended far from the guide: other modes may lie near their ends")
+        return Diagnosis("approximate", tuple(reasons), advice)
+    if usable and diagnostics.check and diagnostics.check.separate and importance.khat > _NO_MEAN:
+        reasons.append("chains do not mix between modes, and weights do not determine their shares")
         return Diagnosis("approximate", tuple(reasons), advice)
     if usable:
         reasons.append("posterior draws: final states of these chains")

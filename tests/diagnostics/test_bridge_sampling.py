@@ -36,6 +36,19 @@ def test_correlated_draws_of_the_posterior():
     np.testing.assert_allclose(np.mean(claimed), np.std(errors), rtol=5 / np.sqrt(2 * 200))
 
 
+def test_chains_that_hardly_move():
+    """Chains of twenty draws, nearly all from their start: the error is that of the starts."""
+    rng, errors, claimed = np.random.default_rng(1), [], []
+    chain = np.repeat(np.arange(100), 20)
+    for _ in range(200):
+        draws = np.where(rng.random(2000) < 0.9, rng.normal(size=100)[chain], rng.normal(size=2000))
+        of_guide = ratios(0.5 * rng.normal(size=1000), 0.5)
+        one = bridge_sampling(of_guide, ratios(draws, 0.5), 100, chain)
+        errors.append(one.log_evidence - LOG_EVIDENCE)
+        claimed.append(one.se)
+    np.testing.assert_allclose(np.mean(claimed), np.std(errors), rtol=5 / np.sqrt(2 * 200))
+
+
 def test_a_guide_without_a_part_of_the_posterior_and_draws_outside_of_it():
     """A uniform guide on (-1, 1) and a uniform posterior on (0, 3): they share (0, 1)."""
     rng = np.random.default_rng(2)

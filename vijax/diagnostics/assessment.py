@@ -260,7 +260,7 @@ def _with_bridge(assessment: Assessment, fitted: FittedGuide, states: States) ->
         return assessment
     effective = min(len(log_q), diagnostics.check.mean_se.max() ** -2)
     of_guide = assessment.draws.log_weights
-    bridge = bridge_sampling(of_guide, states.log_density - log_q, effective)
+    bridge = bridge_sampling(of_guide, states.log_density - log_q, effective, states.chain)
     se = weights.at_least(bridge.se, bridge.log_evidence)
     if diagnostics.check.separate:  # the shares of the modes are those of the weights
         se = max(se, diagnostics.importance.log_evidence_se)

@@ -31,14 +31,23 @@ class Bridge(NamedTuple):
     se: float
 
 
-def bridge_sampling(of_guide: np.ndarray, of_posterior: np.ndarray, effective: float) -> Bridge:
+def bridge_sampling(
+    of_guide: np.ndarray,
+    of_posterior: np.ndarray,
+    effective: float,
+    chain: np.ndarray | None = None,
+) -> Bridge:
     """The log evidence by bridge sampling.
+
+    The standard error counts the draws of one chain as one cluster, if these are given: few chains
+    reach a tail that the guide does not cover, and stay there for long.
 
     Args:
         of_guide: `log p - log q` at independent draws of the guide, `(num,)`; `-inf` where the
             posterior has no density.
         of_posterior: the same at draws of the posterior, `(num,)`; `inf` where the guide has none.
         effective: number of independent draws that those of the posterior are worth.
+        chain: the chain of each of these, `(num,)` integers from 0.
 
     Returns:
         The estimate; `-inf` and `inf` where guide and posterior share no draw.
@@ -57,7 +66,12 @@ def bridge_sampling(of_guide: np.ndarray, of_posterior: np.ndarray, effective: f
         if not change > _TOLERANCE:
             break
     variance = _relative_variance(over_guide) / of_guide.size
-    variance += _relative_variance(over_posterior) / effective
+    if chain is None:
+        variance += _relative_variance(over_posterior) / effective
+    else:
+        values = np.exp(over_posterior - over_posterior.max())
+        means = np.bincount(chain, values) / np.bincount(chain)
+        variance += float(means.var() / means.mean() ** 2) / means.size
     return Bridge(log_r, math.sqrt(variance))
 
 

@@ -136,10 +136,12 @@ class States(NamedTuple):
     Attributes:
         points: in the coordinates in which moments are compared, `(num, dim)`.
         log_density: the kernel's, `(num,)`.
+        chain: index of the chain, `(num,)`.
     """
 
     points: Floats
     log_density: Floats
+    chain: np.ndarray
 
 
 def evaluation_budget(kernel: Kernel, correcting: bool) -> int:
@@ -229,7 +231,8 @@ def check(
             found = found._replace(log_density_drift=math.inf)  # one window does not show drift
     points = seen.samples.reshape(-1, kernel.dim)
     order = rng.permutation(len(points))
-    return found, States(points[order], state.sample_log_density.ravel()[order])
+    chain = order % seen.samples.shape[1]
+    return found, States(points[order], state.sample_log_density.ravel()[order], chain)
 
 
 def _transformed(state: ChainState, transform: Callable[[Floats], Floats] | None) -> ChainState:

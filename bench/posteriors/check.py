@@ -35,11 +35,12 @@ def run(names: list[str], folder: Path) -> bool:
         case = load.load(name, folder) if ours else hard.CASES[name]()
         values = {site: draws[:_DRAWS] for site, draws in latent(case.reference, name).items()}
         gap = _gap(case, values, name, folder) if ours else 0.0
-        errors = 0.0 if name in _JUMPS else stein(case, values)
-        correct = gap < _NATS and errors < _ERRORS
+        errors = None if name in _JUMPS else stein(case, values)
+        correct = gap < _NATS and (errors is None or errors < _ERRORS)
         passed = passed and correct
         shown = f"{gap:.1g}" if ours else ""
-        lines.append((name, shown, f"{errors:.1f}", "ok" if correct else "WRONG"))
+        stein_errors = "do not hold at a jump" if errors is None else f"{errors:.1f}"
+        lines.append((name, shown, stein_errors, "ok" if correct else "WRONG"))
     header = ("posterior", "range of log density differences", "Stein, standard errors", "")
     table.markdown(header, lines)
     return passed

@@ -5,6 +5,7 @@ import pytest
 
 from vijax.diagnostics.chain_check import ChainCheck
 from vijax.diagnostics.diagnosis import Diagnostics
+from vijax.diagnostics.enumeration import Comparison
 from vijax.diagnostics.importance import Importance
 from vijax.diagnostics.shift import Shift
 from vijax.diagnostics.status import diagnose
@@ -47,6 +48,10 @@ def chains(
     )
 
 
+def exact(mean=0.0):
+    return Comparison(8, np.array([mean, 0.0, 0.0]), np.zeros(3))
+
+
 def status(weights=None, shift=SAME, **facts):
     return diagnose(Diagnostics(weights or importance(), shift, **facts)).status
 
@@ -82,6 +87,10 @@ def status(weights=None, shift=SAME, **facts):
             "approximate",
             {"check": chains(se=0.06, log_density_drift=np.inf), "weights": importance(khat=0.6)},
         ),
+        # exact marginals of discrete sites, with and without the dependence
+        ("certified", {"enumeration": exact(), "weights": importance(ess=3900)}),
+        ("corrected", {"enumeration": exact(), "weights": importance(ess=3000)}),
+        ("corrected", {"enumeration": exact(0.1), "weights": importance(ess=3900)}),
         ("approximate", {"more_modes": True}),
         ("certified", {"shift": Shift(np.full(3, 0.08), np.zeros(3))}),
         ("corrected", {"shift": Shift(np.full(3, 0.08), np.zeros(3)), "discrete": True}),

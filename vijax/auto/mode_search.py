@@ -7,9 +7,7 @@ are added while some ended at a mode that no other path reached.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -23,7 +21,7 @@ from vijax.diagnostics.assessment import Assessment, with_enumeration
 from vijax.diagnostics.discrete_chains import missed_values
 from vijax.diagnostics.status import diagnose
 from vijax.engine.problem import Problem
-from vijax.model import Arguments, init_strategy
+from vijax.model import ModelCall, init_strategy
 from vijax.runtime.deadline import time_is_up
 from vijax.runtime.errors import ModelError
 from vijax.runtime.keys import fold_in, host_rng
@@ -115,20 +113,13 @@ def _missed_values(
     return missed_values(kernel, draws, assessment.importance.log_weights, starts, host_rng(key))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Model:
-    """The model of a target with its static arguments; those of one target are all equal."""
-
-    function: Callable[..., Any] = dataclasses.field(compare=False)
-    arguments: Arguments = dataclasses.field(compare=False)
-
-
 def prior_positions(
     problem: Problem, variables: Variables, mutable: dict[str, PyTree], key: Array
 ) -> np.ndarray:
     """Draws from the prior in unconstrained space, `(num, dim)`."""
     target = problem.target
-    program = target.program(prior_draws, _Model(problem.model, problem.arguments))
+    call = ModelCall((), problem.model, problem.arguments)  # those of one target are all equal
+    program = target.program(prior_draws, call)
     keys = jax.random.split(key, _PRIOR_DRAWS)
     drawn = program(keys, problem.batch, variables.model, mutable)
     return weights.flatten(target.space, jax.device_get(drawn))
@@ -136,14 +127,14 @@ def prior_positions(
 
 def prior_draws(
     target: Target,
-    model: _Model,
+    call: ModelCall,
     keys: Array,
     batch: Batch,
     params: dict[str, PyTree],
     mutable: dict[str, PyTree],
 ) -> Position:
     """A draw from the prior for each key, as positions."""
-    prior = init_strategy(model.function, model.arguments, None)
+    prior = init_strategy(call.model, call.arguments, None)
 
     def one(key: Array) -> Position:
         values = prior(key, batch)

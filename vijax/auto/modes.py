@@ -61,17 +61,11 @@ def modes(start: StartingPoint, best: Candidate | None) -> Candidate | None:
             found.append(one)
     rounds, complete = _search(start, found)
     extended = found + _uncovered(start, found, rounds)
-    if len(extended) > len(found):
-        mixture = _mixture(start, extended)
-        if is_better(mixture, best):  # not so in the long tail of one mode
-            return _complete(mixture._replace(connected=_is_one_mode(rounds)), complete)
-    mixture = _mixture(start, found)
-    return _complete(mixture._replace(connected=_is_one_mode(rounds)), complete)
-
-
-def _is_one_mode(rounds: list[PathfinderResult]) -> bool:
-    """Whether the log density hardly dips between the ends of all paths."""
-    return all(ends.num_modes == 1 for ends in rounds)
+    mixture = _mixture(start, extended)
+    if len(extended) > len(found) and not is_better(mixture, best):  # the long tail of one mode
+        mixture = _mixture(start, found)
+    connected = all(ends.num_modes == 1 for ends in rounds)
+    return _complete(mixture._replace(connected=connected), complete)
 
 
 def _mixture(start: StartingPoint, found: list[Candidate]) -> Candidate:

@@ -20,8 +20,8 @@ class Diagnosis(NamedTuple):
 
     Attributes:
         status: `"certified"`, the guide's draws are accurate; `"corrected"`, draws corrected by
-            importance resampling or by chains are; `"approximate"`, accuracy is not verified, see
-            the reasons; `"failed"`, do not use.
+            importance resampling, chains or enumeration are; `"approximate"`, accuracy is not
+            verified, see the reasons; `"failed"`, do not use.
         reasons: the diagnostics in words.
         advice: what to try next, empty when nothing is needed.
     """

@@ -26,7 +26,7 @@ LIGHT_TAIL = 0.05  # share of the tail below which its shape does not matter
 _MIN_ESS = 5.0
 _EQUAL_ESS = 0.995  # effective share of the draws from which weights count as equal
 _LARGE_KHAT = 0.5  # from which the weights have no variance
-_HOST_DIM = 2000  # largest dimension in which drawing on the host is cheap
+_HOST_DIM = 1000  # largest dimension in which drawing on the host is cheap
 
 
 PlateAxes = Mapping[str, tuple[tuple[str, int], ...]]

@@ -59,7 +59,8 @@ def diagnose(diagnostics: Diagnostics) -> Diagnosis:
         reasons.append("importance sampling does not apply: accuracy not verified")
         return Diagnosis("approximate", tuple(reasons), _advice(diagnostics))
     if diagnostics.enumeration is not None:
-        found = _diagnose_enumerated(diagnostics.enumeration)
+        equal = diagnostics.importance.ess > _NEARLY_ALL * diagnostics.num_draws
+        found = _diagnose_enumerated(diagnostics.enumeration, equal)
         return _at_most_approximate(found, diagnostics.data_warnings, _CENTER)
     found = _diagnose_draws(diagnostics, diagnostics.importance, reasons)
     found = _of_unchecked(found, diagnostics, diagnostics.importance)
@@ -72,15 +73,21 @@ def diagnose(diagnostics: Diagnostics) -> Diagnosis:
     return _at_most_approximate(found, diagnostics.data_warnings, found.advice or _CENTER)
 
 
-def _diagnose_enumerated(found: Comparison) -> Diagnosis:
-    """Diagnosis where the posterior probabilities of all joint values are known."""
+def _diagnose_enumerated(found: Comparison, equal: bool) -> Diagnosis:
+    """Diagnosis where the posterior probabilities of all joint values are known.
+
+    Args:
+        found: moments of the posterior and the guide.
+        equal: whether the weights of the guide's draws are nearly equal: a guide may have the right
+            moments without the dependence.
+    """
     mean, log_sd = found.largest
     reason = (
         f"all {found.num_states} combinations of the discrete values were evaluated: exact means "
         f"differ from the guide's by up to {mean:.2f} sd, standard deviations by up to "
         f"{_percent(log_sd)} %"
     )
-    if max(mean, log_sd) < CERTIFIED_SHIFT:
+    if equal and max(mean, log_sd) < CERTIFIED_SHIFT:
         return Diagnosis("certified", (reason,), "")
     drawn = "posterior draws: from the exact probabilities"
     return Diagnosis("corrected", (reason, drawn), "")

@@ -10,10 +10,11 @@ from vijax.model.minibatch.subsampling import batch_request, check_sources, fetc
 from vijax.model.nuts import run_nuts
 from vijax.model.predictive import predictor
 from vijax.model.sharding import shard_data, shard_target
-from vijax.model.tracing.arguments import Arguments, split, unwrap
+from vijax.model.tracing.arguments import Arguments, ModelCall, split, unwrap
 
 __all__ = [
     "Arguments",
+    "ModelCall",
     "batch_request",
     "build",
     "build_marginalized",

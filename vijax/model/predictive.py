@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ from vijax.model.analysis import trace_with_default_rows, values_and_distributio
 from vijax.model.log_density import log_density_model
 from vijax.model.traced_model import TracedModel
 from vijax.model.tracing import substitution
-from vijax.model.tracing.arguments import Arguments, split, unwrap
+from vijax.model.tracing.arguments import ModelCall, split, unwrap
 from vijax.model.tracing.handler import Message, Step, SubstituteFn
 from vijax.model.tracing.sites import Trace, at_step, fixed_value, is_data, site_shape
 from vijax.runtime.errors import ModelError
@@ -68,7 +67,7 @@ def predictor(
     traced = TracedModel(model, arguments)
     code = fingerprint(model, opaque_by_identity=True)
     lookup = (code, arguments.lookup, _digest(traced))
-    return target.program(_predict, _Prediction(lookup, model, arguments)), Batch(data)
+    return target.program(_predict, ModelCall(lookup, model, arguments)), Batch(data)
 
 
 def _digest(traced: TracedModel) -> str:
@@ -81,25 +80,16 @@ def _digest(traced: TracedModel) -> str:
     return jaxpr_digest(jax.make_jaxpr(run)(traced.arguments.abstract()))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Prediction:
-    """A model at new arguments; equality is that of `lookup`."""
-
-    lookup: Hashable
-    model: Callable[..., Any] = dataclasses.field(compare=False)
-    arguments: Arguments = dataclasses.field(compare=False)
-
-
 def _predict(
     target: Target,
-    prediction: _Prediction,
+    call: ModelCall,
     keys: Array,
     values: Draws,
     batch: Batch,
     model: dict[str, PyTree],
     mutable: dict[str, PyTree],
 ) -> Draws:
-    traced = TracedModel(prediction.model, prediction.arguments)
+    traced = TracedModel(call.model, call.arguments)
     trace = trace_with_default_rows(traced, _origin_or_draw, with_log_density=False)
     resampled = _resampled(trace, target.structure.observed)
 

@@ -213,14 +213,14 @@ class Posterior(FitProperties):
 
         Args:
             method: `"importance"`, an estimate from draws of the guide; `"bridge"`, from these and
-                chains that correct them (default if there are any); lower bounds `"elbo"`,
-                `"iwae"`; `"cubo"`, upper bound (low where few draws carry the weight); `"bracket"`.
+                chains that correct them, `"enumeration"` of discrete values (defaults where they
+                apply); lower bounds `"elbo"`, `"iwae"`; `"cubo"`, upper bound; `"bracket"`, both.
             rng_key: an int, a JAX key or a legacy key.
-            num_draws: number of draws; for `"bridge"` those of the fit.
+            num_draws: number of draws; of `"bridge"` those of the fit.
             num_particles: draws in each importance-weighted bound.
 
         Raises:
-            GuideError: no density, a fit on minibatches, or no chains for `"bridge"`.
+            GuideError: no density, a fit on minibatches, or a method that does not apply.
         """
         return log_evidence(self._result, method, as_key(rng_key), num_draws, num_particles)
 

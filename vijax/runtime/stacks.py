@@ -20,8 +20,8 @@ from jax import Array
 
 Shape = tuple[int, ...]
 
-_MANY = 8  # small arrays that are worth packing
-_SMALL = 64  # elements of such an array, at most
+MANY = 8  # small arrays that are worth joining
+SMALL = 64  # elements of such an array, at most
 
 
 class _Origin(NamedTuple):
@@ -42,8 +42,9 @@ def cut(vector: Array, shapes: Sequence[Shape]) -> list[Array]:
     # one split, whose gradient is one concatenation; that of slices is a sum of padded vectors
     parts = jnp.split(vector, starts[1:])
     found = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
-    for part, start in zip(found, starts, strict=True):
-        _remember(part, vector, start)
+    if isinstance(vector, jax.core.Tracer):  # elsewhere nothing asks where a part is from
+        for part, start in zip(found, starts, strict=True):
+            _remember(part, vector, start)
     return found
 
 
@@ -136,8 +137,8 @@ class Packed:
 def pack(values: Mapping[str, Any], batch_ndim: int = 0) -> Packed:
     """Arrays by name with many small ones joined; their first `batch_ndim` axes are common."""
     shapes = {name: tuple(jnp.shape(value)[batch_ndim:]) for name, value in values.items()}
-    small = [name for name, shape in shapes.items() if math.prod(shape) <= _SMALL]
-    small = small if len(small) >= _MANY else []
+    small = [name for name, shape in shapes.items() if math.prod(shape) <= SMALL]
+    small = small if len(small) >= MANY else []
     kinds = {name: str(jnp.result_type(values[name])) for name in small}
     vectors = {}
     for kind in dict.fromkeys(kinds.values()):

@@ -49,7 +49,7 @@ def test_the_log_density_is_that_of_single_sites(made, monkeypatch):
     target, batch = made
     z = at(target, 0)
     found = jax.jit(jax.value_and_grad(lambda z: target.log_density(z, batch, {}, {})))(z)
-    monkeypatch.setattr(alike, "_MANY", 1000)
+    monkeypatch.setattr(alike, "MANY", 1000)
     single = jax.jit(jax.value_and_grad(lambda z: target.log_density(z, batch, {}, {})))(z)
     np.testing.assert_allclose(found[0], single[0], rtol=1e-6)
     for one, other in zip(jax.tree.leaves(found[1]), jax.tree.leaves(single[1]), strict=True):
@@ -59,8 +59,8 @@ def test_the_log_density_is_that_of_single_sites(made, monkeypatch):
 def test_alike_sites_add_few_operations(made, monkeypatch):
     target, batch = made
     counted = []
-    for many in (alike._MANY, 1000):
-        monkeypatch.setattr(alike, "_MANY", many)
+    for many in (alike.MANY, 1000):
+        monkeypatch.setattr(alike, "MANY", many)
         jaxpr = jax.make_jaxpr(lambda z: target.log_density(z, batch, {}, {}))(at(target, 0))
         counted.append(str(jaxpr).count("log"))
     assert counted[0] < counted[1] / 3
@@ -96,8 +96,8 @@ def groups(y, build):  # a target for each value of `build`
 def test_centered_sites_of_one_prior_are_transformed_together(monkeypatch):
     rng, found, counted = np.random.default_rng(0), [], []
     weights = {}
-    for many in (shared_priors._MANY, 1000):
-        monkeypatch.setattr(shared_priors, "_MANY", many)
+    for many in (shared_priors.MANY, 1000):
+        monkeypatch.setattr(shared_priors, "MANY", many)
         arguments, data = split(groups, (Y, many), {})
         target = build(groups, arguments)
         names = target.structure.hierarchical
@@ -123,3 +123,13 @@ def test_centered_sites_of_one_prior_are_transformed_together(monkeypatch):
     for name, value in z.items():  # the value given was rounded
         np.testing.assert_allclose(found[0][-1][name], value, rtol=1e-4, atol=1e-5)
     assert counted[0] < counted[1] - 2 * N
+
+
+def test_a_value_of_another_shape_is_named_beside_sites_of_its_group():
+    arguments, data = split(groups, (Y, 0), {})
+    target = build(groups, arguments)
+    shapes = {site.name: site.z_shape for site in target.space.sites}
+    weights = {name: np.zeros(shapes[name], np.float32) for name in target.structure.hierarchical}
+    values = {f"a{i}": np.zeros(2 if i == 3 else ()) for i in range(N)}
+    with pytest.raises(ModelError, match="site 'a3': expected a value of shape"):
+        target.unconstrain(values, with_centering(Batch(data), weights), {}, {})

@@ -18,22 +18,19 @@ from vijax.model.tracing.handler import Message, Record, count_masks
 from vijax.model.tracing.parameter_support import valid_parameters
 from vijax.model.tracing.sites import Trace, is_enumerated, is_sampled
 from vijax.runtime.precision import full_precision
-from vijax.runtime.stacks import stack
-
-_MANY = 8  # alike sites that are worth stacking
-_SMALL = 64  # array elements of such a site, at most
+from vijax.runtime.stacks import MANY, SMALL, stack
 
 
 def alike_sites(trace: Trace) -> tuple[list[list[Message]], Trace]:
     """Groups of sites that differ in their numbers only, and the trace without these."""
     found: dict[Hashable, list[Message]] = {}
-    if len(trace) < _MANY:
+    if len(trace) < MANY:
         return [], trace
     for site in trace.values():
         kind = _kind(site)
         if kind is not None:
             found.setdefault(kind, []).append(site)
-    groups = [sites for sites in found.values() if len(sites) >= _MANY]
+    groups = [sites for sites in found.values() if len(sites) >= MANY]
     grouped = {site["name"] for sites in groups for site in sites}
     return groups, {name: site for name, site in trace.items() if name not in grouped}
 
@@ -84,7 +81,7 @@ def _kind(site: Mapping[str, Any]) -> Hashable | None:
     for leaf in leaves:
         if not isinstance(leaf, (Array, np.ndarray, np.generic, float, int)):
             return None
-        if np.size(leaf) > _SMALL or jnp.iscomplexobj(leaf):
+        if np.size(leaf) > SMALL or jnp.iscomplexobj(leaf):
             return None
         aval = jax.typeof(leaf)
         shapes.append((aval.shape, aval.dtype, aval.weak_type))

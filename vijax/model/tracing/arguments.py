@@ -293,3 +293,18 @@ def device_dtype(dtype: np.dtype) -> np.dtype:
 def _is_column(leaf: Any) -> bool:
     """A pandas or polars column, a tensor, or another container of numbers."""
     return hasattr(leaf, "__array__") and hasattr(leaf, "dtype")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelCall:
+    """A model with its static arguments, of a program that runs it; equality is that of `lookup`.
+
+    Attributes:
+        lookup: equal for models with equal programs.
+        model: the model function.
+        arguments: its static arguments.
+    """
+
+    lookup: Hashable
+    model: Callable[..., Any] = dataclasses.field(compare=False)
+    arguments: Arguments = dataclasses.field(compare=False)

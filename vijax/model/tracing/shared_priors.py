@@ -18,10 +18,7 @@ from jax import Array
 from vijax.model.tracing.handler import Message
 from vijax.model.tracing.location_scale import LocationScale, location_scale, parameters
 from vijax.model.tracing.sites import Trace, latents
-from vijax.runtime.stacks import cut, stack
-
-_MANY = 8  # sites that are worth stacking
-_SMALL = 64  # coordinates of such a site, at most
+from vijax.runtime.stacks import MANY, SMALL, cut, stack
 
 Groups = tuple[tuple[str, ...], ...]
 
@@ -31,9 +28,9 @@ def shared_priors(trace: Trace) -> Groups:
     found: dict[Hashable, list[str]] = {}
     for name, site, record in latents(trace):
         prior, shape = parameters(site["fn"]), jnp.shape(jnp.asarray(record.z))
-        if prior is not None and not site["_loops"] and math.prod(shape) <= _SMALL:
+        if prior is not None and not site["_loops"] and math.prod(shape) <= SMALL:
             found.setdefault((_identity(prior), shape), []).append(name)
-    return tuple(tuple(names) for names in found.values() if len(names) >= _MANY)
+    return tuple(tuple(names) for names in found.values() if len(names) >= MANY)
 
 
 def _identity(prior: tuple[Any, ...]) -> Hashable:
@@ -61,7 +58,12 @@ class SharedPriors:
         self._groups = {
             name: group
             for group in groups
-            if all(member in weights and member in arguments for member in group)
+            if all(
+                member in weights
+                and member in arguments
+                and jnp.shape(arguments[member]) == jnp.shape(weights[member])
+                for member in group
+            )
             for name in group
         }
         self._function, self._arguments, self._weights = function, arguments, weights

@@ -43,7 +43,9 @@ def main() -> None:
     rows = []
     for name, posterior in fits.items():
         for label, corrected in (("guide", False), ("corrected", True)):
-            draws = posterior.sample(jax.random.key(1), 100_000, corrected=corrected)["beta"]
+            draws = posterior.sample(100_000, rng_key=jax.random.key(1), corrected=corrected)[
+                "beta"
+            ]
             found = {
                 "mean": float(np.max(np.abs(draws.mean(0) - mean) / sd)),
                 "sd": float(np.max(np.abs(draws.std(0) / sd - 1))),

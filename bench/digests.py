@@ -105,9 +105,13 @@ def schools() -> list[Any]:
     with tempfile.TemporaryDirectory() as folder:
         posterior.save(f"{folder}/fit")
         loaded = vijax.load(f"{folder}/fit", model)
-    figures = (posterior.log_evidence(), posterior.covariance(), posterior.log_likelihood(2, 200))
+    figures = (
+        posterior.log_evidence(),
+        posterior.covariance(),
+        posterior.log_likelihood(200, rng_key=2),
+    )
     rows = [list(row[1:]) for row in posterior.summary().rows]
-    return [_of(posterior), figures, rows, sorted(loaded.sample(7, 300).items())]
+    return [_of(posterior), figures, rows, sorted(loaded.sample(300, rng_key=7).items())]
 
 
 def steps() -> list[Any]:
@@ -150,7 +154,7 @@ KINDS = {
 def _of(posterior: vijax.Posterior) -> list[Any]:
     """Figures, losses, parameters and draws of a fit."""
     figures = [posterior.elbo, posterior.elbo_se, posterior.khat, posterior.num_steps]
-    draws = sorted(posterior.sample(7, num_draws=300).items())
+    draws = sorted(posterior.sample(rng_key=7, num_draws=300).items())
     return [posterior.status, figures, posterior.losses, posterior.params, draws]
 
 

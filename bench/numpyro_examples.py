@@ -85,7 +85,7 @@ def _one(example: Example, limit: float) -> dict[str, Any]:
     print(json.dumps(found), flush=True)
     if example.nuts is None:
         return found
-    draws = posterior.sample(0, 4000)
+    draws = posterior.sample(4000)
     model = example.model if example.nuts == "same" else example.nuts
     return found | _compared(example, draws, _by_nuts(model, example.args), posterior.status)
 

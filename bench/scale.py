@@ -151,7 +151,7 @@ def covertype(options: argparse.Namespace) -> dict[str, Any]:
             started = time.perf_counter()
             posterior = vijax.fit(_logistic, rows, y[kept], progress_bar=False, **chosen)
             seconds = time.perf_counter() - started
-            logits = x[held] @ posterior.sample(1, 1000)["beta"].T
+            logits = x[held] @ posterior.sample(1000, rng_key=1)["beta"].T
             signed = np.where(y[held][:, None] == 1, logits, -logits)
             density = np.log(np.mean(1 / (1 + np.exp(-signed)), axis=1)).mean()
             found[name] = {

@@ -132,7 +132,7 @@ def compare(kind: str, way: str, seed: int, exact: Exact, given: dict[str, Any])
 
 def errors(posterior: vijax.Posterior, exact: Exact) -> tuple[float, float]:
     """The largest errors of a mean in sds and of a log sd, see `Outcome`."""
-    draws = posterior.sample(1, _DRAWS)
+    draws = posterior.sample(_DRAWS, rng_key=1)
     mean_errors, log_sd_errors = [], []
     for name, mean in exact.mean.items():
         found, sd = np.asarray(draws[name], float), np.maximum(exact.sd[name], 1e-3)

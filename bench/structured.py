@@ -74,7 +74,7 @@ def quadrature(problem: Problem) -> Truth:
 def by_nuts(problem: Problem) -> Truth:
     """Global parameters of the radon model by a long NUTS run, started from the automatic fit."""
     posterior = vijax.fit(problem.model, *problem.args, progress_bar=False)
-    samples = posterior.nuts(0, progress_bar=False, **_NUTS).get_samples()
+    samples = posterior.nuts(progress_bar=False, **_NUTS).get_samples()
     return _moments({name: np.asarray(samples[name], float) for name in _globals(posterior)})
 
 
@@ -114,7 +114,7 @@ def _one(method: str, name: str) -> dict[str, Any]:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     posterior = _fit(problem, method)
     memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    draws = posterior.sample(0, _DRAWS if name == "radon" else 1000, corrected=False)
+    draws = posterior.sample(_DRAWS if name == "radon" else 1000, corrected=False)
     found = _moments({name: draws[name].astype(float) for name in _globals(posterior)})
     if method == "auto" and name != "radon":  # the sds of the Gaussian, without sampling error
         level = posterior.params.levels[0]

@@ -120,7 +120,7 @@ def _vijax(problem: _problems.Problem, algorithm: str) -> _Run:
         problem.model, *problem.args, guide="fullrank", algorithm=algorithm, progress_bar=False
     )
     fitted = time.perf_counter()
-    posterior.sample(1, 1000)
+    posterior.sample(1000, rng_key=1)
     drawn = time.perf_counter()
 
     def log_weights(key: jax.Array) -> np.ndarray:

@@ -45,7 +45,7 @@ def main():
         error = np.sqrt(np.mean((guess - players["average"]) ** 2))
         print(f"{name:16} {error:49.4f}")
 
-    season = posterior.predict(1, players["rest"], num_draws=4000)["hits"] / players["rest"]
+    season = posterior.predict(players["rest"], rng_key=1, num_draws=4000)["hits"] / players["rest"]
     low, high = np.quantile(season, [0.055, 0.945], axis=0)
     inside = (low <= players["average"]) & (players["average"] <= high)
     print(f"{'within 89 % interval':24} {inside.sum()} of {len(players)}")

@@ -42,7 +42,7 @@ def main():
     print(posterior.summary())
 
     grid = np.linspace(0.0, 60.0, 121)
-    found = posterior.predict(1, grid, num_draws=2000)
+    found = posterior.predict(grid, rng_key=1, num_draws=2000)
     curves, replicas = SCALE * found["curve"], SCALE * found["acceleration"]
     residual = crash["acceleration"] - np.interp(time, grid, curves.mean(0))
     parts = (("before 14 ms", time < 14), ("14 to 40 ms", (time >= 14) & (time < 40)))

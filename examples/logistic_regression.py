@@ -38,7 +38,7 @@ def main():
     posterior = vijax.fit(model, x, y)
     print(f"{posterior.report()}\n")
 
-    draws = posterior.predict(1, x_test, num_draws=2000)["probability"]
+    draws = posterior.predict(x_test, rng_key=1, num_draws=2000)["probability"]
     probability = draws.mean(0)
     low, high = np.quantile(draws, [0.055, 0.945], axis=0)
     truth = np.where(y_test == 1, probability, 1 - probability)

@@ -54,7 +54,7 @@ def draw_posterior(axes, posterior, simple):
 
 
 def draw_check(axes, posterior, data):
-    replicas = posterior.predict(1, *data, num_draws=500)["log_radon"]
+    replicas = posterior.predict(*data, rng_key=1, num_draws=500)["log_radon"]
     edges = np.arange(-3.125, 5.25, 0.25)
     counts = [np.histogram(replica, edges)[0] for replica in replicas]
     low, high = np.quantile(counts, [0.05, 0.95], axis=0)

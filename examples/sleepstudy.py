@@ -42,8 +42,10 @@ def main():
     print(posterior.summary())
     print(f"\n{posterior.report()}\n")
 
-    known = posterior.predict(1, days, len(table), num_draws=4000)["reaction"]
-    fresh = posterior.predict(2, days, len(table), new_subject=True, num_draws=4000)["reaction"]
+    known = posterior.predict(days, len(table), rng_key=1, num_draws=4000)["reaction"]
+    fresh = posterior.predict(days, len(table), rng_key=2, new_subject=True, num_draws=4000)[
+        "reaction"
+    ]
     for name, values in (("known", known), ("new", fresh)):
         width = np.subtract(*np.quantile(values[..., -1], [0.945, 0.055], axis=0)).mean()
         print(f"width of the 89 % interval on day 9, {name} subject: {width:.0f} ms")

@@ -157,10 +157,10 @@ def traced_step(model, args, guide, algorithm):
 
 def use(posterior, *args):
     """The methods of a posterior that evaluate programs."""
-    posterior.sample(0, 20)
-    posterior.predict(0, *args, num_draws=20)
-    posterior.log_likelihood(0, 20)
-    posterior.to_datatree(0, 20)
+    posterior.sample(20)
+    posterior.predict(*args, num_draws=20)
+    posterior.log_likelihood(20)
+    posterior.to_datatree(20)
     return posterior
 
 
@@ -250,7 +250,7 @@ BATCHES = {"batch_size": {"rows": 4}}
 def minibatches():
     rows = data(12)
     amortized = step(hierarchy, rows, guide=AMORTIZED, **BATCHES)
-    amortized.at(data(3)).sample(0, 10)
+    amortized.at(data(3)).sample(10)
     mesh = jax.make_mesh((1,), ("rows",))
     fitted = step(hierarchy, rows, guide=BY_ROW, init=amortized, mesh=mesh, **BATCHES)
     steps, loop = fitted._result.engine.steps, fitted._result.run.loop
@@ -260,7 +260,7 @@ def minibatches():
 def posteriors():
     posterior = use(regression(guide="fullrank"), *REGRESSION.args)
     posterior.log_prob(posterior.median())
-    posterior.stein_discrepancy(0, 20)
+    posterior.stein_discrepancy(20)
     export, _ = regression(guide="meanfield", init={"alpha": 0.0}).as_numpyro()
     export.sample_posterior(jax.random.key(0), sample_shape=(3,))
     step(SMALL[0], *SMALL[1], guide="fullrank", init=posterior)

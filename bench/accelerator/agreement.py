@@ -143,7 +143,7 @@ def _fit(case: Case, device: jax.Device, left: float) -> Answer:
         posterior = vijax.fit(
             case.model, *case.args, progress_bar=False, max_seconds=left, **case.options
         )
-        draws = posterior.sample(1, _DRAWS, corrected=False)
+        draws = posterior.sample(_DRAWS, rng_key=1, corrected=False)
     seconds = time.perf_counter() - start
     return Answer(posterior.elbo, posterior.elbo_se, draws, seconds, seconds > left)
 

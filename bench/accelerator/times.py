@@ -61,7 +61,7 @@ def _posterior(make: Any, device: jax.Device, clear: bool, left: float) -> dict[
 def _timed(model: Any, args: tuple[Any, ...], left: float, key: int) -> tuple[float, Any]:
     begun = time.perf_counter()
     posterior = vijax.fit(model, *args, rng_key=key, progress_bar=False, max_seconds=left / 2)
-    posterior.sample(1, 1000)
+    posterior.sample(1000, rng_key=1)
     return time.perf_counter() - begun, posterior
 
 

@@ -32,7 +32,7 @@ def mixture(y):
 
 
 def share_of_order(posterior):
-    mu = np.asarray(posterior.sample(0, 4000)["mu"])
+    mu = np.asarray(posterior.sample(4000)["mu"])
     return np.mean(mu[:, 0] < mu[:, 1])
 
 
@@ -82,13 +82,13 @@ NARROW = two_normals(dist.Normal(0.0, 0.1), dist.Normal(0.0, 1.0), dist.Normal(0
 def test_modes_far_from_the_origin_are_found_from_the_prior(key):
     posterior = fit(FAR, rng_key=key)
     assert posterior.status in ("certified", "corrected")
-    assert abs(np.mean(posterior.sample(0, 4000)["x"] > 60) - 0.5) < 0.04
+    assert abs(np.mean(posterior.sample(4000)["x"] > 60) - 0.5) < 0.04
     assert abs(posterior.log_evidence().value) < 0.02
 
 
 def test_a_narrow_mode_inside_of_a_broad_one_is_found():
     posterior = fit(NARROW)
-    inside = np.abs(posterior.sample(0, 4000)["x"]).max(axis=1) < 0.45
+    inside = np.abs(posterior.sample(4000)["x"]).max(axis=1) < 0.45
     assert abs(inside.mean() - 0.5) < 0.05
     assert abs(posterior.log_evidence().value) < 0.02
 
@@ -105,7 +105,7 @@ def regression(x, y=None):
 def test_the_steep_mode_far_out_in_the_prior_wins(key):
     posterior = fit(regression, X, STEEP, rng_key=key)
     assert abs(posterior.elbo + 100) < 5
-    assert abs(posterior.sample(0, 1000)["w"].mean() - 20) < 0.5
+    assert abs(posterior.sample(1000)["w"].mean() - 20) < 0.5
 
 
 def flat():

@@ -49,7 +49,7 @@ def test_the_posterior_is_that_of_the_full_data(fitted):
     assert fitted.status == "certified"
     assert [attempt.stage for attempt in fitted.history] == [LAPLACE]
     np.testing.assert_allclose(fitted.covariance(), COVARIANCE, atol=0.002 * SD.max() ** 2)
-    draws = fitted.sample(1, 20_000)["beta"]
+    draws = fitted.sample(20_000, rng_key=1)["beta"]
     assert np.abs((draws.mean(0) - MEAN) / SD).max() < 5 / np.sqrt(20_000)
     _, log_det = np.linalg.slogdet(PRECISION)
     quadratic = Y.astype(float) @ Y - MEAN @ PRECISION @ MEAN
@@ -76,7 +76,7 @@ def test_skewed_posteriors_are_fitted_by_the_elbo():
     posterior = fit(rates, y)
     stages = [attempt.stage for attempt in posterior.history]
     assert stages == [LAPLACE, GRADIENT_STEPS, GAUSSIAN]
-    draws = posterior.sample(0, 4000)["rate"]
+    draws = posterior.sample(4000)["rate"]
     shape = 0.5 + y.sum(0)
     assert posterior.status in ("certified", "corrected")
     np.testing.assert_allclose(draws.mean(0), shape / 1.3, rtol=0.07)
@@ -132,7 +132,7 @@ def test_the_centering_of_hierarchical_sites_is_learned_from_the_full_data(
     assert posterior.elbo < evidence + 4 * posterior.elbo_se
     assert abs(posterior.log_evidence().value - evidence) < 0.1
     assert posterior.status in ("certified", "corrected")
-    tau = posterior.sample(1, 4000)["tau"]
+    tau = posterior.sample(4000, rng_key=1)["tau"]
     assert abs(tau.mean() - mean) < 0.1 * sd
     assert abs(tau.std() / sd - 1) < 0.1
 
@@ -168,17 +168,17 @@ def test_rows_on_disk_give_the_same_posterior_as_in_memory(fitted, on_disk, tmp_
     posterior.save(tmp_path / "fit")
     loaded = vijax.load(tmp_path / "fit", regression, mapped, Y)
     for one in (posterior, loaded):
-        found, expected = one.importance(1, 500), fitted.importance(1, 500)
+        found, expected = one.importance(500, rng_key=1), fitted.importance(500, rng_key=1)
         assert found.log_evidence == pytest.approx(expected.log_evidence, abs=0.01)
         assert found.log_weights.shape == (500,)
     for name in ("log_likelihood", "log_predictive_density"):
         found, expected = (getattr(one, name)(2, num_draws=9)["y"] for one in (posterior, fitted))
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
-    found, expected = (one.stein_discrepancy(3, 100) for one in (posterior, fitted))
+    found, expected = (one.stein_discrepancy(100, rng_key=3) for one in (posterior, fitted))
     assert found.value == pytest.approx(expected.value, rel=0.05)
-    assert set(posterior.sample(0, 10)) == {"beta"}
+    assert set(posterior.sample(10)) == {"beta"}
     with pytest.raises(ModelError, match=r"predict.*'x' is read batch by batch"):
-        posterior.predict(0)
+        posterior.predict()
     with pytest.raises(ModelError, match="loaded without"):
         vijax.load(tmp_path / "fit", regression).log_likelihood()
 
@@ -202,7 +202,7 @@ def test_a_stream_is_read_in_order_once_a_pass(fitted, on_disk):
     assert posterior.status == "certified"
     assert_same_gaussian(posterior, fitted)
     passes, read = loader.passes, loader.read
-    posterior.importance(0, 200)
+    posterior.importance(200)
     assert (loader.passes - passes, loader.read - read) == (1, -(-ROWS // 70))
 
 

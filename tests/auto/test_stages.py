@@ -69,7 +69,7 @@ def schools():
 
 def test_a_centered_hierarchy_is_fitted_accurately(schools):
     assert schools.status == "corrected"
-    draws = schools.sample(0, 4000)
+    draws = schools.sample(4000)
     mu, tau, theta = (draws[name].astype(float) for name in ("mu", "tau", "theta"))
     effect = (theta - mu[:, None]) / tau[:, None]
     mean, sd = schools_moments()
@@ -95,7 +95,7 @@ def test_centering_weights_are_learned_from_the_data():
     known = fit(groups(30), np.linspace(-5, 5, 30).astype(np.float32))
     assert np.all(np.asarray(known.centering["theta"]) > 0.9)
     assert known.status in ("certified", "corrected")
-    theta = known.sample(0, 2000)["theta"]
+    theta = known.sample(2000)["theta"]
     np.testing.assert_allclose(theta.mean(0), np.linspace(-5, 5, 30), atol=0.02)
     np.testing.assert_allclose(theta.std(0), 0.1, rtol=0.1)
 
@@ -103,7 +103,7 @@ def test_centering_weights_are_learned_from_the_data():
 def test_a_funnel_is_fitted_accurately():
     posterior = fit(funnel)
     assert posterior.status in ("certified", "corrected")
-    draws = posterior.sample(0, 4000)
+    draws = posterior.sample(4000)
     v = draws["v"].astype(float)
     assert abs(v.mean()) < 0.3
     assert abs(np.log(v.std() / 3)) < 0.08
@@ -116,10 +116,10 @@ def test_two_modes_become_a_mixture():
     posterior = fit(two_modes, log_odds)
     assert posterior.guide == Mixture((FullRank(), FullRank()))
     assert posterior.status == "certified"
-    x = posterior.sample(0, 4000)["x"]
+    x = posterior.sample(4000)["x"]
     share = np.mean(x[:, 0] < 0)
     assert abs(share - 0.7) < 5 * np.sqrt(0.21 / 4000)
-    evidence = posterior.importance(0).log_evidence
+    evidence = posterior.importance().log_evidence
     np.testing.assert_allclose(evidence, np.log1p(0.7 / 0.3), atol=1e-3)
 
 
@@ -136,7 +136,7 @@ def test_all_label_permutations_of_three_components_are_found():
     y = rng.normal(size=60) + 6 * rng.integers(3, size=60)
     posterior = fit(mixture, y.astype(np.float32))
     assert posterior.status == "certified"
-    orders = np.argsort(posterior.sample(0, 4000)["mu"], axis=1)
+    orders = np.argsort(posterior.sample(4000)["mu"], axis=1)
     counts = np.unique(orders, axis=0, return_counts=True)[1]
     assert len(counts) == 6
     assert np.abs(counts / 4000 - 1 / 6).max() < 5 * np.sqrt(5 / 36 / 4000)
@@ -146,7 +146,7 @@ def test_a_mode_of_negligible_weight_is_left_out():
     posterior = fit(two_modes, 12.0)
     assert posterior.guide == FullRank()
     assert posterior.status == "certified"
-    np.testing.assert_allclose(posterior.sample(0, 4000)["x"].mean(0), -CENTER, atol=0.08)
+    np.testing.assert_allclose(posterior.sample(4000)["x"].mean(0), -CENTER, atol=0.08)
 
 
 @pytest.mark.slow
@@ -158,7 +158,7 @@ def test_a_banana_is_fitted_by_a_flow():
     assert isinstance(posterior.guide, Flow)
     assert posterior.status in ("certified", "corrected")
     assert posterior.elbo > -0.05
-    draws = posterior.sample(0, 4000)
+    draws = posterior.sample(4000)
     x, y = draws["x"].astype(float), draws["y"].astype(float)
     assert abs(x.mean() - 1) < 0.3
     assert abs(np.log(x.std() / 10**0.5)) < 0.1
@@ -227,15 +227,15 @@ def test_chain_states_are_saved_and_loaded(schools, tmp_path):
     again = vijax.load(path, centered_schools_model)
     assert again.status == schools.status
     assert again.history == schools.history
-    for name, value in schools.sample(3, 500).items():
-        np.testing.assert_array_equal(again.sample(3, 500)[name], value)
-    raw = schools.sample(3, 500, corrected=False)
-    np.testing.assert_allclose(again.sample(3, 500, corrected=False)["theta"], raw["theta"])
+    for name, value in schools.sample(500, rng_key=3).items():
+        np.testing.assert_array_equal(again.sample(500, rng_key=3)[name], value)
+    raw = schools.sample(500, rng_key=3, corrected=False)
+    np.testing.assert_allclose(again.sample(500, rng_key=3, corrected=False)["theta"], raw["theta"])
 
 
 def test_density_and_draws_are_of_the_models_own_sites(schools):
     """`log_prob` integrates to one over theta and mu, tau: importance weights average to it."""
-    draws = schools.sample(1, 400, corrected=False)
+    draws = schools.sample(400, rng_key=1, corrected=False)
     values = {name: draws[name] for name in ("mu", "tau", "theta")}
     log_q = schools.log_prob(values)
     mu, tau, theta = (values[name].astype(float) for name in ("mu", "tau", "theta"))
@@ -248,7 +248,7 @@ def test_density_and_draws_are_of_the_models_own_sites(schools):
 
 def test_summary_is_of_the_corrected_draws(schools):
     row = schools.summary()["tau"]
-    tau = schools.sample(0, 2000)["tau"]
+    tau = schools.sample(2000)["tau"]
     np.testing.assert_allclose(row.mean, tau.mean(), rtol=0.1)
 
 
@@ -270,7 +270,7 @@ def test_centering_is_learned_for_a_named_guide(guide):
     assert [attempt.stage for attempt in posterior.history] == [GAUSSIAN, CENTERING]
     (weights,) = posterior.centering.values()
     assert np.all(np.asarray(weights) > 0.9)
-    tau = posterior.sample(0, 4000, corrected=False)["tau"]
+    tau = posterior.sample(4000, corrected=False)["tau"]
     # given all else tau hardly depends on the data's noise: its exact moments by quadrature
     grid = np.linspace(0.01, 30, 3000)
     square = np.sum((y - y.mean()) ** 2)

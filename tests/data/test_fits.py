@@ -77,18 +77,18 @@ def test_a_memory_map_gives_the_same_fit_and_stays_on_disk(arrays, in_memory):
     assert mapped.elbo == pytest.approx(in_memory.elbo, rel=1e-5)
     assert max(a.size for a in jax.live_arrays()) <= max(x.size for x in arrays[:2])
     # latent sites and predictions need no row on disk
-    assert set(mapped.sample(0, 10)) == {"w"}
-    np.testing.assert_allclose(mapped.sample(0, 500)["w"].mean(0), WEIGHTS, atol=0.05)
-    assert mapped.predict(0, arrays[0][:7], arrays[1][:7], num_draws=5)["y"].shape == (5, 7)
+    assert set(mapped.sample(10)) == {"w"}
+    np.testing.assert_allclose(mapped.sample(500)["w"].mean(0), WEIGHTS, atol=0.05)
+    assert mapped.predict(arrays[0][:7], arrays[1][:7], num_draws=5)["y"].shape == (5, 7)
     for method in (mapped.predict, mapped.nuts):
         with pytest.raises(ModelError, match="'x' is read batch by batch"):
             method()
     # sums over rows are computed in blocks
-    one, other = (fit.log_evidence("elbo", 1, num_draws=50) for fit in (mapped, in_memory))
+    one, other = (fit.log_evidence("elbo", rng_key=1, num_draws=50) for fit in (mapped, in_memory))
     assert one.value == pytest.approx(other.value, abs=0.5)  # out of 450,000 in single precision
     assert one.se == pytest.approx(other.se, rel=1e-3)
-    density = in_memory.log_predictive_density(1, num_draws=20)["y"]
-    found = mapped.log_predictive_density(1, num_draws=20)["y"]
+    density = in_memory.log_predictive_density(rng_key=1, num_draws=20)["y"]
+    found = mapped.log_predictive_density(rng_key=1, num_draws=20)["y"]
     np.testing.assert_allclose(found, density, rtol=1e-5, atol=1e-5)
     assert max(a.size for a in jax.live_arrays()) <= max(x.size for x in arrays[:2])
 
@@ -133,7 +133,7 @@ def test_local_latent_variables_of_rows_on_disk(arrays):
         for a in (x, np.load(path, mmap_mode="r"))
     )
     assert_same(one._result.variables, other._result.variables)
-    assert other.sample(0, 2)["shift"].shape == (2, ROWS)
+    assert other.sample(2)["shift"].shape == (2, ROWS)
 
 
 class Loader:
@@ -153,7 +153,7 @@ def test_a_stream_is_fitted_in_order(arrays):
     )
     resumed = fit(regression, *data.stream(Loader(x, y), ROWS), guide="meanfield", num_steps=200)
     assert_same(resumed.resume(500, progress_bar=False)._result.run.loop, streamed._result.run.loop)
-    np.testing.assert_allclose(streamed.sample(0, 500)["w"].mean(0), WEIGHTS, atol=0.05)
+    np.testing.assert_allclose(streamed.sample(500)["w"].mean(0), WEIGHTS, atol=0.05)
 
 
 def test_a_checkpoint_of_other_rows_raises(arrays, tmp_path):
@@ -225,7 +225,7 @@ fit = vijax.fit(
     model, x, y, batch_size=4096, guide="meanfield", num_steps=3000, optimizer=optax.adam(0.01),
     progress_bar=False,
 )
-draws = fit.sample(0, 2000)
+draws = fit.sample(2000)
 # x is almost zero: w keeps its prior, and mu has the precision of all rows
 rows = len(x) / 1e6
 assert abs(draws["mu"].mean() - 0.5 * rows / (1 + rows)) < 0.05, draws["mu"].mean()

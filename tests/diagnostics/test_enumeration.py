@@ -39,7 +39,7 @@ def test_a_mean_field_guide_is_corrected_to_the_exact_posterior(tmp_path):
     assert fitted.status == "corrected"
     assert "all 8 combinations" in fitted.report()
     assert "exact shift (sd)" in fitted.report()
-    found = fitted.sample(0, 16384)["up"]
+    found = fitted.sample(16384)["up"]
     np.testing.assert_allclose(found.mean(axis=0), mean, atol=1e-3)  # none repeats
     rows = {row.name: row for row in fitted.summary(num_draws=16384).rows}
     np.testing.assert_allclose([rows[f"up[{i}]"].mean for i in range(3)], mean, atol=1e-3)
@@ -51,7 +51,7 @@ def test_a_mean_field_guide_is_corrected_to_the_exact_posterior(tmp_path):
         fitted.log_evidence("bridge")
     fitted.save(tmp_path / "fit.vijax")
     loaded = vijax.load(tmp_path / "fit.vijax", ising, FIELDS)
-    np.testing.assert_array_equal(loaded.sample(0, 100)["up"], fitted.sample(0, 100)["up"])
+    np.testing.assert_array_equal(loaded.sample(100)["up"], fitted.sample(100)["up"])
     assert loaded.log_evidence() == evidence
 
 

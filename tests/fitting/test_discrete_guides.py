@@ -231,12 +231,12 @@ def test_a_model_with_discrete_sites_only_is_fitted_exactly():
     assert posterior.elbo == pytest.approx(evidence, abs=5 * posterior.elbo_se + 0.01)
     assert posterior.log_evidence().value == pytest.approx(evidence, abs=0.02)
     assert posterior.status == "certified"
-    draws = posterior.sample(0, num)
+    draws = posterior.sample(num)
     share = (draws["k"][..., None] == np.arange(3)).mean(0)
     assert (np.abs(share - p) < 5 * np.sqrt(p * (1 - p) / num) + 0.01).all()
     np.testing.assert_array_equal(draws["center"], 2.0 * draws["k"])
     assert "in the guide: k (3 values); gradients by LocalExpectation()" in posterior.report()
-    again = posterior.predict(0, num_draws=num)["y"]
+    again = posterior.predict(num_draws=num)["y"]
     assert (np.abs(again.mean(0) - 2 * p @ np.arange(3)) < 5 * again.std(0) / 141 + 0.03).all()
     assert posterior.median()["k"].tolist() == [0, 1, 1, 1]
     values = {"k": np.argmax(p, axis=1)}
@@ -260,7 +260,7 @@ def test_saved_and_loaded(tmp_path):
     posterior = fitted()
     posterior.save(tmp_path / "fit.vijax")
     loaded = vijax.load(tmp_path / "fit.vijax", rows, Y)
-    np.testing.assert_array_equal(loaded.sample(0, 10)["k"], posterior.sample(0, 10)["k"])
+    np.testing.assert_array_equal(loaded.sample(10)["k"], posterior.sample(10)["k"])
     on = loaded.resume(100, progress_bar=False)
     assert on.num_steps == posterior.num_steps + 100
     with pytest.raises(ModelError, match=r"nuts: .*'k'"):
@@ -289,7 +289,7 @@ def test_unbounded_counts():
     assert abs(found.value - evidence) < 5 * found.se + 1e-3
     assert evidence - 0.1 < posterior.elbo < evidence + 5 * posterior.elbo_se
     num = 20_000
-    draws = posterior.sample(0, num, corrected=True)["n"]
+    draws = posterior.sample(num, corrected=True)["n"]
     assert (np.abs(draws.mean(0) - mean) < 8 * sd / np.sqrt(num) + 0.01).all()
     assert (np.abs(draws.std(0) / sd - 1) < 0.05).all()
     assert "n (countably many values); gradients by LeaveOneOut" in posterior.report()
@@ -309,7 +309,7 @@ def test_counts_with_lower_bounds_from_the_data():
     evidence, found = poisson.logpmf(y, 12 * 0.6).sum(), posterior.log_evidence()
     assert abs(found.value - evidence) < 5 * found.se + 1e-3
     assert evidence - 0.1 < posterior.elbo < evidence + 5 * posterior.elbo_se
-    draws = posterior.sample(0, num, corrected=True)["n"]
+    draws = posterior.sample(num, corrected=True)["n"]
     assert (draws >= y).all()
     assert (np.abs(draws.mean(0) - y - missed) < 8 * np.sqrt(missed / num) + 0.01).all()
     assert (np.abs(draws.std(0) / np.sqrt(missed) - 1) < 0.05).all()
@@ -317,7 +317,7 @@ def test_counts_with_lower_bounds_from_the_data():
     # log q at given values of the model's site: close to the posterior's
     assert posterior.log_prob(at) == pytest.approx(3 * poisson.logpmf(4, missed), abs=0.2)
     started = vijax.fit(thinned, y, init=at, num_steps=10, progress_bar=False)
-    assert np.abs(started.sample(0, 500)["n"].mean(0) - y - 4).max() < 1.5
+    assert np.abs(started.sample(500)["n"].mean(0) - y - 4).max() < 1.5
 
 
 STEPS = np.array([1.0, 3.0], np.float32)
@@ -347,7 +347,7 @@ def test_discrete_sites_with_a_guide_for_continuous_sites():
     assert abs(found.value - evidence) < 5 * found.se + 0.02
     assert evidence - 0.5 < posterior.elbo < evidence + 5 * posterior.elbo_se
     weight = np.exp(joint - logsumexp(joint))
-    draws = posterior.sample(0, 4000, corrected=True)
+    draws = posterior.sample(4000, corrected=True)
     assert abs(draws["bias"].mean() - weight @ grid) < 0.03
     share = np.einsum("g,ngk,ku->nu", weight, np.exp(rows - logsumexp(rows, 2, keepdims=True)), h)
     assert np.abs(draws["h"].mean(0) - share).max() < 0.05
@@ -369,7 +369,7 @@ def test_sites_are_marginalized_unless_a_guide_is_named_for_them():
     sampled = vijax.fit(mixture, y, guide={"z": "discrete", ...: "fullrank"}, **options)
     assert sampled.space.names == ("mu", "z")
     assert sampled.elbo < marginalized.elbo + 0.01
-    shares = [p.sample(0, 4000)["z"].mean(0) for p in (marginalized, sampled)]
+    shares = [p.sample(4000)["z"].mean(0) for p in (marginalized, sampled)]
     assert np.abs(shares[0] - shares[1]).max() < 0.1
     flat = vijax.fit(mixture, y, guide={"z": Discrete(), ...: "meanfield"}, objective=Tempered())
     assert "LocalExpectation" in flat.report()
@@ -383,9 +383,9 @@ def test_minibatches():
     options = {"num_steps": 3000, "progress_bar": False}
     posterior = vijax.fit(mixture, y, batch_size=50, guide=guide, **options)
     whole = vijax.fit(mixture, y, progress_bar=False).summary()["mu"]
-    mu = posterior.sample(0, 2000)["mu"]
+    mu = posterior.sample(2000)["mu"]
     assert abs(mu.mean() - whole.mean) < whole.sd
-    assert posterior.sample(0, 10)["z"].shape == (10, 200)
+    assert posterior.sample(10)["z"].shape == (10, 200)
 
 
 @pytest.mark.slow
@@ -415,7 +415,7 @@ def test_the_predictive_density_averages_over_sampled_discrete_sites():
     log_joint = norm.logpdf(y[:, None], np.arange(3), 2.0).sum(0)
     weights = np.exp(log_joint - logsumexp(log_joint))
     expected = np.log(norm.pdf(new[:, None], np.arange(3), 2.0) @ weights)
-    found = posterior.log_predictive_density(0, new, num_draws=4000)["y"]
+    found = posterior.log_predictive_density(new, num_draws=4000)["y"]
     np.testing.assert_allclose(found, expected, atol=0.03)
 
 

@@ -31,13 +31,13 @@ def test_a_density_of_a_constrained_value():
     model = make(gamma, {"rate": ()}, {"rate": constraints.positive})
     posterior = vijax.fit(model, Y, progress_bar=False)
     a, b = 2 + Y.sum(), 2.0 + len(Y)
-    rate = posterior.sample(0, 8000)["rate"]
+    rate = posterior.sample(8000)["rate"]
     assert abs(rate.mean() - a / b) < 5 * np.sqrt(a) / b / np.sqrt(8000) + 0.02
     assert rate.std() == pytest.approx(np.sqrt(a) / b, rel=0.05)
     evidence = posterior.log_evidence()
     assert abs(evidence.value - gammaln(a) + a * np.log(b)) < 5 * evidence.se + 1e-3
     again = vijax.fit(model, Y, prior=3.0, progress_bar=False)  # keyword arguments are passed on
-    assert again.sample(0, 8000)["rate"].mean() == pytest.approx((a + 1) / (b + 1), abs=0.02)
+    assert again.sample(8000)["rate"].mean() == pytest.approx((a + 1) / (b + 1), abs=0.02)
 
 
 def test_the_target_is_the_given_density():
@@ -67,7 +67,7 @@ def test_another_fit_on_new_data_compiles_nothing():
     first = vijax.fit(model(), Y, progress_bar=False)
     second = vijax.fit(model(), Y + 1, progress_bar=False)
     assert second._result.target is first._result.target
-    assert second.sample(0, 4000)["rate"].mean() > first.sample(0, 4000)["rate"].mean()
+    assert second.sample(4000)["rate"].mean() > first.sample(4000)["rate"].mean()
 
 
 def test_predict_is_rejected_without_observations():
@@ -75,7 +75,7 @@ def test_predict_is_rejected_without_observations():
         make(gamma, {"rate": ()}, {"rate": constraints.positive}), Y, progress_bar=False
     )
     with pytest.raises(ModelError, match=r"predict: expected a model with observations"):
-        posterior.predict(0)
+        posterior.predict()
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def behind_a_callback(y):
 def test_a_likelihood_behind_a_callback_is_fitted_by_score_gradients():
     posterior = vijax.fit(behind_a_callback, Y, num_steps=1500, progress_bar=False)
     assert isinstance(posterior._result.engine.algorithm.objective, ScoreELBO)
-    mu = posterior.sample(0, 4000)["mu"]
+    mu = posterior.sample(4000)["mu"]
     precision = 1.0 + len(Y)
     assert abs(mu.mean() - Y.sum() / precision) < 0.1 / np.sqrt(precision)
     assert mu.std() == pytest.approx(1 / np.sqrt(precision), rel=0.1)
@@ -139,6 +139,6 @@ def test_a_piecewise_constant_likelihood():
     pathwise = vijax.fit(
         model, votes, objective=ELBO(64), **options
     )  # its gradient is that of the prior
-    assert abs(pathwise.sample(0, 4000)["mu"].mean()) < 0.1
-    assert (score.sample(0, 4000)["mu"] > 0.5).mean() > 0.9
+    assert abs(pathwise.sample(4000)["mu"].mean()) < 0.1
+    assert (score.sample(4000)["mu"] > 0.5).mean() > 0.9
     assert score.elbo > pathwise.elbo + 1

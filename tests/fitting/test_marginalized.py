@@ -58,7 +58,7 @@ def exact():
 
 def test_the_evidence_is_exact():
     posterior = fitted()
-    found = posterior.importance(1, 4000)
+    found = posterior.importance(4000, rng_key=1)
     assert abs(found.log_evidence - exact()[0]) < 5 * found.log_evidence_se + 1e-3
     assert posterior.elbo < exact()[0] + 5 * posterior.elbo_se
     assert posterior.space.names == ("mu",)
@@ -67,7 +67,7 @@ def test_the_evidence_is_exact():
 
 def test_draws_of_the_states_follow_their_posterior():
     num = 8000
-    draws = fitted().sample(0, num)
+    draws = fitted().sample(num)
     np.testing.assert_allclose(draws["center"], draws["mu"][:, None] + SHIFTS[draws["z"]], 1e-5)
     fraction = (draws["z"][..., None] == np.arange(3)).mean(0)
     p = exact()[1]
@@ -76,8 +76,8 @@ def test_draws_of_the_states_follow_their_posterior():
 
 def test_each_draw_has_its_own_states():
     posterior = fitted()
-    z, mu = (posterior.sample(0, 600)[name] for name in ("z", "mu"))
-    same = posterior.sample(0, 600)
+    z, mu = (posterior.sample(600)[name] for name in ("z", "mu"))
+    same = posterior.sample(600)
     assert (same["z"] == z).all()
     assert (same["mu"] == mu).all()
     # neighbors in the list of draws are independent, also across blocks of one program
@@ -88,13 +88,13 @@ def test_each_draw_has_its_own_states():
 
 def test_predictions_use_the_states_of_the_fitted_rows():
     posterior, num = fitted(), 8000
-    again = posterior.predict(0, num_draws=num)["y"]
+    again = posterior.predict(num_draws=num)["y"]
     expected = exact()[1] @ SHIFTS
-    drift = posterior.sample(0, num)["mu"].mean()
+    drift = posterior.sample(num)["mu"].mean()
     error = 5 * again.std(0) / np.sqrt(num)
     assert (np.abs(again.mean(0) - expected - drift) < error + 0.03).all()
     # new rows have the mixture distribution
-    new = posterior.predict(0, np.zeros(7, np.float32), num_draws=num)["y"]
+    new = posterior.predict(np.zeros(7, np.float32), num_draws=num)["y"]
     assert new.shape == (num, 7)
     assert abs(new.mean() - WEIGHTS @ SHIFTS - drift) < 5 * new.std() / np.sqrt(num) + 0.03
 
@@ -103,19 +103,19 @@ def test_predictions_use_the_states_of_the_fitted_rows():
 def test_a_chain_continues_from_its_last_state():
     y = np.array([-2.0, 3.0, 2.8, 3.1], np.float32)  # the last state is 2
     posterior = vijax.fit(markov, y, progress_bar=False)
-    draws = posterior.sample(0, 500)
+    draws = posterior.sample(500)
     assert draws["x"].shape == (500, 4)
     assert (draws["x"][:, 1:] == 2).all()
-    ahead = posterior.predict(0, np.zeros(5, np.float32), length=5, num_draws=4000)["y"][:, 4]
-    expected = STEPS[2] @ SHIFTS + posterior.sample(0, 4000)["mu"].mean()
+    ahead = posterior.predict(np.zeros(5, np.float32), length=5, num_draws=4000)["y"][:, 4]
+    expected = STEPS[2] @ SHIFTS + posterior.sample(4000)["mu"].mean()
     assert abs(ahead.mean() - expected) < 5 * ahead.std() / np.sqrt(4000) + 0.02
 
 
 def test_pointwise_log_likelihoods_and_export():
     posterior = fitted()
-    draws = posterior.sample(3, 50)["mu"].astype(float)
+    draws = posterior.sample(50, rng_key=3)["mu"].astype(float)
     terms = np.log(WEIGHTS) + norm.logpdf(Y[:, None], draws[:, None, None] + SHIFTS)
-    got = posterior.log_likelihood(3, 50)["y"]
+    got = posterior.log_likelihood(50, rng_key=3)["y"]
     np.testing.assert_allclose(got, logsumexp(terms, axis=2), atol=1e-4)
     tree = posterior.to_datatree(num_draws=20)
     assert dict(tree["posterior"]["z"].sizes) == {"chain": 1, "draw": 20, "rows": 4}
@@ -124,16 +124,16 @@ def test_pointwise_log_likelihoods_and_export():
 def test_saved_and_loaded_without_its_data(tmp_path):
     path = tmp_path / "fit.vijax"
     fitted().save(path)
-    with_data = vijax.load(path, mixture, Y).sample(0, 10)
-    np.testing.assert_array_equal(with_data["z"], fitted().sample(0, 10)["z"])
-    without = vijax.load(path, mixture).sample(0, 10)
+    with_data = vijax.load(path, mixture, Y).sample(10)
+    np.testing.assert_array_equal(with_data["z"], fitted().sample(10)["z"])
+    without = vijax.load(path, mixture).sample(10)
     assert without.keys() == {"mu"}  # states are sampled given the data
 
 
 @pytest.mark.parametrize("guide", ["meanfield", "laplace", "lowrank"])
 def test_any_guide_fits_it(guide):
     posterior = vijax.fit(mixture, Y, guide=guide, progress_bar=False)
-    found = posterior.importance(1, 4000)
+    found = posterior.importance(4000, rng_key=1)
     assert abs(found.log_evidence - exact()[0]) < 5 * found.log_evidence_se + 1e-3
 
 
@@ -154,7 +154,7 @@ def test_gradient_steps_on_minibatches_of_a_mixture():
     part = batches.summary()["mu"]
     assert abs(part.mean - whole.mean) < 0.3 * whole.sd
     assert part.sd == pytest.approx(whole.sd, rel=0.25)
-    assert batches.sample(0, 5)["z"].shape == (5, 400)
+    assert batches.sample(5)["z"].shape == (5, 400)
 
 
 @pytest.mark.slow
@@ -167,7 +167,7 @@ def test_minibatches_of_a_mixture_that_is_written_for_all_rows():
     part = posterior.summary()["mu"]
     assert abs(part.mean - whole.mean) < 0.3 * whole.sd
     assert part.sd == pytest.approx(whole.sd, rel=0.25)
-    draws = posterior.sample(0, 200)
+    draws = posterior.sample(200)
     assert draws["z"].shape == (200, 400)
     np.testing.assert_allclose(draws["center"], draws["mu"][:, None] + SHIFTS[draws["z"]], 1e-5)
 
@@ -190,5 +190,5 @@ def test_the_gradient_is_finite_where_a_state_has_probability_zero():
 def test_numpyro_strategies_initialize_it(strategy):
     init = getattr(numpyro.infer, strategy)()
     options = {"guide": "meanfield", "num_steps": 1500, "progress_bar": False}
-    mean = vijax.fit(mixture, Y, init=init, **options).sample(0, 4000)["mu"].mean()
-    assert abs(mean - fitted().sample(0, 4000)["mu"].mean()) < 0.1
+    mean = vijax.fit(mixture, Y, init=init, **options).sample(4000)["mu"].mean()
+    assert abs(mean - fitted().sample(4000)["mu"].mean()) < 0.1

@@ -102,7 +102,7 @@ for options in (
     pieces = all8._result.batch.data["x"].addressable_shards
     assert [shard.data.shape for shard in pieces] == [(500, 3)] * (8 // processes)
     assert max_difference(one.params, all8.params) < 2e-3  # in log scale; posterior sds are 0.016
-    a, b = (fit.sample(0, 2000, corrected=False)["w"] for fit in (one, all8))
+    a, b = (fit.sample(2000, corrected=False)["w"] for fit in (one, all8))
     np.testing.assert_allclose(a, b, atol=1e-3)
     if checkpoint is not None:
         again = fit(regression, x, y, mesh=mesh, checkpoint=checkpoint, **options)
@@ -147,9 +147,9 @@ for saved in (all8, one):
     assert saved is one or max_difference(further._result.run.loop, on._result.run.loop) == 0
 
 for posterior in (all8, again):
-    theta = posterior.sample(0, 500)["theta"]
-    np.testing.assert_allclose(theta.mean(0), one.sample(0, 500)["theta"].mean(0), atol=1e-3)
-    new = posterior.predict(1, num_draws=20, redraw=["theta"])["y"]
+    theta = posterior.sample(500)["theta"]
+    np.testing.assert_allclose(theta.mean(0), one.sample(500)["theta"].mean(0), atol=1e-3)
+    new = posterior.predict(num_draws=20, rng_key=1, from_prior=["theta"])["y"]
     assert new.shape == (20, 16_000, 2)
 
 # full data in every step

@@ -175,7 +175,7 @@ def test_local_latent_variables_reach_their_exact_posterior(model, options):
     np.testing.assert_allclose(np.exp(params.log_scale["theta"]), sd, rtol=0.15)
     error = (np.asarray(params.loc["theta"])[:, 0] - mean) / sd
     assert np.sqrt(np.mean(error**2)) < 0.05
-    draws = posterior.sample(0, 500)["theta"]
+    draws = posterior.sample(500)["theta"]
     assert draws.shape == (500, ROWS, 1)
 
 
@@ -209,7 +209,7 @@ def test_minibatches_reach_the_full_data_posterior():
     precision = x.T @ x + np.eye(3)
     mean, sd = np.linalg.solve(precision, x.T @ y), np.sqrt(np.diag(np.linalg.inv(precision)))
     assert posterior.status in ("certified", "corrected")
-    draws = posterior.sample(0, 4000)["w"]
+    draws = posterior.sample(4000)["w"]
     np.testing.assert_allclose(
         draws.mean(0), mean, atol=5 * sd.max() / np.sqrt(1000) + 0.03 * sd.max()
     )
@@ -217,11 +217,11 @@ def test_minibatches_reach_the_full_data_posterior():
     evidence = -0.5 * (
         500 * np.log(2 * np.pi) + np.linalg.slogdet(precision)[1] + y @ y - mean @ precision @ mean
     )
-    found = posterior.importance(1)
+    found = posterior.importance(rng_key=1)
     assert abs(found.log_evidence - evidence) < 5 * found.log_evidence_se + 0.01
     # new rows
     new, seen = rng.normal(size=(40, 3)).astype(np.float32), rng.normal(size=40).astype(np.float32)
-    density = posterior.log_predictive_density(2, new, seen, num_draws=4000)["y"]
+    density = posterior.log_predictive_density(new, seen, rng_key=2, num_draws=4000)["y"]
     variance = 1 + np.einsum("ij,jk,ik->i", new, np.linalg.inv(precision), new)
     exact = -0.5 * (np.log(2 * np.pi * variance) + (seen - new @ mean) ** 2 / variance)
     np.testing.assert_allclose(density, exact, atol=0.02)

@@ -46,12 +46,12 @@ def test_draws_of_every_row():
     posterior = vijax.fit(
         model, Y, guide="meanfield", num_steps=10, optimizer=optax.adam(0.1), progress_bar=False
     )
-    drawn = posterior.sample(0, 5)
+    drawn = posterior.sample(5)
     assert drawn["z"].shape == (5, N)
     np.testing.assert_allclose(drawn["sum"], drawn["z"] + Y, rtol=1e-6)  # every row its own data
     assert posterior.status in ("approximate", "failed")
     with pytest.raises(ModelError, match=r"predict .* all 7 rows of plate 'rows'.* of 3 rows"):
-        posterior.predict(1)
+        posterior.predict(rng_key=1)
 
 
 def test_a_single_minibatch_is_not_all_rows():

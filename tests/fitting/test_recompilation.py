@@ -46,9 +46,9 @@ def data(seed):
 def use(seed, **options):
     posterior = vijax.fit(model, *data(seed), rng_key=seed, progress_bar=False, **options)
     for corrected in (False, True):  # with either kind of draws
-        posterior.sample(seed, 100 + seed, corrected=corrected)
-    posterior.summary(seed)
-    posterior.predict(seed, data(seed)[0], np.zeros(30, np.float32), num_draws=10 + seed)
+        posterior.sample(100 + seed, rng_key=seed, corrected=corrected)
+    posterior.summary(rng_key=seed)
+    posterior.predict(data(seed)[0], np.zeros(30, np.float32), rng_key=seed, num_draws=10 + seed)
     return posterior
 
 
@@ -94,7 +94,7 @@ def test_a_second_fit_of_a_guide_with_structure_compiles_nothing(guide):
         y = np.random.default_rng(seed).normal(size=12).astype(np.float32)
         with compilations() as compiled:
             fits.append(vijax.fit(model, y, guide=guide, rng_key=seed, progress_bar=False))
-            fits[-1].sample(seed, 100)
+            fits[-1].sample(100, rng_key=seed)
     assert not compiled
     assert abs(fits[0].elbo - fits[1].elbo) > 0.1
 

@@ -118,13 +118,13 @@ def test_fit_predict_and_load(tmp_path):
     model = MODELS["max"]
     with pytest.warns(VijaxWarning, match="static"):
         posterior = vijax.fit(model, GROUP, Y, guide="meanfield", progress_bar=False)
-    drawn = posterior.sample(0, 500)["mu"]
+    drawn = posterior.sample(500)["mu"]
     means = Y.reshape(6, 5).sum(1) / (5 + 0.01)
     assert np.abs(drawn.mean(0) - means).max() < 5 * np.sqrt(0.2 / 500)
-    assert posterior.predict(1, num_draws=3)["y"].shape == (3, 30)
-    assert posterior.predict(1, GROUP[::5], num_draws=3)["y"].shape == (3, 6)
+    assert posterior.predict(rng_key=1, num_draws=3)["y"].shape == (3, 30)
+    assert posterior.predict(GROUP[::5], rng_key=1, num_draws=3)["y"].shape == (3, 6)
     posterior.save(tmp_path / "posterior.vijax")
     loaded = vijax.load(tmp_path / "posterior.vijax", model)
-    assert np.array_equal(loaded.sample(0, 500)["mu"], drawn)
+    assert np.array_equal(loaded.sample(500)["mu"], drawn)
     with pytest.raises(ModelError, match=r"argument 'group'.*as in the fit"):
         vijax.load(tmp_path / "posterior.vijax", model, GROUP[::-1])

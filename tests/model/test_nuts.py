@@ -123,7 +123,7 @@ def test_an_unknown_option_is_named():
 def test_a_posterior_provides_initial_positions_and_scales():
     problem = targets.problem("regression")
     posterior = vijax.fit(problem.model, *problem.args, progress_bar=False)
-    mcmc = posterior.nuts(0, **QUICK | {"num_warmup": 50})
+    mcmc = posterior.nuts(**QUICK | {"num_warmup": 50})
     samples = mcmc.get_samples()
     vectors = np.column_stack([samples["alpha"], samples["beta"]])
     assert_mean(vectors, problem.mean)

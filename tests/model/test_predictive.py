@@ -161,7 +161,7 @@ def test_another_group_count_is_refused():
     fit = Fit(model, group, 3, y=Y)
     assert fit.predict(np.array([0, 2]), 3)["y"].shape == (NUM_DRAWS, 2)
     with pytest.raises(
-        ModelError, match=r"'theta': expected the shape \(3,\).*\(5,\).*redraw=\['theta'\]"
+        ModelError, match=r"'theta': expected the shape \(3,\).*\(5,\).*from_prior=\['theta'\]"
     ):
         fit.predict(group, 5)
 

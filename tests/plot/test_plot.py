@@ -119,7 +119,7 @@ def test_shifts_are_those_of_the_report_largest_first(automatic):
 def test_marginals_are_densities_of_posterior_guide_and_prior(automatic):
     figure = vijax.plot.marginals(automatic, ["mu", "tau"])
     for axes, site in zip(figure.axes, ("mu", "tau"), strict=True):
-        draws = automatic.sample(5, 4000)[site]
+        draws = automatic.sample(4000, rng_key=5)[site]
         for label in ("corrected", "guide"):
             grid, density = line(axes, label)
             assert np.trapezoid(density, grid) == pytest.approx(1.0, abs=0.02)
@@ -168,7 +168,9 @@ def test_pairs_share_their_axes(automatic):
     assert grid[1, 0].get_xlim() == grid[2, 0].get_xlim() == grid[0, 0].get_xlim()
     points = grid[1, 0].get_lines()[0]
     assert np.corrcoef(points.get_data())[0, 1] == pytest.approx(
-        np.corrcoef(automatic.sample(3, 4000)["mu"], automatic.sample(3, 4000)["tau"])[0, 1],
+        np.corrcoef(
+            automatic.sample(4000, rng_key=3)["mu"], automatic.sample(4000, rng_key=3)["tau"]
+        )[0, 1],
         abs=5 / np.sqrt(800),
     )
 

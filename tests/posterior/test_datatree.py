@@ -43,7 +43,7 @@ def posterior():
 
 @pytest.fixture(scope="module")
 def tree(posterior):
-    return posterior.to_datatree(1, DRAWS)
+    return posterior.to_datatree(DRAWS, rng_key=1)
 
 
 def values(tree, group, name):
@@ -135,7 +135,7 @@ def test_resampled_draws_have_equal_weights():
     )
     posterior = replaced(fitted, variables=variables, assessment=assessment)
     assert posterior.status == "corrected"
-    tree = posterior.to_datatree(0, 1000)
+    tree = posterior.to_datatree(1000)
     np.testing.assert_allclose(values(tree, "sample_stats", "log_weight"), -np.log(1000))
     draws = values(tree, "posterior", "m")[0].astype(float)
     assert abs(draws.mean() - 0.25) < 5 * np.sqrt(0.5 / 1000) * 1.5
@@ -153,8 +153,8 @@ def test_properties_of_the_fit_are_attributes(posterior, tree):
 
 def test_options_add_coordinates_and_names(posterior):
     tree = posterior.to_datatree(
-        1,
         20,
+        rng_key=1,
         coords={"rows": list("abcdefghij")},
         dims={"vector": ["others", "axis"], "group": ["rows"]},
         attrs={"/": {"author": "me"}},
@@ -168,7 +168,7 @@ def test_options_add_coordinates_and_names(posterior):
 
 def test_without_data_there_is_only_the_posterior(posterior, tmp_path):
     posterior.save(tmp_path / "p.npz")
-    tree = vijax.load(tmp_path / "p.npz", groups, group=GROUP).to_datatree(1, 20)
+    tree = vijax.load(tmp_path / "p.npz", groups, group=GROUP).to_datatree(20, rng_key=1)
     assert set(tree.children) == {"posterior"}
     assert set(tree["posterior"].data_vars) == {"net.slope", "effect", "vector"}
     assert tree["posterior"]["effect"].dims == ("chain", "draw", "group")
@@ -184,7 +184,7 @@ def minibatch(x, y):
 @pytest.mark.slow
 def test_subsampled_plates_are_exported_in_full():
     posterior = vijax.fit(minibatch, X, Y, guide="meanfield", num_steps=50, progress_bar=False)
-    tree = posterior.to_datatree(0, 20)
+    tree = posterior.to_datatree(20)
     slope, at = (values(tree, "posterior", name)[0] for name in ("slope", "at"))
     np.testing.assert_allclose(at, slope[:, None] * X, rtol=1e-5)
     np.testing.assert_array_equal(values(tree, "observed_data", "y"), Y)
@@ -203,7 +203,7 @@ def reserved(draw):
 def test_reserved_names_of_arviz_are_renamed():
     data = np.array([0.1, 0.2, 0.3], np.float32)
     posterior = vijax.fit(reserved, data, guide="meanfield", num_steps=20, progress_bar=False)
-    tree = posterior.to_datatree(0, 20)
+    tree = posterior.to_datatree(20)
     assert set(tree["posterior"].data_vars) == {"chain_"}
     assert tree["observed_data"]["sample_"].dims == ("draw_",)
 

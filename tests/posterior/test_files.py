@@ -87,7 +87,7 @@ def assert_same_posterior(one, other):
     assert_equal(one._result.variables, other._result.variables)
     assert_equal(one._result.mutable, other._result.mutable)
     assert_equal(one._result.assessment.draws, other._result.assessment.draws)
-    assert_equal(one.sample(3, 30), other.sample(3, 30))
+    assert_equal(one.sample(30, rng_key=3), other.sample(30, rng_key=3))
 
 
 def hierarchy(data, groups, flag):
@@ -142,7 +142,7 @@ def test_100_and_200_steps_are_300_in_process_and_through_a_file(path, restarts)
         again = resume(started, 195)
         assert_equal(again.losses, whole.losses)
         assert_equal(again._result.variables, whole._result.variables)
-        assert_equal(again.sample(0, 20), whole.sample(0, 20))
+        assert_equal(again.sample(20), whole.sample(20))
         np.testing.assert_equal((again.elbo, again.khat), (whole.elbo, whole.khat))
 
 
@@ -163,7 +163,7 @@ problem = targets.problem("gamma_poisson")
 loaded = vijax.load(sys.argv[1], problem.model, *problem.args)
 more = loaded.resume(40, progress_bar=False)
 loc = more.params.loc["rate"]
-np.savez(sys.argv[2], draws=loaded.sample(1, 50)["rate"], losses=more.losses, loc=loc)
+np.savez(sys.argv[2], draws=loaded.sample(50, rng_key=1)["rate"], losses=more.losses, loc=loc)
 """
 
 
@@ -180,7 +180,7 @@ def test_another_process_goes_on_bit_for_bit(path, tmp_path):
         env={**os.environ, "PYTHONPATH": str(root)},
     )
     there, more = np.load(out), resume(posterior, 40)
-    np.testing.assert_array_equal(there["draws"], posterior.sample(1, 50)["rate"])
+    np.testing.assert_array_equal(there["draws"], posterior.sample(50, rng_key=1)["rate"])
     np.testing.assert_array_equal(there["losses"], more.losses)
     np.testing.assert_array_equal(there["loc"], more.params.loc["rate"])
 
@@ -192,8 +192,8 @@ def test_draws_need_no_data(path, stepped):
     stepped.save(path)
     loaded = vijax.load(path, line)
     assert loaded._result.missing == ("x", "y")
-    expected = stepped.sample(3, 30, corrected=False)
-    found = loaded.sample(3, 30, corrected=False)
+    expected = stepped.sample(30, rng_key=3, corrected=False)
+    found = loaded.sample(30, rng_key=3, corrected=False)
     assert list(found) == ["slope", "noise", "double"]  # "at" is one of the training inputs
     assert_equal(found, {name: expected[name] for name in found})
     values = {name: expected[name] for name in ("slope", "noise")}
@@ -204,7 +204,7 @@ def test_draws_need_no_data(path, stepped):
         float(stepped._result.assessment.draws.z["slope"].mean()), rel=1e-5
     )
     new = np.linspace(-1, 1, 5).astype(np.float32)
-    predicted = loaded.predict(0, new, num_draws=20)
+    predicted = loaded.predict(new, num_draws=20)
     assert predicted["y"].shape == predicted["at"].shape == (20, 5)
 
 
@@ -212,7 +212,7 @@ def test_without_data_corrected_draws_come_from_the_assessment(path, stepped):
     stepped.save(path)
     loaded = vijax.load(path, line)
     known = stepped._result.assessment
-    draws = loaded.sample(0, 500, corrected=True)["slope"]
+    draws = loaded.sample(500, corrected=True)["slope"]
     assert np.isin(draws, known.draws.z["slope"]).all()
     weight = np.exp(known.importance.log_weights)
     mean = weight @ known.draws.z["slope"]
@@ -239,7 +239,10 @@ def test_some_of_the_data_may_be_missing(path, stepped):
     stepped.save(path)
     loaded = vijax.load(path, line, X)
     assert loaded._result.missing == ("y",)
-    assert_equal(loaded.sample(3, 30, corrected=False), stepped.sample(3, 30, corrected=False))
+    assert_equal(
+        loaded.sample(30, rng_key=3, corrected=False),
+        stepped.sample(30, rng_key=3, corrected=False),
+    )
 
 
 def bounded(x, y):
@@ -261,8 +264,8 @@ def test_only_arrays_that_supports_depend_on_are_in_the_file(path):
     loaded = vijax.load(path, bounded)
     assert loaded._result.missing == ("x",)
     np.testing.assert_array_equal(loaded._result.batch.data["y"], Y)
-    draws = loaded.sample(3, 30, corrected=False)
-    expected = posterior.sample(3, 30, corrected=False)
+    draws = loaded.sample(30, rng_key=3, corrected=False)
+    expected = posterior.sample(30, rng_key=3, corrected=False)
     assert_equal(draws, {name: expected[name] for name in ("top", "level")})
     values = {name: draws[name] for name in ("top", "level")}
     np.testing.assert_array_equal(loaded.log_prob(values), posterior.log_prob(values))
@@ -360,7 +363,7 @@ def test_a_static_argument_that_cannot_be_saved_is_passed_to_load(path):
         vijax.load(path, linked)
     loaded = vijax.load(path, linked, link=jnp.tanh)
     assert loaded._result.missing == ("x", "y")
-    assert_equal(loaded.sample(0, 10, corrected=False), posterior.sample(0, 10, corrected=False))
+    assert_equal(loaded.sample(10, corrected=False), posterior.sample(10, corrected=False))
 
 
 # Errors
@@ -634,7 +637,7 @@ def test_a_posterior_can_be_pickled_with_its_data(path):
     posterior.save(path)
     bare = pickle.loads(pickle.dumps(vijax.load(path, problem.model)))
     assert bare._result.missing == ("y",)
-    assert_equal(bare.sample(0, 9, corrected=False), posterior.sample(0, 9, corrected=False))
+    assert_equal(bare.sample(9, corrected=False), posterior.sample(9, corrected=False))
 
 
 def test_a_deep_copy_is_the_same_posterior(stepped):

@@ -89,7 +89,7 @@ def assert_mean(draws, expected, effective=None):
 
 
 def test_draws_have_the_exact_moments(fitted):
-    draws = fitted.sample(0, 4000)
+    draws = fitted.sample(4000)
     assert list(draws) == ["beta", "alpha", "line"]
     assert draws["beta"].shape == (4000, 2)
     vectors = flat(draws)
@@ -101,17 +101,17 @@ def test_draws_have_the_exact_moments(fitted):
 
 
 def test_the_key_determines_the_draws(fitted):
-    first, again = fitted.sample(3, 50), fitted.sample(jax.random.key(3), 50)
-    legacy, other = fitted.sample(jax.random.PRNGKey(3), 50), fitted.sample(4, 50)
+    first, again = fitted.sample(50, rng_key=3), fitted.sample(50, rng_key=jax.random.key(3))
+    legacy, other = fitted.sample(50, rng_key=jax.random.PRNGKey(3)), fitted.sample(50, rng_key=4)
     np.testing.assert_array_equal(first["beta"], again["beta"])
     np.testing.assert_array_equal(first["beta"], legacy["beta"])
     assert not np.array_equal(first["beta"], other["beta"])
-    np.testing.assert_array_equal(fitted.sample(3, 300)["beta"][:50], first["beta"])
+    np.testing.assert_array_equal(fitted.sample(300, rng_key=3)["beta"][:50], first["beta"])
 
 
 def test_correction_of_an_inaccurate_guide_has_the_exact_moments(wrong):
     assert wrong.status == "corrected"
-    raw, default = flat(wrong.sample(0, 4000, corrected=False)), flat(wrong.sample(0, 4000))
+    raw, default = flat(wrong.sample(4000, corrected=False)), flat(wrong.sample(4000))
     bias = np.abs(raw.mean(0) - MEAN) / (raw.std(0) / np.sqrt(4000))
     assert bias[1] > 20
     # effective size of the pool of 16,000 proposals, in addition to the noise of the draws
@@ -124,12 +124,12 @@ def test_correction_of_an_inaccurate_guide_has_the_exact_moments(wrong):
     assert_mean(default, MEAN, 1 / (1 / 4000 + 1 / pool))
     centered = default - MEAN
     assert_mean(centered**2, np.diag(COVARIANCE), 1 / (1 / 4000 + 1 / pool))
-    np.testing.assert_array_equal(default, flat(wrong.sample(0, 4000, corrected=True)))
+    np.testing.assert_array_equal(default, flat(wrong.sample(4000, corrected=True)))
 
 
 def test_log_prob_is_the_density_of_the_guide_in_the_models_space(fitted):
     params = fitted.params
-    values = fitted.sample(1, 5, corrected=False)
+    values = fitted.sample(5, rng_key=1, corrected=False)
     given = {name: values[name] for name in ("beta", "alpha")}
     exact = stats.multivariate_normal(
         np.asarray(params.loc, float),
@@ -182,7 +182,7 @@ def test_log_prob_rejects_invalid_values(fitted, values, message):
 
 def test_predictions_at_new_inputs_have_the_exact_moments(fitted):
     x = np.array([[0.2, -1.0], [3.0, 0.5], [0.0, 0.0]], np.float32)
-    out = fitted.predict(5, x, num_draws=4000)
+    out = fitted.predict(x, rng_key=5, num_draws=4000)
     assert {name: value.shape for name, value in out.items()} == {
         "line": (4000, 3),
         "y": (4000, 3),
@@ -198,28 +198,30 @@ def test_predictions_at_new_inputs_have_the_exact_moments(fitted):
 
 
 def test_predictions_are_repeatable_and_default_to_the_fits_inputs(fitted):
-    default = fitted.predict(5, num_draws=300)
+    default = fitted.predict(rng_key=5, num_draws=300)
     assert default["y"].shape == (300, 8)
-    np.testing.assert_array_equal(default["y"], fitted.predict(5, X, Y, num_draws=300)["y"])
-    np.testing.assert_array_equal(default["y"], fitted.predict(5, X, y=Y, num_draws=300)["y"])
-    assert not np.array_equal(default["y"], fitted.predict(6, num_draws=300)["y"])
+    np.testing.assert_array_equal(default["y"], fitted.predict(X, Y, rng_key=5, num_draws=300)["y"])
+    np.testing.assert_array_equal(
+        default["y"], fitted.predict(X, rng_key=5, y=Y, num_draws=300)["y"]
+    )
+    assert not np.array_equal(default["y"], fitted.predict(rng_key=6, num_draws=300)["y"])
     assert not np.any(default["y"] == Y)
 
 
 def test_a_prediction_with_other_latent_shapes_names_the_site(fitted):
     with pytest.raises(vijax.ModelError, match="site 'beta'"):
-        fitted.predict(0, np.zeros((4, 3), np.float32))
+        fitted.predict(np.zeros((4, 3), np.float32))
 
 
 def test_log_likelihood_is_the_density_of_each_datum_at_the_draws_of_sample(fitted):
-    found, draws = fitted.log_likelihood(7, 300), fitted.sample(7, 300)
+    found, draws = fitted.log_likelihood(300, rng_key=7), fitted.sample(300, rng_key=7)
     assert list(found) == ["y"]
     exact = stats.norm(draws["line"].astype(float), 1.5).logpdf(Y)
     np.testing.assert_allclose(found["y"], exact, rtol=1e-4, atol=1e-4)
 
 
 def test_summary_rows_are_the_exact_numbers(wrong):
-    summary = wrong.summary(2, 8000, ci_prob=0.8)
+    summary = wrong.summary(num_draws=8000, rng_key=2, ci_prob=0.8)
     names = [row.name for row in summary.rows]
     assert names[:3] == ["beta[0]", "beta[1]", "alpha"]
     sd = np.sqrt(np.diag(COVARIANCE))
@@ -276,7 +278,7 @@ def exact_share():
 
 
 def test_importance_finds_the_evidence(wrong, positive):
-    found = wrong.importance(3, 8000)
+    found = wrong.importance(8000, rng_key=3)
     assert abs(found.log_evidence - EVIDENCE) < 5 * found.log_evidence_se
     assert 0.003 < found.log_evidence_se < 0.03
     assert wrong.elbo < EVIDENCE - 5 * wrong.elbo_se  # a loose bound
@@ -284,13 +286,13 @@ def test_importance_finds_the_evidence(wrong, positive):
     assert found.khat < 0.5
     assert found.ess / 8000 == pytest.approx(exact_share(), rel=0.05)
     problem, posterior = positive
-    found = posterior.importance(0, 4000)
+    found = posterior.importance(4000)
     assert abs(found.log_evidence - problem.log_evidence) < 5 * found.log_evidence_se
 
 
 def test_corrected_draws_of_a_positive_site_have_the_exact_moments(positive):
     problem, posterior = positive
-    draws = posterior.sample(0, 4000, corrected=True)["rate"].astype(float)
+    draws = posterior.sample(4000, corrected=True)["rate"].astype(float)
     assert_mean(draws[:, None], problem.mean)
     assert_mean((draws[:, None] - problem.mean) ** 2, problem.covariance[0])
 
@@ -373,3 +375,31 @@ def test_losses_and_steps_are_those_of_the_run():
     assert resumed.num_steps == 50
     assert "50 steps" in repr(resumed)
     assert resumed.stop_reason == "num_steps=50 reached"
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda p: p.sample(num_samples=10), "sample: .*'num_samples'. Did you mean num_draws"),
+        (lambda p: p.summary(hdi_prob=0.9), "Did you mean ci_prob"),
+        (lambda p: p.importance(seed=1), "Did you mean rng_key"),
+        (lambda p: p.predict(X, redraw=["beta"]), "Did you mean from_prior"),
+        (lambda p: p.predict(X, draws=9), "Did you mean num_draws.*Arguments of the model: x, y"),
+        (lambda p: p.log_predictive_density(X, yy=Y), "Did you mean y"),
+        (lambda p: p.sample(jax.random.key(0)), "sample: pass the key by name"),
+        (lambda p: p.predict(jax.random.key(0), X), "predict: pass the key by name"),
+        (lambda p: p.predict(X, model_kwargs={"y": Y}, y=Y), "'y' was given twice"),
+        (lambda p: vijax.compare({"a": p, "b": p}, n_draws=9), "Did you mean num_draws"),
+    ],
+)
+def test_a_misread_call_is_explained(fitted, call, message):
+    with pytest.raises(TypeError, match=message):
+        call(fitted)
+
+
+def test_a_number_by_position_is_the_number_of_draws(fitted):
+    assert fitted.sample(200)["beta"].shape[0] == 200
+    given = fitted.predict(x=X, y=Y, num_draws=5, model_kwargs={})["y"]
+    np.testing.assert_array_equal(
+        given, fitted.predict(model_kwargs={"x": X, "y": Y}, num_draws=5)["y"]
+    )

@@ -60,7 +60,7 @@ def test_evidence_weights_recover_the_probabilities_of_modes():
     np.testing.assert_allclose(weights[0], SHARE, atol=0.01)
     assert both.status == "certified"
     np.testing.assert_allclose(both.elbo, 0.0, atol=0.01)
-    x = both.sample(0, 4000)["x"]
+    x = both.sample(4000)["x"]
     assert abs(np.mean(x < 0) - SHARE) < 5 * np.sqrt(SHARE * (1 - SHARE) / 4000)
     assert "2 fits by evidence, weights 0.7" in both.stop_reason
 

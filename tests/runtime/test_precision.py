@@ -173,7 +173,7 @@ def test_the_posterior_agrees_with_full_precision():
     )
     # x has a relative rounding error up to 2^-9, hence also the posterior mean
     np.testing.assert_allclose(posterior.params.loc, mean, atol=0.1 * sd.max() + 2**-8)
-    draws = posterior.sample(0, 4000, corrected=False)["w"]
+    draws = posterior.sample(4000, corrected=False)["w"]
     np.testing.assert_allclose(draws.std(axis=0), sd, rtol=5 / np.sqrt(2 * 4000) + 0.05)
 
 

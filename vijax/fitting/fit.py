@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from vijax.auto.centering import DENSE_DIM, learns_centering
 from vijax.auto.minibatch import can_refine, with_mean_field
-from vijax.contracts import Algorithm, Batch, Objective, PyTree, Solver, Target
+from vijax.contracts import Algorithm, Batch, Guide, Objective, PyTree, Solver, Target
 from vijax.data.arrays import as_row_sources
 from vijax.diagnostics.assessment import Chains
 from vijax.engine.count_bounds import with_count_bounds
@@ -47,7 +47,7 @@ from vijax.model.centering import requested_weights
 from vijax.posterior.posterior import Posterior
 from vijax.runtime.deadline import time_limit
 from vijax.runtime.errors import ModelError, VijaxWarning
-from vijax.runtime.keys import as_key
+from vijax.runtime.keys import RngKey, as_key
 from vijax.runtime.memory import explain_out_of_memory
 from vijax.solvers import by_name, default_solver
 from vijax.storage.checkpoint import Checkpoint
@@ -72,8 +72,8 @@ _GRADIENT_OPTIONS = (
 def fit(
     model: Callable[..., Any],
     *args: Any,
-    rng_key: Any = 0,
-    guide: Any = "auto",
+    rng_key: RngKey = 0,
+    guide: str | Guide | Mapping[Any, Any] | Callable[..., Any] = "auto",
     algorithm: str | Algorithm | Solver = "auto",
     objective: Objective | None = None,
     optimizer: Any = None,
@@ -84,7 +84,7 @@ def fit(
     batch_size: int | Mapping[str, int] | None = None,
     batch_axes: Mapping[str, Any] | None = None,
     mesh: Mesh | None = None,
-    init: Any = None,
+    init: Mapping[str, Any] | Callable[..., Any] | Posterior | None = None,
     centering: Mapping[str, Any] | str | None = None,
     max_seconds: float | None = None,
     callbacks: Sequence[Callable[..., Any]] = (),

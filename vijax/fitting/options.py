@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,48 +14,9 @@ from vijax.objectives import ScoreELBO
 from vijax.runtime.checks import check_count
 from vijax.runtime.device_layout import RESTARTS, mesh_layout
 from vijax.runtime.errors import ArgumentError, GuideError
+from vijax.runtime.keywords import did_you_mean, merged
 from vijax.runtime.precision import check_precision
 from vijax.solvers import by_name
-
-# options of PyMC, Stan, Pyro or scikit-learn, and their equivalents here
-_EQUIVALENTS = {
-    "n_steps": "num_steps",
-    "steps": "num_steps",
-    "n_iter": "num_steps",
-    "num_iterations": "num_steps",
-    "max_iter": "num_steps",
-    "iter": "num_steps",
-    "progressbar": "progress_bar",
-    "progress": "progress_bar",
-    "verbose": "progress_bar",
-    "random_seed": "rng_key",
-    "random_state": "rng_key",
-    "seed": "rng_key",
-    "rng_seed": "rng_key",
-    "rng": "rng_key",
-    "n_particles": "num_particles",
-    "num_elbo_draws": "num_particles",
-    "grad_samples": "num_particles",
-    "n_restarts": "num_restarts",
-    "learning_rate": "optimizer=optax.adam(...)",
-    "lr": "optimizer=optax.adam(...)",
-    "step_size": "optimizer=optax.adam(...)",
-    "optim": "optimizer",
-    "obj_optimizer": "optimizer",
-    "loss": "objective",
-    "method": "guide",
-    "family": "guide",
-    "init_loc_fn": "init",
-    "init_strategy": "init",
-    "init_values": "init",
-    "init_params": "init",
-    "initvals": "init",
-    "inits": "init",
-    "start": "init",
-    "callback": "callbacks",
-    "timeout": "max_seconds",
-    "max_time": "max_seconds",
-}
 
 
 def check_names(
@@ -79,11 +39,7 @@ def check_names(
         TypeError: a keyword is neither an option nor an argument of the model (the message suggests
             the right name), or it is both.
     """
-    twice = sorted(set(kwargs) & set(model_kwargs))
-    if twice:
-        raise TypeError(
-            f"model argument {twice[0]!r} was given twice, directly and in model_kwargs."
-        )
+    merged(kwargs, model_kwargs)  # none is given twice
     try:
         parameters = inspect.signature(model).parameters
     except (TypeError, ValueError):
@@ -101,9 +57,7 @@ def check_names(
     for name in kwargs:
         if name in parameters:
             continue
-        close = difflib.get_close_matches(name, [*options, *parameters], n=1)
-        suggestion = _EQUIVALENTS.get(name) or (close[0] if close else None)
-        hint = f" Did you mean {suggestion}?" if suggestion else ""
+        hint = did_you_mean(name, [*options, *parameters])
         raise TypeError(
             f"fit() got {name!r}, which is neither one of its options nor an argument of the "
             f"model.{hint} Options: {', '.join(options)}. Model arguments: {', '.join(parameters)}."

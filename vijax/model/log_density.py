@@ -31,7 +31,7 @@ def from_log_density(
     ...     return 2 * jnp.log(rate) - 2 * rate + (y * jnp.log(rate) - rate).sum()
     >>> model = vijax.from_log_density(log_density, {"rate": ()}, {"rate": constraints.positive})
     >>> posterior = vijax.fit(model, np.array([2.0, 0.0, 3.0]), progress_bar=False)
-    >>> print(f"{posterior.sample(0, 4000)['rate'].mean():.1f}")  # a gamma: 8 / 5
+    >>> print(f"{posterior.sample(4000)['rate'].mean():.1f}")  # a gamma: 8 / 5
     1.6
 
     Args:

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from numpyro.infer import MCMC, NUTS
+from numpyro.infer import MCMC as MCMC  # also for those who may not import numpyro
+from numpyro.infer import NUTS
 
 from vijax.contracts import Batch, Position, PyTree, Space, Target
 from vijax.runtime.errors import ModelError

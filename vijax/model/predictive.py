@@ -182,7 +182,7 @@ def _posterior_value(
     raise ModelError(
         f"site {name!r}: expected the shape {series.shape} that it had in the fit, got {expected} "
         "at these inputs. The posterior is that of the fitted groups: predict with the same plate "
-        f"sizes, or sample the values of new groups from their prior with redraw=[{name!r}]."
+        f"sizes, or sample the values of new groups from their prior with from_prior=[{name!r}]."
     )
 
 

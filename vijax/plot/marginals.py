@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,7 +15,7 @@ from vijax.plot import densities
 from vijax.plot.prior import prior_draws
 from vijax.plot.scalars import continuous, scalars
 from vijax.plot.style import GUIDE, POSTERIOR, REFERENCE, styled
-from vijax.runtime.keys import as_key, fold_in
+from vijax.runtime.keys import RngKey, as_key, fold_in
 
 _MAX_SCALARS, _COLUMNS = 24, 4
 
@@ -24,9 +23,10 @@ _MAX_SCALARS, _COLUMNS = 24, 4
 def marginals(
     posterior: Posterior,
     sites: Sequence[str] | None = None,
+    *,
     prior: bool = True,
-    rng_key: Any = 0,
     num_draws: int = 4000,
+    rng_key: RngKey = 0,
 ) -> Figure:
     """Plots marginal densities of posterior draws, of the guide's draws, and of the prior.
 
@@ -34,19 +34,19 @@ def marginals(
         posterior: any fit.
         sites: sites or scalars (`"theta[3]"`); the first twenty-four by default.
         prior: whether to show the prior, on the posterior's axis: a much wider one looks flat.
-        rng_key: an int, a JAX key or a legacy key.
         num_draws: number of draws from each.
+        rng_key: an int, a JAX key or a legacy key.
 
     Raises:
         ModelError: the prior is improper, or the model a log density: pass `prior=False`.
         ValueError: a site is unknown, or there are too many scalars.
     """
     key = as_key(rng_key)
-    draws = continuous(posterior, posterior.sample(fold_in(key, 0), num_draws))
+    draws = continuous(posterior, posterior.sample(num_draws, rng_key=fold_in(key, 0)))
     columns = scalars(draws, sites, _MAX_SCALARS)
     names, guide_columns, prior_columns = list(columns), {}, {}
     if posterior.status == "corrected":
-        guide_draws = posterior.sample(fold_in(key, 1), num_draws, corrected=False)
+        guide_draws = posterior.sample(num_draws, rng_key=fold_in(key, 1), corrected=False)
         guide_columns = scalars(guide_draws, names, _MAX_SCALARS)
     if prior:
         before = prior_draws(posterior, fold_in(key, 2), num_draws)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,7 +14,7 @@ from vijax import Posterior
 from vijax.plot import densities
 from vijax.plot.scalars import continuous, scalars
 from vijax.plot.style import GUIDE, POSTERIOR, styled
-from vijax.runtime.keys import as_key, fold_in
+from vijax.runtime.keys import RngKey, as_key, fold_in
 
 _MAX_SCALARS = 6
 _NUM_POINTS = 800
@@ -25,8 +24,9 @@ _PROBS = (0.5, 0.9)
 def pair(
     posterior: Posterior,
     sites: Sequence[str] | None = None,
-    rng_key: Any = 0,
+    *,
     num_draws: int = 4000,
+    rng_key: RngKey = 0,
 ) -> Figure:
     """Plots every pair of scalars: posterior draws as points, the guide's density as contours.
 
@@ -36,16 +36,16 @@ def pair(
     Args:
         posterior: any fit.
         sites: sites or scalars (`"theta[3]"`); the first four scalars by default.
-        rng_key: an int, a JAX key or a legacy key.
         num_draws: number of draws from each.
+        rng_key: an int, a JAX key or a legacy key.
 
     Raises:
         ValueError: a site is unknown or constant, or there are too many scalars.
     """
     key = as_key(rng_key)
-    draws = continuous(posterior, posterior.sample(fold_in(key, 0), num_draws))
+    draws = continuous(posterior, posterior.sample(num_draws, rng_key=fold_in(key, 0)))
     points = scalars(draws, sites, 4 if sites is None else _MAX_SCALARS)
-    guide_draws = posterior.sample(fold_in(key, 1), num_draws, corrected=False)
+    guide_draws = posterior.sample(num_draws, rng_key=fold_in(key, 1), corrected=False)
     guide = scalars(guide_draws, list(points), _MAX_SCALARS)
     constant = [name for name, values in guide.items() if np.ptp(values) == 0]
     if constant:

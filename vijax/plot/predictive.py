@@ -8,13 +8,15 @@ from typing import Any
 
 from vijax import Posterior
 from vijax.plot.style import GUIDE, POSTERIOR, styled
+from vijax.runtime.keys import RngKey
 
 
 def predictive(
     posterior: Posterior,
     sites: Sequence[str] | None = None,
-    rng_key: Any = 0,
+    *,
     num_draws: int = 50,
+    rng_key: RngKey = 0,
     **options: Any,
 ) -> Any:
     """Plots posterior predictive data sets together with the data, by `arviz_plots`.
@@ -22,8 +24,8 @@ def predictive(
     Args:
         posterior: any fit with observations.
         sites: observed sites; all by default.
-        rng_key: an int, a JAX key or a legacy key.
         num_draws: number of predictive data sets.
+        rng_key: an int, a JAX key or a legacy key.
         **options: of `arviz_plots.plot_ppc_dist`, such as `kind="ecdf"`.
 
     Returns:
@@ -39,7 +41,7 @@ def predictive(
         )
     import arviz_plots  # slow to import
 
-    tree = posterior.to_datatree(rng_key, num_draws)
+    tree = posterior.to_datatree(num_draws, rng_key=rng_key)
     visuals = {
         "predictive_dist": {"color": POSTERIOR, "alpha": 0.3},
         "observed_dist": {"color": GUIDE, "width": 2},

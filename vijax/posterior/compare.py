@@ -14,7 +14,8 @@ from vijax.posterior.loo import by_observation, leave_one_out
 from vijax.posterior.posterior import Posterior
 from vijax.posterior.table import table
 from vijax.runtime.errors import VijaxError
-from vijax.runtime.keys import as_key, fold_in
+from vijax.runtime.keys import RngKey, as_key, fold_in
+from vijax.runtime.keywords import explain_keywords
 
 
 class Row(NamedTuple):
@@ -73,8 +74,9 @@ class Comparison:
         return table(lines)
 
 
+@explain_keywords
 def compare(
-    posteriors: Mapping[str, Posterior], rng_key: Any = 0, num_draws: int = 4000
+    posteriors: Mapping[str, Posterior], *, num_draws: int = 4000, rng_key: RngKey = 0
 ) -> Comparison:
     """Compares models of the same data.
 
@@ -87,8 +89,8 @@ def compare(
 
     Args:
         posteriors: by name, two or more full-batch fits with guides that have a density.
-        rng_key: an int, a JAX key or a legacy key.
         num_draws: number of draws for each estimate.
+        rng_key: an int, a JAX key or a legacy key.
 
     Returns:
         A `Comparison`; `.rows` holds the numbers.
@@ -111,7 +113,9 @@ def compare(
         evidence = posterior.log_evidence(rng_key=fold_in(key, 0), num_draws=num_draws)
         assert isinstance(evidence, Evidence)
         found[name] = evidence
-        pointwise[name] = by_observation(posterior.log_likelihood(fold_in(key, 1), num_draws))
+        pointwise[name] = by_observation(
+            posterior.log_likelihood(num_draws, rng_key=fold_in(key, 1))
+        )
     counts = {name: values.shape[1] for name, values in pointwise.items()}
     if len(set(counts.values())) > 1:
         raise VijaxError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from jax import Array
@@ -14,7 +14,8 @@ from vijax.posterior.sampling import proposals
 from vijax.runtime.checks import check_count
 from vijax.runtime.errors import GuideError
 
-METHODS = ("importance", "bridge", "enumeration", "elbo", "iwae", "cubo", "bracket")
+EvidenceMethod = Literal["importance", "bridge", "enumeration", "elbo", "iwae", "cubo"]
+METHODS = (*get_args(EvidenceMethod), "bracket")
 _NEEDED = {
     "bridge": "draws of the posterior: a Gaussian or a mixture that short chains correct",
     "enumeration": "discrete sites only, with few joint values",

@@ -6,7 +6,7 @@ from typing import Any
 
 from jax import Array
 
-from vijax.model.nuts import DENSE_DIM, run_nuts
+from vijax.model.nuts import DENSE_DIM, MCMC, run_nuts
 from vijax.posterior.covariance import covariance_or_variances
 from vijax.posterior.requirements import require_data
 from vijax.posterior.result import FitResult
@@ -14,7 +14,7 @@ from vijax.posterior.sampling import unconstrained
 from vijax.runtime.keys import fold_in
 
 
-def nuts(result: FitResult, key: Array, **options: Any) -> Any:
+def nuts(result: FitResult, key: Array, **options: Any) -> MCMC:
     """See `Posterior.nuts`."""
     require_data(result, "nuts")
     starts = unconstrained(result, fold_in(key, 0), int(options.get("num_chains", 1)))

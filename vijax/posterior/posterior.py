@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import os
-from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
@@ -13,38 +12,39 @@ from vijax.diagnostics.importance import Importance
 from vijax.diagnostics.stein import Kernel
 from vijax.diagnostics.stein_discrepancy import Discrepancy
 from vijax.guides.numpyro import as_numpyro
-from vijax.posterior import condition, files, prediction, sampling
+from vijax.model.nuts import MCMC
+from vijax.posterior import files, sampling
 from vijax.posterior.covariance import covariance
 from vijax.posterior.datatree import to_datatree
-from vijax.posterior.evidence import Bracket, Evidence, log_evidence
+from vijax.posterior.evidence import Bracket, Evidence, EvidenceMethod, log_evidence
 from vijax.posterior.nuts import nuts
-from vijax.posterior.properties import FitProperties
+from vijax.posterior.predictive_methods import PredictiveMethods, memory_of_draws
 from vijax.posterior.report import report
 from vijax.posterior.requirements import require_all_rows
 from vijax.posterior.resume import resume
 from vijax.posterior.stein import stein_discrepancy
 from vijax.posterior.summary import Summary, summary
 from vijax.runtime.checks import check_count
-from vijax.runtime.keys import as_key
-from vijax.runtime.memory import explain_out_of_memory
+from vijax.runtime.keys import RngKey, as_key
+from vijax.runtime.keywords import explain_keywords_of_methods
 
-_memory_of_draws = functools.partial(
-    explain_out_of_memory,
-    remedy="Use fewer draws at a time (num_draws=), with a different key for each call, or fewer "
-    "rows.",
-)
+if TYPE_CHECKING:
+    from xarray import DataTree  # imported by ArviZ, which takes long
 
 
-class Posterior(FitProperties):
+@explain_keywords_of_methods
+class Posterior(PredictiveMethods):
     """An approximate posterior, returned by `vijax.fit` and `vijax.load`."""
 
-    def summary(self, rng_key: Any = 0, num_draws: int = 4000, ci_prob: float = 0.89) -> Summary:
+    def summary(
+        self, *, ci_prob: float = 0.89, num_draws: int = 4000, rng_key: RngKey = 0
+    ) -> Summary:
         """Moments, interval and Monte Carlo error of every scalar, and moments of the guide.
 
         Args:
-            rng_key: an int, a JAX key or a legacy key.
-            num_draws: number of draws.
             ci_prob: probability of the equal-tailed interval.
+            num_draws: number of draws.
+            rng_key: an int, a JAX key or a legacy key.
 
         Returns:
             A `Summary`; it prints as a table, and `.rows` has the numbers.
@@ -55,17 +55,17 @@ class Posterior(FitProperties):
         """Text report: diagnostics behind `status`, effect of the corrections, what to try next."""
         return report(self._result)
 
-    @_memory_of_draws("sample")
+    @memory_of_draws("sample")
     def sample(
-        self, rng_key: Any = 0, num_draws: int = 1000, corrected: bool | None = None
+        self, num_draws: int = 1000, *, rng_key: RngKey = 0, corrected: bool | None = None
     ) -> dict[str, np.ndarray]:
         """Posterior draws of every latent site and deterministic, in the model's space.
 
         Discrete sites that were marginalized are drawn exactly from their full conditional.
 
         Args:
-            rng_key: an int, a JAX key or a legacy key.
             num_draws: number of draws.
+            rng_key: an int, a JAX key or a legacy key.
             corrected: whether to correct the guide's draws, by default if and only if the status
                 is `"corrected"`: by final states of short chains where the fit has them (none
                 repeats before all have been used), else by resampling with Pareto-smoothed
@@ -83,51 +83,6 @@ class Posterior(FitProperties):
         """The coordinatewise median of every latent site, in the model's space."""
         return sampling.median(self._result)
 
-    @_memory_of_draws("predict")
-    def predict(
-        self,
-        rng_key: Any = 0,
-        *args: Any,
-        num_draws: int = 1000,
-        redraw: Collection[str] = (),
-        **kwargs: Any,
-    ) -> dict[str, np.ndarray]:
-        """Posterior predictive draws at new inputs, deterministics included.
-
-        Args:
-            rng_key: an int, a JAX key or a legacy key.
-            *args: the model's arguments at the new inputs; those of the fit by default. Observed
-                sites are drawn even if their data are passed.
-            num_draws: number of draws.
-            redraw: latent sites to draw from their prior given all others instead of taking them
-                from the posterior, such as those of new groups, in any number.
-            **kwargs: the model's keyword arguments.
-
-        Returns:
-            By observed site, deterministic and redrawn site, `(num_draws, *shape)`.
-
-        Raises:
-            ModelError: the shape of a latent at these inputs differs from that in the fit, or
-                `redraw` is not a subset of the latents.
-        """
-        return prediction.predict(self._result, rng_key, args, kwargs, num_draws, redraw)
-
-    def at(self, *args: Any, **kwargs: Any) -> Posterior:
-        """The amortized posterior at other rows of data.
-
-        `sample` and `predict` of the result are for these rows; `elbo`, `status` and the like
-        remain those of the fit.
-
-        Args:
-            *args: the model's arguments at the other rows, observations included.
-            **kwargs: its keyword arguments.
-
-        Raises:
-            GuideError: no part of the guide is `Amortized`.
-            ModelError: the model has other latents there, because observations are missing.
-        """
-        return Posterior(condition.at(self._result, args, kwargs))
-
     def log_prob(self, values: dict[str, Any]) -> np.ndarray:
         """Log density of the approximation at values of the latent sites, in the model's space.
 
@@ -143,54 +98,14 @@ class Posterior(FitProperties):
         """
         return sampling.log_prob(self._result, values)
 
-    @_memory_of_draws("log_likelihood")
-    def log_likelihood(self, rng_key: Any = 0, num_draws: int = 1000) -> dict[str, np.ndarray]:
-        """Pointwise log likelihood of the data under posterior draws, the input of LOO and WAIC.
-
-        Discrete sites that belong to a single row each, as in a mixture, are marginalized; draws
-        of all other latents, such as states of a Markov chain, are given.
-
-        Args:
-            rng_key: an int, a JAX key or a legacy key.
-            num_draws: number of draws.
-
-        Returns:
-            By observed site, `(num_draws, *batch shape)` in nats.
-        """
-        return prediction.log_likelihood(self._result, as_key(rng_key), num_draws)
-
-    @_memory_of_draws("log_predictive_density")
-    def log_predictive_density(
-        self, rng_key: Any = 0, *args: Any, num_draws: int = 1000, **kwargs: Any
-    ) -> dict[str, np.ndarray]:
-        """Log posterior predictive density of each observation, `log E[p(y_i | z)]`.
-
-        A measure of predictive accuracy at held-out rows, also of minibatch fits. Draws are
-        averaged in blocks: memory is proportional to the number of rows.
-
-        Args:
-            rng_key: an int, a JAX key or a legacy key.
-            *args: the model's arguments at the rows, with observations; by default the fit's.
-            num_draws: number of posterior draws to average over.
-            **kwargs: the model's keyword arguments.
-
-        Returns:
-            By observed site, `(*batch shape,)` in nats.
-
-        Raises:
-            ModelError: the shape of a latent at these rows differs from that in the fit.
-        """
-        key = as_key(rng_key)
-        return prediction.log_predictive_density(self._result, key, args, kwargs, num_draws)
-
-    def importance(self, rng_key: Any = 0, num_draws: int = 4000) -> Importance:
+    def importance(self, num_draws: int = 4000, *, rng_key: RngKey = 0) -> Importance:
         """Pareto-smoothed importance sampling with the guide as proposal.
 
         Rows that are not in memory are read once, in order, for all draws.
 
         Args:
-            rng_key: an int, a JAX key or a legacy key.
             num_draws: number of draws.
+            rng_key: an int, a JAX key or a legacy key.
 
         Returns:
             Normalized log weights, k-hat, effective sample size, the log evidence and its standard
@@ -202,12 +117,33 @@ class Posterior(FitProperties):
         num_draws = check_count("num_draws", num_draws)
         return sampling.proposals(self._result, as_key(rng_key), num_draws, fresh=True)[1]
 
+    @overload
     def log_evidence(
         self,
-        method: str | None = None,
-        rng_key: Any = 0,
+        method: Literal["bracket"],
+        *,
         num_draws: int = 4000,
         num_particles: int = 50,
+        rng_key: RngKey = 0,
+    ) -> Bracket: ...
+
+    @overload
+    def log_evidence(
+        self,
+        method: EvidenceMethod | None = None,
+        *,
+        num_draws: int = 4000,
+        num_particles: int = 50,
+        rng_key: RngKey = 0,
+    ) -> Evidence: ...
+
+    def log_evidence(
+        self,
+        method: EvidenceMethod | Literal["bracket"] | None = None,
+        *,
+        num_draws: int = 4000,
+        num_particles: int = 50,
+        rng_key: RngKey = 0,
     ) -> Evidence | Bracket:
         """The log evidence (marginal likelihood) in nats, or bounds on it, with standard errors.
 
@@ -215,9 +151,9 @@ class Posterior(FitProperties):
             method: `"importance"`, an estimate from draws of the guide; `"bridge"`, from these and
                 chains that correct them, `"enumeration"` of discrete values (defaults where they
                 apply); lower bounds `"elbo"`, `"iwae"`; `"cubo"`, upper bound; `"bracket"`, both.
-            rng_key: an int, a JAX key or a legacy key.
             num_draws: number of draws; of `"bridge"` those of the fit.
             num_particles: draws in each importance-weighted bound.
+            rng_key: an int, a JAX key or a legacy key.
 
         Raises:
             GuideError: no density, a fit on minibatches, or a method that does not apply.
@@ -227,9 +163,10 @@ class Posterior(FitProperties):
     def covariance(
         self,
         method: str = "guide",
-        rng_key: Any = 0,
-        num_draws: int = 4000,
+        *,
         sites: Sequence[str] | None = None,
+        num_draws: int = 4000,
+        rng_key: RngKey = 0,
     ) -> np.ndarray:
         """Posterior covariance `(dim, dim)` in unconstrained space, in the order of `space`.
 
@@ -237,9 +174,9 @@ class Posterior(FitProperties):
             method: `"guide"`, that of the guide (exact for a Gaussian, by draws otherwise);
                 `"importance"`, with Pareto-smoothed weights; or `"linear_response"`, for
                 mean-field fits, whose guide has no correlations and underestimates variances.
-            rng_key: an int, a JAX key or a legacy key.
-            num_draws: number of draws; linear response chooses its own.
             sites: sites to include, in the order of `space`; all by default.
+            num_draws: number of draws; linear response chooses its own.
+            rng_key: an int, a JAX key or a legacy key.
 
         Raises:
             GuideError: the method does not apply to the guide, or the fit used minibatches.
@@ -248,7 +185,7 @@ class Posterior(FitProperties):
         return covariance(self._result, method, as_key(rng_key), num_draws, sites)
 
     def stein_discrepancy(
-        self, rng_key: Any = 0, num_draws: int = 1000, kernel: Kernel | None = None
+        self, num_draws: int = 1000, *, kernel: Kernel | None = None, rng_key: RngKey = 0
     ) -> Discrepancy:
         """Kernelized Stein discrepancy of posterior draws from the posterior.
 
@@ -257,9 +194,9 @@ class Posterior(FitProperties):
         kernelized Stein discrepancy for goodness-of-fit tests, Liu, Lee, Jordan, 2016.
 
         Args:
-            rng_key: an int, a JAX key or a legacy key.
             num_draws: number of draws; ignored for particles, each of which is used once.
             kernel: `vijax.algorithms.IMQ()` by default, or `RBF()`.
+            rng_key: an int, a JAX key or a legacy key.
 
         Returns:
             The discrepancy, and that expected of as many exact draws.
@@ -269,7 +206,7 @@ class Posterior(FitProperties):
         """
         return stein_discrepancy(self._result, as_key(rng_key), num_draws, kernel)
 
-    def nuts(self, rng_key: Any = 0, **options: Any) -> Any:
+    def nuts(self, *, rng_key: RngKey = 0, **options: Any) -> MCMC:
         """NumPyro's NUTS started from this posterior; returns the finished `numpyro.infer.MCMC`.
 
         Chains start at draws; the initial inverse mass matrix is the guide's covariance.
@@ -281,7 +218,9 @@ class Posterior(FitProperties):
         """
         return nuts(self._result, as_key(rng_key), **options)
 
-    def to_datatree(self, rng_key: Any = 0, num_draws: int = 1000, **options: Any) -> Any:
+    def to_datatree(
+        self, num_draws: int = 1000, *, rng_key: RngKey = 0, **options: Any
+    ) -> DataTree:
         """Exports an ArviZ `DataTree`, dims `(chain=1, draw, ...)`, dimensions named after plates.
 
         Groups: posterior, posterior_predictive, log_likelihood, observed_data, constant_data and
@@ -290,8 +229,8 @@ class Posterior(FitProperties):
         `"corrected"`. Without the data there is only posterior.
 
         Args:
-            rng_key: an int, a JAX key or a legacy key.
             num_draws: number of draws.
+            rng_key: an int, a JAX key or a legacy key.
             **options: passed to `arviz_base.from_dict`.
         """
         return to_datatree(self._result, as_key(rng_key), num_draws, **options)

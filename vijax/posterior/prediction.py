@@ -20,35 +20,29 @@ from vijax.posterior.sampling import unconstrained
 from vijax.runtime.blockwise import Arrays, map_blocks
 from vijax.runtime.checks import check_count
 from vijax.runtime.errors import ModelError, mismatch
-from vijax.runtime.keys import as_key, fold_in
+from vijax.runtime.keys import fold_in
 
 
 def predict(
     result: FitResult,
-    rng_key: Any,
+    key: Array,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     num_draws: int,
-    redraw: Collection[str],
+    from_prior: Collection[str],
 ) -> Arrays:
     """See `Posterior.predict`."""
-    try:
-        key = as_key(rng_key)
-    except TypeError as error:
-        raise TypeError(
-            f"{error} The key is the first argument: predict(key, *new_inputs)."
-        ) from None
     latent = [*result.target.space.names, *result.target.marginalized.sizes]
-    if isinstance(redraw, str) or not set(redraw) < set(latent):
+    if isinstance(from_prior, str) or not set(from_prior) < set(latent):
         expected = f"a collection of some of the sites {latent}"
-        raise ModelError(mismatch("redraw", expected, repr(redraw)))
+        raise ModelError(mismatch("from_prior", expected, repr(from_prior)))
     if not args and not kwargs:
         require_data(result, "predict at the fit's own inputs")
         args, kwargs = result.arguments.join(result.batch.data)
     elif result.guide.amortized:
-        return predict(condition.at(result, args, kwargs), rng_key, (), {}, num_draws, redraw)
+        return predict(condition.at(result, args, kwargs), key, (), {}, num_draws, from_prior)
     z = unconstrained(result, fold_in(key, 0), num_draws)
-    return predictive(result, fold_in(key, 1), z, args, kwargs, redraw)
+    return predictive(result, fold_in(key, 1), z, args, kwargs, from_prior)
 
 
 def predictive(
@@ -57,16 +51,16 @@ def predictive(
     z: Arrays,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    redraw: Collection[str] = (),
+    from_prior: Collection[str] = (),
 ) -> Arrays:
     """Predictive draws at new arguments given unconstrained draws of the latents.
 
-    Latents in `redraw` are drawn from their prior given the others.
+    Latents in `from_prior` are drawn from their prior given the others.
     """
     by_content = result.arguments.by_content
     program, batch = predictor(result.model, args, kwargs, result.target, by_content)
     values = draws.constrain(result, draws.with_discrete(result, z, fold_in(key, 2)))
-    latent = {*result.target.space.names, *result.target.marginalized.sizes} - {*redraw}
+    latent = {*result.target.space.names, *result.target.marginalized.sizes} - {*from_prior}
     values = {name: value for name, value in values.items() if name in latent}
     size = block_size(batch, result.target.space.dim)
 

@@ -47,7 +47,7 @@ def require_data(result: FitResult, what: str) -> None:
     if set(result.missing) & result.arguments.sources.keys():
         raise ModelError(
             f"{what}: expected all data in memory, but {', '.join(map(repr, result.missing))} is "
-            "read batch by batch. Pass some rows: predict(key, x[:1000]), or, with an amortized "
+            "read batch by batch. Pass some rows: predict(x[:1000]), or, with an amortized "
             "guide, at(x[:1000])."
         )
     if result.missing:

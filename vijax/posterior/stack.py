@@ -21,7 +21,7 @@ from vijax.posterior.posterior import Posterior
 from vijax.posterior.result import FitResult
 from vijax.posterior.sampling import proposals
 from vijax.runtime.errors import GuideError, ModelError, VijaxError, mismatch
-from vijax.runtime.keys import as_key, fold_in
+from vijax.runtime.keys import RngKey, as_key, fold_in
 
 Weighting = Literal["evidence", "stacking"]
 
@@ -30,7 +30,7 @@ _NEGLIGIBLE = 1e-4  # weight below which a fit is dropped
 
 
 def stack(
-    posteriors: Sequence[Posterior], weights: Weighting = "stacking", rng_key: int = 0
+    posteriors: Sequence[Posterior], weights: Weighting = "stacking", *, rng_key: RngKey = 0
 ) -> Posterior:
     """Combines fits of one model to the same data by evidence or stacking weights.
 

@@ -7,7 +7,7 @@ total time of a small fit.
 from __future__ import annotations
 
 import operator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,8 @@ from jax import Array
 _FAST_ELEMENTS = 2**19  # below this size compiling threefry costs more than it saves
 _THREEFRY = "threefry2x32"
 _MASK = 2**32 - 1
+
+RngKey: TypeAlias = int | Array  # an int, a typed key or a legacy key; see `as_key`
 
 
 def draw_keys(key: Array, num_draws: int, dim: int) -> Array:

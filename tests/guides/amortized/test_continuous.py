@@ -49,10 +49,10 @@ def test_the_encoder_learns_the_exact_posterior(fitted):
 def test_new_rows_are_inferred_from_their_data(fitted):
     new = np.array([[3.0, 4.0, 5.0], [-1.0, 0.0, 1.0]], np.float32)
     posterior = fitted.at(new)
-    draws = posterior.sample(1, 4000)["theta"][:, :, 0]
+    draws = posterior.sample(4000, rng_key=1)["theta"][:, :, 0]
     np.testing.assert_allclose(draws.mean(0), new.sum(1) / PRECISION, atol=0.1)
     np.testing.assert_allclose(draws.std(0), PRECISION**-0.5, rtol=0.1)
-    predicted = fitted.predict(2, new, num_draws=4000)["y"]
+    predicted = fitted.predict(new, rng_key=2, num_draws=4000)["y"]
     assert predicted.shape == (4000, 2, 3)
     np.testing.assert_allclose(predicted.mean((0, 2)), new.sum(1) / PRECISION, atol=0.1)
     np.testing.assert_allclose(predicted.var((0, 2)), 1 + 1 / PRECISION, rtol=0.1)
@@ -85,7 +85,7 @@ def test_density_and_draw_agree_and_rows_have_the_weight_of_the_model():
 def test_global_latents_have_another_guide():
     guide = {"theta": Amortized(Encoder, "y"), ...: "fullrank"}
     posterior = fit(hierarchy, Y, guide=guide, batch_size={"rows": 50})
-    mu = posterior.sample(0, 4000)["mu"]
+    mu = posterior.sample(4000)["mu"]
     variance = 1 / (1 / 25 + ROWS / (4 + 1 / 3))
     assert abs(mu.mean() - variance * Y.mean() * ROWS / (4 + 1 / 3)) < 0.3 * variance**0.5
     axes = posterior.guide.row_axes(posterior.params, posterior.space, ["rows"])
@@ -297,9 +297,9 @@ def test_an_encoder_is_kept_if_other_sites_get_another_guide(network):
 
 @pytest.mark.slow
 def test_fitted_groups_are_reused_or_redrawn(network):
-    num, mu = 4000, network.sample(0, 4000)["mu"]
+    num, mu = 4000, network.sample(4000)["mu"]
     reused, redrawn = (
-        network.predict(1, Y, num_draws=num, redraw=r)["y"] for r in ((), ("theta",))
+        network.predict(Y, rng_key=1, num_draws=num, from_prior=r)["y"] for r in ((), ("theta",))
     )
     loc, scale = encoded_rows(network, Y)
     error = np.sqrt(1 + scale**2) / np.sqrt(num)
@@ -309,11 +309,15 @@ def test_fitted_groups_are_reused_or_redrawn(network):
     assert (np.abs(redrawn[..., 0].mean(0) - mu.mean()) < 5 * sd / np.sqrt(num)).all()
     np.testing.assert_allclose(redrawn[..., 0].std(0), sd, rtol=0.08)
     # new groups, one per row; the data do not matter
-    new = network.predict(1, np.zeros((7, 3), np.float32), num_draws=num, redraw=["theta"])["y"]
-    other = network.predict(1, np.ones((7, 3), np.float32), num_draws=num, redraw=["theta"])["y"]
+    new = network.predict(
+        np.zeros((7, 3), np.float32), rng_key=1, num_draws=num, from_prior=["theta"]
+    )["y"]
+    other = network.predict(
+        np.ones((7, 3), np.float32), rng_key=1, num_draws=num, from_prior=["theta"]
+    )["y"]
     np.testing.assert_array_equal(new, other)
     assert (np.abs(new[..., 0].mean(0) - mu.mean()) < 5 * sd / np.sqrt(num)).all()
-    drawn = network.at(Y[:5]).predict(2, num_draws=9, redraw=["theta"])
+    drawn = network.at(Y[:5]).predict(rng_key=2, num_draws=9, from_prior=["theta"])
     assert drawn["theta"].shape == (9, 5, 1)
 
 
@@ -348,6 +352,6 @@ def test_several_inputs_and_missing_values_with_a_mask():
     scale = 0.3 * np.exp(gate * encoder["scale"])
     np.testing.assert_allclose(scale, precision**-0.5, rtol=0.1)
     new = np.array([[2.0, 99.0, 99.0], [2.0, 1.0, 99.0], [99.0, 99.0, 99.0]], np.float32)
-    draws = posterior.at(new, new < 99).sample(0, 4000)["theta"][..., 0]
+    draws = posterior.at(new, new < 99).sample(4000)["theta"][..., 0]
     exact = np.array([2.0, 3.0, 0.0]) / precision[[1, 2, 0]]
     assert (np.abs(draws.mean(0) - exact) < 5 * draws.std(0) / np.sqrt(4000) + 0.05).all()

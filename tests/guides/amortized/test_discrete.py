@@ -151,7 +151,7 @@ def test_the_encoder_learns_the_exact_posterior():
 
 def test_new_rows_are_inferred():
     new, num = np.array([[3.0, 2.0], [-1.0, -2.0], [0.7, 0.1]], np.float32), 4000
-    draws = fitted().at(new).sample(1, num)["h"]
+    draws = fitted().at(new).sample(num, rng_key=1)["h"]
     assert draws.shape == (num, 3, 2)
     p = expit(np.log(0.4 / 0.6) + STEPS * new - STEPS**2 / 2)
     assert (np.abs(draws.mean(0) - p) < 5 * np.sqrt(p * (1 - p) / num) + 0.05).all()
@@ -249,7 +249,7 @@ def test_amortized_counts_are_close_to_the_posterior():
     error = 5 * posterior.elbo_se / ROWS
     assert -0.06 - error < (posterior.elbo - evidence) / ROWS < error
     new = np.array([[3.0, 5.0], [40.0, 60.0], [0.0, 2.0]], np.float32)
-    draws = posterior.at(new).sample(1, 4000)["n"]
+    draws = posterior.at(new).sample(4000, rng_key=1)["n"]
     assert (draws >= new[:, 0]).all()
     missed = 0.4 * new[:, 1]
     error = 5 * draws.std(0) / np.sqrt(4000) + 0.1 * missed + 0.1
@@ -299,7 +299,7 @@ def test_with_continuous_latents_of_the_same_rows():
     p = posterior.params.discrete.encoder["layer"]
     np.testing.assert_allclose(np.ravel(p["kernel"]), [3.0, 0.0], atol=0.3)
     variance = 1 / (1 / 4 + ROWS / 2)  # of mu
-    draws = posterior.sample(0, 2000)
+    draws = posterior.sample(2000)
     assert abs(draws["mu"].mean() - variance * Y[:, 1].sum() / 2) < 3 * variance**0.5
     assert draws["h"].shape == draws["z"].shape == (2000, ROWS)
 
@@ -318,7 +318,7 @@ def test_with_global_discrete_sites():
     options = {"optimizer": optax.adam(0.05), "num_steps": 1000, "progress_bar": False}
     y = np.repeat([[3.0, 0.0], [-2.0, 0.0]], 20, axis=0).astype(np.float32)
     posterior = vijax.fit(above, y, guide=guide, **options)
-    draws = posterior.sample(0, 1000)
+    draws = posterior.sample(1000)
     assert draws["top"].mean() > 0.9
     assert draws["h"][:, :20].mean() > 0.9
     assert draws["h"][:, 20:].mean() < 0.2

@@ -101,7 +101,7 @@ def test_a_banana_distribution_is_fitted():
     assert posterior.guide == Flow()
     assert -0.1 < posterior.elbo < 0.01
     assert posterior.converged
-    draws = posterior.sample(0, 4000)
+    draws = posterior.sample(4000)
     x, y = draws["x"].astype(float), draws["y"].astype(float)
     assert abs(x.mean() - 1) < 0.3
     np.testing.assert_allclose(x.std(), 10**0.5, rtol=0.1)

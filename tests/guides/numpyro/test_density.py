@@ -166,7 +166,7 @@ def test_a_fit_with_minibatches_has_weights_and_a_density():
     np.testing.assert_allclose(posterior.log_prob({"mu": points}), exact, rtol=1e-4)
     covariance = 2.25 * np.eye(len(y)) + 4
     evidence = stats.multivariate_normal(np.zeros(len(y)), covariance).logpdf(y)
-    found = posterior.importance(1, 4000)
+    found = posterior.importance(4000, rng_key=1)
     assert abs(found.log_evidence - evidence) < 5 * found.log_evidence_se + 2e-3
 
 

@@ -72,9 +72,9 @@ def test_a_transformed_prior_equals_a_deterministic_transform():
 
     models = (transformed_prior, deterministic)
     fits = [vijax.fit(model, y, t, progress_bar=False) for model in models]
-    evidence = [fit.importance(0, 8000) for fit in fits]
+    evidence = [fit.importance(8000) for fit in fits]
     error = 5 * np.hypot(*(found.log_evidence_se for found in evidence))
     assert abs(evidence[0].log_evidence - evidence[1].log_evidence) < error + 1e-3
-    draws = [fit.sample(0, 4000)["x"] for fit in fits]
+    draws = [fit.sample(4000)["x"] for fit in fits]
     sd = jnp.std(draws[1], axis=0)
     np.testing.assert_allclose((draws[0].mean(0) - draws[1].mean(0)) / sd, 0, atol=0.12)

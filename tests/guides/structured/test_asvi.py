@@ -35,7 +35,7 @@ def test_a_chain_observed_at_its_end_is_exact():
     evidence = norm.logpdf(3.0, scale=np.sqrt(STEPS + NOISE**2))
     np.testing.assert_allclose(posterior.elbo, evidence, atol=0.02)
     assert fit(walk, y, guide=MeanField()).elbo < evidence - 0.8
-    draws = posterior.sample(0, 4000, corrected=False)
+    draws = posterior.sample(4000, corrected=False)
     found = np.column_stack([draws[f"x{t}"] for t in range(STEPS)]).astype(float)
     prior = np.minimum.outer(np.arange(1, STEPS + 1), np.arange(1, STEPS + 1)).astype(float)
     gain = prior[:, -1] / (STEPS + NOISE**2)
@@ -53,7 +53,7 @@ def test_save_and_load(tmp_path):
     np.testing.assert_allclose(posterior.elbo, exact.log_evidence, atol=0.02)
     posterior.save(tmp_path / "asvi.vijax")
     again = vijax.load(tmp_path / "asvi.vijax", exact.model, *exact.args, guide="asvi")
-    np.testing.assert_array_equal(again.sample(0, 10)["mu"], posterior.sample(0, 10)["mu"])
+    np.testing.assert_array_equal(again.sample(10)["mu"], posterior.sample(10)["mu"])
 
 
 def test_it_requires_all_sites_and_a_target():

@@ -153,7 +153,7 @@ def test_draws_have_the_correlations_of_global_and_local_latents():
     posterior = fitted("nested")
     mean, covariance = exact(*built("nested"))
     sd, num = np.sqrt(np.diag(covariance)), 4000
-    draws = posterior.sample(0, num)
+    draws = posterior.sample(num)
     assert draws["member"].shape == (num, 12, 4, 1)
     assert list(draws)[:3] == list(posterior.space.names)
     flat = np.concatenate([draws[name].reshape(num, -1) for name in draws], axis=1)
@@ -166,9 +166,9 @@ def test_draws_have_the_correlations_of_global_and_local_latents():
 def test_new_groups_are_drawn_given_the_global_latents():
     posterior, num = fitted("nested"), 4000
     new = np.zeros((5, 2, 1), np.float32)
-    with pytest.raises(ModelError, match=r"site 'group'.*redraw=\['group'\]"):
-        posterior.predict(1, new, num_draws=1)
-    draws = posterior.predict(1, new, num_draws=num, redraw=["group", "member"])
+    with pytest.raises(ModelError, match=r"site 'group'.*from_prior=\['group'\]"):
+        posterior.predict(new, rng_key=1, num_draws=1)
+    draws = posterior.predict(new, rng_key=1, num_draws=num, from_prior=["group", "member"])
     assert {name: x.shape[1:] for name, x in draws.items()} == {
         "group": (5, 1, 1),
         "member": (5, 2, 1),
@@ -178,13 +178,15 @@ def test_new_groups_are_drawn_given_the_global_latents():
     for name, expected in zip(("group", "member", "y"), variance, strict=True):
         by_row = draws[name].reshape(num, -1).var(axis=0)
         np.testing.assert_allclose(by_row, expected, rtol=5 * np.sqrt(2 / num) + 0.05)
-    known = posterior.predict(2, GRID, num_draws=num, redraw=["member"])  # of the existing groups
-    difference = known["member"].mean(axis=(0, 2)) - posterior.sample(3, num)["group"].mean(
+    known = posterior.predict(
+        GRID, rng_key=2, num_draws=num, from_prior=["member"]
+    )  # of the existing groups
+    difference = known["member"].mean(axis=(0, 2)) - posterior.sample(num, rng_key=3)["group"].mean(
         axis=(0, 2)
     )
     np.testing.assert_allclose(difference, 0, atol=5 * np.sqrt((1 + 0.25 / 4) / num))
-    with pytest.raises(ModelError, match=r"redraw: expected a collection of some of the sites"):
-        posterior.predict(1, new, redraw="group")
+    with pytest.raises(ModelError, match=r"from_prior: expected a collection of some of the sites"):
+        posterior.predict(new, rng_key=1, from_prior="group")
 
 
 @pytest.mark.slow

@@ -56,7 +56,7 @@ class Amortized(AmortizedGuide, RowGuide, MeanFieldGuide, NormalNoiseGuide):
     `(loc, log scale) = encoder(x_i)`. For the local latents of a plate with many rows: the cost of
     a step is that of its minibatch, the number of parameters does not depend on the number of
     rows, and the posterior of new rows is available without a new fit,
-    `posterior.predict(key, *new_rows)`. The encoder's limited capacity lowers the ELBO of every
+    `posterior.predict(*new_rows)`. The encoder's limited capacity lowers the ELBO of every
     row (the amortization gap); a mean-field fit with `init=posterior` starts from the encoder's
     output and closes the gap. Sources: Auto-Encoding Variational Bayes, Kingma, Welling, 2014; on
     the gap, Inference Suboptimality in Variational Autoencoders, Cremer, Li, Duvenaud, 2018.

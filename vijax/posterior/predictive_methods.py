@@ -1,0 +1,133 @@
+"""Methods of a posterior that run the model: predictions, likelihoods, other rows."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Collection, Mapping
+from typing import Any, Self
+
+import numpy as np
+
+from vijax.posterior import condition, prediction
+from vijax.posterior.properties import FitProperties
+from vijax.runtime.keys import RngKey, as_key
+from vijax.runtime.keywords import explain_keywords_of_methods, merged
+from vijax.runtime.memory import explain_out_of_memory
+
+memory_of_draws = functools.partial(
+    explain_out_of_memory,
+    remedy="Use fewer draws at a time (num_draws=), with a different key for each call, or fewer "
+    "rows.",
+)
+
+
+@explain_keywords_of_methods
+class PredictiveMethods(FitProperties):
+    """Methods of a `Posterior` that run the model, at the inputs of the fit or at others."""
+
+    @memory_of_draws("predict")
+    def predict(
+        self,
+        *args: Any,
+        num_draws: int = 1000,
+        rng_key: RngKey = 0,
+        from_prior: Collection[str] = (),
+        model_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, np.ndarray]:
+        """Posterior predictive draws at new inputs, deterministics included.
+
+        Args:
+            *args: the model's arguments at the new inputs; those of the fit by default. Observed
+                sites are drawn even if their data are passed.
+            num_draws: number of draws.
+            rng_key: an int, a JAX key or a legacy key.
+            from_prior: latent sites to draw from their prior given the other latents, ignoring
+                what the fit learned of them (which is not a forecast), in any number.
+            model_kwargs: keyword arguments of the model whose names are also options.
+            **kwargs: the model's keyword arguments.
+
+        Returns:
+            By observed site, deterministic and site in `from_prior`, `(num_draws, *shape)`.
+
+        Raises:
+            ModelError: the shape of a latent at these inputs differs from that in the fit, or
+                `from_prior` is not a subset of the latents.
+        """
+        kwargs = merged(kwargs, model_kwargs)
+        key = as_key(rng_key)
+        return prediction.predict(self._result, key, args, kwargs, num_draws, from_prior)
+
+    def at(self, *args: Any, **kwargs: Any) -> Self:
+        """The amortized posterior at other rows of data.
+
+        `sample` and `predict` of the result are for these rows; `elbo`, `status` and the like
+        remain those of the fit.
+
+        Args:
+            *args: the model's arguments at the other rows, observations included.
+            **kwargs: its keyword arguments.
+
+        Raises:
+            GuideError: no part of the guide is `Amortized`.
+            ModelError: the model has other latents there, because observations are missing.
+        """
+        return type(self)(condition.at(self._result, args, kwargs))
+
+    @memory_of_draws("log_likelihood")
+    def log_likelihood(
+        self, num_draws: int = 1000, *, rng_key: RngKey = 0
+    ) -> dict[str, np.ndarray]:
+        """Pointwise log likelihood of the data under posterior draws, the input of LOO and WAIC.
+
+        Discrete sites that belong to a single row each, as in a mixture, are marginalized; draws
+        of all other latents, such as states of a Markov chain, are given.
+
+        Args:
+            num_draws: number of draws.
+            rng_key: an int, a JAX key or a legacy key.
+
+        Returns:
+            By observed site, `(num_draws, *batch shape)` in nats.
+        """
+        return prediction.log_likelihood(self._result, as_key(rng_key), num_draws)
+
+    @memory_of_draws("log_predictive_density")
+    def log_predictive_density(
+        self,
+        *args: Any,
+        num_draws: int = 1000,
+        rng_key: RngKey = 0,
+        model_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, np.ndarray]:
+        """Log posterior predictive density of each observation, `log E[p(y_i | z)]`.
+
+        A measure of predictive accuracy at held-out rows, also of minibatch fits. Draws are
+        averaged in blocks: memory is proportional to the number of rows.
+
+        Args:
+            *args: the model's arguments at the rows, with observations; by default the fit's.
+            num_draws: number of posterior draws to average over.
+            rng_key: an int, a JAX key or a legacy key.
+            model_kwargs: keyword arguments of the model whose names are also options.
+            **kwargs: the model's keyword arguments.
+
+        Returns:
+            By observed site, `(*batch shape,)` in nats.
+
+        Raises:
+            ModelError: the shape of a latent at these rows differs from that in the fit.
+        """
+        key, kwargs = as_key(rng_key), merged(kwargs, model_kwargs)
+        return prediction.log_predictive_density(self._result, key, args, kwargs, num_draws)
+
+    def _model_arguments(self) -> tuple[str, ...] | None:
+        """Names of the model's arguments, for errors; `None` if it takes any keyword."""
+        try:
+            parameters = inspect.signature(self._result.model).parameters
+        except (TypeError, ValueError):
+            return None
+        any_name = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        return None if any_name else tuple(parameters)

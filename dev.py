@@ -8,6 +8,7 @@ commands:
   test [ARGS]         the tests on two processes; ARGS go to pytest (-m slow, -k elbo, --lf, ...)
   check               formatter, linter and type checker
   docs                the documentation site, into docs/_build/html
+  package             sdist and wheel, into dist; the wheel is tried in an empty environment
   bench NAME [ARGS]   the benchmark bench/NAME.py
 
 Paths in ARGS are relative to the checkout.
@@ -24,13 +25,14 @@ if sys.version_info < (3, 11):  # noqa: UP036 - older versions of Python must re
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
-PYTHON = str(VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
 STAMP = VENV / "vijax-dev.json"
 # Settings that would redirect packages or imports away from .venv.
 STRAY = ("VIRTUAL_ENV", "PYTHONHOME", "PYTHONPATH", "PYTHONSAFEPATH", "PYTHONUSERBASE")
@@ -38,9 +40,16 @@ STRAY += ("PIP_PREFIX", "PIP_PYTHON", "PIP_ROOT", "PIP_TARGET", "PIP_USER")
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name.upper() not in STRAY}
 
 
-def run(*command: str) -> int:
-    """Runs a command in the checkout and returns its exit status."""
-    process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT)
+def interpreter(venv: Path) -> str:
+    return str(venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
+
+
+PYTHON = interpreter(VENV)
+
+
+def run(*command: str, cwd: Path = ROOT) -> int:
+    """Runs a command, in the checkout unless told otherwise, and returns its exit status."""
+    process = subprocess.Popen(command, cwd=cwd, env=ENVIRONMENT)
     # Ctrl-C reaches the command directly; wait, because it may print a report.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
@@ -62,20 +71,22 @@ def log(message: str) -> None:
     print(f"dev.py: {message}", flush=True)
 
 
-def make_environment() -> None:
-    """Creates a working .venv with pip, or repairs an existing one."""
-    version = "{}.{}".format(*sys.version_info)
-    if output(PYTHON, "-c", "import sys; print('{}.{}'.format(*sys.version_info))") != version:
-        log(f"creating .venv with Python {version}")
-        if VENV.is_file() or VENV.is_symlink():
-            VENV.unlink()
+def make_environment(venv: Path = VENV) -> None:
+    """Creates a working environment with pip, or repairs an existing one."""
+    version, python = "{}.{}".format(*sys.version_info), interpreter(venv)
+    if output(python, "-c", "import sys; print('{}.{}'.format(*sys.version_info))") != version:
+        log(f"creating {venv.name} with Python {version}")
+        if venv.is_file() or venv.is_symlink():
+            venv.unlink()
         # Without pip: some systems have venv but not ensurepip, which it would call.
-        if run(sys.executable, "-m", "venv", "--clear", "--without-pip", str(VENV)) != 0:
-            sys.exit("Could not create .venv. Install Python's venv (on Debian: python3-venv).")
-    if output(PYTHON, "-m", "pip", "--version") is None:
-        log("installing pip into .venv")
-        if output(PYTHON, "-m", "ensurepip", "--default-pip") is None:
-            pip = (sys.executable, "-m", "pip", "--python", PYTHON, "install", "--quiet")
+        if run(sys.executable, "-m", "venv", "--clear", "--without-pip", str(venv)) != 0:
+            sys.exit(
+                f"Could not create {venv.name}. Install Python's venv (on Debian: python3-venv)."
+            )
+    if output(python, "-m", "pip", "--version") is None:
+        log(f"installing pip into {venv.name}")
+        if output(python, "-m", "ensurepip", "--default-pip") is None:
+            pip = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet")
             if run(*pip, "--force-reinstall", "pip") != 0:
                 sys.exit(
                     "Could not install pip. Install Python's ensurepip (on Debian: python3-venv)."
@@ -116,23 +127,37 @@ def test(*args: str) -> int:
     return run(PYTHON, "-m", "pytest", "-n", "2", "--dist", "worksteal", *args)
 
 
-def check(*args: str) -> int:
-    if args:
-        print(f"check: expected no arguments, got {' '.join(args)}", file=sys.stderr)
-        return 2
+def check() -> int:
     install("test")
     tools = ("ruff format --check .", "ruff check .", "mypy")
     return max(run(PYTHON, "-m", *tool.split()) for tool in tools)
 
 
-def docs(*args: str) -> int:
-    if args:
-        print(f"docs: expected no arguments, got {' '.join(args)}", file=sys.stderr)
-        return 2
+def docs() -> int:
     install("docs", "plots")
     log("building docs/_build/html/index.html")
     options = ("-q", "-W", "--keep-going", "-b", "html", "-d", "docs/_build/doctrees")
     return run(PYTHON, "-m", "sphinx", *options, "docs", "docs/_build/html")
+
+
+def package() -> int:
+    install("test")
+    shutil.rmtree(ROOT / "dist", ignore_errors=True)
+    log("building the sdist and from it the wheel, into dist")
+    if run(PYTHON, "-m", "build", "--outdir", "dist") != 0:
+        return 1
+    (wheel,) = (ROOT / "dist").glob("*.whl")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_environment(folder / "venv")
+        python = interpreter(folder / "venv")
+        log(f"installing {wheel.name} into an empty environment")
+        pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+        if run(*pip, f"{wheel}[examples]") != 0:
+            return 1
+        shutil.copytree(ROOT / "examples", folder / "examples")
+        status = run(python, "-m", "vijax", cwd=folder)
+        return status or run(python, "examples/quickstart.py", cwd=folder)
 
 
 def bench(name: str = "", *args: str) -> int:
@@ -146,12 +171,15 @@ def bench(name: str = "", *args: str) -> int:
 
 
 def main(command: str = "--help", *args: str) -> int:
-    commands = {f.__name__: f for f in (quickstart, test, check, docs, bench)}
+    commands = {f.__name__: f for f in (quickstart, test, check, docs, package, bench)}
     if command in ("-h", "--help", "help"):
         print(__doc__.strip())
         return 0
     if command not in commands:
         print(f"unknown command {command!r}; available: {', '.join(commands)}", file=sys.stderr)
+        return 2
+    if args and command in ("check", "docs", "package"):
+        print(f"{command}: expected no arguments, got {' '.join(args)}", file=sys.stderr)
         return 2
     return commands[command](*args)
 

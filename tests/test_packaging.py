@@ -12,7 +12,7 @@ import pytest
 import vijax
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ["quickstart", "test", "check", "docs", "bench"]
+COMMANDS = ["quickstart", "test", "check", "docs", "package", "bench"]
 
 
 def python(*args, cwd=ROOT):
@@ -25,7 +25,7 @@ def test_types_are_shipped():
 
 
 def test_version_is_the_installed_one():
-    assert vijax.__version__ == importlib.metadata.version("vijax")
+    assert vijax.__version__ == importlib.metadata.version("vijax-ppl")
 
 
 def test_every_public_name_exists():
@@ -59,7 +59,7 @@ def test_dev_help(arguments, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["tests"], "unknown command 'tests'; available: quickstart, test, check, docs, bench"),
+        (["tests"], "unknown command 'tests'; available: quickstart, test, check, docs, package, bench"),
         (["bench", "no_such"], "unknown benchmark 'no_such'; available: "),
         (["bench"], "unknown benchmark ''; available: "),
         (["check", "--fix"], "check: expected no arguments, got --fix"),

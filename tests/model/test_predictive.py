@@ -12,6 +12,7 @@ from numpyro.contrib.control_flow import scan
 from tests.model.zoo import CASES, X, Y
 from vijax.contracts import Batch
 from vijax.model import build, predictor, split, unwrap
+from vijax.model.fitted_values import NO_GROWTH
 from vijax.runtime.errors import ModelError
 
 NUM_DRAWS = 4
@@ -32,12 +33,17 @@ class Fit:
         self.sites = every(self.z)
         self.x = {name: self.sites[name] for name in self.target.space.names}
 
-    def predict(self, *args, seed=2, **kwargs):
+    def predict(self, *args, seed=2, growing=NO_GROWTH, do=None, **kwargs):
         if not args and not kwargs:
             args, kwargs = self.arguments.join(self.batch.data)
-        program, batch = predictor(self.model, args, kwargs, self.target)
+        do = do or {}
+        program, batch, redrawn = predictor(
+            self.model, args, kwargs, self.target, growing=growing, do=do
+        )
         keys = jax.random.split(jax.random.key(seed), self.num_draws)
-        return program(keys, self.x, batch, *self.start)
+        values = {name: x for name, x in self.x.items() if name not in redrawn}
+        values |= {n: np.broadcast_to(v, (self.num_draws, *np.shape(v))) for n, v in do.items()}
+        return program(keys, values, batch, *self.start)
 
 
 def of(name, **options):

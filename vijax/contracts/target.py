@@ -338,6 +338,7 @@ class Target:
         *static: Hashable,
         donate: tuple[int, ...] = (),
         float32: bool = True,
+        quick: bool = False,
     ) -> Callable[..., Any]:
         """`jax.jit(function(self, *static, ...))`, cached for equal `function` and `static`.
 
@@ -350,8 +351,9 @@ class Target:
             donate: see `jax.jit`.
             float32: whether matrix products have full float32 precision on accelerators, too; if
                 not, they have JAX's default.
+            quick: whether to compile fast rather than well, also for a model of few sites.
         """
-        lookup, known = (function, *static), self.programs.compiled
+        lookup, known = (function, quick, *static), self.programs.compiled
         if lookup not in known:
 
             def call(*arrays: Any) -> Any:
@@ -359,6 +361,6 @@ class Target:
                     return function(self, *static, *arrays)
 
             call.__name__ = call.__qualname__ = getattr(function, "__name__", "program")
-            options = fast_compilation() if self.many_sites else None
+            options = fast_compilation() if quick or self.many_sites else None
             known[lookup] = jax.jit(call, donate_argnums=donate, compiler_options=options)
         return known[lookup]

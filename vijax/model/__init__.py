@@ -3,6 +3,7 @@
 from vijax.model.build import build, build_marginalized
 from vijax.model.concrete import split_and_build
 from vijax.model.data_checks import check_data
+from vijax.model.fitted_values import Growing
 from vijax.model.init_strategies import init_strategy
 from vijax.model.log_density import from_log_density
 from vijax.model.minibatch.additivity import check_batches
@@ -14,6 +15,7 @@ from vijax.model.tracing.arguments import Arguments, ModelCall, split, unwrap
 
 __all__ = [
     "Arguments",
+    "Growing",
     "ModelCall",
     "batch_request",
     "build",

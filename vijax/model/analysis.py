@@ -89,12 +89,21 @@ def analyze(traced: TracedModel) -> Analysis:
 
 def values_and_distributions(trace: Trace) -> list[Any]:
     """The values and the parameters of the distributions of all sites."""
-    parts = [
-        (site["value"], _parameters(site.get("fn")))
+    return [
+        leaf
         for site in trace.values()
         if site["type"] != "plate"
+        for leaf in (*_arrays(site["value"]), *distribution_arrays(site))
     ]
-    return [leaf for leaf in jax.tree.leaves(parts) if isinstance(leaf, _NUMERIC)]
+
+
+def distribution_arrays(site: Mapping[str, Any]) -> list[Any]:
+    """The parameters of a site's distribution; none of other sites."""
+    return _arrays(_parameters(site.get("fn")))
+
+
+def _arrays(tree: Any) -> list[Any]:
+    return [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, _NUMERIC)]
 
 
 def _parameters(fn: Any) -> Any:

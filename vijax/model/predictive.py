@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,17 +12,54 @@ from jax import Array
 
 from vijax.contracts import Batch, PyTree, Target
 from vijax.model.analysis import trace_with_default_rows, values_and_distributions
+from vijax.model.fitted_values import NO_GROWTH, Growing, fitted_value, other_size
+from vijax.model.interventions import check_sites, descendants, set_value
 from vijax.model.log_density import log_density_model
 from vijax.model.traced_model import TracedModel
 from vijax.model.tracing import substitution
 from vijax.model.tracing.arguments import ModelCall, split, unwrap
 from vijax.model.tracing.handler import Message, Step, SubstituteFn
-from vijax.model.tracing.sites import Trace, at_step, fixed_value, is_data, site_shape
+from vijax.model.tracing.sites import Trace, fixed_value, is_data, site_shape
 from vijax.runtime.errors import ModelError
 from vijax.runtime.fingerprint import fingerprint
 from vijax.runtime.jaxpr_digest import jaxpr_digest
 
 Draws = dict[str, Array]
+
+_FEW_ELEMENTS = 2000  # of one draw, up to which a program takes longer to compile well than to run
+
+
+class Scenario(NamedTuple):
+    """How a model is run; the static part of a program.
+
+    Attributes:
+        observed: the observed sites: they are drawn if the data of all of them are given.
+        resizable: sites whose rows are all new if their number differs from that in the fit.
+        growing: the plates that may be larger than in the fit.
+        do: sites whose values are set.
+    """
+
+    observed: tuple[str, ...] = ()
+    resizable: frozenset[str] = frozenset()
+    growing: Growing = NO_GROWTH
+    do: frozenset[str] = frozenset()
+
+
+class Predictor(NamedTuple):
+    """A compiled program for draws of a model's sites, at arguments of one shape.
+
+    Attributes:
+        program: `(keys, values, batch, model, mutable) -> draws`, where `keys` and the constrained
+            `values` of latents and of sites in `do` have a leading axis of draws, and `model` and
+            `mutable` are those of the fit. `draws` has every sampled site, site in `do` and
+            deterministic by name.
+        batch: the data.
+        redrawn: the sites that depend on those in `do`: they are not to be in `values`.
+    """
+
+    program: Callable[..., Draws]
+    batch: Batch
+    redrawn: frozenset[str] = frozenset()
 
 
 def predictor(
@@ -31,15 +68,17 @@ def predictor(
     kwargs: dict[str, Any],
     target: Target,
     by_content: frozenset[str] = frozenset(),
-) -> tuple[Callable[..., Draws], Batch]:
-    """A compiled program for the posterior predictive at new arguments, and its batch.
+    growing: Growing = NO_GROWTH,
+    do: Collection[str] = (),
+) -> Predictor:
+    """A compiled program for the posterior predictive at new arguments.
 
     Latent sites take their posterior draws, `param` sites their fitted values. An observed site
     whose data are missing (`y=None`) is sampled given the data of the others; if no data are
     missing, all observed sites are sampled, each given the sampled values of earlier ones. Sites
     that were not in the fit are sampled from their conditional distribution, and so are
     marginalized discrete sites in plates of another size than in the fit, whose rows are new. A
-    scan may have more steps than in the fit.
+    scan or a random walk may have more steps than in the fit.
 
     Args:
         model: the model function.
@@ -47,15 +86,35 @@ def predictor(
         kwargs: its new keyword arguments.
         target: the target of the fit.
         by_content: its arrays that are static, see `Arguments.by_content`.
-
-    Returns:
-        `(keys, values, batch, model, mutable) -> draws`, where `keys` and the constrained latent
-        `values` have a leading axis of draws, and `model` and `mutable` are those of the fit; and
-        `batch`. `draws` has every sampled site and deterministic by name.
+        growing: the plates that may be larger than in the fit.
+        do: sites whose values are set; latents that depend on them are sampled.
 
     Raises:
         ArgumentError: the arguments do not match the model.
-        ModelError: when the program runs: a latent has another shape than in the fit.
+        ModelError: a site in `do` is unknown; or, when the program runs, a latent has another
+            shape than in the fit.
+    """
+    call, data = model_call(model, args, kwargs, by_content)
+    scenario = Scenario(
+        target.structure.observed, frozenset(target.marginalized.sizes), growing, frozenset(do)
+    )
+    redrawn = redrawn_sites(call, scenario) if do else frozenset[str]()
+    size = target.space.dim + sum(jnp.size(array) for array in data.values())
+    program = target.program(_predict, call, scenario, quick=size <= _FEW_ELEMENTS)
+    return Predictor(program, Batch(data), redrawn)
+
+
+def model_call(
+    model: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    by_content: frozenset[str] = frozenset(),
+) -> tuple[ModelCall, dict[str, Array]]:
+    """A call of a model as configuration of a program, and the arrays among its arguments.
+
+    Raises:
+        ArgumentError: the arguments do not match the model.
+        ModelError: the model is a log density.
     """
     model, args, kwargs = unwrap(model, args, kwargs)
     if model is log_density_model:
@@ -64,10 +123,9 @@ def predictor(
             "posterior.sample() instead."
         )
     arguments, data = split(model, args, kwargs, by_content=by_content)
-    traced = TracedModel(model, arguments)
     code = fingerprint(model, opaque_by_identity=True)
-    lookup = (code, arguments.lookup, _digest(traced))
-    return target.program(_predict, ModelCall(lookup, model, arguments)), Batch(data)
+    lookup = (code, arguments.lookup, _digest(TracedModel(model, arguments)))
+    return ModelCall(lookup, model, arguments), data
 
 
 def _digest(traced: TracedModel) -> str:
@@ -80,29 +138,57 @@ def _digest(traced: TracedModel) -> str:
     return jaxpr_digest(jax.make_jaxpr(run)(traced.arguments.abstract()))
 
 
-def _predict(
-    target: Target,
+def abstract_call(call: ModelCall) -> tuple[TracedModel, Trace]:
+    """The model of a call, and an abstract trace of it."""
+    traced = TracedModel(call.model, call.arguments)
+    return traced, trace_with_default_rows(traced, _origin_or_draw, with_log_density=False)
+
+
+def redrawn_sites(call: ModelCall, scenario: Scenario) -> frozenset[str]:
+    """The sites that depend on those in `scenario.do`.
+
+    Raises:
+        ModelError: a site in `do` is unknown.
+    """
+    traced, trace = abstract_call(call)
+    check_sites(trace, sorted(scenario.do))
+    resampled = _resampled(trace, scenario.observed)
+    return descendants(traced, trace, scenario.do, lambda name: name in resampled)
+
+
+def _predict(target: Target, call: ModelCall, scenario: Scenario, *arrays: Any) -> Draws:
+    return run_scenario(call, scenario, *arrays)
+
+
+def run_scenario(
     call: ModelCall,
+    scenario: Scenario,
     keys: Array,
     values: Draws,
     batch: Batch,
     model: dict[str, PyTree],
     mutable: dict[str, PyTree],
 ) -> Draws:
-    traced = TracedModel(call.model, call.arguments)
-    trace = trace_with_default_rows(traced, _origin_or_draw, with_log_density=False)
-    resampled = _resampled(trace, target.structure.observed)
+    """Draws of a model's sites, see `Predictor.program`."""
+    traced, trace = abstract_call(call)
+    resampled = _resampled(trace, scenario.observed)
 
     def draw(key: Array, values: Draws) -> Draws:
-        substitute_fn = _from_posterior(
-            key, values, resampled, frozenset(target.marginalized.sizes)
+        trace = traced.trace(
+            batch._replace(key=jax.random.fold_in(key, 0)),
+            _from_posterior(
+                key, values, resampled, scenario.resizable, scenario.growing, scenario.do
+            ),
+            model,
+            mutable,
+            with_log_density=False,
+            deterministic=_deterministic(values, scenario),
         )
-        run_key = batch._replace(key=jax.random.fold_in(key, 0))
-        trace = traced.trace(run_key, substitute_fn, model, mutable, with_log_density=False)
         return {
             name: site["value"]
             for name, site in trace.items()
             if site["type"] == "deterministic"
+            or name in scenario.do
             or (site["type"] == "sample" and not site["is_observed"] and name not in values)
         }
 
@@ -130,16 +216,28 @@ def _base_name(name: str) -> str:
     return name.removesuffix("_observed")  # `obs_mask` splits a site in two
 
 
-def _from_posterior(
-    key: Array, values: Draws, resampled: frozenset[str], discrete: frozenset[str]
-) -> SubstituteFn:
-    """Latent values from the posterior, and draws of other sites from their distributions.
+def _deterministic(values: Draws, scenario: Scenario) -> SubstituteFn:
+    def substitute(name: str, site: Message, steps: tuple[Step, ...]) -> Any:
+        return set_value(name, site, steps, values[name]) if name in scenario.do else None
 
-    `discrete` sites of another shape than in the fit are sampled, since their rows are new.
-    """
+    return substitute
+
+
+def _from_posterior(
+    key: Array,
+    values: Draws,
+    resampled: frozenset[str],
+    resizable: frozenset[str],
+    growing: Growing = NO_GROWTH,
+    do: frozenset[str] = frozenset(),
+) -> SubstituteFn:
+    """Latent values from the posterior, set values, and draws of other sites, see `Scenario`."""
     counter = itertools.count(1)  # 0 is for the key of the model
 
     def substitute(name: str, site: Message, steps: tuple[Step, ...]) -> Any:
+        if name in do:
+            site["is_observed"] = False
+            return set_value(name, site, steps, values[name])
         if site["value"] is not None:
             if not (site["is_observed"] and name in resampled):
                 return None
@@ -150,40 +248,21 @@ def _from_posterior(
         fixed = fixed_value(site)
         if fixed is not None:
             return fixed
-        if name not in values:
-            return _draw(name, site, steps, key, next(counter))
         number = next(counter)
+        if name not in values:
+            return _draw(name, site, steps, key, number)
 
         def draw() -> Array:
             return _draw(name, site, steps, key, number)
 
-        return _posterior_value(name, site, steps, values[name], draw, name in discrete)
+        found = fitted_value(name, site, steps, values[name], draw, growing)
+        if found is not None:
+            return found
+        if name not in resizable:
+            raise other_size(name, site, steps, values[name].shape)
+        return draw()
 
     return substitute
-
-
-def _posterior_value(
-    name: str,
-    site: Message,
-    steps: tuple[Step, ...],
-    series: Array,
-    draw: Callable[[], Array],
-    may_resize: bool,
-) -> Array:
-    expected = (*(step.length for step in steps), *site_shape(site))
-    if series.shape == expected:
-        return at_step(series, steps)
-    if len(steps) == 1 and series.shape[1:] == expected[1:] and len(series) < expected[0]:
-        index = steps[0].index  # a longer series, with new steps at the end
-        past = series[jnp.minimum(index, len(series) - 1)]
-        return jnp.where(index < len(series), past, draw())
-    if may_resize:
-        return draw()
-    raise ModelError(
-        f"site {name!r}: expected the shape {series.shape} that it had in the fit, got {expected} "
-        "at these inputs. The posterior is that of the fitted groups: predict with the same plate "
-        f"sizes, or sample the values of new groups from their prior with from_prior=[{name!r}]."
-    )
 
 
 def _draw(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ from jax import Array
 
 from vijax.contracts import Batch
 from vijax.diagnostics.importance import block_size
-from vijax.model import predictor
+from vijax.model import Growing, predictor
 from vijax.posterior import condition, draws, pointwise
 from vijax.posterior.requirements import require_data, unsubsampled_data
 from vijax.posterior.result import FitResult
@@ -23,26 +23,83 @@ from vijax.runtime.errors import ModelError, mismatch
 from vijax.runtime.keys import fold_in
 
 
+class Changes(NamedTuple):
+    """What differs from the fit in a prediction; see `Posterior.predict`.
+
+    Attributes:
+        from_prior: latent sites that are drawn from their prior.
+        growing: the plates that may be larger than in the fit.
+        do: values of sites.
+    """
+
+    from_prior: frozenset[str] = frozenset()
+    growing: Growing = Growing()
+    do: Mapping[str, Any] = {}
+
+
+NO_CHANGES = Changes()
+
+
 def predict(
     result: FitResult,
     key: Array,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     num_draws: int,
-    from_prior: Collection[str],
+    changes: Changes = NO_CHANGES,
 ) -> Arrays:
     """See `Posterior.predict`."""
-    latent = [*result.target.space.names, *result.target.marginalized.sizes]
-    if isinstance(from_prior, str) or not set(from_prior) < set(latent):
-        expected = f"a collection of some of the sites {latent}"
-        raise ModelError(mismatch("from_prior", expected, repr(from_prior)))
     if not args and not kwargs:
         require_data(result, "predict at the fit's own inputs")
         args, kwargs = result.arguments.join(result.batch.data)
     elif result.guide.amortized:
-        return predict(condition.at(result, args, kwargs), key, (), {}, num_draws, from_prior)
+        return predict(condition.at(result, args, kwargs), key, (), {}, num_draws, changes)
     z = unconstrained(result, fold_in(key, 0), num_draws)
-    return predictive(result, fold_in(key, 1), z, args, kwargs, from_prior)
+    return predictive(result, fold_in(key, 1), z, args, kwargs, changes)
+
+
+def checked_changes(
+    result: FitResult,
+    new_groups: Collection[str] | str | bool,
+    from_prior: Collection[str],
+    do: Mapping[str, Any] | None,
+    grown: Collection[tuple[int, int]] = (),
+) -> Changes:
+    """The options of `Posterior.predict` that change the model.
+
+    Args:
+        result: of the fit.
+        new_groups: plates that may be larger than in the fit; `True` for all.
+        from_prior: latent sites.
+        do: values by site.
+        grown: `(size in the fit, size now)` of plates that are known to have new members, those
+            of labels that the fit did not have.
+
+    Raises:
+        ModelError: a name is unknown.
+        TypeError: `do` is not a mapping.
+    """
+    plates = list(result.target.subsampling.plates)
+    if isinstance(new_groups, bool):
+        named = set(plates) if new_groups else set()
+    else:
+        named = {new_groups} if isinstance(new_groups, str) else set(new_groups)
+    if not named <= set(plates):
+        unknown = ", ".join(map(repr, sorted(named - set(plates))))
+        message = mismatch("new_groups", f"plates of the model, of {plates}", unknown)
+        raise ModelError(message)
+    latent = [*result.target.space.names, *result.target.marginalized.sizes]
+    if isinstance(from_prior, str) or not set(from_prior) < set(latent):
+        expected = f"a collection of some of the sites {latent}"
+        raise ModelError(mismatch("from_prior", expected, repr(from_prior)))
+    if do is not None and not isinstance(do, Mapping):
+        raise TypeError(mismatch("do", "a mapping from sites to their values", repr(do)))
+    both = sorted({*(do or {})} & {*from_prior})
+    if both:
+        expected = "sites that are not in from_prior, too"
+        raise ModelError(mismatch("do", expected, ", ".join(map(repr, both))))
+    growing = Growing(frozenset(named), frozenset(grown))
+    return Changes(frozenset(from_prior), growing, do or {})
 
 
 def predictive(
@@ -51,18 +108,19 @@ def predictive(
     z: Arrays,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    from_prior: Collection[str] = (),
+    changes: Changes = NO_CHANGES,
 ) -> Arrays:
-    """Predictive draws at new arguments given unconstrained draws of the latents.
-
-    Latents in `from_prior` are drawn from their prior given the others.
-    """
-    by_content = result.arguments.by_content
-    program, batch = predictor(result.model, args, kwargs, result.target, by_content)
+    """Predictive draws at new arguments given unconstrained draws of the latents."""
+    target, do = result.target, {name: np.asarray(x) for name, x in changes.do.items()}
+    program, batch, redrawn = predictor(
+        result.model, args, kwargs, target, result.arguments.by_content, changes.growing, do.keys()
+    )
     values = draws.constrain(result, draws.with_discrete(result, z, fold_in(key, 2)))
-    latent = {*result.target.space.names, *result.target.marginalized.sizes} - {*from_prior}
+    latent = {*target.space.names, *target.marginalized.sizes} - changes.from_prior - redrawn
     values = {name: value for name, value in values.items() if name in latent}
-    size = block_size(batch, result.target.space.dim)
+    num_draws = len(next(iter(z.values())))
+    values |= {name: np.broadcast_to(x, (num_draws, *x.shape)) for name, x in do.items()}
+    size = block_size(batch, target.space.dim)
 
     def block(part: Arrays, rows: np.ndarray) -> Any:
         keys = jax.random.split(fold_in(key, int(rows[0])), size)

@@ -32,32 +32,44 @@ class PredictiveMethods(FitProperties):
         *args: Any,
         num_draws: int = 1000,
         rng_key: RngKey = 0,
+        new_groups: Collection[str] | str | bool = (),
         from_prior: Collection[str] = (),
+        do: Mapping[str, Any] | None = None,
         model_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> dict[str, np.ndarray]:
         """Posterior predictive draws at new inputs, deterministics included.
+
+        A `scan` or a `GaussianRandomWalk` with more steps than in the fit is forecast: its states
+        go on from the last fitted ones.
 
         Args:
             *args: the model's arguments at the new inputs; those of the fit by default. Observed
                 sites are drawn even if their data are passed.
             num_draws: number of draws.
             rng_key: an int, a JAX key or a legacy key.
+            new_groups: a plate, plates, or `True` for all, that may have more members than in the
+                fit. Those of the fit come first and keep their posterior; the others are new, and
+                their latents are drawn from the hierarchy, given the other latents of a draw.
             from_prior: latent sites to draw from their prior given the other latents, ignoring
-                what the fit learned of them (which is not a forecast), in any number.
+                what the fit learned of them: not a forecast.
+            do: values of sites, in every draw (interventions, counterfactuals): by sample site or
+                deterministic, a number or an array that broadcasts to its shape. What depends on
+                them is computed and drawn anew; all else keeps its posterior.
             model_kwargs: keyword arguments of the model whose names are also options.
             **kwargs: the model's keyword arguments.
 
         Returns:
-            By observed site, deterministic and site in `from_prior`, `(num_draws, *shape)`.
+            By observed site, deterministic, and site in `from_prior` or `do` or that depends on
+            `do`, `(num_draws, *shape)`.
 
         Raises:
-            ModelError: the shape of a latent at these inputs differs from that in the fit, or
-                `from_prior` is not a subset of the latents.
+            ModelError: the shape of a latent at these inputs differs from that in the fit, a name
+                is unknown, or a value in `do` has the wrong shape.
         """
-        kwargs = merged(kwargs, model_kwargs)
-        key = as_key(rng_key)
-        return prediction.predict(self._result, key, args, kwargs, num_draws, from_prior)
+        changes = prediction.checked_changes(self._result, new_groups, from_prior, do)
+        key, kwargs = as_key(rng_key), merged(kwargs, model_kwargs)
+        return prediction.predict(self._result, key, args, kwargs, num_draws, changes)
 
     def at(self, *args: Any, **kwargs: Any) -> Self:
         """The amortized posterior at other rows of data.

@@ -137,7 +137,9 @@ def test_sites_must_share_the_axis():
         numpyro.sample("x", dist.Normal(0.0, 1.0).expand([5]).to_event(1))
         numpyro.sample("level", dist.Normal(0.0, 1.0))
 
-    with pytest.raises(GuideError, match="Markov site 'level': expected a leading axis"):
+    with pytest.raises(
+        GuideError, match=r"Markov site 'level': expected a leading axis.*'fullrank'\}"
+    ):
         block_indices(build(model, split(model, (), {})[0]).space)
 
 

@@ -139,7 +139,10 @@ def block_indices(space: Space) -> np.ndarray:
     for name, other in lengths.items():
         if other != length or not other:
             expected = f"a leading axis of length {length}" if length else "a leading axis"
-            raise GuideError(mismatch(f"Markov site {name!r}", expected, f"length {other}"))
+            chain = chain_sites(space)
+            key = chain[0] if len(chain) == 1 else chain
+            remedy = f"Assign it to the sites of the scan: {{{key!r}: 'markov', ...: 'fullrank'}}."
+            raise GuideError(mismatch(f"Markov site {name!r}", expected, f"length {other}", remedy))
     starts = np.cumsum([0, *(site.size for site in space.sites)])[:-1]
     columns = [
         start + np.arange(site.size).reshape(length, -1)

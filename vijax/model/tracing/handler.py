@@ -106,6 +106,7 @@ class ValueSources:
         index: rows in use of subsampled plates.
         full_sizes: their numbers of rows, where the model is given only the rows of the minibatch.
         with_log_density: whether the log density of the trace is needed.
+        deterministic: the value of every deterministic, `None` for that of the model.
         plates: set during the run: full size and number of rows in use, by plate.
         scales: set during the run: full rows over rows in use, by plate, for plates that NumPyro
             takes to be complete.
@@ -120,6 +121,7 @@ class ValueSources:
     index: Mapping[str, Array]
     full_sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     with_log_density: bool = True
+    deterministic: SubstituteFn | None = None
     plates: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
     scales: dict[str, float] = dataclasses.field(default_factory=dict)
     vectorized_loops: frozenset[int] = frozenset()
@@ -171,7 +173,7 @@ class ValueHandler(Messenger):
             self._enter_control_flow(msg)
         elif "name" not in msg or msg.get("_control_flow_done"):
             pass  # not a site, or one whose value was set inside the body
-        elif kind in ("param", "mutable", "plate"):
+        elif kind in ("param", "mutable", "plate", "deterministic"):
             value = getattr(self, f"_{kind}")(self._name(msg), msg)
             if value is not None:
                 msg["value"] = value
@@ -273,6 +275,10 @@ class ValueHandler(Messenger):
         if name not in self.sources.mutable:
             return None
         return copy_containers(self.sources.mutable[name])
+
+    def _deterministic(self, name: str, msg: Message) -> Any:
+        source = self.sources.deterministic
+        return None if source is None else source(name, msg, self.steps)
 
     def _plate(self, name: str, msg: Message) -> Array | None:
         size, used = msg["args"]

@@ -39,6 +39,7 @@ def run_model(
     first_step: bool = False,
     sampled: SampledSites = frozenset(),
     latents_traced: bool = True,
+    deterministic: SubstituteFn | None = None,
 ) -> Trace:
     """The model's trace, with the values of sample sites from `substitute_fn`.
 
@@ -57,6 +58,7 @@ def run_model(
         first_step: whether that is the first step, or all others.
         sampled: discrete latent sites that are sampled by the guide, not marginalized.
         latents_traced: see `validate_concrete_arguments`.
+        deterministic: the value of a deterministic, see `ValueSources`.
     """
 
     def sample(name: str, site: Message, steps: tuple[Step, ...]) -> Any:
@@ -74,6 +76,7 @@ def run_model(
         index or {},
         full_sizes or {},
         with_log_density,
+        deterministic,
         vectorized_loops=vectorized_loops,
         first_step=first_step,
     )

@@ -39,9 +39,12 @@ def is_sampled(site: Mapping[str, Any]) -> bool:
 
 def is_data(site: Mapping[str, Any]) -> bool:
     """Whether a site is observed data, not a factor."""
-    if site["type"] != "sample" or not site["is_observed"]:
-        return False
-    return not site["infer"].get("is_auxiliary", False)
+    return site["type"] == "sample" and site["is_observed"] and not is_factor(site)
+
+
+def is_factor(site: Mapping[str, Any]) -> bool:
+    """Whether a sample site is a factor, a term of the log density without a value."""
+    return site["infer"].get("is_auxiliary", False)
 
 
 def is_subsampled(site: Mapping[str, Any], trace: Trace) -> bool:

@@ -1,0 +1,130 @@
+"""Sites with a value set by the user, as by the do-operator, and the sites that depend on them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from vijax.contracts import Batch
+from vijax.model.analysis import distribution_arrays
+from vijax.model.traced_model import TracedModel
+from vijax.model.tracing.handler import Message, Step, SubstituteFn
+from vijax.model.tracing.sites import Trace, at_step, is_factor, site_shape
+from vijax.runtime.errors import ModelError, mismatch
+from vijax.runtime.jaxpr import dependencies
+
+
+def set_value(name: str, site: Message, steps: tuple[Step, ...], value: Array) -> Array:
+    """The value set for a sample site or deterministic, at the current step.
+
+    Args:
+        name: of the site.
+        site: its message.
+        steps: of the scans it is in.
+        value: broadcast to the shape of the site over all steps.
+
+    Raises:
+        ModelError: it does not broadcast to that shape.
+    """
+    if site["type"] == "deterministic":
+        shape, dtype = jnp.shape(site["value"]), jnp.result_type(site["value"])
+    else:
+        shape = jnp.shape(site["value"]) if site["value"] is not None else site_shape(site)
+        kind = int if site["fn"].is_discrete else float
+        dtype = jnp.result_type(value, kind) if kind is float else jnp.result_type(kind)
+    shape = (*(step.length for step in steps), *shape)
+    try:
+        series = jnp.broadcast_to(value, shape).astype(dtype)
+    except ValueError:
+        expected = f"a value that broadcasts to the site's shape {shape}"
+        message = mismatch(f"do[{name!r}]", expected, f"shape {jnp.shape(value)}")
+        raise ModelError(message) from None
+    return at_step(series, steps)
+
+
+def check_sites(trace: Trace, names: Collection[str]) -> None:
+    """Checks that a model has sample sites or deterministics of these names.
+
+    Raises:
+        ModelError: one is unknown; the message names it and a similar one.
+    """
+    known = [
+        name
+        for name, site in trace.items()
+        if site["type"] == "deterministic" or (site["type"] == "sample" and not is_factor(site))
+    ]
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"Did you mean {close[0]!r}?" if close else ""
+            raise ModelError(mismatch("do", f"some of the sites {known}", repr(name), hint))
+
+
+def descendants(
+    traced: TracedModel, trace: Trace, do: Collection[str], drawn: Callable[[str], bool]
+) -> frozenset[str]:
+    """The sample sites whose distribution depends on a site in `do`, directly or through others.
+
+    Args:
+        traced: the model.
+        trace: an abstract trace of it.
+        do: sites whose values are set.
+        drawn: whether an observed site is drawn, so that others can depend on `do` through it.
+    """
+    nodes = {
+        name: jax.ShapeDtypeStruct(jnp.shape(site["value"]), jnp.result_type(site["value"]))
+        for name, site in trace.items()
+        if name in do or _is_drawn(name, site, drawn)
+    }
+    names = sorted(nodes)  # the leaf order of a dict
+
+    def distributions(values: dict[str, Array], data: dict[str, Array]) -> dict[str, list[Any]]:
+        found = traced.trace(
+            Batch(data),
+            _given(values),
+            with_log_density=False,
+            deterministic=_given(values),
+        )
+        return {name: distribution_arrays(found[name]) for name in names if name not in do}
+
+    closed, shapes = jax.make_jaxpr(distributions, return_shape=True)(
+        nodes, traced.arguments.abstract()
+    )
+    labels = [frozenset({(name, 0)}) for name in names]
+    labels += [frozenset()] * (len(closed.jaxpr.invars) - len(labels))
+    leaves = dependencies(closed.jaxpr, labels)
+    parents: dict[str, set[str]] = {}
+    tree = jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+    for name, found in tree.items():
+        every = jax.tree.leaves(found, is_leaf=lambda leaf: isinstance(leaf, frozenset))
+        parents[name] = {label for one in every for label, _ in one}
+    return _closure(parents, do)
+
+
+def _is_drawn(name: str, site: Message, drawn: Callable[[str], bool]) -> bool:
+    if site["type"] != "sample" or is_factor(site):
+        return False
+    return not site["is_observed"] or drawn(name)
+
+
+def _given(values: Mapping[str, Array]) -> SubstituteFn:
+    def substitute(name: str, site: Message, steps: tuple[Step, ...]) -> Any:
+        if name not in values:
+            return None
+        site["is_observed"] = False
+        return at_step(values[name], steps)
+
+    return substitute
+
+
+def _closure(parents: Mapping[str, set[str]], start: Collection[str]) -> frozenset[str]:
+    found, new = set[str](), set(start)
+    while new:
+        found |= new
+        new = {name for name, above in parents.items() if above & new} - found
+    return frozenset(found - set(start))

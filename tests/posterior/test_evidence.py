@@ -117,6 +117,26 @@ def test_comparison_of_models():
         found["cubic"]
 
 
+def test_models_without_pointwise_likelihoods_are_compared_by_their_evidence():
+    """A likelihood in a factor, beside the same model with an observed site."""
+
+    def flat(y):
+        a = numpyro.sample("a", dist.Normal(0.0, 1.0))
+        numpyro.factor("likelihood", dist.Normal(a, 0.5).log_prob(y).sum())
+
+    fits = {
+        "factor": vijax.fit(flat, Y, progress_bar=False),
+        "line": vijax.fit(line, Y, True, progress_bar=False),
+    }
+    found = vijax.compare(fits)
+    assert [row.name for row in found.rows] == ["line", "factor"]
+    exact = {name: exact_line(name == "line")[0] for name in fits}
+    for row in found.rows:
+        assert abs(row.log_evidence - exact[row.name]) < 5 * row.log_evidence_se + 1e-3
+        assert np.isnan([row.elpd, row.elpd_diff, row.weight]).all()
+    assert "No elpd: 'factor' without observed sites" in str(found)
+
+
 def test_models_without_names_are_refused():
     with pytest.raises(VijaxError, match=r"by name, \{'one': first, .* got list"):
         vijax.compare([])

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from jax import Array
 
 from vijax.posterior.evidence import Evidence
 from vijax.posterior.loo import by_observation, leave_one_out
@@ -17,9 +18,14 @@ from vijax.runtime.errors import VijaxError
 from vijax.runtime.keys import RngKey, as_key, fold_in
 from vijax.runtime.keywords import explain_keywords
 
+_NO_LOO = (*[math.nan] * 4, 0, math.nan)  # the columns `elpd` to `weight` without likelihoods
+
 
 class Row(NamedTuple):
     """Comparison figures of one model.
+
+    Those from `elpd` to `weight` are `nan`, and `num_bad` 0, where a model has no pointwise
+    likelihood.
 
     Attributes:
         name: of the model.
@@ -54,9 +60,12 @@ class Comparison:
 
     Attributes:
         rows: one for each model.
+        note: why there is no expected log predictive density, so that the order is that of the
+            evidence; empty where there is.
     """
 
     rows: tuple[Row, ...]
+    note: str = ""
 
     def __getitem__(self, name: str) -> Row:
         """The row of a model."""
@@ -69,9 +78,10 @@ class Comparison:
         names = "log evidence,SE,log BF,SE,elpd,SE,diff,SE,bad k,weight"
         lines: list[tuple[str, ...]] = [("", *names.split(","))]
         for row in self.rows:
-            numbers = (f"{value:.2f}" for value in row[1:9])
-            lines.append((row.name, *numbers, str(row.num_bad), f"{row.weight:.2f}"))
-        return table(lines)
+            numbers = ["-" if math.isnan(value) else f"{value:.2f}" for value in row[1:]]
+            numbers[-2] = "-" if math.isnan(row.elpd) else str(row.num_bad)
+            lines.append((row.name, *numbers))
+        return f"{table(lines)}\n{self.note}".rstrip()
 
 
 @explain_keywords
@@ -86,6 +96,9 @@ def compare(
     `posterior.sample`. Sources: Practical Bayesian model evaluation using leave-one-out
     cross-validation and WAIC, Vehtari, Gelman, Gabry, 2017; Using stacking to average Bayesian
     predictive distributions, Yao, Vehtari, Simpson, Gelman, 2018.
+
+    If a model has no observed site (a likelihood in `numpyro.factor`, `from_log_density`), there
+    are no pointwise likelihoods to compare: models are ordered by their evidence alone.
 
     Args:
         posteriors: by name, two or more full-batch fits with guides that have a density.
@@ -108,27 +121,48 @@ def compare(
     if len(posteriors) < 2:
         raise VijaxError(f"compare: expected two or more posteriors, got {list(posteriors)}.")
     key = as_key(rng_key)
-    pointwise, found = {}, {}
+    found = {}
     for name, posterior in posteriors.items():
         evidence = posterior.log_evidence(rng_key=fold_in(key, 0), num_draws=num_draws)
         assert isinstance(evidence, Evidence)
         found[name] = evidence
-        pointwise[name] = by_observation(
-            posterior.log_likelihood(num_draws, rng_key=fold_in(key, 1))
-        )
+    best = max(found.values(), key=lambda one: one.value)
+    unobserved = [
+        name for name, one in posteriors.items() if not one._result.target.structure.observed
+    ]
+    loo = (
+        dict.fromkeys(posteriors, _NO_LOO)
+        if unobserved
+        else _columns(_pointwise(posteriors, fold_in(key, 1), num_draws))
+    )
+    rows = []
+    for name, one in found.items():
+        factor_se = 0.0 if one is best else math.hypot(one.se, best.se)
+        rows.append(Row(name, one.value, one.se, one.value - best.value, factor_se, *loo[name]))
+    if not unobserved:
+        return Comparison(tuple(sorted(rows, key=lambda row: -row.elpd)))
+    note = (
+        f"No elpd: {', '.join(map(repr, unobserved))} without observed sites, hence without "
+        "pointwise likelihoods; ordered by log evidence."
+    )
+    return Comparison(tuple(sorted(rows, key=lambda row: -row.log_evidence)), note)
+
+
+def _pointwise(
+    posteriors: Mapping[str, Posterior], key: Array, num_draws: int
+) -> dict[str, np.ndarray]:
+    """By model, the log likelihood of every observation, `(num_draws, num_rows)`."""
+    pointwise = {
+        name: by_observation(posterior.log_likelihood(num_draws, rng_key=key))
+        for name, posterior in posteriors.items()
+    }
     counts = {name: values.shape[1] for name, values in pointwise.items()}
     if len(set(counts.values())) > 1:
         raise VijaxError(
             f"compare: expected models of the same observations, got {counts} observations. Fit "
             "every model to the same data."
         )
-    best = max(found.values(), key=lambda one: one.value)
-    rows = []
-    for name, loo in _columns(pointwise).items():
-        one = found[name]
-        factor_se = 0.0 if one is best else math.hypot(one.se, best.se)
-        rows.append(Row(name, one.value, one.se, one.value - best.value, factor_se, *loo))
-    return Comparison(tuple(sorted(rows, key=lambda row: -row.elpd)))
+    return pointwise
 
 
 def _columns(pointwise: Mapping[str, np.ndarray]) -> dict[str, tuple[Any, ...]]:

@@ -60,6 +60,22 @@ def test_the_target_is_the_given_density():
     )
 
 
+def test_a_shape_is_that_of_one_array():
+    """An exponential density of three rates, which `fn` gets as an array."""
+
+    def rates(x, y):
+        assert x.shape == (3,)
+        return -jnp.sum(x * y[:3])
+
+    scale = Y[:3] + 1
+    for shape in (3, (3,)):
+        model = vijax.from_log_density(rates, shape, constraints.positive)
+        posterior = vijax.fit(model, scale, progress_bar=False)
+    x = posterior.sample(4000)["x"]
+    np.testing.assert_allclose(x.mean(0), 1 / scale, rtol=0.1)
+    np.testing.assert_allclose(posterior.log_evidence().value, -np.log(scale).sum(), atol=0.02)
+
+
 def test_another_fit_on_new_data_compiles_nothing():
     def model():
         return make(gamma, {"rate": ()}, {"rate": constraints.positive})
@@ -82,6 +98,7 @@ def test_predict_is_rejected_without_observations():
     ("shapes", "support", "message"),
     [
         ({"rate": 3}, None, r"shapes\['rate'\]: expected a tuple of integers.*got 3"),
+        ([3], None, r"shapes: expected shapes by name.*or the shape of one array.*got \[3\]"),
         ({"rate": ()}, {"rat": constraints.positive}, r"constraints\['rat'\]: expected one of"),
     ],
 )

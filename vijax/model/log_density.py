@@ -15,12 +15,13 @@ from numpyro.distributions import constraints as supports
 from vijax.runtime.errors import ModelError, mismatch
 
 Shape = tuple[int, ...]
+_ARRAY = "x"  # name of a single array
 
 
 def from_log_density(
     fn: Callable[..., Array],
-    shapes: Mapping[str, Shape],
-    constraints: Mapping[str, Any] | None = None,
+    shapes: Mapping[str, Shape] | Shape | int,
+    constraints: Any = None,
 ) -> Callable[..., None]:
     """A model for `fit` from a log density.
 
@@ -34,14 +35,23 @@ def from_log_density(
     >>> print(f"{posterior.sample(4000)['rate'].mean():.1f}")  # a gamma: 8 / 5
     1.6
 
+    A density of a single vector needs no names; draws are called `"x"`:
+
+    >>> model = vijax.from_log_density(lambda x: -0.5 * jnp.sum((x - 1) ** 2), 3)
+    >>> posterior = vijax.fit(model, progress_bar=False)
+    >>> posterior.sample(1000)["x"].shape
+    (1000, 3)
+
     Args:
         fn: `fn(values, *args, **kwargs) -> scalar`, the unnormalized log density of constrained
-            values by name. `args` and `kwargs` are those of `fit`: arrays among them are data, and
+            values by name, or of one array where `shapes` is its shape. `args` and `kwargs` are those of `fit`: arrays among them are data, and
             new values of them do not recompile. If it has no gradient (it calls another program by
             `jax.pure_callback`), `fit` uses the objective `ScoreELBO` by default.
-        shapes: shape of each value, by name.
-        constraints: `numpyro.distributions.constraints` by name; the real line by default. `fit`
-            adds the log Jacobian of the transformation from unconstrained space.
+        shapes: shape of each value, by name; or the shape (or length) of a single array, whose
+            name is `"x"`.
+        constraints: `numpyro.distributions.constraints` by name, or the one of the single array;
+            the real line by default. `fit` adds the log Jacobian of the transformation from
+            unconstrained space.
 
     Returns:
         A model without observations: `predict` is not available, and the log evidence is
@@ -51,6 +61,15 @@ def from_log_density(
         ModelError: a shape is invalid, or a constraint has an unknown name; in `fit`, `fn` does
             not return a scalar.
     """
+    if type(shapes) is int:
+        shapes = (shapes,)
+    if isinstance(shapes, tuple):
+        shapes, fn = {_ARRAY: shapes}, functools.partial(_of_array, fn)
+        by_name = constraints is None or isinstance(constraints, Mapping)
+        constraints = constraints if by_name else {_ARRAY: constraints}
+    if not isinstance(shapes, Mapping):
+        expected = "shapes by name, {'a': (), 'b': (3,)}, or the shape of one array, (3,)"
+        raise ModelError(mismatch("shapes", expected, repr(shapes)))
     constraints = dict(constraints or {})
     for name in constraints.keys() - shapes.keys():
         raise ModelError(mismatch(f"constraints[{name!r}]", f"one of {list(shapes)}", repr(name)))
@@ -63,6 +82,10 @@ def from_log_density(
         (name, shape, constraints.get(name, supports.real)) for name, shape in shapes.items()
     )
     return functools.partial(log_density_model, fn, _Sites(sites))
+
+
+def _of_array(fn: Callable[..., Array], values: dict[str, Array], *args: Any, **kwargs: Any) -> Any:
+    return fn(values[_ARRAY], *args, **kwargs)
 
 
 class _Sites(tuple[tuple[str, Shape, Any], ...]):

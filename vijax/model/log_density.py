@@ -44,9 +44,10 @@ def from_log_density(
 
     Args:
         fn: `fn(values, *args, **kwargs) -> scalar`, the unnormalized log density of constrained
-            values by name, or of one array where `shapes` is its shape. `args` and `kwargs` are those of `fit`: arrays among them are data, and
-            new values of them do not recompile. If it has no gradient (it calls another program by
-            `jax.pure_callback`), `fit` uses the objective `ScoreELBO` by default.
+            values by name, or of one array where `shapes` is its shape. `args` and `kwargs` are
+            those of `fit`: arrays among them are data, and new values of them do not recompile. If
+            it has no gradient (it calls another program by `jax.pure_callback`), `fit` uses the
+            objective `ScoreELBO` by default.
         shapes: shape of each value, by name; or the shape (or length) of a single array, whose
             name is `"x"`.
         constraints: `numpyro.distributions.constraints` by name, or the one of the single array;

@@ -193,14 +193,14 @@ def test_the_report_has_every_reason(automatic, stepped):
         assert drawn(figure) > 0.02
 
 
-def test_scalars_by_name():
+def test_scalars_by_name(automatic):
     draws = {"a": np.arange(3.0), "b": np.arange(12.0).reshape(3, 2, 2)}
-    assert list(scalars(draws, None, 3)) == ["a", "b[0,0]", "b[0,1]"]
-    np.testing.assert_array_equal(scalars(draws, ["b[1,0]"], 3)["b[1,0]"], [2, 6, 10])
+    assert list(scalars(automatic, draws, None, 3)) == ["a", "b[0,0]", "b[0,1]"]
+    np.testing.assert_array_equal(scalars(automatic, draws, ["b[1,0]"], 3)["b[1,0]"], [2, 6, 10])
     with pytest.raises(ValueError, match="sites: 'c' is not among"):
-        scalars(draws, ["c"], 3)
+        scalars(automatic, draws, ["c"], 3)
     with pytest.raises(ValueError, match="at most 3 scalars in one figure, got 4"):
-        scalars(draws, ["b"], 3)
+        scalars(automatic, draws, ["b"], 3)
 
 
 def test_without_matplotlib_the_import_error_has_a_remedy():

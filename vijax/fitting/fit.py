@@ -44,6 +44,7 @@ from vijax.model import (
     unwrap,
 )
 from vijax.model.centering import requested_weights
+from vijax.posterior.labels import checked_coords
 from vijax.posterior.posterior import Posterior
 from vijax.runtime.deadline import time_limit
 from vijax.runtime.errors import ModelError, VijaxWarning
@@ -87,6 +88,7 @@ def fit(
     init: Mapping[str, Any] | Callable[..., Any] | Posterior | None = None,
     centering: Mapping[str, Any] | str | None = None,
     max_seconds: float | None = None,
+    coords: Mapping[str, Sequence[Any]] | None = None,
     callbacks: Sequence[Callable[..., Any]] = (),
     checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
     progress_bar: bool = True,
@@ -137,6 +139,9 @@ def fit(
             sites of the model.
         max_seconds: wall-clock limit, compilation included. Loops end at it, and the guide is not
             checked with short chains after it, so that the status may be lower than with more time.
+        coords: labels of the elements of sites, by dimension: the name of a plate, or `site_dim_0`,
+            `site_dim_1`, ... outside of plates (as in ArviZ). Summaries, figures and the `DataTree`
+            have them.
         callbacks: called as `callback(state, losses, step)` a few times a second; raising
             `StopIteration` ends the fit.
         checkpoint: a directory in which gradient steps save their state every 30 seconds, or a
@@ -227,6 +232,8 @@ def _build_problem(
     target = target if mesh is None else shard_target(target, arguments, mesh)
     check_sources(target, arguments.sources)
     batch = Batch(data, centering=requested_weights(target, options["centering"]))
+    coords = checked_coords(options["coords"], target, arguments, batch)
+    arguments = dataclasses.replace(arguments, coords=coords)
     if guide == "auto":
         algorithm_guide = algorithm.default_guide if isinstance(algorithm, Algorithm) else None
         guide = algorithm_guide or _default_guide(target)

@@ -43,14 +43,14 @@ def marginals(
     """
     key = as_key(rng_key)
     draws = continuous(posterior, posterior.sample(num_draws, rng_key=fold_in(key, 0)))
-    columns = scalars(draws, sites, _MAX_SCALARS)
+    columns = scalars(posterior, draws, sites, _MAX_SCALARS)
     names, guide_columns, prior_columns = list(columns), {}, {}
     if posterior.status == "corrected":
         guide_draws = posterior.sample(num_draws, rng_key=fold_in(key, 1), corrected=False)
-        guide_columns = scalars(guide_draws, names, _MAX_SCALARS)
+        guide_columns = scalars(posterior, guide_draws, names, _MAX_SCALARS)
     if prior:
         before = prior_draws(posterior, fold_in(key, 2), num_draws)
-        prior_columns = scalars(before, names, _MAX_SCALARS)
+        prior_columns = scalars(posterior, before, names, _MAX_SCALARS)
     with styled():
         across = min(_COLUMNS, len(columns))
         down = math.ceil(len(columns) / across)

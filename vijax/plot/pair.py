@@ -44,9 +44,9 @@ def pair(
     """
     key = as_key(rng_key)
     draws = continuous(posterior, posterior.sample(num_draws, rng_key=fold_in(key, 0)))
-    points = scalars(draws, sites, 4 if sites is None else _MAX_SCALARS)
+    points = scalars(posterior, draws, sites, 4 if sites is None else _MAX_SCALARS)
     guide_draws = posterior.sample(num_draws, rng_key=fold_in(key, 1), corrected=False)
-    guide = scalars(guide_draws, list(points), _MAX_SCALARS)
+    guide = scalars(posterior, guide_draws, list(points), _MAX_SCALARS)
     constant = [name for name, values in guide.items() if np.ptp(values) == 0]
     if constant:
         raise ValueError(f"sites: expected scalars that vary, got the constant {constant[0]!r}.")

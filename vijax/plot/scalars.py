@@ -7,14 +7,19 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from vijax import Posterior
+from vijax.posterior.labels import element_labels
 
 
 def scalars(
-    draws: Mapping[str, np.ndarray], names: Sequence[str] | None, max_scalars: int
+    posterior: Posterior,
+    draws: Mapping[str, np.ndarray],
+    names: Sequence[str] | None,
+    max_scalars: int,
 ) -> dict[str, np.ndarray]:
-    """Draws `(num_draws,)` by scalar, named as in a summary (`theta[3]`).
+    """Draws `(num_draws,)` by scalar, named as in a summary (`theta[3]`, `theta[Choate]`).
 
     Args:
+        posterior: whose labels name the scalars.
         draws: by site, `(num_draws, *shape)`.
         names: sites, which select all of their scalars, or scalars; `None` for the first ones.
         max_scalars: maximum number.
@@ -25,10 +30,9 @@ def scalars(
     columns: dict[str, np.ndarray] = {}
     sites: dict[str, list[str]] = {}
     for site, values in draws.items():
-        for index in np.ndindex(values.shape[1:]):
-            name = f"{site}[{','.join(map(str, index))}]" if index else site
-            columns[name] = values[(slice(None), *index)]
-            sites.setdefault(site, []).append(name)
+        labels = element_labels(posterior._result, site, values.shape[1:])
+        columns |= zip(labels, values.reshape(len(values), len(labels)).T, strict=True)
+        sites[site] = labels
     if names is None:
         return dict(list(columns.items())[:max_scalars])
     wanted = [each for name in names for each in sites.get(name, [name])]

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 
 from vijax import Posterior, VijaxError
 from vijax.plot.style import GUIDE, POSTERIOR, REFERENCE, styled
+from vijax.posterior.labels import coordinate_labels
 
 _MAX_ROWS = 10
 
@@ -35,7 +36,8 @@ def shifts(posterior: Posterior, axes: tuple[Axes, Axes] | None = None) -> tuple
     if check is not None:
         size = np.maximum(size, np.maximum(np.abs(check.mean), np.abs(check.log_sd)))
     largest = np.argsort(-size)[:_MAX_ROWS]
-    names = [posterior.space.coordinates()[i] for i in largest]
+    labels = coordinate_labels(posterior._result)
+    names = [labels[i] for i in largest]
     row = np.arange(len(largest))
     with styled():
         new_figure = axes is None

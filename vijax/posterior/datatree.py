@@ -53,6 +53,7 @@ def to_datatree(result: FitResult, key: Array, num_draws: int, **options: Any) -
         if values
     }
     dims = _dims(result.target, groups) | dict(options.pop("dims", None) or {})
+    coords = _coords(result, groups) | dict(options.pop("coords", None) or {})
     attributes = _attributes(result)
     attrs = {"/": attributes, "posterior": attributes}
     for group, more in (options.pop("attrs", None) or {}).items():
@@ -61,7 +62,7 @@ def to_datatree(result: FitResult, key: Array, num_draws: int, **options: Any) -
         group: values if group in _NO_SAMPLES else {n: v[None] for n, v in values.items()}
         for group, values in groups.items()
     }
-    return from_dict(data, dims=dims, attrs=attrs, **options)
+    return from_dict(data, dims=dims, coords=coords, attrs=attrs, **options)
 
 
 def _groups(result: FitResult, key: Array, num_draws: int) -> dict[str, Arrays]:
@@ -145,9 +146,27 @@ def _variable(name: str) -> str:
     return f"{name}_" if name in _RESERVED else name
 
 
+def _variables(groups: Mapping[str, Arrays]) -> set[str]:
+    return {n for group in groups.keys() - {"constant_data"} for n in groups[group]}
+
+
+def _dim(plate: str, variables: set[str]) -> str:
+    """The dimension of a plate, whose name must not be that of a variable."""
+    return _variable(plate) + "_dim" * (_variable(plate) in variables)
+
+
+def _coords(result: FitResult, groups: Mapping[str, Arrays]) -> dict[str, np.ndarray]:
+    """Labels by dimension."""
+    plates, variables = result.target.subsampling.plates, _variables(groups)
+    return {
+        _dim(name, variables) if name in plates else _variable(name): labels
+        for name, labels in result.arguments.coords.items()
+    }
+
+
 def _dims(target: Target, groups: Mapping[str, Arrays]) -> dict[str, list[str | None]]:
     """Dimension names of the variables from the plates they are in, `None` elsewhere."""
-    variables = {n for group in groups.keys() - {"constant_data"} for n in groups[group]}
+    variables = _variables(groups)
     shapes: dict[str, tuple[int, ...]] = {}
     for group in ("observed_data", "posterior"):
         for name, value in groups.get(group, {}).items():
@@ -156,7 +175,7 @@ def _dims(target: Target, groups: Mapping[str, Arrays]) -> dict[str, list[str | 
     def label(plate: str | None, size: int) -> str | None:
         if plate is None or plate not in target.subsampling.plates:
             return None
-        dim = _variable(plate) + "_dim" * (_variable(plate) in variables)
+        dim = _dim(plate, variables)
         return dim if size == target.subsampling.plates[plate].size else f"{dim}_{size}"
 
     out = {}

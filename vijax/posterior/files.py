@@ -163,7 +163,11 @@ def _decode(
     call.check(manifest["call"], arguments)
     checks.warn_if_data_changed(manifest["digests"], data | arguments.sources)
     assessment = reader.decode(manifest["assessment"])
-    arguments = dataclasses.replace(arguments, data_warnings=assessment.diagnostics.data_warnings)
+    arguments = dataclasses.replace(
+        arguments,
+        data_warnings=assessment.diagnostics.data_warnings,
+        coords=call.coords(manifest["call"], reader),
+    )
     data = {name: reader.decode(note) for name, note in manifest["data"].items()} | data
     missing = tuple(sorted(arguments.avals.keys() - data.keys()))
     data |= {name: arguments.placeholder(name) for name in missing}

@@ -10,6 +10,7 @@ from vijax.algorithms import Gradient
 from vijax.diagnostics.assessment import Assessment
 from vijax.diagnostics.importance import Importance
 from vijax.objectives.describe import describe_gradients
+from vijax.posterior.labels import coordinate_labels
 from vijax.posterior.result import FitResult
 from vijax.posterior.table import table
 
@@ -42,7 +43,7 @@ def report(result: FitResult) -> str:
     lines += [f"- {reason}" for reason in diagnosis.reasons]
     if assessment.shift is not None:
         lines += ["", "effect of the corrections by parameter, largest first:"]
-        lines.append(table(_changes(assessment, space.coordinates())))
+        lines.append(table(_changes(assessment, coordinate_labels(result))))
     if diagnosis.advice:
         lines += ["", f"next: {diagnosis.advice}"]
     return "\n".join(lines)

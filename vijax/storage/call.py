@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from vijax.model import Arguments
 from vijax.runtime.errors import ArgumentError, mismatch
 from vijax.storage.checks import digest
@@ -31,7 +33,18 @@ def encode(arguments: Arguments, writer: Writer) -> dict[str, Any]:
         "static": static,
         "arrays": arrays,
         "by content": sorted(arguments.by_content),
+        "coords": {name: encode_labels(one, writer) for name, one in arguments.coords.items()},
     }
+
+
+def encode_labels(labels: np.ndarray, writer: Writer) -> Any:
+    """Labels as JSON; numbers and dates are stored as arrays, strings as text."""
+    return writer.encode(labels.tolist() if labels.dtype.kind == "U" else labels)
+
+
+def coords(note: dict[str, Any], reader: Reader) -> dict[str, np.ndarray]:
+    """The labels of the fit by dimension; none in files of earlier versions."""
+    return {name: np.asarray(reader.decode(one)) for name, one in note.get("coords", {}).items()}
 
 
 def complete(model: Callable[..., Any], note: dict[str, Any], given: Call, reader: Reader) -> Call:

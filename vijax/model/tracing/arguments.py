@@ -36,6 +36,7 @@ class Arguments:
         avals: shape and dtype of every array, by name.
         sources: the arrays that are read in blocks of rows, by name.
         data_warnings: what the precision of the device loses of the data, in words.
+        coords: labels of the elements along dimensions of the model, by dimension.
     """
 
     leaves: tuple[Any, ...]
@@ -44,6 +45,7 @@ class Arguments:
     avals: dict[str, tuple[tuple[int, ...], Any]]
     sources: dict[str, RowSource] = dataclasses.field(default_factory=dict)
     data_warnings: tuple[str, ...] = ()
+    coords: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def join(self, data: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """`(args, kwargs)` with the arrays of `data`."""

@@ -1,0 +1,132 @@
+"""Labels of the elements of sites, from the coordinates of the dimensions that they are in.
+
+A dimension is named after its plate; outside of plates `site_dim_0`, `site_dim_1`, ... as in ArviZ.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from vijax.contracts import Batch, Position, PyTree, Target
+from vijax.model import Arguments
+from vijax.model.data_dependence import abstract_position, with_placeholders
+from vijax.posterior.result import FitResult
+from vijax.runtime.errors import ModelError, mismatch
+
+Coords = dict[str, np.ndarray]  # labels by dimension
+Shape = tuple[int, ...]
+
+
+def element_labels(result: FitResult, site: str, shape: Shape) -> list[str]:
+    """A label for every element of a site, in C order: `mu`, `theta[Choate]`, `beta[age,2]`.
+
+    An element without coordinates has its index.
+
+    Args:
+        result: of the fit.
+        site: a site or deterministic.
+        shape: of its value.
+    """
+    if not shape:
+        return [site]
+    coords, axes = result.arguments.coords, []
+    for name, size in zip(dim_names(result.target, site, shape), shape, strict=True):
+        labelled = name in coords and len(coords[name]) == size
+        axes.append(coords[name] if labelled else range(size))
+    return [f"{site}[{','.join(map(str, index))}]" for index in itertools.product(*axes)]
+
+
+def coordinate_labels(result: FitResult) -> list[str]:
+    """A label for every unconstrained coordinate, in the order of the space."""
+    sites = result.target.space.sites
+    return [label for site in sites for label in element_labels(result, site.name, site.z_shape)]
+
+
+def dim_names(target: Target, site: str, shape: Shape) -> list[str]:
+    """The names of a site's dimensions; those of a part of a plate are numbered, too."""
+    plates = target.structure.dims.get(site, ())
+    if len(plates) != len(shape):
+        plates = (None,) * len(shape)
+    names: list[str] = []
+    unnamed = itertools.count()
+    for plate, size in zip(plates, shape, strict=True):
+        known = target.subsampling.plates.get(plate) if plate is not None else None
+        whole = known is not None and known.size == size and known.name not in names
+        names.append(known.name if known and whole else f"{site}_dim_{next(unnamed)}")
+    return names
+
+
+def checked_coords(coords: Any, target: Target, arguments: Arguments, batch: Batch) -> Coords:
+    """The option `coords` of `fit`, one label for each element along known dimensions.
+
+    Args:
+        coords: labels by dimension.
+        target: the model.
+        arguments: its static arguments.
+        batch: its data in memory.
+
+    Raises:
+        TypeError: it is not a mapping.
+        ModelError: a dimension is unknown, or its labels are too few, too many, or not distinct.
+    """
+    if coords is None:
+        return {}
+    if not isinstance(coords, Mapping):
+        expected = "a mapping from a plate (or site_dim_0, ...) to its labels"
+        raise TypeError(mismatch("coords", expected, type(coords).__name__))
+    sizes = _dimensions(target, {site.name: site.shape for site in target.space.sites})
+    if not coords.keys() <= sizes.keys() and target.subsampling.whole:
+        batch = with_placeholders(batch, arguments, arguments.sources)
+        sizes = _dimensions(target, _shapes(target, batch))
+    found = {}
+    for name, values in coords.items():
+        if name not in sizes:
+            known = ", ".join(f"{dim!r} ({size})" for dim, size in sizes.items()) or "none"
+            raise ModelError(mismatch("coords", f"dimensions of the model: {known}", repr(name)))
+        labels = as_labels(values)
+        what = f"coords[{name!r}]"
+        if labels.shape != (sizes[name],):
+            got = f"{len(labels)} labels" if labels.ndim == 1 else f"shape {labels.shape}"
+            raise ModelError(mismatch(what, f"{sizes[name]} labels, one for each element", got))
+        values, counts = np.unique(labels, return_counts=True)
+        if counts.size and counts.max() > 1:
+            repeated = values[counts.argmax()]
+            raise ModelError(mismatch(what, "distinct labels", f"{str(repeated)!r} twice"))
+        found[name] = labels
+    return found
+
+
+def as_labels(values: Iterable[Any]) -> np.ndarray:
+    """Labels as an array of numbers, dates or strings; any other label as a string."""
+    array = np.asarray(values if hasattr(values, "__array__") else list(values))
+    if array.dtype.kind in "biufUM":
+        return array
+    return np.array([str(value) for value in array.ravel()], str).reshape(array.shape)
+
+
+def _dimensions(target: Target, shapes: Mapping[str, Shape]) -> dict[str, int]:
+    """The size of every dimension by name."""
+    sizes = {name: plate.size for name, plate in target.subsampling.plates.items()}
+    for site, shape in shapes.items():
+        for name, size in zip(dim_names(target, site, shape), shape, strict=True):
+            sizes.setdefault(name, size)
+    return sizes
+
+
+def _shapes(target: Target, batch: Batch) -> dict[str, Shape]:
+    """The shapes of all latent sites, deterministics and observed sites; nothing is computed."""
+
+    def values(key: Any, z: Position, batch: Batch) -> tuple[PyTree, PyTree]:
+        model, mutable = target.initialize(key, batch)
+        found = target.constrain(z, batch, model, mutable)
+        return found, target.observations(batch, model, mutable)
+
+    latent, observed = jax.eval_shape(
+        values, jax.random.key(0), abstract_position(target.space), batch
+    )
+    return {name: value.shape for name, value in (latent | observed).items()}

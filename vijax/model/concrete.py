@@ -83,8 +83,9 @@ def _needed(error: ModelError, arguments: Arguments) -> frozenset[str]:
     """
     if not needs_values(error):
         return frozenset()
-    named = re.findall(r"data\['([^']*)'\]", str(error.__cause__))
-    found = frozenset(named) & arguments.avals.keys()
+    # in double quotes if it contains quotes itself, as a column "data['x']"
+    named = re.findall(r"data\[('[^']*'|\"[^\"]*\")\]", str(error.__cause__))
+    found = frozenset(name[1:-1] for name in named) & arguments.avals.keys()
     integers = {name for name, (_, dtype) in arguments.avals.items() if _is_integer(dtype)}
     return found or frozenset(integers) or frozenset(arguments.avals)
 

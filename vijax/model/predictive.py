@@ -17,7 +17,7 @@ from vijax.model.interventions import check_sites, descendants, set_value
 from vijax.model.log_density import log_density_model
 from vijax.model.traced_model import TracedModel
 from vijax.model.tracing import substitution
-from vijax.model.tracing.arguments import ModelCall, split, unwrap
+from vijax.model.tracing.arguments import Arguments, ModelCall, split, unwrap
 from vijax.model.tracing.handler import Message, Step, SubstituteFn
 from vijax.model.tracing.sites import Trace, fixed_value, is_data, site_shape
 from vijax.runtime.errors import ModelError
@@ -67,7 +67,7 @@ def predictor(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     target: Target,
-    by_content: frozenset[str] = frozenset(),
+    fitted: Arguments | None = None,
     growing: Growing = NO_GROWTH,
     do: Collection[str] = (),
 ) -> Predictor:
@@ -85,8 +85,9 @@ def predictor(
         args: its new positional arguments.
         kwargs: its new keyword arguments.
         target: the target of the fit.
-        by_content: its arrays that are static, see `Arguments.by_content`.
-        growing: the plates that may be larger than in the fit.
+        fitted: its arguments in the fit, whose labels keep their codes; `None` before a fit.
+        growing: the plates that may be larger than in the fit; those of columns with new labels
+            are added.
         do: sites whose values are set; latents that depend on them are sampled.
 
     Raises:
@@ -94,7 +95,8 @@ def predictor(
         ModelError: a site in `do` is unknown; or, when the program runs, a latent has another
             shape than in the fit.
     """
-    call, data = model_call(model, args, kwargs, by_content)
+    call, data = model_call(model, args, kwargs, fitted)
+    growing = growing._replace(sizes=growing.sizes | call.arguments.grown)
     scenario = Scenario(
         target.structure.observed, frozenset(target.marginalized.sizes), growing, frozenset(do)
     )
@@ -108,7 +110,7 @@ def model_call(
     model: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    by_content: frozenset[str] = frozenset(),
+    fitted: Arguments | None = None,
 ) -> tuple[ModelCall, dict[str, Array]]:
     """A call of a model as configuration of a program, and the arrays among its arguments.
 
@@ -122,7 +124,9 @@ def model_call(
             "predict: expected a model with observations, got a log density. Simulate data from "
             "posterior.sample() instead."
         )
-    arguments, data = split(model, args, kwargs, by_content=by_content)
+    static = frozenset[str]() if fitted is None else fitted.by_content
+    known = {} if fitted is None else fitted.known(may_grow=True)
+    arguments, data = split(model, args, kwargs, False, static, known)
     code = fingerprint(model, opaque_by_identity=True)
     lookup = (code, arguments.lookup, _digest(TracedModel(model, arguments)))
     return ModelCall(lookup, model, arguments), data
@@ -131,11 +135,14 @@ def model_call(
 def _digest(traced: TracedModel) -> str:
     """The digest of the model's program, with all that the model read while it was traced."""
 
+    trace: Trace = {}
+
     def run(data: dict[str, Array]) -> list[Array]:
-        trace = traced.trace(Batch(data), _origin_or_draw, with_log_density=False)
+        trace.update(traced.trace(Batch(data), _origin_or_draw, with_log_density=False))
         return values_and_distributions(trace)
 
-    return jaxpr_digest(jax.make_jaxpr(run)(traced.arguments.abstract()))
+    closed = jax.make_jaxpr(run)(traced.arguments.abstract())
+    return jaxpr_digest(closed, [(name, site["type"]) for name, site in trace.items()])
 
 
 def abstract_call(call: ModelCall) -> tuple[TracedModel, Trace]:

@@ -40,7 +40,9 @@ def on_rows(
     Raises:
         ModelError: the model has other latents at these arguments.
     """
-    arguments, data = split(result.model, args, kwargs, by_content=result.arguments.by_content)
+    fitted = result.arguments
+    known = fitted.known(may_grow=False)
+    arguments, data = split(result.model, args, kwargs, False, fitted.by_content, known)
     target = build(result.model, arguments, sampled=frozenset(result.target.space.discrete.names))
     expected, found = (
         list(one.space.names)

@@ -63,7 +63,6 @@ def checked_changes(
     new_groups: Collection[str] | str | bool,
     from_prior: Collection[str],
     do: Mapping[str, Any] | None,
-    grown: Collection[tuple[int, int]] = (),
 ) -> Changes:
     """The options of `Posterior.predict` that change the model.
 
@@ -72,8 +71,6 @@ def checked_changes(
         new_groups: plates that may be larger than in the fit; `True` for all.
         from_prior: latent sites.
         do: values by site.
-        grown: `(size in the fit, size now)` of plates that are known to have new members, those
-            of labels that the fit did not have.
 
     Raises:
         ModelError: a name is unknown.
@@ -98,8 +95,7 @@ def checked_changes(
     if both:
         expected = "sites that are not in from_prior, too"
         raise ModelError(mismatch("do", expected, ", ".join(map(repr, both))))
-    growing = Growing(frozenset(named), frozenset(grown))
-    return Changes(frozenset(from_prior), growing, do or {})
+    return Changes(frozenset(from_prior), Growing(frozenset(named)), do or {})
 
 
 def predictive(
@@ -113,7 +109,7 @@ def predictive(
     """Predictive draws at new arguments given unconstrained draws of the latents."""
     target, do = result.target, {name: np.asarray(x) for name, x in changes.do.items()}
     program, batch, redrawn = predictor(
-        result.model, args, kwargs, target, result.arguments.by_content, changes.growing, do.keys()
+        result.model, args, kwargs, target, result.arguments, changes.growing, do.keys()
     )
     values = draws.constrain(result, draws.with_discrete(result, z, fold_in(key, 2)))
     latent = {*target.space.names, *target.marginalized.sizes} - changes.from_prior - redrawn

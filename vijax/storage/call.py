@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from vijax.model import Arguments
+from vijax.runtime.encoding import Known
 from vijax.runtime.errors import ArgumentError, mismatch
 from vijax.storage.checks import digest
 from vijax.storage.codec import NotStored, Reader, Writer
@@ -33,6 +34,7 @@ def encode(arguments: Arguments, writer: Writer) -> dict[str, Any]:
         "static": static,
         "arrays": arrays,
         "by content": sorted(arguments.by_content),
+        "levels": {name: writer.encode(one) for name, one in arguments.levels.items()},
         "coords": {name: encode_labels(one, writer) for name, one in arguments.coords.items()},
     }
 
@@ -40,6 +42,13 @@ def encode(arguments: Arguments, writer: Writer) -> dict[str, Any]:
 def encode_labels(labels: np.ndarray, writer: Writer) -> Any:
     """Labels as JSON; numbers and dates are stored as arrays, strings as text."""
     return writer.encode(labels.tolist() if labels.dtype.kind == "U" else labels)
+
+
+def known(note: dict[str, Any], reader: Reader) -> dict[str, Known]:
+    """What the fit knows of its columns, see `Arguments.known`."""
+    levels = {name: reader.decode(one) for name, one in note.get("levels", {}).items()}
+    found = dict.fromkeys([*note["arrays"], *note["by content"]], Known(numeric=True))
+    return found | {name: Known(labels, may_grow=False) for name, labels in levels.items()}
 
 
 def coords(note: dict[str, Any], reader: Reader) -> dict[str, np.ndarray]:

@@ -6,7 +6,8 @@ import dataclasses
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Hashable
+import types
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import jax
@@ -16,12 +17,20 @@ from jax import Array
 
 from vijax.contracts import RowSource
 from vijax.model.tracing.rounding import rounding_warnings
+from vijax.runtime.columns import Labels
+from vijax.runtime.encoding import (
+    Known,
+    column_label,
+    encode_labels,
+    encode_table,
+    is_labels,
+    is_table,
+)
 from vijax.runtime.errors import ArgumentError
 from vijax.runtime.fingerprint import fingerprint
 
 _HOLE = object()  # in place of a traced array
 _LONG_DOUBLE = {np.dtype("g").name: np.dtype("d"), np.dtype("G").name: np.dtype("D")}
-_TABLE = ("columns", "data_vars", "column_names")  # attributes in pandas, polars, xarray, pyarrow
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,6 +46,8 @@ class Arguments:
         sources: the arrays that are read in blocks of rows, by name.
         data_warnings: what the precision of the device loses of the data, in words.
         coords: labels of the elements along dimensions of the model, by dimension.
+        levels: labels of categorical columns, by name of their codes.
+        new_levels: the labels among them that the fit did not have, at new inputs.
     """
 
     leaves: tuple[Any, ...]
@@ -46,6 +57,8 @@ class Arguments:
     sources: dict[str, RowSource] = dataclasses.field(default_factory=dict)
     data_warnings: tuple[str, ...] = ()
     coords: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    levels: dict[str, Labels] = dataclasses.field(default_factory=dict)
+    new_levels: dict[str, Labels] = dataclasses.field(default_factory=dict)
 
     def join(self, data: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """`(args, kwargs)` with the arrays of `data`."""
@@ -77,6 +90,18 @@ class Arguments:
     def by_content(self) -> frozenset[str]:
         """The arrays that are static, so that the model can read their values."""
         return frozenset(n for n, leaf in self.static().items() if isinstance(leaf, np.ndarray))
+
+    def known(self, may_grow: bool) -> dict[str, Known]:
+        """What a fit with these arguments knows of columns of labels and of numbers."""
+        numbers = {*self.avals, *self.by_content}
+        known = {name: Known(None, True, may_grow) for name in numbers}
+        return known | {name: Known(one, False, may_grow) for name, one in self.levels.items()}
+
+    @property
+    def grown(self) -> frozenset[tuple[int, int]]:
+        """The number of labels in the fit and now, of columns that have new ones."""
+        sizes = {name: len(labels) for name, labels in self.levels.items()}
+        return frozenset((sizes[n] - len(new), sizes[n]) for n, new in self.new_levels.items())
 
     @functools.cached_property
     def lookup(self) -> Hashable:
@@ -123,10 +148,12 @@ def split(
     kwargs: dict[str, Any],
     keep_sources: bool = False,
     by_content: frozenset[str] = frozenset(),
+    known: Mapping[str, Known] = types.MappingProxyType({}),
 ) -> tuple[Arguments, dict[str, Array]]:
     """Separates the arrays in `args` and `kwargs` from static values.
 
-    NumPy and JAX arrays (and pandas or polars columns) are traced; Python and NumPy scalars,
+    Data frames become `Columns`, columns of labels integer codes. NumPy and JAX arrays (and pandas
+    or polars columns) are traced; Python and NumPy scalars,
     strings, `None` and any other object are static. A NumPy integer such as `index.max() + 1`
     becomes a Python one and can be the size of a plate. A `jax.ShapeDtypeStruct` represents a
     missing array: it is in the `Arguments` but not in the data.
@@ -137,15 +164,17 @@ def split(
         kwargs: its keyword arguments.
         keep_sources: whether to treat a `RowSource` likewise, instead of reading it into memory.
         by_content: names of arrays that are static, see `Arguments.by_content`.
+        known: at new inputs what the fit knows of its columns, see `Arguments.known`.
 
     Returns:
         The static part, and the arrays by name.
 
     Raises:
         ArgumentError: the call does not match the model's signature, an array is not numeric or
-            does not fit the default precision, or a whole table was passed.
+            does not fit the default precision.
     """
     prefixes = _parameter_names(model, args, kwargs)
+    (args, kwargs), levels = _encoded((args, kwargs), prefixes, known)
     flat, treedef = jax.tree.flatten_with_path((args, kwargs))
     leaves: list[Any] = []
     names: list[str] = []
@@ -154,7 +183,7 @@ def split(
     sources: dict[str, RowSource] = {}
     data_warnings: tuple[str, ...] = ()
     for path, leaf in flat:
-        name = prefixes[_position(path)] + jax.tree_util.keystr(path[2:])
+        name = _leaf_name(prefixes, path)
         while name in avals:  # f(x, /, **kwargs) may be called with another x
             name += "'"
         if isinstance(leaf, RowSource) and keep_sources:
@@ -175,7 +204,38 @@ def split(
             value = _HOLE
         leaves.append(value)
     found = Arguments(tuple(leaves), tuple(names), treedef, avals, sources, data_warnings)
-    return found, data
+    counts = {name: len(one.labels) for name, one in known.items() if one.labels is not None}
+    added = {name: labels[counts[name] :] for name, labels in levels.items() if name in counts}
+    added = {name: labels for name, labels in added.items() if labels}
+    return dataclasses.replace(found, levels=levels, new_levels=added), data
+
+
+def _encoded(
+    tree: Any, prefixes: dict[int | str, str], known: Mapping[str, Known]
+) -> tuple[Any, dict[str, Labels]]:
+    """Arguments with data frames and columns of labels as arrays, and labels by leaf."""
+    levels: dict[str, Labels] = {}
+
+    def encode(path: tuple[Any, ...], leaf: Any) -> Any:
+        name = _leaf_name(prefixes, path)
+        if is_table(leaf):
+            columns = encode_table(name, leaf, known)
+            levels.update({column_label(name, one): x for one, x in columns.levels.items()})
+            return columns
+        expected = known.get(name, Known())
+        if not is_labels(leaf) and (expected.labels is None or not hasattr(leaf, "shape")):
+            return leaf
+        encoded = encode_labels(name, leaf, expected)
+        if encoded.labels is not None:
+            levels[name] = encoded.labels
+        return encoded.values
+
+    return jax.tree.map_with_path(encode, tree, is_leaf=is_table), levels
+
+
+def _leaf_name(prefixes: dict[int | str, str], path: tuple[Any, ...]) -> str:
+    """The name of a leaf: of the parameter, and its place inside."""
+    return prefixes[_position(path)] + jax.tree_util.keystr(path[2:])
 
 
 def _on_device(name: str, value: np.ndarray | Array) -> Array:
@@ -253,10 +313,10 @@ def _classify(name: str, leaf: Any) -> Any:
         return leaf.astype(_native(leaf.dtype)).item() if isinstance(value, np.generic) else value
     if isinstance(leaf, Array):
         return leaf
-    if any(hasattr(leaf, attribute) for attribute in _TABLE) and not callable(leaf):
+    if hasattr(leaf, "data_vars") and not callable(leaf):  # xarray
         raise ArgumentError(
-            f"argument {name!r}: expected arrays, got a table ({type(leaf).__name__}). "
-            "Pass its columns as arrays, or a dict of arrays."
+            f"argument {name!r}: expected arrays, got a {type(leaf).__name__}. Pass its variables "
+            "as a dict of arrays."
         )
     if hasattr(leaf, "tocsr"):
         raise ArgumentError(

@@ -134,7 +134,6 @@ def model_call(
 
 def _digest(traced: TracedModel) -> str:
     """The digest of the model's program, with all that the model read while it was traced."""
-
     trace: Trace = {}
 
     def run(data: dict[str, Array]) -> list[Array]:

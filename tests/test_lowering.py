@@ -209,7 +209,7 @@ def test_steps_of_discrete_guides_lower():
 
 
 def discrete_sites():
-    use(fit(mixture, Y, guide="fullrank"), Y)  # marginalized
+    use(fit(mixture, Y, guide="fullrank"), Y).discrete_probs(num_draws=20)  # marginalized
     target, arguments, batch = built(counts, np.arange(6), sampled="all")
     lower_bounds(target, batch, target.space.sites, {}, {})
     guide = guides.resolve("discrete", target, counts, arguments)
@@ -288,6 +288,7 @@ PARTS = {
         "_bisect",
         "_discrete",
         "_log_likelihood",
+        "_mean_probs",
         "_observations",
         "_predict",
         "prior_draws",

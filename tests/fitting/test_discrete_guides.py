@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,7 @@ from vijax.objectives.estimators.discrete.estimator import (
     Integrand,
     IntegrandValue,
 )
+from vijax.posterior.result import FitResult
 from vijax.runtime.errors import GuideError, ModelError
 
 KEYS = jax.random.split(jax.random.key(1), 4000)
@@ -234,6 +236,10 @@ def test_a_model_with_discrete_sites_only_is_fitted_exactly():
     draws = posterior.sample(num)
     share = (draws["k"][..., None] == np.arange(3)).mean(0)
     assert (np.abs(share - p) < 5 * np.sqrt(p * (1 - p) / num) + 0.01).all()
+    np.testing.assert_allclose(posterior.discrete_probs()["k"], p, atol=0.01)
+    with mock.patch.object(FitResult, "status", "corrected"):  # then of the corrected draws
+        corrected = posterior.discrete_probs(num_draws=num)["k"]
+    assert (np.abs(corrected - p) < 5 * np.sqrt(p * (1 - p) / num) + 0.01).all()
     np.testing.assert_array_equal(draws["center"], 2.0 * draws["k"])
     assert "in the guide: k (3 values); gradients by LocalExpectation()" in posterior.report()
     again = posterior.predict(num_draws=num)["y"]

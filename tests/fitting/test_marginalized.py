@@ -1,6 +1,7 @@
 """Fits of models with discrete sites: marginalized by default, exact evidence, exact draws."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -72,6 +73,48 @@ def test_draws_of_the_states_follow_their_posterior():
     fraction = (draws["z"][..., None] == np.arange(3)).mean(0)
     p = exact()[1]
     assert (np.abs(fraction - p) < 5 * np.sqrt(p * (1 - p) / num) + 0.01).all()
+
+
+def labels(y, mu):
+    """The mean over draws of the exact probabilities of `z` given each, `(rows, 3)`."""
+    terms = np.log(WEIGHTS) + norm.logpdf(y[:, None], mu[:, None, None].astype(float) + SHIFTS)
+    return np.exp(terms - logsumexp(terms, axis=2, keepdims=True)).mean(0)
+
+
+def test_probabilities_of_labels_of_fitted_and_of_new_rows():
+    posterior, num = fitted(), 700  # not a multiple of the size of a block
+    mu = posterior.sample(num, rng_key=5)["mu"]
+    found = posterior.discrete_probs(num_draws=num, rng_key=5)
+    assert found.keys() == {"z"}
+    np.testing.assert_allclose(found["z"], labels(Y, mu), atol=1e-5)
+    new = np.array([0.0, -9.0, 1.2, 4.0, 40.0], np.float32)
+    found = posterior.discrete_probs(new, num_draws=num, rng_key=5)
+    np.testing.assert_allclose(found["z"], labels(new, mu), atol=1e-5)
+
+
+def states(y, mu):
+    """The mean over draws of the exact probabilities of the states of `markov`, by enumeration."""
+    paths = np.array(list(itertools.product(range(3), repeat=len(y))))
+    previous = np.pad(paths, ((0, 0), (1, 0)))[:, :-1]
+    prior = np.log(STEPS[previous, paths]).sum(1)
+    total = 0.0
+    for one in mu.astype(float):
+        joint = prior + norm.logpdf(y, one + SHIFTS[paths], 0.5).sum(1)
+        weights = np.exp(joint - logsumexp(joint))
+        total = total + np.einsum("p,ptk->tk", weights, paths[..., None] == np.arange(3))
+    return total / len(mu)
+
+
+def test_probabilities_of_states_of_fitted_and_of_new_sequences():
+    y, new = Y, np.array([-1.0, 0.5, 0.4, 2.2, 3.3, -2.1], np.float32)
+    posterior = vijax.fit(markov, y, guide="laplace", progress_bar=False)
+    mu = posterior.sample(40, rng_key=5)["mu"]
+    found = posterior.discrete_probs(num_draws=40, rng_key=5)
+    np.testing.assert_allclose(found["x"], states(y, mu), atol=1e-5)
+    found = posterior.discrete_probs(new, length=6, num_draws=40, rng_key=5)
+    np.testing.assert_allclose(found["x"], states(new, mu), atol=1e-5)
+    with pytest.raises(vijax.ModelError, match=r"discrete_probs: .*Pass the observations"):
+        posterior.discrete_probs(None, length=6)
 
 
 def test_each_draw_has_its_own_states():

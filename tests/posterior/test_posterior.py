@@ -127,6 +127,15 @@ def test_correction_of_an_inaccurate_guide_has_the_exact_moments(wrong):
     np.testing.assert_array_equal(default, flat(wrong.sample(4000, corrected=True)))
 
 
+def test_corrections_weight_draws_by_the_data_of_the_fit_also_at_other_rows(wrong):
+    x, y = X[:3] + 1, Y[:3] - 4
+    design = np.column_stack([x, np.ones(3)]).astype(float)
+    variance = 2.25 + np.einsum("ni,ij,nj->n", design, COVARIANCE, design)
+    exact = stats.norm.logpdf(y, design @ MEAN, np.sqrt(variance))
+    got = wrong.log_predictive_density(x, y, num_draws=8000)["y"]
+    np.testing.assert_allclose(got, exact, atol=0.15)
+
+
 def test_log_prob_is_the_density_of_the_guide_in_the_models_space(fitted):
     params = fitted.params
     values = fitted.sample(5, rng_key=1, corrected=False)

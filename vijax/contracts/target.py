@@ -101,6 +101,7 @@ class Functions(NamedTuple):
     constrain_params: Callable[..., dict[str, PyTree]]
     observations: Callable[..., dict[str, Array]]
     draw_discrete: Callable[..., Position]
+    discrete_probs: Callable[..., dict[str, Array]]
     term_info: Callable[[frozenset[str]], Mapping[str, TermInfo]]
 
 
@@ -269,6 +270,12 @@ class Target:
         With these added to `z`, `constrain` returns the marginalized sites, too.
         """
         return self.functions.draw_discrete(key, z, batch, model, mutable)
+
+    def discrete_probs(
+        self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
+    ) -> dict[str, Array]:
+        """`p(discrete | z, x)` of the marginalized sites, by site `(*shape, num_values)`."""
+        return self.functions.discrete_probs(z, batch, model, mutable)
 
     def initialize(self, key: Array, batch: Batch) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
         """Initial values of the `param` sites (unconstrained) and the mutable state."""

@@ -213,6 +213,7 @@ def _functions(traced: TracedModel, space: Space, trace: Trace) -> Functions:
         constrain_params=traced.constrain_params,
         observations=traced.observations,
         draw_discrete=traced.draw_discrete,
+        discrete_probs=traced.discrete_probs,
         term_info=functools.cache(functools.partial(term_info, *described)),
     )
 

@@ -164,6 +164,14 @@ class TracedModel:
             return {}
         return self.marginalization.draw(key, z, self._with_rows_in_use(batch), model, mutable)
 
+    def discrete_probs(
+        self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
+    ) -> dict[str, Array]:
+        """Probabilities of the values of the marginalized discrete sites given the others."""
+        if self.marginalization is None:
+            return {}
+        return self.marginalization.probs(z, self._with_rows_in_use(batch), model, mutable)
+
     def constrain(
         self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
     ) -> dict[str, Array]:

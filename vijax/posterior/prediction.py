@@ -132,14 +132,24 @@ def log_likelihood(result: FitResult, key: Array, num_draws: int) -> Arrays:
     return pointwise.log_likelihood(result, data, z)
 
 
+def draws_at_rows(fit: FitResult, rows: FitResult, key: Array, num_draws: int) -> Arrays:
+    """Unconstrained posterior draws of a fit, for its model on other rows.
+
+    Local latents are inferred from the rows, if the guide is amortized. Draws of others do not
+    depend on them: corrections weight them by the data of the fit.
+    """
+    return unconstrained(rows if fit.guide.amortized else fit, key, num_draws)
+
+
 def log_predictive_density(
     result: FitResult, key: Array, args: tuple[Any, ...], kwargs: dict[str, Any], num_draws: int
 ) -> Arrays:
     """See `Posterior.log_predictive_density`."""
+    fit = result
     if args or kwargs:
         result = condition.on_rows(result, "log_predictive_density", args, kwargs)
     data = unsubsampled_data(result, "log_predictive_density")
-    z = unconstrained(result, key, check_count("num_draws", num_draws))
+    z = draws_at_rows(fit, result, key, check_count("num_draws", num_draws))
     if isinstance(data, Batch) and result.target.marginalized.sizes:
         z = draws.with_discrete(dataclasses.replace(result, batch=data), z, fold_in(key, 2))
     return pointwise.log_predictive(result, data, z)

@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from vijax.posterior import condition, prediction
+from vijax.posterior.discrete_probs import discrete_probs
 from vijax.posterior.properties import FitProperties
 from vijax.runtime.keys import RngKey, as_key
 from vijax.runtime.keywords import explain_keywords_of_methods, merged
@@ -134,6 +135,40 @@ class PredictiveMethods(FitProperties):
         """
         key, kwargs = as_key(rng_key), merged(kwargs, model_kwargs)
         return prediction.log_predictive_density(self._result, key, args, kwargs, num_draws)
+
+    @memory_of_draws("discrete_probs")
+    def discrete_probs(
+        self,
+        *args: Any,
+        num_draws: int = 1000,
+        rng_key: RngKey = 0,
+        model_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, np.ndarray]:
+        """Posterior probabilities of the values of discrete latent sites, such as labels of rows.
+
+        Exact given each draw of the other latents (smoothing probabilities of the states of a
+        Markov chain), and averaged over the draws. Of discrete sites in the guide they are the
+        guide's, or, with status `"corrected"`, frequencies in the corrected draws.
+
+        Args:
+            *args: the model's arguments at new rows, observations included; by default the
+                fit's.
+            num_draws: number of posterior draws to average over.
+            rng_key: an int, a JAX key or a legacy key.
+            model_kwargs: keyword arguments of the model whose names are also options.
+            **kwargs: the model's keyword arguments.
+
+        Returns:
+            By discrete site, `(*shape, num_values)`, the values in the order of its support.
+            Counts without a largest value are left out.
+
+        Raises:
+            ModelError: there is no such site, or the shape of another latent at these rows
+                differs from that in the fit.
+        """
+        key, kwargs = as_key(rng_key), merged(kwargs, model_kwargs)
+        return discrete_probs(self._result, key, args, kwargs, num_draws)
 
     def _model_arguments(self) -> tuple[str, ...] | None:
         """Names of the model's arguments, for errors; `None` if it takes any keyword."""

@@ -155,6 +155,8 @@ def test_new_rows_are_inferred():
     assert draws.shape == (num, 3, 2)
     p = expit(np.log(0.4 / 0.6) + STEPS * new - STEPS**2 / 2)
     assert (np.abs(draws.mean(0) - p) < 5 * np.sqrt(p * (1 - p) / num) + 0.05).all()
+    np.testing.assert_allclose(fitted().discrete_probs(new)["h"][..., 1], p, atol=0.05)
+    assert fitted().discrete_probs()["h"].shape == (len(Y), 2, 2)
 
 
 def test_the_plate_may_be_any_axis():

@@ -309,6 +309,45 @@ def test_draws_follow_the_exact_conditional(name):
                 assert abs(counts[hit].sum() / num - p) < error
 
 
+@pytest.mark.parametrize("name", DRAWN)
+def test_probabilities_of_values_equal_brute_force(name):
+    target, batch = world(name)
+    program = jax.jit(target.discrete_probs, compiler_options=QUICK)
+    probs = program({"mu": jnp.array(0.8)}, batch, {}, {})
+    values, log_probs, _ = brute_force(name)
+    exact = np.exp(log_probs - logsumexp(log_probs))
+    assert probs.keys() == values.keys()
+    for site, value in values.items():
+        each = value[..., None] == np.unique(value)
+        expected = np.einsum("s,s...->...", exact, each)
+        np.testing.assert_allclose(probs[site], expected, atol=1e-5)
+
+
+def impossible(y):
+    """A chain that never leaves its last state, and data that rule out a label."""
+    mu = level()
+
+    def step(x, y):
+        x = categorical("x", jnp.array([[0.5, 0.5, 0.0], [0.0, 0.4, 0.6], [0.0, 0.0, 1.0]])[x])
+        numpyro.sample("y", dist.Normal(mu + SHIFTS[x], 1.0), obs=y)
+        return x, None
+
+    scan(step, 0, y)
+    with numpyro.plate("rows", len(y)):
+        z = categorical("z", jnp.array([0.5, 0.5, 0.0]))
+        numpyro.sample("sign", dist.Uniform(0.0, jnp.array([1.0, 9.0, 3.0])[z]), obs=jnp.abs(y) + 1)
+
+
+def test_probabilities_of_impossible_values_are_zero():
+    target, batch = make(impossible, SERIES)
+    program = jax.jit(target.discrete_probs, compiler_options=QUICK)
+    probs = program({"mu": jnp.array(0.8)}, batch, {}, {})
+    np.testing.assert_allclose(probs["z"], np.tile([0.0, 1.0, 0.0], (5, 1)), atol=1e-6)
+    np.testing.assert_array_equal(probs["x"][0, 2], 0.0)
+    np.testing.assert_allclose(probs["x"].sum(-1), 1.0, atol=1e-6)
+    assert (np.diff(probs["x"][:, 2]) >= -1e-6).all()
+
+
 def make(model, *args):
     arguments, data = split(model, args, {})
     return build(model, arguments), Batch(data)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from vijax.contracts import Batch, Evaluation, Position, Space
-from vijax.model.discrete.elimination import Elimination
+from vijax.model.discrete.elimination import Elimination, Variable
 from vijax.model.discrete.enumeration import EnumerationPlan
 from vijax.model.discrete.factors import Factor, align, product, sum_over
 from vijax.model.discrete.masks import padding_sites, site_masks, with_masks
@@ -19,6 +19,8 @@ from vijax.model.discrete.planning import Outputs, plan_enumeration
 from vijax.model.tracing import log_densities, substitution
 from vijax.model.tracing.log_densities import site_mask
 from vijax.model.tracing.sites import Trace, latent_values, mutable_state, plate_scales
+
+_LEAST = -1e30  # log density of an impossible value
 
 TraceFn = Callable[..., Trace]
 Abstract = Mapping[str, jax.ShapeDtypeStruct]
@@ -51,6 +53,31 @@ class Marginalization:
     ) -> Position:
         """Draws of the discrete sites given the others, as indices of their values."""
         return self.eliminate(z, batch, model, mutable)[1].sample(key)
+
+    def probs(
+        self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
+    ) -> dict[str, Array]:
+        """Probabilities of the values of each discrete site given the others, `(*shape, values)`.
+
+        The gradient of the log density in a log potential added to each value of each entry.
+        """
+        trace = self.trace(
+            batch, substitution.from_unconstrained(z, batch.centering), model, mutable
+        )
+        found = self._factors(z, batch, model, mutable).values()
+        # a finite log density of what is impossible, so that the gradient is defined there
+        factors = [factor._replace(log=jnp.maximum(factor.log, _LEAST)) for factor in found]
+
+        def log_total(potentials: dict[str, Array]) -> Array:
+            added = [_potential(self.plan.variables[name], x) for name, x in potentials.items()]
+            return Elimination(self.plan.variables, {}).log_total([*factors, *added])
+
+        return jax.grad(log_total)(
+            {
+                name: jnp.zeros((*jnp.shape(trace[name]["value"]), variable.size))
+                for name, variable in self.plan.variables.items()
+            }
+        )
 
     def mixture_log_probs(
         self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
@@ -105,6 +132,15 @@ class Marginalization:
         substitute_fn = substitution.from_unconstrained(z, batch.centering)
         trace = self.trace(batch, substitute_fn, model, mutable)
         return with_masks(factors, site_masks(trace, self.plan), self.padding, self.plan)
+
+
+def _potential(variable: Variable, log: Array) -> Factor:
+    """A factor of each entry of a discrete site, from an array by value and in order of index."""
+    if variable.loop is not None and variable.loop.reverse:
+        log = jnp.flip(log, variable.dims.index(variable.loop))  # from indices to steps
+    unnamed = [axis for axis, dim in enumerate(variable.dims) if dim is None]
+    names = (*(dim for dim in variable.dims if dim is not None), variable.name)
+    return Factor(names, jnp.squeeze(log, unnamed))
 
 
 def plan_marginalization(

@@ -17,6 +17,7 @@ from vijax.model import from_log_density
 from vijax.posterior.compare import Comparison, compare
 from vijax.posterior.load import load
 from vijax.posterior.posterior import Posterior
+from vijax.posterior.prior import Prior, prior
 from vijax.posterior.stack import stack
 from vijax.runtime.errors import GuideError, ModelError, OutOfMemoryError, VijaxError, VijaxWarning
 from vijax.storage.checkpoint import Checkpoint
@@ -28,6 +29,7 @@ __all__ = [
     "ModelError",
     "OutOfMemoryError",
     "Posterior",
+    "Prior",
     "VijaxError",
     "VijaxWarning",
     "__version__",
@@ -38,6 +40,7 @@ __all__ = [
     "guides",
     "load",
     "objectives",
+    "prior",
     "stack",
 ]
 

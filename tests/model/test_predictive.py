@@ -37,7 +37,7 @@ class Fit:
         if not args and not kwargs:
             args, kwargs = self.arguments.join(self.batch.data)
         do = do or {}
-        program, batch, redrawn = predictor(
+        program, batch, _, redrawn = predictor(
             self.model, args, kwargs, self.target, growing=growing, do=do
         )
         keys = jax.random.split(jax.random.key(seed), self.num_draws)

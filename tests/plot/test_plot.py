@@ -3,7 +3,6 @@
 import subprocess
 import sys
 
-import jax
 import matplotlib.pyplot as plt
 import numpy as np
 import numpyro
@@ -14,8 +13,8 @@ from scipy import stats
 import vijax
 import vijax.plot
 from vijax.plot import densities
-from vijax.plot.prior import prior_draws
 from vijax.plot.scalars import scalars
+from vijax.posterior.prior import prior_of
 
 EFFECT = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
 ERROR = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
@@ -134,7 +133,7 @@ def test_marginals_are_densities_of_posterior_guide_and_prior(automatic):
 
 
 def test_the_prior_is_drawn_at_the_fits_own_arguments(automatic):
-    draws = prior_draws(automatic, jax.random.key(0), 4000)
+    draws = prior_of(automatic._result).sample(4000)
     assert draws["theta"].shape == (4000, 8)
     deviation = draws["theta"] - draws["mu"][:, None]
     standard = deviation / draws["tau"][:, None]
@@ -181,6 +180,8 @@ def test_the_predictive_check_has_the_data_and_num_draws_draws(automatic):
     assert labels == ["20 draws", "data"]
     lines = [each for each in figure.axes[0].get_lines() if len(each.get_xdata())]
     assert len(lines) == 21
+    before = vijax.plot.predictive(vijax.prior(schools, ERROR, EFFECT), num_draws=20)
+    assert len([each for each in before.axes[0].get_lines() if len(each.get_xdata())]) == 21
 
 
 def test_the_report_has_every_reason(automatic, stepped):

@@ -119,6 +119,7 @@ class Structure(NamedTuple):
         priors: location and scale of the prior of a site's unconstrained value, each of its shape,
             for sites whose prior has constant parameters of a common family.
         improper: sites with an improper prior.
+        factors: the terms of the density that `numpyro.factor` adds.
         program: a digest of the traced model, see `vijax.runtime.jaxpr_digest`.
     """
 
@@ -130,6 +131,7 @@ class Structure(NamedTuple):
     differentiable: bool = True
     priors: Mapping[str, tuple[np.ndarray, np.ndarray]] = {}
     improper: tuple[str, ...] = ()
+    factors: tuple[str, ...] = ()
     program: str = ""
 
 

@@ -10,6 +10,7 @@ from vijax.model.minibatch.additivity import check_batches
 from vijax.model.minibatch.subsampling import batch_request, check_sources, fetch
 from vijax.model.nuts import run_nuts
 from vijax.model.predictive import predictor
+from vijax.model.prior import build_prior
 from vijax.model.sharding import shard_data, shard_target
 from vijax.model.tracing.arguments import Arguments, ModelCall, split, unwrap
 
@@ -20,6 +21,7 @@ __all__ = [
     "batch_request",
     "build",
     "build_marginalized",
+    "build_prior",
     "check_batches",
     "check_data",
     "check_sources",

@@ -42,6 +42,7 @@ from vijax.model.tracing.sites import (
     all_plates,
     as_site,
     dims,
+    factors,
     is_data,
     is_enumerated,
     is_subsampled,
@@ -191,14 +192,15 @@ def _target(traced: TracedModel, analysis: Analysis, request: BatchRequest | Non
     entries = 0 if traced.marginalization is None else traced.marginalization.entries
     return Target(
         space=space,
-        functions=_functions(traced, space, trace),
+        functions=functions_of(traced, space, trace),
         structure=_structure(traced, analysis._replace(trace=trace), space),
         subsampling=Subsampling(plates, request, traced.subsampler.axes, whole),
         marginalized=Marginalized(num_values, entries),
     )
 
 
-def _functions(traced: TracedModel, space: Space, trace: Trace) -> Functions:
+def functions_of(traced: TracedModel, space: Space, trace: Trace) -> Functions:
+    """The functions of a target whose model has this trace."""
     in_use = space.on_rows(traced.default_rows)
     described = (traced.terms, traced.arguments, in_use, term_plates(trace))
     return Functions(
@@ -233,6 +235,7 @@ def _structure(traced: TracedModel, analysis: Analysis, space: Space) -> Structu
             for site in space.continuous.sites
             if site.name in analysis.trace and is_improper(analysis.trace[site.name]["fn"])
         ),
+        factors=factors(analysis.trace),
         program=analysis.digest,
     )
 

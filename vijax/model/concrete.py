@@ -35,6 +35,7 @@ def split_and_build(
     kwargs: dict[str, Any],
     request: BatchRequest | None,
     sampled: SampledSites = frozenset(),
+    build: Callable[..., Target] = build_marginalized,
 ) -> tuple[Arguments, dict[str, Array], Target]:
     """The arguments of a call, its data, and the target of the model at them.
 
@@ -44,13 +45,14 @@ def split_and_build(
         kwargs: its keyword arguments.
         request: the minibatches of a model that is written for all rows.
         sampled: as for `build_marginalized`.
+        build: the target of a model, as `build_marginalized` does.
 
     Raises:
         ArgumentError, ModelError: as `split` and `build_marginalized`.
     """
     arguments, data = split(model, args, kwargs, request is not None)
     if request is not None:  # rows of a static array could not be subsampled
-        return arguments, data, build_marginalized(model, arguments, request, sampled)
+        return arguments, data, build(model, arguments, request, sampled)
     first = arguments
     names = _known.get(_lookup(model, first), frozenset()) if _known else frozenset()
     failure: ModelError | None = None
@@ -58,7 +60,7 @@ def split_and_build(
         if names:
             arguments, data = split(model, args, kwargs, False, names)
         try:
-            target = build_marginalized(model, arguments, request, sampled)
+            target = build(model, arguments, request, sampled)
             break
         except ModelError as error:
             failure = failure or error

@@ -26,6 +26,7 @@ from vijax.runtime.jaxpr_digest import jaxpr_digest
 
 Draws = dict[str, Array]
 
+_WITH_VALUES = ("sample", "deterministic")
 _FEW_ELEMENTS = 2000  # of one draw, up to which a program takes longer to compile well than to run
 
 
@@ -54,12 +55,14 @@ class Predictor(NamedTuple):
             `mutable` are those of the fit. `draws` has every sampled site, site in `do` and
             deterministic by name.
         batch: the data.
+        num_elements: number of array elements of one draw: of the data and of all values.
         redrawn: the sites that depend on those in `do`: they are not to be in `values`.
     """
 
     program: Callable[..., Draws]
     batch: Batch
-    redrawn: frozenset[str] = frozenset()
+    num_elements: int
+    redrawn: frozenset[str]
 
 
 def predictor(
@@ -95,15 +98,14 @@ def predictor(
         ModelError: a site in `do` is unknown; or, when the program runs, a latent has another
             shape than in the fit.
     """
-    call, data = model_call(model, args, kwargs, fitted)
+    call, data, num_elements = model_call(model, args, kwargs, fitted)
     growing = growing._replace(sizes=growing.sizes | call.arguments.grown)
     scenario = Scenario(
         target.structure.observed, frozenset(target.marginalized.sizes), growing, frozenset(do)
     )
     redrawn = redrawn_sites(call, scenario) if do else frozenset[str]()
-    size = target.space.dim + sum(jnp.size(array) for array in data.values())
-    program = target.program(_predict, call, scenario, quick=size <= _FEW_ELEMENTS)
-    return Predictor(program, Batch(data), redrawn)
+    program = target.program(_predict, call, scenario, quick=num_elements <= _FEW_ELEMENTS)
+    return Predictor(program, Batch(data), num_elements, redrawn)
 
 
 def model_call(
@@ -111,8 +113,8 @@ def model_call(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     fitted: Arguments | None = None,
-) -> tuple[ModelCall, dict[str, Array]]:
-    """A call of a model as configuration of a program, and the arrays among its arguments.
+) -> tuple[ModelCall, dict[str, Array], int]:
+    """A call of a model as configuration of a program, its arrays, and the elements of one draw.
 
     Raises:
         ArgumentError: the arguments do not match the model.
@@ -128,26 +130,33 @@ def model_call(
     known = {} if fitted is None else fitted.known(may_grow=True)
     arguments, data = split(model, args, kwargs, False, static, known)
     code = fingerprint(model, opaque_by_identity=True)
-    lookup = (code, arguments.lookup, _digest(TracedModel(model, arguments)))
-    return ModelCall(lookup, model, arguments), data
+    digest, num_values = _digest(TracedModel(model, arguments))
+    num_elements = num_values + sum(jnp.size(array) for array in data.values())
+    return ModelCall((code, arguments.lookup, digest), model, arguments), data, num_elements
 
 
-def _digest(traced: TracedModel) -> str:
-    """The digest of the model's program, with all that the model read while it was traced."""
+def _digest(traced: TracedModel) -> tuple[str, int]:
+    """A digest of the model's program, with all that it read while traced; number of its values."""
     trace: Trace = {}
 
     def run(data: dict[str, Array]) -> list[Array]:
-        trace.update(traced.trace(Batch(data), _origin_or_draw, with_log_density=False))
+        trace.update(
+            traced.trace(Batch(data), substitution.at_origin_or_draw, with_log_density=False)
+        )
         return values_and_distributions(trace)
 
     closed = jax.make_jaxpr(run)(traced.arguments.abstract())
-    return jaxpr_digest(closed, [(name, site["type"]) for name, site in trace.items()])
+    types = [(name, site["type"]) for name, site in trace.items()]
+    values = [site["value"] for site in trace.values() if site["type"] in _WITH_VALUES]
+    return jaxpr_digest(closed, types), sum(map(jnp.size, jax.tree.leaves(values)))
 
 
 def abstract_call(call: ModelCall) -> tuple[TracedModel, Trace]:
     """The model of a call, and an abstract trace of it."""
     traced = TracedModel(call.model, call.arguments)
-    return traced, trace_with_default_rows(traced, _origin_or_draw, with_log_density=False)
+    return traced, trace_with_default_rows(
+        traced, substitution.at_origin_or_draw, with_log_density=False
+    )
 
 
 def redrawn_sites(call: ModelCall, scenario: Scenario) -> frozenset[str]:
@@ -199,14 +208,6 @@ def run_scenario(
         }
 
     return jax.vmap(draw)(keys, values)
-
-
-def _origin_or_draw(name: str, site: Message, steps: tuple[Step, ...]) -> Any:
-    """The origin of unconstrained space if it is defined, else a draw: only shapes are needed."""
-    try:
-        return substitution.at_origin(name, site, steps)
-    except (ModelError, jax.errors.ConcretizationTypeError):  # a binomial with counts from data
-        return None
 
 
 def _resampled(trace: Trace, fitted: tuple[str, ...]) -> frozenset[str]:
@@ -289,6 +290,6 @@ def _draw(
     except NotImplementedError as error:
         raise ModelError(
             f"site {name!r}: expected a distribution that can be sampled, got "
-            f"{type(fn).__name__} over {fn.support}. It was not a latent site of the fit; pass its "
-            "value to the model, or use a proper distribution."
+            f"{type(fn).__name__} over {fn.support}. Pass its value to the model, or use a proper "
+            "distribution."
         ) from error

@@ -45,6 +45,7 @@ class TracedModel:
         sites: the latent sites.
         shared_priors: groups of sites that share a prior.
         marginalization: of discrete sites, `None` where there are none.
+        start: latent values for what does not depend on them.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class TracedModel:
         self.sites: tuple[Site, ...] = ()
         self.shared_priors: Groups = ()
         self.marginalization: Marginalization | None = None
+        self.start: SubstituteFn = substitution.at_origin
 
     @property
     def plan(self) -> EnumerationPlan:
@@ -227,7 +229,7 @@ class TracedModel:
 
     def initialize(self, key: Array, batch: Batch) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
         """Initial values of `param` sites and mutable state."""
-        trace = self.trace(batch._replace(key=key), substitution.at_origin)
+        trace = self.trace(batch._replace(key=key), self.start)
         initial = {
             name: params.initial_param(name, site)
             for name, site in trace.items()
@@ -239,7 +241,7 @@ class TracedModel:
         self, model: Mapping[str, PyTree], batch: Batch, mutable: Mapping
     ) -> dict[str, PyTree]:
         """The constrained values of `param` sites."""
-        trace = self.trace(batch, substitution.at_origin, model, mutable)
+        trace = self.trace(batch, self.start, model, mutable)
         return {
             name: params.param_value(site)
             for name, site in trace.items()
@@ -250,5 +252,5 @@ class TracedModel:
         self, batch: Batch, model: Mapping[str, PyTree], mutable: Mapping
     ) -> dict[str, Array]:
         """The values of the observed sites."""
-        trace = self.trace(batch, substitution.at_origin, model, mutable)
+        trace = self.trace(batch, self.start, model, mutable)
         return {name: jnp.asarray(site["value"]) for name, site in trace.items() if is_data(site)}

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 
 from vijax import Posterior
 from vijax.plot import densities
-from vijax.plot.prior import prior_draws
 from vijax.plot.scalars import continuous, scalars
 from vijax.plot.style import GUIDE, POSTERIOR, REFERENCE, styled
+from vijax.posterior.prior import prior_of
 from vijax.runtime.keys import RngKey, as_key, fold_in
 
 _MAX_SCALARS, _COLUMNS = 24, 4
@@ -49,7 +49,7 @@ def marginals(
         guide_draws = posterior.sample(num_draws, rng_key=fold_in(key, 1), corrected=False)
         guide_columns = scalars(posterior, guide_draws, names, _MAX_SCALARS)
     if prior:
-        before = prior_draws(posterior, fold_in(key, 2), num_draws)
+        before = prior_of(posterior._result).sample(num_draws, rng_key=fold_in(key, 2))
         prior_columns = scalars(posterior, before, names, _MAX_SCALARS)
     with styled():
         across = min(_COLUMNS, len(columns))

@@ -1,4 +1,4 @@
-"""Posterior predictive check, by ArviZ."""
+"""Posterior and prior predictive checks, by ArviZ."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from vijax import Posterior
+from vijax import Posterior, Prior
 from vijax.plot.style import GUIDE, POSTERIOR, styled
 from vijax.runtime.keys import RngKey
 
 
 def predictive(
-    posterior: Posterior,
+    posterior: Posterior | Prior,
     sites: Sequence[str] | None = None,
     *,
     num_draws: int = 50,
     rng_key: RngKey = 0,
     **options: Any,
 ) -> Any:
-    """Plots posterior predictive data sets together with the data, by `arviz_plots`.
+    """Plots predictive data sets together with the data, by `arviz_plots`.
 
     Args:
-        posterior: any fit with observations.
+        posterior: any fit with observations, or a `vijax.prior` of a model with its data.
         sites: observed sites; all by default.
         num_draws: number of predictive data sets.
         rng_key: an int, a JAX key or a legacy key.
@@ -51,6 +51,7 @@ def predictive(
             tree,
             var_names=sites,
             num_samples=num_draws,
+            group="prior_predictive" if isinstance(posterior, Prior) else "posterior_predictive",
             backend="matplotlib",
             **{"visuals": visuals, **options},
         )

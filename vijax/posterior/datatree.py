@@ -16,17 +16,22 @@ from vijax.contracts.kernel import Kernel
 from vijax.diagnostics import importance
 from vijax.model.data_dependence import observed_arrays
 from vijax.posterior import draws, pointwise
+from vijax.posterior.model_state import ModelState
 from vijax.posterior.prediction import predictive
+from vijax.posterior.prior_draws import prior_groups
 from vijax.posterior.result import FitResult
 from vijax.posterior.sampling import sample
 from vijax.runtime.blockwise import Arrays
 from vijax.runtime.keys import fold_in
 
 _RESERVED = ("chain", "draw", "sample")  # dimension names of ArviZ
+_LIBRARY = {"inference_library": "vijax", "inference_library_version": __version__}
 _NO_SAMPLES = ("observed_data", "constant_data")
 
 
-def to_datatree(result: FitResult, key: Array, num_draws: int, **options: Any) -> Any:
+def to_datatree(
+    result: FitResult, key: Array, num_draws: int, prior: ModelState | None, **options: Any
+) -> Any:
     """Exports the groups of `Posterior.to_datatree`.
 
     All groups have the same draws, in the same order. `log_p` and `log_q` are the log densities of
@@ -38,24 +43,44 @@ def to_datatree(result: FitResult, key: Array, num_draws: int, **options: Any) -
         result: of the fit.
         key: random key of the draws.
         num_draws: number of draws.
+        prior: the model, at its inputs, of the prior to add; `None` for none.
         **options: passed to `arviz_base.from_dict`; `dims`, `coords` and `attrs` add to and
             override those derived from the model's plates.
     """
-    from arviz_base import from_dict  # slow to import
-
     if result.missing or not result.target.subsampling.whole:
         groups = {"posterior": sample(result, key, num_draws, None)}
     else:
         groups = _groups(result, key, num_draws)
+    if prior is not None:
+        groups |= prior_groups(prior, fold_in(key, 3), num_draws)
+    return _export(result, groups, _attributes(result), options)
+
+
+def prior_datatree(state: ModelState, key: Array, num_draws: int, **options: Any) -> Any:
+    """See `Prior.to_datatree`."""
+    groups = prior_groups(state, key, num_draws)
+    if state.target.structure.observed:
+        groups["observed_data"] = _observed_data(state, state.batch)
+    return _export(state, groups, dict(_LIBRARY), options)
+
+
+def _export(
+    state: ModelState,
+    groups: dict[str, Arrays],
+    attributes: dict[str, Any],
+    options: dict[str, Any],
+) -> Any:
+    """The groups as a `DataTree`."""
+    from arviz_base import from_dict  # slow to import
+
     groups = {
         group: {_variable(name): value for name, value in values.items()}
         for group, values in groups.items()
         if values
     }
-    dims = _dims(result.target, groups) | dict(options.pop("dims", None) or {})
-    coords = _coords(result, groups) | dict(options.pop("coords", None) or {})
-    attributes = _attributes(result)
-    attrs = {"/": attributes, "posterior": attributes}
+    dims = _dims(state.target, groups) | dict(options.pop("dims", None) or {})
+    coords = _coords(state, groups) | dict(options.pop("coords", None) or {})
+    attrs = {"/": attributes, next(iter(groups)): attributes}
     for group, more in (options.pop("attrs", None) or {}).items():
         attrs[group] = attrs.get(group, {}) | dict(more)
     data = {
@@ -74,7 +99,6 @@ def _groups(result: FitResult, key: Array, num_draws: int) -> dict[str, Arrays]:
     z = draws.with_discrete(result, z, fold_in(key, 2))
     args, kwargs = result.arguments.join(full.batch.data)
     predicted = predictive(result, fold_in(key, 1), z, args, kwargs)
-    observe = target.program(_observations)
     constant = full.batch.data.keys() - observed_arrays(target, full.batch)
     return {
         "posterior": draws.constrain(full, z),
@@ -83,9 +107,7 @@ def _groups(result: FitResult, key: Array, num_draws: int) -> dict[str, Arrays]:
         },
         "log_likelihood": pointwise.log_likelihood(result, full.batch, z),
         "sample_stats": stats,
-        "observed_data": jax.device_get(
-            observe(full.batch, result.variables.model, result.mutable)
-        ),
+        "observed_data": _observed_data(result, full.batch),
         "constant_data": {name: np.asarray(full.batch.data[name]) for name in sorted(constant)},
     }
 
@@ -120,6 +142,11 @@ def _weighted(result: FitResult, key: Array, num_draws: int) -> tuple[Arrays, Ar
     return drawn.z, stats
 
 
+def _observed_data(state: ModelState, batch: Batch) -> Arrays:
+    observe = state.target.program(_observations)
+    return jax.device_get(observe(batch, state.variables.model, state.mutable))
+
+
 def _observations(
     target: Target, batch: Batch, model: dict[str, PyTree], mutable: dict[str, PyTree]
 ) -> dict[str, Array]:
@@ -128,8 +155,7 @@ def _observations(
 
 def _attributes(result: FitResult) -> dict[str, Any]:
     return {
-        "inference_library": "vijax",
-        "inference_library_version": __version__,
+        **_LIBRARY,
         "guide": repr(result.guide),
         "status": result.status,
         "stop_reason": result.stop_reason,
@@ -155,12 +181,12 @@ def _dim(plate: str, variables: set[str]) -> str:
     return _variable(plate) + "_dim" * (_variable(plate) in variables)
 
 
-def _coords(result: FitResult, groups: Mapping[str, Arrays]) -> dict[str, np.ndarray]:
+def _coords(state: ModelState, groups: Mapping[str, Arrays]) -> dict[str, np.ndarray]:
     """Labels by dimension."""
-    plates, variables = result.target.subsampling.plates, _variables(groups)
+    plates, variables = state.target.subsampling.plates, _variables(groups)
     return {
         _dim(name, variables) if name in plates else _variable(name): labels
-        for name, labels in result.arguments.coords.items()
+        for name, labels in state.arguments.coords.items()
     }
 
 
@@ -168,7 +194,7 @@ def _dims(target: Target, groups: Mapping[str, Arrays]) -> dict[str, list[str | 
     """Dimension names of the variables from the plates they are in, `None` elsewhere."""
     variables = _variables(groups)
     shapes: dict[str, tuple[int, ...]] = {}
-    for group in ("observed_data", "posterior"):
+    for group in ("prior_predictive", "prior", "observed_data", "posterior"):
         for name, value in groups.get(group, {}).items():
             shapes[name] = value.shape if group in _NO_SAMPLES else value.shape[1:]
 

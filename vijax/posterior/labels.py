@@ -15,6 +15,7 @@ import numpy as np
 from vijax.contracts import Batch, Position, PyTree, Target
 from vijax.model import Arguments
 from vijax.model.data_dependence import abstract_position, with_placeholders
+from vijax.posterior.model_state import ModelState
 from vijax.posterior.result import FitResult
 from vijax.runtime.errors import ModelError, mismatch
 
@@ -22,13 +23,13 @@ Coords = dict[str, np.ndarray]  # labels by dimension
 Shape = tuple[int, ...]
 
 
-def element_labels(result: FitResult, site: str, shape: Shape) -> list[str]:
+def element_labels(result: ModelState, site: str, shape: Shape) -> list[str]:
     """A label for every element of a site, in C order: `mu`, `theta[Choate]`, `beta[age,2]`.
 
     An element without coordinates has its index.
 
     Args:
-        result: of the fit.
+        result: the model, fitted or not.
         site: a site or deterministic.
         shape: of its value.
     """

@@ -19,6 +19,7 @@ from vijax.posterior.datatree import to_datatree
 from vijax.posterior.evidence import Bracket, Evidence, EvidenceMethod, log_evidence
 from vijax.posterior.nuts import nuts
 from vijax.posterior.predictive_methods import PredictiveMethods, memory_of_draws
+from vijax.posterior.prior import Prior, prior_of
 from vijax.posterior.report import report
 from vijax.posterior.requirements import require_all_rows
 from vijax.posterior.resume import resume
@@ -219,7 +220,12 @@ class Posterior(PredictiveMethods):
         return nuts(self._result, as_key(rng_key), **options)
 
     def to_datatree(
-        self, num_draws: int = 1000, *, rng_key: RngKey = 0, **options: Any
+        self,
+        num_draws: int = 1000,
+        *,
+        rng_key: RngKey = 0,
+        prior: bool | Prior = False,
+        **options: Any,
     ) -> DataTree:
         """Exports an ArviZ `DataTree`, dims `(chain=1, draw, ...)`, dimensions named after plates.
 
@@ -231,9 +237,12 @@ class Posterior(PredictiveMethods):
         Args:
             num_draws: number of draws.
             rng_key: an int, a JAX key or a legacy key.
+            prior: whether to add the groups prior and prior_predictive; a `Prior` for other inputs.
             **options: passed to `arviz_base.from_dict`.
         """
-        return to_datatree(self._result, as_key(rng_key), num_draws, **options)
+        with_prior = prior_of(self._result) if prior is True else prior or None
+        state = None if with_prior is None else with_prior.state
+        return to_datatree(self._result, as_key(rng_key), num_draws, state, **options)
 
     def as_numpyro(self) -> tuple[Callable[..., Any], dict[str, Any]]:
         """A NumPyro guide and its params, for `numpyro.infer.Predictive` and handlers."""

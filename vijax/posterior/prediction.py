@@ -108,7 +108,7 @@ def predictive(
 ) -> Arrays:
     """Predictive draws at new arguments given unconstrained draws of the latents."""
     target, do = result.target, {name: np.asarray(x) for name, x in changes.do.items()}
-    program, batch, redrawn = predictor(
+    program, batch, _, redrawn = predictor(
         result.model, args, kwargs, target, result.arguments, changes.growing, do.keys()
     )
     values = draws.constrain(result, draws.with_discrete(result, z, fold_in(key, 2)))

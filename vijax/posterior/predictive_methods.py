@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Collection, Mapping
 from typing import Any, Self
 
@@ -13,7 +12,7 @@ from vijax.posterior import condition, prediction
 from vijax.posterior.discrete_probs import discrete_probs
 from vijax.posterior.properties import FitProperties
 from vijax.runtime.keys import RngKey, as_key
-from vijax.runtime.keywords import explain_keywords_of_methods, merged
+from vijax.runtime.keywords import argument_names, explain_keywords_of_methods, merged
 from vijax.runtime.memory import explain_out_of_memory
 
 memory_of_draws = functools.partial(
@@ -171,10 +170,4 @@ class PredictiveMethods(FitProperties):
         return discrete_probs(self._result, key, args, kwargs, num_draws)
 
     def _model_arguments(self) -> tuple[str, ...] | None:
-        """Names of the model's arguments, for errors; `None` if it takes any keyword."""
-        try:
-            parameters = inspect.signature(self._result.model).parameters
-        except (TypeError, ValueError):
-            return None
-        any_name = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        return None if any_name else tuple(parameters)
+        return argument_names(self._result.model)

@@ -92,6 +92,16 @@ def merged(kwargs: Mapping[str, Any], model_kwargs: Mapping[str, Any] | None) ->
     return {**kwargs, **other}
 
 
+def argument_names(model: Callable[..., Any]) -> tuple[str, ...] | None:
+    """Names of a model's arguments, for errors; `None` if it takes any keyword."""
+    try:
+        parameters = inspect.signature(model).parameters
+    except (TypeError, ValueError):
+        return None
+    any_name = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return None if any_name else tuple(parameters)
+
+
 def explain_keywords(function: _F) -> _F:
     """Decorator: explains a keyword that the function does not have, and a key by position.
 

@@ -47,6 +47,13 @@ def is_factor(site: Mapping[str, Any]) -> bool:
     return site["infer"].get("is_auxiliary", False)
 
 
+def factors(trace: Trace) -> tuple[str, ...]:
+    """The factors of a trace."""
+    return tuple(
+        name for name, site in trace.items() if site["type"] == "sample" and is_factor(site)
+    )
+
+
 def is_subsampled(site: Mapping[str, Any], trace: Trace) -> bool:
     """Whether a site is in a plate with fewer rows in use than its size."""
     return any(plate.size != plate.subsample_size for plate in site_plates(site, trace))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -132,6 +133,14 @@ def at_origin(name: str, site: Message, steps: tuple[Step, ...]) -> Array | None
     """A value inside the support, near the origin of unconstrained space."""
     # one, not zero: the origin is not on a sphere
     return at_constant(1.0)(name, site, steps)
+
+
+def at_origin_or_draw(name: str, site: Message, steps: tuple[Step, ...]) -> Array | None:
+    """The same, and a draw where there is none: only shapes are needed."""
+    try:
+        return at_origin(name, site, steps)
+    except (ModelError, jax.errors.ConcretizationTypeError):  # a binomial with counts from data
+        return None
 
 
 def at_constant(constant: float | Array) -> SubstituteFn:

@@ -333,6 +333,7 @@ OTHERS = {
     "fitting/initial_values.py": "strategies of NumPyro, draws from the prior",
     "guides/flow/guide.py": "draws and densities of flows for the host",
     "guides/numpyro/export.py": "draws for NumPyro",
+    "runtime/gathers.py": "a log density or predictions, where data have indices out of range",
     "runtime/compilation.py": "whether the CPU compiler knows an option",
 }
 

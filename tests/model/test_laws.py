@@ -12,7 +12,7 @@ from numpyro.infer.util import log_density, potential_energy
 
 from tests.model.zoo import CASES
 from vijax.contracts import Batch
-from vijax.model import build, split, unwrap
+from vijax.model import build, check_indices, split, unwrap
 
 NUM_POINTS = 3
 # z is determined up to its radius
@@ -30,6 +30,7 @@ def world(name):
     model, args, kwargs = unwrap(case.model, case.args, case.kwargs)
     arguments, data = split(model, args, kwargs)
     target = build(model, arguments)
+    check_indices(target, Batch(data))  # no model is refused
     start = jax.jit(target.initialize)(jax.random.key(1), Batch(data))
     key = jax.random.key(sum(map(ord, name)))
     points = case.scale * jax.random.normal(key, (NUM_POINTS, target.space.dim))

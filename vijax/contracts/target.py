@@ -14,6 +14,8 @@ import numpy as np
 from vijax.contracts.space import Array, Plate, Position, Space
 from vijax.runtime.compilation import fast_compilation
 from vijax.runtime.device_layout import DeviceLayout
+from vijax.runtime.gathers import Gather
+from vijax.runtime.host_values import Node
 from vijax.runtime.precision import float32_products
 
 _MANY_SITES = 50  # latent sites of a program that takes longer to compile than to run
@@ -121,6 +123,10 @@ class Structure(NamedTuple):
         improper: sites with an improper prior.
         factors: the terms of the density that `numpyro.factor` adds.
         program: a digest of the traced model, see `vijax.runtime.jaxpr_digest`.
+        gathers: the accesses to arrays by indices that the data determine.
+        outcomes: the values of observed sites with discrete outcomes, as functions of the data.
+        factors: the terms of the density that `numpyro.factor` adds.
+        constant_factors: those among them that depend on no latent.
     """
 
     observed: tuple[str, ...] = ()
@@ -133,6 +139,10 @@ class Structure(NamedTuple):
     improper: tuple[str, ...] = ()
     factors: tuple[str, ...] = ()
     program: str = ""
+    gathers: tuple[Gather, ...] = ()
+    outcomes: Mapping[str, Node] = {}
+    factors: tuple[str, ...] = ()
+    constant_factors: tuple[str, ...] = ()
 
 
 class Subsampling(NamedTuple):

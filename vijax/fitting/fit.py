@@ -37,6 +37,7 @@ from vijax.model import (
     batch_request,
     check_batches,
     check_data,
+    check_indices,
     check_sources,
     shard_data,
     shard_target,
@@ -240,6 +241,7 @@ def _build_problem(
     chosen = resolve(guide, target, model, arguments)
     problem = Problem(model, arguments, target, chosen, batch, as_key(options["rng_key"]))
     check_data(problem.sample[0], arguments, problem.sample[1])
+    check_indices(*problem.sample)
     if mesh is None:
         return problem
     return dataclasses.replace(problem, batch=batch._replace(data=shard_data(target, data)))

@@ -4,6 +4,7 @@ from vijax.model.build import build, build_marginalized
 from vijax.model.concrete import split_and_build
 from vijax.model.data_checks import check_data
 from vijax.model.fitted_values import Growing
+from vijax.model.index_checks import check_indices
 from vijax.model.init_strategies import init_strategy
 from vijax.model.log_density import from_log_density
 from vijax.model.minibatch.additivity import check_batches
@@ -24,6 +25,7 @@ __all__ = [
     "build_prior",
     "check_batches",
     "check_data",
+    "check_indices",
     "check_sources",
     "fetch",
     "from_log_density",

@@ -7,16 +7,17 @@ compiled.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax import Array
-from numpyro.distributions import Distribution
 
 from vijax.contracts import Batch, Plate
+from vijax.model.data_use import DataUse, data_use, values_and_distributions
 from vijax.model.minibatch.subsampling import (
     BatchRequest,
     Subsampler,
@@ -38,7 +39,6 @@ from vijax.runtime.jaxpr import (
 from vijax.runtime.jaxpr_digest import jaxpr_digest
 
 _LONG = 16  # steps from which the length of a loop, not the number of points, determines the time
-_NUMERIC = (Array, np.ndarray, np.generic, bool, int, float)
 
 
 class Analysis(NamedTuple):
@@ -51,6 +51,7 @@ class Analysis(NamedTuple):
         sequential: whether there is a long loop.
         differentiable: whether there is a gradient.
         digest: of the traced program, with all that the model read while it was traced.
+        data_use: what the program does with the data, found when called.
     """
 
     trace: Trace
@@ -59,6 +60,7 @@ class Analysis(NamedTuple):
     sequential: bool
     differentiable: bool
     digest: str
+    data_use: Callable[[], DataUse]
 
 
 def analyze(traced: TracedModel) -> Analysis:
@@ -72,9 +74,10 @@ def analyze(traced: TracedModel) -> Analysis:
         return log_densities.log_prior_sds(trace), others
 
     run = jax.make_jaxpr(scales, return_shape=True)
-    closed, (shapes, _) = run(1.0, traced.arguments.abstract())
+    data = traced.arguments.abstract()
+    closed, (shapes, _) = run(1.0, data)
     names = sorted(shapes)  # the leaf order of a dict, whose leaves are the first outputs
-    dependent = depends_on_first_input(closed.jaxpr, len(names))
+    dependent = depends_on_first_input(closed.jaxpr, range(len(names)))
     hierarchical = tuple(itertools.compress(names, dependent))
     of_latents = [True] + [False] * (len(closed.jaxpr.invars) - 1)
     return Analysis(
@@ -84,33 +87,8 @@ def analyze(traced: TracedModel) -> Analysis:
         sequential=has_loop(closed.jaxpr, _LONG),
         differentiable=has_gradient(closed.jaxpr) and not loops_over(closed.jaxpr, of_latents),
         digest=jaxpr_digest(closed, [(name, site["type"]) for name, site in trace.items()]),
+        data_use=functools.partial(data_use, closed, trace, len(names) + 1, [None, *sorted(data)]),
     )
-
-
-def values_and_distributions(trace: Trace) -> list[Any]:
-    """The values and the parameters of the distributions of all sites."""
-    return [
-        leaf
-        for site in trace.values()
-        if site["type"] != "plate"
-        for leaf in (*_arrays(site["value"]), *distribution_arrays(site))
-    ]
-
-
-def distribution_arrays(site: Mapping[str, Any]) -> list[Any]:
-    """The parameters of a site's distribution; none of other sites."""
-    return _arrays(_parameters(site.get("fn")))
-
-
-def _arrays(tree: Any) -> list[Any]:
-    return [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, _NUMERIC)]
-
-
-def _parameters(fn: Any) -> Any:
-    """The parameters of a distribution by name; NumPyro's own order of them varies."""
-    if not isinstance(fn, Distribution):
-        return fn
-    return {name: _parameters(getattr(fn, name, None)) for name in fn.gather_pytree_data_fields()}
 
 
 def trace_with_default_rows(

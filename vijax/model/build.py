@@ -149,6 +149,7 @@ def _target(traced: TracedModel, analysis: Analysis, request: BatchRequest | Non
             sequential=analysis.sequential,
             differentiable=analysis.differentiable,
             digest=analysis.digest,
+            data_use=analysis.data_use,
         )
         trace = analysis.trace
         whole = not any(is_subsampled(site, trace) for _, site, _ in latents(trace))
@@ -237,6 +238,7 @@ def _structure(traced: TracedModel, analysis: Analysis, space: Space) -> Structu
         ),
         factors=factors(analysis.trace),
         program=analysis.digest,
+        **analysis.data_use()._asdict(),
     )
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from vijax.contracts import Batch
-from vijax.model.analysis import distribution_arrays
+from vijax.model.data_use import distribution_arrays
 from vijax.model.traced_model import TracedModel
 from vijax.model.tracing.handler import Message, Step, SubstituteFn
 from vijax.model.tracing.sites import Trace, at_step, is_factor, site_shape

@@ -11,15 +11,18 @@ import jax.numpy as jnp
 from jax import Array
 
 from vijax.contracts import Batch, PyTree, Target
-from vijax.model.analysis import trace_with_default_rows, values_and_distributions
+from vijax.contracts.target import Structure
+from vijax.model.analysis import trace_with_default_rows
+from vijax.model.data_use import accesses, values_and_distributions
 from vijax.model.fitted_values import NO_GROWTH, Growing, fitted_value, other_size
+from vijax.model.index_checks import check_gathers
 from vijax.model.interventions import check_sites, descendants, set_value
 from vijax.model.log_density import log_density_model
 from vijax.model.traced_model import TracedModel
 from vijax.model.tracing import substitution
 from vijax.model.tracing.arguments import Arguments, ModelCall, split, unwrap
 from vijax.model.tracing.handler import Message, Step, SubstituteFn
-from vijax.model.tracing.sites import Trace, fixed_value, is_data, site_shape
+from vijax.model.tracing.sites import Trace, dims, fixed_value, is_data, site_shape
 from vijax.runtime.errors import ModelError
 from vijax.runtime.fingerprint import fingerprint
 from vijax.runtime.jaxpr_digest import jaxpr_digest
@@ -28,6 +31,7 @@ Draws = dict[str, Array]
 
 _WITH_VALUES = ("sample", "deterministic")
 _FEW_ELEMENTS = 2000  # of one draw, up to which a program takes longer to compile well than to run
+_NEW_GROUPS = "For groups that were not in the fit, make their plate larger and pass new_groups=."
 
 
 class Scenario(NamedTuple):
@@ -130,13 +134,17 @@ def model_call(
     known = {} if fitted is None else fitted.known(may_grow=True)
     arguments, data = split(model, args, kwargs, False, static, known)
     code = fingerprint(model, opaque_by_identity=True)
-    digest, num_values = _digest(TracedModel(model, arguments))
+    digest, num_values = _digest(TracedModel(model, arguments), data)
     num_elements = num_values + sum(jnp.size(array) for array in data.values())
     return ModelCall((code, arguments.lookup, digest), model, arguments), data, num_elements
 
 
-def _digest(traced: TracedModel) -> tuple[str, int]:
-    """A digest of the model's program, with all that it read while traced; number of its values."""
+def _digest(traced: TracedModel, data: dict[str, Array]) -> tuple[str, int]:
+    """A digest of the model's program, with all that it read while traced; number of its values.
+
+    Raises:
+        ModelError: the data have indices out of range.
+    """
     trace: Trace = {}
 
     def run(data: dict[str, Array]) -> list[Array]:
@@ -146,6 +154,9 @@ def _digest(traced: TracedModel) -> tuple[str, int]:
         return values_and_distributions(trace)
 
     closed = jax.make_jaxpr(run)(traced.arguments.abstract())
+    gathers, _ = accesses(closed, trace, 0, sorted(traced.arguments.avals))
+    found = Structure(dims=dims(trace))
+    check_gathers(found, gathers, Batch(data), lambda data, _: run(data), _NEW_GROUPS)
     types = [(name, site["type"]) for name, site in trace.items()]
     values = [site["value"] for site in trace.values() if site["type"] in _WITH_VALUES]
     return jaxpr_digest(closed, types), sum(map(jnp.size, jax.tree.leaves(values)))

@@ -10,7 +10,7 @@ import jax
 from vijax.contracts import AmortizedGuide, Batch, Target
 from vijax.engine import count_bounds
 from vijax.guides.numpyro import rebound
-from vijax.model import build, split
+from vijax.model import build, check_indices, split
 from vijax.model.centering import resized_weights
 from vijax.posterior.result import FitResult
 from vijax.runtime.errors import GuideError, ModelError
@@ -56,6 +56,7 @@ def on_rows(
             "Pass the observations, too; rows with local latents require a new fit, or "
             "guides.Amortized."
         )
+    check_indices(target, Batch(data))
     return dataclasses.replace(
         result,
         arguments=arguments,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -88,8 +88,8 @@ def without_dead_code(function: Callable[..., Any], *shapes: Any) -> Callable[..
     return core.jaxpr_as_fun(core.ClosedJaxpr(jaxpr, closed.consts))
 
 
-def depends_on_first_input(jaxpr: Any, num_outputs: int) -> list[bool]:
-    """Whether each of the first outputs depends on the first input.
+def depends_on_first_input(jaxpr: Any, outputs: Iterable[int]) -> list[bool]:
+    """Whether each of some outputs, given by their numbers, depends on the first input.
 
     Each output is followed back to what it is computed from, so that many outputs of a long
     program take no longer than the program is long.
@@ -97,7 +97,7 @@ def depends_on_first_input(jaxpr: Any, num_outputs: int) -> list[bool]:
     producers = {var: equation for equation in jaxpr.eqns for var in equation.outvars}
     place = {id(equation): i for i, equation in enumerate(jaxpr.eqns)}
     found = []
-    for output in jaxpr.outvars[:num_outputs]:
+    for output in [jaxpr.outvars[i] for i in outputs]:
         needed, left = {}, [output]
         while left:
             atom = left.pop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sysconfig
 import traceback
+import types
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -198,9 +199,20 @@ def _where(error: BaseException) -> str:
         if frame.f_code is apply_stack.__code__:
             name = frame.f_locals["msg"].get("name")
             at_site = f" at site {name!r}" if name else at_site
-    frames = traceback.extract_tb(error.__traceback__)
+    return f"{at_site}{location_in_model(error.__traceback__)}"
+
+
+def location_in_model(trace: Any) -> str:
+    """The file and line of the model in a traceback, empty if there is none.
+
+    Args:
+        trace: of an exception, or of an operation of a traced program.
+    """
+    if trace is not None and not isinstance(trace, types.TracebackType):
+        trace = trace.as_python_traceback()
+    frames = traceback.extract_tb(trace)
     lines = [line for line in frames if not line.filename.startswith(_LIBRARIES)]
-    return f"{at_site} ({lines[-1].filename}, line {lines[-1].lineno})" if lines else at_site
+    return f" ({lines[-1].filename}, line {lines[-1].lineno})" if lines else ""
 
 
 def _hint(error: BaseException) -> str:

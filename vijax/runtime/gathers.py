@@ -228,7 +228,8 @@ def _with_mode(program: Any, mode: GatherScatterMode) -> Any:
     for equation in program.eqns:
         name = equation.primitive.name
         if name == "gather" and _is_silent(equation):
-            fill = {"mode": mode, "fill_value": _fill_value(equation.invars[0].aval.dtype)}
+            operand: Any = equation.invars[0].aval
+            fill = {"mode": mode, "fill_value": _fill_value(operand.dtype)}
             equation = equation.replace(params=equation.params | fill)
         elif name == "dynamic_slice" and mode == GatherScatterMode.FILL_OR_DROP:
             equation = _filled_slice(equation)

@@ -1,5 +1,6 @@
 """Every misuse of the model layer is a typed error that names the cause and a remedy."""
 
+import math
 import traceback
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+import scipy.stats
 from numpyro import handlers
 from numpyro.contrib.control_flow import cond, scan
 from numpyro.primitives import mutable
@@ -163,6 +165,21 @@ def plate_size_from_data(y):
         numpyro.sample("mu", LATENT)
 
 
+def numpy_function(y):
+    scale = np.exp(numpyro.sample("a", dist.Normal(0.0, 1.0)))
+    numpyro.sample("y", dist.Normal(0.0, scale), obs=y)
+
+
+def math_function(y):
+    scale = math.exp(numpyro.sample("a", dist.Normal(0.0, 1.0)))
+    numpyro.sample("y", dist.Normal(0.0, scale), obs=y)
+
+
+def scipy_function(y):
+    a = numpyro.sample("a", dist.Normal(0.0, 1.0))
+    numpyro.factor("y", scipy.stats.norm.logpdf(y, a).sum())
+
+
 def to_numpy(y):
     np.asarray(numpyro.sample("mu", LATENT))
 
@@ -269,7 +286,10 @@ class Broken(dist.Distribution):
         (branch_on_data, r"needs the value of an array.*test_errors.py, line \d+.*jnp.where"),
         (branch_on_latent, "needs the value of an array"),
         (plate_size_from_data, r"needs the value of an array.*J=int\(J\)"),
-        (to_numpy, "needs the value of an array"),
+        (to_numpy, r"needs the value of an array.*abstract inside the model\. Use jax\.numpy"),
+        (numpy_function, r"inside the model\. Use jax\.numpy, jnp\.exp instead of np\.exp\."),
+        (math_function, r"inside the model\. Use jax\.numpy, jnp\.exp instead of math\.exp\."),
+        (scipy_function, r"use jax\.scipy \(jax\.scipy\.stats.*through jax\.pure_callback"),
         (unsupported, "site 'mu': no bijection is known.*ImproperUniform.*biject_to"),
         (local_without_all_rows, r"site 'mu': expected data for all 80 rows of plate 'n'.*got 8"),
         (own_exception, r"'own_exception' failed with RuntimeError.*line \d+\): my error"),

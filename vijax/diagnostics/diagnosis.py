@@ -56,6 +56,8 @@ class Diagnostics(NamedTuple):
         discrete: whether there are sites without a gradient, for which no chains are run.
         enumeration: comparison with the exact posterior of discrete sites, `None` where these have
             too many joint values.
+        remarks: on the model and its data, in words; they do not bear on the accuracy.
+        failure_advice: what to try if the fit fails, empty for the usual.
         wrong_gradient: sites with a gradient that is not the log density's; `None` if not checked.
     """
 
@@ -79,3 +81,5 @@ class Diagnostics(NamedTuple):
     discrete: bool = False
     enumeration: Comparison | None = None
     wrong_gradient: tuple[str, ...] | None = None
+    remarks: tuple[str, ...] = ()
+    failure_advice: str = ""

@@ -15,7 +15,7 @@ from vijax.contracts import Batch, Blocks, Data, Guide, PyTree, Target, Variable
 from vijax.diagnostics.assessment import FittedGuide
 from vijax.engine.all_rows import all_rows
 from vijax.engine.row_schedule import RowSchedule
-from vijax.model import Arguments, fetch
+from vijax.model import Arguments, Remarks, fetch
 from vijax.runtime.keys import fold_in
 
 
@@ -30,6 +30,7 @@ class Problem:
         guide: the variational family.
         batch: the full data, except arrays that are not in memory.
         key: the root key.
+        remarks: on the model and its data.
     """
 
     model: Callable[..., Any]
@@ -38,6 +39,7 @@ class Problem:
     guide: Guide
     batch: Batch
     key: Array
+    remarks: Remarks = Remarks()
 
     @functools.cached_property
     def schedule(self) -> RowSchedule:

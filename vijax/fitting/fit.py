@@ -39,6 +39,7 @@ from vijax.model import (
     check_data,
     check_indices,
     check_sources,
+    model_remarks,
     shard_data,
     shard_target,
     split_and_build,
@@ -242,6 +243,10 @@ def _build_problem(
     problem = Problem(model, arguments, target, chosen, batch, as_key(options["rng_key"]))
     check_data(problem.sample[0], arguments, problem.sample[1])
     check_indices(*problem.sample)
+    remarks = model_remarks(model, args, kwargs, target, batch)
+    for text in remarks.warnings:
+        warnings.warn(f"{text}.", VijaxWarning, stacklevel=4)
+    problem = dataclasses.replace(problem, remarks=remarks)
     if mesh is None:
         return problem
     return dataclasses.replace(problem, batch=batch._replace(data=shard_data(target, data)))

@@ -12,6 +12,7 @@ from vijax.model.minibatch.subsampling import batch_request, check_sources, fetc
 from vijax.model.nuts import run_nuts
 from vijax.model.predictive import predictor
 from vijax.model.prior import build_prior
+from vijax.model.remarks import Remarks, model_remarks
 from vijax.model.sharding import shard_data, shard_target
 from vijax.model.tracing.arguments import Arguments, ModelCall, split, unwrap
 
@@ -19,6 +20,7 @@ __all__ = [
     "Arguments",
     "Growing",
     "ModelCall",
+    "Remarks",
     "batch_request",
     "build",
     "build_marginalized",
@@ -30,6 +32,7 @@ __all__ = [
     "fetch",
     "from_log_density",
     "init_strategy",
+    "model_remarks",
     "predictor",
     "run_nuts",
     "shard_data",

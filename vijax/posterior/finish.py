@@ -128,8 +128,11 @@ def _result(
     **fields: Any,
 ) -> FitResult:
     """The result of any fit: here other modes are searched for, if they have not been."""
-    warnings = problem.arguments.data_warnings
-    diagnostics = assessment.diagnostics._replace(data_warnings=warnings)
+    diagnostics = assessment.diagnostics._replace(
+        data_warnings=problem.arguments.data_warnings,
+        remarks=problem.remarks.texts,
+        failure_advice=problem.remarks.failure_advice,
+    )
     assessment = assessment._replace(diagnostics=diagnostics)
     assessment = with_mode_search(assessment, problem, variables, mutable, unseen)
     if assessment.draws.z:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import sysconfig
 import traceback
 import types
@@ -23,6 +25,7 @@ _ABSTRACT = (
     jax.errors.TracerArrayConversionError,
     jax.errors.NonConcreteBooleanIndexError,
 )
+_NUMPY_CALL = re.compile(r"\b(np|numpy|math)\.(\w+)\(")
 _PATHS = sysconfig.get_paths()
 _LIBRARIES = (
     *(_PATHS[kind] for kind in ("purelib", "platlib", "stdlib")),
@@ -157,8 +160,7 @@ def tracing_errors(model: Callable[..., Any]) -> Iterator[None]:
     except _ABSTRACT as error:
         raise ModelError(
             f"{label} needs the value of an array while it is being traced{_where(error)}: "
-            f"{_first_line(error)} Arrays are abstract inside the model. Pass sizes and flags as "
-            "Python numbers (J=int(J)), compute them from .shape, or use jnp.where instead of if."
+            f"{_first_line(error)} Arrays are abstract inside the model. {_for_values(error)}"
         ) from error
     except Exception as error:
         raise ModelError(
@@ -213,6 +215,27 @@ def location_in_model(trace: Any) -> str:
     frames = traceback.extract_tb(trace)
     lines = [line for line in frames if not line.filename.startswith(_LIBRARIES)]
     return f" ({lines[-1].filename}, line {lines[-1].lineno})" if lines else ""
+
+
+def _for_values(error: BaseException) -> str:
+    """Remedies for a function that needs the values of arrays: the one that it is, first."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.line or "" for frame in frames if not frame.filename.startswith(_LIBRARIES)]
+    called = _NUMPY_CALL.search(lines[-1]) if lines else None
+    first = ""
+    if any(f"{os.sep}scipy{os.sep}" in frame.filename for frame in frames):
+        first = (
+            "SciPy computes with numbers only: use jax.scipy (jax.scipy.stats.norm.logpdf), or "
+            "call it through jax.pure_callback. "
+        )
+    elif called and hasattr(jnp, called[2]):
+        first = f"Use jax.numpy, jnp.{called[2]} instead of {called[1]}.{called[2]}. "
+    elif isinstance(error, jax.errors.TracerArrayConversionError):
+        first = "Use jax.numpy instead of NumPy, such as jnp.exp instead of np.exp. "
+    return (
+        f"{first}Pass sizes and flags as Python numbers (J=int(J)), compute them from .shape, or "
+        "use jnp.where instead of if."
+    )
 
 
 def _hint(error: BaseException) -> str:

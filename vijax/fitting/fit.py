@@ -46,7 +46,7 @@ from vijax.model import (
     unwrap,
 )
 from vijax.model.centering import requested_weights
-from vijax.posterior.labels import checked_coords
+from vijax.posterior.labels import checked_coords, level_coords
 from vijax.posterior.posterior import Posterior
 from vijax.runtime.deadline import time_limit
 from vijax.runtime.errors import ModelError, VijaxWarning
@@ -101,8 +101,9 @@ def fit(
 
     Args:
         model: a NumPyro model function.
-        *args: its positional arguments. Arrays are data, other values configuration. With
-            `batch_size=`, large memory maps, sparse matrices and row sources of `vijax.data` are
+        *args: its positional arguments. Arrays are data, other values configuration. Of a data
+            frame (pandas, polars, pyarrow) the model gets the columns by name, labels as integer
+            codes, see `vijax.data.columns`. With `batch_size=`, large memory maps, sparse matrices and row sources of `vijax.data` are
             read batch by batch and never loaded in full.
         rng_key: an int, a JAX key or a legacy key.
         guide: `"auto"`, `"meanfield"`, `"fullrank"`, `"lowrank"`, `"plates"`, `"markov"`,
@@ -143,7 +144,7 @@ def fit(
             checked with short chains after it, so that the status may be lower than with more time.
         coords: labels of the elements of sites, by dimension: the name of a plate, or `site_dim_0`,
             `site_dim_1`, ... outside of plates (as in ArviZ). Summaries, figures and the `DataTree`
-            have them.
+            have them. A plate of the groups of a categorical column has its labels by default.
         callbacks: called as `callback(state, losses, step)` a few times a second; raising
             `StopIteration` ends the fit.
         checkpoint: a directory in which gradient steps save their state every 30 seconds, or a
@@ -234,7 +235,8 @@ def _build_problem(
     target = target if mesh is None else shard_target(target, arguments, mesh)
     check_sources(target, arguments.sources)
     batch = Batch(data, centering=requested_weights(target, options["centering"]))
-    coords = checked_coords(options["coords"], target, arguments, batch)
+    coords = level_coords(target, arguments, batch)
+    coords |= checked_coords(options["coords"], target, arguments, batch)
     arguments = dataclasses.replace(arguments, coords=coords)
     if guide == "auto":
         algorithm_guide = algorithm.default_guide if isinstance(algorithm, Algorithm) else None

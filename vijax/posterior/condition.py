@@ -12,6 +12,7 @@ from vijax.engine import count_bounds
 from vijax.guides.numpyro import rebound
 from vijax.model import build, check_indices, split
 from vijax.model.centering import resized_weights
+from vijax.posterior.labels import kept_coords, level_coords
 from vijax.posterior.result import FitResult
 from vijax.runtime.errors import GuideError, ModelError
 
@@ -57,9 +58,10 @@ def on_rows(
             "guides.Amortized."
         )
     check_indices(target, Batch(data))
+    coords = kept_coords(result) | level_coords(target, arguments, Batch(data))
     return dataclasses.replace(
         result,
-        arguments=arguments,
+        arguments=dataclasses.replace(arguments, coords=coords),
         target=target,
         guide=rebound(result.guide, arguments, target),
         batch=_coordinates(result, target, Batch(data)),

@@ -14,8 +14,10 @@ from vijax._version import __version__
 from vijax.contracts import Batch, DensityGuide, PyTree, Target
 from vijax.contracts.kernel import Kernel
 from vijax.diagnostics import importance
+from vijax.model import Arguments
 from vijax.model.data_dependence import observed_arrays
 from vijax.posterior import draws, pointwise
+from vijax.posterior.labels import as_labels, short_names
 from vijax.posterior.model_state import ModelState
 from vijax.posterior.prediction import predictive
 from vijax.posterior.prior_draws import prior_groups
@@ -108,8 +110,19 @@ def _groups(result: FitResult, key: Array, num_draws: int) -> dict[str, Arrays]:
         "log_likelihood": pointwise.log_likelihood(result, full.batch, z),
         "sample_stats": stats,
         "observed_data": _observed_data(result, full.batch),
-        "constant_data": {name: np.asarray(full.batch.data[name]) for name in sorted(constant)},
+        "constant_data": _constant_data(result.arguments, full.batch, sorted(constant)),
     }
+
+
+def _constant_data(arguments: Arguments, batch: Batch, names: list[str]) -> Arrays:
+    """The arrays of these names; columns of data frames by their own name, labels as such."""
+    columns, short, found = arguments.frame_columns, short_names(names), {}
+    for name in names:
+        values = np.asarray(batch.data[name])
+        if name in arguments.levels:
+            values = as_labels(arguments.levels[name])[values]
+        found[short[name] if name in columns else name] = values
+    return found
 
 
 def _weighted(result: FitResult, key: Array, num_draws: int) -> tuple[Arrays, Arrays]:

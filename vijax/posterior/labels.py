@@ -5,9 +5,11 @@ A dimension is named after its plate; outside of plates `site_dim_0`, `site_dim_
 
 from __future__ import annotations
 
+import collections
 import itertools
+import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -108,6 +110,71 @@ def as_labels(values: Iterable[Any]) -> np.ndarray:
     if array.dtype.kind in "biufUM":
         return array
     return np.array([str(value) for value in array.ravel()], str).reshape(array.shape)
+
+
+def level_coords(target: Target, arguments: Arguments, batch: Batch) -> Coords:
+    """Labels of plates from the categorical columns of the data.
+
+    A plate has the labels of the column of its name, or else of the only column with as many
+    labels. With as many rows as labels it may be a plate of the rows: then the labels must be in
+    their order.
+
+    Args:
+        target: the model.
+        arguments: its static arguments.
+        batch: its data in memory.
+    """
+    rows = {shape[0] for shape, _ in arguments.avals.values() if shape}
+    known = batch.data | arguments.static()
+    columns = {
+        name: _Column(np.asarray(known[name]), as_labels(labels))
+        for name, labels in arguments.levels.items()
+    }
+    short, found = short_names(columns), {}
+    for plate, size in ((name, one.size) for name, one in target.subsampling.plates.items()):
+        suiting = [name for name, column in columns.items() if column.labels_plate(size)]
+        named = [name for name in suiting if short[name] == plate]
+        others = [name for name in suiting if size not in rows or columns[name].in_order]
+        chosen = named or others
+        if len(chosen) == 1:
+            found[plate] = columns[chosen[0]].labels
+    return found
+
+
+class _Column(NamedTuple):
+    """A categorical column: codes `(rows,)`, and labels by code."""
+
+    codes: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def in_order(self) -> bool:
+        """Whether each row has a label of its own, in the order of the rows."""
+        return np.array_equal(self.codes, np.arange(len(self.labels)))
+
+    def labels_plate(self, size: int) -> bool:
+        """Whether a plate of this size can have its labels, also if it is one of the rows."""
+        distinct = len(self.labels) == size == len(np.unique(self.labels))
+        return distinct and (len(self.codes) != size or self.in_order)
+
+
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """The names of columns without that of the data frame, where that is unambiguous."""
+    last = {name: re.sub(r"^.*\[(['\"])(.*)\1\]$", r"\2", name) for name in names}
+    counts = collections.Counter(last.values())
+    return {name: one if counts[one] == 1 else name for name, one in last.items()}
+
+
+def kept_coords(result: FitResult) -> Coords:
+    """The labels of a fit that apply at other rows of data, too: not those of the rows."""
+    target = result.target
+    rows = {plate for site in target.structure.observed for plate in target.structure.dims[site]}
+    kept = _dimensions(target, {site.name: site.shape for site in target.space.sites})
+    return {
+        name: labels
+        for name, labels in result.arguments.coords.items()
+        if name in kept and name not in rows
+    }
 
 
 def _dimensions(target: Target, shapes: Mapping[str, Shape]) -> dict[str, int]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import numpy as np
 
 from vijax.auto.history import Attempt
 from vijax.contracts import Batch, Guide, PyTree, Space, Target
 from vijax.diagnostics.importance import describe_khat
+from vijax.posterior.labels import short_names
 from vijax.posterior.result import FitResult
 
 
@@ -122,6 +125,20 @@ class FitProperties:
         `space.coordinates()` are the labels of the rows of `covariance()`.
         """
         return self._result.target.space
+
+    @property
+    def coords(self) -> dict[str, np.ndarray]:
+        """Labels of the elements of sites by dimension, given or of categorical columns."""
+        return dict(self._result.arguments.coords)
+
+    @property
+    def levels(self) -> dict[str, tuple[Any, ...]]:
+        """Labels of the categorical columns of the data, in the order of their codes.
+
+        A predicted code of a categorical outcome has the label `levels["outcome"][code]`.
+        """
+        levels = self._result.arguments.levels
+        return {short: levels[name] for name, short in short_names(levels).items()}
 
     @property
     def centering(self) -> dict[str, np.ndarray]:

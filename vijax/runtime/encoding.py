@@ -47,9 +47,10 @@ class Encoded(NamedTuple):
 
 def is_table(value: Any) -> bool:
     """Whether a value has columns by name: pandas, polars, pyarrow and others."""
-    if isinstance(value, (Columns, type)) or callable(value) or hasattr(value, "data_vars"):
+    kind = type(value)  # not the value: the columns of a lazy table are expensive
+    if isinstance(value, (Columns, type)) or callable(value) or hasattr(kind, "data_vars"):
         return isinstance(value, Columns)
-    return any(hasattr(value, name) for name in ("columns", "column_names", "__dataframe__"))
+    return any(hasattr(kind, name) for name in ("columns", "column_names", "__dataframe__"))
 
 
 def is_labels(value: Any) -> bool:
@@ -124,6 +125,11 @@ def _columns(label: str, table: Any) -> dict[Hashable, Any]:
             name: _Coded(array, table.levels[name]) if name in table.levels else array
             for name, array in table.arrays.items()
         }
+    if hasattr(table, "collect") or not hasattr(table, "__getitem__"):  # a lazy one of polars
+        got = type(table).__name__
+        raise ArgumentError(
+            mismatch(f"argument {label!r}", "a table in memory", got, "Collect it first.")
+        )
     if hasattr(table, "column_names") and hasattr(table, "to_pandas"):  # nulls of pyarrow
         table = table.to_pandas()
     elif not hasattr(table, "columns"):
@@ -136,13 +142,7 @@ def _columns(label: str, table: Any) -> dict[Hashable, Any]:
         raise ArgumentError(
             mismatch(f"argument {label!r}", "columns of different names", f"two named {repeated}")
         )
-    try:
-        return {name: table[name] for name in names}
-    except TypeError as error:  # a lazy frame
-        got = type(table).__name__
-        raise ArgumentError(
-            mismatch(f"argument {label!r}", "a table in memory", got, "Collect it first.")
-        ) from error
+    return {name: table[name] for name in names}
 
 
 @dataclasses.dataclass(frozen=True)

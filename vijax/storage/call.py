@@ -48,7 +48,7 @@ def known(note: dict[str, Any], reader: Reader) -> dict[str, Known]:
     """What the fit knows of its columns, see `Arguments.known`."""
     levels = {name: reader.decode(one) for name, one in note.get("levels", {}).items()}
     found = dict.fromkeys([*note["arrays"], *note["by content"]], Known(numeric=True))
-    return found | {name: Known(labels, may_grow=False) for name, labels in levels.items()}
+    return found | {name: Known(labels) for name, labels in levels.items()}
 
 
 def coords(note: dict[str, Any], reader: Reader) -> dict[str, np.ndarray]:
@@ -96,6 +96,9 @@ def check(note: dict[str, Any], arguments: Arguments) -> None:
     Raises:
         ArgumentError: an argument differs; names it.
     """
+    for name, labels in arguments.new_levels.items():
+        expected = f"labels of the fit, {arguments.levels[name][: -len(labels)]}"
+        raise ArgumentError(mismatch(f"argument {name!r}", expected, f"{labels}, too"))
     new_note = encode(arguments, Writer(lenient=True))
     for kind in ("arrays", "static"):
         for name in dict.fromkeys([*note[kind], *new_note[kind]]):

@@ -17,7 +17,7 @@ from jax import Array
 
 from vijax.contracts import RowSource
 from vijax.model.tracing.rounding import rounding_warnings
-from vijax.runtime.columns import Labels
+from vijax.runtime.columns import Columns, Labels
 from vijax.runtime.encoding import (
     Known,
     column_label,
@@ -96,6 +96,13 @@ class Arguments:
         numbers = {*self.avals, *self.by_content}
         known = {name: Known(None, True, may_grow) for name in numbers}
         return known | {name: Known(one, False, may_grow) for name, one in self.levels.items()}
+
+    @property
+    def frame_columns(self) -> frozenset[str]:
+        """The arrays that are columns of data frames."""
+        leaves = jax.tree.leaves(self.join(self.abstract()), is_leaf=is_table)
+        frames = [leaf for leaf in leaves if isinstance(leaf, Columns)]
+        return frozenset(column_label(one.label, name) for one in frames for name in one.arrays)
 
     @property
     def grown(self) -> frozenset[tuple[int, int]]:

@@ -103,8 +103,8 @@ def fit(
         model: a NumPyro model function.
         *args: its positional arguments. Arrays are data, other values configuration. Of a data
             frame (pandas, polars, pyarrow) the model gets the columns by name, labels as integer
-            codes, see `vijax.data.columns`. With `batch_size=`, large memory maps, sparse matrices and row sources of `vijax.data` are
-            read batch by batch and never loaded in full.
+            codes, see `vijax.data.columns`. With `batch_size=`, large memory maps, sparse matrices
+            and row sources of `vijax.data` are read batch by batch and never loaded in full.
         rng_key: an int, a JAX key or a legacy key.
         guide: `"auto"`, `"meanfield"`, `"fullrank"`, `"lowrank"`, `"plates"`, `"markov"`,
             `"laplace"`, `"map"`, `"flow"` or the name of a flow (`"realnvp"`, `"nsf"`, `"iaf"`,

@@ -45,7 +45,8 @@ class PredictiveMethods(FitProperties):
 
         Args:
             *args: the model's arguments at the new inputs; those of the fit by default. Observed
-                sites are drawn even if their data are passed.
+                sites are drawn even if their data are passed. Labels of a data frame that the fit
+                did not have are new members of the plate of their column.
             num_draws: number of draws.
             rng_key: an int, a JAX key or a legacy key.
             new_groups: a plate, plates, or `True` for all, that may have more members than in the

@@ -120,6 +120,35 @@ def test_new_labels_are_new_groups(posterior):
         posterior.log_predictive_density(new_rows("New").assign(y=0.0))
 
 
+def test_values_of_rows_are_not_used_for_other_rows():
+    schools = pd.DataFrame({"school": ["B", "C", "A"], "y": [1.0, 2.0, -3.0]})
+
+    def by_row(data):
+        center = numpyro.sample("center", dist.Normal(0.0, 1.0))
+        with numpyro.plate("schools", len(data)):
+            effect = numpyro.sample("effect", dist.Normal(center, 1.0))
+            numpyro.sample("y", dist.Normal(effect, 0.1), obs=data.get("y"))
+
+    def by_label(data):
+        center = numpyro.sample("center", dist.Normal(0.0, 1.0))
+        with numpyro.plate("schools", data.num_levels("school")):
+            effect = numpyro.sample("effect", dist.Normal(center, 1.0))
+        with numpyro.plate("rows", len(data)):
+            numpyro.sample("y", dist.Normal(effect[data["school"]], 0.1), obs=data.get("y"))
+
+    rows = vijax.fit(by_row, schools, guide="laplace", progress_bar=False)
+    assert list(rows.coords["schools"]) == ["B", "C", "A"]
+    assert rows.predict(schools[["school"]])["y"].shape == (1000, 3)
+    for other in (schools[::-1], schools.assign(school=["X", "Y", "Z"])):
+        with pytest.raises(
+            vijax.ModelError, match=r"\['school'\]\".*order.*plate 'schools'.*index"
+        ):
+            rows.predict(other[["school"]])
+    labels = vijax.fit(by_label, schools, guide="laplace", progress_bar=False)
+    drawn = labels.predict(schools[::-1][["school"]])["y"]
+    np.testing.assert_allclose(drawn.mean(0), [-3.0, 2.0, 1.0], atol=0.1)
+
+
 def test_labels_are_saved(posterior, tmp_path):
     posterior.save(tmp_path / "fit")
     rows = new_rows("Hotchkiss", "New")

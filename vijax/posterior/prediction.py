@@ -14,6 +14,7 @@ from vijax.contracts import Batch
 from vijax.diagnostics.importance import block_size
 from vijax.model import Growing, predictor
 from vijax.posterior import condition, draws, pointwise
+from vijax.posterior.labelled_rows import check_labelled_rows
 from vijax.posterior.requirements import require_data, unsubsampled_data
 from vijax.posterior.result import FitResult
 from vijax.posterior.sampling import unconstrained
@@ -122,6 +123,9 @@ def predictive(
         keys = jax.random.split(fold_in(key, int(rows[0])), size)
         return program(keys, part, batch, result.variables.model, result.mutable)
 
+    state = batch, result.variables.model, result.mutable
+    inputs = jax.random.split(key, num_draws), values, *state
+    check_labelled_rows(result, batch.data, latent & values.keys(), program, inputs)
     return map_blocks(block, values, size)
 
 

@@ -8,6 +8,7 @@ import numpyro.distributions as dist
 import pytest
 
 import vijax
+from vijax.posterior.condition import on_rows
 from vijax.posterior.labels import coordinate_labels, element_labels
 
 RNG = np.random.default_rng(0)
@@ -62,6 +63,11 @@ def test_labels_are_saved_and_exported(posterior, tmp_path):
         for name, labels in (COORDS | {"share_dim_0": [1, 2, 3]}).items():
             assert np.array_equal(tree["posterior"][name], labels)
         assert np.array_equal(tree["posterior_predictive"]["rows"], COORDS["rows"])
+
+
+def test_labels_of_rows_are_not_those_of_other_rows(posterior):
+    other = on_rows(posterior._result, "log_predictive_density", (X[::-1], GROUP, Y), {})
+    assert {*other.arguments.coords} == {"slope_dim_0", "group", "share_dim_0"}
 
 
 @pytest.mark.parametrize(

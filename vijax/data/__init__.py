@@ -6,8 +6,8 @@ they are; `columns` is what a model gets of one.
 
 from vijax.contracts import RowSource
 from vijax.data.files import npy, save_npy, table
-from vijax.data.frames import columns
+from vijax.data.frames import Columns, columns
 from vijax.data.records import records
 from vijax.data.stream import stream
 
-__all__ = ["RowSource", "columns", "npy", "records", "save_npy", "stream", "table"]
+__all__ = ["Columns", "RowSource", "columns", "npy", "records", "save_npy", "stream", "table"]

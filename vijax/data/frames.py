@@ -8,6 +8,8 @@ from vijax.runtime.columns import Columns
 from vijax.runtime.encoding import encode_table, is_table
 from vijax.runtime.errors import ArgumentError, mismatch
 
+__all__ = ["Columns", "columns"]
+
 
 def columns(frame: Any) -> Columns:
     """The columns of a data frame by name, as `fit` passes them to a model.

@@ -110,7 +110,7 @@ def schools() -> list[Any]:
         posterior.covariance(),
         posterior.log_likelihood(200, rng_key=2),
     )
-    rows = [list(row[1:]) for row in posterior.summary().rows]
+    rows = posterior.summary().to_numpy().tolist()
     return [_of(posterior), figures, rows, sorted(loaded.sample(300, rng_key=7).items())]
 
 

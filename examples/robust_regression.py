@@ -48,9 +48,9 @@ def main():
     print(f"\n{'errors':16} {'slope':>6} {'sd':>6} {'scale':>7}   status")
     for name, posterior in fits.items():
         summary = posterior.summary()
-        slope, scale = summary["slope"], summary["scale"]
+        mean, sd = summary["mean"], summary["sd"]
         print(
-            f"{name + ' errors':16} {slope.mean:6.2f} {slope.sd:6.2f} {scale.mean:7.2f}   "
+            f"{name + ' errors':16} {mean['slope']:6.2f} {sd['slope']:6.2f} {mean['scale']:7.2f}   "
             f"{posterior.status}"
         )
 

@@ -34,13 +34,13 @@ def test_every_public_name_exists():
 
 
 def test_import_is_light_and_leaves_jax_as_it_was(tmp_path):
-    """No plotting, no scikit-learn, no JAX setting changed."""
+    """No plotting, no pandas, no scikit-learn, no JAX setting changed."""
     # arviz_base is among them because its 0.8 imports matplotlib where that is installed.
     code = """
 import sys, jax
 before = dict(jax.config.values)
 import vijax
-heavy = {"arviz_base", "arviz_plots", "matplotlib", "sklearn"} & set(sys.modules)
+heavy = {"arviz_base", "arviz_plots", "matplotlib", "pandas", "sklearn"} & set(sys.modules)
 assert not heavy, f"import vijax also imports {sorted(heavy)}"
 changed = [name for name in before if jax.config.values[name] != before[name]]
 assert not changed, f"import vijax changes {changed}"

@@ -10,17 +10,23 @@
 'certified'
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from vijax import data, guides, objectives
 from vijax._version import __version__
 from vijax.fitting.fit import fit
 from vijax.model import from_log_density
-from vijax.posterior.compare import Comparison, compare
+from vijax.posterior.compare import compare
 from vijax.posterior.load import load
 from vijax.posterior.posterior import Posterior
 from vijax.posterior.prior import Prior, prior
 from vijax.posterior.stack import stack
 from vijax.runtime.errors import GuideError, ModelError, OutOfMemoryError, VijaxError, VijaxWarning
 from vijax.storage.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from vijax.posterior.tables import Comparison, Summary
 
 __all__ = [
     "Checkpoint",
@@ -30,6 +36,7 @@ __all__ = [
     "OutOfMemoryError",
     "Posterior",
     "Prior",
+    "Summary",
     "VijaxError",
     "VijaxWarning",
     "__version__",
@@ -43,6 +50,13 @@ __all__ = [
     "prior",
     "stack",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The tables, which need pandas: importing it takes most of a second."""
+    if name in ("Comparison", "Summary"):
+        return getattr(import_module("vijax.posterior.tables"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -388,9 +388,9 @@ def test_minibatches():
     guide = {"z": "discrete", ...: "fullrank"}
     options = {"num_steps": 3000, "progress_bar": False}
     posterior = vijax.fit(mixture, y, batch_size=50, guide=guide, **options)
-    whole = vijax.fit(mixture, y, progress_bar=False).summary()["mu"]
+    whole = vijax.fit(mixture, y, progress_bar=False).summary().loc["mu"]
     mu = posterior.sample(2000)["mu"]
-    assert abs(mu.mean() - whole.mean) < whole.sd
+    assert abs(mu.mean() - whole["mean"]) < whole["sd"]
     assert posterior.sample(10)["z"].shape == (10, 200)
 
 

@@ -112,7 +112,7 @@ def test_shifts_are_those_of_the_report_largest_first(automatic):
     first = automatic.space.coordinates().index(names[0])
     assert line(means, "PSIS")[0][0] == automatic._result.assessment.shift.mean[first]
     chains = sds.containers[0].lines[0].get_xdata()[0]
-    assert chains == automatic._result.assessment.check.log_sd[first]
+    assert chains == pytest.approx(automatic._result.assessment.check.log_sd[first])
 
 
 def test_marginals_are_densities_of_posterior_guide_and_prior(automatic):
@@ -198,7 +198,7 @@ def test_scalars_by_name(automatic):
     draws = {"a": np.arange(3.0), "b": np.arange(12.0).reshape(3, 2, 2)}
     assert list(scalars(automatic, draws, None, 3)) == ["a", "b[0,0]", "b[0,1]"]
     np.testing.assert_array_equal(scalars(automatic, draws, ["b[1,0]"], 3)["b[1,0]"], [2, 6, 10])
-    with pytest.raises(ValueError, match="sites: 'c' is not among"):
+    with pytest.raises(ValueError, match=r"sites: expected names among \['a', 'b'\].*, got 'c'"):
         scalars(automatic, draws, ["c"], 3)
     with pytest.raises(ValueError, match="at most 3 scalars in one figure, got 4"):
         scalars(automatic, draws, ["b"], 3)
@@ -215,3 +215,15 @@ def test_matplotlib_settings_are_restored(automatic):
     before = dict(plt.rcParams)
     vijax.plot.weights(automatic)
     assert dict(plt.rcParams) == before
+
+
+def test_comparisons_show_elpd_and_differences_with_standard_errors(automatic, stepped):
+    found = vijax.compare({"automatic": automatic, "stepped": stepped}, num_draws=1000)
+    for axes, name in zip(vijax.plot.compare(found), ("elpd", "elpd_diff"), strict=True):
+        (mark,) = axes.containers
+        np.testing.assert_array_equal(mark.lines[0].get_xdata(), found[name])
+        ends = np.array([segment[:, 0] for segment in mark.lines[2][0].get_segments()])
+        np.testing.assert_allclose(np.diff(ends, axis=1)[:, 0], 2 * found[f"{name}_se"])
+    found["elpd"] = np.nan
+    with pytest.raises(vijax.VijaxError, match="compare: expected models with pointwise"):
+        vijax.plot.compare(found)

@@ -200,7 +200,7 @@ def test_draws_need_no_data(path, stepped):
     np.testing.assert_array_equal(loaded.log_prob(values), stepped.log_prob(values))
     np.testing.assert_array_equal(loaded.covariance(), stepped.covariance())
     assert loaded.report() == stepped.report()
-    assert loaded.summary()["slope"].mean == pytest.approx(
+    assert loaded.summary().loc["slope", "mean"] == pytest.approx(
         float(stepped._result.assessment.draws.z["slope"].mean()), rel=1e-5
     )
     new = np.linspace(-1, 1, 5).astype(np.float32)

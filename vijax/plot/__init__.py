@@ -19,6 +19,7 @@ if find_spec("matplotlib") is None:
         "pip install '.[plots]' in the checkout."
     )
 
+from vijax.plot.compare import compare
 from vijax.plot.losses import losses
 from vijax.plot.marginals import marginals
 from vijax.plot.pair import pair
@@ -29,6 +30,7 @@ from vijax.plot.stages import stages
 from vijax.plot.weights import weights
 
 __all__ = [
+    "compare",
     "losses",
     "marginals",
     "pair",

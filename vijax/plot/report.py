@@ -56,9 +56,9 @@ def report(posterior: Posterior) -> Figure:
 
 def _text(axes: Axes, posterior: Posterior) -> None:
     """Status, guide, reasons and advice of the report, without its table."""
-    text = posterior.report().split("\n\neffect of the corrections")[0]
-    advice = posterior._result.assessment.diagnosis.advice
-    lines = [*text.splitlines(), *([f"next: {advice}"] if advice else [])]
+    text, _, rest = posterior.report().partition("\n\neffect of the corrections")
+    advice = rest.partition("\n\nnext: ")
+    lines = [*text.splitlines(), *([f"next: {advice[2]}"] if advice[1] else [])]
     wrapped = [textwrap.fill(line, _LINE, subsequent_indent="  ") for line in lines]
     axes.set_axis_off()
     axes.text(0.0, 1.0, "\n".join(wrapped), va="top", transform=axes.transAxes, linespacing=1.4)

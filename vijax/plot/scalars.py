@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from vijax import Posterior
+from vijax import Posterior, VijaxError
 from vijax.posterior.labels import element_labels
+from vijax.posterior.selection import select
 
 
 def scalars(
     posterior: Posterior,
     draws: Mapping[str, np.ndarray],
-    names: Sequence[str] | None,
+    names: str | Iterable[str] | None,
     max_scalars: int,
 ) -> dict[str, np.ndarray]:
     """Draws `(num_draws,)` by scalar, named as in a summary (`theta[3]`, `theta[Choate]`).
@@ -21,29 +22,30 @@ def scalars(
     Args:
         posterior: whose labels name the scalars.
         draws: by site, `(num_draws, *shape)`.
-        names: sites, which select all of their scalars, or scalars; `None` for the first ones.
+        names: sites, scalars or patterns, see `select`; `None` for the first ones.
         max_scalars: maximum number.
 
     Raises:
-        ValueError: a name is unknown, or names select more than `max_scalars`.
+        VijaxError: a name is unknown, or names select more than `max_scalars`.
     """
-    columns: dict[str, np.ndarray] = {}
-    sites: dict[str, list[str]] = {}
-    for site, values in draws.items():
-        labels = element_labels(posterior._result, site, values.shape[1:])
-        columns |= zip(labels, values.reshape(len(values), len(labels)).T, strict=True)
-        sites[site] = labels
+    labels = {
+        site: element_labels(posterior._result, site, values.shape[1:])
+        for site, values in draws.items()
+    }
+    wanted = select(names, labels)
     if names is None:
-        return dict(list(columns.items())[:max_scalars])
-    wanted = [each for name in names for each in sites.get(name, [name])]
-    unknown = [name for name in wanted if name not in columns]
-    if unknown:
-        raise ValueError(f"sites: {unknown[0]!r} is not among {list(sites)}, nor a scalar of them.")
+        wanted = wanted[:max_scalars]
     if len(wanted) > max_scalars:
-        raise ValueError(
+        raise VijaxError(
             f"sites: expected at most {max_scalars} scalars in one figure, got {len(wanted)}. "
             f"Select fewer, for instance {wanted[0]!r}."
         )
+    chosen = {*wanted}
+    columns: dict[str, np.ndarray] = {}
+    for site, values in draws.items():
+        if not chosen.isdisjoint(labels[site]):
+            flat = values.reshape(len(values), len(labels[site]))
+            columns |= zip(labels[site], flat.T, strict=True)
     return {name: columns[name] for name in wanted}
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jax import Array
@@ -13,75 +12,14 @@ from jax import Array
 from vijax.posterior.evidence import Evidence
 from vijax.posterior.loo import by_observation, leave_one_out
 from vijax.posterior.posterior import Posterior
-from vijax.posterior.table import table
 from vijax.runtime.errors import VijaxError
 from vijax.runtime.keys import RngKey, as_key, fold_in
 from vijax.runtime.keywords import explain_keywords
 
-_NO_LOO = (*[math.nan] * 4, 0, math.nan)  # the columns `elpd` to `weight` without likelihoods
+if TYPE_CHECKING:
+    from vijax.posterior.tables import Comparison
 
-
-class Row(NamedTuple):
-    """Comparison figures of one model.
-
-    Those from `elpd` to `weight` are `nan`, and `num_bad` 0, where a model has no pointwise
-    likelihood.
-
-    Attributes:
-        name: of the model.
-        log_evidence: log marginal likelihood by importance sampling, in nats.
-        log_evidence_se: its standard error.
-        log_bayes_factor: difference of its log evidence from the largest.
-        log_bayes_factor_se: standard error of this difference.
-        elpd: expected log predictive density of a new data set, by PSIS leave-one-out.
-        elpd_se: its standard error over observations.
-        elpd_diff: difference of its elpd from the largest.
-        elpd_diff_se: standard error of this difference, over paired observations.
-        num_bad: observations whose Pareto k-hat is too large for `elpd` to be reliable.
-        weight: stacking weight.
-    """
-
-    name: str
-    log_evidence: float
-    log_evidence_se: float
-    log_bayes_factor: float
-    log_bayes_factor_se: float
-    elpd: float
-    elpd_se: float
-    elpd_diff: float
-    elpd_diff_se: float
-    num_bad: int
-    weight: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """A comparison of models, highest expected log predictive density first; prints as a table.
-
-    Attributes:
-        rows: one for each model.
-        note: why there is no expected log predictive density, so that the order is that of the
-            evidence; empty where there is.
-    """
-
-    rows: tuple[Row, ...]
-    note: str = ""
-
-    def __getitem__(self, name: str) -> Row:
-        """The row of a model."""
-        for row in self.rows:
-            if row.name == name:
-                return row
-        raise KeyError(f"{name!r} is not in this comparison: {[row.name for row in self.rows]}")
-
-    def __str__(self) -> str:
-        names = "log evidence,SE,log BF,SE,elpd,SE,diff,SE,bad k,weight"
-        lines: list[tuple[str, ...]] = [("", *names.split(","))]
-        for row in self.rows:
-            numbers = ["-" if math.isnan(value) else f"{value:.2f}" for value in row[1:]]
-            numbers[-2] = "-" if math.isnan(row.elpd) else str(row.num_bad)
-            lines.append((row.name, *numbers))
-        return f"{table(lines)}\n{self.note}".rstrip()
+_LOO = ("elpd", "elpd_se", "elpd_diff", "elpd_diff_se", "p_loo", "num_bad_k", "weight")
 
 
 @explain_keywords
@@ -106,7 +44,7 @@ def compare(
         rng_key: an int, a JAX key or a legacy key.
 
     Returns:
-        A `Comparison`; `.rows` holds the numbers.
+        A pandas `DataFrame` with a row for every model, the best one first; see `Comparison`.
 
     Raises:
         VijaxError: posteriors are not named, there are fewer than two, or numbers of observations
@@ -120,6 +58,8 @@ def compare(
         )
     if len(posteriors) < 2:
         raise VijaxError(f"compare: expected two or more posteriors, got {list(posteriors)}.")
+    from vijax.posterior.tables import Comparison  # imports pandas, which is slow
+
     key = as_key(rng_key)
     found = {}
     for name, posterior in posteriors.items():
@@ -130,22 +70,33 @@ def compare(
     unobserved = [
         name for name, one in posteriors.items() if not one._result.target.structure.observed
     ]
-    loo = (
-        dict.fromkeys(posteriors, _NO_LOO)
+    loo, advice = (
+        (dict.fromkeys(posteriors, dict.fromkeys(_LOO, math.nan)), _no_elpd(unobserved))
         if unobserved
-        else _columns(_pointwise(posteriors, fold_in(key, 1), num_draws))
+        else _leave_one_out(_pointwise(posteriors, fold_in(key, 1), num_draws))
     )
-    rows = []
+    rows = {}
     for name, one in found.items():
-        factor_se = 0.0 if one is best else math.hypot(one.se, best.se)
-        rows.append(Row(name, one.value, one.se, one.value - best.value, factor_se, *loo[name]))
-    if not unobserved:
-        return Comparison(tuple(sorted(rows, key=lambda row: -row.elpd)))
-    note = (
-        f"No elpd: {', '.join(map(repr, unobserved))} without observed sites, hence without "
-        "pointwise likelihoods; ordered by log evidence."
+        factor = {
+            "log_evidence": one.value,
+            "log_evidence_se": one.se,
+            "log_bayes_factor": one.value - best.value,
+            "log_bayes_factor_se": 0.0 if one is best else math.hypot(one.se, best.se),
+        }
+        rows[name] = factor | loo[name]
+    by = "log_evidence" if unobserved else "elpd"
+    order = sorted(rows, key=lambda name: -rows[name][by])
+    out = Comparison([rows[name] for name in order], index=order)
+    out.attrs |= {"advice": advice, "decimals": 2}
+    return out
+
+
+def _no_elpd(unobserved: Sequence[str]) -> str:
+    names = ", ".join(map(repr, unobserved))
+    return (
+        f"No elpd: {names} without observed sites, hence without pointwise likelihoods; ordered "
+        "by log evidence."
     )
-    return Comparison(tuple(sorted(rows, key=lambda row: -row.log_evidence)), note)
 
 
 def _pointwise(
@@ -165,15 +116,35 @@ def _pointwise(
     return pointwise
 
 
-def _columns(pointwise: Mapping[str, np.ndarray]) -> dict[str, tuple[Any, ...]]:
-    """Columns `elpd` to `weight` by model, from log likelihoods `(num_draws, num_rows)`."""
+def _leave_one_out(
+    pointwise: Mapping[str, np.ndarray],
+) -> tuple[dict[str, dict[str, float]], str]:
+    """Columns `elpd` to `weight` by model from log likelihoods `(num_draws, num_rows)`, and advice.
+
+    The advice says for which models leave-one-out is unreliable, and what to do.
+    """
     results, weights = leave_one_out(pointwise)
-    out = {}
+    out, unreliable = {}, []
     elpds = {name: np.ravel(one.elpd_i) for name, one in results.items()}
     best = max(elpds, key=lambda name: elpds[name].sum())
     for name, one in results.items():
         difference = elpds[name] - elpds[best]
         bad = int(np.sum(np.ravel(one.pareto_k) > one.good_k))
-        error = math.sqrt(difference.size) * float(difference.std())
-        out[name] = (one.elpd, one.se, float(difference.sum()), error, bad, weights[name])
-    return out
+        counted = f"{bad} observation{'s' * (bad > 1)} of {name!r}"
+        unreliable += [counted] * bool(bad)
+        out[name] = {
+            "elpd": float(one.elpd),
+            "elpd_se": float(one.se),
+            "elpd_diff": float(difference.sum()),
+            "elpd_diff_se": math.sqrt(difference.size) * float(difference.std()),
+            "p_loo": float(one.p),
+            "num_bad_k": bad,
+            "weight": weights[name],
+        }
+    if not unreliable:
+        return out, ""
+    return out, (
+        f"elpd is unreliable where k-hat is above {one.good_k:.2f}: {', '.join(unreliable)}.\n"
+        "Use more draws (num_draws=), refit without each of these observations (exact\n"
+        "leave-one-out), or use K-fold cross-validation."
+    )

@@ -115,6 +115,7 @@ def finish_candidate(
         start=start,
         solver_losses=solution.losses,
         history=history,
+        num_evaluations=None if history else solution.evaluations,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
@@ -20,11 +20,11 @@ from vijax.posterior.evidence import Bracket, Evidence, EvidenceMethod, log_evid
 from vijax.posterior.nuts import nuts
 from vijax.posterior.predictive_methods import PredictiveMethods, memory_of_draws
 from vijax.posterior.prior import Prior, prior_of
-from vijax.posterior.report import report
+from vijax.posterior.report import Report
 from vijax.posterior.requirements import require_all_rows
 from vijax.posterior.resume import resume
 from vijax.posterior.stein import stein_discrepancy
-from vijax.posterior.summary import Summary, summary
+from vijax.posterior.summary import summary
 from vijax.runtime.checks import check_count
 from vijax.runtime.keys import RngKey, as_key
 from vijax.runtime.keywords import explain_keywords_of_methods
@@ -32,29 +32,46 @@ from vijax.runtime.keywords import explain_keywords_of_methods
 if TYPE_CHECKING:
     from xarray import DataTree  # imported by ArviZ, which takes long
 
+    from vijax.posterior.tables import Summary  # imports pandas, which takes long
+
 
 @explain_keywords_of_methods
 class Posterior(PredictiveMethods):
     """An approximate posterior, returned by `vijax.fit` and `vijax.load`."""
 
     def summary(
-        self, *, ci_prob: float = 0.89, num_draws: int = 4000, rng_key: RngKey = 0
+        self,
+        sites: str | Iterable[str] | None = None,
+        *,
+        ci_prob: float = 0.89,
+        round_to: int | None = None,
+        num_draws: int = 4000,
+        rng_key: RngKey = 0,
     ) -> Summary:
         """Moments, interval and Monte Carlo error of every scalar, and moments of the guide.
 
         Args:
+            sites: one or several sites (all of their scalars), scalars (`"theta[3]"`) or patterns
+                (`"theta*"`), in the order of the rows; everything by default.
             ci_prob: probability of the equal-tailed interval.
+            round_to: number of decimals; all of them by default.
             num_draws: number of draws.
             rng_key: an int, a JAX key or a legacy key.
 
         Returns:
-            A `Summary`; it prints as a table, and `.rows` has the numbers.
-        """
-        return summary(self._result, as_key(rng_key), num_draws, ci_prob)
+            A pandas `DataFrame` that prints as a table, with large sites abridged; see `Summary`.
 
-    def report(self) -> str:
-        """Text report: diagnostics behind `status`, effect of the corrections, what to try next."""
-        return report(self._result)
+        Raises:
+            VijaxError: a name selects nothing.
+        """
+        return summary(self._result, sites, ci_prob, round_to, num_draws, as_key(rng_key))
+
+    def report(self) -> Report:
+        """Text of `diagnostics`: reasons of `status`, effect of the corrections, what to try next.
+
+        A `str`, which a notebook renders in sections.
+        """
+        return Report(self.diagnostics)
 
     @memory_of_draws("sample")
     def sample(

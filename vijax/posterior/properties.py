@@ -9,9 +9,13 @@ import numpy as np
 
 from vijax.auto.history import Attempt
 from vijax.contracts import Batch, Guide, PyTree, Space, Target
-from vijax.diagnostics.importance import describe_khat
+from vijax.posterior.diagnostics import FitDiagnostics, fit_diagnostics
 from vijax.posterior.labels import short_names
+from vijax.posterior.report import overview
 from vijax.posterior.result import FitResult
+from vijax.posterior.table import with_error
+
+_MAX_GUIDE = 40  # characters of the guide in one line
 
 
 class FitProperties:
@@ -25,12 +29,17 @@ class FitProperties:
         self._result = result
 
     def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}({self.status}: {type(self.guide).__name__} over "
-            f"{len(self.space.sites)} sites, dim {self.space.dim}, elbo {self.elbo:.2f} ± "
-            f"{self.elbo_se:.2g}, {describe_khat(self.khat)}, {self.num_steps} steps in "
-            f"{self.seconds:.1f} s; {self.stop_reason})"
-        )
+        guide, elbo = repr(self.guide), with_error(self.elbo, self.elbo_se)
+        guide = guide if len(guide) <= _MAX_GUIDE else f"{type(self.guide).__name__}(...)"
+        return f"{type(self).__name__}({self.status}, {guide}, dim {self.space.dim}, ELBO {elbo})"
+
+    def _repr_html_(self) -> str:
+        return overview(self.diagnostics)
+
+    @property
+    def diagnostics(self) -> FitDiagnostics:
+        """The diagnostics behind `status` as fields; `report()` is their text."""
+        return fit_diagnostics(self._result)
 
     @property
     def status(self) -> str:

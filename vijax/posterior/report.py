@@ -1,83 +1,103 @@
-"""Text report of a fit: status, diagnostics, effect of the corrections, advice."""
+"""Report of a fit: its diagnostics as text, and as HTML in a notebook."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import Any
 
-import numpy as np
-
-from vijax.algorithms import Gradient
-from vijax.diagnostics.assessment import Assessment
-from vijax.diagnostics.importance import Importance
-from vijax.objectives.describe import describe_gradients
-from vijax.posterior.labels import coordinate_labels
-from vijax.posterior.result import FitResult
+from vijax.posterior import html
+from vijax.posterior.diagnostics import FitDiagnostics
 from vijax.posterior.table import table
 
 _MAX_ROWS = 10  # coordinates in the table
+_LONG = 80  # characters of a sentence that is printed in one line
+_CORRECTIONS = (
+    "effect of the corrections by unconstrained coordinate, shifts in sds, largest first:"
+)
 
 
-def report(result: FitResult) -> str:
-    """See `Posterior.report`."""
-    assessment, target = result.assessment, result.target
-    diagnosis, space = assessment.diagnosis, target.space
-    lines = [
-        f"status: {diagnosis.status}",
-        f"guide: {result.guide!r}, {space.dim} dimension{'s' * (space.dim != 1)}",
-        f"stopped: {result.stop_reason}",
-        f"ELBO: {assessment.elbo:.3f} ± {assessment.elbo_se:.2g} nats",
-    ]
-    if assessment.importance is not None:
-        found = assessment.importance
-        lines.append(_log_evidence(found, assessment.elbo))
-    if target.marginalized.sizes:
-        sites = ", ".join(f"{name} ({n} values)" for name, n in target.marginalized.sizes.items())
-        lines.append(f"discrete sites, marginalized exactly: {sites}")
-    if space.discrete.sites:
-        names = (
-            f"{s.name} ({s.cardinality or 'countably many'} values)" for s in space.discrete.sites
-        )
-        lines.append(f"discrete sites, in the guide: {', '.join(names)}")
-        gradients = _discrete_gradients(result)
-        lines[-1] += gradients and f"; {gradients}"
-    lines += [f"- {reason}" for reason in diagnosis.reasons]
-    if assessment.shift is not None:
-        lines += ["", "effect of the corrections by parameter, largest first:"]
-        lines.append(table(_changes(assessment, coordinate_labels(result))))
-    if diagnosis.advice:
-        lines += ["", f"next: {diagnosis.advice}"]
-    return "\n".join(lines)
+class Report(str):
+    """The report of a fit, a `str` that a notebook renders in sections.
+
+    Args:
+        diagnostics: of the fit.
+    """
+
+    diagnostics: FitDiagnostics
+
+    def __new__(cls, diagnostics: FitDiagnostics) -> Report:
+        """The report as text."""
+        lines = [f"{name}: {_broken(value)}" for name, value in _facts(diagnostics)]
+        lines += [f"- {_broken(reason)}" for reason in diagnostics.reasons]
+        rows = _rows(diagnostics)
+        lines += ["", _CORRECTIONS, table(rows)] if rows else []
+        lines += ["", f"next: {diagnostics.advice}"] if diagnostics.advice else []
+        report = super().__new__(cls, "\n".join(lines))
+        report.diagnostics = diagnostics
+        return report
+
+    def __getnewargs__(self) -> Any:
+        return (self.diagnostics,)
+
+    def _repr_html_(self) -> str:
+        (_, status), *facts = _facts(self.diagnostics)
+        parts = [f"<p>{html.badge(status)}</p>", html.facts(facts)]
+        parts += [html.heading("Diagnostics"), html.items(self.diagnostics.reasons)]
+        rows = _rows(self.diagnostics)
+        parts += [html.heading(_CORRECTIONS.capitalize()), html.table(rows)] if rows else []
+        advice = self.diagnostics.advice
+        parts += [html.heading("Next"), html.paragraph(advice)] if advice else []
+        return "".join(parts)
 
 
-def _log_evidence(found: Importance, elbo: float) -> str:
+def overview(found: FitDiagnostics) -> str:
+    """HTML of a posterior in a few lines: status, guide, ELBO, k-hat, time, and how to go on."""
+    shown = [fact for fact in _facts(found) if fact[0] in ("guide", "ELBO", "log evidence")]
+    if not math.isnan(found.khat):
+        ess = f"importance ESS {found.ess:.0f} of {found.num_draws}"
+        shown.append(("k-hat", f"{found.khat:.2f}, {ess}"))
+    shown.append(("time", f"{found.seconds:.1f} s"))
+    shown += [("next", found.advice)] if found.advice else []
+    more = html.code("summary()", "report()", "sample()", "predict()")
+    return f"<p><b>Posterior</b> {html.badge(found.status)}</p>{html.facts(shown)}<p>{more}</p>"
+
+
+def _broken(text: str) -> str:
+    """A long sentence of several clauses with a line for each."""
+    return text if len(text) < _LONG else text.replace("; ", ";\n  ")
+
+
+def _facts(found: FitDiagnostics) -> Iterator[tuple[str, str]]:
+    """Status, guide, optimization, ELBO, evidence and discrete sites."""
+    yield "status", found.status
+    yield "guide", f"{found.guide}, {found.dim} dimension{'s' * (found.dim != 1)}"
+    yield "stopped", found.stop_reason
+    yield "ELBO", f"{found.elbo:.3f} ± {found.elbo_se:.2g} nats"
     if math.isinf(found.log_evidence_se):
-        return f"log evidence: above the ELBO of {elbo:.3f} nats; not estimated, see k-hat"
-    return f"log evidence: {found.log_evidence:.3f} ± {found.log_evidence_se:.2g} nats"
+        bound = f"above the ELBO of {found.elbo:.3f} nats; not estimated, see k-hat"
+        yield "log evidence", bound
+    elif not math.isnan(found.log_evidence):
+        yield "log evidence", f"{found.log_evidence:.3f} ± {found.log_evidence_se:.2g} nats"
+    if found.marginalized:
+        sites = ", ".join(f"{name} ({num} values)" for name, num in found.marginalized.items())
+        yield "discrete sites, marginalized exactly", sites
+    if found.discrete:
+        named = (f"{name} ({n or 'countably many'} values)" for name, n in found.discrete.items())
+        gradients = found.discrete_gradients
+        yield "discrete sites, in the guide", ", ".join(named) + (gradients and f"; {gradients}")
 
 
-def _changes(assessment: Assessment, labels: list[str]) -> list[tuple[str, ...]]:
-    """Table of the largest changes by importance correction or enumeration, and by chains."""
-    exact, check = assessment.diagnostics.enumeration, assessment.check
-    shift = assessment.shift if exact is None else exact
-    assert shift is not None
-    method = "PSIS" if exact is None else "exact"
-    header = ["unconstrained coordinate", f"{method} shift (sd)", f"{method} sd ratio"]
-    size = np.maximum(np.abs(shift.mean), np.abs(shift.log_sd))
-    if check is not None:
-        header += ["MCMC shift (sd)", "SE", "MCMC sd ratio", "SE"]
-        size = np.maximum(size, np.maximum(np.abs(check.mean), np.abs(check.log_sd)))
-    rows = [tuple(header)]
-    for i in np.argsort(-size)[:_MAX_ROWS]:
-        row = [labels[i], f"{shift.mean[i]:+.3f}", f"{np.exp(shift.log_sd[i]):.3f}"]
-        if check is not None:
-            row += [f"{check.mean[i]:+.3f}", f"{check.mean_se[i]:.3f}"]
-            row += [f"{math.exp(check.log_sd[i]):.3f}", f"{check.log_sd_se[i]:.3f}"]
-        rows.append(tuple(row))
+def _rows(found: FitDiagnostics) -> list[tuple[str, ...]]:
+    """The largest corrections, with standard errors; empty if there are none."""
+    labels, columns = found.changes
+    shown = [name for name in columns if not name.endswith("_se")]
+    rows = [("coordinate", *shown)] if labels else []
+    for i, label in enumerate(labels[:_MAX_ROWS]):
+        cells = []
+        for name in shown:
+            cell = f"{columns[name][i]:{'+' if name.endswith('shift') else ''}.3f}"
+            error = columns.get(f"{name}_se")
+            cells.append(cell if error is None else f"{cell} ± {error[i]:.3f}")
+        rows.append((label, *cells))
     return rows
-
-
-def _discrete_gradients(result: FitResult) -> str:
-    """Gradient estimators of the discrete sites' parameters; empty if there were no gradients."""
-    algorithm = None if result.engine is None else result.engine.algorithm
-    objective = algorithm.objective if isinstance(algorithm, Gradient) else None
-    return describe_gradients(objective, result.target, result.batch)

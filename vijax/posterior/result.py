@@ -41,6 +41,8 @@ class FitResult:
         missing: names of arrays that were not passed to `load`, or that are not in memory.
         unknown: deterministics that cannot be computed without them.
         unsaved: options that `resume` needs and that were not passed to `load`.
+        num_evaluations: points at which a direct solver evaluated the log density; `None` if not
+            known.
     """
 
     model: Callable[..., Any]
@@ -61,6 +63,7 @@ class FitResult:
     missing: tuple[str, ...] = ()
     unknown: frozenset[str] = frozenset()
     unsaved: tuple[str, ...] = ()
+    num_evaluations: int | None = None
 
     @property
     def status(self) -> str:

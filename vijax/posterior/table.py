@@ -1,4 +1,4 @@
-"""Aligned tables of text."""
+"""Aligned tables of text, and their figures."""
 
 from __future__ import annotations
 
@@ -15,3 +15,8 @@ def table(rows: Sequence[tuple[str, ...]]) -> str:
         ).rstrip()
         for row in rows
     )
+
+
+def with_error(value: float, se: float) -> str:
+    """A value with its standard error, `-31.55 ± 0.02`; small errors have one digit."""
+    return f"{value:.2f} ± {se:.1g}" if 1e-4 <= se < 0.01 else f"{value:.2f} ± {se:.2f}"

@@ -237,7 +237,7 @@ def _row(method: str, run: dict[str, Any], peak: float) -> tuple[str, ...]:
     reached = reached if "vijax" in method else ""
     return (
         method,
-        f"{run['elbo']:.3f} +- {run['elbo_se']:.2g}",
+        f"{run['elbo']:.3f} ± {run['elbo_se']:.2g}",
         f"{run['khat']:.2f}",
         f"{run['seconds']:.1f}",
         reached,

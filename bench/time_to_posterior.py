@@ -82,7 +82,7 @@ def _compare(names: list[str], repeats: int) -> None:
         print(f"\n{name}: {PROBLEMS[name]().source}, {repeats} fresh processes each")
         rows = [
             (method, r["seconds"], r["with 1,000 draws"], r["speed"])
-            + (f"{r['elbo']:.2f} +- {r['elbo_se']:.2g}", f"{r['khat']:.2f}")
+            + (f"{r['elbo']:.2f} ± {r['elbo_se']:.2g}", f"{r['khat']:.2f}")
             for method, r in results[name].items()
         ]
         header = ("", "seconds", "with 1,000 draws", "speed relative to NumPyro", "ELBO", "k-hat")

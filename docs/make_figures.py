@@ -26,6 +26,12 @@ def schools(error, effect=None):
         numpyro.sample("effect", dist.Normal(theta, error), obs=effect)
 
 
+def alike(error, effect=None):
+    mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
+    with numpyro.plate("schools", len(error)):
+        numpyro.sample("effect", dist.Normal(mu, error), obs=effect)
+
+
 def save(name, figure):
     path = FIGURES / f"{name}.png"
     figure.savefig(path, dpi=110, bbox_inches="tight")
@@ -43,6 +49,8 @@ def main():
     save("pair", vijax.plot.pair(posterior, ["mu", "tau", "theta[0]"]))
     save("predictive", vijax.plot.predictive(posterior))
     save("report", vijax.plot.report(posterior))
+    fits = {"different": posterior, "alike": vijax.fit(alike, ERROR, EFFECT)}
+    save("compare", vijax.plot.compare(vijax.compare(fits))[0].figure)
     environment = os.environ | {"VIJAX_FIGURES": str(FIGURES)}
     script = FIGURES.parents[1] / "examples" / "quickstart.py"
     subprocess.run([sys.executable, script], env=environment, check=True)

@@ -97,7 +97,7 @@ def _end_phase(
     if done and budget.num_steps is None:
         text = (
             f"converged: the last of {number} learning rates improved the ELBO by only "
-            f"{gained:.3g} +- {error:.2g} nats"
+            f"{gained:.3g} ± {error:.2g} nats"
         )
         return next_phase._replace(stopped=text, converged=True), 1.0
     if number >= rule.max_phases and budget.num_steps is None:

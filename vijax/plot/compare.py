@@ -42,8 +42,7 @@ def compare(comparison: Comparison, axes: tuple[Axes, Axes] | None = None) -> tu
             panel.margins(x=0.1)
         bad = comparison["num_bad_k"]
         names = [
-            f"{name}\n{num:.0f} with a large k-hat" if num else str(name)
-            for name, num in bad.items()
+            f"{name}\n{num:.0f} k-hat too large" if num else str(name) for name, num in bad.items()
         ]
         axes[0].set_yticks(row, names)
         axes[0].set_ylim(len(row) - 0.5, -0.5)

@@ -69,4 +69,4 @@ def heading(text: str) -> str:
 
 def code(*texts: str) -> str:
     """Pieces of code, side by side."""
-    return " ".join(f"<code>{html.escape(text)}</code>" for text in texts)
+    return ", ".join(f"<code>{html.escape(text)}</code>" for text in texts)

@@ -45,7 +45,9 @@ class Report(str):
         parts = [f"<p>{html.badge(status)}</p>", html.facts(facts)]
         parts += [html.heading("Diagnostics"), html.items(self.diagnostics.reasons)]
         rows = _rows(self.diagnostics)
-        parts += [html.heading(_CORRECTIONS.capitalize()), html.table(rows)] if rows else []
+        parts += (
+            [html.heading(_CORRECTIONS.capitalize().rstrip(":")), html.table(rows)] if rows else []
+        )
         advice = self.diagnostics.advice
         parts += [html.heading("Next"), html.paragraph(advice)] if advice else []
         return "".join(parts)
@@ -59,8 +61,9 @@ def overview(found: FitDiagnostics) -> str:
         shown.append(("k-hat", f"{found.khat:.2f}, {ess}"))
     shown.append(("time", f"{found.seconds:.1f} s"))
     shown += [("next", found.advice)] if found.advice else []
-    more = html.code("summary()", "report()", "sample()", "predict()")
-    return f"<p><b>Posterior</b> {html.badge(found.status)}</p>{html.facts(shown)}<p>{more}</p>"
+    methods = html.code("report()", "summary()", "sample()", "predict()")
+    title = f"<p><b>Posterior</b> {html.badge(found.status)}</p>"
+    return f"{title}{html.facts(shown)}<p>Go on with {methods}.</p>"
 
 
 def _broken(text: str) -> str:

@@ -142,7 +142,7 @@ class FlowDescent(Solver):
                 best, best_terms = candidate, terms
             if time_is_up():
                 break
-        last = f"ELBO gain of the last {len(new)}: {elbo_gain:.3g} +- {se:.2g} nats"
+        last = f"ELBO gain of the last {len(new)}: {elbo_gain:.3g} ± {se:.2g} nats"
         summary = f"after {len(losses)} steps; {last}"
         if best is params:
             reason = f"the flow was no better than its base, which is kept, {summary}"

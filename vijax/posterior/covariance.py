@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from jax import Array
 
-from vijax.contracts import GaussianGuide, Space
+from vijax.contracts import GaussianGuide
 from vijax.diagnostics import importance
+from vijax.posterior.labels import element_labels
 from vijax.posterior.requirements import require_data
 from vijax.posterior.result import FitResult
 from vijax.posterior.sampling import proposals, unconstrained
-from vijax.runtime.errors import GuideError, VijaxError, mismatch
+from vijax.posterior.selection import select
+from vijax.runtime.errors import GuideError
 from vijax.runtime.keys import host_rng
 from vijax.solvers import Kernel
 from vijax.solvers.gaussians.conversion import from_params
@@ -24,13 +26,13 @@ _DRAWS, _VARIANCE_DRAWS = 4000, 500
 
 
 def covariance(
-    result: FitResult, method: str, key: Array, num_draws: int, sites: Sequence[str] | None
+    result: FitResult, method: str, key: Array, num_draws: int, sites: str | Iterable[str] | None
 ) -> np.ndarray:
     """See `Posterior.covariance`."""
     if method not in METHODS:
         raise ValueError(f"method: expected one of {METHODS}, got {method!r}.")
     space, guide = result.target.space, result.guide
-    where = rows(space, sites)
+    where = rows(result, sites)
     if method == "linear_response":
         return by_linear_response(result, key, where)
     if method == "guide" and isinstance(guide, GaussianGuide):
@@ -51,18 +53,18 @@ def covariance_or_variances(result: FitResult, key: Array, dense_dim: int) -> np
     return importance.flatten(result.target.space, z).var(0)
 
 
-def rows(space: Space, sites: Sequence[str] | None) -> np.ndarray:
-    """Indices of the coordinates of some sites, in the order of the space; all for `None`.
+def rows(result: FitResult, sites: str | Iterable[str] | None) -> np.ndarray:
+    """Indices of the coordinates that names select, in the order of the space; all for `None`.
 
     Raises:
-        VijaxError: a site is unknown.
+        VijaxError: a name selects nothing.
     """
-    wanted = space.names if sites is None else (sites,) if isinstance(sites, str) else tuple(sites)
-    for name in wanted:
-        if name not in space.names:
-            raise VijaxError(mismatch("sites", f"sites among {list(space.names)}", repr(name)))
-    owners = np.repeat([site.name in wanted for site in space.sites], [s.size for s in space.sites])
-    return np.flatnonzero(owners)
+    space = result.target.space
+    if sites is None:
+        return np.arange(space.dim)
+    labels = {site.name: element_labels(result, site.name, site.z_shape) for site in space.sites}
+    chosen = {*select(sites, labels)}
+    return np.flatnonzero([label in chosen for group in labels.values() for label in group])
 
 
 def of_draws(flat: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:

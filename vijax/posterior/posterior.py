@@ -182,7 +182,7 @@ class Posterior(PredictiveMethods):
         self,
         method: str = "guide",
         *,
-        sites: Sequence[str] | None = None,
+        sites: str | Iterable[str] | None = None,
         num_draws: int = 4000,
         rng_key: RngKey = 0,
     ) -> np.ndarray:
@@ -192,7 +192,7 @@ class Posterior(PredictiveMethods):
             method: `"guide"`, that of the guide (exact for a Gaussian, by draws otherwise);
                 `"importance"`, with Pareto-smoothed weights; or `"linear_response"`, for
                 mean-field fits, whose guide has no correlations and underestimates variances.
-            sites: sites to include, in the order of `space`; all by default.
+            sites: as in `summary`, but in the order of `space`; all by default.
             num_draws: number of draws; linear response chooses its own.
             rng_key: an int, a JAX key or a legacy key.
 

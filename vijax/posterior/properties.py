@@ -29,9 +29,10 @@ class FitProperties:
         self._result = result
 
     def __repr__(self) -> str:
-        guide, elbo = repr(self.guide), with_error(self.elbo, self.elbo_se)
+        guide = repr(self.guide)
         guide = guide if len(guide) <= _MAX_GUIDE else f"{type(self.guide).__name__}(...)"
-        return f"{type(self).__name__}({self.status}, {guide}, dim {self.space.dim}, ELBO {elbo})"
+        elbo = "" if np.isnan(self.elbo) else f", ELBO {with_error(self.elbo, self.elbo_se)}"
+        return f"{type(self).__name__}({self.status}, {guide}, dim {self.space.dim}{elbo})"
 
     def _repr_html_(self) -> str:
         return overview(self.diagnostics)

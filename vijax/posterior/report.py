@@ -76,7 +76,8 @@ def _facts(found: FitDiagnostics) -> Iterator[tuple[str, str]]:
     yield "status", found.status
     yield "guide", f"{found.guide}, {found.dim} dimension{'s' * (found.dim != 1)}"
     yield "stopped", found.stop_reason
-    yield "ELBO", f"{found.elbo:.3f} ± {found.elbo_se:.2g} nats"
+    if not math.isnan(found.elbo):  # particles have none
+        yield "ELBO", f"{found.elbo:.3f} ± {found.elbo_se:.2g} nats"
     if math.isinf(found.log_evidence_se):
         bound = f"above the ELBO of {found.elbo:.3f} nats; not estimated, see k-hat"
         yield "log evidence", bound

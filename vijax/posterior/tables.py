@@ -68,7 +68,8 @@ class Table(pd.DataFrame):
         except KeyError:
             if isinstance(key, str) and key not in self.columns:
                 columns = ", ".join(map(str, self.columns))
-                raise KeyError(f"{key!r} is not a column ({columns}). {self._hint}") from None
+                message = f"{key!r} is not a column ({columns}). {self._hint}"
+                raise KeyError(message.rstrip()) from None
             raise
 
 
@@ -103,19 +104,21 @@ class Summary(Table):
         return f"{super()._repr_html_()}<p>{html.badge(self.status)} {_MEANING[self.status]}</p>"
 
     def _cells(self) -> list[tuple[str, ...]]:
-        header, *lines = self._formatted()
-        out = [header]
-        for site, group in itertools.groupby(lines, lambda line: line[0].partition("[")[0]):
-            out += _abridged(site, list(group))
-        return out
-
-
-def _abridged(site: str, lines: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """The lines of one site, only the first and the last of many."""
-    if len(lines) <= _MAX_SHOWN:
-        return lines
-    note = f"{site}: {len(lines) - 2 * _NUM_ENDS} more"
-    return [*lines[:_NUM_ENDS], (note, *[""] * (len(lines[0]) - 1)), *lines[-_NUM_ENDS:]]
+        """The rows, only the first and the last ones of sites with many."""
+        shown: list[int] = []
+        notes = []
+        names = enumerate(map(str, self.index))
+        for site, group in itertools.groupby(names, lambda pair: pair[1].partition("[")[0]):
+            rows = [row for row, _ in group]
+            if len(rows) > _MAX_SHOWN:
+                note = f"{site}: {len(rows) - 2 * _NUM_ENDS} more"
+                notes.append((len(shown) + _NUM_ENDS, note))
+                rows = rows[:_NUM_ENDS] + rows[-_NUM_ENDS:]
+            shown += rows
+        header, *lines = self.iloc[shown]._formatted()
+        for row, note in reversed(notes):
+            lines.insert(row, (note, *[""] * (len(header) - 1)))
+        return [header, *lines]
 
 
 def _number(value: Any, decimals: int | None = None) -> str:

@@ -361,6 +361,7 @@ def test_a_point_estimate_has_no_density():
         (lambda p: p.sample(num_draws=0), "num_draws"),
         (lambda p: p.sample(num_draws=2.5), "num_draws"),
         (lambda p: p.summary(ci_prob=89), "ci_prob"),
+        (lambda p: p.summary(round_to="2g"), "round_to: expected a number of decimals"),
         (lambda p: p.resume(0), "num_steps|direct solver"),
         (lambda p: p.resume(10), "direct solver"),
     ],

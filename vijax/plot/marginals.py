@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -22,7 +22,7 @@ _MAX_SCALARS, _COLUMNS = 24, 4
 
 def marginals(
     posterior: Posterior,
-    sites: Sequence[str] | None = None,
+    sites: str | Iterable[str] | None = None,
     *,
     prior: bool = True,
     num_draws: int = 4000,
@@ -32,14 +32,15 @@ def marginals(
 
     Args:
         posterior: any fit.
-        sites: sites or scalars (`"theta[3]"`); the first twenty-four by default.
+        sites: sites, scalars (`"theta[3]"`) or patterns (`"theta*"`); the first
+            twenty-four by default.
         prior: whether to show the prior, on the posterior's axis: a much wider one looks flat.
         num_draws: number of draws from each.
         rng_key: an int, a JAX key or a legacy key.
 
     Raises:
         ModelError: the prior is improper, or the model a log density: pass `prior=False`.
-        ValueError: a site is unknown, or there are too many scalars.
+        VijaxError: a site is unknown, or there are too many scalars.
     """
     key = as_key(rng_key)
     draws = continuous(posterior, posterior.sample(num_draws, rng_key=fold_in(key, 0)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from vijax import Posterior
+from vijax import Posterior, VijaxError
 from vijax.plot import densities
 from vijax.plot.scalars import continuous, scalars
 from vijax.plot.style import GUIDE, POSTERIOR, styled
@@ -23,7 +23,7 @@ _PROBS = (0.5, 0.9)
 
 def pair(
     posterior: Posterior,
-    sites: Sequence[str] | None = None,
+    sites: str | Iterable[str] | None = None,
     *,
     num_draws: int = 4000,
     rng_key: RngKey = 0,
@@ -35,12 +35,13 @@ def pair(
 
     Args:
         posterior: any fit.
-        sites: sites or scalars (`"theta[3]"`); the first four scalars by default.
+        sites: sites, scalars (`"theta[3]"`) or patterns (`"theta*"`); the first four
+            scalars by default.
         num_draws: number of draws from each.
         rng_key: an int, a JAX key or a legacy key.
 
     Raises:
-        ValueError: a site is unknown or constant, or there are too many scalars.
+        VijaxError: a site is unknown or constant, or there are too many scalars.
     """
     key = as_key(rng_key)
     draws = continuous(posterior, posterior.sample(num_draws, rng_key=fold_in(key, 0)))
@@ -49,7 +50,7 @@ def pair(
     guide = scalars(posterior, guide_draws, list(points), _MAX_SCALARS)
     constant = [name for name, values in guide.items() if np.ptp(values) == 0]
     if constant:
-        raise ValueError(f"sites: expected scalars that vary, got the constant {constant[0]!r}.")
+        raise VijaxError(f"sites: expected scalars that vary, got the constant {constant[0]!r}.")
     names = list(points)
     with styled():
         side = 1.9 * len(names) + 0.6

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jax import Array
@@ -14,6 +14,7 @@ from vijax.posterior.result import FitResult
 from vijax.posterior.sampling import constrained, proposals, unconstrained
 from vijax.posterior.selection import select
 from vijax.runtime.checks import check_count
+from vijax.runtime.errors import mismatch
 from vijax.runtime.keys import fold_in
 
 if TYPE_CHECKING:
@@ -43,8 +44,7 @@ def summary(
     key: Array,
 ) -> Summary:
     """See `Posterior.summary`."""
-    if not 0 < ci_prob < 1:
-        raise ValueError(f"ci_prob: expected a number between 0 and 1, got {ci_prob}.")
+    _check(ci_prob, round_to)
     check_count("num_draws", num_draws)
     posterior, guide = _draws(result, key, num_draws)
     labels = {
@@ -52,6 +52,13 @@ def summary(
         for site, draws in posterior.values.items()
     }
     return summarize(posterior, guide, labels, sites, ci_prob, round_to, result.status)
+
+
+def _check(ci_prob: Any, round_to: Any) -> None:
+    if not isinstance(ci_prob, (int, float, np.number)) or not 0 < ci_prob < 1:
+        raise ValueError(mismatch("ci_prob", "a number between 0 and 1", repr(ci_prob)))
+    if round_to is not None and not isinstance(round_to, (int, np.integer)):
+        raise ValueError(mismatch("round_to", "a number of decimals, or None", repr(round_to)))
 
 
 def _draws(result: FitResult, key: Array, num_draws: int) -> tuple[Weighted, dict[str, np.ndarray]]:

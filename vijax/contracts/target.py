@@ -125,7 +125,6 @@ class Structure(NamedTuple):
         program: a digest of the traced model, see `vijax.runtime.jaxpr_digest`.
         gathers: the accesses to arrays by indices that the data determine.
         outcomes: the values of observed sites with discrete outcomes, as functions of the data.
-        factors: the terms of the density that `numpyro.factor` adds.
         constant_factors: those among them that depend on no latent.
     """
 
@@ -141,7 +140,6 @@ class Structure(NamedTuple):
     program: str = ""
     gathers: tuple[Gather, ...] = ()
     outcomes: Mapping[str, Node] = {}
-    factors: tuple[str, ...] = ()
     constant_factors: tuple[str, ...] = ()
 
 

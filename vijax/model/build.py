@@ -42,7 +42,6 @@ from vijax.model.tracing.sites import (
     all_plates,
     as_site,
     dims,
-    factors,
     is_data,
     is_enumerated,
     is_subsampled,
@@ -236,7 +235,6 @@ def _structure(traced: TracedModel, analysis: Analysis, space: Space) -> Structu
             for site in space.continuous.sites
             if site.name in analysis.trace and is_improper(analysis.trace[site.name]["fn"])
         ),
-        factors=factors(analysis.trace),
         program=analysis.digest,
         **analysis.data_use()._asdict(),
     )

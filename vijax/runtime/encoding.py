@@ -50,7 +50,7 @@ def is_table(value: Any) -> bool:
     kind = type(value)  # not the value: the columns of a lazy table are expensive
     if isinstance(value, (Columns, type)) or callable(value) or hasattr(kind, "data_vars"):
         return isinstance(value, Columns)
-    return any(hasattr(kind, name) for name in ("columns", "column_names", "__dataframe__"))
+    return any(hasattr(kind, name) for name in ("columns", "column_names"))
 
 
 def is_labels(value: Any) -> bool:
@@ -125,17 +125,13 @@ def _columns(label: str, table: Any) -> dict[Hashable, Any]:
             name: _Coded(array, table.levels[name]) if name in table.levels else array
             for name, array in table.arrays.items()
         }
+    got = type(table).__name__
+    if hasattr(table, "column_names") and hasattr(table, "to_pandas"):  # nulls of pyarrow
+        table = table.to_pandas()
     if hasattr(table, "collect") or not hasattr(table, "__getitem__"):  # a lazy one of polars
-        got = type(table).__name__
         raise ArgumentError(
             mismatch(f"argument {label!r}", "a table in memory", got, "Collect it first.")
         )
-    if hasattr(table, "column_names") and hasattr(table, "to_pandas"):  # nulls of pyarrow
-        table = table.to_pandas()
-    elif not hasattr(table, "columns"):
-        from pandas.api.interchange import from_dataframe
-
-        table = from_dataframe(table)
     names = list(table.columns)
     repeated = sorted({str(name) for name in names if names.count(name) > 1})
     if repeated:

@@ -3,6 +3,7 @@
 import pickle
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
@@ -118,6 +119,24 @@ def test_new_labels_are_new_groups(posterior):
     assert drawn[:, 1].mean() == pytest.approx(EFFECT[0] + SLOPE, abs=0.15)
     with pytest.raises(vijax.ModelError, match=r"\"data\['school'\]\".*'Choate'.*got 'New'\."):
         posterior.log_predictive_density(new_rows("New").assign(y=0.0))
+
+
+def test_a_categorical_outcome_is_predicted_without_its_column():
+    x = np.repeat([-1.0, 0.0, 1.0], 20)
+    data = pd.DataFrame({"x": x, "kind": np.repeat(["low", "mid", "top"], 20)})
+
+    def outcome(data):
+        with numpyro.plate("kinds", data.num_levels("kind")):
+            slope = numpyro.sample("slope", dist.Normal(0.0, 10.0))
+            start = numpyro.sample("start", dist.Normal(0.0, 10.0))
+        with numpyro.plate("rows", len(data)):
+            logits = start + slope * data["x"][:, None]
+            numpyro.sample("kind", dist.Categorical(logits=logits), obs=data.get("kind"))
+
+    posterior = vijax.fit(outcome, data, guide="laplace", progress_bar=False)
+    codes = posterior.predict(pd.DataFrame({"x": [1.0, -1.0, 0.0]}))["kind"]
+    labels = np.array(posterior.levels["kind"])[codes]
+    assert (labels == ["top", "low", "mid"]).mean() > 0.8
 
 
 def test_values_of_rows_are_not_used_for_other_rows():
@@ -274,6 +293,11 @@ def test_columns_outside_of_a_fit():
         data.num_levels("passed")
     with pytest.raises(AttributeError, match=r"data\.school: read the column as data\['school'\]"):
         data.school  # noqa: B018
+    for use in (jnp.sum, np.asarray, lambda x: x @ np.ones(3), lambda x: np.ones(3) @ x):
+        with pytest.raises(
+            vijax.ModelError, match=r"the whole data frame.*\[\['a', 'b'\]\] is a ma"
+        ):
+            use(data)
     with numpyro.handlers.seed(rng_seed=0), numpyro.handlers.trace() as trace:
         model(data)
     assert trace["effect"]["value"].shape == (3,)

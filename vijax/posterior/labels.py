@@ -129,6 +129,7 @@ def level_coords(target: Target, arguments: Arguments, batch: Batch) -> Coords:
     columns = {
         name: _Column(np.asarray(known[name]), as_labels(labels))
         for name, labels in arguments.levels.items()
+        if name in known
     }
     short, found = short_names(columns), {}
     for plate, size in ((name, one.size) for name, one in target.subsampling.plates.items()):

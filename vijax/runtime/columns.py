@@ -116,9 +116,26 @@ class Columns:
         return int(next(iter(self.arrays.values())).shape[0])
 
     def __getattr__(self, name: str) -> Any:
-        if not name.startswith("_") and name in self:
-            raise AttributeError(f"{self.label}.{name}: read the column as {self.label}[{name!r}].")
+        known = "" if name.startswith("_") or name not in self else f"[{name!r}]"
+        if known or name == "shape":
+            remedy = (
+                f"read the column as {self.label}{known}" if known else "use len() for its rows"
+            )
+            raise AttributeError(f"{self.label}.{name}: {remedy}.")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise ArgumentError(
+            mismatch(
+                f"argument {self.label!r}",
+                "one of its columns in a computation",
+                "the whole data frame",
+                f"{self.label}[['a', 'b']] is a matrix of columns; numpy.asarray(frame) as an "
+                "argument of fit is one of all.",
+            )
+        )
+
+    __array__ = __jax_array__ = __matmul__ = __rmatmul__ = _refuse
 
     # ---- as a pytree
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import dataclasses
 from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple
@@ -80,7 +82,8 @@ def encode_table(label: str, table: Any, known: Mapping[str, Known]) -> Columns:
     Raises:
         ArgumentError: it has no rows of numbers or labels, or two columns of one name.
     """
-    arrays, levels, problems = {}, {}, {}
+    arrays, problems = {}, {}
+    levels = _levels_of_the_fit(label, known)  # also of an outcome that is to be predicted
     columns = _columns(label, table)
     for name in sorted(columns, key=str):
         what = column_label(label, name)
@@ -116,6 +119,19 @@ def encode_labels(label: str, column: Any, known: Known) -> Encoded:
 def column_label(label: str, name: Hashable) -> str:
     """The name of a column of an argument, that of its leaf in the tree of arguments."""
     return f"{label}[{name!r}]"
+
+
+def _levels_of_the_fit(label: str, known: Mapping[str, Known]) -> dict[Hashable, Labels]:
+    """The labels of the fit by column of an argument."""
+    found = {}
+    for what, one in known.items():
+        if one.labels is None or not what.startswith(f"{label}["):
+            continue
+        with contextlib.suppress(ValueError, SyntaxError):  # a column of an argument inside
+            name = ast.literal_eval(what.removeprefix(f"{label}[")[:-1])
+            if column_label(label, name) == what:
+                found[name] = one.labels
+    return found
 
 
 def _columns(label: str, table: Any) -> dict[Hashable, Any]:

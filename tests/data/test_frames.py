@@ -163,6 +163,11 @@ def test_values_of_rows_are_not_used_for_other_rows():
             vijax.ModelError, match=r"\['school'\]\".*order.*plate 'schools'.*index"
         ):
             rows.predict(other[["school"]])
+    more = rows.predict(pd.DataFrame({"school": ["B", "C", "A", "new"]}))["y"]
+    np.testing.assert_allclose(more.mean(0)[:3], [1.0, 2.0, -3.0], atol=0.2)
+    assert more.std(0)[3] > 0.8
+    with pytest.raises(vijax.ModelError, match="rows of the fit in their order"):
+        rows.predict(pd.DataFrame({"school": ["B", "new", "C", "A"]}))
     labels = vijax.fit(by_label, schools, guide="laplace", progress_bar=False)
     drawn = labels.predict(schools[::-1][["school"]])["y"]
     np.testing.assert_allclose(drawn.mean(0), [-3.0, 2.0, 1.0], atol=0.1)

@@ -79,4 +79,5 @@ def _labelled_plates(result: FitResult, fitted: Collection[str]) -> dict[str, st
 
 
 def _in_order(codes: Array, size: int) -> bool:
-    return len(codes) != size or np.array_equal(np.asarray(codes), np.arange(size))
+    """Whether the rows of the fit come first, in their order; fewer are refused elsewhere."""
+    return len(codes) < size or np.array_equal(np.asarray(codes), np.arange(len(codes)))

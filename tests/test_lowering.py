@@ -260,6 +260,7 @@ def minibatches():
 def posteriors():
     posterior = use(regression(guide="fullrank"), *REGRESSION.args)
     posterior.log_prob(posterior.median())
+    posterior.predictor(returns="summary")(*REGRESSION.args)
     posterior.stein_discrepancy(20)
     export, _ = regression(guide="meanfield", init={"alpha": 0.0}).as_numpyro()
     export.sample_posterior(jax.random.key(0), sample_shape=(3,))
@@ -315,8 +316,10 @@ PARTS = {
         "_draws",
         "_guide_params",
         "_log_prob",
+        "_row_differences",
         "_start",
         "_unconstrain",
+        "predict_rows",
     },
     models: {
         "_finite",
@@ -334,6 +337,8 @@ OTHERS = {
     "guides/flow/guide.py": "draws and densities of flows for the host",
     "guides/numpyro/export.py": "draws for NumPyro",
     "runtime/gathers.py": "a log density or predictions, where data have indices out of range",
+    "posterior/serving.py": "predict_rows, in a file",
+    "runtime/predictor.py": "a program from a file",
     "runtime/compilation.py": "whether the CPU compiler knows an option",
 }
 

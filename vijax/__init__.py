@@ -21,6 +21,7 @@ from vijax.posterior.compare import compare
 from vijax.posterior.load import load
 from vijax.posterior.posterior import Posterior
 from vijax.posterior.prior import Prior, prior
+from vijax.posterior.serving import Predictor, load_predictor
 from vijax.posterior.stack import stack
 from vijax.runtime.errors import GuideError, ModelError, OutOfMemoryError, VijaxError, VijaxWarning
 from vijax.storage.checkpoint import Checkpoint
@@ -35,6 +36,7 @@ __all__ = [
     "ModelError",
     "OutOfMemoryError",
     "Posterior",
+    "Predictor",
     "Prior",
     "Summary",
     "VijaxError",
@@ -46,6 +48,7 @@ __all__ = [
     "from_log_density",
     "guides",
     "load",
+    "load_predictor",
     "objectives",
     "prior",
     "stack",

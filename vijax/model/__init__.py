@@ -13,6 +13,10 @@ from vijax.model.nuts import run_nuts
 from vijax.model.predictive import predictor
 from vijax.model.prior import build_prior
 from vijax.model.remarks import Remarks, model_remarks
+from vijax.model.row_analysis import ModelState, RowModel, row_model
+from vijax.model.row_checks import check_rows
+from vijax.model.row_predictive import out_axes, predict_rows
+from vijax.model.row_statistics import Statistic, check_statistic
 from vijax.model.sharding import shard_data, shard_target
 from vijax.model.tracing.arguments import Arguments, ModelCall, split, unwrap
 
@@ -20,7 +24,10 @@ __all__ = [
     "Arguments",
     "Growing",
     "ModelCall",
+    "ModelState",
     "Remarks",
+    "RowModel",
+    "Statistic",
     "batch_request",
     "build",
     "build_marginalized",
@@ -28,12 +35,17 @@ __all__ = [
     "check_batches",
     "check_data",
     "check_indices",
+    "check_rows",
     "check_sources",
+    "check_statistic",
     "fetch",
     "from_log_density",
     "init_strategy",
     "model_remarks",
+    "out_axes",
+    "predict_rows",
     "predictor",
+    "row_model",
     "run_nuts",
     "shard_data",
     "shard_target",

@@ -26,6 +26,7 @@ from vijax.model.tracing.sites import Trace, dims, fixed_value, is_data, site_sh
 from vijax.runtime.errors import ModelError
 from vijax.runtime.fingerprint import fingerprint
 from vijax.runtime.jaxpr_digest import jaxpr_digest
+from vijax.runtime.keys import OffsetKey, numbered_key
 
 Draws = dict[str, Array]
 
@@ -117,8 +118,16 @@ def model_call(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     fitted: Arguments | None = None,
+    may_grow: bool = True,
 ) -> tuple[ModelCall, dict[str, Array], int]:
     """A call of a model as configuration of a program, its arrays, and the elements of one draw.
+
+    Args:
+        model: the model function.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+        fitted: the arguments of the fit, whose labels have the same codes.
+        may_grow: whether there may be labels that the fit did not have.
 
     Raises:
         ArgumentError: the arguments do not match the model.
@@ -131,12 +140,23 @@ def model_call(
             "posterior.sample() instead."
         )
     static = frozenset[str]() if fitted is None else fitted.by_content
-    known = {} if fitted is None else fitted.known(may_grow=True)
+    known = {} if fitted is None else fitted.known(may_grow)
     arguments, data = split(model, args, kwargs, False, static, known)
+    call, num_values = as_call(model, arguments, data)
+    return call, data, num_values + sum(jnp.size(array) for array in data.values())
+
+
+def as_call(
+    model: Callable[..., Any], arguments: Arguments, data: dict[str, Array]
+) -> tuple[ModelCall, int]:
+    """A model with static arguments as configuration of a program; number of its values.
+
+    Raises:
+        ModelError: the data have indices out of range.
+    """
     code = fingerprint(model, opaque_by_identity=True)
     digest, num_values = _digest(TracedModel(model, arguments), data)
-    num_elements = num_values + sum(jnp.size(array) for array in data.values())
-    return ModelCall((code, arguments.lookup, digest), model, arguments), data, num_elements
+    return ModelCall((code, arguments.lookup, digest), model, arguments), num_values
 
 
 def _digest(traced: TracedModel, data: dict[str, Array]) -> tuple[str, int]:
@@ -178,7 +198,7 @@ def redrawn_sites(call: ModelCall, scenario: Scenario) -> frozenset[str]:
     """
     traced, trace = abstract_call(call)
     check_sites(trace, sorted(scenario.do))
-    resampled = _resampled(trace, scenario.observed)
+    resampled = resampled_sites(trace, scenario.observed)
     return descendants(traced, trace, scenario.do, lambda name: name in resampled)
 
 
@@ -197,12 +217,12 @@ def run_scenario(
 ) -> Draws:
     """Draws of a model's sites, see `Predictor.program`."""
     traced, trace = abstract_call(call)
-    resampled = _resampled(trace, scenario.observed)
+    resampled = resampled_sites(trace, scenario.observed)
 
     def draw(key: Array, values: Draws) -> Draws:
         trace = traced.trace(
             batch._replace(key=jax.random.fold_in(key, 0)),
-            _from_posterior(
+            from_posterior(
                 key, values, resampled, scenario.resizable, scenario.growing, scenario.do
             ),
             model,
@@ -210,18 +230,22 @@ def run_scenario(
             with_log_density=False,
             deterministic=_deterministic(values, scenario),
         )
-        return {
-            name: site["value"]
-            for name, site in trace.items()
-            if site["type"] == "deterministic"
-            or name in scenario.do
-            or (site["type"] == "sample" and not site["is_observed"] and name not in values)
-        }
+        return predicted_values(trace, values.keys() - scenario.do)
 
     return jax.vmap(draw)(keys, values)
 
 
-def _resampled(trace: Trace, fitted: tuple[str, ...]) -> frozenset[str]:
+def predicted_values(trace: Trace, values: Collection[str]) -> Draws:
+    """The values of the deterministics and of all sample sites but those in `values` and data."""
+    return {
+        name: site["value"]
+        for name, site in trace.items()
+        if site["type"] == "deterministic"
+        or (site["type"] == "sample" and not site["is_observed"] and name not in values)
+    }
+
+
+def resampled_sites(trace: Trace, fitted: tuple[str, ...]) -> frozenset[str]:
     """The observed sites that are sampled although their data are given."""
     given = {_base_name(name): name for name, site in trace.items() if is_data(site)}
     observed = {_base_name(name) for name in fitted}
@@ -241,8 +265,8 @@ def _deterministic(values: Draws, scenario: Scenario) -> SubstituteFn:
     return substitute
 
 
-def _from_posterior(
-    key: Array,
+def from_posterior(
+    key: Array | OffsetKey,
     values: Draws,
     resampled: frozenset[str],
     resizable: frozenset[str],
@@ -287,12 +311,12 @@ def _draw(
     name: str,
     site: Message,
     steps: tuple[Step, ...],
-    key: Array,
+    key: Array | OffsetKey,
     number: int,
     rows: tuple[int, ...] = (),
 ) -> Array:
     """A draw with a key for this site and step, even if the model has a fixed seed."""
-    key = jax.random.fold_in(key, number)
+    key = numbered_key(key, number)
     for step in steps:
         key = jax.random.fold_in(key, step.index)
     fn = site["fn"]

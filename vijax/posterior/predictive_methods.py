@@ -8,9 +8,11 @@ from typing import Any, Self
 
 import numpy as np
 
-from vijax.posterior import condition, prediction
+from vijax.model import Statistic
+from vijax.posterior import condition, prediction, serving
 from vijax.posterior.discrete_probs import discrete_probs
 from vijax.posterior.properties import FitProperties
+from vijax.posterior.serving import Predictor
 from vijax.runtime.keys import RngKey, as_key
 from vijax.runtime.keywords import argument_names, explain_keywords_of_methods, merged
 from vijax.runtime.memory import explain_out_of_memory
@@ -71,6 +73,59 @@ class PredictiveMethods(FitProperties):
         changes = prediction.checked_changes(self._result, new_groups, from_prior, do)
         key, kwargs = as_key(rng_key), merged(kwargs, model_kwargs)
         return prediction.predict(self._result, key, args, kwargs, num_draws, changes)
+
+    @memory_of_draws("predictor")
+    def predictor(
+        self,
+        *args: Any,
+        returns: Statistic = "draws",
+        num_draws: int = 1000,
+        rng_key: RngKey = 0,
+        from_prior: Collection[str] = (),
+        ci_prob: float = 0.89,
+        max_rows: int = 1024,
+        batch_axes: Mapping[str, int | None] | None = None,
+        model_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Predictor:
+        """A compiled function that predicts any number of rows, for services.
+
+        The model is run on each row by itself, at posterior draws that are drawn once; it is
+        checked on the example that rows do not affect each other.
+
+        Args:
+            *args: an example of the model's arguments, with two or more different rows; by default
+                those of the fit. Rows are what the plate around the observed sites has as many of.
+            returns: `"draws"`; `"mean"`; `"summary"`, mean, sd and the ends of the equal-tailed
+                interval; `"probs"`, of every value of discrete sites; or a JAX function of one
+                row's draws, by site `(num_draws, ...)`.
+            num_draws: number of posterior draws.
+            rng_key: an int, a JAX key or a legacy key, of the posterior draws.
+            from_prior: see `predict`; latents of the rows themselves must be among them.
+            ci_prob: probability of the interval.
+            max_rows: most rows that are computed at once.
+            batch_axes: by array, the axis of its rows, or `None` for an array without one; the
+                others are inferred by length.
+            model_kwargs: keyword arguments of the model whose names are also options.
+            **kwargs: the model's keyword arguments.
+
+        Returns:
+            A `vijax.Predictor`. It returns, by observed site and deterministic with a value for
+            each row, `(num_draws, rows, ...)` draws, `(rows, ...)` means, ...; from a function what
+            it returns, with a leading axis of rows.
+
+        Raises:
+            ModelError: rows affect each other, or have latents of their own.
+            ArgumentError: the axis of rows is ambiguous, or the example has no different rows.
+        """
+        return serving.make_predictor(
+            self._result,
+            as_key(rng_key),
+            (args, merged(kwargs, model_kwargs)),
+            serving.Options(returns, ci_prob, num_draws, max_rows),
+            prediction.checked_changes(self._result, (), from_prior, None).from_prior,
+            batch_axes or {},
+        )
 
     def at(self, *args: Any, **kwargs: Any) -> Self:
         """The amortized posterior at other rows of data.

@@ -46,6 +46,30 @@ def normals(key: Array | Normals, shape: tuple[int, ...], dtype: Any) -> Array:
     return jax.random.normal(key, shape, dtype)
 
 
+class OffsetKey(NamedTuple):
+    """One of many keys, from which keys with a number are derived by one hash for all of them.
+
+    Threefry is designed for keys that are counted: keys that differ in a single bit give
+    independent numbers. Source: Parallel Random Numbers: As Easy as 1, 2, 3, Salmon, Moraes, Dror,
+    Shaw, 2011.
+
+    Attributes:
+        key: what all have in common, a Threefry key.
+        offset: two words, `(2,)`, different for each.
+    """
+
+    key: Array
+    offset: Array
+
+
+def numbered_key(key: Array | OffsetKey, number: int) -> Array:
+    """A key for a number, inside a program."""
+    if not isinstance(key, OffsetKey):
+        return jax.random.fold_in(key, number)
+    words = jax.random.key_data(jax.random.fold_in(key.key, number))
+    return jax.random.wrap_key_data(words ^ key.offset, impl=_THREEFRY)
+
+
 def rejection_key(key: Array) -> Array:
     """A threefry key derived from a key of any implementation, for rejection sampling.
 

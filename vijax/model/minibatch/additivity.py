@@ -23,7 +23,7 @@ from vijax.runtime.keys import as_key
 _BLOCKS = 3
 _SCALE = 0.3  # sd of the unconstrained values at which densities are compared
 _ROWS = 32  # per block; more would find the same errors
-_TOLERANCE = 1e-3  # relative; a hundred times the rounding error, small enough to ignore
+TOLERANCE = 1e-3  # relative; a hundred times the rounding error, small enough to ignore
 
 
 def check_batches(
@@ -84,7 +84,7 @@ def check_batches(
         fetched = fetch(sources, target.subsampling.axes, index)
         state = (z, batch._replace(index=index, fetched=fetched), model, mutable)
         found = jax.device_get(program(as_key(0), *state))
-        failed = [site for site, difference in found.items() if not difference <= _TOLERANCE]
+        failed = [site for site, difference in found.items() if not difference <= TOLERANCE]
         if failed and not _is_random(program, state, found):
             raise ModelError(_message(target, name, failed[0]))
 
@@ -168,7 +168,7 @@ def _differences(
             names = target.structure.dims[site]
             axis = names.index(plate) if plate in names else None
             one, other = _slice(values, axis, common), _slice(found[site], axis, shifted)
-            largest[site] = jnp.maximum(largest.get(site, 0.0), _difference(one, other))
+            largest[site] = jnp.maximum(largest.get(site, 0.0), relative_difference(one, other))
     return largest
 
 
@@ -188,7 +188,8 @@ def _slice(values: Array, axis: int | None, rows: slice) -> Array:
     return jax.lax.slice_in_dim(values, rows.start, rows.stop, axis=axis)
 
 
-def _difference(one: Array, other: Array) -> Array:
+def relative_difference(one: Array, other: Array) -> Array:
+    """The largest difference of finite numbers relative to one plus their size."""
     if one.shape != other.shape:  # one value for each row in the minibatch, outside the plate
         return jnp.asarray(jnp.inf)
     both = jnp.isfinite(one) & jnp.isfinite(other)

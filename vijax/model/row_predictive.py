@@ -177,23 +177,22 @@ def predict_rows(
     key = jax.random.wrap_key_data(seed[:2], impl="threefry2x32")
     (num_draws,) = {value.shape[0] for value in values.values()}
 
-    def one(number: Array, row: dict[str, Array]) -> PyTree:
-        data = fixed | {name: jnp.expand_dims(x, axes[name]) for name, x in row.items()}
+    name, axis = next((name, axes[name]) for name in rows)
+    numbers = seed[2] + jnp.arange(rows[name].shape[axis], dtype=jnp.uint32)
 
-        def draw(index: Array, values: Draws) -> dict[str, dict[str, Array]]:
+    def draw(index: Array, values: Draws) -> dict[str, dict[str, Array]]:
+        def one(number: Array, row: dict[str, Array]) -> dict[str, dict[str, Array]]:
+            data = fixed | {name: jnp.expand_dims(x, axes[name]) for name, x in row.items()}
             trace = call.trace(draw_keys(key, index, number), values, data, model, mutable)
             return {
                 site.name: of_draw(site.name, trace[site.name], site.shape, returns)
                 for site in call.returned
             }
 
-        drawn = jax.vmap(draw)(jnp.arange(num_draws, dtype=jnp.uint32), values)
-        return of_row(drawn, returns, ci_prob)
+        return jax.vmap(one, (0, {name: axes[name] for name in rows}))(numbers, rows)
 
-    name, axis = next((name, axes[name]) for name in rows)
-    numbers = seed[2] + jnp.arange(rows[name].shape[axis], dtype=jnp.uint32)
-    in_axes = (0, {name: axes[name] for name in rows})
-    found = jax.vmap(one, in_axes)(numbers, rows)
+    drawn = jax.vmap(draw)(jnp.arange(num_draws, dtype=jnp.uint32), values)
+    found = jax.vmap(lambda row: of_row(row, returns, ci_prob), 1)(drawn)
     return jax.tree.map(
         lambda x, axis: jnp.moveaxis(x, 0, axis), found, out_axes(call, returns, found)
     )

@@ -174,8 +174,9 @@ def without_plate(x, group, y=None):
 
 
 def columns(x, group, y=None):
-    """Rows along the last axis, noise in the model, a latent for each row."""
+    """Rows along the last axis, noise in the model, a latent for each row, groups without one."""
     alpha, _, sigma = latents(x)
+    numpyro.deterministic("known", jnp.where(group < 3, alpha[group], 0.0))
     keep = jax.random.bernoulli(numpyro.prng_key(), 0.5, (len(x),))
     with numpyro.plate("rows", len(x), dim=-1):
         effect = numpyro.sample("effect", dist.Normal(0.0, sigma))
@@ -190,6 +191,7 @@ def test_what_has_independent_rows_is_recognized(posterior):
     np.testing.assert_allclose(found["slope"], slope, atol=1e-5)
     rows = of(posterior, columns).predictor(X, GROUP, **options)
     two, three = (rows(X[:num], GROUP[:num])["y"] for num in (2, 3))
+    np.testing.assert_array_equal(rows(X[:1], np.array([9]))["known"], 0.0)
     assert (two.shape, three.shape) == ((20, 3, 2), (20, 3, 3))
     np.testing.assert_allclose(two, three[..., :2], atol=1e-5)
 
@@ -239,6 +241,8 @@ def test_errors_name_the_argument_and_the_remedy(posterior, predictor):
         predictor(X[:2])
     with pytest.raises(TypeError, match="'group': expected numbers of type int32, got float64"):
         predictor(X[:2], GROUP[:2] + 0.5)
+    with pytest.raises(ValueError, match=r"'group': expected indices from 0 to 2, .* got 3"):
+        predictor(X[:2], np.array([GROUP[0], 3]))
     with pytest.raises(TypeError, match="got 'z'"):
         predictor(X[:2], GROUP[:2], z=1)
     with pytest.raises(vijax.ModelError, match="two or more different rows, got 1"):

@@ -15,6 +15,7 @@ from vijax.model.prior import build_prior
 from vijax.model.remarks import Remarks, model_remarks
 from vijax.model.row_analysis import ModelState, RowModel, row_model
 from vijax.model.row_checks import check_rows
+from vijax.model.row_limits import index_limits
 from vijax.model.row_predictive import out_axes, predict_rows
 from vijax.model.row_statistics import Statistic, check_statistic
 from vijax.model.sharding import shard_data, shard_target
@@ -40,6 +41,7 @@ __all__ = [
     "check_statistic",
     "fetch",
     "from_log_density",
+    "index_limits",
     "init_strategy",
     "model_remarks",
     "out_axes",

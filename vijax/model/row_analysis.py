@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ from vijax.model.tracing.sites import Trace, site_plates
 from vijax.runtime.errors import ArgumentError, ModelError
 from vijax.runtime.jaxpr import used_inputs
 
-_FEW, _MORE = 2, 3  # rows of traces whose comparison shows which axes are those of rows
+FEW, _MORE = 2, 3  # rows of traces whose comparison shows which axes are those of rows
 
 
 class ModelState(NamedTuple):
@@ -93,7 +94,7 @@ def row_model(
     call = RowCall(whole, axes, resampled, discrete)
     sites, used = _row_sites(call, state)
     # the same program, however many rows the example has
-    few, _ = as_call(whole.model, call.arguments(_FEW), first_rows(call, data))
+    few, _ = as_call(whole.model, call.arguments(FEW), first_rows(call, data))
     call = dataclasses.replace(call, call=few, sites=sites)
     of_rows = {site.name for site in sites}  # marginalized sites, drawn for each row
     values = {name: x for name, x in state.values.items() if name not in of_rows}
@@ -116,7 +117,7 @@ def first_rows(call: RowCall, data: Mapping[str, Array]) -> dict[str, Array]:
     """The data with the first rows only."""
     axes = dict(call.axes)
     return {
-        name: jnp.take(x, jnp.arange(_FEW), axes[name]) if name in axes else x
+        name: jnp.take(x, jnp.arange(FEW), axes[name]) if name in axes else x
         for name, x in data.items()
     }
 
@@ -180,11 +181,11 @@ def _number_of_rows(
 def _row_sites(call: RowCall, state: ModelState) -> tuple[tuple[RowSite, ...], tuple[str, ...]]:
     """The sites with an axis of rows, and the arrays along rows that they depend on."""
     try:
-        (jaxpr, few), (_, more) = (_abstract_values(call, state, num) for num in (_FEW, _MORE))
+        (closed, few), (_, more) = (abstract_values(call, state, num) for num in (FEW, _MORE))
     except LocalLatentError:
         raise
     except ModelError as error:
-        raise interaction(call, f"the model does not run on {_FEW} of them ({error})") from error
+        raise interaction(call, f"the model does not run on {FEW} of them ({error})") from error
     sites = []
     for name in few:
         axis = _changed_axis(few[name].shape, more[name].shape)
@@ -197,7 +198,7 @@ def _row_sites(call: RowCall, state: ModelState) -> tuple[tuple[RowSite, ...], t
 
     def used(outputs: set[str]) -> tuple[str, ...]:
         """The arrays along rows that some sites depend on."""
-        flags = used_inputs(jaxpr, [name in outputs for name in sorted(few)])
+        flags = used_inputs(closed.jaxpr, [name in outputs for name in sorted(few)])
         found = {name for name, flag in zip(arrays, flags, strict=False) if flag}
         return tuple(name for name in along if name in found)
 
@@ -208,22 +209,25 @@ def _row_sites(call: RowCall, state: ModelState) -> tuple[tuple[RowSite, ...], t
     return tuple(sites), used(names) or tuple(along)
 
 
-def _abstract_values(
+def abstract_values(
     call: RowCall, state: ModelState, num_rows: int
 ) -> tuple[Any, dict[str, jax.ShapeDtypeStruct]]:
     """The program of all predicted values on so many rows, whose first inputs are the arrays."""
-
-    def run(data: dict[str, Array], values: Draws) -> Draws:
-        keys = draw_keys(jax.random.key(0), jnp.uint32(0), jnp.uint32(0))
-        trace = call.trace(keys, values, data, state.model, state.mutable, num_rows)
-        # marginalized sites of rows have other shapes than in the fit, and are drawn
-        fixed = {n for n, x in values.items() if jnp.shape(trace[n]["value"]) == x.shape}
-        return {n: jnp.asarray(x) for n, x in predicted_values(trace, fixed).items()}
-
     one_draw = {n: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for n, x in state.values.items()}
+    run = functools.partial(predict_once, call, state, num_rows)
     data = call.arguments(num_rows).abstract()
-    closed, shapes = jax.make_jaxpr(run, return_shape=True)(data, one_draw)
-    return closed.jaxpr, shapes
+    return jax.make_jaxpr(run, return_shape=True)(data, one_draw)
+
+
+def predict_once(
+    call: RowCall, state: ModelState, num_rows: int, data: dict[str, Array], values: Draws
+) -> Draws:
+    """Predicted values on some rows at one posterior draw, before their axes are known."""
+    keys = draw_keys(jax.random.key(0), jnp.uint32(0), jnp.uint32(0))
+    trace = call.trace(keys, values, data, state.model, state.mutable, num_rows)
+    # marginalized sites of rows have other shapes than in the fit, and are drawn
+    fixed = {n for n, x in values.items() if jnp.shape(trace[n]["value"]) == x.shape}
+    return {n: jnp.asarray(x) for n, x in predicted_values(trace, fixed).items()}
 
 
 def _changed_axis(few: tuple[int, ...], more: tuple[int, ...]) -> int | None:
@@ -234,4 +238,4 @@ def _changed_axis(few: tuple[int, ...], more: tuple[int, ...]) -> int | None:
         return -1
     changed = [axis for axis, pair in enumerate(zip(few, more, strict=True)) if pair[0] != pair[1]]
     (axis, *others) = changed
-    return -1 if others or (few[axis], more[axis]) != (_FEW, _MORE) else axis
+    return -1 if others or (few[axis], more[axis]) != (FEW, _MORE) else axis

@@ -23,6 +23,7 @@ from vijax.model import (
     Statistic,
     check_rows,
     check_statistic,
+    index_limits,
     out_axes,
     predict_rows,
     row_model,
@@ -126,6 +127,8 @@ def make_predictor(
     program = target.program(predict_rows, found.call, returns, ci_prob)
     arrays = jax.device_put(tuple(found.state))
     config = _config(found, positions) | {"max_rows": max_rows}
+    for name, limits in index_limits(found).items():
+        config["rows"][name]["limits"] = limits
     fixed = {name: x for name, x in found.data.items() if name not in dict(found.call.axes)}
     shapes = jax.eval_shape(program, *_abstract(config, 1), fixed, *arrays)
     config["output_axes"] = jax.tree.leaves(out_axes(found.call, returns, shapes))

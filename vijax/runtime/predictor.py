@@ -56,16 +56,17 @@ class Predictor:
             fixed: the arrays without an axis of rows, by name.
             state: of the program, on the device.
             config: what is written to a file as JSON: `positions`, names of positional arguments;
-                `rows`, by name `axis`, `shape` (of a row), `dtype`, and of codes their `labels`;
-                `ignored`, names of arrays along the rows that have no effect; `plain`, arguments
-                that are no arrays; `output_axes`, the axis of rows of every leaf of the output;
-                `max_rows`; `x64`, whether it was compiled in double precision.
+                `rows`, by name `axis`, `shape` (of a row), `dtype`, of codes their `labels`, of
+                indices their `limits`; `ignored`, names of arrays along rows that have no effect;
+                `plain`, arguments that are no arrays; `output_axes`, the axis of rows of every
+                leaf of the output; `max_rows`; `x64`, whether it is in double precision.
         """
         self._program, self._fixed, self._state, self._config = program, dict(fixed), state, config
         self._specs = {
             name: (spec["axis"], tuple(spec["shape"]), np.dtype(spec["dtype"]))
             for name, spec in config["rows"].items()
         }
+        self._limits = {n: x["limits"] for n, x in config["rows"].items() if "limits" in x}
         self._codes = {
             name: {label: code for code, label in enumerate(spec["labels"])}
             for name, spec in config["rows"].items()
@@ -215,7 +216,16 @@ class Predictor:
         if array.ndim <= axis or array.shape[:axis] + array.shape[axis + 1 :] != shape:
             expected = ", ".join([*map(str, shape[:axis]), "rows", *map(str, shape[axis:])])
             raise ValueError(f"argument {name!r}: expected shape ({expected}), got {array.shape}.")
-        return _cast(name, array, dtype), array.shape[axis]
+        array = _cast(name, array, dtype)
+        if name in self._limits and array.size:
+            low, high = self._limits[name]
+            if array.min() < low or array.max() > high:
+                got = array[(array < low) | (array > high)][0]
+                raise ValueError(
+                    f"argument {name!r}: expected indices from {low} to {high}, as in the fit, got "
+                    f"{got}."
+                )
+        return array, array.shape[axis]
 
     def _coded(self, name: str, labels: np.ndarray) -> np.ndarray:
         """The codes of labels."""

@@ -164,7 +164,9 @@ def recorded(known: Known = KNOWN) -> Iterator[Recorder]:
         target: Target, function: Callable[..., Any], *static: Any, **options: Any
     ) -> Callable[..., Any]:
         compiled = original(target, function, *static, **options)
-        return functools.partial(recorder.call, function.__name__, compiled)
+        lowered = functools.partial(recorder.call, function.__name__, compiled)
+        lowered.compile = lambda *args: None
+        return lowered
 
     with mock.patch.object(Target, "program", program):
         yield recorder

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from vijax import data, guides, objectives
 from vijax._version import __version__
+from vijax.engine import callbacks
 from vijax.fitting.fit import fit
 from vijax.model import from_log_density
 from vijax.posterior.compare import compare
@@ -42,6 +43,7 @@ __all__ = [
     "VijaxError",
     "VijaxWarning",
     "__version__",
+    "callbacks",
     "compare",
     "data",
     "fit",

@@ -269,7 +269,8 @@ def test_ctrl_c_at_any_moment_leaves_a_complete_checkpoint(tmp_path):
     for _ in range(2):
         wait = times.uniform(0.02, 0.15)
         timer = threading.Timer(wait, signal.raise_signal, [signal.SIGINT])
-        ended = fit(path, num_steps=total, callbacks=[lambda *state, t=timer: start_once(t)])
+        with pytest.warns(VijaxWarning, match="interrupted by Ctrl-C"):
+            ended = fit(path, num_steps=total, callbacks=[lambda *state, t=timer: start_once(t)])
         timer.join()
         assert ended.stop_reason == "interrupted by Ctrl-C"
         assert steps(path)[-1] == ended.num_steps

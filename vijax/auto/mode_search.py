@@ -25,6 +25,7 @@ from vijax.model import ModelCall, init_strategy
 from vijax.runtime.deadline import time_is_up
 from vijax.runtime.errors import ModelError
 from vijax.runtime.keys import fold_in, host_rng
+from vijax.runtime.progress import advance, stage
 from vijax.solvers import Pathfinder
 from vijax.solvers.gaussians.dense import Gaussian
 
@@ -35,6 +36,7 @@ _PASSES = 100  # passes over rows not in memory that they take
 _DRAWS = 500
 _PRIOR_DRAWS = 64
 _ROUNDS = 4  # maximum number of rounds of paths
+_OUT_OF_TIME = "the time limit has passed"
 _UNSEARCHED = "other modes were not searched for"
 
 
@@ -53,6 +55,8 @@ class ModeSearch(NamedTuple):
 def search_modes(problem: Problem, variables: Variables, mutable: dict[str, PyTree]) -> ModeSearch:
     """Searches for modes that a fitted guide does not cover, by Pathfinder."""
     reason, target, data = unaffordable(problem), problem.target, problem.all_rows
+    if not reason and time_is_up():
+        reason = _OUT_OF_TIME
     if reason or data is None:
         return ModeSearch(0, f"{_UNSEARCHED}: {reason}")
     kernel = Kernel(target, data, variables.model, mutable)
@@ -71,13 +75,15 @@ def search_modes(problem: Problem, variables: Variables, mutable: dict[str, PyTr
     ]
     rng = host_rng(fold_in(key, 1))
     others = 0
-    for _ in range(_ROUNDS):
-        paths = Pathfinder().run(kernel, rng)
-        others = max(others, len(paths.other_modes(gaussians, elbo)))
-        if others or paths.unseen <= MAX_UNSEEN:
-            break
+    with stage("searching for other modes", _ROUNDS, "round"):
+        for _ in range(_ROUNDS):
+            paths = Pathfinder().run(kernel, rng)
+            others = max(others, len(paths.other_modes(gaussians, elbo)))
+            if others or paths.unseen <= MAX_UNSEEN or time_is_up():
+                break
+            advance(1, "round")
     cut_short = time_is_up() and not others
-    return ModeSearch(others, f"{_UNSEARCHED}: the time limit has passed" if cut_short else "")
+    return ModeSearch(others, f"{_UNSEARCHED}: {_OUT_OF_TIME}" if cut_short else "")
 
 
 def unaffordable(problem: Problem) -> str:
@@ -110,7 +116,9 @@ def _missed_values(
         return f"{_UNSEARCHED}: the prior cannot be sampled"
     kernel = Kernel(problem.target, problem.all_rows, variables.model, mutable)
     draws = weights.flatten(problem.target.space, assessment.draws.z)
-    return missed_values(kernel, draws, assessment.importance.log_weights, starts, host_rng(key))
+    with stage("Metropolis chains over discrete values"):
+        weighted = assessment.importance.log_weights
+        return missed_values(kernel, draws, weighted, starts, host_rng(key))
 
 
 def prior_positions(

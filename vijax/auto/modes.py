@@ -27,7 +27,9 @@ from vijax.contracts import DensityGuide, PyTree, Solution, Variables
 from vijax.contracts.kernel import Kernel
 from vijax.guides import FullRank, LowRank, Mixture
 from vijax.guides.mixture import MixtureParams
+from vijax.runtime.deadline import time_is_up
 from vijax.runtime.keys import fold_in, host_rng
+from vijax.runtime.progress import advance, expect, stage
 from vijax.solvers import Pathfinder
 from vijax.solvers.gaussians.conversion import from_params, to_params
 from vijax.solvers.gaussians.dense import Gaussian
@@ -40,6 +42,7 @@ _PATHS, _ROUNDS = 16, 12  # paths per round, maximum number of rounds
 _MIN_ROUNDS = 4  # rounds after which lone paths at modes of negligible mass do not matter
 _MAX_MODES = 32  # number of modes at which the search ends
 _MAX_UNCOVERED = 8  # Gaussians that are added where modes are connected
+_OUT_OF_TIME = "the time limit passed before other modes were searched for"
 _MIN_VISITS = 3  # the search ends once every mode was reached by so many paths
 
 
@@ -59,7 +62,8 @@ def modes(start: StartingPoint, best: Candidate | None) -> Candidate | None:
         one = _refined(start, best, params, len(found))
         if _nearest(_gaussian(one), [_gaussian(other) for other in found])[1] > _MIN_SEPARATION:
             found.append(one)
-    rounds, complete = _search(start, found)
+    with stage("searching for other modes"):
+        rounds, complete = _search(start, found)
     extended = found + _uncovered(start, found, rounds)
     mixture = _mixture(start, extended)
     if len(extended) > len(found) and not is_better(mixture, best):  # the long tail of one mode
@@ -96,7 +100,10 @@ def _mixture(start: StartingPoint, found: list[Candidate]) -> Candidate:
 
 def _complete(candidate: Candidate, complete: bool) -> Candidate:
     """The candidate with a record of whether the search for modes was complete."""
-    diagnostics = candidate.assessment.diagnostics._replace(more_modes=not complete)
+    out_of_time = "" if complete or not time_is_up() else _OUT_OF_TIME
+    diagnostics = candidate.assessment.diagnostics._replace(
+        more_modes=not (complete or out_of_time), unsearched=out_of_time
+    )
     return candidate._replace(assessment=candidate.assessment._replace(diagnostics=diagnostics))
 
 
@@ -113,6 +120,7 @@ def _search(start: StartingPoint, found: list[Candidate]) -> tuple[list[Pathfind
     rng, paths = host_rng(fold_in(problem.key, 55)), Pathfinder(num_paths=_PATHS)
     known, visits = [_gaussian(one) for one in found], [1] * len(found)
     rounds: list[PathfinderResult] = []
+    expect(_ROUNDS, "round")
     while len(rounds) < _ROUNDS:
         ends = paths.run(kernel, rng)
         rounds.append(ends)
@@ -133,9 +141,10 @@ def _search(start: StartingPoint, found: list[Candidate]) -> tuple[list[Pathfind
                 ]
         # paths that end alone at modes of negligible mass leave room for a high one
         enough = ends.unseen <= MAX_UNSEEN or len(rounds) >= _MIN_ROUNDS
-        if (min(visits) >= _MIN_VISITS and enough) or len(found) > _MAX_MODES:
+        if (min(visits) >= _MIN_VISITS and enough) or len(found) > _MAX_MODES or time_is_up():
             break
-    return rounds, visits.count(1) <= MAX_UNSEEN * sum(visits)
+        advance(1, "round")
+    return rounds, not time_is_up() and visits.count(1) <= MAX_UNSEEN * sum(visits)
 
 
 def _uncovered(
@@ -146,7 +155,7 @@ def _uncovered(
     space, variables = best.problem.target.space, best.solution.variables
     known = [_gaussian(one) for one in found]
     for ends in rounds:
-        while len(added) < _MAX_UNCOVERED:
+        while len(added) < _MAX_UNCOVERED and not time_is_up():
             gaussian = ends.uncovered(known, best.assessment.elbo)
             if gaussian is None:
                 break

@@ -21,12 +21,22 @@ from vijax.auto.candidate import (
     is_better,
 )
 from vijax.auto.history import Attempt
-from vijax.contracts import PyTree, Solution, Variables
+from vijax.contracts import Guide, PyTree, Variables
 from vijax.engine.problem import Problem
 from vijax.runtime.deadline import time_is_up
-from vijax.runtime.progress import Progress
+from vijax.runtime.progress import stage
 
-INTERRUPTED = "interrupted by Ctrl-C"
+_SHOWN = {"learned centering": "learning the centering"}  # as activities
+_TITLES = {
+    "FullRank": "full-rank Gaussian",
+    "LowRank": "low-rank Gaussian",
+    "MeanField": "mean-field Gaussian",
+    "Plates": "plate-structured Gaussian",
+    "Markov": "Markov Gaussian",
+    "Laplace": "Laplace approximation",
+    "Delta": "maximum a posteriori",
+    "Flow": "normalizing flow",
+}
 
 Stage = Callable[[StartingPoint, Candidate | None], Candidate | None]
 
@@ -53,58 +63,71 @@ def search(
     problem: Problem,
     variables: Variables,
     mutable: dict[str, PyTree],
-    bar: Progress,
+    keep: Callable[[Candidate, tuple[Attempt, ...]], None],
 ) -> tuple[Candidate, tuple[Attempt, ...]]:
-    """Runs the stages; returns the best candidate and the record of the stages."""
+    """Runs the stages; returns the best candidate and the record of the stages.
+
+    Args:
+        stages: what is tried.
+        problem: the problem.
+        variables: initial variables.
+        mutable: the model's mutable state.
+        keep: called with both whenever there is a better candidate.
+    """
     start = StartingPoint(problem, variables, mutable)
     best: Candidate | None = None
     history: list[Attempt] = []
-    try:
-        for name, stage in {**stages.stages, **stages.modes}.items():
-            if best is not None and _finished(best, certified=name not in stages.modes):
-                continue
-            stage_start = time.perf_counter()
-            bar.note(name if best is None else f"ELBO {best.assessment.elbo:.2f}, {name}")
-            found = stage(start, best)
-            if found is None:
-                continue
-            if best is None:  # before more time is spent
-                found = check_target(found, mutable)
-            kept = best is None or is_better(found, best) or _eliminates_modes(found, best)
-            if best is None or not _only_searched(found, best):
-                history.append(_attempt(name, found, kept, time.perf_counter() - stage_start))
+    for name, run in {**stages.stages, **stages.modes}.items():
+        if best is not None and _finished(best, certified=name not in stages.modes):
+            continue
+        found, seconds = _timed(name, run, start, best)
+        if found is None:
+            continue
+        if best is None:  # before more time is spent
+            keep(found, ())
+            found = check_target(found, mutable)
+        kept = best is None or is_better(found, best) or _eliminates_modes(found, best)
+        if best is None or not _only_searched(found, best):
+            history.append(_attempt(name, found, kept, seconds))
+        best = found if best is None or kept else best
+        keep(best, tuple(history))
+    assert best is not None
+    if is_unfit(best):
+        return best, tuple(history)
+    best = check_with_chains(best, mutable, stages.correct)
+    keep(best, tuple(history))
+    for name, run in stages.fallbacks.items():
+        if time_is_up() or _status(best) != "approximate":
+            break
+        found, seconds = _timed(name, run, start, best)
+        if found is not None:
+            kept = is_better(found, best)
+            history.append(_attempt(name, found, kept, seconds))
             best = found if kept else best
-        assert best is not None
-        if is_unfit(best):
-            return best, tuple(history)
-        bar.note(f"ELBO {best.assessment.elbo:.2f}, checking with short chains")
-        best = check_with_chains(best, mutable, stages.correct)
-        best = _try_fallbacks(stages, start, best, history, bar)
-    except KeyboardInterrupt:
-        if best is None:
-            solution = Solution(variables, INTERRUPTED, False, 0)
-            return start.candidate(problem, solution), ()
-        reason = f"{INTERRUPTED}; {best.solution.reason}"
-        best = best._replace(solution=best.solution._replace(reason=reason, converged=False))
-    bar.note(f"ELBO {best.assessment.elbo:.2f}, {_status(best)}")
+            keep(best, tuple(history))
     return best, tuple(history)
 
 
-def _try_fallbacks(
-    stages: Stages, start: StartingPoint, best: Candidate, history: list[Attempt], bar: Progress
-) -> Candidate:
-    """The best candidate after the fallbacks, which are added to the history."""
-    for name, stage in stages.fallbacks.items():
-        stage_start = time.perf_counter()
-        if time_is_up() or _status(best) != "approximate":
-            break
-        bar.note(f"ELBO {best.assessment.elbo:.2f}, {name}")
-        found = stage(start, best)
-        if found is not None:
-            kept = is_better(found, best)
-            history.append(_attempt(name, found, kept, time.perf_counter() - stage_start))
-            best = found if kept else best
-    return best
+def title(guide: Guide) -> str:
+    """What a fit of the guide is called while it runs."""
+    return _TITLES.get(type(guide).__name__, type(guide).__name__)
+
+
+def _timed(
+    name: str, run: Stage, start: StartingPoint, best: Candidate | None
+) -> tuple[Candidate | None, float]:
+    """The result of a stage, shown while it runs, and its seconds."""
+    began = time.perf_counter()
+    shown = title(start.problem.guide) if name == "Gaussian" else _SHOWN.get(name, name)
+    with stage(shown) as progress:
+        if best is not None:
+            progress.note(elbo=round(best.assessment.elbo, 2))
+        found = run(start, best)
+        if found is None:
+            progress.note(result="not applicable")
+        else:
+            progress.note(elbo=round(found.assessment.elbo, 2), status=_status(found))
+    return found, time.perf_counter() - began
 
 
 def _status(best: Candidate) -> str:

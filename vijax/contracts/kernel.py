@@ -23,6 +23,7 @@ from vijax.contracts.finite_differences import difference_products, lacks_forwar
 from vijax.runtime.device_layout import default_platform, on_host
 from vijax.runtime.errors import ModelError
 from vijax.runtime.jaxpr import without_dead_code
+from vijax.runtime.progress import advance
 
 Floats = np.ndarray  # host arrays are float64 throughout
 
@@ -169,6 +170,8 @@ class Kernel:
         else:
             self._rows, data = (Block(batch, 1.0, 0),), batch.data
             num_elements = sum(np.size(value) for value in data.values())
+        plate = batch.plate if isinstance(batch, Blocks) else None
+        self._share = 1 / -(-plate.size // plate.subsample_size) if plate else 1  # of a pass
         self._state = (self.model, dict(mutable or {}))
         self._sharded = target.devices.mesh is not None or any(
             len(_devices(value)) > 1 for value in data.values()
@@ -318,6 +321,7 @@ class Kernel:
 
     def _call(self, program: Callable[[Floats, Batch], Any], block: Floats, batch: Batch) -> Any:
         self.calls += 1
+        advance(self._share * len(block), "point")
         result = program(block, batch)  # asynchronous: calls are queued on the device
         if self._sharded:  # queued collectives deadlock on CPU devices
             result.block_until_ready()

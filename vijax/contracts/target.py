@@ -8,7 +8,6 @@ import functools
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from vijax.contracts.space import Array, Plate, Position, Space
@@ -17,6 +16,7 @@ from vijax.runtime.device_layout import DeviceLayout
 from vijax.runtime.gathers import Gather
 from vijax.runtime.host_values import Node
 from vijax.runtime.precision import float32_products
+from vijax.runtime.program import Program
 
 _MANY_SITES = 50  # latent sites of a program that takes longer to compile than to run
 
@@ -188,7 +188,7 @@ class Marginalized(NamedTuple):
 class Programs(NamedTuple):
     """Compiled programs of a target, and its copies on other devices, cached with the target."""
 
-    compiled: dict[Hashable, Callable[..., Any]]
+    compiled: dict[Hashable, Program]
     by_devices: dict[DeviceLayout, Target]
 
 
@@ -356,7 +356,7 @@ class Target:
         donate: tuple[int, ...] = (),
         float32: bool = True,
         quick: bool = False,
-    ) -> Callable[..., Any]:
+    ) -> Program:
         """`jax.jit(function(self, *static, ...))`, cached for equal `function` and `static`.
 
         A second fit with the same target and equal configuration therefore compiles nothing. The
@@ -379,5 +379,5 @@ class Target:
 
             call.__name__ = call.__qualname__ = getattr(function, "__name__", "program")
             options = fast_compilation() if quick or self.many_sites else None
-            known[lookup] = jax.jit(call, donate_argnums=donate, compiler_options=options)
+            known[lookup] = Program(call, donate_argnums=donate, compiler_options=options)
         return known[lookup]

@@ -37,6 +37,7 @@ from vijax.diagnostics.status import CERTIFIED_SHIFT, diagnose
 from vijax.diagnostics.stein_discrepancy import discrepancy
 from vijax.runtime.deadline import time_is_up
 from vijax.runtime.keys import fold_in, host_rng
+from vijax.runtime.progress import stage
 from vijax.runtime.stacks import Packed, pack
 
 _NUM_DRAWS = 4000
@@ -159,8 +160,9 @@ def assess_importance(
     """Assessment by importance weights and a natural-gradient step; arguments as in `assess`."""
     target, guide, dim = fitted.target, fitted.guide, fitted.target.space.dim
     at_most = num_assessment_draws(fitted.batch, dim)
-    at_most = max(_MIN_DRAWS, at_most // 4) if time_is_up() else at_most
-    draws = _draw(fitted, at_most)
+    at_most = max(_MIN_DRAWS, at_most // 16) if time_is_up() else at_most
+    with stage("importance sampling", at_most, "point"):
+        draws = _draw(fitted, at_most)
     num_draws = len(draws.log_p)
     if isinstance(guide, ParticleGuide):
         points = np.asarray(guide.points(fitted.variables.guide, target.space), np.float64)
@@ -207,7 +209,11 @@ def _draw(fitted: FittedGuide, at_most: int) -> Draws:
     """Draws with their densities; fewer where these are costly and weights are nearly equal."""
     some = at_most if at_most == _NUM_DRAWS else max(_MIN_DRAWS, at_most // 4)
     draws = weights.draw(*fitted, some)
-    if some == at_most or weights.importance(draws.log_weights).ess > _NEARLY_ALL * some:
+    if (
+        some == at_most
+        or time_is_up()
+        or weights.importance(draws.log_weights).ess > _NEARLY_ALL * some
+    ):
         return draws
     rest = weights.draw(*fitted._replace(key=fold_in(fitted.key, 2)), at_most - some)
     return jax.tree.map(lambda *parts: np.concatenate(parts), draws, rest)
@@ -227,17 +233,18 @@ def add_chain_check(assessment: Assessment, fitted: FittedGuide, correct: bool) 
         kernel = PullbackKernel(target, guide, fitted.variables, fitted.mutable, fitted.batch)
         transform = kernel.transport
     correcting = correct and assessment.diagnosis.status != "certified"
-    found, states = check(
-        kernel,
-        weights.flatten(target.space, draws.z) if draws.noise is None else draws.noise,
-        diagnostics.importance.log_weights,
-        draws.labels,
-        host_rng(fold_in(fitted.key, 1)),
-        CERTIFIED_SHIFT,
-        correct,
-        evaluation_budget(kernel, correcting),
-        transform,
-    ) or (None, None)
+    with stage("short HMC chains"):
+        found, states = check(
+            kernel,
+            weights.flatten(target.space, draws.z) if draws.noise is None else draws.noise,
+            diagnostics.importance.log_weights,
+            draws.labels,
+            host_rng(fold_in(fitted.key, 1)),
+            CERTIFIED_SHIFT,
+            correct,
+            evaluation_budget(kernel, correcting),
+            transform,
+        ) or (None, None)
     use_chains = correct and found is not None and found.converged
     assessment = assessment._replace(
         diagnostics=diagnostics._replace(check=found, use_chains=use_chains)
@@ -319,24 +326,25 @@ def add_gradient_check(assessment: Assessment, fitted: FittedGuide) -> Assessmen
     return assessment._replace(chain_states=None) if found else assessment
 
 
-def assess_minibatches(
-    log_weights: np.ndarray, converged: bool, nonfinite_steps: Sequence[object]
+def assess_elbos(
+    log_weights: np.ndarray, converged: bool, nonfinite_steps: Sequence[object] = ()
 ) -> Assessment:
-    """Assesses a minibatch fit, where only the ELBO can be estimated without bias.
+    """Assesses a fit of which only the ELBO is known: on minibatches, or without time for more.
 
     Args:
-        log_weights: `log p - log q` of single draws on independent batches, `(num,)`.
+        log_weights: `log p - log q` of single draws on independent batches, or other unbiased
+            estimates of the ELBO, `(num,)`; there may be none.
         converged: see `Diagnostics`.
         nonfinite_steps: see `Diagnostics`.
     """
-    elbo, elbo_se = weights.elbo(log_weights)
+    elbo, elbo_se = weights.elbo(log_weights) if log_weights.size > 1 else (np.nan, np.nan)
     diagnostics = Diagnostics(
         None,
         None,
         converged=converged,
         nonfinite_steps=nonfinite_steps,
         num_draws=log_weights.size,
-        finite_share=float(np.mean(np.isfinite(log_weights))),
+        finite_share=float(np.isfinite(log_weights).mean()) if log_weights.size else 1.0,
     )
     no_draws = Draws({}, np.zeros(0), np.zeros(0))
     return Assessment(no_draws, elbo, elbo_se, diagnostics)

@@ -58,6 +58,8 @@ class Diagnostics(NamedTuple):
             too many joint values.
         remarks: on the model and its data, in words; they do not bear on the accuracy.
         failure_advice: what to try if the fit fails, empty for the usual.
+        cut_short: why the fit ended before all checks were made, in words; empty if they were.
+        started: whether there is any result, other than initial values.
         wrong_gradient: sites with a gradient that is not the log density's; `None` if not checked.
     """
 
@@ -80,6 +82,8 @@ class Diagnostics(NamedTuple):
     out_of_time: bool = False
     discrete: bool = False
     enumeration: Comparison | None = None
+    cut_short: str = ""
+    started: bool = True
     wrong_gradient: tuple[str, ...] | None = None
     remarks: tuple[str, ...] = ()
     failure_advice: str = ""

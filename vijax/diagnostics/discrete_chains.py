@@ -19,6 +19,7 @@ import numpy as np
 from vijax.contracts.kernel import Floats, Kernel
 from vijax.diagnostics.enumeration import cardinalities
 from vijax.runtime.deadline import time_is_up
+from vijax.runtime.progress import advance, expect
 
 _NUM_CHAINS = 128  # from the guide, and as many from random values
 _BURN_IN = 4  # sweeps before the first window; a sweep changes and swaps every entry once
@@ -87,6 +88,7 @@ def missed_values(
     guide = _Means(weights @ every, np.sqrt(every.var(axis=0) * np.sum(weights**2)))
     used, different = _BURN_IN, 0
     for sweeps in _WINDOWS:
+        expect(sweeps, "sweep")
         if used + sweeps > budget or time_is_up():
             break
         used += sweeps
@@ -171,6 +173,7 @@ class _Chains:
         total = np.zeros(())
         for _ in range(sweeps):
             self.run(moves)
+            advance(1, "sweep")
             last = features(self.states)
             total = total + last
         return total / sweeps, last.std(axis=0)

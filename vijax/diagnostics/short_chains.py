@@ -16,6 +16,8 @@ from typing import NamedTuple
 import numpy as np
 
 from vijax.contracts.kernel import Floats, Kernel
+from vijax.runtime.progress import advance as advance_stage
+from vijax.runtime.progress import expect
 
 _ACCEPT_RATE = 0.8  # target acceptance rate
 _LENGTH = np.pi / 2  # of a trajectory, in standard deviations: a quarter period for a Gaussian
@@ -145,6 +147,7 @@ def advance(
     states, log_density, gradient = chains.states, chains.log_density, chains.gradient
     step_size, num_gradients = chains.step_size, chains.num_gradients
     rates, samples, sample_log_density = [], [], []
+    expect(iterations, "iteration")
     for _ in range(iterations):
         length = _LENGTH * rng.uniform(0.6, 1.4)
         # occasional small steps reach regions where large ones are always rejected
@@ -161,6 +164,7 @@ def advance(
         gradient = np.where(accepted[:, None], slope, gradient)
         rates.append(np.exp(log_rate))
         num_gradients += count
+        advance_stage(1, "iteration")
         if adapt:
             if size == step_size:
                 step_size = float(

@@ -36,6 +36,7 @@ _CHECK_GRADIENT = (
     "Look in the model for jax.lax.stop_gradient, a custom derivative rule, and rounding of "
     "latents (integer casts, round, argmax, comparisons)."
 )
+_MORE_TIME = "Allow more time."
 _NEARLY_ALL = 0.9  # effective share of the draws at which weights suffice without chains
 
 
@@ -45,6 +46,18 @@ def diagnose(diagnostics: Diagnostics) -> Diagnosis:
 
 
 def _diagnose(diagnostics: Diagnostics) -> Diagnosis:
+    if not diagnostics.started:
+        reason = f"{diagnostics.cut_short} before there was any result: these are initial values"
+        return Diagnosis("failed", (reason,), _MORE_TIME)
+    found = _diagnose_complete(diagnostics)
+    if not diagnostics.cut_short:
+        return found
+    reason = f"{diagnostics.cut_short} before all checks were made"
+    return _at_most_approximate(found, (reason,), _MORE_TIME)
+
+
+def _diagnose_complete(diagnostics: Diagnostics) -> Diagnosis:
+    """The diagnosis by all checks, complete or not."""
     reasons = [f"non-finite {step}" for step in diagnostics.nonfinite_steps]
     if not diagnostics.converged:
         reasons.append("the optimization did not converge")
@@ -61,7 +74,8 @@ def _diagnose(diagnostics: Diagnostics) -> Diagnosis:
         reasons.append("most draws from the guide have no finite density under the model")
         return Diagnosis("failed", tuple(reasons), _CHECK_DENSITY)
     if diagnostics.importance is None:
-        reasons.append("importance sampling does not apply: accuracy not verified")
+        why = "" if diagnostics.cut_short else "importance sampling does not apply: "
+        reasons.append(f"{why}accuracy not verified")
         return Diagnosis("approximate", tuple(reasons), _advice(diagnostics))
     if diagnostics.enumeration is not None:
         equal = diagnostics.importance.ess > _NEARLY_ALL * diagnostics.num_draws
@@ -100,7 +114,7 @@ def _diagnose_enumerated(found: Comparison, equal: bool) -> Diagnosis:
 
 def _of_unchecked(found: Diagnosis, diagnostics: Diagnostics, importance: Importance) -> Diagnosis:
     """A diagnosis without chains for lack of time, unless the weights suffice without them."""
-    if not diagnostics.out_of_time or diagnostics.check is not None:
+    if not diagnostics.out_of_time or diagnostics.check is not None or diagnostics.cut_short:
         return found
     nearly_all = importance.ess > _NEARLY_ALL * diagnostics.num_draws
     if found.status not in ("certified", "corrected") or (
@@ -108,7 +122,7 @@ def _of_unchecked(found: Diagnosis, diagnostics: Diagnostics, importance: Import
     ):
         return found
     reason = "max_seconds reached: the guide was not checked with short chains"
-    return Diagnosis("approximate", (*found.reasons, reason), "Allow more time.")
+    return Diagnosis("approximate", (*found.reasons, reason), _MORE_TIME)
 
 
 def _at_most_approximate(found: Diagnosis, reasons: tuple[str, ...], advice: str) -> Diagnosis:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -29,6 +30,7 @@ from vijax.engine.row_schedule import RowSchedule
 from vijax.engine.run import Run
 from vijax.runtime.device_layout import on_host
 from vijax.runtime.keys import fold_in
+from vijax.runtime.program import Program
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -96,6 +98,18 @@ class DeviceSteps:
         Returns:
             The device state, losses `(stop - run.step, restarts)`, and whether all are finite.
         """
+        program, arguments = self._segment(run, guarded)
+        loop, losses, finite = program(*arguments(stop))
+        self.schedule.chunk(stop)  # computed while the device is still busy
+        return loop, np.asarray(losses)[: stop - run.step], bool(finite)
+
+    def compile(self, run: Run) -> None:
+        """Compiles the program that `run` uses, if it is not yet."""
+        program, arguments = self._segment(run, run.guarded)
+        program.compile(*arguments(run.step + 1))
+
+    def _segment(self, run: Run, guarded: bool) -> tuple[Program, Callable[[int], tuple[Any, ...]]]:
+        """The program of a segment, and its arguments by the step at which it ends."""
         target, active = self.problem.target, run.active
         table = self.schedule.chunk(run.step)
         static = (self.problem.guide, self.algorithm, guarded, len(active))
@@ -104,12 +118,12 @@ class DeviceSteps:
         donate = (0,) if row_params else ()
         # rounding of products is far below the noise of a step's gradient, and costs less
         program = target.program(run_steps, *static, donate=donate, float32=False)
-        fresh = run.step == run.window_start
-        loop, losses, finite = program(
-            self.put(run.loop), self.key, active, fresh, run.step, stop, self.batch, table
-        )
-        self.schedule.chunk(stop)  # computed while the device is still busy
-        return loop, np.asarray(losses)[: stop - run.step], bool(finite)
+        fresh, loop = run.step == run.window_start, self.put(run.loop)
+
+        def arguments(stop: int) -> tuple[Any, ...]:
+            return loop, self.key, active, fresh, run.step, stop, self.batch, table
+
+        return program, arguments
 
     def put(self, loop: Loop) -> Loop:
         """The device state, transferred to the devices of the mesh."""

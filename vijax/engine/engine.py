@@ -28,11 +28,11 @@ from vijax.engine.problem import Problem
 from vijax.engine.run import Budget, Run
 from vijax.engine.selection import Selected
 from vijax.engine.stopping import Phase, StopRule
-from vijax.runtime.deadline import time_is_up
+from vijax.runtime.deadline import INTERRUPTED, acknowledge, end_reason, time_is_up
 from vijax.runtime.device_layout import on_host
 from vijax.runtime.interrupt import defer_interrupt
 from vijax.runtime.keys import fold_in
-from vijax.runtime.progress import Progress
+from vijax.runtime.progress import Stage, stage
 
 _MIN_WINDOW = 100  # minimum number of steps between two applications of the stopping rule
 _SEGMENT_SECONDS = 0.25  # targeted duration of a segment
@@ -84,14 +84,29 @@ class Engine:
         run: Run,
         budget: Budget,
         callbacks: Sequence[Callable[..., Any]] = (),
-        progress: Progress | None = None,
     ) -> Run:
         """Continues until the budget is spent, the rule is met, or a callback stops the run."""
-        start_time, length = time.perf_counter(), THINNING
+        start_time = time.perf_counter()
         run = run.resumed()
         run = run._replace(reason=budget.stop_reason(run.step, time.perf_counter() - start_time))
+        with stage("gradient steps") as progress:
+            progress.update(run.step, budget.num_steps)
+            return self._advance(run, budget, callbacks, progress, start_time)
+
+    def _advance(
+        self,
+        run: Run,
+        budget: Budget,
+        callbacks: Sequence[Callable[..., Any]],
+        progress: Stage,
+        start_time: float,
+    ) -> Run:
+        length, compiled = THINNING, None
         try:
             while not run.reason:
+                if run.guarded != compiled:  # the fit may be left here, but not during a segment
+                    self.steps.compile(run)
+                    compiled = run.guarded
                 ends = (
                     budget.max_steps,
                     _window_end(run.window_start),
@@ -106,13 +121,13 @@ class Engine:
                     run = close_window(self.steps, self.rule, self.anneal, run, budget)
                 spent = budget.stop_reason(run.step, time.perf_counter() - start_time)
                 if not spent and time_is_up():  # it counts from the start of the fit
-                    spent = budget.stop_reason(-1, np.inf) or "max_seconds reached"
+                    spent = end_reason()
                 run = run._replace(reason=run.reason or spent)
-                if progress is not None:
-                    progress.update(run.step, run.losses)
+                progress.losses(run.step, run.losses)
                 run = _call(run, callbacks)
         except KeyboardInterrupt:
-            run = run._replace(reason="interrupted by Ctrl-C")
+            acknowledge()
+            run = run._replace(reason=run.reason or end_reason() or INTERRUPTED)
         return run
 
     def trial(self, run: Run, num_steps: int) -> float:

@@ -47,7 +47,8 @@ def best(steps: DeviceSteps, run: Run) -> Selected:
 
 def latest(steps: DeviceSteps, run: Run) -> Selected:
     """The latest average of iterates of the restart with the lowest recent loss."""
-    restart = int(np.argmin(np.nan_to_num(run.losses[-_RECENT:].mean(0), nan=np.inf)))
+    losses = run.losses[-_RECENT:].sum(0)  # there may be none
+    restart = int(np.argmin(np.nan_to_num(losses, nan=np.inf)))
     phase = run.phases[restart]
     variables = select_restart(steps.current_variables(run.loop), restart)
     if phase.windows and not phase.stopped:

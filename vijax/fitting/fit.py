@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import os
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +25,7 @@ from vijax.fitting.methods import (
     FitStart,
     GradientOptions,
     Monitoring,
+    initial_answer,
     run_direct_solver,
     run_gradient_steps,
     run_refinement,
@@ -46,12 +47,16 @@ from vijax.model import (
     unwrap,
 )
 from vijax.model.centering import requested_weights
+from vijax.posterior.finish import finish_initial
 from vijax.posterior.labels import checked_coords, level_coords
 from vijax.posterior.posterior import Posterior
-from vijax.runtime.deadline import time_limit
-from vijax.runtime.errors import ModelError, VijaxWarning
+from vijax.posterior.result import FitResult
+from vijax.runtime.deadline import keep_answer
+from vijax.runtime.errors import ModelError, warn
+from vijax.runtime.interrupt import best_answer
 from vijax.runtime.keys import RngKey, as_key
 from vijax.runtime.memory import explain_out_of_memory
+from vijax.runtime.progress import show_progress, stage
 from vijax.solvers import by_name, default_solver
 from vijax.storage.checkpoint import Checkpoint
 
@@ -140,8 +145,9 @@ def fit(
             1 (as in the model), a number or one per coordinate; or `"learned"`. By default learned
             for `guide="auto"` and as in the model for any other guide. Draws are always of the
             sites of the model.
-        max_seconds: wall-clock limit, compilation included. Loops end at it, and the guide is not
-            checked with short chains after it, so that the status may be lower than with more time.
+        max_seconds: wall-clock limit, compilation included. Loops end at it, and checks that would
+            take longer are left out, so that the status may be lower than with more time. It is
+            kept to about two seconds, or the compilation of one program, see `stop_reason`.
         coords: labels of the elements of sites, by dimension: the name of a plate, or `site_dim_0`,
             `site_dim_1`, ... outside of plates (as in ArviZ). Summaries, figures and the `DataTree`
             have them. A plate of the groups of a categorical column has its labels by default.
@@ -150,19 +156,20 @@ def fit(
         checkpoint: a directory in which gradient steps save their state every 30 seconds, or a
             `Checkpoint`. If it holds a checkpoint of the same fit, the fit continues from there.
             Direct solvers, which take seconds, save none and are not used.
-        progress_bar: whether to show a progress bar on a terminal.
+        progress_bar: whether to show the current stage and its progress on a terminal.
         model_kwargs: keyword arguments of the model whose names are also options.
         **kwargs: the model's keyword arguments.
 
     Returns:
         A `Posterior`. Non-convergence, non-finite steps and interruptions are reported in its
-        `status` and `report()`.
+        `status` and `report()`. Ctrl-C returns the best one so far within about two seconds.
 
     Raises:
         ModelError: the model or its data cannot be fitted.
         GuideError: the guide does not suit the model.
         TypeError, ValueError: an option is unknown or has the wrong type or value.
         OutOfMemoryError: the device or the host has too little memory.
+        KeyboardInterrupt: Ctrl-C was pressed twice, or before the model was traced.
     """
     start_time = time.perf_counter()
     options = {name: value for name, value in locals().items() if name in _DEFAULTS}
@@ -176,43 +183,65 @@ def fit(
     if not (checkpoint is None or isinstance(checkpoint, Checkpoint)):
         checkpoint = Checkpoint(checkpoint)
 
-    problem = _build_problem(model, args, {**kwargs, **model_kwargs}, algorithm, options)
-    objective = _options.objective_for(problem.target, problem.guide, options)
-    options["objective"] = objective
-    parameters, mutable = model_state(problem, init)
-    if problem.target.subsampled:
-        state = (problem.target, problem.batch, parameters, mutable)
-        check_batches(*state, problem.arguments.sources)
-    problem = with_count_bounds(problem, parameters, mutable)
-    stepwise = any(options[name] is not None for name in _GRADIENT_OPTIONS) or bool(callbacks)
+    options["checkpoint"] = checkpoint
+    run = functools.partial(
+        _run, model, args, {**kwargs, **model_kwargs}, algorithm, options, start_time
+    )
+    with show_progress(progress_bar):
+        return Posterior(best_answer(run, max_seconds, start_time, "fit"))
+
+
+def _run(
+    model: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    algorithm: Any,
+    options: dict[str, Any],
+    start_time: float,
+) -> FitResult:
+    """The result of a fit with checked options; what it has so far is kept for Ctrl-C."""
+    guide, init = options["guide"], options["init"]
+    with stage("tracing the model"):
+        problem = _build_problem(model, args, kwargs, algorithm, options)
+        keep_answer(lambda: initial_answer(problem, start_time), usable=False)
+        objective = _options.objective_for(problem.target, problem.guide, options)
+        options["objective"] = objective
+        parameters, mutable = model_state(problem, init)
+        if problem.target.subsampled:
+            state = (problem.target, problem.batch, parameters, mutable)
+            check_batches(*state, problem.arguments.sources)
+        problem = with_count_bounds(problem, parameters, mutable)
+    stepwise = any(options[name] is not None for name in _GRADIENT_OPTIONS)
+    stepwise |= bool(options["callbacks"])
     refine = (
         guide == "auto" == algorithm and not stepwise and can_refine(problem, parameters, mutable)
     )
     problem = with_mean_field(problem) if refine else problem
     solver = None if stepwise else _solver(algorithm, problem, parameters)
     named = guide != "auto" or algorithm is solver
-    learn = learns_centering(centering, problem.guide, solver, algorithm == "auto")
+    learn = learns_centering(options["centering"], problem.guide, solver, algorithm == "auto")
     needs_start = solver is None or init is not None  # solvers find better starts themselves
-    count = (num_restarts or 1) if needs_start else 0
-    variables = initial_variables(init, problem, parameters, mutable, count)
+    count = (options["num_restarts"] or 1) if needs_start else 0
+    with stage("initial values"):
+        variables = initial_variables(init, problem, parameters, mutable, count)
     start = FitStart(problem, variables, mutable, start_time, init is None)
-    with time_limit(max_seconds, start_time):
-        result: Posterior | FitStart = start
-        if solver is not None:
-            if learn or (solver.maximizes_elbo and not named):
-                result = run_search(start, progress_bar, named)
-            else:
-                result = run_direct_solver(start, solver, final=algorithm is solver)
-        if isinstance(result, Posterior):
-            return result
-        if refine:
-            return run_refinement(result, max_seconds, progress_bar)
-        gradient_options = GradientOptions(
-            algorithm, objective, optimizer, num_particles, num_steps, max_seconds, precision
-        )
-        monitoring = Monitoring(tuple(callbacks), checkpoint, progress_bar)
-        chains: Chains = "correct" if guide == "auto" else "check"
-        return run_gradient_steps(result, gradient_options, monitoring, chains)
+    initial = (problem, variables[0], mutable, start_time)
+    keep_answer(lambda: finish_initial(*initial), usable=False)
+    result: FitResult | FitStart = start
+    if solver is not None:
+        if learn or (solver.maximizes_elbo and not named):
+            result = run_search(start, named)
+        else:
+            result = run_direct_solver(start, solver, final=algorithm is solver)
+    if isinstance(result, FitResult):
+        return result
+    if refine:
+        return run_refinement(result, options["max_seconds"])
+    names = ("objective", "optimizer", "num_particles", "num_steps", "max_seconds", "precision")
+    gradient_options = GradientOptions(algorithm, **{name: options[name] for name in names})
+    monitoring = Monitoring(tuple(options["callbacks"]), options["checkpoint"])
+    chains: Chains = "correct" if guide == "auto" else "check"
+    return run_gradient_steps(result, gradient_options, monitoring, chains)
 
 
 def _build_problem(
@@ -231,7 +260,7 @@ def _build_problem(
     _options.check_not_traced(model, args, kwargs)
     arguments, data, target = split_and_build(model, args, kwargs, subsampling, sampled)
     for text in arguments.data_warnings:
-        warnings.warn(f"{text}.", VijaxWarning, stacklevel=4)
+        warn(f"{text}.")
     target = target if mesh is None else shard_target(target, arguments, mesh)
     check_sources(target, arguments.sources)
     batch = Batch(data, centering=requested_weights(target, options["centering"]))

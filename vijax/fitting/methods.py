@@ -1,6 +1,6 @@
 """The inference methods of `fit`: search over approximations, direct solver, gradient steps.
 
-The first two return a posterior, or, if they did not converge, the start of gradient steps.
+The first two return a result, or, if they did not converge, the start of gradient steps.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import optax
 
 from vijax.algorithms import Adam, Gradient, Optimizer
+from vijax.auto.candidate import Candidate
+from vijax.auto.history import Attempt
 from vijax.auto.minibatch import refinement_stages
-from vijax.auto.search import INTERRUPTED, is_unfit, search
+from vijax.auto.search import is_unfit, search, title
 from vijax.auto.stages import AUTO, NAMED
 from vijax.contracts import (
     Algorithm,
@@ -28,18 +31,21 @@ from vijax.contracts import (
 )
 from vijax.diagnostics.assessment import Chains
 from vijax.engine.engine import Engine
+from vijax.engine.initialization import origin
 from vijax.engine.problem import Problem
 from vijax.engine.row_order import plates_to_reorder
 from vijax.engine.row_parameters import has_rows, variable_axes
 from vijax.engine.run import Budget, Run
 from vijax.engine.stopping import StopRule
 from vijax.fitting.initial_values import ensure_finite
+from vijax.guides import MeanField
 from vijax.objectives import ELBO
-from vijax.posterior.finish import finish_candidate, finish_run, finish_solution
-from vijax.posterior.posterior import Posterior
-from vijax.runtime.deadline import time_is_up
+from vijax.posterior.finish import finish_candidate, finish_initial, finish_run, finish_solution
+from vijax.posterior.result import FitResult
+from vijax.runtime.deadline import keep_answer, time_is_up
+from vijax.runtime.interrupt import defer_interrupt
 from vijax.runtime.keys import fold_in
-from vijax.runtime.progress import Progress
+from vijax.runtime.progress import advance, stage
 from vijax.storage.checkpoint import Checkpoint, open_checkpointer
 
 _BASE_RATE = 0.05  # Adam's learning rate before the pilot runs
@@ -80,85 +86,105 @@ class GradientOptions(NamedTuple):
 
 
 class Monitoring(NamedTuple):
-    """Callbacks, checkpoints and progress bar of gradient steps; see `fit`."""
+    """Callbacks and checkpoints of gradient steps; see `fit`."""
 
     callbacks: tuple[Callable[..., Any], ...] = ()
     checkpoint: Checkpoint | None = None
-    progress_bar: bool = True
 
 
-def run_search(start: FitStart, progress_bar: bool, named: bool) -> Posterior | FitStart:
+def run_search(start: FitStart, named: bool) -> FitResult | FitStart:
     """Searches over approximations, or over coordinates only if the guide was `named`."""
-    with Progress(progress_bar, steps=False) as bar:
-        initial = (start.problem, start.variables[0], start.mutable)
-        found, history = search(NAMED if named else AUTO, *initial, bar)
+    initial = (start.problem, start.variables[0], start.mutable)
+
+    def keep(found: Candidate, history: tuple[Attempt, ...]) -> None:
+        result = (found, start.mutable, history, start.start_time)
+        keep_answer(lambda: finish_candidate(*result, complete=False))
+
+    found, history = search(NAMED if named else AUTO, *initial, keep)
     status, solution = found.assessment.diagnosis.status, found.solution
     # flows are fitted by gradient steps already
-    final = isinstance(found.problem.guide, TransportGuide)
-    final |= solution.converged or solution.reason.startswith(INTERRUPTED)
-    final |= is_unfit(found)
+    final = isinstance(found.problem.guide, TransportGuide) or solution.converged or is_unfit(found)
     if status in _USABLE or final or time_is_up():
-        return Posterior(finish_candidate(found, start.mutable, history, start.start_time))
+        return finish_candidate(found, start.mutable, history, start.start_time)
     return _gradient_start(start._replace(problem=found.problem), solution)
 
 
-def run_direct_solver(start: FitStart, solver: Solver, final: bool) -> Posterior | FitStart:
+def run_direct_solver(start: FitStart, solver: Solver, final: bool) -> FitResult | FitStart:
     """Runs a direct solver; `final` if its result is returned even without convergence."""
     problem = start.problem
-    try:
+    with stage(title(problem.guide)):
         state = (problem.target, problem.guide, start.variables[0], problem.batch)
         solution = solver.solve(fold_in(problem.key, 4), *state)
-    except KeyboardInterrupt:
-        solution, final = Solution(start.variables[0], INTERRUPTED, False, 0), True
     final |= solution.converged or solver.exhaustive or not solver.maximizes_elbo or time_is_up()
     if final:
-        if not (solution.converged or solution.reason == INTERRUPTED) and start.random_init:
+        if not (solution.converged or time_is_up()) and start.random_init:
             solution = ensure_finite(problem, solution, start.mutable)
-        return Posterior(finish_solution(problem, solution, start.mutable, start.start_time))
+        return finish_solution(problem, solution, start.mutable, start.start_time)
     return _gradient_start(start, solution)
 
 
-def run_refinement(start: FitStart, max_seconds: float | None, progress_bar: bool) -> Posterior:
+def run_refinement(start: FitStart, max_seconds: float | None) -> FitResult:
     """Minibatch gradient steps, refined on the full data; see `vijax.auto.minibatch`."""
     problem, options = start.problem, GradientOptions(max_seconds=max_seconds)
     engine = _engine(start, options)
     engine = dataclasses.replace(engine, rule=dataclasses.replace(engine.rule, max_phases=1))
-    with Progress(progress_bar, None) as bar:
-        initial = _initial_run(engine, start, options)
-        run = engine.advance(initial, Budget(None, max_seconds), progress=bar)
+    run = engine.advance(_initial_run(engine, start, options), Budget(None, max_seconds))
     if run.phases[0].best is None or time_is_up():  # not stationary, or time is up
-        return Posterior(finish_run(engine, run, start.start_time))
+        return finish_run(engine, run, start.start_time)
     variables, mutable, _ = engine.latest(run)
     reason, losses = f"{run.step} minibatch steps", tuple(run.losses[:, 0])
+
+    def finish(found: Candidate, history: tuple[Attempt, ...], complete: bool = True) -> FitResult:
+        solution = found.solution
+        if solution.reason != reason:
+            solution = solution._replace(reason=f"{reason}, then {solution.reason}", losses=losses)
+        found = found._replace(solution=solution)
+        return finish_candidate(found, mutable, history, start.start_time, complete, run.step)
+
+    def keep(found: Candidate, history: tuple[Attempt, ...]) -> None:
+        keep_answer(lambda: finish(found, history, complete=False))
+
+    steps = run._replace(reason=reason)  # they end at the first learning rate
+    keep_answer(lambda: finish_run(engine, steps, start.start_time, complete=False))
     stages = refinement_stages(Solution(variables, reason, True, run.step, losses))
-    with Progress(progress_bar, steps=False) as bar:
-        found, history = search(stages, problem, variables, mutable, bar)
-    solution = found.solution
-    if solution.reason != reason:
-        solution = solution._replace(reason=f"{reason}, then {solution.reason}", losses=losses)
-    found = found._replace(solution=solution)
-    return Posterior(finish_candidate(found, mutable, history, start.start_time))
+    return finish(*search(stages, problem, variables, mutable, keep))
 
 
 def run_gradient_steps(
     start: FitStart, options: GradientOptions, monitoring: Monitoring, chains: Chains
-) -> Posterior:
+) -> FitResult:
     """Runs gradient steps, continuing from the latest checkpoint if there is one."""
     callbacks = monitoring.callbacks
     engine = _engine(start, options)
     budget = Budget(options.num_steps, options.max_seconds)
     fit = (engine, len(start.variables))
-    with (
-        Progress(monitoring.progress_bar, options.num_steps) as bar,
-        open_checkpointer(monitoring.checkpoint, *fit) as checkpointer,
-    ):
+    with open_checkpointer(monitoring.checkpoint, *fit) as checkpointer:
         run = checkpointer.read(start.variables[0], start.mutable) if checkpointer else None
         run = run or _initial_run(engine, start, options)
         if not (run.converged or run.step >= budget.max_steps):
             callbacks = (*callbacks, checkpointer) if checkpointer else callbacks
-            run = engine.advance(run, budget, callbacks, bar)
-            run = checkpointer.finish(run) if checkpointer else run
-    return Posterior(finish_run(engine, run, start.start_time, chains))
+            run = engine.advance(run, budget, callbacks)
+            with defer_interrupt():
+                run = checkpointer.finish(run) if checkpointer else run
+    return finish_run(engine, run, start.start_time, chains)
+
+
+def initial_answer(problem: Problem, start_time: float) -> FitResult:
+    """The result of a fit that is interrupted before it has initial values: the guide at zero.
+
+    A mean-field Gaussian takes the place of a guide for which a program would have to be compiled.
+
+    Raises:
+        KeyboardInterrupt: it has no parameters for discrete sites.
+    """
+    space = problem.target.space
+    location = jax.device_get(origin(space))
+    for guide in (problem.guide, *([] if space.discrete.sites else [MeanField()])):
+        params = guide.host_init(space, location)
+        if params is not None:
+            initial = dataclasses.replace(problem, guide=guide)
+            return finish_initial(initial, Variables(params), {}, start_time)
+    raise KeyboardInterrupt("fit: interrupted before it had any result to return.")
 
 
 def _gradient_start(start: FitStart, solution: Solution) -> FitStart:
@@ -210,8 +236,10 @@ def _rule(problem: Problem, variables: Variables) -> StopRule:
 def _pilot(engine: Engine, variables: Variables, mutable: dict[str, PyTree]) -> float:
     """The learning-rate factor whose pilot run has the lowest loss; ties go to the larger."""
     losses: list[float] = []
-    for factor in _PILOT_FACTORS:
-        if losses and time_is_up():
-            return _DEFAULT_FACTOR
-        losses.append(engine.trial(engine.start([variables], mutable, [factor]), _PILOT_STEPS))
+    with stage("choosing the learning rate", len(_PILOT_FACTORS), "run"):
+        for factor in _PILOT_FACTORS:
+            if losses and time_is_up():
+                return _DEFAULT_FACTOR
+            losses.append(engine.trial(engine.start([variables], mutable, [factor]), _PILOT_STEPS))
+            advance(1, "run")
     return _PILOT_FACTORS[int(np.argmin(losses))]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import collections
 import re
-import warnings
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -22,7 +21,7 @@ from vijax.model.minibatch.subsampling import BatchRequest
 from vijax.model.tracing.arguments import Arguments, split
 from vijax.model.tracing.checks import needs_values
 from vijax.model.tracing.run import SampledSites
-from vijax.runtime.errors import ModelError, VijaxWarning
+from vijax.runtime.errors import ModelError, warn
 from vijax.runtime.fingerprint import fingerprint
 
 _CACHE_SIZE = 64
@@ -102,10 +101,8 @@ def _remember(lookup: Hashable, names: frozenset[str]) -> None:
     while len(_known) > _CACHE_SIZE:
         _known.popitem(last=False)
     listed = ", ".join(map(repr, sorted(names)))
-    warnings.warn(
+    warn(
         f"argument {listed}: the model reads its values while it is traced, so that it is static: "
         "a fit with other values compiles anew. To avoid that, pass sizes as Python numbers "
-        "(J=int(J)).",
-        VijaxWarning,
-        stacklevel=5,
+        "(J=int(J))."
     )

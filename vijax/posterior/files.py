@@ -110,6 +110,7 @@ def _encode(result: FitResult) -> tuple[dict[str, Any], list[np.ndarray]]:
         "converged": bool(result.converged),
         "seconds": float(result.seconds),
         "solver_losses": writer.encode(result.solver_losses),
+        "solver_steps": result.solver_steps,
         "history": writer.encode(result.history),
         "request": writer.encode(result.target.subsampling.request),
         "centering": writer.encode(result.batch.centering),
@@ -211,6 +212,7 @@ def _decode(
         unknown=dependent_sites(target, batch, variables, mutable, missing),
         unsaved=unsaved,
         assessment=assessment,
+        solver_steps=manifest.get("solver_steps", 0),  # not in older files
         **{name: reader.decode(manifest[name]) for name in fields},
     )
 

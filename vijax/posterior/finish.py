@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from typing import Any
+
+import numpy as np
 
 from vijax.auto.candidate import Candidate, assess_solution
 from vijax.auto.history import Attempt
 from vijax.auto.mode_search import with_mode_search
-from vijax.contracts import Batch, PyTree, Solution, Variables
+from vijax.contracts import Batch, PyTree, Solution, TransportGuide, Variables
 from vijax.diagnostics.assessment import (
     Assessment,
     Chains,
+    add_chain_check,
     add_gradient_check,
     add_propriety,
     assess,
-    assess_minibatches,
+    assess_elbos,
 )
 from vijax.diagnostics.importance import num_elements
 from vijax.engine.common_draws import common_log_weights, holds_all_rows, supports_full_data
@@ -27,13 +31,24 @@ from vijax.engine.run import Run
 from vijax.model.data_dependence import dependent_sites, with_placeholders
 from vijax.posterior.result import FitResult
 from vijax.posterior.rounding import with_rounding_error
+from vijax.runtime.deadline import (
+    end_reason,
+    is_interrupted,
+    keep_answer,
+    late_compilation,
+    time_is_up,
+    was_left,
+)
 from vijax.runtime.device_layout import fetch_remote_shards
 
 _TRUSTED = ("certified", "corrected")
+_RECENT = 100  # last losses that the ELBO is estimated by, where there is no time for more
 _SMALL_DATA = 2**22  # array elements that can be read a few thousand times in seconds
 
 
-def finish_run(engine: Engine, run: Run, start: float, chains: Chains = "check") -> FitResult:
+def finish_run(
+    engine: Engine, run: Run, start: float, chains: Chains = "check", complete: bool = True
+) -> FitResult:
     """Result of a finished run of gradient steps: its best variables, assessed.
 
     Args:
@@ -41,52 +56,70 @@ def finish_run(engine: Engine, run: Run, start: float, chains: Chains = "check")
         run: its final state.
         start: `time.perf_counter()` at the start of the fit.
         chains: see `vijax.diagnostics.assessment.assess`.
+        complete: whether there is time to compare variables and to assess them.
     """
     problem = dataclasses.replace(engine.problem, key=engine.steps.key)
-    variables, mutable, _ = engine.best(run)
+    schedule = engine.problem.schedule
+    complete = complete and not was_left()
+    if complete:
+        keep_answer(lambda: finish_run(engine, run, start, chains, complete=False))
+    # the best is found by evaluations of the model; without time, those of the assessment go first
+    best = engine.best if complete and not time_is_up() else engine.latest
+    variables, mutable, restart = best(run)
     run = run._replace(loop=fetch_remote_shards(run.loop))
-    return _result(
+    finish = functools.partial(
+        _result,
         problem,
         variables,
         mutable,
-        assessment=_assess_run(problem, engine.problem.schedule, run, variables, mutable, chains),
         stop_reason=run.reason,
         converged=run.converged,
         start=start,
         engine=engine.without_cache(),
         run=run,
     )
+    elbos = -run.losses[-_RECENT:, restart] if engine.algorithm.maximizes_elbo else np.zeros(0)
+    without = assess_elbos(elbos, run.converged, run.nonfinite_steps)
+    if not complete:
+        return finish(assessment=without, complete=False)
+    keep_answer(lambda: finish(assessment=without, complete=False))
+    if _on_minibatches_only(problem, schedule):
+        data = (problem.target, problem.guide, variables, mutable, problem.batch, schedule)
+        log_weights = common_log_weights(*data, seed=1)
+        return finish(assessment=assess_elbos(log_weights, run.converged, run.nonfinite_steps))
+    fitted = problem.fitted(variables, mutable)
+    assessment = assess(fitted, run.converged, run.nonfinite_steps, chains="none")
+    return finish(assessment=assessment, chains=chains)
 
 
-def _assess_run(
-    problem: Problem,
-    schedule: RowSchedule,
-    run: Run,
-    variables: Variables,
-    mutable: dict[str, PyTree],
-    chains: Chains,
-) -> Assessment:
-    """Assessment on all data where they are small, else by the ELBO on fresh batches only."""
-    target, guide, batch = problem.target, problem.guide, problem.batch
-    elements = num_elements(batch, target.space.dim)
+def _on_minibatches_only(problem: Problem, schedule: RowSchedule) -> bool:
+    """Whether data are too large for an assessment on all of them: the ELBO on fresh batches."""
+    elements = num_elements(problem.batch, problem.target.space.dim)
     small = elements <= _SMALL_DATA and not problem.arguments.sources
-    if schedule.subsampled and not (small and supports_full_data(target)):
-        log_weights = common_log_weights(target, guide, variables, mutable, batch, schedule, seed=1)
-        return assess_minibatches(log_weights, run.converged, run.nonfinite_steps)
-    return assess(
-        problem.fitted(variables, mutable),
-        run.converged,
-        run.nonfinite_steps,
-        chains=chains,
-    )
+    return bool(schedule.subsampled) and not (small and supports_full_data(problem.target))
 
 
 def finish_solution(
     problem: Problem, solution: Solution, mutable: dict[str, PyTree], start: float
 ) -> FitResult:
     """Result of a direct solver, assessed; arguments as in `finish_candidate`."""
-    assessment = assess_solution(problem, solution, mutable, "check")
-    return finish_candidate(Candidate(problem, solution, assessment), mutable, (), start)
+    without = assess_elbos(np.zeros(0), solution.converged)
+    unassessed = Candidate(problem, solution, without)
+    keep_answer(lambda: finish_candidate(unassessed, mutable, (), start, complete=False))
+    assessment = assess_solution(problem, solution, mutable, "none")
+    candidate = Candidate(problem, solution, assessment)
+    return finish_candidate(candidate, mutable, (), start, chains="check")
+
+
+def finish_initial(
+    problem: Problem, variables: Variables, mutable: dict[str, PyTree], start: float
+) -> FitResult:
+    """Result of a fit that ended before it had any: its initial variables, as failed."""
+    assessment = assess_elbos(np.zeros(0), converged=False)
+    diagnostics = assessment.diagnostics._replace(started=False)
+    solution = Solution(variables, end_reason(), False, 0)
+    candidate = Candidate(problem, solution, assessment._replace(diagnostics=diagnostics))
+    return finish_candidate(candidate, mutable, (), start, complete=False)
 
 
 def finish_candidate(
@@ -94,6 +127,9 @@ def finish_candidate(
     mutable: dict[str, PyTree],
     history: tuple[Attempt, ...],
     start: float,
+    complete: bool = True,
+    num_steps: int = 0,
+    chains: Chains = "none",
 ) -> FitResult:
     """Result of an automatic fit.
 
@@ -102,8 +138,13 @@ def finish_candidate(
         mutable: the model's mutable state.
         history: the stages of the fit.
         start: `time.perf_counter()` at the start of the fit.
+        complete: whether there is time for what remains to be checked.
+        num_steps: number of gradient steps.
+        chains: whether it remains to be checked with short chains.
     """
     problem, solution, assessment, _ = candidate
+    if isinstance(problem.guide, TransportGuide):
+        num_steps += len(solution.losses)
     return _result(
         problem,
         solution.variables,
@@ -114,8 +155,11 @@ def finish_candidate(
         unseen=solution.unseen,
         start=start,
         solver_losses=solution.losses,
+        solver_steps=num_steps,
         history=history,
         num_evaluations=None if history else solution.evaluations,
+        complete=complete,
+        chains=chains,
     )
 
 
@@ -126,23 +170,50 @@ def _result(
     assessment: Assessment,
     start: float,
     unseen: float | None = None,
+    complete: bool = True,
+    chains: Chains = "none",
     **fields: Any,
 ) -> FitResult:
-    """The result of any fit: here other modes are searched for, if they have not been."""
+    """The result of any fit; here it is checked with chains and in what else has not been.
+
+    Args:
+        problem: the problem.
+        variables: the fitted variables.
+        mutable: the model's mutable state.
+        assessment: by importance weights, or also by chains.
+        start: `time.perf_counter()` at the start of the fit.
+        unseen: see `vijax.contracts.Solution`.
+        complete: whether there is time for the checks.
+        chains: see `vijax.diagnostics.assessment.assess`.
+        **fields: of the result.
+    """
     diagnostics = assessment.diagnostics._replace(
         data_warnings=problem.arguments.data_warnings,
         remarks=problem.remarks.texts,
         failure_advice=problem.remarks.failure_advice,
     )
     assessment = assessment._replace(diagnostics=diagnostics)
-    assessment = with_mode_search(assessment, problem, variables, mutable, unseen)
-    if assessment.draws.z:
-        fitted = problem.fitted(variables, mutable)
-        assessment = add_propriety(assessment, fitted)
-        # where nothing is compiled for it: for other fits the search for modes or chains need it
-        if assessment.check is not None or assessment.diagnosis.status in _TRUSTED:
-            assessment = add_gradient_check(assessment, fitted)
-    assessment = with_rounding_error(assessment, problem)
+    if complete:
+        rest = dict(assessment=assessment, start=start, complete=False, **fields)
+        keep_answer(lambda: _result(problem, variables, mutable, **rest))
+        fitted = problem.fitted(variables, mutable) if assessment.draws.z else None
+        if fitted is not None and chains != "none":
+            assessment = add_chain_check(assessment, fitted, correct=chains == "correct")
+            with_chains = rest | {"assessment": assessment}
+            keep_answer(lambda: _result(problem, variables, mutable, **with_chains))
+        assessment = with_mode_search(assessment, problem, variables, mutable, unseen)
+        if fitted is not None and not is_interrupted():
+            assessment = add_propriety(assessment, fitted)
+            # where nothing is compiled for it: for others the search for modes or chains need it
+            if assessment.check is not None or assessment.diagnosis.status in _TRUSTED:
+                assessment = add_gradient_check(assessment, fitted)
+        assessment = with_rounding_error(assessment, problem)
+    reason, end = fields.pop("stop_reason"), end_reason()
+    if is_interrupted() or not complete:
+        diagnostics = assessment.diagnostics._replace(cut_short=end)
+        # states of chains replace draws only where these are corrected
+        assessment = assessment._replace(diagnostics=diagnostics, chain_states=None)
+        reason = reason if end in reason else f"{end}; {reason}"
     batch, missing, unknown = _known_data(problem, variables, mutable)
     return FitResult(
         model=problem.model,
@@ -155,6 +226,7 @@ def _result(
         missing=missing,
         unknown=unknown,
         assessment=assessment,
+        stop_reason=reason + late_compilation(),
         seconds=time.perf_counter() - start,
         **fields,
     )

@@ -79,8 +79,9 @@ class FitProperties:
 
     @property
     def num_steps(self) -> int:
-        """Number of gradient steps; 0 for direct solvers."""
-        return 0 if self._result.run is None else self._result.run.step
+        """Number of gradient steps; 0 for direct solvers that take none."""
+        run = self._result.run
+        return self._result.solver_steps if run is None else run.step
 
     @property
     def seconds(self) -> float:

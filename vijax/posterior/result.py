@@ -37,6 +37,7 @@ class FitResult:
         engine: of the gradient steps, to resume them; `None` after a direct solver.
         run: the state of the gradient steps; `None` likewise.
         solver_losses: negative ELBO estimates of a direct solver.
+        solver_steps: number of gradient steps before a direct solver, or of a flow's.
         history: the stages of an automatic fit, in order; empty for a named guide.
         missing: names of arrays that were not passed to `load`, or that are not in memory.
         unknown: deterministics that cannot be computed without them.
@@ -59,6 +60,7 @@ class FitResult:
     engine: Engine | None = None
     run: Run | None = None
     solver_losses: tuple[float, ...] = ()
+    solver_steps: int = 0
     history: tuple[Attempt, ...] = ()
     missing: tuple[str, ...] = ()
     unknown: frozenset[str] = frozenset()

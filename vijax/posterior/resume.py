@@ -13,9 +13,10 @@ from vijax.posterior.finish import finish_run
 from vijax.posterior.requirements import require_data
 from vijax.posterior.result import FitResult
 from vijax.runtime.checks import check_count
-from vijax.runtime.deadline import time_limit
+from vijax.runtime.deadline import keep_answer
 from vijax.runtime.errors import VijaxError
-from vijax.runtime.progress import Progress
+from vijax.runtime.interrupt import best_answer
+from vijax.runtime.progress import show_progress
 
 
 def resume(
@@ -42,6 +43,12 @@ def resume(
     budget = Budget(result.run.step + check_count("num_steps", num_steps), max_seconds)
     engine = result.engine.without_cache()
     loop = jax.tree.map(lambda leaf: leaf.copy(), result.run.loop)  # steps may overwrite it
-    with time_limit(max_seconds, start), Progress(progress_bar, budget.num_steps) as bar:
-        run = engine.advance(result.run._replace(loop=loop), budget, callbacks, bar)
-        return finish_run(engine, run, start - result.seconds)  # total time of both runs
+    before = start - result.seconds  # total time of both runs
+
+    def continued() -> FitResult:
+        keep_answer(lambda: finish_run(engine, run, before, complete=False), usable=False)
+        return finish_run(engine, engine.advance(run, budget, callbacks), before)
+
+    run = result.run._replace(loop=loop)
+    with show_progress(progress_bar):
+        return best_answer(continued, max_seconds, start, "resume")

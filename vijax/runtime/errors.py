@@ -1,5 +1,10 @@
 """Typed errors: each names the site or argument, the expected and the actual value, a remedy."""
 
+import inspect
+import warnings
+
+_INTERNAL = ("vijax.", "contextlib")
+
 
 class VijaxError(ValueError):
     """Base class of all errors of vijax; also a `ValueError`."""
@@ -23,6 +28,14 @@ class OutOfMemoryError(VijaxError, MemoryError):
 
 class VijaxWarning(UserWarning):
     """A caveat about a result, with a remedy; issued once."""
+
+
+def warn(text: str) -> None:
+    """Issues a `VijaxWarning`, shown at the line outside of this library that led to it."""
+    frame, level = inspect.currentframe(), 0
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(_INTERNAL):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, VijaxWarning, stacklevel=level + 1)
 
 
 def mismatch(what: str, expected: object, received: object, remedy: str = "") -> str:

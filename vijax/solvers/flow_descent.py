@@ -29,6 +29,7 @@ from vijax.guides.flow import Flow
 from vijax.runtime.deadline import time_is_up
 from vijax.runtime.errors import GuideError, mismatch
 from vijax.runtime.keys import fold_in, host_rng
+from vijax.runtime.progress import advance, expect
 
 _CHUNK = 100  # steps per call to the device
 _WARM_UP = 50  # linear warm-up steps of a cycle
@@ -174,6 +175,7 @@ class FlowDescent(Solver):
         state = _start(params)
         rates = self._rates(cycle)
         losses: list[float] = []
+        expect(len(rates), "step")
         for first in range(0, len(rates), _CHUNK):
             chunk = rates[first : first + _CHUNK]
             shape = (len(chunk), self.num_draws // 2, target.space.dim)
@@ -181,6 +183,7 @@ class FlowDescent(Solver):
             noise = rng.standard_normal(shape, np.float32)
             state, new = program(state, params, noise, chunk, batch, model)
             losses += np.asarray(new, np.float64).tolist()
+            advance(len(chunk), "step")
             if time_is_up():
                 break
         unravel = _unraveler(params)

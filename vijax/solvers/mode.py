@@ -18,7 +18,7 @@ from vijax.solvers.host_algebra import host_algebra
 from vijax.solvers.optimization.lbfgs import LBFGS
 from vijax.solvers.optimization.modes import assign_modes
 from vijax.solvers.optimization.newton import mode_failure, newton_ascent
-from vijax.solvers.optimization.paths import NO_START, TIME_LIMIT, Path, finite_starts
+from vijax.solvers.optimization.paths import NO_START, Path, finite_starts, out_of_time
 
 _MAX_RESTARTS = 3  # restarts of L-BFGS from the endpoints
 _MIN_GAIN = 0.1  # nats: a restart that gains more was not at a maximum
@@ -120,7 +120,7 @@ class ModeSolver(Solver):
         # endpoints of one mode at different log densities: no maximum was reached
         if increasing or log_densities[best] - reached.min() > _MAX_RANGE:
             if time_is_up():
-                return mode._replace(reason=TIME_LIMIT)
+                return mode._replace(reason=out_of_time())
             return self._confirm(kernel, mode, mode.point - before[best].points[0])
         reason = f"mode reached from {reached.size} of {self.num_starts} starting points"
         if path_modes.max() > 0:

@@ -10,7 +10,7 @@ import numpy as np
 
 from vijax.contracts import Batch, Guide, Solution, Solver, Target, Variables
 from vijax.contracts.kernel import Floats, Kernel
-from vijax.runtime.deadline import time_is_up
+from vijax.runtime.deadline import end_reason, time_is_up
 from vijax.runtime.keys import host_rng
 from vijax.solvers.gaussians.dense import log_normal, moment_matched, require_even, summarize
 from vijax.solvers.gaussians.structure import Blocks, StructuredGaussian
@@ -135,7 +135,7 @@ class _Ascent:
         best, step, max_step, change = current, 1.0, 1.0, np.inf
         for _ in range(max_steps):
             if self.elbos and time_is_up():
-                return False, f"not converged: max_seconds reached after {len(self.elbos)} steps"
+                return False, f"not converged: {end_reason()} after {len(self.elbos)} steps"
             if not all(np.isfinite(block).all() for block in jax.tree.leaves(curvature)):
                 return False, "second derivatives are not finite"
             proposal, blocks = self._propose(current, precision, curvature, step)

@@ -10,9 +10,10 @@ import numpy as np
 
 from vijax.contracts import Data, Guide, Solution, Solver, Target, Variables
 from vijax.contracts.kernel import Floats, Kernel
-from vijax.runtime.deadline import time_is_up
+from vijax.runtime.deadline import end_reason, time_is_up
 from vijax.runtime.errors import VijaxError, mismatch
 from vijax.runtime.keys import host_rng
+from vijax.runtime.progress import advance, expect
 from vijax.solvers.batch_and_match.batch_and_match import BatchAndMatch
 from vijax.solvers.gaussians.conversion import from_params, gaussian_solution
 from vijax.solvers.gaussians.dense import (
@@ -202,9 +203,11 @@ class _Ascent:
         if not np.isfinite(current.elbo):
             return False, "no draws of the start have a finite log density"
         max_elbo, step = current.elbo, 1.0
+        expect(self.options.max_steps, "Newton step")
         for count in range(1, self.options.max_steps + 1):
             if count > 1 and time_is_up():
-                return False, f"not converged: max_seconds reached after {count - 1} Newton steps"
+                return False, f"not converged: {end_reason()} after {count - 1} Newton steps"
+            advance(1, "Newton step")
             proposal = self._propose(current, step)
             proposed = self._evaluate(proposal)
             # a diverged proposal has a large standard error: uses that of the current Gaussian

@@ -10,7 +10,7 @@ import numpy as np
 
 from vijax.contracts import Data, Guide, Solution, Solver, Target, Variables
 from vijax.contracts.kernel import Floats, Kernel
-from vijax.runtime.deadline import time_is_up
+from vijax.runtime.deadline import end_reason, time_is_up
 from vijax.runtime.keys import host_rng
 from vijax.solvers.batch_and_match.families import Family, family_of
 from vijax.solvers.gaussians.conversion import from_params, gaussian_solution
@@ -217,7 +217,7 @@ class _Run:
         change = np.inf
         for _ in range(self.options.max_windows):
             if self.windows and time_is_up():
-                return False, f"not converged: max_seconds reached after {self.steps} steps"
+                return False, f"not converged: {end_reason()} after {self.steps} steps"
             window = self.window(averaging)
             if self._revert(window):
                 averaging = 0

@@ -12,7 +12,7 @@ import numpy as np
 from vijax.contracts import Batch, Guide, Solution, Solver, Target, Variables
 from vijax.contracts.kernel import Floats, Kernel
 from vijax.guides.location_scale.mean_field import MeanField
-from vijax.runtime.deadline import time_is_up
+from vijax.runtime.deadline import end_reason, time_is_up
 from vijax.runtime.errors import GuideError, VijaxError, mismatch
 from vijax.runtime.keys import host_rng
 from vijax.solvers.gaussians.conversion import from_params, to_params
@@ -192,7 +192,7 @@ class FixedDraws(Solver):
                     f"; largest for {kernel.label(check.worst)} at the maximum number of draws"
                 )
         else:
-            why = ": max_seconds reached" if time_is_up() else ""
+            why = f": {end_reason()}" if time_is_up() else ""
             reason = f"no optimum of the ELBO on {count} fixed draws found{why}"
         converged = at_optimum and precise
         return FixedDrawsResult(mean, sd, tuple(elbos), count, check.error, converged, reason)

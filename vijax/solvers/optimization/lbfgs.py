@@ -22,8 +22,8 @@ from vijax.solvers.optimization.paths import (
     LINE_SEARCH_FAILED,
     NO_START,
     SLOW_PATH,
-    TIME_LIMIT,
     Path,
+    out_of_time,
     positive_curvature,
     update_diagonal,
 )
@@ -247,7 +247,7 @@ class _MultiPathRun:
             EVALUATION_LIMIT
         )
         if time_is_up():
-            self.reasons[self.reasons == _RUNNING] = TIME_LIMIT
+            self.reasons[self.reasons == _RUNNING] = out_of_time()
         done = self.evaluations[~running]
         if 2 * done.size > len(self.x):
             limit = self.options.patience * np.median(done) + 20

@@ -8,13 +8,18 @@ import numpy as np
 from scipy.special import ndtri
 
 from vijax.contracts.kernel import Floats, Kernel
+from vijax.runtime.deadline import end_reason
 
 CONVERGED = "converged: predicted increase of the log density below the tolerance"
 NO_START = "no starting point with a finite log density and gradient was found"
 LINE_SEARCH_FAILED = "line search failed to increase the log density"
-TIME_LIMIT = "not converged: max_seconds reached"
 EVALUATION_LIMIT = "not converged: evaluation limit reached"
 SLOW_PATH = "stopped: most other paths ended much earlier"
+
+
+def out_of_time() -> str:
+    """The reason of a path that ends with the time of the fit."""
+    return f"not converged: {end_reason()}"
 
 
 class Path(NamedTuple):

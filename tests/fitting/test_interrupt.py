@@ -1,0 +1,174 @@
+"""Ctrl-C and the time limit at every stage of a fit: an answer, never trusted beyond its checks."""
+
+import functools
+import logging
+import signal
+import threading
+import time
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import vijax
+from tests import targets
+from vijax.diagnostics.status import diagnose
+from vijax.runtime import deadline
+from vijax.runtime.deadline import current_limit, keep_answer, time_limit
+from vijax.runtime.interrupt import best_answer
+from vijax.runtime.program import Program
+
+PROBLEM = targets.problem("gamma_poisson")
+FITS = {
+    "auto": {},
+    "direct solver": {"guide": "laplace"},
+    "gradient steps": {"guide": "fullrank", "num_steps": 300},
+}
+STAGES = [
+    *[("auto", name) for name in ("initial values", "full-rank Gaussian")],
+    *[("auto", name) for name in ("importance sampling", "short HMC chains")],
+    *[("direct solver", name) for name in ("Laplace approximation", "importance sampling")],
+    *[("gradient steps", name) for name in ("initial values", "gradient steps")],
+    *[("gradient steps", name) for name in ("importance sampling", "searching for other modes")],
+]
+
+
+def fit(**options):
+    return vijax.fit(PROBLEM.model, *PROBLEM.args, progress_bar=False, **options)
+
+
+class Press(logging.Handler):
+    """Presses Ctrl-C at the start of a stage."""
+
+    def __init__(self, stage, times=1):
+        super().__init__()
+        self.stage, self.times = stage, times
+
+    def emit(self, record):
+        fields = getattr(record, "vijax", {})
+        if fields.get("stage") == self.stage and "seconds" not in fields:
+            times, self.times = self.times, 0
+            for _ in range(times):
+                signal.raise_signal(signal.SIGINT)
+
+
+@pytest.fixture
+def press(monkeypatch):
+    """Adds a handler to the logger, which is at level INFO."""
+    logger, handlers = logging.getLogger("vijax"), []
+    before = logger.level
+    logger.setLevel(logging.INFO)
+
+    def add(stage, times=1):
+        handlers.append(Press(stage, times))
+        logger.addHandler(handlers[-1])
+        return handlers[-1]
+
+    yield add
+    logger.setLevel(before)
+    for handler in handlers:
+        logger.removeHandler(handler)
+
+
+@pytest.mark.parametrize("grace", [0.0, 1000.0], ids=["left", "ended"])
+@pytest.mark.parametrize(("kind", "stage"), STAGES)
+def test_ctrl_c_gives_an_answer_that_is_not_trusted(kind, stage, grace, press, monkeypatch):
+    """Whether the fit is left where it is, or its loops end."""
+    monkeypatch.setattr(deadline, "_GRACE", grace)
+    handler = press(stage)
+    with pytest.warns(vijax.VijaxWarning, match=r"fit: interrupted by Ctrl-C") as warned:
+        posterior = fit(**FITS[kind])
+    assert handler.times == 0
+    assert len(warned) == 1
+    assert warned[0].filename == __file__
+    assert posterior.status in ("approximate", "failed")
+    assert "interrupted by Ctrl-C" in posterior.stop_reason
+    assert any("interrupted by Ctrl-C" in one for one in posterior._result.assessment.diagnosis[1])
+    started = posterior._result.assessment.diagnostics.started
+    assert started or (grace == 0 and "initial values" in posterior.report())
+    draws = posterior.sample(10)
+    assert all(np.isfinite(one).all() for one in draws.values())
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert current_limit() is None
+
+
+def test_a_second_ctrl_c_stops(press):
+    press("full-rank Gaussian", times=2)
+    with pytest.raises(KeyboardInterrupt):
+        fit()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_checks_that_were_made_count(monkeypatch):
+    """Only an interrupted fit is capped: the same diagnostics are certified without."""
+    diagnostics = fit()._result.assessment.diagnostics
+    assert diagnose(diagnostics).status == "certified"
+    cut = diagnostics._replace(cut_short=deadline.INTERRUPTED)
+    assert diagnose(cut).status == "approximate"
+    assert diagnose(cut._replace(started=False)).status == "failed"
+
+
+def test_a_program_that_compiles_is_left_behind_and_found_later(monkeypatch):
+    monkeypatch.setattr(deadline, "_GRACE", 0.0)
+    release, compiled, original = threading.Event(), [], jax.stages.Lowered.compile
+
+    def compile_slowly(self, *args, **options):
+        limit.interrupt()
+        release.wait()
+        compiled.append(original(self, *args, **options))
+        return compiled[-1]
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", compile_slowly)
+    program = Program(lambda x: x + 1)
+    with time_limit(None, time.perf_counter()) as limit, pytest.raises(KeyboardInterrupt):
+        program(jnp.ones(3))
+    threads = [one for one in threading.enumerate() if one.name.startswith("compiling")]
+    release.set()
+    for one in threads:
+        one.join()
+    assert len(compiled) == len(threads) == 1
+    np.testing.assert_array_equal(program(jnp.ones(3)), 2)
+    assert program._cache_size() == 1
+
+
+def test_an_error_of_the_compiler_is_raised(monkeypatch):
+    def fail(self, *args, **options):
+        raise ValueError("out of registers")
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", fail)
+    with time_limit(None, 0.0), pytest.raises(ValueError, match="out of registers"):
+        Program(lambda x: x + 1)(jnp.ones(3))
+
+
+@pytest.mark.parametrize("usable", [True, False])
+def test_the_time_limit_waits_for_an_answer_and_for_one_compilation(usable, monkeypatch):
+    monkeypatch.setattr(deadline, "_OVERTIME", 0.0)
+    run = []
+
+    def compute():
+        keep_answer(lambda: "the answer so far", usable)
+        for i in range(3):
+            run.append(Program(lambda x, i=i: x + i)(1.0))
+        return "the last answer"
+
+    # the first program is compiled past the limit; then time is up, unless there is no answer
+    answer = best_answer(compute, 1e-9, time.perf_counter(), "fit")
+    assert answer == ("the answer so far" if usable else "the last answer")
+    assert len(run) == (0 if usable else 3)
+
+
+def test_nothing_is_interrupted_in_other_threads():
+    found = []
+
+    def work():
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found.append(best_answer(functools.partial(int, 3), None, 0.0, "fit"))
+        found.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [3, signal.default_int_handler]

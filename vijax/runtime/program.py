@@ -1,0 +1,98 @@
+"""A compiled program that a fit can be left from: while it compiles, and before it runs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import jax
+import numpy as np
+
+from vijax.runtime.deadline import Limit, current_limit, stop_if_overdue
+from vijax.runtime.progress import logger, tick
+
+_POLL = 0.02  # seconds between two looks at the clock during compilation
+
+
+class Program:
+    """`jax.jit(function, **options)`, which Ctrl-C and the time limit of a fit can end.
+
+    XLA's compiler cannot be interrupted. It therefore runs in a thread, and if the fit's time ends
+    meanwhile it is left behind there: its result is found by the next call. Tracing remains in the
+    calling thread.
+
+    Args:
+        function: a pure function of arrays.
+        **options: see `jax.jit`.
+    """
+
+    def __init__(self, function: Callable[..., Any], **options: Any) -> None:
+        self.__name__ = getattr(function, "__name__", "program")
+        self._jit = jax.jit(function, **options)
+        self._compiled: set[Hashable] = set()
+
+    def __call__(self, *args: Any) -> Any:
+        """Runs the program.
+
+        Raises:
+            KeyboardInterrupt: the fit is overdue.
+        """
+        self.compile(*args)
+        return self._jit(*args)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_jit":  # not yet set, as while it is unpickled
+            raise AttributeError(name)
+        return getattr(self._jit, name)
+
+    def compile(self, *args: Any) -> None:
+        """Compiles the program for such arguments, if it is not yet; it runs nothing.
+
+        Raises:
+            KeyboardInterrupt: the fit is overdue.
+        """
+        limit = current_limit()
+        if limit is None:
+            return
+        stop_if_overdue()
+        tick()
+        leaves, structure = jax.tree.flatten(args)
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):  # a part of another program
+            return
+        signature = (structure, *map(_kind, leaves))
+        if signature not in self._compiled:
+            if jax.process_count() == 1:  # several processes have to compile in step
+                self._compile(limit, args)
+            self._compiled.add(signature)
+
+    def _compile(self, limit: Limit, args: tuple[Any, ...]) -> None:
+        start = limit.begin_compiling()
+        lowered = self._jit.lower(*args)
+        done, failed = threading.Event(), list[Exception]()
+
+        def work() -> None:
+            try:
+                lowered.compile()  # which JAX keeps, and finds when it is called
+            except Exception as error:
+                failed.append(error)
+            finally:
+                done.set()
+
+        # no daemon: Python must not end while XLA is at work
+        threading.Thread(target=work, name=f"compiling {self.__name__}").start()
+        while not done.wait(_POLL):
+            stop_if_overdue()
+            tick("compiling")
+        limit.end_compiling(start)
+        if failed:
+            raise failed[0]
+        logger.debug("compiled %s in %.2f s", self.__name__, time.perf_counter() - start)
+
+
+def _kind(leaf: Any) -> Hashable:
+    """What a program is specialized to in an argument."""
+    if isinstance(leaf, jax.Array):
+        return leaf.aval, leaf.sharding
+    return np.shape(leaf), getattr(leaf, "dtype", type(leaf))

@@ -1,5 +1,6 @@
 """Ctrl-C and the time limit at every stage of a fit: an answer, never trusted beyond its checks."""
 
+import contextlib
 import functools
 import logging
 import signal
@@ -15,9 +16,9 @@ import pytest
 import vijax
 from tests import targets
 from vijax.diagnostics.status import diagnose
-from vijax.runtime import deadline
+from vijax.runtime import deadline, interrupt
 from vijax.runtime.deadline import current_limit, keep_answer, time_limit
-from vijax.runtime.interrupt import best_answer
+from vijax.runtime.interrupt import _Interrupts, best_answer
 from vijax.runtime.program import Program
 
 PROBLEM = targets.problem("gamma_poisson")
@@ -77,6 +78,8 @@ def press(monkeypatch):
 def test_ctrl_c_gives_an_answer_that_is_not_trusted(kind, stage, grace, press, monkeypatch):
     """Whether the fit is left where it is, or its loops end."""
     monkeypatch.setattr(deadline, "_GRACE", grace)
+    # left before the next program, not wherever the main thread happens to be
+    monkeypatch.setattr(_Interrupts, "_remind", lambda self: None)
     handler = press(stage)
     with pytest.warns(vijax.VijaxWarning, match=r"fit: interrupted by Ctrl-C") as warned:
         posterior = fit(**FITS[kind])
@@ -101,7 +104,38 @@ def test_a_second_ctrl_c_stops(press):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_checks_that_were_made_count(monkeypatch):
+def test_what_does_not_look_at_the_clock_is_left(monkeypatch):
+    monkeypatch.setattr(deadline, "_GRACE", 0.0)
+
+    def model(y):
+        signal.raise_signal(signal.SIGINT)
+        while True:
+            time.sleep(0.001)
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        vijax.fit(model, np.zeros(3), progress_bar=False)
+    assert caught.value.__notes__ == ["fit: interrupted before it had any result to return."]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_swallowed_interrupt_is_repeated(monkeypatch):
+    monkeypatch.setattr(deadline, "_GRACE", 0.0)
+    monkeypatch.setattr(interrupt, "_AGAIN", 0.001)
+
+    def compute():
+        keep_answer(lambda: "the answer so far")
+        with contextlib.suppress(KeyboardInterrupt):  # as garbage collection does
+            signal.raise_signal(signal.SIGINT)
+            while True:
+                time.sleep(0.001)
+        while True:
+            time.sleep(0.001)
+
+    with pytest.warns(vijax.VijaxWarning, match="interrupted by Ctrl-C"):
+        assert best_answer(compute, None, time.perf_counter(), "fit") == "the answer so far"
+
+
+def test_checks_that_were_made_count():
     """Only an interrupted fit is capped: the same diagnostics are certified without."""
     diagnostics = fit()._result.assessment.diagnostics
     assert diagnose(diagnostics).status == "certified"

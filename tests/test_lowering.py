@@ -332,7 +332,7 @@ PARTS = {
 }
 # Functions compiled otherwise, which consist of what these programs consist of.
 OTHERS = {
-    "contracts/target.py": "Target.program",
+    "runtime/program.py": "Target.program",
     "fitting/initial_values.py": "strategies of NumPyro, draws from the prior",
     "guides/flow/guide.py": "draws and densities of flows for the host",
     "guides/numpyro/export.py": "draws for NumPyro",

@@ -75,6 +75,7 @@ def test_labels_of_rows_are_not_those_of_other_rows(posterior):
     [
         ({"groups": list("abc")}, r"'group' \(3\).*, got 'groups'"),
         ({"group": list("ab")}, r"coords\['group'\]: expected 3 labels.*got 2 labels"),
+        ({"group": 3}, r"coords\['group'\]: expected 3 labels.*got shape \(\)"),
         ({"group": list("aab")}, r"coords\['group'\]: expected distinct labels, got 'a' twice"),
     ],
 )

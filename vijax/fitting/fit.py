@@ -48,7 +48,7 @@ from vijax.model import (
 )
 from vijax.model.centering import requested_weights
 from vijax.posterior.finish import finish_initial
-from vijax.posterior.labels import checked_coords, level_coords
+from vijax.posterior.labels import checked_coords
 from vijax.posterior.posterior import Posterior
 from vijax.posterior.result import FitResult
 from vijax.runtime.deadline import keep_answer
@@ -264,8 +264,7 @@ def _build_problem(
     target = target if mesh is None else shard_target(target, arguments, mesh)
     check_sources(target, arguments.sources)
     batch = Batch(data, centering=requested_weights(target, options["centering"]))
-    coords = level_coords(target, arguments, batch)
-    coords |= checked_coords(options["coords"], target, arguments, batch)
+    coords = checked_coords(options["coords"], target, arguments, batch)
     arguments = dataclasses.replace(arguments, coords=coords)
     if guide == "auto":
         algorithm_guide = algorithm.default_guide if isinstance(algorithm, Algorithm) else None

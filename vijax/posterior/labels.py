@@ -65,10 +65,10 @@ def dim_names(target: Target, site: str, shape: Shape) -> list[str]:
 
 
 def checked_coords(coords: Any, target: Target, arguments: Arguments, batch: Batch) -> Coords:
-    """The option `coords` of `fit`, one label for each element along known dimensions.
+    """The labels of dimensions: the option `coords`, and those of categorical columns.
 
     Args:
-        coords: labels by dimension.
+        coords: labels by dimension, one for each element; `None` for none.
         target: the model.
         arguments: its static arguments.
         batch: its data in memory.
@@ -77,8 +77,9 @@ def checked_coords(coords: Any, target: Target, arguments: Arguments, batch: Bat
         TypeError: it is not a mapping.
         ModelError: a dimension is unknown, or its labels are too few, too many, or not distinct.
     """
+    found = level_coords(target, arguments, batch)
     if coords is None:
-        return {}
+        return found
     if not isinstance(coords, Mapping):
         expected = "a mapping from a plate (or site_dim_0, ...) to its labels"
         raise TypeError(mismatch("coords", expected, type(coords).__name__))
@@ -86,12 +87,11 @@ def checked_coords(coords: Any, target: Target, arguments: Arguments, batch: Bat
     if not coords.keys() <= sizes.keys() and target.subsampling.whole:
         batch = with_placeholders(batch, arguments, arguments.sources)
         sizes = _dimensions(target, _shapes(target, batch))
-    found = {}
     for name, values in coords.items():
         if name not in sizes:
             known = ", ".join(f"{dim!r} ({size})" for dim, size in sizes.items()) or "none"
             raise ModelError(mismatch("coords", f"dimensions of the model: {known}", repr(name)))
-        labels = as_labels(values)
+        labels = as_labels(values) if hasattr(values, "__len__") else np.asarray(values)
         what = f"coords[{name!r}]"
         if labels.shape != (sizes[name],):
             got = f"{len(labels)} labels" if labels.ndim == 1 else f"shape {labels.shape}"

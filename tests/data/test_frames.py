@@ -163,12 +163,19 @@ def test_values_of_rows_are_not_used_for_other_rows():
             vijax.ModelError, match=r"\['school'\]\".*order.*plate 'schools'.*index"
         ):
             rows.predict(other[["school"]])
+        with pytest.raises(
+            vijax.ModelError, match=r"order.*index its sites|expected labels of the fit"
+        ):
+            rows.log_predictive_density(other)
     more = rows.predict(pd.DataFrame({"school": ["B", "C", "A", "new"]}))["y"]
     np.testing.assert_allclose(more.mean(0)[:3], [1.0, 2.0, -3.0], atol=0.2)
     assert more.std(0)[3] > 0.8
     with pytest.raises(vijax.ModelError, match="rows of the fit in their order"):
         rows.predict(pd.DataFrame({"school": ["B", "new", "C", "A"]}))
     labels = vijax.fit(by_label, schools, guide="laplace", progress_bar=False)
+    for one in (rows, labels):
+        assert one.log_predictive_density(schools)["y"].shape == (3,)
+    assert labels.log_predictive_density(schools[::-1])["y"].min() > -3
     drawn = labels.predict(schools[::-1][["school"]])["y"]
     np.testing.assert_allclose(drawn.mean(0), [-3.0, 2.0, 1.0], atol=0.1)
 

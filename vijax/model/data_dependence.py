@@ -37,6 +37,18 @@ def required_arrays(
     return _used(jaxpr, sorted(batch.data), [True] * len(jaxpr.outvars))
 
 
+def density_arrays(
+    target: Target, batch: Batch, model: dict[str, PyTree], mutable: dict[str, PyTree]
+) -> frozenset[str]:
+    """The arrays that the log density depends on."""
+
+    def log_density(data: dict[str, Any], z: Any) -> Any:
+        return target.log_density(z, batch._replace(data=data), model, mutable)
+
+    jaxpr = jax.make_jaxpr(log_density)(batch.data, abstract_position(target.space)).jaxpr
+    return _used(jaxpr, sorted(batch.data), [True])
+
+
 def dependent_sites(
     target: Target,
     batch: Batch,

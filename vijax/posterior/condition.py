@@ -12,6 +12,7 @@ from vijax.engine import count_bounds
 from vijax.guides.numpyro import rebound
 from vijax.model import build, check_indices, split
 from vijax.model.centering import resized_weights
+from vijax.posterior.labelled_rows import check_labelled_rows_of_data
 from vijax.posterior.labels import kept_coords, level_coords
 from vijax.posterior.result import FitResult
 from vijax.runtime.errors import GuideError, ModelError
@@ -59,7 +60,7 @@ def on_rows(
         )
     check_indices(target, Batch(data))
     coords = kept_coords(result) | level_coords(target, arguments, Batch(data))
-    return dataclasses.replace(
+    moved = dataclasses.replace(
         result,
         arguments=dataclasses.replace(arguments, coords=coords),
         target=target,
@@ -70,6 +71,9 @@ def on_rows(
         missing=(),
         unknown=frozenset(),
     )
+    if not result.guide.amortized:
+        check_labelled_rows_of_data(result, moved)
+    return moved
 
 
 def _coordinates(result: FitResult, target: Target, batch: Batch) -> Batch:

@@ -7,13 +7,14 @@ found: rows in another order, or others, if the model does not read that column.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
 import numpy as np
 from jax import Array
 
+from vijax.model.data_dependence import density_arrays
 from vijax.posterior.labels import as_labels, short_names
 from vijax.posterior.result import FitResult
 from vijax.runtime.errors import ArgumentError
@@ -24,8 +25,7 @@ def check_labelled_rows(
     result: FitResult,
     data: dict[str, Array],
     fitted: Collection[str],
-    program: Any,
-    inputs: tuple[Any, ...],
+    read: Callable[[], Collection[str]],
 ) -> None:
     """Checks the order of labelled rows at new inputs.
 
@@ -33,8 +33,7 @@ def check_labelled_rows(
         result: of the fit.
         data: the new data.
         fitted: latent sites that have their fitted values.
-        program: of the prediction, which is only traced.
-        inputs: its inputs, with the arrays of `data` among them.
+        read: the names of the arrays that the model reads, see `read_by_program`.
 
     Raises:
         ArgumentError: the rows of a plate with latents are in another order, or others.
@@ -44,13 +43,9 @@ def check_labelled_rows(
         for name, plate in _labelled_plates(result, fitted).items()
         if name in data and not _in_order(data[name], len(result.arguments.levels[name]))
     }
-    if not changed:
-        return
-    jaxpr = program.trace(*inputs).jaxpr.jaxpr
-    used = used_inputs(jaxpr, [True] * len(jaxpr.outvars))
-    read = {id(leaf) for leaf, one in zip(jax.tree.leaves(inputs), used, strict=True) if one}
+    names = read() if changed else ()
     for name, plate in changed.items():
-        if id(data[name]) not in read:
+        if name not in names:
             column = short_names([name])[name]
             raise ArgumentError(
                 f"argument {name!r}: expected the rows of the fit in their order, got others. "
@@ -58,6 +53,24 @@ def check_labelled_rows(
                 "read this column to choose it. Keep the order; or give the plate the size "
                 f"data.num_levels({column!r}) and index its sites by data[{column!r}]."
             )
+
+
+def read_by_program(program: Any, inputs: tuple[Any, ...], data: dict[str, Array]) -> set[str]:
+    """The names of the arrays among the inputs of a program that its results depend on."""
+    jaxpr = program.trace(*inputs).jaxpr.jaxpr  # nothing is compiled
+    used = used_inputs(jaxpr, [True] * len(jaxpr.outvars))
+    read = {id(leaf) for leaf, one in zip(jax.tree.leaves(inputs), used, strict=True) if one}
+    return {name for name, array in data.items() if id(array) in read}
+
+
+def check_labelled_rows_of_data(fit: FitResult, rows: FitResult) -> None:
+    """`check_labelled_rows` for a fit whose data have been replaced, at its fitted latents."""
+    names, problems = fit.target.space.names, rows.arguments.problems
+    for name in _labelled_plates(fit, names):
+        if name in problems:
+            raise ArgumentError(problems[name])
+    state = rows.target, rows.batch, rows.variables.model, rows.mutable
+    check_labelled_rows(fit, rows.batch.data, names, lambda: density_arrays(*state))
 
 
 def _labelled_plates(result: FitResult, fitted: Collection[str]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from vijax.contracts import Batch
 from vijax.diagnostics.importance import block_size
 from vijax.model import Growing, predictor
 from vijax.posterior import condition, draws, pointwise
-from vijax.posterior.labelled_rows import check_labelled_rows
+from vijax.posterior.labelled_rows import check_labelled_rows, read_by_program
 from vijax.posterior.requirements import require_data, unsubsampled_data
 from vijax.posterior.result import FitResult
 from vijax.posterior.sampling import unconstrained
@@ -125,7 +126,8 @@ def predictive(
 
     state = batch, result.variables.model, result.mutable
     inputs = jax.random.split(key, num_draws), values, *state
-    check_labelled_rows(result, batch.data, latent & values.keys(), program, inputs)
+    read = functools.partial(read_by_program, program, inputs, batch.data)
+    check_labelled_rows(result, batch.data, latent & values.keys(), read)
     return map_blocks(block, values, size)
 
 

@@ -100,9 +100,17 @@ class Arguments:
     @property
     def frame_columns(self) -> frozenset[str]:
         """The arrays that are columns of data frames."""
+        return frozenset(column_label(one.label, x) for one in self._frames() for x in one.arrays)
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """Why columns of data frames cannot be read, by name."""
+        frames = self._frames()
+        return {column_label(one.label, x): y for one in frames for x, y in one.problems.items()}
+
+    def _frames(self) -> list[Columns]:
         leaves = jax.tree.leaves(self.join(self.abstract()), is_leaf=is_table)
-        frames = [leaf for leaf in leaves if isinstance(leaf, Columns)]
-        return frozenset(column_label(one.label, name) for one in frames for name in one.arrays)
+        return [leaf for leaf in leaves if isinstance(leaf, Columns)]
 
     @property
     def grown(self) -> frozenset[tuple[int, int]]:

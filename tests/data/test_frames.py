@@ -106,6 +106,10 @@ def test_new_rows_have_the_codes_of_the_fit(posterior):
     np.testing.assert_allclose(drawn.mean(0), EFFECT[[2, 0]] + SLOPE, atol=0.15)
     categories = rows.assign(school=pd.Categorical(rows["school"], ["Hotchkiss", "Choate", "no"]))
     np.testing.assert_array_equal(posterior.predict(categories)["y"], drawn)
+    as_dict = {"school": ["Hotchkiss", "Choate"], "odd name": [1.0, 1.0]}
+    np.testing.assert_array_equal(posterior.predict(as_dict)["y"], drawn)
+    with pytest.raises(vijax.ModelError, match="expected a data frame, as in the fit, got Series"):
+        posterior.predict(rows["school"])
     density = posterior.log_predictive_density(rows.assign(y=EFFECT[[2, 0]] + SLOPE))["y"]
     assert (density > -np.log(np.sqrt(2 * np.pi) * 2 * NOISE)).all()
 

@@ -60,7 +60,7 @@ class Columns:
                 f"argument {self.label!r}",
                 expected,
                 f"the columns {self.columns}",
-                f"data.get({name!r}) is None where a column may be missing.",
+                f"{self.label}.get({name!r}) is None where a column may be missing.",
             )
         )
 

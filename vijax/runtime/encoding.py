@@ -26,11 +26,13 @@ class Known(NamedTuple):
         labels: of a categorical column; `None` for numbers, or if the fit had no such column.
         numeric: whether it was numbers.
         may_grow: whether labels that the fit did not have are added, or refused.
+        frame: whether it is no column, but the data frame.
     """
 
     labels: Labels | None = None
     numeric: bool = False
     may_grow: bool = True
+    frame: bool = False
 
 
 class Encoded(NamedTuple):
@@ -76,7 +78,8 @@ def encode_table(label: str, table: Any, known: Mapping[str, Known]) -> Columns:
 
     Args:
         label: name of the argument.
-        table: a data frame, or `Columns` whose labels may be others than the fit's.
+        table: a data frame, a mapping of columns, or `Columns` whose labels may be others than the
+            fit's.
         known: what the fit knows, by `column_label`.
 
     Raises:
@@ -140,6 +143,11 @@ def _columns(label: str, table: Any) -> dict[Hashable, Any]:
         return {
             name: _Coded(array, table.levels[name]) if name in table.levels else array
             for name, array in table.arrays.items()
+        }
+    if isinstance(table, Mapping):
+        values = table.items()
+        return {
+            name: x if hasattr(x, "dtype") else np.atleast_1d(np.asarray(x)) for name, x in values
         }
     got = type(table).__name__
     if hasattr(table, "column_names") and hasattr(table, "to_pandas"):  # nulls of pyarrow

@@ -16,16 +16,10 @@ import numpy as np
 from jax import Array
 
 from vijax.contracts import RowSource
+from vijax.model.tracing.frames import encode_arguments, frames
 from vijax.model.tracing.rounding import rounding_warnings
 from vijax.runtime.columns import Columns, Labels
-from vijax.runtime.encoding import (
-    Known,
-    column_label,
-    encode_labels,
-    encode_table,
-    is_labels,
-    is_table,
-)
+from vijax.runtime.encoding import Known, column_label
 from vijax.runtime.errors import ArgumentError
 from vijax.runtime.fingerprint import fingerprint
 
@@ -94,7 +88,8 @@ class Arguments:
     def known(self, may_grow: bool) -> dict[str, Known]:
         """What a fit with these arguments knows of columns of labels and of numbers."""
         numbers = {*self.avals, *self.by_content}
-        known = {name: Known(None, True, may_grow) for name in numbers}
+        known = {one.label: Known(frame=True) for one in self._frames()}
+        known |= {name: Known(None, True, may_grow) for name in numbers}
         return known | {name: Known(one, False, may_grow) for name, one in self.levels.items()}
 
     @property
@@ -109,8 +104,7 @@ class Arguments:
         return {column_label(one.label, x): y for one in frames for x, y in one.problems.items()}
 
     def _frames(self) -> list[Columns]:
-        leaves = jax.tree.leaves(self.join(self.abstract()), is_leaf=is_table)
-        return [leaf for leaf in leaves if isinstance(leaf, Columns)]
+        return frames(self.join(self.abstract()))
 
     @property
     def grown(self) -> frozenset[tuple[int, int]]:
@@ -189,7 +183,8 @@ def split(
             does not fit the default precision.
     """
     prefixes = _parameter_names(model, args, kwargs)
-    (args, kwargs), levels = _encoded((args, kwargs), prefixes, known)
+    name_of = functools.partial(_leaf_name, prefixes)
+    (args, kwargs), levels = encode_arguments((args, kwargs), name_of, known)
     flat, treedef = jax.tree.flatten_with_path((args, kwargs))
     leaves: list[Any] = []
     names: list[str] = []
@@ -198,7 +193,7 @@ def split(
     sources: dict[str, RowSource] = {}
     data_warnings: tuple[str, ...] = ()
     for path, leaf in flat:
-        name = _leaf_name(prefixes, path)
+        name = name_of(path)
         while name in avals:  # f(x, /, **kwargs) may be called with another x
             name += "'"
         if isinstance(leaf, RowSource) and keep_sources:
@@ -223,29 +218,6 @@ def split(
     added = {name: labels[counts[name] :] for name, labels in levels.items() if name in counts}
     added = {name: labels for name, labels in added.items() if labels}
     return dataclasses.replace(found, levels=levels, new_levels=added), data
-
-
-def _encoded(
-    tree: Any, prefixes: dict[int | str, str], known: Mapping[str, Known]
-) -> tuple[Any, dict[str, Labels]]:
-    """Arguments with data frames and columns of labels as arrays, and labels by leaf."""
-    levels: dict[str, Labels] = {}
-
-    def encode(path: tuple[Any, ...], leaf: Any) -> Any:
-        name = _leaf_name(prefixes, path)
-        if is_table(leaf):
-            columns = encode_table(name, leaf, known)
-            levels.update({column_label(name, one): x for one, x in columns.levels.items()})
-            return columns
-        expected = known.get(name, Known())
-        if not is_labels(leaf) and (expected.labels is None or not hasattr(leaf, "shape")):
-            return leaf
-        encoded = encode_labels(name, leaf, expected)
-        if encoded.labels is not None:
-            levels[name] = encoded.labels
-        return encoded.values
-
-    return jax.tree.map_with_path(encode, tree, is_leaf=is_table), levels
 
 
 def _leaf_name(prefixes: dict[int | str, str], path: tuple[Any, ...]) -> str:

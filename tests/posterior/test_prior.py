@@ -79,6 +79,14 @@ def test_predictions_at_other_inputs_and_with_set_values(prior):
         prior.predict(num_samples=9)
 
 
+def test_summaries(prior):
+    found = prior.summary(["mu", "theta"], num_draws=NUM)
+    assert list(found.index) == ["mu", "theta[a]", "theta[b]", "theta[c]"]
+    assert list(found.columns) == ["mean", "sd", "5.5%", "94.5%", "mcse"]
+    assert found.loc["mu", "sd"] == pytest.approx(2, rel=0.03)
+    assert "status: prior" in str(found)
+
+
 def test_a_site_without_data_is_a_latent():
     draws = vijax.prior(groups, GROUP).sample(7)
     assert draws["y"].shape == (7, 4)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from vijax.posterior.model_state import ModelState, UnfittedModel
 from vijax.posterior.prior_draws import draw_prior
 from vijax.posterior.requirements import require_data
 from vijax.posterior.result import FitResult
+from vijax.posterior.summary import prior_summary
 from vijax.runtime.checks import check_count
 from vijax.runtime.errors import ModelError, mismatch
 from vijax.runtime.keys import RngKey, as_key
@@ -24,6 +25,8 @@ from vijax.runtime.keywords import argument_names, explain_keywords_of_methods, 
 
 if TYPE_CHECKING:
     from xarray import DataTree  # imported by ArviZ, which takes long
+
+    from vijax.posterior.tables import Summary
 
 
 @explain_keywords_of_methods
@@ -91,6 +94,30 @@ class Prior:
         if not args and not kwargs:
             args, kwargs = self.state.arguments.join(self.state.batch.data)
         return draw_prior(self.state, key, args, kwargs, num_draws, do or {})
+
+    def summary(
+        self,
+        sites: str | Iterable[str] | None = None,
+        *,
+        ci_prob: float = 0.89,
+        round_to: int | None = None,
+        num_draws: int = 4000,
+        rng_key: RngKey = 0,
+    ) -> Summary:
+        """Moments and interval of every scalar of latent sites and deterministics.
+
+        Args:
+            sites: names of sites, or of scalars such as `"theta[3]"`; all by default.
+            ci_prob: probability of the equal-tailed interval.
+            round_to: number of decimals.
+            num_draws: number of draws.
+            rng_key: an int, a JAX key or a legacy key.
+
+        Returns:
+            A pandas data frame, as of `Posterior.summary`, without columns of a guide.
+        """
+        draws = self.sample(num_draws, rng_key=rng_key)
+        return prior_summary(self.state, draws, sites, ci_prob, round_to)
 
     def to_datatree(
         self, num_draws: int = 1000, *, rng_key: RngKey = 0, **options: Any

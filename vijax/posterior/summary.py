@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 
 from vijax.posterior.labels import element_labels
+from vijax.posterior.model_state import ModelState
 from vijax.posterior.result import FitResult
 from vijax.posterior.sampling import constrained, proposals, unconstrained
 from vijax.posterior.selection import select
@@ -54,6 +55,19 @@ def summary(
     return summarize(posterior, guide, labels, sites, ci_prob, round_to, result.status)
 
 
+def prior_summary(
+    state: ModelState,
+    draws: Mapping[str, np.ndarray],
+    sites: str | Iterable[str] | None,
+    ci_prob: float,
+    round_to: int | None,
+) -> Summary:
+    """See `Prior.summary`."""
+    _check(ci_prob, round_to)
+    labels = {site: element_labels(state, site, x.shape[1:]) for site, x in draws.items()}
+    return summarize(Weighted(dict(draws)), None, labels, sites, ci_prob, round_to, "prior")
+
+
 def _check(ci_prob: Any, round_to: Any) -> None:
     if not isinstance(ci_prob, (int, float, np.number)) or not 0 < ci_prob < 1:
         raise ValueError(mismatch("ci_prob", "a number between 0 and 1", repr(ci_prob)))
@@ -80,7 +94,7 @@ def _draws(result: FitResult, key: Array, num_draws: int) -> tuple[Weighted, dic
 
 def summarize(
     posterior: Weighted,
-    guide: Mapping[str, np.ndarray],
+    guide: Mapping[str, np.ndarray] | None,
     labels: Mapping[str, Sequence[str]],
     sites: str | Iterable[str] | None = None,
     ci_prob: float = 0.89,
@@ -91,7 +105,8 @@ def summarize(
 
     Args:
         posterior: the draws.
-        guide: draws of the guide by site, `(num_draws, *shape)`, whose moments are shown, too.
+        guide: draws of the guide by site, `(num_draws, *shape)`, whose moments are shown, too;
+            `None` where there is none.
         labels: names of the elements by site.
         sites: names that select some of them, see `select`.
         ci_prob: probability of the interval.
@@ -105,14 +120,13 @@ def summarize(
     used = [site for site in labels if not chosen.isdisjoint(labels[site])]
     tail = 50 * (1 - ci_prob)
     interval = (f"{tail:g}%", f"{100 - tail:g}%")
-    names = ("mean", "sd", *interval, "mcse", "guide_mean", "guide_sd")
+    names = ("mean", "sd", *interval, "mcse", *(("guide_mean", "guide_sd") if guide else ()))
     parts = []
     for site in used:
         draws = posterior.values[site]
-        flat = guide[site].reshape(len(guide[site]), -1).astype(np.float64)
         levels = (tail / 100, 1 - tail / 100)
         of_posterior = _columns(draws, posterior.weights, posterior.error, levels)
-        parts.append((*of_posterior, flat.mean(0), flat.std(0, ddof=1)))
+        parts.append((*of_posterior, *(_moments(guide[site]) if guide else ())))
     positions = {label: i for i, label in enumerate(name for s in used for name in labels[s])}
     order = [positions[label] for label in wanted]
     columns = [np.concatenate(column)[order] for column in zip(*parts, strict=True)]
@@ -123,6 +137,11 @@ def summarize(
     return out
 
 
+def _moments(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    flat = draws.reshape(len(draws), -1).astype(np.float64)
+    return flat.mean(0), flat.std(0, ddof=1)
+
+
 def _columns(
     draws: np.ndarray, weights: np.ndarray | None, error: float, levels: tuple[float, float]
 ) -> tuple[np.ndarray, ...]:
@@ -130,7 +149,7 @@ def _columns(
     flat = draws.reshape(len(draws), -1).astype(np.float64)
     if weights is None:
         low, high = np.quantile(flat, levels, axis=0)
-        mean, sd = flat.mean(0), flat.std(0, ddof=1)
+        mean, sd = _moments(draws)
         return mean, sd, low, high, sd * max(error, 1 / math.sqrt(len(flat)))
     mean = weights @ flat
     square = (flat - mean) ** 2

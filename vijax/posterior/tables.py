@@ -20,6 +20,7 @@ _MEANING = {
     "corrected": "the variational approximation is inaccurate; these estimates use corrected draws",
     "approximate": "accuracy not verified; see report()",
     "failed": "do not use; see report()",
+    "prior": "no data are used",
 }
 _MAX_SHOWN = 10  # scalars of a site up to which a printed summary shows all
 _NUM_ENDS = 3  # scalars shown at either end of larger sites
@@ -89,7 +90,7 @@ class Summary(Table):
 
     @property
     def status(self) -> str:
-        """The posterior's status."""
+        """The posterior's status; of a prior, `"prior"`."""
         return str(self.attrs["status"])
 
     @property

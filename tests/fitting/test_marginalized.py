@@ -105,6 +105,7 @@ def states(y, mu):
     return total / len(mu)
 
 
+@pytest.mark.slow
 def test_probabilities_of_states_of_fitted_and_of_new_sequences():
     y, new = Y, np.array([-1.0, 0.5, 0.4, 2.2, 3.3, -2.1], np.float32)
     posterior = vijax.fit(markov, y, guide="laplace", progress_bar=False)

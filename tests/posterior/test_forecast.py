@@ -91,7 +91,7 @@ def with_a_season(length, y=None):
     ("model", "exact", "options"),
     [
         (in_a_scan, local_level, {}),
-        (in_a_plate, local_level, {"new_groups": "time"}),
+        pytest.param(in_a_plate, local_level, {"new_groups": "time"}, marks=pytest.mark.slow),
         pytest.param(as_a_random_walk, local_level, {}, marks=pytest.mark.slow),
         pytest.param(with_a_season, seasonal, {}, marks=pytest.mark.slow),
     ],

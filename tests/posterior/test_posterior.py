@@ -362,6 +362,9 @@ def test_a_point_estimate_has_no_density():
         (lambda p: p.sample(num_draws=2.5), "num_draws"),
         (lambda p: p.summary(ci_prob=89), "ci_prob"),
         (lambda p: p.summary(round_to="2g"), "round_to: expected a number of decimals"),
+        (lambda p: p.predict(X, new_groups="row"), r"plates of \['rows'\], got 'row'.*mean rows"),
+        (lambda p: p.predict(X, from_prior=["beta"], do={"beta": 0}), "do: .* not in from_prior"),
+        (lambda p: p.discrete_probs(), "discrete_probs: expected discrete latent sites.*got none"),
         (lambda p: p.resume(0), "num_steps|direct solver"),
         (lambda p: p.resume(10), "direct solver"),
     ],
@@ -369,6 +372,13 @@ def test_a_point_estimate_has_no_density():
 def test_invalid_arguments_are_rejected(fitted, call, message):
     with pytest.raises(ValueError, match=message):
         call(fitted)
+
+
+def test_sites_can_be_set(fitted):
+    line = fitted.predict(X[:5], num_draws=3, do={"alpha": 0.0, "beta": [1.0, 2.0]})["line"]
+    np.testing.assert_allclose(line, np.tile(X[:5] @ [1.0, 2.0], (3, 1)), rtol=1e-5)
+    with pytest.raises(TypeError, match="do: expected a mapping"):
+        fitted.predict(X, do=["alpha"])
 
 
 def test_losses_and_steps_are_those_of_the_run():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ from vijax.model.tracing.handler import Message, Step, SubstituteFn
 from vijax.model.tracing.sites import Trace, at_step, is_factor, site_shape
 from vijax.runtime.errors import ModelError, mismatch
 from vijax.runtime.jaxpr import dependencies
+from vijax.runtime.keywords import did_you_mean
 
 
 def set_value(name: str, site: Message, steps: tuple[Step, ...], value: Array) -> Array:
@@ -60,8 +60,7 @@ def check_sites(trace: Trace, names: Collection[str]) -> None:
     ]
     for name in names:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"Did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(name, known).strip()
             raise ModelError(mismatch("do", f"some of the sites {known}", repr(name), hint))
 
 

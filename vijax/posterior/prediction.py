@@ -23,6 +23,7 @@ from vijax.runtime.blockwise import Arrays, map_blocks
 from vijax.runtime.checks import check_count
 from vijax.runtime.errors import ModelError, mismatch
 from vijax.runtime.keys import fold_in
+from vijax.runtime.keywords import did_you_mean
 
 
 class Changes(NamedTuple):
@@ -83,10 +84,9 @@ def checked_changes(
         named = set(plates) if new_groups else set()
     else:
         named = {new_groups} if isinstance(new_groups, str) else set(new_groups)
-    if not named <= set(plates):
-        unknown = ", ".join(map(repr, sorted(named - set(plates))))
-        message = mismatch("new_groups", f"plates of the model, of {plates}", unknown)
-        raise ModelError(message)
+    for name in sorted(named - set(plates)):
+        hint = did_you_mean(name, plates).strip()
+        raise ModelError(mismatch("new_groups", f"plates of {plates}", repr(name), hint))
     latent = [*result.target.space.names, *result.target.marginalized.sizes]
     if isinstance(from_prior, str) or not set(from_prior) < set(latent):
         expected = f"a collection of some of the sites {latent}"

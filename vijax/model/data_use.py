@@ -11,7 +11,7 @@ import numpyro.distributions as dist
 from jax import Array
 from numpyro.distributions import Distribution
 
-from vijax.model.tracing.sites import Trace, is_data, is_enumerated, is_sampled
+from vijax.model.tracing.sites import Trace, is_data, is_enumerated, is_factor, is_sampled
 from vijax.model.tracing.wrappers import base_distribution
 from vijax.runtime.gathers import Gather, find_gathers
 from vijax.runtime.host_values import Node
@@ -86,11 +86,6 @@ def accesses(
     names = {place: name for name, place in reversed(places.items())}  # the first has the value
     gathers, outputs = find_gathers(closed, inputs, names)
     return gathers, {name: outputs[place] for name, place in places.items()}
-
-
-def is_factor(site: dict[str, Any]) -> bool:
-    """Whether a site is a `numpyro.factor`."""
-    return site["type"] == "sample" and isinstance(base_distribution(site["fn"]), dist.Unit)
 
 
 def _constant(closed: Any, trace: Trace, factors: dict[str, range]) -> tuple[str, ...]:

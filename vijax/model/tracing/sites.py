@@ -43,15 +43,13 @@ def is_data(site: Mapping[str, Any]) -> bool:
 
 
 def is_factor(site: Mapping[str, Any]) -> bool:
-    """Whether a sample site is a factor, a term of the log density without a value."""
-    return site["infer"].get("is_auxiliary", False)
+    """Whether a site is a `numpyro.factor`, a term of the log density without a value."""
+    return site["type"] == "sample" and site["infer"].get("is_auxiliary", False)
 
 
 def factors(trace: Trace) -> tuple[str, ...]:
     """The factors of a trace."""
-    return tuple(
-        name for name, site in trace.items() if site["type"] == "sample" and is_factor(site)
-    )
+    return tuple(name for name, site in trace.items() if is_factor(site))
 
 
 def is_subsampled(site: Mapping[str, Any], trace: Trace) -> bool:

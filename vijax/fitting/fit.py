@@ -275,7 +275,7 @@ def _build_problem(
     check_indices(*problem.sample)
     remarks = model_remarks(model, args, kwargs, target, batch)
     for text in remarks.warnings:
-        warnings.warn(f"{text}.", VijaxWarning, stacklevel=4)
+        warn(f"{text}.")
     problem = dataclasses.replace(problem, remarks=remarks)
     if mesh is None:
         return problem

@@ -39,6 +39,7 @@ def draw_prior(
     """Joint draws of all sites, in the order of the model."""
     target, do = state.target, do or {}
     found = predictor(state.model, args, kwargs, target, state.arguments, do=do.keys())
+    run = found.program
     _warn_of_factors(target.structure.factors)
     size = block_size(found.batch, found.num_elements)
     set_values = {name: np.asarray(x) for name, x in do.items()}
@@ -46,7 +47,7 @@ def draw_prior(
 
     def block(part: Arrays, rows: np.ndarray) -> Any:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, part.pop(""))
-        return found.program(keys, part, found.batch, state.variables.model, state.mutable)
+        return run(keys, part, found.batch, state.variables.model, state.mutable)
 
     draws = map_blocks(block, {"": np.arange(num_draws), **values}, size)
     order = [name for name in target.structure.dims if name in draws]

@@ -134,7 +134,7 @@ def check() -> int:
 
 
 def docs() -> int:
-    install("docs", "plots")
+    install("docs", "examples")
     log("building docs/_build/html/index.html")
     options = ("-q", "-W", "--keep-going", "-b", "html", "-d", "docs/_build/doctrees")
     return run(PYTHON, "-m", "sphinx", *options, "docs", "docs/_build/html")

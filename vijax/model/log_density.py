@@ -55,7 +55,7 @@ def from_log_density(
             unconstrained space.
 
     Returns:
-        A model without observations: `predict` is not available, and the log evidence is
+        A model without observations; `predict` is not available, and the log evidence is
         `log integral exp(fn)`.
 
     Raises:

@@ -16,7 +16,7 @@ from vijax.runtime.errors import GuideError, mismatch
 
 @dataclasses.dataclass(frozen=True)
 class Chain(Bijection):
-    """Composition `y = f_n(... f_2(f_1(x)))`; parameters are a tuple, one entry per part.
+    """Composition `y = f_n(...f_2(f_1(x)))`; parameters are a tuple, one entry per part.
 
     Args:
         parts: applied first to last.

@@ -334,7 +334,6 @@ PARTS = {
 OTHERS = {
     "runtime/program.py": "Target.program",
     "fitting/initial_values.py": "strategies of NumPyro, draws from the prior",
-    "guides/flow/guide.py": "draws and densities of flows for the host",
     "guides/numpyro/export.py": "draws for NumPyro",
     "runtime/gathers.py": "a log density or predictions, where data have indices out of range",
     "posterior/serving.py": "predict_rows, in a file",

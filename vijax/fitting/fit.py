@@ -203,7 +203,7 @@ def _run(
     guide, init = options["guide"], options["init"]
     with stage("tracing the model"):
         problem = _build_problem(model, args, kwargs, algorithm, options)
-        keep_answer(lambda: initial_answer(problem, start_time), usable=False)
+        keep_answer(lambda: initial_answer(problem, start_time))
         objective = _options.objective_for(problem.target, problem.guide, options)
         options["objective"] = objective
         parameters, mutable = model_state(problem, init)
@@ -226,7 +226,7 @@ def _run(
         variables = initial_variables(init, problem, parameters, mutable, count)
     start = FitStart(problem, variables, mutable, start_time, init is None)
     initial = (problem, variables[0], mutable, start_time)
-    keep_answer(lambda: finish_initial(*initial), usable=False)
+    keep_answer(lambda: finish_initial(*initial))
     result: FitResult | FitStart = start
     if solver is not None:
         if learn or (solver.maximizes_elbo and not named):

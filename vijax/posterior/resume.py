@@ -46,7 +46,7 @@ def resume(
     before = start - result.seconds  # total time of both runs
 
     def continued() -> FitResult:
-        keep_answer(lambda: finish_run(engine, run, before, complete=False), usable=False)
+        keep_answer(lambda: finish_run(engine, run, before, complete=False))
         return finish_run(engine, engine.advance(run, budget, callbacks), before)
 
     run = result.run._replace(loop=loop)

@@ -19,7 +19,7 @@ from typing import Any
 
 INTERRUPTED = "interrupted by Ctrl-C"
 _GRACE = 0.7  # seconds from Ctrl-C until the fit is left where it is
-_OVERTIME = 1.0  # the same from the end of `max_seconds`
+_OVERTIME = 1.2  # the same from the end of `max_seconds`
 _LATE = 0.5  # seconds of compilation past the end that are reported
 
 
@@ -39,11 +39,11 @@ class Limit:
 
     def __init__(self, end: float = math.inf, reason: str = "") -> None:
         self.end, self.reason = end, reason
-        self.overdue = math.inf
+        self.overdue = end + _OVERTIME
         self.interrupted, self.presses, self.left = False, 0, False
         self.answer: Callable[[], Any] | None = None
         self.compiling = 0.0
-        self._enforced = self._may_compile = False
+        self._may_compile = True
 
     def interrupt(self) -> None:
         """Moves the end to now, for Ctrl-C."""
@@ -51,23 +51,14 @@ class Limit:
         self.end, self.overdue = min(self.end, now), min(self.overdue, now + _GRACE)
         self.interrupted, self.reason = True, INTERRUPTED
 
-    def keep(self, answer: Callable[[], Any], usable: bool) -> None:
-        """Keeps an answer; see `keep_answer`."""
-        self.answer = answer
-        if usable and not self._enforced:
-            self._enforced = self._may_compile = True
-            if math.isinf(self.overdue):
-                self.overdue = max(self.end, time.perf_counter()) + _OVERTIME
-
     def is_overdue(self) -> bool:
         """Whether what runs now is to be left."""
         return not self.left and time.perf_counter() > self.overdue
 
-    def begin_compiling(self) -> float:
-        """Allows one program to be compiled past `max_seconds`; returns the time."""
+    def allow_compilation(self) -> None:
+        """Allows the program that is compiling to end past `max_seconds`; once only."""
         if self._may_compile and not self.interrupted and time.perf_counter() > self.end:
             self._may_compile, self.overdue = False, math.inf
-        return time.perf_counter()
 
     def end_compiling(self, start: float) -> None:
         """Records the time of a compilation that began at `start`."""
@@ -75,7 +66,7 @@ class Limit:
         late = now - max(start, self.end)
         if late > 0:
             self.compiling += late
-            if math.isinf(self.overdue) and self._enforced:
+            if math.isinf(self.overdue):
                 self.overdue = now + _OVERTIME
 
 
@@ -138,17 +129,15 @@ def late_compilation() -> str:
     return f" ({limit.compiling:.1f} s later, the time that it took to compile the model)"
 
 
-def keep_answer(answer: Callable[[], Any], usable: bool = True) -> None:
+def keep_answer(answer: Callable[[], Any]) -> None:
     """Keeps how to build a result, for a fit that is left where it is; replaces earlier ones.
 
     Args:
         answer: returns the result, at hardly any cost.
-        usable: whether it is a fit at all. `max_seconds` waits for the first that is, Ctrl-C does
-            not.
     """
     limit = _limit.get()
     if limit is not None:
-        limit.keep(answer, usable)
+        limit.answer = answer
 
 
 def stop_if_overdue() -> None:

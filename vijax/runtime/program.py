@@ -68,7 +68,8 @@ class Program:
             self._compiled.add(signature)
 
     def _compile(self, limit: Limit, args: tuple[Any, ...]) -> None:
-        start = limit.begin_compiling()
+        start = time.perf_counter()
+        limit.allow_compilation()
         lowered = self._jit.lower(*args)
         done, failed = threading.Event(), list[Exception]()
 
@@ -83,6 +84,7 @@ class Program:
         # no daemon: Python must not end while XLA is at work
         threading.Thread(target=work, name=f"compiling {self.__name__}").start()
         while not done.wait(_POLL):
+            limit.allow_compilation()
             stop_if_overdue()
             tick("compiling")
         limit.end_compiling(start)
@@ -95,4 +97,7 @@ def _kind(leaf: Any) -> Hashable:
     """What a program is specialized to in an argument."""
     if isinstance(leaf, jax.Array):
         return leaf.aval, leaf.sharding
-    return np.shape(leaf), getattr(leaf, "dtype", type(leaf))
+    if isinstance(leaf, (np.ndarray, np.generic, int, float, complex)):
+        return np.shape(leaf), getattr(leaf, "dtype", type(leaf))
+    static: Hashable = leaf
+    return static

@@ -26,7 +26,7 @@ from vijax.contracts import (
 from vijax.contracts.kernel import Floats, Kernel
 from vijax.diagnostics.importance import gain
 from vijax.guides.flow import Flow
-from vijax.runtime.deadline import time_is_up
+from vijax.runtime.deadline import end_reason, time_is_up
 from vijax.runtime.errors import GuideError, mismatch
 from vijax.runtime.keys import fold_in, host_rng
 from vijax.runtime.progress import advance, expect
@@ -118,6 +118,11 @@ class FlowDescent(Solver):
             alternatives = tuple(params._replace(base=one) for one in start.alternatives)
             unseen = start.unseen
             params, evaluations = params._replace(base=start.variables.guide), start.evaluations
+
+        if time_is_up():  # the steps of the flow are another program, which takes long to compile
+            reason = f"not converged: {end_reason()} before the flow was fitted, this is its base"
+            base_only = variables._replace(guide=params)
+            return Solution(base_only, reason, False, evaluations, (), alternatives, unseen)
 
         def elbo_terms(params: PyTree) -> Floats:
             rng = host_rng(fold_in(key, 1))  # the same draws for every candidate

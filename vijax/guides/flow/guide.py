@@ -31,6 +31,7 @@ from vijax.guides.location_scale.low_rank import LowRank
 from vijax.runtime.errors import GuideError, mismatch
 from vijax.runtime.keys import draw_keys, normals
 from vijax.runtime.precision import float32_products
+from vijax.runtime.program import Program
 
 _MAX_DENSE_DIM = 500  # above it the base is low-rank
 _MAX_BLOCK_ROWS = 1000  # draws or densities per call from the host
@@ -156,7 +157,7 @@ def _standard_log_prob(noise: Array) -> Array:
 
 # One program for draws and one for densities. They do not depend on the model, so that other
 # models with the same sites reuse them.
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(Program, static_argnums=(0, 1))
 def _transport_block(
     flow: Flow, space: Space, params: FlowParams, noise: Array
 ) -> tuple[Array, Array]:
@@ -164,7 +165,7 @@ def _transport_block(
         return jax.vmap(lambda e: flow.transport(params, space, e))(noise)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(Program, static_argnums=(0, 1))
 def _density_block(flow: Flow, space: Space, params: FlowParams, z: Array) -> tuple[Array]:
     with float32_products():
         return (jax.vmap(lambda z: flow._log_prob(params, space, z))(z),)

@@ -123,6 +123,10 @@ def test_probabilities_of_categories_are_averages_over_the_posterior(posterior):
 
 
 def standardized(x, group, y=None):
+    without_plate((x - x.mean(0)) / x.std(0), group, y)
+
+
+def centered(x, group, y=None):
     model(x - x.mean(0), group, y)
 
 
@@ -153,7 +157,8 @@ def fixed_size(x, group, y=None):
 @pytest.mark.parametrize(
     ("other", "expected"),
     [
-        (standardized, "'mean' of a row depends on other rows"),
+        (standardized, "'y' of a row depends on other rows"),
+        (centered, "'mean' of a row depends on other rows"),
         (trend, "'y' of a row depends on other rows"),
         (gaussian_process, "'y' of a row depends on other rows"),
         (total, "'total' is one value of all rows"),
@@ -169,8 +174,8 @@ def test_rows_that_affect_each_other_are_refused(posterior, other, expected):
 def without_plate(x, group, y=None):
     """A joint distribution of independent rows; `squeeze` drops the axis of a single row."""
     alpha, beta, sigma = latents(x)
-    numpyro.deterministic("slope", (x @ beta[:, None]).squeeze())
-    numpyro.sample("y", dist.Normal(alpha[group], sigma).to_event(1), obs=y)
+    slope = (x @ beta[:, None]).squeeze()
+    numpyro.sample("y", dist.Normal(alpha[group] + slope, sigma).to_event(1), obs=y)
 
 
 def columns(x, group, y=None):
@@ -186,14 +191,15 @@ def columns(x, group, y=None):
 
 def test_what_has_independent_rows_is_recognized(posterior):
     options = {"num_draws": 20, "max_rows": 4}
-    found = of(posterior, without_plate).predictor(X, GROUP, **options)(X[:3], GROUP[:3])
-    slope = of(posterior, without_plate).predict(X[:3], GROUP[:3], num_draws=20)["slope"]
-    np.testing.assert_allclose(found["slope"], slope, atol=1e-5)
-    rows = of(posterior, columns).predictor(X, GROUP, **options)
-    two, three = (rows(X[:num], GROUP[:num])["y"] for num in (2, 3))
-    np.testing.assert_array_equal(rows(X[:1], np.array([9]))["known"], 0.0)
-    assert (two.shape, three.shape) == ((20, 3, 2), (20, 3, 3))
-    np.testing.assert_allclose(two, three[..., :2], atol=1e-5)
+    found = of(posterior, without_plate).predictor(X, GROUP, returns="mean", **options)
+    draws = jax.device_get(found._state[0])
+    mean = (draws["alpha"][:, GROUP[:3]] + draws["beta"] @ X[:3].T).mean(0)
+    np.testing.assert_allclose(found(X[:3], GROUP[:3])["y"], mean, atol=1e-5)
+    rows, group = of(posterior, columns).predictor(X, GROUP, **options), np.array([9, 0, 1])
+    two, three = (rows(X[:num], group[:num]) for num in (2, 3))
+    assert (two["y"].shape, three["y"].shape) == ((20, 3, 2), (20, 3, 3))
+    np.testing.assert_allclose(two["y"], three["y"][..., :2], atol=1e-5)
+    np.testing.assert_array_equal(two["known"][:, 0], 0.0)
 
 
 def test_latents_of_the_rows_are_drawn_from_their_prior_or_refused():

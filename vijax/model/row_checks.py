@@ -122,11 +122,18 @@ def _row_differences(
     drawn = {
         name: together(name, drawn[name], _shape(sites, name, num_rows, drawn)) for name in names
     }
+    # a value that only a single row lacks is found by its density
+    drawn = {name: jnp.where(jnp.isfinite(x), x, 0).astype(x.dtype) for name, x in drawn.items()}
     found = jax.vmap(whole)(jnp.arange(_DRAWS, dtype=jnp.uint32), values, drawn)
     return {
-        name: relative_difference(x, together(name, single[name], x.shape[1:]))
-        for name, x in found.items()
+        name: _difference(x, together(name, single[name], x.shape[1:])) for name, x in found.items()
     }
+
+
+def _difference(one: Array, other: Array) -> Array:
+    """The largest relative difference, infinite where only one is finite."""
+    alike = jnp.all(jnp.isfinite(one) == jnp.isfinite(other))  # a single row has no deviation
+    return jnp.where(alike, relative_difference(one, other), jnp.inf)
 
 
 def _shape(sites: Mapping[str, RowSite], name: str, num_rows: int, drawn: Draws) -> tuple[int, ...]:

@@ -103,8 +103,8 @@ class RowCall:
         traced = TracedModel(self.call.model, self.arguments(num_rows))
         trace_with_default_rows(traced, at_origin_or_draw, with_log_density=False)
         missing = traced.arguments.avals.keys() - data.keys()
-        data = {**data, **{name: traced.arguments.placeholder(name) for name in missing}}
-        batch = Batch(data, key=numbered_key(keys[0], 0))
+        zeros = {name: jnp.asarray(traced.arguments.placeholder(name)) for name in missing}
+        batch = Batch({**data, **zeros}, key=numbered_key(keys[0], 0))
         return traced.trace(batch, self._substitute(keys, values, drawn or {}), model, mutable)
 
     def _substitute(
@@ -135,8 +135,8 @@ def _check_shared(name: str, site: Message, steps: tuple[Step, ...], value: Arra
         raise LocalLatentError(
             f"site {name!r}: expected latents that all rows share, got those of the rows of the "
             f"fit, of shape {value.shape}, which new rows do not have. Draw those of new rows from "
-            f"their prior, from_prior=[{name!r}]; or, with an amortized guide, use "
-            "posterior.at(*rows).predict()."
+            f"their prior, from_prior=[{name!r}]; or use posterior.predict() for later steps of a "
+            "series, posterior.at(*rows).predict() with an amortized guide."
         )
 
 

@@ -112,7 +112,7 @@ def make_predictor(
     max_rows = check_count("max_rows", max_rows)
     (args, kwargs), positions = example, _positions(result.model, len(example[0]))
     if not args and not kwargs:
-        require_data(result, "predictor for the fit's own inputs")
+        require_data(result, "predictor without an example")
         args, kwargs = result.arguments.join(result.batch.data)
     target, variables = result.target, result.variables
     z = unconstrained(result, fold_in(key, 0), check_count("num_draws", num_draws))

@@ -73,13 +73,13 @@ class Predictor:
             if "labels" in spec
         }
         self._ignored = frozenset(config["ignored"])
-        self._precision: Any = contextlib.nullcontext
-        if config["x64"] != jax.config.jax_enable_x64:  # type: ignore[attr-defined]
-            self._precision = lambda: jax.enable_x64(config["x64"])
         self._compiled: set[int] = set()
         self._lock = threading.Lock()
         self.rows: tuple[str, ...] = tuple(self._specs)
         self.sizes: tuple[int, ...] = tuple(_sizes(config["max_rows"]))
+
+    def __repr__(self) -> str:
+        return f"Predictor(rows={self.rows}, sizes={self.sizes})"
 
     def __call__(self, *args: Any, rng_key: Any = 0, **kwargs: Any) -> Any:
         """Predictions for rows.
@@ -156,6 +156,12 @@ class Predictor:
             pairs = zip(arrays, self._config["output_axes"], strict=True)
             arrays = [_take(array, axis, 0, num_rows) for array, axis in pairs]
         return jax.tree.unflatten(structure, arrays)
+
+    def _precision(self) -> Any:
+        """A context in the precision of the program."""
+        double = self._config["x64"]
+        same = double == jax.config.jax_enable_x64  # type: ignore[attr-defined]
+        return contextlib.nullcontext() if same else jax.enable_x64(double)
 
     def _arrays(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]

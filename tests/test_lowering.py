@@ -35,6 +35,7 @@ from vijax.engine.problem import Problem
 from vijax.guides import flow
 from vijax.model import check_data, split_and_build
 from vijax.objectives.estimators import discrete
+from vijax.posterior.relabeling import permuted
 from vijax.runtime.keys import as_key
 from vijax.solvers import names as solver_names
 
@@ -259,6 +260,8 @@ def minibatches():
 
 def posteriors():
     posterior = use(regression(guide="fullrank"), *REGRESSION.args)
+    z = {name: value[:4] for name, value in posterior._result.assessment.draws.z.items()}
+    permuted(posterior._result, z, (("beta", 0),), [np.tile([1, 0], (4, 1))])
     posterior.log_prob(posterior.median())
     posterior.predictor(returns="summary")(*REGRESSION.args)
     posterior.stein_discrepancy(20)
@@ -316,6 +319,7 @@ PARTS = {
         "_draws",
         "_guide_params",
         "_log_prob",
+        "_permuted",
         "_row_differences",
         "_start",
         "_unconstrain",

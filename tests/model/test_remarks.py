@@ -88,7 +88,10 @@ def test_remarks_are_warned_of_and_reported():
     with pytest.warns(vijax.VijaxWarning, match="nothing is observed: this is the prior"):
         posterior = vijax.fit(regression, X[:2], guide="fullrank", **normal)
     assert posterior.status == "certified"  # of the prior
-    assert "- nothing is observed: this is the prior" in posterior.report()
+    text = "nothing is observed: this is the prior (arguments 'y', 'factor': None)"
+    assert posterior.report().splitlines()[0] == f"status: certified ({text})"
+    assert text in posterior.report()._repr_html_().replace("&#x27;", "'")
+    assert str(posterior.summary()).endswith(f"can be used as they are; {text})")
 
 
 def test_a_forgotten_constraint_is_what_to_add():

@@ -124,6 +124,7 @@ class Structure(NamedTuple):
         factors: the terms of the density that `numpyro.factor` adds.
         program: a digest of the traced model, see `vijax.runtime.jaxpr_digest`.
         gathers: the accesses to arrays by indices that the data determine.
+        mixture_sizes: numbers of components of the mixture distributions of observed sites.
         outcomes: the values of observed sites with discrete outcomes, as functions of the data.
         constant_factors: those among them that depend on no latent.
     """
@@ -138,6 +139,7 @@ class Structure(NamedTuple):
     improper: tuple[str, ...] = ()
     factors: tuple[str, ...] = ()
     program: str = ""
+    mixture_sizes: tuple[int, ...] = ()
     gathers: tuple[Gather, ...] = ()
     outcomes: Mapping[str, Node] = {}
     constant_factors: tuple[str, ...] = ()

@@ -10,8 +10,8 @@ import numpy as np
 from vijax.diagnostics.chain_check import ChainCheck
 from vijax.diagnostics.diagnosis import Diagnosis, Diagnostics, Status
 from vijax.diagnostics.enumeration import Comparison
+from vijax.diagnostics.failure_advice import with_advice
 from vijax.diagnostics.importance import LIGHT_TAIL, Importance, khat_threshold
-from vijax.diagnostics.remarks import with_remarks
 from vijax.diagnostics.stein_discrepancy import Discrepancy
 
 WeightResult = Literal["accurate", "correctable", "unreliable"]
@@ -42,7 +42,7 @@ _NEARLY_ALL = 0.9  # effective share of the draws at which weights suffice witho
 
 def diagnose(diagnostics: Diagnostics) -> Diagnosis:
     """Combines the diagnostics; the weakest one determines the status."""
-    return with_remarks(_diagnose(diagnostics), diagnostics)
+    return with_advice(_diagnose(diagnostics), diagnostics)
 
 
 def _diagnose(diagnostics: Diagnostics) -> Diagnosis:

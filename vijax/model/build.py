@@ -48,6 +48,7 @@ from vijax.model.tracing.sites import (
     latents,
 )
 from vijax.model.tracing.term_dependence import term_info, term_plates
+from vijax.model.tracing.wrappers import base_distribution
 from vijax.runtime.errors import ModelError
 from vijax.runtime.fingerprint import fingerprint
 
@@ -236,8 +237,16 @@ def _structure(traced: TracedModel, analysis: Analysis, space: Space) -> Structu
             if site.name in analysis.trace and is_improper(analysis.trace[site.name]["fn"])
         ),
         program=analysis.digest,
+        mixture_sizes=_mixture_sizes(analysis.trace),
         **analysis.data_use()._asdict(),
     )
+
+
+def _mixture_sizes(trace: Trace) -> tuple[int, ...]:
+    """The numbers of components of mixture distributions that data are observed from."""
+    observed = [base_distribution(site["fn"]) for site in trace.values() if is_data(site)]
+    sizes = (getattr(fn, "mixture_size", None) for fn in observed)
+    return tuple(dict.fromkeys(size for size in sizes if size is not None))
 
 
 def _priors(analysis: Analysis, space: Space) -> dict[str, Moments]:

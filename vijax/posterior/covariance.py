@@ -35,7 +35,7 @@ def covariance(
     where = rows(result, sites)
     if method == "linear_response":
         return by_linear_response(result, key, where)
-    if method == "guide" and isinstance(guide, GaussianGuide):
+    if method == "guide" and isinstance(guide, GaussianGuide) and not result.relabeling:
         return np.asarray(guide.covariance(result.params, space))[np.ix_(where, where)]
     if method == "guide":
         flat = importance.flatten(space, unconstrained(result, key, num_draws, corrected=False))

@@ -21,6 +21,7 @@ from vijax.posterior.labels import as_labels, short_names
 from vijax.posterior.model_state import ModelState
 from vijax.posterior.prediction import predictive
 from vijax.posterior.prior_draws import prior_groups
+from vijax.posterior.relabeling import relabeled
 from vijax.posterior.result import FitResult
 from vijax.posterior.sampling import sample
 from vijax.runtime.blockwise import Arrays
@@ -98,6 +99,7 @@ def _groups(result: FitResult, key: Array, num_draws: int) -> dict[str, Arrays]:
     # with no plate subsampled
     full = dataclasses.replace(result, batch=result.batch._replace(index={}))
     z, stats = _weighted(full, fold_in(key, 0), num_draws)
+    z = relabeled(full, z)
     z = draws.with_discrete(result, z, fold_in(key, 2))
     args, kwargs = result.arguments.join(full.batch.data)
     predicted = predictive(result, fold_in(key, 1), z, args, kwargs)

@@ -12,6 +12,7 @@ from vijax.algorithms import Gradient
 from vijax.diagnostics.chain_check import ChainCheck
 from vijax.diagnostics.diagnosis import Status
 from vijax.objectives.describe import describe_gradients
+from vijax.posterior.label_switching import advice, remarks
 from vijax.posterior.labels import coordinate_labels
 from vijax.posterior.result import FitResult
 
@@ -66,6 +67,7 @@ class FitDiagnostics:
 
     Attributes:
         status: `"certified"`, `"corrected"`, `"approximate"` or `"failed"`; see `Posterior.status`.
+        remarks: on the model and its data, in words: label switching, nothing observed, ...
         reasons: the diagnostics in words, one sentence each.
         advice: what to try next, empty where nothing is needed.
         guide: the variational family, as text.
@@ -95,6 +97,7 @@ class FitDiagnostics:
     """
 
     status: Status
+    remarks: tuple[str, ...]
     reasons: tuple[str, ...]
     advice: str
     guide: str
@@ -143,8 +146,9 @@ def fit_diagnostics(result: FitResult) -> FitDiagnostics:
     importance = found.importance
     return FitDiagnostics(
         status=diagnosis.status,
+        remarks=remarks(result),
         reasons=diagnosis.reasons,
-        advice=diagnosis.advice,
+        advice=advice(result),
         guide=repr(result.guide),
         dim=target.space.dim,
         stop_reason=result.stop_reason,

@@ -113,6 +113,7 @@ def _encode(result: FitResult) -> tuple[dict[str, Any], list[np.ndarray]]:
         "solver_steps": result.solver_steps,
         "history": writer.encode(result.history),
         "request": writer.encode(result.target.subsampling.request),
+        "relabeling": writer.encode(result.relabeling),
         "centering": writer.encode(result.batch.centering),
         "engine": stored.encode_engine(result.engine, writer),
         "run": stored.encode_run(result.run, writer),
@@ -213,6 +214,7 @@ def _decode(
         unsaved=unsaved,
         assessment=assessment,
         solver_steps=manifest.get("solver_steps", 0),  # not in older files
+        relabeling=reader.decode(manifest.get("relabeling")) or (),
         **{name: reader.decode(manifest[name]) for name in fields},
     )
 

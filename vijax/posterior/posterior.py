@@ -17,6 +17,7 @@ from vijax.posterior import files, sampling
 from vijax.posterior.covariance import covariance
 from vijax.posterior.datatree import to_datatree
 from vijax.posterior.evidence import Bracket, Evidence, EvidenceMethod, log_evidence
+from vijax.posterior.label_switching import relabel
 from vijax.posterior.nuts import nuts
 from vijax.posterior.predictive_methods import PredictiveMethods, memory_of_draws
 from vijax.posterior.prior import Prior, prior_of
@@ -235,6 +236,22 @@ class Posterior(PredictiveMethods):
                 `numpyro.infer.MCMC` and `numpyro.infer.NUTS`.
         """
         return nuts(self._result, as_key(rng_key), **options)
+
+    def relabel(self, *, rng_key: RngKey = 0) -> Posterior:
+        """The posterior with the components of a mixture labeled alike in all draws.
+
+        Where their order does not change the density (label switching, see `report()`), each draw's
+        components are put in the order that agrees best with the draw of the largest density:
+        `sample`, `summary`, `predict`, discrete sites and `to_datatree` of the result have them
+        so. `elbo`, `status`, `log_prob` and `importance` remain those of the fit.
+
+        Args:
+            rng_key: an int, a JAX key or a legacy key.
+
+        Raises:
+            GuideError: no components are exchangeable.
+        """
+        return Posterior(relabel(self._result, as_key(rng_key)))
 
     def to_datatree(
         self,

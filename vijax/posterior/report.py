@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from html import escape
 from typing import Any
 
 from vijax.posterior import html
@@ -41,8 +42,9 @@ class Report(str):
         return (self.diagnostics,)
 
     def _repr_html_(self) -> str:
-        (_, status), *facts = _facts(self.diagnostics)
-        parts = [f"<p>{html.badge(status)}</p>", html.facts(facts)]
+        found, (_, *facts) = self.diagnostics, _facts(self.diagnostics)
+        parts = [f"<p>{html.badge(found.status)} {'; '.join(map(escape, found.remarks))}</p>"]
+        parts.append(html.facts(facts))
         parts += [html.heading("Diagnostics"), html.items(self.diagnostics.reasons)]
         rows = _rows(self.diagnostics)
         parts += (
@@ -62,7 +64,8 @@ def overview(found: FitDiagnostics) -> str:
     shown.append(("time", f"{found.seconds:.1f} s"))
     shown += [("next", found.advice)] if found.advice else []
     methods = html.code("report()", "summary()", "sample()", "predict()")
-    title = f"<p><b>Posterior</b> {html.badge(found.status)}</p>"
+    remarks = "; ".join(map(escape, found.remarks))
+    title = f"<p><b>Posterior</b> {html.badge(found.status)} {remarks}</p>"
     return f"{title}{html.facts(shown)}<p>Go on with {methods}.</p>"
 
 
@@ -73,7 +76,8 @@ def _broken(text: str) -> str:
 
 def _facts(found: FitDiagnostics) -> Iterator[tuple[str, str]]:
     """Status, guide, optimization, ELBO, evidence and discrete sites."""
-    yield "status", found.status
+    remarks = "; ".join(found.remarks)
+    yield "status", f"{found.status} ({remarks})" if remarks else found.status
     yield "guide", f"{found.guide}, {found.dim} dimension{'s' * (found.dim != 1)}"
     yield "stopped", found.stop_reason
     if not math.isnan(found.elbo):  # particles have none

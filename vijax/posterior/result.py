@@ -16,6 +16,7 @@ from vijax.engine.engine import Engine
 from vijax.engine.run import Run
 from vijax.model import Arguments
 from vijax.model.data_dependence import required_arrays
+from vijax.posterior.components import Relabeling
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,6 +42,7 @@ class FitResult:
         history: the stages of an automatic fit, in order; empty for a named guide.
         missing: names of arrays that were not passed to `load`, or that are not in memory.
         unknown: deterministics that cannot be computed without them.
+        relabeling: what gives the components of draws the same labels; empty for the guide's own.
         unsaved: options that `resume` needs and that were not passed to `load`.
         num_evaluations: points at which a direct solver evaluated the log density; `None` if not
             known.
@@ -66,6 +68,7 @@ class FitResult:
     unknown: frozenset[str] = frozenset()
     unsaved: tuple[str, ...] = ()
     num_evaluations: int | None = None
+    relabeling: tuple[Relabeling, ...] = ()
 
     @property
     def status(self) -> str:

@@ -10,6 +10,7 @@ from vijax.diagnostics import importance
 from vijax.diagnostics.importance import Draws, Importance
 from vijax.engine.common_draws import supports_full_data
 from vijax.posterior import draws
+from vijax.posterior.relabeling import relabeled
 from vijax.posterior.requirements import (
     all_data,
     require_all_rows,
@@ -32,10 +33,15 @@ def unconstrained(
     """Draws in unconstrained space, by site; `corrected` as in `Posterior.sample`."""
     check_count("num_draws", num_draws)
     check_host_memory(num_draws * (result.target.space.dim + 1) * 4.0)  # and the index of the draw
+    return relabeled(result, _as_fitted(result, key, num_draws, corrected))
+
+
+def _as_fitted(result: FitResult, key: Array, num_draws: int, corrected: bool | None) -> Arrays:
+    """`unconstrained` draws as they are, with the labels that the guide or the chains gave them."""
     if corrected or (corrected is None and result.status == "corrected"):
         if result.assessment.chain_states is not None:
             return draws.choose(result.assessment.chain_states, key, num_draws)
-        proposed, found = proposals(result, key, draws.pool_size(num_draws))
+        proposed, found = _proposals_as_fitted(result, key, draws.pool_size(num_draws), False)
         return draws.resample(proposed.z, found.log_weights, key, num_draws)
     require_guide_data(result, "draws of every row")
     return draws.from_guide(result, key, num_draws)
@@ -60,6 +66,14 @@ def proposals(
     Without all data in memory these are the draws of the assessment, whatever their number,
     unless `fresh` and the data can be read.
     """
+    proposed, found = _proposals_as_fitted(result, key, num_draws, fresh)
+    return proposed._replace(z=relabeled(result, proposed.z)), found
+
+
+def _proposals_as_fitted(
+    result: FitResult, key: Array, num_draws: int, fresh: bool
+) -> tuple[Draws, Importance]:
+    """`proposals` as they are, with the labels that the guide gave them."""
     assessment = result.assessment
     stored = result.missing and not (fresh and result.data is not None)
     if stored and assessment.importance is not None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jax import Array
 
+from vijax.posterior.label_switching import remarks
 from vijax.posterior.labels import element_labels
 from vijax.posterior.model_state import ModelState
 from vijax.posterior.result import FitResult
@@ -52,7 +53,9 @@ def summary(
         site: element_labels(result, site, draws.shape[1:])
         for site, draws in posterior.values.items()
     }
-    return summarize(posterior, guide, labels, sites, ci_prob, round_to, result.status)
+    out = summarize(posterior, guide, labels, sites, ci_prob, round_to, result.status)
+    out.attrs["remarks"] = remarks(result)
+    return out
 
 
 def prior_summary(

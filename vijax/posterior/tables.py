@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from html import escape
 from typing import Any
 
 import pandas as pd
@@ -98,11 +99,16 @@ class Summary(Table):
         """Probability of the equal-tailed interval."""
         return float(self.attrs["ci_prob"])
 
+    @property
+    def _meaning(self) -> str:
+        """What the status says of these numbers, and remarks on the model."""
+        return "; ".join([_MEANING[self.status], *self.attrs.get("remarks", ())])
+
     def __repr__(self) -> str:
-        return f"{super().__repr__()}\nstatus: {self.status} ({_MEANING[self.status]})"
+        return f"{super().__repr__()}\nstatus: {self.status} ({self._meaning})"
 
     def _repr_html_(self) -> str:
-        return f"{super()._repr_html_()}<p>{html.badge(self.status)} {_MEANING[self.status]}</p>"
+        return f"{super()._repr_html_()}<p>{html.badge(self.status)} {escape(self._meaning)}</p>"
 
     def _cells(self) -> list[tuple[str, ...]]:
         """The rows, only the first and the last ones of sites with many."""

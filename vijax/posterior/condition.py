@@ -70,6 +70,7 @@ def on_rows(
         run=None,
         missing=(),
         unknown=frozenset(),
+        other_rows=True,
     )
     if not result.guide.amortized:
         check_labelled_rows_of_data(result, moved)

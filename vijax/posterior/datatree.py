@@ -129,7 +129,7 @@ def _constant_data(arguments: Arguments, batch: Batch, names: list[str]) -> Arra
 
 def _weighted(result: FitResult, key: Array, num_draws: int) -> tuple[Arrays, Arrays]:
     """Unconstrained draws, and their sample statistics."""
-    target, guide, corrected = result.target, result.guide, result.status == "corrected"
+    target, guide, corrected = result.target, result.guide, result.corrects
     states = result.assessment.chain_states
     if corrected and states is not None:
         z = draws.choose(states, key, num_draws)

@@ -12,9 +12,9 @@ from jax import Array
 from vijax.contracts import Batch, DiscreteGuide, Family, Position, PyTree, Site, Target
 from vijax.diagnostics.importance import block_size
 from vijax.posterior import condition
-from vijax.posterior.prediction import draws_at_rows
 from vijax.posterior.requirements import require_data
 from vijax.posterior.result import FitResult
+from vijax.posterior.sampling import unconstrained
 from vijax.runtime.blockwise import Arrays
 from vijax.runtime.device_layout import on_host
 from vijax.runtime.errors import ModelError
@@ -31,9 +31,11 @@ def discrete_probs(
     if args or kwargs:
         result = condition.on_rows(result, _NAME, args, kwargs)
     require_data(result, _NAME)
-    z = draws_at_rows(fit, result, key, num_draws)
+    # the data of the fit correct draws, so that these are the fit's, unless the rows have latents
+    draws_of = result if fit.guide.amortized else fit
+    z = unconstrained(draws_of, key, num_draws)
     found = _marginalized(result, z) if result.target.marginalized.sizes else {}
-    found |= _of_guide(result, z)
+    found |= _of_guide(result, z, draws_of.corrects)
     return {name: found[name] for name in result.target.structure.dims if name in found}
 
 
@@ -63,10 +65,10 @@ def _marginalized(result: FitResult, z: Arrays) -> Arrays:
     return total
 
 
-def _of_guide(result: FitResult, z: Arrays) -> Arrays:
+def _of_guide(result: FitResult, z: Arrays, corrected: bool) -> Arrays:
     """Probabilities of the guide's discrete sites; of corrected draws their frequencies."""
     sites = {site.name: site for site in result.target.space.discrete.sites if site.cardinality}
-    if isinstance(result.guide, DiscreteGuide) and result.status != "corrected":
+    if isinstance(result.guide, DiscreteGuide) and not corrected:
         batch = result.batch._replace(index={})
         families = result.guide.families(result.params, result.target.space, batch)
         return {name: on_host(_probs(families[name], site)) for name, site in sites.items()}

@@ -88,7 +88,8 @@ class Posterior(PredictiveMethods):
             corrected: whether to correct the guide's draws, by default if and only if the status
                 is `"corrected"`: by final states of short chains where the fit has them (none
                 repeats before all have been used), else by resampling with Pareto-smoothed
-                importance weights.
+                importance weights. Weights are those of the data of the fit: by default draws at
+                other rows (`at`) are the guide's.
 
         Returns:
             By site, `(num_draws, *shape)`.

@@ -138,15 +138,6 @@ def log_likelihood(result: FitResult, key: Array, num_draws: int) -> Arrays:
     return pointwise.log_likelihood(result, data, z)
 
 
-def draws_at_rows(fit: FitResult, rows: FitResult, key: Array, num_draws: int) -> Arrays:
-    """Unconstrained posterior draws of a fit, for its model on other rows.
-
-    Local latents are inferred from the rows, if the guide is amortized. Draws of others do not
-    depend on them: corrections weight them by the data of the fit.
-    """
-    return unconstrained(rows if fit.guide.amortized else fit, key, num_draws)
-
-
 def log_predictive_density(
     result: FitResult, key: Array, args: tuple[Any, ...], kwargs: dict[str, Any], num_draws: int
 ) -> Arrays:
@@ -155,7 +146,9 @@ def log_predictive_density(
     if args or kwargs:
         result = condition.on_rows(result, "log_predictive_density", args, kwargs)
     data = unsubsampled_data(result, "log_predictive_density")
-    z = draws_at_rows(fit, result, key, check_count("num_draws", num_draws))
+    # the data of the fit correct draws, so that these are the fit's, unless the rows have latents
+    draws_of = result if fit.guide.amortized else fit
+    z = unconstrained(draws_of, key, check_count("num_draws", num_draws))
     if isinstance(data, Batch) and result.target.marginalized.sizes:
         z = draws.with_discrete(dataclasses.replace(result, batch=data), z, fold_in(key, 2))
     return pointwise.log_predictive(result, data, z)

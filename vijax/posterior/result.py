@@ -44,6 +44,7 @@ class FitResult:
         unknown: deterministics that cannot be computed without them.
         relabeling: what gives the components of draws the same labels; empty for the guide's own.
         unsaved: options that `resume` needs and that were not passed to `load`.
+        other_rows: whether the data are other rows than those of the fit, see `Posterior.at`.
         num_evaluations: points at which a direct solver evaluated the log density; `None` if not
             known.
     """
@@ -67,6 +68,7 @@ class FitResult:
     missing: tuple[str, ...] = ()
     unknown: frozenset[str] = frozenset()
     unsaved: tuple[str, ...] = ()
+    other_rows: bool = False
     num_evaluations: int | None = None
     relabeling: tuple[Relabeling, ...] = ()
 
@@ -74,6 +76,11 @@ class FitResult:
     def status(self) -> str:
         """See `Posterior.status`."""
         return self.assessment.diagnosis.status
+
+    @property
+    def corrects(self) -> bool:
+        """Whether draws are corrected by default: they are weighted by the data of the fit."""
+        return self.status == "corrected" and not self.other_rows
 
     @property
     def params(self) -> PyTree:

@@ -38,7 +38,7 @@ def unconstrained(
 
 def _as_fitted(result: FitResult, key: Array, num_draws: int, corrected: bool | None) -> Arrays:
     """`unconstrained` draws as they are, with the labels that the guide or the chains gave them."""
-    if corrected or (corrected is None and result.status == "corrected"):
+    if corrected or (corrected is None and result.corrects):
         if result.assessment.chain_states is not None:
             return draws.choose(result.assessment.chain_states, key, num_draws)
         proposed, found = _proposals_as_fitted(result, key, draws.pool_size(num_draws), False)

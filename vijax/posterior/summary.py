@@ -80,7 +80,7 @@ def _check(ci_prob: Any, round_to: Any) -> None:
 
 def _draws(result: FitResult, key: Array, num_draws: int) -> tuple[Weighted, dict[str, np.ndarray]]:
     """Posterior draws, and draws of the guide by site."""
-    assessment, corrected = result.assessment, result.status == "corrected"
+    assessment, corrected = result.assessment, result.corrects
     weighted = assessment.importance is not None and assessment.chain_states is None
     if weighted and (corrected or result.missing):  # without the data, draws of the assessment
         draws, found = proposals(result, key, num_draws)

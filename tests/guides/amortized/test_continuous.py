@@ -19,6 +19,7 @@ from vijax.guides import Amortized
 from vijax.guides.amortized.continuous import AmortizedParams
 from vijax.model import batch_request, build, split
 from vijax.objectives import ELBO
+from vijax.posterior.result import FitResult
 
 ROWS = 400
 Y = data(ROWS)
@@ -187,6 +188,15 @@ def test_at_requires_an_amortized_guide_and_observations(fitted):
 
 
 @pytest.mark.slow
+def test_the_data_of_other_rows_do_not_correct_the_global_latents(monkeypatch):
+    guide = {"theta": Amortized(Encoder, "y"), ...: "fullrank"}
+    posterior = fit(hierarchy, Y[:9], guide=guide, num_steps=1)
+    monkeypatch.setattr(FitResult, "status", "corrected")
+    mu = posterior.at(Y[:3] + 9).sample(50)["mu"]
+    np.testing.assert_array_equal(mu, posterior.sample(50, corrected=False)["mu"])
+    assert not np.array_equal(mu, posterior.sample(50)["mu"])
+
+
 def test_new_rows_have_the_centering_of_the_fitted_rows():
     def scaled(y):
         tau = numpyro.sample("tau", dist.HalfNormal(2.0))

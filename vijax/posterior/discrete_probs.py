@@ -35,7 +35,7 @@ def discrete_probs(
     draws_of = result if fit.guide.amortized else fit
     z = unconstrained(draws_of, key, num_draws)
     found = _marginalized(result, z) if result.target.marginalized.sizes else {}
-    found |= _of_guide(result, z, draws_of.corrects)
+    found |= _of_guide(result, z, draws_of.corrects or bool(fit.relabeling))
     return {name: found[name] for name in result.target.structure.dims if name in found}
 
 
@@ -65,10 +65,10 @@ def _marginalized(result: FitResult, z: Arrays) -> Arrays:
     return total
 
 
-def _of_guide(result: FitResult, z: Arrays, corrected: bool) -> Arrays:
-    """Probabilities of the guide's discrete sites; of corrected draws their frequencies."""
+def _of_guide(result: FitResult, z: Arrays, changed: bool) -> Arrays:
+    """Probabilities of the guide's discrete sites; frequencies in draws that were changed."""
     sites = {site.name: site for site in result.target.space.discrete.sites if site.cardinality}
-    if isinstance(result.guide, DiscreteGuide) and not corrected:
+    if isinstance(result.guide, DiscreteGuide) and not changed:
         batch = result.batch._replace(index={})
         families = result.guide.families(result.params, result.target.space, batch)
         return {name: on_host(_probs(families[name], site)) for name, site in sites.items()}

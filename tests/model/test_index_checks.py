@@ -13,6 +13,7 @@ from numpyro.contrib.control_flow import scan
 
 import vijax
 from vijax.contracts import Batch
+from vijax.data import arrays
 from vijax.model import check_indices, split_and_build, unwrap
 from vijax.runtime.errors import ModelError
 
@@ -23,8 +24,8 @@ Y = RNG.normal(size=len(G)).astype(np.float32)
 
 def checked(model, *args):
     model, args, kwargs = unwrap(model, args, {})
-    _, data, target = split_and_build(model, args, kwargs, None)
-    check_indices(target, Batch(data))
+    arguments, data, target = split_and_build(model, args, kwargs, None)
+    check_indices(target, arguments, Batch(data))
     return target
 
 
@@ -84,7 +85,7 @@ def test_indices_are_checked_wherever_they_select(model):
     checked(model, G, Y)
     checked(model, G - 4, Y)  # from the end
     expected = (
-        r"argument 'g': expected indices from 0 to 3 into .*, got 4 at index \[1\] \(and 1 oth"
+        r"argument 'g': expected indices from 0 to 3 into .*, got 4 at index \[1\] \(2 in all"
     )
     with pytest.raises(ModelError, match=expected):
         checked(model, G + 1, Y)
@@ -97,7 +98,7 @@ def test_the_message_names_array_plate_line_and_remedy():
     line = by_group.__code__.co_firstlineno + 1
     assert str(caught.value) == (
         "argument 'g': expected indices from 0 to 3 into 'theta' (4 elements along plate "
-        f"'schools'), got 4 at index [1] (and 1 others) ({__file__}, line {line}). Codes that "
+        f"'schools'), got 4 at index [1] (2 in all) ({__file__}, line {line}). Codes that "
         "start at one? Subtract 1."
     )
     with pytest.raises(ModelError, match=r"got -5 at index \[0\]"):
@@ -127,7 +128,7 @@ def test_what_is_meant_is_not_refused(select, g):
 
 def test_indices_that_are_not_arguments():
     for inside in (G + 1, jnp.asarray(G + 1)):
-        with pytest.raises(ModelError, match=r"an index array: .* into 'theta'.*got 4 \(and 1 oth"):
+        with pytest.raises(ModelError, match=r"an index array: .* into 'theta'.*got 4 \(2 in all"):
             checked(selecting(lambda theta, g, i=inside: theta[i]), G, Y)
 
     def sized(g, y):
@@ -136,7 +137,7 @@ def test_indices_that_are_not_arguments():
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", vijax.VijaxWarning)
-        with pytest.raises(ModelError, match=r"an index array: .*from 0 to 3.*Subtract 1"):
+        with pytest.raises(ModelError, match=r"argument 'g': .*got 4 at index \[1\].*Subtract 1"):
             checked(sized, G + 1, Y)
 
 
@@ -169,14 +170,23 @@ def test_a_fit_and_predictions_are_checked():
     assert posterior.predict(G[:2], Y[:2], num_draws=5)["y"].shape == (5, 2)
 
 
+def test_rows_that_are_read_batch_by_batch(monkeypatch):
+    monkeypatch.setattr(arrays, "_MAX_IN_MEMORY", 0)
+    g = np.arange(1000) % 4
+    g[700] = 4  # not in the first batch
+    y = arrays.MappedRows(np.zeros(1000, np.float32))
+    with pytest.raises(ModelError, match=r"argument 'g'.*got 4 at index \[700\]"):
+        vijax.fit(selecting(by_group), arrays.MappedRows(g), y, batch_size=4, progress_bar=False)
+
+
 def test_a_pass_over_many_indices_is_quick():
     many = RNG.integers(0, 4, 10**6)
     y = np.zeros(len(many), np.float32)
-    _, data, target = split_and_build(selecting(by_group), (many, y), {}, None)
+    arguments, data, target = split_and_build(selecting(by_group), (many, y), {}, None)
     batch = Batch(data)
     times = []
     for _ in range(5):
         start = time.process_time()
-        check_indices(target, batch)
+        check_indices(target, arguments, batch)
         times.append(time.process_time() - start)
     assert min(times) < 0.02

@@ -30,7 +30,7 @@ def world(name):
     model, args, kwargs = unwrap(case.model, case.args, case.kwargs)
     arguments, data = split(model, args, kwargs)
     target = build(model, arguments)
-    check_indices(target, Batch(data))  # no model is refused
+    check_indices(target, arguments, Batch(data))  # no model is refused
     start = jax.jit(target.initialize)(jax.random.key(1), Batch(data))
     key = jax.random.key(sum(map(ord, name)))
     points = case.scale * jax.random.normal(key, (NUM_POINTS, target.space.dim))

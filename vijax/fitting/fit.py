@@ -272,7 +272,7 @@ def _build_problem(
     chosen = resolve(guide, target, model, arguments)
     problem = Problem(model, arguments, target, chosen, batch, as_key(options["rng_key"]))
     check_data(problem.sample[0], arguments, problem.sample[1])
-    check_indices(*problem.sample)
+    check_indices(problem.sample[0], arguments, problem.sample[1])
     remarks = model_remarks(model, args, kwargs, target, batch)
     for text in remarks.warnings:
         warn(f"{text}.")

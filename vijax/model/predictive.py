@@ -176,7 +176,9 @@ def _digest(traced: TracedModel, data: dict[str, Array]) -> tuple[str, int]:
     closed = jax.make_jaxpr(run)(traced.arguments.abstract())
     gathers, _ = accesses(closed, trace, 0, sorted(traced.arguments.avals))
     found = Structure(dims=dims(trace))
-    check_gathers(found, gathers, Batch(data), lambda data, _: run(data), _NEW_GROUPS)
+    check_gathers(
+        found, gathers, traced.arguments, Batch(data), lambda data, _: run(data), _NEW_GROUPS
+    )
     types = [(name, site["type"]) for name, site in trace.items()]
     values = [site["value"] for site in trace.values() if site["type"] in _WITH_VALUES]
     return jaxpr_digest(closed, types), sum(map(jnp.size, jax.tree.leaves(values)))

@@ -58,7 +58,7 @@ def on_rows(
             "Pass the observations, too; rows with local latents require a new fit, or "
             "guides.Amortized."
         )
-    check_indices(target, Batch(data))
+    check_indices(target, arguments, Batch(data))
     coords = kept_coords(result) | level_coords(target, arguments, Batch(data))
     moved = dataclasses.replace(
         result,

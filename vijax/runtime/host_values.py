@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,6 +48,12 @@ class Node:
             return (self.params["name"],)
         names = [name for one in self._sources for name in one.inputs]
         return tuple(dict.fromkeys(names))
+
+    def constants(self) -> list[np.ndarray]:
+        """The constants that it is computed from."""
+        if self.rule == CONSTANT:
+            return [np.asarray(self.params["value"])]
+        return [array for one in self.operands for array in one.constants()]
 
     @property
     def _sources(self) -> tuple[Node, ...]:
@@ -112,7 +118,7 @@ class HostValues:
         partial: inputs of which these arrays are some entries only.
     """
 
-    def __init__(self, inputs: Mapping[str, Any], partial: frozenset[str] = frozenset()) -> None:
+    def __init__(self, inputs: Mapping[str, Any], partial: Set[str] = frozenset()) -> None:
         self._inputs = inputs
         self._partial = partial
         self._known: dict[int, _Value | None] = {}

@@ -34,7 +34,7 @@ from vijax.posterior.result import FitResult
 from vijax.posterior.sampling import unconstrained
 from vijax.runtime import predictor
 from vijax.runtime.checks import check_count
-from vijax.runtime.errors import VijaxError
+from vijax.runtime.errors import VijaxError, mismatch
 from vijax.runtime.keys import fold_in
 
 _PLAIN = (bool, int, float, str)
@@ -157,7 +157,9 @@ def export(one: Predictor, path: str | os.PathLike[str], platforms: tuple[str, .
     try:
         serialized = bytes(exported.serialize())
     except ImportError as error:
-        raise VijaxError(f"export: {error}: pip install flatbuffers.") from error
+        expected = "the package flatbuffers, with which JAX writes programs"
+        message = mismatch("export", expected, "none", "Install it: pip install flatbuffers.")
+        raise VijaxError(message) from error
     arrays = {str(i): np.asarray(leaf) for i, leaf in enumerate(leaves)}
     arrays |= {name: np.asarray(x) for name, x in one._fixed.items()}
     plain = {n: x for n, x in one._config["plain"].items() if x is None or isinstance(x, _PLAIN)}

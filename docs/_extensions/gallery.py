@@ -185,7 +185,9 @@ def check(app, env):
     """Every example has a card."""
     shown = {name for page in env.metadata.values() for name in page.get("examples", "").split()}
     for name in sorted(set(NAMES) - shown):
-        logger.warning(f"examples/{name}.py: expected a line in a {{thumbnails}} block of gallery.md")
+        logger.warning(
+            f"examples/{name}.py: expected a line in a {{thumbnails}} block of gallery.md"
+        )
 
 
 def lead_to_pages(app, docname, source):
@@ -201,5 +203,3 @@ def setup(app):
     app.connect("source-read", lead_to_pages)
     app.connect("env-check-consistency", check)
     return {"parallel_read_safe": True}
-
-

@@ -28,7 +28,9 @@ def defining_name(name: str) -> str:
             found = importlib.import_module(module)
         except (ImportError, ValueError):
             return name
-    found = functools.reduce(lambda value, part: getattr(value, part, None), attribute.split("."), found)
+    found = functools.reduce(
+        lambda value, part: getattr(value, part, None), attribute.split("."), found
+    )
     place = getattr(found, "__module__", None), getattr(found, "__qualname__", None)
     return ".".join(place) if all(place) else name
 

@@ -6,6 +6,7 @@ each: their means are equal, however well the data distinguish the components.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import weakref
@@ -23,7 +24,7 @@ from vijax.posterior.relabeling import assignments, features, permuted
 from vijax.posterior.result import FitResult
 from vijax.posterior.sampling import unconstrained
 from vijax.runtime.blockwise import Arrays
-from vijax.runtime.errors import GuideError
+from vijax.runtime.errors import GuideError, ModelError
 from vijax.runtime.keys import as_key
 
 _MAX_CHOICES = 256  # sets of axes that are tried
@@ -69,7 +70,10 @@ def exchangeable(result: FitResult) -> tuple[Components, ...]:
     if result.relabeling:
         return tuple(one.components for one in result.relabeling)
     if result not in _known:
-        _known[result] = tuple(_found(result)) if _can_be_evaluated(result) else ()
+        _known[result] = ()
+        # a transform may have no inverse, or a value in a closed support no unconstrained one
+        with contextlib.suppress(NotImplementedError, ModelError):
+            _known[result] = tuple(_found(result)) if _can_be_evaluated(result) else ()
     return _known[result]
 
 

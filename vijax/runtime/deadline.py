@@ -124,7 +124,7 @@ def end_reason() -> str:
 def late_compilation() -> str:
     """How long a program was compiled past the end, in words, empty if it was not."""
     limit = _limit.get()
-    if limit is None or limit.compiling < _LATE:
+    if limit is None or limit.interrupted or limit.compiling < _LATE:
         return ""
     return f" ({limit.compiling:.1f} s later, the time that it took to compile the model)"
 

@@ -94,10 +94,11 @@ class Program:
 
 
 def _kind(leaf: Any) -> Hashable:
-    """What a program is specialized to in an argument."""
-    if isinstance(leaf, jax.Array):
-        return leaf.aval, leaf.sharding
-    if isinstance(leaf, (np.ndarray, np.generic, int, float, complex)):
-        return np.shape(leaf), getattr(leaf, "dtype", type(leaf))
+    """What a program is specialized to in an argument; what is missing compiles when it is run."""
+    if isinstance(leaf, (jax.Array, np.ndarray)):
+        return leaf.shape, leaf.dtype
+    if isinstance(leaf, (np.generic, int, float, complex)):
+        kind: Hashable = type(leaf)
+        return kind
     static: Hashable = leaf
     return static

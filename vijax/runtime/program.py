@@ -97,8 +97,7 @@ def _kind(leaf: Any) -> Hashable:
     """What a program is specialized to in an argument; what is missing compiles when it is run."""
     if isinstance(leaf, (jax.Array, np.ndarray)):
         return leaf.shape, leaf.dtype
+    kind: Any = leaf  # static
     if isinstance(leaf, (np.generic, int, float, complex)):
-        kind: Hashable = type(leaf)
-        return kind
-    static: Hashable = leaf
-    return static
+        kind = type(leaf)
+    return kind

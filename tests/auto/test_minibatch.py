@@ -59,7 +59,7 @@ def test_the_posterior_is_that_of_the_full_data(fitted):
 
 def test_the_stop_reason_lists_both_methods(fitted):
     assert "minibatch steps, then mode reached by Newton's method" in fitted.stop_reason
-    assert len(fitted.losses) > 0
+    assert fitted.num_steps == len(fitted.losses) > 0
     with pytest.raises(vijax.VijaxError, match="resume: expected a fit by gradient steps"):
         fitted.resume(10)
 

@@ -131,6 +131,7 @@ def best_answer(compute: Callable[[], T], max_seconds: float | None, start: floa
     with time_limit(max_seconds, start) as limit, ctrl_c_ends(limit):
         try:
             answer = compute()
+            limit.left = True  # there is nothing more to be interrupted
         except KeyboardInterrupt as error:
             acknowledge()
             if limit.answer is None:

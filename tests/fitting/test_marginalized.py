@@ -92,6 +92,13 @@ def test_probabilities_of_labels_of_fitted_and_of_new_rows():
     np.testing.assert_allclose(found["z"], labels(new, mu), atol=1e-5)
 
 
+def test_a_label_can_be_set():
+    with pytest.raises(vijax.ModelError, match=r"do\['z'\]: .*support, .*upper_bound=2.*got 3"):
+        fitted().predict(do={"z": 3})
+    draws = fitted().predict(do={"z": [0, 0, 2, 2]}, num_draws=4)["center"]
+    np.testing.assert_allclose(draws[:, 2:] - draws[:, :2], np.full((4, 2), 5.0), rtol=1e-5)
+
+
 def states(y, mu):
     """The mean over draws of the exact probabilities of the states of `markov`, by enumeration."""
     paths = np.array(list(itertools.product(range(3), repeat=len(y))))

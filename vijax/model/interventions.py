@@ -7,7 +7,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from numpyro.distributions import Distribution
 
 from vijax.contracts import Batch
 from vijax.model.data_use import distribution_arrays
@@ -26,10 +28,7 @@ def set_value(name: str, site: Message, steps: tuple[Step, ...], value: Array) -
         name: of the site.
         site: its message.
         steps: of the scans it is in.
-        value: broadcast to the shape of the site over all steps.
-
-    Raises:
-        ModelError: it does not broadcast to that shape.
+        value: broadcasts to the shape of the site over all steps.
     """
     if site["type"] == "deterministic":
         shape, dtype = jnp.shape(site["value"]), jnp.result_type(site["value"])
@@ -38,30 +37,47 @@ def set_value(name: str, site: Message, steps: tuple[Step, ...], value: Array) -
         kind = int if site["fn"].is_discrete else float
         dtype = jnp.result_type(value, kind) if kind is float else jnp.result_type(kind)
     shape = (*(step.length for step in steps), *shape)
-    try:
-        series = jnp.broadcast_to(value, shape).astype(dtype)
-    except ValueError:
-        expected = f"a value that broadcasts to the site's shape {shape}"
-        message = mismatch(f"do[{name!r}]", expected, f"shape {jnp.shape(value)}")
-        raise ModelError(message) from None
-    return at_step(series, steps)
+    return at_step(jnp.broadcast_to(value, shape).astype(dtype), steps)
 
 
-def check_sites(trace: Trace, names: Collection[str]) -> None:
-    """Checks that a model has sample sites or deterministics of these names.
+def check_values(trace: Trace, do: Mapping[str, Any]) -> None:
+    """Checks that a model has these sites, and that the values are some of theirs.
+
+    Args:
+        trace: an abstract trace.
+        do: values by site.
 
     Raises:
-        ModelError: one is unknown; the message names it and a similar one.
+        ModelError: a site is unknown, or a value has the wrong shape or is outside the support.
     """
     known = [
         name
         for name, site in trace.items()
         if site["type"] == "deterministic" or (site["type"] == "sample" and not is_factor(site))
     ]
-    for name in names:
+    for name in sorted(do):
         if name not in known:
             hint = did_you_mean(name, known).strip()
             raise ModelError(mismatch("do", f"some of the sites {known}", repr(name), hint))
+        shape = jnp.shape(trace[name]["value"])
+        try:
+            value = np.broadcast_to(do[name], shape)
+        except ValueError:
+            expected = f"a value that broadcasts to the site's shape {shape}"
+            found = f"shape {np.shape(do[name])}"
+            raise ModelError(mismatch(f"do[{name!r}]", expected, found)) from None
+        fn = trace[name].get("fn")
+        if fn is not None and not _is_possible(fn, value):
+            expected = f"a value in the site's support, {fn.support}"
+            raise ModelError(mismatch(f"do[{name!r}]", expected, np.asarray(do[name])))
+
+
+def _is_possible(fn: Distribution, value: np.ndarray) -> bool:
+    """Whether a value is in the support, also if the support depends on other sites or on data."""
+    try:
+        return bool(np.all(fn.support(value)))
+    except (jax.errors.JAXTypeError, jax.errors.UnexpectedTracerError, NotImplementedError):
+        return True
 
 
 def descendants(

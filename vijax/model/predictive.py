@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +16,7 @@ from vijax.model.analysis import trace_with_default_rows
 from vijax.model.data_use import accesses, values_and_distributions
 from vijax.model.fitted_values import NO_GROWTH, Growing, fitted_value, other_size
 from vijax.model.index_checks import check_gathers
-from vijax.model.interventions import check_sites, descendants, set_value
+from vijax.model.interventions import check_values, descendants, set_value
 from vijax.model.log_density import log_density_model
 from vijax.model.traced_model import TracedModel
 from vijax.model.tracing import substitution
@@ -77,7 +77,7 @@ def predictor(
     target: Target,
     fitted: Arguments | None = None,
     growing: Growing = NO_GROWTH,
-    do: Collection[str] = (),
+    do: Mapping[str, Any] | None = None,
 ) -> Predictor:
     """A compiled program for the posterior predictive at new arguments.
 
@@ -96,19 +96,22 @@ def predictor(
         fitted: its arguments in the fit, whose labels keep their codes; `None` before a fit.
         growing: the plates that may be larger than in the fit; those of columns with new labels
             are added.
-        do: sites whose values are set; latents that depend on them are sampled.
+        do: values of sites; latents that depend on them are sampled.
 
     Raises:
         ArgumentError: the arguments do not match the model.
-        ModelError: a site in `do` is unknown; or, when the program runs, a latent has another
-            shape than in the fit.
+        ModelError: a site in `do` is unknown, or has other values; or, when the program runs, a
+            latent has another shape than in the fit.
     """
     call, data, num_elements = model_call(model, args, kwargs, fitted)
     growing = growing._replace(sizes=growing.sizes | call.arguments.grown)
     scenario = Scenario(
-        target.structure.observed, frozenset(target.marginalized.sizes), growing, frozenset(do)
+        target.structure.observed,
+        frozenset(target.marginalized.sizes),
+        growing,
+        frozenset(do or ()),
     )
-    redrawn = redrawn_sites(call, scenario) if do else frozenset[str]()
+    redrawn = redrawn_sites(call, scenario, do) if do else frozenset[str]()
     program = target.program(_predict, call, scenario, quick=num_elements <= _FEW_ELEMENTS)
     return Predictor(program, Batch(data), num_elements, redrawn)
 
@@ -192,14 +195,14 @@ def abstract_call(call: ModelCall) -> tuple[TracedModel, Trace]:
     )
 
 
-def redrawn_sites(call: ModelCall, scenario: Scenario) -> frozenset[str]:
-    """The sites that depend on those in `scenario.do`.
+def redrawn_sites(call: ModelCall, scenario: Scenario, do: Mapping[str, Any]) -> frozenset[str]:
+    """The sites that depend on those whose values are set.
 
     Raises:
-        ModelError: a site in `do` is unknown.
+        ModelError: a site in `do` is unknown, or has other values.
     """
     traced, trace = abstract_call(call)
-    check_sites(trace, sorted(scenario.do))
+    check_values(trace, do)
     resampled = resampled_sites(trace, scenario.observed)
     return descendants(traced, trace, scenario.do, lambda name: name in resampled)
 

@@ -111,7 +111,7 @@ def predictive(
     """Predictive draws at new arguments given unconstrained draws of the latents."""
     target, do = result.target, {name: np.asarray(x) for name, x in changes.do.items()}
     program, batch, _, redrawn = predictor(
-        result.model, args, kwargs, target, result.arguments, changes.growing, do.keys()
+        result.model, args, kwargs, target, result.arguments, changes.growing, do
     )
     values = draws.constrain(result, draws.with_discrete(result, z, fold_in(key, 2)))
     latent = {*target.space.names, *target.marginalized.sizes} - changes.from_prior - redrawn

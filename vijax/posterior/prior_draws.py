@@ -38,7 +38,7 @@ def draw_prior(
 ) -> Arrays:
     """Joint draws of all sites, in the order of the model."""
     target, do = state.target, do or {}
-    found = predictor(state.model, args, kwargs, target, state.arguments, do=do.keys())
+    found = predictor(state.model, args, kwargs, target, state.arguments, do=do)
     run = found.program
     _warn_of_factors(target.structure.factors)
     size = block_size(found.batch, found.num_elements)

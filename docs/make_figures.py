@@ -1,6 +1,7 @@
 """Generates the figures of the documentation: `python docs/make_figures.py`."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpyro.distributions as dist
 
 import vijax
 import vijax.plot
+from vijax.plot.style import GUIDE, POSTERIOR, REFERENCE, styled
 
 FIGURES = Path(__file__).parent / "figures"
 EFFECT = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])  # of coaching in eight schools
@@ -39,6 +41,28 @@ def save(name, figure):
     print(f"figure: {os.path.relpath(path)}")
 
 
+def forecast():
+    """The forecast of the first example of the page on forecasting."""
+    page = (Path(__file__).parent / "forecasting.md").read_text(encoding="utf-8")
+    names = {}
+    exec(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], names)
+    y, draws = names["y"], names["draws"]
+    time, steps = np.arange(draws.shape[1]), len(y)
+    with styled():
+        figure, axes = plt.subplots(figsize=(6.4, 2.8), layout="constrained")
+        for mass, shade in ((0.9, 0.2), (0.5, 0.35)):
+            low, high = np.quantile(draws, [0.5 - mass / 2, 0.5 + mass / 2], axis=0)
+            axes.fill_between(
+                time, low, high, color=POSTERIOR, alpha=shade, lw=0, label=f"{mass:.0%}"
+            )
+        axes.plot(time, np.median(draws, axis=0), color=POSTERIOR, label="median")
+        axes.plot(time[:steps], y, "o", color=GUIDE, ms=3, label="data")
+        axes.axvline(steps - 0.5, color=REFERENCE, lw=0.8, ls=":")
+        axes.set(xlabel="time", ylabel="y")
+        axes.legend(loc="lower left", ncols=2)
+    return figure
+
+
 def main():
     posterior = vijax.fit(schools, ERROR, EFFECT)
     mean_field = vijax.fit(schools, ERROR, EFFECT, guide="meanfield", algorithm="gradient")
@@ -48,6 +72,7 @@ def main():
     save("marginals", vijax.plot.marginals(posterior, ["mu", "tau", "theta[0]", "theta[2]"]))
     save("pair", vijax.plot.pair(posterior, ["mu", "tau", "theta[0]"]))
     save("predictive", vijax.plot.predictive(posterior))
+    save("forecast", forecast())
     save("report", vijax.plot.report(posterior))
     fits = {"different": posterior, "alike": vijax.fit(alike, ERROR, EFFECT)}
     save("compare", vijax.plot.compare(vijax.compare(fits))[0].figure)

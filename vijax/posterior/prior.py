@@ -40,6 +40,12 @@ class Prior:
     def __init__(self, state: ModelState) -> None:
         self.state = state
 
+    def __repr__(self) -> str:
+        model = getattr(self.state.model, "__name__", type(self.state.model).__name__)
+        latent = [name for name in self.state.target.structure.dims if name not in self.observed]
+        data = f"; data: {', '.join(self.observed)}" if self.observed else ""
+        return f"Prior of {model}({', '.join(latent)}{data})"
+
     @property
     def observed(self) -> tuple[str, ...]:
         """The sites with data."""
@@ -166,8 +172,15 @@ def prior(
 
     Raises:
         ModelError: the model fails to run, or is a log density.
+        TypeError: an argument is unknown.
     """
     model, args, kwargs = unwrap(model, args, merged(kwargs, model_kwargs))
+    names = argument_names(model)
+    for name in kwargs:
+        if names is not None and name not in names:
+            expected = f"arguments of the model ({', '.join(names)}), coords or model_kwargs"
+            remedy = "Draws and keys are options of its methods: vijax.prior(model, x).sample(100)."
+            raise TypeError(mismatch("prior", expected, repr(name), remedy))
     if model is log_density_model:
         expected = "a model with priors to draw from"
         raise ModelError(mismatch("prior", expected, "a log density", "Write it as a model."))

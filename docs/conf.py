@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
-sys.path[:0] = [str(DOCS.parent), str(DOCS / "_extensions")]
+sys.path.insert(0, str(DOCS / "_extensions"))
+sys.path.insert(0, str(DOCS.parent))
 
 import reference
 

@@ -33,7 +33,8 @@ def meaning(text, classes):
     name = match[1]
     for short, full in SHORT.items():
         if name.startswith(short):
-            return full + name.removeprefix(short)
+            rest = name.removeprefix(short)
+            return full + (rest.partition(".")[0] if full == "vijax.Posterior." else rest)
     return name if "." in name else classes.get(name, "")
 
 

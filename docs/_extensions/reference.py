@@ -5,15 +5,22 @@ import importlib
 import inspect
 import itertools
 import re
+import sys
 
 from sphinx.util.nodes import make_refnode
 
+import vijax
+
+# Where users find two modules that are elsewhere: autodoc imports by name.
+sys.modules["vijax.callbacks"] = vijax.callbacks
+sys.modules["vijax.objectives.discrete"] = vijax.objectives.discrete
 MODULES = (
     "vijax",
     "vijax.guides",
     "vijax.guides.flow",
     "vijax.objectives",
-    "vijax.objectives.estimators.discrete",
+    "vijax.objectives.discrete",
+    "vijax.callbacks",
     "vijax.algorithms",
     "vijax.solvers",
     "vijax.data",
@@ -28,9 +35,11 @@ RESULTS = (
     "vijax.auto.history.Attempt",
     "vijax.diagnostics.importance.Importance",
     "vijax.diagnostics.stein_discrepancy.Discrepancy",
+    "vijax.posterior.diagnostics.ChainDiagnostics",
+    "vijax.posterior.diagnostics.Corrections",
+    "vijax.posterior.diagnostics.FitDiagnostics",
     "vijax.posterior.evidence.Bracket",
     "vijax.posterior.evidence.Evidence",
-    "vijax.posterior.summary.Summary",
 )
 
 

@@ -5,9 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-DOCS = Path(__file__).resolve().parent
-sys.path.insert(0, str(DOCS / "_extensions"))
-sys.path.insert(0, str(DOCS.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent / "_extensions"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import reference
 
@@ -105,7 +104,7 @@ html_theme_options = {
 
 def repository() -> dict[str, str]:
     """Where `edit this page` leads: the code host that this checkout was cloned from, if any."""
-    command = ["git", "-C", str(DOCS), "config", "--get", "remote.origin.url"]
+    command = ["git", "-C", str(Path(__file__).parent), "config", "--get", "remote.origin.url"]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     address = re.search(r"github\.com[:/]([\w.-]+)/([\w.-]+?)(\.git)?$", found.stdout.strip())
     if address is None:

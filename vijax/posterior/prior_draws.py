@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +13,7 @@ from vijax.diagnostics.importance import block_size
 from vijax.model import predictor
 from vijax.posterior.model_state import ModelState
 from vijax.runtime.blockwise import Arrays, map_blocks
-from vijax.runtime.errors import VijaxWarning
+from vijax.runtime.errors import warn
 
 
 def prior_groups(state: ModelState, key: Array, num_draws: int) -> dict[str, Arrays]:
@@ -57,9 +56,7 @@ def draw_prior(
 def _warn_of_factors(factors: tuple[str, ...]) -> None:
     if factors:
         names = ", ".join(map(repr, factors))
-        warnings.warn(
+        warn(
             f"factor {names}: draws are those of the model without it, since a factor weights the "
-            "prior, and cannot be drawn from.",
-            VijaxWarning,
-            stacklevel=6,
+            "prior, and cannot be drawn from."
         )

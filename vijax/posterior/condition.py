@@ -23,7 +23,7 @@ def at(result: FitResult, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FitR
     if not result.guide.amortized:
         raise GuideError(
             f"at: expected an amortized guide, got {result.guide!r}. Fit with guides.Amortized, or "
-            "fit these rows; predict(..., from_prior=) draws latents of rows without data."
+            "fit these rows; predict(..., new_groups=) draws the latents of new rows without data."
         )
     return on_rows(result, "at", args, kwargs)
 

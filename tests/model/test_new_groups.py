@@ -80,6 +80,7 @@ def test_plates_of_known_old_and_new_sizes_may_grow(fit):
         fit.predict(3, 3, growing=Growing(sizes=frozenset({(3, 5)})))
 
 
+@pytest.mark.slow
 def test_a_series_grows_in_steps_and_rows_at_once():
     def model(steps, rows, y=None):
         decay = numpyro.sample("decay", dist.Normal(0.5, 0.1))
@@ -135,7 +136,11 @@ def chain():
 
 @pytest.mark.parametrize(
     ("do", "drawn"),
-    [({"c": 5.0}, set()), ({"twice": 10}, {"c"}), ({"a": np.float64(1)}, {"b", "c"})],
+    [
+        pytest.param({"c": 5.0}, set(), marks=pytest.mark.slow),
+        ({"twice": 10}, {"c"}),
+        ({"a": np.float64(1)}, {"b", "c"}),
+    ],
 )
 def test_what_depends_on_a_set_value_is_drawn_anew_and_nothing_else(chain, do, drawn):
     draws = {name: np.asarray(x, float) for name, x in chain.predict(do=do).items()}

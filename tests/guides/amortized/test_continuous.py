@@ -187,7 +187,6 @@ def test_at_requires_an_amortized_guide_and_observations(fitted):
         fitted.at(None)
 
 
-@pytest.mark.slow
 def test_the_data_of_other_rows_do_not_correct_the_global_latents(monkeypatch):
     guide = {"theta": Amortized(Encoder, "y"), ...: "fullrank"}
     posterior = fit(hierarchy, Y[:9], guide=guide, num_steps=1)
@@ -197,6 +196,7 @@ def test_the_data_of_other_rows_do_not_correct_the_global_latents(monkeypatch):
     assert not np.array_equal(mu, posterior.sample(50)["mu"])
 
 
+@pytest.mark.slow
 def test_new_rows_have_the_centering_of_the_fitted_rows():
     def scaled(y):
         tau = numpyro.sample("tau", dist.HalfNormal(2.0))

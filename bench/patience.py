@@ -40,17 +40,12 @@ def main() -> None:
     rows = [(kind, f"{found['seconds']:.1f}", found["status"]) for kind, found in whole.items()]
     _report.table(("kind", "seconds", "status"), rows)
     print()
-    interrupted = interrupts(whole, options.moments, random.Random(options.seed))
-    stopped = twice(options.kinds[0])
+    results: dict[str, Any] = {"whole": whole}
+    results["interrupted"] = interrupts(whole, options.moments, random.Random(options.seed))
+    stopped = results["second"] = twice(options.kinds[0])
     print(f"\nsecond Ctrl-C: {stopped['ended']} after {stopped['seconds']:.2f} s\n")
-    limited = limits(options.kinds)
+    results["limited"] = limits(options.kinds)
     if options.kinds == list(KINDS):
-        results = {
-            "whole": whole,
-            "interrupted": interrupted,
-            "second": stopped,
-            "limited": limited,
-        }
         _report.save("patience", results)
 
 

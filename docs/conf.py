@@ -74,6 +74,8 @@ intersphinx_mapping = {
 codeautolink_concat_default = True
 codeautolink_inventory_map = reference.defining_names()
 
+notfound_urls_prefix = "/"  # the 404 page is served at any depth, of a site at its host's root
+
 html_theme = "pydata_sphinx_theme"
 html_title = f"vijax {version}"
 html_static_path = ["_static"]

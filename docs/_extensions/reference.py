@@ -109,7 +109,8 @@ def tables(app, what, name, obj, options, lines):
     """Markdown tables of docstrings as tables."""
     found = []
     for table, group in itertools.groupby(lines, lambda line: line.lstrip().startswith("|")):
-        found += list_table([*group]) if table else [*group]
+        part = list(group)
+        found += list_table(part) if table else part
     lines[:] = found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -124,9 +123,11 @@ def predictive(
         keys = jax.random.split(fold_in(key, int(rows[0])), size)
         return program(keys, part, batch, result.variables.model, result.mutable)
 
-    state = batch, result.variables.model, result.mutable
-    inputs = jax.random.split(key, num_draws), values, *state
-    read = functools.partial(read_by_program, program, inputs, batch.data)
+    def read() -> set[str]:
+        keys = jax.random.split(key, num_draws)
+        inputs = keys, values, batch, result.variables.model, result.mutable
+        return read_by_program(program, inputs, batch.data)
+
     check_labelled_rows(result, batch.data, latent & values.keys(), read)
     return map_blocks(block, values, size)
 

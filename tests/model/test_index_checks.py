@@ -115,6 +115,7 @@ MEANT = {
     "mode": (lambda theta, g: theta.at[g].get(mode="clip"), G + 1),
     "filled": (lambda theta, g: theta.at[g].get(mode="fill", fill_value=0.0), G + 1),
     "masked": (lambda theta, g: jnp.where(g < 4, theta[g], 0.0), G + 1),
+    "times a mask": (lambda theta, g: (g < 4) * theta[g], G + 1),
     "masked take": (lambda theta, g: jnp.where(g < 4, jnp.take(theta, g), 0.0), G + 1),
     "modulo": (lambda theta, g: theta[g % 4], G + 1),
     "halves": (lambda theta, g: theta[g // 2], 2 * G),

@@ -31,6 +31,10 @@ from vijax.runtime.jaxpr import num_consts_and_carry
 
 Nodes = dict[Any, Node | None]
 
+# NaN is found wherever it goes, also in a sum whose rounding hides other changes, but a factor of
+# zero does not remove it; the others it does, and no function is likely to be equal at them
+_FILLS = (math.nan, 0.3137, 29.7131)
+
 
 class Gather(NamedTuple):
     """An access by index, `array[..., indices, ...]`.
@@ -191,7 +195,8 @@ class _Walk:
 def uses_out_of_range(function: Callable[..., Any], *arrays: Any) -> bool:
     """Whether the results of a function depend on what it reads beyond the ends of its arrays.
 
-    That is filled with NaN, or the smallest integer, and then with the last element.
+    That is filled with NaN or with numbers, which a factor of zero removes, instead of the last
+    element.
 
     Args:
         function: of arrays, to a pytree of arrays.
@@ -200,28 +205,32 @@ def uses_out_of_range(function: Callable[..., Any], *arrays: Any) -> bool:
     """
     closed = jax.make_jaxpr(function)(*arrays)
     leaves = jax.tree.leaves(arrays)
-    modes = GatherScatterMode.FILL_OR_DROP, GatherScatterMode.CLIP
-    functions = [core.jaxpr_as_fun(_with_mode(closed, mode)) for mode in modes]
+    functions = [core.jaxpr_as_fun(_with_fill(closed, fill)) for fill in (None, *_FILLS)]
 
-    def both(*leaves: Array) -> list[list[Array]]:
+    def each(*leaves: Array) -> list[list[Array]]:
         return [one(*leaves) for one in functions]
 
-    filled, clipped = jax.jit(both, compiler_options=fast_compilation())(*leaves)
+    clipped, unknown, *numbers = jax.jit(each, compiler_options=fast_compilation())(*leaves)
     finite = [np.isfinite(one).all() for one in clipped if jnp.issubdtype(one.dtype, jnp.floating)]
-    equal = [
-        np.array_equal(np.asarray(one), np.asarray(another), equal_nan=one.dtype.kind in "fc")
-        for one, another in zip(filled, clipped, strict=True)
+    unused = _equal(unknown, clipped) or all(_equal(one, clipped) for one in numbers)
+    return not unused or not any(finite)
+
+
+def _equal(some: Sequence[Any], others: Sequence[Any]) -> bool:
+    """Whether all numbers are the same."""
+    return all(
+        np.array_equal(np.asarray(one), np.asarray(other), equal_nan=one.dtype.kind in "fc")
+        for one, other in zip(some, others, strict=True)
         if isinstance(one.dtype, np.dtype)
-    ]
-    return not all(equal) or not any(finite)
+    )
 
 
-def _with_mode(program: Any, mode: GatherScatterMode) -> Any:
-    """The program with all accesses that are not of a chosen mode in this one."""
+def _with_fill(program: Any, fill: float | None) -> Any:
+    """The program with the last element, or `fill`, wherever it did not choose a mode."""
     if isinstance(program, (tuple, list)):
-        return type(program)(_with_mode(one, mode) for one in program)
+        return type(program)(_with_fill(one, fill) for one in program)
     if isinstance(program, core.ClosedJaxpr):
-        return program.replace(jaxpr=_with_mode(program.jaxpr, mode))
+        return program.replace(jaxpr=_with_fill(program.jaxpr, fill))
     if not isinstance(program, core.Jaxpr):
         return program
     equations = []
@@ -229,26 +238,27 @@ def _with_mode(program: Any, mode: GatherScatterMode) -> Any:
         name = equation.primitive.name
         if name == "gather" and _is_silent(equation):
             operand: Any = equation.invars[0].aval
-            fill = {"mode": mode, "fill_value": _fill_value(operand.dtype)}
-            equation = equation.replace(params=equation.params | fill)
-        elif name == "dynamic_slice" and mode == GatherScatterMode.FILL_OR_DROP:
-            equation = _filled_slice(equation)
+            mode = GatherScatterMode.CLIP if fill is None else GatherScatterMode.FILL_OR_DROP
+            filled = {"mode": mode, "fill_value": _fill_value(operand.dtype, fill)}
+            equation = equation.replace(params=equation.params | filled)
+        elif name == "dynamic_slice" and fill is not None:
+            equation = _filled_slice(equation, fill)
         elif any(core.jaxprs_in_params(equation.params)):
-            params = {key: _with_mode(value, mode) for key, value in equation.params.items()}
+            params = {key: _with_fill(value, fill) for key, value in equation.params.items()}
             equation = equation.replace(params=params)
         equations.append(equation)
     return program.replace(eqns=equations)
 
 
-def _fill_value(dtype: Any) -> Any:
-    """What no calculation takes for a number of the model."""
+def _fill_value(dtype: Any, fill: float | None) -> Any:
+    """What no calculation takes for a number of the model; the smallest integer."""
     if not jnp.issubdtype(dtype, jnp.integer):
-        return jnp.nan if jnp.issubdtype(dtype, jnp.inexact) else False
+        return fill if jnp.issubdtype(dtype, jnp.inexact) else False
     return int(jnp.iinfo(dtype).min)
 
 
-def _filled_slice(equation: Any) -> Any:
-    """A slice at indices that are not constant, NaN if these are out of range."""
+def _filled_slice(equation: Any, fill: float) -> Any:
+    """A slice at indices that are not constant, `fill` if these are out of range."""
     sizes = equation.params["slice_sizes"]
 
     def filled(x: Array, *starts: Array) -> Array:
@@ -256,7 +266,7 @@ def _filled_slice(equation: Any) -> Any:
         for start, length, size in zip(starts, x.shape, sizes, strict=True):
             valid &= (start >= 0) & (start < length) if size == 1 else True
         found = jax.lax.dynamic_slice(x, starts, sizes)
-        return jnp.where(valid, found, jnp.asarray(_fill_value(x.dtype), x.dtype))
+        return jnp.where(valid, found, jnp.asarray(_fill_value(x.dtype, fill), x.dtype))
 
     if not isinstance(getattr(equation.outvars[0].aval, "dtype", None), np.dtype):
         return equation

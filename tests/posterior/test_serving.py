@@ -71,6 +71,8 @@ def test_predictions_are_those_of_the_model(posterior, predictor):
         count = noise.size / len(dependent)
         assert abs(off_diagonal.std() * np.sqrt(count) - 1) < 0.1
     assert not np.allclose(predictor(X, GROUP, rng_key=1)["y"], found["y"])
+    lists = predictor(X[:4].tolist(), group=GROUP[:4].tolist(), y=[0.0, 1.0])  # as from JSON
+    np.testing.assert_allclose(lists["y"], found["y"][:, :4], rtol=1e-5, atol=1e-5)
 
 
 def test_rows_do_not_depend_on_their_number_and_compile_nothing(predictor):

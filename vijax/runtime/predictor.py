@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import keystr, tree_flatten_with_path
 
 FORMAT = 1
 MODULE = "vijax_predictor"  # name of the copy of this module in a file
@@ -201,17 +202,23 @@ class Predictor:
             if name in given:
                 raise TypeError(f"predictor: argument {name!r} was passed twice.")
         found: list[tuple[str, Any]] = []
+        arrays = self._specs.keys() | self._fixed.keys() | self._ignored
         for name, value in (given | kwargs).items():
             if hasattr(value, "dtype"):
                 found.append((name, value))
                 continue
             if hasattr(value, "columns") and hasattr(value, "__getitem__"):  # a data frame
                 labels = {f"{name}[{column!r}]": column for column in value.columns}
-                known = labels.keys() & (self._specs.keys() | self._fixed.keys())
+                known = labels.keys() & arrays
                 found.extend((label, value[labels[label]]) for label in known)
                 continue
-            for path, leaf in jax.tree_util.tree_flatten_with_path(value)[0]:
-                found.append((name + jax.tree_util.keystr(path), leaf))
+
+            def is_array(path: Any, leaf: Any, name: str = name) -> bool:
+                """Whether an array is here, also as a list."""
+                return leaf is not None and name + keystr(path) in arrays
+
+            leaves, _ = tree_flatten_with_path(value, is_array, is_leaf_takes_path=True)
+            found += [(name + keystr(path), leaf) for path, leaf in leaves]
         return found
 
     def _row_array(self, name: str, value: Any) -> tuple[np.ndarray, int]:

@@ -184,6 +184,20 @@ def test_values_of_rows_are_not_used_for_other_rows():
     np.testing.assert_allclose(drawn.mean(0), [-3.0, 2.0, 1.0], atol=0.1)
 
 
+def test_two_frames_have_the_same_codes():
+    schools = pd.DataFrame({"school": ["B", "A"], "size": [3.0, 1.0]})  # in the order of the rows
+    pupils = pd.DataFrame({"school": ["A", "B", "A"], "y": [0.0, 1.0, 2.0]})  # sorted
+
+    def model(pupils, schools): ...
+
+    with pytest.raises(vijax.ModelError, match=r"label 'B'.*CategoricalDtype"):
+        split(model, (pupils, schools), {})
+    pupils["school"] = pupils["school"].astype(pd.CategoricalDtype(schools["school"]))
+    assert split(model, (pupils, schools), {})[1]["pupils['school']"].tolist() == [1, 0, 1]
+    other = schools.assign(school=["C", "D"])  # none in both
+    assert split(model, (pupils, other), {})[0].levels["schools['school']"] == ("C", "D")
+
+
 def test_labels_are_saved(posterior, tmp_path):
     posterior.save(tmp_path / "fit")
     rows = new_rows("Hotchkiss", "New")

@@ -32,7 +32,8 @@ def encode_arguments(
         known: at new inputs what the fit knows by name.
 
     Raises:
-        ArgumentError: an argument cannot be encoded, or is none of the data frame of the fit.
+        ArgumentError: an argument cannot be encoded, or is none of the data frame of the fit; or
+            two data frames have different codes for the labels of a column.
     """
     levels: dict[str, Labels] = {}
 
@@ -60,7 +61,32 @@ def encode_arguments(
         return encoded.values
 
     encoded = jax.tree.map_with_path(encode, tree, is_leaf=is_frame, is_leaf_takes_path=True)
+    _check_codes(frames(encoded))
     return encoded, levels
+
+
+def _check_codes(tables: list[Columns]) -> None:
+    """Refuses different codes of a label in columns of one name, such as groups and their members.
+
+    A model that has a row of one data frame for each label would read the wrong rows by the codes
+    of the other.
+    """
+    first: dict[Any, tuple[str, dict[Any, int]]] = {}
+    for table in tables:
+        for name, labels in table.levels.items():
+            what, codes = column_label(table.label, name), {x: i for i, x in enumerate(labels)}
+            other, known = first.setdefault(name, (what, codes))
+            for label, code in codes.items():
+                if known.get(label, code) != code:
+                    raise ArgumentError(
+                        mismatch(
+                            f"arguments {other!r} and {what!r}",
+                            "the same codes, as for columns of one name",
+                            f"{known[label]} and {code} for the label {label!r}",
+                            "Give both columns the same categories in one order, "
+                            "column.astype(pandas.CategoricalDtype([...])); or rename one.",
+                        )
+                    )
 
 
 def frames(tree: Any) -> list[Columns]:

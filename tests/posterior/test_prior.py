@@ -1,5 +1,7 @@
 """Draws from the prior of a model, before a fit and of one."""
 
+import pickle
+
 import arviz_plots
 import jax.numpy as jnp
 import numpy as np
@@ -71,7 +73,10 @@ def test_samples_are_those_of_the_predictive_draws(prior, draws):
     for name, value in latent.items():
         np.testing.assert_array_equal(value, draws[name])
     assert not np.any(prior.sample(9, rng_key=1)["mu"] == latent["mu"][:9])
-    np.testing.assert_array_equal(prior.sample(9)["mu"], latent["mu"][:9])
+    again = pickle.loads(pickle.dumps(prior))
+    for one in (prior, again):
+        np.testing.assert_array_equal(one.sample(9)["mu"], latent["mu"][:9])
+    assert list(again.summary("theta", num_draws=9).index) == ["theta[a]", "theta[b]", "theta[c]"]
 
 
 def test_predictions_at_other_inputs_and_with_set_values(prior):

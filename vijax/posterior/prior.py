@@ -140,6 +140,14 @@ class Prior:
     def _model_arguments(self) -> tuple[str, ...] | None:
         return argument_names(self.state.model)
 
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        args, kwargs = self.state.arguments.join(self.state.batch.data)
+        return _unpickle, (self.state.model, args, kwargs, self.state.arguments.coords)
+
+
+def _unpickle(model: Callable[..., Any], args: Any, kwargs: Any, coords: Any) -> Prior:
+    return prior(model, *args, model_kwargs=kwargs, coords=coords)
+
 
 def prior(
     model: Callable[..., Any],

@@ -13,7 +13,9 @@ import pytest
 
 import vijax
 from tests.fitting.test_recompilation import compilations
+from vijax.contracts import Batch
 from vijax.model import batch_request, split, split_and_build
+from vijax.posterior.labels import level_coords
 
 ROWS = 60
 SCHOOLS = ("Choate", "Deerfield", "Hotchkiss")
@@ -89,6 +91,20 @@ def test_labels_name_the_elements(posterior):
     assert list(tree["constant_data"]["school"].values[:4]) == [*SCHOOLS, SCHOOLS[0]]
     given = fit(frame(0), coords={"schools": ["a", "b", "c"]})
     assert list(given.coords["schools"]) == ["a", "b", "c"]
+
+
+def test_labels_are_those_of_the_plate_that_they_select_from():
+    data = pd.DataFrame({"school": np.array(SCHOOLS)[np.arange(6) % 3], "y": np.zeros(6)})
+
+    def model(data):
+        with numpyro.plate("components", 3):
+            center = numpyro.sample("center", dist.Normal(0.0, 1.0))
+        with numpyro.plate("groups", data.num_levels("school")):
+            effect = numpyro.sample("effect", dist.Normal(0.0, 1.0))
+        numpyro.sample("y", dist.Normal(effect[data["school"]], center.max() ** 2), obs=data["y"])
+
+    arguments, arrays, target = split_and_build(model, (data,), {}, None)
+    assert level_coords(target, arguments, Batch(arrays)).keys() == {"groups"}
 
 
 def test_a_second_fit_with_other_labels_compiles_nothing(posterior):

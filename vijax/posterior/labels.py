@@ -116,7 +116,8 @@ def level_coords(target: Target, arguments: Arguments, batch: Batch) -> Coords:
     """Labels of plates from the categorical columns of the data.
 
     A plate has the labels of the column of its name, or else of the only column with as many
-    labels. With as many rows as labels it may be a plate of the rows: then the labels must be in
+    labels; unless this one belongs to other plates, by their name or because it selects from their
+    sites. With as many rows as labels it may be a plate of the rows: then the labels must be in
     their order.
 
     Args:
@@ -132,13 +133,32 @@ def level_coords(target: Target, arguments: Arguments, batch: Batch) -> Coords:
         if name in known
     }
     short, found = short_names(columns), {}
-    for plate, size in ((name, one.size) for name, one in target.subsampling.plates.items()):
+    plates, selects = target.subsampling.plates, _selects(target)
+    for plate, size in ((name, one.size) for name, one in plates.items()):
         suiting = [name for name, column in columns.items() if column.labels_plate(size)]
         named = [name for name in suiting if short[name] == plate]
         others = [name for name in suiting if size not in rows or columns[name].in_order]
+        others = [
+            name
+            for name in others
+            if plate in selects[name] or not (selects[name] or short[name] in plates)
+        ]
         chosen = named or others
         if len(chosen) == 1:
             found[plate] = columns[chosen[0]].labels
+    return found
+
+
+def _selects(target: Target) -> Mapping[str, set[str]]:
+    """The plates of the sites that an array selects from, by its name; as far as it is known."""
+    found: dict[str, set[str]] = collections.defaultdict(set)
+    for gather in target.structure.gathers:
+        plates = target.structure.dims.get(gather.array, ())
+        plate = plates[gather.axis] if len(plates) == len(gather.shape) else None
+        if plate is None:
+            continue
+        for name in gather.indices.inputs:
+            found[name].add(plate)
     return found
 
 

@@ -98,7 +98,12 @@ html_theme_options = {
     "navigation_with_keys": False,
     "pygments_dark_style": "github-dark",
     "pygments_light_style": "tango",
-    "secondary_sidebar_items": ["page-toc", "edit-this-page", "sourcelink"],
+    "secondary_sidebar_items": {
+        "*": ["page-toc", "edit-this-page", "sourcelink"],
+        "index": [],
+        "api/*": ["page-toc"],  # written by the build, as are
+        "gallery/*": ["page-toc"],
+    },
     "show_nav_level": 2,
     "show_toc_level": 2,
 }

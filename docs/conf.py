@@ -53,6 +53,7 @@ autosummary_ignore_module_all = False
 toc_object_entries_show_parents = "hide"
 maximum_signature_line_length = 88  # longer ones have one argument per line
 napoleon_use_ivar = True
+python_use_unqualified_type_names = True
 nitpick_ignore_regex = [("py:.*", name) for name in reference.UNDOCUMENTED]
 
 # Their inventories are in docs/inventories: only names that these pages use, read without network.

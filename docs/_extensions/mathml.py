@@ -9,7 +9,9 @@ from latex2mathml import converter
 def convert(formula, display):
     found = converter.convert(formula, display=display)
     # The space after an operator's name, as in "log p", which TeX has and MathML has not.
-    return re.sub(r"(<mi>[a-z]{3,}</mi>)(?=<m(?:i|n|sub|sup)>)", r'\1<mspace width="0.17em"/>', found)
+    return re.sub(
+        r"(<mi>[a-z]{3,}</mi>)(?=<m(?:i|n|sub|sup)>)", r'\1<mspace width="0.17em"/>', found
+    )
 
 
 def inline(writer, node):

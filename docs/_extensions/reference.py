@@ -100,7 +100,7 @@ def members(cls, described):
 
 def hide_constructor(app, what, name, obj, options, signature, annotation):
     """A class whose docstring names no arguments is made by the library, not by its users."""
-    if what == "class" and "Args:" not in (obj.__doc__ or ""):
+    if what == "class" and not hasattr(obj, "_fields") and "Args:" not in (obj.__doc__ or ""):
         return "", ""
     return None
 

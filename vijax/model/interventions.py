@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -39,6 +40,8 @@ def set_value(name: str, site: Message, steps: tuple[Step, ...], value: Array) -
     shape = (*(step.length for step in steps), *shape)
     return at_step(jnp.broadcast_to(value, shape).astype(dtype), steps)
 
+_STEP = 1e-6  # from the boundary of a support, relative
+
 
 def check_values(trace: Trace, do: Mapping[str, Any]) -> None:
     """Checks that a model has these sites, and that the values are some of theirs.
@@ -73,9 +76,15 @@ def check_values(trace: Trace, do: Mapping[str, Any]) -> None:
 
 
 def _is_possible(fn: Distribution, value: np.ndarray) -> bool:
-    """Whether a value is in the support, also if the support depends on other sites or on data."""
+    """Whether a value is in the support or at its boundary; `True` if the support is not known.
+
+    A scale of zero is a natural counterfactual, no effect. The support may depend on data or on
+    other sites.
+    """
+    step = _STEP * np.maximum(1.0, np.abs(value))
     try:
-        return bool(np.all(fn.support(value)))
+        near = (fn.support(one) for one in (value, value + step, value - step))
+        return bool(np.all(functools.reduce(np.logical_or, near)))
     except (jax.errors.JAXTypeError, jax.errors.UnexpectedTracerError, NotImplementedError):
         return True
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import jax
 from numpyro.distributions import constraints
 
 from vijax.contracts import Batch, Target
+from vijax.model.data_dependence import density_arrays
 from vijax.model.log_density import log_density_model
 from vijax.runtime.host_values import HostValues
 
@@ -47,7 +50,11 @@ def model_remarks(
     """
     if model is log_density_model:
         return Remarks(failure_advice=_constraints_advice(args))
-    found = (*_constant_factors(target), *_equal_outcomes(target, batch))
+    found = (
+        *_constant_factors(target),
+        *_equal_outcomes(target, batch),
+        *_unused_outcomes(target, batch),
+    )
     unobserved = tuple(_nothing_observed(model, args, kwargs, target))
     warned = (*(text for text in unobserved if "None" in text), *found)
     return Remarks((*unobserved, *found), warned)
@@ -91,6 +98,22 @@ def _equal_outcomes(target: Target, batch: Batch) -> Iterator[str]:
         first = outcomes.ravel()[0]
         if (outcomes == first).all():
             yield f"all {outcomes.size} outcomes of site {name!r} are equal ({first})"
+
+
+def _unused_outcomes(target: Target, batch: Batch) -> Iterator[str]:
+    """Latent sites with the name of an argument that the model does not use."""
+    names = {re.sub(r"^.*\[(['\"])(.*)\1\]$", r"\2", name): name for name in batch.data}
+    alike = [site.name for site in target.space.sites if site.name in names]
+    if not alike:
+        return
+    model, mutable = jax.eval_shape(lambda: target.initialize(jax.random.key(0), batch))
+    used = density_arrays(target, batch, model, mutable)
+    for site in alike:
+        if names[site] not in used:
+            yield (
+                f"argument {names[site]!r} is not used, and site {site!r} is a latent one: was "
+                f"obs={site} forgotten?"
+            )
 
 
 def _constraints_advice(args: tuple[Any, ...]) -> str:

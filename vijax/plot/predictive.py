@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from vijax import Posterior, Prior
+from vijax import Posterior, Prior, VijaxError
 from vijax.plot.style import GUIDE, POSTERIOR, styled
 from vijax.runtime.keys import RngKey
 
@@ -33,6 +33,7 @@ def predictive(
 
     Raises:
         ImportError: arviz-plots is not installed.
+        VijaxError: the model has no observations here.
     """
     if find_spec("arviz_plots") is None:
         raise ImportError(
@@ -42,6 +43,11 @@ def predictive(
     import arviz_plots  # slow to import
 
     tree = posterior.to_datatree(num_draws, rng_key=rng_key)
+    if "observed_data" not in tree:
+        raise VijaxError(
+            "predictive: expected a model with observed sites, got none to compare predictions "
+            "with. Pass the data, or draw predictions alone: posterior.predict()."
+        )
     visuals = {
         "predictive_dist": {"color": POSTERIOR, "alpha": 0.3},
         "observed_dist": {"color": GUIDE, "width": 2},

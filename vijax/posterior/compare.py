@@ -12,7 +12,7 @@ from jax import Array
 from vijax.posterior.evidence import Evidence
 from vijax.posterior.loo import by_observation, leave_one_out
 from vijax.posterior.posterior import Posterior
-from vijax.runtime.errors import VijaxError
+from vijax.runtime.errors import GuideError, VijaxError
 from vijax.runtime.keys import RngKey, as_key, fold_in
 from vijax.runtime.keywords import explain_keywords
 
@@ -63,7 +63,10 @@ def compare(
     key = as_key(rng_key)
     found = {}
     for name, posterior in posteriors.items():
-        evidence = posterior.log_evidence(rng_key=fold_in(key, 0), num_draws=num_draws)
+        try:
+            evidence = posterior.log_evidence(rng_key=fold_in(key, 0), num_draws=num_draws)
+        except GuideError as error:
+            raise GuideError(f"compare, model {name!r}: {error}") from None
         assert isinstance(evidence, Evidence)
         found[name] = evidence
     best = max(found.values(), key=lambda one: one.value)

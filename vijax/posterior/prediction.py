@@ -15,6 +15,7 @@ from vijax.diagnostics.importance import block_size
 from vijax.model import Growing, predictor
 from vijax.posterior import condition, draws, pointwise
 from vijax.posterior.labelled_rows import check_labelled_rows, read_by_program
+from vijax.posterior.missing_inputs import check_missing
 from vijax.posterior.requirements import require_data, unsubsampled_data
 from vijax.posterior.result import FitResult
 from vijax.posterior.sampling import unconstrained
@@ -129,6 +130,7 @@ def predictive(
         return read_by_program(program, inputs, batch.data)
 
     check_labelled_rows(result, batch.data, latent & values.keys(), read)
+    check_missing(result, batch.data, read)
     return map_blocks(block, values, size)
 
 

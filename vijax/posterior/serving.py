@@ -29,6 +29,7 @@ from vijax.model import (
     row_model,
 )
 from vijax.posterior import draws
+from vijax.posterior.missing_inputs import may_be_missing
 from vijax.posterior.requirements import require_data
 from vijax.posterior.result import FitResult
 from vijax.posterior.sampling import unconstrained
@@ -129,6 +130,8 @@ def make_predictor(
     config = _config(found, positions) | {"max_rows": max_rows}
     for name, limits in index_limits(found).items():
         config["rows"][name]["limits"] = limits
+    for name, spec in config["rows"].items():
+        spec["missing"] = may_be_missing(result, name)
     fixed = {name: x for name, x in found.data.items() if name not in dict(found.call.axes)}
     shapes = jax.eval_shape(program, *_abstract(config, 1), fixed, *arrays)
     config["output_axes"] = jax.tree.leaves(out_axes(found.call, returns, shapes))

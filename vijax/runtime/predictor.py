@@ -58,9 +58,10 @@ class Predictor:
             state: of the program, on the device.
             config: what is written to a file as JSON: `positions`, names of positional arguments;
                 `rows`, by name `axis`, `shape` (of a row), `dtype`, of codes their `labels`, of
-                indices their `limits`; `ignored`, names of arrays along rows that have no effect;
-                `plain`, arguments that are no arrays; `output_axes`, the axis of rows of every
-                leaf of the output; `max_rows`; `x64`, whether it is in double precision.
+                indices their `limits`, `missing` if NaN is allowed; `ignored`, names of arrays
+                along rows that have no effect; `plain`, arguments that are no arrays;
+                `output_axes`, the axis of rows of every leaf of the output; `max_rows`; `x64`,
+                whether it is in double precision.
         """
         self._program, self._fixed, self._state, self._config = program, dict(fixed), state, config
         self._specs = {
@@ -73,6 +74,11 @@ class Predictor:
             for name, spec in config["rows"].items()
             if "labels" in spec
         }
+        self._numbers = frozenset(
+            name
+            for name, spec in config["rows"].items()
+            if not spec.get("missing") and self._specs[name][2].kind == "f"
+        )
         self._ignored = frozenset(config["ignored"])
         self._compiled: set[int] = set()
         self._lock = threading.Lock()
@@ -230,6 +236,11 @@ class Predictor:
             expected = ", ".join([*map(str, shape[:axis]), "rows", *map(str, shape[axis:])])
             raise ValueError(f"argument {name!r}: expected shape ({expected}), got {array.shape}.")
         array = _cast(name, array, dtype)
+        if name in self._numbers and np.isnan(np.sum(array)) and np.isnan(array).any():
+            place = [int(i) for i in np.argwhere(np.isnan(array))[0]]
+            raise ValueError(
+                f"argument {name!r}: expected numbers, as in the fit, got NaN at index {place}."
+            )
         if name in self._limits and array.size:
             low, high = self._limits[name]
             if array.min() < low or array.max() > high:

@@ -87,6 +87,8 @@ def test_sites_are_selected_by_name_scalar_or_pattern(posterior):
         posterior.summary("efect")
     with pytest.raises(vijax.VijaxError, match=r"sites: expected names among .*got 'x"):
         posterior.summary(["<b>", "x*"])
+    with pytest.raises(vijax.VijaxError, match=r"sites: expected names among .*got none"):
+        posterior.summary([])
     with pytest.raises(KeyError, match=r"'<b>' is not a column .*\.loc"):
         posterior.summary()["<b>"]
 

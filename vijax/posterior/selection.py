@@ -19,13 +19,15 @@ def select(sites: str | Iterable[str] | None, labels: Mapping[str, Sequence[str]
         labels: of the scalars, by site.
 
     Raises:
-        VijaxError: a name selects nothing.
+        VijaxError: a name selects nothing, or there is none.
     """
     if sites is None:
         return [label for group in labels.values() for label in group]
     wanted: dict[str, None] = {}
     for name in (sites,) if isinstance(sites, str) else sites:
         wanted |= dict.fromkeys(_selected(name, labels))
+    if not wanted:
+        raise VijaxError(mismatch("sites", f"names among {list(labels)}", "none"))
     return list(wanted)
 
 

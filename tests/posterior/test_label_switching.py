@@ -137,6 +137,8 @@ def test_draws_of_all_orders_are_labeled_alike(one_mode):
     summary = alike.summary("mu", num_draws=500)
     np.testing.assert_allclose(np.sort(summary["mean"]), LOCATIONS, atol=0.5)
     assert "components of w, mu, sigma are relabeled" in str(summary)
+    with pytest.raises(GuideError, match=r"before relabel\(\)"):
+        alike.log_prob({name: draws[name] for name in one_mode.median()})
 
 
 def test_relabeling_is_saved(one_mode, tmp_path):

@@ -114,7 +114,7 @@ class Posterior(PredictiveMethods):
 
         Raises:
             GuideError: a site is missing or unknown or has the wrong shape, or the guide has no
-                density.
+                density, or components are relabeled.
         """
         return sampling.log_prob(self._result, values)
 

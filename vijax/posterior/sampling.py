@@ -111,6 +111,11 @@ def median(result: FitResult) -> Arrays:
 def log_prob(result: FitResult, values: Arrays) -> np.ndarray:
     """See `Posterior.log_prob`."""
     guide = require_density(result, "log_prob")
+    if result.relabeling:
+        raise GuideError(
+            "log_prob: expected components as the guide has them, got relabeled ones, whose "
+            "density is a sum over all their orders. Use the posterior before relabel()."
+        )
     require_all_rows(result, "log_prob")
     arrays, stacked = draws.stack_values(result.target, values)
     out = draws.log_prob(result, guide, arrays)

@@ -51,7 +51,8 @@ def check_values(trace: Trace, do: Mapping[str, Any]) -> None:
         do: values by site.
 
     Raises:
-        ModelError: a site is unknown, or a value has the wrong shape or is outside the support.
+        ModelError: a site is unknown, or a value is no number, has the wrong shape or is outside
+            the support.
     """
     known = [
         name
@@ -62,6 +63,8 @@ def check_values(trace: Trace, do: Mapping[str, Any]) -> None:
         if name not in known:
             hint = did_you_mean(name, known).strip()
             raise ModelError(mismatch("do", f"some of the sites {known}", repr(name), hint))
+        if np.asarray(do[name]).dtype.kind in "OSTUMm":
+            raise ModelError(mismatch(f"do[{name!r}]", "numbers", repr(do[name])))
         shape = jnp.shape(trace[name]["value"])
         try:
             value = np.broadcast_to(do[name], shape)

@@ -28,6 +28,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
     # of docs/_extensions
+    "anchors",
     "code_links",
     "gallery",
     "included",

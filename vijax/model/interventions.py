@@ -21,6 +21,8 @@ from vijax.runtime.errors import ModelError, mismatch
 from vijax.runtime.jaxpr import dependencies
 from vijax.runtime.keywords import did_you_mean
 
+_STEP = 1e-6  # from the boundary of a support, relative
+
 
 def set_value(name: str, site: Message, steps: tuple[Step, ...], value: Array) -> Array:
     """The value set for a sample site or deterministic, at the current step.
@@ -39,8 +41,6 @@ def set_value(name: str, site: Message, steps: tuple[Step, ...], value: Array) -
         dtype = jnp.result_type(value, kind) if kind is float else jnp.result_type(kind)
     shape = (*(step.length for step in steps), *shape)
     return at_step(jnp.broadcast_to(value, shape).astype(dtype), steps)
-
-_STEP = 1e-6  # from the boundary of a support, relative
 
 
 def check_values(trace: Trace, do: Mapping[str, Any]) -> None:

@@ -74,8 +74,8 @@ FAULTS = {
     ),
     "the same key for every predictive draw": Fault(
         "model/predictive.py",
-        "key = jax.random.fold_in(key, number)",
-        "key = jax.random.fold_in(key, 0)",
+        "key = numbered_key(key, number)",
+        "key = numbered_key(key, 0)",
         "model/test_predictive.py",
     ),
     "sign of a normal log density": Fault(

@@ -1,5 +1,7 @@
 """New members of plates beside fitted ones, longer series, and sites with a set value."""
 
+import contextlib
+
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
@@ -10,6 +12,7 @@ from numpyro.infer.reparam import LocScaleReparam
 
 from tests.model.test_predictive import Fit
 from vijax.model import Growing
+from vijax.model.interventions import check_values
 from vijax.runtime.errors import ModelError
 
 NUM = 4000
@@ -196,3 +199,11 @@ def test_sites_inside_a_scan_can_be_set():
 def test_wrong_interventions_are_named(chain, do, message):
     with pytest.raises(ModelError, match=message):
         chain.predict(do=do)
+
+
+@pytest.mark.parametrize(("value", "possible"), [(0.0, True), (2.0, True), (-1.0, False)])
+def test_a_set_value_may_be_at_the_boundary_of_the_support(value, possible):
+    trace = {"tau": {"type": "sample", "value": np.ones(()), "fn": dist.HalfNormal(), "infer": {}}}
+    expectation = contextlib.nullcontext() if possible else pytest.raises(ModelError, match="'tau'")
+    with expectation:
+        check_values(trace, {"tau": value})

@@ -55,6 +55,18 @@ def test_a_factor_that_no_latent_changes():
     assert remarks(with_param, X).texts == ()
 
 
+def test_an_outcome_that_was_not_observed():
+    def model(x, y, z, observe):
+        slope = numpyro.sample("slope", dist.Normal(0.0, 1.0))
+        numpyro.sample("z", dist.Normal(slope, 1.0), obs=z)
+        with numpyro.plate("rows", len(x)):
+            numpyro.sample("y", dist.Normal(slope * x, 1.0), obs=y if observe else None)
+
+    text = "argument 'y' is not used, and site 'y' is a latent one: was obs=y forgotten?"
+    assert remarks(model, X, X**2, 0.5, False).warnings == (text,)
+    assert remarks(model, X, X**2, 0.5, True).texts == ()
+
+
 @pytest.mark.parametrize(
     "family",
     [

@@ -222,6 +222,15 @@ def test_a_prediction_with_other_latent_shapes_names_the_site(fitted):
         fitted.predict(np.zeros((4, 3), np.float32))
 
 
+def test_missing_values_in_new_inputs_are_refused_where_they_are_read(fitted):
+    x = np.array([[0.2, np.nan], [3.0, 0.5]], np.float32)
+    expected = r"'x': expected numbers.*1 of 4 that are NaN, the first at index \[0, 1\]"
+    with pytest.raises(vijax.ModelError, match=expected):
+        fitted.predict(x)
+    ignored = fitted.predict(X, np.full(8, np.nan, np.float32), num_draws=5)["y"]
+    np.testing.assert_array_equal(ignored, fitted.predict(X, Y, num_draws=5)["y"])
+
+
 def test_log_likelihood_is_the_density_of_each_datum_at_the_draws_of_sample(fitted):
     found, draws = fitted.log_likelihood(300, rng_key=7), fitted.sample(300, rng_key=7)
     assert list(found) == ["y"]

@@ -251,6 +251,8 @@ def test_errors_name_the_argument_and_the_remedy(posterior, predictor):
         predictor(X[:2], np.array([GROUP[0], 3]))
     with pytest.raises(TypeError, match="got 'z'"):
         predictor(X[:2], GROUP[:2], z=1)
+    with pytest.raises(ValueError, match=r"'x': expected numbers.*NaN at index \[1, 0\]"):
+        predictor(np.array([[0.0, 1.0], [np.nan, 1.0]]), GROUP[:2])
     with pytest.raises(vijax.ModelError, match="two or more different rows, got 1"):
         posterior.predictor(X[:1], GROUP[:1])
     with pytest.raises(vijax.ModelError, match="different rows, got equal ones"):

@@ -88,9 +88,9 @@ def relabel(result: FitResult, key: Array) -> FitResult:
     found = exchangeable(result)
     if not found:
         raise GuideError(
-            "relabel: expected a model with exchangeable components, found none. The prior or an "
-            "ordered constraint distinguishes its components, or they are not those of a discrete "
-            "site or a mixture distribution; their labels mean the same in all draws."
+            "relabel: expected a model with components of a discrete site or a mixture "
+            "distribution that can all be exchanged, found none. The prior, an ordered constraint "
+            "or a fixed initial state distinguishes some of them."
         )
     result = dataclasses.replace(result, relabeling=())
     z = unconstrained(result, key, _DRAWS)

@@ -52,7 +52,7 @@ def test_no_options_give_a_posterior_whose_evidence_brackets_the_truth(name):
     ],
 )
 def test_the_right_name_is_suggested_for_a_misspelled_option(wrong, right):
-    with pytest.raises(TypeError, match=rf"got '{wrong}'.*Did you mean {right}"):
+    with pytest.raises(TypeError, match=rf"got '{wrong}'.*Did you mean '{right}"):
         fit(model, Y, **{wrong: 3})
 
 

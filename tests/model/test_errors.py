@@ -56,7 +56,7 @@ class Missing:  # a pandas column of strings
     [
         ((), {}, r"missing a required argument: 'x'.*Expected simple\(x, y=None\), got 0 positio"),
         ((1, 2, 3), {}, r"too many positional arguments.*got 3 positional"),
-        ((1,), {"yy": 2}, r"unexpected keyword argument 'yy'.*Did you mean 'y' instead of 'yy'"),
+        ((1,), {"yy": 2}, r"unexpected keyword argument 'yy'.*Did you mean 'y'\?"),
         ((1,), {"x": 2}, r"multiple values for argument 'x'"),
         ((np.array([["a"]]),), {}, r"argument 'x': expected a numeric array, got dtype <U1.*codes"),
         ((1,), {"y": Missing()}, r"argument 'y': expected a label.*1 of 2.*missing.*row 1"),

@@ -190,7 +190,7 @@ def test_sites_inside_a_scan_can_be_set():
 @pytest.mark.parametrize(
     ("do", "message"),
     [
-        ({"twise": 1.0}, r"do: expected some of the sites \['a'.*'twise'.*mean twice"),
+        ({"twise": 1.0}, r"do: expected some of the sites \['a'.*'twise'.*mean 'twice'"),
         ({"z": np.nan}, r"do\['z'\]: expected a value in the site's support, Real.*got nan"),
         ({"z": None}, r"do\['z'\]: expected numbers, got None"),
         ({"c": np.ones(3)}, r"do\['c'\]: expected a value that broad.*\(2,\), got shape \(3,\)"),

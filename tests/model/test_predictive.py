@@ -11,7 +11,7 @@ from numpyro.contrib.control_flow import scan
 
 from tests.model.zoo import CASES, X, Y
 from vijax.contracts import Batch
-from vijax.model import build, predictor, split, unwrap
+from vijax.model import build, predictive_program, split, unwrap
 from vijax.model.fitted_values import NO_GROWTH
 from vijax.runtime.errors import ModelError
 
@@ -37,7 +37,7 @@ class Fit:
         if not args and not kwargs:
             args, kwargs = self.arguments.join(self.batch.data)
         do = do or {}
-        program, batch, _, redrawn = predictor(
+        program, batch, _, redrawn = predictive_program(
             self.model, args, kwargs, self.target, growing=growing, do=do
         )
         keys = jax.random.split(jax.random.key(seed), self.num_draws)
@@ -234,9 +234,9 @@ def test_a_seeded_model_still_varies():
 
 def test_an_equal_call_compiles_once():
     fit = of("regression")
-    first = predictor(fit.model, (X,), {}, fit.target)[0]
-    assert predictor(fit.model, (X + 1,), {}, fit.target)[0] is first
-    assert predictor(fit.model, (X[:3],), {}, fit.target)[0] is not first
+    first = predictive_program(fit.model, (X,), {}, fit.target)[0]
+    assert predictive_program(fit.model, (X + 1,), {}, fit.target)[0] is first
+    assert predictive_program(fit.model, (X[:3],), {}, fit.target)[0] is not first
 
 
 def log_likelihood(fit, z):

@@ -403,16 +403,16 @@ def test_losses_and_steps_are_those_of_the_run():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda p: p.sample(num_samples=10), "sample: .*'num_samples'. Did you mean num_draws"),
-        (lambda p: p.summary(hdi_prob=0.9), "Did you mean ci_prob"),
-        (lambda p: p.importance(seed=1), "Did you mean rng_key"),
-        (lambda p: p.predict(X, redraw=["beta"]), "Did you mean from_prior"),
-        (lambda p: p.predict(X, draws=9), "Did you mean num_draws.*Arguments of the model: x, y"),
-        (lambda p: p.log_predictive_density(X, yy=Y), "Did you mean y"),
+        (lambda p: p.sample(num_samples=10), "sample: .*'num_samples'. Did you mean 'num_draws'"),
+        (lambda p: p.summary(hdi_prob=0.9), "Did you mean 'ci_prob'"),
+        (lambda p: p.importance(seed=1), "Did you mean 'rng_key'"),
+        (lambda p: p.predict(X, redraw=["beta"]), "Did you mean 'from_prior'"),
+        (lambda p: p.predict(X, draws=9), "Did you mean 'num_draws'.*Arguments of the model: x, y"),
+        (lambda p: p.log_predictive_density(X, yy=Y), "Did you mean 'y'"),
         (lambda p: p.sample(jax.random.key(0)), "sample: pass the key by name"),
         (lambda p: p.predict(jax.random.key(0), X), "predict: pass the key by name"),
         (lambda p: p.predict(X, model_kwargs={"y": Y}, y=Y), "'y' was given twice"),
-        (lambda p: vijax.compare({"a": p, "b": p}, n_draws=9), "Did you mean num_draws"),
+        (lambda p: vijax.compare({"a": p, "b": p}, n_draws=9), "Did you mean 'num_draws'"),
     ],
 )
 def test_a_misread_call_is_explained(fitted, call, message):

@@ -85,7 +85,7 @@ def test_predictions_at_other_inputs_and_with_set_values(prior):
     assert (found["mu"] == 100).all()
     np.testing.assert_array_equal(found["total"], found["theta"])
     assert (found["theta"] > 90).all()
-    with pytest.raises(TypeError, match="Did you mean num_draws"):
+    with pytest.raises(TypeError, match="Did you mean 'num_draws'"):
         prior.predict(num_samples=9)
     with pytest.raises(TypeError, match=r"prior: expected arguments.*\(group, y\).*'num_draws'"):
         vijax.prior(groups, GROUP, num_draws=9)

@@ -83,7 +83,7 @@ def test_sites_are_selected_by_name_scalar_or_pattern(posterior):
     assert selected(["effect[c]", "<b>", "effect[b]"]) == ["effect[c]", "<b>", "effect[b]"]
     assert selected("eff*") == [f"effect[{label}]" for label in LABELS]
     assert selected("mean[1?]") == [f"mean[{i}]" for i in range(10, 20)]
-    with pytest.raises(vijax.VijaxError, match=r"got 'efect'\. Did you mean effect\?"):
+    with pytest.raises(vijax.VijaxError, match=r"got 'efect'\. Did you mean 'effect'\?"):
         posterior.summary("efect")
     with pytest.raises(vijax.VijaxError, match=r"sites: expected names among .*got 'x"):
         posterior.summary(["<b>", "x*"])

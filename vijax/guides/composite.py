@@ -7,7 +7,6 @@ there is one class per contract, and `compose` chooses it.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import operator
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -35,6 +34,7 @@ from vijax.contracts import (
     Space,
 )
 from vijax.runtime.errors import GuideError
+from vijax.runtime.keywords import did_you_mean
 
 Sites = str | tuple[str, ...] | EllipsisType  # a key of a `guide=` mapping
 
@@ -229,8 +229,7 @@ def _names(key: Any) -> tuple[str, ...]:
 
 
 def _unknown(name: str, space: Space) -> str:
-    close = difflib.get_close_matches(name, space.names, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    hint = did_you_mean(name, space.names)
     return (
         f"site {name!r}: expected one of the model's latent sites {list(space.names)}, got a name "
         f"the model does not have.{hint}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 from collections.abc import Callable, Mapping
@@ -23,6 +22,7 @@ from vijax.guides.structured.asvi import ASVI
 from vijax.guides.structured.markov import Markov, chain_sites, is_chain
 from vijax.guides.structured.plates import Plates
 from vijax.runtime.errors import GuideError
+from vijax.runtime.keywords import did_you_mean
 
 NAMES: dict[str, Callable[[], Guide]] = {
     "meanfield": MeanField,
@@ -170,6 +170,5 @@ def by_name(name: str) -> Guide:
     except KeyError:
         plain = name.lower().replace("-", "").replace("_", "").replace(" ", "")
         known = ["auto", *NAMES]  # "auto" is resolved by `fit`
-        close = difflib.get_close_matches(plain, known, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(plain, known)
         raise GuideError(f"guide: expected one of {known}, got {name!r}.{hint}") from None

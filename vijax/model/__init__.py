@@ -10,14 +10,14 @@ from vijax.model.log_density import from_log_density
 from vijax.model.minibatch.additivity import check_batches
 from vijax.model.minibatch.subsampling import batch_request, check_sources, fetch
 from vijax.model.nuts import run_nuts
-from vijax.model.predictive import predictor
+from vijax.model.predictive import predictive_program
 from vijax.model.prior import build_prior
 from vijax.model.remarks import Remarks, model_remarks
-from vijax.model.row_analysis import ModelState, RowModel, row_model
-from vijax.model.row_checks import check_rows
-from vijax.model.row_limits import index_limits
-from vijax.model.row_predictive import out_axes, predict_rows
-from vijax.model.row_statistics import Statistic, check_statistic
+from vijax.model.rows.analysis import RowModel, SharedState, row_model
+from vijax.model.rows.checks import check_rows
+from vijax.model.rows.limits import index_limits
+from vijax.model.rows.predictive import out_axes, predict_rows
+from vijax.model.rows.statistics import Statistic, check_statistic
 from vijax.model.sharding import shard_data, shard_target
 from vijax.model.tracing.arguments import Arguments, ModelCall, split, unwrap
 
@@ -25,9 +25,9 @@ __all__ = [
     "Arguments",
     "Growing",
     "ModelCall",
-    "ModelState",
     "Remarks",
     "RowModel",
+    "SharedState",
     "Statistic",
     "batch_request",
     "build",
@@ -46,7 +46,7 @@ __all__ = [
     "model_remarks",
     "out_axes",
     "predict_rows",
-    "predictor",
+    "predictive_program",
     "row_model",
     "run_nuts",
     "shard_data",

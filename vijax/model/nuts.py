@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,6 +15,7 @@ from numpyro.infer import NUTS
 
 from vijax.contracts import Batch, Position, PyTree, Space, Target
 from vijax.runtime.errors import ModelError
+from vijax.runtime.keywords import did_you_mean
 
 DENSE_DIM = 500  # largest dimension at which a dense mass matrix is worth its cost
 _RESERVED = {"model", "potential_fn", "sampler", "postprocess_fn", "init_params", "self", "kwargs"}
@@ -139,8 +139,7 @@ def _split_options(
                 break
         else:
             everything = sorted(set().union(*known) - {"args"})
-            close = difflib.get_close_matches(name, everything, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(name, everything)
             raise TypeError(
                 f"nuts: unknown option {name!r}.{hint} Options: {', '.join(everything)}."
             )

@@ -51,7 +51,7 @@ class Scenario(NamedTuple):
     do: frozenset[str] = frozenset()
 
 
-class Predictor(NamedTuple):
+class PredictiveProgram(NamedTuple):
     """A compiled program for draws of a model's sites, at arguments of one shape.
 
     Attributes:
@@ -70,7 +70,7 @@ class Predictor(NamedTuple):
     redrawn: frozenset[str]
 
 
-def predictor(
+def predictive_program(
     model: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -78,7 +78,7 @@ def predictor(
     fitted: Arguments | None = None,
     growing: Growing = NO_GROWTH,
     do: Mapping[str, Any] | None = None,
-) -> Predictor:
+) -> PredictiveProgram:
     """A compiled program for the posterior predictive at new arguments.
 
     Latent sites take their posterior draws, `param` sites their fitted values. An observed site
@@ -113,7 +113,7 @@ def predictor(
     )
     redrawn = redrawn_sites(call, scenario, do) if do else frozenset[str]()
     program = target.program(_predict, call, scenario, quick=num_elements <= _FEW_ELEMENTS)
-    return Predictor(program, Batch(data), num_elements, redrawn)
+    return PredictiveProgram(program, Batch(data), num_elements, redrawn)
 
 
 def model_call(
@@ -220,7 +220,7 @@ def run_scenario(
     model: dict[str, PyTree],
     mutable: dict[str, PyTree],
 ) -> Draws:
-    """Draws of a model's sites, see `Predictor.program`."""
+    """Draws of a model's sites, see `PredictiveProgram.program`."""
     traced, trace = abstract_call(call)
     resampled = resampled_sites(trace, scenario.observed)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ from numpyro.distributions import constraints
 from vijax.contracts import Batch, Target
 from vijax.model.data_dependence import density_arrays
 from vijax.model.log_density import log_density_model
+from vijax.runtime.encoding import column_name
 from vijax.runtime.host_values import HostValues
 
 _FEW_OUTCOMES = 10  # equal ones up to which there may be no others
@@ -102,7 +102,7 @@ def _equal_outcomes(target: Target, batch: Batch) -> Iterator[str]:
 
 def _unused_outcomes(target: Target, batch: Batch) -> Iterator[str]:
     """Latent sites with the name of an argument that the model does not use."""
-    names = {re.sub(r"^.*\[(['\"])(.*)\1\]$", r"\2", name): name for name in batch.data}
+    names = {column_name(name): name for name in batch.data}
     alike = [site.name for site in target.space.sites if site.name in names]
     if not alike:
         return

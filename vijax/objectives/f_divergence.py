@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from jax.lax import stop_gradient
 
 from vijax.contracts import LossContext, NonElboObjective, PyTree, Variables
 from vijax.objectives.estimators.particles import check_num, draw_particles, with_gradient_of
+from vijax.runtime.keywords import did_you_mean
 
 
 class Divergence(NamedTuple):
@@ -79,8 +79,7 @@ class FDivergence(NonElboObjective):
     def __post_init__(self) -> None:
         check_num(self.num_particles, 2)
         if self.name not in DIVERGENCES:
-            close = difflib.get_close_matches(self.name, DIVERGENCES, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(self.name, DIVERGENCES)
             raise ValueError(f"name: expected one of {list(DIVERGENCES)}, got {self.name!r}.{hint}")
 
     def __call__(

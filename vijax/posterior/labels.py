@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import collections
 import itertools
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from vijax.model import Arguments
 from vijax.model.data_dependence import abstract_position, with_placeholders
 from vijax.posterior.model_state import ModelState
 from vijax.posterior.result import FitResult
+from vijax.runtime.encoding import column_name
 from vijax.runtime.errors import ModelError, mismatch
 
 Coords = dict[str, np.ndarray]  # labels by dimension
@@ -181,7 +181,7 @@ class _Column(NamedTuple):
 
 def short_names(names: Iterable[str]) -> dict[str, str]:
     """The names of columns without that of the data frame, where that is unambiguous."""
-    last = {name: re.sub(r"^.*\[(['\"])(.*)\1\]$", r"\2", name) for name in names}
+    last = {name: column_name(name) for name in names}
     counts = collections.Counter(last.values())
     return {name: one if counts[one] == 1 else name for name, one in last.items()}
 

@@ -12,7 +12,7 @@ from jax import Array
 
 from vijax.contracts import Batch
 from vijax.diagnostics.importance import block_size
-from vijax.model import Growing, predictor
+from vijax.model import Growing, predictive_program
 from vijax.posterior import condition, draws, pointwise
 from vijax.posterior.labelled_rows import check_labelled_rows, read_by_program
 from vijax.posterior.missing_inputs import check_missing
@@ -110,7 +110,7 @@ def predictive(
 ) -> Arrays:
     """Predictive draws at new arguments given unconstrained draws of the latents."""
     target, do = result.target, {name: np.asarray(x) for name, x in changes.do.items()}
-    program, batch, _, redrawn = predictor(
+    program, batch, _, redrawn = predictive_program(
         result.model, args, kwargs, target, result.arguments, changes.growing, do
     )
     values = draws.constrain(result, draws.with_discrete(result, z, fold_in(key, 2)))

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from vijax.diagnostics.importance import block_size
-from vijax.model import predictor
+from vijax.model import predictive_program
 from vijax.posterior.model_state import ModelState
 from vijax.runtime.blockwise import Arrays, map_blocks
 from vijax.runtime.errors import warn
@@ -37,7 +37,7 @@ def draw_prior(
 ) -> Arrays:
     """Joint draws of all sites, in the order of the model."""
     target, do = state.target, do or {}
-    found = predictor(state.model, args, kwargs, target, state.arguments, do=do)
+    found = predictive_program(state.model, args, kwargs, target, state.arguments, do=do)
     run = found.program
     _warn_of_factors(target.structure.factors)
     size = block_size(found.batch, found.num_elements)

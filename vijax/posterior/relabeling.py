@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from scipy.optimize import linear_sum_assignment
 
 from vijax.contracts import Batch, Position, PyTree, Target
 from vijax.diagnostics.importance import block_size
@@ -58,6 +57,8 @@ def assignments(found: np.ndarray, locations: np.ndarray, scales: np.ndarray) ->
         locations: of the labels, `(num_components, num)`.
         scales: of the labels, likewise.
     """
+    from scipy.optimize import linear_sum_assignment  # slow to import
+
     distance = (found[:, None] - locations[:, None]) / scales[:, None]
     costs = 0.5 * np.square(distance).sum(-1) + np.log(scales).sum(-1)[:, None]
     return np.array([linear_sum_assignment(cost)[1] for cost in costs])

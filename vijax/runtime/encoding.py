@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
+import re
 from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple
 
@@ -122,6 +123,11 @@ def encode_labels(label: str, column: Any, known: Known) -> Encoded:
 def column_label(label: str, name: Hashable) -> str:
     """The name of a column of an argument, that of its leaf in the tree of arguments."""
     return f"{label}[{name!r}]"
+
+
+def column_name(label: str) -> str:
+    """The name of a column by its label, and any other label as it is."""
+    return re.sub(r"^.*\[(['\"])(.*)\1\]$", r"\2", label)
 
 
 def _levels_of_the_fit(label: str, known: Mapping[str, Known]) -> dict[Hashable, Labels]:

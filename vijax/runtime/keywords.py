@@ -69,12 +69,12 @@ _EQUIVALENTS = {
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """` Did you mean ...?` with the one of `known` that `name` stands for, or an empty string."""
+    """` Did you mean '...'?` with the one of `known` that `name` stands for, or an empty string."""
     names = list(known)
     equivalent = _EQUIVALENTS.get(name)
     if equivalent is None or equivalent.partition("=")[0] not in names:
         equivalent = next(iter(difflib.get_close_matches(name, names, n=1)), None)
-    return f" Did you mean {equivalent}?" if equivalent else ""
+    return f" Did you mean {equivalent!r}?" if equivalent else ""
 
 
 def merged(kwargs: Mapping[str, Any], model_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 
 from vijax.contracts import Solver
 from vijax.runtime.errors import VijaxError
+from vijax.runtime.keywords import did_you_mean
 from vijax.solvers.batch_and_match.batch_and_match import BatchAndMatch
 from vijax.solvers.laplace import LaplaceSolver
 from vijax.solvers.mean_field.fixed_draws import FixedDraws
@@ -45,8 +45,7 @@ def by_name(name: str) -> Solver | None:
     except KeyError:
         known = [*CHOICES, *NAMES]
         normalized = name.lower().replace("-", "_").replace(" ", "_")
-        close = difflib.get_close_matches(normalized, known, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(normalized, known)
         listed = ", ".join(map(repr, known))
         raise VijaxError(
             f"algorithm: expected {listed}, an Algorithm or a Solver, got {name!r}.{hint}"

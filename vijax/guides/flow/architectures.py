@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 
 from vijax.guides.flow.autoregressive import Autoregressive
@@ -16,6 +15,7 @@ from vijax.guides.flow.planar import Planar, Radial, Sylvester
 from vijax.guides.flow.spline import Spline
 from vijax.guides.flow.tail_transforms import LOFT, HeavyTails
 from vijax.runtime.errors import GuideError
+from vijax.runtime.keywords import did_you_mean
 
 
 def _alternate(part: Bijection, count: int) -> Bijection:
@@ -49,8 +49,7 @@ def architecture(name: str) -> Bijection:
     try:
         return ARCHITECTURES[name]()
     except KeyError:
-        close = difflib.get_close_matches(name.lower(), ARCHITECTURES, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(name.lower(), ARCHITECTURES)
         raise GuideError(
             f"layers: expected a Bijection or one of {list(ARCHITECTURES)}, got {name!r}.{hint}"
         ) from None

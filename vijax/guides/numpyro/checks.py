@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from vijax.contracts import Space
 from vijax.guides.numpyro.implicit_reparameterization import has_gradient
 from vijax.guides.numpyro.tracing import Trace
 from vijax.runtime.errors import GuideError, mismatch
+from vijax.runtime.keywords import did_you_mean
 
 _UNBOUNDED: tuple[tuple[type, tuple[str, ...]], ...] = (
     (constraints.greater_than, ("above",)),
@@ -169,8 +169,7 @@ def _check_site(label: str, name: str, site: Mapping[str, Any]) -> None:
 
 
 def _extra(label: str, name: str, space: Space) -> str:
-    close = difflib.get_close_matches(name, space.names, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    hint = did_you_mean(name, space.names)
     return (
         f"{label}, site {name!r}: expected the model's latent sites {list(space.names)}, got a "
         f"site the model does not have.{hint} Mark an auxiliary site of the guide "

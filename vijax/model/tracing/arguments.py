@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import inspect
 import types
@@ -22,6 +21,7 @@ from vijax.runtime.columns import Columns, Labels
 from vijax.runtime.encoding import Known, column_label
 from vijax.runtime.errors import ArgumentError
 from vijax.runtime.fingerprint import fingerprint
+from vijax.runtime.keywords import did_you_mean
 
 _HOLE = object()  # in place of a traced array
 _LONG_DOUBLE = {np.dtype("g").name: np.dtype("d"), np.dtype("G").name: np.dtype("D")}
@@ -284,10 +284,9 @@ def _suggestion(signature: inspect.Signature, kwargs: dict[str, Any]) -> str:
     """A suggestion for an unknown keyword."""
     for keyword in kwargs:
         if keyword not in signature.parameters:
-            close = difflib.get_close_matches(keyword, signature.parameters, n=1)
-            meant = f" Did you mean {close[0]!r} instead of {keyword!r}?" if close else ""
             return (
-                f"{meant} Options of fit() and arguments of the model are distinguished by name; "
+                f"{did_you_mean(keyword, signature.parameters)} Options of fit() and arguments of "
+                "the model are distinguished by name; "
                 "model_kwargs={...} passes a clashing one to the model."
             )
     return ""

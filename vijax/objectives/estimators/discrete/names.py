@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 
 from vijax.contracts import Space, TermInfo
@@ -12,6 +11,7 @@ from vijax.objectives.estimators.discrete.rebar import Rebar
 from vijax.objectives.estimators.discrete.relax import Relax
 from vijax.objectives.estimators.discrete.relaxed import GumbelSoftmax, StraightThrough
 from vijax.objectives.estimators.rao_blackwell import coupled_size
+from vijax.runtime.keywords import did_you_mean
 
 NAMES: dict[str, Estimator] = {
     "local": LocalExpectation(),
@@ -33,8 +33,7 @@ def check_discrete(discrete: str | Estimator) -> None:
     """
     if isinstance(discrete, Estimator) or discrete in ("auto", *NAMES):
         return
-    close = difflib.get_close_matches(str(discrete), NAMES, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    hint = did_you_mean(str(discrete), NAMES)
     raise ValueError(
         f"discrete: expected 'auto', one of {list(NAMES)} or an estimator of "
         f"vijax.objectives.estimators.discrete, got {discrete!r}.{hint}"

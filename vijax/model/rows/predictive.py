@@ -3,7 +3,7 @@
 The model is run on a single row, vectorized over rows and posterior draws. The results of a row
 therefore cannot depend on the rows beside it, which may be padding, and the model never sees how
 many there are. Whether this is the model's own posterior predictive is checked by
-`vijax.model.row_checks`.
+`vijax.model.rows.checks`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jax import Array
 from vijax.contracts import Batch, PyTree, Target
 from vijax.model.analysis import trace_with_default_rows
 from vijax.model.predictive import Draws, from_posterior
-from vijax.model.row_statistics import Statistic, of_draw, of_row
+from vijax.model.rows.statistics import Statistic, of_draw, of_row
 from vijax.model.traced_model import TracedModel
 from vijax.model.tracing.arguments import Arguments, ModelCall
 from vijax.model.tracing.handler import Message, Step, SubstituteFn

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vijax.model.row_analysis import FEW, RowModel, abstract_values, first_rows, predict_once
+from vijax.model.rows.analysis import FEW, RowModel, abstract_values, first_rows, predict_once
 from vijax.runtime.gathers import Gather, find_gathers, uses_out_of_range
 from vijax.runtime.host_values import HostValues
 

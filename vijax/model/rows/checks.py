@@ -12,8 +12,8 @@ from jax import Array
 from vijax.contracts import PyTree, Target
 from vijax.model.minibatch.additivity import TOLERANCE, relative_difference
 from vijax.model.predictive import Draws, predicted_values
-from vijax.model.row_analysis import RowModel, interaction
-from vijax.model.row_predictive import RowCall, RowSite, draw_keys
+from vijax.model.rows.analysis import RowModel, interaction
+from vijax.model.rows.predictive import RowCall, RowSite, draw_keys
 from vijax.model.tracing.log_densities import elementwise
 from vijax.model.tracing.sites import Trace
 from vijax.runtime.errors import ArgumentError

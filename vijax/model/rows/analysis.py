@@ -21,7 +21,7 @@ from vijax.model.predictive import (
     predicted_values,
     resampled_sites,
 )
-from vijax.model.row_predictive import LocalLatentError, RowCall, RowSite, draw_keys
+from vijax.model.rows.predictive import LocalLatentError, RowCall, RowSite, draw_keys
 from vijax.model.tracing.arguments import Arguments
 from vijax.model.tracing.sites import Trace, site_plates
 from vijax.runtime.errors import ArgumentError, ModelError
@@ -30,8 +30,8 @@ from vijax.runtime.jaxpr import used_inputs
 FEW, _MORE = 2, 3  # rows of traces whose comparison shows which axes are those of rows
 
 
-class ModelState(NamedTuple):
-    """What a fitted model is run with, except its arguments.
+class SharedState(NamedTuple):
+    """What all rows share: posterior draws, parameters and state of the model.
 
     Attributes:
         values: constrained draws of the latents that all rows share, `(num_draws, *shape)`.
@@ -59,7 +59,7 @@ class RowModel(NamedTuple):
     data: dict[str, Array]
     num_rows: int
     used: tuple[str, ...]
-    state: ModelState
+    state: SharedState
 
 
 def row_model(
@@ -69,7 +69,7 @@ def row_model(
     target: Target,
     fitted: Arguments,
     batch_axes: Mapping[str, int | None],
-    state: ModelState,
+    state: SharedState,
 ) -> RowModel:
     """Finds the rows of a model at example arguments.
 
@@ -178,7 +178,7 @@ def _number_of_rows(
     )
 
 
-def _row_sites(call: RowCall, state: ModelState) -> tuple[tuple[RowSite, ...], tuple[str, ...]]:
+def _row_sites(call: RowCall, state: SharedState) -> tuple[tuple[RowSite, ...], tuple[str, ...]]:
     """The sites with an axis of rows, and the arrays along rows that they depend on."""
     try:
         (closed, few), (_, more) = (abstract_values(call, state, num) for num in (FEW, _MORE))
@@ -210,7 +210,7 @@ def _row_sites(call: RowCall, state: ModelState) -> tuple[tuple[RowSite, ...], t
 
 
 def abstract_values(
-    call: RowCall, state: ModelState, num_rows: int
+    call: RowCall, state: SharedState, num_rows: int
 ) -> tuple[Any, dict[str, jax.ShapeDtypeStruct]]:
     """The program of all predicted values on so many rows, whose first inputs are the arrays."""
     one_draw = {n: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for n, x in state.values.items()}
@@ -220,7 +220,7 @@ def abstract_values(
 
 
 def predict_once(
-    call: RowCall, state: ModelState, num_rows: int, data: dict[str, Array], values: Draws
+    call: RowCall, state: SharedState, num_rows: int, data: dict[str, Array], values: Draws
 ) -> Draws:
     """Predicted values on some rows at one posterior draw, before their axes are known."""
     keys = draw_keys(jax.random.key(0), jnp.uint32(0), jnp.uint32(0))

@@ -16,10 +16,12 @@ import pytest
 import vijax
 from tests import targets
 from vijax.diagnostics.status import diagnose
+from vijax.guides import Flow, FullRank
 from vijax.runtime import deadline, interrupt
 from vijax.runtime.deadline import current_limit, keep_answer, time_limit
 from vijax.runtime.interrupt import _Interrupts, best_answer
 from vijax.runtime.program import Program
+from vijax.solvers.gaussians import conversion
 
 PROBLEM = targets.problem("gamma_poisson")
 FITS = {
@@ -214,3 +216,29 @@ def test_nothing_is_interrupted_in_other_threads():
     thread.start()
     thread.join()
     assert found == [3, signal.default_int_handler]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3], ids=["paths", "chosen path", "steps"])
+@pytest.mark.parametrize("guide", ["auto", "flow"])
+def test_the_best_gaussian_so_far_is_the_answer(guide, count, monkeypatch):
+    """A fit that is left inside its first solver returns what that has found."""
+    offers = iter(range(1, 1000))
+
+    def offer_and_press(result):
+        deadline.offer(result)
+        if next(offers) == count:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(conversion, "offer", offer_and_press)
+    monkeypatch.setattr(deadline, "_GRACE", 0.0)
+    monkeypatch.setattr(_Interrupts, "_remind", lambda self: None)
+    with pytest.warns(vijax.VijaxWarning, match="interrupted by Ctrl-C"):
+        posterior = fit(guide=guide)
+    assert posterior.stop_reason == "interrupted by Ctrl-C; the best Gaussian so far"
+    assert posterior.status == "approximate"
+    assert posterior.guide == (Flow() if guide == "flow" else FullRank())
+    draws = posterior.sample(4000)
+    found = np.concatenate([draws[name].reshape(4000, -1) for name in posterior.space.names], 1)
+    # Gaussian curvature at or near the mode: within half of a standard deviation
+    assert (np.abs(found.mean(0) - PROBLEM.mean) < 0.5 * np.sqrt(np.diag(PROBLEM.covariance))).all()
+    assert (np.abs(np.log(found.var(0) / np.diag(PROBLEM.covariance))) < 1).all()

@@ -371,7 +371,7 @@ def test_a_point_estimate_has_no_density():
         (lambda p: p.sample(num_draws=2.5), "num_draws"),
         (lambda p: p.summary(ci_prob=89), "ci_prob"),
         (lambda p: p.summary(round_to="2g"), "round_to: expected a number of decimals"),
-        (lambda p: p.predict(X, new_groups="row"), r"plates of \['rows'\], got 'row'.*mean rows"),
+        (lambda p: p.predict(X, new_groups="row"), r"plates of \['rows'\], got 'row'.*mean 'rows'"),
         (lambda p: p.predict(X, from_prior=["beta"], do={"beta": 0}), "do: .* not in from_prior"),
         (lambda p: p.discrete_probs(), "discrete_probs: expected discrete latent sites.*got none"),
         (lambda p: p.resume(0), "num_steps|direct solver"),

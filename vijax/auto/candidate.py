@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
+
+import numpy as np
 
 from vijax.contracts import PyTree, Solution, Variables
 from vijax.diagnostics.assessment import (
@@ -13,6 +16,7 @@ from vijax.diagnostics.assessment import (
     add_gradient_check,
     add_propriety,
     assess,
+    assess_elbos,
 )
 from vijax.engine.problem import Problem
 from vijax.guides import FullRank
@@ -45,17 +49,24 @@ class StartingPoint(NamedTuple):
         problem: with the guide of the first stage.
         variables: initial variables.
         mutable: the model's mutable state.
+        keep: called with a function that returns a candidate, before there is another.
     """
 
     problem: Problem
     variables: Variables
     mutable: dict[str, PyTree]
+    keep: Callable[[Callable[[], Candidate]], None] = lambda _: None
 
     def candidate(self, problem: Problem, solution: Solution) -> Candidate:
         """A solution with its importance-sampling diagnostics."""
         return Candidate(
             problem, solution, assess_solution(problem, solution, self.mutable, "none")
         )
+
+
+def unassessed(problem: Problem, solution: Solution) -> Candidate:
+    """A candidate without diagnostics, for lack of time."""
+    return Candidate(problem, solution, assess_elbos(np.zeros(0), solution.converged))
 
 
 def assess_solution(

@@ -21,8 +21,7 @@ from vijax.auto.candidate import (
     is_better,
 )
 from vijax.auto.history import Attempt
-from vijax.contracts import Guide, PyTree, Variables
-from vijax.engine.problem import Problem
+from vijax.contracts import Guide
 from vijax.runtime.deadline import time_is_up
 from vijax.runtime.progress import stage
 
@@ -60,21 +59,16 @@ class Stages(NamedTuple):
 
 def search(
     stages: Stages,
-    problem: Problem,
-    variables: Variables,
-    mutable: dict[str, PyTree],
+    start: StartingPoint,
     keep: Callable[[Candidate, tuple[Attempt, ...]], None],
 ) -> tuple[Candidate, tuple[Attempt, ...]]:
     """Runs the stages; returns the best candidate and the record of the stages.
 
     Args:
         stages: what is tried.
-        problem: the problem.
-        variables: initial variables.
-        mutable: the model's mutable state.
+        start: the start of the first.
         keep: called with both whenever there is a better candidate.
     """
-    start = StartingPoint(problem, variables, mutable)
     best: Candidate | None = None
     history: list[Attempt] = []
     for name, run in {**stages.stages, **stages.modes}.items():
@@ -85,7 +79,7 @@ def search(
             continue
         if best is None:  # before more time is spent
             keep(found, ())
-            found = check_target(found, mutable)
+            found = check_target(found, start.mutable)
         kept = best is None or is_better(found, best) or _eliminates_modes(found, best)
         if best is None or not _only_searched(found, best):
             history.append(_attempt(name, found, kept, seconds))
@@ -94,7 +88,7 @@ def search(
     assert best is not None
     if is_unfit(best):
         return best, tuple(history)
-    best = check_with_chains(best, mutable, stages.correct)
+    best = check_with_chains(best, start.mutable, stages.correct)
     keep(best, tuple(history))
     for name, run in stages.fallbacks.items():
         if time_is_up() or _status(best) != "approximate":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from vijax.auto.candidate import (
     StartingPoint,
     check_with_chains,
     is_better,
+    unassessed,
     warm_start_solver,
 )
 from vijax.auto.centering import DENSE_DIM, ROUNDS, learn_centering
@@ -26,6 +28,7 @@ from vijax.guides.location_scale.full_rank import FullRankParams
 from vijax.guides.mixture import MixtureParams
 from vijax.guides.structured.plates import plates_affordable
 from vijax.model.centering import noncentered_weights, with_centering
+from vijax.runtime.deadline import partial_results
 from vijax.runtime.keys import fold_in
 from vijax.solvers import FlowDescent, default_solver
 from vijax.solvers.gaussians.conversion import location, to_params
@@ -48,7 +51,7 @@ def plates(start: StartingPoint, best: Candidate | None) -> Candidate | None:
     params = initial_params(target, guide, fold_in(start.problem.key, 41), z, start.problem.batch)
     problem = dataclasses.replace(start.problem, guide=guide)
     return gaussian(
-        StartingPoint(problem, start.variables._replace(guide=params), start.mutable), None
+        start._replace(problem=problem, variables=start.variables._replace(guide=params)), None
     )
 
 
@@ -64,7 +67,14 @@ def gaussian(start: StartingPoint, best: Candidate | None) -> Candidate | None:
     solver = default_solver(problem.guide, problem.target.space.dim)
     assert solver is not None
     state = (problem.target, problem.guide, start.variables, problem.batch)
-    return start.candidate(problem, solver.solve(fold_in(problem.key, 4), *state))
+
+    def keep(found: Callable[[], Solution]) -> None:
+        if best is None:
+            start.keep(lambda: unassessed(problem, found()))
+
+    with partial_results(keep):
+        solution = solver.solve(fold_in(problem.key, 4), *state)
+    return start.candidate(problem, solution)
 
 
 def centering(start: StartingPoint, best: Candidate | None) -> Candidate | None:

@@ -143,6 +143,7 @@ class Kernel:
         points: number of points evaluated, Hessian-vector products included.
         num_elements: array elements in one evaluation: all data, one point, and the enumeration of
             marginalized discrete sites.
+        found: a run calls it with a function that returns the best Gaussian so far.
     """
 
     def __init__(
@@ -163,6 +164,7 @@ class Kernel:
         self.dtype = np.dtype(jnp.result_type(float))
         self.calls = 0
         self.points = 0
+        self.found: Callable[[Callable[[], Any]], None] = lambda _: None
         self._has_forward_mode = True  # until a product fails
         self._rows: Iterable[Block]
         if isinstance(batch, Blocks):

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from vijax.algorithms import Adam, Gradient, Optimizer
-from vijax.auto.candidate import Candidate
+from vijax.auto.candidate import Candidate, StartingPoint, unassessed
 from vijax.auto.history import Attempt
 from vijax.auto.minibatch import refinement_stages
 from vijax.auto.search import is_unfit, search, title
@@ -42,7 +42,7 @@ from vijax.guides import MeanField
 from vijax.objectives import ELBO
 from vijax.posterior.finish import finish_candidate, finish_initial, finish_run, finish_solution
 from vijax.posterior.result import FitResult
-from vijax.runtime.deadline import keep_answer, time_is_up
+from vijax.runtime.deadline import keep_answer, partial_results, time_is_up
 from vijax.runtime.interrupt import defer_interrupt
 from vijax.runtime.keys import fold_in
 from vijax.runtime.progress import advance, stage
@@ -94,13 +94,16 @@ class Monitoring(NamedTuple):
 
 def run_search(start: FitStart, named: bool) -> FitResult | FitStart:
     """Searches over approximations, or over coordinates only if the guide was `named`."""
-    initial = (start.problem, start.variables[0], start.mutable)
+
+    def keep_made(make: Callable[[], Candidate], history: tuple[Attempt, ...] = ()) -> None:
+        state = (start.mutable, history, start.start_time)
+        keep_answer(lambda: finish_candidate(make(), *state, complete=False))
 
     def keep(found: Candidate, history: tuple[Attempt, ...]) -> None:
-        result = (found, start.mutable, history, start.start_time)
-        keep_answer(lambda: finish_candidate(*result, complete=False))
+        keep_made(lambda: found, history)
 
-    found, history = search(NAMED if named else AUTO, *initial, keep)
+    initial = StartingPoint(start.problem, start.variables[0], start.mutable, keep_made)
+    found, history = search(NAMED if named else AUTO, initial, keep)
     status, solution = found.assessment.diagnosis.status, found.solution
     # flows are fitted by gradient steps already
     final = isinstance(found.problem.guide, TransportGuide) or solution.converged or is_unfit(found)
@@ -112,7 +115,12 @@ def run_search(start: FitStart, named: bool) -> FitResult | FitStart:
 def run_direct_solver(start: FitStart, solver: Solver, final: bool) -> FitResult | FitStart:
     """Runs a direct solver; `final` if its result is returned even without convergence."""
     problem = start.problem
-    with stage(title(problem.guide)):
+
+    def keep(found: Callable[[], Solution]) -> None:
+        state = (start.mutable, (), start.start_time)
+        keep_answer(lambda: finish_candidate(unassessed(problem, found()), *state, complete=False))
+
+    with stage(title(problem.guide)), partial_results(keep):
         state = (problem.target, problem.guide, start.variables[0], problem.batch)
         solution = solver.solve(fold_in(problem.key, 4), *state)
     final |= solution.converged or solver.exhaustive or not solver.maximizes_elbo or time_is_up()
@@ -147,7 +155,7 @@ def run_refinement(start: FitStart, max_seconds: float | None) -> FitResult:
     steps = run._replace(reason=reason)  # they end at the first learning rate
     keep_answer(lambda: finish_run(engine, steps, start.start_time, complete=False))
     stages = refinement_stages(Solution(variables, reason, True, run.step, losses))
-    return finish(*search(stages, problem, variables, mutable, keep))
+    return finish(*search(stages, StartingPoint(problem, variables, mutable), keep))
 
 
 def run_gradient_steps(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vijax.auto.candidate import Candidate, assess_solution
+from vijax.auto.candidate import Candidate, assess_solution, unassessed
 from vijax.auto.history import Attempt
 from vijax.auto.mode_search import with_mode_search
 from vijax.contracts import Batch, PyTree, Solution, TransportGuide, Variables
@@ -103,9 +103,8 @@ def finish_solution(
     problem: Problem, solution: Solution, mutable: dict[str, PyTree], start: float
 ) -> FitResult:
     """Result of a direct solver, assessed; arguments as in `finish_candidate`."""
-    without = assess_elbos(np.zeros(0), solution.converged)
-    unassessed = Candidate(problem, solution, without)
-    keep_answer(lambda: finish_candidate(unassessed, mutable, (), start, complete=False))
+    without = unassessed(problem, solution)
+    keep_answer(lambda: finish_candidate(without, mutable, (), start, complete=False))
     assessment = assess_solution(problem, solution, mutable, "none")
     candidate = Candidate(problem, solution, assessment)
     return finish_candidate(candidate, mutable, (), start, chains="check")

@@ -71,6 +71,8 @@ class Limit:
 
 
 _limit: contextvars.ContextVar[Limit | None] = contextvars.ContextVar("_limit", default=None)
+_keep: contextvars.ContextVar[Callable[[Callable[[], Any]], None] | None]
+_keep = contextvars.ContextVar("_keep", default=None)
 
 
 @contextlib.contextmanager
@@ -138,6 +140,41 @@ def keep_answer(answer: Callable[[], Any]) -> None:
     limit = _limit.get()
     if limit is not None:
         limit.answer = answer
+
+
+@contextlib.contextmanager
+def partial_results(keep: Callable[[Callable[[], Any]], None]) -> Iterator[None]:
+    """Passes what a solver inside the block has so far to `keep`, see `offer`.
+
+    Args:
+        keep: takes a function that returns the result, at hardly any cost. What it offers itself is
+            passed to the block around this one.
+    """
+    outer = _keep.get()
+
+    def inner(result: Callable[[], Any]) -> None:
+        token = _keep.set(outer)
+        try:
+            keep(result)
+        finally:
+            _keep.reset(token)
+
+    token = _keep.set(inner)
+    try:
+        yield
+    finally:
+        _keep.reset(token)
+
+
+def offer(result: Callable[[], Any]) -> None:
+    """Hands on the best result of a solver so far.
+
+    Args:
+        result: returns it, in the form in which the solver returns its last one.
+    """
+    keep = _keep.get()
+    if keep is not None:
+        keep(result)
 
 
 def stop_if_overdue() -> None:

@@ -26,7 +26,7 @@ from vijax.contracts import (
 from vijax.contracts.kernel import Floats, Kernel
 from vijax.diagnostics.importance import gain
 from vijax.guides.flow import Flow
-from vijax.runtime.deadline import end_reason, time_is_up
+from vijax.runtime.deadline import end_reason, offer, partial_results, time_is_up
 from vijax.runtime.errors import GuideError, mismatch
 from vijax.runtime.keys import fold_in, host_rng
 from vijax.runtime.progress import advance, expect
@@ -111,18 +111,27 @@ class FlowDescent(Solver):
             raise GuideError(mismatch("guide", "a Flow", repr(guide)))
         kernel = Kernel(target, batch, variables.model)
         params, alternatives, evaluations, unseen = variables.guide, (), 0, None
+
+        def with_base(found: Solution) -> Solution:
+            """The flow that is not fitted, on a base."""
+            of_flow = params._replace(base=found.variables.guide)
+            return found._replace(variables=variables._replace(guide=of_flow), alternatives=())
+
         if self.base is not None:
             base_variables = variables._replace(guide=params.base)
             base = guide.base_for(target.space.dim)
-            start = self.base.solve(key, target, base, base_variables, batch)
+            with partial_results(lambda found: offer(lambda: with_base(found()))):
+                start = self.base.solve(key, target, base, base_variables, batch)
             alternatives = tuple(params._replace(base=one) for one in start.alternatives)
             unseen = start.unseen
             params, evaluations = params._replace(base=start.variables.guide), start.evaluations
 
+        reason = "the flow was not fitted, this is its base"
+        on_base = variables._replace(guide=params)
+        base_only = Solution(on_base, reason, False, evaluations, (), alternatives, unseen)
         if time_is_up():  # the steps of the flow are another program, which takes long to compile
-            reason = f"not converged: {end_reason()} before the flow was fitted, this is its base"
-            base_only = variables._replace(guide=params)
-            return Solution(base_only, reason, False, evaluations, (), alternatives, unseen)
+            return base_only._replace(reason=f"not converged: {end_reason()}; {reason}")
+        offer(lambda: base_only)
 
         def elbo_terms(params: PyTree) -> Floats:
             rng = host_rng(fold_in(key, 1))  # the same draws for every candidate

@@ -15,7 +15,7 @@ from vijax.runtime.errors import VijaxError, mismatch
 from vijax.runtime.keys import host_rng
 from vijax.runtime.progress import advance, expect
 from vijax.solvers.batch_and_match.batch_and_match import BatchAndMatch
-from vijax.solvers.gaussians.conversion import from_params, gaussian_solution
+from vijax.solvers.gaussians.conversion import from_params, gaussian_solution, offers_gaussians
 from vijax.solvers.gaussians.dense import (
     Estimate,
     Gaussian,
@@ -123,7 +123,7 @@ class VariationalNewton(Solver):
         Raises:
             GuideError: the guide's parameters do not represent a Gaussian.
         """
-        kernel = Kernel(target, batch, variables.model)
+        kernel = offers_gaussians(Kernel(target, batch, variables.model), variables)
         result = self.run(kernel, host_rng(key), _dense(from_params(variables.guide, target.space)))
         paths = result.start
         gaussians: list[Gaussian | LowRankGaussian | None] = [result.gaussian]
@@ -218,6 +218,7 @@ class _Ascent:
                     return False, f"every step size decreased the ELBO after {count} steps"
                 continue
             self.gaussian, current, step = proposal, proposed, min(self.max_step, 2 * step)
+            self._offer(proposal)
             self.elbos.append(current.elbo)
             if current.elbo > max_elbo + _MARGIN + 2 * current.se:
                 # the ELBO still increases: earlier iterates are not at the optimum
@@ -232,6 +233,9 @@ class _Ascent:
                     f"{self.options.tolerance:g})"
                 )
         return False, f"the average did not converge in {self.options.max_steps} steps"
+
+    def _offer(self, gaussian: Gaussian) -> None:
+        self.kernel.found(lambda: gaussian)
 
     def choose(self, start: Gaussian) -> tuple[Gaussian, Estimate]:
         """The average, unless the last iterate or the start has a clearly better ELBO."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ from vijax.contracts.kernel import Floats, Kernel
 from vijax.runtime.deadline import end_reason, time_is_up
 from vijax.runtime.keys import host_rng
 from vijax.solvers.batch_and_match.families import Family, family_of
-from vijax.solvers.gaussians.conversion import from_params, gaussian_solution
+from vijax.solvers.gaussians.conversion import from_params, gaussian_solution, offers_gaussians
 from vijax.solvers.gaussians.dense import (
     Estimate,
     Gaussian,
@@ -112,7 +113,7 @@ class BatchAndMatch(Solver):
         Raises:
             GuideError: the guide's parameters do not represent a Gaussian.
         """
-        kernel = Kernel(target, batch, variables.model)
+        kernel = offers_gaussians(Kernel(target, batch, variables.model), variables)
         result = self.run(kernel, host_rng(key), from_params(variables.guide, target.space))
         paths, gaussians = result.start, [result.gaussian]
         if paths is not None:
@@ -222,6 +223,9 @@ class _Run:
             if self._revert(window):
                 averaging = 0
                 continue
+            latest = window.gaussian
+            if latest is not None:
+                self.kernel.found(functools.partial(self.family.approximate, latest))
             if averaging == 0 and self._increasing(_MIN_GAIN):
                 continue
             averaging += 1

@@ -9,7 +9,7 @@ sorts them.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ from vijax.guides.delta import DeltaParams
 from vijax.guides.location_scale.full_rank import FullRankParams
 from vijax.guides.location_scale.low_rank import LowRankParams
 from vijax.guides.location_scale.mean_field import MeanFieldParams
+from vijax.runtime.deadline import offer
 from vijax.runtime.errors import GuideError
 from vijax.solvers.gaussians.dense import Gaussian
 from vijax.solvers.gaussians.low_rank import LowRankGaussian, low_rank_approximation
@@ -94,6 +95,22 @@ def gaussian_solution(
         tuple(params[1:]),
         unseen,
     )
+
+
+def offers_gaussians(kernel: Kernel, variables: Variables) -> Kernel:
+    """The kernel, whose Gaussians so far are handed on as solutions; see `offer`.
+
+    Args:
+        kernel: of a solver's run.
+        variables: initial variables.
+    """
+
+    def found(gaussian: Callable[[], Gaussian | LowRankGaussian]) -> None:
+        reason = "the best Gaussian so far"
+        offer(lambda: gaussian_solution(kernel, variables, [gaussian()], reason, False))
+
+    kernel.found = found
+    return kernel
 
 
 def location(params: Any, space: Space) -> Floats:

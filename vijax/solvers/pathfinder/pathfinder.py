@@ -12,7 +12,7 @@ import numpy as np
 from vijax.contracts import Batch, Guide, Solution, Solver, Target, Variables
 from vijax.contracts.kernel import Floats, Kernel
 from vijax.runtime.keys import host_rng
-from vijax.solvers.gaussians.conversion import gaussian_solution, location
+from vijax.solvers.gaussians.conversion import gaussian_solution, location, offers_gaussians
 from vijax.solvers.gaussians.dense import (
     Estimate,
     Gaussian,
@@ -239,7 +239,7 @@ class Pathfinder(Solver):
         Raises:
             GuideError: the guide's parameters do not represent a Gaussian.
         """
-        kernel = Kernel(target, batch, variables.model)
+        kernel = offers_gaussians(Kernel(target, batch, variables.model), variables)
         result = self.run(kernel, host_rng(key), location(variables.guide, target.space)[None])
         return gaussian_solution(
             kernel, variables, [result.gaussian], result.reason, True, unseen=result.unseen
@@ -299,6 +299,7 @@ class Pathfinder(Solver):
         gaussian, (elbo, se) = self._choose(
             kernel, rng, components.component(best), draws, log_weights
         )
+        kernel.found(lambda: gaussian)
         return PathfinderResult(
             gaussian=gaussian,
             elbo=elbo,
@@ -342,6 +343,9 @@ class Pathfinder(Solver):
             for i, path in enumerate(paths)
             if path.reason != NO_START and len(path.points) > 1
         }
+        if candidates:
+            ends, _ = candidates[max(candidates, key=lambda i: paths[i].log_density[-1])]
+            kernel.found(lambda: ends.component(len(ends.mean) - 1))
         first = evaluate_candidates(kernel, candidates, antithetic(rng, self.num_draws, kernel.dim))
         candidates = {
             i: select_separated(evaluated, len(paths[i].points), _NUM_FINALISTS)

@@ -129,6 +129,20 @@ def from_values(
     return substitute
 
 
+def from_constrained(values: Mapping[str, Array], states: Mapping[Any, Array]) -> SubstituteFn:
+    """Latent values as given, without unconstrained ones; discrete sites at indices `states`."""
+
+    @_of_latents
+    def substitute(name: str, site: Message, steps: tuple[Step, ...]) -> Array | None:
+        if site["fn"].is_discrete and not is_sampled(site):
+            return enumerated_value(name, site, _enumerated_index(name, states, steps))
+        x = at_step(values[name], steps)
+        site["intermediates"] = Record(x, jnp.zeros(()))
+        return x
+
+    return substitute
+
+
 def at_origin(name: str, site: Message, steps: tuple[Step, ...]) -> Array | None:
     """A value inside the support, near the origin of unconstrained space."""
     # one, not zero: the origin is not on a sphere

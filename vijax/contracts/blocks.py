@@ -1,0 +1,123 @@
+"""Blocks of a conjugate guide: which latent sites have a joint family, and of which kind."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+GAUSSIAN = ("normal", "log_normal", "normal_gamma", "normal_wishart")  # with a mean per element
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockSite:
+    """A site of a block.
+
+    Attributes:
+        name: its name.
+        shape: of its value.
+        batch_axes: the axes along which its elements are independent, in the block's order.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    batch_axes: tuple[int, ...]
+
+    @property
+    def event_axes(self) -> tuple[int, ...]:
+        """The other axes: elements along them are dependent."""
+        return tuple(i for i in range(len(self.shape)) if i not in self.batch_axes)
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Their lengths."""
+        return tuple(self.shape[i] for i in self.event_axes)
+
+    @property
+    def event_size(self) -> int:
+        """Number of dependent elements."""
+        return math.prod(self.event_shape)
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Lengths of the batch axes."""
+        return tuple(self.shape[i] for i in self.batch_axes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """Latent sites with a joint distribution of one exponential family, independent of all others.
+
+    Attributes:
+        kind: `"normal"` (of several sites jointly), `"log_normal"`, `"gamma"`, `"beta"`,
+            `"dirichlet"`, `"wishart"`, or a normal and its precision jointly: `"normal_gamma"`,
+            `"normal_wishart"`.
+        sites: its sites; of the joint kinds the precision last.
+        power: of the positive site: `x^power` is gamma- (Wishart-) distributed.
+        color: blocks of one color share no term and are updated together.
+    """
+
+    kind: str
+    sites: tuple[BlockSite, ...]
+    power: float = 1
+    color: int = 0
+
+    @property
+    def name(self) -> str:
+        """The names of its sites."""
+        return ", ".join(site.name for site in self.sites)
+
+    @property
+    def gaussian_sites(self) -> tuple[BlockSite, ...]:
+        """Its sites with a normal distribution."""
+        if self.kind in ("normal_gamma", "normal_wishart"):
+            return self.sites[:-1]
+        return self.sites if self.kind in GAUSSIAN else ()
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Of its independent members."""
+        return self.sites[0].batch_shape
+
+    @property
+    def event_size(self) -> int:
+        """Dimension of its normal distribution."""
+        return sum(site.event_size for site in self.gaussian_sites)
+
+    @property
+    def words(self) -> str:
+        """The family in words."""
+        dense = f" of {self.event_size} dimensions" if self.event_size > 1 else ""
+        names = {
+            "normal": f"normal{dense}",
+            "log_normal": f"log-normal{dense}",
+            "gamma": {1: "gamma", -1: "inverse gamma"}.get(
+                self.power, f"gamma of x**{self.power:g}"
+            ),
+            "beta": "beta",
+            "dirichlet": "Dirichlet",
+            "wishart": "Wishart" if self.power == 1 else "inverse Wishart",
+            "normal_gamma": f"normal{dense} and gamma precision",
+            "normal_wishart": f"normal{dense} and Wishart precision",
+        }
+        return names[self.kind]
+
+
+@dataclasses.dataclass(frozen=True)
+class ConjugatePlan:
+    """The blocks of a model.
+
+    Attributes:
+        blocks: in the order of their updates.
+        discrete: discrete sites, which are eliminated.
+        multimodal: whether the ELBO may have several optima: discrete sites, or products of
+            sites.
+    """
+
+    blocks: tuple[Block, ...]
+    discrete: tuple[str, ...] = ()
+    multimodal: bool = False
+
+    @property
+    def num_colors(self) -> int:
+        """Number of groups of blocks that are updated one after the other."""
+        return 1 + max(block.color for block in self.blocks)

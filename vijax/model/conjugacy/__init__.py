@@ -1,0 +1,1 @@
+"""What a model function says about its latent sites: conditional conjugacy, read and proved."""

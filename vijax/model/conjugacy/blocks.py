@@ -1,0 +1,347 @@
+"""From what a model multiplies with what to blocks, families and the order of updates."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from vijax.contracts import Site
+from vijax.contracts.blocks import Block, BlockSite, ConjugatePlan
+from vijax.model.conjugacy.expectation import Expectation, NotConjugate, view
+from vijax.model.conjugacy.polynomials import Atom, Factor, Polynomial, Term, same_entry
+from vijax.model.conjugacy.reader import Refusal
+
+MAX_JOINT = 512  # elements of several sites in one normal distribution
+MAX_DENSE = 2048  # of one site
+
+
+class Pair(NamedTuple):
+    """Two normal elements in one square.
+
+    Attributes:
+        sites: their sites.
+        same: by axis of the first and axis of the second, whether the indices are the same.
+    """
+
+    sites: tuple[str, str]
+    same: tuple[tuple[bool, ...], ...]
+
+
+class Weight(NamedTuple):
+    """A normal element in a square with a weight.
+
+    Attributes:
+        site: the normal site.
+        precision: the site and power of the weight, `None` if it has none or several.
+        axes: by axis of the precision, the axis of the normal site with the same index.
+        plain: whether the element has no other factors that depend on its dependent axes.
+    """
+
+    site: str
+    precision: tuple[str, float] | None
+    axes: tuple[int | None, ...] = ()
+    plain: bool = True
+
+
+class Recorder(Expectation):
+    """Records what expectations a model needs; values are zeros."""
+
+    def __init__(self, sites: Mapping[str, Site], supports: Mapping[str, str]) -> None:
+        self.sites, self.supports = sites, supports
+        self.uses: dict[str, set[tuple[str, float]]] = {name: set() for name in sites}
+        self.pairs: set[Pair] = set()
+        self.weights: set[Weight] = set()
+        self.products: set[frozenset[str]] = set()
+        self.neighbors: set[frozenset[str]] = set()
+
+    def is_real(self, site: str) -> bool:
+        return self.supports[site] == "real"
+
+    def joint(self, weight: Atom, atom: Atom) -> bool:
+        return False
+
+    def first(self, atom: Atom) -> Factor:
+        if self.is_real(atom.site) and (atom.kind != "power" or atom.power != 1):
+            power = "log" if atom.kind == "log" else f"power {atom.power:g}"
+            raise NotConjugate(
+                f"depends on {atom.site} by its {power}, and {atom.site} is any real"
+            )
+        self.uses[atom.site].add((atom.kind, atom.power))
+        entries = atom.entries
+        shape = self.sites[atom.site].shape
+        if atom.kind == "logdet":
+            shape = shape[:-2]
+        return view(jnp.zeros(shape), entries)
+
+    def covariance(self, one: Atom, two: Atom, weight: Atom | None) -> list[Factor] | None:
+        normal = [self.is_real(atom.site) or atom.kind == "log" for atom in (one, two)]
+        if one.site != two.site:
+            if all(self.is_real(atom.site) for atom in (one, two)):
+                self.pairs.add(_pair(one, two))
+            return None
+        if not all(normal):
+            raise NotConjugate(
+                f"depends on {one.site} squared, and {one.site} is not normally distributed"
+            )
+        if not self.is_real(one.site):
+            self.uses[one.site].add(("log squared", 1))
+        self.pairs.add(_pair(one, two))
+        return [self.first(one), self.first(two)]
+
+    def together(self, atoms: Sequence[Atom]) -> None:
+        names = {atom.site for atom in atoms}
+        self.neighbors.update(frozenset(pair) for pair in itertools.combinations(names, 2))
+
+    def multiplied(self, atoms: Sequence[Atom]) -> None:
+        for one, two in itertools.combinations(atoms, 2):
+            self.products.add(frozenset((one.site, two.site)))
+
+    def weighted(self, weight: Term, term: Term) -> None:
+        for atom in term.atoms:
+            if self.is_real(atom.site):
+                self.weights.add(_weight(weight, term, atom))
+
+    def alone(self, value: Polynomial) -> None:
+        for term in value.terms or ():
+            for atom in term.atoms:
+                if self.is_real(atom.site):
+                    self.weights.add(Weight(atom.site, None))
+
+
+def _pair(one: Atom, two: Atom) -> Pair:
+    same = tuple(tuple(same_entry(a, b) for b in two.entries) for a in one.entries)
+    return Pair((one.site, two.site), same)
+
+
+def _weight(weight: Term, term: Term, atom: Atom) -> Weight:
+    if len(weight.atoms) != 1 or len(term.atoms) != 1:
+        return Weight(atom.site, None)
+    (precision,) = weight.atoms
+    axes = tuple(
+        next((i for i, own in enumerate(atom.entries) if same_entry(own, entry)), None)
+        for entry in precision.entries
+    )
+    last = atom.entries[-1] if atom.entries else None
+    plain = not any(last in labels for _, labels in (*term.factors, *weight.factors))
+    return Weight(atom.site, (precision.site, precision.power), axes, plain)
+
+
+# ---- blocks
+
+
+@dataclasses.dataclass
+class _Group:
+    """Normal sites that may become one block, with their batch axes."""
+
+    axes: dict[str, tuple[int, ...]]
+
+
+def plan_blocks(
+    recorder: Recorder, discrete: tuple[str, ...], subsampled: frozenset[str], joint: bool = True
+) -> ConjugatePlan:
+    """The blocks of a model.
+
+    Args:
+        recorder: of a whole model.
+        discrete: its discrete sites.
+        subsampled: plates that are subsampled, whose rows stay apart.
+        joint: whether sites may have a joint distribution; if not, each is a block.
+
+    Raises:
+        NotConjugate: the `Refusal` of every site whose statistics belong to no family.
+    """
+    refusals = []
+    single: dict[str, Block] = {}
+    for name, site in recorder.sites.items():
+        if recorder.is_real(name):
+            continue
+        found = _family(name, site, recorder)
+        if isinstance(found, Refusal):
+            refusals.append(found)
+        else:
+            single[name] = found
+    if refusals:
+        raise NotConjugate(refusals)
+    normal = {name: site for name, site in recorder.sites.items() if recorder.is_real(name)}
+    axes = {name: _batch_axes(name, site, recorder.pairs) for name, site in normal.items()}
+    groups = [_Group({name: found}) for name, found in axes.items()]
+    blocks: list[Block] = []
+    for name in list(axes) if joint else []:
+        found_joint = _with_precision(name, normal[name], axes[name], recorder, single)
+        if found_joint is not None:
+            blocks.append(found_joint)
+            single.pop(found_joint.sites[-1].name)
+            groups = [group for group in groups if name not in group.axes]
+    if joint:
+        groups = _merged(groups, recorder, normal, subsampled)
+    for group in groups:
+        sites = tuple(BlockSite(n, normal[n].shape, a) for n, a in group.axes.items())
+        blocks.append(Block("normal", sites))
+    blocks += single.values()
+    products = [pair for pair in recorder.products if all(map(recorder.is_real, pair))]
+    return ConjugatePlan(
+        _colored(_ordered(blocks, recorder.sites), recorder.neighbors),
+        discrete,
+        multimodal=bool(discrete or products),
+    )
+
+
+def _family(name: str, site: Site, recorder: Recorder) -> Block | Refusal:
+    """The family of a site by the statistics that the model needs of it."""
+    uses, kind = recorder.uses[name], recorder.supports[name]
+    powers = {power for use, power in uses if use == "power"}
+    every = tuple(range(len(site.shape)))
+    whole = BlockSite(name, site.shape, every)
+    if kind == "positive":
+        if ("log squared", 1) in uses and not powers:
+            return Block("log_normal", (whole,))
+        if len(powers) <= 1 and ("log squared", 1) not in uses:
+            return Block("gamma", (whole,), next(iter(powers), 1))
+    elif kind == "unit" and not powers:
+        return Block("beta", (whole,))
+    elif kind == "simplex" and not powers:
+        return Block("dirichlet", (BlockSite(name, site.shape, every[:-1]),))
+    elif kind == "matrix" and len(powers) == 1 and powers <= {1, -1}:
+        return Block("wishart", (BlockSite(name, site.shape, every[:-2]),), powers.pop())
+    words = sorted(_statistic(name, *use) for use in uses)
+    return Refusal(
+        name, "", f"enters the model as {', '.join(words)}: no family has all of these statistics"
+    )
+
+
+def _statistic(name: str, kind: str, power: float) -> str:
+    if kind == "power":
+        return name if power == 1 else f"{name}**{power:g}"
+    words = {"log1m": f"log(1 - {name})", "logdet": f"log det({name})"}
+    return words.get(kind, f"log({name})" if kind == "log" else f"log({name})**2")
+
+
+def _batch_axes(name: str, site: Site, pairs: set[Pair]) -> tuple[int, ...]:
+    """The axes along which all squares pair elements of the same index."""
+    own = [pair for pair in pairs if pair.sites == (name, name)]
+    axes = [i for i in range(len(site.shape)) if all(pair.same[i][i] for pair in own)]
+    size = _event_size(site, axes)
+    for i in sorted(range(len(site.shape)), key=lambda i: -site.shape[i]):
+        if size > MAX_DENSE and i not in axes:  # too many: independent along this one
+            axes.append(i)
+            size = _event_size(site, axes)
+    return tuple(sorted(axes))
+
+
+def _event_size(site: Site, batch_axes: Sequence[int]) -> int:
+    size = 1
+    for i, length in enumerate(site.shape):
+        size *= 1 if i in batch_axes else length
+    return size
+
+
+def _with_precision(
+    name: str, site: Site, batch: tuple[int, ...], recorder: Recorder, single: Mapping[str, Block]
+) -> Block | None:
+    """The joint block of a normal site and its precision, if all squares of the site have it."""
+    weights = [weight for weight in recorder.weights if weight.site == name]
+    found = {(weight.precision, weight.axes) for weight in weights}
+    if len(found) != 1 or any(name in pair for pair in recorder.products):
+        return None
+    ((precision, axes),) = found
+    if precision is None or precision[0] not in single:
+        return None
+    block = single[precision[0]]
+    if block.power != precision[1] or any(
+        name in pair.sites and pair.sites != (name, name) for pair in recorder.pairs
+    ):
+        return None
+    own = block.sites[0]
+    matched = axes[: len(own.batch_axes)]
+    if None in matched or not set(matched) <= set(batch) or len(set(matched)) < len(matched):
+        return None
+    ordered = tuple(int(axis) for axis in matched if axis is not None)
+    normal_site = BlockSite(name, site.shape, ordered)
+    if block.kind == "gamma":
+        return Block("normal_gamma", (normal_site, own), block.power)
+    last = len(site.shape) - 1
+    if block.kind == "wishart" and block.power == 1 and normal_site.event_axes == (last,):
+        if all(weight.plain for weight in weights):
+            return Block("normal_wishart", (normal_site, own), block.power)
+    return None
+
+
+def _merged(
+    groups: list[_Group],
+    recorder: Recorder,
+    sites: Mapping[str, Site],
+    subsampled: frozenset[str],
+) -> list[_Group]:
+    """Normal sites that enter common squares, jointly where that is affordable."""
+    names = {name for group in groups for name in group.axes}
+    edges = [pair for pair in recorder.pairs if len(set(pair.sites)) == 2]
+    for one, two in sorted({tuple(sorted(pair.sites)) for pair in edges}):
+        if not {one, two} <= names:
+            continue
+        first, second = (next(g for g in groups if n in g.axes) for n in (one, two))
+        if first is second:
+            continue
+        joint = _joined(first, second, edges, recorder, sites, subsampled)
+        if joint is not None:
+            groups = [g for g in groups if g not in (first, second)] + [joint]
+    return groups
+
+
+def _joined(
+    one: _Group,
+    two: _Group,
+    edges: Sequence[Pair],
+    recorder: Recorder,
+    sites: Mapping[str, Site],
+    subsampled: frozenset[str],
+) -> _Group | None:
+    """Two groups as one: with their common batch axes, or with none."""
+    names = {*one.axes, *two.axes}
+    if any(pair <= names for pair in recorder.products):
+        return None
+    axes = one.axes | two.axes
+    inside = [pair for pair in edges if set(pair.sites) <= names]
+    if len({len(batch) for batch in axes.values()}) == 1 and all(
+        _aligned(pair, axes) for pair in inside
+    ):
+        if sum(_event_size(sites[n], axes[n]) for n in names) <= MAX_JOINT:
+            return _Group(axes)
+    local = any(sites[n].axes(subsampled).pairs for n in names)
+    if local or sum(_event_size(sites[n], ()) for n in names) > MAX_JOINT:
+        return None
+    return _Group(dict.fromkeys(axes, ()))
+
+
+def _aligned(pair: Pair, axes: Mapping[str, tuple[int, ...]]) -> bool:
+    one, two = pair.sites
+    return all(pair.same[i][j] for i, j in zip(axes[one], axes[two], strict=True))
+
+
+def _ordered(blocks: Sequence[Block], sites: Mapping[str, Site]) -> list[Block]:
+    """Blocks inside of more plates first, then normal ones, then in the order of the model."""
+    place = {name: i for i, name in enumerate(sites)}
+
+    def key(block: Block) -> tuple[Any, ...]:
+        first = block.sites[0].name
+        return -len(sites[first].plates), not block.gaussian_sites, place[first]
+
+    return sorted(blocks, key=key)
+
+
+def _colored(blocks: Sequence[Block], neighbors: set[frozenset[str]]) -> tuple[Block, ...]:
+    """Blocks with the smallest color that no earlier block with a common term has."""
+    found: list[Block] = []
+    for block in blocks:
+        names = {site.name for site in block.sites}
+        taken = {
+            other.color
+            for other in found
+            if any(frozenset((a, b.name)) in neighbors for a in names for b in other.sites)
+        }
+        color = next(i for i in itertools.count() if i not in taken)
+        found.append(dataclasses.replace(block, color=color))
+    return tuple(sorted(found, key=lambda block: block.color))

@@ -1,0 +1,403 @@
+"""Expectations of polynomials in latent sites under independent blocks.
+
+`E` of a product factorizes over blocks. A Gaussian block gives `E z_i z_j = m_i m_j + C_ij`, every
+other block the expectations of its sufficient statistics alone; a product for which a block has no
+expectation is not conjugate. Quadratic forms are in central form, `E w (c - z)^2 = E w ((c - m)^2 +
+C)`, so that single precision suffices.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.scipy.special import logsumexp
+
+from vijax.model.conjugacy.polynomials import (
+    Atom,
+    Axis,
+    Entry,
+    Factor,
+    Index,
+    Known,
+    Labels,
+    Opaque,
+    Polynomial,
+    Term,
+    Terms,
+    Value,
+    align,
+    log_of_product,
+    logarithm,
+    map_terms,
+    polynomial,
+    rename,
+    sites_of,
+    take,
+    with_argument,
+    with_dims,
+)
+
+
+class NotConjugate(Exception):
+    """What is not conditionally conjugate about an argument of a distribution, in words."""
+
+
+class Use(NamedTuple):
+    """A statistic that an expectation needs: a kind of atom of a site, see `Atom`."""
+
+    site: str
+    kind: str
+    power: float
+
+
+class Expectation(abc.ABC):
+    """`E_q` of values of a program; subclasses know the blocks of `q`."""
+
+    @abc.abstractmethod
+    def first(self, atom: Atom) -> Factor:
+        """The expectation of an atom.
+
+        Raises:
+            NotConjugate: the block of the site has none.
+        """
+
+    @abc.abstractmethod
+    def covariance(self, one: Atom, two: Atom, weight: Atom | None) -> list[Factor] | None:
+        """`Cov(one, two)` as a product of arrays, `None` if it is zero.
+
+        With `weight` in a joint block with both, `E[weight (one - E one)(two - E two)]`.
+
+        Raises:
+            NotConjugate: the block has no second moments.
+        """
+
+    @abc.abstractmethod
+    def joint(self, weight: Atom, atom: Atom) -> bool:
+        """Whether two atoms are in a joint block of a location and its precision."""
+
+    def together(self, atoms: Sequence[Atom]) -> None:
+        """Notes that the expectations of some atoms are multiplied with one another."""
+
+    def multiplied(self, atoms: Sequence[Atom]) -> None:
+        """Notes that some atoms are factors of one term."""
+
+    def weighted(self, weight: Term, term: Term) -> None:
+        """Notes that a term enters in a square with a weight."""
+
+    def alone(self, value: Polynomial) -> None:
+        """Notes that a value enters by its mean."""
+
+    # ---- expectations of values
+
+    def mean(self, value: Value) -> Array:
+        """`E[value]`, with its dimensions, of length 1 where it is constant."""
+        if isinstance(value, Polynomial):
+            self.alone(value)
+        return self._mean(value)
+
+    def _mean(self, value: Value) -> Array:
+        value = proved(value)
+        if isinstance(value, Known):
+            return align(value.array, value.labels, value.dims)
+        if value.terms is None:
+            raise NotConjugate(
+                f"is a product over {_words(value)}, whose mean is not needed in logs"
+            )
+        return self._sum([self._term(term, value.dims) for term in value.terms], value.dims)
+
+    def log(self, value: Value, additive: bool = False) -> Array:
+        """`E[log value]` of a product of positive sites.
+
+        Args:
+            value: the value.
+            additive: whether a sum of such products is allowed, with the bound
+                `E log sum_k a_k >= log sum_k exp(E log a_k)`, that of the latent counts of each
+                part with their optimal distribution; for terms that enter with positive weight.
+        """
+        value = proved(value)
+        if isinstance(value, Known):
+            return align(jnp.log(value.array), value.labels, value.dims)
+        logs = logarithm(value)
+        if logs is not None:
+            return self.mean(Polynomial(value.dims, logs))
+        if not additive or value.terms is None:
+            raise NotConjugate(f"is a sum over {_words(value)}, and its logarithm is needed")
+        parts = [self._log_part(term, value.dims) for term in value.terms]
+        shape = np.broadcast_shapes(*(np.shape(part) for part in parts))
+        parts = [jnp.broadcast_to(part, shape) for part in parts]
+        return parts[0] if len(parts) == 1 else logsumexp(jnp.stack(parts), axis=0)
+
+    def _log_part(self, term: Term, dims: Labels) -> Array:
+        """`log sum exp(E log product)` of one term over the axes that it is summed over."""
+        summed = tuple(term.summed)
+        logs = log_of_product(dataclasses.replace(term, summed=frozenset()))
+        if logs is None:
+            raise NotConjugate(f"is a sum over {_sites((term,))}, and its logarithm is needed")
+        inside = self.mean(Polynomial((*dims, *summed), logs))
+        axes = tuple(range(len(dims), len(dims) + len(summed)))
+        return logsumexp(inside, axis=axes) if summed else inside
+
+    def quadratic(self, weight: Value, value: Value) -> Array:
+        """`E[weight * value^2]`."""
+        dims = broadcast(weight, value)
+        weight, value = (polynomial(proved(with_shape(v, dims))) for v in (weight, value))
+        return self._square(weight, value, value, dims, ())
+
+    def form(self, matrix: Value, value: Value) -> Array:
+        """`E[value' matrix value]` over the last axis of `value`."""
+        *batch, row, column = proved(matrix).dims
+        row, column = (axis if axis.size > 1 else Axis(1) for axis in (row, column))
+        outer = broadcast_dims(tuple(batch), value.dims[:-1])
+        matrix = with_shape(matrix, (*outer, *matrix.dims[-2:]))
+        matrix = with_dims(matrix, (*outer, row, column))
+        one = with_dims(with_shape(proved(value), (*outer, value.dims[-1])), (*outer, row))
+        two = with_dims(one, (*outer, column))
+        summed = tuple(axis for axis in (row, column) if axis.size > 1)
+        return self._square(*(polynomial(v) for v in (matrix, one, two)), outer, summed)
+
+    def _square(
+        self, weight: Polynomial, one: Polynomial, two: Polynomial, dims: Labels, summed: Labels
+    ) -> Array:
+        """`E[weight * one * two]` with dimensions `dims`, summed over axes `summed`."""
+        if weight.terms is None or one.terms is None or two.terms is None:
+            raise NotConjugate("is a product over many elements that enters in a square")
+        self._check_apart(weight, one)
+        means = [self._product_of_means(w) for w in weight.terms]
+        values = [named(self._mean(value), value.dims) for value in (one, two)]
+        parts = []
+        for mean, coefficient in zip(means, weight.terms, strict=True):
+            axes = coefficient.summed | frozenset(summed)
+            parts.append(contract([*mean, *values], dims, axes))
+            for t, u in itertools.product(one.terms, two.terms):
+                parts += self._covariances(coefficient, mean, t, u, dims, axes)
+        return self._sum(parts, dims)
+
+    def _covariances(
+        self,
+        weight: Term,
+        mean: list[Factor],
+        one: Term,
+        two: Term,
+        dims: Labels,
+        summed: frozenset[Axis],
+    ) -> Iterator[Array]:
+        """The parts of `E[weight one two] - E[weight] E[one] E[two]`."""
+        two = rename(two, {axis: Axis(axis.size) for axis in two.summed})
+        pairs = self._pairs(one, two)
+        for size in range(1, len(pairs) + 1):
+            for chosen in itertools.combinations(pairs, size):
+                operands = self._chosen(weight, mean, chosen)
+                if operands is None:
+                    continue
+                inside = {id(atom) for pair in chosen for atom in pair}
+                rest = [a for a in (*one.atoms, *two.atoms) if id(a) not in inside]
+                operands += [*one.factors, *two.factors, *map(self.first, rest)]
+                yield contract(operands, dims, summed | one.summed | two.summed)
+
+    def _pairs(self, one: Term, two: Term) -> list[tuple[Atom, Atom]]:
+        """Atoms of two terms that may depend on one another."""
+        self.multiplied(one.atoms)
+        self.multiplied(two.atoms)
+        self.together([*one.atoms, *two.atoms])
+        return [
+            (a, b)
+            for a, b in itertools.product(one.atoms, two.atoms)
+            if self.covariance(a, b, None) is not None
+        ]
+
+    def _chosen(
+        self, weight: Term, mean: list[Factor], chosen: Sequence[tuple[Atom, Atom]]
+    ) -> list[Factor] | None:
+        """The weight times the covariances of some pairs."""
+        operands, joint = [], False
+        for a, b in chosen:
+            atom = next((w for w in weight.atoms if self.joint(w, a)), None)
+            joint |= atom is not None
+            found = self.covariance(a, b, atom)
+            if found is None:
+                return None
+            operands += found
+        if not joint:
+            return [*mean, *operands]
+        return [*weight.factors, *operands]
+
+    def _check_apart(self, weight: Polynomial, value: Polynomial) -> None:
+        common = sites_of(weight) & sites_of(value)
+        if common:
+            raise NotConjugate(
+                f"and another argument both depend on {', '.join(sorted(common))}, which makes "
+                "their product no statistic of one family"
+            )
+        for w in weight.terms or ():
+            for term in value.terms or ():
+                self.together([*w.atoms, *term.atoms])
+                self.weighted(w, term)
+
+    def _product_of_means(self, term: Term) -> list[Factor]:
+        names = [atom.site for atom in term.atoms]
+        if len(set(names)) < len(names):
+            raise NotConjugate(f"multiplies {', '.join(sorted(set(names)))} with itself")
+        self.together(term.atoms)
+        return [*term.factors, *map(self.first, term.atoms)]
+
+    def _term(self, term: Term, dims: Labels) -> Array:
+        """`E` of a term, with at most one block that enters twice."""
+        atoms = [part for atom in term.atoms for part in self._split(atom)]
+        self.together(atoms)
+        twice = [
+            (a, b)
+            for a, b in itertools.combinations(atoms, 2)
+            if a.site == b.site or self.covariance(a, b, None) is not None
+        ]
+        if len(atoms) > 2 and twice:
+            raise NotConjugate(f"multiplies {twice[0][0].site} with itself and with other sites")
+        means = contract([*term.factors, *map(self.first, atoms)], dims, term.summed)
+        for a, b in twice:
+            second = self.covariance(a, b, None)
+            if second is not None:
+                means = means + contract([*term.factors, *second], dims, term.summed)
+        return means
+
+    def _split(self, atom: Atom) -> list[Atom]:
+        """The square of a real number as a product of two."""
+        if atom.kind == "power" and atom.power == 2 and self.is_real(atom.site):
+            one = dataclasses.replace(atom, power=1)
+            return [one, one]
+        return [atom]
+
+    @abc.abstractmethod
+    def is_real(self, site: str) -> bool:
+        """Whether a site can have any real value."""
+
+    def _sum(self, parts: Sequence[Array], dims: Labels) -> Array:
+        total = jnp.zeros((1,) * len(dims))
+        for part in parts:
+            total = total + part
+        return total
+
+
+def proved(value: Value) -> Known | Polynomial:
+    """A value that is known to be a polynomial.
+
+    Raises:
+        NotConjugate: it is not.
+    """
+    if isinstance(value, Opaque):
+        raise NotConjugate(f"depends on {value.reason}")
+    return value
+
+
+def named(array: Any, dims: Labels) -> Factor:
+    """An array with dimensions `dims`, without those of length 1."""
+    shape = np.shape(array)
+    labels = tuple(axis for axis, size in zip(dims, shape, strict=True) if size != 1)
+    return jnp.reshape(array, [size for size in shape if size != 1]), labels
+
+
+def contract(operands: Sequence[Factor], dims: Labels, summed: frozenset[Axis]) -> Array:
+    """The product of arrays with named axes, summed over all but `dims`; constant axes length 1."""
+    present = {axis for _, labels in operands for axis in labels}
+    numbers = {axis: number for number, axis in enumerate(present)}
+    kept = [axis for axis in dims if axis in present]
+    arguments: list[Any] = []
+    dtype = jnp.result_type(float)
+    for array, labels in operands:
+        arguments += [jnp.asarray(array, dtype), [numbers[axis] for axis in labels]]
+    repeats = int(np.prod([axis.size for axis in summed if axis not in present], initial=1))
+    if not operands:
+        return jnp.full((1,) * len(dims), float(repeats))
+    result = jnp.einsum(*arguments, [numbers[axis] for axis in kept], optimize="optimal")
+    shape = [axis.size if axis in present else 1 for axis in dims]
+    return repeats * jnp.reshape(result, shape) if repeats > 1 else jnp.reshape(result, shape)
+
+
+def view(array: Any, entries: Sequence[Entry]) -> Factor:
+    """The elements of an array at the index `entries` along its axes."""
+    own = tuple(
+        entry if isinstance(entry, Axis) else Axis(np.shape(array)[i])
+        for i, entry in enumerate(entries)
+    )
+    found, labels = array, own
+    if len(set(map(id, own))) < len(own):  # a diagonal
+        out = tuple(dict.fromkeys(own))
+        grid = [align(np.arange(axis.size), (axis,), out) for axis in own]
+        found, labels = array[tuple(grid)], out
+    indexed = [
+        (axis, entry) for axis, entry in zip(own, entries, strict=True) if isinstance(entry, Index)
+    ]
+    if len(indexed) > 1:
+        return _view_at_several(found, labels, indexed)
+    for axis, index in indexed:
+        found, labels = take(found, labels, axis, index)
+    return found, labels
+
+
+def _view_at_several(array: Any, labels: Labels, indexed: Sequence[tuple[Axis, Index]]) -> Factor:
+    """Elements at several integer arrays at once, as NumPy's advanced indexing."""
+    axes = [axis for axis, _ in indexed]
+    joint = tuple(dict.fromkeys(a for _, index in indexed for a in index.labels))
+    rest = tuple(axis for axis in labels if axis not in axes)
+    front = jnp.transpose(array, [labels.index(axis) for axis in (*axes, *rest)])
+    shared = [axis for axis in rest if axis in joint]
+    if not shared:
+        indices = tuple(align(index.array, index.labels, joint) for _, index in indexed)
+        return front[indices], (*joint, *rest)
+    out = (*joint, *(axis for axis in rest if axis not in joint))
+    indices = tuple(align(index.array, index.labels, out) for _, index in indexed)
+    return front[(*indices, *(align(np.arange(a.size), (a,), out) for a in rest))], out
+
+
+# ---- shapes
+
+
+def broadcast_dims(one: Labels, two: Labels) -> Labels:
+    """The axes of two values broadcast against one another, aligned at the last."""
+    size = max(len(one), len(two))
+    padded = [(None,) * (size - len(d)) + d for d in (one, two)]
+    found = []
+    for a, b in zip(*padded, strict=True):
+        axis = a if b is None or (a is not None and a.size > 1) else b
+        assert axis is not None
+        found.append(axis)
+    return tuple(found)
+
+
+def broadcast(*values: Value) -> Labels:
+    """The common axes of values."""
+    dims: Labels = ()
+    for value in values:
+        dims = broadcast_dims(dims, value.dims)
+    return dims
+
+
+def with_shape(value: Value, dims: Labels) -> Value:
+    """A value broadcast to more axes, in front and in place of those of length 1."""
+    missing = len(dims) - len(value.dims)
+    own = (*dims[:missing], *value.dims)
+    padded: Value
+    if isinstance(value, Known):
+        padded = Known(own, value.array, value.labels)
+    elif isinstance(value, Opaque):
+        return with_argument(value, dims, lambda argument: with_shape(argument, dims))
+    else:
+        padded = map_terms(value, lambda term: term, own)
+    names = {
+        old: new for old, new in zip(own, dims, strict=True) if old is not new and old.size > 1
+    }
+    renamed = tuple(names.get(old, new) for old, new in zip(own, dims, strict=True))
+    return with_dims(padded, renamed)
+
+
+def _words(value: Polynomial) -> str:
+    return _sites((value.terms or ()) + (value.log_terms or ()))
+
+
+def _sites(terms: Terms) -> str:
+    return ", ".join(sorted({atom.site for term in terms for atom in term.atoms}))

@@ -1,0 +1,220 @@
+"""One forward pass over a traced program, from latent sites to polynomials in them.
+
+Operations on data alone are carried out, on arrays without the axes that are merely broadcast.
+What no rule of `vijax.model.conjugacy.rules` covers becomes `Opaque`, with the operation's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+
+from vijax.model.conjugacy.polynomials import (
+    Known,
+    Opaque,
+    Substitution,
+    Value,
+    align,
+    is_concrete,
+    known,
+    new_axes,
+    sites_of,
+    with_dims,
+)
+
+ELEMENTWISE = frozenset(
+    "abs add add_any acos acosh and asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type "
+    "copy cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite "
+    "le lgamma log log1p logistic lt max min mul ne neg nextafter not or pow rem round rsqrt select_n "
+    "sign sin sinh sqrt square stop_gradient sub tan tanh xor".split()
+)
+_CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+
+
+class Interpreter:
+    """Interprets programs; equal operations on equal inputs give the same value.
+
+    Args:
+        rules: by primitive, `(interpreter, equation, inputs) -> value`, `None` where the result is
+            not a polynomial.
+        supports: `"real"`, `"positive"`, ... by site.
+    """
+
+    def __init__(self, rules: Any, supports: dict[str, str]) -> None:
+        self.rules, self.supports = rules, supports
+        self.substitution = Substitution()
+        self._memo: dict[tuple, tuple[list[Value], Sequence[Value]]] = {}
+
+    def run(self, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Value]) -> list[Value]:
+        """The outputs of a program.
+
+        Args:
+            jaxpr: its operations.
+            consts: values or arrays of its constants.
+            inputs: of its arguments.
+        """
+        values: dict[Any, Value] = {}
+
+        def read(var: Any) -> Value:
+            if isinstance(var, core.Literal):
+                return self._constant(var.val)
+            return values[var]
+
+        def write(variables: Sequence[Any], found: Sequence[Value]) -> None:
+            values.update(zip(variables, found, strict=True))
+
+        write(jaxpr.constvars, [self._constant(c) for c in consts])
+        write(jaxpr.invars, inputs)
+        for equation in jaxpr.eqns:
+            write(equation.outvars, self._equation(equation, [read(v) for v in equation.invars]))
+        return [read(var) for var in jaxpr.outvars]
+
+    def _constant(self, value: Any) -> Value:
+        if isinstance(value, (Known, Opaque)) or hasattr(value, "terms"):
+            return value
+        if np.ndim(value) == 0 and is_concrete(value):
+            lookup = ("literal", str(np.asarray(value).dtype), np.asarray(value).item())
+        else:
+            lookup = ("constant", id(value))
+        if lookup not in self._memo:
+            self._memo[lookup] = ([known(value)], (value,))
+        return self._memo[lookup][0][0]
+
+    def _equation(self, equation: Any, inputs: list[Value]) -> list[Value]:
+        lookup = (
+            equation.primitive.name,
+            _params(equation.params),
+            tuple(str(out.aval.dtype) for out in equation.outvars),
+            *map(id, inputs),
+        )
+        if lookup not in self._memo:
+            self._memo[lookup] = (self._evaluate(equation, inputs), inputs)
+        return self._memo[lookup][0]
+
+    def _evaluate(self, equation: Any, inputs: list[Value]) -> list[Value]:
+        name, shapes = equation.primitive.name, [out.aval.shape for out in equation.outvars]
+        inner = next((equation.params[p] for p in _CALLS if p in equation.params), None)
+        if inner is not None and name not in ("scan", "while", "cond"):
+            closed = isinstance(inner, core.ClosedJaxpr)
+            jaxpr, consts = (inner.jaxpr, inner.consts) if closed else (inner, ())
+            return self.run(jaxpr, consts, inputs)
+        if name in self.rules.STRUCTURAL:  # of data and latents alike
+            return [self.rules.STRUCTURAL[name](self, equation, inputs)]
+        if all(isinstance(value, Known) for value in inputs):
+            return _carry_out(equation, inputs)
+        found = None
+        if name in self.rules.RULES and not any(isinstance(v, Opaque) for v in inputs):
+            found = self.rules.RULES[name](self, equation, inputs)
+        if found is not None:
+            return [found]
+        elementwise = _elementwise_function(equation, inputs)
+        if elementwise is not None:
+            return [elementwise]
+        return [self.opaque(name, inputs, shape) for shape in shapes]
+
+    def opaque(self, name: str, inputs: Sequence[Value], shape: Sequence[int]) -> Opaque:
+        """A value about which nothing is known but what it depends on."""
+        sites = frozenset[str]().union(*map(sites_of, inputs))
+        inside = next((v for v in inputs if isinstance(v, Opaque)), None)
+        return Opaque(new_axes(shape), name if inside is None else inside.function, sites)
+
+
+def _elementwise_function(equation: Any, inputs: Sequence[Value]) -> Opaque | None:
+    """An elementwise function of a single polynomial and numbers, `None` for anything else."""
+    name = equation.primitive.name
+    arguments = {
+        id(v.argument if isinstance(v, Opaque) else v): v
+        for v in inputs
+        if not isinstance(v, Known)
+    }
+    numbers = [v for v in inputs if isinstance(v, Known)]
+    plain = all(not v.labels and is_concrete(v.array) for v in numbers)
+    first = next(iter(arguments.values()))
+    if name not in ELEMENTWISE or len(arguments) > 1 or not plain:
+        return None
+    opaque = next((v for v in inputs if isinstance(v, Opaque)), None)
+    if opaque is not None and (opaque.argument is None or opaque.apply is None):
+        return None
+    argument = opaque.argument if opaque is not None else first
+    parts = [
+        v.array if isinstance(v, Known) else v.apply if isinstance(v, Opaque) else _identity
+        for v in inputs
+    ]
+
+    def apply(values: Any) -> Any:
+        arrays = [part(values) if callable(part) else part for part in parts]
+        shape = jnp.shape(values)
+        dtypes = [var.aval.dtype for var in equation.invars]
+        scalars = name in ("clamp",)
+        full = [
+            jnp.asarray(a, _widened(dtype))
+            if scalars
+            else jnp.broadcast_to(jnp.asarray(a, _widened(dtype)), shape)
+            for a, dtype in zip(arrays, dtypes, strict=True)
+        ]
+        return _bind(equation, full)[0]
+
+    sites = frozenset[str]().union(*map(sites_of, inputs))
+    called = name if opaque is None else opaque.function
+    return Opaque(first.dims, called, sites, argument, apply)
+
+
+def _widened(dtype: Any) -> Any:
+    return jnp.result_type(float) if jnp.issubdtype(dtype, jnp.floating) else dtype
+
+
+def _identity(value: Any) -> Any:
+    return value
+
+
+def full_array(value: Known) -> Any:
+    """The array of a value with all of its dimensions."""
+    shape = tuple(axis.size for axis in value.dims)
+    array = align(value.array, value.labels, value.dims)
+    if np.shape(array) == shape:
+        return array
+    return (np if is_concrete(array) else jnp).broadcast_to(array, shape)
+
+
+def _carry_out(equation: Any, inputs: Sequence[Any]) -> list[Value]:
+    """An operation on data."""
+    arrays: list[Any]
+    if equation.primitive.name in ELEMENTWISE:
+        dims = next((v.dims for v in inputs if v.dims), ())
+        inputs = [with_dims(v, dims) if v.dims else v for v in inputs]
+        labels = tuple(a for a in dims if any(a in v.labels for v in inputs))
+        many = len({np.shape(align(v.array, v.labels, labels)) for v in inputs}) > 1
+        arrays = [align(v.array, v.labels, labels) if labels else v.array for v in inputs]
+        if many and labels:
+            shape = tuple(axis.size for axis in labels)
+            arrays = [jnp.broadcast_to(a, shape) if np.ndim(a) else a for a in arrays]
+            scalars = equation.primitive.name in ("clamp", "select_n")
+            arrays = [a if np.ndim(a) or scalars else jnp.broadcast_to(a, shape) for a in arrays]
+        (out,) = _bind(equation, arrays)
+        return [Known(dims, out, labels)]
+    return [known(out) for out in _bind(equation, [full_array(value) for value in inputs])]
+
+
+def _bind(equation: Any, arrays: Sequence[Any]) -> list[Any]:
+    params = dict(equation.params)
+    subfuns, params = equation.primitive.get_bind_params(params)
+
+    def bind() -> Any:
+        return equation.primitive.bind(*subfuns, *map(jnp.asarray, arrays), **params)
+
+    if all(map(is_concrete, arrays)):
+        with jax.ensure_compile_time_eval():
+            out = bind()
+    else:
+        out = bind()
+    return list(out) if equation.primitive.multiple_results else [out]
+
+
+def _params(params: dict[str, Any]) -> str:
+    """The parameters of an operation, as a key."""
+    return str(sorted((k, str(v)) for k, v in params.items() if k not in ("sharding",)))

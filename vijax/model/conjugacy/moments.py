@@ -1,0 +1,136 @@
+"""Expectations under the blocks of a conjugate guide."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+from jax import Array
+
+from vijax.contracts.blocks import Block, BlockSite, ConjugatePlan
+from vijax.model.conjugacy.expectation import Expectation, view
+from vijax.model.conjugacy.polynomials import Atom, Axis, Factor, align, same_entry
+
+Expectations = Mapping[str, Mapping[str, Array]]  # by block and name, see vijax.families
+
+
+class Moments(Expectation):
+    """Expectations of atoms from those of the blocks' families.
+
+    Args:
+        plan: the blocks.
+        expectations: of each block, by its name.
+    """
+
+    def __init__(self, plan: ConjugatePlan, expectations: Expectations) -> None:
+        self.expectations = expectations
+        self.blocks = {site.name: block for block in plan.blocks for site in block.sites}
+        self.places = {site.name: site for block in plan.blocks for site in block.sites}
+
+    def is_real(self, site: str) -> bool:
+        block = self.blocks[site]
+        return block.kind != "log_normal" and self.places[site] in block.gaussian_sites
+
+    def first(self, atom: Atom) -> Factor:
+        block, site = self.blocks[atom.site], self.places[atom.site]
+        values = self.expectations[block.name]
+        if site in block.gaussian_sites:
+            return view(_mean(block, site, values["mean"]), atom.entries)
+        if atom.kind == "power":
+            return view(_placed(site, values["value"]), atom.entries)
+        if atom.kind == "logdet":
+            return view(values["logdet"], atom.entries)
+        return view(_placed(site, values[atom.kind]), atom.entries)
+
+    def joint(self, weight: Atom, atom: Atom) -> bool:
+        block = self.blocks[weight.site]
+        return len(block.sites) > 1 and block is self.blocks[atom.site] and weight.site != atom.site
+
+    def covariance(self, one: Atom, two: Atom, weight: Atom | None) -> list[Factor] | None:
+        block = self.blocks[one.site]
+        sites = self.places[one.site], self.places[two.site]
+        if block is not self.blocks[two.site] or any(s not in block.gaussian_sites for s in sites):
+            return None
+        values = self.expectations[block.name]
+        if block.kind == "normal_wishart":
+            return self._wishart_covariance(block, one, two, weight, values)
+        apart = _equalities(one, two, sites)
+        if block.event_size == 1:
+            variance = values.get("variance", values.get("covariance"))
+            assert variance is not None
+            if "variance" not in values:
+                variance = variance[..., 0, 0]
+            return [view(_mean(block, sites[0], variance[..., None]), one.entries), *apart]
+        array = _cross(block, sites, values["covariance"])
+        rest = tuple(two.entries[i] for i in sites[1].event_axes)
+        return [_cross_view(array, sites[0], one, rest), *apart, *self._unweighted(block, weight)]
+
+    def _unweighted(self, block: Block, weight: Atom | None) -> list[Factor]:
+        """Nothing: the covariance of a joint block is that of sqrt(precision) times the element."""
+        return []
+
+    def _wishart_covariance(
+        self, block: Block, one: Atom, two: Atom, weight: Atom | None, values: Mapping[str, Array]
+    ) -> list[Factor] | None:
+        """`E[L_ij (m_i - E m_i)(m_j - E m_j)] = variance`, summed over `i` and `j` it is `d`."""
+        site = self.places[one.site]
+        batch = tuple(one.entries[i] for i in site.batch_axes)
+        row, column = one.entries[-1], two.entries[-1]
+        factors = [view(values["variance"], batch), *_equalities(one, two, (site, site))]
+        if isinstance(row, Axis) and isinstance(column, Axis) and row is not column:
+            factors.append((jnp.eye(row.size), (row, column)))
+        return factors
+
+
+def _mean(block: Block, site: BlockSite, mean: Array) -> Array:
+    """The part of a site of the means `(*batch, event_size)`, of the site's shape."""
+    if mean.ndim == len(site.batch_axes):
+        mean = mean[..., None]
+    start = 0
+    for other in block.gaussian_sites:
+        if other == site:
+            break
+        start += other.event_size
+    part = mean[..., start : start + site.event_size]
+    return _placed(site, part.reshape((*part.shape[:-1], *site.event_shape)))
+
+
+def _placed(site: BlockSite, array: Array) -> Array:
+    """An array with axes batch, then event, as one with the axes of the site."""
+    order = (*site.batch_axes, *site.event_axes)
+    inverse = [order.index(i) for i in range(len(order))]
+    return array if inverse == sorted(inverse) else jnp.transpose(array, inverse)
+
+
+def _cross(block: Block, sites: tuple[BlockSite, BlockSite], covariance: Array) -> Array:
+    """The covariances of two sites, `(*batch, *event of one, *event of two)`."""
+    starts, total = {}, 0
+    for other in block.gaussian_sites:
+        starts[other.name] = total
+        total += other.event_size
+    rows, columns = (slice(starts[s.name], starts[s.name] + s.event_size) for s in sites)
+    part = covariance[..., rows, columns]
+    return part.reshape((*part.shape[:-2], *sites[0].event_shape, *sites[1].event_shape))
+
+
+def _cross_view(array: Array, site: BlockSite, atom: Atom, rest: tuple) -> Factor:
+    batch = tuple(atom.entries[i] for i in site.batch_axes)
+    event = tuple(atom.entries[i] for i in site.event_axes)
+    return view(array, (*batch, *event, *rest))
+
+
+def _equalities(one: Atom, two: Atom, sites: tuple[BlockSite, BlockSite]) -> list[Factor]:
+    """Indicators that two elements are in the same member of the batch."""
+    found: list[Factor] = []
+    for i, j in zip(sites[0].batch_axes, sites[1].batch_axes, strict=True):
+        a, b = one.entries[i], two.entries[j]
+        if same_entry(a, b):
+            continue
+        pairs = [
+            (jnp.arange(e.size), (e,)) if isinstance(e, Axis) else (e.array, e.labels)
+            for e in (a, b)
+        ]
+        labels = tuple(dict.fromkeys(axis for _, own in pairs for axis in own))
+        left, right = (align(array, own, labels) for array, own in pairs)
+        found.append(((left == right).astype(float), labels))
+    return found

@@ -109,12 +109,14 @@ class ConjugatePlan:
     Attributes:
         blocks: in the order of their updates.
         discrete: discrete sites, which are eliminated.
+        rows_per_value: rows of the plates of discrete sites over the numbers of their values.
         multimodal: whether the ELBO may have several optima: discrete sites, or products of
             sites.
     """
 
     blocks: tuple[Block, ...]
     discrete: tuple[str, ...] = ()
+    rows_per_value: float = 1.0
     multimodal: bool = False
 
     @property

@@ -22,6 +22,7 @@ class Solution(NamedTuple):
         alternatives: parameters of the guide at other modes that were found and may matter.
         unseen: estimated probability that an optimization path from a further random start ends at
             a mode that was not found; `None` if other modes were not searched for.
+        elbo: the ELBO, if the solver knows it exactly.
     """
 
     variables: Variables
@@ -31,6 +32,7 @@ class Solution(NamedTuple):
     losses: tuple[float, ...] = ()
     alternatives: tuple[PyTree, ...] = ()
     unseen: float | None = None
+    elbo: float | None = None
 
 
 class Solver(abc.ABC):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vijax.contracts.blocks import ConjugatePlan
 from vijax.contracts.space import Array, Plate, Position, Space
 from vijax.runtime.compilation import fast_compilation
 from vijax.runtime.device_layout import DeviceLayout
@@ -105,6 +106,8 @@ class Functions(NamedTuple):
     draw_discrete: Callable[..., Position]
     discrete_probs: Callable[..., dict[str, Array]]
     term_info: Callable[[frozenset[str]], Mapping[str, TermInfo]]
+    conjugate_plan: Callable[[bool, frozenset[str]], ConjugatePlan]
+    expected_log_joint: Callable[..., Array]
 
 
 class Structure(NamedTuple):

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from vijax.contracts import DiscreteGuide, Guide, ModelGuide, Space, Target
 from vijax.guides.composite import Sites, assign, compose
+from vijax.guides.conjugate import Conjugate
 from vijax.guides.delta import Delta
 from vijax.guides.discrete import Discrete, Mixed, combine
 from vijax.guides.flow import ARCHITECTURES, Flow
@@ -35,6 +36,7 @@ NAMES: dict[str, Callable[[], Guide]] = {
     "markov": Markov,
     "plates": Plates,
     "asvi": ASVI,
+    "conjugate": Conjugate,
     "flow": Flow,
     **{name: functools.partial(Flow, name) for name in ARCHITECTURES},
 }

@@ -27,6 +27,7 @@ from vijax.model.analysis import (
     set_default_rows,
     set_subsampler,
 )
+from vijax.model.conjugacy.conjugacy import Conjugacy
 from vijax.model.discrete.marginalization import plan_marginalization
 from vijax.model.minibatch.subsampling import BatchRequest
 from vijax.model.prior_location import Moments, is_improper, prior_location
@@ -203,6 +204,7 @@ def _target(traced: TracedModel, analysis: Analysis, request: BatchRequest | Non
 def functions_of(traced: TracedModel, space: Space, trace: Trace) -> Functions:
     """The functions of a target whose model has this trace."""
     in_use = space.on_rows(traced.default_rows)
+    conjugacy = Conjugacy(traced)
     described = (traced.terms, traced.arguments, in_use, term_plates(trace))
     return Functions(
         evaluate=traced.evaluate,
@@ -218,6 +220,8 @@ def functions_of(traced: TracedModel, space: Space, trace: Trace) -> Functions:
         draw_discrete=traced.draw_discrete,
         discrete_probs=traced.discrete_probs,
         term_info=functools.cache(functools.partial(term_info, *described)),
+        conjugate_plan=functools.cache(conjugacy.plan),
+        expected_log_joint=conjugacy.expected_log_joint,
     )
 
 

@@ -142,6 +142,8 @@ def finish_candidate(
         chains: whether it remains to be checked with short chains.
     """
     problem, solution, assessment, _ = candidate
+    if solution.elbo is not None:
+        assessment = assessment._replace(elbo=solution.elbo, elbo_se=0.0)
     if isinstance(problem.guide, TransportGuide):
         num_steps += len(solution.losses)
     return _result(

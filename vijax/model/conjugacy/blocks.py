@@ -141,13 +141,13 @@ class _Group:
 
 
 def plan_blocks(
-    recorder: Recorder, discrete: tuple[str, ...], subsampled: frozenset[str], joint: bool = True
+    recorder: Recorder, discrete: Mapping[str, float], subsampled: frozenset[str], joint: bool = True
 ) -> ConjugatePlan:
     """The blocks of a model.
 
     Args:
         recorder: of a whole model.
-        discrete: its discrete sites.
+        discrete: its discrete sites, with the number of their elements over that of their values.
         subsampled: plates that are subsampled, whose rows stay apart.
         joint: whether sites may have a joint distribution; if not, each is a block.
 
@@ -185,7 +185,8 @@ def plan_blocks(
     products = [pair for pair in recorder.products if all(map(recorder.is_real, pair))]
     return ConjugatePlan(
         _colored(_ordered(blocks, recorder.sites), recorder.neighbors),
-        discrete,
+        tuple(discrete),
+        max(1.0, *discrete.values()) if discrete else 1.0,
         multimodal=bool(discrete or products),
     )
 

@@ -45,6 +45,7 @@ from vijax.model.conjugacy.polynomials import (
     power,
     scale,
 )
+from vijax.model.tracing import limits
 
 Arguments = Mapping[str, Value]
 Row = Callable[[Expectation, Arguments, Value], Array]
@@ -92,7 +93,7 @@ def _sites(value: Polynomial) -> str:
 def raised(value: Value, exponent: float, name: str) -> Known | Polynomial:
     """A positive argument to a power."""
     if isinstance(value, Known):
-        return Known(value.dims, jnp.power(jnp.asarray(value.array), exponent), value.labels)
+        return Known(value.dims, jnp.power(jnp.asarray(value.array, float), exponent), value.labels)
     if isinstance(value, Opaque):
         raise Argument(name, f"depends on {value.reason}")
     found = power(value, exponent)
@@ -438,28 +439,34 @@ def _binomial(expectation: Expectation, arguments: Arguments, x: Value) -> Array
 def _trials(expectation: Expectation, probs: Value, n: Array, k: Array) -> Array:
     """`k` successes in `n` trials, without the number of orders."""
     if isinstance(probs, Opaque) and probs.argument is not None:
-        link = link_name(probs)
+        link, factor = link_of(probs)
+        terms = scale(probs.argument.terms or (), (np.asarray(factor), ()))
         if link == "logistic":
-            return _logistic(expectation, probs.argument, "probs", n, k)
+            return _logistic(expectation, Polynomial(probs.dims, terms), "probs", n, k)
         if link == "probit":
-            return _probit(expectation, probs.argument, n, k)
+            return _probit(expectation, Polynomial(probs.dims, terms), n, k)
     with about("probs"):
         success = _times_log(k, lambda: expectation.log(probs, additive=True))
         return success + _times_log(n - k, lambda: complement(expectation, probs))
 
 
-def link_name(value: Opaque) -> str | None:
-    """The name of an elementwise function of a polynomial, by its values."""
+def link_of(value: Opaque) -> tuple[str | None, float]:
+    """The name of an elementwise function of a polynomial, by its values, and a factor inside."""
     grid = np.linspace(-4.0, 4.0, 41)
     with jax.ensure_compile_time_eval():
         found = None if value.apply is None else np.asarray(value.apply(jnp.asarray(grid)))
-        for name, function in _LINKS.items():
-            if found is not None and np.allclose(found, function(grid), rtol=1e-5, atol=0):
-                return name
-    return None
+        for name, function, factor in _LINKS:
+            expected = np.asarray(function(factor * grid))
+            if found is not None and np.allclose(found, expected, rtol=1e-5, atol=1e-7):
+                return name, factor
+    return None, 1.0
 
 
-_LINKS = {"logistic": jax.nn.sigmoid, "probit": jax.scipy.special.ndtr}
+_LINKS = (
+    ("logistic", jax.nn.sigmoid, 1.0),
+    ("probit", jax.scipy.special.ndtr, 1.0),
+    ("probit", jax.scipy.special.ndtr, math.sqrt(2)),  # of an argument that is already divided
+)
 
 
 def _times_log(count: Array, log: Callable[[], Array]) -> Array:
@@ -603,9 +610,20 @@ ROWS: dict[type, tuple[tuple[str, ...], Row]] = {
 }
 
 
+def row_of(fn: dist.Distribution) -> tuple[tuple[str, ...], Row] | None:
+    """The row of a distribution, `None` without one; subclasses may have another density."""
+    kind = type(fn)
+    if kind.__module__ == limits.__name__:  # the same density, at the boundary of its parameters
+        kind = kind.__bases__[0]
+    return ROWS.get(kind)
+
+
 def arguments_of(fn: dist.Distribution) -> dict[str, Any]:
-    """The arguments of a distribution of the table, arrays by name."""
-    names, _ = ROWS[type(fn)]
+    """The arguments of a distribution, arrays by name."""
+    row = row_of(fn)
+    if row is None:
+        return {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(fn))}
+    names, _ = row
     inner = fn.base_dist if isinstance(fn, (dist.Wishart, dist.InverseWishart)) else fn
     if not isinstance(fn, dist.MultivariateNormal):
         return {name: getattr(inner, name) for name in names}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -33,6 +34,7 @@ from vijax.model.conjugacy.polynomials import (
     Terms,
     Value,
     align,
+    is_concrete,
     log_of_product,
     logarithm,
     map_terms,
@@ -304,18 +306,38 @@ def named(array: Any, dims: Labels) -> Factor:
 def contract(operands: Sequence[Factor], dims: Labels, summed: frozenset[Axis]) -> Array:
     """The product of arrays with named axes, summed over all but `dims`; constant axes length 1."""
     present = {axis for _, labels in operands for axis in labels}
-    numbers = {axis: number for number, axis in enumerate(present)}
-    kept = [axis for axis in dims if axis in present]
+    repeats = math.prod(axis.size for axis in summed if axis not in present)
+    number, arrays = _grouped(operands)
+    number = number * repeats
+    shape = [axis.size if axis in present else 1 for axis in dims]
+    if not arrays:
+        return jnp.reshape(number, shape)
+    numbers = {axis: i for i, axis in enumerate(present)}
     arguments: list[Any] = []
+    for array, labels in arrays:
+        arguments += [array, [numbers[axis] for axis in labels]]
+    kept = [numbers[axis] for axis in dims if axis in present]
+    return number * jnp.reshape(jnp.einsum(*arguments, kept, optimize="auto"), shape)
+
+
+def _grouped(operands: Sequence[Factor]) -> tuple[Array, list[Factor]]:
+    """The product of numbers, and of arrays with the same axes: a short einsum is planned fast."""
+    number: Any = 1.0
+    groups: dict[frozenset[Axis], Factor] = {}
     dtype = jnp.result_type(float)
     for array, labels in operands:
-        arguments += [jnp.asarray(array, dtype), [numbers[axis] for axis in labels]]
-    repeats = int(np.prod([axis.size for axis in summed if axis not in present], initial=1))
-    if not operands:
-        return jnp.full((1,) * len(dims), float(repeats))
-    result = jnp.einsum(*arguments, [numbers[axis] for axis in kept], optimize="optimal")
-    shape = [axis.size if axis in present else 1 for axis in dims]
-    return repeats * jnp.reshape(result, shape) if repeats > 1 else jnp.reshape(result, shape)
+        if not labels:
+            number = number * (array if is_concrete(array) else jnp.asarray(array, dtype))
+            continue
+        known_array, order = groups.get(frozenset(labels), (None, labels))
+        aligned = jnp.asarray(
+            align(array, labels, order) if len(set(labels)) == len(labels) else array, dtype
+        )
+        groups[frozenset(labels)] = (
+            aligned if known_array is None else known_array * aligned,
+            order,
+        )
+    return jnp.asarray(number, dtype), list(groups.values())
 
 
 def view(array: Any, entries: Sequence[Entry]) -> Factor:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
+from jax.interpreters import partial_eval
 
 from vijax.model.conjugacy.polynomials import (
     Known,
@@ -58,6 +59,7 @@ class Interpreter:
             consts: values or arrays of its constants.
             inputs: of its arguments.
         """
+        jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)
         values: dict[Any, Value] = {}
 
         def read(var: Any) -> Value:
@@ -157,7 +159,7 @@ def _elementwise_function(equation: Any, inputs: Sequence[Value]) -> Opaque | No
             else jnp.broadcast_to(jnp.asarray(a, _widened(dtype)), shape)
             for a, dtype in zip(arrays, dtypes, strict=True)
         ]
-        return _bind(equation, full)[0]
+        return _bind(equation, full)
 
     sites = frozenset[str]().union(*map(sites_of, inputs))
     called = name if opaque is None else opaque.function
@@ -195,24 +197,38 @@ def _carry_out(equation: Any, inputs: Sequence[Any]) -> list[Value]:
             arrays = [jnp.broadcast_to(a, shape) if np.ndim(a) else a for a in arrays]
             scalars = equation.primitive.name in ("clamp", "select_n")
             arrays = [a if np.ndim(a) or scalars else jnp.broadcast_to(a, shape) for a in arrays]
-        (out,) = _bind(equation, arrays)
-        return [Known(dims, out, labels)]
-    return [known(out) for out in _bind(equation, [full_array(value) for value in inputs])]
+        return [Known(dims, _bind(equation, arrays), labels)]
+    return carried_out(equation, inputs)
 
 
-def _bind(equation: Any, arrays: Sequence[Any]) -> list[Any]:
-    params = dict(equation.params)
-    subfuns, params = equation.primitive.get_bind_params(params)
+def carried_out(equation: Any, inputs: Sequence[Known]) -> list[Value]:
+    """An operation on whole arrays of data."""
+    invars = [var for var in equation.invars if not isinstance(var, core.Literal)]
+    arrays = {
+        var: full_array(value)
+        for var, value in zip(equation.invars, inputs, strict=True)
+        if var in invars
+    }
+    program = core.Jaxpr((), list(arrays), equation.outvars, [equation], equation.effects)
+    run = core.jaxpr_as_fun(core.ClosedJaxpr(program, ()))
+    return [known(out) for out in _run(run, list(arrays.values()))]
 
-    def bind() -> Any:
-        return equation.primitive.bind(*subfuns, *map(jnp.asarray, arrays), **params)
 
+def _bind(equation: Any, arrays: Sequence[Any]) -> Any:
+    """An elementwise operation, on arrays of another shape than that of the program."""
+
+    def bind(*arrays: Any) -> Any:
+        return equation.primitive.bind(*map(jnp.asarray, arrays), **equation.params)
+
+    return _run(bind, arrays)
+
+
+def _run(function: Any, arrays: Sequence[Any]) -> Any:
+    """A function of arrays, evaluated now if the arrays are numbers and not traced."""
     if all(map(is_concrete, arrays)):
         with jax.ensure_compile_time_eval():
-            out = bind()
-    else:
-        out = bind()
-    return list(out) if equation.primitive.multiple_results else [out]
+            return function(*arrays)
+    return function(*arrays)
 
 
 def _params(params: dict[str, Any]) -> str:

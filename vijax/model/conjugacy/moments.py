@@ -40,7 +40,8 @@ class Moments(Expectation):
             return view(_placed(site, values["value"]), atom.entries)
         if atom.kind == "logdet":
             return view(values["logdet"], atom.entries)
-        return view(_placed(site, values[atom.kind]), atom.entries)
+        power = block.power if block.kind in ("gamma", "normal_gamma") else 1
+        return view(_placed(site, values[atom.kind] / power), atom.entries)
 
     def joint(self, weight: Atom, atom: Atom) -> bool:
         block = self.blocks[weight.site]

@@ -382,7 +382,9 @@ def power(value: Polynomial, exponent: float) -> Polynomial | None:
     if value.terms is not None and len(value.terms) == 1 and not value.terms[0].summed:
         (term,) = value.terms
         if all(atom.kind == "power" for atom in term.atoms):
-            factors = tuple((jnp.power(a, exponent), labels) for a, labels in term.factors)
+            factors = tuple(
+                (jnp.power(jnp.asarray(a, float), exponent), labels) for a, labels in term.factors
+            )
             atoms = tuple(
                 dataclasses.replace(a, power=_plain(a.power * exponent)) for a in term.atoms
             )
@@ -400,7 +402,7 @@ def _plain(number: float) -> float:
 def logarithm(value: Known | Polynomial) -> Terms | None:
     """The terms of the logarithm of a positive value, `None` if these are not known."""
     if isinstance(value, Known):
-        return (Term(((jnp.log(value.array), value.labels),)),)
+        return (Term(((jnp.log(jnp.asarray(value.array, float)), value.labels),)),)
     if value.log_terms is not None:
         return value.log_terms
     if value.terms is None or len(value.terms) != 1 or value.terms[0].summed:
@@ -410,7 +412,9 @@ def logarithm(value: Known | Polynomial) -> Terms | None:
 
 def log_of_product(term: Term) -> Terms | None:
     """The logarithm of a product without sums."""
-    found = [Term(((jnp.log(array), labels),)) for array, labels in term.factors]
+    found = [
+        Term(((jnp.log(jnp.asarray(array, float)), labels),)) for array, labels in term.factors
+    ]
     for atom in term.atoms:
         if atom.kind != "power":
             return None

@@ -18,7 +18,7 @@ from jax import Array
 
 from vijax.contracts import Batch, Site
 from vijax.model.conjugacy import rules
-from vijax.model.conjugacy.densities import ROWS, Argument, arguments_of
+from vijax.model.conjugacy.densities import Argument, arguments_of, row_of
 from vijax.model.conjugacy.expectation import Expectation, NotConjugate
 from vijax.model.conjugacy.interpreter import Interpreter
 from vijax.model.conjugacy.polynomials import (
@@ -162,7 +162,7 @@ def _parts(trace: Trace, site: Message) -> tuple[Any, ...]:
         scale = scale / plate_scale(trace, site)
     mask = site_mask(site)
     base = _bases(site["fn"])
-    arguments = tuple(arguments_of(fn) if type(fn) in ROWS else _leaves(fn) for fn in base)
+    arguments = tuple(map(arguments_of, base))
     return arguments, site["value"], mask, scale
 
 
@@ -173,10 +173,6 @@ def _bases(fn: dist.Distribution) -> list[dist.Distribution]:
     if isinstance(fn, dist.MixtureSameFamily):
         return [*_bases(fn.mixing_distribution), *_bases(fn.component_distribution)]
     return [fn]
-
-
-def _leaves(fn: dist.Distribution) -> dict[str, Any]:
-    return {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(fn))}
 
 
 # ---- expected log densities
@@ -232,8 +228,9 @@ def _elementwise(
 def _row(
     expectation: Expectation, fn: dist.Distribution, arguments: Mapping[str, Value], value: Value
 ) -> Array:
-    if type(fn) in ROWS:
-        return ROWS[type(fn)][1](expectation, arguments, value)
+    row = row_of(fn)
+    if row is not None:
+        return row[1](expectation, arguments, value)
     latent = sorted(frozenset[str]().union(*map(sites_of, (*arguments.values(), value))))
     if latent:
         raise NotConjugate(

@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from vijax.model.conjugacy.interpreter import Interpreter, full_array
+from vijax.model.conjugacy.interpreter import Interpreter, carried_out, full_array
 from vijax.model.conjugacy.polynomials import (
     Axis,
     Entry,
@@ -189,7 +189,7 @@ def _gather(interpreter: Interpreter, equation: Any, inputs: Sequence[Any]) -> V
     }
     if not plain or numbers.operand_batching_dims:
         if isinstance(value, Known) and isinstance(where, Known):
-            return _carried_out(equation, inputs)
+            return carried_out(equation, inputs)[0]
         return interpreter.opaque("gather", inputs, equation.outvars[0].aval.shape)
     batch = [a for i, a in enumerate(out) if i not in numbers.offset_dims]
     dims = list(out)
@@ -218,15 +218,9 @@ def _column(interpreter: Interpreter, where: Known, column: int, batch: Labels) 
     return found
 
 
-def _carried_out(equation: Any, inputs: Sequence[Any]) -> Value:
-    arrays = [full_array(value) for value in inputs]
-    subfuns, params = equation.primitive.get_bind_params(dict(equation.params))
-    return known(equation.primitive.bind(*subfuns, *map(jnp.asarray, arrays), **params))
-
-
 def _concatenate(interpreter: Interpreter, equation: Any, inputs: Sequence[Any]) -> Value:
     if all(isinstance(value, Known) for value in inputs):
-        return _carried_out(equation, inputs)
+        return carried_out(equation, inputs)[0]
     axis_number, shape = equation.params["dimension"], equation.outvars[0].aval.shape
     if any(isinstance(value, Opaque) for value in inputs):
         return interpreter.opaque("concatenate", inputs, shape)
@@ -277,7 +271,7 @@ def _pad(interpreter: Interpreter, equation: Any, inputs: Sequence[Any]) -> Valu
     config = equation.params["padding_config"]
     padded = [i for i, (low, high, _) in enumerate(config) if low or high]
     if isinstance(value, Known) and isinstance(fill, Known):
-        return _carried_out(equation, inputs)
+        return carried_out(equation, inputs)[0]
     plain = all(low >= 0 <= high and not inner for low, high, inner in config)
     shape = equation.outvars[0].aval.shape
     if isinstance(value, Opaque) or not isinstance(fill, Known) or not plain:

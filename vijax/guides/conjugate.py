@@ -1,0 +1,205 @@
+"""Conjugate guides: a product of exponential families in the model's own space."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from vijax.contracts import Axes, Batch, DensityGuide, Draw, ModelGuide, Position, Space, Target
+from vijax.contracts.blocks import Block, ConjugatePlan
+from vijax.families.beta import Beta
+from vijax.families.dirichlet import Dirichlet
+from vijax.families.exponential_family import ExponentialFamily
+from vijax.families.gamma import Gamma
+from vijax.families.log_normal import LogNormal
+from vijax.families.multivariate_normal import MultivariateNormal
+from vijax.families.normal import Normal
+from vijax.families.normal_gamma import NormalGamma
+from vijax.families.normal_wishart import NormalWishart
+from vijax.families.wishart import Wishart
+
+Families = dict[str, ExponentialFamily]  # by block
+
+_PRECISION = 100.0  # of a narrow member of the family, in units of its size
+_COUNT = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Conjugate(ModelGuide):
+    """The families in which the latent sites of a conditionally conjugate model stay.
+
+    They are read off the model function: the posterior of each block of sites given all others is
+    of the block's family, so that coordinate ascent on the ELBO is in closed form (CAVI,
+    variational message passing). Discrete sites are summed out. The ELBO is exact.
+
+    Args:
+        joint: whether sites have a joint distribution where that is of a known family: normal sites
+            that are added to one another, and a normal site with its precision. If not, every site
+            is a block (mean-field, the classical assumption).
+    """
+
+    joint: bool = True
+
+    def bind(self, target: Target, space: Space) -> BoundConjugate:
+        """The guide of a model.
+
+        Raises:
+            GuideError: a site is not conditionally conjugate; says which, and why.
+        """
+        subsampled = frozenset(target.subsampled)
+        plan = target.functions.conjugate_plan(self.joint, subsampled)
+        return BoundConjugate(plan, target)
+
+    def init(self, key: Array, space: Space, location: Position, batch: Batch | None = None) -> Any:
+        raise NotImplementedError("bind the guide to a target first")
+
+    def draw(self, params: Any, space: Space, key: Array, batch: Batch) -> Draw:
+        raise NotImplementedError("bind the guide to a target first")
+
+    def log_prob(self, params: Any, space: Space, z: Position, batch: Batch) -> Array:
+        raise NotImplementedError("bind the guide to a target first")
+
+
+@dataclasses.dataclass(frozen=True)
+class BoundConjugate(DensityGuide):
+    """A conjugate guide of a model.
+
+    Attributes:
+        plan: its blocks.
+        target: the target; maps values to unconstrained space and back.
+    """
+
+    plan: ConjugatePlan
+    target: Target = dataclasses.field(repr=False)
+
+    def init(
+        self, key: Array, space: Space, location: Position, batch: Batch | None = None
+    ) -> Families:
+        assert batch is not None
+        values = self._values(location, batch)
+        return {block.name: around(block, values) for block in self.plan.blocks}
+
+    def row_axes(self, params: Families, space: Space, plates: Collection[str]) -> Any:
+        """The axes of the parameters of local sites along their plates."""
+        found = {}
+        for block in self.plan.blocks:
+            (first, *_) = block.sites
+            site = next(s for s in space.sites if s.name == first.name)
+            pairs = [
+                (plate, first.batch_axes.index(axis)) for plate, axis in site.axes(plates).pairs
+            ]
+            found[block.name] = jax.tree.map(
+                lambda _, pairs=tuple(pairs): Axes(pairs), params[block.name]
+            )
+        return found
+
+    def draw(self, params: Families, space: Space, key: Array, batch: Batch) -> Draw:
+        keys = jax.random.split(key, len(self.plan.blocks))
+        values: dict[str, Array] = {}
+        log_q = jnp.zeros(())
+        scales = {site.name: site.scale for site in space.sites}
+        for block, block_key in zip(self.plan.blocks, keys, strict=True):
+            drawn = params[block.name].draw(block_key)
+            values |= split(block, drawn)
+            log_prob = jnp.sum(params[block.name].log_prob(drawn))
+            log_q += scales[block.sites[0].name] * log_prob
+        z = self.target.unconstrain(values, batch, {}, {})
+        log_dets = self.target.log_dets(z, batch, {}, {})
+        return Draw(z, log_q + sum(log_dets.values()))
+
+    def log_prob(self, params: Families, space: Space, z: Position, batch: Batch) -> Array:
+        values = self._values(z, batch)
+        scales = {site.name: site.scale for site in space.sites}
+        log_q = jnp.zeros(())
+        for block in self.plan.blocks:
+            log_prob = params[block.name].log_prob(joined(block, values))
+            log_q += scales[block.sites[0].name] * jnp.sum(log_prob)
+        return log_q + sum(self.target.log_dets(z, batch, {}, {}).values())
+
+    def _values(self, z: Mapping[str, Array], batch: Batch) -> dict[str, Array]:
+        return self.target.constrain(dict(z), batch, {}, {})
+
+
+def split(block: Block, value: Any) -> dict[str, Array]:
+    """A value of a block's family as values of its sites."""
+    found: dict[str, Array] = {}
+    normal = block.gaussian_sites
+    if len(normal) < len(block.sites):
+        value, found[block.sites[-1].name] = value
+    if not normal:
+        return {block.sites[0].name: value}
+    if jnp.ndim(value) == len(block.batch_shape):
+        value = value[..., None]
+    start = 0
+    for site in normal:
+        part = value[..., start : start + site.event_size]
+        start += site.event_size
+        part = part.reshape((*part.shape[:-1], *site.event_shape))
+        order = (*site.batch_axes, *site.event_axes)
+        found[site.name] = jnp.transpose(part, [order.index(i) for i in range(len(order))])
+    return found
+
+
+def joined(block: Block, values: Mapping[str, Array]) -> Any:
+    """The inverse of `split`."""
+    normal = block.gaussian_sites
+    if not normal:
+        return values[block.sites[0].name]
+    parts = []
+    for site in normal:
+        x = jnp.transpose(values[site.name], (*site.batch_axes, *site.event_axes))
+        batch = x.shape[: len(site.batch_axes)]
+        parts.append(x.reshape((*batch, site.event_size)))
+    vector = jnp.concatenate(parts, axis=-1)
+    if len(normal) < len(block.sites):
+        return vector, values[block.sites[-1].name]
+    return vector[..., 0] if block.event_size == 1 else vector
+
+
+def around(block: Block, values: Mapping[str, Array]) -> ExponentialFamily:
+    """A narrow member of a block's family around values of its sites."""
+    value = joined(block, values)
+    if block.kind == "normal":
+        return _normal(value, block.event_size)
+    if block.kind == "log_normal":
+        return LogNormal(jnp.log(value), jnp.full_like(value, _PRECISION))
+    if block.kind == "gamma":
+        return _gamma(value, block.power)
+    if block.kind == "beta":
+        return Beta(_COUNT * value, _COUNT * (1 - value))
+    if block.kind == "dirichlet":
+        return Dirichlet(_COUNT * value.shape[-1] * value)
+    if block.kind == "wishart":
+        return _wishart(value, block.power)
+    mean, positive = value
+    if block.kind == "normal_gamma":
+        gamma, eye = _gamma(positive, block.power), jnp.eye(mean.shape[-1], dtype=mean.dtype)
+        precision = jnp.broadcast_to(_PRECISION * eye, (*mean.shape, mean.shape[-1]))
+        return NormalGamma(mean, precision, gamma.concentration, gamma.rate, block.power)
+    wishart = _wishart(positive, 1)
+    kappa = jnp.full(mean.shape[:-1], _PRECISION, mean.dtype)
+    return NormalWishart(mean, kappa, wishart.concentration, wishart.inverse_scale)
+
+
+def _normal(value: Array, size: int) -> ExponentialFamily:
+    if size == 1:
+        return Normal(value, jnp.full_like(value, _PRECISION))
+    eye = _PRECISION * jnp.eye(size, dtype=value.dtype)
+    return MultivariateNormal(value, jnp.broadcast_to(eye, (*value.shape, size)))
+
+
+def _gamma(value: Array, power: float) -> Gamma:
+    concentration = jnp.full_like(value, _COUNT)
+    return Gamma(concentration, concentration / value**power, power)
+
+
+def _wishart(value: Array, power: float) -> Wishart:
+    size = value.shape[-1]
+    degrees = jnp.full(value.shape[:-2], _COUNT + size, value.dtype)
+    inverse = value if power == -1 else jnp.linalg.inv(value)
+    return Wishart(degrees, degrees[..., None, None] * inverse, power)

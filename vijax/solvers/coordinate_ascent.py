@@ -1,0 +1,250 @@
+"""Coordinate ascent on the ELBO of a conditionally conjugate model, in closed form."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from vijax.contracts import Batch, Guide, Solution, Solver, Target, Variables
+from vijax.contracts.blocks import ConjugatePlan
+from vijax.guides.conjugate import BoundConjugate, Families
+from vijax.runtime.deadline import end_reason, offer, time_is_up
+from vijax.runtime.errors import GuideError
+from vijax.runtime.progress import advance, expect
+from vijax.solvers.perturbation import perturbed
+
+_CHUNK = 32  # largest number of sweeps between two looks at the clock
+_TRIAL = 10  # sweeps of each restart before the best is continued
+_RESTARTS = 8
+_ROUNDING = 1e-8  # relative decrease of the ELBO that rounding can cause
+
+
+class _Sweeps(NamedTuple):
+    """A run: the families, the ELBO before each of its sweeps, and their number."""
+
+    families: Families
+    elbos: Array
+    count: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class CoordinateAscent(Solver):
+    """Coordinate ascent variational inference (CAVI), which is variational message passing.
+
+    A sweep sets the natural parameters of each block to the gradient of the expected log joint
+    density in the block's mean parameters. It runs in double precision as one compiled program.
+    The ELBO is exact and never falls. Where it may have several maxima, several starts are tried
+    for a few sweeps, and the best one is continued. Sources: Winn and Bishop, 2005; Hoffman, Blei,
+    Wang and Paisley, 2013.
+
+    Args:
+        max_sweeps: largest number of sweeps.
+        tolerance: estimated further rise of the ELBO at convergence, in nats.
+        num_restarts: number of starts; `None` for 8 where there may be several maxima.
+    """
+
+    maximizes_elbo: ClassVar[bool] = True
+    exhaustive: ClassVar[bool] = True
+    max_sweeps: int = 2000
+    tolerance: float = 1e-5
+    num_restarts: int | None = None
+
+    def solve(
+        self, key: Array, target: Target, guide: Guide, variables: Variables, batch: Batch
+    ) -> Solution:
+        """Fits a conjugate guide; see `Solver.solve`.
+
+        Raises:
+            GuideError: the guide is not a conjugate one.
+        """
+        if not isinstance(guide, BoundConjugate):
+            raise GuideError(
+                f"algorithm: expected guide='conjugate' for coordinate ascent, got {guide!r}."
+            )
+        with jax.enable_x64(True):
+            run = _Ascent(self, target, guide.plan, _double(batch), key)
+            families, converged, reason = run.solve(_double(variables.guide))
+        solved = variables._replace(guide=_single(families))
+        losses = tuple(-elbo for elbo in run.elbos)
+        solution = Solution(solved, reason, converged, run.sweeps, losses)
+        return solution._replace(elbo=run.elbos[-1] if run.elbos else None)
+
+
+class _Ascent:
+    """A run, from the host.
+
+    Attributes:
+        elbos: after each sweep of the run that is continued.
+        sweeps: number of all sweeps.
+    """
+
+    def __init__(
+        self,
+        options: CoordinateAscent,
+        target: Target,
+        plan: ConjugatePlan,
+        batch: Batch,
+        key: Array,
+    ) -> None:
+        self.options, self.plan, self.batch, self.key = options, plan, batch, key
+        self.program = target.program(_sweep_many, plan)
+        self.elbos: list[float] = []
+        self.sweeps = 0
+
+    def solve(self, families: Families) -> tuple[Families, bool, str]:
+        """The families at convergence, whether they converged, and why the run stopped."""
+        restarts = self.options.num_restarts or (_RESTARTS if self.plan.multimodal else 1)
+        if self.plan.multimodal:
+            families = self._best_start(families, restarts)
+        expect(self.options.max_sweeps, "sweep")
+        size = 1
+        while True:
+            left = self.options.max_sweeps - len(self.elbos)
+            run = self._run(families, min(size, left) + 1)
+            elbos = run[1:]
+            if not np.isfinite(elbos).all():
+                return families, False, "the ELBO is not finite"
+            families, self.elbos = self.families, [*self.elbos, *elbos]
+            offer(functools.partial(self._so_far, families))
+            stop = self._stop(run)
+            if stop is not None:
+                return families, *stop
+            size = min(2 * size, _CHUNK)
+
+    def _so_far(self, families: Families) -> Any:
+        return families
+
+    def _run(self, families: Families, count: int) -> np.ndarray:
+        """The ELBOs of `families` and after each of `count - 1` sweeps; sets `self.families`."""
+        found = self.program(families, self.batch, count - 1, self.options.tolerance)
+        self.families = found.families
+        done = int(found.count)
+        self.sweeps += done
+        advance(done, "sweep")
+        return np.asarray(found.elbos)[: done + 1]
+
+    def _stop(self, run: np.ndarray) -> tuple[bool, str] | None:
+        """Whether the run converged, and why it ends; `None` if it goes on."""
+        count = len(self.elbos)
+        fall = run[:-1] - run[1:]
+        if (fall > _ROUNDING * np.abs(run[1:]).clip(1)).any():
+            return False, f"the ELBO fell by {fall.max():.2g} nats after {count} sweeps"
+        if _rise(run) < self.options.tolerance:
+            words = f"within an estimated {self.options.tolerance:g} nats of the maximum"
+            return True, f"{count} sweeps of coordinate ascent, {words}"
+        if count >= self.options.max_sweeps:
+            return False, f"not converged in {count} sweeps"
+        if time_is_up():
+            return False, f"not converged: {end_reason()} after {count} sweeps"
+        return None
+
+    def _best_start(self, families: Families, restarts: int) -> Families:
+        """The best of several perturbed starts after a few sweeps each."""
+        self._run(families, 3)
+        pooled, best = self.families, (-np.inf, families)
+        for number in range(restarts):
+            start = perturbed(pooled, self.plan, jax.random.fold_in(self.key, number))
+            elbo = self._run(start, _TRIAL + 1)[-1]
+            if elbo > best[0]:
+                best = (elbo, self.families)
+            if time_is_up():
+                break
+        return best[1]
+
+
+def _rise(elbos: np.ndarray) -> float:
+    """The estimated further rise of a sequence that converges linearly (Aitken)."""
+    if len(elbos) < 3:
+        return np.inf
+    last, before = elbos[-1] - elbos[-2], elbos[-2] - elbos[-3]
+    rounding = 1e-13 * abs(elbos[-1])
+    if abs(last) <= rounding:
+        return 0.0
+    rate = min(max(last / before, 0.0), 0.999) if before > 0 else 0.999
+    return last * rate / (1 - rate) if rate > 0 else last
+
+
+def elbo_and_gradient(
+    target: Target,
+    plan: ConjugatePlan,
+    families: Families,
+    batch: Batch,
+    color: int,
+) -> tuple[Array, Mapping[str, Any]]:
+    """`E_q log p`, and its gradient in the expectations of the blocks of one color."""
+    expectations = {name: family.expectations for name, family in families.items()}
+    names = [block.name for block in plan.blocks if block.color == color]
+
+    def expected(moving: Mapping[str, Any]) -> Array:
+        joint = expectations | dict(moving)
+        return target.functions.expected_log_joint(plan, joint, batch)
+
+    return jax.value_and_grad(expected)({name: expectations[name] for name in names})
+
+
+def _sweep_many(
+    target: Target,
+    plan: ConjugatePlan,
+    families: Families,
+    batch: Batch,
+    count: Array,
+    tolerance: Array,
+) -> _Sweeps:
+    """At most `count` sweeps, fewer if they converge, and the ELBO of the last families."""
+
+    def elbo(families: Families, expected: Array) -> Array:
+        return expected + sum(jnp.sum(family.entropy) for family in families.values())
+
+    def sweep(families: Families) -> tuple[Families, Array]:
+        before = jnp.zeros(())
+        for color in range(plan.num_colors):
+            expected, gradient = elbo_and_gradient(target, plan, families, batch, color)
+            if color == 0:
+                before = elbo(families, expected)
+            families = families | {n: families[n].step(g) for n, g in gradient.items()}
+        return families, before
+
+    def again(state: tuple[Families, Array, Array]) -> Array:
+        _, elbos, done = state
+        last, before = elbos[done - 1] - elbos[done - 2], elbos[done - 2] - elbos[done - 3]
+        rate = jnp.clip(last / jnp.where(before > 0, before, 1.0), 0.0, 0.999)
+        rise = jnp.where(before > 0, last * rate / (1 - rate), jnp.inf)
+        rise = jnp.where(jnp.abs(last) <= 1e-13 * jnp.abs(elbos[done - 1]), 0.0, rise)
+        return (done <= count) & ((done < 3) | (rise >= tolerance))
+
+    def body(state: tuple[Families, Array, Array]) -> tuple[Families, Array, Array]:
+        families, elbos, done = state
+        new, before = sweep(families)
+        elbos = elbos.at[done].set(before)
+        # the last sweep only evaluates the ELBO of the families it starts from
+        keep = done == count
+        new = jax.tree.map(lambda a, b: jnp.where(keep, a, b), families, new)
+        return new, elbos, done + 1
+
+    elbos = jnp.zeros(_CHUNK + 2)
+    families, elbos, done = jax.lax.while_loop(again, body, (families, elbos, jnp.zeros((), int)))
+    return _Sweeps(families, elbos, done - 1)
+
+
+def _double(tree: Any) -> Any:
+    """Arrays of floating-point numbers in double precision."""
+    return jax.tree.map(_as_double, tree)
+
+
+def _as_double(leaf: Any) -> Any:
+    array = np.asarray(leaf) if not jnp.issubdtype(getattr(leaf, "dtype", int), jax.dtypes.prng_key) else leaf
+    if isinstance(array, np.ndarray) and array.dtype.kind == "f":
+        return jnp.asarray(array, jnp.float64)
+    return leaf
+
+
+def _single(tree: Any) -> Any:
+    """Arrays in the default precision."""
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.result_type(float)), tree)

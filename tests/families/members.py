@@ -1,11 +1,14 @@
-"""Two members of every exponential family, and its mean parameters as functions of expectations."""
+"""Two members of every exponential family, and what others say about them."""
 
 import jax.numpy as jnp
 import numpy as np
+from scipy import stats
 
 from vijax.families.beta import Beta
 from vijax.families.dirichlet import Dirichlet
+from vijax.families.discrete import Categorical
 from vijax.families.gamma import Gamma
+from vijax.families.log_normal import LogNormal
 from vijax.families.multivariate_normal import MultivariateNormal
 from vijax.families.normal import Normal
 from vijax.families.normal_gamma import NormalGamma
@@ -29,25 +32,28 @@ def positives(rng, *shape):
 
 
 def normal_gamma(rng, power):
-    return NormalGamma(vectors(rng, 3), matrices(rng, 3), 3 + positives(rng), positives(rng), power)
+    return NormalGamma(vectors(rng, 2), matrices(rng, 2), 3 + positives(rng), positives(rng), power)
 
 
 def normal_wishart(rng, power):
     return NormalWishart(
-        vectors(rng, 3), positives(rng), 6 + positives(rng), matrices(rng, 3), power
+        vectors(rng, 2), positives(rng), 6 + positives(rng), matrices(rng, 2), power
     )
 
 
 MAKERS = {
     "normal": lambda rng: Normal(vectors(rng), positives(rng)),
-    "multivariate normal": lambda rng: MultivariateNormal(vectors(rng, 3), matrices(rng, 3)),
+    "multivariate normal": lambda rng: MultivariateNormal(vectors(rng, 4), matrices(rng, 4)),
+    "log-normal": lambda rng: LogNormal(vectors(rng), positives(rng)),
+    "bernoulli": lambda rng: Categorical(vectors(rng, 1)),
+    "categorical": lambda rng: Categorical(vectors(rng, 3)),
     "gamma": lambda rng: Gamma(positives(rng), positives(rng)),
     "inverse gamma": lambda rng: Gamma(3 + positives(rng), positives(rng), -1),
     "scale of gamma precision": lambda rng: Gamma(3 + positives(rng), positives(rng), -2),
     "beta": lambda rng: Beta(positives(rng), positives(rng)),
-    "dirichlet": lambda rng: Dirichlet(positives(rng, 4)),
+    "dirichlet": lambda rng: Dirichlet(positives(rng, 3)),
     "wishart": lambda rng: Wishart(4 + positives(rng), matrices(rng, 3)),
-    "inverse wishart": lambda rng: Wishart(6 + positives(rng), matrices(rng, 3), -1),
+    "inverse wishart": lambda rng: Wishart(6 + positives(rng), matrices(rng, 2), -1),
     "normal-gamma": lambda rng: normal_gamma(rng, 1),
     "normal inverse gamma": lambda rng: normal_gamma(rng, -1),
     "normal-wishart": lambda rng: normal_wishart(rng, 1),
@@ -72,14 +78,71 @@ def mean_parameters(family, e):
             return {"value": e["mean"], "square": e["variance"] + e["mean"] ** 2}
         case MultivariateNormal():
             return {"value": e["mean"], "outer": e["covariance"] + _outer(e["mean"], e["mean"])}
+        case LogNormal():
+            return {"log": e["mean"], "square": e["variance"] + e["mean"] ** 2}
+        case Categorical():
+            return {"indicator": e["probs"][..., 1:]}
         case NormalGamma():
             linear = e["value"][..., None] * e["mean"]
             second = e["covariance"] + _outer(linear, e["mean"])
             return {"product": linear, "outer": second, "value": e["value"], "log": e["log"]}
         case NormalWishart():
             linear = jnp.einsum("...ij,...j->...i", e["value"], e["mean"])
-            quadratic = 3 * e["variance"] + jnp.sum(linear * e["mean"], -1)
+            quadratic = 2 * e["variance"] + jnp.sum(linear * e["mean"], -1)
             rest = {"value": e["value"], "logdet": e["logdet"]}
             return {"product": linear, "quadratic": quadratic, **rest}
         case _:
             return e
+
+
+def each(function, *arguments):
+    """A function of each member of the batch."""
+    return np.array([function(*one) for one in zip(*arguments, strict=True)])
+
+
+def of_categorical(q, x):
+    odds = np.exp(np.concatenate([np.zeros((*BATCH, 1)), q.logits], -1))
+    return np.log(each(lambda row, k: row[k] / row.sum(), odds, x))
+
+
+def of_gamma(q, x):
+    jacobian = np.log(abs(q.power)) + (q.power - 1) * np.log(x)
+    return stats.gamma.logpdf(x**q.power, q.concentration, scale=1 / q.rate) + jacobian
+
+
+def of_wishart(q, x):
+    if q.power == -1:
+        return each(stats.invwishart.logpdf, x, q.concentration, q.inverse_scale)
+    return each(stats.wishart.logpdf, x, q.concentration, np.linalg.inv(q.inverse_scale))
+
+
+def of_normal_gamma(q, x):
+    t = (x[1] ** q.power)[:, None, None]
+    return density(MultivariateNormal(q.mean, t * q.precision), x[0]) + of_gamma(q.gamma, x[1])
+
+
+def of_normal_wishart(q, x):
+    precision = x[1] if q.power == 1 else np.linalg.inv(x[1])
+    given = MultivariateNormal(q.mean, q.kappa[:, None, None] * precision)
+    return density(given, x[0]) + of_wishart(q.wishart, x[1])
+
+
+DENSITIES = {
+    Normal: lambda q, x: stats.norm.logpdf(x, q.mean, q.precision**-0.5),
+    MultivariateNormal: lambda q, x: each(
+        stats.multivariate_normal.logpdf, x, q.mean, np.linalg.inv(q.precision)
+    ),
+    LogNormal: lambda q, x: stats.lognorm.logpdf(x, q.precision**-0.5, scale=np.exp(q.mean)),
+    Categorical: of_categorical,
+    Gamma: of_gamma,
+    Beta: lambda q, x: stats.beta.logpdf(x, q.a, q.b),
+    Dirichlet: lambda q, x: each(stats.dirichlet.logpdf, x, q.concentration),
+    Wishart: of_wishart,
+    NormalGamma: of_normal_gamma,
+    NormalWishart: of_normal_wishart,
+}
+
+
+def density(family, value):
+    """The log density of a batch by SciPy."""
+    return DENSITIES[type(family)](family, value)

@@ -7,7 +7,9 @@ relaxed one-hot vectors, which sum to one over the values.
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeVar
+import dataclasses
+from collections.abc import Mapping
+from typing import NamedTuple, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +17,20 @@ from jax import Array
 from jax.lax import stop_gradient
 from jax.nn import log_sigmoid
 
+from vijax.families.exponential_family import ExponentialFamily, interpolate
+
 T = TypeVar("T")
 
 TINY = 1e-6  # keeps uniform random numbers away from 0 and 1, where logits are infinite
 
 
-class Categorical(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Categorical(ExponentialFamily):
     """Independent categorical variables with the same number of values `n`.
+
+    The statistic `indicator` is 1 at the variable's value, from the second value on. The
+    expectations are those of all `n` values, so that an expected log density may use any of them.
 
     Attributes:
         logits: `(*shape, n - 1)`, log odds of the values from the second on relative to the first.
@@ -45,6 +54,50 @@ class Categorical(NamedTuple):
         first = jnp.zeros((*self.logits.shape[:-1], 1), self.logits.dtype)
         return jnp.concatenate([first, self.logits], axis=-1)
 
+    @property
+    def natural(self) -> dict[str, Array]:
+        """`eta` of the indicators, `(*shape, n - 1)`: the log odds."""
+        return {"indicator": self.logits}
+
+    @classmethod
+    def from_natural(cls, natural: Mapping[str, Array]) -> Self:
+        """The inverse of `natural`."""
+        return cls(natural["indicator"])
+
+    @property
+    def mean_parameters(self) -> dict[str, Array]:
+        """Probabilities of the values from the second on, `(*shape, n - 1)`."""
+        return {"indicator": self.expectations["probs"][..., 1:]}
+
+    @property
+    def expectations(self) -> dict[str, Array]:
+        """`probs`, the probabilities of all values, `(*shape, n)`."""
+        return {"probs": jnp.exp(self.log_probs)}
+
+    def step(self, gradient: Mapping[str, Array], rate: float | Array = 1.0) -> Self:
+        """Log odds `(1 - r) logits + r dL/d probs`, the gradient relative to the first value's."""
+        slope = gradient["probs"]
+        return type(self)(interpolate(self.logits, slope[..., 1:] - slope[..., :1], rate))
+
+    @property
+    def log_normalizer(self) -> Array:
+        """The log of the sum of the odds, `shape`."""
+        return jax.nn.logsumexp(self.all_logits, axis=-1)
+
+    @property
+    def entropy(self) -> Array:
+        """`-sum p log p`, `shape`."""
+        return -self._expected(self.log_probs)
+
+    def divergence(self, other: Self) -> Array:
+        """`sum p log(p / q)`, `shape`."""
+        return self._expected(self.log_probs - other.log_probs)
+
+    def _expected(self, function: Array) -> Array:
+        """Of a function of the value, `(*shape, n)`; impossible values count nothing."""
+        probs = self.expectations["probs"]
+        return jnp.sum(jnp.where(probs > 0, probs * function, 0), axis=-1)
+
     def draw(self, key: Array) -> Array:
         """One draw: indices of values, `shape`."""
         if self.size == 2:  # takes one uniform random number instead of two
@@ -53,9 +106,13 @@ class Categorical(NamedTuple):
             return (logits + noise > 0).astype(jnp.int32)
         return jax.random.categorical(key, self.all_logits).astype(jnp.int32)
 
-    def log_prob(self, values: Array) -> Array:
+    def log_prob(self, value: Array) -> Array:
         """Elementwise, for indices `shape` or relaxed one-hot vectors `(*shape, n)`."""
-        return jnp.sum(as_one_hot(values, self) * self.log_probs, axis=-1)
+        return jnp.sum(as_one_hot(value, self) * self.log_probs, axis=-1)
+
+    def statistics(self, value: Array) -> dict[str, Array]:
+        """The indicators of the values from the second on, `(*shape, n - 1)`."""
+        return {"indicator": as_one_hot(value, self)[..., 1:]}
 
 
 class DiscretizedLogistic(NamedTuple):

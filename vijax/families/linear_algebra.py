@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.scipy.linalg import solve_triangular
+
+_UNROLLED = 3  # matrices of up to so many rows are factorized entry by entry
 
 
 def symmetric(matrix: Array) -> Array:
@@ -38,8 +40,32 @@ def inverse_factor(matrix: Array) -> Array:
     Returns:
         `(*B, k, k)`, lower triangular; not finite where the matrix is not positive definite.
     """
+    if matrix.shape[-1] <= _UNROLLED:
+        return _unrolled(matrix)
     identity = jnp.broadcast_to(jnp.eye(matrix.shape[-1], dtype=matrix.dtype), matrix.shape)
     return solve_triangular(jnp.linalg.cholesky(matrix), identity, lower=True)
+
+
+def _unrolled(matrix: Array) -> Array:
+    """`inverse_factor`, entry by entry and all matrices at once.
+
+    With XLA's routines, which go through the matrices one by one, 10^5 matrices of 1, 2, 3 and 4
+    rows took 9, 3.5, 3 and 1.2 times as long on a CPU.
+    """
+    k, matrix = matrix.shape[-1], symmetric(matrix)  # as XLA's routine does
+    lower = [[matrix[..., i, j] for j in range(i + 1)] for i in range(k)]
+    inverse = [[jnp.zeros_like(matrix[..., 0, 0])] * k for _ in range(k)]
+    for j in range(k):
+        pivot = lower[j][j] - sum(lower[j][m] ** 2 for m in range(j))
+        inverse[j][j] = lax.rsqrt(pivot)
+        for i in range(j + 1, k):
+            rest = sum(lower[i][m] * lower[j][m] for m in range(j))
+            lower[i][j] = (lower[i][j] - rest) * inverse[j][j]
+    for j in range(k):
+        for i in range(j + 1, k):
+            rest = sum(lower[i][m] * inverse[m][j] for m in range(j, i))
+            inverse[i][j] = -rest * inverse[i][i]
+    return jnp.stack([jnp.stack(row, axis=-1) for row in inverse], axis=-2)
 
 
 def gram(factor: Array) -> Array:

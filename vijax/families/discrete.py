@@ -7,7 +7,6 @@ relaxed one-hot vectors, which sum to one over the values.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import NamedTuple, Self, TypeVar
 
@@ -24,9 +23,8 @@ T = TypeVar("T")
 TINY = 1e-6  # keeps uniform random numbers away from 0 and 1, where logits are infinite
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
-class Categorical(ExponentialFamily):
+@ExponentialFamily.register  # parameters of a guide are NamedTuples, which have no other base
+class Categorical(NamedTuple):
     """Independent categorical variables with the same number of values `n`.
 
     The statistic `indicator` is 1 at the variable's value, from the second value on. The

@@ -11,7 +11,10 @@ from tests.families.members import BATCH, MAKERS, density, mean_parameters, memb
 
 NUM_DRAWS = 4000
 RATES = np.array([[1.0, 1.0], [0.2, 0.7]])  # each for a batch of two
-REST = ("bernoulli", "gamma", "inverse gamma", "inverse wishart", "normal-gamma", "normal-wishart")
+REST = (  # with the same code as another; left to -m slow
+    *("bernoulli", "gamma", "inverse gamma", "inverse wishart", "beta"),
+    *("normal-gamma", "normal-wishart", "normal inverse wishart"),
+)
 ALL = pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=pytest.mark.slow) if name in REST else name for name in MAKERS],

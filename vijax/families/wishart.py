@@ -21,7 +21,7 @@ from vijax.families.linear_algebra import (
     symmetric,
     trace_product,
 )
-from vijax.families.special import gamma_entropy, gammaln_divergence, positive
+from vijax.families.special import gamma_entropy, gammaln_divergence
 
 _LOG_2 = math.log(2)
 
@@ -137,7 +137,9 @@ class Wishart(ExponentialFamily):
         """One draw, `(*B, d, d)`, by the decomposition of Bartlett (1933)."""
         diagonal, below = jax.random.split(key)
         scale = self.inverse_scale
-        roots = positive(0.5 * (jax.random.loggamma(diagonal, self._halves) + _LOG_2))
+        roots = jnp.exp(0.5 * (jax.random.loggamma(diagonal, self._halves) + _LOG_2))
+        # Products of two of them, and of their inverses, neither underflow nor overflow.
+        roots = jnp.maximum(roots, jnp.finfo(scale.dtype).tiny ** 0.25)
         noise = jnp.tril(jax.random.normal(below, scale.shape, scale.dtype), -1)
         bartlett = noise + roots[..., None] * jnp.eye(self.size, dtype=scale.dtype)
         if self.power == 1:  # A A' in the coordinates of the scale

@@ -1,0 +1,51 @@
+"""In float32, from tiny to large concentrations: accurate, finite, and draws inside the support."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vijax.families.beta import Beta
+from vijax.families.dirichlet import Dirichlet
+from vijax.families.gamma import Gamma
+from vijax.families.wishart import Wishart
+
+CONCENTRATIONS = np.geomspace(1e-3, 1e6, 10).astype(np.float32)
+EYES = np.broadcast_to(np.eye(2, dtype=np.float32), (10, 2, 2))
+FAMILIES = {
+    "gamma": Gamma(CONCENTRATIONS, CONCENTRATIONS[::-1]),
+    "scale": Gamma(CONCENTRATIONS, CONCENTRATIONS[::-1], -2),
+    "beta": Beta(CONCENTRATIONS, CONCENTRATIONS[::-1]),
+    "dirichlet": Dirichlet(np.stack([CONCENTRATIONS, CONCENTRATIONS], -1)),
+    "wishart": Wishart(1 + CONCENTRATIONS, EYES),
+    "inverse wishart": Wishart(1 + CONCENTRATIONS, EYES, -1),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_expectations_and_entropy_are_accurate(name):
+    family = FAMILIES[name]
+
+    def both(family):
+        return family.expectations, family.entropy
+
+    found = jax.jit(both)(family)
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(found))
+    with jax.enable_x64(True):
+        exact = jax.jit(both)(jax.tree.map(np.float64, family))
+    for x, expected in zip(jax.tree.leaves(found), jax.tree.leaves(exact), strict=True):
+        np.testing.assert_allclose(x, expected, 1e-5, 1e-5)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_draws_are_inside_the_support(name):
+    family = FAMILIES[name]
+    values = jax.vmap(family.draw)(jax.random.split(jax.random.key(0), 500))
+    assert jnp.isfinite(values).all()
+    if isinstance(family, Wishart):
+        assert (jnp.diagonal(values, axis1=-2, axis2=-1) > 0).all()
+        return
+    assert (values >= jnp.finfo(jnp.float32).tiny).all()
+    assert jnp.isfinite(jax.jit(jax.vmap(family.log_prob))(values)).all()
+    if isinstance(family, (Beta, Dirichlet)):
+        assert (values < 1).all()

@@ -81,8 +81,9 @@ class Beta(ExponentialFamily):
 
     def log_prob(self, value: Array) -> Array:
         """The log density of values `*B`."""
-        terms = (self.a - 1) * jnp.log(value) + (self.b - 1) * jnp.log1p(-value)
-        return terms - self.log_normalizer
+        log = jnp.stack([jnp.log(value), jnp.log1p(-value)], axis=-1)
+        excess = (self.a + self.b) * value - self.a
+        return self._dirichlet.log_density(log, jnp.stack([excess, -excess], axis=-1))
 
     def statistics(self, value: Array) -> dict[str, Array]:
         """`log x` and `log(1 - x)`."""

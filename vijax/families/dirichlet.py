@@ -12,7 +12,14 @@ from jax import Array
 from jax.scipy.special import digamma, gammaln
 
 from vijax.families.exponential_family import ExponentialFamily, interpolate
-from vijax.families.special import below_one, gamma_entropy, gammaln_divergence, positive
+from vijax.families.special import (
+    below_one,
+    divergence_rest,
+    gamma_entropy,
+    log_ratio,
+    positive,
+    stirling,
+)
 
 
 @jax.tree_util.register_dataclass
@@ -67,9 +74,13 @@ class Dirichlet(ExponentialFamily):
         return parts - gamma_entropy(self._total) - excess
 
     def divergence(self, other: Self) -> Array:
-        """Of the parts, less that of the total."""
-        parts = jnp.sum(gammaln_divergence(other.concentration, self.concentration), axis=-1)
-        return parts - gammaln_divergence(other._total, self._total)
+        """From the ratios of the means."""
+        a, b = self.concentration, other.concentration
+        totals = (other._total / self._total)[..., None]
+        change = (a * totals - b) / b
+        ratio = log_ratio(change, jnp.log(totals) + jnp.log(a) - jnp.log(b))
+        parts = b * (change - ratio) + divergence_rest(b, a)
+        return jnp.sum(parts, axis=-1) - divergence_rest(other._total, self._total)
 
     def draw_log(self, key: Array) -> Array:
         """The logarithm of one draw, `(*B, K)`, finite also where the draw underflows."""
@@ -80,8 +91,17 @@ class Dirichlet(ExponentialFamily):
         return below_one(positive(self.draw_log(key)))
 
     def log_prob(self, value: Array) -> Array:
-        """The log density of values `(*B, K)` that sum to one."""
-        return jnp.sum((self.concentration - 1) * jnp.log(value), axis=-1) - self.log_normalizer
+        """The log density of values `(*B, K)` that sum to one, from their ratios to the means."""
+        excess = self._total[..., None] * value - self.concentration
+        return self.log_density(jnp.log(value), excess)
+
+    def log_density(self, log: Array, excess: Array) -> Array:
+        """From `log x` and `x sum(a) - a`, whose sum over the values is zero; `*B`."""
+        a, total = self.concentration, self._total
+        change = excess / a
+        ratio = log_ratio(change, log + jnp.log(total)[..., None] - jnp.log(a))
+        terms = a * (ratio - change) + stirling(a) - log
+        return jnp.sum(terms, axis=-1) - stirling(total)
 
     def statistics(self, value: Array) -> dict[str, Array]:
         """`log x`."""

@@ -13,7 +13,13 @@ from jax import Array
 from jax.scipy.special import digamma, gammaln
 
 from vijax.families.exponential_family import ExponentialFamily, interpolate
-from vijax.families.special import gamma_entropy, gammaln_divergence, positive
+from vijax.families.special import (
+    divergence_rest,
+    gamma_entropy,
+    log_ratio,
+    positive,
+    stirling,
+)
 
 
 @jax.tree_util.register_dataclass
@@ -79,10 +85,11 @@ class Gamma(ExponentialFamily):
         return of_power - math.log(abs(p)) + (1 / p - 1) * log
 
     def divergence(self, other: Self) -> Array:
-        """That of `x^power`, of which `x` is a function; both have the same power."""
-        ratio = other.rate / self.rate
-        shape = gammaln_divergence(other.concentration, self.concentration)
-        return shape - other.concentration * jnp.log(ratio) + self.concentration * (ratio - 1)
+        """That of `x^power`, from the ratio of the means; both have the same power."""
+        a, b, rates = self.concentration, other.concentration, other.rate / self.rate
+        change = (a * rates - b) / b
+        ratio = log_ratio(change, jnp.log(rates) + jnp.log(a) - jnp.log(b))
+        return b * (change - ratio) + divergence_rest(b, a)
 
     def draw_log(self, key: Array) -> Array:
         """The logarithm of one draw of `x^power`, `*B`, finite also where the draw underflows."""
@@ -93,9 +100,12 @@ class Gamma(ExponentialFamily):
         return positive(self.draw_log(key) / self.power)
 
     def log_prob(self, value: Array) -> Array:
-        """The log density of values `*B`."""
-        eta, log = self.natural, self.power * jnp.log(value)
-        return eta["log"] * log + eta["value"] * jnp.exp(log) - self.log_normalizer
+        """The log density of values `*B`, from the ratio of `x^power` to its mean."""
+        a, log = self.concentration, self.power * jnp.log(value)
+        change = (self.rate * jnp.exp(log) - a) / a
+        ratio = log_ratio(change, log + jnp.log(self.rate) - jnp.log(a))
+        jacobian = math.log(abs(self.power)) - log / self.power
+        return a * (ratio - change) + stirling(a) + jacobian
 
     def statistics(self, value: Array) -> dict[str, Array]:
         """`x^power` and its logarithm."""

@@ -80,4 +80,7 @@ def solve(factor: Array, x: Array) -> Array:
 
 def log_det(factor: Array) -> Array:
     """The log determinant of a triangular matrix with positive diagonal, `*B`."""
+    k = factor.shape[-1]
+    if k <= _UNROLLED:
+        return sum((jnp.log(factor[..., i, i]) for i in range(1, k)), jnp.log(factor[..., 0, 0]))
     return jnp.sum(jnp.log(jnp.diagonal(factor, axis1=-2, axis2=-1)), axis=-1)

@@ -9,11 +9,12 @@ from typing import Self
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.special import digamma, gammaln
+from jax.scipy.special import gammaln
 
 from vijax.families.exponential_family import ExponentialFamily, interpolate
 from vijax.families.special import (
     below_one,
+    digamma,
     divergence_rest,
     gamma_entropy,
     log_ratio,

@@ -10,10 +10,11 @@ from typing import Self
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.special import digamma, gammaln
+from jax.scipy.special import gammaln
 
 from vijax.families.exponential_family import ExponentialFamily, interpolate
 from vijax.families.special import (
+    digamma,
     divergence_rest,
     gamma_entropy,
     log_ratio,

@@ -12,28 +12,59 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.special import digamma, gammaln
 
 LOG_2PI = 1.8378770664093453
-_LARGE = 12.0  # from here on four terms of the series are exact to 1e-12
+_LARGE = 12.0  # from here on the series are used as they are
 
 
-def gammaln_rest(concentration: Array) -> Array:
+def digamma(a: Array) -> Array:
+    """`psi(a)` of positive numbers: `psi(a + 8) - 1 / a - 1 / (a + 1) - ... - 1 / (a + 7)`.
+
+    Without the branches for negative numbers it takes a fraction of the time of `jax.scipy`'s.
+    """
+    q = a * (a + 7)  # (a + i) (a + 7 - i) = q + i (7 - i)
+    shift = (2 * a + 7) * (1 / q + 1 / (q + 6) + 1 / (q + 10) + 1 / (q + 12))
+    return jnp.log(a + 8) - 0.5 / (a + 8) - _digamma_series(a + 8) - shift
+
+
+def gammaln_rest(a: Array) -> Array:
     """`log Gamma(a)` less the first terms of its series, of the order of `1 / (12 a)`."""
-    small, a = jnp.minimum(concentration, _LARGE), jnp.maximum(concentration, _LARGE)
-    direct = gammaln(small) - (small - 0.5) * jnp.log(small) + small - 0.5 * LOG_2PI
-    r = 1 / (a * a)
-    series = (1 / 12 - r * (1 / 360 - r * (1 / 1260 - r / 1680))) / a
-    return jnp.where(concentration < _LARGE, direct, series)
+    s = jnp.minimum(a, _LARGE)
+    q = s * (s + 7)
+    # log Gamma(s + 8) less the logarithm of s (s + 1) ... (s + 7), less the first terms at s
+    shift = jnp.log(q * (q + 6) * (q + 10) * (q + 12))
+    leading = (s + 7.5) * jnp.log(s + 8) - 8 - (s - 0.5) * jnp.log(s)
+    direct = leading - shift + _gammaln_series(s + 8)
+    return jnp.where(a < _LARGE, direct, _gammaln_series(jnp.maximum(a, _LARGE)))
 
 
-def digamma_rest(concentration: Array) -> Array:
+def digamma_rest(a: Array) -> Array:
     """The first terms of the series of `psi(a)` less itself, of the order of `1 / (12 a^2)`."""
-    small, a = jnp.minimum(concentration, _LARGE), jnp.maximum(concentration, _LARGE)
-    direct = jnp.log(small) - 0.5 / small - digamma(small)
+    s = jnp.minimum(a, _LARGE)
+    direct = jnp.log(s) - 0.5 / s - digamma(s)
+    return jnp.where(a < _LARGE, direct, _digamma_series(jnp.maximum(a, _LARGE)))
+
+
+def _gammaln_series(a: Array) -> Array:
+    """`gammaln_rest` of numbers from 8 on, to 1e-14."""
     r = 1 / (a * a)
-    series = (1 / 12 - r * (1 / 120 - r * (1 / 252 - r / 240))) * r
-    return jnp.where(concentration < _LARGE, direct, series)
+    terms = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156)
+    return _polynomial(terms, r) / a
+
+
+def _digamma_series(a: Array) -> Array:
+    """`digamma_rest` of numbers from 8 on, to 1e-14."""
+    r = 1 / (a * a)
+    terms = (1 / 12, -1 / 120, 1 / 252, -1 / 240, 1 / 132, -691 / 32760, 1 / 12)
+    return _polynomial(terms, r) * r
+
+
+def _polynomial(coefficients: tuple[float, ...], x: Array) -> Array:
+    """By Horner's rule, the constant first."""
+    value = jnp.full_like(x, coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
+        value = value * x + coefficient
+    return value
 
 
 def gamma_entropy(a: Array) -> Array:

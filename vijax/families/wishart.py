@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import solve_triangular
-from jax.scipy.special import digamma, gammaln
+from jax.scipy.special import gammaln
 
 from vijax.families.exponential_family import ExponentialFamily, interpolate
 from vijax.families.linear_algebra import (
@@ -21,7 +21,7 @@ from vijax.families.linear_algebra import (
     symmetric,
     trace_product,
 )
-from vijax.families.special import gamma_entropy, gammaln_divergence
+from vijax.families.special import digamma, gamma_entropy, gammaln_divergence
 
 _LOG_2 = math.log(2)
 

@@ -129,10 +129,10 @@ def split(block: Block, value: Any) -> dict[str, Array]:
     """A value of a block's family as values of its sites."""
     found: dict[str, Array] = {}
     normal = block.gaussian_sites
-    if len(normal) < len(block.sites):
-        value, found[block.sites[-1].name] = value
     if not normal:
         return {block.sites[0].name: value}
+    if len(normal) < len(block.sites):
+        value, found[block.sites[-1].name] = value
     if jnp.ndim(value) == len(block.batch_shape):
         value = value[..., None]
     start = 0

@@ -108,6 +108,7 @@ class Functions(NamedTuple):
     term_info: Callable[[frozenset[str]], Mapping[str, TermInfo]]
     conjugate_plan: Callable[[bool, frozenset[str]], ConjugatePlan]
     expected_log_joint: Callable[..., Array]
+    conjugate_evaluate: Callable[..., Evaluation]
 
 
 class Structure(NamedTuple):
@@ -195,6 +196,7 @@ class Programs(NamedTuple):
 
     compiled: dict[Hashable, Program]
     by_devices: dict[DeviceLayout, Target]
+    conjugate: dict[str, Target]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -221,7 +223,7 @@ class Target:
     subsampling: Subsampling = Subsampling()
     marginalized: Marginalized = Marginalized()
     devices: DeviceLayout = DeviceLayout()
-    programs: Programs = dataclasses.field(default_factory=lambda: Programs({}, {}), repr=False)
+    programs: Programs = dataclasses.field(default_factory=lambda: Programs({}, {}, {}), repr=False)
 
     # ---- the model at one position
 
@@ -238,6 +240,21 @@ class Target:
     def evaluate(self, z: Position, batch: Batch, model: Mapping, mutable: Mapping) -> Evaluation:
         """The log density at one position, and the new mutable state."""
         return self.functions.evaluate(z, batch, model, mutable)
+
+    @property
+    def conjugate(self) -> Target:
+        """The same target, with the log density of a conditionally conjugate model as it is read.
+
+        The same target each time, so that its programs are compiled once.
+        """
+        known = self.programs.conjugate
+        if not known:
+            functions = self.functions._replace(evaluate=self.functions.conjugate_evaluate)
+            known[""] = dataclasses.replace(
+                self, functions=functions, programs=Programs({}, {}, {"": self})
+            )
+            known[""].programs.conjugate[""] = known[""]
+        return known[""]
 
     def terms(self, z: Position, batch: Batch, model: Mapping, mutable: Mapping) -> Terms:
         """The terms whose sum is the log density: log densities and log Jacobians, elementwise."""
@@ -336,14 +353,14 @@ class Target:
         space = self.space.on_rows(self.subsampled)
         if [site.z_shape for site in space.sites] == [site.z_shape for site in self.space.sites]:
             return self
-        return dataclasses.replace(self, space=space, programs=Programs({}, {}))
+        return dataclasses.replace(self, space=space, programs=Programs({}, {}, {}))
 
     def with_density(
         self, evaluate: Callable[..., Evaluation], terms: Callable[..., Terms]
     ) -> Target:
         """A copy with another log density, given as a whole and as terms."""
         functions = self.functions._replace(evaluate=evaluate, terms=terms)
-        return dataclasses.replace(self, functions=functions, programs=Programs({}, {}))
+        return dataclasses.replace(self, functions=functions, programs=Programs({}, {}, {}))
 
     # ---- programs
 
@@ -351,7 +368,9 @@ class Target:
         """A copy on other devices, cached so that a second fit there reuses its programs."""
         known = self.programs.by_devices
         if devices not in known:
-            known[devices] = dataclasses.replace(self, devices=devices, programs=Programs({}, {}))
+            known[devices] = dataclasses.replace(
+                self, devices=devices, programs=Programs({}, {}, {})
+            )
         return known[devices]
 
     def program(

@@ -53,7 +53,7 @@ class Conjugate(ModelGuide):
         """
         subsampled = frozenset(target.subsampled)
         plan = target.functions.conjugate_plan(self.joint, subsampled)
-        return BoundConjugate(plan, target)
+        return BoundConjugate(plan, target.conjugate)
 
     def init(self, key: Array, space: Space, location: Position, batch: Batch | None = None) -> Any:
         raise NotImplementedError("bind the guide to a target first")

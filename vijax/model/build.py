@@ -222,6 +222,7 @@ def functions_of(traced: TracedModel, space: Space, trace: Trace) -> Functions:
         term_info=functools.cache(functools.partial(term_info, *described)),
         conjugate_plan=functools.cache(conjugacy.plan),
         expected_log_joint=conjugacy.expected_log_joint,
+        conjugate_evaluate=conjugacy.evaluate,
     )
 
 

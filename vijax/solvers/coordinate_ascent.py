@@ -239,7 +239,11 @@ def _double(tree: Any) -> Any:
 
 
 def _as_double(leaf: Any) -> Any:
-    array = np.asarray(leaf) if not jnp.issubdtype(getattr(leaf, "dtype", int), jax.dtypes.prng_key) else leaf
+    array = (
+        np.asarray(leaf)
+        if not jnp.issubdtype(getattr(leaf, "dtype", int), jax.dtypes.prng_key)
+        else leaf
+    )
     if isinstance(array, np.ndarray) and array.dtype.kind == "f":
         return jnp.asarray(array, jnp.float64)
     return leaf

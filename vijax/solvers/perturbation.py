@@ -51,11 +51,16 @@ def _moved(
     spread = math.sqrt(plan.rows_per_value)
     if isinstance(family, Normal):
         noise = jax.random.normal(key, family.mean.shape, family.mean.dtype)
-        return dataclasses.replace(family, mean=family.mean + spread * noise / jnp.sqrt(family.precision))
+        return dataclasses.replace(
+            family, mean=family.mean + spread * noise / jnp.sqrt(family.precision)
+        )
     if isinstance(family, (MultivariateNormal, NormalGamma, NormalWishart)):
         return _shifted(family, spread, key)
     if isinstance(family, Gamma):
-        flat = Gamma(family.concentration / spread**2 + 0.5, family.rate / spread**2 + 0.5 * family.rate / family.concentration)
+        flat = Gamma(
+            family.concentration / spread**2 + 0.5,
+            family.rate / spread**2 + 0.5 * family.rate / family.concentration,
+        )
         value = flat.draw(key)
         return dataclasses.replace(family, rate=family.concentration / value)
     if isinstance(family, Dirichlet) and block.batch_shape:

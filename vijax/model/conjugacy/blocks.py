@@ -141,7 +141,10 @@ class _Group:
 
 
 def plan_blocks(
-    recorder: Recorder, discrete: Mapping[str, float], subsampled: frozenset[str], joint: bool = True
+    recorder: Recorder,
+    discrete: Mapping[str, float],
+    subsampled: frozenset[str],
+    joint: bool = True,
 ) -> ConjugatePlan:
     """The blocks of a model.
 

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vijax.contracts import Batch
+from vijax.contracts import Batch, Evaluation
 from vijax.contracts.blocks import ConjugatePlan
 from vijax.model.conjugacy.blocks import Recorder, plan_blocks
 from vijax.model.conjugacy.expectation import NotConjugate
-from vijax.model.conjugacy.moments import Expectations, Moments
+from vijax.model.conjugacy.moments import Expectations, Moments, PointMass
 from vijax.model.conjugacy.reader import Reader, Refusal, expected_log_joint, support_kind
-from vijax.model.tracing import substitution
+from vijax.model.tracing import log_densities, substitution
 from vijax.model.tracing.sites import Trace, latents
 from vijax.runtime.errors import GuideError
 
@@ -84,6 +84,25 @@ class Conjugacy:
         jax.eval_shape(run, self.traced.arguments.abstract())
         return found
 
+    def log_joint(self, values: Mapping[str, Array], batch: Batch) -> Array:
+        """`log p(data, values)`, discrete sites summed out: `E_q log p` at a point mass."""
+        point = PointMass(values, self.supports)
+        return expected_log_joint(self.reader, self.traced.marginalization, point, batch)
+
+    def evaluate(self, z: Any, batch: Batch, model: Mapping, mutable: Mapping) -> Evaluation:
+        """As `Target.evaluate`, by the polynomials of the model.
+
+        What does not depend on a discrete site or a row is then computed once, such as the
+        determinant of a component's covariance.
+        """
+        trace = self.traced.trace(
+            batch, substitution.from_unconstrained(z, batch.centering), with_log_density=False
+        )
+        values = {name: site["value"] for name, site, _ in latents(trace)}
+        jacobians = log_densities.log_dets(trace, skip_identity=True)
+        total = self.log_joint(values, batch) + sum(jacobians.values())
+        return Evaluation(total, dict(mutable))
+
     def expected_log_joint(
         self, plan: ConjugatePlan, expectations: Expectations, batch: Batch
     ) -> Array:
@@ -101,43 +120,3 @@ def not_conjugate(refusals: list[Refusal]) -> str:
         f"sites by gradient steps, guide={{{example!r}: 'meanfield', ...: 'conjugate'}} with the "
         "latent sites that are named here, or use guide='auto'."
     )
-
-
-def dirac(values: Mapping[str, Array], plan: ConjugatePlan) -> dict[str, dict[str, Array]]:
-    """The expectations under a point mass at `values`: `E_q log p` is then the log density."""
-    return {block.name: _dirac(block, values) for block in plan.blocks}
-
-
-def _dirac(block: Any, values: Mapping[str, Array]) -> dict[str, Array]:
-    found: dict[str, Array] = {}
-    normal = block.gaussian_sites
-    if normal:
-        parts = []
-        for site in normal:
-            x = jnp.transpose(values[site.name], (*site.batch_axes, *site.event_axes))
-            parts.append(x.reshape((*site.batch_shape, site.event_size)))
-        mean = jnp.concatenate(parts, axis=-1)
-        mean = jnp.log(mean) if block.kind == "log_normal" else mean
-        size = block.event_size
-        if block.kind in ("normal", "log_normal") and size == 1:
-            mean = mean[..., 0]
-            found |= {"mean": mean, "variance": jnp.zeros_like(mean)}
-        elif block.kind == "normal_wishart":
-            found |= {"mean": mean, "variance": jnp.zeros(mean.shape[:-1])}
-        else:
-            found |= {"mean": mean, "covariance": jnp.zeros((*mean.shape, size))}
-    rest = [site for site in block.sites if site not in normal]
-    for site in rest:
-        x = values[site.name]
-        if block.kind in ("gamma", "normal_gamma"):
-            found |= {"value": x**block.power, "log": block.power * jnp.log(x)}
-        elif block.kind == "beta":
-            found |= {"log": jnp.log(x), "log1m": jnp.log1p(-x)}
-        elif block.kind == "dirichlet":
-            found |= {"log": jnp.log(x)}
-        else:
-            inverse = block.power == -1
-            log_det = jnp.linalg.slogdet(x)[1]
-            found |= {"value": jnp.linalg.inv(x) if inverse else x}
-            found |= {"logdet": -log_det if inverse else log_det}
-    return found

@@ -83,6 +83,37 @@ class Moments(Expectation):
         return factors
 
 
+class PointMass(Expectation):
+    """Expectations under a point mass: the values themselves.
+
+    Args:
+        values: by site.
+        supports: kinds of support, by site.
+    """
+
+    def __init__(self, values: Mapping[str, Array], supports: Mapping[str, str]) -> None:
+        self.values, self.supports = values, supports
+
+    def is_real(self, site: str) -> bool:
+        return self.supports[site] == "real"
+
+    def first(self, atom: Atom) -> Factor:
+        x = self.values[atom.site]
+        if self.supports[atom.site] == "matrix":
+            if atom.kind == "logdet":
+                return view(jnp.linalg.slogdet(x)[1], atom.entries)
+            return view(jnp.linalg.inv(x) if atom.power == -1 else x, atom.entries)
+        if atom.kind == "power":
+            return view(x if atom.power == 1 else x**atom.power, atom.entries)
+        return view(jnp.log1p(-x) if atom.kind == "log1m" else jnp.log(x), atom.entries)
+
+    def joint(self, weight: Atom, atom: Atom) -> bool:
+        return False
+
+    def covariance(self, one: Atom, two: Atom, weight: Atom | None) -> list[Factor] | None:
+        return None
+
+
 def _mean(block: Block, site: BlockSite, mean: Array) -> Array:
     """The part of a site of the means `(*batch, event_size)`, of the site's shape."""
     if mean.ndim == len(site.batch_axes):

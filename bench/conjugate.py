@@ -183,6 +183,28 @@ def factorization(options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
+def statuses(options: argparse.Namespace) -> dict[str, Any]:
+    """The status where it matters: correlations, exchangeable labels, two optima of the ELBO."""
+    mean, sd = models.line_slope()
+    cases = {
+        "line": (models.line(), "slope", (mean, sd)),
+        "labels": (models.labels(), "mu", None),
+        "clutter, from 1.3": (models.clutter(1.3), "theta", (0.6371, 51.60**0.5)),
+        "clutter, from 0": (models.clutter(0.0), "theta", (0.6371, 51.60**0.5)),
+    }
+    found, rows = {}, []
+    for name, (problem, site, exact) in cases.items():
+        posterior = fit(problem, 1_000)
+        draws = posterior.sample(20_000)[site]
+        ours = (float(draws.mean()), float(draws.std()))
+        found[name] = [posterior.elbo, posterior.khat, posterior.status, ours, exact]
+        shown = [f"{one[0]:.3g}, {one[1]:.3g}" if one else "" for one in (ours, exact)]
+        khat = f"{posterior.khat:.2f}"
+        rows.append((name, f"{posterior.elbo:.5f}", khat, posterior.status, site, *shown))
+    _report.table(("", "ELBO", "k-hat", "status", "site", "mean, sd", "exact"), rows)
+    return found
+
+
 def disk(options: argparse.Namespace) -> dict[str, Any]:
     """Minibatches of a mixture on disk, of a tenth and of all rows, beside sweeps over all rows."""
     found = {}
@@ -211,6 +233,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "bayespy": bayespy,
     "rotation": rotation,
     "factorization": factorization,
+    "statuses": statuses,
     "disk": disk,
 }
 

@@ -116,6 +116,72 @@ def pca() -> Problem:
     return Problem(_pca, (y, seen, 3), start, {"y": y, "seen": seen, **start})
 
 
+def _clutter(y: Any) -> None:
+    theta = numpyro.sample("theta", dist.Normal(0.0, 10.0))
+    with numpyro.plate("rows", len(y)):
+        z = numpyro.sample("z", dist.Bernoulli(0.5))
+        loc = jnp.stack([jnp.zeros_like(theta), theta])[z]
+        scale = jnp.sqrt(jnp.asarray([10.0, 1.0]))[z]
+        numpyro.sample("y", dist.Normal(loc, scale), obs=y)
+
+
+def clutter(start: float) -> Problem:
+    """A location among clutter (Minka, 2001), two rows: the ELBO has two optima.
+
+    The log evidence is -5.10547, the posterior's mean 0.6371 and its variance 51.60.
+    """
+    y = np.asarray([0.1, 2.3])
+    return Problem(_clutter, (y,), {"theta": np.asarray(start)}, {"y": y})
+
+
+def _line(x: Any, y: Any) -> None:
+    tau = numpyro.sample("tau", dist.Gamma(2.0, 1.0))
+    intercept = numpyro.sample("intercept", dist.Normal(0.0, 10.0))
+    slope = numpyro.sample("slope", dist.Normal(0.0, 10.0))
+    with numpyro.plate("rows", len(y)):
+        numpyro.sample("y", dist.Normal(intercept + slope * x, 1 / jnp.sqrt(tau)), obs=y)
+
+
+def line() -> Problem:
+    """A line through rows far from zero: intercept and slope are correlated by -0.998."""
+    rng = np.random.default_rng(4)
+    x = 10 + rng.normal(size=30) * 0.6
+    return Problem(_line, (x, 1 + 0.5 * x + 0.3 * rng.normal(size=30)), {}, {})
+
+
+def line_slope() -> tuple[float, float]:
+    """The exact mean and sd of the slope, by quadrature over the precision."""
+    x, y = line().args
+    design = np.column_stack([np.ones(len(x)), x])
+    taus = np.exp(np.linspace(-1, 5, 601))
+    weights, means, variances = [], [], []
+    for tau in taus:
+        marginal = np.eye(len(x)) / tau + 100 * design @ design.T
+        covariance = np.linalg.inv(np.eye(2) / 100 + tau * design.T @ design)
+        log_prior = stats.gamma(2.0).logpdf(tau) + np.log(tau)
+        weights.append(stats.multivariate_normal(np.zeros(len(x)), marginal).logpdf(y) + log_prior)
+        means.append((covariance @ design.T @ y * tau)[1])
+        variances.append(covariance[1, 1])
+    share = np.exp(weights - logsumexp(weights))
+    mean = share @ means
+    return float(mean), float(np.sqrt(share @ (np.asarray(variances) + (means - mean) ** 2)))
+
+
+def _labels(y: Any) -> None:
+    weights = numpyro.sample("weights", dist.Dirichlet(jnp.ones(2)))
+    with numpyro.plate("components", 2):
+        mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
+    with numpyro.plate("rows", len(y)):
+        z = numpyro.sample("z", dist.Categorical(weights))
+        numpyro.sample("y", dist.Normal(mu[z], 1.0), obs=y)
+
+
+def labels() -> Problem:
+    """Two separate components whose labels may be exchanged: the posterior has two modes."""
+    rng = np.random.default_rng(5)
+    return Problem(_labels, (rng.choice([-3.0, 3.0], size=60) + rng.normal(size=60),), {}, {})
+
+
 class Counts(NamedTuple):
     """Counts of items by users; some of the positive ones are held out (zero in `table`)."""
 

@@ -17,6 +17,11 @@ def entropy(family, parameters):
     return float(_ENTROPY[family.name](of, family.power))
 
 
+def random_expectations(family, shape, rng):
+    """Expectations that some distribution has; `shape` is that of a value, batch axes first."""
+    return _RANDOM[family.name](shape, rng)
+
+
 def _gamma(of):
     a, b = of["concentration"], of["rate"]
     return {"value": a / b, "log": digamma(a) - np.log(b)}
@@ -95,4 +100,50 @@ _ENTROPY = {
     "NormalGamma": _normal_gamma_entropy,
     "NormalWishart": _normal_wishart_entropy,
     "LogNormal": lambda of, _: of["mean"] + _gaussian_entropy(of["precision"].reshape(1, 1)),
+}
+
+
+def _random_matrix(shape, rng):
+    root = rng.normal(size=shape)
+    return root @ np.swapaxes(root, -1, -2) + 0.3 * np.eye(shape[-1])
+
+
+def _random_normal(shape, rng):
+    return {"mean": rng.normal(size=shape), "variance": rng.uniform(0.2, 1.0, shape)}
+
+
+def _random_vector(shape, rng):
+    covariance = _random_matrix((*shape, shape[-1]), rng)
+    return {"mean": rng.normal(size=shape), "covariance": covariance}
+
+
+def _random_gamma(shape, rng):
+    value = rng.uniform(0.5, 2.0, shape)
+    return {"value": value, "log": np.log(value) - rng.uniform(0.1, 0.6, shape)}
+
+
+def _random_dirichlet(shape, rng):
+    concentration = rng.uniform(0.5, 3.0, shape)
+    return {"log": digamma(concentration) - digamma(concentration.sum(-1, keepdims=True))}
+
+
+def _random_beta(shape, rng):
+    log = _random_dirichlet((*shape, 2), rng)["log"]
+    return {"log": log[..., 0], "log1m": log[..., 1]}
+
+
+def _random_wishart(shape, rng):
+    value = _random_matrix(shape, rng)
+    shift = rng.uniform(0.2, 0.8, shape[:-2])
+    return {"value": value, "logdet": np.linalg.slogdet(value)[1] - shift}
+
+
+_RANDOM = {
+    "Normal": _random_normal,
+    "MultivariateNormal": _random_vector,
+    "Gamma": _random_gamma,
+    "Beta": _random_beta,
+    "Dirichlet": _random_dirichlet,
+    "Wishart": _random_wishart,
+    "LogNormal": _random_normal,
 }

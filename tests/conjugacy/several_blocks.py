@@ -225,6 +225,16 @@ def _topics(document, words):
         numpyro.sample("word", dist.Categorical(phi[z]), obs=words)
 
 
+def clutter(y):
+    """A location among clutter (Minka, 2001): two optima, one of which calls all rows clutter."""
+    theta = numpyro.sample("theta", dist.Normal(0.0, 10.0))
+    with numpyro.plate("rows", len(y)):
+        z = numpyro.sample("z", dist.Bernoulli(0.5))
+        loc = jnp.stack([jnp.zeros_like(theta), theta])[z]
+        scale = jnp.sqrt(jnp.asarray([10.0, 1.0]))[z]
+        numpyro.sample("y", dist.Normal(loc, scale), obs=y)
+
+
 TWO = np.asarray([[0.4, 1.1, -0.3], [1.0, 0.2, 0.9]])
 SEEN = np.asarray([[True, False, True], [True, True, False]])
 LOW = np.asarray([-1.3, 0.9, 1.4])
@@ -271,6 +281,7 @@ SEVERAL_BLOCKS = {
         _categorical_mixture, (TOKENS,), {"weights": DIRICHLET, "p": DIRICHLET}, {"z": 2}
     ),
     "Poisson mixture": Case(_poisson_mixture, (COUNTS,), {"share": BETA, "rate": GAMMA}, {"z": 2}),
+    "clutter": Case(clutter, (np.asarray([0.1, 2.3]),), {"theta": NORMAL}, {"z": 2}),
     "stick-breaking mixture": Case(_sticks, (LOW,), {"v": BETA, "mu": NORMAL}, {"z": 3}),
     "topics": Case(
         _topics,

@@ -5,7 +5,7 @@ import pytest
 from scipy.special import digamma, gammaln, logsumexp
 
 from tests.conjugacy import moments
-from tests.conjugacy.cases import AUGMENTED, CLOSED_FORMS
+from tests.conjugacy.cases import AUGMENTED, CLOSED_FORMS, SEVERAL_BLOCKS
 from tests.conjugacy.oracle import Family, expected_log_joint, points
 from tests.conjugacy.several_blocks import gaussian_mixture, golden
 
@@ -107,6 +107,18 @@ def test_discrete_sites_are_added_up():
     families = {"weights": Family("Dirichlet"), "mu": Family("Normal"), "tau": Family("Gamma")}
     found = expected_log_joint(gaussian_mixture, (y, 2), families, of, {"z": 2})
     assert found == pytest.approx(logsumexp(rows, axis=1).sum() + priors, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("mean", "variance", "elbo"), [(1.31259250, 0.89213115, -6.0229), (0.0, 100.0, -5.79176)]
+)
+def test_both_optima_of_the_clutter_problem(mean, variance, elbo):
+    """The ELBOs of its two optima; Infer.NET prints the first."""
+    case = SEVERAL_BLOCKS["clutter"]
+    of = {"theta": {"mean": mean, "variance": variance}}
+    found = expected_log_joint(case.model, case.args, case.families, of, case.discrete)
+    found += 0.5 * np.log(2 * np.pi * np.e * variance)
+    assert found == pytest.approx(elbo, abs=1e-5)
 
 
 @pytest.mark.slow

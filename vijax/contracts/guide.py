@@ -116,6 +116,10 @@ class Guide(abc.ABC):
         self.map_parts(params, space, found.append)
         return found
 
+    def plan_lines(self) -> tuple[str, ...]:
+        """What the model tells about the family, in lines of a report; none by default."""
+        return ()
+
     def named_params(self, params: PyTree, space: Space, batch: Batch) -> dict[str, PyTree]:
         """Parameters with names of the user, in their constraints: `param` sites of NumPyro."""
         return {}

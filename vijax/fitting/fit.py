@@ -59,6 +59,7 @@ from vijax.runtime.keys import RngKey, as_key
 from vijax.runtime.memory import explain_out_of_memory
 from vijax.runtime.progress import show_progress, stage
 from vijax.solvers import by_name, default_solver
+from vijax.solvers.coordinate_ascent import coordinate_ascent
 from vijax.storage.checkpoint import Checkpoint
 
 _FULL_RANK_STEPS_DIM = 20  # largest dimension for full-rank gradient steps on minibatches
@@ -212,8 +213,13 @@ def _run(
             state = (problem.target, problem.batch, parameters, mutable)
             check_batches(*state, problem.arguments.sources)
         problem = with_count_bounds(problem, parameters, mutable)
+    conjugate = isinstance(problem.guide, BoundConjugate)
     stepwise = any(options[name] is not None for name in _GRADIENT_OPTIONS)
     stepwise |= bool(options["callbacks"])
+    if conjugate and not problem.schedule.subsampled:
+        _options.check_conjugate(options)
+        algorithm = coordinate_ascent(algorithm, options["num_steps"], options["num_restarts"])
+        stepwise = False
     refine = (
         guide == "auto" == algorithm and not stepwise and can_refine(problem, parameters, mutable)
     )

@@ -181,3 +181,23 @@ def check_not_traced(
             "jax.vmap, jax.grad or a loop of jax.lax, since the data decide what it computes. "
             "Call it outside, and transform posterior.log_prob or draws of posterior.sample."
         )
+
+
+def check_conjugate(options: Mapping[str, Any]) -> None:
+    """Refuses options of gradient steps for a conjugate guide on the full data.
+
+    Raises:
+        ValueError: one is set; names it and what applies instead.
+    """
+    for name in ("objective", "optimizer", "num_particles", "precision", "checkpoint"):
+        if options[name] is not None:
+            raise ValueError(
+                f"{name}: expected None with guide='conjugate', whose updates are in closed form, "
+                f"got {options[name]!r}. num_steps= is the number of sweeps, num_restarts= that of "
+                "starts; batch_size= takes steps on minibatches."
+            )
+    if options["callbacks"]:
+        raise ValueError(
+            "callbacks: expected none with guide='conjugate' on all data, which is fitted in one "
+            "program. Use batch_size=, or read posterior.losses: one per sweep."
+        )

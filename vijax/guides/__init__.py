@@ -3,6 +3,7 @@
 from vijax.guides.amortized.continuous import Amortized
 from vijax.guides.amortized.discrete import AmortizedDiscrete
 from vijax.guides.composite import Composite, compose
+from vijax.guides.conjugate import Conjugate
 from vijax.guides.delta import Delta
 from vijax.guides.discrete import Discrete, Mixed
 from vijax.guides.flow import Flow
@@ -25,6 +26,7 @@ __all__ = [
     "AmortizedDiscrete",
     "BijectionTransform",
     "Composite",
+    "Conjugate",
     "Delta",
     "Discrete",
     "Flow",

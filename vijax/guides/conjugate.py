@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -53,7 +54,7 @@ class Conjugate(ModelGuide):
         """
         subsampled = frozenset(target.subsampled)
         plan = target.functions.conjugate_plan(self.joint, subsampled)
-        return BoundConjugate(plan, target.conjugate)
+        return BoundConjugate(plan, target.conjugate, self.joint)
 
     def init(self, key: Array, space: Space, location: Position, batch: Batch | None = None) -> Any:
         raise NotImplementedError("bind the guide to a target first")
@@ -65,17 +66,34 @@ class Conjugate(ModelGuide):
         raise NotImplementedError("bind the guide to a target first")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class BoundConjugate(DensityGuide):
     """A conjugate guide of a model.
 
     Attributes:
         plan: its blocks.
         target: the target; maps values to unconstrained space and back.
+        joint: see `Conjugate`.
     """
 
     plan: ConjugatePlan
-    target: Target = dataclasses.field(repr=False)
+    target: Target
+    joint: bool = True
+
+    def __repr__(self) -> str:
+        return f"Conjugate(joint={self.joint})"
+
+    def plan_lines(self) -> tuple[str, ...]:
+        """The blocks, their families, and the order of their updates."""
+        plan = self.plan
+        lines = []
+        for block in plan.blocks:
+            number = math.prod(block.batch_shape)
+            count = f"{number:,} x " if number > 1 else ""
+            step = f", update {block.color + 1} of {plan.num_colors}" if plan.num_colors > 1 else ""
+            lines.append(f"{block.name}: {count}{block.words}{step}")
+        lines += [f"{name}: summed out, given the expectations of all others" for name in plan.discrete]
+        return tuple(lines)
 
     def init(
         self, key: Array, space: Space, location: Position, batch: Batch | None = None

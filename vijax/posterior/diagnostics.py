@@ -71,6 +71,7 @@ class FitDiagnostics:
         reasons: the diagnostics in words, one sentence each.
         advice: what to try next, empty where nothing is needed.
         guide: the variational family, as text.
+        plan: of a conjugate guide its blocks, their families and updates, in words.
         dim: number of unconstrained coordinates.
         stop_reason: why the optimization stopped.
         converged: whether it converged.
@@ -101,6 +102,7 @@ class FitDiagnostics:
     reasons: tuple[str, ...]
     advice: str
     guide: str
+    plan: tuple[str, ...]
     dim: int
     stop_reason: str
     converged: bool
@@ -150,6 +152,7 @@ def fit_diagnostics(result: FitResult) -> FitDiagnostics:
         reasons=diagnosis.reasons,
         advice=advice(result),
         guide=repr(result.guide),
+        plan=result.guide.plan_lines(),
         dim=target.space.dim,
         stop_reason=result.stop_reason,
         converged=bool(result.converged),

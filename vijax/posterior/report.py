@@ -29,7 +29,7 @@ class Report(str):
 
     def __new__(cls, diagnostics: FitDiagnostics) -> Report:
         """The report as text."""
-        lines = [f"{name}: {_broken(value)}" for name, value in _facts(diagnostics)]
+        lines = [_line(name, _broken(value)) for name, value in _facts(diagnostics)]
         lines += [f"- {_broken(reason)}" for reason in diagnostics.reasons]
         rows = _rows(diagnostics)
         lines += ["", _CORRECTIONS, table(rows)] if rows else []
@@ -69,6 +69,11 @@ def overview(found: FitDiagnostics) -> str:
     return f"{title}{html.facts(shown)}<p>Go on with {methods}.</p>"
 
 
+def _line(name: str, value: str) -> str:
+    """A fact with its name; without one it continues the fact before."""
+    return f"{name}: {value}" if name.strip() else f"{name}  {value}"
+
+
 def _broken(text: str) -> str:
     """A long sentence of several clauses with a line for each."""
     return text if len(text) < _LONG else text.replace("; ", ";\n  ")
@@ -79,6 +84,8 @@ def _facts(found: FitDiagnostics) -> Iterator[tuple[str, str]]:
     remarks = "; ".join(found.remarks)
     yield "status", f"{found.status} ({remarks})" if remarks else found.status
     yield "guide", f"{found.guide}, {found.dim} dimension{'s' * (found.dim != 1)}"
+    for number, line in enumerate(found.plan):
+        yield "plan" if number == 0 else "    ", line
     yield "stopped", found.stop_reason
     if not math.isnan(found.elbo):  # particles have none
         yield "ELBO", f"{found.elbo:.3f} ± {found.elbo_se:.2g} nats"

@@ -2,6 +2,7 @@
 
 from vijax.contracts.kernel import Kernel
 from vijax.solvers.batch_and_match.batch_and_match import BatchAndMatch, BatchAndMatchResult
+from vijax.solvers.coordinate_ascent import CoordinateAscent
 from vijax.solvers.default import default_solver
 from vijax.solvers.flow_descent import FlowDescent
 from vijax.solvers.laplace import LaplaceResult, LaplaceSolver
@@ -19,6 +20,7 @@ __all__ = [
     "NAMES",
     "BatchAndMatch",
     "BatchAndMatchResult",
+    "CoordinateAscent",
     "FixedDraws",
     "FixedDrawsResult",
     "FlowDescent",

@@ -77,6 +77,17 @@ class CoordinateAscent(Solver):
         return solution._replace(elbo=run.elbos[-1] if run.elbos else None)
 
 
+def coordinate_ascent(algorithm: Any, num_sweeps: int | None, num_restarts: int | None) -> Any:
+    """The solver of a conjugate guide with these options; another one that the user chose as is."""
+    solver = CoordinateAscent() if algorithm == "auto" else algorithm
+    if not isinstance(solver, CoordinateAscent):
+        return solver
+    sweeps = solver.max_sweeps if num_sweeps is None else num_sweeps
+    return dataclasses.replace(
+        solver, max_sweeps=sweeps, num_restarts=num_restarts or solver.num_restarts
+    )
+
+
 class _Ascent:
     """A run, from the host.
 

@@ -8,6 +8,7 @@ from vijax.contracts import Solver
 from vijax.runtime.errors import VijaxError
 from vijax.runtime.keywords import did_you_mean
 from vijax.solvers.batch_and_match.batch_and_match import BatchAndMatch
+from vijax.solvers.coordinate_ascent import CoordinateAscent
 from vijax.solvers.laplace import LaplaceSolver
 from vijax.solvers.mean_field.fixed_draws import FixedDraws
 from vijax.solvers.mode import ModeSolver
@@ -16,6 +17,7 @@ from vijax.solvers.structured_newton import StructuredNewton
 from vijax.solvers.variational_newton import VariationalNewton
 
 NAMES: dict[str, Callable[[], Solver]] = {
+    "coordinate_ascent": CoordinateAscent,
     "pathfinder": Pathfinder,
     "batch_and_match": BatchAndMatch,
     "variational_newton": VariationalNewton,

@@ -8,6 +8,9 @@ import math
 GAUSSIAN = ("normal", "log_normal", "normal_gamma", "normal_wishart")  # with a mean per element
 
 
+_GAMMA_NAMES: dict[float, str] = {1: "gamma", -1: "inverse gamma"}
+
+
 @dataclasses.dataclass(frozen=True)
 class BlockSite:
     """A site of a block.
@@ -90,9 +93,7 @@ class Block:
         names = {
             "normal": f"normal{dense}",
             "log_normal": f"log-normal{dense}",
-            "gamma": {1: "gamma", -1: "inverse gamma"}.get(
-                self.power, f"gamma of x**{self.power:g}"
-            ),
+            "gamma": _GAMMA_NAMES.get(self.power, f"gamma of x**{self.power:g}"),
             "beta": "beta",
             "dirichlet": "Dirichlet",
             "wishart": "Wishart" if self.power == 1 else "inverse Wishart",
@@ -109,6 +110,8 @@ class ConjugatePlan:
     Attributes:
         blocks: in the order of their updates.
         discrete: discrete sites, which are eliminated.
+        products: pairs of normal blocks of equal dimension that are multiplied, see
+            `vijax.solvers.rotation`.
         rows_per_value: rows of the plates of discrete sites over the numbers of their values.
         multimodal: whether the ELBO may have several optima: discrete sites, or products of
             sites.
@@ -116,6 +119,7 @@ class ConjugatePlan:
 
     blocks: tuple[Block, ...]
     discrete: tuple[str, ...] = ()
+    products: tuple[tuple[str, str], ...] = ()
     rows_per_value: float = 1.0
     multimodal: bool = False
 

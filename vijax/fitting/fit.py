@@ -218,7 +218,8 @@ def _run(
     stepwise |= bool(options["callbacks"])
     if conjugate and not problem.schedule.subsampled:
         _options.check_conjugate(options)
-        algorithm = coordinate_ascent(algorithm, options["num_steps"], options["num_restarts"])
+        counts = options["num_steps"], options["num_restarts"]
+        algorithm = coordinate_ascent(algorithm, *counts, random_init=init is None)
         stepwise = False
     refine = (
         guide == "auto" == algorithm and not stepwise and can_refine(problem, parameters, mutable)

@@ -92,7 +92,9 @@ class BoundConjugate(DensityGuide):
             count = f"{number:,} x " if number > 1 else ""
             step = f", update {block.color + 1} of {plan.num_colors}" if plan.num_colors > 1 else ""
             lines.append(f"{block.name}: {count}{block.words}{step}")
-        lines += [f"{name}: summed out, given the expectations of all others" for name in plan.discrete]
+        lines += [
+            f"{name}: summed out, given the expectations of all others" for name in plan.discrete
+        ]
         return tuple(lines)
 
     def init(
@@ -220,4 +222,4 @@ def _wishart(value: Array, power: float) -> Wishart:
     size = value.shape[-1]
     degrees = jnp.full(value.shape[:-2], _COUNT + size, value.dtype)
     inverse = value if power == -1 else jnp.linalg.inv(value)
-    return Wishart(degrees, degrees[..., None, None] * inverse, power)
+    return Wishart(degrees, degrees[..., None, None] * inverse, int(power))

@@ -19,6 +19,7 @@ from vijax.runtime.deadline import end_reason, offer, time_is_up
 from vijax.runtime.errors import GuideError
 from vijax.runtime.progress import advance, expect
 from vijax.solvers.perturbation import perturbed
+from vijax.solvers.rotation import improved, rotated_elbo
 
 _CHUNK = 32  # largest number of sweeps between two looks at the clock
 _TRIAL = 10  # sweeps of each restart before the best is continued
@@ -31,7 +32,7 @@ class _Sweeps(NamedTuple):
 
     families: Families
     elbos: Array
-    count: Array
+    num_sweeps: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,9 @@ class CoordinateAscent(Solver):
     Args:
         max_sweeps: largest number of sweeps.
         tolerance: estimated further rise of the ELBO at convergence, in nats.
-        num_restarts: number of starts; `None` for 8 where there may be several maxima.
+        num_restarts: number of perturbed starts; 0 starts at the initial values, `None` is 8 where
+            there may be several maxima and none otherwise.
+        rotate: whether products of two normal blocks are rotated, see `vijax.solvers.rotation`.
     """
 
     maximizes_elbo: ClassVar[bool] = True
@@ -55,6 +58,7 @@ class CoordinateAscent(Solver):
     max_sweeps: int = 2000
     tolerance: float = 1e-5
     num_restarts: int | None = None
+    rotate: bool = True
 
     def solve(
         self, key: Array, target: Target, guide: Guide, variables: Variables, batch: Batch
@@ -77,15 +81,18 @@ class CoordinateAscent(Solver):
         return solution._replace(elbo=run.elbos[-1] if run.elbos else None)
 
 
-def coordinate_ascent(algorithm: Any, num_sweeps: int | None, num_restarts: int | None) -> Any:
+def coordinate_ascent(
+    algorithm: Any, num_sweeps: int | None, num_restarts: int | None, random_init: bool
+) -> Any:
     """The solver of a conjugate guide with these options; another one that the user chose as is."""
     solver = CoordinateAscent() if algorithm == "auto" else algorithm
     if not isinstance(solver, CoordinateAscent):
         return solver
     sweeps = solver.max_sweeps if num_sweeps is None else num_sweeps
-    return dataclasses.replace(
-        solver, max_sweeps=sweeps, num_restarts=num_restarts or solver.num_restarts
-    )
+    restarts = solver.num_restarts if num_restarts is None else num_restarts
+    if restarts is None and not random_init:
+        restarts = 0  # the user's initial values are the start
+    return dataclasses.replace(solver, max_sweeps=sweeps, num_restarts=restarts)
 
 
 class _Ascent:
@@ -106,13 +113,16 @@ class _Ascent:
     ) -> None:
         self.options, self.plan, self.batch, self.key = options, plan, batch, key
         self.program = target.program(_sweep_many, plan)
+        self.rotation = target.program(rotated_elbo, plan) if plan.products else None
         self.elbos: list[float] = []
         self.sweeps = 0
 
     def solve(self, families: Families) -> tuple[Families, bool, str]:
         """The families at convergence, whether they converged, and why the run stopped."""
-        restarts = self.options.num_restarts or (_RESTARTS if self.plan.multimodal else 1)
-        if self.plan.multimodal:
+        restarts = self.options.num_restarts
+        if restarts is None:
+            restarts = _RESTARTS if self.plan.multimodal else 0
+        if restarts:
             families = self._best_start(families, restarts)
         expect(self.options.max_sweeps, "sweep")
         size = 1
@@ -127,7 +137,10 @@ class _Ascent:
             stop = self._stop(run)
             if stop is not None:
                 return families, *stop
-            size = min(2 * size, _CHUNK)
+            if self.rotation is not None and self.options.rotate:
+                families = improved(self.rotation, families, self.batch, self.plan)
+            else:
+                size = min(2 * size, _CHUNK)
 
     def _so_far(self, families: Families) -> Any:
         return families
@@ -136,7 +149,7 @@ class _Ascent:
         """The ELBOs of `families` and after each of `count - 1` sweeps; sets `self.families`."""
         found = self.program(families, self.batch, count - 1, self.options.tolerance)
         self.families = found.families
-        done = int(found.count)
+        done = int(found.num_sweeps)
         self.sweeps += done
         advance(done, "sweep")
         return np.asarray(found.elbos)[: done + 1]
@@ -147,7 +160,8 @@ class _Ascent:
         fall = run[:-1] - run[1:]
         if (fall > _ROUNDING * np.abs(run[1:]).clip(1)).any():
             return False, f"the ELBO fell by {fall.max():.2g} nats after {count} sweeps"
-        if _rise(run) < self.options.tolerance:
+        history = run if len(run) > 2 else np.array(self.elbos[-3:])
+        if _rise(history) < self.options.tolerance:
             words = f"within an estimated {self.options.tolerance:g} nats of the maximum"
             return True, f"{count} sweeps of coordinate ascent, {words}"
         if count >= self.options.max_sweeps:

@@ -57,11 +57,11 @@ def _moved(
     if isinstance(family, (MultivariateNormal, NormalGamma, NormalWishart)):
         return _shifted(family, spread, key)
     if isinstance(family, Gamma):
-        flat = Gamma(
+        tempered = Gamma(
             family.concentration / spread**2 + 0.5,
             family.rate / spread**2 + 0.5 * family.rate / family.concentration,
         )
-        value = flat.draw(key)
+        value = tempered.draw(key)
         return dataclasses.replace(family, rate=family.concentration / value)
     if isinstance(family, Dirichlet) and block.batch_shape:
         total = family.concentration.sum(-1, keepdims=True)
@@ -75,7 +75,9 @@ def _moved(
     return family
 
 
-def _shifted(family, spread: float, key: Array) -> ExponentialFamily:
+def _shifted(
+    family: MultivariateNormal | NormalGamma | NormalWishart, spread: float, key: Array
+) -> ExponentialFamily:
     noise = jax.random.normal(key, family.mean.shape, family.mean.dtype)
     if isinstance(family, NormalWishart):
         precision = family.kappa[..., None, None] * family.expectations["value"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -189,6 +190,7 @@ def plan_blocks(
     return ConjugatePlan(
         _colored(_ordered(blocks, recorder.sites), recorder.neighbors),
         tuple(discrete),
+        _rotatable(blocks, products),
         max(1.0, *discrete.values()) if discrete else 1.0,
         multimodal=bool(discrete or products),
     )
@@ -325,13 +327,30 @@ def _aligned(pair: Pair, axes: Mapping[str, tuple[int, ...]]) -> bool:
     return all(pair.same[i][j] for i, j in zip(axes[one], axes[two], strict=True))
 
 
+def _rotatable(
+    blocks: Sequence[Block], products: Sequence[frozenset[str]]
+) -> tuple[tuple[str, str], ...]:
+    """Pairs of normal blocks of one site each that are multiplied as vectors."""
+    single = {b.name: b for b in blocks if b.kind == "normal" and len(b.sites) == 1}
+    found: list[tuple[str, str]] = []
+    for one, two in sorted(tuple(sorted(pair)) for pair in products if len(pair) == 2):
+        used = {name for pair in found for name in pair}
+        if not {one, two} <= single.keys() - used:
+            continue
+        vectors = all(len(single[name].sites[0].event_axes) == 1 for name in (one, two))
+        if vectors and single[one].event_size == single[two].event_size > 1:
+            found.append((one, two))
+    return tuple(found)
+
+
 def _ordered(blocks: Sequence[Block], sites: Mapping[str, Site]) -> list[Block]:
-    """Blocks inside of more plates first, then normal ones, then in the order of the model."""
+    """Blocks inside of more plates first, then the larger ones, so that what is local is first."""
     place = {name: i for i, name in enumerate(sites)}
 
     def key(block: Block) -> tuple[Any, ...]:
         first = block.sites[0].name
-        return -len(sites[first].plates), not block.gaussian_sites, place[first]
+        size = -math.prod(block.batch_shape)
+        return -len(sites[first].plates), size, not block.gaussian_sites, place[first]
 
     return sorted(blocks, key=key)
 

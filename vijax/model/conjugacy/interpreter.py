@@ -209,7 +209,10 @@ def carried_out(equation: Any, inputs: Sequence[Known]) -> list[Value]:
         for var, value in zip(equation.invars, inputs, strict=True)
         if var in invars
     }
-    program = core.Jaxpr((), list(arrays), equation.outvars, [equation], equation.effects)
+    template = jax.make_jaxpr(lambda *_: (0.0,) * len(equation.outvars))(*arrays.values())
+    program = template.jaxpr.replace(
+        invars=list(arrays), outvars=equation.outvars, eqns=[equation], effects=equation.effects
+    )
     run = core.jaxpr_as_fun(core.ClosedJaxpr(program, ()))
     return [known(out) for out in _run(run, list(arrays.values()))]
 

@@ -116,6 +116,11 @@ class Guide(abc.ABC):
         self.map_parts(params, space, found.append)
         return found
 
+    @property
+    def unbound(self) -> Guide:
+        """The guide as it was before `ModelGuide.bind`, which can be saved to a file."""
+        return self
+
     def plan_lines(self) -> tuple[str, ...]:
         """What the model tells about the family, in lines of a report; none by default."""
         return ()

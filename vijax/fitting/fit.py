@@ -32,7 +32,7 @@ from vijax.fitting.methods import (
     run_search,
 )
 from vijax.guides import discrete_guide_sites, resolve
-from vijax.guides.conjugate import BoundConjugate
+from vijax.guides.conjugate import BoundConjugate, target_for
 from vijax.guides.numpyro import as_optax
 from vijax.guides.structured.plates import plates_affordable_on_batches
 from vijax.model import (
@@ -278,8 +278,7 @@ def _build_problem(
         algorithm_guide = algorithm.default_guide if isinstance(algorithm, Algorithm) else None
         guide = algorithm_guide or _default_guide(target)
     chosen = resolve(guide, target, model, arguments)
-    if isinstance(chosen, BoundConjugate):
-        target = chosen.target
+    target = target_for(chosen, target)
     problem = Problem(model, arguments, target, chosen, batch, as_key(options["rng_key"]))
     check_data(problem.sample[0], arguments, problem.sample[1])
     check_indices(problem.sample[0], arguments, problem.sample[1])

@@ -11,7 +11,17 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vijax.contracts import Axes, Batch, DensityGuide, Draw, ModelGuide, Position, Space, Target
+from vijax.contracts import (
+    Axes,
+    Batch,
+    DensityGuide,
+    Draw,
+    Guide,
+    ModelGuide,
+    Position,
+    Space,
+    Target,
+)
 from vijax.contracts.blocks import Block, ConjugatePlan
 from vijax.families.beta import Beta
 from vijax.families.dirichlet import Dirichlet
@@ -83,6 +93,11 @@ class BoundConjugate(DensityGuide):
     def __repr__(self) -> str:
         return f"Conjugate(joint={self.joint})"
 
+    @property
+    def unbound(self) -> Conjugate:
+        """The guide without its model."""
+        return Conjugate(self.joint)
+
     def plan_lines(self) -> tuple[str, ...]:
         """The blocks, their families, and the order of their updates."""
         plan = self.plan
@@ -143,6 +158,11 @@ class BoundConjugate(DensityGuide):
 
     def _values(self, z: Mapping[str, Array], batch: Batch) -> dict[str, Array]:
         return self.target.constrain(dict(z), batch, {}, {})
+
+
+def target_for(guide: Guide, target: Target) -> Target:
+    """The target that a guide is fitted to: for a conjugate guide with the density it has read."""
+    return guide.target if isinstance(guide, BoundConjugate) else target
 
 
 def split(block: Block, value: Any) -> dict[str, Array]:

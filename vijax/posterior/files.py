@@ -20,6 +20,7 @@ from vijax.contracts import Batch, Guide, PyTree, Target, Variables
 from vijax.data.arrays import as_row_sources
 from vijax.engine.problem import Problem
 from vijax.guides import resolve
+from vijax.guides.conjugate import target_for
 from vijax.model import Arguments, build, shard_data, shard_target, split, unwrap
 from vijax.model.data_dependence import abstract_position, dependent_sites, required_arrays
 from vijax.posterior.result import FitResult
@@ -63,7 +64,7 @@ def pickled(result: FitResult) -> tuple[Any, ...]:
     blob = codec.to_bytes(*_encode(result))
     known: dict[str, Any] = dict(result.batch.data)
     known |= {name: result.arguments.abstract()[name] for name in result.missing}
-    options: dict[str, Any] = {"guide": result.guide}
+    options: dict[str, Any] = {"guide": result.guide.unbound}
     options["algorithm"] = None if result.engine is None else result.engine.algorithm
     for name in ("guide", "algorithm"):
         try:
@@ -95,7 +96,7 @@ def _encode(result: FitResult) -> tuple[dict[str, Any], list[np.ndarray]]:
         "x64": checks.x64_enabled(),
         "call": call.encode(result.arguments, writer),
         "space": writer.encode(result.target.space),
-        "guide": writer.encode(result.guide),
+        "guide": writer.encode(result.guide.unbound),
         "variables": writer.tree(variables),
         "mutable": writer.tree(mutable),
         "data": {name: writer.encode(data[name]) for name in sorted(_needed(*state) & data.keys())},
@@ -182,6 +183,7 @@ def _decode(
         target = shard_target(target, arguments, options["mesh"])
         data |= shard_data(target, {name: data[name] for name in data if name not in missing})
     guide = _guide(manifest, reader, target, model, arguments, options["guide"])
+    target = target_for(guide, target)
     batch = Batch(data, centering=reader.decode(manifest["centering"]))
     try:
         variables, mutable = _templates(target, guide, batch)
@@ -230,7 +232,7 @@ def _guide(
     if given is not None:
         return resolve(given, target, model, arguments)
     try:
-        return reader.decode(manifest["guide"])
+        return resolve(reader.decode(manifest["guide"]), target, model, arguments)
     except NotStored as error:
         raise GuideError(
             f"guide: this posterior has a guide that cannot be saved to a file ({error}). Pass it: "

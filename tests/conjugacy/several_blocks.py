@@ -146,12 +146,13 @@ def _rates(y):
 def _links(x, y):
     """Many ways to write an affine mean and a power of precisions."""
     tau = numpyro.sample("tau", dist.Gamma(2.0, 1.5).expand([2]).to_event(1))
+    rho = numpyro.sample("rho", dist.Gamma(2.5, 1.0).expand([2]).to_event(1))
     w = numpyro.sample("w", dist.Normal(0.0, 1.0).expand([2, 2]).to_event(2))
     b = numpyro.sample("b", dist.Normal(0.5, 1.0))
     linear = jax.vmap(lambda row: jnp.einsum("ij,j->i", w.T, row))(x)
     walk = jnp.cumsum(jnp.stack([-b, b / 4])) + jnp.where(jnp.asarray([True, False]), b, 2.0)
     loc = linear.reshape(-1)[::-1].reshape(linear.shape) + walk - 0.1
-    scale = jnp.exp(-0.5 * jnp.log(tau)) * jnp.sqrt(1 / jnp.flip(tau)) * 0.7
+    scale = jnp.exp(-0.5 * jnp.log(tau)) * jnp.sqrt(1 / jnp.flip(rho)) * 0.7
     with numpyro.plate("rows", len(y)):
         numpyro.sample("y", dist.Normal(loc, scale).to_event(1), obs=y)
 
@@ -264,7 +265,9 @@ SEVERAL_BLOCKS = {
     ),
     "products of normal variables": Case(_products, (Y,), {"a": NORMAL, "b": NORMAL}),
     "products of gamma variables": Case(_rates, (COUNTS,), {"a": GAMMA, "b": GAMMA}),
-    "ways of writing": Case(_links, (X[:2], X[2:4]), {"tau": GAMMA, "w": VECTOR, "b": NORMAL}),
+    "ways of writing": Case(
+        _links, (X[:2], X[2:4]), {"tau": GAMMA, "rho": GAMMA, "w": VECTOR, "b": NORMAL}
+    ),
     "Gaussian mixture": Case(
         gaussian_mixture,
         (LOW, 2),

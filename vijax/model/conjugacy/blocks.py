@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from vijax.contracts import Site
 from vijax.contracts.blocks import Block, BlockSite, ConjugatePlan
 from vijax.model.conjugacy.expectation import Expectation, NotConjugate, view
-from vijax.model.conjugacy.polynomials import Atom, Factor, Polynomial, Term, same_entry
-from vijax.model.conjugacy.reader import Refusal
+from vijax.model.conjugacy.polynomials import Atom, Factor, Known, Polynomial, Term, same_entry
+from vijax.model.conjugacy.reader import Refusal, Refused
 
 MAX_JOINT = 512  # elements of several sites in one normal distribution
 MAX_DENSE = 2048  # of one site
@@ -48,12 +48,20 @@ class Weight(NamedTuple):
     plain: bool = True
 
 
+Statistic = tuple[str, float]  # kind and power, see `Atom`
+Place = tuple[str, str]  # a sample site and an argument of its distribution
+
+
 class Recorder(Expectation):
-    """Records what expectations a model needs; values are zeros."""
+    """Records what expectations a model needs; values are zeros.
+
+    Attributes:
+        uses: by site, kind and power of an atom of it, and the first site and argument that use it.
+    """
 
     def __init__(self, sites: Mapping[str, Site], supports: Mapping[str, str]) -> None:
         self.sites, self.supports = sites, supports
-        self.uses: dict[str, set[tuple[str, float]]] = {name: set() for name in sites}
+        self.uses: dict[str, dict[Statistic, Place]] = {name: {} for name in sites}
         self.pairs: set[Pair] = set()
         self.weights: set[Weight] = set()
         self.products: set[frozenset[str]] = set()
@@ -71,7 +79,7 @@ class Recorder(Expectation):
             raise NotConjugate(
                 f"depends on {atom.site} by its {power}, and {atom.site} is any real"
             )
-        self.uses[atom.site].add((atom.kind, atom.power))
+        self._use(atom.site, (atom.kind, atom.power))
         entries = atom.entries
         shape = self.sites[atom.site].shape
         if atom.kind == "logdet":
@@ -89,9 +97,18 @@ class Recorder(Expectation):
                 f"depends on {one.site} squared, and {one.site} is not normally distributed"
             )
         if not self.is_real(one.site):
-            self.uses[one.site].add(("log squared", 1))
+            self._use(one.site, ("log squared", 1))
         self.pairs.add(_pair(one, two))
         return [self.first(one), self.first(two)]
+
+    def _use(self, name: str, statistic: Statistic) -> None:
+        place = (name, "") if self.site == name else (self.site, self.argument)
+        self.uses[name].setdefault(statistic, place)
+
+    def needed(self, value: Polynomial | Known) -> None:
+        if isinstance(value, Polynomial):
+            for atom in {atom for term in value.terms or () for atom in term.atoms}:
+                self.first(atom)
 
     def together(self, atoms: Sequence[Atom]) -> None:
         names = {atom.site for atom in atoms}
@@ -156,7 +173,7 @@ def plan_blocks(
         joint: whether sites may have a joint distribution; if not, each is a block.
 
     Raises:
-        NotConjugate: the `Refusal` of every site whose statistics belong to no family.
+        Refused: the statistics of some sites belong to no family.
     """
     refusals = []
     single: dict[str, Block] = {}
@@ -169,7 +186,7 @@ def plan_blocks(
         else:
             single[name] = found
     if refusals:
-        raise NotConjugate(refusals)
+        raise Refused(refusals)
     normal = {name: site for name, site in recorder.sites.items() if recorder.is_real(name)}
     axes = {name: _batch_axes(name, site, recorder.pairs) for name, site in normal.items()}
     groups = [_Group({name: found}) for name, found in axes.items()]
@@ -213,10 +230,24 @@ def _family(name: str, site: Site, recorder: Recorder) -> Block | Refusal:
         return Block("dirichlet", (BlockSite(name, site.shape, every[:-1]),))
     elif kind == "matrix" and len(powers) == 1 and powers <= {1, -1}:
         return Block("wishart", (BlockSite(name, site.shape, every[:-2]),), powers.pop())
-    words = sorted(_statistic(name, *use) for use in uses)
     return Refusal(
-        name, "", f"enters the model as {', '.join(words)}: no family has all of these statistics"
+        name,
+        "",
+        f"enters the model as {_statistics(name, uses)}: no family has all of these statistics",
+        (name,),
     )
+
+
+def _statistics(name: str, uses: Mapping[Statistic, Place]) -> str:
+    """The statistics of a site and where the model needs them, in words."""
+    by_place: dict[Place, list[str]] = {}
+    for statistic, place in uses.items():
+        by_place.setdefault(place, []).append(_statistic(name, *statistic))
+    found = []
+    for (site, argument), words in sorted(by_place.items(), key=lambda item: item[0][0] != name):
+        of = "its own density" if site == name else f"{argument!r} of site {site!r}"
+        found.append(f"{', '.join(sorted(words))} in {of}")
+    return " and as ".join(found)
 
 
 def _statistic(name: str, kind: str, power: float) -> str:

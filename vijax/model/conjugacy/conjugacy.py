@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,9 +13,8 @@ from jax import Array
 from vijax.contracts import Batch, Evaluation
 from vijax.contracts.blocks import ConjugatePlan
 from vijax.model.conjugacy.blocks import Recorder, plan_blocks
-from vijax.model.conjugacy.expectation import NotConjugate
 from vijax.model.conjugacy.moments import Expectations, Moments, PointMass
-from vijax.model.conjugacy.reader import Reader, Refusal, expected_log_joint, support_kind
+from vijax.model.conjugacy.reader import Reader, Refusal, Refused, expected_log_joint, support_kind
 from vijax.model.tracing import log_densities, substitution
 from vijax.model.tracing.sites import Trace, latents
 from vijax.runtime.errors import GuideError
@@ -69,8 +68,8 @@ class Conjugacy:
         try:
             jax.eval_shape(run, self.traced.arguments.abstract())
             return plan_blocks(recorder, self._rows_per_value(), subsampled, joint)
-        except NotConjugate as error:
-            raise GuideError(not_conjugate(error.args[0])) from None
+        except Refused as error:
+            raise GuideError(not_conjugate(error.refusals)) from None
 
     def _rows_per_value(self) -> dict[str, float]:
         """By discrete site, the number of its elements over the number of their values."""
@@ -111,10 +110,10 @@ class Conjugacy:
         return expected_log_joint(self.reader, self.traced.marginalization, moments, batch)
 
 
-def not_conjugate(refusals: list[Refusal]) -> str:
+def not_conjugate(refusals: Sequence[Refusal]) -> str:
     """The error message of a model that is not conditionally conjugate."""
     lines = "; ".join(map(str, refusals))
-    example = refusals[0].site
+    example = next((name for one in refusals for name in one.latents), refusals[0].site)
     return (
         f"guide='conjugate': expected a conditionally conjugate model, but {lines}. Fit other "
         f"sites by gradient steps, guide={{{example!r}: 'meanfield', ...: 'conjugate'}} with the "

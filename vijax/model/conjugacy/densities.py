@@ -52,28 +52,6 @@ Row = Callable[[Expectation, Arguments, Value], Array]
 LOG_2PI = math.log(2 * math.pi)
 
 
-class Argument(Exception):
-    """`NotConjugate` with the argument that it is about."""
-
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(reason)
-        self.name, self.reason = name, reason
-
-
-class about:  # noqa: N801
-    """Attributes what is not conjugate to an argument."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: Any, _: Any) -> None:
-        if isinstance(error, NotConjugate):
-            raise Argument(self.name, str(error)) from None
-
-
 # ---- values
 
 
@@ -82,7 +60,7 @@ def data(value: Value, name: str) -> Array:
     if isinstance(value, Known):
         return jnp.asarray(full_array(value))
     words = value.reason if isinstance(value, Opaque) else _sites(value)
-    raise Argument(name, f"depends on {words}; this distribution has no conjugate form for it")
+    raise NotConjugate(f"depends on {words}; this distribution has no conjugate form for it", name)
 
 
 def _sites(value: Polynomial) -> str:
@@ -95,10 +73,10 @@ def raised(value: Value, exponent: float, name: str) -> Known | Polynomial:
     if isinstance(value, Known):
         return Known(value.dims, jnp.power(jnp.asarray(value.array, float), exponent), value.labels)
     if isinstance(value, Opaque):
-        raise Argument(name, f"depends on {value.reason}")
+        raise NotConjugate(f"depends on {value.reason}", name)
     found = power(value, exponent)
     if found is None:
-        raise Argument(name, f"is a sum over {_sites(value)}, of which it needs a power")
+        raise NotConjugate(f"is a sum over {_sites(value)}, of which it needs a power", name)
     return found
 
 
@@ -108,18 +86,18 @@ def difference(one: Value, two: Value, name: str) -> Known | Polynomial:
     first, second = with_shape(one, dims), with_shape(two, dims)
     for value in (first, second):
         if isinstance(value, Opaque):
-            raise Argument(name, f"depends on {value.reason}")
+            raise NotConjugate(f"depends on {value.reason}", name)
     assert not isinstance(first, Opaque)
     assert not isinstance(second, Opaque)
     if isinstance(second, Known):
         minus: Known | Polynomial = Known(dims, -jnp.asarray(second.array, float), second.labels)
     elif second.terms is None:
-        raise Argument(name, f"is a product over {_sites(second)} that enters in a square")
+        raise NotConjugate(f"is a product over {_sites(second)} that enters in a square", name)
     else:
         minus = Polynomial(dims, scale(second.terms, (np.asarray(-1.0), ())))
     found = add(first, minus)
     if found is None:
-        raise Argument(name, "is a product over many elements that enters in a square")
+        raise NotConjugate("is a product over many elements that enters in a square", name)
     return found
 
 
@@ -204,10 +182,11 @@ def map_dims(value: Value, dims: tuple[Axis, ...]) -> Value:
 
 def _gaussian(expectation: Expectation, arguments: Arguments, x: Value) -> tuple[Array, Array]:
     """`E log precision` and `E[precision (x - loc)^2]`."""
-    with about("scale"):
+    with expectation.about("scale"):
         precision = raised(arguments["scale"], -2, "scale")
         log_precision = expectation.log(precision)
-    with about("loc"):
+        expectation.needed(precision)
+    with expectation.about("loc"):
         residual = difference(x, arguments["loc"], "loc")
         return log_precision, expectation.quadratic(precision, residual)
 
@@ -218,7 +197,7 @@ def _normal(expectation: Expectation, arguments: Arguments, x: Value) -> Array:
 
 
 def _log_normal(expectation: Expectation, arguments: Arguments, x: Value) -> Array:
-    with about("value"):
+    with expectation.about("value"):
         log_x = expectation.log(x)
         logs = logarithm(x) if not isinstance(x, Opaque) else None
     assert logs is not None
@@ -253,9 +232,9 @@ def _multivariate_normal(expectation: Expectation, arguments: Arguments, x: Valu
     name = next(
         n for n in ("precision_matrix", "covariance_matrix", "scale_tril") if n in arguments
     )
-    with about(name):
+    with expectation.about(name):
         precision, log_det = precision_of(expectation, arguments[name], name)
-    with about("loc"):
+    with expectation.about("loc"):
         residual = difference(x, arguments["loc"], "loc")
         square = expectation.form(precision, residual)
     size = x.dims[-1].size
@@ -274,7 +253,7 @@ def precision_of(expectation: Expectation, matrix: Value, name: str) -> tuple[Va
         return known(array), log_det
     if name == "scale_tril" or isinstance(matrix, Opaque):
         words = matrix.reason if isinstance(matrix, Opaque) else _sites(matrix)
-        raise Argument(name, f"depends on {words}; pass precision_matrix or covariance_matrix")
+        raise NotConjugate(f"depends on {words}; pass precision_matrix or covariance_matrix", name)
     exponent = 1 if name == "precision_matrix" else -1
     factor, log_det = _scaled_matrix(expectation, matrix, exponent)
     return factor, log_det
@@ -348,31 +327,32 @@ def _gamma_of(
     expectation: Expectation, shape: Array, rate: Value, x: Value, exponent: int
 ) -> Array:
     """The log density of `x` with `x^exponent` gamma-distributed, exponent 1 or -1."""
-    with about("rate"):
+    with expectation.about("rate"):
         log_rate = expectation.log(rate)
-    with about("value"):
+    with expectation.about("value"):
         log_x = expectation.log(x)
         product = times(raised(x, exponent, "value"), rate)
-    with about("rate"):
+    with expectation.about("rate"):
         mean = expectation.mean(product)
     return shape * log_rate + (exponent * shape - 1) * log_x - mean - gammaln(shape)
 
 
 def _half_normal(expectation: Expectation, arguments: Arguments, x: Value) -> Array:
-    with about("scale"):
+    with expectation.about("scale"):
         precision = raised(arguments["scale"], -2, "scale")
         log_precision = expectation.log(precision)
-    with about("value"):
+        expectation.needed(precision)
+    with expectation.about("value"):
         square = expectation.mean(times(precision, raised(x, 2, "value")))
     return 0.5 * (log_precision - square) + 0.5 * math.log(2 / math.pi)
 
 
 def _half_cauchy(expectation: Expectation, arguments: Arguments, x: Value) -> Array:
     """`x^-2` given an auxiliary variable is gamma, integrated over its optimal distribution."""
-    with about("scale"):
+    with expectation.about("scale"):
         variance = raised(arguments["scale"], 2, "scale")
         log_variance = expectation.log(variance)
-    with about("value"):
+    with expectation.about("value"):
         log_x = expectation.log(x)
         ratio = expectation.mean(times(variance, raised(x, -2, "value")))
     log_ratio = log_variance - 2 * log_x
@@ -384,7 +364,7 @@ def _half_cauchy(expectation: Expectation, arguments: Arguments, x: Value) -> Ar
 
 def _beta(expectation: Expectation, arguments: Arguments, x: Value) -> Array:
     a, b = (data(arguments[name], name) for name in ("concentration1", "concentration0"))
-    with about("value"):
+    with expectation.about("value"):
         log_x, log_1mx = expectation.log(x), complement(expectation, x)
     return (a - 1) * log_x + (b - 1) * log_1mx - betaln(a, b)
 
@@ -396,20 +376,20 @@ def _uniform(expectation: Expectation, arguments: Arguments, x: Value) -> Array:
 
 def _dirichlet(expectation: Expectation, arguments: Arguments, x: Value) -> Array:
     concentration = data(arguments["concentration"], "concentration")
-    with about("value"):
+    with expectation.about("value"):
         log_x = expectation.log(x)
     constant = gammaln(concentration.sum(-1)) - gammaln(concentration).sum(-1)
     return constant + jnp.sum((concentration - 1) * log_x, axis=-1)
 
 
 def _categorical(expectation: Expectation, arguments: Arguments, x: Value) -> Array:
-    with about("probs"):
+    with expectation.about("probs"):
         return expectation.log(at(arguments["probs"], _integers(x)), additive=True)
 
 
 def _integers(x: Value) -> Known:
     if not isinstance(x, Known):
-        raise Argument("value", "depends on continuous latent sites")
+        raise NotConjugate("depends on continuous latent sites", "value")
     return x
 
 
@@ -420,7 +400,7 @@ def _categorical_logits(expectation: Expectation, arguments: Arguments, x: Value
 
 def _multinomial(expectation: Expectation, arguments: Arguments, x: Value) -> Array:
     counts = data(x, "value")
-    with about("probs"):
+    with expectation.about("probs"):
         log_probs = expectation.log(arguments["probs"], additive=True)
     constant = gammaln(counts.sum(-1) + 1) - gammaln(counts + 1).sum(-1)
     return constant + jnp.sum(counts * log_probs, axis=-1)
@@ -445,7 +425,7 @@ def _trials(expectation: Expectation, probs: Value, n: Array, k: Array) -> Array
             return _logistic(expectation, Polynomial(probs.dims, terms), "probs", n, k)
         if link == "probit":
             return _probit(expectation, Polynomial(probs.dims, terms), n, k)
-    with about("probs"):
+    with expectation.about("probs"):
         success = _times_log(k, lambda: expectation.log(probs, additive=True))
         return success + _times_log(n - k, lambda: complement(expectation, probs))
 
@@ -476,7 +456,7 @@ def _times_log(count: Array, log: Callable[[], Array]) -> Array:
 
 def _probit(expectation: Expectation, value: Polynomial, n: Array, k: Array) -> Array:
     """A truncated normal variable, integrated over its optimal distribution (Albert, Chib 1993)."""
-    with about("probs"):
+    with expectation.about("probs"):
         mean = expectation.mean(value)
         variance = expectation.quadratic(known(np.asarray(1.0)), value) - mean**2
     return k * log_ndtr(mean) + (n - k) * log_ndtr(-mean) - 0.5 * n * variance
@@ -510,7 +490,7 @@ def _logistic(expectation: Expectation, logits: Value, name: str, n: Array, k: A
     `E log(1 + exp(eta)) <= E eta / 2 + c / 2 - log sigmoid(c)` with `c^2 = E eta^2`. Sources:
     Jaakkola, Jordan, 2000; Polson, Scott, Windle, 2013; Durante, Rigon, 2019.
     """
-    with about(name):
+    with expectation.about(name):
         if isinstance(logits, Opaque):
             raise NotConjugate(f"depends on {logits.reason}")
         mean = expectation.mean(logits)
@@ -525,7 +505,7 @@ def _geometric(expectation: Expectation, arguments: Arguments, x: Value) -> Arra
 
 def _poisson(expectation: Expectation, arguments: Arguments, x: Value) -> Array:
     counts = data(x, "value")
-    with about("rate"):
+    with expectation.about("rate"):
         mean = expectation.mean(arguments["rate"])
         log_rate = expectation.log(arguments["rate"], additive=True)
     return _times_log(counts, lambda: log_rate) - mean - gammaln(counts + 1)
@@ -539,7 +519,7 @@ def _wishart(expectation: Expectation, arguments: Arguments, x: Value) -> Array:
     nu, root = (data(arguments[name], name) for name in ("concentration", "scale_tril"))
     size = x.dims[-1].size
     inverse_scale = jnp.linalg.inv(root @ jnp.swapaxes(root, -1, -2))
-    with about("value"):
+    with expectation.about("value"):
         _, log_det = precision_of(expectation, x, "precision_matrix")
         trace = _trace(expectation, inverse_scale, polynomial(x) if isinstance(x, Known) else x)
     log_det_scale = 2 * jnp.sum(jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)), -1)
@@ -551,7 +531,7 @@ def _inverse_wishart(expectation: Expectation, arguments: Arguments, x: Value) -
     """`E log W^-1(x; nu, Psi)` with `Psi = scale_tril scale_tril'`."""
     nu, root = (data(arguments[name], name) for name in ("concentration", "scale_tril"))
     size = x.dims[-1].size
-    with about("value"):
+    with expectation.about("value"):
         inverse, log_det = precision_of(expectation, x, "covariance_matrix")
         trace = _trace(expectation, root @ jnp.swapaxes(root, -1, -2), inverse)
     log_det_scale = 2 * jnp.sum(jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)), -1)
@@ -568,7 +548,7 @@ def _improper(expectation: Expectation, arguments: Arguments, x: Value) -> Array
 
 
 def _factor(expectation: Expectation, arguments: Arguments, x: Value) -> Array:
-    with about("log_factor"):
+    with expectation.about("log_factor"):
         return expectation.mean(arguments["log_factor"])
 
 

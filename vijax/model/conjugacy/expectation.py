@@ -9,11 +9,12 @@ C)`, so that single precision suffices.
 from __future__ import annotations
 
 import abc
+import contextlib
 import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -48,19 +49,39 @@ from vijax.model.conjugacy.polynomials import (
 
 
 class NotConjugate(Exception):
-    """What is not conditionally conjugate about an argument of a distribution, in words."""
+    """What is not conditionally conjugate about a distribution.
 
+    Attributes:
+        reason: in words.
+        argument: of the distribution, `""` for the distribution itself.
+    """
 
-class Use(NamedTuple):
-    """A statistic that an expectation needs: a kind of atom of a site, see `Atom`."""
-
-    site: str
-    kind: str
-    power: float
+    def __init__(self, reason: str, argument: str = "") -> None:
+        super().__init__(reason)
+        self.reason, self.argument = reason, argument
 
 
 class Expectation(abc.ABC):
-    """`E_q` of values of a program; subclasses know the blocks of `q`."""
+    """`E_q` of values of a program; subclasses know the blocks of `q`.
+
+    Attributes:
+        site: the sample site whose density is read, `""` before the first.
+        argument: that of its distribution, `""` for the distribution itself.
+    """
+
+    site: str = ""
+    argument: str = ""
+
+    @contextlib.contextmanager
+    def about(self, argument: str) -> Iterator[None]:
+        """Attributes to an argument of the distribution what is read and what is not conjugate."""
+        outer, self.argument = self.argument, argument
+        try:
+            yield
+        except NotConjugate as error:
+            raise NotConjugate(error.reason, error.argument or argument) from None
+        finally:
+            self.argument = outer
 
     @abc.abstractmethod
     def first(self, atom: Atom) -> Factor:
@@ -83,6 +104,9 @@ class Expectation(abc.ABC):
     @abc.abstractmethod
     def joint(self, weight: Atom, atom: Atom) -> bool:
         """Whether two atoms are in a joint block of a location and its precision."""
+
+    def needed(self, value: Polynomial | Known) -> None:
+        """Notes that the mean of a value is needed."""
 
     def together(self, atoms: Sequence[Atom]) -> None:
         """Notes that the expectations of some atoms are multiplied with one another."""
@@ -205,6 +229,7 @@ class Expectation(abc.ABC):
 
     def _pairs(self, one: Term, two: Term) -> list[tuple[Atom, Atom]]:
         """Atoms of two terms that may depend on one another."""
+        self._check_products(one, two)
         self.multiplied(one.atoms)
         self.multiplied(two.atoms)
         self.together([*one.atoms, *two.atoms])
@@ -241,6 +266,13 @@ class Expectation(abc.ABC):
             for term in value.terms or ():
                 self.together([*w.atoms, *term.atoms])
                 self.weighted(w, term)
+
+    def _check_products(self, *terms: Term) -> None:
+        """Checks that no term of a square has two elements of a site, which may be dependent."""
+        for term in terms:
+            for a, b in itertools.combinations(term.atoms, 2):
+                if a.site == b.site:
+                    raise NotConjugate(f"multiplies elements of {a.site} with one another")
 
     def _product_of_means(self, term: Term) -> list[Factor]:
         names = [atom.site for atom in term.atoms]

@@ -106,7 +106,8 @@ class Interpreter:
             jaxpr, consts = (inner.jaxpr, inner.consts) if closed else (inner, ())
             return self.run(jaxpr, consts, inputs)
         if name in self.rules.STRUCTURAL:  # of data and latents alike
-            return [self.rules.STRUCTURAL[name](self, equation, inputs)]
+            moved = self.rules.STRUCTURAL[name](self, equation, inputs)
+            return moved if isinstance(moved, list) else [moved]
         if all(isinstance(value, Known) for value in inputs):
             return _carry_out(equation, inputs)
         found = None

@@ -39,7 +39,7 @@ class Moments(Expectation):
         if atom.kind == "power":
             return view(_placed(site, values["value"]), atom.entries)
         if atom.kind == "logdet":
-            return view(values["logdet"], atom.entries)
+            return view(values["logdet"] / block.power, atom.entries)
         power = block.power if block.kind in ("gamma", "normal_gamma") else 1
         return view(_placed(site, values[atom.kind] / power), atom.entries)
 

@@ -8,7 +8,7 @@ the optimum over their joint distribution; the expectation of every other term i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +18,7 @@ from jax import Array
 
 from vijax.contracts import Batch, Site
 from vijax.model.conjugacy import rules
-from vijax.model.conjugacy.densities import Argument, arguments_of, row_of
+from vijax.model.conjugacy.densities import arguments_of, row_of
 from vijax.model.conjugacy.expectation import Expectation, NotConjugate
 from vijax.model.conjugacy.interpreter import Interpreter
 from vijax.model.conjugacy.polynomials import (
@@ -49,15 +49,25 @@ class Refusal(NamedTuple):
         site: the site.
         argument: the argument of its distribution, `""` for the distribution itself.
         reason: in words.
+        latents: the latent sites that it depends on.
     """
 
     site: str
     argument: str
     reason: str
+    latents: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         of = f"{self.argument!r} of " if self.argument else ""
         return f"{of}site {self.site!r} {self.reason}"
+
+
+class Refused(Exception):
+    """Sites that are not conditionally conjugate: `refusals`."""
+
+    def __init__(self, refusals: Sequence[Refusal]) -> None:
+        super().__init__("; ".join(map(str, refusals)))
+        self.refusals = tuple(dict.fromkeys(refusals))
 
 
 class Reading(NamedTuple):
@@ -182,28 +192,35 @@ def expected_log_density(expectation: Expectation, name: str, reading: Reading) 
     """`E log p` of a site, elementwise over its batch, masked and scaled.
 
     Raises:
-        Refusal: as the argument of `NotConjugate`.
+        Refused: it is not conditionally conjugate.
     """
+    expectation.site = name
     try:
         with full_precision():
             found = _elementwise(expectation, reading.fn, list(reading.arguments), reading)
-    except Argument as error:
-        raise NotConjugate(Refusal(name, error.name, error.reason)) from None
+        if reading.mask is not None:
+            found = jnp.where(_array(reading.mask, "mask").astype(bool), found, 0.0)
+        if reading.scale is not None:
+            found = found * _array(reading.scale, "scale factor")
     except NotConjugate as error:
-        raise NotConjugate(Refusal(name, "", str(error))) from None
-    if reading.mask is not None:
-        mask = _array(reading.mask, name, "mask")
-        found = jnp.where(mask.astype(bool), found, 0.0)
-    if reading.scale is not None:
-        found = found * _array(reading.scale, name, "scale factor")
+        latents = tuple(sorted(_latents(reading, error.argument)))
+        raise Refused([Refusal(name, error.argument, error.reason, latents)]) from None
     return found
 
 
-def _array(value: Value, name: str, what: str) -> Array:
+def _array(value: Value, what: str) -> Array:
     if not isinstance(value, Known):
-        words = ", ".join(sorted(sites_of(value)))
-        raise NotConjugate(Refusal(name, what, f"depends on {words}"))
+        raise NotConjugate(f"depends on {', '.join(sorted(sites_of(value)))}", what)
     return jnp.asarray(rules.full_array(value))
+
+
+def _latents(reading: Reading, argument: str) -> frozenset[str]:
+    """The latent sites that an argument depends on, if any, or else all arguments and the value."""
+    named = [found[argument] for found in reading.arguments if argument in found]
+    own = frozenset[str]().union(*map(sites_of, named))
+    everything = [value for found in reading.arguments for value in found.values()]
+    rest = [v for v in (reading.value, reading.mask, reading.scale) if v is not None]
+    return own or frozenset[str]().union(*map(sites_of, (*everything, *rest)))
 
 
 def _elementwise(
@@ -299,7 +316,7 @@ def expected_log_joint(
     if specs:
         total += _eliminated(reader, marginalization, expectation, batch, errors, scales)
     if errors:
-        raise NotConjugate(list(dict.fromkeys(errors)))
+        raise Refused(errors)
     return total
 
 
@@ -307,8 +324,8 @@ def _attempt(errors: list[Refusal], expectation: Expectation, name: str, reading
     """An expected log density; what is not conjugate is collected."""
     try:
         return expected_log_density(expectation, name, reading)
-    except NotConjugate as error:
-        errors.append(error.args[0])
+    except Refused as error:
+        errors.extend(error.refusals)
         return jnp.zeros(jax.eval_shape(lambda: jnp.zeros(reading.fn.batch_shape)).shape)
 
 

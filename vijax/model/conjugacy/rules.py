@@ -40,7 +40,7 @@ from vijax.model.conjugacy.polynomials import (
     with_dims,
 )
 
-Rule = Callable[[Interpreter, Any, Sequence[Any]], "Value | None"]
+Rule = Callable[[Interpreter, Any, Sequence[Any]], "Value | list[Value] | None"]
 
 
 # ---- shapes, of data and latents alike
@@ -218,6 +218,42 @@ def _column(interpreter: Interpreter, where: Known, column: int, batch: Labels) 
     return found
 
 
+def _split(interpreter: Interpreter, equation: Any, inputs: Sequence[Any]) -> list[Value]:
+    (value,), axis = inputs, equation.params["axis"]
+    found, start = [], 0
+    for out in equation.outvars:
+        starts = [0] * len(value.dims)
+        starts[axis] = start
+        start += out.aval.shape[axis]
+        found.append(_restrict(interpreter, value, starts, [1] * len(starts), out.aval.shape))
+    return found
+
+
+def _tile(interpreter: Interpreter, equation: Any, inputs: Sequence[Any]) -> Value:
+    (value,), repeats = inputs, equation.params["reps"]
+    changes: dict[Axis, Entry] = {}
+    dims = []
+    for axis, number in zip(value.dims, repeats, strict=True):
+        dims.append(axis if number == 1 else Axis(axis.size * number))
+        if number > 1 and axis.size > 1:
+            changes[axis] = Index(np.arange(axis.size * number) % axis.size, (dims[-1],))
+    return substitute(interpreter, value, changes, tuple(dims))
+
+
+def _stack(interpreter: Interpreter, equation: Any, inputs: Sequence[Any]) -> Value:
+    if all(isinstance(value, Known) for value in inputs):
+        return carried_out(equation, inputs)[0]
+    axis, shape = equation.params["axis"], equation.outvars[0].aval.shape
+    if any(isinstance(value, Opaque) for value in inputs):
+        return interpreter.opaque("stack", inputs, shape)
+    pieces = [
+        (i, substitute(interpreter, v, {}, (*v.dims[:axis], Axis(1), *v.dims[axis:])))
+        for i, v in enumerate(inputs)
+    ]
+    found = _joined(interpreter, pieces, axis, shape)
+    return interpreter.opaque("stack", inputs, shape) if found is None else found
+
+
 def _concatenate(interpreter: Interpreter, equation: Any, inputs: Sequence[Any]) -> Value:
     if all(isinstance(value, Known) for value in inputs):
         return carried_out(equation, inputs)[0]
@@ -301,6 +337,9 @@ STRUCTURAL: dict[str, Rule] = {
     "dynamic_slice": _dynamic_slice,
     "gather": _gather,
     "concatenate": _concatenate,
+    "split": _split,
+    "stack": _stack,
+    "tile": _tile,
     "pad": _pad,
 }
 

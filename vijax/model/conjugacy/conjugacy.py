@@ -12,9 +12,10 @@ from jax import Array
 
 from vijax.contracts import Batch, Evaluation
 from vijax.contracts.blocks import ConjugatePlan
-from vijax.model.conjugacy.blocks import Recorder, plan_blocks
+from vijax.model.conjugacy.blocks import plan_blocks
 from vijax.model.conjugacy.moments import Expectations, Moments, PointMass
 from vijax.model.conjugacy.reader import Reader, Refusal, Refused, expected_log_joint, support_kind
+from vijax.model.conjugacy.recorder import Recorder
 from vijax.model.tracing import log_densities, substitution
 from vijax.model.tracing.sites import Trace, latents
 from vijax.runtime.errors import GuideError
@@ -84,7 +85,7 @@ class Conjugacy:
         return found
 
     def log_joint(self, values: Mapping[str, Array], batch: Batch) -> Array:
-        """`log p(data, values)`, discrete sites summed out: `E_q log p` at a point mass."""
+        """`log p(data, values)`, discrete sites marginalized: `E_q log p` at a point mass."""
         point = PointMass(values, self.supports)
         return expected_log_joint(self.reader, self.traced.marginalization, point, batch)
 

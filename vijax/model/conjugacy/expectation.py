@@ -12,21 +12,27 @@ import abc
 import contextlib
 import dataclasses
 import itertools
-import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.scipy.special import logsumexp
 
-from vijax.model.conjugacy.polynomials import (
+from vijax.model.conjugacy.axes import (
+    align,
+    broadcast,
+    broadcast_dims,
+    rename,
+    with_dims,
+    with_shape,
+)
+from vijax.model.conjugacy.contraction import contract, named
+from vijax.model.conjugacy.polynomials import log_of_product, logarithm, polynomial
+from vijax.model.conjugacy.values import (
     Atom,
     Axis,
-    Entry,
     Factor,
-    Index,
     Known,
     Labels,
     Opaque,
@@ -34,17 +40,7 @@ from vijax.model.conjugacy.polynomials import (
     Term,
     Terms,
     Value,
-    align,
-    is_concrete,
-    log_of_product,
-    logarithm,
-    map_terms,
-    polynomial,
-    rename,
     sites_of,
-    take,
-    with_argument,
-    with_dims,
 )
 
 
@@ -61,7 +57,26 @@ class NotConjugate(Exception):
         self.reason, self.argument = reason, argument
 
 
-class Expectation(abc.ABC):
+class Notes:
+    """What is noted of a model while its expectations are computed: here nothing."""
+
+    def needed(self, value: Polynomial | Known) -> None:
+        """Notes that the mean of a value is needed."""
+
+    def together(self, atoms: Sequence[Atom]) -> None:
+        """Notes that the expectations of some atoms are multiplied with one another."""
+
+    def multiplied(self, atoms: Sequence[Atom]) -> None:
+        """Notes that some atoms are factors of one term."""
+
+    def weighted(self, weight: Term, term: Term) -> None:
+        """Notes that a term enters in a square with a weight."""
+
+    def alone(self, value: Polynomial) -> None:
+        """Notes that a value enters by its mean."""
+
+
+class Expectation(Notes, abc.ABC):
     """`E_q` of values of a program; subclasses know the blocks of `q`.
 
     Attributes:
@@ -104,21 +119,6 @@ class Expectation(abc.ABC):
     @abc.abstractmethod
     def joint(self, weight: Atom, atom: Atom) -> bool:
         """Whether two atoms are in a joint block of a location and its precision."""
-
-    def needed(self, value: Polynomial | Known) -> None:
-        """Notes that the mean of a value is needed."""
-
-    def together(self, atoms: Sequence[Atom]) -> None:
-        """Notes that the expectations of some atoms are multiplied with one another."""
-
-    def multiplied(self, atoms: Sequence[Atom]) -> None:
-        """Notes that some atoms are factors of one term."""
-
-    def weighted(self, weight: Term, term: Term) -> None:
-        """Notes that a term enters in a square with a weight."""
-
-    def alone(self, value: Polynomial) -> None:
-        """Notes that a value enters by its mean."""
 
     # ---- expectations of values
 
@@ -173,8 +173,8 @@ class Expectation(abc.ABC):
     def quadratic(self, weight: Value, value: Value) -> Array:
         """`E[weight * value^2]`."""
         dims = broadcast(weight, value)
-        weight, value = (polynomial(proved(with_shape(v, dims))) for v in (weight, value))
-        return self._square(weight, value, value, dims, ())
+        factor, base = (polynomial(proved(with_shape(v, dims))) for v in (weight, value))
+        return self._square(factor, base, base, dims, ())
 
     def form(self, matrix: Value, value: Value) -> Array:
         """`E[value' matrix value]` over the last axis of `value`."""
@@ -186,7 +186,8 @@ class Expectation(abc.ABC):
         one = with_dims(with_shape(proved(value), (*outer, value.dims[-1])), (*outer, row))
         two = with_dims(one, (*outer, column))
         summed = tuple(axis for axis in (row, column) if axis.size > 1)
-        return self._square(*(polynomial(v) for v in (matrix, one, two)), outer, summed)
+        operands = polynomial(matrix), polynomial(one), polynomial(two)
+        return self._square(*operands, outer, summed)
 
     def _square(
         self, weight: Polynomial, one: Polynomial, two: Polynomial, dims: Labels, summed: Labels
@@ -194,7 +195,7 @@ class Expectation(abc.ABC):
         """`E[weight * one * two]` with dimensions `dims`, summed over axes `summed`."""
         if weight.terms is None or one.terms is None or two.terms is None:
             raise NotConjugate("is a product over many elements that enters in a square")
-        self._check_apart(weight, one)
+        self._check_separate(weight, one)
         means = [self._product_of_means(w) for w in weight.terms]
         values = [named(self._mean(value), value.dims) for value in (one, two)]
         parts = []
@@ -255,7 +256,7 @@ class Expectation(abc.ABC):
             return [*mean, *operands]
         return [*weight.factors, *operands]
 
-    def _check_apart(self, weight: Polynomial, value: Polynomial) -> None:
+    def _check_separate(self, weight: Polynomial, value: Polynomial) -> None:
         common = sites_of(weight) & sites_of(value)
         if common:
             raise NotConjugate(
@@ -326,127 +327,6 @@ def proved(value: Value) -> Known | Polynomial:
     if isinstance(value, Opaque):
         raise NotConjugate(f"depends on {value.reason}")
     return value
-
-
-def named(array: Any, dims: Labels) -> Factor:
-    """An array with dimensions `dims`, without those of length 1."""
-    shape = np.shape(array)
-    labels = tuple(axis for axis, size in zip(dims, shape, strict=True) if size != 1)
-    return jnp.reshape(array, [size for size in shape if size != 1]), labels
-
-
-def contract(operands: Sequence[Factor], dims: Labels, summed: frozenset[Axis]) -> Array:
-    """The product of arrays with named axes, summed over all but `dims`; constant axes length 1."""
-    present = {axis for _, labels in operands for axis in labels}
-    repeats = math.prod(axis.size for axis in summed if axis not in present)
-    number, arrays = _grouped(operands)
-    number = number * repeats
-    shape = [axis.size if axis in present else 1 for axis in dims]
-    if not arrays:
-        return jnp.reshape(number, shape)
-    numbers = {axis: i for i, axis in enumerate(present)}
-    arguments: list[Any] = []
-    for array, labels in arrays:
-        arguments += [array, [numbers[axis] for axis in labels]]
-    kept = [numbers[axis] for axis in dims if axis in present]
-    return number * jnp.reshape(jnp.einsum(*arguments, kept, optimize="auto"), shape)
-
-
-def _grouped(operands: Sequence[Factor]) -> tuple[Array, list[Factor]]:
-    """The product of numbers, and of arrays with the same axes: a short einsum is planned fast."""
-    number: Any = 1.0
-    groups: dict[frozenset[Axis], Factor] = {}
-    dtype = jnp.result_type(float)
-    for array, labels in operands:
-        if not labels:
-            number = number * (array if is_concrete(array) else jnp.asarray(array, dtype))
-            continue
-        known_array, order = groups.get(frozenset(labels), (None, labels))
-        aligned = jnp.asarray(
-            align(array, labels, order) if len(set(labels)) == len(labels) else array, dtype
-        )
-        groups[frozenset(labels)] = (
-            aligned if known_array is None else known_array * aligned,
-            order,
-        )
-    return jnp.asarray(number, dtype), list(groups.values())
-
-
-def view(array: Any, entries: Sequence[Entry]) -> Factor:
-    """The elements of an array at the index `entries` along its axes."""
-    own = tuple(
-        entry if isinstance(entry, Axis) else Axis(np.shape(array)[i])
-        for i, entry in enumerate(entries)
-    )
-    found, labels = array, own
-    if len(set(map(id, own))) < len(own):  # a diagonal
-        out = tuple(dict.fromkeys(own))
-        grid = [align(np.arange(axis.size), (axis,), out) for axis in own]
-        found, labels = array[tuple(grid)], out
-    indexed = [
-        (axis, entry) for axis, entry in zip(own, entries, strict=True) if isinstance(entry, Index)
-    ]
-    if len(indexed) > 1:
-        return _view_at_several(found, labels, indexed)
-    for axis, index in indexed:
-        found, labels = take(found, labels, axis, index)
-    return found, labels
-
-
-def _view_at_several(array: Any, labels: Labels, indexed: Sequence[tuple[Axis, Index]]) -> Factor:
-    """Elements at several integer arrays at once, as NumPy's advanced indexing."""
-    axes = [axis for axis, _ in indexed]
-    joint = tuple(dict.fromkeys(a for _, index in indexed for a in index.labels))
-    rest = tuple(axis for axis in labels if axis not in axes)
-    front = jnp.transpose(array, [labels.index(axis) for axis in (*axes, *rest)])
-    shared = [axis for axis in rest if axis in joint]
-    if not shared:
-        indices = tuple(align(index.array, index.labels, joint) for _, index in indexed)
-        return front[indices], (*joint, *rest)
-    out = (*joint, *(axis for axis in rest if axis not in joint))
-    indices = tuple(align(index.array, index.labels, out) for _, index in indexed)
-    return front[(*indices, *(align(np.arange(a.size), (a,), out) for a in rest))], out
-
-
-# ---- shapes
-
-
-def broadcast_dims(one: Labels, two: Labels) -> Labels:
-    """The axes of two values broadcast against one another, aligned at the last."""
-    size = max(len(one), len(two))
-    padded = [(None,) * (size - len(d)) + d for d in (one, two)]
-    found = []
-    for a, b in zip(*padded, strict=True):
-        axis = a if b is None or (a is not None and a.size > 1) else b
-        assert axis is not None
-        found.append(axis)
-    return tuple(found)
-
-
-def broadcast(*values: Value) -> Labels:
-    """The common axes of values."""
-    dims: Labels = ()
-    for value in values:
-        dims = broadcast_dims(dims, value.dims)
-    return dims
-
-
-def with_shape(value: Value, dims: Labels) -> Value:
-    """A value broadcast to more axes, in front and in place of those of length 1."""
-    missing = len(dims) - len(value.dims)
-    own = (*dims[:missing], *value.dims)
-    padded: Value
-    if isinstance(value, Known):
-        padded = Known(own, value.array, value.labels)
-    elif isinstance(value, Opaque):
-        return with_argument(value, dims, lambda argument: with_shape(argument, dims))
-    else:
-        padded = map_terms(value, lambda term: term, own)
-    names = {
-        old: new for old, new in zip(own, dims, strict=True) if old is not new and old.size > 1
-    }
-    renamed = tuple(names.get(old, new) for old, new in zip(own, dims, strict=True))
-    return with_dims(padded, renamed)
 
 
 def _words(value: Polynomial) -> str:

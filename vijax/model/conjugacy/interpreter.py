@@ -1,6 +1,6 @@
 """One forward pass over a traced program, from latent sites to polynomials in them.
 
-Operations on data alone are carried out, on arrays without the axes that are merely broadcast.
+Operations on data alone are executed, on arrays without the axes that are merely broadcast.
 What no rule of `vijax.model.conjugacy.rules` covers becomes `Opaque`, with the operation's name.
 """
 
@@ -15,24 +15,82 @@ import numpy as np
 from jax.extend import core
 from jax.interpreters import partial_eval
 
-from vijax.model.conjugacy.polynomials import (
+from vijax.model.conjugacy.axes import Substitution, align, with_dims
+from vijax.model.conjugacy.values import (
     Known,
     Opaque,
-    Substitution,
+    Polynomial,
     Value,
-    align,
     is_concrete,
     known,
     new_axes,
     sites_of,
-    with_dims,
 )
 
 ELEMENTWISE = frozenset(
-    "abs add add_any acos acosh and asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type "
-    "copy cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite "
-    "le lgamma log log1p logistic lt max min mul ne neg nextafter not or pow rem round rsqrt select_n "
-    "sign sin sinh sqrt square stop_gradient sub tan tanh xor".split()
+    [
+        "abs",
+        "add",
+        "add_any",
+        "acos",
+        "acosh",
+        "and",
+        "asin",
+        "asinh",
+        "atan",
+        "atan2",
+        "atanh",
+        "cbrt",
+        "ceil",
+        "clamp",
+        "convert_element_type",
+        "copy",
+        "cos",
+        "cosh",
+        "digamma",
+        "div",
+        "eq",
+        "erf",
+        "erf_inv",
+        "erfc",
+        "exp",
+        "exp2",
+        "expm1",
+        "floor",
+        "ge",
+        "gt",
+        "integer_pow",
+        "is_finite",
+        "le",
+        "lgamma",
+        "log",
+        "log1p",
+        "logistic",
+        "lt",
+        "max",
+        "min",
+        "mul",
+        "ne",
+        "neg",
+        "nextafter",
+        "not",
+        "or",
+        "pow",
+        "rem",
+        "round",
+        "rsqrt",
+        "select_n",
+        "sign",
+        "sin",
+        "sinh",
+        "sqrt",
+        "square",
+        "stop_gradient",
+        "sub",
+        "tan",
+        "tanh",
+        "xor",
+    ]
 )
 _CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 
@@ -41,13 +99,14 @@ class Interpreter:
     """Interprets programs; equal operations on equal inputs give the same value.
 
     Args:
-        rules: by primitive, `(interpreter, equation, inputs) -> value`, `None` where the result is
-            not a polynomial.
+        moves: rules by primitive of operations that move elements, of data and latents alike:
+            `(interpreter, equation, inputs) -> value`, or a list of values.
+        arithmetic: likewise of operations with latents, `None` where the result is no polynomial.
         supports: `"real"`, `"positive"`, ... by site.
     """
 
-    def __init__(self, rules: Any, supports: dict[str, str]) -> None:
-        self.rules, self.supports = rules, supports
+    def __init__(self, moves: Any, arithmetic: Any, supports: dict[str, str]) -> None:
+        self.moves, self.arithmetic, self.supports = moves, arithmetic, supports
         self.substitution = Substitution()
         self._memo: dict[tuple, tuple[list[Value], Sequence[Value]]] = {}
 
@@ -80,7 +139,7 @@ class Interpreter:
         if isinstance(value, (Known, Opaque)) or hasattr(value, "terms"):
             return value
         if np.ndim(value) == 0 and is_concrete(value):
-            lookup = ("literal", str(np.asarray(value).dtype), np.asarray(value).item())
+            lookup: tuple = ("literal", str(np.asarray(value).dtype), np.asarray(value).item())
         else:
             lookup = ("constant", id(value))
         if lookup not in self._memo:
@@ -105,14 +164,14 @@ class Interpreter:
             closed = isinstance(inner, core.ClosedJaxpr)
             jaxpr, consts = (inner.jaxpr, inner.consts) if closed else (inner, ())
             return self.run(jaxpr, consts, inputs)
-        if name in self.rules.STRUCTURAL:  # of data and latents alike
-            moved = self.rules.STRUCTURAL[name](self, equation, inputs)
+        if name in self.moves:
+            moved = self.moves[name](self, equation, inputs)
             return moved if isinstance(moved, list) else [moved]
         if all(isinstance(value, Known) for value in inputs):
-            return _carry_out(equation, inputs)
+            return _execute(equation, inputs)
         found = None
-        if name in self.rules.RULES and not any(isinstance(v, Opaque) for v in inputs):
-            found = self.rules.RULES[name](self, equation, inputs)
+        if name in self.arithmetic and not any(isinstance(v, Opaque) for v in inputs):
+            found = self.arithmetic[name](self, equation, inputs)
         if found is not None:
             return [found]
         elementwise = _elementwise_function(equation, inputs)
@@ -144,6 +203,7 @@ def _elementwise_function(equation: Any, inputs: Sequence[Value]) -> Opaque | No
     if opaque is not None and (opaque.argument is None or opaque.apply is None):
         return None
     argument = opaque.argument if opaque is not None else first
+    assert isinstance(argument, Polynomial)
     parts = [
         v.array if isinstance(v, Known) else v.apply if isinstance(v, Opaque) else _identity
         for v in inputs
@@ -184,7 +244,7 @@ def full_array(value: Known) -> Any:
     return (np if is_concrete(array) else jnp).broadcast_to(array, shape)
 
 
-def _carry_out(equation: Any, inputs: Sequence[Any]) -> list[Value]:
+def _execute(equation: Any, inputs: Sequence[Any]) -> list[Value]:
     """An operation on data."""
     arrays: list[Any]
     if equation.primitive.name in ELEMENTWISE:
@@ -199,10 +259,10 @@ def _carry_out(equation: Any, inputs: Sequence[Any]) -> list[Value]:
             scalars = equation.primitive.name in ("clamp", "select_n")
             arrays = [a if np.ndim(a) or scalars else jnp.broadcast_to(a, shape) for a in arrays]
         return [Known(dims, _bind(equation, arrays), labels)]
-    return carried_out(equation, inputs)
+    return executed(equation, inputs)
 
 
-def carried_out(equation: Any, inputs: Sequence[Known]) -> list[Value]:
+def executed(equation: Any, inputs: Sequence[Known]) -> list[Value]:
     """An operation on whole arrays of data."""
     invars = [var for var in equation.invars if not isinstance(var, core.Literal)]
     arrays = {

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from vijax.contracts.blocks import Block, BlockSite, ConjugatePlan
-from vijax.model.conjugacy.expectation import Expectation, view
-from vijax.model.conjugacy.polynomials import Atom, Axis, Factor, align, same_entry
+from vijax.model.conjugacy.axes import align, same_entry
+from vijax.model.conjugacy.contraction import view
+from vijax.model.conjugacy.expectation import Expectation
+from vijax.model.conjugacy.values import Atom, Axis, Factor
 
 Expectations = Mapping[str, Mapping[str, Array]]  # by block and name, see vijax.families
 
@@ -55,20 +57,20 @@ class Moments(Expectation):
         values = self.expectations[block.name]
         if block.kind == "normal_wishart":
             return self._wishart_covariance(block, one, two, weight, values)
-        apart = _equalities(one, two, sites)
+        indicators = _equalities(one, two, sites)
         if block.event_size == 1:
             variance = values.get("variance", values.get("covariance"))
             assert variance is not None
             if "variance" not in values:
                 variance = variance[..., 0, 0]
-            return [view(_mean(block, sites[0], variance[..., None]), one.entries), *apart]
+            return [view(_mean(block, sites[0], variance[..., None]), one.entries), *indicators]
         array = _cross(block, sites, values["covariance"])
         rest = tuple(two.entries[i] for i in sites[1].event_axes)
-        return [_cross_view(array, sites[0], one, rest), *apart, *self._unweighted(block, weight)]
-
-    def _unweighted(self, block: Block, weight: Atom | None) -> list[Factor]:
-        """Nothing: the covariance of a joint block is that of sqrt(precision) times the element."""
-        return []
+        return [
+            _cross_view(array, sites[0], one, rest),
+            *indicators,
+            *self._unweighted(block, weight),
+        ]
 
     def _wishart_covariance(
         self, block: Block, one: Atom, two: Atom, weight: Atom | None, values: Mapping[str, Array]

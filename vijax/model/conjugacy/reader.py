@@ -17,12 +17,15 @@ import numpyro.distributions as dist
 from jax import Array
 
 from vijax.contracts import Batch, Site
-from vijax.model.conjugacy import rules
-from vijax.model.conjugacy.densities import arguments_of, row_of
+from vijax.model.conjugacy.densities.arguments import data
+from vijax.model.conjugacy.densities.table import arguments_of, row_of
 from vijax.model.conjugacy.expectation import Expectation, NotConjugate
-from vijax.model.conjugacy.interpreter import Interpreter
-from vijax.model.conjugacy.polynomials import (
+from vijax.model.conjugacy.interpreter import Interpreter, full_array
+from vijax.model.conjugacy.rules.arithmetic import RULES
+from vijax.model.conjugacy.rules.shapes import STRUCTURAL
+from vijax.model.conjugacy.values import (
     Atom,
+    Index,
     Known,
     Polynomial,
     Term,
@@ -115,7 +118,7 @@ def support_kind(fn: dist.Distribution) -> str:
 def site_value(site: Site, rows: Mapping[str, int]) -> Polynomial:
     """A latent site as a polynomial in itself."""
     dims = new_axes(site.on_rows(rows).shape)
-    entries = tuple(axis if axis.size > 1 else rules.Index(0, ()) for axis in dims)
+    entries = tuple(axis if axis.size > 1 else Index(0, ()) for axis in dims)
     return Polynomial(dims, (Term((), (Atom(site.name, "power", 1, entries),)),))
 
 
@@ -136,7 +139,7 @@ class Reader:
     def read(
         self, batch: Batch, states: Values, names: frozenset[str] | None = None, **options: Any
     ) -> dict[str, Reading]:
-        """The sample sites of the model, those in `names` if given, with `states` of discrete sites."""
+        """The sample sites, those in `names` if given, with `states` of discrete sites."""
         rows = {name: len(index) for name, index in batch.index.items()}
         shapes = {
             site.name: jax.ShapeDtypeStruct(site.on_rows(rows).shape, jnp.result_type(float))
@@ -156,13 +159,15 @@ class Reader:
             return found
 
         closed, tree = jax.make_jaxpr(outputs, return_shape=True)(shapes)
-        interpreter = Interpreter(rules, self.supports)
+        interpreter = Interpreter(STRUCTURAL, RULES, self.supports)
         inputs = [site_value(site, rows) for site in sorted(self.sites, key=lambda s: s.name)]
         results = interpreter.run(closed.jaxpr, closed.consts, inputs)
         found = jax.tree.unflatten(jax.tree.structure(tree), results)
-        return {
-            name: Reading(fn, *found[name], enumerated) for name, (fn, enumerated) in kept.items()
-        }
+        readings = {}
+        for name, (fn, enumerated) in kept.items():
+            arguments, value, mask, scale = found[name]
+            readings[name] = Reading(fn, arguments, value, mask, scale, enumerated)
+        return readings
 
 
 def _parts(trace: Trace, site: Message) -> tuple[Any, ...]:
@@ -211,7 +216,7 @@ def expected_log_density(expectation: Expectation, name: str, reading: Reading) 
 def _array(value: Value, what: str) -> Array:
     if not isinstance(value, Known):
         raise NotConjugate(f"depends on {', '.join(sorted(sites_of(value)))}", what)
-    return jnp.asarray(rules.full_array(value))
+    return jnp.asarray(full_array(value))
 
 
 def _latents(reading: Reading, argument: str) -> frozenset[str]:
@@ -254,9 +259,9 @@ def _row(
             f"has distribution {type(fn).__name__} of {', '.join(latent)}, which has no "
             "conjugate form here"
         )
-    leaves = [rules.full_array(arguments[str(i)]) for i in range(len(arguments))]
+    leaves = [data(arguments[str(i)], "") for i in range(len(arguments))]
     known_fn = jax.tree.unflatten(jax.tree.structure(fn), leaves)
-    return known_fn.log_prob(rules.full_array(value))  # type: ignore[arg-type]
+    return known_fn.log_prob(data(value, "value"))
 
 
 def _masked_value(reading: Reading, fn: dist.Distribution) -> Value:
@@ -264,8 +269,8 @@ def _masked_value(reading: Reading, fn: dist.Distribution) -> Value:
     value, mask = reading.value, reading.mask
     if mask is None or not isinstance(value, Known) or not isinstance(mask, Known):
         return value
-    array = jnp.asarray(rules.full_array(value))
-    chosen = jnp.asarray(rules.full_array(mask)).astype(bool)
+    array = jnp.asarray(full_array(value))
+    chosen = jnp.asarray(full_array(mask)).astype(bool)
     chosen = chosen.reshape(chosen.shape + (1,) * len(reading.fn.event_shape))
     return known(jnp.where(chosen, array, jnp.ones((), array.dtype)))
 
@@ -280,18 +285,12 @@ def _mixture(expectation: Expectation, fn: Any, arguments: list, reading: Readin
         raise NotConjugate(
             "is a latent site with a mixture distribution; write its labels as a discrete site"
         )
-    array = jnp.expand_dims(jnp.asarray(rules.full_array(value)), -1 - inner)
+    array = jnp.expand_dims(jnp.asarray(full_array(value)), -1 - inner)
     inside = reading._replace(value=known(array), mask=None)
     log_p = _elementwise(expectation, components, arguments[1:], inside)
     labels = reading._replace(value=known(jnp.arange(number)), mask=None)
-    shaped = _elementwise(expectation, _expanded(weights, number), arguments[:1], labels)
+    shaped = _elementwise(expectation, _bases(weights)[0], arguments[:1], labels)
     return jax.nn.logsumexp(log_p + shaped, axis=-1)
-
-
-def _expanded(weights: Any, number: int) -> Any:
-    """The mixing distribution with one label per component in its batch."""
-    base = _bases(weights)[0]
-    return base
 
 
 def expected_log_joint(

@@ -1,0 +1,1 @@
+"""Expected log densities of distributions whose arguments are polynomials in latent sites."""

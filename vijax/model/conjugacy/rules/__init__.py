@@ -1,0 +1,1 @@
+"""Rules of the interpreter: what an operation does to a polynomial."""

@@ -192,6 +192,9 @@ def test_steps_of_all_objectives_and_algorithms_lower():
     for kernel in (algorithms.RBF(), algorithms.IMQ()):
         svgd = algorithms.SVGD(4, kernel=kernel)
         lowers(repr(svgd), traced_step(*SMALL, svgd.default_guide, svgd))
+    for guide in ("meanfield", "fullrank"):
+        natural = algorithms.NaturalGradient()
+        lowers(f"{natural!r} {guide}", traced_step(*SMALL, guide, natural))
     lines = Gradient(objectives.ELBO(), Optimizer(optax.lbfgs()), precision="bfloat16")
     lowers("L-BFGS", traced_step(*SMALL, "fullrank", lines))
 

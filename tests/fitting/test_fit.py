@@ -114,7 +114,7 @@ def test_a_name_that_is_both_option_and_argument_is_rejected():
         ({"rng_key": "seed"}, TypeError, "rng_key: expected an int"),
         ({"rng_key": 1.5}, TypeError, "rng_key: expected an int"),
         ({"guide": "meanfeild"}, vijax.GuideError, "meanfield"),
-        ({"algorithm": "adam"}, ValueError, "algorithm: expected 'auto', 'gradient', 'pathfinder'"),
+        ({"algorithm": "adam"}, ValueError, "algorithm: expected 'auto', 'gradient', 'natural', "),
         ({"algorithm": "batch-and-match"}, ValueError, "Did you mean 'batch_and_match'"),
         ({"algorithm": 3}, TypeError, "algorithm: expected a name, an Algorithm or a Solver"),
         ({"algorithm": "mode", "num_steps": 9}, ValueError, "num_steps: ModeSolver.*no gradient"),

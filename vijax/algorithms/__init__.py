@@ -1,7 +1,8 @@
 """Iterative algorithms whose steps run on the device: gradient descent and SVGD."""
 
 from vijax.algorithms.gradient import Adam, Gradient, Optimizer
+from vijax.algorithms.natural import NaturalGradient
 from vijax.algorithms.svgd import SVGD
 from vijax.diagnostics.stein import IMQ, RBF
 
-__all__ = ["IMQ", "RBF", "SVGD", "Adam", "Gradient", "Optimizer"]
+__all__ = ["IMQ", "RBF", "SVGD", "Adam", "Gradient", "NaturalGradient", "Optimizer"]

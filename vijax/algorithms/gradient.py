@@ -147,7 +147,7 @@ class Gradient(Algorithm):
         self, state: GradientState, key: Array, target: Target, guide: Guide, batch: Batch
     ) -> tuple[GradientState, Info]:
         if self.precision is not None:
-            target = _mixed_target(target, self.precision)
+            target = mixed_target(target, self.precision)
         context = LossContext(
             state.mutable, key, target, guide, batch, state.phase, state.control_params
         )
@@ -235,7 +235,7 @@ class Gradient(Algorithm):
         return state._replace(variables=variables, phase=state.phase + 1)
 
 
-def _mixed_target(target: Target, precision: str) -> Target:
+def mixed_target(target: Target, precision: str) -> Target:
     """A target with the matrix products of its log density in a lower precision."""
     return target.with_density(
         mixed_precision(target.evaluate, precision), mixed_precision(target.terms, precision)

@@ -12,6 +12,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from vijax.algorithms import NaturalGradient
 from vijax.auto.centering import DENSE_DIM, learns_centering
 from vijax.auto.minibatch import can_refine, with_mean_field
 from vijax.contracts import Algorithm, Batch, Guide, Objective, PyTree, Solver, Target
@@ -117,7 +118,8 @@ def fit(
             `"laplace"`, `"map"`, `"flow"` or the name of a flow (`"realnvp"`, `"nsf"`, `"iaf"`,
             ...), a vijax guide, `{site or tuple of sites: any of these}`, a NumPyro autoguide or
             guide function.
-        algorithm: `"auto"`, `"gradient"`, the name of a solver (`"pathfinder"`,
+        algorithm: `"auto"`, `"gradient"`, `"natural"` (see `vijax.algorithms.NaturalGradient`),
+            the name of a solver (`"pathfinder"`,
             `"batch_and_match"`, `"variational_newton"`, `"structured_newton"`, `"fixed_draws"`,
             `"laplace"`, `"mode"`), an `Algorithm` or a `Solver`.
         objective: the loss; by default the negative ELBO.
@@ -276,7 +278,8 @@ def _build_problem(
     arguments = dataclasses.replace(arguments, coords=coords)
     if guide == "auto":
         algorithm_guide = algorithm.default_guide if isinstance(algorithm, Algorithm) else None
-        guide = algorithm_guide or _default_guide(target)
+        natural = algorithm == "natural" or isinstance(algorithm, NaturalGradient)
+        guide = algorithm_guide or _default_guide(target, natural)
     chosen = resolve(guide, target, model, arguments)
     target = target_for(chosen, target)
     problem = Problem(model, arguments, target, chosen, batch, as_key(options["rng_key"]))
@@ -298,12 +301,13 @@ _DEFAULTS = {
 }
 
 
-def _default_guide(target: Target) -> Any:
+def _default_guide(target: Target, natural: bool) -> Any:
     """The guide of `guide="auto"`: the most flexible one that is affordable in the dimension.
 
     Local latent variables of a subsampled plate have a Gaussian for each row, conditional on the
     global ones, or are independent if that would cost too much. Discrete sites that are not
-    marginalized are independent, see `guides.resolve`.
+    marginalized are independent, see `guides.resolve`. With `natural`, for which there are no
+    natural gradients of conditional or low-rank Gaussians, these are independent, too.
     """
     sites = target.space.continuous.sites
     if not sites:
@@ -311,12 +315,13 @@ def _default_guide(target: Target) -> Any:
     local = tuple(site.name for site in sites if site.axes(target.subsampled).pairs)
     dim = sum(site.size for site in sites if site.name not in local)
     if not target.subsampled:
-        return "fullrank" if dim <= DENSE_DIM else "lowrank"
+        rest = "meanfield" if natural else "lowrank"
+        return "fullrank" if dim <= DENSE_DIM else rest
     if dim > _FULL_RANK_STEPS_DIM:
         return "meanfield"
     if not local:
         return "fullrank"
-    if plates_affordable_on_batches(target.space.continuous, target.subsampled):
+    if not natural and plates_affordable_on_batches(target.space.continuous, target.subsampled):
         return "plates"
     return {local: "meanfield", ...: "fullrank"} if dim else "meanfield"
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import optax
 
-from vijax.algorithms import Adam, Gradient, Optimizer
+from vijax.algorithms import Adam, Gradient, NaturalGradient, Optimizer
 from vijax.auto.candidate import Candidate, StartingPoint, unassessed
 from vijax.auto.history import Attempt
 from vijax.auto.minibatch import refinement_stages
@@ -52,6 +52,8 @@ _BASE_RATE = 0.05  # Adam's learning rate before the pilot runs
 _DEFAULT_FACTOR = 0.25  # learning-rate factor if losses of pilot runs cannot be compared
 _PILOT_FACTORS = (1.0, 0.25, 0.0625, 0.015625)
 _PILOT_STEPS = 100
+# Natural-gradient steps are noisy for 1 / rate steps only: rates are reduced less, and sooner.
+_NATURAL_SHRINK = 0.5
 _USABLE = ("certified", "corrected")
 
 
@@ -204,7 +206,7 @@ def _gradient_start(start: FitStart, solution: Solution) -> FitStart:
 
 def _initial_run(engine: Engine, start: FitStart, options: GradientOptions) -> Run:
     """A run at step 0, with the default optimizer's learning rate chosen by short pilot runs."""
-    default = options.optimizer is None and not isinstance(options.algorithm, Algorithm)
+    default = options.optimizer is None and options.algorithm in ("auto", "gradient")
     factor, variables = 1.0, [engine.steps.reorder(one) for one in start.variables]
     if default:  # pilot runs are compared by their losses
         comparable = engine.algorithm.maximizes_elbo
@@ -216,7 +218,9 @@ def _engine(start: FitStart, options: GradientOptions) -> Engine:
     """The engine of the gradient steps."""
     problem, variables = start.problem, start.variables[0]
     algorithm = options.algorithm
-    if not isinstance(algorithm, Algorithm):
+    if algorithm == "natural":
+        algorithm = NaturalGradient(None, options.num_particles, precision=options.precision)
+    elif not isinstance(algorithm, Algorithm):
         default = options.optimizer is None
         algorithm = Gradient(
             options.objective or ELBO(options.num_particles or problem.guide.num_particles),
@@ -226,19 +230,21 @@ def _engine(start: FitStart, options: GradientOptions) -> Engine:
     return Engine(
         problem,
         algorithm,
-        rule=_rule(problem, variables),
+        rule=_rule(problem, variables, algorithm),
         anneal=options.optimizer is None or options.num_steps is None,
         reordered=plates_to_reorder(problem, algorithm, variables, start.mutable),
     )
 
 
-def _rule(problem: Problem, variables: Variables) -> StopRule:
-    """The stopping rule for the guide."""
+def _rule(problem: Problem, variables: Variables, algorithm: Algorithm) -> StopRule:
+    """The stopping rule for the guide and the algorithm."""
     target = problem.target
     if isinstance(problem.guide, ParticleGuide) and not target.subsampled:
         return StopRule.deterministic()
     axes = variable_axes(problem.guide, variables, target.space, target.subsampled)
-    return StopRule.for_row_params(problem.schedule.epoch) if has_rows(axes) else StopRule()
+    rule = StopRule.for_row_params(problem.schedule.epoch) if has_rows(axes) else StopRule()
+    natural = isinstance(algorithm, NaturalGradient)
+    return dataclasses.replace(rule, shrink=_NATURAL_SHRINK) if natural else rule
 
 
 def _pilot(engine: Engine, variables: Variables, mutable: dict[str, PyTree]) -> float:

@@ -92,6 +92,8 @@ def check_values(options: Mapping[str, Any]) -> None:
             "callbacks: expected a sequence of functions callback(state, losses, step)."
         )
     _check_algorithm(options)
+    if options["algorithm"] == "natural":
+        _check_natural(options)
     if objective is not None and options["num_particles"] is not None:
         raise ValueError("num_particles: set it in the objective, ELBO(num_particles=...).")
 
@@ -156,6 +158,19 @@ def _check_algorithm(options: Mapping[str, Any]) -> None:
         for name in ("num_steps", "num_restarts", "callbacks", "checkpoint"):
             if options[name]:
                 raise ValueError(f"{name}: {algorithm!r} takes no gradient steps; leave it out.")
+
+
+def _check_natural(options: Mapping[str, Any]) -> None:
+    """Checks that options of gradient steps that natural-gradient steps lack are not given."""
+    for name, instead in (
+        ("objective", "maximizes the ELBO"),
+        ("optimizer", "has a step size of its own, NaturalGradient(rate=...)"),
+    ):
+        if options[name] is not None:
+            raise ValueError(
+                f"{name}: expected None with algorithm='natural', which {instead}, got "
+                f"{type(options[name]).__name__}. Leave it out, or use algorithm='gradient'."
+            )
 
 
 def check_not_traced(

@@ -27,12 +27,12 @@ NAMES: dict[str, Callable[[], Solver]] = {
     "mode": ModeSolver,
 }
 
-# not solvers: the default of the guide, or gradient steps
-CHOICES = ("auto", "gradient")
+# not solvers: the default of the guide, gradient steps, natural-gradient steps
+CHOICES = ("auto", "gradient", "natural")
 
 
 def by_name(name: str) -> Solver | None:
-    """The solver with this name and default options; `None` for `"auto"` and `"gradient"`.
+    """The solver with this name and default options; `None` for the names in `CHOICES`.
 
     Raises:
         VijaxError: no solver has this name; lists all names.

@@ -1,0 +1,1 @@
+"""Mixtures of conjugate components by coordinate ascent, as two matrix products per sweep."""

@@ -21,6 +21,7 @@ MODULES = {
             "vijax.algorithms",
             "vijax.contracts",
             "vijax.data",
+            "vijax.estimators",
             "vijax.guides",
             "vijax.guides.flow",
             "vijax.objectives",

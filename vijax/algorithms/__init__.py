@@ -2,7 +2,9 @@
 
 from vijax.algorithms.gradient import Adam, Gradient, Optimizer
 from vijax.algorithms.natural import NaturalGradient
+from vijax.algorithms.partly_conjugate import PartlyConjugate
 from vijax.algorithms.svgd import SVGD
 from vijax.diagnostics.stein import IMQ, RBF
 
-__all__ = ["IMQ", "RBF", "SVGD", "Adam", "Gradient", "NaturalGradient", "Optimizer"]
+__all__ = [
+    "PartlyConjugate","IMQ", "RBF", "SVGD", "Adam", "Gradient", "NaturalGradient", "Optimizer"]

@@ -106,7 +106,7 @@ class Functions(NamedTuple):
     draw_discrete: Callable[..., Position]
     discrete_probs: Callable[..., dict[str, Array]]
     term_info: Callable[[frozenset[str]], Mapping[str, TermInfo]]
-    conjugate_plan: Callable[[bool, frozenset[str]], ConjugatePlan]
+    conjugate_plan: Callable[..., ConjugatePlan]
     expected_log_joint: Callable[..., Array]
     conjugate_evaluate: Callable[..., Evaluation]
 

@@ -13,6 +13,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from vijax.algorithms import NaturalGradient
+from vijax.algorithms.partly_conjugate import conjugate_part, partly_conjugate
 from vijax.auto.centering import DENSE_DIM, learns_centering
 from vijax.auto.minibatch import can_refine, with_mean_field
 from vijax.contracts import Algorithm, Batch, Guide, Objective, PyTree, Solver, Target
@@ -223,6 +224,8 @@ def _run(
         counts = options["num_steps"], options["num_restarts"]
         algorithm = coordinate_ascent(algorithm, *counts, random_init=init is None)
         stepwise = False
+    if conjugate_part(problem.guide) is not None and algorithm == "auto":
+        algorithm = partly_conjugate(options["num_particles"], options["optimizer"])
     refine = (
         guide == "auto" == algorithm and not stepwise and can_refine(problem, parameters, mutable)
     )

@@ -56,6 +56,14 @@ class Composite(Guide):
     def amortized(self) -> bool:  # type: ignore[override]
         return any(guide.amortized for _, guide in self.parts)
 
+    @property
+    def unbound(self) -> Guide:
+        parts = tuple((names, guide.unbound) for names, guide in self.parts)
+        return dataclasses.replace(self, parts=parts)
+
+    def plan_lines(self) -> tuple[str, ...]:
+        return tuple(line for _, guide in self.parts for line in guide.plan_lines())
+
     def init(
         self, key: Array, space: Space, location: Position, batch: Batch | None = None
     ) -> tuple[PyTree, ...]:

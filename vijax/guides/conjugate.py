@@ -63,8 +63,11 @@ class Conjugate(ModelGuide):
             GuideError: a site is not conditionally conjugate; says which, and why.
         """
         subsampled = frozenset(target.subsampled)
-        plan = target.functions.conjugate_plan(self.joint, subsampled)
-        return BoundConjugate(plan, target.conjugate, self.joint)
+        if space == target.space:
+            plan = target.functions.conjugate_plan(self.joint, subsampled)
+            return BoundConjugate(plan, target.conjugate, self.joint)
+        plan = target.functions.conjugate_plan(self.joint, subsampled, space.names)
+        return BoundConjugate(plan, target, self.joint)
 
     def init(self, key: Array, space: Space, location: Position, batch: Batch | None = None) -> Any:
         raise NotImplementedError("bind the guide to a target first")
@@ -144,8 +147,7 @@ class BoundConjugate(DensityGuide):
             log_prob = jnp.sum(params[block.name].log_prob(drawn))
             log_q += scales[block.sites[0].name] * log_prob
         z = self.target.unconstrain(values, batch, {}, {})
-        log_dets = self.target.log_dets(z, batch, {}, {})
-        return Draw(z, log_q + sum(log_dets.values()))
+        return Draw(z, log_q + self._log_jacobian(z, batch))
 
     def log_prob(self, params: Families, space: Space, z: Position, batch: Batch) -> Array:
         values = self._values(z, batch)
@@ -154,10 +156,21 @@ class BoundConjugate(DensityGuide):
         for block in self.plan.blocks:
             log_prob = params[block.name].log_prob(joined(block, values))
             log_q += scales[block.sites[0].name] * jnp.sum(log_prob)
-        return log_q + sum(self.target.log_dets(z, batch, {}, {}).values())
+        return log_q + self._log_jacobian(z, batch)
+
+    def _log_jacobian(self, z: Mapping[str, Array], batch: Batch) -> Array:
+        """`log |dx/dz|` of the sites of this guide."""
+        log_dets = self.target.log_dets(self._whole(z, batch), batch, {}, {})
+        return sum((log_dets[name] for name in z), jnp.zeros(()))
 
     def _values(self, z: Mapping[str, Array], batch: Batch) -> dict[str, Array]:
-        return self.target.constrain(dict(z), batch, {}, {})
+        return self.target.constrain(self._whole(z, batch), batch, {}, {})
+
+    def _whole(self, z: Mapping[str, Array], batch: Batch) -> dict[str, Array]:
+        """A position with the sites of other guides at zero, whose values do not matter here."""
+        rows = {name: len(index) for name, index in batch.index.items()}
+        sites = self.target.space.on_rows(rows).sites
+        return {site.name: z.get(site.name, jnp.zeros(site.z_shape)) for site in sites}
 
 
 def target_for(guide: Guide, target: Target) -> Target:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from vijax.contracts import DiscreteGuide, Guide, ModelGuide, Space, Target
-from vijax.guides.composite import Sites, assign, compose
+from vijax.guides.composite import Composite, Sites, assign, compose
 from vijax.guides.conjugate import Conjugate
 from vijax.guides.delta import Delta
 from vijax.guides.discrete import Discrete, Mixed, combine
@@ -69,6 +69,8 @@ def resolve(
         return _resolve_with_discrete(guide, target, model, arguments, space)
     if isinstance(guide, ModelGuide):
         return guide.bind(target, space)
+    if isinstance(guide, Composite) and any(isinstance(g, ModelGuide) for _, g in guide.parts):
+        return resolve(dict(guide.parts), target, model, arguments, space)
     if isinstance(guide, Markov) and space == target.space.continuous and not is_chain(space):
         return resolve({chain_sites(space): guide, ...: FullRank()}, target, space=space)
     if isinstance(guide, Guide):

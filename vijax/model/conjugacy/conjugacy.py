@@ -43,28 +43,41 @@ class Conjugacy:
         jax.eval_shape(run, self.traced.arguments.abstract())
         return {s.name: found[s.name] for s in self.traced.sites if s.cardinality is None}
 
-    @property
-    def reader(self) -> Reader:
-        """Reads the model at its latent sites."""
-        sites = tuple(s for s in self.traced.sites if s.cardinality is None)
-        return Reader(self.traced.trace, sites, self.supports)
+    def reader(
+        self, names: Sequence[str] | None = None, given: Mapping[str, Array] | None = None
+    ) -> Reader:
+        """Reads the model at some of its latent sites, by default at all, given the others."""
+        sites = tuple(
+            site
+            for site in self.traced.sites
+            if site.cardinality is None and (names is None or site.name in names)
+        )
+        return Reader(self.traced.trace, sites, self.supports, given or {})
 
-    def plan(self, joint: bool = True, subsampled: frozenset[str] = frozenset()) -> ConjugatePlan:
+    def plan(
+        self,
+        joint: bool = True,
+        subsampled: frozenset[str] = frozenset(),
+        names: tuple[str, ...] | None = None,
+    ) -> ConjugatePlan:
         """The blocks of the latent sites.
 
         Args:
             joint: whether sites may have a joint distribution.
             subsampled: plates that are subsampled.
+            names: the sites, all others given; by default all.
 
         Raises:
             GuideError: a site is not conditionally conjugate; the message says which and why.
         """
-        recorder = Recorder({site.name: site for site in self.reader.sites}, self.supports)
+        sites = self.reader(names).sites
+        recorder = Recorder({site.name: site for site in sites}, self.supports)
 
         def run(data: dict[str, Array]) -> Array:
-            return expected_log_joint(
-                self.reader, self.traced.marginalization, recorder, Batch(data)
-            )
+            trace = self.traced.trace(Batch(data), substitution.at_origin)
+            given = {name: site["value"] for name, site, _ in latents(trace)}
+            reader = self.reader(names, given)
+            return expected_log_joint(reader, self.traced.marginalization, recorder, Batch(data))
 
         try:
             jax.eval_shape(run, self.traced.arguments.abstract())
@@ -87,7 +100,7 @@ class Conjugacy:
     def log_joint(self, values: Mapping[str, Array], batch: Batch) -> Array:
         """`log p(data, values)`, discrete sites marginalized: `E_q log p` at a point mass."""
         point = PointMass(values, self.supports)
-        return expected_log_joint(self.reader, self.traced.marginalization, point, batch)
+        return expected_log_joint(self.reader(), self.traced.marginalization, point, batch)
 
     def evaluate(self, z: Any, batch: Batch, model: Mapping, mutable: Mapping) -> Evaluation:
         """As `Target.evaluate`, by the polynomials of the model.
@@ -104,11 +117,24 @@ class Conjugacy:
         return Evaluation(total, dict(mutable))
 
     def expected_log_joint(
-        self, plan: ConjugatePlan, expectations: Expectations, batch: Batch
+        self,
+        plan: ConjugatePlan,
+        expectations: Expectations,
+        batch: Batch,
+        given: Mapping[str, Array] | None = None,
     ) -> Array:
-        """`E_q log p`, see `vijax.model.conjugacy.reader`."""
+        """`E_q log p`, see `vijax.model.conjugacy.reader`.
+
+        Args:
+            plan: the blocks.
+            expectations: of their families.
+            batch: the data.
+            given: values of the sites in no block.
+        """
         moments = Moments(plan, expectations)
-        return expected_log_joint(self.reader, self.traced.marginalization, moments, batch)
+        names = tuple(site.name for block in plan.blocks for site in block.sites)
+        reader = self.reader(names, given)
+        return expected_log_joint(reader, self.traced.marginalization, moments, batch)
 
 
 def not_conjugate(refusals: Sequence[Refusal]) -> str:

@@ -69,7 +69,6 @@ class Moments(Expectation):
         return [
             _cross_view(array, sites[0], one, rest),
             *indicators,
-            *self._unweighted(block, weight),
         ]
 
     def _wishart_covariance(

@@ -9,6 +9,7 @@ the optimum over their joint distribution; the expectation of every other term i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -127,14 +128,19 @@ class Reader:
 
     Args:
         trace: runs the model, `TracedModel.trace`.
-        sites: its continuous latent sites.
+        sites: the continuous latent sites to read.
         supports: their kinds of support.
+        given: values of all others, which are like data.
     """
 
     def __init__(
-        self, trace: Callable[..., Trace], sites: tuple[Site, ...], supports: dict[str, str]
+        self,
+        trace: Callable[..., Trace],
+        sites: tuple[Site, ...],
+        supports: dict[str, str],
+        given: Values = MappingProxyType({}),
     ) -> None:
-        self.trace, self.sites, self.supports = trace, sites, supports
+        self.trace, self.sites, self.supports, self.given = trace, sites, supports, given
 
     def read(
         self, batch: Batch, states: Values, names: frozenset[str] | None = None, **options: Any
@@ -148,7 +154,7 @@ class Reader:
         kept: dict[str, tuple[dist.Distribution, bool]] = {}
 
         def outputs(values: dict[str, Array]) -> dict[str, Any]:
-            substitute_fn = substitution.from_constrained(values, states)
+            substitute_fn = substitution.from_constrained({**self.given, **values}, states)
             trace = self.trace(batch, substitute_fn, with_log_density=False, **options)
             found = {}
             for name, site in trace.items():

@@ -1,0 +1,216 @@
+"""Steps for guides with a conjugate part: natural gradients there, an optimizer elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from vijax.algorithms.gradient import Adam, Optimizer
+from vijax.contracts import Algorithm, Axes, Batch, Guide, Info, Position, PyTree, Target, Variables
+from vijax.guides.composite import Composite
+from vijax.guides.conjugate import BoundConjugate, Families
+from vijax.runtime.checks import check_count
+from vijax.runtime.errors import GuideError, ModelError, mismatch
+
+
+class PartlyConjugateState(NamedTuple):
+    """The state of the steps.
+
+    Attributes:
+        variables: the guide's parameters.
+        mutable: the model's mutable state.
+        optimizer: of the parameters outside of the conjugate part.
+        step_size: factor of both step sizes, 1 at the start.
+    """
+
+    variables: Variables
+    mutable: dict[str, PyTree]
+    optimizer: PyTree
+    step_size: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class PartlyConjugate(Algorithm):
+    """Conjugate-computation variational inference for `guide={"site": ..., ...: "conjugate"}`.
+
+    A step draws the other sites from their guides. Given a draw the conjugate part has an exact
+    expected log joint density, of which the conjugate part takes a natural-gradient step, block by
+    block, and the other guides a step of their optimizer along its gradient through the draw.
+    Source: Conjugate-computation variational inference, Khan and Lin, 2017.
+
+    Args:
+        rate: step size of the natural gradients, at most 1.
+        num_particles: draws of the other sites per step.
+        optimizer: of the other guides' parameters.
+    """
+
+    rate: float = 0.5
+    num_particles: int = 4
+    optimizer: Optimizer = Adam(0.05)
+
+    def __post_init__(self) -> None:
+        check_count("num_particles", self.num_particles)
+        if not 0 < self.rate <= 1:
+            raise ValueError(mismatch("rate", "a number in (0, 1]", self.rate))
+
+    def init(
+        self,
+        variables: Variables,
+        mutable: dict[str, PyTree],
+        key: Array,
+        target: Target,
+        guide: Guide,
+        batch: Batch,
+    ) -> PartlyConjugateState:
+        number = conjugate_part(guide)
+        if number is None:
+            raise GuideError(f"algorithm: expected a guide with a conjugate part, got {guide!r}.")
+        if variables.model:
+            raise ModelError(
+                f"param site {next(iter(variables.model))!r}: expected none in a model with a "
+                "conjugate guide. Give it a prior (numpyro.sample), or use another guide."
+            )
+        optimizer = self.optimizer.transformation.init(_others(variables.guide, number))
+        return PartlyConjugateState(variables, mutable, optimizer, jnp.ones(()))
+
+    def step(
+        self, state: PartlyConjugateState, key: Array, target: Target, guide: Guide, batch: Batch
+    ) -> tuple[PartlyConjugateState, Info]:
+        number = conjugate_part(guide)
+        assert number is not None
+        assert isinstance(guide, Composite)
+        _, conjugate = guide.parts[number]
+        families, others = state.variables.guide[number], _others(state.variables.guide, number)
+        keys = jax.random.split(key, self.num_particles)
+
+        def objective(others: tuple[PyTree, ...], expectations: Mapping[str, Any]) -> Array:
+            """The ELBO without the entropy of the conjugate part."""
+
+            def particle(key: Array) -> Array:
+                z, log_q = _draw(guide, number, others, target, key, batch)
+                values, log_det = _values(target, z, batch)
+                joint = target.functions.expected_log_joint(
+                    conjugate.plan, expectations, batch, values
+                )
+                return joint + log_det - log_q
+
+            return jnp.mean(jax.vmap(particle)(keys))
+
+        scales = {site.name: site.scale for site in target.space.sites}
+        expectations = {name: family.expectations for name, family in families.items()}
+        bound, slope = jax.value_and_grad(objective)(others, expectations)
+        entropy = sum(
+            scales[block.sites[0].name] * jnp.sum(families[block.name].entropy)
+            for block in conjugate.plan.blocks
+        )
+        rate = self.rate * state.step_size
+        moved = self._updated(objective, conjugate, families, others, rate, scales)
+        downhill = jax.tree.map(jnp.negative, slope)
+        updates, optimizer = self.optimizer.transformation.update(downhill, state.optimizer, others)
+        scaled = jax.tree.map(lambda step: state.step_size * step, updates)
+        others = optax.apply_updates(others, scaled)
+        params = (*others[:number], moved, *others[number:])
+        new = state._replace(variables=Variables(params), optimizer=optimizer)
+        return new, Info(-(bound + entropy))
+
+    def _updated(
+        self,
+        objective: Any,
+        guide: BoundConjugate,
+        families: Families,
+        others: tuple[PyTree, ...],
+        rate: Array,
+        scales: Mapping[str, float],
+    ) -> Families:
+        """The families after a natural-gradient step of every color."""
+        for color in range(guide.plan.num_colors):
+            expectations = {name: family.expectations for name, family in families.items()}
+            blocks = [block for block in guide.plan.blocks if block.color == color]
+
+            def of_color(moving: Mapping[str, Any], fixed: Mapping[str, Any]) -> Array:
+                return objective(others, {**fixed, **moving})
+
+            moving = {block.name: expectations[block.name] for block in blocks}
+            gradient = jax.grad(of_color)(moving, expectations)
+            for block in blocks:
+                scale = scales[block.sites[0].name]
+                slope = jax.tree.map(lambda g, s=scale: g / s, gradient[block.name])
+                families = families | {block.name: families[block.name].step(slope, rate)}
+        return families
+
+    def variables(self, state: PartlyConjugateState) -> Variables:
+        return state.variables
+
+    def mutable(self, state: PartlyConjugateState) -> dict[str, PyTree]:
+        return state.mutable
+
+    def row_axes(self, state: PartlyConjugateState, axes: Variables) -> PartlyConjugateState:
+        shared: PartlyConjugateState = jax.tree.map(
+            lambda _: Axes(), state._replace(variables=axes)
+        )
+        return shared._replace(variables=axes)
+
+    def rescale(self, state: PartlyConjugateState, factor: float | Array) -> PartlyConjugateState:
+        return state._replace(step_size=state.step_size * factor)
+
+    def move(
+        self, state: PartlyConjugateState, variables: Variables, reset: bool
+    ) -> PartlyConjugateState:
+        return state._replace(variables=variables)
+
+
+def partly_conjugate(num_particles: int | None, optimizer: Any) -> PartlyConjugate:
+    """The algorithm with these options of `fit`."""
+    default = PartlyConjugate()
+    return PartlyConjugate(
+        num_particles=num_particles or default.num_particles,
+        optimizer=default.optimizer if optimizer is None else Optimizer(optimizer),
+    )
+
+
+def conjugate_part(guide: Guide) -> int | None:
+    """The number of the conjugate part of a composite guide, `None` without one."""
+    if not isinstance(guide, Composite):
+        return None
+    parts = [i for i, (_, part) in enumerate(guide.parts) if isinstance(part, BoundConjugate)]
+    return parts[0] if parts else None
+
+
+def _others(params: tuple[PyTree, ...], number: int) -> tuple[PyTree, ...]:
+    return (*params[:number], *params[number + 1 :])
+
+
+def _draw(
+    guide: Composite,
+    number: int,
+    others: tuple[PyTree, ...],
+    target: Target,
+    key: Array,
+    batch: Batch,
+) -> tuple[Position, Array]:
+    """A draw of all sites outside of the conjugate part."""
+    parts = [part for i, part in enumerate(guide.parts) if i != number]
+    z: Position = {}
+    log_q = jnp.zeros(())
+    for i, ((names, part), params) in enumerate(zip(parts, others, strict=True)):
+        draw = part.draw(params, target.space.subset(names), jax.random.fold_in(key, i), batch)
+        z, log_q = {**z, **draw.z}, log_q + draw.log_q
+    return z, log_q
+
+
+def _values(target: Target, z: Position, batch: Batch) -> tuple[dict[str, Array], Array]:
+    """The values of some sites, and their log Jacobian."""
+    rows = {name: len(index) for name, index in batch.index.items()}
+    sites = target.space.on_rows(rows).sites
+    whole = {site.name: z.get(site.name, jnp.zeros(site.z_shape)) for site in sites}
+    values = target.constrain(whole, batch, {}, {})
+    log_dets = target.log_dets(whole, batch, {}, {})
+    return {name: values[name] for name in z}, sum(
+        (log_dets[name] for name in z), jnp.zeros(())
+    )

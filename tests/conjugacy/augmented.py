@@ -4,6 +4,7 @@ The expected log joint density, maximized over the distribution of these latents
 closed form: `bound`, from the expectations of the blocks.
 """
 
+import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
@@ -154,6 +155,23 @@ def _factorization():
     return Case(poisson_factorization, (table, 2), {"beta": GAMMA, "theta": GAMMA}, bound=bound)
 
 
+def _merged_categories():
+    """A category that is either of two others (which of them is the further latent)."""
+    labels = np.asarray([0, 1, 1, 0, 0])
+
+    def model(y):
+        w = numpyro.sample("w", dist.Dirichlet(jnp.ones(3)))
+        with numpyro.plate("rows", len(y)):
+            numpyro.sample("y", dist.Categorical(jnp.stack([w[0] + w[1], w[2]])), obs=y)
+
+    def bound(of):
+        log = np.asarray(of["w"]["log"])
+        rows = np.asarray([logsumexp(log[:2]), log[2]])[labels]
+        return float(rows.sum() + gammaln(3.0))
+
+    return Case(model, (labels,), {"w": Family("Dirichlet")}, bound=bound)
+
+
 def _horseshoe():
     """Half-Cauchy scales: their inverse squares are gamma given a gamma variable.
 
@@ -191,5 +209,6 @@ AUGMENTED = {
     "Laplace regression": _laplace(),
     "horseshoe regression": _horseshoe(),
     "additive Poisson rates": _additive_rates(),
+    "merged categories": _merged_categories(),
     "Poisson factorization": _factorization(),
 }

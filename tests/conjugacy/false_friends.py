@@ -215,12 +215,6 @@ FALSE_FRIENDS = {
         lambda w: dist.Categorical(w / w.sum()),
         LABELS,
     ),
-    "probs added": _one(
-        ("probs", "y", "w"),
-        _simplex,
-        lambda w: dist.Categorical(jnp.stack([w[0] + w[1], w[2]])),
-        BITS,
-    ),
     "probs tempered": _one(
         ("probs", "y", "w"), _simplex, lambda w: dist.Categorical(w**2 / (w**2).sum()), LABELS
     ),

@@ -138,6 +138,8 @@ def certain(family, shape):
     if family.name == "MultivariateNormal":
         mean = np.linspace(-0.4, 0.9, shape[-1])
         return {"mean": mean, "covariance": 1e-30 * np.eye(shape[-1])}
+    if family.name == "Dirichlet":
+        return {"log": np.log([0.2, 0.5, 0.3])}
     value = np.linspace(0.4, 1.3, int(np.prod(shape))).reshape(shape)
     return {"value": value, "log": np.log(value)}
 

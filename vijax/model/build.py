@@ -223,6 +223,7 @@ def functions_of(traced: TracedModel, space: Space, trace: Trace) -> Functions:
         conjugate_plan=functools.cache(conjugacy.plan),
         expected_log_joint=conjugacy.expected_log_joint,
         conjugate_evaluate=conjugacy.evaluate,
+        compare_reading=conjugacy.compare,
     )
 
 

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from vijax.model.conjugacy.values import (
@@ -21,6 +20,7 @@ from vijax.model.conjugacy.values import (
     Term,
     Value,
     is_concrete,
+    module_of,
 )
 
 
@@ -29,8 +29,10 @@ def align(array: Any, labels: Labels, dims: Labels) -> Any:
     order = sorted(range(len(labels)), key=lambda i: dims.index(labels[i]))
     shape = [axis.size if axis in labels else 1 for axis in dims]
     if order != list(range(len(labels))):
-        array = jnp.transpose(array, order)
-    return array if tuple(np.shape(array)) == tuple(shape) else jnp.reshape(array, shape)
+        array = module_of(array).transpose(array, order)
+    if tuple(np.shape(array)) == tuple(shape):
+        return array
+    return module_of(array).reshape(array, shape)
 
 
 def rename_labels(labels: Labels, names: Mapping[Axis, Axis]) -> Labels:
@@ -93,7 +95,8 @@ def take(array: Any, labels: Labels, axis: Axis, index: Index) -> Factor:
     position = labels.index(axis)
     rest = [label for label in labels if label is not axis]
     if not any(label in rest for label in index.labels):
-        found = jnp.take(jnp.asarray(array), index.array, axis=position, mode="clip")
+        module = module_of(array, index.array)
+        found = module.take(module.asarray(array), index.array, axis=position, mode="clip")
         return found, (*labels[:position], *index.labels, *labels[position + 1 :])
     out = tuple(dict.fromkeys((*rest, *index.labels)))
     indices = [
@@ -102,7 +105,7 @@ def take(array: Any, labels: Labels, axis: Axis, index: Index) -> Factor:
         else align(np.arange(label.size), (label,), out)
         for label in labels
     ]
-    return jnp.asarray(array)[tuple(indices)], out
+    return module_of(array, *indices).asarray(array)[tuple(indices)], out
 
 
 class Substitution:

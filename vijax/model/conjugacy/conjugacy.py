@@ -13,8 +13,10 @@ from jax import Array
 from vijax.contracts import Batch, Evaluation
 from vijax.contracts.blocks import ConjugatePlan
 from vijax.model.conjugacy.blocks import plan_blocks
+from vijax.model.conjugacy.expectation import Expectation
+from vijax.model.conjugacy.log_joint import expected_log_joint
 from vijax.model.conjugacy.moments import Expectations, Moments, PointMass
-from vijax.model.conjugacy.reader import Reader, Refusal, Refused, expected_log_joint, support_kind
+from vijax.model.conjugacy.reader import Reader, Refusal, Refused, support_kind
 from vijax.model.conjugacy.recorder import Recorder
 from vijax.model.tracing import log_densities, substitution
 from vijax.model.tracing.sites import Trace, latents
@@ -73,11 +75,10 @@ class Conjugacy:
         sites = self.reader(names).sites
         recorder = Recorder({site.name: site for site in sites}, self.supports)
 
-        def run(data: dict[str, Array]) -> Array:
+        def run(data: dict[str, Array]) -> dict[str, Array]:
             trace = self.traced.trace(Batch(data), substitution.at_origin)
-            given = {name: site["value"] for name, site, _ in latents(trace)}
-            reader = self.reader(names, given)
-            return expected_log_joint(reader, self.traced.marginalization, recorder, Batch(data))
+            reader = self.reader(names, _latent_values(trace))
+            return self._expected(recorder, Batch(data), reader)
 
         try:
             jax.eval_shape(run, self.traced.arguments.abstract())
@@ -97,10 +98,9 @@ class Conjugacy:
         jax.eval_shape(run, self.traced.arguments.abstract())
         return found
 
-    def log_joint(self, values: Mapping[str, Array], batch: Batch) -> Array:
-        """`log p(data, values)`, discrete sites marginalized: `E_q log p` at a point mass."""
-        point = PointMass(values, self.supports)
-        return expected_log_joint(self.reader(), self.traced.marginalization, point, batch)
+    def log_joint(self, values: Mapping[str, Array], batch: Batch) -> dict[str, Array]:
+        """`log p(data, values)` by site, discrete sites marginalized: `E_q log p` at a point."""
+        return self._expected(PointMass(values, self.supports), batch, self.reader())
 
     def evaluate(self, z: Any, batch: Batch, model: Mapping, mutable: Mapping) -> Evaluation:
         """As `Target.evaluate`, by the polynomials of the model.
@@ -108,13 +108,10 @@ class Conjugacy:
         What does not depend on a discrete site or a row is then computed once, such as the
         determinant of a component's covariance.
         """
-        trace = self.traced.trace(
-            batch, substitution.from_unconstrained(z, batch.centering), with_log_density=False
-        )
-        values = {name: site["value"] for name, site, _ in latents(trace)}
+        trace = self._trace_at(z, batch)
         jacobians = log_densities.log_dets(trace, skip_identity=True)
-        total = self.log_joint(values, batch) + sum(jacobians.values())
-        return Evaluation(total, dict(mutable))
+        terms = self.log_joint(_latent_values(trace), batch)
+        return Evaluation(_sum({**terms, **jacobians}), dict(mutable))
 
     def expected_log_joint(
         self,
@@ -123,7 +120,7 @@ class Conjugacy:
         batch: Batch,
         given: Mapping[str, Array] | None = None,
     ) -> Array:
-        """`E_q log p`, see `vijax.model.conjugacy.reader`.
+        """`E_q log p`, see `vijax.model.conjugacy.log_joint`.
 
         Args:
             plan: the blocks.
@@ -131,10 +128,45 @@ class Conjugacy:
             batch: the data.
             given: values of the sites in no block.
         """
-        moments = Moments(plan, expectations)
         names = tuple(site.name for block in plan.blocks for site in block.sites)
-        reader = self.reader(names, given)
-        return expected_log_joint(reader, self.traced.marginalization, moments, batch)
+        return _sum(self._expected(Moments(plan, expectations), batch, self.reader(names, given)))
+
+    def compare(self, z: Any, batch: Batch) -> dict[str, tuple[Array, Array]]:
+        """By site, its log density according to the model and as it was read, at one position.
+
+        Sites that depend on discrete ones are one entry, by all their names.
+        """
+        trace = self._trace_at(z, batch, with_log_density=True)
+        marginalization = self.traced.marginalization
+        read = self.log_joint(_latent_values(trace), batch)
+        own = log_densities.log_probs(trace)
+        found = {name: (jnp.sum(own[name]), x) for name, x in read.items() if name in own}
+        (together,) = set(read) - set(found) or {None}
+        if together is not None:
+            rest = {name: site for name, site in trace.items() if name in found}
+            total = marginalization.evaluate(z, batch, {}, {}).log_density
+            jacobians = log_densities.log_dets(trace, skip_identity=True)
+            others = _sum({name: jnp.sum(own[name]) for name in rest}) + _sum(jacobians)
+            found[together] = total - others, read[together]
+        return found
+
+    def _trace_at(self, z: Any, batch: Batch, with_log_density: bool = False) -> Trace:
+        substitute_fn = substitution.from_unconstrained(z, batch.centering)
+        trace: Trace = self.traced.trace(batch, substitute_fn, with_log_density=with_log_density)
+        return trace
+
+    def _expected(
+        self, expectation: Expectation, batch: Batch, reader: Reader
+    ) -> dict[str, Array]:
+        return expected_log_joint(reader, self.traced.marginalization, expectation, batch)
+
+
+def _latent_values(trace: Trace) -> dict[str, Array]:
+    return {name: site["value"] for name, site, _ in latents(trace)}
+
+
+def _sum(terms: Mapping[str, Array]) -> Array:
+    return sum(terms.values(), jnp.zeros(()))
 
 
 def not_conjugate(refusals: Sequence[Refusal]) -> str:

@@ -9,20 +9,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 from jax.interpreters import partial_eval
 
 from vijax.model.conjugacy.axes import Substitution, align, with_dims
+from vijax.model.conjugacy.evaluation import evaluate
 from vijax.model.conjugacy.values import (
     Known,
     Opaque,
     Polynomial,
     Value,
+    broadcast_to,
     is_concrete,
+    is_number,
     known,
+    module_of,
     new_axes,
     sites_of,
 )
@@ -119,6 +122,7 @@ class Interpreter:
             inputs: of its arguments.
         """
         jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)
+        self._jaxpr = jaxpr
         values: dict[Any, Value] = {}
 
         def read(var: Any) -> Value:
@@ -168,7 +172,7 @@ class Interpreter:
             moved = self.moves[name](self, equation, inputs)
             return moved if isinstance(moved, list) else [moved]
         if all(isinstance(value, Known) for value in inputs):
-            return _execute(equation, inputs)
+            return _execute(self, equation, inputs)
         found = None
         if name in self.arithmetic and not any(isinstance(v, Opaque) for v in inputs):
             found = self.arithmetic[name](self, equation, inputs)
@@ -178,6 +182,21 @@ class Interpreter:
         if elementwise is not None:
             return [elementwise]
         return [self.opaque(name, inputs, shape) for shape in shapes]
+
+    def executed(self, equation: Any, inputs: Sequence[Known]) -> list[Value]:
+        """An operation on whole arrays of data."""
+        if equation.primitive.name == "concatenate" and all(is_number(v.array) for v in inputs):
+            arrays = [full_array(value) for value in inputs]
+            return [known(np.concatenate(arrays, equation.params["dimension"]))]
+        pairs = zip(equation.invars, inputs, strict=True)
+        operands = {
+            var: full_array(value) for var, value in pairs if not isinstance(var, core.Literal)
+        }
+        program = self._jaxpr.replace(
+            constvars=[], invars=[*operands], outvars=equation.outvars, eqns=[equation]
+        )
+        run = core.jaxpr_as_fun(core.ClosedJaxpr(program, ()))
+        return [known(out) for out in run(*operands.values())]
 
     def opaque(self, name: str, inputs: Sequence[Value], shape: Sequence[int]) -> Opaque:
         """A value about which nothing is known but what it depends on."""
@@ -214,13 +233,11 @@ def _elementwise_function(equation: Any, inputs: Sequence[Value]) -> Opaque | No
         shape = jnp.shape(values)
         dtypes = [var.aval.dtype for var in equation.invars]
         scalars = name in ("clamp",)
-        full = [
-            jnp.asarray(a, _widened(dtype))
-            if scalars
-            else jnp.broadcast_to(jnp.asarray(a, _widened(dtype)), shape)
+        typed = [
+            module_of(a).asarray(a, _widened(dtype))
             for a, dtype in zip(arrays, dtypes, strict=True)
         ]
-        return _bind(equation, full)
+        return evaluate(equation, typed if scalars else [broadcast_to(a, shape) for a in typed])
 
     sites = frozenset[str]().union(*map(sites_of, inputs))
     called = name if opaque is None else opaque.function
@@ -241,10 +258,10 @@ def full_array(value: Known) -> Any:
     array = align(value.array, value.labels, value.dims)
     if np.shape(array) == shape:
         return array
-    return (np if is_concrete(array) else jnp).broadcast_to(array, shape)
+    return broadcast_to(array, shape)
 
 
-def _execute(equation: Any, inputs: Sequence[Any]) -> list[Value]:
+def _execute(interpreter: Interpreter, equation: Any, inputs: Sequence[Any]) -> list[Value]:
     """An operation on data."""
     arrays: list[Any]
     if equation.primitive.name in ELEMENTWISE:
@@ -255,44 +272,10 @@ def _execute(equation: Any, inputs: Sequence[Any]) -> list[Value]:
         arrays = [align(v.array, v.labels, labels) if labels else v.array for v in inputs]
         if many and labels:
             shape = tuple(axis.size for axis in labels)
-            arrays = [jnp.broadcast_to(a, shape) if np.ndim(a) else a for a in arrays]
             scalars = equation.primitive.name in ("clamp", "select_n")
-            arrays = [a if np.ndim(a) or scalars else jnp.broadcast_to(a, shape) for a in arrays]
-        return [Known(dims, _bind(equation, arrays), labels)]
-    return executed(equation, inputs)
-
-
-def executed(equation: Any, inputs: Sequence[Known]) -> list[Value]:
-    """An operation on whole arrays of data."""
-    invars = [var for var in equation.invars if not isinstance(var, core.Literal)]
-    arrays = {
-        var: full_array(value)
-        for var, value in zip(equation.invars, inputs, strict=True)
-        if var in invars
-    }
-    template = jax.make_jaxpr(lambda *_: (0.0,) * len(equation.outvars))(*arrays.values())
-    program = template.jaxpr.replace(
-        invars=list(arrays), outvars=equation.outvars, eqns=[equation], effects=equation.effects
-    )
-    run = core.jaxpr_as_fun(core.ClosedJaxpr(program, ()))
-    return [known(out) for out in _run(run, list(arrays.values()))]
-
-
-def _bind(equation: Any, arrays: Sequence[Any]) -> Any:
-    """An elementwise operation, on arrays of another shape than that of the program."""
-
-    def bind(*arrays: Any) -> Any:
-        return equation.primitive.bind(*map(jnp.asarray, arrays), **equation.params)
-
-    return _run(bind, arrays)
-
-
-def _run(function: Any, arrays: Sequence[Any]) -> Any:
-    """A function of arrays, evaluated now if the arrays are numbers and not traced."""
-    if all(map(is_concrete, arrays)):
-        with jax.ensure_compile_time_eval():
-            return function(*arrays)
-    return function(*arrays)
+            arrays = [a if scalars and not np.ndim(a) else broadcast_to(a, shape) for a in arrays]
+        return [Known(dims, evaluate(equation, arrays), labels)]
+    return interpreter.executed(equation, inputs)
 
 
 def _params(params: dict[str, Any]) -> str:

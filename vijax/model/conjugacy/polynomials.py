@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from vijax.model.conjugacy.axes import same_entries, with_dims, with_new_sums
@@ -20,6 +20,8 @@ from vijax.model.conjugacy.values import (
     Term,
     Terms,
     Value,
+    log,
+    module_of,
 )
 
 
@@ -88,9 +90,7 @@ def power(value: Polynomial, exponent: float) -> Polynomial | None:
     if value.terms is not None and len(value.terms) == 1 and not value.terms[0].summed:
         (term,) = value.terms
         if all(atom.kind == "power" for atom in term.atoms):
-            factors = tuple(
-                (jnp.power(jnp.asarray(a, float), exponent), labels) for a, labels in term.factors
-            )
+            factors = tuple((_raised(a, exponent), labels) for a, labels in term.factors)
             atoms = tuple(
                 dataclasses.replace(a, power=_plain(a.power * exponent)) for a in term.atoms
             )
@@ -99,6 +99,12 @@ def power(value: Polynomial, exponent: float) -> Polynomial | None:
         return None if terms is None else Polynomial(value.dims, terms)
     logs = scale(value.log_terms, (np.asarray(exponent, float), ()))
     return Polynomial(value.dims, terms, logs)
+
+
+def _raised(array: Any, exponent: float) -> Any:
+    module = module_of(array)
+    with np.errstate(all="ignore"):
+        return module.power(module.asarray(array, float), exponent)
 
 
 def _plain(number: float) -> float:
@@ -110,7 +116,7 @@ def logarithm(value: Value) -> Terms | None:
     if isinstance(value, Opaque):
         return None
     if isinstance(value, Known):
-        return (Term(((jnp.log(jnp.asarray(value.array, float)), value.labels),)),)
+        return (Term(((log(value.array), value.labels),)),)
     if value.log_terms is not None:
         return value.log_terms
     if value.terms is None or len(value.terms) != 1 or value.terms[0].summed:
@@ -120,14 +126,12 @@ def logarithm(value: Value) -> Terms | None:
 
 def log_of_product(term: Term) -> Terms | None:
     """The logarithm of a product without sums."""
-    found = [
-        Term(((jnp.log(jnp.asarray(array, float)), labels),)) for array, labels in term.factors
-    ]
+    found = [Term(((log(array), labels),)) for array, labels in term.factors]
     for atom in term.atoms:
         if atom.kind != "power":
             return None
-        log = dataclasses.replace(atom, kind="log", power=1)
-        found.append(Term(((np.asarray(atom.power, float), ()),), (log,)))
+        of_log = dataclasses.replace(atom, kind="log", power=1)
+        found.append(Term(((np.asarray(atom.power, float), ()),), (of_log,)))
     return tuple(found)
 
 

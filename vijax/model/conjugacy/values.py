@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -148,6 +149,31 @@ def known(array: Any) -> Known:
 def is_concrete(array: Any) -> bool:
     """Whether the numbers of an array are known while the program is traced."""
     return not isinstance(array, jax.core.Tracer)
+
+
+def is_number(array: Any) -> bool:
+    """Whether NumPy has the type of an array whose numbers are known."""
+    if not is_concrete(array):
+        return False
+    dtype = getattr(array, "dtype", np.dtype(float))
+    return not jnp.issubdtype(dtype, jax.dtypes.extended)
+
+
+def module_of(*arrays: Any) -> Any:
+    """NumPy for arrays whose numbers are known, JAX's for others."""
+    return np if all(map(is_number, arrays)) else jnp
+
+
+def broadcast_to(array: Any, shape: tuple[int, ...]) -> Any:
+    """An array broadcast to a shape."""
+    return module_of(array).broadcast_to(array, shape)
+
+
+def log(array: Any) -> Any:
+    """The logarithm of an array of numbers."""
+    module = module_of(array)
+    with np.errstate(all="ignore"):
+        return module.log(module.asarray(array, float))
 
 
 def sites_of(value: Value) -> frozenset[str]:

@@ -31,6 +31,7 @@ from vijax.model.conjugacy.values import (
     Terms,
     Value,
     is_concrete,
+    module_of,
     new_axes,
 )
 
@@ -180,7 +181,7 @@ def _product(logs: Terms) -> Terms | None:
             if len(term.factors) != 1:
                 return None
             ((array, labels),) = term.factors
-            factors.append((jnp.exp(array), labels))
+            factors.append((module_of(array).exp(array), labels))
             continue
         if any(labels or not is_concrete(array) for array, labels in term.factors):
             return None
@@ -256,7 +257,7 @@ def _select_n(interpreter: Interpreter, equation: Any, inputs: Sequence[Any]) ->
     terms: Terms | None = ()
     logs: Terms | None = ()
     for number, case in enumerate(cases):
-        chosen = jnp.asarray(which.array).astype(int) == number
+        chosen = module_of(which.array).asarray(which.array).astype(int) == number
         mask = (chosen.astype(float), which.labels)
         if isinstance(case, Known):  # what is not chosen may be infinite
             case = _where_chosen(chosen, which.labels, case)
@@ -269,7 +270,8 @@ def _select_n(interpreter: Interpreter, equation: Any, inputs: Sequence[Any]) ->
 
 def _where_chosen(chosen: Any, labels: Labels, case: Known) -> Known:
     both = tuple(a for a in case.dims if a in labels or a in case.labels)
-    array = jnp.where(align(chosen, labels, both), align(case.array, case.labels, both), 1.0)
+    arrays = align(chosen, labels, both), align(case.array, case.labels, both)
+    array = module_of(*arrays).where(*arrays, 1.0)
     return Known(case.dims, array, both)
 
 

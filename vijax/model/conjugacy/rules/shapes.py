@@ -6,11 +6,10 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from vijax.model.conjugacy.axes import map_terms, simplified, with_argument, with_dims
-from vijax.model.conjugacy.interpreter import Interpreter, executed
+from vijax.model.conjugacy.interpreter import Interpreter
 from vijax.model.conjugacy.polynomials import logarithm, polynomial, scale
 from vijax.model.conjugacy.values import (
     Axis,
@@ -23,6 +22,7 @@ from vijax.model.conjugacy.values import (
     Term,
     Terms,
     Value,
+    module_of,
     new_axes,
 )
 
@@ -101,6 +101,14 @@ def reshaped(old: Labels, shape: tuple[int, ...]) -> tuple[dict[Axis, Entry], La
     return changes, tuple(dims)
 
 
+def _iota(interpreter: Interpreter, equation: Any, inputs: Sequence[Any]) -> Value:
+    dims, position = _out_dims(equation), equation.params["dimension"]
+    if dims[position].size == 1:
+        return Known(dims, np.zeros((), equation.params["dtype"]), ())
+    numbers = np.arange(dims[position].size, dtype=equation.params["dtype"])
+    return Known(dims, numbers, (dims[position],))
+
+
 def _squeeze(interpreter: Interpreter, equation: Any, inputs: Sequence[Any]) -> Value:
     dims = inputs[0].dims
     kept = [a for i, a in enumerate(dims) if i not in equation.params["dimensions"]]
@@ -155,7 +163,7 @@ def _dynamic_slice(interpreter: Interpreter, equation: Any, inputs: Sequence[Any
         dims.append(Axis(size))
         if not isinstance(start, Known):
             return interpreter.opaque("dynamic_slice", inputs, equation.outvars[0].aval.shape)
-        first = jnp.clip(start.array, 0, axis.size - size)
+        first = module_of(start.array).clip(start.array, 0, axis.size - size)
         labels = () if size == 1 else (dims[-1],)
         changes[axis] = Index(first if size == 1 else first + np.arange(size), labels)
     return substitute(interpreter, value, changes, tuple(dims))
@@ -172,7 +180,7 @@ def _gather(interpreter: Interpreter, equation: Any, inputs: Sequence[Any]) -> V
     }
     if not plain or numbers.operand_batching_dims:
         if isinstance(value, Known) and isinstance(where, Known):
-            return executed(equation, inputs)[0]
+            return interpreter.executed(equation, inputs)[0]
         return interpreter.opaque("gather", inputs, equation.outvars[0].aval.shape)
     batch = [a for i, a in enumerate(out) if i not in numbers.offset_dims]
     dims = list(out)
@@ -224,7 +232,7 @@ def _tile(interpreter: Interpreter, equation: Any, inputs: Sequence[Any]) -> Val
 
 def _stack(interpreter: Interpreter, equation: Any, inputs: Sequence[Any]) -> Value:
     if all(isinstance(value, Known) for value in inputs):
-        return executed(equation, inputs)[0]
+        return interpreter.executed(equation, inputs)[0]
     axis, shape = equation.params["axis"], equation.outvars[0].aval.shape
     if any(isinstance(value, Opaque) for value in inputs):
         return interpreter.opaque("stack", inputs, shape)
@@ -238,7 +246,7 @@ def _stack(interpreter: Interpreter, equation: Any, inputs: Sequence[Any]) -> Va
 
 def _concatenate(interpreter: Interpreter, equation: Any, inputs: Sequence[Any]) -> Value:
     if all(isinstance(value, Known) for value in inputs):
-        return executed(equation, inputs)[0]
+        return interpreter.executed(equation, inputs)[0]
     axis_number, shape = equation.params["dimension"], equation.outvars[0].aval.shape
     if any(isinstance(value, Opaque) for value in inputs):
         return interpreter.opaque("concatenate", inputs, shape)
@@ -294,7 +302,7 @@ def _pad(interpreter: Interpreter, equation: Any, inputs: Sequence[Any]) -> Valu
     config = equation.params["padding_config"]
     padded = [i for i, (low, high, _) in enumerate(config) if low or high]
     if isinstance(value, Known) and isinstance(fill, Known):
-        return executed(equation, inputs)[0]
+        return interpreter.executed(equation, inputs)[0]
     plain = all(low >= 0 <= high and not inner for low, high, inner in config)
     shape = equation.outvars[0].aval.shape
     if isinstance(value, Opaque) or not isinstance(fill, Known) or not plain:
@@ -317,6 +325,7 @@ def _pad(interpreter: Interpreter, equation: Any, inputs: Sequence[Any]) -> Valu
 STRUCTURAL: dict[str, Rule] = {
     "broadcast_in_dim": _broadcast_in_dim,
     "transpose": _transpose,
+    "iota": _iota,
     "reshape": _reshape,
     "squeeze": _squeeze,
     "slice": _slice,

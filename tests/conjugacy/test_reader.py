@@ -1,0 +1,138 @@
+"""Models as they are read: against the oracle, the models' own densities, and what is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+
+import vijax
+from tests.conjugacy.cases import AUGMENTED, CASES, CLOSED_FORMS, FALSE_FRIENDS
+from tests.conjugacy.random_models import random_case
+from tests.conjugacy.reading import both, family_of, read
+from vijax.runtime.errors import GuideError
+from vijax.solvers.check_reading import check_reading
+
+QUICK = (  # the rest of the cases takes a minute
+    "Dirichlet, categorical",
+    "regression with noise, one block",
+    "normal mean and precision matrix",
+    "nested plates",
+    "products of normal variables",
+    "ways of writing",
+    "Gaussian mixture",
+    "stick-breaking mixture",
+)
+CHECKED = ("groups by index", "Gaussian mixture", "probit regression", "Poisson factorization")
+ALL = CASES | AUGMENTED
+
+
+def quick(names, chosen):
+    return [n if n in chosen else pytest.param(n, marks=pytest.mark.slow) for n in names]
+
+
+@pytest.mark.parametrize("name", quick(CASES, QUICK))
+def test_expected_log_joint_density(name):
+    """Equal to an average over points that have the same mean parameters."""
+    found, oracle = both(CASES[name])
+    assert found == pytest.approx(oracle, rel=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_every_site_a_block(name):
+    found, oracle = both(CASES[name], joint=False)
+    assert found == pytest.approx(oracle, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", AUGMENTED)
+def test_bounds_with_further_latents(name):
+    found, bound = both(AUGMENTED[name])
+    assert found == pytest.approx(bound, rel=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALL)
+def test_families(name):
+    """Of sites that are blocks of their own."""
+    case = ALL[name]
+    with jax.enable_x64(True):
+        _, plan, _ = read(case.model, case.args, joint=False)
+    wanted = {}
+    for sites, family in case.families.items():
+        joint = isinstance(sites, tuple) and len(sites) > 1
+        if not joint:
+            wanted[sites] = family
+    found = {block.name: family_of(block) for block in plan.blocks}
+    normal = {"Normal", "MultivariateNormal"}
+    for site, family in wanted.items():
+        alike = found[site].name == family.name or {found[site].name, family.name} == normal
+        assert alike, (site, found[site])
+        assert found[site].power == family.power
+
+
+@pytest.mark.parametrize("name", FALSE_FRIENDS)
+def test_false_friends_are_refused(name):
+    friend = FALSE_FRIENDS[name]
+    with jax.enable_x64(True), pytest.raises(GuideError) as error:
+        read(friend.model, friend.args)
+    reason = str(error.value).split("Fit other")[0]
+    for word in friend.words:
+        assert word in reason
+
+
+def seeds(slow):
+    return [*range(8), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(8, slow))]
+
+
+@pytest.mark.parametrize("seed", seeds(80))
+def test_random_models(seed):
+    """Refused, or equal to the oracle."""
+    case = random_case(seed)
+    try:
+        with jax.enable_x64(True):
+            read(case.model, case.args, joint=False)
+    except GuideError:
+        return
+    found, oracle = both(case, joint=False)
+    assert found == pytest.approx(oracle, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", quick(ALL, CHECKED))
+def test_the_reading_is_checked_by_numbers(name):
+    """At points, the expected log density of each site is the model's own."""
+    case = ALL[name]
+    with jax.enable_x64(True):
+        target, _, batch = read(case.model, case.args)
+        check_reading(target, batch, jax.random.key(0))
+
+
+def unnormalized(y):
+    p = numpyro.sample("p", dist.Dirichlet(jnp.ones(3)))
+    with numpyro.plate("rows", len(y)):
+        numpyro.sample("y", dist.Categorical(2.0 * p), obs=y)
+
+
+def test_a_wrong_reading_is_found():
+    with jax.enable_x64(True):
+        target, _, batch = read(unnormalized, (np.asarray([0, 2, 1, 1]),))
+        wrong = target.functions._replace(
+            compare_reading=lambda z, batch: {
+                name: (own, read + (name == "y"))
+                for name, (own, read) in target.functions.compare_reading(z, batch).items()
+            }
+        )
+        with pytest.raises(GuideError, match="'y'"):
+            check_reading(
+                type(target)(**{**vars(target), "functions": wrong}), batch, jax.random.key(0)
+            )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CLOSED_FORMS)
+def test_fits_of_closed_forms(name):
+    """The ELBO is the evidence, so that the posterior is exact."""
+    case = CLOSED_FORMS[name]
+    posterior = vijax.fit(case.model, *case.args, guide="conjugate")
+    assert posterior.elbo == pytest.approx(case.exact.log_evidence, rel=1e-6)

@@ -1,0 +1,221 @@
+"""`E_q log p` of a model as a function of the expectations of its latent sites.
+
+A table of distributions (`densities`) takes arguments that are polynomials to expected log
+densities. Discrete sites are eliminated from `log sum_z exp(E log p(x, z | w))`, the optimum over
+their joint distribution; the expectation of every other term is a sum.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax import Array
+
+from vijax.contracts import Batch
+from vijax.model.conjugacy.densities.arguments import data
+from vijax.model.conjugacy.densities.table import row_of
+from vijax.model.conjugacy.expectation import Expectation, NotConjugate
+from vijax.model.conjugacy.interpreter import full_array
+from vijax.model.conjugacy.reader import Reader, Reading, Refusal, Refused, bases
+from vijax.model.conjugacy.values import (
+    Known,
+    Value,
+    known,
+    sites_of,
+)
+from vijax.model.discrete.elimination import Elimination
+from vijax.model.discrete.factors import Factor
+from vijax.model.discrete.masks import site_masks, with_masks
+from vijax.model.tracing import substitution
+from vijax.model.tracing.sites import plate_scales
+from vijax.runtime.precision import full_precision
+
+Values = Mapping[Any, Any]
+
+
+def expected_log_density(
+    expectation: Expectation, name: str, reading: Reading, masked: bool = True
+) -> Array:
+    """`E log p` of a site, elementwise over its batch, masked and scaled.
+
+    Args:
+        expectation: takes values to expectations.
+        name: of the site.
+        reading: the site as it was read.
+        masked: whether its masks are applied.
+
+    Raises:
+        Refused: it is not conditionally conjugate.
+    """
+    expectation.site = name
+    try:
+        with full_precision():
+            found = _elementwise(expectation, reading.fn, list(reading.arguments), reading)
+        if masked and reading.mask is not None:
+            found = jnp.where(_array(reading.mask, "mask").astype(bool), found, 0.0)
+        if reading.scale is not None:
+            found = found * _array(reading.scale, "scale factor")
+    except NotConjugate as error:
+        latents = tuple(sorted(_latents(reading, error.argument)))
+        raise Refused([Refusal(name, error.argument, error.reason, latents)]) from None
+    return found
+
+
+def _array(value: Value, what: str) -> Array:
+    if not isinstance(value, Known):
+        raise NotConjugate(f"depends on {', '.join(sorted(sites_of(value)))}", what)
+    return jnp.asarray(full_array(value))
+
+
+def _latents(reading: Reading, argument: str) -> frozenset[str]:
+    """The latent sites that an argument depends on, if any, or else all arguments and the value."""
+    named = [found[argument] for found in reading.arguments if argument in found]
+    own = frozenset[str]().union(*map(sites_of, named))
+    everything = [value for found in reading.arguments for value in found.values()]
+    rest = [v for v in (reading.value, reading.mask, reading.scale) if v is not None]
+    return own or frozenset[str]().union(*map(sites_of, (*everything, *rest)))
+
+
+def _elementwise(
+    expectation: Expectation, fn: dist.Distribution, arguments: list, reading: Reading
+) -> Array:
+    """Without masks, over the batch of a distribution."""
+    if isinstance(fn, dist.MaskedDistribution):
+        return _elementwise(expectation, fn.base_dist, arguments, reading)
+    if isinstance(fn, dist.Independent):
+        found = _elementwise(expectation, fn.base_dist, arguments, reading)
+        axes = tuple(range(-fn.reinterpreted_batch_ndims, 0))
+        return jnp.sum(found, axis=axes) if axes else found
+    if isinstance(fn, dist.ExpandedDistribution):
+        found = _elementwise(expectation, fn.base_dist, arguments, reading)
+        return jnp.broadcast_to(found, fn.batch_shape)
+    if isinstance(fn, dist.MixtureSameFamily):
+        return _mixture(expectation, fn, arguments, reading)
+    found = _row(expectation, fn, arguments[0], _masked_value(reading, fn))
+    return jnp.broadcast_to(found, jnp.broadcast_shapes(found.shape, fn.batch_shape))
+
+
+def _row(
+    expectation: Expectation, fn: dist.Distribution, arguments: Mapping[str, Value], value: Value
+) -> Array:
+    row = row_of(fn)
+    if row is not None:
+        return row[1](expectation, arguments, value)
+    latent = sorted(frozenset[str]().union(*map(sites_of, (*arguments.values(), value))))
+    if latent:
+        raise NotConjugate(
+            f"has distribution {type(fn).__name__} of {', '.join(latent)}, which has no "
+            "conjugate form here"
+        )
+    leaves = [data(arguments[str(i)], "") for i in range(len(arguments))]
+    known_fn = jax.tree.unflatten(jax.tree.structure(fn), leaves)
+    return known_fn.log_prob(data(value, "value"))
+
+
+def _masked_value(reading: Reading, fn: dist.Distribution) -> Value:
+    """The value with masked entries, which may be missing, replaced by ones."""
+    value, mask = reading.value, reading.mask
+    if mask is None or not isinstance(value, Known) or not isinstance(mask, Known):
+        return value
+    array = jnp.asarray(full_array(value))
+    chosen = jnp.asarray(full_array(mask)).astype(bool)
+    chosen = chosen.reshape(chosen.shape + (1,) * len(reading.fn.event_shape))
+    return known(jnp.where(chosen, array, jnp.ones((), array.dtype)))
+
+
+def _mixture(expectation: Expectation, fn: Any, arguments: list, reading: Reading) -> Array:
+    """`log sum_k exp(E log w_k + E log p_k)`, the optimum over the labels."""
+    components, weights = fn.component_distribution, fn.mixing_distribution
+    number = components.batch_shape[-1]
+    inner = len(components.event_shape)
+    value = reading.value
+    if not isinstance(value, Known):
+        raise NotConjugate(
+            "is a latent site with a mixture distribution; write its labels as a discrete site"
+        )
+    array = jnp.expand_dims(jnp.asarray(full_array(value)), -1 - inner)
+    inside = reading._replace(value=known(array), mask=None)
+    log_p = _elementwise(expectation, components, arguments[1:], inside)
+    labels = reading._replace(value=known(jnp.arange(number)), mask=None)
+    shaped = _elementwise(expectation, bases(weights)[0], arguments[:1], labels)
+    return jax.nn.logsumexp(log_p + shaped, axis=-1)
+
+
+def expected_log_joint(
+    reader: Reader, marginalization: Any, expectation: Expectation, batch: Batch
+) -> dict[str, Array]:
+    """`E_q log p` by site; those that depend on discrete sites are one entry, by all their names.
+
+    Discrete sites have their optimal distribution.
+
+    Raises:
+        Refused: some sites are not conditionally conjugate.
+    """
+    specs = {} if marginalization is None else marginalization.plan.specs
+    readings = reader.read(batch, {})
+    trace = reader.trace(batch, substitution.at_origin, with_log_density=False)
+    scales = plate_scales(trace)
+    found: dict[str, Array] = {}
+    errors: list[Refusal] = []
+    for name, reading in readings.items():
+        if name not in specs:
+            plates = {frame.name for frame in trace[name]["cond_indep_stack"]}
+            factor = math.prod(scales.get(plate, 1.0) for plate in plates)
+            found[name] = factor * jnp.sum(_attempt(errors, expectation, name, reading))
+    if specs:
+        factors = _factors(reader, marginalization, expectation, batch, errors)
+        elimination = Elimination(marginalization.plan.variables, scales)
+        found[", ".join(specs)] = elimination.log_total(factors.values())
+    if errors:
+        raise Refused(errors)
+    return found
+
+
+def _attempt(
+    errors: list[Refusal],
+    expectation: Expectation,
+    name: str,
+    reading: Reading,
+    masked: bool = True,
+) -> Array:
+    """An expected log density; what is not conjugate is collected."""
+    try:
+        return expected_log_density(expectation, name, reading, masked)
+    except Refused as error:
+        errors.extend(error.refusals)
+        return jnp.zeros(jax.eval_shape(lambda: jnp.zeros(reading.fn.batch_shape)).shape)
+
+
+def _factors(
+    reader: Reader,
+    marginalization: Any,
+    expectation: Expectation,
+    batch: Batch,
+    errors: list[Refusal],
+) -> dict[str, Factor]:
+    """The factors that depend on discrete sites, as those of `Marginalization`."""
+    plan, padding = marginalization.plan, marginalization.padding
+
+    def run(states: Any, first_step: bool) -> dict[str, Array]:
+        readings = reader.read(
+            batch,
+            states,
+            frozenset(plan.specs),
+            vectorized_loops=plan.loops,
+            first_step=first_step,
+        )
+        return {
+            name: _attempt(errors, expectation, name, readings[name], name not in padding)
+            for name in plan.specs
+        }
+
+    factors: dict[str, Factor] = plan.factors(run)
+    if not padding:
+        return factors
+    trace = reader.trace(batch, substitution.at_origin, with_log_density=False)
+    return with_masks(factors, site_masks(trace, plan), padding, plan)

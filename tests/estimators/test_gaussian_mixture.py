@@ -99,7 +99,7 @@ def test_units_and_collinear_columns_change_nothing():
 
 def test_a_second_fit_compiles_nothing():
     estimator = BayesianGaussianMixture(n_components=4, random_state=0)
-    estimator.fit(DATA)
+    estimator.fit(DATA).predict(DATA)
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda name, seconds, **info: compiled.append(info) if "backend_compile" in name else None

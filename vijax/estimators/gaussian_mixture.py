@@ -64,7 +64,8 @@ class BayesianGaussianMixture(DensityMixin, BaseEstimator):
     - After coordinate ascent, components are merged, deleted and split as long as that raises the
       bound: `max_moves`. `n_components` is the most that may be used, `n_components_in_use_` how
       many are.
-    - All `n_init` starts make a few steps on a subsample, and the best one continues.
+    - All `n_init` starts make a few steps, and the best one continues; of more than 8,192 rows, a
+      subsample is fitted first.
     - "tied", "diag" and "spherical" are exact posteriors; scikit-learn's update of "tied" divides
       the number of rows by that of components, and its expectations for "diag" and "spherical" are
       those of a Wishart distribution.
@@ -197,18 +198,16 @@ class BayesianGaussianMixture(DensityMixin, BaseEstimator):
             noise_features(form, self.reg_covar, coordinates),
             check_random_state(self.random_state),
         )
+        limits: dict[str, Any] = {
+            "tolerance": self.tol,
+            "max_sweeps": self.max_iter,
+            "max_moves": self.max_moves,
+        }
         if before is None or before.coefficients.shape != (self.n_components, len(problem.offset)):
-            statistics = first_statistics(problem, self.n_init)
+            statistics = first_statistics(problem, self.n_init, **limits)
         else:
             statistics = _statistics(problem, data, before)
-        found = fit(
-            problem,
-            statistics,
-            tolerance=self.tol,
-            max_sweeps=self.max_iter,
-            max_moves=self.max_moves,
-            report=self._report,
-        )
+        found = fit(problem, statistics, **limits, report=self._report)
         self._rule = _Rule(problem.components, found.coefficients, problem.offset, coordinates)
         self._keep(found, coordinates, len(data))
         if not self.converged_:

@@ -20,6 +20,7 @@ _TRIAL = 15  # sweeps of a restart or a move before it is compared
 _CONFIRM = 5  # sweeps over all rows for a move that raised the bound of the subsample
 _CANDIDATES = 2  # proposals of a round that are tried on all rows
 _FAILURES = 3  # rounds of moves without success that end the fit
+_COARSE = 1e-5  # nats a row, by which an ascent has to rise while there are moves left
 _CALL = 0.5  # seconds of a call of the compiled loop
 _ROUNDING = 1e-8  # relative fall of the bound that is a rounding error
 
@@ -86,28 +87,52 @@ class Problem:
         return self._sample
 
 
-def first_statistics(problem: Problem, num_starts: int) -> np.ndarray:
-    """Of the best of several starts after a few sweeps on a subsample, `(K, p)`."""
+def first_statistics(
+    problem: Problem, num_starts: int, *, tolerance: float, max_sweeps: int, max_moves: int
+) -> np.ndarray:
+    """Of the best of several starts after a few sweeps, `(K, p)`.
+
+    Of many rows, a subsample is fitted first, moves included, with a posterior of its own size: if
+    its rows counted as much as all, noise would look like clusters.
+
+    Args:
+        problem: prior and data.
+        num_starts: number of starts.
+        tolerance: of the fit of a subsample, see `fit`.
+        max_sweeps: see `fit`.
+        max_moves: see `fit`.
+    """
+    few = problem
+    if len(problem.data) > _SUBSAMPLE:
+        count, data = problem.num_components, problem.subsample()[0]
+        few = Problem(problem.prior, count, data, problem.offset, problem.rng)
+    best = _best_start(few, num_starts)
+    if few is problem:
+        return best
+    found = fit(few, best, tolerance=tolerance, max_sweeps=max_sweeps, max_moves=max_moves)
+    return found.statistics * (len(problem.data) / len(few.data))
+
+
+def _best_start(problem: Problem, num_starts: int) -> np.ndarray:
+    """Statistics after a few sweeps from the start with the highest bound."""
     data, rows = problem.subsample()
     scales = np.std(data, axis=0)
     standard = data / np.where(scales > 0, scales, 1.0)
 
     def start() -> np.ndarray:
-        labels = plus_plus(standard, problem.num_components, problem.rng)
-        return rows.scale * assigned(
-            problem.components, data, labels, problem.num_components, problem.offset
-        )
+        count = problem.num_components
+        labels = plus_plus(standard, count, problem.rng)
+        return assigned(problem.components, data, labels, count, problem.offset)
 
+    best, highest = start(), -np.inf
     if num_starts == 1 or problem.num_components == 1:
-        return start()
-    best, highest = None, -np.inf
+        return best
     for _ in range(0, num_starts, BATCH):
         starts = [start() for _ in range(min(BATCH, num_starts))]
         starts += starts[:1] * (BATCH - len(starts))
         found, elbos = programs.refine(rows, np.stack(starts), problem.prior, _TRIAL)
-        if best is None or np.max(elbos) > highest:
+        if np.max(elbos) > highest:
             best, highest = found[np.argmax(elbos)], np.max(elbos)
-    assert best is not None
     return best
 
 
@@ -130,20 +155,23 @@ def fit(
         max_moves: most merges, deletions and splits that are accepted.
         report: called with the number of sweeps of an ascent and the bound.
     """
-    best = _ascent(problem, statistics, tolerance, max_sweeps, report)
-    failures = 0 if problem.num_components > 1 else _FAILURES
+    if max_moves == 0 or problem.num_components == 1:
+        return _ascent(problem, statistics, tolerance, max_sweeps, report)
+    coarse = max(tolerance, _COARSE * len(problem.data))
+    best = _ascent(problem, statistics, coarse, max_sweeps, report)
+    failures = 0
     while best.num_moves < max_moves and failures < _FAILURES:
         before = best.num_moves
-        for candidate in _candidates(problem, best, tolerance):
-            trial = _ascent(problem, candidate, tolerance, _CONFIRM, lambda sweep, elbo: None)
+        for candidate in _candidates(problem, best, coarse):
+            trial = _ascent(problem, candidate, coarse, _CONFIRM, lambda sweep, elbo: None)
             best = best._replace(num_sweeps=best.num_sweeps + trial.num_sweeps)
-            if trial.elbo > best.elbo + tolerance:
-                best = _joined(best, trial)
-                rest = _ascent(problem, trial.statistics, tolerance, max_sweeps, report)
-                best = _joined(best, rest)._replace(num_moves=before + 1)
+            if trial.elbo > best.elbo + coarse:
+                rest = _ascent(problem, trial.statistics, coarse, max_sweeps, report)
+                best = _joined(_joined(best, trial), rest)._replace(num_moves=before + 1)
                 break
         failures = 0 if best.num_moves > before else failures + 1
-    return best
+    rest = _ascent(problem, best.statistics, tolerance, max_sweeps, report)
+    return _joined(best, rest)
 
 
 def _candidates(problem: Problem, best: Fit, tolerance: float) -> Iterator[np.ndarray]:
@@ -163,7 +191,9 @@ def _joined(before: Fit, after: Fit) -> Fit:
     """A fit that continues another one, with the sweeps of both."""
     elbos = [elbo for elbo in after.elbos if elbo > before.elbo]
     return after._replace(
-        elbos=(*before.elbos, *elbos), num_sweeps=before.num_sweeps + after.num_sweeps
+        elbos=(*before.elbos, *elbos),
+        num_sweeps=before.num_sweeps + after.num_sweeps,
+        num_moves=before.num_moves,
     )
 
 

@@ -10,7 +10,7 @@ from jax import Array
 
 from vijax.solvers.mixture.components import Components
 
-_CACHE = 1 << 20  # bytes for what one block of rows needs: features, logits, responsibilities
+_CACHE = 320_000  # bytes for what one block of rows needs: features, logits, responsibilities
 _FEWEST, _MOST = 128, 4096  # rows of a block
 
 

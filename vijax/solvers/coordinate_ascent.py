@@ -16,8 +16,9 @@ from vijax.contracts import Batch, Guide, Solution, Solver, Target, Variables
 from vijax.contracts.blocks import ConjugatePlan
 from vijax.guides.conjugate import BoundConjugate, Families
 from vijax.runtime.deadline import end_reason, offer, time_is_up
-from vijax.runtime.errors import GuideError
+from vijax.runtime.errors import GuideError, ModelError
 from vijax.runtime.progress import advance, expect
+from vijax.solvers.check_reading import check_reading
 from vijax.solvers.perturbation import perturbed
 from vijax.solvers.rotation import improved, rotated_elbo
 
@@ -66,12 +67,19 @@ class CoordinateAscent(Solver):
         """Fits a conjugate guide; see `Solver.solve`.
 
         Raises:
-            GuideError: the guide is not a conjugate one.
+            GuideError: the guide is not a conjugate one, or the model was not read correctly.
+            ModelError: the model has `param` sites.
         """
         if not isinstance(guide, BoundConjugate):
             raise GuideError(
                 f"algorithm: expected guide='conjugate' for coordinate ascent, got {guide!r}."
             )
+        if variables.model:
+            raise ModelError(
+                f"param site {next(iter(variables.model))!r}: expected none in a model with a "
+                "conjugate guide. Give it a prior (numpyro.sample), or use another guide."
+            )
+        check_reading(target, batch, key)
         with jax.enable_x64(True):
             run = _Ascent(self, target, guide.plan, _double(batch), key)
             families, converged, reason = run.solve(_double(variables.guide))

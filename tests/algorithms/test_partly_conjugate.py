@@ -26,7 +26,7 @@ def data():
 
 
 def test_it_reaches_the_optimum_of_the_same_factorization(data):
-    """Given a log-normal scale the coefficients' optimum is normal: full rank is the same family."""
+    """Given a log-normal scale the optimum of the coefficients is normal, as is full rank."""
     found = vijax.fit(model, *data, guide={"sigma": "meanfield", ...: "conjugate"}, **QUIET)
     same = vijax.fit(model, *data, guide={"sigma": "meanfield", ...: "fullrank"}, **QUIET)
     assert abs(found.elbo - same.elbo) < 5 * np.hypot(found.elbo_se, same.elbo_se) + 0.01
@@ -39,7 +39,7 @@ def test_it_reaches_the_optimum_of_the_same_factorization(data):
 
 
 def test_what_is_not_conjugate_given_the_others_is_named(data):
-    with pytest.raises(vijax.GuideError, match="'sigma'.*no family has all of these statistics"):
+    with pytest.raises(vijax.GuideError, match=r"'sigma'.*no family has all of these statistics"):
         vijax.fit(model, *data, guide="conjugate", **QUIET)
     with pytest.raises(vijax.GuideError, match="no family has all of these statistics"):
         vijax.fit(model, *data, guide={"w": "meanfield", ...: "conjugate"}, **QUIET)

@@ -7,4 +7,12 @@ from vijax.algorithms.svgd import SVGD
 from vijax.diagnostics.stein import IMQ, RBF
 
 __all__ = [
-    "PartlyConjugate","IMQ", "RBF", "SVGD", "Adam", "Gradient", "NaturalGradient", "Optimizer"]
+    "IMQ",
+    "RBF",
+    "SVGD",
+    "Adam",
+    "Gradient",
+    "NaturalGradient",
+    "Optimizer",
+    "PartlyConjugate",
+]

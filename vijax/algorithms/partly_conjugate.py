@@ -211,6 +211,4 @@ def _values(target: Target, z: Position, batch: Batch) -> tuple[dict[str, Array]
     whole = {site.name: z.get(site.name, jnp.zeros(site.z_shape)) for site in sites}
     values = target.constrain(whole, batch, {}, {})
     log_dets = target.log_dets(whole, batch, {}, {})
-    return {name: values[name] for name in z}, sum(
-        (log_dets[name] for name in z), jnp.zeros(())
-    )
+    return {name: values[name] for name in z}, sum((log_dets[name] for name in z), jnp.zeros(()))

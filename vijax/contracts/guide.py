@@ -122,7 +122,7 @@ class Guide(abc.ABC):
         return self
 
     def plan_lines(self) -> tuple[str, ...]:
-        """What the model tells about the family, in lines of a report; none by default."""
+        """What the model says of the family, in lines of a report; none by default."""
         return ()
 
     def named_params(self, params: PyTree, space: Space, batch: Batch) -> dict[str, PyTree]:

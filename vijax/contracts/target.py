@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vijax.contracts.blocks import ConjugatePlan
+from vijax.contracts.functions import Evaluation, Functions, TermInfo, Terms
 from vijax.contracts.space import Array, Plate, Position, Space
 from vijax.runtime.compilation import fast_compilation
 from vijax.runtime.device_layout import DeviceLayout
@@ -56,60 +56,6 @@ class Variables(NamedTuple):
 
     guide: PyTree
     model: dict[str, PyTree] = {}
-
-
-class Evaluation(NamedTuple):
-    """The log density at one position, a scalar, and the model's new mutable state."""
-
-    log_density: Array
-    mutable: dict[str, PyTree]
-
-
-class Terms(NamedTuple):
-    """The terms of the log density at one position, by name, and the new mutable state.
-
-    Each term is elementwise over the plates it is in; the log density is the sum of all.
-    """
-
-    values: dict[str, Array]
-    mutable: dict[str, PyTree]
-
-
-class TermInfo(NamedTuple):
-    """The dependence structure of a term of the log density.
-
-    Attributes:
-        plates: the plates it has a dimension for.
-        parents: the latent sites it depends on.
-        prior_of: the site whose log prior or log Jacobian it is; `None` for likelihoods and
-            factors.
-    """
-
-    plates: tuple[Plate, ...]
-    parents: frozenset[str]
-    prior_of: str | None = None
-
-
-class Functions(NamedTuple):
-    """The pure functions of a model; see the methods of `Target` of the same names."""
-
-    evaluate: Callable[..., Evaluation]
-    constrain: Callable[..., dict[str, Array]]
-    unconstrain: Callable[..., Position]
-    terms: Callable[..., Terms]
-    site_log_probs: Callable[..., dict[str, Array]]
-    log_dets: Callable[..., dict[str, Array]]
-    log_prior_sds: Callable[..., dict[str, Array]]
-    initialize: Callable[..., tuple[dict[str, PyTree], dict[str, PyTree]]]
-    constrain_params: Callable[..., dict[str, PyTree]]
-    observations: Callable[..., dict[str, Array]]
-    draw_discrete: Callable[..., Position]
-    discrete_probs: Callable[..., dict[str, Array]]
-    term_info: Callable[[frozenset[str]], Mapping[str, TermInfo]]
-    conjugate_plan: Callable[..., ConjugatePlan]
-    expected_log_joint: Callable[..., Array]
-    conjugate_evaluate: Callable[..., Evaluation]
-    compare_reading: Callable[[Position, Batch], dict[str, tuple[Array, Array]]]
 
 
 class Structure(NamedTuple):

@@ -46,7 +46,7 @@ class Conjugate(ModelGuide):
 
     They are read off the model function: the posterior of each block of sites given all others is
     of the block's family, so that coordinate ascent on the ELBO is in closed form (CAVI,
-    variational message passing). Discrete sites are summed out. The ELBO is exact.
+    variational message passing). Discrete sites are marginalized. The ELBO is exact.
 
     Args:
         joint: whether sites have a joint distribution where that is of a known family: normal sites
@@ -111,7 +111,7 @@ class BoundConjugate(DensityGuide):
             step = f", update {block.color + 1} of {plan.num_colors}" if plan.num_colors > 1 else ""
             lines.append(f"{block.name}: {count}{block.words}{step}")
         lines += [
-            f"{name}: summed out, given the expectations of all others" for name in plan.discrete
+            f"{name}: marginalized, given the expectations of all others" for name in plan.discrete
         ]
         return tuple(lines)
 

@@ -69,8 +69,7 @@ def resolve(
         return _resolve_with_discrete(guide, target, model, arguments, space)
     if isinstance(guide, ModelGuide):
         return guide.bind(target, space)
-    if isinstance(guide, Composite) and any(isinstance(g, ModelGuide) for _, g in guide.parts):
-        return resolve(dict(guide.parts), target, model, arguments, space)
+    guide = _with_parts_to_bind(guide)
     if isinstance(guide, Markov) and space == target.space.continuous and not is_chain(space):
         return resolve({chain_sites(space): guide, ...: FullRank()}, target, space=space)
     if isinstance(guide, Guide):
@@ -94,6 +93,14 @@ def resolve(
     if model is None or arguments is None:
         raise TypeError("guide: adapting a NumPyro guide needs the model and its arguments.")
     return adapt(guide, model, arguments, target, space)
+
+
+def _with_parts_to_bind(guide: Any) -> Any:
+    """A composite guide as a mapping, if one of its parts is bound to a model (from a file)."""
+    unbound = isinstance(guide, Composite) and any(
+        isinstance(part, ModelGuide) for _, part in guide.parts
+    )
+    return dict(guide.parts) if unbound else guide
 
 
 def discrete_guide_sites(guide: Any) -> frozenset[str] | Literal["all"]:

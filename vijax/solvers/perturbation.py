@@ -2,7 +2,7 @@
 
 Where all components of a mixture are alike, or all factors of a product zero, coordinate ascent
 stays. A start is drawn from the solution it stays at, with the covariance of each block times the
-number of rows that a component has: components then lie apart by about the spread of the data.
+number of rows that a component has: components are then separate by about the spread of the data.
 """
 
 from __future__ import annotations

@@ -141,8 +141,7 @@ class Conjugacy:
         read = self.log_joint(_latent_values(trace), batch)
         own = log_densities.log_probs(trace)
         found = {name: (jnp.sum(own[name]), x) for name, x in read.items() if name in own}
-        (together,) = set(read) - set(found) or {None}
-        if together is not None:
+        for together in set(read) - set(found):  # at most one
             rest = {name: site for name, site in trace.items() if name in found}
             total = marginalization.evaluate(z, batch, {}, {}).log_density
             jacobians = log_densities.log_dets(trace, skip_identity=True)
@@ -155,9 +154,7 @@ class Conjugacy:
         trace: Trace = self.traced.trace(batch, substitute_fn, with_log_density=with_log_density)
         return trace
 
-    def _expected(
-        self, expectation: Expectation, batch: Batch, reader: Reader
-    ) -> dict[str, Array]:
+    def _expected(self, expectation: Expectation, batch: Batch, reader: Reader) -> dict[str, Array]:
         return expected_log_joint(reader, self.traced.marginalization, expectation, batch)
 
 

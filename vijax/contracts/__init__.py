@@ -21,6 +21,7 @@ falls as the ELBO rises. Functions treat one point and callers `vmap`. Data are 
 
 from vijax.contracts.algorithm import Algorithm, Info
 from vijax.contracts.family import Family
+from vijax.contracts.functions import Evaluation, TermInfo, Terms
 from vijax.contracts.guide import (
     AmortizedGuide,
     DensityGuide,
@@ -50,11 +51,8 @@ from vijax.contracts.solver import Solution, Solver
 from vijax.contracts.space import Array, Axes, Plate, Position, Site, Space
 from vijax.contracts.target import (
     Batch,
-    Evaluation,
     PyTree,
     Target,
-    TermInfo,
-    Terms,
     Variables,
 )
 

@@ -62,4 +62,4 @@ class Functions(NamedTuple):
     conjugate_plan: Callable[..., ConjugatePlan]
     expected_log_joint: Callable[..., Array]
     conjugate_evaluate: Callable[..., Evaluation]
-    compare_reading: Callable[[Position, Batch], dict[str, tuple[Array, Array]]]
+    compare_reading: Callable[..., dict[str, tuple[Array, Array]]]

@@ -18,7 +18,8 @@ from typing import Any
 import jax
 
 from vijax.contracts import Space, Target
-from vijax.contracts.target import Functions, Marginalized, Structure, Subsampling
+from vijax.contracts.functions import Functions
+from vijax.contracts.target import Marginalized, Structure, Subsampling
 from vijax.model.analysis import (
     Analysis,
     abstract_trace,

@@ -4,6 +4,7 @@ Guides have a law of their own, `tests.laws.lowers_for_accelerators`.
 """
 
 import ast
+import contextlib
 import itertools
 from pathlib import Path
 from unittest import mock
@@ -36,8 +37,10 @@ from vijax.guides import flow
 from vijax.model import check_data, split_and_build
 from vijax.objectives.estimators import discrete
 from vijax.posterior.relabeling import permuted
+from vijax.runtime.errors import GuideError
 from vijax.runtime.keys import as_key
 from vijax.solvers import names as solver_names
+from vijax.solvers.check_reading import check_reading
 
 PACKAGE = Path(vijax.__file__).parent
 RNG = np.random.default_rng(0)
@@ -285,6 +288,9 @@ def models():
     centered = Problem(levels, arguments, target, guide, batch, as_key(0))
     params = guide.init(as_key(0), target.space, origin(target.space))
     learn_centering(centered, Variables(params), {})
+    target, _, batch = built(*SMALL[:1], *SMALL[1])
+    with contextlib.suppress(GuideError):  # programs are recorded, not run
+        check_reading(target, batch, as_key(0))
     with jax.enable_x64(True):
         regression(guide="laplace")
 
@@ -329,6 +335,7 @@ PARTS = {
         "predict_rows",
     },
     models: {
+        "_compare",
         "_finite",
         "_initial_params",
         "_initialize",

@@ -115,6 +115,8 @@ class ConjugatePlan:
         rows_per_value: rows of the plates of discrete sites over the numbers of their values.
         multimodal: whether the ELBO may have several optima: discrete sites, or products of
             sites.
+        augmented: sites with further variables that make them conjugate, as in
+            `"y: Polya-Gamma variables"`; these have their optimal distribution.
     """
 
     blocks: tuple[Block, ...]
@@ -122,6 +124,7 @@ class ConjugatePlan:
     products: tuple[tuple[str, str], ...] = ()
     rows_per_value: float = 1.0
     multimodal: bool = False
+    augmented: tuple[str, ...] = ()
 
     @property
     def num_colors(self) -> int:

@@ -76,6 +76,7 @@ def plan_blocks(
         _rotatable(blocks, products),
         max(1.0, *discrete.values()) if discrete else 1.0,
         multimodal=bool(discrete or products),
+        augmented=tuple(recorder.bounds),
     )
 
 

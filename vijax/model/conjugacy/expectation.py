@@ -60,6 +60,9 @@ class NotConjugate(Exception):
 class Notes:
     """What is noted of a model while its expectations are computed: here nothing."""
 
+    def augmented(self, words: str) -> None:
+        """Notes that the site has further variables, at their optimal distribution."""
+
     def needed(self, value: Polynomial | Known) -> None:
         """Notes that the mean of a value is needed."""
 
@@ -155,6 +158,7 @@ class Expectation(Notes, abc.ABC):
             return self.mean(Polynomial(value.dims, logs))
         if not additive or value.terms is None:
             raise NotConjugate(f"is a sum over {_words(value)}, and its logarithm is needed")
+        self.augmented("the part of each term of a sum")
         parts = [self._log_part(term, value.dims) for term in value.terms]
         shape = np.broadcast_shapes(*(np.shape(part) for part in parts))
         parts = [jnp.broadcast_to(part, shape) for part in parts]

@@ -138,6 +138,7 @@ def _mixture(expectation: Expectation, fn: Any, arguments: list, reading: Readin
         raise NotConjugate(
             "is a latent site with a mixture distribution; write its labels as a discrete site"
         )
+    expectation.augmented("the component of each row")
     array = jnp.expand_dims(jnp.asarray(full_array(value)), -1 - inner)
     inside = reading._replace(value=known(array), mask=None)
     log_p = _elementwise(expectation, components, arguments[1:], inside)

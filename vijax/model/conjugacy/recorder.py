@@ -51,11 +51,13 @@ class Recorder(Expectation):
     """Records what expectations a model needs; values are zeros.
 
     Attributes:
+        bounds: what is augmented, in words that begin with the site, in order.
         uses: by site, kind and power of an atom of it, and the first site and argument that use it.
     """
 
     def __init__(self, sites: Mapping[str, Site], supports: Mapping[str, str]) -> None:
         self.sites, self.supports = sites, supports
+        self.bounds: dict[str, None] = {}
         self.uses: dict[str, dict[Statistic, Place]] = {name: {} for name in sites}
         self.pairs: set[Pair] = set()
         self.weights: set[Weight] = set()
@@ -99,6 +101,9 @@ class Recorder(Expectation):
     def _use(self, name: str, statistic: Statistic) -> None:
         place = (name, "") if self.site == name else (self.site, self.argument)
         self.uses[name].setdefault(statistic, place)
+
+    def augmented(self, words: str) -> None:
+        self.bounds[f"{self.site}: {words}"] = None
 
     def needed(self, value: Polynomial | Known) -> None:
         if isinstance(value, Polynomial):

@@ -72,6 +72,7 @@ def _times_log(count: Array, log: Callable[[], Array]) -> Array:
 def _probit(expectation: Expectation, value: Polynomial, n: Array, k: Array) -> Array:
     """A truncated normal variable, integrated over its optimal distribution (Albert, Chib 1993)."""
     with expectation.about("probs"):
+        expectation.augmented("truncated normal variables")
         mean = expectation.mean(value)
         variance = expectation.quadratic(known(np.asarray(1.0)), value) - mean**2
     return k * log_ndtr(mean) + (n - k) * log_ndtr(-mean) - 0.5 * n * variance
@@ -109,6 +110,7 @@ def _logistic(expectation: Expectation, logits: Value, name: str, n: Array, k: A
         if isinstance(logits, Opaque):
             raise NotConjugate(f"depends on {logits.reason}")
         mean = expectation.mean(logits)
+        expectation.augmented("Polya-Gamma variables")
         root = safe_sqrt(expectation.quadratic(known(np.asarray(1.0)), logits))
     return (k - 0.5 * n) * mean - n * (0.5 * root - jax.nn.log_sigmoid(root))
 

@@ -54,6 +54,7 @@ def _half_normal(expectation: Expectation, arguments: Arguments, x: Value) -> Ar
 
 def _half_cauchy(expectation: Expectation, arguments: Arguments, x: Value) -> Array:
     """`x^-2` given an auxiliary variable is gamma, integrated over its optimal distribution."""
+    expectation.augmented("half-Cauchy by an auxiliary gamma variable")
     with expectation.about("scale"):
         variance = raised(arguments["scale"], 2, "scale")
         log_variance = expectation.log(variance)

@@ -56,6 +56,7 @@ def _log_normal(expectation: Expectation, arguments: Arguments, x: Value) -> Arr
 def _student_t(expectation: Expectation, arguments: Arguments, x: Value) -> Array:
     """A normal with gamma precision, integrated over its optimal distribution."""
     df = data(arguments["df"], "df")
+    expectation.augmented("normal with gamma precision")
     log_precision, square = _gaussian(expectation, arguments, x)
     half = 0.5 * (df + 1)
     constant = gammaln(half) - gammaln(0.5 * df) - 0.5 * jnp.log(df * jnp.pi)
@@ -68,6 +69,7 @@ def _cauchy(expectation: Expectation, arguments: Arguments, x: Value) -> Array:
 
 def _laplace(expectation: Expectation, arguments: Arguments, x: Value) -> Array:
     """A normal with exponential variance, integrated over its optimal distribution."""
+    expectation.augmented("normal with exponential variance")
     log_precision, square = _gaussian(expectation, arguments, x)
     return 0.5 * log_precision - math.log(2) - safe_sqrt(square)
 

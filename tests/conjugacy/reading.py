@@ -30,7 +30,7 @@ class Read(NamedTuple):
     batch: Batch
 
 
-def read(model, args, joint=True):
+def read(model, args, joint=True, quadrature=False):
     """Reads a model.
 
     Raises:
@@ -39,7 +39,9 @@ def read(model, args, joint=True):
     model, args, kwargs = unwrap(model, args, {})
     arguments, data = split(model, args, kwargs)
     target = build(model, arguments)
-    return Read(target, target.functions.conjugate_plan(joint, frozenset()), Batch(data))
+    return Read(
+        target, target.functions.conjugate_plan(joint, frozenset(), quadrature), Batch(data)
+    )
 
 
 def family_of(block):

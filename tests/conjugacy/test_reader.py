@@ -6,6 +6,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from scipy.special import gammaln
 
 import vijax
 from tests.conjugacy.cases import AUGMENTED, CASES, CLOSED_FORMS, FALSE_FRIENDS
@@ -90,6 +91,30 @@ def test_false_friends_are_refused(name):
     reason = str(error.value).split("Fit other")[0]
     for word in friend.words:
         assert word in reason
+
+
+def log_linear(x, y):
+    w = numpyro.sample("w", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+    with numpyro.plate("rows", len(y)):
+        numpyro.sample("y", dist.Poisson(jnp.exp(x @ w)), obs=y)
+
+
+def test_quadrature():
+    """`E exp(eta) = exp(mean + variance / 2)`; without it the model is refused."""
+    x, y = np.asarray([[0.4, -1.1], [1.3, 0.2], [-0.7, 0.9]]), np.asarray([2, 0, 3])
+    mean, covariance = np.asarray([0.3, -0.5]), np.asarray([[0.4, 0.1], [0.1, 0.3]])
+    with jax.enable_x64(True):
+        with pytest.raises(GuideError, match="'rate' of site 'y' depends on exp"):
+            read(log_linear, (x, y))
+        target, plan, batch = read(log_linear, (x, y), quadrature=True)
+        of = {"w": {"mean": mean, "covariance": covariance}}
+        found = float(target.functions.expected_log_joint(plan, of, batch))
+        check_reading(target, batch, jax.random.key(0))
+    eta, variance = x @ mean, np.einsum("ni,ij,nj->n", x, covariance, x)
+    rows = y * eta - np.exp(eta + variance / 2) - gammaln(y + 1)
+    prior = -0.5 * (mean @ mean + np.trace(covariance)) - np.log(2 * np.pi)
+    assert plan.quadrature == ("y",)
+    assert found == pytest.approx(rows.sum() + prior, rel=1e-9)
 
 
 def seeds(slow):

@@ -117,6 +117,8 @@ class ConjugatePlan:
             sites.
         augmented: sites with further variables that make them conjugate, as in
             `"y: Polya-Gamma variables"`; these have their optimal distribution.
+        quadrature: sites whose expected log density is computed by quadrature; it is not convex in
+            the expectations, so that a full step may overshoot.
     """
 
     blocks: tuple[Block, ...]
@@ -125,6 +127,7 @@ class ConjugatePlan:
     rows_per_value: float = 1.0
     multimodal: bool = False
     augmented: tuple[str, ...] = ()
+    quadrature: tuple[str, ...] = ()
 
     @property
     def num_colors(self) -> int:

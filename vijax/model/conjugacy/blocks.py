@@ -77,6 +77,7 @@ def plan_blocks(
         max(1.0, *discrete.values()) if discrete else 1.0,
         multimodal=bool(discrete or products),
         augmented=tuple(recorder.bounds),
+        quadrature=tuple(recorder.by_quadrature),
     )
 
 

@@ -61,6 +61,7 @@ class Conjugacy:
         joint: bool = True,
         subsampled: frozenset[str] = frozenset(),
         names: tuple[str, ...] | None = None,
+        quadrature: bool = False,
     ) -> ConjugatePlan:
         """The blocks of the latent sites.
 
@@ -68,12 +69,14 @@ class Conjugacy:
             joint: whether sites may have a joint distribution.
             subsampled: plates that are subsampled.
             names: the sites, all others given; by default all.
+            quadrature: whether the expectation of an observed site whose argument is a function of
+                one sum of normal sites may be computed by quadrature.
 
         Raises:
             GuideError: a site is not conditionally conjugate; the message says which and why.
         """
-        sites = self.reader(names).sites
-        recorder = Recorder({site.name: site for site in sites}, self.supports)
+        sites = {site.name: site for site in self.reader(names).sites}
+        recorder = Recorder(sites, self.supports, quadrature)
 
         def run(data: dict[str, Array]) -> dict[str, Array]:
             trace = self.traced.trace(Batch(data), substitution.at_origin)

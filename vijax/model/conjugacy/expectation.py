@@ -12,8 +12,9 @@ import abc
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -62,6 +63,13 @@ class Notes:
 
     def augmented(self, words: str) -> None:
         """Notes that the site has further variables, at their optimal distribution."""
+
+    def quadrature(self) -> None:
+        """Notes that the expectation of a site is computed by quadrature.
+
+        Raises:
+            NotConjugate: it must not be.
+        """
 
     def needed(self, value: Polynomial | Known) -> None:
         """Notes that the mean of a value is needed."""
@@ -179,6 +187,31 @@ class Expectation(Notes, abc.ABC):
         dims = broadcast(weight, value)
         factor, base = (polynomial(proved(with_shape(v, dims))) for v in (weight, value))
         return self._square(factor, base, base, dims, ())
+
+    def variance(self, value: Polynomial) -> Array:
+        """`Var(value)` of a sum of normal sites times data."""
+        one = Term()
+        parts = [
+            part
+            for t, u in itertools.product(value.terms or (), value.terms or ())
+            for part in self._covariances(one, [], t, u, value.dims, frozenset())
+        ]
+        return self._sum(parts, value.dims)
+
+    def normal(self, value: Polynomial, function: Callable[[Array], Array], points: int) -> Array:
+        """`E function(value)` of a sum of normal sites times data, by Gauss-Hermite quadrature.
+
+        Args:
+            value: the sum.
+            function: of an array with its dimensions, those of length 1 where it is constant.
+            points: of the quadrature.
+        """
+        self.quadrature()
+        mean, variance = self.mean(value), self.variance(value)
+        shape = np.broadcast_shapes(mean.shape, variance.shape)
+        x, weights = nodes(points)
+        at = mean + safe_sqrt(variance) * x.reshape((-1,) + (1,) * len(shape))
+        return jnp.tensordot(jnp.asarray(weights, mean.dtype), jax.vmap(function)(at), axes=1)
 
     def form(self, matrix: Value, value: Value) -> Array:
         """`E[value' matrix value]` over the last axis of `value`."""
@@ -320,6 +353,17 @@ class Expectation(Notes, abc.ABC):
         for part in parts:
             total = total + part
         return total
+
+
+def nodes(points: int) -> tuple[np.ndarray, np.ndarray]:
+    """Points and weights of Gauss-Hermite quadrature for a standard normal variable."""
+    x, weights = np.polynomial.hermite_e.hermegauss(points)
+    return x, weights / weights.sum()
+
+
+def safe_sqrt(square: Array) -> Array:
+    """The square root of a non-negative number, with a finite slope at zero."""
+    return jnp.sqrt(jnp.maximum(square, jnp.finfo(square.dtype).tiny ** 0.5))
 
 
 def proved(value: Value) -> Known | Polynomial:

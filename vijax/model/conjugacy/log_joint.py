@@ -21,6 +21,7 @@ from vijax.model.conjugacy.densities.arguments import data
 from vijax.model.conjugacy.densities.table import row_of
 from vijax.model.conjugacy.expectation import Expectation, NotConjugate
 from vijax.model.conjugacy.interpreter import full_array
+from vijax.model.conjugacy.quadrature import by_quadrature
 from vijax.model.conjugacy.reader import Reader, Reading, Refusal, Refused, bases
 from vijax.model.conjugacy.values import (
     Known,
@@ -103,6 +104,21 @@ def _elementwise(
 def _row(
     expectation: Expectation, fn: dist.Distribution, arguments: Mapping[str, Value], value: Value
 ) -> Array:
+    try:
+        return _exact(expectation, fn, arguments, value)
+    except NotConjugate as error:
+        try:
+            found = by_quadrature(expectation, fn, arguments, value)
+        except NotConjugate:
+            raise error from None
+        if found is None:
+            raise
+        return found
+
+
+def _exact(
+    expectation: Expectation, fn: dist.Distribution, arguments: Mapping[str, Value], value: Value
+) -> Array:
     row = row_of(fn)
     if row is not None:
         return row[1](expectation, arguments, value)
@@ -112,7 +128,7 @@ def _row(
             f"has distribution {type(fn).__name__} of {', '.join(latent)}, which has no "
             "conjugate form here"
         )
-    leaves = [data(arguments[str(i)], "") for i in range(len(arguments))]
+    leaves = [data(one, name) for name, one in arguments.items()]
     known_fn = jax.tree.unflatten(jax.tree.structure(fn), leaves)
     return known_fn.log_prob(data(value, "value"))
 

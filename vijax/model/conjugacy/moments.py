@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax.numpy as jnp
 from jax import Array
@@ -11,7 +11,7 @@ from vijax.contracts.blocks import Block, BlockSite, ConjugatePlan
 from vijax.model.conjugacy.axes import align, same_entry
 from vijax.model.conjugacy.contraction import view
 from vijax.model.conjugacy.expectation import Expectation
-from vijax.model.conjugacy.values import Atom, Axis, Factor
+from vijax.model.conjugacy.values import Atom, Axis, Factor, Polynomial
 
 Expectations = Mapping[str, Mapping[str, Array]]  # by block and name, see vijax.families
 
@@ -110,6 +110,9 @@ class PointMass(Expectation):
 
     def joint(self, weight: Atom, atom: Atom) -> bool:
         return False
+
+    def normal(self, value: Polynomial, function: Callable[[Array], Array], points: int) -> Array:
+        return function(self.mean(value))
 
     def covariance(self, one: Atom, two: Atom, weight: Atom | None) -> list[Factor] | None:
         return None

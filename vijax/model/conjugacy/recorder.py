@@ -50,14 +50,23 @@ Place = tuple[str, str]  # a sample site and an argument of its distribution
 class Recorder(Expectation):
     """Records what expectations a model needs; values are zeros.
 
+    Args:
+        sites: the latent sites by name.
+        supports: their kinds of support.
+        with_quadrature: whether the expectation of a site may be computed by quadrature.
+
     Attributes:
         bounds: what is augmented, in words that begin with the site, in order.
+        by_quadrature: sites whose expectation is computed by quadrature.
         uses: by site, kind and power of an atom of it, and the first site and argument that use it.
     """
 
-    def __init__(self, sites: Mapping[str, Site], supports: Mapping[str, str]) -> None:
-        self.sites, self.supports = sites, supports
+    def __init__(
+        self, sites: Mapping[str, Site], supports: Mapping[str, str], with_quadrature: bool = False
+    ) -> None:
+        self.sites, self.supports, self.with_quadrature = sites, supports, with_quadrature
         self.bounds: dict[str, None] = {}
+        self.by_quadrature: dict[str, None] = {}
         self.uses: dict[str, dict[Statistic, Place]] = {name: {} for name in sites}
         self.pairs: set[Pair] = set()
         self.weights: set[Weight] = set()
@@ -101,6 +110,11 @@ class Recorder(Expectation):
     def _use(self, name: str, statistic: Statistic) -> None:
         place = (name, "") if self.site == name else (self.site, self.argument)
         self.uses[name].setdefault(statistic, place)
+
+    def quadrature(self) -> None:
+        if not self.with_quadrature:
+            raise NotConjugate("has an expectation that is known by quadrature alone")
+        self.by_quadrature[self.site] = None
 
     def augmented(self, words: str) -> None:
         self.bounds[f"{self.site}: {words}"] = None

@@ -13,8 +13,7 @@ from jax import Array
 from jax.scipy.special import gammaln, log_ndtr
 
 from vijax.model.conjugacy.densities.arguments import Arguments, Row, complement, data
-from vijax.model.conjugacy.densities.real import safe_sqrt
-from vijax.model.conjugacy.expectation import Expectation, NotConjugate
+from vijax.model.conjugacy.expectation import Expectation, NotConjugate, safe_sqrt
 from vijax.model.conjugacy.polynomials import scale
 from vijax.model.conjugacy.values import Opaque, Polynomial, Value, known
 

@@ -21,7 +21,7 @@ from vijax.model.conjugacy.densities.arguments import (
     raised,
     words_of,
 )
-from vijax.model.conjugacy.expectation import Expectation, NotConjugate
+from vijax.model.conjugacy.expectation import Expectation, NotConjugate, safe_sqrt
 from vijax.model.conjugacy.interpreter import full_array
 from vijax.model.conjugacy.polynomials import logarithm, power
 from vijax.model.conjugacy.values import Known, Opaque, Polynomial, Term, Value, known
@@ -72,11 +72,6 @@ def _laplace(expectation: Expectation, arguments: Arguments, x: Value) -> Array:
     expectation.augmented("normal with exponential variance")
     log_precision, square = _gaussian(expectation, arguments, x)
     return 0.5 * log_precision - math.log(2) - safe_sqrt(square)
-
-
-def safe_sqrt(square: Array) -> Array:
-    """The square root of a non-negative number, with a finite slope at zero."""
-    return jnp.sqrt(jnp.maximum(square, jnp.finfo(square.dtype).tiny ** 0.5))
 
 
 def _multivariate_normal(expectation: Expectation, arguments: Arguments, x: Value) -> Array:

@@ -9,6 +9,7 @@ the value the ELBO. At a point mass they equal the log density.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import jax
@@ -40,8 +41,13 @@ def arguments_of(fn: dist.Distribution) -> dict[str, Any]:
     """The arguments of a distribution, arrays by name."""
     row = row_of(fn)
     if row is None:
-        return {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(fn))}
-    names, _ = row
+        named = {id(getattr(fn, name, None)): name for name in fn.arg_constraints}
+        leaves = jax.tree.leaves(fn)
+        names = [named.get(id(leaf), str(i)) for i, leaf in enumerate(leaves)]
+        if len(set(names)) < len(names):  # one array is several arguments
+            names = [str(i) for i in range(len(leaves))]
+        return OrderedDict(zip(names, leaves, strict=True))  # JAX sorts other dictionaries
+    names = list(row[0])
     inner = fn.base_dist if isinstance(fn, (dist.Wishart, dist.InverseWishart)) else fn
     if not isinstance(fn, dist.MultivariateNormal):
         return {name: getattr(inner, name) for name in names}

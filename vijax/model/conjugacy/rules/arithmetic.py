@@ -31,6 +31,7 @@ from vijax.model.conjugacy.values import (
     Terms,
     Value,
     is_concrete,
+    is_number,
     module_of,
     new_axes,
 )
@@ -51,7 +52,18 @@ def _same_dims(inputs: Sequence[Any]) -> list[Any]:
 
 
 def _add(interpreter: Interpreter, equation: Any, inputs: Sequence[Any]) -> Value | None:
-    return add(*_same_dims(inputs))
+    one, two = _same_dims(inputs)
+    for value, other in ((one, two), (two, one)):
+        if _is_everywhere(value, 0):
+            return other
+    return add(one, two)
+
+
+def _is_everywhere(value: Value, number: float) -> bool:
+    """Whether a value is known to be a number in all places."""
+    if not isinstance(value, Known) or not is_number(value.array):
+        return False
+    return bool(np.all(np.asarray(value.array) == number))
 
 
 def _negated(value: Known | Polynomial) -> Known | Polynomial | None:
@@ -63,6 +75,8 @@ def _negated(value: Known | Polynomial) -> Known | Polynomial | None:
 
 def _sub(interpreter: Interpreter, equation: Any, inputs: Sequence[Any]) -> Value | None:
     one, two = _same_dims(inputs)
+    if _is_everywhere(two, 0):
+        return one
     minus = _negated(two)
     found = None if minus is None else add(one, minus)
     log = _log_of_complement(interpreter, one, two)
@@ -75,7 +89,7 @@ def _log_of_complement(interpreter: Interpreter, one: Value, two: Value) -> Term
     """The logarithm of `1 - x` for a site `x` in the unit interval."""
     if not isinstance(one, Known) or not isinstance(two, Polynomial) or not two.terms:
         return None
-    is_one = is_concrete(one.array) and bool(np.all(np.asarray(one.array) == 1))
+    is_one = _is_everywhere(one, 1)
     (term, *others) = two.terms
     if not is_one or others or term.factors or len(term.atoms) != 1 or term.summed:
         return None

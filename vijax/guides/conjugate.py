@@ -52,9 +52,13 @@ class Conjugate(ModelGuide):
         joint: whether sites have a joint distribution where that is of a known family: normal sites
             that are added to one another, and a normal site with its precision. If not, every site
             is a block (mean-field, the classical assumption).
+        quadrature: whether an observed site that is not conjugate, but depends on a function of one
+            sum of normal sites, enters by Gauss-Hermite quadrature (conjugate-computation VI, Khan
+            and Lin, 2017): any likelihood of `x @ w`.
     """
 
     joint: bool = True
+    quadrature: bool = False
 
     def bind(self, target: Target, space: Space) -> BoundConjugate:
         """The guide of a model.
@@ -63,11 +67,11 @@ class Conjugate(ModelGuide):
             GuideError: a site is not conditionally conjugate; says which, and why.
         """
         subsampled = frozenset(target.subsampled)
-        if space == target.space:
-            plan = target.functions.conjugate_plan(self.joint, subsampled)
-            return BoundConjugate(plan, target.conjugate, self.joint)
-        plan = target.functions.conjugate_plan(self.joint, subsampled, space.names)
-        return BoundConjugate(plan, target, self.joint)
+        whole = space == target.space
+        names = None if whole else space.names
+        plan = target.functions.conjugate_plan(self.joint, subsampled, names, self.quadrature)
+        exact = whole and not plan.quadrature
+        return BoundConjugate(plan, target.conjugate if exact else target, self)
 
     def init(self, key: Array, space: Space, location: Position, batch: Batch | None = None) -> Any:
         raise NotImplementedError("bind the guide to a target first")
@@ -86,20 +90,20 @@ class BoundConjugate(DensityGuide):
     Attributes:
         plan: its blocks.
         target: the target; maps values to unconstrained space and back.
-        joint: see `Conjugate`.
+        unbound_guide: the guide that was bound.
     """
 
     plan: ConjugatePlan
     target: Target
-    joint: bool = True
+    unbound_guide: Conjugate = Conjugate()
 
     def __repr__(self) -> str:
-        return f"Conjugate(joint={self.joint})"
+        return repr(self.unbound_guide)
 
     @property
     def unbound(self) -> Conjugate:
         """The guide without its model."""
-        return Conjugate(self.joint)
+        return self.unbound_guide
 
     def plan_lines(self) -> tuple[str, ...]:
         """The blocks, their families, and the order of their updates."""
@@ -113,6 +117,8 @@ class BoundConjugate(DensityGuide):
         lines += [
             f"{name}: marginalized, given the expectations of all others" for name in plan.discrete
         ]
+        lines += plan.augmented
+        lines += [f"{name}: expectation by quadrature" for name in plan.quadrature]
         return tuple(lines)
 
     def init(

@@ -97,6 +97,14 @@ def levels(y):
         numpyro.sample("y", dist.Normal(level, 1.0), obs=y)
 
 
+def levels_of_rows(y):
+    """A conjugate model with a local latent variable."""
+    loc = numpyro.sample("loc", dist.Normal(0.0, 1.0))
+    with numpyro.plate("rows", len(y)):
+        level = numpyro.sample("level", dist.Normal(loc, 1.0))
+        numpyro.sample("y", dist.Normal(level, 1.0), obs=y)
+
+
 def masked(y, mask):
     mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
     with numpyro.handlers.mask(mask=mask):
@@ -264,6 +272,11 @@ def minibatches():
     steps.with_states(loop, steps.states(loop))
 
 
+def conjugate():
+    fit(levels_of_rows, Y, guide="conjugate")
+    fit(levels_of_rows, Y, guide="conjugate", num_steps=10, **BATCHES)
+
+
 def posteriors():
     posterior = use(regression(guide="fullrank"), *REGRESSION.args)
     z = {name: value[:4] for name, value in posterior._result.assessment.draws.z.items()}
@@ -322,6 +335,7 @@ PARTS = {
         "unpack_states",
         "unpack_variables",
     },
+    conjugate: {"_solved", "_sweep_many", "elbo", "run_steps"},
     posteriors: {
         "_constrain",
         "_constrain_latent_sites",

@@ -94,6 +94,8 @@ for options in (
     {"guide": "fullrank"},
     {"guide": "meanfield", "algorithm": "gradient", "num_steps": 200, "checkpoint": path},
     {"guide": "fullrank", "batch_size": 80, "num_steps": 200},
+    {"guide": "conjugate"},
+    {"guide": "conjugate", "batch_size": 80, "num_steps": 200},
 ):
     checkpoint = options.pop("checkpoint", None)
     one = fit(regression, x, y, **options)

@@ -1,8 +1,9 @@
-"""Iterative algorithms whose steps run on the device: gradient descent and SVGD."""
+"""Iterative algorithms whose steps run on the device: gradient descent, SVGD, stochastic VI."""
 
 from vijax.algorithms.gradient import Adam, Gradient, Optimizer
 from vijax.algorithms.natural import NaturalGradient
 from vijax.algorithms.partly_conjugate import PartlyConjugate
+from vijax.algorithms.stochastic_natural import StochasticVI
 from vijax.algorithms.svgd import SVGD
 from vijax.diagnostics.stein import IMQ, RBF
 
@@ -15,4 +16,5 @@ __all__ = [
     "NaturalGradient",
     "Optimizer",
     "PartlyConjugate",
+    "StochasticVI",
 ]

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
-from vijax.contracts import Batch, Guide, PyTree, Target, Variables
+from vijax.contracts import Batch, Block, Blocks, Guide, PyTree, Target, Variables
 from vijax.diagnostics import importance as weights
 from vijax.engine.all_rows import all_rows
 from vijax.engine.row_parameters import has_rows, take, variable_axes
 from vijax.engine.row_schedule import RowSchedule
+from vijax.guides.conjugate import BoundConjugate
+from vijax.runtime.device_layout import on_host
 from vijax.runtime.keys import as_key, fold_in
+from vijax.solvers import block_updates
 
 _NUM_DRAWS = (200, 4000)  # minimum and maximum number of draws
 _MAX_ELEMENTS = 2**30  # limit for draws times data elements
@@ -31,6 +35,8 @@ def common_log_weights(
 
     On the full data if that is affordable; otherwise each draw is evaluated on a batch of its own.
     """
+    if isinstance(guide, BoundConjugate):
+        return exact_elbos(target, guide, variables, batch, rows, seed)
     key = fold_in(as_key(0x5C0E), seed)
     min_draws, max_draws = _NUM_DRAWS
     affordable = _MAX_ELEMENTS // weights.num_elements(batch, target.space.dim)
@@ -48,6 +54,40 @@ def common_log_weights(
         one = weights.draw(target.on_batch, guide, selected, mutable, fold_in(key, i), part, 1)
         out.append(one.log_weights)
     return np.concatenate(out)
+
+
+def exact_elbos(
+    target: Target,
+    guide: BoundConjugate,
+    variables: Variables,
+    batch: Batch,
+    rows: RowSchedule,
+    seed: int = 0,
+) -> np.ndarray:
+    """The ELBO, twice, or unbiased estimates by batches that depend on nothing but `seed`.
+
+    In double precision, without random draws; in place of log weights.
+    """
+    axes = variable_axes(guide, variables, target.space, target.subsampled)
+    select = target.program(_replicated_variables_on_rows, guide)
+    with jax.enable_x64(True):
+        if not rows.subsampled or (supports_full_data(target) and not rows.sources):
+            program = target.program(block_updates.elbo, guide.plan)
+            data = all_rows(target, batch, {}) or batch
+            parts = data if isinstance(data, Blocks) else [Block(data, 1.0, 0)]
+            families = block_updates.double_precision(variables.guide)
+            terms = (
+                part.weight * program(families, block_updates.double_precision(part.batch))
+                for part in parts
+            )
+            return np.repeat(np.float64(on_host(sum(terms))), 2)
+        program = target.on_batch.program(block_updates.elbo, guide.plan)
+        found = []
+        for i in range(_NUM_DRAWS[0]):
+            part = rows.batch(batch, i + seed * _NUM_DRAWS[0])
+            one = select(variables, part.index) if has_rows(axes) else variables
+            found.append(program(*block_updates.double_precision((one.guide, part))))
+        return np.array(on_host(found), np.float64)
 
 
 def holds_all_rows(target: Target) -> bool:

@@ -6,11 +6,13 @@ import numpy as np
 
 from vijax.contracts import PyTree, Variables
 from vijax.engine.common_draws import common_log_weights
+from vijax.engine.conjugate_rows import with_solved_rows
 from vijax.engine.device_steps import DeviceSteps
 from vijax.engine.loop import select_restart
 from vijax.engine.row_parameters import merge
 from vijax.engine.run import Run
 from vijax.engine.stopping import average, recent
+from vijax.guides.conjugate import BoundConjugate
 from vijax.runtime.device_layout import on_host
 
 _RECENT = 100  # number of last steps by whose losses restarts are compared
@@ -42,7 +44,10 @@ def best(steps: DeviceSteps, run: Run) -> Selected:
             elbo = float(log_weights(steps, variables, run, restart).mean())
             found.append((elbo, variables, restart))
     _, variables, restart = max(found, key=lambda entry: entry[0])
-    return _selected(steps, run, variables, restart)
+    selected = _selected(steps, run, variables, restart)
+    if isinstance(steps.problem.guide, BoundConjugate):
+        return with_solved_rows(steps.problem, selected[0]), *selected[1:]
+    return selected
 
 
 def latest(steps: DeviceSteps, run: Run) -> Selected:

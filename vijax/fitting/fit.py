@@ -219,11 +219,12 @@ def _run(
     conjugate = isinstance(problem.guide, BoundConjugate)
     stepwise = any(options[name] is not None for name in _GRADIENT_OPTIONS)
     stepwise |= bool(options["callbacks"])
-    if conjugate and not problem.schedule.subsampled:
-        _options.check_conjugate(options)
+    if conjugate:
+        stepwise = bool(problem.schedule.subsampled)
+        _options.check_conjugate(options, stepwise)
+    if conjugate and not stepwise:
         counts = options["num_steps"], options["num_restarts"]
         algorithm = coordinate_ascent(algorithm, *counts, random_init=init is None)
-        stepwise = False
     if conjugate_part(problem.guide) is not None and algorithm == "auto":
         algorithm = partly_conjugate(options["num_particles"], options["optimizer"])
     refine = (

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import optax
 
-from vijax.algorithms import Adam, Gradient, NaturalGradient, Optimizer
+from vijax.algorithms import Adam, Gradient, NaturalGradient, Optimizer, StochasticVI
 from vijax.auto.candidate import Candidate, StartingPoint, unassessed
 from vijax.auto.history import Attempt
 from vijax.auto.minibatch import refinement_stages
@@ -37,8 +37,10 @@ from vijax.engine.row_order import plates_to_reorder
 from vijax.engine.row_parameters import has_rows, variable_axes
 from vijax.engine.run import Budget, Run
 from vijax.engine.stopping import StopRule
+from vijax.fitting.conjugate_start import subsample_start
 from vijax.fitting.initial_values import ensure_finite
 from vijax.guides import MeanField
+from vijax.guides.conjugate import BoundConjugate
 from vijax.objectives import ELBO
 from vijax.posterior.finish import finish_candidate, finish_initial, finish_run, finish_solution
 from vijax.posterior.result import FitResult
@@ -54,6 +56,7 @@ _PILOT_FACTORS = (1.0, 0.25, 0.0625, 0.015625)
 _PILOT_STEPS = 100
 # Natural-gradient steps are noisy for 1 / rate steps only: rates are reduced less, and sooner.
 _NATURAL_SHRINK = 0.5
+_CONJUGATE_PHASES = 5  # at smaller rates, averages over more steps have no less noise
 _USABLE = ("certified", "corrected")
 
 
@@ -165,6 +168,8 @@ def run_gradient_steps(
 ) -> FitResult:
     """Runs gradient steps, continuing from the latest checkpoint if there is one."""
     callbacks = monitoring.callbacks
+    if isinstance(start.problem.guide, BoundConjugate):
+        start, options = _conjugate_start(start, options)
     engine = _engine(start, options)
     budget = Budget(options.num_steps, options.max_seconds)
     fit = (engine, len(start.variables))
@@ -204,6 +209,19 @@ def _gradient_start(start: FitStart, solution: Solution) -> FitStart:
     return start._replace(variables=[solution.variables])
 
 
+def _conjugate_start(start: FitStart, options: GradientOptions) -> tuple[FitStart, GradientOptions]:
+    """The start of stochastic variational inference, and its rates."""
+    count, found = 1, []
+    if start.problem.schedule.subsampled:
+        for number, variables in enumerate(start.variables):
+            one, count = subsample_start(start.problem, variables, number, start.random_init)
+            found.append(one)
+    algorithm = options.algorithm
+    if not isinstance(algorithm, Algorithm):
+        algorithm = StochasticVI(delay=1.0 + count)
+    return start._replace(variables=found or start.variables), options._replace(algorithm=algorithm)
+
+
 def _initial_run(engine: Engine, start: FitStart, options: GradientOptions) -> Run:
     """A run at step 0, with the default optimizer's learning rate chosen by short pilot runs."""
     default = options.optimizer is None and options.algorithm in ("auto", "gradient")
@@ -239,6 +257,8 @@ def _engine(start: FitStart, options: GradientOptions) -> Engine:
 def _rule(problem: Problem, variables: Variables, algorithm: Algorithm) -> StopRule:
     """The stopping rule for the guide and the algorithm."""
     target = problem.target
+    if isinstance(problem.guide, BoundConjugate):  # rows are solved inside of the steps
+        return StopRule(max_phases=_CONJUGATE_PHASES)
     if isinstance(problem.guide, ParticleGuide) and not target.subsampled:
         return StopRule.deterministic()
     axes = variable_axes(problem.guide, variables, target.space, target.subsampled)

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from vijax.algorithms import Gradient
+from vijax.algorithms import Gradient, StochasticVI
 from vijax.contracts import Algorithm, Guide, Objective, Solver, Target
 from vijax.objectives import ScoreELBO
 from vijax.runtime.checks import check_count
@@ -198,21 +198,42 @@ def check_not_traced(
         )
 
 
-def check_conjugate(options: Mapping[str, Any]) -> None:
-    """Refuses options of gradient steps for a conjugate guide on the full data.
+def check_conjugate(options: Mapping[str, Any], subsampled: bool) -> None:
+    """Refuses options of gradient steps for a conjugate guide.
+
+    Args:
+        options: the options of `fit`.
+        subsampled: whether it is fitted on minibatches, by steps that callbacks and checkpoints
+            apply to.
 
     Raises:
         ValueError: one is set; names it and what applies instead.
     """
-    for name in ("objective", "optimizer", "num_particles", "precision", "checkpoint"):
+    closed = "whose updates are in closed form"
+    remedy = "Leave it out."
+    if not subsampled:
+        remedy = (
+            "num_steps= is the number of sweeps, num_restarts= that of starts; batch_size= takes "
+            "steps on minibatches."
+        )
+    steps = () if subsampled else ("checkpoint",)
+    for name in ("objective", "optimizer", "num_particles", "precision", *steps):
         if options[name] is not None:
             raise ValueError(
-                f"{name}: expected None with guide='conjugate', whose updates are in closed form, "
-                f"got {options[name]!r}. num_steps= is the number of sweeps, num_restarts= that of "
-                "starts; batch_size= takes steps on minibatches."
+                f"{name}: expected None with guide='conjugate', {closed}, "
+                f"got {options[name]!r}. {remedy}"
             )
-    if options["callbacks"]:
+    if options["callbacks"] and not subsampled:
         raise ValueError(
             "callbacks: expected none with guide='conjugate' on all data, which is fitted in one "
             "program. Use batch_size=, or read posterior.losses: one per sweep."
+        )
+    algorithm, expected = options["algorithm"], StochasticVI if subsampled else Solver
+    if isinstance(algorithm, str):
+        algorithm = by_name(algorithm) or algorithm
+    if algorithm != "auto" and not isinstance(algorithm, expected):
+        where = "on minibatches" if subsampled else "on all data"
+        raise ValueError(
+            f"algorithm: expected a {'StochasticVI' if subsampled else 'solver'} for "
+            f"guide='conjugate' {where}, got {algorithm!r}. Leave it out."
         )

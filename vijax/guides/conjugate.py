@@ -23,6 +23,7 @@ from vijax.contracts import (
     Target,
 )
 from vijax.contracts.blocks import Block, ConjugatePlan
+from vijax.contracts.rows import take_rows
 from vijax.families.beta import Beta
 from vijax.families.dirichlet import Dirichlet
 from vijax.families.exponential_family import ExponentialFamily
@@ -125,8 +126,19 @@ class BoundConjugate(DensityGuide):
         self, key: Array, space: Space, location: Position, batch: Batch | None = None
     ) -> Families:
         assert batch is not None
-        values = self._values(location, batch)
-        return {block.name: around(block, values) for block in self.plan.blocks}
+        rows = {site.name: site.axes(batch.index).pairs for site in space.sites}
+        z = {name: take_rows(value, rows[name], batch.index) for name, value in location.items()}
+        values = self._values(z, batch)
+        found = {block.name: around(block, values) for block in self.plan.blocks}
+        axes = self.row_axes(found, space, batch.index)
+        # rows that are not in the batch start like those that are
+        sizes = {plate.name: plate.size for site in space.sites for plate in site.plates}
+        every = {
+            name: jnp.arange(sizes[name]) % len(index)
+            for name, index in batch.index.items()
+            if name in sizes
+        }
+        return jax.tree.map(lambda leaf, along: take_rows(leaf, along.pairs, every), found, axes)
 
     def row_axes(self, params: Families, space: Space, plates: Collection[str]) -> Any:
         """The axes of the parameters of local sites along their plates."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -16,8 +15,16 @@ from vijax.contracts import Batch, Guide, Solution, Solver, Target, Variables
 from vijax.contracts.blocks import ConjugatePlan
 from vijax.guides.conjugate import BoundConjugate, Families
 from vijax.runtime.deadline import end_reason, offer, time_is_up
+from vijax.runtime.device_layout import on_host
 from vijax.runtime.errors import GuideError, ModelError
 from vijax.runtime.progress import advance, expect
+from vijax.solvers.block_updates import (
+    double_precision,
+    entropy,
+    expected_log_joint,
+    of_color,
+    single_precision,
+)
 from vijax.solvers.check_reading import check_reading
 from vijax.solvers.perturbation import perturbed
 from vijax.solvers.rotation import improved, rotated_elbo
@@ -25,6 +32,7 @@ from vijax.solvers.rotation import improved, rotated_elbo
 _CHUNK = 32  # largest number of sweeps between two looks at the clock
 _TRIAL = 10  # sweeps of each restart before the best is continued
 _RESTARTS = 8
+_FIRST_RATE, _LEAST_RATE = 0.5, 0.01  # of steps with expectations by quadrature
 _ROUNDING = 1e-8  # relative decrease of the ELBO that rounding can cause
 
 
@@ -81,12 +89,9 @@ class CoordinateAscent(Solver):
             )
         check_reading(target, batch, key)
         with jax.enable_x64(True):
-            run = _Ascent(self, target, guide.plan, _double(batch), key)
-            families, converged, reason = run.solve(_double(variables.guide))
-        solved = variables._replace(guide=_single(families))
-        losses = tuple(-elbo for elbo in run.elbos)
-        solution = Solution(solved, reason, converged, run.sweeps, losses)
-        return solution._replace(elbo=run.elbos[-1] if run.elbos else None)
+            run = _Ascent(self, target, guide.plan, double_precision(batch), key)
+            families, converged, reason = run.solve(double_precision(variables.guide))
+        return run.solution(families, converged, reason)
 
 
 def coordinate_ascent(
@@ -124,6 +129,14 @@ class _Ascent:
         self.rotation = target.program(rotated_elbo, plan) if plan.products else None
         self.elbos: list[float] = []
         self.sweeps = 0
+        self.rate = _FIRST_RATE if plan.quadrature else 1.0
+
+    def solution(self, families: Families, converged: bool, reason: str) -> Solution:
+        """Families as the solution of the run."""
+        variables = Variables(single_precision(on_host(families)))
+        losses = tuple(-elbo for elbo in self.elbos)
+        solution = Solution(variables, reason, converged, self.sweeps, losses)
+        return solution._replace(elbo=self.elbos[-1] if self.elbos else None)
 
     def solve(self, families: Families) -> tuple[Families, bool, str]:
         """The families at convergence, whether they converged, and why the run stopped."""
@@ -140,27 +153,35 @@ class _Ascent:
             elbos = run[1:]
             if not np.isfinite(elbos).all():
                 return families, False, "the ELBO is not finite"
+            if self._overshoots(run):
+                continue
             families, self.elbos = self.families, [*self.elbos, *elbos]
-            offer(functools.partial(self._so_far, families))
+            offer(functools.partial(self.solution, families, False, "the best so far"))
             stop = self._stop(run)
             if stop is not None:
                 return families, *stop
             if self.rotation is not None and self.options.rotate:
                 families = improved(self.rotation, families, self.batch, self.plan)
-            else:
+            elif not self.plan.quadrature:
                 size = min(2 * size, _CHUNK)
 
-    def _so_far(self, families: Families) -> Any:
-        return families
+    def _overshoots(self, run: np.ndarray) -> bool:
+        """Whether a sweep is to be repeated with shorter steps, as the bound is not convex."""
+        if not self.plan.quadrature:
+            return False
+        overshoots = bool(run[1] < run[0]) and self.rate > _LEAST_RATE
+        self.rate = self.rate / 2 if overshoots else min(1.0, 1.2 * self.rate)
+        return overshoots
 
     def _run(self, families: Families, count: int) -> np.ndarray:
         """The ELBOs of `families` and after each of `count - 1` sweeps; sets `self.families`."""
-        found = self.program(families, self.batch, count - 1, self.options.tolerance)
+        found = self.program(families, self.batch, count - 1, self.options.tolerance, self.rate)
         self.families = found.families
-        done = int(found.num_sweeps)
+        elbos, done = on_host((found.elbos, found.num_sweeps))
+        done = int(done)
         self.sweeps += done
         advance(done, "sweep")
-        return np.asarray(found.elbos)[: done + 1]
+        return elbos[: done + 1]
 
     def _stop(self, run: np.ndarray) -> tuple[bool, str] | None:
         """Whether the run converged, and why it ends; `None` if it goes on."""
@@ -204,24 +225,6 @@ def _rise(elbos: np.ndarray) -> float:
     return last * rate / (1 - rate) if rate > 0 else last
 
 
-def elbo_and_gradient(
-    target: Target,
-    plan: ConjugatePlan,
-    families: Families,
-    batch: Batch,
-    color: int,
-) -> tuple[Array, Mapping[str, Any]]:
-    """`E_q log p`, and its gradient in the expectations of the blocks of one color."""
-    expectations = {name: family.expectations for name, family in families.items()}
-    names = [block.name for block in plan.blocks if block.color == color]
-
-    def expected(moving: Mapping[str, Any]) -> Array:
-        joint = expectations | dict(moving)
-        return target.functions.expected_log_joint(plan, joint, batch)
-
-    return jax.value_and_grad(expected)({name: expectations[name] for name in names})
-
-
 def _sweep_many(
     target: Target,
     plan: ConjugatePlan,
@@ -229,19 +232,18 @@ def _sweep_many(
     batch: Batch,
     count: Array,
     tolerance: Array,
+    rate: Array,
 ) -> _Sweeps:
     """At most `count` sweeps, fewer if they converge, and the ELBO of the last families."""
-
-    def elbo(families: Families, expected: Array) -> Array:
-        return expected + sum(jnp.sum(family.entropy) for family in families.values())
 
     def sweep(families: Families) -> tuple[Families, Array]:
         before = jnp.zeros(())
         for color in range(plan.num_colors):
-            expected, gradient = elbo_and_gradient(target, plan, families, batch, color)
+            names = of_color(plan, color, families)
+            expected, gradient = expected_log_joint(target, plan, families, batch, names)
             if color == 0:
-                before = elbo(families, expected)
-            families = families | {n: families[n].step(g) for n, g in gradient.items()}
+                before = expected + entropy(target, plan, families)
+            families = families | {n: families[n].step(g, rate) for n, g in gradient.items()}
         return families, before
 
     def again(state: tuple[Families, Array, Array]) -> Array:
@@ -263,25 +265,4 @@ def _sweep_many(
 
     elbos = jnp.zeros(_CHUNK + 2)
     families, elbos, done = jax.lax.while_loop(again, body, (families, elbos, jnp.zeros((), int)))
-    return _Sweeps(families, elbos, done - 1)
-
-
-def _double(tree: Any) -> Any:
-    """Arrays of floating-point numbers in double precision."""
-    return jax.tree.map(_as_double, tree)
-
-
-def _as_double(leaf: Any) -> Any:
-    array = (
-        np.asarray(leaf)
-        if not jnp.issubdtype(getattr(leaf, "dtype", int), jax.dtypes.prng_key)
-        else leaf
-    )
-    if isinstance(array, np.ndarray) and array.dtype.kind == "f":
-        return jnp.asarray(array, jnp.float64)
-    return leaf
-
-
-def _single(tree: Any) -> Any:
-    """Arrays in the default precision."""
-    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.result_type(float)), tree)
+    return _Sweeps(families, *target.devices.replicate((elbos, done - 1)))

@@ -34,7 +34,7 @@ from vijax.fitting.methods import (
     run_search,
 )
 from vijax.guides import discrete_guide_sites, resolve
-from vijax.guides.conjugate import BoundConjugate, target_for
+from vijax.guides.conjugate import BoundConjugate, Conjugate, target_for
 from vijax.guides.numpyro import as_optax
 from vijax.guides.structured.plates import plates_affordable_on_batches
 from vijax.model import (
@@ -55,7 +55,7 @@ from vijax.posterior.labels import checked_coords
 from vijax.posterior.posterior import Posterior
 from vijax.posterior.result import FitResult
 from vijax.runtime.deadline import keep_answer
-from vijax.runtime.errors import ModelError, warn
+from vijax.runtime.errors import GuideError, ModelError, warn
 from vijax.runtime.interrupt import best_answer
 from vijax.runtime.keys import RngKey, as_key
 from vijax.runtime.memory import explain_out_of_memory
@@ -64,6 +64,7 @@ from vijax.solvers import by_name, default_solver
 from vijax.solvers.coordinate_ascent import coordinate_ascent
 from vijax.storage.checkpoint import Checkpoint
 
+_MANY_LABELS = 2**16  # rows times values of discrete sites
 _FULL_RANK_STEPS_DIM = 20  # largest dimension for full-rank gradient steps on minibatches
 _GRADIENT_OPTIONS = (
     "objective",
@@ -217,8 +218,7 @@ def _run(
             check_batches(*state, problem.arguments.sources)
         problem = with_count_bounds(problem, parameters, mutable)
     conjugate = isinstance(problem.guide, BoundConjugate)
-    stepwise = any(options[name] is not None for name in _GRADIENT_OPTIONS)
-    stepwise |= bool(options["callbacks"])
+    stepwise = _is_stepwise(options)
     if conjugate:
         stepwise = bool(problem.schedule.subsampled)
         _options.check_conjugate(options, stepwise)
@@ -283,6 +283,9 @@ def _build_problem(
     if guide == "auto":
         algorithm_guide = algorithm.default_guide if isinstance(algorithm, Algorithm) else None
         natural = algorithm == "natural" or isinstance(algorithm, NaturalGradient)
+        closed_form = algorithm == "auto" and not _is_stepwise(options)
+        if closed_form and _pays_conjugate(target):
+            algorithm_guide = Conjugate()
         guide = algorithm_guide or _default_guide(target, natural)
     chosen = resolve(guide, target, model, arguments)
     target = target_for(chosen, target)
@@ -328,6 +331,26 @@ def _default_guide(target: Target, natural: bool) -> Any:
     if not natural and plates_affordable_on_batches(target.space.continuous, target.subsampled):
         return "plates"
     return {local: "meanfield", ...: "fullrank"} if dim else "meanfield"
+
+
+def _is_stepwise(options: Mapping[str, Any]) -> bool:
+    """Whether an option asks for gradient steps."""
+    return bool(options["callbacks"]) or any(options[n] is not None for n in _GRADIENT_OPTIONS)
+
+
+def _pays_conjugate(target: Target) -> bool:
+    """Whether `guide="auto"` takes the closed form: for many discrete labels, if there is one.
+
+    A pass over all rows then takes longer than the program takes to be read; coordinate ascent
+    needs tens of passes, the search over Gaussians thousands.
+    """
+    if target.marginalized.entries < _MANY_LABELS or target.subsampled:
+        return False
+    try:
+        target.functions.conjugate_plan(True, frozenset(), None, False)
+    except GuideError:
+        return False
+    return True
 
 
 def _solver(algorithm: Any, problem: Problem, parameters: dict[str, PyTree]) -> Solver | None:

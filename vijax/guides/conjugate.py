@@ -70,7 +70,8 @@ class Conjugate(ModelGuide):
         subsampled = frozenset(target.subsampled)
         whole = space == target.space
         names = None if whole else space.names
-        plan = target.functions.conjugate_plan(self.joint, subsampled, names, self.quadrature)
+        options = self.joint, subsampled, names, self.quadrature
+        plan = target.functions.conjugate_plan(*options)
         exact = whole and not plan.quadrature
         return BoundConjugate(plan, target.conjugate if exact else target, self)
 

@@ -6,6 +6,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from numpyro.contrib.control_flow import scan
 from scipy.special import gammaln
 
 import vijax
@@ -140,6 +141,30 @@ def test_the_reading_is_checked_by_numbers(name):
     case = ALL[name]
     with jax.enable_x64(True):
         target, _, batch = read(case.model, case.args)
+        check_reading(target, batch, jax.random.key(0))
+
+
+def chain(y, seen):
+    """A hidden Markov model, steps at its end without observations."""
+    with numpyro.plate("states", 2):
+        p = numpyro.sample("p", dist.Dirichlet(jnp.ones(2)))
+        mu = numpyro.sample("mu", dist.Normal(0.0, 2.0))
+
+    def step(before, row):
+        y, seen = row
+        with numpyro.handlers.mask(mask=seen):
+            now = numpyro.sample("z", dist.Categorical(p[before]))
+            numpyro.sample("y", dist.Normal(mu[now], 1.0), obs=y)
+        return now, None
+
+    scan(step, 0, (y, seen))
+
+
+@pytest.mark.parametrize("seen", [[True, True, True], [True, True, False]], ids=["all", "padded"])
+def test_hidden_markov_models(seen):
+    with jax.enable_x64(True):
+        target, plan, batch = read(chain, (np.asarray([0.3, 1.9, -0.4]), np.asarray(seen)))
+        assert [block.kind for block in plan.blocks] == ["normal", "dirichlet"]
         check_reading(target, batch, jax.random.key(0))
 
 

@@ -29,6 +29,7 @@ from vijax.model.conjugacy.values import (
     new_axes,
     sites_of,
 )
+from vijax.runtime.jaxpr import dependencies
 
 ELEMENTWISE = frozenset(
     [
@@ -181,7 +182,8 @@ class Interpreter:
         elementwise = _elementwise_function(equation, inputs)
         if elementwise is not None:
             return [elementwise]
-        return [self.opaque(name, inputs, shape) for shape in shapes]
+        opaque: list[Value] = [self.opaque(name, inputs, shape) for shape in shapes]
+        return self._independent(equation, inputs, opaque) if len(shapes) > 1 else opaque
 
     def executed(self, equation: Any, inputs: Sequence[Known]) -> list[Value]:
         """An operation on whole arrays of data."""
@@ -197,6 +199,29 @@ class Interpreter:
         )
         run = core.jaxpr_as_fun(core.ClosedJaxpr(program, ()))
         return [known(out) for out in run(*operands.values())]
+
+    def _independent(
+        self, equation: Any, inputs: Sequence[Value], outputs: Sequence[Value]
+    ) -> list[Value]:
+        """The outputs of an operation, executed where they depend on no latent site (of a loop)."""
+        variables = {
+            var: value
+            for var, value in zip(equation.invars, inputs, strict=True)
+            if not isinstance(var, core.Literal)
+        }
+        program = self._jaxpr.replace(
+            constvars=[], invars=[*variables], outvars=equation.outvars, eqns=[equation]
+        )
+        labels = [frozenset((name, 0) for name in sites_of(v)) for v in variables.values()]
+        used = [not found for found in dependencies(program, labels)]
+        if not any(used):
+            return [*outputs]
+        program, needed = partial_eval.dce_jaxpr(program, used)
+        pairs = zip(variables.values(), needed, strict=True)
+        arrays = [full_array(v) for v, kept in pairs if kept and isinstance(v, Known)]
+        found = iter(core.jaxpr_as_fun(core.ClosedJaxpr(program, ()))(*arrays))
+        pairs = zip(outputs, used, strict=True)
+        return [known(next(found)) if kept else value for value, kept in pairs]
 
     def opaque(self, name: str, inputs: Sequence[Value], shape: Sequence[int]) -> Opaque:
         """A value about which nothing is known but what it depends on."""

@@ -54,10 +54,12 @@ def expected_log_density(
         Refused: it is not conditionally conjugate.
     """
     expectation.site = name
+    if not masked:
+        reading = reading._replace(mask=None)
     try:
         with full_precision():
             found = _elementwise(expectation, reading.fn, list(reading.arguments), reading)
-        if masked and reading.mask is not None:
+        if reading.mask is not None:
             found = jnp.where(_array(reading.mask, "mask").astype(bool), found, 0.0)
         if reading.scale is not None:
             found = found * _array(reading.scale, "scale factor")
@@ -94,11 +96,15 @@ def _elementwise(
         return jnp.sum(found, axis=axes) if axes else found
     if isinstance(fn, dist.ExpandedDistribution):
         found = _elementwise(expectation, fn.base_dist, arguments, reading)
-        return jnp.broadcast_to(found, fn.batch_shape)
+        return jnp.broadcast_to(found, jnp.broadcast_shapes(found.shape, fn.batch_shape))
     if isinstance(fn, dist.MixtureSameFamily):
         return _mixture(expectation, fn, arguments, reading)
-    found = _row(expectation, fn, arguments[0], _masked_value(reading, fn))
-    return jnp.broadcast_to(found, jnp.broadcast_shapes(found.shape, fn.batch_shape))
+    value = _masked_value(reading, fn)
+    found = _row(expectation, fn, arguments[0], value)
+    # the steps of a loop are dimensions of the value, but not of the distribution in its body
+    sizes = tuple(axis.size for axis in value.dims)
+    batch = sizes[: len(sizes) - len(fn.event_shape)]
+    return jnp.broadcast_to(found, jnp.broadcast_shapes(found.shape, fn.batch_shape, batch))
 
 
 def _row(

@@ -157,6 +157,13 @@ def _links(x, y):
         numpyro.sample("y", dist.Normal(loc, scale).to_event(1), obs=y)
 
 
+def _random_walk(y):
+    """A path with unknown increments."""
+    tau = numpyro.sample("tau", dist.Gamma(2.0, 1.5))
+    path = numpyro.sample("path", dist.GaussianRandomWalk(1 / jnp.sqrt(tau), len(y)))
+    numpyro.sample("y", dist.Normal(path, 0.5).to_event(1), obs=y)
+
+
 COUNTS = np.asarray([3, 0, 5])
 
 
@@ -259,6 +266,7 @@ SEVERAL_BLOCKS = {
         pca, (TWO.T[:2], 1), {"alpha": GAMMA, "tau": GAMMA, "c": VECTOR, "x": VECTOR}
     ),
     "matrix factorization": Case(_factorization, (USER, ITEM, Y), {"u": VECTOR, "v": VECTOR}),
+    "random walk": Case(_random_walk, (Y[:3],), {"tau": GAMMA, "path": VECTOR}),
     "gamma hierarchy": Case(_gamma_hierarchy, (COUNTS,), {"b": GAMMA, "rate": GAMMA}),
     "precision matrix of groups": Case(
         _wishart_hierarchy, (TWO.T,), {"L": Family("Wishart"), "z": VECTOR}

@@ -168,6 +168,30 @@ def test_hidden_markov_models(seen):
         check_reading(target, batch, jax.random.key(0))
 
 
+def excess_zeros(y):
+    rate = numpyro.sample("rate", dist.Gamma(2.0, 1.0))
+    gate = numpyro.sample("gate", dist.Beta(1.0, 2.0))
+    with numpyro.plate("rows", len(y)):
+        numpyro.sample("y", dist.ZeroInflatedPoisson(gate, rate), obs=y)
+
+
+def test_excess_zeros():
+    y = np.asarray([0, 2, 0, 5])
+    of = {
+        "rate": {"value": 2.3, "log": 0.6},
+        "gate": {"log": -1.2, "log1m": -0.5},
+    }
+    with jax.enable_x64(True):
+        target, plan, batch = read(excess_zeros, (y,))
+        found = target.functions.expected_log_joint(plan, of, batch)
+        check_reading(target, batch, jax.random.key(0))
+    assert plan.augmented == ("y: which zeros are excess",)
+    inside = y * 0.6 - 2.3 - gammaln(y + 1) - 0.5
+    rows = np.where(y == 0, np.logaddexp(-1.2, inside), inside)
+    prior = (0.6 - 2.3) + (np.log(2.0) - 0.5)
+    assert float(found) == pytest.approx(rows.sum() + prior, rel=1e-9)
+
+
 def unnormalized(y):
     p = numpyro.sample("p", dist.Dirichlet(jnp.ones(3)))
     with numpyro.plate("rows", len(y)):

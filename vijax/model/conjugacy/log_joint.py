@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
+from numpyro.distributions.discrete import ZeroInflatedProbs
 
 from vijax.contracts import Batch
-from vijax.model.conjugacy.densities.arguments import data
+from vijax.model.conjugacy.densities.arguments import complement, data
 from vijax.model.conjugacy.densities.table import row_of
 from vijax.model.conjugacy.expectation import Expectation, NotConjugate
 from vijax.model.conjugacy.interpreter import full_array
@@ -99,6 +100,8 @@ def _elementwise(
         return jnp.broadcast_to(found, jnp.broadcast_shapes(found.shape, fn.batch_shape))
     if isinstance(fn, dist.MixtureSameFamily):
         return _mixture(expectation, fn, arguments, reading)
+    if isinstance(fn, ZeroInflatedProbs):
+        return _zero_inflated(expectation, fn, arguments, reading)
     value = _masked_value(reading, fn)
     found = _row(expectation, fn, arguments[0], value)
     # the steps of a loop are dimensions of the value, but not of the distribution in its body
@@ -148,6 +151,17 @@ def _masked_value(reading: Reading, fn: dist.Distribution) -> Value:
     chosen = jnp.asarray(full_array(mask)).astype(bool)
     chosen = chosen.reshape(chosen.shape + (1,) * len(reading.fn.event_shape))
     return known(jnp.where(chosen, array, jnp.ones((), array.dtype)))
+
+
+def _zero_inflated(expectation: Expectation, fn: Any, arguments: list, reading: Reading) -> Array:
+    """`log(gate + (1 - gate) p(0))` at zero, at the optimum over which of the two a zero is."""
+    y = data(reading.value, "value")
+    inside = _elementwise(expectation, fn.base_dist, arguments[1:], reading)
+    gate = arguments[0]["gate"]
+    with expectation.about("gate"):
+        expectation.augmented("which zeros are excess")
+        log_gate, rest = expectation.log(gate), complement(expectation, gate)
+    return jnp.where(y == 0, jnp.logaddexp(log_gate, rest + inside), rest + inside)
 
 
 def _mixture(expectation: Expectation, fn: Any, arguments: list, reading: Reading) -> Array:

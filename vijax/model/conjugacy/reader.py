@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
+from numpyro.distributions.discrete import ZeroInflatedProbs
 
 from vijax.contracts import Batch, Site
 from vijax.model.conjugacy.densities.table import arguments_of
@@ -183,4 +184,6 @@ def bases(fn: dist.Distribution) -> list[dist.Distribution]:
         fn = fn.base_dist
     if isinstance(fn, dist.MixtureSameFamily):
         return [*bases(fn.mixing_distribution), *bases(fn.component_distribution)]
+    if isinstance(fn, ZeroInflatedProbs):
+        return [fn, *bases(fn.base_dist)]
     return [fn]

@@ -134,6 +134,20 @@ def at(value: Value, index: Array | Value, axis: int = -1) -> Value:
     return map_terms(inside, lambda term: change.term(term, last, entry), outer)
 
 
+def part(value: Value, start: int, size: int) -> Value:
+    """Consecutive elements of a value along its last axis."""
+    last, new = value.dims[-1], Axis(size)
+    dims = (*value.dims[:-1], new)
+    places = start + np.arange(size)
+    entry = Index(places[0], ()) if size == 1 else Index(places, (new,))
+    change = Substitution()
+    if isinstance(value, Known):
+        return change.known(value, last, entry, dims)
+    if isinstance(value, Opaque):
+        return Opaque(dims, value.function, value.sites)
+    return map_terms(value, lambda term: change.term(term, last, entry), dims)
+
+
 def map_dims(value: Value, dims: tuple[Axis, ...]) -> Value:
     """A value with its axes in another order."""
     if isinstance(value, Known):

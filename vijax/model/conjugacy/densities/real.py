@@ -18,13 +18,14 @@ from vijax.model.conjugacy.densities.arguments import (
     data,
     difference,
     map_dims,
+    part,
     raised,
     words_of,
 )
 from vijax.model.conjugacy.expectation import Expectation, NotConjugate, safe_sqrt
 from vijax.model.conjugacy.interpreter import full_array
 from vijax.model.conjugacy.polynomials import logarithm, power
-from vijax.model.conjugacy.values import Known, Opaque, Polynomial, Term, Value, known
+from vijax.model.conjugacy.values import Axis, Known, Opaque, Polynomial, Term, Value, known
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -154,6 +155,23 @@ def _powers(term: Term, exponent: int) -> tuple[Any, Any]:
     return found.terms[0].factors, found.terms[0].atoms
 
 
+def _random_walk(expectation: Expectation, arguments: Arguments, x: Value) -> Array:
+    """Independent normal increments, the first from zero."""
+    size = x.dims[-1].size
+    with expectation.about("scale"):
+        precision = raised(arguments["scale"], -2, "scale")
+        log_precision = expectation.log(precision)
+        expectation.needed(precision)
+    with expectation.about("value"):
+        weight = map_dims(precision, (*precision.dims, Axis(1)))
+        square = jnp.sum(expectation.quadratic(weight, part(x, 0, 1)), axis=-1)
+        if size > 1:
+            increments = difference(part(x, 1, size - 1), part(x, 0, size - 1), "value")
+            found = expectation.quadratic(weight, increments)
+            square += jnp.sum(jnp.broadcast_to(found, (*found.shape[:-1], size - 1)), axis=-1)
+    return 0.5 * (size * (log_precision - LOG_2PI) - square)
+
+
 def _improper(expectation: Expectation, arguments: Arguments, x: Value) -> Array:
     return jnp.zeros((1,) * len(x.dims))
 
@@ -167,6 +185,7 @@ ROWS: dict[type, tuple[tuple[str, ...], Row]] = {
     dist.Normal: (("loc", "scale"), _normal),
     dist.LogNormal: (("loc", "scale"), _log_normal),
     dist.StudentT: (("df", "loc", "scale"), _student_t),
+    dist.GaussianRandomWalk: (("scale",), _random_walk),
     dist.Cauchy: (("loc", "scale"), _cauchy),
     dist.Laplace: (("loc", "scale"), _laplace),
     dist.MultivariateNormal: (

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import numpyro.distributions as dist
+from numpyro.distributions.discrete import ZeroInflatedProbs
 
 from vijax.model.conjugacy.densities import counts, matrices, positive, probabilities, real
 from vijax.model.conjugacy.densities.arguments import Row
@@ -40,6 +41,8 @@ def row_of(fn: dist.Distribution) -> tuple[tuple[str, ...], Row] | None:
 def arguments_of(fn: dist.Distribution) -> dict[str, Any]:
     """The arguments of a distribution, arrays by name."""
     row = row_of(fn)
+    if isinstance(fn, ZeroInflatedProbs):
+        return {"gate": fn.gate}
     if row is None:
         named = {id(getattr(fn, name, None)): name for name in fn.arg_constraints}
         leaves = jax.tree.leaves(fn)

@@ -94,7 +94,7 @@ def finish_run(
 
 def _on_minibatches_only(problem: Problem, schedule: RowSchedule) -> bool:
     """Whether data are too large for an assessment on all of them: the ELBO on fresh batches."""
-    elements = num_elements(problem.batch, problem.target.space.dim)
+    elements = num_elements(problem.batch, problem.target.footprint)
     small = elements <= _SMALL_DATA and not problem.arguments.sources
     return bool(schedule.subsampled) and not (small and supports_full_data(problem.target))
 

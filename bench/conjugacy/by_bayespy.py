@@ -66,12 +66,11 @@ def pca(data):
     c = GaussianARD(0, alpha, shape=(rank,), plates=(y.shape[1],), name="c")
     tau = Gamma(1e-3, 1e-3, name="tau")
     rows = GaussianARD(SumMultiply("d,d->", x, c), tau, name="y")
-    rows.observe(y, mask=data["seen"])
-    c.initialize_from_value(data["c"])
-    alpha.initialize_from_value(data["alpha"])
+    rows.observe(y)
+    c.initialize_from_parameters(data["c"], 100.0 * np.ones(data["c"].shape))
     tau.initialize_from_value(float(data["tau"]))
     rotation = RotationOptimizer(RotateGaussianARD(x), RotateGaussianARD(c, alpha), rank)
-    return VB(x, c, alpha, tau, rows), (rotation,)
+    return VB(x, alpha, c, tau, rows), (rotation,)
 
 
 def run(case, data, sweeps, tolerance, rotate):

@@ -20,16 +20,22 @@ _ROWS = 4096  # rows solved at once
 
 
 def on_rows(target: Target, rows: Mapping[str, int]) -> Target:
-    """The target of batches with `rows` (number by plate) of some plates in use."""
-    plates = dict(target.subsampling.plates)
-    for name, number in rows.items():
-        plates[name] = dataclasses.replace(plates[name], subsample_size=number)
-    return dataclasses.replace(
-        target,
-        space=target.space.on_rows(rows),
-        subsampling=target.subsampling._replace(plates=plates),
-        programs=type(target.programs)({}, {}, {}),
-    )
+    """The target of batches with `rows` (number by plate) of some plates in use.
+
+    The same target each time, so that its programs are compiled once.
+    """
+    known, name = target.programs.conjugate, repr(sorted(rows.items()))
+    if name not in known:
+        plates = dict(target.subsampling.plates)
+        for plate, number in rows.items():
+            plates[plate] = dataclasses.replace(plates[plate], subsample_size=number)
+        known[name] = dataclasses.replace(
+            target,
+            space=target.space.on_rows(rows),
+            subsampling=target.subsampling._replace(plates=plates),
+            programs=type(target.programs)({}, {}, {}),
+        )
+    return known[name]
 
 
 def with_solved_rows(problem: Problem, variables: Variables) -> Variables:

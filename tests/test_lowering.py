@@ -40,7 +40,9 @@ from vijax.posterior.relabeling import permuted
 from vijax.runtime.errors import GuideError
 from vijax.runtime.keys import as_key
 from vijax.solvers import names as solver_names
+from vijax.solvers.block_updates import double_precision
 from vijax.solvers.check_reading import check_reading
+from vijax.solvers.rotation import rotated_elbo
 
 PACKAGE = Path(vijax.__file__).parent
 RNG = np.random.default_rng(0)
@@ -243,7 +245,8 @@ SOLVERS = {
 
 
 def solvers():
-    assert {*SOLVERS, "structured_newton"} == {*solver_names.NAMES}
+    others = {"structured_newton", "coordinate_ascent"}
+    assert {*SOLVERS, *others} == {*solver_names.NAMES}
     with mock.patch.object(Kernel, "is_costly", return_value=True):
         regression(guide="meanfield").covariance("linear_response")
     for name, guide in SOLVERS.items():
@@ -272,9 +275,29 @@ def minibatches():
     steps.with_states(loop, steps.states(loop))
 
 
+def product_of_normals(table):
+    with numpyro.plate("row", 4):
+        u = numpyro.sample("u", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+    with numpyro.plate("column", 3):
+        v = numpyro.sample("v", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+    with numpyro.plate("rows", 4, dim=-2), numpyro.plate("columns", 3):
+        numpyro.sample("table", dist.Normal(u @ v.T, 1.0), obs=table)
+
+
 def conjugate():
-    fit(levels_of_rows, Y, guide="conjugate")
-    fit(levels_of_rows, Y, guide="conjugate", num_steps=10, **BATCHES)
+    # the numbers are not those of the model: programs are recorded, not run
+    with mock.patch("vijax.solvers.coordinate_ascent.check_reading"):
+        fit(levels_of_rows, Y, guide="conjugate")
+        fit(levels_of_rows, Y, guide="conjugate", num_steps=10, **BATCHES)
+        _, _, target = split_and_build(
+            product_of_normals, (np.ones((4, 3)),), {}, None, frozenset()
+        )
+        guide = guides.resolve("conjugate", target)
+        batch = Batch({"table": jnp.ones((4, 3))})
+        params = guide.init(as_key(0), target.space, origin(target.space), batch)
+        rotated_elbo_of = guide.target.program(rotated_elbo, guide.plan)
+        with jax.enable_x64(True):
+            rotated_elbo_of([np.eye(2)], double_precision(params), double_precision(batch))
 
 
 def posteriors():
@@ -335,7 +358,7 @@ PARTS = {
         "unpack_states",
         "unpack_variables",
     },
-    conjugate: {"_solved", "_sweep_many", "elbo", "run_steps"},
+    conjugate: {"_solved", "_sweep_many", "elbo", "rotated_elbo", "run_steps"},
     posteriors: {
         "_constrain",
         "_constrain_latent_sites",

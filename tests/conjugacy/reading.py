@@ -40,7 +40,7 @@ def read(model, args, joint=True, quadrature=False):
     arguments, data = split(model, args, kwargs)
     target = build(model, arguments)
     return Read(
-        target, target.functions.conjugate_plan(joint, frozenset(), quadrature), Batch(data)
+        target, target.functions.conjugate_plan(joint, frozenset(), None, quadrature), Batch(data)
     )
 
 

@@ -128,7 +128,7 @@ class BoundConjugate(DensityGuide):
     ) -> Families:
         assert batch is not None
         rows = {site.name: site.axes(batch.index).pairs for site in space.sites}
-        z = {name: take_rows(value, rows[name], batch.index) for name, value in location.items()}
+        z = {name: take_rows(location[name], pairs, batch.index) for name, pairs in rows.items()}
         values = self._values(z, batch)
         found = {block.name: around(block, values) for block in self.plan.blocks}
         axes = self.row_axes(found, space, batch.index)

@@ -125,7 +125,7 @@ class _Ascent:
         key: Array,
     ) -> None:
         self.options, self.plan, self.batch, self.key = options, plan, batch, key
-        self.program = target.program(_sweep_many, plan)
+        self.sweep = target.program(_sweep_many, plan)
         self.rotation = target.program(rotated_elbo, plan) if plan.products else None
         self.elbos: list[float] = []
         self.sweeps = 0
@@ -151,7 +151,7 @@ class _Ascent:
             left = self.options.max_sweeps - len(self.elbos)
             run = self._run(families, min(size, left) + 1)
             elbos = run[1:]
-            if not np.isfinite(elbos).all():
+            if not (len(elbos) and np.isfinite(elbos).all()):
                 return families, False, "the ELBO is not finite"
             if self._overshoots(run):
                 continue
@@ -175,7 +175,7 @@ class _Ascent:
 
     def _run(self, families: Families, count: int) -> np.ndarray:
         """The ELBOs of `families` and after each of `count - 1` sweeps; sets `self.families`."""
-        found = self.program(families, self.batch, count - 1, self.options.tolerance, self.rate)
+        found = self.sweep(families, self.batch, count - 1, self.options.tolerance, self.rate)
         self.families = found.families
         elbos, done = on_host((found.elbos, found.num_sweeps))
         done = int(done)

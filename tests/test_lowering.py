@@ -289,11 +289,8 @@ def conjugate():
     with mock.patch("vijax.solvers.coordinate_ascent.check_reading"):
         fit(levels_of_rows, Y, guide="conjugate")
         fit(levels_of_rows, Y, guide="conjugate", num_steps=10, **BATCHES)
-        _, _, target = split_and_build(
-            product_of_normals, (np.ones((4, 3)),), {}, None, frozenset()
-        )
+        target, _, batch = built(product_of_normals, np.ones((4, 3)))
         guide = guides.resolve("conjugate", target)
-        batch = Batch({"table": jnp.ones((4, 3))})
         params = guide.init(as_key(0), target.space, origin(target.space), batch)
         rotated_elbo_of = guide.target.program(rotated_elbo, guide.plan)
         with jax.enable_x64(True):

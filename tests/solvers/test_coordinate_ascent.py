@@ -11,7 +11,11 @@ import pytest
 from scipy import special
 
 import vijax
-from vijax.guides import Conjugate
+from vijax.contracts import Batch, Variables
+from vijax.engine.initialization import origin
+from vijax.fitting.fit import _pays_conjugate
+from vijax.guides import Conjugate, resolve
+from vijax.model import split_and_build
 from vijax.solvers import CoordinateAscent
 
 QUIET = {"progress_bar": False}
@@ -26,11 +30,6 @@ def normal(y):
 
 def elbos(model, *data, guide="conjugate", **options):
     """The ELBO after each sweep, by the solver alone: no status."""
-    from vijax.contracts import Batch, Variables
-    from vijax.engine.initialization import origin
-    from vijax.guides import resolve
-    from vijax.model import split_and_build
-
     start = options.pop("init", {})
     _, arrays, target = split_and_build(model, data, {}, None, frozenset())
     bound = resolve(guide, target)
@@ -141,3 +140,26 @@ def test_a_fit_has_the_exact_elbo_a_plan_and_can_be_saved(tmp_path):
     loaded = vijax.load(tmp_path / "fit", normal)
     own, again = (one.sample(100, corrected=False)["mu"] for one in (posterior, loaded))
     np.testing.assert_array_equal(own, again)
+
+
+def test_many_labels_are_fitted_in_closed_form_by_default():
+    """Beyond 65,536 rows times values, unless a `param` site or the model forbids it."""
+
+    def model(y, scale=None):
+        weights = numpyro.sample("weights", dist.Dirichlet(jnp.ones(4)))
+        mu = numpyro.sample("mu", dist.Normal(0.0, 5.0).expand([4]).to_event(1))
+        sd = numpyro.param("sd", 1.0) if scale == "param" else 1.0
+        sd = jnp.exp(0.1 * mu[0]) if scale == "latent" else sd
+        with numpyro.plate("rows", len(y)):
+            z = numpyro.sample("z", dist.Categorical(weights))
+            numpyro.sample("y", dist.Normal(mu[z], sd), obs=y)
+
+    def pays(rows, *arguments):
+        y = np.zeros(rows, np.float32)
+        _, arrays, target = split_and_build(model, (y, *arguments), {}, None, frozenset())
+        return _pays_conjugate(target, Batch(arrays), jax.random.key(0))
+
+    assert pays(20_000)
+    assert not pays(2_000)
+    assert not pays(20_000, "param")
+    assert not pays(20_000, "latent")

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from vijax.algorithms import NaturalGradient
@@ -61,6 +62,7 @@ from vijax.runtime.keys import RngKey, as_key
 from vijax.runtime.memory import explain_out_of_memory
 from vijax.runtime.progress import show_progress, stage
 from vijax.solvers import by_name, default_solver
+from vijax.solvers.check_reading import check_reading
 from vijax.solvers.coordinate_ascent import coordinate_ascent
 from vijax.storage.checkpoint import Checkpoint
 
@@ -284,7 +286,7 @@ def _build_problem(
         algorithm_guide = algorithm.default_guide if isinstance(algorithm, Algorithm) else None
         natural = algorithm == "natural" or isinstance(algorithm, NaturalGradient)
         closed_form = algorithm == "auto" and not _is_stepwise(options)
-        if closed_form and _pays_conjugate(target):
+        if closed_form and _pays_conjugate(target, batch, as_key(options["rng_key"])):
             algorithm_guide = Conjugate()
         guide = algorithm_guide or _default_guide(target, natural)
     chosen = resolve(guide, target, model, arguments)
@@ -338,7 +340,7 @@ def _is_stepwise(options: Mapping[str, Any]) -> bool:
     return bool(options["callbacks"]) or any(options[n] is not None for n in _GRADIENT_OPTIONS)
 
 
-def _pays_conjugate(target: Target) -> bool:
+def _pays_conjugate(target: Target, batch: Batch, key: Any) -> bool:
     """Whether `guide="auto"` takes the closed form: for many discrete labels, if there is one.
 
     A pass over all rows then takes longer than the program takes to be read; coordinate ascent
@@ -346,8 +348,11 @@ def _pays_conjugate(target: Target) -> bool:
     """
     if target.marginalized.entries < _MANY_LABELS or target.subsampled:
         return False
+    if jax.eval_shape(target.functions.initialize, key, batch)[0]:  # `param` sites
+        return False
     try:
         target.functions.conjugate_plan(True, frozenset(), None, False)
+        check_reading(target.conjugate, batch, key)
     except GuideError:
         return False
     return True

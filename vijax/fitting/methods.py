@@ -39,6 +39,7 @@ from vijax.engine.run import Budget, Run
 from vijax.engine.stopping import StopRule
 from vijax.fitting.conjugate_start import subsample_start
 from vijax.fitting.initial_values import ensure_finite
+from vijax.fitting.memoized import memoized_solution
 from vijax.guides import MeanField
 from vijax.guides.conjugate import BoundConjugate
 from vijax.objectives import ELBO
@@ -169,6 +170,12 @@ def run_gradient_steps(
     """Runs gradient steps, continuing from the latest checkpoint if there is one."""
     callbacks = monitoring.callbacks
     if isinstance(start.problem.guide, BoundConjugate):
+        by_steps = isinstance(options.algorithm, Algorithm) or options.num_steps is not None
+        if not (by_steps or callbacks or monitoring.checkpoint):
+            with stage(repr(start.problem.guide)):
+                solution = memoized_solution(start.problem, start.variables, start.random_init)
+            if solution is not None:
+                return finish_solution(start.problem, solution, start.mutable, start.start_time)
         start, options = _conjugate_start(start, options)
     engine = _engine(start, options)
     budget = Budget(options.num_steps, options.max_seconds)

@@ -190,7 +190,7 @@ class _Ascent:
         if (fall > _ROUNDING * np.abs(run[1:]).clip(1)).any():
             return False, f"the ELBO fell by {fall.max():.2g} nats after {count} sweeps"
         history = run if len(run) > 2 else np.array(self.elbos[-3:])
-        if _rise(history) < self.options.tolerance:
+        if estimated_rise(history) < self.options.tolerance:
             words = f"within an estimated {self.options.tolerance:g} nats of the maximum"
             return True, f"{count} sweeps of coordinate ascent, {words}"
         if count >= self.options.max_sweeps:
@@ -213,7 +213,7 @@ class _Ascent:
         return best[1]
 
 
-def _rise(elbos: np.ndarray) -> float:
+def estimated_rise(elbos: np.ndarray) -> float:
     """The estimated further rise of a sequence that converges linearly (Aitken)."""
     if len(elbos) < 3:
         return np.inf

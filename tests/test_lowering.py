@@ -42,6 +42,7 @@ from vijax.runtime.keys import as_key
 from vijax.solvers import names as solver_names
 from vijax.solvers.block_updates import double_precision
 from vijax.solvers.check_reading import check_reading
+from vijax.solvers.memoized import _updated
 from vijax.solvers.rotation import rotated_elbo
 
 PACKAGE = Path(vijax.__file__).parent
@@ -294,7 +295,10 @@ def conjugate():
         params = guide.init(as_key(0), target.space, origin(target.space), batch)
         rotated_elbo_of = guide.target.program(rotated_elbo, guide.plan)
         with jax.enable_x64(True):
-            rotated_elbo_of([np.eye(2)], double_precision(params), double_precision(batch))
+            params, batch = double_precision((params, batch))
+            rotated_elbo_of([np.eye(2)], params, batch)
+            terms = {name: family.natural for name, family in params.items()}
+            guide.target.program(_updated, guide.plan)(params, terms, terms, batch, 0.5, 1.0)
 
 
 def posteriors():

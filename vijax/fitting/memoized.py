@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from vijax.contracts import Batch, Blocks, Solution, Variables
@@ -42,7 +43,7 @@ def memoized_solution(
     for number, variables in enumerate(starts):
         first, _ = subsample_start(problem, variables, number, random)
         found.append(_ascended(problem, guide, first, data))
-    return max(found, key=lambda one: one.elbo)
+    return max(found, key=lambda one: -math.inf if one.elbo is None else one.elbo)
 
 
 def _ascended(

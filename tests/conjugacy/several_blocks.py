@@ -143,6 +143,15 @@ def _rates(y):
         numpyro.sample("z", dist.Normal(0.0, jnp.sqrt(2.0 / (a * b))), obs=y / 3.0)
 
 
+def _masked_events(y, seen):
+    """Missing entries of vectors: the mask inside of the event."""
+    tau = numpyro.sample("tau", dist.Gamma(2.0, 1.5))
+    mu = numpyro.sample("mu", dist.Normal(0.3, 1.0).expand([3]).to_event(1))
+    with numpyro.plate("rows", len(y)):
+        row = dist.Normal(mu, 1 / jnp.sqrt(tau)).mask(seen).to_event(1)
+        numpyro.sample("y", row, obs=y)
+
+
 def _links(x, y):
     """Many ways to write an affine mean and a power of precisions."""
     tau = numpyro.sample("tau", dist.Gamma(2.0, 1.5).expand([2]).to_event(1))
@@ -262,8 +271,9 @@ SEVERAL_BLOCKS = {
     "crossed plates, missing entries": Case(
         _crossed, (TWO, SEEN), {"tau": GAMMA, "a": NORMAL, "b": NORMAL}
     ),
+    "missing entries of events": Case(_masked_events, (TWO, SEEN), {"tau": GAMMA, "mu": NORMAL}),
     "principal components": Case(
-        pca, (TWO.T[:2], 1), {"alpha": GAMMA, "tau": GAMMA, "c": VECTOR, "x": VECTOR}
+        pca, (TWO.T[:2], 2), {"alpha": GAMMA, "tau": GAMMA, "c": VECTOR, "x": VECTOR}
     ),
     "matrix factorization": Case(_factorization, (USER, ITEM, Y), {"u": VECTOR, "v": VECTOR}),
     "random walk": Case(_random_walk, (Y[:3],), {"tau": GAMMA, "path": VECTOR}),

@@ -81,14 +81,15 @@ def _latents(reading: Reading, argument: str) -> frozenset[str]:
     named = [found[argument] for found in reading.arguments if argument in found]
     own = frozenset[str]().union(*map(sites_of, named))
     everything = [value for found in reading.arguments for value in found.values()]
-    rest = [v for v in (reading.value, reading.mask, reading.scale) if v is not None]
+    masks = reading.mask, reading.inner_mask
+    rest = [v for v in (reading.value, *masks, reading.scale) if v is not None]
     return own or frozenset[str]().union(*map(sites_of, (*everything, *rest)))
 
 
 def _elementwise(
     expectation: Expectation, fn: dist.Distribution, arguments: list, reading: Reading
 ) -> Array:
-    """Without masks, over the batch of a distribution."""
+    """Without masks around the event, over the batch of a distribution."""
     if isinstance(fn, dist.MaskedDistribution):
         return _elementwise(expectation, fn.base_dist, arguments, reading)
     if isinstance(fn, dist.Independent):
@@ -98,6 +99,16 @@ def _elementwise(
     if isinstance(fn, dist.ExpandedDistribution):
         found = _elementwise(expectation, fn.base_dist, arguments, reading)
         return jnp.broadcast_to(found, jnp.broadcast_shapes(found.shape, fn.batch_shape))
+    found = _unwrapped(expectation, fn, arguments, reading)
+    if reading.inner_mask is None:
+        return found
+    return jnp.where(_array(reading.inner_mask, "mask").astype(bool), found, 0.0)
+
+
+def _unwrapped(
+    expectation: Expectation, fn: dist.Distribution, arguments: list, reading: Reading
+) -> Array:
+    """Of a distribution that is in no wrapper."""
     if isinstance(fn, dist.MixtureSameFamily):
         return _mixture(expectation, fn, arguments, reading)
     if isinstance(fn, ZeroInflatedProbs):
@@ -144,13 +155,14 @@ def _exact(
 
 def _masked_value(reading: Reading, fn: dist.Distribution) -> Value:
     """The value with masked entries, which may be missing, replaced by ones."""
-    value, mask = reading.value, reading.mask
-    if mask is None or not isinstance(value, Known) or not isinstance(mask, Known):
-        return value
-    array = jnp.asarray(full_array(value))
-    chosen = jnp.asarray(full_array(mask)).astype(bool)
-    chosen = chosen.reshape(chosen.shape + (1,) * len(reading.fn.event_shape))
-    return known(jnp.where(chosen, array, jnp.ones((), array.dtype)))
+    value = reading.value
+    for mask, of in ((reading.mask, reading.fn), (reading.inner_mask, fn)):
+        if isinstance(value, Known) and isinstance(mask, Known):
+            array = jnp.asarray(full_array(value))
+            chosen = jnp.asarray(full_array(mask)).astype(bool)
+            chosen = chosen.reshape(chosen.shape + (1,) * len(of.event_shape))
+            value = known(jnp.where(chosen, array, jnp.ones((), array.dtype)))
+    return value
 
 
 def _zero_inflated(expectation: Expectation, fn: Any, arguments: list, reading: Reading) -> Array:
@@ -176,9 +188,9 @@ def _mixture(expectation: Expectation, fn: Any, arguments: list, reading: Readin
         )
     expectation.augmented("the component of each row")
     array = jnp.expand_dims(jnp.asarray(full_array(value)), -1 - inner)
-    inside = reading._replace(value=known(array), mask=None)
+    inside = reading._replace(value=known(array), mask=None, inner_mask=None)
     log_p = _elementwise(expectation, components, arguments[1:], inside)
-    labels = reading._replace(value=known(jnp.arange(number)), mask=None)
+    labels = inside._replace(value=known(jnp.arange(number)))
     shaped = _elementwise(expectation, bases(weights)[0], arguments[:1], labels)
     return jax.nn.logsumexp(log_p + shaped, axis=-1)
 

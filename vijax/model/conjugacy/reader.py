@@ -73,6 +73,7 @@ class Reading(NamedTuple):
         arguments: those of its base distributions, innermost first.
         value: its value.
         mask: the product of its masks, `None` without.
+        inner_mask: that of masks inside of its event, over the elements of the event.
         scale: the factor of its log density, `None` for 1.
         enumerated: whether it is a discrete latent.
     """
@@ -81,6 +82,7 @@ class Reading(NamedTuple):
     arguments: tuple[Mapping[str, Value], ...]
     value: Value
     mask: Value | None
+    inner_mask: Value | None
     scale: Value | None
     enumerated: bool
 
@@ -162,8 +164,8 @@ class Reader:
         found = jax.tree.unflatten(jax.tree.structure(tree), results)
         readings = {}
         for name, (fn, enumerated) in kept.items():
-            arguments, value, mask, scale = found[name]
-            readings[name] = Reading(fn, arguments, value, mask, scale, enumerated)
+            arguments, value, mask, inner_mask, scale = found[name]
+            readings[name] = Reading(fn, arguments, value, mask, inner_mask, scale, enumerated)
         return readings
 
 
@@ -175,7 +177,23 @@ def _parts(trace: Trace, site: Message) -> tuple[Any, ...]:
     mask = site_mask(site)
     base = bases(site["fn"])
     arguments = tuple(map(arguments_of, base))
-    return arguments, site["value"], mask, scale
+    return arguments, site["value"], mask, _inner_mask(site["fn"]), scale
+
+
+def _inner_mask(fn: dist.Distribution) -> Array | None:
+    """The product of the masks inside of an event, as in `Normal(...).mask(seen).to_event(1)`."""
+    found: Array | None = None
+    inside = False
+    while isinstance(fn, (dist.ExpandedDistribution, dist.Independent, dist.MaskedDistribution)):
+        if isinstance(fn, dist.Independent):
+            inside = True
+            if found is not None:
+                found = jnp.expand_dims(found, tuple(range(-fn.reinterpreted_batch_ndims, 0)))
+        elif isinstance(fn, dist.MaskedDistribution) and inside:
+            mask = jnp.asarray(fn._mask, bool)
+            found = mask if found is None else found & mask
+        fn = fn.base_dist
+    return found
 
 
 def bases(fn: dist.Distribution) -> list[dist.Distribution]:

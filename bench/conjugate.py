@@ -178,7 +178,7 @@ def statuses(options: argparse.Namespace) -> dict[str, Any]:
         "line": (models.line(), "slope", (mean, sd)),
         "labels": (models.labels(), "mu", None),
         "clutter, from 1.3": (models.clutter(1.3), "theta", (0.6371, 51.60**0.5)),
-        "clutter, from 0": (models.clutter(0.0), "theta", (0.6371, 51.60**0.5)),
+        "clutter, from 30": (models.clutter(30.0), "theta", (0.6371, 51.60**0.5)),
     }
     found, rows = {}, []
     for name, (problem, site, exact) in cases.items():

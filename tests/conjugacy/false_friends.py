@@ -153,6 +153,14 @@ def _elements(y):
         numpyro.sample("y", dist.Normal(w[0] * w[1], 1.0), obs=y)
 
 
+def _independent_elements(y):
+    """Two independent elements of one site, multiplied: updated together, the ELBO may fall."""
+    with numpyro.plate("features", 2):
+        w = numpyro.sample("w", dist.Normal(0.0, 1.0))
+    with numpyro.plate("rows", len(y)):
+        numpyro.sample("y", dist.Normal(w[0] * w[1], 1.0), obs=y)
+
+
 def _transformed():
     return dist.TransformedDistribution(dist.Normal(0.0, 1.0), dist.transforms.SigmoidTransform())
 
@@ -178,6 +186,9 @@ FALSE_FRIENDS = {
     "loc of a log-normal variable": _loc(lambda w: w, lambda: dist.LogNormal(0.0, 1.0)),
     "loc logarithm": _loc(jnp.log, _gamma),
     "loc product of two elements": FalseFriend(_elements, (Y,), ("loc", "y", "w")),
+    "loc product of independent elements": FalseFriend(
+        _independent_elements, (Y,), ("loc", "y", "w")
+    ),
     "loc iterated": FalseFriend(_loop, (Y,), ("loc", "y", "w")),
     "loc indexed by a latent": FalseFriend(_gather, (Y,), ("loc", "y", "w")),
     # The same latent in two arguments, or two in one where a sum is not allowed.

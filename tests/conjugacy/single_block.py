@@ -14,6 +14,12 @@ RNG = np.random.default_rng(21)
 NORMAL, VECTOR = Family("Normal"), Family("MultivariateNormal")
 GAMMA, BETA, DIRICHLET = Family("Gamma"), Family("Beta"), Family("Dirichlet")
 
+
+def _fresh(array):
+    """An array of the default precision: JAX keeps that of a NumPy array that it traced before."""
+    return jnp.asarray(array.tolist())
+
+
 # Counts and proportions.
 
 SUCCESSES, BITS = np.asarray(7), np.asarray([1, 0, 0, 1, 1, 1, 0])
@@ -87,7 +93,7 @@ def _dirichlet(kind, draws, counts, extra):
     prior = np.asarray([1.5, 1.0, 2.0])
 
     def model(y):
-        p = numpyro.sample("p", dist.Dirichlet(jnp.asarray(prior)))
+        p = numpyro.sample("p", dist.Dirichlet(_fresh(prior)))
         with numpyro.plate("rows", len(y)):
             numpyro.sample("y", kind(p), obs=y)
 
@@ -191,7 +197,7 @@ def _as_event():
 
 
 def _correlated():
-    return numpyro.sample("w", dist.MultivariateNormal(jnp.full(3, 0.1), jnp.asarray(COVARIANCE)))
+    return numpyro.sample("w", dist.MultivariateNormal(jnp.full(3, 0.1), _fresh(COVARIANCE)))
 
 
 def _weights(prior, covariance):
@@ -215,9 +221,9 @@ def _vector_mean():
     rows, noise = X[:4], np.asarray([[0.8, 0.2, 0.1], [0.2, 0.5, 0.0], [0.1, 0.0, 0.9]])
 
     def model(y):
-        mu = numpyro.sample("w", dist.MultivariateNormal(jnp.zeros(3), jnp.asarray(COVARIANCE)))
+        mu = numpyro.sample("w", dist.MultivariateNormal(jnp.zeros(3), _fresh(COVARIANCE)))
         with numpyro.plate("rows", len(y)):
-            numpyro.sample("y", dist.MultivariateNormal(mu, jnp.asarray(noise)), obs=y)
+            numpyro.sample("y", dist.MultivariateNormal(mu, _fresh(noise)), obs=y)
 
     design, noises = np.kron(np.ones((4, 1)), np.eye(3)), np.kron(np.eye(4), noise)
     return _linear(model, (rows,), design, rows.ravel(), noises, np.zeros(3), COVARIANCE)
@@ -310,7 +316,7 @@ def _matrix(prior, likelihood, power):
 
 def _normal_wishart():
     def model(y):
-        precision = numpyro.sample("L", dist.Wishart(5.0, jnp.asarray(SCALE)))
+        precision = numpyro.sample("L", dist.Wishart(5.0, _fresh(SCALE)))
         prior = dist.MultivariateNormal(jnp.full(2, 0.2), precision_matrix=1.5 * precision)
         mu = numpyro.sample("mu", prior)
         with numpyro.plate("rows", len(y)):
@@ -356,12 +362,12 @@ CLOSED_FORMS = {
     "normal mean and precision, one block": _normal_gamma(1),
     "regression with noise, one block": _normal_gamma(2),
     "precision matrix": _matrix(
-        lambda: dist.Wishart(5.0, jnp.asarray(SCALE)),
+        lambda: dist.Wishart(5.0, _fresh(SCALE)),
         lambda S: dist.MultivariateNormal(jnp.zeros(2), precision_matrix=S),
         1,
     ),
     "covariance matrix": _matrix(
-        lambda: dist.InverseWishart(5.0, jnp.asarray(np.linalg.inv(SCALE))),
+        lambda: dist.InverseWishart(5.0, _fresh(np.linalg.inv(SCALE))),
         lambda S: dist.MultivariateNormal(jnp.zeros(2), covariance_matrix=S),
         -1,
     ),

@@ -209,7 +209,7 @@ def disk(options: argparse.Namespace) -> dict[str, Any]:
             np.save(path, y[:rows].astype(np.float32))
             arguments = (str(path), str(batch), str(steps), str(held_out))
             found[label] = _report.in_fresh_process("bench.conjugacy.on_disk", *arguments)
-    keys = ("rows", "seconds", "memory", "density", "sweeps", "status")
+    keys = ("rows", "seconds", "memory", "density", "steps")
     _report.table(("", *keys), [(name, *(run[key] for key in keys)) for name, run in found.items()])
     return found
 

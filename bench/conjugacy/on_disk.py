@@ -1,8 +1,8 @@
 """A mixture of millions of rows: `python -m bench.conjugacy.on_disk FILE BATCH STEPS HELD_OUT`.
 
 A process of its own, so that its memory can be measured. BATCH 0 reads the file into memory and
-takes all rows in every step. The last line is JSON: seconds, the growth of anonymous memory during
-the fit in MB, and the log density of a held-out row.
+is coordinate ascent. The last line is JSON: seconds, the growth of anonymous memory during the run
+in MB, and the log density of a held-out row.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 import vijax
 from bench.conjugacy import models
+from bench.conjugacy.ascent import Ascent
+from vijax.solvers import CoordinateAscent
 
 COMPONENTS = 5
 _DRAWS = 20
@@ -25,42 +28,61 @@ _DRAWS = 20
 
 def main(path: str, batch: int, steps: int, held_out: str) -> dict[str, Any]:
     y = np.load(path, mmap_mode="r")
-    y = y if batch else np.array(y)
     _, centers = models.clusters(1, y.shape[1], COMPONENTS, 3.0)
     start = {
         "weights": np.full(COMPONENTS, 1 / COMPONENTS),
         "mu": centers + np.random.default_rng(1).normal(size=centers.shape),
         "tau": np.ones(centers.shape),
     }
-    options = {"batch_size": batch} if batch else {}
-    before, watch = anonymous(), Watch()
+    watch, run = Watch(), minibatches if batch else all_rows
     started = time.perf_counter()
     with watch:
-        posterior = vijax.fit(
-            models.rows,
-            y,
-            COMPONENTS,
-            guide="conjugate",
-            init=start,
-            num_steps=steps,
-            progress_bar=False,
-            **options,
-        )
-    return {
-        "rows": len(y),
-        "seconds": time.perf_counter() - started,
-        "memory": watch.most - before,
-        "density": models.log_density(posterior.sample(_DRAWS), np.load(held_out)),
-        "sweeps": len(posterior.losses),
-        "status": posterior.status,
-    }
+        families, done = run(y, start, batch, steps)
+    seconds = time.perf_counter() - started
+    keys = jax.random.split(jax.random.key(0), _DRAWS)
+    drawn = [{name: one.draw(key) for name, one in families.items()} for key in keys]
+    draws = {name: np.asarray([one[name] for one in drawn], float) for name in drawn[0]}
+    density = models.log_density(draws, np.load(held_out))
+    grown = watch.most - watch.before
+    return {"rows": len(y), "seconds": seconds, "memory": grown, "density": density, "steps": done}
+
+
+def all_rows(y: np.ndarray, start: dict[str, np.ndarray], batch: int, steps: int) -> tuple:
+    """Coordinate ascent on rows in memory: its families and sweeps."""
+    problem = models.Problem(models.rows, (np.array(y), COMPONENTS), start, {})
+    _, found = Ascent(problem).run(CoordinateAscent(steps, num_restarts=0))
+    return found.variables.guide, len(found.losses)
+
+
+def minibatches(y: np.ndarray, start: dict[str, np.ndarray], batch: int, steps: int) -> tuple:
+    """Steps on minibatches: the families after them, without the diagnostics of a fit."""
+    last: list[Any] = []
+
+    def stop(state: Any, losses: Any, step: int) -> None:
+        if step >= steps:
+            last.append((state, step))
+            raise KeyboardInterrupt
+
+    posterior = vijax.fit(
+        models.rows,
+        y,
+        COMPONENTS,
+        guide="conjugate",
+        batch_size=batch,
+        init=start,
+        num_steps=2 * steps,
+        callbacks=(stop,),
+        progress_bar=False,
+    )
+    return posterior.params, last[0][1]
 
 
 class Watch:
     """The most anonymous memory, in MB, while the context is open."""
 
     def __enter__(self) -> Watch:
-        self.most, self._done = 0.0, threading.Event()
+        self.before, self._done = anonymous(), threading.Event()
+        self.most = self.before
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
         return self

@@ -109,6 +109,7 @@ def test_precisions_stay_positive_whatever_the_curvature(curvature):
 WIDE = pytest.param(MeanField(init_scale=2.0), marks=pytest.mark.slow)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guide", [FullRank(init_scale=2.0), WIDE])
 def test_a_bad_start_is_left(guide):
     """Draws from -20 to 20 of the logarithm of a rate: gradients up to 1e9."""
@@ -150,6 +151,7 @@ def test_logistic_regression_agrees_with_second_order_steps(batch_size):
     assert np.linalg.norm(np.linalg.solve(covariances[1], np.subtract(*means))) < 0.08
 
 
+@pytest.mark.slow
 def test_resumed_steps_are_identical_also_from_a_file(tmp_path):
     """With local latent variables on minibatches, and two kinds of guides."""
     rows, guide = data(12), {"theta": "meanfield", ...: "fullrank"}

@@ -78,6 +78,7 @@ def test_rows_are_solved_given_the_global_blocks(of_components):
     np.testing.assert_allclose(after["scores"].precision, before["scores"].precision, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_local_blocks_agree_with_coordinate_ascent(of_components):
     elbo, best = after_sweeps(of_components, 20)
     assert best - elbo < 0.5

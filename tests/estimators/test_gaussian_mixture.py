@@ -84,6 +84,7 @@ def test_new_rows_as_in_scikit_learn():
     np.testing.assert_allclose(precisions, found.precisions_)
 
 
+@pytest.mark.slow
 def test_units_and_collinear_columns_change_nothing():
     """A change of variables adds its log determinant to the bound."""
     estimator = BayesianGaussianMixture(n_components=4, reg_covar=0.0, tol=1e-6, random_state=0)
@@ -107,6 +108,7 @@ def test_a_second_fit_compiles_nothing():
     assert compiled == []
 
 
+@pytest.mark.slow
 def test_a_warm_start_continues():
     estimator = BayesianGaussianMixture(n_components=4, warm_start=True, random_state=0).fit(DATA)
     before = estimator.lower_bound_

@@ -153,8 +153,8 @@ def grouped(y):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_solver_can_be_chosen_by_name(name):
     suited = {"fixed_draws": "meanfield", "mode": "map", "structured_newton": "plates"}
-    guide = suited.get(name, "fullrank")
-    fitted = grouped if guide == "plates" else model
+    guide = (suited | {"coordinate_ascent": "conjugate"}).get(name, "fullrank")
+    fitted = grouped if guide in ("plates", "conjugate") else model
     posterior = fit(fitted, Y, guide=guide, algorithm=name)
     same = fit(fitted, Y, guide=guide, algorithm=NAMES[name]())
     assert posterior.num_steps == 0

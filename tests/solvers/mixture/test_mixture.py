@@ -162,7 +162,9 @@ def test_moves_leave_a_local_optimum(labels):
     np.testing.assert_allclose(moved.elbo, true.elbo, atol=1e-3)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "form", [pytest.param(one, marks=pytest.mark.slow) if one != "full" else one for one in FORMS]
+)
 def test_programs_lower(form):
     of = problem(form, 4, sticks=True)
     start = statistics(of, LABELS)

@@ -24,6 +24,7 @@ MODULES = (
     "vijax.algorithms",
     "vijax.solvers",
     "vijax.data",
+    "vijax.estimators",
     "vijax.plot",
     "vijax.contracts",
 )

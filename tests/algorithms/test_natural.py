@@ -134,7 +134,8 @@ def test_the_mean_field_optimum_of_a_correlated_gaussian():
     np.testing.assert_allclose((loc - target.mean) / sd, 0.0, atol=0.03)
 
 
-@pytest.mark.parametrize("batch_size", [pytest.param(None, marks=pytest.mark.slow), 50])
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_size", [None, 50])
 def test_logistic_regression_agrees_with_second_order_steps(batch_size):
     """The largest ELBO of a full-rank Gaussian, after fewer steps than gradient steps take."""
     x, y = logistic_data()

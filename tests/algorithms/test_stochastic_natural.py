@@ -94,6 +94,7 @@ def test_a_resumed_fit_equals_an_uninterrupted_one_bit_for_bit(of_components):
     assert jax.tree.all(jax.tree.map(np.array_equal, *pair))
 
 
+@pytest.mark.slow
 def test_a_mixture_agrees_with_coordinate_ascent(monkeypatch):
     monkeypatch.setattr("vijax.posterior.finish._SMALL_DATA", 0)  # assessed by the ELBO alone
     posterior = fit(mixture, CLUSTERS, batch_size=100, num_steps=600)

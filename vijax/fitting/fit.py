@@ -285,7 +285,7 @@ def _build_problem(
     if guide == "auto":
         algorithm_guide = algorithm.default_guide if isinstance(algorithm, Algorithm) else None
         natural = algorithm == "natural" or isinstance(algorithm, NaturalGradient)
-        closed_form = algorithm == "auto" and not _is_stepwise(options)
+        closed_form = algorithm == "auto" and mesh is None and not _is_stepwise(options)
         if closed_form and _pays_conjugate(target, batch, as_key(options["rng_key"])):
             algorithm_guide = Conjugate()
         guide = algorithm_guide or _default_guide(target, natural)

@@ -359,7 +359,7 @@ PARTS = {
         "unpack_states",
         "unpack_variables",
     },
-    conjugate: {"_solved", "_sweep_many", "_updated", "elbo", "rotated_elbo", "run_steps"},
+    conjugate: {"_solved", "sweep_many", "_updated", "elbo", "rotated_elbo", "run_steps"},
     posteriors: {
         "_constrain",
         "_constrain_latent_sites",

@@ -7,6 +7,7 @@ import numpyro.distributions as dist
 import pytest
 
 import vijax
+from vijax.model.conjugacy.densities import table
 
 QUIET = {"progress_bar": False}
 
@@ -53,3 +54,14 @@ def test_a_part_is_saved(data, tmp_path):
     own, again = (one.sample(100, corrected=False)["w"] for one in (posterior, loaded))
     np.testing.assert_array_equal(own, again)
     assert jnp.isfinite(posterior.elbo)
+
+
+def test_options_that_do_not_apply_and_wrong_readings_are_refused(data, monkeypatch):
+    guide = {"sigma": "meanfield", ...: "conjugate"}
+    with pytest.raises(ValueError, match="expected a PartlyConjugate for guide='conjugate' on a"):
+        vijax.fit(model, *data, guide=guide, algorithm="gradient", **QUIET)
+    names, row = table.ROWS[dist.Normal]
+    wrong = (names, lambda *arguments: 1.0 + row(*arguments))
+    monkeypatch.setitem(table.ROWS, dist.Normal, wrong)
+    with pytest.raises(vijax.GuideError, match="expected the log density of site"):
+        vijax.fit(model, *data, guide=guide, **QUIET)

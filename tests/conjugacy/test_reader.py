@@ -202,7 +202,7 @@ def test_a_wrong_reading_is_found():
     with jax.enable_x64(True):
         target, _, batch = read(unnormalized, (np.asarray([0, 2, 1, 1]),))
         wrong = target.functions._replace(
-            compare_reading=lambda z, batch: {
+            compare_reading=lambda z, batch, names: {
                 name: (own, read + (name == "y"))
                 for name, (own, read) in target.functions.compare_reading(z, batch).items()
             }

@@ -212,7 +212,7 @@ def test_the_precision_is_saved(tmp_path):
 
 def products(**options):
     """Precisions of the matrix products in a program of a target, as it is traced anew."""
-    target = dataclasses.replace(problem("regression").target, programs=Programs({}, {}, {}))
+    target = dataclasses.replace(problem("regression").target, programs=Programs({}, {}))
     program = target.program(lambda target, x: jnp.sin(x) @ x, **options)
     jaxpr = program.trace(jnp.ones((2, 2))).jaxpr.jaxpr
     return {e.params["precision"] for e in jaxpr.eqns if e.primitive.name == "dot_general"}

@@ -13,7 +13,7 @@ from scipy import special
 import vijax
 from vijax.contracts import Batch, Variables
 from vijax.engine.initialization import origin
-from vijax.fitting.fit import _pays_conjugate
+from vijax.fitting.conjugate import pays_conjugate
 from vijax.guides import Conjugate, resolve
 from vijax.model import split_and_build
 from vijax.solvers import CoordinateAscent
@@ -158,9 +158,36 @@ def test_many_labels_are_fitted_in_closed_form_by_default():
     def pays(rows, *arguments):
         y = np.zeros(rows, np.float32)
         _, arrays, target = split_and_build(model, (y, *arguments), {}, None, frozenset())
-        return _pays_conjugate(target, Batch(arrays), jax.random.key(0))
+        return pays_conjugate(target, Batch(arrays), jax.random.key(0))
 
     assert pays(20_000)
     assert not pays(2_000)
     assert not pays(20_000, "param")
     assert not pays(20_000, "latent")
+
+
+def test_steps_are_shortened_where_coupled_elements_are_updated_at_once(monkeypatch):
+    """Too many elements for one dense block: independent, and a full step would overshoot."""
+    from vijax.model.conjugacy import blocks
+
+    monkeypatch.setattr(blocks, "MAX_DENSE", 2)
+    x = np.linspace(0.5, 1.5, 24).reshape(4, 6).astype(np.float32)  # nearly collinear columns
+
+    def coupled(x):
+        w = numpyro.sample("w", dist.Normal(0.0, 1.0).expand([6]).to_event(1))
+        with numpyro.plate("rows", 4):
+            numpyro.sample("y", dist.Normal(x @ w, 1.0), obs=jnp.ones(4))
+
+    found, solution = elbos(coupled, x, tolerance=1e-11)
+    assert solution.variables.guide["w"].mean.shape == (6,)
+    assert solution.converged
+    assert (np.diff(found) >= -1e-8 * np.abs(found[1:])).all()
+    precision = np.eye(6) + x.T @ x  # the optimum of independent normals has the exact mean
+    exact = np.linalg.solve(precision, x.T @ np.ones(4))
+    np.testing.assert_allclose(solution.variables.guide["w"].mean, exact, atol=5e-3)
+
+
+def test_conjugate_groups_of_a_mapping_are_one_guide():
+    _, _, target = split_and_build(normal, (np.ones(3, np.float32),), {}, None, frozenset())
+    one = resolve("conjugate", target)
+    assert resolve({"mu": "conjugate", ...: Conjugate()}, target) == one

@@ -199,12 +199,6 @@ class Gradient(Algorithm):
         )
         return state._replace(control_params=control_params, control_optimizer=control_optimizer)
 
-    def variables(self, state: GradientState) -> Variables:
-        return state.variables
-
-    def mutable(self, state: GradientState) -> dict[str, PyTree]:
-        return state.mutable
-
     def row_axes(self, state: GradientState, axes: Variables) -> GradientState:
         try:
             optimizer = optax.tree_utils.tree_map_params(

@@ -195,12 +195,6 @@ class NaturalGradient(Algorithm):
         variables = state.variables._replace(model=optax.apply_updates(model, updates))
         return state._replace(variables=variables, optimizer=optimizer)
 
-    def variables(self, state: NaturalState) -> Variables:
-        return state.variables
-
-    def mutable(self, state: NaturalState) -> dict[str, PyTree]:
-        return state.mutable
-
     def row_axes(self, state: NaturalState, axes: Variables) -> NaturalState:
         rest = state._replace(variables=axes, velocity=())
         shared: NaturalState = jax.tree.map(lambda _: Axes(), rest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -14,9 +15,10 @@ from jax import Array
 from vijax.algorithms.gradient import Adam, Optimizer
 from vijax.contracts import Algorithm, Axes, Batch, Guide, Info, Position, PyTree, Target, Variables
 from vijax.guides.composite import Composite
-from vijax.guides.conjugate import BoundConjugate, Families
+from vijax.guides.conjugate import BoundConjugate, values_of
 from vijax.runtime.checks import check_count
 from vijax.runtime.errors import GuideError, ModelError, mismatch
+from vijax.solvers.block_updates import entropy, of_color, with_gradient
 
 
 class PartlyConjugateState(NamedTuple):
@@ -85,7 +87,7 @@ class PartlyConjugate(Algorithm):
         number = conjugate_part(guide)
         assert number is not None
         assert isinstance(guide, Composite)
-        _, conjugate = guide.parts[number]
+        plan = guide.parts[number][1].plan
         families, others = state.variables.guide[number], _others(state.variables.guide, number)
         keys = jax.random.split(key, self.num_particles)
 
@@ -94,61 +96,28 @@ class PartlyConjugate(Algorithm):
 
             def particle(key: Array) -> Array:
                 z, log_q = _draw(guide, number, others, target, key, batch)
-                values, log_det = _values(target, z, batch)
-                joint = target.functions.expected_log_joint(
-                    conjugate.plan, expectations, batch, values
-                )
+                values, log_det = values_of(target, z, batch)
+                joint = target.functions.expected_log_joint(plan, expectations, batch, values)
                 return joint + log_det - log_q
 
             return jnp.mean(jax.vmap(particle)(keys))
 
-        scales = {site.name: site.scale for site in target.space.sites}
+        rate, scales = self.rate * state.step_size, plan.scales(target.space)
         expectations = {name: family.expectations for name, family in families.items()}
         bound, slope = jax.value_and_grad(objective)(others, expectations)
-        entropy = sum(
-            scales[block.sites[0].name] * jnp.sum(families[block.name].entropy)
-            for block in conjugate.plan.blocks
-        )
-        rate = self.rate * state.step_size
-        moved = self._updated(objective, conjugate, families, others, rate, scales)
+        loss = -(bound + entropy(target, plan, families))
+        for color in range(plan.num_colors):
+            names = of_color(plan, color, families)
+            at_draws = functools.partial(objective, others)
+            _, gradient = with_gradient(at_draws, families, names, scales)
+            families = families | {n: families[n].step(g, rate) for n, g in gradient.items()}
         downhill = jax.tree.map(jnp.negative, slope)
         updates, optimizer = self.optimizer.transformation.update(downhill, state.optimizer, others)
         scaled = jax.tree.map(lambda step: state.step_size * step, updates)
         others = optax.apply_updates(others, scaled)
-        params = (*others[:number], moved, *others[number:])
+        params = (*others[:number], families, *others[number:])
         new = state._replace(variables=Variables(params), optimizer=optimizer)
-        return new, Info(-(bound + entropy))
-
-    def _updated(
-        self,
-        objective: Any,
-        guide: BoundConjugate,
-        families: Families,
-        others: tuple[PyTree, ...],
-        rate: Array,
-        scales: Mapping[str, float],
-    ) -> Families:
-        """The families after a natural-gradient step of every color."""
-        for color in range(guide.plan.num_colors):
-            expectations = {name: family.expectations for name, family in families.items()}
-            blocks = [block for block in guide.plan.blocks if block.color == color]
-
-            def of_color(moving: Mapping[str, Any], fixed: Mapping[str, Any]) -> Array:
-                return objective(others, {**fixed, **moving})
-
-            moving = {block.name: expectations[block.name] for block in blocks}
-            gradient = jax.grad(of_color)(moving, expectations)
-            for block in blocks:
-                scale = scales[block.sites[0].name]
-                slope = jax.tree.map(lambda g, s=scale: g / s, gradient[block.name])
-                families = families | {block.name: families[block.name].step(slope, rate)}
-        return families
-
-    def variables(self, state: PartlyConjugateState) -> Variables:
-        return state.variables
-
-    def mutable(self, state: PartlyConjugateState) -> dict[str, PyTree]:
-        return state.mutable
+        return new, Info(loss)
 
     def row_axes(self, state: PartlyConjugateState, axes: Variables) -> PartlyConjugateState:
         shared: PartlyConjugateState = jax.tree.map(
@@ -202,13 +171,3 @@ def _draw(
         draw = part.draw(params, target.space.subset(names), jax.random.fold_in(key, i), batch)
         z, log_q = {**z, **draw.z}, log_q + draw.log_q
     return z, log_q
-
-
-def _values(target: Target, z: Position, batch: Batch) -> tuple[dict[str, Array], Array]:
-    """The values of some sites, and their log Jacobian."""
-    rows = {name: len(index) for name, index in batch.index.items()}
-    sites = target.space.on_rows(rows).sites
-    whole = {site.name: z.get(site.name, jnp.zeros(site.z_shape)) for site in sites}
-    values = target.constrain(whole, batch, {}, {})
-    log_dets = target.log_dets(whole, batch, {}, {})
-    return {name: values[name] for name in z}, sum((log_dets[name] for name in z), jnp.zeros(()))

@@ -15,7 +15,7 @@ from vijax.runtime.errors import GuideError
 from vijax.solvers.block_updates import entropy, expected_log_joint, local_blocks, solve_local
 
 
-class NaturalState(NamedTuple):
+class StochasticVIState(NamedTuple):
     """The state of stochastic variational inference.
 
     Attributes:
@@ -76,14 +76,14 @@ class StochasticVI(Algorithm):
         target: Target,
         guide: Guide,
         batch: Batch,
-    ) -> NaturalState:
+    ) -> StochasticVIState:
         if not isinstance(guide, BoundConjugate):
             raise GuideError(f"algorithm: expected guide='conjugate' for {self!r}, got {guide!r}.")
-        return NaturalState(variables, mutable, jnp.ones(()), jnp.zeros((), jnp.int32))
+        return StochasticVIState(variables, mutable, jnp.ones(()), jnp.zeros((), jnp.int32))
 
     def step(
-        self, state: NaturalState, key: Array, target: Target, guide: Guide, batch: Batch
-    ) -> tuple[NaturalState, Info]:
+        self, state: StochasticVIState, key: Array, target: Target, guide: Guide, batch: Batch
+    ) -> tuple[StochasticVIState, Info]:
         assert isinstance(guide, BoundConjugate)
         plan, families = guide.plan, state.variables.guide
         local = local_blocks(target, plan)
@@ -96,22 +96,18 @@ class StochasticVI(Algorithm):
         variables = state.variables._replace(guide=families)
         return state._replace(variables=variables, steps=state.steps + 1), Info(loss)
 
-    def _rate(self, state: NaturalState) -> Array:
+    def _rate(self, state: StochasticVIState) -> Array:
         decreasing = (state.steps + self.delay) ** -self.forgetting
         return jnp.maximum(self.rate * state.factor, decreasing)
 
-    def variables(self, state: NaturalState) -> Variables:
-        return state.variables
-
-    def mutable(self, state: NaturalState) -> dict[str, PyTree]:
-        return state.mutable
-
-    def row_axes(self, state: NaturalState, axes: Variables) -> NaturalState:
+    def row_axes(self, state: StochasticVIState, axes: Variables) -> StochasticVIState:
         shared = jax.tree.map(lambda _: Axes(), state._replace(variables=None))  # type: ignore[arg-type]
         return shared._replace(variables=axes)
 
-    def rescale(self, state: NaturalState, factor: float | Array) -> NaturalState:
+    def rescale(self, state: StochasticVIState, factor: float | Array) -> StochasticVIState:
         return state._replace(factor=state.factor * factor)
 
-    def move(self, state: NaturalState, variables: Variables, reset: bool) -> NaturalState:
+    def move(
+        self, state: StochasticVIState, variables: Variables, reset: bool
+    ) -> StochasticVIState:
         return state._replace(variables=variables)

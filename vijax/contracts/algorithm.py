@@ -53,13 +53,15 @@ class Algorithm(abc.ABC):
     ) -> tuple[PyTree, Info]:
         """One step; `key` is `fold_in(root, t)`."""
 
-    @abc.abstractmethod
     def variables(self, state: PyTree) -> Variables:
-        """The current variables."""
+        """The current variables, by default the state's attribute of this name."""
+        found: Variables = state.variables
+        return found
 
-    @abc.abstractmethod
     def mutable(self, state: PyTree) -> dict[str, PyTree]:
-        """The model's current mutable state."""
+        """The model's current mutable state, by default the state's attribute of this name."""
+        found: dict[str, PyTree] = state.mutable
+        return found
 
     @abc.abstractmethod
     def row_axes(self, state: PyTree, axes: Variables) -> PyTree:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from vijax.contracts.blocks import ConjugatePlan
+from vijax.contracts.conjugate import ConjugatePlan
 from vijax.contracts.space import Array, Plate, Position
 
 PyTree = Any

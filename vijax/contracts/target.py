@@ -139,11 +139,10 @@ class Marginalized(NamedTuple):
 
 
 class Programs(NamedTuple):
-    """Compiled programs of a target, and its copies on other devices, cached with the target."""
+    """Compiled programs of a target, and copies of it by what differs, cached with the target."""
 
     compiled: dict[Hashable, Program]
-    by_devices: dict[DeviceLayout, Target]
-    conjugate: dict[str, Target]
+    copies: dict[Hashable, Target]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -170,7 +169,7 @@ class Target:
     subsampling: Subsampling = Subsampling()
     marginalized: Marginalized = Marginalized()
     devices: DeviceLayout = DeviceLayout()
-    programs: Programs = dataclasses.field(default_factory=lambda: Programs({}, {}, {}), repr=False)
+    programs: Programs = dataclasses.field(default_factory=lambda: Programs({}, {}), repr=False)
 
     # ---- the model at one position
 
@@ -190,18 +189,9 @@ class Target:
 
     @property
     def conjugate(self) -> Target:
-        """The same target, with the log density of a conditionally conjugate model as it is read.
-
-        The same target each time, so that its programs are compiled once.
-        """
-        known = self.programs.conjugate
-        if not known:
-            functions = self.functions._replace(evaluate=self.functions.conjugate_evaluate)
-            known[""] = dataclasses.replace(
-                self, functions=functions, programs=Programs({}, {}, {"": self})
-            )
-            known[""].programs.conjugate[""] = known[""]
-        return known[""]
+        """A copy with the log density of a conditionally conjugate model as it is read, cached."""
+        functions = self.functions._replace(evaluate=self.functions.conjugate_evaluate)
+        return self.copy("conjugate", functions=functions)
 
     def terms(self, z: Position, batch: Batch, model: Mapping, mutable: Mapping) -> Terms:
         """The terms whose sum is the log density: log densities and log Jacobians, elementwise."""
@@ -300,25 +290,27 @@ class Target:
         space = self.space.on_rows(self.subsampled)
         if [site.z_shape for site in space.sites] == [site.z_shape for site in self.space.sites]:
             return self
-        return dataclasses.replace(self, space=space, programs=Programs({}, {}, {}))
+        return dataclasses.replace(self, space=space, programs=Programs({}, {}))
 
     def with_density(
         self, evaluate: Callable[..., Evaluation], terms: Callable[..., Terms]
     ) -> Target:
         """A copy with another log density, given as a whole and as terms."""
         functions = self.functions._replace(evaluate=evaluate, terms=terms)
-        return dataclasses.replace(self, functions=functions, programs=Programs({}, {}, {}))
+        return dataclasses.replace(self, functions=functions, programs=Programs({}, {}))
 
     # ---- programs
 
     def on_devices(self, devices: DeviceLayout) -> Target:
         """A copy on other devices, cached so that a second fit there reuses its programs."""
-        known = self.programs.by_devices
-        if devices not in known:
-            known[devices] = dataclasses.replace(
-                self, devices=devices, programs=Programs({}, {}, {})
-            )
-        return known[devices]
+        return self.copy(devices, devices=devices)
+
+    def copy(self, lookup: Hashable, **changes: Any) -> Target:
+        """A copy in which something differs, the same each time for the same `lookup`."""
+        known = self.programs.copies
+        if lookup not in known:
+            known[lookup] = dataclasses.replace(self, **changes, programs=Programs({}, {}))
+        return known[lookup]
 
     def program(
         self,

@@ -10,11 +10,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 from jax.sharding import Mesh
 
 from vijax.algorithms import NaturalGradient
-from vijax.algorithms.partly_conjugate import conjugate_part, partly_conjugate
 from vijax.auto.centering import DENSE_DIM, learns_centering
 from vijax.auto.minibatch import can_refine, with_mean_field
 from vijax.contracts import Algorithm, Batch, Guide, Objective, PyTree, Solver, Target
@@ -23,6 +21,7 @@ from vijax.diagnostics.assessment import Chains
 from vijax.engine.count_bounds import with_count_bounds
 from vijax.engine.problem import Problem
 from vijax.fitting import options as _options
+from vijax.fitting.conjugate import conjugate_algorithm, pays_conjugate
 from vijax.fitting.initial_values import initial_variables, model_state
 from vijax.fitting.methods import (
     FitStart,
@@ -35,7 +34,7 @@ from vijax.fitting.methods import (
     run_search,
 )
 from vijax.guides import discrete_guide_sites, resolve
-from vijax.guides.conjugate import BoundConjugate, Conjugate, target_for
+from vijax.guides.conjugate import Conjugate, target_for
 from vijax.guides.numpyro import as_optax
 from vijax.guides.structured.plates import plates_affordable_on_batches
 from vijax.model import (
@@ -56,17 +55,14 @@ from vijax.posterior.labels import checked_coords
 from vijax.posterior.posterior import Posterior
 from vijax.posterior.result import FitResult
 from vijax.runtime.deadline import keep_answer
-from vijax.runtime.errors import GuideError, ModelError, warn
+from vijax.runtime.errors import ModelError, warn
 from vijax.runtime.interrupt import best_answer
 from vijax.runtime.keys import RngKey, as_key
 from vijax.runtime.memory import explain_out_of_memory
 from vijax.runtime.progress import show_progress, stage
 from vijax.solvers import by_name, default_solver
-from vijax.solvers.check_reading import check_reading
-from vijax.solvers.coordinate_ascent import coordinate_ascent
 from vijax.storage.checkpoint import Checkpoint
 
-_MANY_LABELS = 2**16  # rows times values of discrete sites
 _FULL_RANK_STEPS_DIM = 20  # largest dimension for full-rank gradient steps on minibatches
 _GRADIENT_OPTIONS = (
     "objective",
@@ -219,16 +215,9 @@ def _run(
             state = (problem.target, problem.batch, parameters, mutable)
             check_batches(*state, problem.arguments.sources)
         problem = with_count_bounds(problem, parameters, mutable)
-    conjugate = isinstance(problem.guide, BoundConjugate)
-    stepwise = _is_stepwise(options)
-    if conjugate:
-        stepwise = bool(problem.schedule.subsampled)
-        _options.check_conjugate(options, stepwise)
-    if conjugate and not stepwise:
-        counts = options["num_steps"], options["num_restarts"]
-        algorithm = coordinate_ascent(algorithm, *counts, random_init=init is None)
-    if conjugate_part(problem.guide) is not None and algorithm == "auto":
-        algorithm = partly_conjugate(options["num_particles"], options["optimizer"])
+    algorithm, stepwise = conjugate_algorithm(
+        problem, algorithm, options, _is_stepwise(options), random_init=init is None
+    )
     refine = (
         guide == "auto" == algorithm and not stepwise and can_refine(problem, parameters, mutable)
     )
@@ -286,7 +275,7 @@ def _build_problem(
         algorithm_guide = algorithm.default_guide if isinstance(algorithm, Algorithm) else None
         natural = algorithm == "natural" or isinstance(algorithm, NaturalGradient)
         closed_form = algorithm == "auto" and mesh is None and not _is_stepwise(options)
-        if closed_form and _pays_conjugate(target, batch, as_key(options["rng_key"])):
+        if closed_form and pays_conjugate(target, batch, as_key(options["rng_key"])):
             algorithm_guide = Conjugate()
         guide = algorithm_guide or _default_guide(target, natural)
     chosen = resolve(guide, target, model, arguments)
@@ -338,24 +327,6 @@ def _default_guide(target: Target, natural: bool) -> Any:
 def _is_stepwise(options: Mapping[str, Any]) -> bool:
     """Whether an option asks for gradient steps."""
     return bool(options["callbacks"]) or any(options[n] is not None for n in _GRADIENT_OPTIONS)
-
-
-def _pays_conjugate(target: Target, batch: Batch, key: Any) -> bool:
-    """Whether `guide="auto"` takes the closed form: for many discrete labels, if there is one.
-
-    A pass over all rows then takes longer than the program takes to be read; coordinate ascent
-    needs tens of passes, the search over Gaussians thousands.
-    """
-    if target.marginalized.entries < _MANY_LABELS or target.subsampled:
-        return False
-    if jax.eval_shape(target.functions.initialize, key, batch)[0]:  # `param` sites
-        return False
-    try:
-        target.functions.conjugate_plan(True, frozenset(), None, False)
-        check_reading(target.conjugate, batch, key)
-    except GuideError:
-        return False
-    return True
 
 
 def _solver(algorithm: Any, problem: Problem, parameters: dict[str, PyTree]) -> Solver | None:

@@ -5,6 +5,7 @@ The first two return a result, or, if they did not converge, the start of gradie
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -121,12 +122,7 @@ def run_search(start: FitStart, named: bool) -> FitResult | FitStart:
 def run_direct_solver(start: FitStart, solver: Solver, final: bool) -> FitResult | FitStart:
     """Runs a direct solver; `final` if its result is returned even without convergence."""
     problem = start.problem
-
-    def keep(found: Callable[[], Solution]) -> None:
-        state = (start.mutable, (), start.start_time)
-        keep_answer(lambda: finish_candidate(unassessed(problem, found()), *state, complete=False))
-
-    with stage(title(problem.guide)), partial_results(keep):
+    with stage(title(problem.guide)), _keeping_results(start):
         state = (problem.target, problem.guide, start.variables[0], problem.batch)
         solution = solver.solve(fold_in(problem.key, 4), *state)
     final |= solution.converged or solver.exhaustive or not solver.maximizes_elbo or time_is_up()
@@ -135,6 +131,17 @@ def run_direct_solver(start: FitStart, solver: Solver, final: bool) -> FitResult
             solution = ensure_finite(problem, solution, start.mutable)
         return finish_solution(problem, solution, start.mutable, start.start_time)
     return _gradient_start(start, solution)
+
+
+def _keeping_results(start: FitStart) -> contextlib.AbstractContextManager[None]:
+    """Keeps what a solver inside the block has so far, for a fit that is left there."""
+
+    def keep(found: Callable[[], Solution]) -> None:
+        state = (start.mutable, (), start.start_time)
+        problem = start.problem
+        keep_answer(lambda: finish_candidate(unassessed(problem, found()), *state, complete=False))
+
+    return partial_results(keep)
 
 
 def run_refinement(start: FitStart, max_seconds: float | None) -> FitResult:
@@ -172,7 +179,7 @@ def run_gradient_steps(
     if isinstance(start.problem.guide, BoundConjugate):
         by_steps = isinstance(options.algorithm, Algorithm) or options.num_steps is not None
         if not (by_steps or callbacks or monitoring.checkpoint):
-            with stage(repr(start.problem.guide)):
+            with stage(title(start.problem.guide)), _keeping_results(start):
                 solution = memoized_solution(start.problem, start.variables, start.random_init)
             if solution is not None:
                 return finish_solution(start.problem, solution, start.mutable, start.start_time)

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from vijax.algorithms import Gradient, StochasticVI
+from vijax.algorithms import Gradient
 from vijax.contracts import Algorithm, Guide, Objective, Solver, Target
 from vijax.objectives import ScoreELBO
 from vijax.runtime.checks import check_count
@@ -195,45 +195,4 @@ def check_not_traced(
             f"{traced[0]}: expected values, got a traced array: fit cannot run inside jax.jit, "
             "jax.vmap, jax.grad or a loop of jax.lax, since the data decide what it computes. "
             "Call it outside, and transform posterior.log_prob or draws of posterior.sample."
-        )
-
-
-def check_conjugate(options: Mapping[str, Any], subsampled: bool) -> None:
-    """Refuses options of gradient steps for a conjugate guide.
-
-    Args:
-        options: the options of `fit`.
-        subsampled: whether it is fitted on minibatches, by steps that callbacks and checkpoints
-            apply to.
-
-    Raises:
-        ValueError: one is set; names it and what applies instead.
-    """
-    closed = "whose updates are in closed form"
-    remedy = "Leave it out."
-    if not subsampled:
-        remedy = (
-            "num_steps= is the number of sweeps, num_restarts= that of starts; batch_size= takes "
-            "steps on minibatches."
-        )
-    steps = () if subsampled else ("checkpoint",)
-    for name in ("objective", "optimizer", "num_particles", "precision", *steps):
-        if options[name] is not None:
-            raise ValueError(
-                f"{name}: expected None with guide='conjugate', {closed}, "
-                f"got {options[name]!r}. {remedy}"
-            )
-    if options["callbacks"] and not subsampled:
-        raise ValueError(
-            "callbacks: expected none with guide='conjugate' on all data, which is fitted in one "
-            "program. Use batch_size=, or read posterior.losses: one per sweep."
-        )
-    algorithm, expected = options["algorithm"], StochasticVI if subsampled else Solver
-    if isinstance(algorithm, str):
-        algorithm = by_name(algorithm) or algorithm
-    if algorithm != "auto" and not isinstance(algorithm, expected):
-        where = "on minibatches" if subsampled else "on all data"
-        raise ValueError(
-            f"algorithm: expected a {'StochasticVI' if subsampled else 'solver'} for "
-            f"guide='conjugate' {where}, got {algorithm!r}. Leave it out."
         )

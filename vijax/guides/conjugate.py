@@ -22,7 +22,7 @@ from vijax.contracts import (
     Space,
     Target,
 )
-from vijax.contracts.blocks import Block, ConjugatePlan
+from vijax.contracts.conjugate import ConjugateBlock, ConjugatePlan
 from vijax.contracts.rows import take_rows
 from vijax.families.beta import Beta
 from vijax.families.dirichlet import Dirichlet
@@ -129,7 +129,7 @@ class BoundConjugate(DensityGuide):
         assert batch is not None
         rows = {site.name: site.axes(batch.index).pairs for site in space.sites}
         z = {name: take_rows(location[name], pairs, batch.index) for name, pairs in rows.items()}
-        values = self._values(z, batch)
+        values, _ = values_of(self.target, z, batch)
         found = {block.name: around(block, values) for block in self.plan.blocks}
         axes = self.row_axes(found, space, batch.index)
         # rows that are not in the batch start like those that are
@@ -157,39 +157,41 @@ class BoundConjugate(DensityGuide):
 
     def draw(self, params: Families, space: Space, key: Array, batch: Batch) -> Draw:
         keys = jax.random.split(key, len(self.plan.blocks))
+        pairs = zip(self.plan.blocks, keys, strict=True)
+        drawn = {block.name: params[block.name].draw(one) for block, one in pairs}
         values: dict[str, Array] = {}
-        log_q = jnp.zeros(())
-        scales = {site.name: site.scale for site in space.sites}
-        for block, block_key in zip(self.plan.blocks, keys, strict=True):
-            drawn = params[block.name].draw(block_key)
-            values |= split(block, drawn)
-            log_prob = jnp.sum(params[block.name].log_prob(drawn))
-            log_q += scales[block.sites[0].name] * log_prob
+        for block in self.plan.blocks:
+            values |= split(block, drawn[block.name])
         z = self.target.unconstrain(values, batch, {}, {})
-        return Draw(z, log_q + self._log_jacobian(z, batch))
+        return Draw(z, self._log_q(params, space, drawn, z, batch))
 
     def log_prob(self, params: Families, space: Space, z: Position, batch: Batch) -> Array:
-        values = self._values(z, batch)
-        scales = {site.name: site.scale for site in space.sites}
-        log_q = jnp.zeros(())
-        for block in self.plan.blocks:
-            log_prob = params[block.name].log_prob(joined(block, values))
-            log_q += scales[block.sites[0].name] * jnp.sum(log_prob)
-        return log_q + self._log_jacobian(z, batch)
+        values, _ = values_of(self.target, z, batch)
+        found = {block.name: joined(block, values) for block in self.plan.blocks}
+        return self._log_q(params, space, found, z, batch)
 
-    def _log_jacobian(self, z: Mapping[str, Array], batch: Batch) -> Array:
-        """`log |dx/dz|` of the sites of this guide."""
-        log_dets = self.target.log_dets(self._whole(z, batch), batch, {}, {})
-        return sum((log_dets[name] for name in z), jnp.zeros(()))
+    def _log_q(
+        self, params: Families, space: Space, values: Mapping[str, Any], z: Position, batch: Batch
+    ) -> Array:
+        """`log q(z)`, from the values of the blocks' families at `z`."""
+        scales = self.plan.scales(space)
+        _, log_q = values_of(self.target, z, batch)  # of which it is the log Jacobian
+        for name, value in values.items():
+            log_q += scales[name] * jnp.sum(params[name].log_prob(value))
+        return log_q
 
-    def _values(self, z: Mapping[str, Array], batch: Batch) -> dict[str, Array]:
-        return self.target.constrain(self._whole(z, batch), batch, {}, {})
 
-    def _whole(self, z: Mapping[str, Array], batch: Batch) -> dict[str, Array]:
-        """A position with the sites of other guides at zero, whose values do not matter here."""
-        rows = {name: len(index) for name, index in batch.index.items()}
-        sites = self.target.space.on_rows(rows).sites
-        return {site.name: z.get(site.name, jnp.zeros(site.z_shape)) for site in sites}
+def values_of(target: Target, z: Position, batch: Batch) -> tuple[dict[str, Array], Array]:
+    """The values of some sites and their log Jacobian `log |dx/dz|`.
+
+    Other sites are at zero, which does not matter to these.
+    """
+    rows = {name: len(index) for name, index in batch.index.items()}
+    sites = target.space.on_rows(rows).sites
+    whole = {site.name: z.get(site.name, jnp.zeros(site.z_shape)) for site in sites}
+    values, log_dets = (f(whole, batch, {}, {}) for f in (target.constrain, target.log_dets))
+    log_jacobian = sum((log_dets[name] for name in z), jnp.zeros(()))
+    return {name: values[name] for name in z}, log_jacobian
 
 
 def target_for(guide: Guide, target: Target) -> Target:
@@ -197,7 +199,7 @@ def target_for(guide: Guide, target: Target) -> Target:
     return guide.target if isinstance(guide, BoundConjugate) else target
 
 
-def split(block: Block, value: Any) -> dict[str, Array]:
+def split(block: ConjugateBlock, value: Any) -> dict[str, Array]:
     """A value of a block's family as values of its sites."""
     found: dict[str, Array] = {}
     normal = block.gaussian_sites
@@ -205,35 +207,22 @@ def split(block: Block, value: Any) -> dict[str, Array]:
         return {block.sites[0].name: value}
     if len(normal) < len(block.sites):
         value, found[block.sites[-1].name] = value
-    if jnp.ndim(value) == len(block.batch_shape):
-        value = value[..., None]
-    start = 0
-    for site in normal:
-        part = value[..., start : start + site.event_size]
-        start += site.event_size
-        part = part.reshape((*part.shape[:-1], *site.event_shape))
-        order = (*site.batch_axes, *site.event_axes)
-        found[site.name] = jnp.transpose(part, [order.index(i) for i in range(len(order))])
-    return found
+    return found | {site.name: block.part(site, value) for site in normal}
 
 
-def joined(block: Block, values: Mapping[str, Array]) -> Any:
+def joined(block: ConjugateBlock, values: Mapping[str, Array]) -> Any:
     """The inverse of `split`."""
     normal = block.gaussian_sites
     if not normal:
         return values[block.sites[0].name]
-    parts = []
-    for site in normal:
-        x = jnp.transpose(values[site.name], (*site.batch_axes, *site.event_axes))
-        batch = x.shape[: len(site.batch_axes)]
-        parts.append(x.reshape((*batch, site.event_size)))
+    parts = [site.flattened(values[site.name]) for site in normal]
     vector = jnp.concatenate(parts, axis=-1)
     if len(normal) < len(block.sites):
         return vector, values[block.sites[-1].name]
     return vector[..., 0] if block.event_size == 1 else vector
 
 
-def around(block: Block, values: Mapping[str, Array]) -> ExponentialFamily:
+def around(block: ConjugateBlock, values: Mapping[str, Array]) -> ExponentialFamily:
     """A narrow member of a block's family around values of its sites."""
     value = joined(block, values)
     if block.kind == "normal":

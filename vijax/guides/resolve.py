@@ -77,10 +77,9 @@ def resolve(
     if isinstance(guide, str):
         return resolve(by_name(guide), target, space=space)
     if isinstance(guide, Mapping):
-        sites = assign(list(guide), space)
-        groups = {
-            key: resolve(guide[key], target, model, arguments, space.subset(names))
-            for key, names in sites.items()
+        groups: dict[Sites, Guide] = {
+            names: resolve(value, target, model, arguments, space.subset(names))
+            for names, value in _groups(guide, space)
         }
         return compose(groups, space)
     if inspect.isclass(guide) and issubclass(guide, Guide):
@@ -101,6 +100,21 @@ def _with_parts_to_bind(guide: Any) -> Any:
         isinstance(part, ModelGuide) for _, part in guide.parts
     )
     return dict(guide.parts) if unbound else guide
+
+
+def _groups(guide: Mapping[Any, Any], space: Space) -> list[tuple[tuple[str, ...], Any]]:
+    """The sites of each group with its guide; conjugate groups together, as they read one model."""
+    groups: list[tuple[tuple[str, ...], Any]] = []
+    conjugate: dict[Any, tuple[str, ...]] = {}
+    for key, names in assign(list(guide), space).items():
+        value = guide[key]
+        found = NAMES.get(value) if isinstance(value, str) else value
+        found = found() if inspect.isclass(found) and issubclass(found, Conjugate) else found
+        if isinstance(found, Conjugate):
+            conjugate[found] = space.subset((*conjugate.get(found, ()), *names)).names
+        else:
+            groups.append((names, value))
+    return [*groups, *((names, found) for found, names in conjugate.items())]
 
 
 def discrete_guide_sites(guide: Any) -> frozenset[str] | Literal["all"]:

@@ -6,7 +6,7 @@ they all have in common: an update of a block divides its gradient by the scale 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -14,18 +14,12 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from vijax.contracts import Batch, Target
-from vijax.contracts.blocks import ConjugatePlan
+from vijax.contracts.conjugate import ConjugatePlan
 from vijax.guides.conjugate import Families
 
 _LOCAL_SWEEPS = 5  # of local blocks that depend on one another; a row starts from its last visit
 
 Gradient = Mapping[str, Mapping[str, Array]]  # by block and name of an expectation
-
-
-def block_scales(target: Target, plan: ConjugatePlan) -> dict[str, float]:
-    """By block, the scale of its terms: rows of its plates over rows in use."""
-    scales = {site.name: site.scale for site in target.space.sites}
-    return {block.name: scales[block.sites[0].name] for block in plan.blocks}
 
 
 def local_blocks(target: Target, plan: ConjugatePlan) -> frozenset[str]:
@@ -43,19 +37,32 @@ def expected_log_joint(
     names: Collection[str],
 ) -> tuple[Array, Gradient]:
     """`E_q log p`, and its gradient in the expectations of some blocks over their scales."""
+
+    def expected(expectations: Gradient) -> Array:
+        return target.functions.expected_log_joint(plan, expectations, batch)
+
+    return with_gradient(expected, families, names, plan.scales(target.space))
+
+
+def with_gradient(
+    function: Callable[[Gradient], Array],
+    families: Families,
+    names: Collection[str],
+    scales: Mapping[str, float],
+) -> tuple[Array, Gradient]:
+    """A function of expectations, and its gradient in those of some blocks over their scales."""
     expectations = {name: family.expectations for name, family in families.items()}
-    scales = block_scales(target, plan)
 
-    def expected(moving: Gradient) -> Array:
-        return target.functions.expected_log_joint(plan, expectations | dict(moving), batch)
+    def of_some(moving: Gradient) -> Array:
+        return function(expectations | dict(moving))
 
-    value, gradient = jax.value_and_grad(expected)({name: expectations[name] for name in names})
+    value, gradient = jax.value_and_grad(of_some)({name: expectations[name] for name in names})
     return value, {n: jax.tree.map(lambda x, n=n: x / scales[n], g) for n, g in gradient.items()}
 
 
 def entropy(target: Target, plan: ConjugatePlan, families: Families) -> Array:
     """The entropy of all blocks, that of local ones scaled."""
-    scales = block_scales(target, plan)
+    scales = plan.scales(target.space)
     return sum((scales[n] * jnp.sum(f.entropy) for n, f in families.items()), jnp.zeros(()))
 
 

@@ -15,7 +15,9 @@ _SPREAD = 0.5  # of the points, in unconstrained space
 _ROUNDING = 1e4  # relative difference, in units of the spacing of numbers
 
 
-def check_reading(target: Target, batch: Batch, key: Array) -> None:
+def check_reading(
+    target: Target, batch: Batch, key: Array, names: tuple[str, ...] | None = None
+) -> None:
     """Compares the expected log density at points with the model's log density, site by site.
 
     One small program, compiled fast, at two random positions.
@@ -24,6 +26,7 @@ def check_reading(target: Target, batch: Batch, key: Array) -> None:
         target: of a conditionally conjugate model.
         batch: its data.
         key: random key.
+        names: the sites that are read, all others given; by default all.
 
     Raises:
         GuideError: they differ; the message names the site.
@@ -34,7 +37,7 @@ def check_reading(target: Target, batch: Batch, key: Array) -> None:
         site.name: _SPREAD * jax.random.normal(one, (_POINTS, *site.z_shape))
         for site, one in zip(sites, keys, strict=True)
     }
-    found = target.program(_compare, quick=True)(positions, batch)
+    found = target.program(_compare, names, quick=True)(positions, batch)
     pairs = {name: (np.asarray(own), np.asarray(read)) for name, (own, read) in found.items()}
     size = max(1.0, *(np.abs(own[np.isfinite(own)]).max(initial=0) for own, _ in pairs.values()))
     tolerance = _ROUNDING * np.finfo(jnp.result_type(float)).eps * size
@@ -50,6 +53,8 @@ def check_reading(target: Target, batch: Batch, key: Array) -> None:
             )
 
 
-def _compare(target: Target, positions: Position, batch: Batch) -> dict[str, tuple[Array, Array]]:
+def _compare(
+    target: Target, names: tuple[str, ...] | None, positions: Position, batch: Batch
+) -> dict[str, tuple[Array, Array]]:
     """The pairs of log densities at each position."""
-    return jax.lax.map(lambda z: target.functions.compare_reading(z, batch), positions)
+    return jax.lax.map(lambda z: target.functions.compare_reading(z, batch, names), positions)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from vijax.contracts import Batch, Guide, Solution, Solver, Target, Variables
-from vijax.contracts.blocks import ConjugatePlan
+from vijax.contracts.conjugate import ConjugatePlan
 from vijax.guides.conjugate import BoundConjugate, Families
 from vijax.runtime.deadline import end_reason, offer, time_is_up
 from vijax.runtime.device_layout import on_host
@@ -32,12 +33,12 @@ from vijax.solvers.rotation import improved, rotated_elbo
 _CHUNK = 32  # largest number of sweeps between two looks at the clock
 _TRIAL = 10  # sweeps of each restart before the best is continued
 _RESTARTS = 8
-_FIRST_RATE, _LEAST_RATE = 0.5, 0.01  # of steps with expectations by quadrature
+_LEAST_RATE = 0.01  # of steps that are shortened because full ones overshoot
 _ROUNDING = 1e-8  # relative decrease of the ELBO that rounding can cause
 
 
 class _Sweeps(NamedTuple):
-    """A run: the families, the ELBO before each of its sweeps, and their number."""
+    """The families after some sweeps, the ELBO before the first and after each, their number."""
 
     families: Families
     elbos: Array
@@ -50,9 +51,10 @@ class CoordinateAscent(Solver):
 
     A sweep sets the natural parameters of each block to the gradient of the expected log joint
     density in the block's mean parameters. It runs in double precision as one compiled program.
-    The ELBO is exact and never falls. Where it may have several maxima, several starts are tried
-    for a few sweeps, and the best one is continued. Sources: Winn and Bishop, 2005; Hoffman, Blei,
-    Wang and Paisley, 2013.
+    The ELBO is exact and never falls: where a full step overshoots (expectations by quadrature,
+    too many coupled elements for one block), steps are shortened. Where it may have several maxima,
+    several starts are tried for a few sweeps, and the best one is continued. Sources: Winn and
+    Bishop, 2005; Hoffman, Blei, Wang and Paisley, 2013.
 
     Args:
         max_sweeps: largest number of sweeps.
@@ -112,8 +114,9 @@ class _Ascent:
     """A run, from the host.
 
     Attributes:
-        elbos: after each sweep of the run that is continued.
+        elbos: of the start of the run that is continued, and after each of its sweeps.
         sweeps: number of all sweeps.
+        rate: of the steps, 1 for those of coordinate ascent.
     """
 
     def __init__(
@@ -125,72 +128,68 @@ class _Ascent:
         key: Array,
     ) -> None:
         self.options, self.plan, self.batch, self.key = options, plan, batch, key
-        self.sweep = target.program(_sweep_many, plan)
-        self.rotation = target.program(rotated_elbo, plan) if plan.products else None
+        self.ascend = target.program(sweep_many, plan)
+        rotates = plan.products and options.rotate
+        self.rotation = target.program(rotated_elbo, plan) if rotates else None
         self.elbos: list[float] = []
-        self.sweeps = 0
-        self.rate = _FIRST_RATE if plan.quadrature else 1.0
+        self.sweeps, self.rate = 0, 1.0
 
     def solution(self, families: Families, converged: bool, reason: str) -> Solution:
         """Families as the solution of the run."""
         variables = Variables(single_precision(on_host(families)))
-        losses = tuple(-elbo for elbo in self.elbos)
+        losses = tuple(-elbo for elbo in self.elbos[1:])
         solution = Solution(variables, reason, converged, self.sweeps, losses)
         return solution._replace(elbo=self.elbos[-1] if self.elbos else None)
 
     def solve(self, families: Families) -> tuple[Families, bool, str]:
         """The families at convergence, whether they converged, and why the run stopped."""
+        expect(self.options.max_sweeps, "sweep")
         restarts = self.options.num_restarts
         if restarts is None:
             restarts = _RESTARTS if self.plan.multimodal else 0
         if restarts:
             families = self._best_start(families, restarts)
-        expect(self.options.max_sweeps, "sweep")
         size = 1
         while True:
-            left = self.options.max_sweeps - len(self.elbos)
-            run = self._run(families, min(size, left) + 1)
-            elbos = run[1:]
-            if not (len(elbos) and np.isfinite(elbos).all()):
-                return families, False, "the ELBO is not finite"
-            if self._overshoots(run):
+            left = self.options.max_sweeps - len(self.elbos[1:])
+            moved, elbos = self._run(families, min(size, left))
+            if self._overshoots(elbos):
+                if self.rate < _LEAST_RATE:
+                    return families, False, "the ELBO falls at any step size"
+                self.rate, size = self.rate / 2, 1
                 continue
-            families, self.elbos = self.families, [*self.elbos, *elbos]
+            families, self.elbos = moved, [*(self.elbos or elbos[:1]), *elbos[1:]]
             offer(functools.partial(self.solution, families, False, "the best so far"))
-            stop = self._stop(run)
+            stop = self._stop()
             if stop is not None:
                 return families, *stop
-            if self.rotation is not None and self.options.rotate:
+            if self.rotation is not None:
                 families = improved(self.rotation, families, self.batch, self.plan)
-            elif not self.plan.quadrature:
+            elif self.rate == 1:
                 size = min(2 * size, _CHUNK)
 
-    def _overshoots(self, run: np.ndarray) -> bool:
-        """Whether a sweep is to be repeated with shorter steps, as the bound is not convex."""
-        if not self.plan.quadrature:
-            return False
-        overshoots = bool(run[1] < run[0]) and self.rate > _LEAST_RATE
-        self.rate = self.rate / 2 if overshoots else min(1.0, 1.2 * self.rate)
-        return overshoots
-
-    def _run(self, families: Families, count: int) -> np.ndarray:
-        """The ELBOs of `families` and after each of `count - 1` sweeps; sets `self.families`."""
-        found = self.sweep(families, self.batch, count - 1, self.options.tolerance, self.rate)
-        self.families = found.families
+    def _run(self, families: Families, count: int) -> tuple[Families, list[float]]:
+        """The families after at most `count` sweeps, the ELBO before the first and after each."""
+        limits = count, self.options.tolerance, self.rate
+        found = self.ascend(families, self.batch, *limits)
         elbos, done = on_host((found.elbos, found.num_sweeps))
-        done = int(done)
-        self.sweeps += done
-        advance(done, "sweep")
-        return elbos[: done + 1]
+        self.sweeps += int(done)
+        advance(int(done), "sweep")
+        return found.families, elbos[: int(done) + 1].tolist()
 
-    def _stop(self, run: np.ndarray) -> tuple[bool, str] | None:
+    def _overshoots(self, elbos: list[float]) -> bool:
+        """Whether the ELBO fell, by more than rounding, or is no longer finite."""
+        if not np.isfinite(elbos[0]):
+            return False
+        falls = (a - b > _ROUNDING * max(abs(a), 1.0) for a, b in itertools.pairwise(elbos))
+        return any(falls) or not np.isfinite(elbos).all()
+
+    def _stop(self) -> tuple[bool, str] | None:
         """Whether the run converged, and why it ends; `None` if it goes on."""
-        count = len(self.elbos)
-        fall = run[:-1] - run[1:]
-        if (fall > _ROUNDING * np.abs(run[1:]).clip(1)).any():
-            return False, f"the ELBO fell by {fall.max():.2g} nats after {count} sweeps"
-        history = run if len(run) > 2 else np.array(self.elbos[-3:])
-        if estimated_rise(history) < self.options.tolerance:
+        count = len(self.elbos) - 1
+        if count < 1 or not np.isfinite(self.elbos[-1]):
+            return False, "the ELBO is not finite"
+        if estimated_rise(self.elbos[-3:]) < self.options.tolerance:
             words = f"within an estimated {self.options.tolerance:g} nats of the maximum"
             return True, f"{count} sweeps of coordinate ascent, {words}"
         if count >= self.options.max_sweeps:
@@ -201,31 +200,35 @@ class _Ascent:
 
     def _best_start(self, families: Families, restarts: int) -> Families:
         """The best of several perturbed starts after a few sweeps each."""
-        self._run(families, 3)
-        pooled, best = self.families, (-np.inf, families)
+        pooled, _ = self._run(families, 2)
+        best, highest = families, -np.inf
         for number in range(restarts):
             start = perturbed(pooled, self.plan, jax.random.fold_in(self.key, number))
-            elbo = self._run(start, _TRIAL + 1)[-1]
-            if elbo > best[0]:
-                best = (elbo, self.families)
+            found, elbos = self._run(start, _TRIAL)
+            if elbos[-1] > highest:
+                best, highest = found, elbos[-1]
             if time_is_up():
                 break
-        return best[1]
+        return best
 
 
-def estimated_rise(elbos: np.ndarray) -> float:
-    """The estimated further rise of a sequence that converges linearly (Aitken)."""
+def estimated_rise(elbos: Any) -> Any:
+    """The estimated further rise of a sequence that converges linearly, from its last three.
+
+    `d r / (1 - r)` for the last rise `d` and its ratio `r` to the one before (Aitken); infinite
+    for a shorter sequence, zero where the last rise is a rounding error.
+    """
     if len(elbos) < 3:
         return np.inf
-    last, before = elbos[-1] - elbos[-2], elbos[-2] - elbos[-3]
-    rounding = 1e-13 * abs(elbos[-1])
-    if abs(last) <= rounding:
-        return 0.0
-    rate = min(max(last / before, 0.0), 0.999) if before > 0 else 0.999
-    return last * rate / (1 - rate) if rate > 0 else last
+    first, second, third = elbos
+    last, before = third - second, second - first
+    xp = jnp if isinstance(third, jax.Array) else np
+    ratio = xp.clip(last / xp.where(before > 0, before, 1.0), 0.0, 0.999)
+    rise = xp.where(before > 0, xp.maximum(last, 0.0) * ratio / (1 - ratio), np.inf)
+    return xp.where(abs(last) <= 1e-13 * abs(third), 0.0, rise)
 
 
-def _sweep_many(
+def sweep_many(
     target: Target,
     plan: ConjugatePlan,
     families: Families,
@@ -234,9 +237,10 @@ def _sweep_many(
     tolerance: Array,
     rate: Array,
 ) -> _Sweeps:
-    """At most `count` sweeps, fewer if they converge, and the ELBO of the last families."""
+    """At most `count` sweeps of steps of a `rate`, fewer if they converge."""
 
     def sweep(families: Families) -> tuple[Families, Array]:
+        """The families after a sweep, and the ELBO before it."""
         before = jnp.zeros(())
         for color in range(plan.num_colors):
             names = of_color(plan, color, families)
@@ -246,23 +250,16 @@ def _sweep_many(
             families = families | {n: families[n].step(g, rate) for n, g in gradient.items()}
         return families, before
 
-    def again(state: tuple[Families, Array, Array]) -> Array:
-        _, elbos, done = state
-        last, before = elbos[done - 1] - elbos[done - 2], elbos[done - 2] - elbos[done - 3]
-        rate = jnp.clip(last / jnp.where(before > 0, before, 1.0), 0.0, 0.999)
-        rise = jnp.where(before > 0, last * rate / (1 - rate), jnp.inf)
-        rise = jnp.where(jnp.abs(last) <= 1e-13 * jnp.abs(elbos[done - 1]), 0.0, rise)
-        return (done <= count) & ((done < 3) | (rise >= tolerance))
-
-    def body(state: tuple[Families, Array, Array]) -> tuple[Families, Array, Array]:
-        families, elbos, done = state
-        new, before = sweep(families)
-        elbos = elbos.at[done].set(before)
+    def body(state: tuple[Families, Array, Array, Array]) -> tuple[Families, Array, Array, Array]:
+        families, elbos, done, _ = state
+        new, elbo = sweep(families)
+        elbos = elbos.at[done].set(elbo)
+        converged = estimated_rise([elbos[done - 2], elbos[done - 1], elbo]) < tolerance
         # the last sweep only evaluates the ELBO of the families it starts from
-        keep = done == count
-        new = jax.tree.map(lambda a, b: jnp.where(keep, a, b), families, new)
-        return new, elbos, done + 1
+        stop = (done == count) | ((done >= 2) & converged) | ~jnp.isfinite(elbo)
+        new = jax.tree.map(lambda a, b: jnp.where(stop, a, b), families, new)
+        return new, elbos, done + 1, stop
 
-    elbos = jnp.zeros(_CHUNK + 2)
-    families, elbos, done = jax.lax.while_loop(again, body, (families, elbos, jnp.zeros((), int)))
+    start = families, jnp.zeros(_CHUNK + 1), jnp.zeros((), int), jnp.zeros((), bool)
+    families, elbos, done, _ = jax.lax.while_loop(lambda state: ~state[3], body, start)
     return _Sweeps(families, *target.devices.replicate((elbos, done - 1)))

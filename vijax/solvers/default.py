@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 
 from vijax.contracts import Guide, Solver
-from vijax.guides.conjugate import BoundConjugate
 from vijax.guides.delta import Delta
 from vijax.guides.flow import Flow
 from vijax.guides.location_scale.full_rank import FullRank
@@ -15,7 +14,6 @@ from vijax.guides.location_scale.mean_field import MeanField
 from vijax.guides.structured.markov import Markov
 from vijax.guides.structured.plates import Plates
 from vijax.solvers.batch_and_match.batch_and_match import BatchAndMatch
-from vijax.solvers.coordinate_ascent import CoordinateAscent
 from vijax.solvers.flow_descent import FlowDescent
 from vijax.solvers.laplace import LaplaceSolver
 from vijax.solvers.mean_field.fixed_draws import FixedDraws
@@ -77,11 +75,6 @@ def _(guide: Flow, dim: int) -> Solver:
     if dim > _FLOW_DIM:
         return FlowDescent(start or Pathfinder(), num_steps=_FLOW_STEPS, max_cycles=2)
     return FlowDescent(start or Pathfinder())
-
-
-@default_solver.register
-def _(guide: BoundConjugate, dim: int) -> Solver:
-    return CoordinateAscent()
 
 
 @default_solver.register

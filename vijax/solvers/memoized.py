@@ -10,18 +10,19 @@ online variational inference for Dirichlet process mixture models, Hughes and Su
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vijax.contracts import Batch, Blocks, Target
-from vijax.contracts.blocks import ConjugatePlan
+from vijax.contracts import Batch, Blocks, Solution, Target, Variables
+from vijax.contracts.conjugate import ConjugatePlan
 from vijax.families.exponential_family import ExponentialFamily
 from vijax.guides.conjugate import Families
-from vijax.runtime.deadline import end_reason, time_is_up
+from vijax.runtime.deadline import end_reason, offer, time_is_up
 from vijax.runtime.device_layout import on_host
 from vijax.runtime.progress import advance, expect
 from vijax.solvers.block_updates import (
@@ -29,28 +30,13 @@ from vijax.solvers.block_updates import (
     elbo,
     expected_log_joint,
     of_color,
+    single_precision,
 )
 from vijax.solvers.coordinate_ascent import estimated_rise
 
 Natural = dict[str, dict[str, Array]]  # natural parameters by block and statistic
 
 MAX_TERMS = 2**27  # numbers in the terms of all blocks of rows, 1 GiB
-
-
-class Memoized(NamedTuple):
-    """The result of `memoized_ascent`.
-
-    Attributes:
-        families: by block.
-        elbos: of all rows, after each pass.
-        converged: whether the ELBO has no estimated rise left.
-        reason: why it ended.
-    """
-
-    families: Families
-    elbos: list[float]
-    converged: bool
-    reason: str
 
 
 def memoized_ascent(
@@ -60,7 +46,7 @@ def memoized_ascent(
     data: Blocks,
     tolerance: float,
     max_passes: int,
-) -> Memoized:
+) -> Solution:
     """Coordinate ascent over blocks of rows, from `families`.
 
     Args:
@@ -70,44 +56,68 @@ def memoized_ascent(
         data: all rows.
         tolerance: estimated further rise of the ELBO at convergence, in nats.
         max_passes: largest number of passes over the rows.
+
+    Returns:
+        The families after the last complete pass, with the ELBO of all rows after each.
     """
-    update, value = target.program(_updated, plan), target.program(elbo, plan)
-    terms: list[Natural | None] = []
-    total: Natural | None = None
-    weight, elbos = 0.0, list[float]()
-    expect(max_passes, "pass")
     with jax.enable_x64(True):
-        families = double_precision(families)
-        zero = jax.tree.map(jnp.zeros_like, _natural(families))
-        total = zero
+        run = _Passes(target, plan, double_precision(families), data)
+        expect(max_passes, "pass")
         while True:
-            for number, block in enumerate(data):
-                if number == len(terms):
-                    terms.append(None)
-                old, known = terms[number], terms[number] is not None
-                weight += 0.0 if known else block.weight
-                families, total, terms[number] = update(
-                    families,
-                    total,
-                    zero if old is None else old,
-                    double_precision(block.batch),
-                    block.weight,
-                    weight,
-                )
-                if elbos and time_is_up():
-                    reason = f"not converged: {end_reason()} after {len(elbos)} passes"
-                    return Memoized(families, elbos, False, reason)
-            parts = (b.weight * value(families, double_precision(b.batch)) for b in data)
-            elbos.append(float(on_host(sum(parts))))
-            advance(1, "pass")
-            if not np.isfinite(elbos[-1]):
-                return Memoized(families, elbos, False, "the ELBO is not finite")
-            if estimated_rise(np.array(elbos[-3:])) < tolerance:
+            if not run.advance():
+                return run.solution(False, f"not converged: {end_reason()}")
+            offer(functools.partial(run.solution, False, "the best so far"))
+            if not np.isfinite(run.elbos[-1]):
+                return run.solution(False, "the ELBO is not finite")
+            if estimated_rise(run.elbos[-3:]) < tolerance:
                 words = f"within an estimated {tolerance:g} nats of the maximum"
-                reason = f"{len(elbos)} passes of memoized coordinate ascent, {words}"
-                return Memoized(families, elbos, True, reason)
-            if len(elbos) >= max_passes:
-                return Memoized(families, elbos, False, f"not converged in {max_passes} passes")
+                return run.solution(True, f"memoized coordinate ascent, {words}")
+            if len(run.elbos) >= max_passes:
+                return run.solution(False, "not converged")
+
+
+class _Passes:
+    """Passes over the blocks of rows.
+
+    Attributes:
+        families: after the last complete pass.
+        elbos: of all rows, after each.
+        terms: of each block of rows, natural parameters.
+    """
+
+    def __init__(
+        self, target: Target, plan: ConjugatePlan, families: Families, data: Blocks
+    ) -> None:
+        self.update, self.value = target.program(_updated, plan), target.program(elbo, plan)
+        self.families, self.data = families, data
+        self.elbos: list[float] = []
+        self.terms: list[Natural] = []
+        self.none = self.total = jax.tree.map(jnp.zeros_like, _natural(families))
+        self.seen = 0.0
+
+    def advance(self) -> bool:
+        """One pass; whether it was completed, as is the first in any case."""
+        families = self.families
+        for number, block in enumerate(self.data):
+            if number == len(self.terms):
+                self.terms.append(self.none)
+                self.seen += block.weight
+            arrays = self.terms[number], double_precision(block.batch), block.weight, self.seen
+            families, self.total, self.terms[number] = self.update(families, self.total, *arrays)
+            if self.elbos and time_is_up():
+                return False
+        blocks = (b.weight * self.value(families, double_precision(b.batch)) for b in self.data)
+        self.elbos.append(float(on_host(sum(blocks))))
+        self.families = families
+        advance(1, "pass")
+        return True
+
+    def solution(self, converged: bool, reason: str) -> Solution:
+        """The families as a solution."""
+        variables = Variables(single_precision(on_host(self.families)))
+        losses, count = tuple(-elbo for elbo in self.elbos), len(self.elbos)
+        words = f"{count} passes over the rows: {reason}"
+        return Solution(variables, words, converged, count, losses)._replace(elbo=self.elbos[-1])
 
 
 def num_terms(families: Families, data: Blocks) -> int:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vijax.contracts.blocks import Block, ConjugatePlan
+from vijax.contracts.conjugate import ConjugateBlock, ConjugatePlan
 from vijax.families.beta import Beta
 from vijax.families.dirichlet import Dirichlet
 from vijax.families.exponential_family import ExponentialFamily
@@ -46,7 +46,7 @@ def perturbed(
 
 
 def _moved(
-    family: ExponentialFamily, block: Block, plan: ConjugatePlan, key: Array
+    family: ExponentialFamily, block: ConjugateBlock, plan: ConjugatePlan, key: Array
 ) -> ExponentialFamily:
     spread = math.sqrt(plan.rows_per_value)
     if isinstance(family, Normal):

@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 
 from vijax.contracts import Batch, Target
-from vijax.contracts.blocks import ConjugatePlan
+from vijax.contracts.conjugate import ConjugatePlan
 from vijax.guides.conjugate import Families
 from vijax.solvers.host_algebra import host_algebra
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vijax.contracts import Site
-from vijax.contracts.blocks import Block, BlockSite, ConjugatePlan
+from vijax.contracts.conjugate import BlockSite, ConjugateBlock, ConjugatePlan
 from vijax.model.conjugacy.reader import Refusal, Refused
 from vijax.model.conjugacy.recorder import Pair, Place, Recorder, Statistic
 
@@ -42,7 +42,7 @@ def plan_blocks(
         Refused: the statistics of some sites belong to no family.
     """
     refusals = []
-    single: dict[str, Block] = {}
+    single: dict[str, ConjugateBlock] = {}
     for name, site in recorder.sites.items():
         if recorder.is_real(name):
             continue
@@ -56,7 +56,7 @@ def plan_blocks(
     normal = {name: site for name, site in recorder.sites.items() if recorder.is_real(name)}
     axes = {name: _batch_axes(name, site, recorder.pairs) for name, site in normal.items()}
     groups = [_Group({name: found}) for name, found in axes.items()]
-    blocks: list[Block] = []
+    blocks: list[ConjugateBlock] = []
     for name in list(axes) if joint else []:
         found_joint = _with_precision(name, normal[name], axes[name], recorder, single)
         if found_joint is not None:
@@ -67,7 +67,7 @@ def plan_blocks(
         groups = _merged(groups, recorder, normal, subsampled)
     for group in groups:
         sites = tuple(BlockSite(n, normal[n].shape, a) for n, a in group.axes.items())
-        blocks.append(Block("normal", sites))
+        blocks.append(ConjugateBlock("normal", sites))
     blocks += single.values()
     products = [pair for pair in recorder.products if all(map(recorder.is_real, pair))]
     return ConjugatePlan(
@@ -81,7 +81,7 @@ def plan_blocks(
     )
 
 
-def _family(name: str, site: Site, recorder: Recorder) -> Block | Refusal:
+def _family(name: str, site: Site, recorder: Recorder) -> ConjugateBlock | Refusal:
     """The family of a site by the statistics that the model needs of it."""
     uses, kind = recorder.uses[name], recorder.supports[name]
     powers = {power for use, power in uses if use == "power"}
@@ -89,15 +89,15 @@ def _family(name: str, site: Site, recorder: Recorder) -> Block | Refusal:
     whole = BlockSite(name, site.shape, every)
     if kind == "positive":
         if ("log squared", 1) in uses and not powers:
-            return Block("log_normal", (whole,))
+            return ConjugateBlock("log_normal", (whole,))
         if len(powers) <= 1 and ("log squared", 1) not in uses:
-            return Block("gamma", (whole,), next(iter(powers), 1))
+            return ConjugateBlock("gamma", (whole,), next(iter(powers), 1))
     elif kind == "unit" and not powers:
-        return Block("beta", (whole,))
+        return ConjugateBlock("beta", (whole,))
     elif kind == "simplex" and not powers:
-        return Block("dirichlet", (BlockSite(name, site.shape, every[:-1]),))
+        return ConjugateBlock("dirichlet", (BlockSite(name, site.shape, every[:-1]),))
     elif kind == "matrix" and len(powers) == 1 and powers <= {1, -1}:
-        return Block("wishart", (BlockSite(name, site.shape, every[:-2]),), powers.pop())
+        return ConjugateBlock("wishart", (BlockSite(name, site.shape, every[:-2]),), powers.pop())
     return Refusal(
         name,
         "",
@@ -145,8 +145,12 @@ def _event_size(site: Site, batch_axes: Sequence[int]) -> int:
 
 
 def _with_precision(
-    name: str, site: Site, batch: tuple[int, ...], recorder: Recorder, single: Mapping[str, Block]
-) -> Block | None:
+    name: str,
+    site: Site,
+    batch: tuple[int, ...],
+    recorder: Recorder,
+    single: Mapping[str, ConjugateBlock],
+) -> ConjugateBlock | None:
     """The joint block of a normal site and its precision, if all squares of the site have it."""
     weights = [weight for weight in recorder.weights if weight.site == name]
     found = {(weight.precision, weight.axes) for weight in weights}
@@ -167,11 +171,11 @@ def _with_precision(
     ordered = tuple(int(axis) for axis in matched if axis is not None)
     normal_site = BlockSite(name, site.shape, ordered)
     if block.kind == "gamma":
-        return Block("normal_gamma", (normal_site, own), block.power)
+        return ConjugateBlock("normal_gamma", (normal_site, own), block.power)
     last = len(site.shape) - 1
     plain = all(weight.plain for weight in weights) and normal_site.event_axes == (last,)
     if block.kind == "wishart" and block.power == 1 and plain:
-        return Block("normal_wishart", (normal_site, own), block.power)
+        return ConjugateBlock("normal_wishart", (normal_site, own), block.power)
     return None
 
 
@@ -226,7 +230,7 @@ def _aligned(pair: Pair, axes: Mapping[str, tuple[int, ...]]) -> bool:
 
 
 def _rotatable(
-    blocks: Sequence[Block], products: Sequence[frozenset[str]]
+    blocks: Sequence[ConjugateBlock], products: Sequence[frozenset[str]]
 ) -> tuple[tuple[str, str], ...]:
     """Pairs of normal blocks of one site each that are multiplied as vectors."""
     single = {b.name: b for b in blocks if b.kind == "normal" and len(b.sites) == 1}
@@ -241,11 +245,11 @@ def _rotatable(
     return tuple(found)
 
 
-def _ordered(blocks: Sequence[Block], sites: Mapping[str, Site]) -> list[Block]:
+def _ordered(blocks: Sequence[ConjugateBlock], sites: Mapping[str, Site]) -> list[ConjugateBlock]:
     """Blocks inside of more plates first, then the larger ones, so that what is local is first."""
     place = {name: i for i, name in enumerate(sites)}
 
-    def key(block: Block) -> tuple[Any, ...]:
+    def key(block: ConjugateBlock) -> tuple[Any, ...]:
         first = block.sites[0].name
         size = -math.prod(block.batch_shape)
         return -len(sites[first].plates), size, not block.gaussian_sites, place[first]
@@ -253,9 +257,11 @@ def _ordered(blocks: Sequence[Block], sites: Mapping[str, Site]) -> list[Block]:
     return sorted(blocks, key=key)
 
 
-def _colored(blocks: Sequence[Block], neighbors: set[frozenset[str]]) -> tuple[Block, ...]:
+def _colored(
+    blocks: Sequence[ConjugateBlock], neighbors: set[frozenset[str]]
+) -> tuple[ConjugateBlock, ...]:
     """Blocks with the smallest color that no earlier block with a common term has."""
-    found: list[Block] = []
+    found: list[ConjugateBlock] = []
     for block in blocks:
         names = {site.name for site in block.sites}
         taken = {

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from vijax.contracts import Batch, Evaluation
-from vijax.contracts.blocks import ConjugatePlan
+from vijax.contracts.conjugate import ConjugatePlan
 from vijax.model.conjugacy.blocks import plan_blocks
 from vijax.model.conjugacy.expectation import Expectation
 from vijax.model.conjugacy.log_joint import expected_log_joint
@@ -79,9 +79,10 @@ class Conjugacy:
         recorder = Recorder(sites, self.supports, quadrature)
 
         def run(data: dict[str, Array]) -> dict[str, Array]:
-            trace = self.traced.trace(Batch(data), substitution.at_origin)
-            reader = self.reader(names, _latent_values(trace))
-            return self._expected(recorder, Batch(data), reader)
+            given: Mapping[str, Array] = {}
+            if names is not None:
+                given = _latent_values(self.traced.trace(Batch(data), substitution.at_origin))
+            return self._expected(recorder, Batch(data), self.reader(names, given))
 
         try:
             jax.eval_shape(run, self.traced.arguments.abstract())
@@ -92,6 +93,8 @@ class Conjugacy:
     def _rows_per_value(self) -> dict[str, float]:
         """By discrete site, the number of its elements over the number of their values."""
         found: dict[str, float] = {}
+        if not self.traced.plan.variables:
+            return found
 
         def run(data: dict[str, Array]) -> None:
             trace = self.traced.trace(Batch(data), substitution.at_origin)
@@ -101,9 +104,21 @@ class Conjugacy:
         jax.eval_shape(run, self.traced.arguments.abstract())
         return found
 
-    def log_joint(self, values: Mapping[str, Array], batch: Batch) -> dict[str, Array]:
-        """`log p(data, values)` by site, discrete sites marginalized: `E_q log p` at a point."""
-        return self._expected(PointMass(values, self.supports), batch, self.reader())
+    def log_joint(
+        self,
+        values: Mapping[str, Array],
+        batch: Batch,
+        names: Sequence[str] | None = None,
+    ) -> dict[str, Array]:
+        """`log p(data, values)` by site, discrete sites marginalized: `E_q log p` at a point.
+
+        Args:
+            values: of all latent sites.
+            batch: the data.
+            names: the sites that are read, all others given; by default all.
+        """
+        point = PointMass(values, self.supports)
+        return self._expected(point, batch, self.reader(names, values))
 
     def evaluate(self, z: Any, batch: Batch, model: Mapping, mutable: Mapping) -> Evaluation:
         """As `Target.evaluate`, by the polynomials of the model.
@@ -134,14 +149,21 @@ class Conjugacy:
         names = tuple(site.name for block in plan.blocks for site in block.sites)
         return _sum(self._expected(Moments(plan, expectations), batch, self.reader(names, given)))
 
-    def compare(self, z: Any, batch: Batch) -> dict[str, tuple[Array, Array]]:
+    def compare(
+        self, z: Any, batch: Batch, names: Sequence[str] | None = None
+    ) -> dict[str, tuple[Array, Array]]:
         """By site, its log density according to the model and as it was read, at one position.
 
         Sites that depend on discrete ones are one entry, by all their names.
+
+        Args:
+            z: the position.
+            batch: the data.
+            names: see `log_joint`.
         """
         trace = self._trace_at(z, batch, with_log_density=True)
         marginalization = self.traced.marginalization
-        read = self.log_joint(_latent_values(trace), batch)
+        read = self.log_joint(_latent_values(trace), batch, names)
         own = log_densities.log_probs(trace)
         found = {name: (jnp.sum(own[name]), x) for name, x in read.items() if name in own}
         for together in set(read) - set(found):  # at most one

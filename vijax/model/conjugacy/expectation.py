@@ -145,7 +145,7 @@ class Expectation(Notes, abc.ABC):
             return align(value.array, value.labels, value.dims)
         if value.terms is None:
             raise NotConjugate(
-                f"is a product over {_words(value)}, whose mean is not needed in logs"
+                f"is a product over many elements of {_words(value)}, and its mean is needed"
             )
         return self._sum([self._term(term, value.dims) for term in value.terms], value.dims)
 

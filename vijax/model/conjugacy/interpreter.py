@@ -152,6 +152,11 @@ class Interpreter:
         return self._memo[lookup][0][0]
 
     def _equation(self, equation: Any, inputs: list[Value]) -> list[Value]:
+        inner = next((equation.params[p] for p in _CALLS if p in equation.params), None)
+        if inner is not None and equation.primitive.name not in ("scan", "while", "cond"):
+            closed = isinstance(inner, core.ClosedJaxpr)
+            jaxpr, consts = (inner.jaxpr, inner.consts) if closed else (inner, ())
+            return self.run(jaxpr, consts, inputs)
         lookup = (
             equation.primitive.name,
             _params(equation.params),
@@ -164,11 +169,6 @@ class Interpreter:
 
     def _evaluate(self, equation: Any, inputs: list[Value]) -> list[Value]:
         name, shapes = equation.primitive.name, [out.aval.shape for out in equation.outvars]
-        inner = next((equation.params[p] for p in _CALLS if p in equation.params), None)
-        if inner is not None and name not in ("scan", "while", "cond"):
-            closed = isinstance(inner, core.ClosedJaxpr)
-            jaxpr, consts = (inner.jaxpr, inner.consts) if closed else (inner, ())
-            return self.run(jaxpr, consts, inputs)
         if name in self.moves:
             moved = self.moves[name](self, equation, inputs)
             return moved if isinstance(moved, list) else [moved]

@@ -7,7 +7,6 @@ their joint distribution; the expectation of every other term is a sum.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,7 +33,6 @@ from vijax.model.discrete.elimination import Elimination
 from vijax.model.discrete.factors import Factor
 from vijax.model.discrete.masks import site_masks, with_masks
 from vijax.model.tracing import substitution
-from vijax.model.tracing.sites import plate_scales
 from vijax.runtime.precision import full_precision
 
 Values = Mapping[Any, Any]
@@ -206,16 +204,13 @@ def expected_log_joint(
         Refused: some sites are not conditionally conjugate.
     """
     specs = {} if marginalization is None else marginalization.plan.specs
-    readings = reader.read(batch, {})
-    trace = reader.trace(batch, substitution.at_origin, with_log_density=False)
-    scales = plate_scales(trace)
+    readings, scales = reader.read(batch, {})
     found: dict[str, Array] = {}
     errors: list[Refusal] = []
     for name, reading in readings.items():
         if name not in specs:
-            plates = {frame.name for frame in trace[name]["cond_indep_stack"]}
-            factor = math.prod(scales.get(plate, 1.0) for plate in plates)
-            found[name] = factor * jnp.sum(_attempt(errors, expectation, name, reading))
+            log_density = _attempt(errors, expectation, name, reading)
+            found[name] = reading.plate_scale * jnp.sum(log_density)
     if specs:
         factors = _factors(reader, marginalization, expectation, batch, errors)
         elimination = Elimination(marginalization.plan.variables, scales)
@@ -251,7 +246,7 @@ def _factors(
     plan, padding = marginalization.plan, marginalization.padding
 
     def run(states: Any, first_step: bool) -> dict[str, Array]:
-        readings = reader.read(
+        readings, _ = reader.read(
             batch,
             states,
             frozenset(plan.specs),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import jax.numpy as jnp
 from jax import Array
 
-from vijax.contracts.blocks import Block, BlockSite, ConjugatePlan
+from vijax.contracts.conjugate import BlockSite, ConjugateBlock, ConjugatePlan
 from vijax.model.conjugacy.axes import align, same_entry
 from vijax.model.conjugacy.contraction import view
 from vijax.model.conjugacy.expectation import Expectation
@@ -37,13 +37,13 @@ class Moments(Expectation):
         block, site = self.blocks[atom.site], self.places[atom.site]
         values = self.expectations[block.name]
         if site in block.gaussian_sites:
-            return view(_mean(block, site, values["mean"]), atom.entries)
+            return view(block.part(site, values["mean"]), atom.entries)
         if atom.kind == "power":
-            return view(_placed(site, values["value"]), atom.entries)
+            return view(site.placed(values["value"]), atom.entries)
         if atom.kind == "logdet":
             return view(values["logdet"] / block.power, atom.entries)
         power = block.power if block.kind in ("gamma", "normal_gamma") else 1
-        return view(_placed(site, values[atom.kind] / power), atom.entries)
+        return view(site.placed(values[atom.kind] / power), atom.entries)
 
     def joint(self, weight: Atom, atom: Atom) -> bool:
         block = self.blocks[weight.site]
@@ -56,24 +56,18 @@ class Moments(Expectation):
             return None
         values = self.expectations[block.name]
         if block.kind == "normal_wishart":
-            return self._wishart_covariance(block, one, two, weight, values)
+            return self._wishart_covariance(one, two, values)
         indicators = _equalities(one, two, sites)
         if block.event_size == 1:
-            variance = values.get("variance", values.get("covariance"))
-            assert variance is not None
-            if "variance" not in values:
-                variance = variance[..., 0, 0]
-            return [view(_mean(block, sites[0], variance[..., None]), one.entries), *indicators]
+            variance = values["variance"] if "variance" in values else values["covariance"][..., 0]
+            return [view(block.part(sites[0], variance), one.entries), *indicators]
         array = _cross(block, sites, values["covariance"])
         rest = tuple(two.entries[i] for i in sites[1].event_axes)
-        return [
-            _cross_view(array, sites[0], one, rest),
-            *indicators,
-        ]
+        return [_cross_view(array, sites[0], one, rest), *indicators]
 
     def _wishart_covariance(
-        self, block: Block, one: Atom, two: Atom, weight: Atom | None, values: Mapping[str, Array]
-    ) -> list[Factor] | None:
+        self, one: Atom, two: Atom, values: Mapping[str, Array]
+    ) -> list[Factor]:
         """`E[L_ij (m_i - E m_i)(m_j - E m_j)] = variance`, summed over `i` and `j` it is `d`."""
         site = self.places[one.site]
         batch = tuple(one.entries[i] for i in site.batch_axes)
@@ -118,34 +112,9 @@ class PointMass(Expectation):
         return None
 
 
-def _mean(block: Block, site: BlockSite, mean: Array) -> Array:
-    """The part of a site of the means `(*batch, event_size)`, of the site's shape."""
-    if mean.ndim == len(site.batch_axes):
-        mean = mean[..., None]
-    start = 0
-    for other in block.gaussian_sites:
-        if other == site:
-            break
-        start += other.event_size
-    part = mean[..., start : start + site.event_size]
-    return _placed(site, part.reshape((*part.shape[:-1], *site.event_shape)))
-
-
-def _placed(site: BlockSite, array: Array) -> Array:
-    """An array with axes batch, then event, as one with the axes of the site."""
-    order = (*site.batch_axes, *site.event_axes)
-    inverse = [order.index(i) for i in range(len(order))]
-    return array if inverse == sorted(inverse) else jnp.transpose(array, inverse)
-
-
-def _cross(block: Block, sites: tuple[BlockSite, BlockSite], covariance: Array) -> Array:
+def _cross(block: ConjugateBlock, sites: tuple[BlockSite, BlockSite], covariance: Array) -> Array:
     """The covariances of two sites, `(*batch, *event of one, *event of two)`."""
-    starts, total = {}, 0
-    for other in block.gaussian_sites:
-        starts[other.name] = total
-        total += other.event_size
-    rows, columns = (slice(starts[s.name], starts[s.name] + s.event_size) for s in sites)
-    part = covariance[..., rows, columns]
+    part = covariance[..., block.place(sites[0]), block.place(sites[1])]
     return part.reshape((*part.shape[:-2], *sites[0].event_shape, *sites[1].event_shape))
 
 

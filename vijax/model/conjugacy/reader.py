@@ -32,7 +32,7 @@ from vijax.model.conjugacy.values import (
 from vijax.model.tracing import substitution
 from vijax.model.tracing.handler import Message
 from vijax.model.tracing.log_densities import site_mask
-from vijax.model.tracing.sites import Trace, is_enumerated, plate_scale
+from vijax.model.tracing.sites import Trace, is_enumerated, plate_scale, plate_scales
 
 Values = Mapping[Any, Any]
 
@@ -76,6 +76,7 @@ class Reading(NamedTuple):
         inner_mask: that of masks inside of its event, over the elements of the event.
         scale: the factor of its log density, `None` for 1.
         enumerated: whether it is a discrete latent.
+        plate_scale: full rows over rows in use, of its plates.
     """
 
     fn: dist.Distribution
@@ -85,6 +86,7 @@ class Reading(NamedTuple):
     inner_mask: Value | None
     scale: Value | None
     enumerated: bool
+    plate_scale: float
 
 
 def support_kind(fn: dist.Distribution) -> str:
@@ -137,23 +139,29 @@ class Reader:
 
     def read(
         self, batch: Batch, states: Values, names: frozenset[str] | None = None, **options: Any
-    ) -> dict[str, Reading]:
-        """The sample sites, those in `names` if given, with `states` of discrete sites."""
+    ) -> tuple[dict[str, Reading], dict[str, float]]:
+        """The sample sites, those in `names` if given, with `states` of discrete sites.
+
+        Returns:
+            Them, and full rows over rows in use, by plate.
+        """
         rows = {name: len(index) for name, index in batch.index.items()}
         shapes = {
             site.name: jax.ShapeDtypeStruct(site.on_rows(rows).shape, jnp.result_type(float))
             for site in self.sites
         }
-        kept: dict[str, tuple[dist.Distribution, bool]] = {}
+        kept: dict[str, tuple[dist.Distribution, bool, float]] = {}
+        scales: dict[str, float] = {}
 
         def outputs(values: dict[str, Array]) -> dict[str, Any]:
             substitute_fn = substitution.from_constrained({**self.given, **values}, states)
             trace = self.trace(batch, substitute_fn, with_log_density=False, **options)
+            scales.update(plate_scales(trace))
             found = {}
             for name, site in trace.items():
                 if site["type"] != "sample" or (names is not None and name not in names):
                     continue
-                kept[name] = (site["fn"], is_enumerated(site))
+                kept[name] = (site["fn"], is_enumerated(site), plate_scale(trace, site))
                 found[name] = _parts(trace, site)
             return found
 
@@ -162,11 +170,10 @@ class Reader:
         inputs = [site_value(site, rows) for site in sorted(self.sites, key=lambda s: s.name)]
         results = interpreter.run(closed.jaxpr, closed.consts, inputs)
         found = jax.tree.unflatten(jax.tree.structure(tree), results)
-        readings = {}
-        for name, (fn, enumerated) in kept.items():
-            arguments, value, mask, inner_mask, scale = found[name]
-            readings[name] = Reading(fn, arguments, value, mask, inner_mask, scale, enumerated)
-        return readings
+        readings = {
+            name: Reading(fn, *found[name], *others) for name, (fn, *others) in kept.items()
+        }
+        return readings, scales
 
 
 def _parts(trace: Trace, site: Message) -> tuple[Any, ...]:

@@ -46,8 +46,9 @@ class Atom:
 
     Attributes:
         site: its name.
-        power: the element to this power; `None` for its logarithm, see `kind`.
-        kind: `"power"`, `"log"` or, of a number in the unit interval, `"log1m"`: `log(1 - x)`.
+        kind: `"power"`, `"log"`, of a number in the unit interval `"log1m"`: `log(1 - x)`, or of a
+            matrix `"logdet"`.
+        power: of `"power"`, the exponent; 1 for other kinds.
         entries: the index along every axis of the site.
     """
 

@@ -12,7 +12,17 @@ from vijax.model.conjugacy.axes import Substitution, broadcast, map_terms, with_
 from vijax.model.conjugacy.expectation import Expectation, NotConjugate
 from vijax.model.conjugacy.interpreter import full_array
 from vijax.model.conjugacy.polynomials import add, multiply, power, scale
-from vijax.model.conjugacy.values import Axis, Index, Known, Opaque, Polynomial, Term, Value, known
+from vijax.model.conjugacy.values import (
+    Atom,
+    Axis,
+    Index,
+    Known,
+    Opaque,
+    Polynomial,
+    Term,
+    Value,
+    known,
+)
 
 Arguments = Mapping[str, Value]
 
@@ -91,7 +101,7 @@ def complement(expectation: Expectation, value: Value) -> Array:
         if not term.factors and len(term.atoms) == 1 and not term.summed:
             (atom,) = term.atoms
             if atom.kind == "power" and atom.power == 1:
-                log = type(atom)(atom.site, "log1m", 1, atom.entries)
+                log = Atom(atom.site, "log1m", 1, atom.entries)
                 return expectation.mean(Polynomial(value.dims, (Term((), (log,)),)))
     if isinstance(value, Opaque):
         raise NotConjugate(f"depends on {value.reason}")
@@ -109,7 +119,7 @@ def _one_minus(value: Polynomial) -> Polynomial | None:
     (atom,) = logs[0].atoms
     if atom.kind != "log1m" or logs[0].factors:
         return None
-    return Polynomial(value.dims, (Term((), (type(atom)(atom.site, "power", 1, atom.entries),)),))
+    return Polynomial(value.dims, (Term((), (Atom(atom.site, "power", 1, atom.entries),)),))
 
 
 def at(value: Value, index: Array | Value, axis: int = -1) -> Value:

@@ -25,7 +25,7 @@ from vijax.model.conjugacy.densities.arguments import (
 from vijax.model.conjugacy.expectation import Expectation, NotConjugate, safe_sqrt
 from vijax.model.conjugacy.interpreter import full_array
 from vijax.model.conjugacy.polynomials import logarithm, power
-from vijax.model.conjugacy.values import Axis, Known, Opaque, Polynomial, Term, Value, known
+from vijax.model.conjugacy.values import Atom, Axis, Known, Opaque, Polynomial, Term, Value, known
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -132,8 +132,8 @@ def _scaled_matrix(
             raise NotConjugate(
                 f"is a function of {words_of(matrix)}, and its determinant is needed"
             )
-        raised_atom = type(atom)(atom.site, "power", atom.power * exponent, atom.entries)
-        log = type(atom)(atom.site, "logdet", 1, atom.entries[:-2])
+        raised_atom = Atom(atom.site, "power", atom.power * exponent, atom.entries)
+        log = Atom(atom.site, "logdet", 1, atom.entries[:-2])
         log_det = exponent * expectation.mean(Polynomial(batch, (Term((), (log,)),)))
         found = Term(factors, (*atoms, raised_atom))
     else:

@@ -23,6 +23,7 @@ from vijax.model.conjugacy.polynomials import (
 )
 from vijax.model.conjugacy.rules.shapes import Rule, extended
 from vijax.model.conjugacy.values import (
+    Atom,
     Axis,
     Known,
     Labels,
@@ -97,7 +98,7 @@ def _log_of_complement(interpreter: Interpreter, one: Value, two: Value) -> Term
     plain = atom.kind == "power" and atom.power == 1
     if not plain or interpreter.supports[atom.site] != "unit":
         return None
-    return (Term((), (type(atom)(atom.site, "log1m", 1, atom.entries),)),)
+    return (Term((), (Atom(atom.site, "log1m", 1, atom.entries),)),)
 
 
 def _mul(interpreter: Interpreter, equation: Any, inputs: Sequence[Any]) -> Value | None:
@@ -203,7 +204,7 @@ def _product(logs: Terms) -> Terms | None:
         exponent = float(np.prod([float(array) for array, _ in term.factors]))
         if atom.kind != "log":
             return None
-        atoms.append(type(atom)(atom.site, "power", exponent, atom.entries))
+        atoms.append(Atom(atom.site, "power", exponent, atom.entries))
     return (Term(tuple(factors), tuple(atoms)),)
 
 

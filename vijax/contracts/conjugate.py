@@ -5,6 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import jax.numpy as jnp
+from jax import Array
+
+from vijax.contracts.space import Space
+
 GAUSSIAN = ("normal", "log_normal", "normal_gamma", "normal_wishart")  # with a mean per element
 
 
@@ -45,9 +50,19 @@ class BlockSite:
         """Lengths of the batch axes."""
         return tuple(self.shape[i] for i in self.batch_axes)
 
+    def placed(self, array: Array) -> Array:
+        """An array with axes batch, then event, as one with the axes of the site."""
+        order = (*self.batch_axes, *self.event_axes)
+        return jnp.transpose(array, [order.index(i) for i in range(len(order))])
+
+    def flattened(self, value: Array) -> Array:
+        """A value of the site, of any number of rows, as `(*batch, event_size)`."""
+        moved = jnp.transpose(value, (*self.batch_axes, *self.event_axes))
+        return moved.reshape((*moved.shape[: len(self.batch_axes)], self.event_size))
+
 
 @dataclasses.dataclass(frozen=True)
-class Block:
+class ConjugateBlock:
     """Latent sites with a joint distribution of one exponential family, independent of all others.
 
     Attributes:
@@ -86,6 +101,22 @@ class Block:
         """Dimension of its normal distribution."""
         return sum(site.event_size for site in self.gaussian_sites)
 
+    def place(self, site: BlockSite) -> slice:
+        """Where the elements of a site are in the vector of its normal distribution."""
+        before = self.gaussian_sites[: self.gaussian_sites.index(site)]
+        start = sum(other.event_size for other in before)
+        return slice(start, start + site.event_size)
+
+    def part(self, site: BlockSite, vectors: Array) -> Array:
+        """The part of a site of vectors `(*batch, event_size)`, with the axes of the site.
+
+        Vectors of one element may lack their axis.
+        """
+        if vectors.ndim == len(site.batch_axes):
+            vectors = vectors[..., None]
+        part = vectors[..., self.place(site)]
+        return site.placed(part.reshape((*part.shape[:-1], *site.event_shape)))
+
     @property
     def words(self) -> str:
         """The family in words."""
@@ -121,13 +152,18 @@ class ConjugatePlan:
             the expectations, so that a full step may overshoot.
     """
 
-    blocks: tuple[Block, ...]
+    blocks: tuple[ConjugateBlock, ...]
     discrete: tuple[str, ...] = ()
     products: tuple[tuple[str, str], ...] = ()
     rows_per_value: float = 1.0
     multimodal: bool = False
     augmented: tuple[str, ...] = ()
     quadrature: tuple[str, ...] = ()
+
+    def scales(self, space: Space) -> dict[str, float]:
+        """By block, the scale of its terms: rows of its plates over rows in use."""
+        of_site = {site.name: site.scale for site in space.sites}
+        return {block.name: of_site[block.sites[0].name] for block in self.blocks}
 
     @property
     def num_colors(self) -> int:

@@ -390,7 +390,6 @@ OTHERS = {
     "runtime/gathers.py": "a log density or predictions, where data have indices out of range",
     "posterior/serving.py": "predict_rows, in a file",
     "runtime/predictor.py": "a program from a file",
-    "solvers/mixture/programs.py": "mixtures; tests/solvers/mixture/test_mixture.py lowers them",
     "runtime/compilation.py": "whether the CPU compiler knows an option",
 }
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from vijax.runtime import program
 from vijax.runtime.compilation import fast_compilation
 from vijax.solvers.mixture import sweep
 from vijax.solvers.mixture.mixture import Mixture
@@ -46,7 +47,7 @@ class Program:
         with jax.enable_x64(True):
             if quick not in self._by_options:
                 options = fast_compilation() if quick else None
-                self._by_options[quick] = jax.jit(self.function, compiler_options=options)
+                self._by_options[quick] = program.Program(self.function, compiler_options=options)
             return jax.device_get(self._by_options[quick](rows, features, *args))
 
 

@@ -12,6 +12,7 @@ import abc
 import contextlib
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
@@ -93,10 +94,14 @@ class Expectation(Notes, abc.ABC):
     Attributes:
         site: the sample site whose density is read, `""` before the first.
         argument: that of its distribution, `""` for the distribution itself.
+        averaged: whether `quadratic` and `form` are averaged over their dimensions, which become
+            of length 1. Enough where only the sum of what is affine in them is needed, and faster:
+            `sum_i x_i' C x_i` is `tr(C sum_i x_i x_i')`, a sum over data that loops leave out.
     """
 
     site: str = ""
     argument: str = ""
+    averaged: bool = False
 
     @contextlib.contextmanager
     def about(self, argument: str) -> Iterator[None]:
@@ -235,13 +240,17 @@ class Expectation(Notes, abc.ABC):
         self._check_separate(weight, one)
         means = [self._product_of_means(w) for w in weight.terms]
         values = [named(self._mean(value), value.dims) for value in (one, two)]
-        parts = []
+        parts, kept, size = [], dims, 1
+        if self.averaged:
+            long = tuple(axis for axis in dims if axis.size > 1)
+            kept, summed, size = (), (*summed, *long), math.prod(axis.size for axis in long)
         for mean, coefficient in zip(means, weight.terms, strict=True):
             axes = coefficient.summed | frozenset(summed)
-            parts.append(contract([*mean, *values], dims, axes))
+            parts.append(contract([*mean, *values], kept, axes))
             for t, u in itertools.product(one.terms, two.terms):
-                parts += self._covariances(coefficient, mean, t, u, dims, axes)
-        return self._sum(parts, dims)
+                parts += self._covariances(coefficient, mean, t, u, kept, axes)
+        total = self._sum(parts, kept) / size
+        return jnp.reshape(total, (1,) * len(dims)) if self.averaged else total
 
     def _covariances(
         self,

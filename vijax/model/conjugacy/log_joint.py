@@ -39,7 +39,11 @@ Values = Mapping[Any, Any]
 
 
 def expected_log_density(
-    expectation: Expectation, name: str, reading: Reading, masked: bool = True
+    expectation: Expectation,
+    name: str,
+    reading: Reading,
+    masked: bool = True,
+    averaged: bool = False,
 ) -> Array:
     """`E log p` of a site, elementwise over its batch, masked and scaled.
 
@@ -48,6 +52,7 @@ def expected_log_density(
         name: of the site.
         reading: the site as it was read.
         masked: whether its masks are applied.
+        averaged: whether only the sum of the result matters.
 
     Raises:
         Refused: it is not conditionally conjugate.
@@ -55,6 +60,7 @@ def expected_log_density(
     expectation.site = name
     if not masked:
         reading = reading._replace(mask=None)
+    expectation.averaged = averaged and _affine_in_squares(reading)
     try:
         with full_precision():
             found = _elementwise(expectation, reading.fn, list(reading.arguments), reading)
@@ -66,6 +72,13 @@ def expected_log_density(
         latents = tuple(sorted(_latents(reading, error.argument)))
         raise Refused([Refusal(name, error.argument, error.reason, latents)]) from None
     return found
+
+
+def _affine_in_squares(reading: Reading) -> bool:
+    """Whether all elements of a site have the same weight and are affine in expected squares."""
+    plain = reading.mask is None and reading.inner_mask is None and reading.scale is None
+    kinds = {type(fn) for fn in bases(reading.fn)}
+    return plain and kinds <= {dist.Normal, dist.MultivariateNormal}
 
 
 def _array(value: Value, what: str) -> Array:
@@ -209,7 +222,7 @@ def expected_log_joint(
     errors: list[Refusal] = []
     for name, reading in readings.items():
         if name not in specs:
-            log_density = _attempt(errors, expectation, name, reading)
+            log_density = _attempt(errors, expectation, name, reading, averaged=True)
             found[name] = reading.plate_scale * jnp.sum(log_density)
     if specs:
         factors = _factors(reader, marginalization, expectation, batch, errors)
@@ -226,10 +239,11 @@ def _attempt(
     name: str,
     reading: Reading,
     masked: bool = True,
+    averaged: bool = False,
 ) -> Array:
     """An expected log density; what is not conjugate is collected."""
     try:
-        return expected_log_density(expectation, name, reading, masked)
+        return expected_log_density(expectation, name, reading, masked, averaged)
     except Refused as error:
         errors.extend(error.refusals)
         return jnp.zeros(jax.eval_shape(lambda: jnp.zeros(reading.fn.batch_shape)).shape)

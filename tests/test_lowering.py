@@ -42,6 +42,7 @@ from vijax.runtime.keys import as_key
 from vijax.solvers import names as solver_names
 from vijax.solvers.block_updates import double_precision
 from vijax.solvers.check_reading import check_reading
+from vijax.solvers.coordinate_ascent import _perturbed
 from vijax.solvers.memoized import _updated
 from vijax.solvers.rotation import rotated_elbo
 
@@ -297,6 +298,7 @@ def conjugate():
         with jax.enable_x64(True):
             params, batch = double_precision((params, batch))
             rotated_elbo_of([np.eye(2)], params, batch)
+            guide.target.program(_perturbed, guide.plan, quick=True)(params, as_key(0))
             terms = {name: family.natural for name, family in params.items()}
             guide.target.program(_updated, guide.plan)(params, terms, terms, batch, 0.5, 1.0)
 
@@ -359,7 +361,15 @@ PARTS = {
         "unpack_states",
         "unpack_variables",
     },
-    conjugate: {"_solved", "sweep_many", "_updated", "elbo", "rotated_elbo", "run_steps"},
+    conjugate: {
+        "_solved",
+        "sweep_many",
+        "_updated",
+        "elbo",
+        "rotated_elbo",
+        "run_steps",
+        "_perturbed",
+    },
     posteriors: {
         "_constrain",
         "_constrain_latent_sites",

@@ -9,6 +9,7 @@ from jax import Array
 
 from vijax.contracts import Batch, Position, Target
 from vijax.runtime.errors import GuideError
+from vijax.runtime.keys import host_rng
 
 _POINTS = 2
 _SPREAD = 0.5  # of the points, in unconstrained space
@@ -32,10 +33,12 @@ def check_reading(
         GuideError: they differ; the message names the site.
     """
     sites = [site for site in target.space.sites if site.cardinality is None]
-    keys = jax.random.split(key, len(sites))
+    rng = host_rng(key)  # drawing on the device would compile a program per shape
     positions = {
-        site.name: _SPREAD * jax.random.normal(one, (_POINTS, *site.z_shape))
-        for site, one in zip(sites, keys, strict=True)
+        site.name: np.asarray(
+            _SPREAD * rng.normal(size=(_POINTS, *site.z_shape)), jnp.result_type(float)
+        )
+        for site in sites
     }
     found = target.program(_compare, names, quick=True)(positions, batch)
     pairs = {name: (np.asarray(own), np.asarray(read)) for name, (own, read) in found.items()}

@@ -18,6 +18,7 @@ from vijax.guides.conjugate import BoundConjugate, Families
 from vijax.runtime.deadline import end_reason, offer, time_is_up
 from vijax.runtime.device_layout import on_host
 from vijax.runtime.errors import GuideError, ModelError
+from vijax.runtime.keys import fold_in
 from vijax.runtime.progress import advance, expect
 from vijax.solvers.block_updates import (
     double_precision,
@@ -129,6 +130,7 @@ class _Ascent:
     ) -> None:
         self.options, self.plan, self.batch, self.key = options, plan, batch, key
         self.ascend = target.program(sweep_many, plan)
+        self.perturb = target.program(_perturbed, plan, quick=True)
         rotates = plan.products and options.rotate
         self.rotation = target.program(rotated_elbo, plan) if rotates else None
         self.elbos: list[float] = []
@@ -203,13 +205,17 @@ class _Ascent:
         pooled, _ = self._run(families, 2)
         best, highest = families, -np.inf
         for number in range(restarts):
-            start = perturbed(pooled, self.plan, jax.random.fold_in(self.key, number))
+            start = self.perturb(pooled, fold_in(self.key, number))
             found, elbos = self._run(start, _TRIAL)
             if elbos[-1] > highest:
                 best, highest = found, elbos[-1]
             if time_is_up():
                 break
         return best
+
+
+def _perturbed(target: Target, plan: ConjugatePlan, families: Families, key: Array) -> Families:
+    return perturbed(families, plan, key)
 
 
 def estimated_rise(elbos: Any) -> Any:

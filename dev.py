@@ -7,7 +7,7 @@ commands:
   quickstart [ARGS]   fit a first model: examples/quickstart.py
   test [ARGS]         the tests on two processes; ARGS go to pytest (-m slow, -k elbo, --lf, ...)
   check               formatter, linter and type checker
-  docs                the documentation site, into docs/_build/html
+  docs                the documentation site, into docs/_build/html; the code of its pages runs
   package             sdist and wheel, into dist; the wheel is tried in an empty environment
   bench NAME [ARGS]   the benchmark bench/NAME.py
 
@@ -134,10 +134,14 @@ def check() -> int:
 
 
 def docs() -> int:
-    install("docs", "examples")
+    install("docs", "test", "examples")
     log("building docs/_build/html/index.html")
     options = ("-q", "-W", "--keep-going", "-b", "html", "-d", "docs/_build/doctrees")
-    return run(PYTHON, "-m", "sphinx", *options, "docs", "docs/_build/html")
+    status = run(PYTHON, "-m", "sphinx", *options, "docs", "docs/_build/html")
+    log("running the code of the pages")
+    return max(
+        status, run(PYTHON, "-m", "pytest", "-q", "-n", "2", "-m", "docs", "tests/test_readme.py")
+    )
 
 
 def package() -> int:

@@ -6,10 +6,11 @@ introduces. `FALSE_FRIENDS` look conjugate and are not. Data are float64: run wi
 """
 
 from tests.conjugacy.augmented import AUGMENTED
+from tests.conjugacy.chains import CHAINS
 from tests.conjugacy.false_friends import FALSE_FRIENDS
 from tests.conjugacy.several_blocks import SEVERAL_BLOCKS
 from tests.conjugacy.single_block import CLOSED_FORMS
 
-CASES = {**CLOSED_FORMS, **SEVERAL_BLOCKS}
+CASES = {**CLOSED_FORMS, **SEVERAL_BLOCKS, **CHAINS}
 
-__all__ = ["AUGMENTED", "CASES", "CLOSED_FORMS", "FALSE_FRIENDS", "SEVERAL_BLOCKS"]
+__all__ = ["AUGMENTED", "CASES", "CHAINS", "CLOSED_FORMS", "FALSE_FRIENDS", "SEVERAL_BLOCKS"]

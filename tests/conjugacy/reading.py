@@ -46,6 +46,8 @@ def read(model, args, joint=True, quadrature=False):
 
 def family_of(block):
     """The family of a block, in the oracle's words."""
+    if block.kind == "normal_chain":
+        return Family("MultivariateNormal")
     if block.kind == "normal":
         return Family("Normal" if block.event_size == 1 else "MultivariateNormal")
     return Family(NAMES[block.kind], int(block.power))
@@ -55,6 +57,8 @@ def random_expectations(block, rng):
     """Expectations that some distribution of a block's family has."""
     family, batch, size = family_of(block), block.batch_shape, block.event_size
     of = functools.partial(moments.random_expectations, rng=rng)
+    if block.kind == "normal_chain":
+        return _chain(of(family, (*batch, block.num_steps * size)), block)
     match family.name:
         case "MultivariateNormal":
             return of(family, (*batch, size))
@@ -69,12 +73,36 @@ def random_expectations(block, rng):
     return of(family, batch)
 
 
+def _chain(of, block):
+    """Of a chain: what it has of those of a vector, beside its whole covariance."""
+    shape = (*block.batch_shape, block.num_steps, block.event_size)
+    whole = of["covariance"].reshape(*shape, *shape[-2:])
+    steps = np.arange(block.num_steps)
+    same = np.moveaxis(whole, -2, -4)[..., steps, steps, :, :]
+    next_one = np.moveaxis(whole, -2, -4)[..., steps[:-1], steps[1:], :, :]
+    mean = of["mean"].reshape(shape)
+    return {"mean": mean, "covariance": same, "cross": next_one, "whole": of["covariance"]}
+
+
+def _places(block):
+    """Of the elements of all sites, one after the other: the place in the block's vectors."""
+    numbers = np.arange(np.prod((*block.batch_shape, block.num_steps, block.event_size)))
+    vectors = numbers.reshape(*block.batch_shape, block.num_steps, block.event_size)
+    return np.concatenate([np.ravel(block.part(site, vectors)) for site in block.sites])
+
+
 def for_oracle(block, of):
     """The family and expectations of a block with batch axes in front.
 
     A site whose batch axes are not its first ones becomes one vector of dependent elements.
     """
     (site, *_) = block.sites
+    if block.kind == "normal_chain":
+        size, places = block.num_steps * block.event_size, _places(block)
+        blocks = of["whole"].reshape(-1, size, size)
+        covariance = np.asarray(jax.scipy.linalg.block_diag(*blocks))[np.ix_(places, places)]
+        moved = {"mean": of["mean"].ravel()[places], "covariance": covariance}
+        return Family("MultivariateNormal"), moved
     if site.batch_axes == tuple(range(len(site.batch_axes))):
         return family_of(block), of
     order = np.argsort((*site.batch_axes, *site.event_axes))

@@ -17,6 +17,7 @@ from vijax.runtime.errors import GuideError
 from vijax.solvers.check_reading import check_reading
 
 QUICK = (  # the rest of the cases takes a minute
+    "level and slope",
     "normal mean and precision, one block",
     "products of normal variables",
     "Gaussian mixture",

@@ -8,6 +8,7 @@ from vijax.families.beta import Beta
 from vijax.families.dirichlet import Dirichlet
 from vijax.families.discrete import Categorical
 from vijax.families.gamma import Gamma
+from vijax.families.gaussian_chain import GaussianChain
 from vijax.families.log_normal import LogNormal
 from vijax.families.multivariate_normal import MultivariateNormal
 from vijax.families.normal import Normal
@@ -41,9 +42,18 @@ def normal_wishart(rng, power):
     )
 
 
+def chain(rng):
+    """Seven steps: `P = A' A` with `A` block-bidiagonal."""
+    coupling = 0.5 * vectors(rng, 6, 2, 2)
+    own = jnp.stack([matrices(rng, 2) for _ in range(7)], axis=1)
+    square = coupling.mT @ jnp.linalg.solve(own[:, 1:], coupling)
+    return GaussianChain.of(vectors(rng, 7, 2), own.at[:, :-1].add(square), coupling)
+
+
 MAKERS = {
     "normal": lambda rng: Normal(vectors(rng), positives(rng)),
     "multivariate normal": lambda rng: MultivariateNormal(vectors(rng, 4), matrices(rng, 4)),
+    "gaussian chain": chain,
     "log-normal": lambda rng: LogNormal(vectors(rng), positives(rng)),
     "bernoulli": lambda rng: Categorical(vectors(rng, 1)),
     "categorical": lambda rng: Categorical(vectors(rng, 3)),
@@ -78,6 +88,10 @@ def mean_parameters(family, e):
             return {"value": e["mean"], "square": e["variance"] + e["mean"] ** 2}
         case MultivariateNormal():
             return {"value": e["mean"], "outer": e["covariance"] + _outer(e["mean"], e["mean"])}
+        case GaussianChain():
+            m = e["mean"]
+            cross = e["cross"] + _outer(m[..., 1:, :], m[..., :-1, :])
+            return {"value": m, "outer": e["covariance"] + _outer(m, m), "cross": cross}
         case LogNormal():
             return {"log": e["mean"], "square": e["variance"] + e["mean"] ** 2}
         case Categorical():
@@ -127,11 +141,25 @@ def of_normal_wishart(q, x):
     return density(given, x[0]) + of_wishart(q.wishart, x[1])
 
 
+def of_chain(q, x):
+    """From the dense precision matrix."""
+    steps, k = q.mean.shape[-2:]
+    whole = np.zeros((*BATCH, steps, k, steps, k))
+    for t in range(steps):
+        whole[:, t, :, t, :] = q.precision[:, t]
+        if t:
+            whole[:, t, :, t - 1, :] = q.coupling[:, t - 1]
+            whole[:, t - 1, :, t, :] = q.coupling[:, t - 1].swapaxes(-1, -2)
+    flat = [a.reshape(*BATCH, -1) for a in (x, q.mean)]
+    return density(MultivariateNormal(flat[1], whole.reshape(*BATCH, steps * k, -1)), flat[0])
+
+
 DENSITIES = {
     Normal: lambda q, x: stats.norm.logpdf(x, q.mean, q.precision**-0.5),
     MultivariateNormal: lambda q, x: each(
         stats.multivariate_normal.logpdf, x, q.mean, np.linalg.inv(q.precision)
     ),
+    GaussianChain: of_chain,
     LogNormal: lambda q, x: stats.lognorm.logpdf(x, q.precision**-0.5, scale=np.exp(q.mean)),
     Categorical: of_categorical,
     Gamma: of_gamma,

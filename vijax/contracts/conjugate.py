@@ -10,7 +10,13 @@ from jax import Array
 
 from vijax.contracts.space import Space
 
-GAUSSIAN = ("normal", "log_normal", "normal_gamma", "normal_wishart")  # with a mean per element
+GAUSSIAN = (
+    "normal",
+    "normal_chain",
+    "log_normal",
+    "normal_gamma",
+    "normal_wishart",
+)  # with a mean per element
 
 
 _GAMMA_NAMES: dict[float, str] = {1: "gamma", -1: "inverse gamma"}
@@ -24,16 +30,19 @@ class BlockSite:
         name: its name.
         shape: of its value.
         batch_axes: the axes along which its elements are independent, in the block's order.
+        step_axis: in a chain, the axis of its steps; `None` of a site that is the first step.
     """
 
     name: str
     shape: tuple[int, ...]
     batch_axes: tuple[int, ...]
+    step_axis: int | None = None
 
     @property
     def event_axes(self) -> tuple[int, ...]:
         """The other axes: elements along them are dependent."""
-        return tuple(i for i in range(len(self.shape)) if i not in self.batch_axes)
+        own = (*self.batch_axes, self.step_axis)
+        return tuple(i for i in range(len(self.shape)) if i not in own)
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -50,15 +59,20 @@ class BlockSite:
         """Lengths of the batch axes."""
         return tuple(self.shape[i] for i in self.batch_axes)
 
+    @property
+    def _order(self) -> tuple[int, ...]:
+        steps = () if self.step_axis is None else (self.step_axis,)
+        return (*self.batch_axes, *steps, *self.event_axes)
+
     def placed(self, array: Array) -> Array:
-        """An array with axes batch, then event, as one with the axes of the site."""
-        order = (*self.batch_axes, *self.event_axes)
+        """An array with axes batch, steps, then event, as one with the axes of the site."""
+        order = self._order
         return jnp.transpose(array, [order.index(i) for i in range(len(order))])
 
     def flattened(self, value: Array) -> Array:
-        """A value of the site, of any number of rows, as `(*batch, event_size)`."""
-        moved = jnp.transpose(value, (*self.batch_axes, *self.event_axes))
-        return moved.reshape((*moved.shape[: len(self.batch_axes)], self.event_size))
+        """A value of the site, of any number of rows, as `(*batch, [steps,] event_size)`."""
+        moved = jnp.transpose(value, self._order)
+        return moved.reshape((*moved.shape[: moved.ndim - len(self.event_axes)], self.event_size))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,9 +80,10 @@ class ConjugateBlock:
     """Latent sites with a joint distribution of one exponential family, independent of all others.
 
     Attributes:
-        kind: `"normal"` (of several sites jointly), `"log_normal"`, `"gamma"`, `"beta"`,
-            `"dirichlet"`, `"wishart"`, or a normal and its precision jointly: `"normal_gamma"`,
-            `"normal_wishart"`.
+        kind: `"normal"` (of several sites jointly), `"normal_chain"` (likewise, of steps each of
+            which depends on the ones before and after it alone), `"log_normal"`, `"gamma"`,
+            `"beta"`, `"dirichlet"`, `"wishart"`, or a normal and its precision jointly:
+            `"normal_gamma"`, `"normal_wishart"`.
         sites: its sites; of the joint kinds the precision last.
         power: of the positive site: `x^power` is gamma- (Wishart-) distributed.
         color: blocks of one color share no term and are updated together.
@@ -98,24 +113,54 @@ class ConjugateBlock:
 
     @property
     def event_size(self) -> int:
-        """Dimension of its normal distribution."""
-        return sum(site.event_size for site in self.gaussian_sites)
+        """Dimension of its normal distribution, of a chain that of a step."""
+        steps = [site for site in self.sites if site.step_axis is not None]
+        return sum(site.event_size for site in (steps or self.gaussian_sites))
+
+    def _alike(self, site: BlockSite) -> tuple[BlockSite, ...]:
+        """The normal sites of which the vectors consist that have the elements of a site."""
+        if self.kind != "normal_chain":
+            return self.gaussian_sites
+        first = site.step_axis is None
+        return tuple(other for other in self.sites if (other.step_axis is None) == first)
+
+    @property
+    def first_step(self) -> int:
+        """Of a chain, the first step of sites that have several: 1 after sites that are a step."""
+        return int(any(site.step_axis is None for site in self.sites))
+
+    @property
+    def num_steps(self) -> int:
+        """Of a chain."""
+        (length, *_) = (s.shape[s.step_axis] for s in self.sites if s.step_axis is not None)
+        return length + self.first_step
 
     def place(self, site: BlockSite) -> slice:
-        """Where the elements of a site are in the vector of its normal distribution."""
-        before = self.gaussian_sites[: self.gaussian_sites.index(site)]
-        start = sum(other.event_size for other in before)
+        """Where the elements of a site are in the vector of its normal distribution, or step."""
+        alike = self._alike(site)
+        start = sum(other.event_size for other in alike[: alike.index(site)])
         return slice(start, start + site.event_size)
 
     def part(self, site: BlockSite, vectors: Array) -> Array:
-        """The part of a site of vectors `(*batch, event_size)`, with the axes of the site.
+        """The part of a site of vectors `(*batch, [steps,] event_size)`, with the site's axes.
 
         Vectors of one element may lack their axis.
         """
+        if self.kind == "normal_chain":
+            steps = 0 if site.step_axis is None else slice(self.first_step, None)
+            part = vectors[..., steps, self.place(site)]
+            return site.placed(part.reshape((*part.shape[:-1], *site.event_shape)))
         if vectors.ndim == len(site.batch_axes):
             vectors = vectors[..., None]
         part = vectors[..., self.place(site)]
         return site.placed(part.reshape((*part.shape[:-1], *site.event_shape)))
+
+    @property
+    def _steps(self) -> str:
+        if self.kind != "normal_chain":
+            return ""
+        dimensions = f" of {self.event_size} dimensions" if self.event_size > 1 else ""
+        return f"{self.num_steps:,} steps{dimensions}"
 
     @property
     def words(self) -> str:
@@ -123,6 +168,7 @@ class ConjugateBlock:
         dense = f" of {self.event_size} dimensions" if self.event_size > 1 else ""
         names = {
             "normal": f"normal{dense}",
+            "normal_chain": f"normal chain of {self._steps}",
             "log_normal": f"log-normal{dense}",
             "gamma": _GAMMA_NAMES.get(self.power, f"gamma of x**{self.power:g}"),
             "beta": "beta",

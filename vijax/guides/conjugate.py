@@ -28,6 +28,7 @@ from vijax.families.beta import Beta
 from vijax.families.dirichlet import Dirichlet
 from vijax.families.exponential_family import ExponentialFamily
 from vijax.families.gamma import Gamma
+from vijax.families.gaussian_chain import GaussianChain
 from vijax.families.log_normal import LogNormal
 from vijax.families.multivariate_normal import MultivariateNormal
 from vijax.families.normal import Normal
@@ -215,6 +216,8 @@ def joined(block: ConjugateBlock, values: Mapping[str, Array]) -> Any:
     normal = block.gaussian_sites
     if not normal:
         return values[block.sites[0].name]
+    if block.kind == "normal_chain":
+        return _steps(block, values)
     parts = [site.flattened(values[site.name]) for site in normal]
     vector = jnp.concatenate(parts, axis=-1)
     if len(normal) < len(block.sites):
@@ -222,11 +225,22 @@ def joined(block: ConjugateBlock, values: Mapping[str, Array]) -> Any:
     return vector[..., 0] if block.event_size == 1 else vector
 
 
+def _steps(block: ConjugateBlock, values: Mapping[str, Array]) -> Array:
+    """Values of the sites of a chain as `(*batch, steps, event_size)`."""
+    of = {site: site.flattened(values[site.name]) for site in block.sites}
+    first = [value[..., None, :] for site, value in of.items() if site.step_axis is None]
+    rest = [value for site, value in of.items() if site.step_axis is not None]
+    parts = [jnp.concatenate(alike, axis=-1) for alike in (first, rest) if alike]
+    return jnp.concatenate(parts, axis=-2)
+
+
 def around(block: ConjugateBlock, values: Mapping[str, Array]) -> ExponentialFamily:
     """A narrow member of a block's family around values of its sites."""
     value = joined(block, values)
     if block.kind == "normal":
         return _normal(value, block.event_size)
+    if block.kind == "normal_chain":
+        return _chain(value)
     if block.kind == "log_normal":
         return LogNormal(jnp.log(value), jnp.full_like(value, _PRECISION))
     if block.kind == "gamma":
@@ -252,6 +266,14 @@ def _normal(value: Array, size: int) -> ExponentialFamily:
         return Normal(value, jnp.full_like(value, _PRECISION))
     eye = _PRECISION * jnp.eye(size, dtype=value.dtype)
     return MultivariateNormal(value, jnp.broadcast_to(eye, (*value.shape, size)))
+
+
+def _chain(value: Array) -> GaussianChain:
+    """Independent steps."""
+    size = value.shape[-1]
+    eye = _PRECISION * jnp.eye(size, dtype=value.dtype)
+    precision = jnp.broadcast_to(eye, (*value.shape, size))
+    return GaussianChain.of(value, precision, jnp.zeros_like(precision[..., 1:, :, :]))
 
 
 def _gamma(value: Array, power: float) -> Gamma:

@@ -19,6 +19,7 @@ from vijax.families.beta import Beta
 from vijax.families.dirichlet import Dirichlet
 from vijax.families.exponential_family import ExponentialFamily
 from vijax.families.gamma import Gamma
+from vijax.families.gaussian_chain import GaussianChain
 from vijax.families.linear_algebra import inverse_factor, product
 from vijax.families.multivariate_normal import MultivariateNormal
 from vijax.families.normal import Normal
@@ -54,6 +55,9 @@ def _moved(
         return dataclasses.replace(
             family, mean=family.mean + spread * noise / jnp.sqrt(family.precision)
         )
+    if isinstance(family, GaussianChain):
+        shift = family.draw(key) - family.mean
+        return dataclasses.replace(family, mean=family.mean + spread * shift)
     if isinstance(family, (MultivariateNormal, NormalGamma, NormalWishart)):
         return _shifted(family, spread, key)
     if isinstance(family, Gamma):

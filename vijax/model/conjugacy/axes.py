@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from vijax.model.conjugacy.values import (
     Term,
     Value,
     is_concrete,
+    is_number,
     module_of,
 )
 
@@ -149,11 +150,11 @@ class Substitution:
         return Index(*self._factor((entry.array, entry.labels), axis, index))
 
 
-def simplified(index: Index) -> Entry:
-    """An index along one axis that counts its elements is that axis."""
+def simplified(index: Index, size: int) -> Entry:
+    """An index that counts all `size` elements along one axis is that axis."""
     if len(index.labels) == 1 and is_concrete(index.array):
         axis = index.labels[0]
-        if np.array_equal(index.array, np.arange(axis.size)):
+        if axis.size == size and np.array_equal(index.array, np.arange(size)):
             return axis
     return index
 
@@ -176,6 +177,44 @@ def same_entry(one: Entry, two: Entry) -> bool:
         and is_concrete(two.array)
         and np.array_equal(np.asarray(one.array), np.asarray(two.array))
     )
+
+
+Live = Mapping[Axis, np.ndarray]  # by axis, where a product of numbers is not zero
+
+
+def live(factors: Iterable[Factor]) -> dict[Axis, np.ndarray]:
+    """Where the product of factors is not zero, by axis, as far as numbers along one axis show."""
+    found: dict[Axis, np.ndarray] = {}
+    for array, labels in factors:
+        if len(labels) == 1 and is_number(array):
+            nonzero = np.asarray(array) != 0
+            found[labels[0]] = found.get(labels[0], nonzero) & nonzero
+    return found
+
+
+def positions(entries: Sequence[Entry], where: Live) -> tuple[Labels, list[np.ndarray]] | None:
+    """The integers of entries along at most one axis, those that count; `None` if not known.
+
+    Args:
+        entries: along some axes of sites.
+        where: positions along the axis that count.
+
+    Returns:
+        The axis, if any, and for each entry its integers.
+    """
+    labels = tuple(dict.fromkeys(a for e in entries for a in labels_of(e)))
+    known = all(isinstance(e, Axis) or is_number(e.array) for e in entries)
+    if len(labels) > 1 or not known:
+        return None
+    size = labels[0].size if labels else 1
+    kept = where.get(labels[0], slice(None)) if labels else slice(None)
+    arrays = [np.arange(e.size) if isinstance(e, Axis) else np.asarray(e.array) for e in entries]
+    return labels, [np.broadcast_to(array, (size,))[kept] for array in arrays]
+
+
+def labels_of(entry: Entry) -> Labels:
+    """The axes of an index."""
+    return (entry,) if isinstance(entry, Axis) else entry.labels
 
 
 def broadcast_dims(one: Labels, two: Labels) -> Labels:

@@ -10,18 +10,12 @@ from typing import Any
 
 from vijax.contracts import Site
 from vijax.contracts.conjugate import BlockSite, ConjugateBlock, ConjugatePlan
+from vijax.model.conjugacy.chains import Group, aligned, chained, complete, event_size, step_axis
 from vijax.model.conjugacy.reader import Refusal, Refused
 from vijax.model.conjugacy.recorder import Pair, Place, Recorder, Statistic
 
 MAX_JOINT = 512  # elements of several sites in one normal distribution
 MAX_DENSE = 2048  # of one site
-
-
-@dataclasses.dataclass
-class _Group:
-    """Normal sites that may become one block, with their batch axes."""
-
-    axes: dict[str, tuple[int, ...]]
 
 
 def plan_blocks(
@@ -54,20 +48,21 @@ def plan_blocks(
     if refusals:
         raise Refused(refusals)
     normal = {name: site for name, site in recorder.sites.items() if recorder.is_real(name)}
-    axes = {name: _batch_axes(name, site, recorder.pairs) for name, site in normal.items()}
-    groups = [_Group({name: found}) for name, found in axes.items()]
+    groups = [_group(name, site, recorder.pairs) for name, site in normal.items()]
     blocks: list[ConjugateBlock] = []
-    for name in list(axes) if joint else []:
-        found_joint = _with_precision(name, normal[name], axes[name], recorder, single)
+    for name, batch in [item for group in groups for item in group.axes.items() if joint]:
+        found_joint = _with_precision(name, normal[name], batch, recorder, single)
         if found_joint is not None:
             blocks.append(found_joint)
             single.pop(found_joint.sites[-1].name)
             groups = [group for group in groups if name not in group.axes]
     if joint:
         groups = _merged(groups, recorder, normal, subsampled)
-    for group in groups:
-        sites = tuple(BlockSite(n, normal[n].shape, a) for n, a in group.axes.items())
-        blocks.append(ConjugateBlock("normal", sites))
+    for group in itertools.chain.from_iterable(complete(one, normal) for one in groups):
+        sites = tuple(
+            BlockSite(n, normal[n].shape, a, group.steps.get(n)) for n, a in group.axes.items()
+        )
+        blocks.append(ConjugateBlock("normal_chain" if group.steps else "normal", sites))
     blocks += single.values()
     products = [pair for pair in recorder.products if all(map(recorder.is_real, pair))]
     return ConjugatePlan(
@@ -125,23 +120,17 @@ def _statistic(name: str, kind: str, power: float) -> str:
     return words.get(kind, f"log({name})" if kind == "log" else f"log({name})**2")
 
 
-def _batch_axes(name: str, site: Site, pairs: set[Pair]) -> tuple[int, ...]:
-    """The axes along which all squares pair elements of the same index."""
+def _group(name: str, site: Site, pairs: set[Pair]) -> Group:
+    """A site with its batch axes: those along which all squares pair elements of the same index."""
     own = [pair for pair in pairs if pair.sites == (name, name)]
-    axes = [i for i in range(len(site.shape)) if all(pair.same[i][i] for pair in own)]
-    size = _event_size(site, axes)
+    axes = tuple(i for i in range(len(site.shape)) if all(pair.lags[i][i] == 0 for pair in own))
+    steps = step_axis(site, axes, own)
+    if steps is not None:
+        return Group({name: axes}, {name: steps})
     for i in sorted(range(len(site.shape)), key=lambda i: -site.shape[i]):
-        if size > MAX_DENSE and i not in axes:  # too many: independent along this one
-            axes.append(i)
-            size = _event_size(site, axes)
-    return tuple(sorted(axes))
-
-
-def _event_size(site: Site, batch_axes: Sequence[int]) -> int:
-    size = 1
-    for i, length in enumerate(site.shape):
-        size *= 1 if i in batch_axes else length
-    return size
+        if event_size(site, axes) > MAX_DENSE and i not in axes:
+            axes = (*axes, i)  # too many: independent along this one
+    return Group({name: tuple(sorted(axes))})
 
 
 def _with_precision(
@@ -154,7 +143,8 @@ def _with_precision(
     """The joint block of a normal site and its precision, if all squares of the site have it."""
     weights = [weight for weight in recorder.weights if weight.site == name]
     found = {(weight.precision, weight.axes) for weight in weights}
-    if len(found) != 1 or any(name in pair for pair in recorder.products):
+    many = event_size(site, batch) > MAX_DENSE
+    if many or len(found) != 1 or any(name in pair for pair in recorder.products):
         return None
     ((precision, axes),) = found
     if precision is None or precision[0] not in single:
@@ -180,11 +170,11 @@ def _with_precision(
 
 
 def _merged(
-    groups: list[_Group],
+    groups: list[Group],
     recorder: Recorder,
     sites: Mapping[str, Site],
     subsampled: frozenset[str],
-) -> list[_Group]:
+) -> list[Group]:
     """Normal sites that enter common squares, jointly where that is affordable."""
     names = {name for group in groups for name in group.axes}
     edges = [pair for pair in recorder.pairs if len(set(pair.sites)) == 2]
@@ -201,32 +191,30 @@ def _merged(
 
 
 def _joined(
-    one: _Group,
-    two: _Group,
+    one: Group,
+    two: Group,
     edges: Sequence[Pair],
     recorder: Recorder,
     sites: Mapping[str, Site],
     subsampled: frozenset[str],
-) -> _Group | None:
+) -> Group | None:
     """Two groups as one: with their common batch axes, or with none."""
     names = {*one.axes, *two.axes}
     if any(pair <= names for pair in recorder.products):
         return None
     axes = one.axes | two.axes
     inside = [pair for pair in edges if set(pair.sites) <= names]
+    chain = chained(one, two, inside, sites)
+    if chain is not None:
+        return chain
     same = len({len(batch) for batch in axes.values()}) == 1
-    aligned = same and all(_aligned(pair, axes) for pair in inside)
-    if aligned and sum(_event_size(sites[n], axes[n]) for n in names) <= MAX_JOINT:
-        return _Group(axes)
+    same = same and all(aligned(pair, axes) for pair in inside)
+    if same and sum(event_size(sites[n], axes[n]) for n in names) <= MAX_JOINT:
+        return Group(axes)
     local = any(sites[n].axes(subsampled).pairs for n in names)
-    if local or sum(_event_size(sites[n], ()) for n in names) > MAX_JOINT:
+    if local or sum(event_size(sites[n], ()) for n in names) > MAX_JOINT:
         return None
-    return _Group(dict.fromkeys(axes, ()))
-
-
-def _aligned(pair: Pair, axes: Mapping[str, tuple[int, ...]]) -> bool:
-    one, two = pair.sites
-    return all(pair.same[i][j] for i, j in zip(axes[one], axes[two], strict=True))
+    return Group(dict.fromkeys(axes, ()))
 
 
 def _rotatable(

@@ -22,9 +22,11 @@ from jax import Array
 from jax.scipy.special import logsumexp
 
 from vijax.model.conjugacy.axes import (
+    Live,
     align,
     broadcast,
     broadcast_dims,
+    live,
     rename,
     with_dims,
     with_shape,
@@ -123,10 +125,13 @@ class Expectation(Notes, abc.ABC):
         """
 
     @abc.abstractmethod
-    def covariance(self, one: Atom, two: Atom, weight: Atom | None) -> list[Factor] | None:
+    def covariance(
+        self, one: Atom, two: Atom, weight: Atom | None, where: Live
+    ) -> list[Factor] | None:
         """`Cov(one, two)` as a product of arrays, `None` if it is zero.
 
-        With `weight` in a joint block with both, `E[weight (one - E one)(two - E two)]`.
+        With `weight` in a joint block with both, `E[weight (one - E one)(two - E two)]`. Positions
+        along an axis that are not in `where` do not count.
 
         Raises:
             NotConjugate: the block has no second moments.
@@ -263,10 +268,13 @@ class Expectation(Notes, abc.ABC):
     ) -> Iterator[Array]:
         """The parts of `E[weight one two] - E[weight] E[one] E[two]`."""
         two = rename(two, {axis: Axis(axis.size) for axis in two.summed})
-        pairs = self._pairs(one, two)
+        where = live((*weight.factors, *one.factors, *two.factors))
+        if not all(kept.any() for kept in where.values()):
+            return
+        pairs = self._pairs(one, two, where)
         for size in range(1, len(pairs) + 1):
             for chosen in itertools.combinations(pairs, size):
-                operands = self._chosen(weight, mean, chosen)
+                operands = self._chosen(weight, mean, chosen, where)
                 if operands is None:
                     continue
                 inside = {id(atom) for pair in chosen for atom in pair}
@@ -274,7 +282,7 @@ class Expectation(Notes, abc.ABC):
                 operands += [*one.factors, *two.factors, *map(self.first, rest)]
                 yield contract(operands, dims, summed | one.summed | two.summed)
 
-    def _pairs(self, one: Term, two: Term) -> list[tuple[Atom, Atom]]:
+    def _pairs(self, one: Term, two: Term, where: Live) -> list[tuple[Atom, Atom]]:
         """Atoms of two terms that may depend on one another."""
         self._check_products(one, two)
         self.multiplied(one.atoms)
@@ -283,18 +291,18 @@ class Expectation(Notes, abc.ABC):
         return [
             (a, b)
             for a, b in itertools.product(one.atoms, two.atoms)
-            if self.covariance(a, b, None) is not None
+            if self.covariance(a, b, None, where) is not None
         ]
 
     def _chosen(
-        self, weight: Term, mean: list[Factor], chosen: Sequence[tuple[Atom, Atom]]
+        self, weight: Term, mean: list[Factor], chosen: Sequence[tuple[Atom, Atom]], where: Live
     ) -> list[Factor] | None:
         """The weight times the covariances of some pairs."""
         operands, joint = [], False
         for a, b in chosen:
             atom = next((w for w in weight.atoms if self.joint(w, a)), None)
             joint |= atom is not None
-            found = self.covariance(a, b, atom)
+            found = self.covariance(a, b, atom, where)
             if found is None:
                 return None
             operands += found
@@ -332,16 +340,17 @@ class Expectation(Notes, abc.ABC):
         """`E` of a term, with at most one block that enters twice."""
         atoms = [part for atom in term.atoms for part in self._split(atom)]
         self.together(atoms)
+        where = live(term.factors)
         twice = [
             (a, b)
             for a, b in itertools.combinations(atoms, 2)
-            if a.site == b.site or self.covariance(a, b, None) is not None
+            if a.site == b.site or self.covariance(a, b, None, where) is not None
         ]
         if len(atoms) > 2 and twice:
             raise NotConjugate(f"multiplies {twice[0][0].site} with itself and with other sites")
         means = contract([*term.factors, *map(self.first, atoms)], dims, term.summed)
         for a, b in twice:
-            second = self.covariance(a, b, None)
+            second = self.covariance(a, b, None, where)
             if second is not None:
                 means = means + contract([*term.factors, *second], dims, term.summed)
         return means

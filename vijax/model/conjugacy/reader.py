@@ -20,6 +20,7 @@ from vijax.contracts import Batch, Site
 from vijax.model.conjugacy.densities.table import arguments_of
 from vijax.model.conjugacy.interpreter import Interpreter
 from vijax.model.conjugacy.rules.arithmetic import RULES
+from vijax.model.conjugacy.rules.loops import LOOPS
 from vijax.model.conjugacy.rules.shapes import STRUCTURAL
 from vijax.model.conjugacy.values import (
     Atom,
@@ -30,7 +31,7 @@ from vijax.model.conjugacy.values import (
     new_axes,
 )
 from vijax.model.tracing import substitution
-from vijax.model.tracing.handler import Message
+from vijax.model.tracing.handler import Message, Record
 from vijax.model.tracing.log_densities import site_mask
 from vijax.model.tracing.sites import Trace, is_enumerated, plate_scale, plate_scales
 
@@ -155,7 +156,9 @@ class Reader:
 
         def outputs(values: dict[str, Array]) -> dict[str, Any]:
             substitute_fn = substitution.from_constrained({**self.given, **values}, states)
-            trace = self.trace(batch, substitute_fn, with_log_density=False, **options)
+            trace = self.trace(
+                batch, substitute_fn, with_log_density=False, arguments=_arguments, **options
+            )
             scales.update(plate_scales(trace))
             found = {}
             for name, site in trace.items():
@@ -166,7 +169,7 @@ class Reader:
             return found
 
         closed, tree = jax.make_jaxpr(outputs, return_shape=True)(shapes)
-        interpreter = Interpreter(STRUCTURAL, RULES, self.supports)
+        interpreter = Interpreter(STRUCTURAL | LOOPS, RULES, self.supports)
         inputs = [site_value(site, rows) for site in sorted(self.sites, key=lambda s: s.name)]
         results = interpreter.run(closed.jaxpr, closed.consts, inputs)
         found = jax.tree.unflatten(jax.tree.structure(tree), results)
@@ -182,9 +185,38 @@ def _parts(trace: Trace, site: Message) -> tuple[Any, ...]:
     if scale is not None:
         scale = scale / plate_scale(trace, site)
     mask = site_mask(site)
-    base = bases(site["fn"])
-    arguments = tuple(map(arguments_of, base))
+    record = site.get("intermediates")
+    arguments = record.arguments if isinstance(record, Record) else None
+    if arguments is None:
+        arguments = _arguments(site["fn"])
+    pairs = zip(bases(site["fn"]), arguments, strict=True)
+    arguments = tuple(_over_steps(site, fn, found) for fn, found in pairs)
     return arguments, site["value"], mask, _inner_mask(site["fn"]), scale
+
+
+def _arguments(fn: dist.Distribution) -> tuple[dict[str, Any], ...]:
+    """The arguments of a distribution and of what it consists of."""
+    return tuple(map(arguments_of, bases(fn)))
+
+
+def _over_steps(site: Message, fn: dist.Distribution, arguments: dict) -> dict[str, Any]:
+    """Arguments in a loop, with axes of length 1 between those of the steps and their own."""
+    loops = len(site.get("_loops", ()))
+    if not loops:
+        return arguments
+    batch = jnp.ndim(site["value"]) - loops - fn.event_dim
+    found = {}
+    for name, array in arguments.items():
+        missing = batch - (jnp.ndim(array) - loops - event_dim(fn, name))
+        own = tuple(range(loops, loops + max(missing, 0)))
+        found[name] = jnp.expand_dims(array, own) if own and jnp.ndim(array) >= loops else array
+    return found
+
+
+def event_dim(fn: dist.Distribution, argument: str) -> int:
+    """Number of the last dimensions of an argument that belong to one event."""
+    constraint = fn.arg_constraints.get(argument)
+    return 0 if constraint is None else constraint.event_dim
 
 
 def _inner_mask(fn: dist.Distribution) -> Array | None:

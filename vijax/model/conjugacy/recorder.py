@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 from vijax.contracts import Site
-from vijax.model.conjugacy.axes import same_entry
+from vijax.model.conjugacy.axes import Live, positions, same_entry
 from vijax.model.conjugacy.contraction import view
 from vijax.model.conjugacy.expectation import Expectation, NotConjugate
-from vijax.model.conjugacy.values import Atom, Factor, Known, Polynomial, Term
+from vijax.model.conjugacy.values import Atom, Entry, Factor, Known, Polynomial, Term
 
 
 class Pair(NamedTuple):
@@ -20,11 +21,14 @@ class Pair(NamedTuple):
 
     Attributes:
         sites: their sites.
-        same: by axis of the first and axis of the second, whether the indices are the same.
+        lags: by axis of the first and axis of the second, the largest distance of their indices,
+            0 if they are the same, `None` if it is not known.
+        last: by site, for each of its axes, the largest index, `None` if it is not known.
     """
 
     sites: tuple[str, str]
-    same: tuple[tuple[bool, ...], ...]
+    lags: tuple[tuple[int | None, ...], ...]
+    last: tuple[tuple[int | None, ...], ...]
 
 
 class Weight(NamedTuple):
@@ -92,11 +96,13 @@ class Recorder(Expectation):
             shape = shape[:-2]
         return view(jnp.zeros(shape), entries)
 
-    def covariance(self, one: Atom, two: Atom, weight: Atom | None) -> list[Factor] | None:
+    def covariance(
+        self, one: Atom, two: Atom, weight: Atom | None, where: Live
+    ) -> list[Factor] | None:
         normal = [self.is_real(atom.site) or atom.kind == "log" for atom in (one, two)]
         if one.site != two.site:
             if all(self.is_real(atom.site) for atom in (one, two)):
-                self.pairs.add(_pair(one, two))
+                self.pairs.add(_pair(one, two, where))
             return None
         if not all(normal):
             raise NotConjugate(
@@ -104,7 +110,7 @@ class Recorder(Expectation):
             )
         if not self.is_real(one.site):
             self._use(one.site, ("log squared", 1))
-        self.pairs.add(_pair(one, two))
+        self.pairs.add(_pair(one, two, where))
         return [self.first(one), self.first(two)]
 
     def _use(self, name: str, statistic: Statistic) -> None:
@@ -144,9 +150,22 @@ class Recorder(Expectation):
                     self.weights.add(Weight(atom.site, None))
 
 
-def _pair(one: Atom, two: Atom) -> Pair:
-    same = tuple(tuple(same_entry(a, b) for b in two.entries) for a in one.entries)
-    return Pair((one.site, two.site), same)
+def _pair(one: Atom, two: Atom, where: Live) -> Pair:
+    lags = tuple(tuple(_lag(a, b, where) for b in two.entries) for a in one.entries)
+    last = tuple(tuple(_last(a, where) for a in atom.entries) for atom in (one, two))
+    return Pair((one.site, two.site), lags, last)
+
+
+def _lag(one: Entry, two: Entry, where: Live) -> int | None:
+    if same_entry(one, two):
+        return 0
+    found = positions((one, two), where)
+    return None if found is None else int(np.max(np.abs(np.subtract(*found[1]))))
+
+
+def _last(entry: Entry, where: Live) -> int | None:
+    found = positions((entry,), where)
+    return None if found is None else int(np.max(found[1][0]))
 
 
 def _weight(weight: Term, term: Term, atom: Atom) -> Weight:

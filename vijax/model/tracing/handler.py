@@ -86,6 +86,8 @@ class Record(NamedTuple):
             density of the stacked site confuses time and batch axes in some distributions.
         log_prior_sd: log conditional prior standard deviation, shaped like `z`, where requested.
         mask: of an enumerated site, `None` without one.
+        arguments: of its distribution in a control flow body, where requested: NumPyro stacks
+            distributions, and those of some then have other parameters.
     """
 
     z: Array | None = None
@@ -93,6 +95,7 @@ class Record(NamedTuple):
     log_prob: Array | None = None
     log_prior_sd: Array | None = None
     mask: Array | None = None
+    arguments: PyTree = None
 
 
 @dataclasses.dataclass
@@ -107,6 +110,7 @@ class ValueSources:
         full_sizes: their numbers of rows, where the model is given only the rows of the minibatch.
         with_log_density: whether the log density of the trace is needed.
         deterministic: the value of every deterministic, `None` for that of the model.
+        arguments: of a distribution, recorded in control flow bodies.
         plates: set during the run: full size and number of rows in use, by plate.
         scales: set during the run: full rows over rows in use, by plate, for plates that NumPyro
             takes to be complete.
@@ -122,6 +126,7 @@ class ValueSources:
     full_sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     with_log_density: bool = True
     deterministic: SubstituteFn | None = None
+    arguments: Callable[[Distribution], PyTree] | None = None
     plates: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
     scales: dict[str, float] = dataclasses.field(default_factory=dict)
     vectorized_loops: frozenset[int] = frozenset()
@@ -246,14 +251,22 @@ class ValueHandler(Messenger):
         msg["_loops"] = tuple(step.loop for step in frame.steps)
         value = self.sources.sample(name, msg, frame.steps)
         known = msg["value"] if value is None else value
-        if frame.is_body and known is not None and self.sources.with_log_density:
-            record = msg["intermediates"] or Record()
-            if isinstance(record, Record) and record.log_prob is None:
-                with full_precision():
-                    log_prob = msg["fn"].log_prob(known)
-                msg["intermediates"] = record._replace(log_prob=log_prob)
-                msg["_num_masks"] = count_masks(msg["fn"])
+        if frame.is_body and known is not None:
+            self._record(msg, known)
         return value
+
+    def _record(self, msg: Message, value: Any) -> None:
+        """Records what NumPyro does not keep of a site in a control flow body."""
+        record = msg["intermediates"] or Record()
+        if not isinstance(record, Record):
+            return
+        if self.sources.with_log_density and record.log_prob is None:
+            with full_precision():
+                record = record._replace(log_prob=msg["fn"].log_prob(value))
+            msg["_num_masks"] = count_masks(msg["fn"])
+        if self.sources.arguments is not None:
+            record = record._replace(arguments=self.sources.arguments(msg["fn"]))
+        msg["intermediates"] = record
 
     def _scale(self, msg: Message) -> None:
         """Scales a site for the rows that the data of the model were subsampled from."""

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from jax import Array
 from numpyro import handlers
+from numpyro.distributions import Distribution
 
 from vijax.contracts import PyTree
 from vijax.model.tracing.checks import check_observed
@@ -40,6 +41,7 @@ def run_model(
     sampled: SampledSites = frozenset(),
     latents_traced: bool = True,
     deterministic: SubstituteFn | None = None,
+    arguments: Callable[[Distribution], PyTree] | None = None,
 ) -> Trace:
     """The model's trace, with the values of sample sites from `substitute_fn`.
 
@@ -59,6 +61,7 @@ def run_model(
         sampled: discrete latent sites that are sampled by the guide, not marginalized.
         latents_traced: see `validate_concrete_arguments`.
         deterministic: the value of a deterministic, see `ValueSources`.
+        arguments: likewise.
     """
 
     def sample(name: str, site: Message, steps: tuple[Step, ...]) -> Any:
@@ -77,6 +80,7 @@ def run_model(
         full_sizes or {},
         with_log_density,
         deterministic,
+        arguments,
         vectorized_loops=vectorized_loops,
         first_step=first_step,
     )

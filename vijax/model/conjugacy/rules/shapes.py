@@ -115,9 +115,10 @@ def _squeeze(interpreter: Interpreter, equation: Any, inputs: Sequence[Any]) -> 
     return substitute(interpreter, inputs[0], {}, tuple(kept))
 
 
-def _restrict(
+def restrict(
     interpreter: Interpreter, value: Value, starts: Sequence[int], steps: Sequence[int], shape: Any
 ) -> Value:
+    """The elements of a value at equally spaced positions along each axis."""
     changes: dict[Axis, Entry] = {}
     dims = []
     for axis, start, step, size in zip(value.dims, starts, steps, shape, strict=True):
@@ -137,7 +138,7 @@ def _slice(interpreter: Interpreter, equation: Any, inputs: Sequence[Any]) -> Va
     starts, strides = equation.params["start_indices"], equation.params["strides"]
     steps = strides or (1,) * len(starts)
     shape = equation.outvars[0].aval.shape
-    return _restrict(interpreter, inputs[0], starts, steps, shape)
+    return restrict(interpreter, inputs[0], starts, steps, shape)
 
 
 def _reverse(interpreter: Interpreter, equation: Any, inputs: Sequence[Any]) -> Value:
@@ -174,10 +175,8 @@ def _gather(interpreter: Interpreter, equation: Any, inputs: Sequence[Any]) -> V
     value, where = inputs
     numbers = equation.params["dimension_numbers"]
     sizes, out = equation.params["slice_sizes"], _out_dims(equation)
-    plain = isinstance(where, Known) and set(numbers.start_index_map) <= {
-        *numbers.collapsed_slice_dims,
-        *numbers.operand_batching_dims,
-    }
+    whole = [size == axis.size for size, axis in zip(sizes, value.dims, strict=True)]
+    plain = isinstance(where, Known) and all(w or n == 1 for w, n in zip(whole, sizes, strict=True))
     if not plain or numbers.operand_batching_dims:
         if isinstance(value, Known) and isinstance(where, Known):
             return interpreter.executed(equation, inputs)[0]
@@ -186,14 +185,15 @@ def _gather(interpreter: Interpreter, equation: Any, inputs: Sequence[Any]) -> V
     dims = list(out)
     kept = [i for i in range(len(sizes)) if i not in numbers.collapsed_slice_dims]
     for i, position in zip(kept, numbers.offset_dims, strict=True):
-        if sizes[i] != value.dims[i].size:
-            return interpreter.opaque("gather", inputs, equation.outvars[0].aval.shape)
-        dims[position] = value.dims[i]
+        if whole[i]:
+            dims[position] = value.dims[i]
     changes: dict[Axis, Entry] = {}
     for column, i in enumerate(numbers.start_index_map):
         index = _column(interpreter, where, column, tuple(batch))
-        if value.dims[i].size > 1:
-            changes[value.dims[i]] = simplified(Index(index.array, index.labels))
+        if value.dims[i].size > 1 and sizes[i] == 1:
+            changes[value.dims[i]] = simplified(
+                Index(index.array, index.labels), value.dims[i].size
+            )
     return substitute(interpreter, value, changes, tuple(dims))
 
 
@@ -215,7 +215,7 @@ def _split(interpreter: Interpreter, equation: Any, inputs: Sequence[Any]) -> li
         starts = [0] * len(value.dims)
         starts[axis] = start
         start += out.aval.shape[axis]
-        found.append(_restrict(interpreter, value, starts, [1] * len(starts), out.aval.shape))
+        found.append(restrict(interpreter, value, starts, [1] * len(starts), out.aval.shape))
     return found
 
 
@@ -240,7 +240,7 @@ def _stack(interpreter: Interpreter, equation: Any, inputs: Sequence[Any]) -> Va
         (i, substitute(interpreter, v, {}, (*v.dims[:axis], Axis(1), *v.dims[axis:])))
         for i, v in enumerate(inputs)
     ]
-    found = _joined(interpreter, pieces, axis, shape)
+    found = joined(interpreter, pieces, axis, shape)
     return interpreter.opaque("stack", inputs, shape) if found is None else found
 
 
@@ -254,11 +254,11 @@ def _concatenate(interpreter: Interpreter, equation: Any, inputs: Sequence[Any])
     for value in inputs:
         pieces.append((start, value))
         start += value.dims[axis_number].size
-    found = _joined(interpreter, pieces, axis_number, shape)
+    found = joined(interpreter, pieces, axis_number, shape)
     return interpreter.opaque("concatenate", inputs, shape) if found is None else found
 
 
-def _joined(
+def joined(
     interpreter: Interpreter, pieces: Sequence[tuple[int, Value]], axis: int, shape: Any
 ) -> Polynomial | None:
     """Values side by side along an axis, from their first positions."""
@@ -315,10 +315,10 @@ def _pad(interpreter: Interpreter, equation: Any, inputs: Sequence[Any]) -> Valu
             if size:
                 edge = (*sizes[:i], size, *sizes[i + 1 :])
                 pieces.append((start, Known(new_axes(edge), fill.array, ())))
-        joined = _joined(interpreter, pieces, i, (*sizes[:i], low + sizes[i] + high))
-        if joined is None:
+        edged = joined(interpreter, pieces, i, (*sizes[:i], low + sizes[i] + high))
+        if edged is None:
             return interpreter.opaque("pad", inputs, shape)
-        value = joined
+        value = edged
     return value
 
 

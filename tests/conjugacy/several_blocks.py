@@ -173,6 +173,15 @@ def _random_walk(y):
     numpyro.sample("y", dist.Normal(path, 0.5).to_event(1), obs=y)
 
 
+def _rows_and_columns(y):
+    """A precision for each row and one for each column."""
+    column = numpyro.sample("column", dist.Gamma(2.0, 1.0).expand([y.shape[1]]).to_event(1))
+    with numpyro.plate("rows", len(y)):
+        row = numpyro.sample("row", dist.Gamma(1.5, 2.0))
+        scale = 1 / jnp.sqrt(row[:, None] * column)
+        numpyro.sample("y", dist.Normal(0.0, scale).to_event(1), obs=y)
+
+
 COUNTS = np.asarray([3, 0, 5])
 
 
@@ -271,6 +280,7 @@ SEVERAL_BLOCKS = {
     "crossed plates, missing entries": Case(
         _crossed, (TWO, SEEN), {"tau": GAMMA, "a": NORMAL, "b": NORMAL}
     ),
+    "rows and columns": Case(_rows_and_columns, (TWO,), {"column": GAMMA, "row": GAMMA}),
     "missing entries of events": Case(_masked_events, (TWO, SEEN), {"tau": GAMMA, "mu": NORMAL}),
     "principal components": Case(
         pca, (TWO.T[:2], 2), {"alpha": GAMMA, "tau": GAMMA, "c": VECTOR, "x": VECTOR}

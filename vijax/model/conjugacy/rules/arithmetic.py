@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from vijax.model.conjugacy.axes import align, map_terms, with_dims
+from vijax.model.conjugacy.axes import align, broadcast, with_dims, with_shape
 from vijax.model.conjugacy.interpreter import Interpreter
 from vijax.model.conjugacy.polynomials import (
     add,
@@ -39,17 +39,9 @@ from vijax.model.conjugacy.values import (
 
 
 def _same_dims(inputs: Sequence[Any]) -> list[Any]:
-    """Operands with the same axes; scalars broadcast."""
-    dims = next((v.dims for v in inputs if v.dims), ())
-    found = []
-    for value in inputs:
-        if value.dims or not dims:
-            found.append(with_dims(value, dims))
-        elif isinstance(value, Known):
-            found.append(Known(dims, value.array, ()))
-        else:
-            found.append(map_terms(value, lambda term: term, dims))
-    return found
+    """Operands with the same axes, broadcast: scalars, and axes of length 1."""
+    dims = broadcast(*inputs)
+    return [with_shape(value, dims) for value in inputs]
 
 
 def _add(interpreter: Interpreter, equation: Any, inputs: Sequence[Any]) -> Value | None:

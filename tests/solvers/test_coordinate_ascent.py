@@ -141,6 +141,12 @@ def test_a_fit_has_the_exact_elbo_a_plan_and_can_be_saved(tmp_path):
     loaded = vijax.load(tmp_path / "fit", normal)
     own, again = (one.sample(100, corrected=False)["mu"] for one in (posterior, loaded))
     np.testing.assert_array_equal(own, again)
+    params = posterior.guide_params
+    assert params["mu"]["mean"] == pytest.approx(own.mean(), abs=float(own.std()) / 2)
+    assert params["tau"].keys() == {"concentration", "rate"}
+    remedy = r"coordinate ascent.*fit\(\.\.\., guide=Conjugate\(joint=False.*, init=posterior\)"
+    with pytest.raises(vijax.VijaxError, match=remedy):
+        posterior.resume(10)
 
 
 def test_many_labels_are_fitted_in_closed_form_by_default():

@@ -126,7 +126,7 @@ class Guide(abc.ABC):
         return ()
 
     def named_params(self, params: PyTree, space: Space, batch: Batch) -> dict[str, PyTree]:
-        """Parameters with names of the user, in their constraints: `param` sites of NumPyro."""
+        """Parameters with names that users know, in their constraints: `param` sites of NumPyro."""
         return {}
 
     def host_init(self, space: Space, location: Mapping[str, np.ndarray]) -> PyTree | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -141,6 +141,17 @@ class BoundConjugate(DensityGuide):
             if name in sizes
         }
         return jax.tree.map(lambda leaf, along: take_rows(leaf, along.pairs, every), found, axes)
+
+    def named_params(self, params: Families, space: Space, batch: Batch) -> dict[str, Any]:
+        """The parameters of each block's family."""
+        return {
+            name: {
+                field.name: getattr(family, field.name)
+                for field in dataclasses.fields(cast(Any, family))
+                if not field.metadata.get("static")
+            }
+            for name, family in params.items()
+        }
 
     def row_axes(self, params: Families, space: Space, plates: Collection[str]) -> Any:
         """The axes of the parameters of local sites along their plates."""

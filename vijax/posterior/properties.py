@@ -115,7 +115,11 @@ class FitProperties:
 
     @property
     def guide_params(self) -> dict[str, PyTree]:
-        """The fitted `param` sites of a NumPyro guide in their constraints, by name."""
+        """The fitted parameters of the guide, by name.
+
+        Of a NumPyro guide its `param` sites in their constraints, of a conjugate guide the
+        parameters of each block's family, of others none.
+        """
         result = self._result
         program = result.target.program(_guide_params, result.guide)
         return jax.device_get(program(result.params, result.batch))

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from vijax.engine.run import Budget
+from vijax.guides.conjugate import BoundConjugate, Conjugate
 from vijax.posterior.finish import finish_run
 from vijax.posterior.requirements import require_data
 from vijax.posterior.result import FitResult
@@ -17,6 +18,22 @@ from vijax.runtime.deadline import keep_answer
 from vijax.runtime.errors import VijaxError
 from vijax.runtime.interrupt import best_answer
 from vijax.runtime.progress import show_progress
+
+
+def _no_steps(result: FitResult) -> str:
+    """Why a fit by a direct solver cannot be resumed, and what to do instead."""
+    expected = "resume: expected a fit by gradient steps, got one by "
+    if isinstance(result.guide, BoundConjugate):
+        guide = result.guide.unbound_guide
+        name = "'conjugate'" if guide == Conjugate() else repr(guide)
+        return (
+            f"{expected}coordinate ascent. A new fit continues where this one ended: "
+            f"fit(..., guide={name}, init=posterior)."
+        )
+    return (
+        f"{expected}a direct solver. Start a new fit from it: fit(..., init=posterior, "
+        "algorithm='gradient')."
+    )
 
 
 def resume(
@@ -36,10 +53,7 @@ def resume(
             f"a file. Load the fit with vijax.load(path, model, *data, {result.unsaved[0]}=...)."
         )
     if result.engine is None or result.run is None:
-        raise VijaxError(
-            "resume: expected a fit by gradient steps, got one by a direct solver. Start a "
-            "new fit from it: fit(..., init=posterior, algorithm='gradient')."
-        )
+        raise VijaxError(_no_steps(result))
     budget = Budget(result.run.step + check_count("num_steps", num_steps), max_seconds)
     engine = result.engine.without_cache()
     loop = jax.tree.map(lambda leaf: leaf.copy(), result.run.loop)  # steps may overwrite it

@@ -6,7 +6,10 @@ determines the rest of the partitioning and the communication.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -18,6 +21,17 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 PARTICLES = "particles"
 RESTARTS = "restarts"
+_SPREAD = contextvars.ContextVar(
+    "rows of the traced program are spread over devices", default=False
+)
+
+
+def rows_are_spread() -> bool:
+    """Whether the program that is traced has its rows on several devices.
+
+    A loop over blocks of rows would then move every block to all devices.
+    """
+    return _SPREAD.get()
 
 
 def default_platform() -> str:
@@ -47,6 +61,15 @@ class DeviceLayout:
         """The mesh axes that rows are sharded over."""
         names = () if self.mesh is None else self.mesh.axis_names
         return tuple(name for name in names if name not in (PARTICLES, RESTARTS))
+
+    @contextlib.contextmanager
+    def tracing(self) -> Iterator[None]:
+        """While a program for these devices is traced, see `rows_are_spread`."""
+        token = _SPREAD.set(self.mesh is not None)
+        try:
+            yield
+        finally:
+            _SPREAD.reset(token)
 
     def size(self, *axes: str) -> int:
         """Number of devices along mesh axes, 1 along an axis that the mesh does not have."""

@@ -82,7 +82,8 @@ class Conjugacy:
             given: Mapping[str, Array] = {}
             if names is not None:
                 given = _latent_values(self.traced.trace(Batch(data), substitution.at_origin))
-            return self._expected(recorder, Batch(data), self.reader(names, given))
+            # what is multiplied with what, noted once and of all rows
+            return self._expected(recorder, Batch(data), self.reader(names, given), False)
 
         try:
             jax.eval_shape(run, self.traced.arguments.abstract())
@@ -179,8 +180,11 @@ class Conjugacy:
         trace: Trace = self.traced.trace(batch, substitute_fn, with_log_density=with_log_density)
         return trace
 
-    def _expected(self, expectation: Expectation, batch: Batch, reader: Reader) -> dict[str, Array]:
-        return expected_log_joint(reader, self.traced.marginalization, expectation, batch)
+    def _expected(
+        self, expectation: Expectation, batch: Batch, reader: Reader, in_blocks: bool = True
+    ) -> dict[str, Array]:
+        marginalization = self.traced.marginalization
+        return expected_log_joint(reader, marginalization, expectation, batch, in_blocks)
 
 
 def _latent_values(trace: Trace) -> dict[str, Array]:

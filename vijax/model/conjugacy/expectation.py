@@ -244,17 +244,20 @@ class Expectation(Notes, abc.ABC):
             raise NotConjugate("is a product over many elements that enters in a square")
         self._check_separate(weight, one)
         means = [self._product_of_means(w) for w in weight.terms]
-        values = [named(self._mean(value), value.dims) for value in (one, two)]
-        parts, kept, size = [], dims, 1
+        left, right = (self._named_mean(value, summed) for value in (one, two))
+        parts, kept, long = [], dims, frozenset[Axis]()
         if self.averaged:
-            long = tuple(axis for axis in dims if axis.size > 1)
-            kept, summed, size = (), (*summed, *long), math.prod(axis.size for axis in long)
+            kept, long = (), frozenset(axis for axis in dims if axis.size > 1)
+        first = summed[:1]
         for mean, coefficient in zip(means, weight.terms, strict=True):
             axes = coefficient.summed | frozenset(summed)
-            parts.append(contract([*mean, *values], kept, axes))
+            # first the product of matrix and vector, where there is one
+            inner = contract([*mean, right], (*first, *dims), axes - frozenset(first))
+            product = named(inner, (*first, *dims))
+            parts.append(contract([product, left], kept, long | frozenset(first)))
             for t, u in itertools.product(one.terms, two.terms):
-                parts += self._covariances(coefficient, mean, t, u, kept, axes)
-        total = self._sum(parts, kept) / size
+                parts += self._covariances(coefficient, mean, t, u, kept, axes | long)
+        total = self._sum(parts, kept) / math.prod(axis.size for axis in long)
         return jnp.reshape(total, (1,) * len(dims)) if self.averaged else total
 
     def _covariances(
@@ -309,6 +312,12 @@ class Expectation(Notes, abc.ABC):
         if not joint:
             return [*mean, *operands]
         return [*weight.factors, *operands]
+
+    def _named_mean(self, value: Polynomial, summed: Labels) -> Factor:
+        """`E[value]`, axes to sum over in front: products of long rows are then vectorized."""
+        front = tuple(axis for axis in value.dims if axis in summed)
+        dims = (*front, *(axis for axis in value.dims if axis not in summed))
+        return named(self._mean(dataclasses.replace(value, dims=dims)), dims)
 
     def _check_separate(self, weight: Polynomial, value: Polynomial) -> None:
         common = sites_of(weight) & sites_of(value)

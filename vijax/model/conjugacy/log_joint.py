@@ -7,7 +7,8 @@ their joint distribution; the expectation of every other term is a sum.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -23,6 +24,7 @@ from vijax.model.conjugacy.expectation import Expectation, NotConjugate
 from vijax.model.conjugacy.interpreter import full_array
 from vijax.model.conjugacy.quadrature import by_quadrature
 from vijax.model.conjugacy.reader import Reader, Reading, Refusal, Refused, bases
+from vijax.model.conjugacy.row_blocks import blocks_of, on_rows
 from vijax.model.conjugacy.values import (
     Known,
     Value,
@@ -36,6 +38,7 @@ from vijax.model.tracing import substitution
 from vijax.runtime.precision import full_precision
 
 Values = Mapping[Any, Any]
+Part = Callable[[dict[str, Reading]], dict[str, Reading]]  # sites to some of their rows
 
 
 def expected_log_density(
@@ -68,6 +71,8 @@ def expected_log_density(
             found = jnp.where(_array(reading.mask, "mask").astype(bool), found, 0.0)
         if reading.scale is not None:
             found = found * _array(reading.scale, "scale factor")
+        if reading.rows is not None:
+            found = jnp.moveaxis(found, -1, -reading.rows)
     except NotConjugate as error:
         latents = tuple(sorted(_latents(reading, error.argument)))
         raise Refused([Refusal(name, error.argument, error.reason, latents)]) from None
@@ -105,7 +110,8 @@ def _elementwise(
         return _elementwise(expectation, fn.base_dist, arguments, reading)
     if isinstance(fn, dist.Independent):
         found = _elementwise(expectation, fn.base_dist, arguments, reading)
-        axes = tuple(range(-fn.reinterpreted_batch_ndims, 0))
+        last = 0 if reading.rows is None else 1
+        axes = tuple(range(-fn.reinterpreted_batch_ndims - last, -last))
         return jnp.sum(found, axis=axes) if axes else found
     if isinstance(fn, dist.ExpandedDistribution):
         found = _elementwise(expectation, fn.base_dist, arguments, reading)
@@ -171,7 +177,13 @@ def _masked_value(reading: Reading, fn: dist.Distribution) -> Value:
         if isinstance(value, Known) and isinstance(mask, Known):
             array = jnp.asarray(full_array(value))
             chosen = jnp.asarray(full_array(mask)).astype(bool)
-            chosen = chosen.reshape(chosen.shape + (1,) * len(of.event_shape))
+            if reading.rows is None:
+                chosen = chosen.reshape(chosen.shape + (1,) * len(of.event_shape))
+            else:  # the rows are the last axis of the innermost batch
+                inside = len(fn.event_shape)
+                between = (1,) * (len(of.event_shape) - inside)
+                shape = *chosen.shape[:-1], *between, chosen.shape[-1]
+                chosen = chosen.reshape(shape + (1,) * inside)
             value = known(jnp.where(chosen, array, jnp.ones((), array.dtype)))
     return value
 
@@ -207,11 +219,22 @@ def _mixture(expectation: Expectation, fn: Any, arguments: list, reading: Readin
 
 
 def expected_log_joint(
-    reader: Reader, marginalization: Any, expectation: Expectation, batch: Batch
+    reader: Reader,
+    marginalization: Any,
+    expectation: Expectation,
+    batch: Batch,
+    in_blocks: bool = True,
 ) -> dict[str, Array]:
     """`E_q log p` by site; those that depend on discrete sites are one entry, by all their names.
 
     Discrete sites have their optimal distribution.
+
+    Args:
+        reader: reads the model.
+        marginalization: of its discrete sites, `None` without.
+        expectation: takes values to expectations.
+        batch: the data.
+        in_blocks: whether many rows of discrete sites are eliminated in blocks.
 
     Raises:
         Refused: some sites are not conditionally conjugate.
@@ -225,9 +248,19 @@ def expected_log_joint(
             log_density = _attempt(errors, expectation, name, reading, averaged=True)
             found[name] = reading.plate_scale * jnp.sum(log_density)
     if specs:
-        factors = _factors(reader, marginalization, expectation, batch, errors)
-        elimination = Elimination(marginalization.plan.variables, scales)
-        found[", ".join(specs)] = elimination.log_total(factors.values())
+        plan = marginalization.plan
+        split = in_blocks and not marginalization.padding
+        blocks = blocks_of(plan, readings) if split else None
+
+        def eliminated(part: Part | None = None) -> Array:
+            factors = _factors(reader, marginalization, expectation, batch, errors, part)
+            return Elimination(plan.variables, scales).log_total(factors.values())
+
+        def of_rows(rows: Array) -> Array:
+            assert blocks is not None
+            return eliminated(functools.partial(on_rows, plan, blocks.plate, rows))
+
+        found[", ".join(specs)] = eliminated() if blocks is None else blocks.sum(of_rows)
     if errors:
         raise Refused(errors)
     return found
@@ -255,8 +288,9 @@ def _factors(
     expectation: Expectation,
     batch: Batch,
     errors: list[Refusal],
+    part: Part | None = None,
 ) -> dict[str, Factor]:
-    """The factors that depend on discrete sites, as those of `Marginalization`."""
+    """The factors that depend on discrete sites, as those of `Marginalization`, or a part."""
     plan, padding = marginalization.plan, marginalization.padding
 
     def run(states: Any, first_step: bool) -> dict[str, Array]:
@@ -267,6 +301,7 @@ def _factors(
             vectorized_loops=plan.loops,
             first_step=first_step,
         )
+        readings = readings if part is None else part(readings)
         return {
             name: _attempt(errors, expectation, name, readings[name], name not in padding)
             for name in plan.specs

@@ -78,6 +78,8 @@ class Reading(NamedTuple):
         scale: the factor of its log density, `None` for 1.
         enumerated: whether it is a discrete latent.
         plate_scale: full rows over rows in use, of its plates.
+        rows: for some rows of a plate, its place in the batch shape, from the right; in
+            arguments and value it is the last axis of the batch. `None` for all rows.
     """
 
     fn: dist.Distribution
@@ -88,6 +90,7 @@ class Reading(NamedTuple):
     scale: Value | None
     enumerated: bool
     plate_scale: float
+    rows: int | None = None
 
 
 def support_kind(fn: dist.Distribution) -> str:

@@ -95,7 +95,7 @@ def unaffordable(problem: Problem) -> str:
         return f"more than {_MAX_DIM} dimensions"
     if data is None:
         return "the full data cannot be evaluated"
-    cost = _GRADIENTS * weights.num_elements(data, target.space.dim)
+    cost = _GRADIENTS * weights.num_elements(data, target.cost)
     if isinstance(data, Blocks):
         cost += _PASSES * data.read_cost * data.plate.size
     return "too much data" if cost > _MAX_ELEMENTS else ""

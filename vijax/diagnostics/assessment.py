@@ -96,9 +96,10 @@ class Assessment(NamedTuple):
         return self.diagnostics.stationarity
 
 
-def num_assessment_draws(batch: Data, dim: int) -> int:
+def num_assessment_draws(batch: Data, target: Target) -> int:
     """At most 4,000 draws, fewer where they would cost too much time or memory."""
-    affordable = min(_MAX_ELEMENTS // weights.num_elements(batch, dim), _MAX_COORDINATES // dim)
+    in_time = _MAX_ELEMENTS // weights.num_elements(batch, target.cost)
+    affordable = min(in_time, _MAX_COORDINATES // target.space.dim)
     return max(_MIN_DRAWS, min(_NUM_DRAWS, affordable))
 
 
@@ -159,7 +160,7 @@ def assess_importance(
 ) -> Assessment:
     """Assessment by importance weights and a natural-gradient step; arguments as in `assess`."""
     target, guide, dim = fitted.target, fitted.guide, fitted.target.space.dim
-    at_most = num_assessment_draws(fitted.batch, dim)
+    at_most = num_assessment_draws(fitted.batch, target)
     at_most = max(_MIN_DRAWS, at_most // 16) if time_is_up() else at_most
     with stage("importance sampling", at_most, "point"):
         draws = _draw(fitted, at_most)

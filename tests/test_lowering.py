@@ -17,6 +17,7 @@ import numpyro.distributions as dist
 import optax
 import pytest
 from flax import nnx
+from jax.scipy.special import ndtr
 from numpyro.contrib.control_flow import scan
 from numpyro.infer.autoguide import AutoNormal
 
@@ -43,6 +44,7 @@ from vijax.solvers import names as solver_names
 from vijax.solvers.block_updates import double_precision
 from vijax.solvers.check_reading import check_reading
 from vijax.solvers.coordinate_ascent import _perturbed
+from vijax.solvers.expectation_propagation import sweeps
 from vijax.solvers.memoized import _updated
 from vijax.solvers.rotation import rotated_elbo
 
@@ -247,7 +249,7 @@ SOLVERS = {
 
 
 def solvers():
-    others = {"structured_newton", "coordinate_ascent"}
+    others = {"structured_newton", "coordinate_ascent", "expectation_propagation"}
     assert {*SOLVERS, *others} == {*solver_names.NAMES}
     with mock.patch.object(Kernel, "is_costly", return_value=True):
         regression(guide="meanfield").covariance("linear_response")
@@ -301,6 +303,26 @@ def conjugate():
             guide.target.program(_perturbed, guide.plan, quick=True)(params, as_key(0))
             terms = {name: family.natural for name, family in params.items()}
             guide.target.program(_updated, guide.plan)(params, terms, terms, batch, 0.5, 1.0)
+
+
+def probit(x, y):
+    gain = numpyro.sample("gain", dist.HalfNormal(1.0))
+    w = numpyro.sample("w", dist.Normal(0.0, gain).expand([x.shape[1]]).to_event(1))
+    numpyro.sample("y", dist.Bernoulli(probs=ndtr(x @ w)).to_event(1), obs=y)
+
+
+def expectation_propagation():
+    options = sweeps.Options(power=1.0, quadrature=4, tolerance=1e-8)
+    for shape in ((6, 2), (3, 5)):
+        target, _, batch = built(probit, np.ones(shape, np.float32), np.ones(shape[0], int))
+        plan, zeros = target.functions.projection_plan(()), np.zeros(shape[0])
+        with jax.enable_x64(True):
+            batch, z = double_precision((batch, {"gain": np.zeros(())}))
+            terms = sweeps.Sites(zeros, zeros)
+            where = target.program(sweeps.read_model, plan)(z, batch).support
+            state = (z, terms, where, batch)
+            target.program(sweeps.propagate, plan, options)(*state, 8, 0.5)
+            target.program(sweeps.evidence_slope, plan, options)(*state)
 
 
 def posteriors():
@@ -370,6 +392,7 @@ PARTS = {
         "run_steps",
         "_perturbed",
     },
+    expectation_propagation: {"evidence_slope", "propagate", "read_model"},
     posteriors: {
         "_constrain",
         "_constrain_latent_sites",

@@ -25,6 +25,7 @@ from vijax.posterior.prior import Prior, prior
 from vijax.posterior.serving import Predictor, load_predictor
 from vijax.posterior.stack import stack
 from vijax.runtime.errors import GuideError, ModelError, OutOfMemoryError, VijaxError, VijaxWarning
+from vijax.solvers import ExpectationPropagation
 from vijax.storage.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Checkpoint",
     "Comparison",
+    "ExpectationPropagation",
     "GuideError",
     "ModelError",
     "OutOfMemoryError",

@@ -76,9 +76,13 @@ def assess_solution(
     fitted = problem.fitted(solution.variables, mutable)
     num_modes = 1 + len(solution.alternatives)
     more_modes = solution.unseen is not None and solution.unseen > MAX_UNSEEN
-    return assess(
+    found = assess(
         fitted, solution.converged, num_modes=num_modes, more_modes=more_modes, chains=chains
     )
+    if solution.sites is None:
+        return found
+    # expectation propagation does not end at a maximum of the ELBO
+    return found._replace(diagnostics=found.diagnostics._replace(stationarity=None))
 
 
 def is_better(one: Candidate, other: Candidate) -> bool:

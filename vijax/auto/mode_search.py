@@ -63,8 +63,11 @@ def search_modes(problem: Problem, variables: Variables, mutable: dict[str, PyTr
     key = fold_in(problem.key, 6)
     drawn = weights.draw(target, problem.guide, variables, mutable, key, data, _DRAWS)
     flat = weights.flatten(target.space, drawn.z)
-    elbo, sd = weights.elbo(drawn.log_weights)[0], flat.std(axis=0)
-    if not (np.isfinite(elbo) and sd.all()):
+    finite, sd = np.isfinite(drawn.log_weights), flat.std(axis=0)
+    # where the likelihood may be zero, the ELBO of draws at which it is not
+    usable = finite.mean() > 0.5 and sd.all()
+    elbo = weights.elbo(drawn.log_weights[finite])[0] if usable else -np.inf
+    if not np.isfinite(elbo):
         return ModeSearch(0, f"{_UNSEARCHED}: draws of the guide have no finite density")
     labels = np.zeros(len(flat), int) if drawn.labels is None else drawn.labels
     parts = [flat[labels == one] for one in np.unique(labels)]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from vijax.contracts.conjugate import ConjugatePlan
+from vijax.contracts.projections import ProjectionPlan, Projections
 from vijax.contracts.space import Array, Plate, Position
 
 PyTree = Any
@@ -63,3 +64,5 @@ class Functions(NamedTuple):
     expected_log_joint: Callable[..., Array]
     conjugate_evaluate: Callable[..., Evaluation]
     compare_reading: Callable[..., dict[str, tuple[Array, Array]]]
+    projection_plan: Callable[[tuple[str, ...]], ProjectionPlan]
+    projections: Callable[..., Projections]

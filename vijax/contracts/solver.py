@@ -10,6 +10,18 @@ from vijax.contracts.space import Array
 from vijax.contracts.target import Batch, PyTree, Target, Variables
 
 
+class Sites(NamedTuple):
+    """The approximate terms that a solver's Gaussian consists of.
+
+    Attributes:
+        log_evidence: the log evidence of expectation propagation: an approximation, not a bound.
+        plan: the terms in words.
+    """
+
+    log_evidence: float
+    plan: tuple[str, ...]
+
+
 class Solution(NamedTuple):
     """The result of a solver.
 
@@ -23,6 +35,7 @@ class Solution(NamedTuple):
         unseen: estimated probability that an optimization path from a further random start ends at
             a mode that was not found; `None` if other modes were not searched for.
         elbo: the ELBO, if the solver knows it exactly.
+        sites: the approximate terms of expectation propagation.
     """
 
     variables: Variables
@@ -33,6 +46,7 @@ class Solution(NamedTuple):
     alternatives: tuple[PyTree, ...] = ()
     unseen: float | None = None
     elbo: float | None = None
+    sites: Sites | None = None
 
 
 class Solver(abc.ABC):
@@ -48,6 +62,10 @@ class Solver(abc.ABC):
 
     maximizes_elbo: ClassVar[bool] = False
     exhaustive: ClassVar[bool] = False
+
+    def default_guide(self, target: Target) -> Guide | None:
+        """The guide of `guide="auto"`, `None` for that of the model."""
+        return None
 
     @abc.abstractmethod
     def solve(

@@ -121,7 +121,7 @@ def fit(
         algorithm: `"auto"`, `"gradient"`, `"natural"` (see `vijax.algorithms.NaturalGradient`),
             the name of a solver (`"pathfinder"`,
             `"batch_and_match"`, `"variational_newton"`, `"structured_newton"`, `"fixed_draws"`,
-            `"laplace"`, `"mode"`), an `Algorithm` or a `Solver`.
+            `"laplace"`, `"mode"`, `"expectation_propagation"`), an `Algorithm` or a `Solver`.
         objective: the loss; by default the negative ELBO.
         optimizer: any optax transformation, or an optimizer of `numpyro.optim`; by default Adam
             with a learning rate chosen by short pilot runs.
@@ -272,7 +272,11 @@ def _build_problem(
     coords = checked_coords(options["coords"], target, arguments, batch)
     arguments = dataclasses.replace(arguments, coords=coords)
     if guide == "auto":
-        algorithm_guide = algorithm.default_guide if isinstance(algorithm, Algorithm) else None
+        algorithm_guide: Guide | None = None
+        if isinstance(algorithm, Algorithm):
+            algorithm_guide = algorithm.default_guide
+        elif isinstance(algorithm, Solver):
+            algorithm_guide = algorithm.default_guide(target)
         natural = algorithm == "natural" or isinstance(algorithm, NaturalGradient)
         closed_form = algorithm == "auto" and mesh is None and not _is_stepwise(options)
         if closed_form and pays_conjugate(target, batch, as_key(options["rng_key"])):

@@ -32,6 +32,7 @@ from vijax.model.conjugacy.conjugacy import Conjugacy
 from vijax.model.discrete.marginalization import plan_marginalization
 from vijax.model.minibatch.subsampling import BatchRequest
 from vijax.model.prior_location import Moments, is_improper, prior_location
+from vijax.model.projections.reader import ProjectionReader
 from vijax.model.traced_model import TracedModel
 from vijax.model.tracing import substitution
 from vijax.model.tracing.arguments import Arguments
@@ -206,6 +207,7 @@ def functions_of(traced: TracedModel, space: Space, trace: Trace) -> Functions:
     """The functions of a target whose model has this trace."""
     in_use = space.on_rows(traced.default_rows)
     conjugacy = Conjugacy(traced)
+    projections = ProjectionReader(traced)
     described = (traced.terms, traced.arguments, in_use, term_plates(trace))
     return Functions(
         evaluate=traced.evaluate,
@@ -225,6 +227,8 @@ def functions_of(traced: TracedModel, space: Space, trace: Trace) -> Functions:
         expected_log_joint=conjugacy.expected_log_joint,
         conjugate_evaluate=conjugacy.evaluate,
         compare_reading=conjugacy.compare,
+        projection_plan=functools.cache(projections.plan),
+        projections=projections.projections,
     )
 
 

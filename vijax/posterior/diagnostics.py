@@ -71,7 +71,8 @@ class FitDiagnostics:
         reasons: the diagnostics in words, one sentence each.
         advice: what to try next, empty where nothing is needed.
         guide: the variational family, as text.
-        plan: of a conjugate guide its blocks, their families and updates, in words.
+        plan: of a conjugate guide its blocks, their families and updates, of expectation
+            propagation its sites, in words.
         dim: number of unconstrained coordinates.
         stop_reason: why the optimization stopped.
         converged: whether it converged.
@@ -84,6 +85,7 @@ class FitDiagnostics:
         log_evidence_se: its standard error, infinite where weights are too unreliable for an
             estimate.
         log_evidence_method: `"importance"`, `"bridge"` or `"enumeration"`.
+        ep_log_evidence: that of expectation propagation: an approximation, not a bound.
         khat: Pareto k-hat of the importance weights, 0 if they are equal.
         ess: effective sample size of the weighted draws.
         num_draws: draws behind `elbo`, `khat` and `ess`.
@@ -113,6 +115,7 @@ class FitDiagnostics:
     log_evidence: float
     log_evidence_se: float
     log_evidence_method: str | None
+    ep_log_evidence: float
     khat: float
     ess: float
     num_draws: int
@@ -145,14 +148,14 @@ def fit_diagnostics(result: FitResult) -> FitDiagnostics:
     """See `Posterior.diagnostics`."""
     assessment, target = result.assessment, result.target
     diagnosis, found = assessment.diagnosis, assessment.diagnostics
-    importance = found.importance
+    importance, sites = found.importance, result.sites
     return FitDiagnostics(
         status=diagnosis.status,
         remarks=remarks(result),
         reasons=diagnosis.reasons,
         advice=advice(result),
         guide=repr(result.guide),
-        plan=result.guide.plan_lines(),
+        plan=(*result.guide.plan_lines(), *(() if sites is None else sites.plan)),
         dim=target.space.dim,
         stop_reason=result.stop_reason,
         converged=bool(result.converged),
@@ -163,6 +166,7 @@ def fit_diagnostics(result: FitResult) -> FitDiagnostics:
         log_evidence=math.nan if importance is None else importance.log_evidence,
         log_evidence_se=math.nan if importance is None else importance.log_evidence_se,
         log_evidence_method=None if importance is None else importance.method,
+        ep_log_evidence=math.nan if sites is None else sites.log_evidence,
         khat=result.khat,
         ess=math.nan if importance is None else importance.ess,
         num_draws=found.num_draws,

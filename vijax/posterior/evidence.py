@@ -14,11 +14,14 @@ from vijax.posterior.sampling import proposals
 from vijax.runtime.checks import check_count
 from vijax.runtime.errors import GuideError
 
-EvidenceMethod = Literal["importance", "bridge", "enumeration", "elbo", "iwae", "cubo"]
+EvidenceMethod = Literal[
+    "importance", "bridge", "enumeration", "elbo", "iwae", "cubo", "expectation_propagation"
+]
 METHODS = (*get_args(EvidenceMethod), "bracket")
 _NEEDED = {
     "bridge": "draws of the posterior: a Gaussian or a mixture that short chains correct",
     "enumeration": "discrete sites only, with few joint values",
+    "expectation_propagation": "a fit with algorithm='expectation_propagation'",
 }
 _ORDER = 2  # of the chi upper bound
 
@@ -30,12 +33,12 @@ class Evidence(NamedTuple):
         value: in nats.
         se: standard error in nats.
         kind: whether its expectation is the log evidence, up to a bias that vanishes with the
-            number of draws, or a bound on it.
+            number of draws, or a bound on it, or neither, as that of expectation propagation.
     """
 
     value: float
     se: float
-    kind: Literal["estimate", "lower bound", "upper bound"]
+    kind: Literal["estimate", "lower bound", "upper bound", "approximation, not a bound"]
 
     def __str__(self) -> str:
         return f"{self.value:.3f} ± {self.se:.2g} nats ({self.kind})"
@@ -71,6 +74,8 @@ def log_evidence(
 
 def _of_the_fit(result: FitResult, method: str) -> Evidence:
     """The estimate that was made with the assessment of the fit."""
+    if method == "expectation_propagation" and result.sites is not None:
+        return Evidence(result.sites.log_evidence, 0.0, "approximation, not a bound")
     found = result.assessment.importance
     if found is None or found.method != method:
         raise GuideError(

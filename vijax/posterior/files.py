@@ -112,6 +112,7 @@ def _encode(result: FitResult) -> tuple[dict[str, Any], list[np.ndarray]]:
         "seconds": float(result.seconds),
         "solver_losses": writer.encode(result.solver_losses),
         "solver_steps": result.solver_steps,
+        "sites": writer.encode(result.sites),
         "history": writer.encode(result.history),
         "request": writer.encode(result.target.subsampling.request),
         "relabeling": writer.encode(result.relabeling),
@@ -217,6 +218,7 @@ def _decode(
         assessment=assessment,
         solver_steps=manifest.get("solver_steps", 0),  # not in older files
         relabeling=reader.decode(manifest.get("relabeling")) or (),
+        sites=reader.decode(manifest.get("sites")),
         **{name: reader.decode(manifest[name]) for name in fields},
     )
 

@@ -156,6 +156,7 @@ def finish_candidate(
         unseen=solution.unseen,
         start=start,
         solver_losses=solution.losses,
+        sites=solution.sites,
         solver_steps=num_steps,
         history=history,
         num_evaluations=None if history else solution.evaluations,

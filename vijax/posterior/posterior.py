@@ -170,7 +170,8 @@ class Posterior(PredictiveMethods):
         Args:
             method: `"importance"`, an estimate from draws of the guide; `"bridge"`, from these and
                 chains that correct them, `"enumeration"` of discrete values (defaults where they
-                apply); lower bounds `"elbo"`, `"iwae"`; `"cubo"`, upper bound; `"bracket"`, both.
+                apply); lower bounds `"elbo"`, `"iwae"`; `"cubo"`, upper bound; `"bracket"`, both;
+                `"expectation_propagation"`, that of such a fit, which is no bound.
             num_draws: number of draws; of `"bridge"` those of the fit.
             num_particles: draws in each importance-weighted bound.
             rng_key: an int, a JAX key or a legacy key.

@@ -94,6 +94,9 @@ def _facts(found: FitDiagnostics) -> Iterator[tuple[str, str]]:
         yield "log evidence", bound
     elif not math.isnan(found.log_evidence):
         yield "log evidence", f"{found.log_evidence:.3f} ± {found.log_evidence_se:.2g} nats"
+    if not math.isnan(found.ep_log_evidence):
+        value = f"{found.ep_log_evidence:.4f} nats, an approximation and not a bound"
+        yield "log evidence by expectation propagation", value
     if found.marginalized:
         sites = ", ".join(f"{name} ({num} values)" for name, num in found.marginalized.items())
         yield "discrete sites, marginalized exactly", sites

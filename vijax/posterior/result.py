@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vijax.auto.history import Attempt
-from vijax.contracts import Batch, Data, Guide, PyTree, Target, Variables
+from vijax.contracts import Batch, Data, Guide, PyTree, Sites, Target, Variables
 from vijax.diagnostics.assessment import Assessment
 from vijax.engine import all_rows
 from vijax.engine.engine import Engine
@@ -42,6 +42,7 @@ class FitResult:
         history: the stages of an automatic fit, in order; empty for a named guide.
         missing: names of arrays that were not passed to `load`, or that are not in memory.
         unknown: deterministics that cannot be computed without them.
+        sites: the approximate terms of expectation propagation.
         relabeling: what gives the components of draws the same labels; empty for the guide's own.
         unsaved: options that `resume` needs and that were not passed to `load`.
         other_rows: whether the data are other rows than those of the fit, see `Posterior.at`.
@@ -71,6 +72,7 @@ class FitResult:
     other_rows: bool = False
     num_evaluations: int | None = None
     relabeling: tuple[Relabeling, ...] = ()
+    sites: Sites | None = None
 
     @property
     def status(self) -> str:

@@ -4,6 +4,7 @@ from vijax.contracts.kernel import Kernel
 from vijax.solvers.batch_and_match.batch_and_match import BatchAndMatch, BatchAndMatchResult
 from vijax.solvers.coordinate_ascent import CoordinateAscent
 from vijax.solvers.default import default_solver
+from vijax.solvers.expectation_propagation.solver import ExpectationPropagation
 from vijax.solvers.flow_descent import FlowDescent
 from vijax.solvers.laplace import LaplaceResult, LaplaceSolver
 from vijax.solvers.mean_field.covariance import linear_response
@@ -21,6 +22,7 @@ __all__ = [
     "BatchAndMatch",
     "BatchAndMatchResult",
     "CoordinateAscent",
+    "ExpectationPropagation",
     "FixedDraws",
     "FixedDrawsResult",
     "FlowDescent",

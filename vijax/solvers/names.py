@@ -9,6 +9,7 @@ from vijax.runtime.errors import VijaxError
 from vijax.runtime.keywords import did_you_mean
 from vijax.solvers.batch_and_match.batch_and_match import BatchAndMatch
 from vijax.solvers.coordinate_ascent import CoordinateAscent
+from vijax.solvers.expectation_propagation.solver import ExpectationPropagation
 from vijax.solvers.laplace import LaplaceSolver
 from vijax.solvers.mean_field.fixed_draws import FixedDraws
 from vijax.solvers.mode import ModeSolver
@@ -18,6 +19,7 @@ from vijax.solvers.variational_newton import VariationalNewton
 
 NAMES: dict[str, Callable[[], Solver]] = {
     "coordinate_ascent": CoordinateAscent,
+    "expectation_propagation": ExpectationPropagation,
     "pathfinder": Pathfinder,
     "batch_and_match": BatchAndMatch,
     "variational_newton": VariationalNewton,

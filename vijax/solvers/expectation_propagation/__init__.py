@@ -1,0 +1,1 @@
+"""Expectation propagation: a Gaussian by matching the moments of one term at a time."""

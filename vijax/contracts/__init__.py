@@ -47,7 +47,7 @@ from vijax.contracts.objective import (
     Objective,
 )
 from vijax.contracts.rows import Block, Blocks, Data, RowSource
-from vijax.contracts.solver import Sites, Solution, Solver
+from vijax.contracts.solver import SiteSummary, Solution, Solver
 from vijax.contracts.space import Array, Axes, Plate, Position, Site, Space
 from vijax.contracts.target import (
     Batch,
@@ -91,7 +91,7 @@ __all__ = [
     "RowGuide",
     "RowSource",
     "Site",
-    "Sites",
+    "SiteSummary",
     "Solution",
     "Solver",
     "Space",

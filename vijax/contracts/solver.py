@@ -10,8 +10,8 @@ from vijax.contracts.space import Array
 from vijax.contracts.target import Batch, PyTree, Target, Variables
 
 
-class Sites(NamedTuple):
-    """The approximate terms that a solver's Gaussian consists of.
+class SiteSummary(NamedTuple):
+    """The sites of expectation propagation: the Gaussian factors in place of the model's terms.
 
     Attributes:
         log_evidence: the log evidence of expectation propagation: an approximation, not a bound.
@@ -46,7 +46,7 @@ class Solution(NamedTuple):
     alternatives: tuple[PyTree, ...] = ()
     unseen: float | None = None
     elbo: float | None = None
-    sites: Sites | None = None
+    sites: SiteSummary | None = None
 
 
 class Solver(abc.ABC):

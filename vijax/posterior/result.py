@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vijax.auto.history import Attempt
-from vijax.contracts import Batch, Data, Guide, PyTree, Sites, Target, Variables
+from vijax.contracts import Batch, Data, Guide, PyTree, SiteSummary, Target, Variables
 from vijax.diagnostics.assessment import Assessment
 from vijax.engine import all_rows
 from vijax.engine.engine import Engine
@@ -72,7 +72,7 @@ class FitResult:
     other_rows: bool = False
     num_evaluations: int | None = None
     relabeling: tuple[Relabeling, ...] = ()
-    sites: Sites | None = None
+    sites: SiteSummary | None = None
 
     @property
     def status(self) -> str:

@@ -20,7 +20,7 @@ from vijax.runtime.keys import as_key
 from vijax.solvers.block_updates import double_precision
 from vijax.solvers.expectation_propagation.hyperparameters import Evidence
 from vijax.solvers.expectation_propagation.hyperparameters import fit as fit_hyperparameters
-from vijax.solvers.expectation_propagation.solver import Propagation
+from vijax.solvers.expectation_propagation.propagation import Propagation
 from vijax.solvers.gaussians.conversion import from_params
 
 EP = "expectation_propagation"
@@ -260,9 +260,8 @@ def test_hyperparameters_are_at_the_mode_of_the_evidence():
     _, data, target = split_and_build(process, (x, y), {}, None)
     plan = target.functions.projection_plan(())
     with jax.enable_x64(True):
-        variables = Variables(FullRank().host_init(target.space, origin(target.space)))
         batch = double_precision(Batch(data))
-        run = Propagation(vijax.ExpectationPropagation(), target, plan, batch, variables)
+        run = Propagation(vijax.ExpectationPropagation(), target, plan, batch)
         evidence, at = Evidence(run), np.array([-0.5, 0.8])
         slope = evidence.at(at)[1]
         for step, found in zip(1e-3 * np.eye(2), slope, strict=True):

@@ -8,7 +8,7 @@ both.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,12 +17,10 @@ from vijax.contracts import Position, Space
 from vijax.contracts.kernel import Floats
 from vijax.runtime.device_layout import on_host
 from vijax.runtime.errors import ModelError
+from vijax.solvers.expectation_propagation.propagation import Propagation
 from vijax.solvers.expectation_propagation.sweeps import evidence_slope
 from vijax.solvers.gaussians.dense import LOG_2PI, Gaussian
 from vijax.solvers.optimization.lbfgs import LBFGS
-
-if TYPE_CHECKING:
-    from vijax.solvers.expectation_propagation.solver import Propagation
 
 _STEP = 1e-3  # of differences, in unconstrained space
 _LARGEST_SD = 10.0  # of a hyper-parameter along which the evidence is flat or convex

@@ -1,42 +1,24 @@
-"""Expectation propagation, from the host: sweeps until the moments agree, and their Gaussian."""
+"""Expectation propagation as a solver of a dense Gaussian."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vijax import contracts
-from vijax.contracts import Batch, Guide, Position, Solution, Solver, Target, Variables
-from vijax.contracts.projections import ProjectionPlan
+from vijax.contracts import Batch, Guide, SiteSummary, Solution, Solver, Target, Variables
 from vijax.guides.location_scale.full_rank import FullRank, FullRankParams
 from vijax.runtime.checks import check_count
-from vijax.runtime.deadline import end_reason, offer, time_is_up
-from vijax.runtime.device_layout import on_host
+from vijax.runtime.deadline import offer
 from vijax.runtime.errors import GuideError, ModelError
-from vijax.runtime.progress import advance, expect
 from vijax.solvers.block_updates import double_precision
 from vijax.solvers.expectation_propagation.hyperparameters import Fitted, fit, places
-from vijax.solvers.expectation_propagation.sweeps import (
-    CHUNK,
-    Options,
-    Reading,
-    Sites,
-    propagate,
-    read_model,
-)
+from vijax.solvers.expectation_propagation.propagation import Propagation
 from vijax.solvers.gaussians.conversion import to_params
 from vijax.solvers.gaussians.dense import Gaussian
-
-_LEAST_RATE = 0.02  # of updates that are damped because they do not converge
-_PROGRESS = 0.5  # of the largest change, at least, in a chunk of sweeps at a good rate
-_FEW = 4096  # sites whose sweeps take less time than to compile them well
-_MISFIT = 1e-4  # relative: rounding of data in single precision is below
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,160 +102,36 @@ class ExpectationPropagation(Solver):
             )
         plan = target.functions.projection_plan(self.hyperparameters)
         with jax.enable_x64(True):
-            run = Propagation(self, target, plan, double_precision(batch), variables)
-            if not plan.hyperparameters:
-                run.solve({})
-                return run.solution()
-            own = places(target.space, plan.hyperparameters)
-            fitted = fit(run, np.asarray(variables.guide.loc, np.float64)[own])
-        return run.solution(fitted)
+            run = Propagation(self, target, plan, double_precision(batch))
+            if plan.hyperparameters:
+                own = places(target.space, plan.hyperparameters)
+                start = np.asarray(variables.guide.loc, np.float64)[own]
+                return solution(run, variables, fit(run, start))
+            run.keep = lambda: offer(lambda: solution(run, variables, so_far="the best so far"))
+            run.solve({})
+            return solution(run, variables)
 
 
-class Propagation:
-    """A run, from the host, in double precision.
+def solution(
+    run: Propagation, variables: Variables, fitted: Fitted | None = None, so_far: str = ""
+) -> Solution:
+    """The solution of a run.
 
-    Attributes:
-        evidence: `log Z` at the start of every sweep.
-        sweeps: number of sweeps.
-        converged: whether the last run converged.
-        reason: why it stopped.
-        quick: whether programs are compiled fast rather than well.
+    Args:
+        run: of expectation propagation.
+        variables: initial variables.
+        fitted: with hyper-parameters.
+        so_far: the reason of one that is not the last.
     """
-
-    def __init__(
-        self,
-        options: ExpectationPropagation,
-        target: Target,
-        plan: ProjectionPlan,
-        batch: Batch,
-        variables: Variables,
-    ) -> None:
-        self.options, self.target, self.plan = options, target, plan
-        self.batch, self.variables = batch, variables
-        self.static = Options(options.power, options.quadrature, options.tolerance)
-        self.sites: Sites | None = None
-        self.evidence: list[float] = []
-        self.sweeps, self.skipped, self.rate = 0, 0, options.damping
-        self.converged, self.reason = False, ""
-        self.quick = sum(count for _, count in plan.terms) <= _FEW
-
-    def solve(self, z: Position) -> None:
-        """Sweeps to convergence at hyper-parameters `z`, from the sites of the last run."""
-        expect(self.options.max_sweeps, "sweep")
-        self.reading = self._read(z)
-        if self.sites is None:
-            zeros = jnp.zeros(len(self.reading.rows))
-            self.sites = Sites(zeros, zeros)
-        program = self.target.program(propagate, self.plan, self.static, quick=self.quick)
-        done, before, self.rate = 0, np.inf, self.options.damping
-        while True:
-            count = min(CHUNK, self.options.max_sweeps - done)
-            found = program(z, self.sites, self.reading.support, self.batch, count, self.rate)
-            evidence, changes, steps, skipped, proper = on_host(
-                (found.log_evidence, found.change, found.num_sweeps, found.skipped, found.proper)
-            )
-            number = int(steps)
-            self.sites, self.skipped = found.sites, int(skipped)
-            done, self.sweeps = done + number, self.sweeps + number
-            advance(number, "sweep")
-            self.evidence += evidence[: number + bool(proper)].tolist()
-            if not self.plan.hyperparameters:
-                offer(functools.partial(self.solution, None, "the best so far"))
-            last = float(changes[number])
-            if bool(proper) and last < self.options.tolerance:
-                self._converge(done)
-                return
-            stop = self._stop(done, bool(proper))
-            if stop is not None:
-                self.converged, self.reason = False, stop
-                return
-            if not proper or last > _PROGRESS * before:
-                self.rate = max(self.rate / 2, _LEAST_RATE)
-            before = last if proper else np.inf
-
-    def _read(self, z: Position) -> Reading:
-        """The model at hyper-parameters, on the host.
-
-        Raises:
-            GuideError: an element depends on several linear combinations.
-            ModelError: the likelihood of an element is zero everywhere.
-        """
-        found: Reading = on_host(
-            self.target.program(read_model, self.plan, quick=True)(z, self.batch)
-        )
-        if not all(np.isfinite(x).all() for x in (found.rows, found.loc, found.factor)):
-            raise ModelError(
-                f"sites {', '.join(self.plan.normal)}: expected a prior with a finite mean and a "
-                "positive-definite covariance, got one without. Add a larger number to the "
-                "diagonal."
-            )
-        for name, misfit in found.misfit.items():
-            if not misfit < _MISFIT:
-                raise GuideError(
-                    f"algorithm='expectation_propagation': expected each element of site {name!r} "
-                    "to depend on one linear combination of normal sites, got several. Write a "
-                    "factor for each, or use guide='auto'."
-                )
-        if found.support.empty.any():
-            i = int(np.argmax(found.support.empty))
-            names = [name for name, count in self.plan.terms for _ in range(count)]
-            raise ModelError(
-                f"site {names[i]!r}: expected a likelihood that is positive somewhere within "
-                "45 prior standard deviations, got zero at all points tried for element "
-                f"{i - names.index(names[i])}."
-            )
-        return found
-
-    def _converge(self, done: int) -> None:
-        self.converged = not self.skipped
-        self.reason = (
-            f"{done} sweeps of expectation propagation, moments agree to "
-            f"{self.options.tolerance:g} sds"
-        )
-        if self.skipped:
-            self.reason = (
-                f"not converged: {self.skipped} of {len(self.reading.rows)} sites have no proper "
-                f"cavity distribution after {done} sweeps; use a smaller power"
-            )
-
-    def _stop(self, done: int, proper: bool) -> str | None:
-        """Why sweeps end without convergence; `None` if they go on."""
-        if done >= self.options.max_sweeps:
-            return f"not converged in {done} sweeps; use a smaller power or damping"
-        if time_is_up():
-            return f"not converged: {end_reason()} after {done} sweeps"
-        if self.rate <= _LEAST_RATE and not proper:
-            return f"not converged: no proper Gaussian after {done} sweeps; use a smaller power"
-        return None
-
-    def gaussian(self) -> Gaussian:
-        """The approximation of the normal sites, in the order of the plan."""
-        read = self.reading
-        rows = np.asarray(read.rows, np.float64)
-        precision, shift = (np.asarray(x, np.float64) for x in on_host(self.sites))
-        full = np.eye(rows.shape[1]) + rows.T @ (precision[:, None] * rows)
-        lower = np.linalg.cholesky(full)
-        mean = np.linalg.solve(lower.T, np.linalg.solve(lower, rows.T @ shift))
-        half = np.linalg.solve(lower, np.asarray(read.factor).T)  # of covariance half' half
-        root = np.linalg.qr(half).R.T
-        root = root * np.where(np.diag(root) < 0, -1.0, 1.0)
-        return Gaussian(np.asarray(read.loc) + np.asarray(read.factor) @ mean, root)
-
-    def solution(self, fitted: Fitted | None = None, so_far: str = "") -> Solution:
-        """The solution of the run.
-
-        Args:
-            fitted: with hyper-parameters.
-            so_far: the reason of one that is not the last.
-        """
-        plan, space = self.plan, self.target.space
-        reason, converged = so_far or self.reason, self.converged and not so_far
-        gaussian, evidence = self.gaussian(), self.evidence[-1]
-        if fitted is not None:
-            gaussian, evidence = fitted.gaussian, fitted.log_evidence
-            reason, converged = fitted.reason, fitted.converged and self.converged
-        order = np.argsort(places(space, (*plan.hyperparameters, *plan.normal)))
-        ordered = Gaussian(gaussian.mean[order], gaussian.factor[order])
-        params = to_params(self.variables.guide, ordered, space)
-        sites = contracts.Sites(evidence, plan.lines)
-        return Solution(Variables(params), reason, converged, self.sweeps, sites=sites)
+    plan, space = run.plan, run.target.space
+    reason, converged = so_far or run.reason, run.converged and not so_far
+    if fitted is None:
+        gaussian, evidence = run.gaussian(), run.evidence[-1]
+    else:
+        gaussian, evidence = fitted.gaussian, fitted.log_evidence
+        reason, converged = fitted.reason, fitted.converged and run.converged
+    order = np.argsort(places(space, (*plan.hyperparameters, *plan.normal)))
+    ordered = Gaussian(gaussian.mean[order], gaussian.factor[order])
+    params = to_params(variables.guide, ordered, space)
+    summary = SiteSummary(evidence, plan.lines)
+    return Solution(Variables(params), reason, converged, run.sweeps, sites=summary)

@@ -23,7 +23,7 @@ from vijax.solvers import VariationalNewton
 
 METHODS: dict[str, dict[str, Any]] = {
     "EP": {"algorithm": "expectation_propagation"},
-    "VI": {"guide": "fullrank", "algorithm": VariationalNewton(max_steps=60)},
+    "VI": {"guide": "fullrank", "algorithm": VariationalNewton(max_steps=30)},
     "Laplace": {"guide": "laplace"},
 }
 
@@ -89,10 +89,10 @@ def sds(posterior: Any) -> np.ndarray:
 
 
 def classification(num_draws: int) -> list[dict[str, Any]]:
-    """A Gaussian process with 60 labels: the latent function, against NUTS."""
+    """A Gaussian process with 30 labels: the latent function, against NUTS."""
     rng = np.random.default_rng(0)
-    x = np.sort(rng.uniform(0.0, 6.0, 60)).astype(np.float32)
-    y = (np.sin(2 * x) + 0.5 * rng.normal(size=60) > 0).astype(int)
+    x = np.sort(rng.uniform(0.0, 6.0, 30)).astype(np.float32)
+    y = (np.sin(2 * x) + 0.5 * rng.normal(size=30) > 0).astype(int)
     rows = []
     for length, amplitude in ((0.1, 10.0), (1.0, 3.0)):
         args = x, y, np.float64(length) * np.ones(()), np.float64(amplitude) * np.ones(())

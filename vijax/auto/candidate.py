@@ -23,6 +23,7 @@ from vijax.guides import FullRank
 from vijax.solvers import BatchAndMatch, VariationalNewton
 from vijax.solvers.default import dense_gaussian
 
+_LEAST_SHARE = 0.02  # of draws with a finite density, where likelihoods may be zero
 MAX_UNSEEN = 0.02  # estimated probability of unseen modes up to which the search is complete
 
 
@@ -81,8 +82,9 @@ def assess_solution(
     )
     if solution.sites is None:
         return found
-    # expectation propagation does not end at a maximum of the ELBO
-    return found._replace(diagnostics=found.diagnostics._replace(stationarity=None))
+    # expectation propagation does not end at a maximum of the ELBO, which may be infinite
+    diagnostics = found.diagnostics._replace(stationarity=None, least_share=_LEAST_SHARE)
+    return found._replace(diagnostics=diagnostics)
 
 
 def is_better(one: Candidate, other: Candidate) -> bool:

@@ -225,7 +225,8 @@ def add_chain_check(assessment: Assessment, fitted: FittedGuide, correct: bool) 
     target, guide = fitted.target, fitted.guide
     draws, diagnostics = assessment.draws, assessment.diagnostics
     possible = target.differentiable and target.space.dim <= _CHECK_DIM
-    if diagnostics.importance is None or not possible or diagnostics.finite_share <= 0.5:
+    possible &= diagnostics.finite_share > diagnostics.least_share
+    if diagnostics.importance is None or not possible:
         return assessment
     if time_is_up():
         return assessment._replace(diagnostics=diagnostics._replace(out_of_time=True))

@@ -45,6 +45,8 @@ class Diagnostics(NamedTuple):
         nonfinite_steps: descriptions of the non-finite steps.
         num_draws: draws behind `importance`.
         finite_share: share of them with a finite density under the model.
+        least_share: what this must be for a fit not to have failed; less where a solver allows for
+            likelihoods that are zero.
         num_modes: separate modes found, the one that the guide covers included.
         more_modes: whether the search for modes reached its limit while finding new ones.
         rounding: rounding error of the log density that all draws share, in nats.
@@ -71,6 +73,7 @@ class Diagnostics(NamedTuple):
     nonfinite_steps: Sequence[object] = ()
     num_draws: int = 4000
     finite_share: float = 1.0
+    least_share: float = 0.5
     num_modes: int = 1
     stationarity: Stationarity | None = None
     discrepancy: Discrepancy | None = None

@@ -70,7 +70,7 @@ def _diagnose_complete(diagnostics: Diagnostics) -> Diagnosis:
         return Diagnosis("failed", tuple(reasons), advice)
     if diagnostics.discrepancy is not None:
         return _diagnose_particles(diagnostics, diagnostics.discrepancy, reasons)
-    if diagnostics.importance is None and diagnostics.finite_share < 0.5:
+    if diagnostics.importance is None and diagnostics.finite_share < diagnostics.least_share:
         reasons.append("most draws from the guide have no finite density under the model")
         return Diagnosis("failed", tuple(reasons), _CHECK_DENSITY)
     if diagnostics.importance is None:
@@ -175,7 +175,8 @@ def _diagnose_draws(
     if weights != "unreliable" and chains in ("agree", "agree corrected", "absent"):
         return Diagnosis("corrected", tuple(reasons), "" if diagnostics.converged else advice)
     hopeless = not diagnostics.converged and importance.khat == math.inf
-    status: Status = "failed" if diagnostics.finite_share < 0.5 or hopeless else "approximate"
+    impossible = diagnostics.finite_share < diagnostics.least_share
+    status: Status = "failed" if impossible or hopeless else "approximate"
     return Diagnosis(status, tuple(reasons), advice)
 
 
@@ -357,6 +358,11 @@ def _advice(diagnostics: Diagnostics) -> str:
         return (
             "Tails are so heavy that moments may not exist: summarize by quantiles, give the "
             "sites priors with lighter tails, or validate with nuts()."
+        )
+    if diagnostics.least_share < 0.5 and diagnostics.finite_share < _FINITE_SHARE:
+        return (
+            "Where the likelihood is zero no guide has an ELBO: integrate out sites that make it a "
+            "step if that can be done, or validate with nuts()."
         )
     return "Use a more flexible guide (guide='flow'), another parameterization, or nuts()."
 

@@ -22,7 +22,7 @@ _RATIO, _PANELS = 2.5, 12  # of the lengths of panels, and their number to each 
 _FIRST, _TOGETHER = 1025, 41  # points at which a likelihood is looked at once, some at a time
 _RANGE = 4.5  # these are up to sinh(this) = 45 sds of the prior
 _BISECTIONS = 60
-_ROUNDS, _CLOSER = 6, 12.0  # of the search for a mode, each on a grid so many times finer
+_GRID, _ROUNDS, _CLOSER = 33, 5, 12.0  # of the search for a mode, on finer and finer grids
 LOG_2PI = float(np.log(2 * np.pi))
 
 
@@ -112,20 +112,22 @@ def moments(
         return _each(log_likelihood, u) - 0.5 * (u - mean) ** 2 / variance
 
     low, high = _window(mean, sd, where)
-    mode = lax.stop_gradient(_mode(log_tilted, low, high, mean, where.peak))
-    nodes, weights = _panels(points)  # one panel in a row
-    left, right = (lax.stop_gradient(x) for x in (mode - low, high - mode))
-    offsets = jnp.concatenate([-nodes[..., None] * left, nodes[..., None] * right])
-    lengths = jnp.concatenate([weights[..., None] * left, weights[..., None] * right])
-    values = lax.map(lambda panel: log_tilted(mode + panel), offsets)
-    top = lax.stop_gradient(jnp.max(values, axis=(0, 1)))
-    top = jnp.where(jnp.isfinite(top), top, 0.0)
-    mass = lengths * jnp.exp(values - top)
-    total = jnp.sum(mass, axis=(0, 1))
-    shift = jnp.sum(mass * offsets, axis=(0, 1)) / total
-    spread = jnp.sum(mass * (offsets - shift) ** 2, axis=(0, 1)) / total
+    mode, top = _mode(log_tilted, low, high, mean, where.peak)
+    mode, top = lax.stop_gradient((mode, jnp.where(jnp.isfinite(top), top, 0.0)))
+    left, right = lax.stop_gradient((low - mode, high - mode))
+    nodes, weights = _panels(points)
+
+    def add(sums: Any, panel: tuple[Array, Array]) -> tuple[Any, None]:
+        """Adds a panel to each side to the integral and to the moments around the mode."""
+        offsets, lengths = (jnp.concatenate([x[:, None] * left, x[:, None] * right]) for x in panel)
+        mass = jnp.abs(lengths) * jnp.exp(log_tilted(mode + offsets) - top)
+        powers = mass, mass * offsets, mass * offsets**2
+        return [a + jnp.sum(b, axis=0) for a, b in zip(sums, powers, strict=True)], None
+
+    (total, first, second), _ = lax.scan(add, [jnp.zeros_like(mean)] * 3, (nodes, weights))
+    shift = first / total
     log_integral = top + jnp.log(total) - 0.5 * (LOG_2PI + jnp.log(variance))
-    return Moments(log_integral, mode + shift, spread)
+    return Moments(log_integral, mode + shift, second / total - shift**2)
 
 
 def _each(log_likelihood: Likelihood, points: Array) -> Array:
@@ -142,18 +144,23 @@ def _window(mean: Array, sd: Array, where: Support) -> tuple[Array, Array]:
     return lax.stop_gradient(low), lax.stop_gradient(high)
 
 
-def _mode(log_tilted: Likelihood, low: Array, high: Array, mean: Array, peak: Array) -> Array:
-    """The highest point, by grids that are finer and finer around the highest so far."""
-    steps = jnp.linspace(-1.0, 1.0, 33)[:, None]
+def _mode(
+    log_tilted: Likelihood, low: Array, high: Array, mean: Array, peak: Array
+) -> tuple[Array, Array]:
+    """The highest point and its value, by finer and finer grids around the highest so far."""
+    steps = jnp.linspace(-1.0, 1.0, _GRID)[:, None]
 
-    def closer(i: int, center: Array) -> Array:
+    def closer(i: int, found: tuple[Array, Array]) -> tuple[Array, Array]:
+        center, _ = found
         width = 0.5 * (high - low) / _CLOSER**i
         points = jnp.concatenate([center[None], peak[None], mean[None], center + steps * width])
         points = jnp.clip(points, low, high)
-        best = jnp.argmax(log_tilted(points), axis=0)
-        return jnp.take_along_axis(points, best[None], axis=0)[0]
+        values = log_tilted(points)
+        best = jnp.argmax(values, axis=0)[None]
+        return tuple(jnp.take_along_axis(x, best, axis=0)[0] for x in (points, values))  # type: ignore[return-value]
 
-    return lax.fori_loop(0, _ROUNDS, closer, 0.5 * (low + high))
+    middle = 0.5 * (low + high)
+    return lax.fori_loop(0, _ROUNDS, closer, (middle, middle))
 
 
 def _panels(points: int) -> tuple[Array, Array]:

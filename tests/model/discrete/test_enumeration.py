@@ -550,7 +550,7 @@ def test_a_long_chain_equals_the_forward_algorithm():
         forward /= forward.sum()
     prior = float(dist.Normal(0.3, 1.0).log_prob(0.8))
     assert density(target, batch) == pytest.approx(total + prior, rel=1e-6)
-    assert target.marginalized.entries == 10_000 * 3 * 3
+    assert target.marginalized.entries == 9_999 * 3 * 3 + 3
     assert Kernel(target, batch).block == 128
     longer, rows = make(markov, np.zeros(40_000, np.float32))
     assert Kernel(longer, rows).block == 2**24 // (1 + 40_000 + longer.marginalized.entries)

@@ -115,11 +115,18 @@ def _elementwise(
         return jnp.sum(found, axis=axes) if axes else found
     if isinstance(fn, dist.ExpandedDistribution):
         found = _elementwise(expectation, fn.base_dist, arguments, reading)
+        if _may_be_constant(reading):
+            return found
         return jnp.broadcast_to(found, jnp.broadcast_shapes(found.shape, fn.batch_shape))
     found = _unwrapped(expectation, fn, arguments, reading)
     if reading.inner_mask is None:
         return found
     return jnp.where(_array(reading.inner_mask, "mask").astype(bool), found, 0.0)
+
+
+def _may_be_constant(reading: Reading) -> bool:
+    """Whether a log density may be of length 1 in plates and loops: see `Elimination`."""
+    return reading.enumerated and reading.fn.event_dim == 0
 
 
 def _unwrapped(
@@ -135,6 +142,8 @@ def _unwrapped(
     # the steps of a loop are dimensions of the value, but not of the distribution in its body
     sizes = tuple(axis.size for axis in value.dims)
     batch = sizes[: len(sizes) - len(fn.event_shape)]
+    if _may_be_constant(reading):
+        return jnp.broadcast_to(found, (1,) * (len(batch) - found.ndim) + found.shape)
     return jnp.broadcast_to(found, jnp.broadcast_shapes(found.shape, fn.batch_shape, batch))
 
 
@@ -252,13 +261,15 @@ def expected_log_joint(
         split = in_blocks and not marginalization.padding
         blocks = blocks_of(plan, readings) if split else None
 
-        def eliminated(part: Part | None = None) -> Array:
-            factors = _factors(reader, marginalization, expectation, batch, errors, part)
-            return Elimination(plan.variables, scales).log_total(factors.values())
+        def eliminated(part: Part | None = None, rows: Mapping[Any, int] | None = None) -> Array:
+            factors, sizes = _factors(reader, marginalization, expectation, batch, errors, part)
+            elimination = Elimination(plan.variables, scales, {**sizes, **(rows or {})})
+            return elimination.log_total(factors.values())
 
         def of_rows(rows: Array) -> Array:
             assert blocks is not None
-            return eliminated(functools.partial(on_rows, plan, blocks.plate, rows))
+            part = functools.partial(on_rows, plan, blocks.plate, rows)
+            return eliminated(part, {blocks.plate: rows.size})
 
         found[", ".join(specs)] = eliminated() if blocks is None else blocks.sum(of_rows)
     if errors:
@@ -289,9 +300,15 @@ def _factors(
     batch: Batch,
     errors: list[Refusal],
     part: Part | None = None,
-) -> dict[str, Factor]:
-    """The factors that depend on discrete sites, as those of `Marginalization`, or a part."""
+) -> tuple[dict[Any, Factor], dict[Any, int]]:
+    """The factors that depend on discrete sites, as those of `Marginalization`, or a part.
+
+    Returns:
+        Them, of length 1 along plates and loops in which they are constant, and the lengths of all
+        rows.
+    """
     plan, padding = marginalization.plan, marginalization.padding
+    sizes: dict[Any, int] = {}
 
     def run(states: Any, first_step: bool) -> dict[str, Array]:
         readings, _ = reader.read(
@@ -301,14 +318,17 @@ def _factors(
             vectorized_loops=plan.loops,
             first_step=first_step,
         )
+        for name, spec in plan.specs.items():
+            axes = zip(spec.dims, readings[name].value.dims, strict=False)
+            sizes.update({dim: getattr(dim, "length", axis.size) for dim, axis in axes})
         readings = readings if part is None else part(readings)
         return {
             name: _attempt(errors, expectation, name, readings[name], name not in padding)
             for name in plan.specs
         }
 
-    factors: dict[str, Factor] = plan.factors(run)
+    factors: dict[Any, Factor] = plan.factors(run)
     if not padding:
-        return factors
+        return factors, sizes
     trace = reader.trace(batch, substitution.at_origin, with_log_density=False)
-    return with_masks(factors, site_masks(trace, plan), padding, plan)
+    return with_masks(factors, site_masks(trace, plan), padding, plan), sizes

@@ -3,12 +3,14 @@
 Plates are eliminated from the innermost outward. In a plate, factors that share a variable of it
 are multiplied and summed over the variable; the result is multiplied over the rows of the plate.
 The cost is linear in the number of rows. A loop is a plate whose factors may depend on the previous
-states of its variables. Source: Tensor variable elimination for plated factor graphs, Obermeyer,
-Bingham, Jankowiak, Chiu, Pradhan, Rush, Goodman, 2019.
+states of its variables; its first step is outside of it, with variables `FirstStep(name)`. Source:
+Tensor variable elimination for plated factor graphs, Obermeyer, Bingham, Jankowiak, Chiu, Pradhan,
+Rush, Goodman, 2019.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -29,6 +31,7 @@ from vijax.model.discrete.factors import (
     product_over,
     sum_over,
 )
+from vijax.model.discrete.scaled_messages import first_message
 from vijax.model.tracing.handler import Loop, Previous
 from vijax.runtime.errors import ModelError
 
@@ -39,7 +42,7 @@ class Variable(NamedTuple):
     """A discrete site to be marginalized.
 
     Attributes:
-        name: of the site.
+        name: of the site, or of it at the first step of a loop.
         size: number of its values.
         dims: the plate or loop along each dimension of its value, `None` where it has length 1.
         loop: the loop it is in, if any.
@@ -47,7 +50,7 @@ class Variable(NamedTuple):
             where that is a constant, `None` for variables that are not in a chain.
     """
 
-    name: str
+    name: Any
     size: int
     dims: tuple[Name | None, ...] = ()
     loop: Loop | None = None
@@ -59,10 +62,17 @@ class Variable(NamedTuple):
         return frozenset(dim for dim in self.dims if dim is not None)
 
 
+@dataclasses.dataclass(frozen=True)
+class FirstStep:
+    """The variable, or the factor, of a site in a loop at its first step."""
+
+    name: str
+
+
 class EliminatedVariable(NamedTuple):
     """A variable that was eliminated from `factor`, the product of the factors it is in."""
 
-    variable: str
+    variable: Name
     factor: Factor
 
 
@@ -83,14 +93,22 @@ class Elimination:
     Args:
         variables: by name.
         scales: power of the product over each plate, full rows over rows in use; 1 by default.
+        sizes: lengths of the plates and loops along which factors may be of length 1, constant.
+            Chains are then eliminated on a scale of probabilities, in double precision.
 
     Attributes:
         tape: eliminated variables and chains, in order; set by `log_total`.
     """
 
-    def __init__(self, variables: Mapping[str, Variable], scales: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        variables: Mapping[str, Variable],
+        scales: Mapping[str, float],
+        sizes: Mapping[Any, int] | None = None,
+    ) -> None:
         self.variables = variables
         self.scales: Mapping[Any, float] = scales
+        self.sizes = sizes
         self.tape: Tape = []
 
     def log_total(self, factors: Iterable[Factor]) -> Array:
@@ -135,17 +153,31 @@ class Elimination:
                 samples[entry.variable] = Factor(names, states)
             else:
                 samples |= self._sample_chain(draw_key, entry, samples)
-        out = {}
-        for name, variable in self.variables.items():
-            states = align(samples[name], [dim or object() for dim in variable.dims])
-            is_reversed = variable.loop is not None and variable.loop.reverse
-            out[name] = jnp.flip(states, 0) if is_reversed else states  # from steps to indices
-        return out
+        return {name: self._states(variable, samples) for name, variable in self.variables.items()}
+
+    def _states(self, variable: Variable, samples: Mapping[Name, Factor]) -> Array:
+        """The states of a variable with one dimension for each of its `dims`."""
+        dims = [dim or object() for dim in variable.dims]
+        if variable.loop is None:
+            return align(samples[variable.name], dims)
+        parts = [samples[FirstStep(variable.name)]]
+        if variable.name in samples:
+            parts.append(samples[variable.name])
+        axis = variable.dims.index(variable.loop)
+        arrays = [jnp.moveaxis(align(part, dims), axis, 0) for part in parts]
+        rows = jnp.broadcast_shapes(*(array.shape[1:] for array in arrays))
+        full = [jnp.broadcast_to(array, (len(array), *rows)) for array in arrays]
+        states = jnp.moveaxis(jnp.concatenate(full), 0, axis)
+        return jnp.flip(states, axis) if variable.loop.reverse else states  # from steps to indices
 
     def _variable(self, name: Name) -> Variable | None:
         """The variable of a dimension, `None` for a plate or a loop."""
-        key: Any = name.name if isinstance(name, Previous) else name
-        return self.variables.get(key)
+        key: Any = name.name if isinstance(name, (Previous, FirstStep)) else name
+        found = self.variables.get(key)
+        if found is None or not isinstance(name, FirstStep):
+            return found
+        dims = tuple(None if isinstance(dim, Loop) else dim for dim in found.dims)
+        return found._replace(name=name, dims=dims, loop=None, initial=None)
 
     def _scope(self, factor: Factor) -> frozenset[Name]:
         return frozenset(name for name in factor.names if self._variable(name) is None)
@@ -177,7 +209,7 @@ class Elimination:
         plain = {variable.name for variable in found if variable.initial is None}
         while plain:
             sharing = {name: [f for f in factors if name in f.names] for name in plain}
-            cheapest = min(sorted(plain), key=lambda name: joint_size(sharing[name]))
+            cheapest = min(sorted(plain, key=str), key=lambda name: joint_size(sharing[name]))
             plain.remove(cheapest)
             joint = self._product(sharing[cheapest])
             self.tape.append(EliminatedVariable(cheapest, joint))
@@ -185,14 +217,16 @@ class Elimination:
             factors = [*others, sum_over(joint, cheapest)]
         chained = [variable for variable in found if variable.initial is not None]
         joint = self._product(factors)
-        return self._eliminate_chain(chained, joint) if chained else joint
+        return self._eliminate_chain(chained, joint, factors) if chained else joint
 
     def _product(self, factors: Sequence[Factor]) -> Factor:
         names = joint_names(factors)
         check_combinations([v for name in names if (v := self._variable(name)) is not None])
         return product(factors)
 
-    def _eliminate_chain(self, chained: Sequence[Variable], factor: Factor) -> Factor:
+    def _eliminate_chain(
+        self, chained: Sequence[Variable], factor: Factor, parts: Sequence[Factor]
+    ) -> Factor:
         loop = chained[0].loop
         assert loop is not None
         for name in factor.names:
@@ -206,14 +240,41 @@ class Elimination:
                 )
         states = tuple(variable.name for variable in chained)
         self.tape.append(EliminatedChain(states, loop, factor))
-        chain = forward_backward.as_chain(factor, loop, states)
-        first, _ = forward_backward.backward_messages(chain)
-        first = first.reshape(*chain.sizes, *first.shape[1:])
-        for variable in reversed(chained):
-            if not variable.initial:  # a constant initial state: all entries are equal
-                first = jnp.take(first, 0, axis=chained.index(variable))
-        initial = tuple(variable.initial for variable in chained if variable.initial)
-        return Factor((*initial, *chain.rest), first)
+        initial = tuple(map(FirstStep, states))
+        if self.sizes is not None:
+            rest, first = self._first_message(states, loop, parts)
+        else:
+            chain = forward_backward.as_chain(factor, loop, states)
+            first, _ = forward_backward.backward_messages(chain)
+            first, rest = first.reshape(*chain.sizes, *first.shape[1:]), chain.rest
+        return Factor((*initial, *rest), first)
+
+    def _first_message(
+        self, states: Sequence[str], loop: Loop, factors: Sequence[Factor]
+    ) -> tuple[tuple[Name, ...], Array]:
+        """The message before a loop, from factors that may be constant in its steps and rows."""
+        assert self.sizes is not None
+        previous = [Previous(name) for name in states]
+        names = joint_names(factors)
+        rest = tuple(name for name in names if name not in {loop, *previous, *states})
+        rows = [max(f.sizes.get(name, 1) for f in factors) for name in rest]
+        sizes = [self.variables[name].size for name in states]
+        count, steps = math.prod(sizes), self.sizes[loop] - 1
+        matrices, local = jnp.zeros((1, 1, 1, 1)), jnp.zeros((1, 1, 1))
+        for factor in factors:
+            is_matrix = any(name in factor.names for name in previous)
+            array = align(factor, (loop, *previous, *states, *rest))
+            lead = sizes if is_matrix else [1] * len(sizes)
+            own = [*rows] if math.prod(array.shape[1 + 2 * len(sizes) :]) > 1 else [1] * len(rows)
+            array = jnp.broadcast_to(array, (array.shape[0], *lead, *sizes, *own))
+            flat = array.reshape(array.shape[0], math.prod(lead), count, math.prod(own))
+            if is_matrix:
+                matrices = matrices + flat
+            else:
+                local = local + flat[:, 0]
+        matrices = jnp.broadcast_to(matrices, (len(matrices), count, count, matrices.shape[3]))
+        local = jnp.broadcast_to(local, (steps, count, math.prod(rows)))
+        return rest, first_message(matrices, local).reshape(*sizes, *rows)
 
     def _sample_chain(
         self, key: Array, entry: EliminatedChain, samples: dict[Name, Factor]
@@ -222,8 +283,7 @@ class Elimination:
         keep: set[Name] = {*entry.states, *(Previous(name) for name in entry.states)}
         factor = _condition_on(entry.factor, samples, keep)
         chain = forward_backward.as_chain(factor, entry.loop, entry.states)
-        constant = Factor((), jnp.zeros((), int))
-        initial = [samples[v.initial] if v.initial else constant for v in chained]
+        initial = [samples[FirstStep(name)] for name in entry.states]
         joint_initial = jnp.zeros((), int)
         for size, one in zip(chain.sizes, initial, strict=True):
             joint_initial = joint_initial * size + align(one, chain.rest)
@@ -243,7 +303,7 @@ class Elimination:
         variables = [v for name in factor.names if (v := self._variable(name)) is not None]
         outer = frozenset[Name]().union(*(variable.scope for variable in variables))
         if outer & scope == scope and variables:
-            names = " and ".join(repr(variable.name) for variable in variables)
+            names = " and ".join(dict.fromkeys(_site(variable) for variable in variables))
             raise ModelError(
                 f"sites {names}: expected the plates of dependent discrete sites to be nested, got "
                 f"crossed plates {sorted(map(str, scope))}. Every row of one would depend on every "
@@ -251,8 +311,15 @@ class Elimination:
             )
         for name in factor.names:  # in this order, so that rounding is the same in every process
             if self._variable(name) is None and name not in outer:
-                factor = product_over(factor, name, self.scales.get(name, 1.0))
+                repeats = self._length(name, factor) / factor.sizes[name]
+                factor = product_over(factor, name, self.scales.get(name, 1.0) * repeats)
         return factor
+
+    def _length(self, name: Name, factor: Factor) -> int:
+        """The length of a plate or loop; a loop is without its first step."""
+        if self.sizes is None:
+            return factor.sizes[name]
+        return self.sizes[name] - isinstance(name, Loop)
 
 
 def check_combinations(variables: Sequence[Variable], site: str = "") -> None:
@@ -269,6 +336,11 @@ def check_combinations(variables: Sequence[Variable], site: str = "") -> None:
             f"of discrete values to be enumerated jointly, got {count}: {sizes}. Let the "
             "distribution depend on fewer discrete sites, or give them fewer values."
         )
+
+
+def _site(variable: Variable) -> str:
+    """The name of a variable's site, in quotes."""
+    return repr(variable.name.name if isinstance(variable.name, FirstStep) else variable.name)
 
 
 def _condition_on(factor: Factor, samples: Mapping[Name, Factor], keep: set[Name]) -> Factor:

@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vijax.model.discrete.elimination import Variable
-from vijax.model.discrete.factors import Factor, Name, concatenate
+from vijax.model.discrete.elimination import FirstStep, Variable
+from vijax.model.discrete.factors import Factor, Name
 from vijax.model.tracing.handler import Loop, Previous
 
 States = dict[Any, Array]  # by site, or `Previous(site)`
@@ -91,8 +91,8 @@ class EnumerationPlan:
                 out[site] = tuple(sorted(ancestors[site]))
         return out
 
-    def factors(self, run: Callable[..., States]) -> dict[str, Factor]:
-        """The factors of all sites in `specs`.
+    def factors(self, run: Callable[..., States]) -> dict[Any, Factor]:
+        """The factors of all sites in `specs`; of those in loops also `FirstStep(site)`.
 
         Args:
             run: `(states, first_step) -> log_probs`. `states` has one index for all rows of each
@@ -100,21 +100,29 @@ class EnumerationPlan:
                 sites, or all others; `log_probs` are elementwise, by site in `specs`.
         """
         axes = {site: spec.axes for site, spec in self.specs.items()}
-        factors = self._enumerate(partial(run, first_step=False), axes)
+        factors: dict[Any, Factor] = dict(self._enumerate(partial(run, first_step=False), axes))
         if not self.loops:
             return factors
         in_loops = {s: spec for s, spec in self.specs.items() if any(map(_is_loop, spec.dims))}
-        initial = {state: self.variables[state].initial for state in self.variables}
         axes = {
-            site: (*spec.current, *(one for name in spec.previous if (one := initial[name])))
+            site: (*spec.current, *(one for name in spec.previous if (one := self._initial(name))))
             for site, spec in in_loops.items()
         }
-        renamed = {one: Previous(state) for state, one in initial.items() if one}
         for site, first in self._enumerate(partial(run, first_step=True), axes).items():
-            loop = next(filter(_is_loop, self.specs[site].dims))
-            names = tuple(renamed.get(name, name) for name in first.names)  # type: ignore[call-overload]
-            factors[site] = concatenate(Factor(names, first.log), factors[site], loop)
+            loop: Any
+            (loop,) = filter(_is_loop, self.specs[site].dims)
+            axis = first.names.index(loop)
+            names = [name for name in first.names if name != loop]
+            inside = [name for name, variable in self.variables.items() if variable.loop == loop]
+            named: dict[Any, Name] = {name: FirstStep(name) for name in inside}
+            log = jnp.squeeze(first.log, axis)
+            factors[FirstStep(site)] = Factor(tuple(named.get(n, n) for n in names), log)
+            if loop.length == 1:
+                del factors[site]
         return factors
+
+    def _initial(self, name: str) -> str | None:
+        return self.variables[name].initial
 
     def _enumerate(
         self, run: Callable[[States], States], axes: Mapping[str, tuple[Name, ...]]

@@ -60,16 +60,6 @@ def product(factors: Sequence[Factor]) -> Factor:
     return Factor(names, log)
 
 
-def concatenate(first: Factor, second: Factor, name: Name) -> Factor:
-    """Two factors concatenated along a dimension that both have."""
-    names = joint_names([second, first])
-    arrays = [align(first, names), align(second, names)]
-    axis = names.index(name)
-    shape = jnp.broadcast_shapes(*(a.shape[:axis] + (1,) + a.shape[axis + 1 :] for a in arrays))
-    full = [jnp.broadcast_to(a, (*shape[:axis], a.shape[axis], *shape[axis + 1 :])) for a in arrays]
-    return Factor(names, jnp.concatenate(full, axis))
-
-
 def sum_over(factor: Factor, name: Name) -> Factor:
     """The sum over a dimension."""
     axis = factor.names.index(name)

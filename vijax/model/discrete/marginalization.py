@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from vijax.contracts import Batch, Evaluation, Position, Space
-from vijax.model.discrete.elimination import Elimination, Variable
+from vijax.model.discrete.elimination import Elimination, FirstStep, Variable
 from vijax.model.discrete.enumeration import EnumerationPlan
 from vijax.model.discrete.factors import Factor, align, product, sum_over
 from vijax.model.discrete.masks import padding_sites, site_masks, with_masks
@@ -69,7 +69,11 @@ class Marginalization:
         factors = [factor._replace(log=jnp.maximum(factor.log, _LEAST)) for factor in found]
 
         def log_total(potentials: dict[str, Array]) -> Array:
-            added = [_potential(self.plan.variables[name], x) for name, x in potentials.items()]
+            added = [
+                factor
+                for name, x in potentials.items()
+                for factor in _potentials(self.plan.variables[name], x)
+            ]
             return Elimination(self.plan.variables, {}).log_total([*factors, *added])
 
         return jax.grad(log_total)(
@@ -111,7 +115,7 @@ class Marginalization:
 
     def _factors(
         self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
-    ) -> dict[str, Factor]:
+    ) -> dict[Any, Factor]:
         """The factors that depend on discrete sites, by site."""
 
         def run(states: Position, first_step: bool) -> dict[str, Array]:
@@ -134,13 +138,19 @@ class Marginalization:
         return with_masks(factors, site_masks(trace, self.plan), self.padding, self.plan)
 
 
-def _potential(variable: Variable, log: Array) -> Factor:
-    """A factor of each entry of a discrete site, from an array by value and in order of index."""
-    if variable.loop is not None and variable.loop.reverse:
-        log = jnp.flip(log, variable.dims.index(variable.loop))  # from indices to steps
+def _potentials(variable: Variable, log: Array) -> list[Factor]:
+    """Factors of each entry of a discrete site, from an array by value and in order of index."""
     unnamed = [axis for axis, dim in enumerate(variable.dims) if dim is None]
-    names = (*(dim for dim in variable.dims if dim is not None), variable.name)
-    return Factor(names, jnp.squeeze(log, unnamed))
+    dims = [dim for dim in variable.dims if dim is not None]
+    log = jnp.squeeze(log, unnamed)
+    if variable.loop is None:
+        return [Factor((*dims, variable.name), log)]
+    axis = dims.index(variable.loop)
+    log = jnp.flip(log, axis) if variable.loop.reverse else log  # from indices to steps
+    outside = [dim for dim in dims if dim != variable.loop]
+    first = Factor((*outside, FirstStep(variable.name)), jnp.take(log, 0, axis))
+    rest = Factor((*dims, variable.name), jax.lax.slice_in_dim(log, 1, None, axis=axis))
+    return [first, rest] if variable.loop.length > 1 else [first]
 
 
 def plan_marginalization(

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from vijax.model.discrete.elimination import FirstStep
 from vijax.model.discrete.enumeration import EnumerationPlan
 from vijax.model.discrete.factors import Factor, Name, align
 from vijax.model.tracing.handler import Loop
@@ -63,24 +64,35 @@ def padding_sites(
 
 
 def with_masks(
-    factors: Mapping[str, Factor],
+    factors: Mapping[Any, Factor],
     masks: Mapping[str, Array],
     padding: frozenset[str],
     plan: EnumerationPlan,
-) -> dict[str, Factor]:
+) -> dict[Any, Factor]:
     """The factors with the masks of the sites in `padding`, where these are used."""
     out = dict(factors)
     for name in sorted(padding):
         scope = plan.variables[name].scope
         mask = _mask_factor(name, masks, plan)
         uses = [use for user in _users(name, plan) for use in _uses(name, user, masks, plan)]
-        names = tuple(name for name in factors[name].names if name in scope)
+        names = tuple(dim for dim in plan.variables[name].dims if dim in scope)
         used = [align(_any_outside(use, scope), names) for use in uses]
         applied = functools.reduce(jnp.logical_or, used, jnp.array(False))
         kept = Factor(names, align(_any_outside(mask, scope), names) | ~applied)
-        prior = factors[name]
-        out[name] = prior._replace(log=jnp.where(align(kept, prior.names), prior.log, 0.0))
+        for prior, steps in ((name, slice(1, None)), (FirstStep(name), 0)):
+            if prior in factors:
+                out[prior] = _masked(factors[prior], kept, plan.variables[name].loop, steps)
     return out
+
+
+def _masked(prior: Factor, kept: Factor, loop: Loop | None, steps: int | slice) -> Factor:
+    """A factor, one where it is not kept at some steps of a loop."""
+    names, log = kept
+    if loop is not None:
+        index = tuple(steps if name == loop else slice(None) for name in names)
+        names = tuple(name for name in names if name != loop or steps != 0)
+        log = log[index]
+    return prior._replace(log=jnp.where(align(Factor(names, log), prior.names), prior.log, 0.0))
 
 
 def _uses(

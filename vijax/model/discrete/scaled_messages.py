@@ -77,24 +77,24 @@ def _backward(transitions: Array, local: Array) -> tuple[Array, _Messages]:
 def _forward(messages: _Messages, slope: Array) -> tuple[Array, Array]:
     """The gradient: weighted probabilities of pairs of states, and of states."""
     transitions, local, weighted, scales, first = messages
-    static, factors = _forms(transitions, local)
-    shape = factors.shape
+    static, factors = _forms(transitions.swapaxes(1, 2), local)
+    shape, row = factors.shape, factors.shape[2:]
     start = jnp.where(first > 0, slope / jnp.where(first > 0, first, 1.0), 0.0)
 
     def step(
         before: Array, part: tuple[Array, Array, Array, Array | None]
     ) -> tuple[Array, tuple[Array, Array]]:
         factor, scale, weight, matrix = part
-        found = _times(_of_step(static, matrix).swapaxes(0, 1), before)
+        found = _times(_of_step(static, matrix), before)
         return found * factor * scale, (before, found * weight)
 
-    matrices = None if static is not None else transitions
-    arrays = factors, scales.reshape(shape[0], *shape[2:]), weighted.reshape(shape), matrices
+    matrices = None if static is not None else transitions.swapaxes(1, 2)
+    weighted = weighted.reshape(shape)
+    arrays = factors, scales.reshape(shape[0], *row), weighted, matrices
     _, (before, states) = lax.scan(step, start.reshape(shape[1:]), arrays)
-    before = before.reshape(local.shape)
     steps, _, _, rows = transitions.shape
-    kept = "t" * (steps > 1) + "r" * (rows > 1)
-    pairs = jnp.einsum(f"tir,tjr->ij{kept}", before, weighted)
+    r, kept = "r" * len(row), "t" * (steps > 1) + "r" * (rows > 1)
+    pairs = jnp.einsum(f"ti{r},tj{r}->ij{kept}", before, weighted)
     pairs = pairs.reshape(*transitions.shape[1:3], steps, rows)
     return transitions * jnp.moveaxis(pairs, 2, 0), states.reshape(local.shape)
 

@@ -57,7 +57,7 @@ def wrong_gradient(kernel: Kernel, draws: Floats, rng: np.random.Generator) -> t
         return ()
     names = [site.name for site in kernel.target.space.sites if site.size]
     per_group = _NUM_DRAWS * (len(_NOISE_STEPS) + 2 * len(_LENGTHS))
-    affordable = _MAX_ELEMENTS // (kernel.cost * per_group)
+    affordable = _MAX_ELEMENTS // (kernel.num_elements * per_group)
     groups = [names]
     if len(names) > 1 and affordable > 1 and kernel.dim <= _MAX_DIM:
         num = min(len(names), _MAX_GROUPS, affordable)

@@ -32,7 +32,7 @@ def improper_direction(kernel: Kernel, draws: Floats) -> str:
         kernel: the compiled log density and gradient.
         draws: of the guide, `(num_draws, dim)`; rows that are not finite are left out.
     """
-    if kernel.dim > _MAX_DIM or 10 * (kernel.dim + _NUM_AXES) * kernel.cost > _MAX_ELEMENTS:
+    if kernel.dim > _MAX_DIM or 10 * (kernel.dim + _NUM_AXES) * kernel.num_elements > _MAX_ELEMENTS:
         return ""
     improper = kernel.target.structure.improper
     if not improper:

@@ -33,11 +33,9 @@ def check_reading(
         GuideError: they differ; the message names the site.
     """
     sites = [site for site in target.space.sites if site.cardinality is None]
-    rng = host_rng(key)  # drawing on the device would compile a program per shape
+    rng, dtype = host_rng(key), np.dtype(jnp.result_type(float))
     positions = {
-        site.name: np.asarray(
-            _SPREAD * rng.normal(size=(_POINTS, *site.z_shape)), jnp.result_type(float)
-        )
+        site.name: (_SPREAD * rng.standard_normal((_POINTS, *site.z_shape))).astype(dtype)
         for site in sites
     }
     found = target.program(_compare, names, quick=True)(positions, batch)

@@ -32,6 +32,7 @@ from vijax.model.conjugacy.axes import (
     with_shape,
 )
 from vijax.model.conjugacy.contraction import contract, named
+from vijax.model.conjugacy.notes import Notes
 from vijax.model.conjugacy.polynomials import log_of_product, logarithm, polynomial
 from vijax.model.conjugacy.values import (
     Atom,
@@ -59,35 +60,6 @@ class NotConjugate(Exception):
     def __init__(self, reason: str, argument: str = "") -> None:
         super().__init__(reason)
         self.reason, self.argument = reason, argument
-
-
-class Notes:
-    """What is noted of a model while its expectations are computed: here nothing."""
-
-    def augmented(self, words: str) -> None:
-        """Notes that the site has further variables, at their optimal distribution."""
-
-    def quadrature(self) -> None:
-        """Notes that the expectation of a site is computed by quadrature.
-
-        Raises:
-            NotConjugate: it must not be.
-        """
-
-    def needed(self, value: Polynomial | Known) -> None:
-        """Notes that the mean of a value is needed."""
-
-    def together(self, atoms: Sequence[Atom]) -> None:
-        """Notes that the expectations of some atoms are multiplied with one another."""
-
-    def multiplied(self, atoms: Sequence[Atom]) -> None:
-        """Notes that some atoms are factors of one term."""
-
-    def weighted(self, weight: Term, term: Term) -> None:
-        """Notes that a term enters in a square with a weight."""
-
-    def alone(self, value: Polynomial) -> None:
-        """Notes that a value enters by its mean."""
 
 
 class Expectation(Notes, abc.ABC):

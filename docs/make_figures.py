@@ -63,6 +63,24 @@ def forecast():
     return figure
 
 
+def nile():
+    """The level of the first example of the page on chains."""
+    page = (Path(__file__).parent / "chains.md").read_text(encoding="utf-8")
+    names = {}
+    exec(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], names)
+    y, level = names["nile"], names["draws"]["level"]
+    years = 1871 + np.arange(len(y))
+    low, high = np.quantile(level, [0.05, 0.95], axis=0)
+    with styled():
+        figure, axes = plt.subplots(figsize=(6.4, 2.8), layout="constrained")
+        axes.fill_between(years, low, high, color=POSTERIOR, alpha=0.25, lw=0, label="90%")
+        axes.plot(years, level.mean(axis=0), color=POSTERIOR, label="level")
+        axes.plot(years, y, "o", color=GUIDE, ms=3, label="flow")
+        axes.set(xlabel="year", ylabel="10^10 cubic metres")
+        axes.legend(loc="upper right", ncols=3)
+    return figure
+
+
 def main():
     posterior = vijax.fit(schools, ERROR, EFFECT)
     mean_field = vijax.fit(schools, ERROR, EFFECT, guide="meanfield", algorithm="gradient")
@@ -73,6 +91,7 @@ def main():
     save("pair", vijax.plot.pair(posterior, ["mu", "tau", "theta[0]"]))
     save("predictive", vijax.plot.predictive(posterior))
     save("forecast", forecast())
+    save("nile", nile())
     save("report", vijax.plot.report(posterior))
     fits = {"different": posterior, "alike": vijax.fit(alike, ERROR, EFFECT)}
     save("compare", vijax.plot.compare(vijax.compare(fits))[0].figure)

@@ -14,7 +14,7 @@ import numpy as np
 from jax.extend import core
 from jax.interpreters import partial_eval
 
-from vijax.model.conjugacy.axes import Substitution, align, with_dims
+from vijax.model.conjugacy.axes import Substitution, align, broadcast, with_dims
 from vijax.model.conjugacy.evaluation import evaluate
 from vijax.model.conjugacy.values import (
     Known,
@@ -290,7 +290,7 @@ def _execute(interpreter: Interpreter, equation: Any, inputs: Sequence[Any]) -> 
     """An operation on data."""
     arrays: list[Any]
     if equation.primitive.name in ELEMENTWISE:
-        dims = next((v.dims for v in inputs if v.dims), ())
+        dims = broadcast(*inputs)
         inputs = [with_dims(v, dims) if v.dims else v for v in inputs]
         labels = tuple(a for a in dims if any(a in v.labels for v in inputs))
         many = len({np.shape(align(v.array, v.labels, labels)) for v in inputs}) > 1

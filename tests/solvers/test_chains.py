@@ -43,6 +43,23 @@ def unknown(y):
     scan(step, 0.0, y)
 
 
+def switching(y):
+    """A chain whose coefficient and noise depend on a regime."""
+    with numpyro.plate("regimes", 2):
+        c = numpyro.sample("c", dist.Normal(0.0, 1.0))
+        q = numpyro.sample("q", dist.Gamma(1.0, 0.1))
+        p = numpyro.sample("p", dist.Dirichlet(jnp.ones(2)))
+
+    def step(carry, y):
+        z, x = carry
+        z = numpyro.sample("z", dist.Categorical(p[z]))
+        x = numpyro.sample("x", dist.Normal(c[z] * x, 1 / jnp.sqrt(q[z])))
+        numpyro.sample("y", dist.Normal(x, 0.1), obs=y)
+        return (z, x), None
+
+    scan(step, (0, 0.0), y)
+
+
 def series(size, seed=0):
     rng = np.random.default_rng(seed)
     x, y = rng.normal(), []
@@ -70,13 +87,13 @@ def smoothed(y):
     return np.asarray(means), np.asarray(variances), log_evidence
 
 
-def solved(model, y, **options):
+def solved(model, y, num_restarts=0, **options):
     """The solution by coordinate ascent alone, without diagnostics."""
     target, _, batch = read(model, (y,))
     guide = Conjugate().bind(target, target.space)
     zeros = {site.name: jnp.zeros(site.z_shape) for site in target.space.sites}
     start = guide.init(jax.random.key(0), target.space, zeros, batch)
-    solver = CoordinateAscent(num_restarts=0, **options)
+    solver = CoordinateAscent(num_restarts=num_restarts, **options)
     return solver.solve(jax.random.key(0), guide.target, guide, Variables(start), batch)
 
 
@@ -105,6 +122,21 @@ def test_unknown_dynamics_and_noise():
     assert float(found["c"].mean) == pytest.approx(C, abs=0.06)
     assert 1 / of["q"] == pytest.approx(Q, rel=0.4)
     assert 1 / of["r"] == pytest.approx(R, rel=0.2)
+
+
+@pytest.mark.slow
+def test_a_discrete_and_a_normal_chain():
+    rng, x, y = np.random.default_rng(1), 0.0, []
+    for z in np.repeat([0, 1, 0, 1], [150, 100, 100, 150]):
+        x = (0.98, -0.7)[z] * x + (0.3, 1.0)[z] * rng.normal()
+        y.append(x + 0.1 * rng.normal())
+    solution = solved(switching, np.asarray(y, np.float32), num_restarts=4, tolerance=1e-3)
+    assert (np.diff(solution.losses) <= 1e-5).all()
+    found = solution.variables.guide
+    order = np.argsort(found["c"].mean)
+    sds = 1 / np.sqrt(found["q"].expectations["value"])
+    np.testing.assert_allclose(found["c"].mean[order], [-0.7, 0.98], atol=0.1)
+    np.testing.assert_allclose(sds[order], [1.0, 0.3], rtol=0.15)
 
 
 @pytest.mark.slow

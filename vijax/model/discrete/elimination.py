@@ -94,7 +94,7 @@ class Elimination:
         variables: by name.
         scales: power of the product over each plate, full rows over rows in use; 1 by default.
         sizes: lengths of the plates and loops along which factors may be of length 1, constant.
-            Chains are then eliminated on a scale of probabilities, in double precision.
+            Chains are then eliminated on a scale of probabilities in double precision.
 
     Attributes:
         tape: eliminated variables and chains, in order; set by `log_total`.
@@ -274,7 +274,12 @@ class Elimination:
                 local = local + flat[:, 0]
         matrices = jnp.broadcast_to(matrices, (len(matrices), count, count, matrices.shape[3]))
         local = jnp.broadcast_to(local, (steps, count, math.prod(rows)))
-        return rest, first_message(matrices, local).reshape(*sizes, *rows)
+        if local.dtype == jnp.float64:
+            first = first_message(matrices, local)
+        else:  # probabilities of very unlikely observations would be zero
+            chain = forward_backward.Chain(matrices + local[:, None], (count,), ("rows",))
+            first, _ = forward_backward.backward_messages(chain)
+        return rest, first.reshape(*sizes, *rows)
 
     def _sample_chain(
         self, key: Array, entry: EliminatedChain, samples: dict[Name, Factor]

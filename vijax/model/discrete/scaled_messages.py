@@ -10,11 +10,14 @@ speech recognition, Rabiner, 1989, section V A.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+
+_UNROLLED = 64  # states
 
 
 class _Messages(NamedTuple):
@@ -51,7 +54,7 @@ def first_message(transitions: Array, local: Array) -> Array:
 
 def _backward(transitions: Array, local: Array) -> tuple[Array, _Messages]:
     peak = _peak(transitions, (1, 2))
-    peaks = _peak(local, 1)
+    peaks = _largest(local)
     matrices, factors = jnp.exp(transitions - peak), jnp.exp(local - peaks)
     static, chains = _forms(matrices, factors)
 
@@ -118,6 +121,15 @@ def _times(matrix: Array, message: Array) -> Array:
     if matrix.ndim == 2:
         return matrix @ message
     return jnp.sum(matrix * message[None], axis=1)
+
+
+def _largest(local: Array) -> Array:
+    """`_peak` over states; a few of them one by one, which XLA vectorizes on a CPU."""
+    if local.shape[1] > _UNROLLED:
+        return _peak(local, 1)
+    parts = (lax.stop_gradient(local[:, i]) for i in range(local.shape[1]))
+    largest = functools.reduce(jnp.maximum, parts)[:, None]
+    return jnp.where(jnp.isfinite(largest), largest, 0.0)
 
 
 def _peak(log: Array, axes: int | tuple[int, ...]) -> Array:

@@ -43,7 +43,7 @@ from vijax.runtime.keys import as_key
 from vijax.solvers import names as solver_names
 from vijax.solvers.block_updates import double_precision
 from vijax.solvers.check_reading import check_reading
-from vijax.solvers.coordinate_ascent import _perturbed
+from vijax.solvers.coordinate_ascent import perturbed_start
 from vijax.solvers.expectation_propagation import sweeps
 from vijax.solvers.memoized import _updated
 from vijax.solvers.rotation import rotated_elbo
@@ -300,7 +300,7 @@ def conjugate():
         with jax.enable_x64(True):
             params, batch = double_precision((params, batch))
             rotated_elbo_of([np.eye(2)], params, batch)
-            guide.target.program(_perturbed, guide.plan, quick=True)(params, as_key(0))
+            guide.target.program(perturbed_start, guide.plan, quick=True)(params, as_key(0))
             terms = {name: family.natural for name, family in params.items()}
             guide.target.program(_updated, guide.plan)(params, terms, terms, batch, 0.5, 1.0)
 
@@ -390,7 +390,7 @@ PARTS = {
         "elbo",
         "rotated_elbo",
         "run_steps",
-        "_perturbed",
+        "perturbed_start",
     },
     expectation_propagation: {"evidence_slope", "propagate", "read_model"},
     posteriors: {

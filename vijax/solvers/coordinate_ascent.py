@@ -130,7 +130,7 @@ class _Ascent:
     ) -> None:
         self.options, self.plan, self.batch, self.key = options, plan, batch, key
         self.ascend = target.program(sweep_many, plan)
-        self.perturb = target.program(_perturbed, plan, quick=True)
+        self.perturb = target.program(perturbed_start, plan, quick=True)
         rotates = plan.products and options.rotate
         self.rotation = target.program(rotated_elbo, plan) if rotates else None
         self.elbos: list[float] = []
@@ -214,7 +214,10 @@ class _Ascent:
         return best
 
 
-def _perturbed(target: Target, plan: ConjugatePlan, families: Families, key: Array) -> Families:
+def perturbed_start(
+    target: Target, plan: ConjugatePlan, families: Families, key: Array
+) -> Families:
+    """See `perturbed`; as one program, since each of its operations would be compiled by itself."""
     return perturbed(families, plan, key)
 
 

@@ -7,8 +7,10 @@ import numpyro.distributions as dist
 import pytest
 
 import vijax
+from vijax.contracts import Batch
 from vijax.diagnostics import assessment as assess
 from vijax.diagnostics import importance as weights
+from vijax.model import split_and_build
 
 ROWS = 400
 X = np.random.default_rng(0).normal(size=(ROWS, 2)) @ np.array([[1.0, 0.9], [0.0, 0.5]])
@@ -53,6 +55,21 @@ def test_costly_assessment_uses_its_budget_if_weights_vary(costly):
     gap = 0.5 * (np.log(np.diag(PRECISION)).sum() - log_det)
     assert gap > 0.5
     assert abs(posterior.elbo - (EVIDENCE - gap)) < 5 * posterior.elbo_se
+
+
+def test_labels_count_in_the_cost_of_a_draw():
+    """A row with one of ten labels is about eighty elements of data."""
+
+    def mixture(y):
+        mu = numpyro.sample("mu", dist.Normal(0.0, 5.0).expand([10]).to_event(1))
+        with numpyro.plate("rows", len(y)):
+            label = numpyro.sample("label", dist.Categorical(logits=jnp.zeros(10)))
+            numpyro.sample("y", dist.Normal(mu[label], 1.0), obs=y)
+
+    y = np.zeros(300_000, np.float32)
+    _, arrays, target = split_and_build(mixture, (y,), {}, None, frozenset())
+    number = assess.num_assessment_draws(Batch(arrays), target)
+    assert number == assess._MAX_ELEMENTS // (81 * len(y) + 10) == 353
 
 
 def test_summary_of_a_certified_fit_computes_no_weights(monkeypatch):

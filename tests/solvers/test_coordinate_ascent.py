@@ -197,3 +197,25 @@ def test_conjugate_groups_of_a_mapping_are_one_guide():
     _, _, target = split_and_build(normal, (np.ones(3, np.float32),), {}, None, frozenset())
     one = resolve("conjugate", target)
     assert resolve({"mu": "conjugate", ...: Conjugate()}, target) == one
+
+
+def test_starts_are_tried_on_some_of_many_rows(monkeypatch):
+    """Rows are sorted: the first of them would show one component."""
+    y = np.sort(np.concatenate([np.random.default_rng(0).normal(m, 1.0, 500) for m in (-4, 0, 5)]))
+
+    def model(y):
+        with numpyro.plate("components", 3):
+            mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
+        with numpyro.plate("rows", len(y)):
+            z = numpyro.sample("z", dist.Categorical(jnp.ones(3) / 3))
+            numpyro.sample("y", dist.Normal(mu[z], 1.0), obs=y)
+
+    plain, _ = elbos(model, y)
+    monkeypatch.setattr("vijax.model.conjugacy.row_blocks._ELEMENTS", 300)
+    monkeypatch.setattr("vijax.model.conjugacy.row_blocks._SAMPLE", 100)
+    monkeypatch.setattr("vijax.solvers.coordinate_ascent._MANY_ENTRIES", 1)
+    ours, solution = elbos(model, y)
+    assert solution.converged
+    assert ours[-1] == pytest.approx(plain[-1], abs=1e-3)
+    assert ours[0] != plain[0]
+    assert ours[-1] - ours[0] < 10  # a fifteenth of the rows is nearly enough

@@ -35,11 +35,12 @@ def expected_log_joint(
     families: Families,
     batch: Batch,
     names: Collection[str],
+    some_rows: bool = False,
 ) -> tuple[Array, Gradient]:
     """`E_q log p`, and its gradient in the expectations of some blocks over their scales."""
 
     def expected(expectations: Gradient) -> Array:
-        return target.functions.expected_log_joint(plan, expectations, batch)
+        return target.functions.expected_log_joint(plan, expectations, batch, None, some_rows)
 
     return with_gradient(expected, families, names, plan.scales(target.space))
 

@@ -138,6 +138,7 @@ class Conjugacy:
         expectations: Expectations,
         batch: Batch,
         given: Mapping[str, Array] | None = None,
+        some_rows: bool = False,
     ) -> Array:
         """`E_q log p`, see `vijax.model.conjugacy.log_joint`.
 
@@ -146,9 +147,11 @@ class Conjugacy:
             expectations: of their families.
             batch: the data.
             given: values of the sites in no block.
+            some_rows: whether a sample of the rows of discrete sites stands for all of them.
         """
         names = tuple(site.name for block in plan.blocks for site in block.sites)
-        return _sum(self._expected(Moments(plan, expectations), batch, self.reader(names, given)))
+        moments, reader = Moments(plan, expectations), self.reader(names, given)
+        return _sum(self._expected(moments, batch, reader, some_rows=some_rows))
 
     def compare(
         self, z: Any, batch: Batch, names: Sequence[str] | None = None
@@ -181,10 +184,10 @@ class Conjugacy:
         return trace
 
     def _expected(
-        self, expectation: Expectation, batch: Batch, reader: Reader, in_blocks: bool = True
+        self, expectation: Expectation, batch: Batch, reader: Reader, *options: bool, **named: bool
     ) -> dict[str, Array]:
         marginalization = self.traced.marginalization
-        return expected_log_joint(reader, marginalization, expectation, batch, in_blocks)
+        return expected_log_joint(reader, marginalization, expectation, batch, *options, **named)
 
 
 def _latent_values(trace: Trace) -> dict[str, Array]:

@@ -233,6 +233,7 @@ def expected_log_joint(
     expectation: Expectation,
     batch: Batch,
     in_blocks: bool = True,
+    some_rows: bool = False,
 ) -> dict[str, Array]:
     """`E_q log p` by site; those that depend on discrete sites are one entry, by all their names.
 
@@ -244,6 +245,7 @@ def expected_log_joint(
         expectation: takes values to expectations.
         batch: the data.
         in_blocks: whether many rows of discrete sites are eliminated in blocks.
+        some_rows: whether a sample of many rows stands for all of them.
 
     Raises:
         Refused: some sites are not conditionally conjugate.
@@ -271,7 +273,11 @@ def expected_log_joint(
             part = functools.partial(on_rows, plan, blocks.plate, rows)
             return eliminated(part, {blocks.plate: rows.size})
 
-        found[", ".join(specs)] = eliminated() if blocks is None else blocks.sum(of_rows)
+        if blocks is None:
+            total = eliminated()
+        else:
+            total = blocks.estimate(of_rows) if some_rows else blocks.sum(of_rows)
+        found[", ".join(specs)] = total
     if errors:
         raise Refused(errors)
     return found

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jax import Array, lax
 from numpyro.distributions.discrete import ZeroInflatedProbs
@@ -28,15 +29,24 @@ _WRAPPERS = dist.ExpandedDistribution, dist.Independent, dist.MaskedDistribution
 _ELEMENTS = 2**16  # of a block, in a processor's cache
 _ELEMENTS_OF_DEVICE = 2**24  # enough to keep an accelerator busy
 _LEAST = 4  # blocks from which they pay
+_SAMPLE = 10_000  # rows that show the components of a mixture
 _MOST_OF_LOCAL = 16  # blocks, where the gradient of each has an element for every row of the plate
 
 
 class Blocks(NamedTuple):
-    """A plate, its rows in use, and the rows of a block."""
+    """Blocks of rows of a plate.
+
+    Attributes:
+        plate: its name.
+        size: its rows in use.
+        length: rows of a block.
+        local: whether the terms of rows depend on latent sites with a value for every row.
+    """
 
     plate: str
     size: int
     length: int
+    local: bool
 
     def sum(self, function: Callable[[Array], Array]) -> Array:
         """`function(rows)` summed over blocks; nothing of a block is kept for its gradient."""
@@ -50,6 +60,15 @@ class Blocks(NamedTuple):
         if rest:
             total = total + function(jnp.arange(self.size - rest, self.size))
         return total
+
+    def estimate(self, function: Callable[[Array], Array]) -> Array:
+        """The sum, estimated by the same random rows each time, where these are few of all."""
+        count = -(-_SAMPLE // self.length)
+        if self.local or _LEAST * count * self.length > self.size:
+            return self.sum(function)
+        rows = np.random.default_rng(0).choice(self.size, (count, self.length), replace=False)
+        total = jnp.sum(lax.map(jax.checkpoint(function), jnp.asarray(np.sort(rows))))
+        return self.size / rows.size * total
 
 
 def blocks_of(plan: EnumerationPlan, readings: Mapping[str, Reading]) -> Blocks | None:
@@ -83,11 +102,13 @@ def blocks_of(plan: EnumerationPlan, readings: Mapping[str, Reading]) -> Blocks 
     size = sizes[plate]
     largest = _ELEMENTS if default_platform() == "cpu" else _ELEMENTS_OF_DEVICE
     length = max(1, largest * size // max(elements, 1))
-    if any(_is_local(readings[n], _place(spec.dims, plate)) for n, spec in plan.specs.items()):
+    places = {name: _place(spec.dims, plate) for name, spec in plan.specs.items()}
+    local = any(_is_local(readings[name], place) for name, place in places.items())
+    if local:
         length = max(length, math.ceil(size / _MOST_OF_LOCAL))
     if size < _LEAST * length:
         return None
-    return Blocks(plate, size, _divisor(size, length))
+    return Blocks(plate, size, _divisor(size, length), local)
 
 
 def on_rows(

@@ -312,7 +312,7 @@ def probit(x, y):
 
 
 def expectation_propagation():
-    options = sweeps.Options(power=1.0, quadrature=4, tolerance=1e-8)
+    options = sweeps.Options(power=1.0, quadrature=4, tolerance=1e-8, damping=0.8)
     for shape in ((6, 2), (3, 5)):
         target, _, batch = built(probit, np.ones(shape, np.float32), np.ones(shape[0], int))
         plan, zeros = target.functions.projection_plan(()), np.zeros(shape[0])

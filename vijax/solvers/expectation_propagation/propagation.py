@@ -16,6 +16,7 @@ from vijax.runtime.errors import GuideError, ModelError
 from vijax.runtime.progress import advance, expect
 from vijax.solvers.expectation_propagation.sweeps import (
     CHUNK,
+    LEAST_RATE,
     Options,
     Reading,
     Sites,
@@ -24,8 +25,6 @@ from vijax.solvers.expectation_propagation.sweeps import (
 )
 from vijax.solvers.gaussians.dense import Gaussian
 
-_LEAST_RATE = 0.02  # of updates that are damped because they do not converge
-_PROGRESS = 0.5  # of the largest change, at least, in a chunk of sweeps at a good rate
 _FEW = 4096  # sites whose sweeps take less time than to compile them well
 _MISFIT = 1e-4  # relative: rounding of data in single precision is below
 
@@ -65,7 +64,8 @@ class Propagation:
         batch: Batch,
     ) -> None:
         self.options, self.target, self.plan, self.batch = options, target, plan, batch
-        self.static = Options(options.power, options.quadrature, options.tolerance)
+        names = ("power", "quadrature", "tolerance", "damping")
+        self.static = Options(*(getattr(options, name) for name in names))
         self.keep: Callable[[], None] = lambda: None
         self.sites: Sites | None = None
         self.evidence: list[float] = []
@@ -81,30 +81,24 @@ class Propagation:
             zeros = jnp.zeros(len(self.reading.rows))
             self.sites = Sites(zeros, zeros)
         program = self.target.program(propagate, self.plan, self.static, quick=self.quick)
-        done, before, self.rate = 0, np.inf, self.options.damping
+        done, self.rate = 0, self.options.damping
         while True:
             count = min(CHUNK, self.options.max_sweeps - done)
             found = program(z, self.sites, self.reading.support, self.batch, count, self.rate)
-            evidence, changes, steps, skipped, proper = on_host(
-                (found.log_evidence, found.change, found.num_sweeps, found.skipped, found.proper)
-            )
+            evidence, changes, skipped, steps, proper, rate = on_host(found[1:])
             number = int(steps)
-            self.sites, self.skipped = found.sites, int(skipped)
+            self.sites, self.skipped, self.rate = found.sites, int(skipped), float(rate)
             done, self.sweeps = done + number, self.sweeps + number
             advance(number, "sweep")
             self.evidence += evidence[: number + bool(proper)].tolist()
             self.keep()
-            last = float(changes[number])
-            if bool(proper) and last < self.options.tolerance:
+            if bool(proper) and float(changes[number]) < self.options.tolerance:
                 self._converge(done)
                 return
             stop = self._stop(done, bool(proper))
             if stop is not None:
                 self.converged, self.reason = False, stop
                 return
-            if not proper or last > _PROGRESS * before:
-                self.rate = max(self.rate / 2, _LEAST_RATE)
-            before = last if proper else np.inf
 
     def _read(self, z: Position) -> Reading:
         """The model at hyper-parameters, on the host.
@@ -157,7 +151,7 @@ class Propagation:
             return f"not converged in {done} sweeps; use a smaller power or damping"
         if time_is_up():
             return f"not converged: {end_reason()} after {done} sweeps"
-        if self.rate <= _LEAST_RATE and not proper:
+        if self.rate <= LEAST_RATE and not proper:
             return f"not converged: no proper Gaussian after {done} sweeps; use a smaller power"
         return None
 

@@ -10,7 +10,7 @@ is `I + S K S` for positive `t` (Rasmussen and Williams, 2006, section 3.6).
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,9 @@ from vijax.contracts.projections import ProjectionPlan, Projections
 from vijax.solvers.expectation_propagation.tilted import Moments, Support, moments, support
 
 CHUNK = 32  # largest number of sweeps between two looks at the clock
+LEAST_RATE = 0.02  # share of an update that is taken where larger ones do not converge
+_GROWTH = 0.95  # of the largest change, from which updates are too large
+_RECOVERY = 1.1  # of the share of an update that is taken
 _TINY = 1e-300
 
 
@@ -31,6 +34,7 @@ class Options(NamedTuple):
     power: float
     quadrature: int
     tolerance: float
+    damping: float
 
 
 class Sites(NamedTuple):
@@ -55,6 +59,7 @@ class Sweeps(NamedTuple):
         skipped: number of sites without a proper cavity in the last one.
         num_sweeps: their number.
         proper: whether the last one left a proper Gaussian; if not, it was taken back.
+        rate: the share of an update that the next one is to take.
     """
 
     sites: Sites
@@ -63,6 +68,7 @@ class Sweeps(NamedTuple):
     skipped: Array
     num_sweeps: Array
     proper: Array
+    rate: Array
 
 
 class Gaussian(NamedTuple):
@@ -172,6 +178,20 @@ def log_evidence(
     return read.constant + jnp.sum(each) / power - 0.5 * now.log_det + 0.5 * now.square
 
 
+class _State(NamedTuple):
+    """Of a loop over sweeps; `before` are the last sites that had a proper Gaussian."""
+
+    sites: Sites
+    before: Sites
+    rate: Array
+    log_evidence: Array
+    change: Array
+    done: Array
+    skipped: Array
+    proper: Array
+    stop: Array
+
+
 def propagate(
     target: Target,
     plan: ProjectionPlan,
@@ -185,51 +205,69 @@ def propagate(
 ) -> Sweeps:
     """At most `count` sweeps, fewer if they converge.
 
+    The share of an update that is taken is halved where marginals change by more than in the sweep
+    before, and returns slowly to the one given: where many sites share few elements, all of them
+    overshoot at first.
+
     Args:
         target: the target.
         plan: how it is read.
-        options: power, number of points and tolerance.
+        options: power, number of points, tolerance and the largest share of an update.
         z: positions of the hyper-parameters.
         sites: before the first sweep.
         where: the supports of the likelihoods.
         batch: the data.
         count: at most `CHUNK`.
-        rate: the share of an update that is taken.
+        rate: the share of the first update that is taken.
     """
     read = target.functions.projections(plan, z, batch)
     power, points = options.power, options.quadrature
 
-    def body(state: tuple[Any, ...]) -> tuple[Any, ...]:
-        before, sites, evidence, changes, done, *_ = state
+    def body(state: _State) -> _State:
+        sites, done = state.sites, state.done
         now = gaussian(read.rows, sites)
         tilted = tilt(read, sites, now, where, power, points)
-        variance = jnp.where(tilted.proper, now.variance, 1.0)
-        t = (1 / tilted.moments.variance - 1 / variance) / power
-        h = (tilted.moments.mean / tilted.moments.variance - now.mean / variance) / power
-        step = jnp.where(tilted.proper, rate, 0.0)
-        moved = Sites(
-            sites.precision + step * jnp.where(tilted.proper, t, 0.0),
-            sites.shift + step * jnp.where(tilted.proper, h, 0.0),
-        )
-        change = jnp.abs(tilted.moments.mean - now.mean) / jnp.sqrt(variance)
-        change = jnp.maximum(change, 0.5 * jnp.abs(jnp.log(tilted.moments.variance / variance)))
-        largest = jnp.max(jnp.where(tilted.proper, change, 0.0), initial=0.0)
-        value = log_evidence(read, sites, now, tilted, power)
-        evidence = evidence.at[done].set(value)
-        changes = changes.at[done].set(largest)
-        skipped = jnp.sum(is_seen(read.rows) & ~tilted.proper)
+        update, change = _update(sites, now, tilted, power)
+        log_z = log_evidence(read, sites, now, tilted, power)
+        grows = (done > 0) & (change > _GROWTH * state.change[done - 1])
+        rate = jnp.where(grows | ~now.proper, 0.5 * state.rate, _RECOVERY * state.rate)
+        rate = jnp.clip(rate, LEAST_RATE, options.damping)
         # the last sweep only evaluates the sites it starts from
-        stop = (done == count) | ~now.proper | (largest < options.tolerance)
-        kept = jax.tree.map(lambda a, b: jnp.where(now.proper, a, b), sites, before)
-        new = jax.tree.map(lambda a, b: jnp.where(stop, a, b), kept, moved)
-        return kept, new, evidence, changes, done + 1, skipped, now.proper, stop
+        stop = (done == count) | ~now.proper | (change < options.tolerance)
+        kept = jax.tree.map(lambda a, b: jnp.where(now.proper, a, b), sites, state.before)
+        moved = jax.tree.map(lambda a, b: jnp.where(stop, a, a + rate * b), kept, update)
+        return _State(
+            moved,
+            kept,
+            rate,
+            state.log_evidence.at[done].set(log_z),
+            state.change.at[done].set(change),
+            done + 1,
+            jnp.sum(is_seen(read.rows) & ~tilted.proper),
+            now.proper,
+            stop,
+        )
 
-    zeros = jnp.zeros(CHUNK + 1)
-    start = (sites, sites, zeros, zeros, jnp.zeros((), int), jnp.zeros((), int))
-    flags = jnp.ones((), bool), jnp.zeros((), bool)
-    found = lax.while_loop(lambda state: ~state[-1], body, (*start, *flags))
-    _, sites, evidence, changes, done, skipped, proper, _ = found
-    return Sweeps(sites, evidence, changes, skipped, done - 1, proper)
+    zeros, none, yes = jnp.zeros(CHUNK + 1), jnp.zeros((), int), jnp.ones((), bool)
+    start = _State(sites, sites, jnp.asarray(rate), zeros, zeros, none, none, yes, ~yes)
+    end = lax.while_loop(lambda state: ~state.stop, body, start)
+    return Sweeps(
+        end.sites, end.log_evidence, end.change, end.skipped, end.done - 1, end.proper, end.rate
+    )
+
+
+def _update(sites: Sites, now: Gaussian, tilted: Tilted, power: float) -> tuple[Sites, Array]:
+    """What moments ask of the sites, and the largest change of a marginal."""
+    old = jnp.where(tilted.proper, now.variance, 1.0)
+    mean, variance = (
+        jnp.where(tilted.proper, new, same)
+        for new, same in ((tilted.moments.mean, now.mean), (tilted.moments.variance, old))
+    )
+    update = Sites(1 / variance - 1 / old, mean / variance - now.mean / old)
+    change = jnp.abs(mean - now.mean) / jnp.sqrt(old)
+    change = jnp.maximum(change, 0.5 * jnp.abs(jnp.log(variance / old)))
+    largest = jnp.max(jnp.where(tilted.proper, change, 0.0), initial=0.0)
+    return jax.tree.map(lambda x: x / power, update), largest
 
 
 class Reading(NamedTuple):

@@ -77,14 +77,18 @@ class Propagation:
         """Sweeps to convergence at hyper-parameters `z`, from the sites of the last run."""
         expect(self.options.max_sweeps, "sweep")
         self.reading = self._read(z)
+        narrow = 1.0
         if self.sites is None:
-            zeros = jnp.zeros(len(self.reading.rows))
+            num, dim = self.reading.rows.shape
+            zeros, narrow = jnp.zeros(num), max(1.0, num / dim)
             self.sites = Sites(zeros, zeros)
         program = self.target.program(propagate, self.plan, self.static, quick=self.quick)
         done, self.rate = 0, self.options.damping
         while True:
             count = min(CHUNK, self.options.max_sweeps - done)
-            found = program(z, self.sites, self.reading.support, self.batch, count, self.rate)
+            state = z, self.sites, self.reading.support, self.batch
+            found = program(*state, count, self.rate, narrow)
+            narrow = 1.0
             evidence, changes, skipped, steps, proper, rate = on_host(found[1:])
             number = int(steps)
             self.sites, self.skipped, self.rate = found.sites, int(skipped), float(rate)

@@ -56,7 +56,7 @@ class ExpectationPropagation(Solver):
     damping: float = 0.8
     quadrature: int = 10
     max_sweeps: int = 1000
-    tolerance: float = 1e-8
+    tolerance: float = 1e-7
     hyperparameters: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

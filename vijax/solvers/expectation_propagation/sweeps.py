@@ -24,7 +24,7 @@ from vijax.solvers.expectation_propagation.tilted import Moments, Support, momen
 CHUNK = 32  # largest number of sweeps between two looks at the clock
 LEAST_RATE = 0.02  # share of an update that is taken where larger ones do not converge
 _GROWTH = 0.95  # of the largest change, from which updates are too large
-_RECOVERY = 1.1  # of the share of an update that is taken
+_RECOVERY = 1.25  # of the share of an update that is taken
 _TINY = 1e-300
 
 
@@ -202,6 +202,7 @@ def propagate(
     batch: Batch,
     count: Array,
     rate: Array,
+    narrow: Array,
 ) -> Sweeps:
     """At most `count` sweeps, fewer if they converge.
 
@@ -219,6 +220,9 @@ def propagate(
         batch: the data.
         count: at most `CHUNK`.
         rate: the share of the first update that is taken.
+        narrow: factor on the precision of the prior in the first sweep, 1 for none. Where many
+            sites share few elements, the first update is so that of Newton's method: far from zero,
+            where the prior reaches, likelihoods are too flat for a second.
     """
     read = target.functions.projections(plan, z, batch)
     power, points = options.power, options.quadrature
@@ -226,8 +230,12 @@ def propagate(
     def body(state: _State) -> _State:
         sites, done = state.sites, state.done
         now = gaussian(read.rows, sites)
+        factor = jnp.where(done == 0, narrow, 1.0)
+        now = now._replace(variance=now.variance / factor)
         tilted = tilt(read, sites, now, where, power, points)
-        update, change = _update(sites, now, tilted, power)
+        update, change = _update(now, tilted, power)
+        convex = (factor > 1) & (update.precision < 0)
+        update = jax.tree.map(lambda x: jnp.where(convex, 0.0, x), update)
         log_z = log_evidence(read, sites, now, tilted, power)
         grows = (done > 0) & (change > _GROWTH * state.change[done - 1])
         rate = jnp.where(grows | ~now.proper, 0.5 * state.rate, _RECOVERY * state.rate)
@@ -256,7 +264,7 @@ def propagate(
     )
 
 
-def _update(sites: Sites, now: Gaussian, tilted: Tilted, power: float) -> tuple[Sites, Array]:
+def _update(now: Gaussian, tilted: Tilted, power: float) -> tuple[Sites, Array]:
     """What moments ask of the sites, and the largest change of a marginal."""
     old = jnp.where(tilted.proper, now.variance, 1.0)
     mean, variance = (

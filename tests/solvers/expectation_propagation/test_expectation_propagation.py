@@ -212,6 +212,15 @@ def test_parallel_sweeps_end_where_single_updates_do():
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
+def test_many_rows_take_few_sweeps():
+    """Their first Gaussian is not where likelihoods are flat."""
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(3000, 10)).astype(np.float32)
+    y = (x @ np.linspace(-1, 1, 10) + rng.normal(size=3000) > 0).astype(int)
+    assert fit(probit_regression, x, y).diagnostics.num_gradient_evaluations < 20
+
+
 def truncated(low, high):
     """A correlated pair, of which the first is in an interval far out."""
     z = numpyro.sample("z", dist.MultivariateNormal(jnp.zeros(2), jnp.array([[1, 0.8], [0.8, 1]])))

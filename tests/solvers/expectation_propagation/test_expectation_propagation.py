@@ -21,6 +21,7 @@ from vijax.solvers.block_updates import double_precision
 from vijax.solvers.expectation_propagation.hyperparameters import Evidence
 from vijax.solvers.expectation_propagation.hyperparameters import fit as fit_hyperparameters
 from vijax.solvers.expectation_propagation.propagation import Propagation
+from vijax.solvers.expectation_propagation.sweeps import Options
 from vijax.solvers.gaussians.conversion import from_params
 
 EP = "expectation_propagation"
@@ -270,7 +271,7 @@ def test_hyperparameters_are_at_the_mode_of_the_evidence():
     plan = target.functions.projection_plan(())
     with jax.enable_x64(True):
         batch = double_precision(Batch(data))
-        run = Propagation(vijax.ExpectationPropagation(), target, plan, batch)
+        run = Propagation(Options(1.0, 10, 1e-8, 0.8), 1000, target, plan, batch)
         evidence, at = Evidence(run), np.array([-0.5, 0.8])
         slope = evidence.at(at)[1]
         for step, found in zip(1e-3 * np.eye(2), slope, strict=True):

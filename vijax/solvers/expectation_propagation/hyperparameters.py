@@ -35,7 +35,7 @@ class Evidence:
 
     def __init__(self, run: Propagation) -> None:
         self.run = run
-        self._evaluate = run.target.program(evidence_slope, run.plan, run.static, quick=run.quick)
+        self._evaluate = run.target.program(evidence_slope, run.plan, run.options, quick=run.quick)
 
     @property
     def eps(self) -> float:
@@ -110,13 +110,16 @@ def fit(run: Propagation, start: Floats) -> Fitted:
             slopes[:, i] += sign * run.gaussian().mean / (2 * _STEP)
     value, _ = evidence.at(at)
     inner = run.gaussian()
-    curvature, axes = np.linalg.eigh(0.5 * (hessian + hessian.T))
-    is_mode = bool(np.isfinite(hessian).all() and curvature.min() > 0)
+    known = bool(np.isfinite(hessian).all())  # not if time was up
+    symmetric = 0.5 * (hessian + hessian.T) if known else np.zeros((num, num))
+    curvature, axes = np.linalg.eigh(symmetric)
+    is_mode = known and curvature.min() > 0
     sd = 1 / np.sqrt(np.maximum(curvature, _LARGEST_SD**-2))
     root = axes * sd
     factor = np.block([[root, np.zeros((num, run.plan.dim))], [slopes @ root, inner.factor]])
     total = value + 0.5 * num * LOG_2PI + float(np.sum(np.log(sd)))
-    reason = f"hyper-parameters at the mode of the evidence, {path.reason}; {run.reason}"
+    where = "at the mode of the evidence, " if path.converged else ""
+    reason = f"hyper-parameters {where}{path.reason}; {run.reason}"
     if not is_mode:
         reason = f"no mode of the evidence of hyper-parameters was found; {run.reason}"
     mean = np.concatenate([at, inner.mean])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 import jax.numpy as jnp
 import numpy as np
@@ -29,21 +28,6 @@ _FEW = 4096  # sites whose sweeps take less time than to compile them well
 _MISFIT = 1e-4  # relative: rounding of data in single precision is below
 
 
-class RunOptions(Protocol):
-    """The options of a run, see `ExpectationPropagation`."""
-
-    @property
-    def power(self) -> float: ...
-    @property
-    def damping(self) -> float: ...
-    @property
-    def quadrature(self) -> int: ...
-    @property
-    def max_sweeps(self) -> int: ...
-    @property
-    def tolerance(self) -> float: ...
-
-
 class Propagation:
     """A run, from the host, in double precision.
 
@@ -58,14 +42,14 @@ class Propagation:
 
     def __init__(
         self,
-        options: RunOptions,
+        options: Options,
+        max_sweeps: int,
         target: Target,
         plan: ProjectionPlan,
         batch: Batch,
     ) -> None:
-        self.options, self.target, self.plan, self.batch = options, target, plan, batch
-        names = ("power", "quadrature", "tolerance", "damping")
-        self.static = Options(*(getattr(options, name) for name in names))
+        self.options, self.max_sweeps = options, max_sweeps
+        self.target, self.plan, self.batch = target, plan, batch
         self.keep: Callable[[], None] = lambda: None
         self.sites: Sites | None = None
         self.evidence: list[float] = []
@@ -75,17 +59,17 @@ class Propagation:
 
     def solve(self, z: Position) -> None:
         """Sweeps to convergence at hyper-parameters `z`, from the sites of the last run."""
-        expect(self.options.max_sweeps, "sweep")
+        expect(self.max_sweeps, "sweep")
         self.reading = self._read(z)
         narrow = 1.0
         if self.sites is None:
             num, dim = self.reading.rows.shape
             zeros, narrow = jnp.zeros(num), max(1.0, num / dim)
             self.sites = Sites(zeros, zeros)
-        program = self.target.program(propagate, self.plan, self.static, quick=self.quick)
+        program = self.target.program(propagate, self.plan, self.options, quick=self.quick)
         done, self.rate = 0, self.options.damping
         while True:
-            count = min(CHUNK, self.options.max_sweeps - done)
+            count = min(CHUNK, self.max_sweeps - done)
             state = z, self.sites, self.reading.support, self.batch
             found = program(*state, count, self.rate, narrow)
             narrow = 1.0
@@ -151,7 +135,7 @@ class Propagation:
 
     def _stop(self, done: int, proper: bool) -> str | None:
         """Why sweeps end without convergence; `None` if they go on."""
-        if done >= self.options.max_sweeps:
+        if done >= self.max_sweeps:
             return f"not converged in {done} sweeps; use a smaller power or damping"
         if time_is_up():
             return f"not converged: {end_reason()} after {done} sweeps"

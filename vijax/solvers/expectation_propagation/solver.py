@@ -17,6 +17,7 @@ from vijax.runtime.errors import GuideError, ModelError
 from vijax.solvers.block_updates import double_precision
 from vijax.solvers.expectation_propagation.hyperparameters import Fitted, fit, places
 from vijax.solvers.expectation_propagation.propagation import Propagation
+from vijax.solvers.expectation_propagation.sweeps import Options
 from vijax.solvers.gaussians.conversion import to_params
 from vijax.solvers.gaussians.dense import Gaussian
 
@@ -102,7 +103,8 @@ class ExpectationPropagation(Solver):
             )
         plan = target.functions.projection_plan(self.hyperparameters)
         with jax.enable_x64(True):
-            run = Propagation(self, target, plan, double_precision(batch))
+            options = Options(self.power, self.quadrature, self.tolerance, self.damping)
+            run = Propagation(options, self.max_sweeps, target, plan, double_precision(batch))
             if plan.hyperparameters:
                 own = places(target.space, plan.hyperparameters)
                 start = np.asarray(variables.guide.loc, np.float64)[own]

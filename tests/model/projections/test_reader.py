@@ -96,7 +96,7 @@ MODELS = {
 }
 
 
-_SLOW = (clutter, exposures, process)
+_SLOW = (clutter, exposures, hierarchy, process)
 
 
 @pytest.mark.parametrize(

@@ -228,6 +228,7 @@ def truncated(low, high):
     numpyro.factor("inside", jnp.where((z[0] > low) & (z[0] < high), 0.0, -jnp.inf))
 
 
+@pytest.mark.slow
 def test_truncation_is_exact():
     low, high = 2.5, 2.75
     mean, sd, log_evidence = solved(truncated, np.array(low), np.array(high))

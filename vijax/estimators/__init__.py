@@ -1,5 +1,6 @@
 """Estimators with the interface of scikit-learn; `pip install "vijax-ppl[estimators]"`."""
 
 from vijax.estimators.gaussian_mixture import BayesianGaussianMixture
+from vijax.estimators.latent_dirichlet_allocation import LatentDirichletAllocation
 
-__all__ = ["BayesianGaussianMixture"]
+__all__ = ["BayesianGaussianMixture", "LatentDirichletAllocation"]

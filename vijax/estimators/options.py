@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,9 +40,27 @@ def check_options(options: dict[str, Any]) -> None:
     for name, choices in _CHOICES.items():
         if options[name] not in choices:
             raise VijaxError(mismatch(name, f"one of {choices}", repr(options[name])))
-    for name, (smallest, closed, integer) in _NUMBERS.items():
+    check_numbers(options, _NUMBERS, optional=[name for name in _NUMBERS if "_prior" in name])
+
+
+def check_numbers(
+    options: dict[str, Any],
+    numbers_of: Mapping[str, tuple[float, bool, bool]],
+    optional: Sequence[str] = (),
+) -> None:
+    """Checks the ranges of numbers.
+
+    Args:
+        options: values by name.
+        numbers_of: by name the smallest value, whether that is allowed, whether an integer.
+        optional: names of those that may be `None`.
+
+    Raises:
+        VijaxError: a number is out of its range.
+    """
+    for name, (smallest, closed, integer) in numbers_of.items():
         value = options[name]
-        if value is None and name.endswith("_prior"):
+        if value is None and name in optional:
             continue
         kind = numbers.Integral if integer else numbers.Real
         valid = isinstance(value, kind) and not isinstance(value, bool)

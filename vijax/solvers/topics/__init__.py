@@ -1,0 +1,1 @@
+"""Latent Dirichlet allocation over sparse counts: documents in padded blocks that stay in cache."""

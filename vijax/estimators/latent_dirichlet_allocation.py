@@ -9,7 +9,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from vijax.estimators.options import check_numbers
-from vijax.estimators.topic_model import TopicModel
+from vijax.estimators.topic_model import TopicModel, check_validation
 from vijax.runtime.errors import VijaxError, mismatch
 from vijax.solvers.topics import evaluation
 from vijax.solvers.topics.corpus import Counts, Shape
@@ -32,7 +32,7 @@ _NUMBERS = {  # smallest value, whether that is allowed, whether an integer
     "evaluate_every": (1, True, True),
     "tol": (0, True, False),
 }
-_OPTIONAL = ("doc_topic_prior", "topic_word_prior", "batch_size")
+_OPTIONAL = ("doc_topic_prior", "topic_word_prior", "batch_size", "validation_fraction")
 
 
 class LatentDirichletAllocation(TopicModel):
@@ -74,7 +74,8 @@ class LatentDirichletAllocation(TopicModel):
         learn_priors: fit an asymmetric `doc_topic_prior` and a symmetric `topic_word_prior` to the
             evidence lower bound; with `collapsed=False`.
         validation_fraction: share of the documents that is held out. Their completion perplexity
-            is recorded, and the fit ends when it stops falling.
+            is recorded, and the fit ends when it stops falling. By default a twentieth with
+            `collapsed=True`, because these updates begin to fit the noise, else none.
         evaluate_every: passes between two such evaluations.
         tol: relative fall of the perplexity that ends a fit; without validation, the rise of the
             log probability of a token in a pass, in nats.
@@ -116,7 +117,7 @@ class LatentDirichletAllocation(TopicModel):
         total_samples: float = 1e6,
         max_doc_update_iter: int = 5,
         learn_priors: bool = False,
-        validation_fraction: float = 0.0,
+        validation_fraction: float | None = None,
         evaluate_every: int = 1,
         tol: float = 1e-4,
         random_state: Any = None,
@@ -232,9 +233,7 @@ class LatentDirichletAllocation(TopicModel):
             expected = f"one of {METHODS}"
             raise VijaxError(mismatch("learning_method", expected, repr(self.learning_method)))
         check_numbers(self.get_params(deep=False), _NUMBERS, _OPTIONAL)
-        if self.validation_fraction >= 1:
-            expected = "a number below 1"
-            raise VijaxError(mismatch("validation_fraction", expected, self.validation_fraction))
+        check_validation(self.validation_fraction)
         if self.learn_priors and self.collapsed:
             remedy = "The collapsed updates have no bound to which priors could be fitted."
             raise VijaxError(mismatch("learn_priors", "False with collapsed=True", "True", remedy))

@@ -19,14 +19,25 @@ _STEPS = 50  # updates of a new document
 # Minibatches into which documents are divided: updates of the bound commit to topics of the first.
 _MINIBATCHES = {True: 24, False: 4}
 _FEWEST = 128  # documents of these
+_VALIDATION = 0.05  # default share of documents that are held out
 
 
-class _Progress(NamedTuple):
+class Progress(NamedTuple):
     """What a fit continues from with the same documents."""
 
     state: State
     batches: list[Minibatch]
     checksum: int
+
+
+def check_validation(fraction: float | None) -> None:
+    """Checks that documents are left for the fit.
+
+    Raises:
+        VijaxError: none are.
+    """
+    if fraction is not None and fraction >= 1:
+        raise VijaxError(mismatch("validation_fraction", "a number below 1", fraction))
 
 
 class TopicModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -35,7 +46,7 @@ class TopicModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     # parameters of all
     max_iter: int
     tol: float
-    validation_fraction: float
+    validation_fraction: float | None
     evaluate_every: int
     warm_start: bool
     verbose: int
@@ -171,6 +182,7 @@ class TopicModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         rng: np.random.RandomState,
         learn: Callable[[State, list[Minibatch], int], None],
         batch_size: int | None,
+        fewest: int = 1,
     ) -> None:
         """Passes until the limit, or until nothing improves, and sets the attributes.
 
@@ -181,9 +193,13 @@ class TopicModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             rng: source of splits.
             learn: called after every pass with the state, the minibatches and the pass.
             batch_size: documents of a minibatch.
+            fewest: passes before which nothing ends a fit but the limit.
         """
         order = rng.permutation(corpus.num_documents)
-        count = int(self.validation_fraction * len(order))
+        fraction = self.validation_fraction
+        if fraction is None:
+            fraction = _VALIDATION if rule.collapsed else 0.0
+        count = int(fraction * len(order))
         held_out = evaluation.Completion.of(corpus.take(order[:count]), rng) if count else None
         share = -(-(len(order) - count) // _MINIBATCHES[rule.collapsed])
         size = batch_size or max(share, _FEWEST)
@@ -203,7 +219,7 @@ class TopicModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
                     len(perplexities) > 1 and perplexities[-1] > (1 - self.tol) * perplexities[-2]
                 )
             self._report(number, log_prob, perplexities)
-            if done:
+            if done and state.passes >= fewest:
                 break
         self._progress = progress if self.warm_start else None
         self.n_iter_, self.perplexities_ = number, perplexities
@@ -216,19 +232,19 @@ class TopicModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         start: State,
         size: int,
         rng: np.random.RandomState,
-    ) -> _Progress:
+    ) -> Progress:
         """A new start, or that of the last fit if the documents are the same."""
         checksum = 0
         for array in (corpus.indptr, corpus.words, corpus.counts):
             checksum = zlib.crc32(np.ascontiguousarray(array).data, checksum)
-        before: _Progress | None = getattr(self, "_progress", None) if self.warm_start else None
+        before: Progress | None = getattr(self, "_progress", None) if self.warm_start else None
         if before is not None and before.state.topics.shape == start.topics.shape:
             if before.checksum == checksum:
                 return before
             start = before.state
         words, topics = start.topics.shape
         batches = minibatches(corpus.take(chosen), topics, words, size, rng)
-        return _Progress(start, batches, checksum)
+        return Progress(start, batches, checksum)
 
     def _keep(self, state: State, rule: Rule) -> None:
         self._state, self._rule = state, rule

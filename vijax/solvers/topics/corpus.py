@@ -96,7 +96,7 @@ class Shape(NamedTuple):
         longest = 1 << int(max(pieces.max(initial=1) - 1, 0)).bit_length()
         count = max(size // _PIECE, longest)
         documents = count / pieces.mean() if len(pieces) else 1
-        step = max(1 << max(int(documents).bit_length() - 3, 0), 1)
+        step = 1 << max(int(documents).bit_length() - 2, 0)  # few values, few programs
         return cls(count, min(int(-(-documents // step) * step), count))
 
 

@@ -8,6 +8,7 @@ own, by the interpreter in `VIJAX_PEERS_PYTHON` (by default this one).
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -199,7 +200,17 @@ def process(options: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-SECTIONS = {"scale": scale, "padding": padding, "bound": bound, "process": process}
+def disk(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Memory of one pass over all documents from disk, and whether the topics are the same."""
+    matrix = read(options.folder, "arxiv100k")
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("indptr", "indices", "data"):
+            np.save(Path(folder) / f"{name}.npy", getattr(matrix, name))
+        module = "bench.conjugacy.documents_on_disk"
+        return [_report.in_fresh_process(module, folder, how) for how in ("disk", "memory")]
+
+
+SECTIONS = {"scale": scale, "padding": padding, "bound": bound, "process": process, "disk": disk}
 
 
 if __name__ == "__main__":

@@ -227,3 +227,13 @@ def test_comparisons_show_elpd_and_differences_with_standard_errors(automatic, s
     found["elpd"] = np.nan
     with pytest.raises(vijax.VijaxError, match="compare: expected models with pointwise"):
         vijax.plot.compare(found)
+
+
+def test_words_of_topics():
+    table = [[("sun", 0.5), ("rain", 0.2)], [("goal", 0.4), ("team", 0.3)]]
+    panels = vijax.plot.topics(table).axes
+    assert [axes.get_title(loc="left") for axes in panels] == ["topic 0", "topic 1"]
+    assert [label.get_text() for label in panels[1].get_yticklabels()] == ["goal", "team"]
+    assert [bar.get_width() for bar in panels[0].patches] == [0.5, 0.2]
+    with pytest.raises(vijax.VijaxError, match="at least one topic"):
+        vijax.plot.topics([])

@@ -27,6 +27,7 @@ from vijax.plot.predictive import predictive
 from vijax.plot.report import report
 from vijax.plot.shifts import shifts
 from vijax.plot.stages import stages
+from vijax.plot.topics import topics
 from vijax.plot.weights import weights
 
 __all__ = [
@@ -38,5 +39,6 @@ __all__ = [
     "report",
     "shifts",
     "stages",
+    "topics",
     "weights",
 ]

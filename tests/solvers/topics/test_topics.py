@@ -2,12 +2,13 @@
 
 import itertools
 
+import jax
 import numpy as np
 import pytest
 from scipy import sparse
 from scipy.special import digamma, gammaln
 
-from vijax.solvers.topics import corpus, evaluation, kernel, priors, training
+from vijax.solvers.topics import corpus, evaluation, kernel, priors, programs, training
 
 RNG = np.random.default_rng(0)
 
@@ -112,8 +113,8 @@ def test_the_bound_rises_in_every_pass(size):
 
 
 def evaluation_of(state, batch):
-    weights = training.programs.weights_of(state.topics, False)
-    logs = training.programs.visit(weights, batch.groups, batch.gamma.copy(), state.alpha, 1)
+    weights = programs.weights_of(state.topics, False)
+    logs = programs.visit(weights, batch.groups, batch.gamma.copy(), state.alpha, 1)
     gamma = batch.gamma.astype(float)
     documents = logs.log_probs - batch.tokens * digamma(gamma.sum(axis=1))
     return float(np.sum(documents - priors.divergences(gamma, state.alpha)))
@@ -150,3 +151,15 @@ def test_tables_of_restaurants():
     a = np.array([0.5, 2.0])
     exact = np.array([1 + 0.5 / 1.5 + 0.5 / 2.5, 1.0])
     np.testing.assert_allclose(priors.expected_tables(np.array([[3.0, 1.0]]), a), exact)
+
+
+@pytest.mark.parametrize("collapsed", [False, True])
+def test_a_visit_lowers_for_accelerators(collapsed):
+    group = next(corpus.groups_of(CORPUS, corpus.Shape.of(CORPUS, 4)))
+    gamma = np.ones((*group.documents.shape, 4), np.float32)
+    rows, alpha = np.ones((60, 4), np.float32), np.ones(4, np.float32)
+    numbers = np.int32(3), np.float32(1.0)
+    arrays = group._replace(documents=None, num_blocks=np.int32(group.num_blocks))
+    program = jax.jit(lambda *args: kernel.visit(*args, collapsed=collapsed))
+    exported = jax.export.export(program, platforms=("cuda", "tpu"))
+    assert exported(rows, rows, arrays, gamma, alpha, *numbers).platforms == ("cuda", "tpu")

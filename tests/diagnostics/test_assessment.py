@@ -58,7 +58,7 @@ def test_costly_assessment_uses_its_budget_if_weights_vary(costly):
 
 
 def test_labels_count_in_the_cost_of_a_draw():
-    """A row with one of ten labels is about eighty elements of data."""
+    """A row with one of ten labels is about forty elements of data."""
 
     def mixture(y):
         mu = numpyro.sample("mu", dist.Normal(0.0, 5.0).expand([10]).to_event(1))
@@ -69,7 +69,7 @@ def test_labels_count_in_the_cost_of_a_draw():
     y = np.zeros(300_000, np.float32)
     _, arrays, target = split_and_build(mixture, (y,), {}, None, frozenset())
     number = assess.num_assessment_draws(Batch(arrays), target)
-    assert number == assess._MAX_ELEMENTS // (81 * len(y) + 10) == 353
+    assert number == assess._MAX_ELEMENTS // (41 * len(y) + 10) == 698
 
 
 def test_summary_of_a_certified_fit_computes_no_weights(monkeypatch):

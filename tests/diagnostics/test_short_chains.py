@@ -145,6 +145,6 @@ def test_chains_within_a_small_budget_are_inconclusive():
 
 def test_the_budget_is_larger_where_draws_need_correction():
     class Large:
-        cost = 2**22
+        num_elements = 2**22
 
     assert evaluation_budget(Large, True) > evaluation_budget(Large, False) >= 2**10

@@ -143,7 +143,6 @@ class Kernel:
         points: number of points evaluated, Hessian-vector products included.
         num_elements: array elements in one evaluation: all data, one point, and the enumeration of
             marginalized discrete sites.
-        cost: elements of data whose log density takes as long as one evaluation.
         found: a run calls it with a function that returns the best Gaussian so far.
     """
 
@@ -180,7 +179,6 @@ class Kernel:
             len(_devices(value)) > 1 for value in data.values()
         )
         self.num_elements = self.dim + target.marginalized.entries + num_elements
-        self.cost = self.dim - target.space.dim + target.cost + num_elements
         self.block = block or self._choose_block()
 
     def _choose_block(self) -> int:

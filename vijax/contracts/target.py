@@ -19,7 +19,7 @@ from vijax.runtime.host_values import Node
 from vijax.runtime.precision import float32_products
 from vijax.runtime.program import Program
 
-_ENTRY_COST = 8  # of a row with one label: 4 ns, its gradient 15 ns; an element of data 0.5 and 1
+_ENTRY_COST = 4  # of a row with one label: 4 ns, its gradient 15 ns; an element of data 0.5 and 1
 _MANY_SITES = 50  # latent sites of a program that takes longer to compile than to run
 
 PyTree = Any

@@ -151,7 +151,9 @@ def evaluation_budget(kernel: Kernel, correcting: bool) -> int:
         kernel: the compiled log density and gradient.
         correcting: whether only chains can correct the draws.
     """
-    return min(_POINTS, _ELEMENTS * (_CORRECTION_FACTOR if correcting else 1) // kernel.cost)
+    return min(
+        _POINTS, _ELEMENTS * (_CORRECTION_FACTOR if correcting else 1) // kernel.num_elements
+    )
 
 
 def check(

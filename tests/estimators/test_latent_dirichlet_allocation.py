@@ -30,6 +30,7 @@ def test_checks_of_scikit_learn(estimator, check):
     check(estimator)
 
 
+@pytest.mark.slow
 def test_an_optimum_of_scikit_learn_is_one_here():
     options = {"doc_topic_prior": 0.2, "topic_word_prior": 0.1, "random_state": 0}
     peer = Peer(4, max_iter=30, mean_change_tol=1e-4, max_doc_update_iter=200, **options).fit(DATA)
@@ -123,6 +124,6 @@ def test_errors_name_the_argument(options, message):
 def test_negative_counts_and_wrong_names():
     with pytest.raises(ValueError, match="Negative values"):
         LatentDirichletAllocation().fit(-DATA)
-    found = LatentDirichletAllocation(2, max_iter=1).fit(DATA)
+    found = LatentDirichletAllocation(4, max_iter=1).fit(DATA)
     with pytest.raises(VijaxError, match="feature_names: expected 60 names"):
         found.top_words(["a"])

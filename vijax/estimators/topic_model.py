@@ -107,10 +107,15 @@ class TopicModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         Args:
             X: counts, `(D, V)`.
             random_state: seed of the split.
+
+        Raises:
+            VijaxError: there are no tokens to predict.
         """
         check_is_fitted(self)
         corpus = Counts.of(self._checked(X, reset=False))
         split = evaluation.Completion.of(corpus, np.random.RandomState(random_state))
+        if not len(split.hidden.counts):
+            raise VijaxError(mismatch("X", "documents with whole counts", "no such tokens"))
         return split.perplexity(self._state.topics, self._state.alpha)
 
     def top_words(
@@ -203,6 +208,8 @@ class TopicModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         held_out = evaluation.Completion.of(corpus.take(order[:count]), rng) if count else None
         share = -(-(len(order) - count) // _MINIBATCHES[rule.collapsed])
         size = batch_size or max(share, _FEWEST)
+        if held_out is not None and not len(held_out.hidden.counts):
+            held_out = None  # no whole counts
         progress = self._progress_of(corpus, order[count:], start, size, rng)
         state, batches = progress.state, progress.batches
         tokens = sum(float(batch.tokens.sum()) for batch in batches)

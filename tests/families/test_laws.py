@@ -11,7 +11,8 @@ from tests.families.members import BATCH, MAKERS, density, mean_parameters, memb
 
 NUM_DRAWS = 4000
 RATES = np.array([[1.0, 1.0], [0.2, 0.7]])  # each for a batch of two
-REST = (  # with the same code as another; left to -m slow
+REST = (  # with the same code as another, or tested by fits; left to -m slow
+    "gaussian chain",
     "wishart",
     "normal inverse gamma",
     *("bernoulli", "gamma", "inverse gamma", "inverse wishart", "beta"),

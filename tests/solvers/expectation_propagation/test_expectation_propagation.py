@@ -264,6 +264,7 @@ def process(x, y):
     numpyro.sample("y", dist.Bernoulli(probs=ndtr(amplitude * factor @ z)).to_event(1), obs=y)
 
 
+@pytest.mark.slow
 def test_hyperparameters_are_at_the_mode_of_the_evidence():
     """The gradient is that of the evidence, by differences of converged runs."""
     x = np.linspace(0.0, 5.0, 8).astype(np.float32)

@@ -30,6 +30,7 @@ _ELEMENTS = 2**16  # of a block, in a processor's cache
 _ELEMENTS_OF_DEVICE = 2**24  # enough to keep an accelerator busy
 _LEAST = 4  # blocks from which they pay
 _SAMPLE = 10_000  # rows that show the components of a mixture
+_LEAST_OF_CHAINS = 256  # rows of a block: a step of few chains takes as long as one of many
 _MOST_OF_LOCAL = 16  # blocks, where the gradient of each has an element for every row of the plate
 
 
@@ -106,6 +107,8 @@ def blocks_of(plan: EnumerationPlan, readings: Mapping[str, Reading]) -> Blocks 
     local = any(_is_local(readings[name], place) for name, place in places.items())
     if local:
         length = max(length, math.ceil(size / _MOST_OF_LOCAL))
+    if any(spec.previous for spec in plan.specs.values()):
+        length = max(length, _LEAST_OF_CHAINS)
     if size < _LEAST * length:
         return None
     return Blocks(plate, size, _divisor(size, length), local)

@@ -1,4 +1,4 @@
-"""Dependence analysis of traced programs (jaxprs)."""
+"""Traced programs (jaxprs): what depends on what, inner programs, single operations."""
 
 from __future__ import annotations
 
@@ -9,6 +9,27 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 from jax.interpreters import partial_eval
+
+_CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+
+
+def called_program(equation: Any) -> tuple[Any, Sequence[Any]] | None:
+    """The program that an operation calls once, and its constants; `None` of any other one."""
+    inner = next((equation.params[name] for name in _CALLS if name in equation.params), None)
+    if inner is None or equation.primitive.name in ("scan", "while", "cond"):
+        return None
+    closed = isinstance(inner, core.ClosedJaxpr)
+    return (inner.jaxpr, inner.consts) if closed else (inner, ())
+
+
+def execute(jaxpr: Any, equation: Any, values: Sequence[Any]) -> list[Any]:
+    """The outputs of one operation of a program, evaluated as a program of its own."""
+    pairs = zip(equation.invars, values, strict=True)
+    inputs = {atom: value for atom, value in pairs if not isinstance(atom, core.Literal)}
+    single = jaxpr.replace(
+        constvars=[], invars=[*inputs], outvars=[*equation.outvars], eqns=[equation]
+    )
+    return core.jaxpr_as_fun(core.ClosedJaxpr(single, ()))(*inputs.values())
 
 
 def has_loop(jaxpr: Any, length: int) -> bool:

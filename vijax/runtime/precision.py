@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.extend import core
 
-from vijax.runtime.jaxpr import num_consts_and_carry
+from vijax.runtime.jaxpr import execute, num_consts_and_carry
 
 PRECISIONS = ("bfloat16",)  # float16 would need loss scaling
 _FULL = "vijax.full_precision"
@@ -91,7 +91,7 @@ def _applied(jaxpr: Any, equation: Any, values: list[Any], dtype: Any) -> Sequen
     """The values of an equation's outputs."""
     name, params = equation.primitive.name, equation.params
     if _FULL in str(equation.source_info.name_stack):
-        return _unchanged(jaxpr, equation, values)
+        return execute(jaxpr, equation, values)
     if name in _PRODUCTS and all(_is_wider(atom.aval.dtype, dtype) for atom in equation.invars):
         rounded = [lax.convert_element_type(operand, dtype) for operand in values]
         product = equation.primitive.bind(*rounded, **params | {"preferred_element_type": dtype})
@@ -108,17 +108,7 @@ def _applied(jaxpr: Any, equation: Any, values: list[Any], dtype: Any) -> Sequen
         inner = _function(params["jaxpr"], (), dtype)
         options = {option: params[option] for option in ("prevent_cse", "policy")}
         return jax.checkpoint(inner, **options)(*values)
-    return _unchanged(jaxpr, equation, values)
-
-
-def _unchanged(jaxpr: Any, equation: Any, values: list[Any]) -> Sequence[Any]:
-    """The outputs of an equation, evaluated unchanged as a program of its own."""
-    pairs = zip(equation.invars, values, strict=True)
-    inputs = {atom: value for atom, value in pairs if not isinstance(atom, core.Literal)}
-    single = jaxpr.replace(
-        constvars=[], invars=[*inputs], outvars=equation.outvars, eqns=[equation]
-    )
-    return core.jaxpr_as_fun(core.ClosedJaxpr(single, ()))(*inputs.values())
+    return execute(jaxpr, equation, values)
 
 
 def _scan(equation: Any, values: list[Any], dtype: Any) -> list[Any]:

@@ -29,7 +29,7 @@ from vijax.model.conjugacy.values import (
     new_axes,
     sites_of,
 )
-from vijax.runtime.jaxpr import dependencies
+from vijax.runtime.jaxpr import called_program, dependencies, execute
 
 ELEMENTWISE = frozenset(
     [
@@ -96,7 +96,6 @@ ELEMENTWISE = frozenset(
         "xor",
     ]
 )
-_CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 
 
 class Interpreter:
@@ -152,11 +151,9 @@ class Interpreter:
         return self._memo[lookup][0][0]
 
     def _equation(self, equation: Any, inputs: list[Value]) -> list[Value]:
-        inner = next((equation.params[p] for p in _CALLS if p in equation.params), None)
-        if inner is not None and equation.primitive.name not in ("scan", "while", "cond"):
-            closed = isinstance(inner, core.ClosedJaxpr)
-            jaxpr, consts = (inner.jaxpr, inner.consts) if closed else (inner, ())
-            return self.run(jaxpr, consts, inputs)
+        inner = called_program(equation)
+        if inner is not None:
+            return self.run(*inner, inputs)
         lookup = (
             equation.primitive.name,
             _params(equation.params),
@@ -190,15 +187,7 @@ class Interpreter:
         if equation.primitive.name == "concatenate" and all(is_number(v.array) for v in inputs):
             arrays = [full_array(value) for value in inputs]
             return [known(np.concatenate(arrays, equation.params["dimension"]))]
-        pairs = zip(equation.invars, inputs, strict=True)
-        operands = {
-            var: full_array(value) for var, value in pairs if not isinstance(var, core.Literal)
-        }
-        program = self._jaxpr.replace(
-            constvars=[], invars=[*operands], outvars=equation.outvars, eqns=[equation]
-        )
-        run = core.jaxpr_as_fun(core.ClosedJaxpr(program, ()))
-        return [known(out) for out in run(*operands.values())]
+        return [known(out) for out in execute(self._jaxpr, equation, [*map(full_array, inputs)])]
 
     def _independent(
         self, equation: Any, inputs: Sequence[Value], outputs: Sequence[Value]

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.extend import core
 
-_CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
-_LOOPS = ("scan", "while", "cond")
+from vijax.runtime.jaxpr import called_program, execute
 
 # linear in all their operands together
 _LINEAR = frozenset(
@@ -136,32 +135,18 @@ def _run(jaxpr: Any, consts: Sequence[Node], inputs: Sequence[Node]) -> list[Nod
 
 def _equation(jaxpr: Any, equation: Any, operands: list[Node]) -> list[Node]:
     if all(node.kind == "known" for node in operands):
-        return _executed(jaxpr, equation, operands)
-    name = equation.primitive.name
-    inner = next((equation.params[p] for p in _CALLS if p in equation.params), None)
-    if inner is not None and name not in _LOOPS:
-        closed = isinstance(inner, core.ClosedJaxpr)
-        body, consts = (inner.jaxpr, inner.consts) if closed else (inner, ())
+        results = execute(jaxpr, equation, [node.array for node in operands])
+        return [known_node(result) for result in results]
+    inner = called_program(equation)
+    if inner is not None:
+        body, consts = inner
         return _run(body, [known_node(c) for c in consts], operands)
-    kind = "affine" if _is_affine(name, operands) else "other"
+    kind = "affine" if _is_affine(equation.primitive.name, operands) else "other"
     latents = frozenset[str]().union(*(node.latents for node in operands))
     return [
         Node(tuple(out.aval.shape), out.aval.dtype, kind, latents, None, equation, (*operands,), i)
         for i, out in enumerate(equation.outvars)
     ]
-
-
-def _executed(jaxpr: Any, equation: Any, operands: Sequence[Node]) -> list[Node]:
-    arrays = {
-        var: node.array
-        for var, node in zip(equation.invars, operands, strict=True)
-        if not isinstance(var, core.Literal)
-    }
-    program = jaxpr.replace(
-        constvars=[], invars=[*arrays], outvars=[*equation.outvars], eqns=[equation]
-    )
-    results = core.jaxpr_as_fun(core.ClosedJaxpr(program, ()))(*arrays.values())
-    return [known_node(result) for result in results]
 
 
 def _is_affine(name: str, operands: Sequence[Node]) -> bool:

@@ -23,6 +23,7 @@ _SUMMARY = 7  # columns of a summary
 LONG = {"baseball", "changepoint", "covertype", "gaussian_process", "hand_written_guide"}
 LONG |= {"matrix_factorization", "methylation", "quickstart", "radon", "robust_regression"}
 LONG |= {"sleepstudy", "spike_counts", "state_space"}
+LONG |= {"gp_classification", "hidden_markov", "switching", "topics", "trueskill"}
 
 # By example: start of a line of the output, index of the number after it, value, tolerance. Values
 # are those of NUTS on the same models (4 chains of 4,000 draws, R-hat 1.00, no divergences);
@@ -115,6 +116,35 @@ EXPECTED = {
         ("height", 0, 1.09, 0.1),
         ("length", 0, 5.35, 0.15),
         ("noise", 0, 0.456, 0.004),
+    ],
+    # Maximum likelihood has 13.13, 19.71 and 29.71, as published, and AIC 679.1.
+    "hidden_markov": [
+        ("3", 0, -351.30, 0.05),
+        ("3", 2, 679.1, 0.05),
+        ("quiet", 0, 13.13, 0.15),
+        ("usual", 0, 19.71, 0.25),
+        ("busy", 0, 29.71, 0.5),
+        ("same most probable state", 0, 104, 2),
+    ],
+    # Hamilton (1989), with autoregressive growth, has 1.16, -0.36, 0.905 and 0.755.
+    "switching": [
+        ("expansion", 0, 1.08, 0.05),
+        ("recession", 0, -0.43, 0.08),
+        ("expansion", 3, 0.919, 0.01),
+        ("quarters as dated by the NBER", 0, 0.926, 0.02),
+    ],
+    # scikit-learn's process, by Laplace's method, has a mean log probability of -0.329.
+    "gp_classification": [("EP", 0, 0.867, 0.02), ("EP", 1, -0.322, 0.01)],
+    # The texts are those of the installed versions.
+    "topics": [("vijax", 0, 0.84, 0.06)],
+    # Published: 29.3958317, 7.1714758.
+    "trueskill": [
+        ("one on one", 0, 29.39583, 1e-4),
+        ("one on one", 1, 7.17148, 1e-4),
+        ("largest error, steps", 0, 0.0, 0.001),
+        ("largest error, NUTS", 0, 0.0, 0.1),
+        ("France", 0, 1.02, 0.05),
+        ("France", 1, 0.49, 0.02),
     ],
     # scikit-learn's LogisticRegression with default penalty has 0.975 on the same split.
     "logistic_regression": [("accuracy", 0, 0.975, 0.012)],

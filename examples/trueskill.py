@@ -23,12 +23,8 @@ result = np.sign(matches["goals_first"] - matches["goals_second"])  # 1, 0 or -1
 NOISE, MARGIN = 1.0, 0.35  # sd of a difference of performances, in sds of skill; of a draw
 TEAMS, EP = len(teams), "expectation_propagation"
 # color and label by number of matches
-GROUPS = {
-    3: (GREY, "out in the group"),
-    4: ("#7fa8c9", "out in round 2"),
-    5: (BLUE, "out in round 3"),
-}
-GROUPS[7] = (ORANGE, "among the last four")
+GROUPS = {3: (GREY, "group stage"), 4: ("#7fa8c9", "round 2"), 5: (BLUE, "round 3")}
+GROUPS[7] = (ORANGE, "last four")
 
 
 def steps(first, second, result, margin, noise, count, mean=0.0, sd=1.0):
@@ -95,7 +91,7 @@ def main():
     axes.set(ylim=(TEAMS - 0.4, -0.6), xlabel="skill, 89 % interval")
     axes.set_title("64 matches leave skills uncertain")
     axes.axvline(0, color=GREY, lw=0.6, zorder=0)
-    axes.legend(loc="upper left")
+    axes.legend(loc="upper left", title="reached")
     save(figure, "trueskill")
 
 

@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "vijax"
 LAYERS = [
     {"runtime", "families", "_version"},
     {"contracts"},
-    {"model", "diagnostics", "guides", "data"},
+    {"model", "diagnostics", "guides", "data", "nn"},
     {"objectives", "solvers"},
     {"algorithms", "engine"},
     {"storage", "auto"},
@@ -31,7 +31,7 @@ LAYERS = [
 
 # Who may import what from outside; a package that is not named here is free to all.
 RESERVED = {
-    "numpyro": {"model", "guides.numpyro"},
+    "numpyro": {"model", "guides.numpyro", "nn"},
     "arviz_plots": {"plot"},
     "matplotlib": {"plot"},
     "orbax": {"storage"},

@@ -29,6 +29,7 @@ from vijax.solvers import ExpectationPropagation
 from vijax.storage.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
+    from vijax import nn
     from vijax.posterior.tables import Comparison, Summary
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "guides",
     "load",
     "load_predictor",
+    "nn",
     "objectives",
     "prior",
     "stack",
@@ -60,7 +62,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The tables, which need pandas: importing it takes most of a second."""
+    """The tables, which need pandas, and networks, which need flax: both take long to import."""
+    if name == "nn":
+        return import_module("vijax.nn")
     if name in ("Comparison", "Summary"):
         return getattr(import_module("vijax.posterior.tables"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

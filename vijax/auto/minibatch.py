@@ -48,7 +48,7 @@ def can_refine(problem: Problem, parameters: dict[str, PyTree], mutable: dict[st
         return False
     if problem.all_rows is None or parameters or mutable:
         return False
-    if target.structure.sequential or dim > DENSE_DIM:
+    if target.structure.sequential or dim > DENSE_DIM or target.space.networks.sites:
         return False
     return _affordable(problem, _NUM_HESSIANS * (dim + 32), _PASSES[0])
 

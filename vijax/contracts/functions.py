@@ -55,6 +55,7 @@ class Functions(NamedTuple):
     log_dets: Callable[..., dict[str, Array]]
     log_prior_sds: Callable[..., dict[str, Array]]
     initialize: Callable[..., tuple[dict[str, PyTree], dict[str, PyTree]]]
+    starts: Callable[..., dict[str, Array]]
     constrain_params: Callable[..., dict[str, PyTree]]
     observations: Callable[..., dict[str, Array]]
     draw_discrete: Callable[..., Position]

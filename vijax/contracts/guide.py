@@ -26,6 +26,7 @@ from vijax.contracts.family import Family
 from vijax.contracts.space import Array, Axes, Position, Space
 from vijax.contracts.target import Batch, PyTree, Target
 from vijax.runtime.errors import GuideError
+from vijax.runtime.network_run import Noise
 
 
 class Draw(NamedTuple):
@@ -124,6 +125,13 @@ class Guide(abc.ABC):
     def plan_lines(self) -> tuple[str, ...]:
         """What the model says of the family, in lines of a report; none by default."""
         return ()
+
+    def weight_noise(self, params: PyTree, space: Space) -> Noise:
+        """Mean and sd of sites with independent normal distributions, by kind of noise, and site.
+
+        Networks may draw their weights for each row, see `vijax.nn`; none by default.
+        """
+        return {}
 
     def named_params(self, params: PyTree, space: Space, batch: Batch) -> dict[str, PyTree]:
         """Parameters with names that users know, in their constraints: `param` sites of NumPyro."""

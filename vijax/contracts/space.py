@@ -52,6 +52,8 @@ class Site:
         plates: the plates it is in.
         cardinality: number of values of a discrete site, 0 if countably infinite (see
             `vijax.families.discrete`); `None` for a continuous one.
+        init_scale: standard deviation at the start of a fit, of a site with an initial value of its
+            own (weights of networks); `None` for others.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Site:
     event_dim: int = 0
     plates: tuple[Plate, ...] = ()
     cardinality: int | None = None
+    init_scale: float | None = None
 
     @property
     def size(self) -> int:
@@ -132,6 +135,11 @@ class Space:
     def discrete(self) -> Space:
         """The discrete sites."""
         return Space(tuple(site for site in self.sites if site.cardinality is not None))
+
+    @property
+    def networks(self) -> Space:
+        """The weights of networks: sites with an initial value of their own."""
+        return Space(tuple(site for site in self.sites if site.init_scale is not None))
 
     @property
     def continuous(self) -> Space:

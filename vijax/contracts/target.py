@@ -16,6 +16,7 @@ from vijax.runtime.compilation import fast_compilation
 from vijax.runtime.device_layout import DeviceLayout
 from vijax.runtime.gathers import Gather
 from vijax.runtime.host_values import Node
+from vijax.runtime.network_run import Noise
 from vijax.runtime.precision import float32_products
 from vijax.runtime.program import Program
 
@@ -38,6 +39,8 @@ class Batch(NamedTuple):
             their lower bounds, see `vijax.engine.count_bounds`.
         fetched: by name, the rows in `index` of arrays that are read from a `RowSource` and are
             therefore not in `data`.
+        noise: in a step of a fit, what networks draw for each row, see
+            `vijax.runtime.network_run`; `None` elsewhere.
     """
 
     data: dict[str, Array]
@@ -45,6 +48,7 @@ class Batch(NamedTuple):
     key: Array | None = None
     centering: dict[str, Array] = {}
     fetched: dict[str, Array] = {}
+    noise: Noise | None = None
 
 
 class Variables(NamedTuple):
@@ -250,6 +254,10 @@ class Target:
     def initialize(self, key: Array, batch: Batch) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
         """Initial values of the `param` sites (unconstrained) and the mutable state."""
         return self.functions.initialize(key, batch)
+
+    def starts(self, key: Array, batch: Batch) -> dict[str, Array]:
+        """Initial values that the model has for some sites: weights of networks."""
+        return self.functions.starts(key, batch)
 
     def constrain_params(
         self, model: Mapping[str, PyTree], batch: Batch, mutable: Mapping

@@ -37,13 +37,18 @@ def random_starts(
         ModelError: no position with a finite log density was found; names the first site whose log
             density is not finite.
     """
+    if count > 1 and target.space.networks.sites:  # each has a start of its own
+        state = (target, batch, model, mutable)
+        return [random_starts(*state, fold_in(key, 50 + i), 1)[0] for i in range(count)]
     size = min(_CANDIDATES, block_size(batch, target.footprint, target.subsampling.axes))
     program = target.program(_candidates, size)
     found: list[tuple[float, Position]] = []
-    near, prior = np.zeros(target.space.dim), _prior(target)
+    near, prior = (np.zeros(target.space.dim), np.ones(target.space.dim)), _prior(target)
+    if target.space.networks.sites:
+        near, prior = (_with_starts(target, key, batch, *one) for one in (near, prior))
     for attempt in range(_TRIES):
         # where none is found near the origin, around the prior
-        loc, scale = (near, near + 1) if attempt < _TRIES // 2 else prior
+        loc, scale = near if attempt < _TRIES // 2 else prior
         z, log_density = on_host(program(fold_in(key, attempt), loc, scale, batch, model, mutable))
         for i in np.flatnonzero(np.isfinite(log_density)):
             found.append((float(log_density[i]), {name: v[i] for name, v in z.items()}))
@@ -156,6 +161,22 @@ def _prior(target: Target) -> tuple[np.ndarray, np.ndarray]:
     ]
     loc, scale = (np.concatenate(part) for part in zip(*parts, strict=True))
     return loc, _PRIOR_SCALES * scale
+
+
+def _with_starts(
+    target: Target, key: Array, batch: Batch, loc: np.ndarray, scale: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Location and scale of random positions, with the weights of networks at their start."""
+    starts = on_host(target.program(_starts)(fold_in(key, 49), batch))
+    by_site = target.space.host_unravel(loc.astype(np.float32)), target.space.host_unravel(scale)
+    for name, value in starts.items():
+        by_site[0][name], by_site[1][name] = value, np.zeros_like(value)
+    return target.space.host_ravel(by_site[0]), target.space.host_ravel(by_site[1])
+
+
+def _starts(target: Target, key: Array, batch: Batch) -> Position:
+    starts = target.starts(key, batch)
+    return target.unconstrain(starts, batch, {}, {})
 
 
 def _candidates(

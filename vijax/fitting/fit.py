@@ -306,7 +306,7 @@ _DEFAULTS = {
 def _default_guide(target: Target, natural: bool) -> Any:
     """The guide of `guide="auto"`: the most flexible one that is affordable in the dimension.
 
-    Local latent variables of a subsampled plate have a Gaussian for each row, conditional on the
+    Networks have independent weights. Local latent variables of a subsampled plate have a Gaussian for each row, conditional on the
     global ones, or are independent if that would cost too much. Discrete sites that are not
     marginalized are independent, see `guides.resolve`. With `natural`, for which there are no
     natural gradients of conditional or low-rank Gaussians, these are independent, too.
@@ -316,6 +316,8 @@ def _default_guide(target: Target, natural: bool) -> Any:
         return "discrete"
     local = tuple(site.name for site in sites if site.axes(target.subsampled).pairs)
     dim = sum(site.size for site in sites if site.name not in local)
+    if target.space.networks.sites and not local:
+        return "meanfield"
     if not target.subsampled:
         rest = "meanfield" if natural else "lowrank"
         return "fullrank" if dim <= DENSE_DIM else rest
@@ -342,7 +344,7 @@ def _solver(algorithm: Any, problem: Problem, parameters: dict[str, PyTree]) -> 
                 f"{next(iter(problem.schedule.subsampled))!r}. Use algorithm='gradient'."
             )
         return algorithm
-    if algorithm != "auto" or problem.schedule.subsampled:
+    if algorithm != "auto" or problem.schedule.subsampled or problem.target.space.networks.sites:
         return None
     solver = default_solver(problem.guide, problem.target.space.dim)
     # solvers that maximize the ELBO hold `param` sites fixed; gradient steps fit them jointly

@@ -35,6 +35,7 @@ from vijax.contracts import (
 )
 from vijax.runtime.errors import GuideError
 from vijax.runtime.keywords import did_you_mean
+from vijax.runtime.network_run import Noise
 
 Sites = str | tuple[str, ...] | EllipsisType  # a key of a `guide=` mapping
 
@@ -63,6 +64,13 @@ class Composite(Guide):
 
     def plan_lines(self) -> tuple[str, ...]:
         return tuple(line for _, guide in self.parts for line in guide.plan_lines())
+
+    def weight_noise(self, params: tuple[PyTree, ...], space: Space) -> Noise:
+        found: dict[str, dict[str, Any]] = {}
+        for values, (guide, part) in zip(params, _parts(self, space), strict=True):
+            for kind, sites in guide.weight_noise(values, part).items():
+                found.setdefault(kind, {}).update(sites)
+        return found
 
     def init(
         self, key: Array, space: Space, location: Position, batch: Batch | None = None

@@ -218,6 +218,7 @@ def functions_of(traced: TracedModel, space: Space, trace: Trace) -> Functions:
         log_dets=traced.log_dets,
         log_prior_sds=traced.log_prior_sds,
         initialize=traced.initialize,
+        starts=traced.starts,
         constrain_params=traced.constrain_params,
         observations=traced.observations,
         draw_discrete=traced.draw_discrete,

@@ -29,6 +29,7 @@ from vijax.model.tracing.sites import (
 )
 from vijax.model.tracing.term_dependence import log_jacobian_name
 from vijax.runtime.errors import ModelError, mismatch
+from vijax.runtime.network_run import NetworkRun, network_run
 
 _FIXED_KEY = 0  # key of the model where the caller has none
 
@@ -76,13 +77,15 @@ class TracedModel:
         model: Mapping[str, PyTree] | None = None,
         mutable: Mapping[str, PyTree] | None = None,
         with_log_density: bool = True,
+        starts: dict[str, Any] | None = None,
         **options: Any,
     ) -> Trace:
-        """Runs the model once, see `vijax.model.tracing.run.run_model`."""
+        """Runs the model once, see `vijax.model.tracing.run.run_model`; networks fill `starts`."""
         args, kwargs = self.arguments.join(self.subsampler.subsample(batch))
         key = jax.random.key(_FIXED_KEY) if batch.key is None else batch.key
         index = {name: jnp.arange(rows) for name, rows in self.default_rows.items()} | batch.index
-        with tracing_errors(self.model):
+        run = _network_run(batch) if starts is None else NetworkRun(starts=starts)
+        with tracing_errors(self.model), network_run(run):
             return run_model(
                 self.model,
                 args,
@@ -237,6 +240,12 @@ class TracedModel:
         }
         return initial, mutable_state(trace)
 
+    def starts(self, key: Array, batch: Batch) -> dict[str, Array]:
+        """Initial values of sites that have their own, the weights of networks."""
+        found: dict[str, Array] = {}
+        self.trace(batch._replace(key=key), self.start, starts=found)
+        return found
+
     def constrain_params(
         self, model: Mapping[str, PyTree], batch: Batch, mutable: Mapping
     ) -> dict[str, PyTree]:
@@ -254,3 +263,14 @@ class TracedModel:
         """The values of the observed sites."""
         trace = self.trace(batch, self.start, model, mutable)
         return {name: jnp.asarray(site["value"]) for name, site in trace.items() if is_data(site)}
+
+
+def _network_run(batch: Batch) -> NetworkRun:
+    """The run of networks at a batch; sites in other coordinates have one value for all rows."""
+    if batch.noise is None:
+        return NetworkRun()
+    noise = {
+        kind: {name: v for name, v in of_kind.items() if name not in batch.centering}
+        for kind, of_kind in batch.noise.items()
+    }
+    return NetworkRun(training=True, noise=noise)

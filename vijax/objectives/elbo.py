@@ -120,8 +120,12 @@ class ELBO(ControlVariateObjective):
                 return self._discrete_particle(key, guide, variables, context)
             part = Part(guide, variables.guide, context.target.space)
             draw, log_q = self._draw(noise, part, context)
+            batch = model_batch(key, context.batch)
+            if self._resolve(guide) == ("entropy", "entropy"):
+                # log p is not that of the draw alone, and cancels no part of its log q
+                batch = batch._replace(noise=guide.weight_noise(*part[1:]))
             log_p, after = context.target.evaluate(
-                draw.z, model_batch(key, context.batch), variables.model, context.mutable
+                draw.z, batch, variables.model, context.mutable
             )
             return log_q - log_p, after
 

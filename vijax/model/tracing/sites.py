@@ -174,6 +174,7 @@ def as_site(name: str, site: Mapping[str, Any], trace: Trace, z: Any) -> Site:
         event_dim=len(site["fn"].event_shape),
         plates=site_plates(site, trace),
         cardinality=site.get("_cardinality"),
+        init_scale=site["infer"].get("init_scale"),
     )
 
 

@@ -111,9 +111,9 @@ def draw_particles(
 def model_batch(key: Array, batch: Batch) -> Batch:
     """The batch with a key for the model's own randomness, derived from the step's key.
 
-    XLA eliminates the derivation if the model uses no randomness.
+    XLA eliminates the derivation if the model uses no randomness. Networks are in training.
     """
-    return batch._replace(key=jax.random.fold_in(key, 1))
+    return batch._replace(key=jax.random.fold_in(key, 1), noise={})
 
 
 def require_density(guide: Guide) -> DensityGuide:

@@ -1,0 +1,145 @@
+"""Networks in model functions: priors, the ELBO, state, initial values, predictions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from flax import nnx
+
+import vijax
+from vijax.contracts import Batch, LossContext, Variables
+from vijax.guides import MeanField
+from vijax.model import build, split
+from vijax.objectives import ELBO
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(40, 3)).astype(np.float32)
+Y = (np.tanh(X[:, 0]) + 0.3 * RNG.normal(size=40)).astype(np.float32)
+KEYS = jax.random.split(jax.random.key(3), 3000)
+
+
+class Net(nnx.Module):
+    def __init__(self, rngs):
+        self.hidden = nnx.Linear(3, 4, rngs=rngs)
+        self.drop = nnx.Dropout(0.5, rngs=rngs)
+        self.norm = nnx.BatchNorm(4, rngs=rngs)
+        self.out = nnx.Linear(4, 1, rngs=rngs)
+
+    def __call__(self, x):
+        return self.out(jnp.tanh(self.norm(self.drop(self.hidden(x)))))[:, 0]
+
+
+class Plain(nnx.Module):
+    def __init__(self, rngs):
+        self.hidden = nnx.Linear(3, 4, rngs=rngs)
+        self.out = nnx.Linear(4, 1, rngs=rngs)
+
+    def __call__(self, x):
+        return self.out(jnp.tanh(self.hidden(x)))[:, 0]
+
+
+def model_of(factory, **options):
+    def model(x, y=None):
+        net = vijax.nn.network("net", factory, **options)
+        with numpyro.plate("rows", len(x)):
+            fitted = numpyro.deterministic("fitted", net(x))
+            numpyro.sample("y", dist.Normal(fitted, 0.3), obs=y)
+
+    return model
+
+
+def gradients(guide, objective):
+    model = model_of(Plain, prior={"out/*": dist.StudentT(4.0), "*": "fan_in"})
+    arguments, data = split(model, (X, Y), {})
+    target = build(model, arguments)
+    z = {s.name: 0.4 * jnp.cos(jnp.arange(s.size)).reshape(s.shape) for s in target.space.sites}
+    params = MeanField(init_scale=0.3).init(KEYS[0], target.space, z)
+    params = params._replace(log_scale=jax.tree.map(lambda a: a * 0 - 1.0, params.log_scale))
+
+    def loss(params, key):
+        batch = Batch(data)
+        return objective(
+            Variables(params), LossContext({}, key, target, guide, batch, jnp.zeros(()))
+        )[0]
+
+    return jax.jit(jax.vmap(jax.value_and_grad(loss), (None, 0)))(params, KEYS)
+
+
+@pytest.mark.parametrize("noise", ["shared", "flipout", "local"])
+def test_elbo_and_its_gradient_are_those_of_drawn_weights(noise):
+    found = gradients(MeanField(noise=noise), ELBO())
+    expected = gradients(MeanField(), ELBO(estimator="plain"))
+    for one, two in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        error = np.hypot(np.std(one, axis=0), np.std(two, axis=0)) / np.sqrt(len(KEYS))
+        assert np.all(np.abs(np.mean(one, axis=0) - np.mean(two, axis=0)) < 5 * error + 1e-5)
+
+
+def test_row_noise_reduces_the_variance_of_the_gradient():
+    variance = {
+        noise: sum(
+            np.sum(np.var(leaf, axis=0))
+            for leaf in jax.tree.leaves(gradients(MeanField(noise=noise), ELBO())[1].loc)
+        )
+        for noise in ("shared", "flipout", "local")
+    }
+    assert variance["local"] < variance["flipout"] < 0.5 * variance["shared"]
+
+
+@pytest.mark.parametrize(
+    ("prior", "message"),
+    [
+        ({"hidden/*": None}, "out/bias"),
+        ({"hiden/*": None, "*": None}, "hiden"),
+        ({"*": 3.0}, "hidden/bias"),
+    ],
+)
+def test_every_weight_has_a_prior_and_every_pattern_a_weight(prior, message):
+    with pytest.raises(vijax.ModelError, match=message):
+        vijax.fit(model_of(Plain, prior=prior), X, Y)
+
+
+def test_a_network_inside_a_plate_is_refused():
+    def model(x):
+        with numpyro.plate("rows", len(x)):
+            vijax.nn.network("net", Plain)(x)
+
+    with pytest.raises(vijax.ModelError, match="before the plate"):
+        vijax.fit(model, X)
+
+
+def test_default_priors_have_the_scale_of_the_layer():
+    def model(x):
+        factory = lambda rngs: nnx.MultiHeadAttention(2, 4, decode=False, rngs=rngs)  # noqa: E731
+        vijax.nn.network("net", factory)(x)
+
+    with numpyro.handlers.seed(rng_seed=0):
+        trace = numpyro.handlers.trace(model).get_trace(jnp.ones((2, 5, 4)))
+    scales = {name: np.unique(trace[name]["fn"].variance) for name in trace}
+    assert scales["net/query/kernel"] == scales["net/out/kernel"] == 0.25
+    assert scales["net/query/bias"] == 1.0
+
+
+def test_state_and_dropout_follow_training_and_prediction():
+    prior = {"out/*": "fan_in", "*": None}
+    options = {"num_steps": 300, "guide": "meanfield", "batch_size": 20, "progress_bar": False}
+    posterior = vijax.fit(model_of(Net, prior=prior), X, Y, **options)
+    # predictions: no dropout, running statistics of the fit, the same for one row as for many
+    draws = posterior.sample(5, rng_key=1)
+    one, many = (posterior.predict(rows, rng_key=1, num_draws=5)["fitted"] for rows in (X[:1], X))
+    np.testing.assert_allclose(one[:, 0], many[:, 0], rtol=1e-4)
+    assert set(draws) >= {"net/out/kernel", "net/out/bias"} and "net/hidden/kernel" not in draws
+    assert np.corrcoef(many.mean(0), Y)[0, 1] > 0.5
+    twice = vijax.fit(model_of(Net, prior=prior, mc_dropout=True), X, Y, **options)
+    assert twice.predict(X, num_draws=50)["fitted"].std(0).mean() > 1.5 * many.std(0).mean()
+
+
+def test_weights_start_at_the_modules_own_values():
+    posterior = vijax.fit(
+        model_of(Plain), X, Y, guide="meanfield", num_steps=1, optimizer=None, progress_bar=False
+    )
+    values = posterior.params.loc
+    assert np.abs(np.asarray(values["net/hidden/bias"])).max() < 0.06  # zero, one step away
+    sd = np.exp(np.asarray(posterior.params.log_scale["net/hidden/kernel"]))
+    np.testing.assert_allclose(sd, 0.05 / np.sqrt(3), rtol=0.1)

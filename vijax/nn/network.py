@@ -1,0 +1,158 @@
+"""A `flax.nnx` module in a model function, with priors for its weights."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro
+from flax import nnx
+from numpyro.primitives import mutable as mutable_site
+
+from vijax.nn.priors import FAN_IN, Prior, expected, resolve_priors
+from vijax.nn.row_noise import Perturbation, perturb
+from vijax.nn.structure import Leaf, ModuleFactory, Path, Structure, structure_of
+from vijax.runtime.errors import ModelError, mismatch
+from vijax.runtime.network_run import NetworkRun, current_run
+
+_START_SCALE = 0.05  # sd of a weight at the start, in units of its layer's own scale
+
+_KINDS = ("shared", "flipout", "local")
+
+
+def network(
+    name: str, factory: ModuleFactory, prior: Prior = FAN_IN, *, mc_dropout: bool = False
+) -> Callable[..., Any]:
+    """A `flax.nnx` module whose weights are latent sites of the model.
+
+    >>> import jax, numpyro, numpyro.distributions as dist, vijax
+    >>> from flax import nnx
+    >>> class Net(nnx.Module):
+    ...     def __init__(self, rngs):
+    ...         self.hidden = nnx.Linear(1, 8, rngs=rngs)
+    ...         self.out = nnx.Linear(8, 1, rngs=rngs)
+    ...     def __call__(self, x):
+    ...         return self.out(nnx.tanh(self.hidden(x)))
+    >>> def model(x, y=None):
+    ...     net = vijax.nn.network("net", Net)
+    ...     with numpyro.plate("rows", len(x)):
+    ...         numpyro.sample("y", dist.Normal(net(x)[:, 0], 0.1), obs=y)
+    >>> with numpyro.handlers.seed(rng_seed=0):
+    ...     trace = numpyro.handlers.trace(model).get_trace(jax.numpy.ones((3, 1)))
+    >>> [site for site in trace if site.startswith("net")]
+    ['net/hidden/bias', 'net/hidden/kernel', 'net/out/bias', 'net/out/kernel']
+
+    The module is as it is: layers of any kind, with running statistics and dropout. In a fit these
+    behave as in training, in predictions as in evaluation. Weights start at the module's own
+    initial values.
+
+    Args:
+        name: of the network; sites are `name/path/of/the/weight`.
+        factory: constructs the module from `nnx.Rngs`: its class, or a function.
+        prior: of the weights. `"fan_in"`: normal, of variance one over the number of inputs of a
+            kernel, 1 for biases. A distribution, for every element of every weight; a function of
+            path and shape that returns one; `None` for point estimates, found by maximum
+            likelihood; or any of these by patterns of paths, such as `{"out/*": Normal(), "*":
+            None}`, of which the first that matches counts.
+        mc_dropout: whether dropout stays on in predictions. With point estimates that is
+            variational inference with Bernoulli weights (Gal and Ghahramani, Dropout as a Bayesian
+            Approximation, 2016).
+
+    Returns:
+        A function that calls the module; the first axis of its first argument has the rows.
+
+    Raises:
+        ModelError: a weight has no prior, a pattern matches no weight, or the network is declared
+            inside a plate.
+        TypeError: `factory` does not construct a module.
+    """
+    try:
+        structure = structure_of(factory)
+    except TypeError as error:
+        raise ModelError(f"network {name!r}: {error}") from None
+    run = current_run()
+    noise = {site: kind for kind in _KINDS for site in run.noise.get(kind, {})}
+    priors = resolve_priors(name, prior, structure.leaves)
+    initial = functools.cache(lambda: structure.initial(_key()))
+    params: dict[Path, Any] = {}
+    perturbations: dict[Path, Perturbation] = {}
+    for leaf in structure.leaves:
+        site, of_leaf = f"{name}/{leaf.name}", priors[leaf.name]
+        if of_leaf is None:
+            params[leaf.path] = _point_estimate(site, leaf, initial)
+            continue
+        if site in noise:
+            mean, sd = run.noise[noise[site]][site]
+            of_leaf = expected(of_leaf, mean, sd)
+        scale = _START_SCALE * leaf.fan_in**-0.5
+        value = numpyro.sample(site, of_leaf, infer={"init_scale": scale})
+        if jnp.shape(value) != leaf.shape:
+            remedy = "Declare it before the plate, and call it inside."
+            shape = f"shape {jnp.shape(value)}"
+            raise ModelError(mismatch(f"site {site!r}", f"shape {leaf.shape}", shape, remedy))
+        params[leaf.path] = value
+        if run.starts is not None:
+            run.starts[site] = initial()[leaf.path]
+        if site in noise:
+            perturbations[leaf.path] = Perturbation(noise[site], mean, sd, value)
+    return _caller(name, structure, params, perturbations, run, mc_dropout)
+
+
+def _point_estimate(
+    site: str, leaf: Leaf, initial: Callable[[], Mapping[Path, Any]]
+) -> Any:
+    return numpyro.param(site, lambda _: initial()[leaf.path])
+
+
+def _key() -> jax.Array:
+    """A key for the network's own randomness."""
+    key = numpyro.prng_key()
+    return jax.random.key(0) if key is None else key
+
+
+def _caller(
+    name: str,
+    structure: Structure,
+    params: Mapping[Path, Any],
+    perturbations: Mapping[Path, Perturbation],
+    run: NetworkRun,
+    mc_dropout: bool,
+) -> Callable[..., Any]:
+    """The function that calls the module with these weights."""
+    holder = None
+    if structure.state:
+        initial = {"/".join(map(str, p)): v for p, v in structure.initial_state.items()}
+        holder = mutable_site(f"{name}/state", {"state": initial})
+    by_row = {p: v for p, v in perturbations.items() if v.kind != "shared"}
+    key = _key() if structure.random or by_row else None
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        state = {}
+        if holder is not None:
+            state = {p: holder["state"]["/".join(map(str, p))] for p in structure.state}
+        module = structure.module(params, state, key)
+        _set_mode(module, run.training, mc_dropout)
+        if by_row:
+            perturb(module, name, by_row, jax.random.fold_in(key, len(structure.random)), args)
+        found = module(*args, **kwargs)
+        if holder is not None and run.training:
+            after = structure.state_of(module)
+            holder["state"] = {"/".join(map(str, p)): v for p, v in after.items()}
+        return found
+
+    return call
+
+
+def _set_mode(module: Any, training: bool, mc_dropout: bool) -> None:
+    """Dropout and running statistics as in training, or as in evaluation."""
+    if training:
+        module.train()
+        return
+    module.eval()
+    if mc_dropout:
+        for _, layer in nnx.iter_modules(module):
+            if isinstance(layer, nnx.Dropout):
+                layer.deterministic = False

@@ -1,0 +1,111 @@
+"""Weights that are drawn for each row independently: flipout and local reparameterization.
+
+The layers of a module that have such weights get a class of their own, a subclass whose call
+computes the output with the row's own weights; everything around them stays as it is.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from vijax.nn.flipout import flipout
+from vijax.nn.local import local
+from vijax.nn.structure import Path
+
+LINEAR = (nnx.Linear, nnx.LinearGeneral, nnx.Einsum, nnx.Conv, nnx.ConvTranspose)
+
+
+class Perturbation(NamedTuple):
+    """A weight with a normal distribution.
+
+    Attributes:
+        kind: `"shared"`, `"flipout"` or `"local"`.
+        mean: of the distribution.
+        sd: of the distribution.
+        value: drawn from it.
+    """
+
+    kind: str
+    mean: Any
+    sd: Any
+    value: Any
+
+
+class RowKey(nnx.Variable):
+    """The key of a layer's random signs or normals."""
+
+
+def perturb(
+    module: Any,
+    name: str,
+    perturbations: Mapping[Path, Perturbation],
+    key: jax.Array,
+    args: tuple[Any, ...],
+) -> None:
+    """Lets layers compute with weights of each row's own.
+
+    A layer that is linear in its weights is replaced; other weights keep one value for all rows,
+    which is valid, too.
+
+    Args:
+        module: is changed.
+        name: of the network, for errors.
+        perturbations: by path of the weight.
+        key: randomness.
+        args: of the module's call; the first array's first axis has the rows.
+    """
+    rows = next((a.shape[0] for a in args if getattr(a, "ndim", 0) > 0), None)
+    for i, (path, layer) in enumerate(list(nnx.iter_modules(module))):
+        own = {p[-1]: v for p, v in perturbations.items() if p[:-1] == path}
+        if type(layer) not in LINEAR or "kernel" not in own:
+            continue
+        kind = own["kernel"].kind
+        twin = nnx.clone(layer)
+        for which in ("kernel", "bias"):
+            variable = getattr(layer, which, None)
+            if variable is None:
+                continue
+            mean, second = _mean_and_noise(own.get(which), variable.get_value(), kind)
+            variable.set_value(mean)
+            getattr(twin, which).set_value(second)
+        place = "/".join(map(str, (name, *path)))
+        layer.noise_twin, layer.noise_key = twin, RowKey(jax.random.fold_in(key, i))
+        layer.noise_rows, layer.noise_place = rows, place
+        layer.noise_level = trace_level() if kind == "local" else None
+        layer.__class__ = _with_noise(type(layer), kind)
+
+
+def _mean_and_noise(own: Perturbation | None, value: Any, kind: str) -> tuple[Any, Any]:
+    """The mean of a weight, and its deviation from it (flipout) or its variance (local)."""
+    if own is None or own.kind != kind:
+        return value, jnp.zeros_like(value)
+    return own.mean, own.value - own.mean if kind == "flipout" else own.sd**2
+
+
+def trace_level() -> Any:
+    """Identifies the transformation of JAX that is being traced."""
+    return nnx.tracers.current_jax_trace()
+
+
+@functools.cache
+def _with_noise(layer: type, kind: str) -> type:
+    """A class of layers whose weights differ between rows."""
+    compute = {"flipout": flipout, "local": local}[kind]
+
+    def __call__(self: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        def mean(x: Any) -> Any:
+            return layer.__call__(self, x, *args, **kwargs)
+
+        def noise(x: Any) -> Any:
+            return self.noise_twin(x, *args, **kwargs)
+
+        return compute(self, mean, noise, inputs, *args)
+
+    names = {"__call__": __call__, "__module__": layer.__module__}
+    return type(f"{kind.title()}{layer.__name__}", (layer,), names)

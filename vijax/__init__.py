@@ -19,22 +19,25 @@ from vijax.engine import callbacks
 from vijax.fitting.fit import fit
 from vijax.model import from_log_density
 from vijax.posterior.compare import compare
+from vijax.posterior.conformal import Conformal, conformal
 from vijax.posterior.load import load
 from vijax.posterior.posterior import Posterior
 from vijax.posterior.prior import Prior, prior
 from vijax.posterior.serving import Predictor, load_predictor
 from vijax.posterior.stack import stack
+from vijax.posterior.uncertainty import Uncertainty
 from vijax.runtime.errors import GuideError, ModelError, OutOfMemoryError, VijaxError, VijaxWarning
 from vijax.solvers import ExpectationPropagation
 from vijax.storage.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
-    from vijax import nn
-    from vijax.posterior.tables import Comparison, Summary
+    import vijax.nn as nn
+    from vijax.posterior.tables import Comparison, Scores, Summary
 
 __all__ = [
     "Checkpoint",
     "Comparison",
+    "Conformal",
     "ExpectationPropagation",
     "GuideError",
     "ModelError",
@@ -42,12 +45,15 @@ __all__ = [
     "Posterior",
     "Predictor",
     "Prior",
+    "Scores",
     "Summary",
+    "Uncertainty",
     "VijaxError",
     "VijaxWarning",
     "__version__",
     "callbacks",
     "compare",
+    "conformal",
     "data",
     "fit",
     "from_log_density",
@@ -65,7 +71,7 @@ def __getattr__(name: str) -> Any:
     """The tables, which need pandas, and networks, which need flax: both take long to import."""
     if name == "nn":
         return import_module("vijax.nn")
-    if name in ("Comparison", "Summary"):
+    if name in ("Comparison", "Scores", "Summary"):
         return getattr(import_module("vijax.posterior.tables"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -106,6 +106,5 @@ def test_local_refuses_weights_that_meet_a_row_twice():
     for name in ("Conv", "RNN", "attention"):
         factory, shape = LAYERS[name]
         x = inputs(name, shape, np.random.default_rng(0))
-        with pytest.raises(vijax.ModelError, match="net.*flipout"):
+        with pytest.raises(vijax.ModelError, match=r"net.*flipout"):
             outputs(factory, x, "local")
-

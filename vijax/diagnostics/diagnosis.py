@@ -63,6 +63,7 @@ class Diagnostics(NamedTuple):
         cut_short: why the fit ended before all checks were made, in words; empty if they were.
         started: whether there is any result, other than initial values.
         wrong_gradient: sites with a gradient that is not the log density's; `None` if not checked.
+        network: whether there are weights of networks, of which no check is made.
     """
 
     importance: Importance | None
@@ -90,3 +91,4 @@ class Diagnostics(NamedTuple):
     wrong_gradient: tuple[str, ...] | None = None
     remarks: tuple[str, ...] = ()
     failure_advice: str = ""
+    network: bool = False

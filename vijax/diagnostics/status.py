@@ -36,6 +36,10 @@ _CHECK_GRADIENT = (
     "Look in the model for jax.lax.stop_gradient, a custom derivative rule, and rounding of "
     "latents (integer casts, round, argmax, comparisons)."
 )
+_SCORE = (
+    "Judge predictions: posterior.score(*held_out_rows) compares them with outcomes, and with the "
+    "point estimate of the weights."
+)
 _MORE_TIME = "Allow more time."
 _NEARLY_ALL = 0.9  # effective share of the draws at which weights suffice without chains
 
@@ -73,6 +77,9 @@ def _diagnose_complete(diagnostics: Diagnostics) -> Diagnosis:
     if diagnostics.importance is None and diagnostics.finite_share < diagnostics.least_share:
         reasons.append("most draws from the guide have no finite density under the model")
         return Diagnosis("failed", tuple(reasons), _CHECK_DENSITY)
+    if diagnostics.network:
+        reasons.append("weights of a network have countless equivalent modes: not checked")
+        return Diagnosis("approximate", tuple(reasons), _SCORE)
     if diagnostics.importance is None:
         why = "" if diagnostics.cut_short else "importance sampling does not apply: "
         reasons.append(f"{why}accuracy not verified")

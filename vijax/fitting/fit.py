@@ -306,10 +306,11 @@ _DEFAULTS = {
 def _default_guide(target: Target, natural: bool) -> Any:
     """The guide of `guide="auto"`: the most flexible one that is affordable in the dimension.
 
-    Networks have independent weights. Local latent variables of a subsampled plate have a Gaussian for each row, conditional on the
-    global ones, or are independent if that would cost too much. Discrete sites that are not
-    marginalized are independent, see `guides.resolve`. With `natural`, for which there are no
-    natural gradients of conditional or low-rank Gaussians, these are independent, too.
+    Networks have independent weights. Local latent variables of a subsampled plate have a Gaussian
+    for each row, conditional on the global ones, or are independent if that would cost too much.
+    Discrete sites that are not marginalized are independent, see `guides.resolve`. With `natural`,
+    for which there are no natural gradients of conditional or low-rank Gaussians, these are
+    independent, too.
     """
     sites = target.space.continuous.sites
     if not sites:

@@ -18,6 +18,7 @@ from vijax.model.fitted_values import NO_GROWTH, Growing, fitted_value, other_si
 from vijax.model.index_checks import check_gathers
 from vijax.model.interventions import check_values, descendants, set_value
 from vijax.model.log_density import log_density_model
+from vijax.model.observed_moments import observed_moments
 from vijax.model.traced_model import TracedModel
 from vijax.model.tracing import substitution
 from vijax.model.tracing.arguments import Arguments, ModelCall, split, unwrap
@@ -43,12 +44,15 @@ class Scenario(NamedTuple):
         resizable: sites whose rows are all new if their number differs from that in the fit.
         growing: the plates that may be larger than in the fit.
         do: sites whose values are set.
+        moments: whether the distributions of observed sites are wanted, see `observed_moments`,
+            not draws.
     """
 
     observed: tuple[str, ...] = ()
     resizable: frozenset[str] = frozenset()
     growing: Growing = NO_GROWTH
     do: frozenset[str] = frozenset()
+    moments: bool = False
 
 
 class PredictiveProgram(NamedTuple):
@@ -78,6 +82,7 @@ def predictive_program(
     fitted: Arguments | None = None,
     growing: Growing = NO_GROWTH,
     do: Mapping[str, Any] | None = None,
+    moments: bool = False,
 ) -> PredictiveProgram:
     """A compiled program for the posterior predictive at new arguments.
 
@@ -97,6 +102,7 @@ def predictive_program(
         growing: the plates that may be larger than in the fit; those of columns with new labels
             are added.
         do: values of sites; latents that depend on them are sampled.
+        moments: see `Scenario`.
 
     Raises:
         ArgumentError: the arguments do not match the model.
@@ -110,6 +116,7 @@ def predictive_program(
         frozenset(target.marginalized.sizes),
         growing,
         frozenset(do or ()),
+        moments,
     )
     redrawn = redrawn_sites(call, scenario, do) if do else frozenset[str]()
     program = target.program(_predict, call, scenario, quick=num_elements <= _FEW_ELEMENTS)
@@ -224,7 +231,7 @@ def run_scenario(
     traced, trace = abstract_call(call)
     resampled = resampled_sites(trace, scenario.observed)
 
-    def draw(key: Array, values: Draws) -> Draws:
+    def draw(key: Array, values: Draws) -> dict[str, Any]:
         trace = traced.trace(
             batch._replace(key=jax.random.fold_in(key, 0)),
             from_posterior(
@@ -235,6 +242,8 @@ def run_scenario(
             with_log_density=False,
             deterministic=_deterministic(values, scenario),
         )
+        if scenario.moments:
+            return observed_moments(trace, {_base_name(name) for name in scenario.observed})
         return predicted_values(trace, values.keys() - scenario.do)
 
     return jax.vmap(draw)(keys, values)

@@ -79,14 +79,12 @@ def _feature_axes(
     if isinstance(layer, nnx.LinearGeneral):
         if layer.batch_axis:
             return None
-        axis = layer.axis if isinstance(layer.axis, tuple) else (layer.axis,)
-        out = layer.out_features if isinstance(layer.out_features, tuple) else (1,)
-        return {a % ndim_in for a in axis}, {ndim_out - 1 - i for i in range(len(out))}
+        out = len(layer.out_features)
+        return {a % ndim_in for a in layer.axis}, {ndim_out - 1 - i for i in range(out)}
     if isinstance(layer, nnx.Einsum):
         return _einsum_axes(args[0] if args and args[0] else layer.einsum_str)
-    if isinstance(layer, (nnx.Conv, nnx.ConvTranspose)):
-        if ndim_in != len(layer.kernel_size) + 2:
-            return None
+    if isinstance(layer, nnx.Conv | nnx.ConvTranspose) and ndim_in != len(layer.kernel_size) + 2:
+        return None
     return {ndim_in - 1}, {ndim_out - 1}
 
 
@@ -95,5 +93,7 @@ def _einsum_axes(equation: str) -> tuple[set[int], set[int]] | None:
     inputs, kernel = operands.split(",")
     if "." in equation:
         return None
-    return ({i for i, a in enumerate(inputs) if a in kernel},
-            {i for i, a in enumerate(output) if a in kernel})
+    return (
+        {i for i, a in enumerate(inputs) if a in kernel},
+        {i for i, a in enumerate(output) if a in kernel},
+    )

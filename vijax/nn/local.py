@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from flax.nnx.tracers import current_jax_trace
 
 from vijax.runtime.errors import ModelError
 
@@ -41,10 +42,10 @@ def local(
 
 
 def _check(layer: Any, inputs: Any) -> None:
-    why = ""
-    if not isinstance(layer, (nnx.Linear, nnx.LinearGeneral)):
+    why, once = "", issubclass(type(layer), nnx.Linear | nnx.LinearGeneral)
+    if not once:
         why = f"{type(layer).__mro__[1].__name__} uses its weights at many positions"
-    elif layer.noise_level != nnx.tracers.current_jax_trace():
+    elif layer.noise_level != current_jax_trace():
         why = "it is called inside a loop or another transformation"
     elif layer.noise_rows is None:
         why = "it is called twice"

@@ -101,9 +101,7 @@ def network(
     return _caller(name, structure, params, perturbations, run, mc_dropout)
 
 
-def _point_estimate(
-    site: str, leaf: Leaf, initial: Callable[[], Mapping[Path, Any]]
-) -> Any:
+def _point_estimate(site: str, leaf: Leaf, initial: Callable[[], Mapping[Path, Any]]) -> Any:
     return numpyro.param(site, lambda _: initial()[leaf.path])
 
 
@@ -135,7 +133,7 @@ def _caller(
             state = {p: holder["state"]["/".join(map(str, p))] for p in structure.state}
         module = structure.module(params, state, key)
         _set_mode(module, run.training, mc_dropout)
-        if by_row:
+        if by_row and key is not None:
             perturb(module, name, by_row, jax.random.fold_in(key, len(structure.random)), args)
         found = module(*args, **kwargs)
         if holder is not None and run.training:

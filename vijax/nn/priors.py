@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 import numpyro.distributions as dist
@@ -14,7 +14,9 @@ from vijax.runtime.errors import ModelError, mismatch
 
 FAN_IN = "fan_in"
 
-Prior = dist.Distribution | Callable[[str, tuple[int, ...]], Any] | Mapping[str, Any] | str | None
+Prior: TypeAlias = (
+    dist.Distribution | Callable[[str, tuple[int, ...]], Any] | Mapping[str, Any] | str | None
+)
 
 
 def resolve_priors(
@@ -95,6 +97,7 @@ class ExpectedNormal(dist.Normal):
         super().__init__(loc, prior.scale, validate_args=False)
 
     def log_prob(self, value: Any) -> Any:
+        """The expected log density, whatever the value."""
         at_mean = dist.Normal(self.loc, self.scale).log_prob(self._mean)
         return at_mean - 0.5 * (self._sd / self.scale) ** 2
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from flax.nnx.tracers import current_jax_trace
 
 from vijax.nn.flipout import flipout
 from vijax.nn.local import local
@@ -61,7 +62,8 @@ def perturb(
         args: of the module's call; the first array's first axis has the rows.
     """
     rows = next((a.shape[0] for a in args if getattr(a, "ndim", 0) > 0), None)
-    for i, (path, layer) in enumerate(list(nnx.iter_modules(module))):
+    layers: list[tuple[Path, Any]] = list(nnx.iter_modules(module))
+    for i, (path, layer) in enumerate(layers):
         own = {p[-1]: v for p, v in perturbations.items() if p[:-1] == path}
         if type(layer) not in LINEAR or "kernel" not in own:
             continue
@@ -77,8 +79,9 @@ def perturb(
         place = "/".join(map(str, (name, *path)))
         layer.noise_twin, layer.noise_key = twin, RowKey(jax.random.fold_in(key, i))
         layer.noise_rows, layer.noise_place = rows, place
-        layer.noise_level = trace_level() if kind == "local" else None
-        layer.__class__ = _with_noise(type(layer), kind)
+        layer.noise_level = current_jax_trace() if kind == "local" else None
+        kinds: Any = type(layer)
+        layer.__class__ = _with_noise(kinds, kind)
 
 
 def _mean_and_noise(own: Perturbation | None, value: Any, kind: str) -> tuple[Any, Any]:
@@ -86,11 +89,6 @@ def _mean_and_noise(own: Perturbation | None, value: Any, kind: str) -> tuple[An
     if own is None or own.kind != kind:
         return value, jnp.zeros_like(value)
     return own.mean, own.value - own.mean if kind == "flipout" else own.sd**2
-
-
-def trace_level() -> Any:
-    """Identifies the transformation of JAX that is being traced."""
-    return nnx.tracers.current_jax_trace()
 
 
 @functools.cache

@@ -90,7 +90,9 @@ class Structure:
         return nnx.merge(self.graph, nnx.from_flat_state(flat))
 
     def _random(self, key: jax.Array | None) -> dict[Path, Any]:
-        found = {}
+        found: dict[Path, Any] = {}
+        if key is None:
+            return found
         for i, (path, variable) in enumerate(self.random.items()):
             is_key = jnp.issubdtype(variable.dtype, jax.dtypes.prng_key)
             number = jnp.zeros(variable.shape, variable.dtype) if not is_key else None

@@ -124,9 +124,7 @@ class ELBO(ControlVariateObjective):
             if self._resolve(guide) == ("entropy", "entropy"):
                 # log p is not that of the draw alone, and cancels no part of its log q
                 batch = batch._replace(noise=guide.weight_noise(*part[1:]))
-            log_p, after = context.target.evaluate(
-                draw.z, batch, variables.model, context.mutable
-            )
+            log_p, after = context.target.evaluate(draw.z, batch, variables.model, context.mutable)
             return log_q - log_p, after
 
         if self.num_particles == 1:

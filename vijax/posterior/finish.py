@@ -83,17 +83,22 @@ def finish_run(
     if not complete:
         return finish(assessment=without, complete=False)
     keep_answer(lambda: finish(assessment=without, complete=False))
-    if _on_minibatches_only(problem, schedule):
+    if _elbo_only(problem, schedule):
         data = (problem.target, problem.guide, variables, mutable, problem.batch, schedule)
         log_weights = common_log_weights(*data, seed=1)
-        return finish(assessment=assess_elbos(log_weights, run.converged, run.nonfinite_steps))
+        assessment = assess_elbos(log_weights, run.converged, run.nonfinite_steps)
+        networks = bool(problem.target.space.networks.sites)
+        diagnostics = assessment.diagnostics._replace(network=networks)
+        return finish(assessment=assessment._replace(diagnostics=diagnostics))
     fitted = problem.fitted(variables, mutable)
     assessment = assess(fitted, run.converged, run.nonfinite_steps, chains="none")
     return finish(assessment=assessment, chains=chains)
 
 
-def _on_minibatches_only(problem: Problem, schedule: RowSchedule) -> bool:
-    """Whether data are too large for an assessment on all of them: the ELBO on fresh batches."""
+def _elbo_only(problem: Problem, schedule: RowSchedule) -> bool:
+    """Whether only the ELBO is assessed, on fresh batches: of networks, and of large data."""
+    if problem.target.space.networks.sites:
+        return True
     elements = num_elements(problem.batch, problem.target.footprint)
     small = elements <= _SMALL_DATA and not problem.arguments.sources
     return bool(schedule.subsampled) and not (small and supports_full_data(problem.target))

@@ -33,11 +33,13 @@ class Changes(NamedTuple):
         from_prior: latent sites that are drawn from their prior.
         growing: the plates that may be larger than in the fit.
         do: values of sites.
+        moments: whether the distributions of observed sites are wanted, not draws.
     """
 
     from_prior: frozenset[str] = frozenset()
     growing: Growing = Growing()
     do: Mapping[str, Any] = {}
+    moments: bool = False
 
 
 NO_CHANGES = Changes()
@@ -111,7 +113,7 @@ def predictive(
     """Predictive draws at new arguments given unconstrained draws of the latents."""
     target, do = result.target, {name: np.asarray(x) for name, x in changes.do.items()}
     program, batch, _, redrawn = predictive_program(
-        result.model, args, kwargs, target, result.arguments, changes.growing, do
+        result.model, args, kwargs, target, result.arguments, changes.growing, do, changes.moments
     )
     values = draws.constrain(result, draws.with_discrete(result, z, fold_in(key, 2)))
     latent = {*target.space.names, *target.marginalized.sizes} - changes.from_prior - redrawn
@@ -142,9 +144,14 @@ def log_likelihood(result: FitResult, key: Array, num_draws: int) -> Arrays:
 
 
 def log_predictive_density(
-    result: FitResult, key: Array, args: tuple[Any, ...], kwargs: dict[str, Any], num_draws: int
+    result: FitResult,
+    key: Array,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    num_draws: int,
+    at_mean: Collection[str] = (),
 ) -> Arrays:
-    """See `Posterior.log_predictive_density`."""
+    """See `Posterior.log_predictive_density`; sites in `at_mean` are at their mean in all draws."""
     fit = result
     if args or kwargs:
         result = condition.on_rows(result, "log_predictive_density", args, kwargs)
@@ -152,6 +159,8 @@ def log_predictive_density(
     # the data of the fit correct draws, so that these are the fit's, unless the rows have latents
     draws_of = result if fit.guide.amortized else fit
     z = unconstrained(draws_of, key, check_count("num_draws", num_draws))
+    for name in at_mean:
+        z[name] = np.broadcast_to(z[name].mean(axis=0), z[name].shape)
     if isinstance(data, Batch) and result.target.marginalized.sizes:
         z = draws.with_discrete(dataclasses.replace(result, batch=data), z, fold_in(key, 2))
     return pointwise.log_predictive(result, data, z)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Mapping
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from vijax.model import Statistic
-from vijax.posterior import condition, prediction, serving
+from vijax.posterior import condition, prediction, scoring, serving
 from vijax.posterior.discrete_probs import discrete_probs
 from vijax.posterior.properties import FitProperties
 from vijax.posterior.serving import Predictor
+from vijax.posterior.uncertainty import Uncertainty, uncertainty
 from vijax.runtime.keys import RngKey, as_key
 from vijax.runtime.keywords import argument_names, explain_keywords_of_methods, merged
 from vijax.runtime.memory import explain_out_of_memory
+
+if TYPE_CHECKING:
+    from vijax.posterior.tables import Scores
 
 memory_of_draws = functools.partial(
     explain_out_of_memory,
@@ -190,6 +194,79 @@ class PredictiveMethods(FitProperties):
         """
         key, kwargs = as_key(rng_key), merged(kwargs, model_kwargs)
         return prediction.log_predictive_density(self._result, key, args, kwargs, num_draws)
+
+    @memory_of_draws("uncertainty")
+    def uncertainty(
+        self,
+        *args: Any,
+        num_draws: int = 1000,
+        site: str | None = None,
+        rng_key: RngKey = 0,
+        model_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Uncertainty:
+        """Predictive uncertainty of each row: of its outcome, and of what the model knows.
+
+        For classes with probabilities `p_s` under draws of the latents, `total` is the entropy of
+        the mean `p`, `aleatoric` the mean entropy of the `p_s`, and `epistemic` the difference, the
+        mutual information of outcome and latents. For numbers with means `m_s` and variances `v_s`,
+        `mean(v_s)` is aleatoric and `var(m_s)` epistemic. The division is one of the model: what a
+        richer model would explain counts as aleatoric.
+
+        Args:
+            *args: the model's arguments at the rows; those of the fit by default.
+            num_draws: number of draws.
+            site: the observed site, if there are several.
+            rng_key: an int, a JAX key or a legacy key.
+            model_kwargs: keyword arguments of the model whose names are also options.
+            **kwargs: the model's keyword arguments.
+
+        Raises:
+            ModelError: the outcomes have no variance, or there are several observed sites.
+        """
+        key, kwargs = as_key(rng_key), merged(kwargs, model_kwargs)
+        return uncertainty(self._result, key, args, kwargs, num_draws, site)
+
+    @memory_of_draws("score")
+    def score(
+        self,
+        *args: Any,
+        num_draws: int = 1000,
+        site: str | None = None,
+        rng_key: RngKey = 0,
+        model_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Scores:
+        """How well the posterior predicts the outcomes of some rows, with standard errors.
+
+        Of numbers the log score, the continuous ranked probability score (CRPS), the error of the
+        mean, and how often central intervals contain the outcome. Of classes the log score, the
+        Brier score `sum_k (p_k - [y = k])^2`, the accuracy and the calibration error. With
+        networks also by how much the log score is larger than that of the means of their weights:
+        if it is negative by more than its error, the uncertainty of the weights does harm. Score
+        rows that the fit has not seen.
+
+        Args:
+            *args: the model's arguments at the rows, with outcomes; those of the fit by default.
+            num_draws: of the posterior.
+            site: the observed site, if there are several.
+            rng_key: an int, a JAX key or a legacy key.
+            model_kwargs: keyword arguments of the model whose names are also options.
+            **kwargs: the model's keyword arguments.
+
+        Returns:
+            A data frame with columns `value` and `se`; larger log scores and accuracies are better,
+            smaller errors, CRPS and Brier scores.
+
+        Raises:
+            ModelError: outcomes are missing, or there are several observed sites.
+        """
+        from vijax.posterior.tables import Scores  # imports pandas, which is slow
+
+        key, kwargs = as_key(rng_key), merged(kwargs, model_kwargs)
+        state = (self._result, key, args, kwargs, num_draws, site, "score")
+        found = scoring.score(scoring.outcomes(*state), key)
+        return Scores([one._asdict() for one in found.values()], index=list(found))
 
     @memory_of_draws("discrete_probs")
     def discrete_probs(

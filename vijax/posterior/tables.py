@@ -139,6 +139,16 @@ def _number(value: Any, decimals: int | None = None) -> str:
     return f"{value:.3g}" if abs(value) < 100 else f"{value:.1f}"
 
 
+class Scores(Table):
+    """Scores of predictions, a pandas `DataFrame` with a row for each and columns `value`, `se`."""
+
+    _hint = "Scores are selected by .loc['log score']."
+
+    def _cells(self) -> list[tuple[str, ...]]:
+        rows = zip(map(str, self.index), self["value"], self["se"], strict=True)
+        return [("", "value"), *((name, with_error(v, se)) for name, v, se in rows)]
+
+
 class Comparison(Table):
     """A comparison of models, a pandas `DataFrame` with a row for each, the best one first.
 

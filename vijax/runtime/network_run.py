@@ -1,7 +1,7 @@
 """What a network inside a model function knows of the run that it is in.
 
-The model function is called by whoever evaluates it, without arguments for networks; a context
-carries what they need besides the values of their weights.
+A model function has no arguments for its networks; a context carries what they need besides the
+values of their weights.
 """
 
 from __future__ import annotations
@@ -30,12 +30,14 @@ class NetworkRun(NamedTuple):
     starts: dict[str, Any] | None = None
 
 
-_run = contextvars.ContextVar("network_run", default=NetworkRun())
+_run: contextvars.ContextVar[NetworkRun | None] = contextvars.ContextVar(
+    "network_run", default=None
+)
 
 
 def current_run() -> NetworkRun:
     """The run of the model function that is being called."""
-    return _run.get()
+    return _run.get() or NetworkRun()
 
 
 @contextlib.contextmanager

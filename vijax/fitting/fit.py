@@ -119,6 +119,7 @@ def fit(
             ...), a vijax guide, `{site or tuple of sites: any of these}`, a NumPyro autoguide or
             guide function.
         algorithm: `"auto"`, `"gradient"`, `"natural"` (see `vijax.algorithms.NaturalGradient`),
+            `"ivon"` (see `vijax.algorithms.IVON`),
             the name of a solver (`"pathfinder"`,
             `"batch_and_match"`, `"variational_newton"`, `"structured_newton"`, `"fixed_draws"`,
             `"laplace"`, `"mode"`, `"expectation_propagation"`), an `Algorithm` or a `Solver`.
@@ -277,7 +278,7 @@ def _build_problem(
             algorithm_guide = algorithm.default_guide
         elif isinstance(algorithm, Solver):
             algorithm_guide = algorithm.default_guide(target)
-        natural = algorithm == "natural" or isinstance(algorithm, NaturalGradient)
+        natural = algorithm in ("natural", "ivon") or isinstance(algorithm, NaturalGradient)
         closed_form = algorithm == "auto" and mesh is None and not _is_stepwise(options)
         if closed_form and pays_conjugate(target, batch, as_key(options["rng_key"])):
             algorithm_guide = Conjugate()

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import optax
 
-from vijax.algorithms import Adam, Gradient, NaturalGradient, Optimizer, StochasticVI
+from vijax.algorithms import IVON, Adam, Gradient, NaturalGradient, Optimizer, StochasticVI
 from vijax.auto.candidate import Candidate, StartingPoint, unassessed
 from vijax.auto.history import Attempt
 from vijax.auto.minibatch import refinement_stages
@@ -252,6 +252,8 @@ def _engine(start: FitStart, options: GradientOptions) -> Engine:
     algorithm = options.algorithm
     if algorithm == "natural":
         algorithm = NaturalGradient(None, options.num_particles, precision=options.precision)
+    elif algorithm == "ivon":
+        algorithm = IVON(precision=options.precision)
     elif not isinstance(algorithm, Algorithm):
         default = options.optimizer is None
         algorithm = Gradient(

@@ -92,7 +92,7 @@ def check_values(options: Mapping[str, Any]) -> None:
             "callbacks: expected a sequence of functions callback(state, losses, step)."
         )
     _check_algorithm(options)
-    if options["algorithm"] == "natural":
+    if options["algorithm"] in ("natural", "ivon"):
         _check_natural(options)
     if objective is not None and options["num_particles"] is not None:
         raise ValueError("num_particles: set it in the objective, ELBO(num_particles=...).")
@@ -162,13 +162,15 @@ def _check_algorithm(options: Mapping[str, Any]) -> None:
 
 def _check_natural(options: Mapping[str, Any]) -> None:
     """Checks that options of gradient steps that natural-gradient steps lack are not given."""
+    algorithm = options["algorithm"]
+    kind = {"natural": "NaturalGradient", "ivon": "IVON"}[algorithm]
     for name, instead in (
         ("objective", "maximizes the ELBO"),
-        ("optimizer", "has a step size of its own, NaturalGradient(rate=...)"),
+        ("optimizer", f"has a step size of its own, {kind}(rate=...)"),
     ):
         if options[name] is not None:
             raise ValueError(
-                f"{name}: expected None with algorithm='natural', which {instead}, got "
+                f"{name}: expected None with algorithm={algorithm!r}, which {instead}, got "
                 f"{type(options[name]).__name__}. Leave it out, or use algorithm='gradient'."
             )
 

@@ -41,7 +41,8 @@ def random_starts(
         state = (target, batch, model, mutable)
         return [random_starts(*state, fold_in(key, 50 + i), 1)[0] for i in range(count)]
     size = min(_CANDIDATES, block_size(batch, target.footprint, target.subsampling.axes))
-    program = target.program(_candidates, size)
+    quick = bool(target.space.networks.sites)  # few of many positions matter
+    program = target.program(_candidates, size, quick=quick)
     found: list[tuple[float, Position]] = []
     near, prior = (np.zeros(target.space.dim), np.ones(target.space.dim)), _prior(target)
     if target.space.networks.sites:
@@ -167,7 +168,7 @@ def _with_starts(
     target: Target, key: Array, batch: Batch, loc: np.ndarray, scale: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Location and scale of random positions, with the weights of networks at their start."""
-    starts = on_host(target.program(_starts)(fold_in(key, 49), batch))
+    starts = on_host(target.program(_starts, quick=True)(fold_in(key, 49), batch))
     by_site = target.space.host_unravel(loc.astype(np.float32)), target.space.host_unravel(scale)
     for name, value in starts.items():
         by_site[0][name], by_site[1][name] = value, np.zeros_like(value)

@@ -49,6 +49,8 @@ def flipout(
 def signs(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
     """Independent signs, 1 and -1, from one random bit each."""
     count = math.prod(shape)
+    data = jnp.ravel(jax.random.key_data(key))[:2]  # XLA's own generator compiles faster
+    key = jax.random.wrap_key_data(jnp.concatenate([data, data]), impl="unsafe_rbg")
     words = jax.random.bits(key, (-(-count // 32), 1), jnp.uint32)
     bits = (words >> jnp.arange(32, dtype=jnp.uint32)) & 1
     flat = bits.reshape(-1)[:count].astype(dtype)

@@ -25,6 +25,7 @@ MODULES = (
     "vijax.solvers",
     "vijax.data",
     "vijax.estimators",
+    "vijax.nn",
     "vijax.plot",
     "vijax.contracts",
 )

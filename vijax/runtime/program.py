@@ -11,8 +11,10 @@ import jax
 import numpy as np
 
 from vijax.runtime.deadline import Limit, current_limit, stop_if_overdue
+from vijax.runtime.errors import ModelError
 from vijax.runtime.progress import logger, tick
 
+_MIXED = "requires arguments to have the same dtypes, got float"
 _POLL = 0.02  # seconds between two looks at the clock during compilation
 
 
@@ -70,7 +72,17 @@ class Program:
     def _compile(self, limit: Limit, args: tuple[Any, ...]) -> None:
         start = time.perf_counter()
         limit.allow_compilation()
-        lowered = self._jit.lower(*args)
+        try:
+            lowered = self._jit.lower(*args)
+        except TypeError as error:
+            if _MIXED not in str(error):
+                raise
+            # JAX 0.10 and 0.11 keep the precision in which an array was first seen
+            raise ModelError(
+                "model: expected arrays of float64 among its arguments only, for this solver works "
+                "in double precision and the checks in single; the model reads one from elsewhere. "
+                "Pass it as an argument, or convert it: np.float32(array)."
+            ) from error
         done, failed = threading.Event(), list[Exception]()
 
         def work() -> None:

@@ -85,7 +85,7 @@ def one_site(variance: float) -> dict[str, Any]:
 
 
 def sds(posterior: Any) -> np.ndarray:
-    return np.sqrt(np.diag(posterior.covariance()))
+    return np.sqrt(np.diag(posterior.covariance())).astype(float)
 
 
 def classification(num_draws: int) -> list[dict[str, Any]]:

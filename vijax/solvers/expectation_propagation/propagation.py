@@ -96,7 +96,7 @@ class Propagation:
             ModelError: the likelihood of an element is zero everywhere.
         """
         found: Reading = on_host(
-            self.target.program(read_model, self.plan, quick=True)(z, self.batch)
+            self.target.program(read_model, self.plan, quick=self.quick)(z, self.batch)
         )
         if not all(np.isfinite(x).all() for x in (found.rows, found.loc, found.factor)):
             raise ModelError(

@@ -19,7 +19,8 @@ from jax.scipy.linalg import lu_factor, lu_solve, solve_triangular
 
 from vijax.contracts import Batch, Position, Target
 from vijax.contracts.projections import ProjectionPlan, Projections
-from vijax.solvers.expectation_propagation.tilted import Moments, Support, moments, support
+from vijax.solvers.expectation_propagation.support import Support, support
+from vijax.solvers.expectation_propagation.tilted import Moments, Near, moments
 
 CHUNK = 32  # largest number of sweeps between two looks at the clock
 LEAST_RATE = 0.02  # share of an update that is taken where larger ones do not converge
@@ -151,7 +152,8 @@ def tilt(
     proper = seen & (precision > 0) & (now.variance > 0) & ~where.empty
     cavity = jnp.where(proper, precision, 1.0)
     mean = jnp.where(proper, shift, 0.0) / cavity
-    found = moments(lambda u: power * read.log_likelihood(u), mean, 1 / cavity, where, points)
+    near = Near(now.mean, variance, proper)
+    found = moments(lambda u: power * read.log_likelihood(u), mean, 1 / cavity, where, points, near)
     proper &= (found.variance > _TINY) & jnp.isfinite(found.log_integral)
     return Tilted(precision, shift, found, proper)
 

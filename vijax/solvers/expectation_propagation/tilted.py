@@ -1,45 +1,28 @@
 """Moments of tilted distributions `N(u; m, v) exp(l(u))` in one dimension, by quadrature.
 
-Gauss-Legendre quadrature on panels around the mode whose lengths grow geometrically, so that
-neither its width nor a second, wider part need be known. Where the likelihood is zero the panels
-end: its support, an interval, is found once. Its ends may so be steps (truncation, rankings).
+Where log likelihoods are concave, Gauss-Hermite quadrature at the current marginals, which are close
+to the tilted distributions: two numbers of points, and the answer counts if they agree at every
+site. If not, Gauss-Legendre quadrature on panels around the mode whose lengths grow geometrically,
+so that neither its width nor a second, wider part need be known. Where the likelihood is zero the
+panels end: its support, an interval, is found once. Its ends may so be steps (truncation, rankings).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-Likelihood = Callable[[Array], Array]  # (num,) -> (num,), elementwise
+from vijax.solvers.expectation_propagation.support import WIDE, Likelihood, Support, each
 
-_WIDE = 10.0  # sds of the cavity distribution that panels cover
 _RATIO, _PANELS = 2.5, 12  # of the lengths of panels, and their number to each side
-_FIRST, _TOGETHER = 1025, 41  # points at which a likelihood is looked at once, some at a time
-_RANGE = 4.5  # these are up to sinh(this) = 45 sds of the prior
-_BISECTIONS = 60
 _GRID, _ROUNDS, _CLOSER = 33, 5, 12.0  # of the search for a mode, on finer and finer grids
+_RULES = ((8, 12), (20, 28))  # numbers of points that are compared, tried one after the other
+_AGREE = 1e-8  # largest difference of a moment, of the log integral in nats; the larger rule's is
+# smaller by orders
 LOG_2PI = float(np.log(2 * np.pi))
-
-
-class Support(NamedTuple):
-    """Where likelihoods are positive.
-
-    Attributes:
-        lower: its ends, `(num,)`, infinite where there is none.
-        upper: likewise.
-        peak: a point of high likelihood inside.
-        empty: whether none was found.
-    """
-
-    lower: Array
-    upper: Array
-    peak: Array
-    empty: Array
 
 
 class Moments(NamedTuple):
@@ -50,52 +33,21 @@ class Moments(NamedTuple):
     variance: Array
 
 
-def support(log_likelihood: Likelihood, sd: Array) -> Support:
-    """The supports of likelihoods.
+class Near(NamedTuple):
+    """Normal distributions that may be close to the tilted ones, and where that matters."""
 
-    Args:
-        log_likelihood: elementwise.
-        sd: prior standard deviations, `(num,)`.
-    """
-    grid = jnp.sinh(jnp.linspace(-_RANGE, _RANGE, _FIRST))
-    edge, step = grid[-1], grid[-1] - grid[-2]
-
-    def visit(found: Any, s: Array) -> tuple[Any, None]:
-        first, last, peak, highest = found
-        value = _each(log_likelihood, s[:, None] * sd)
-        inside = value > -jnp.inf
-        first = jnp.minimum(first, jnp.min(jnp.where(inside, s[:, None], jnp.inf), axis=0))
-        last = jnp.maximum(last, jnp.max(jnp.where(inside, s[:, None], -jnp.inf), axis=0))
-        # far from the prior a likelihood that keeps rising has no peak
-        value -= 0.5 * (s[:, None] / _WIDE) ** 2
-        best = jnp.max(value, axis=0)
-        peak = jnp.where(best > highest, s[jnp.argmax(value, axis=0)], peak)
-        return (first, last, peak, jnp.maximum(best, highest)), None
-
-    far = jnp.full_like(sd, jnp.inf)
-    start = far, -far, 0 * sd, -far
-    (first, last, peak, _), _ = lax.scan(visit, start, jnp.reshape(grid, (-1, _TOGETHER)))
-
-    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-        inside, outside = ends
-        middle = 0.5 * (inside + outside)
-        kept = _each(log_likelihood, middle) > -jnp.inf
-        return jnp.where(kept, middle, inside), jnp.where(kept, outside, middle)
-
-    empty = first > last
-    inside = jnp.where(empty, 0.0, jnp.stack([first, last]) * sd)
-    outside = inside + jnp.stack([-step * sd, step * sd])
-    lower, upper = lax.fori_loop(0, _BISECTIONS, halve, (inside, outside))[0]
-    return Support(
-        jnp.where((first <= -edge) | empty, -jnp.inf, lower),
-        jnp.where((last >= edge) | empty, jnp.inf, upper),
-        jnp.where(empty, 0.0, peak * sd),
-        empty,
-    )
+    mean: Array
+    variance: Array
+    proper: Array
 
 
 def moments(
-    log_likelihood: Likelihood, mean: Array, variance: Array, where: Support, points: int
+    log_likelihood: Likelihood,
+    mean: Array,
+    variance: Array,
+    where: Support,
+    points: int,
+    near: Near,
 ) -> Moments:
     """The moments of tilted distributions.
 
@@ -105,40 +57,106 @@ def moments(
         variance: likewise.
         where: the supports of the likelihoods.
         points: on each panel.
+        near: at which quadrature with few points is tried.
     """
+    near = lax.stop_gradient(near)
+    cavity = log_likelihood, mean, variance
+
+    def few(numbers: tuple[tuple[int, int], ...]) -> Moments:
+        if not numbers:
+            return _by_panels(*cavity, where, points)
+        (fewer, more), *rest = numbers
+        one, two = (_by_normals(*cavity, near, number) for number in (fewer, more))
+        same = _agree(one, two, near)
+        return lax.cond(same, lambda: two, lambda: few(tuple(rest)))
+
+    concave = jnp.all(where.concave | ~near.proper)
+    return lax.cond(concave, lambda: few(_RULES), lambda: few(()))
+
+
+def _by_normals(
+    log_likelihood: Likelihood, mean: Array, variance: Array, near: Near, points: int
+) -> Moments:
+    """By Gauss-Hermite quadrature in the given normal distributions."""
+    x, w = np.polynomial.hermite_e.hermegauss(points)
+    sd = jnp.sqrt(near.variance)
+
+    def log_ratio(s: Array) -> Array:
+        """The tilted density over the normal one at `s` sds, up to a constant."""
+        u = near.mean + s[:, None] * sd
+        value = each(log_likelihood, u)
+        return value - 0.5 * (u - mean) ** 2 / variance + 0.5 * s[:, None] ** 2
+
+    top = lax.stop_gradient(log_ratio(jnp.zeros(1))[0])
+    top = jnp.where(jnp.isfinite(top), top, 0.0)
+    ratio = jnp.exp(log_ratio(jnp.asarray(x)) - top)
+    # as a product: sums of powers by themselves would evaluate the likelihood again
+    powers = jnp.asarray(w / w.sum() * np.stack([x**0, x, x**2]))
+    total, first, second = powers @ ratio
+    shift = first / total
+    log_integral = top + jnp.log(total) + 0.5 * (jnp.log(near.variance) - jnp.log(variance))
+    spread = near.variance * (second / total - shift**2)
+    return Moments(log_integral, near.mean + shift * sd, spread)
+
+
+def _agree(one: Moments, two: Moments, near: Near) -> Array:
+    """Whether two answers are the same wherever it matters; not if one is not a number."""
+    sd = jnp.sqrt(near.variance)
+    gaps = (
+        one.log_integral - two.log_integral,
+        (one.mean - two.mean) / sd,
+        (one.variance - two.variance) / near.variance,
+    )
+    same = [(jnp.abs(gap) < _AGREE) | ~near.proper for gap in gaps]
+    return jnp.all(jnp.stack(same)) & jnp.all((two.variance > 0) | ~near.proper)
+
+
+def _by_panels(
+    log_likelihood: Likelihood, mean: Array, variance: Array, where: Support, points: int
+) -> Moments:
+    """By Gauss-Legendre quadrature on panels."""
     sd = jnp.sqrt(variance)
 
     def log_tilted(u: Array) -> Array:
-        return _each(log_likelihood, u) - 0.5 * (u - mean) ** 2 / variance
+        return each(log_likelihood, u) - 0.5 * (u - mean) ** 2 / variance
 
     low, high = _window(mean, sd, where)
     mode, top = _mode(log_tilted, low, high, mean, where.peak)
     mode, top = lax.stop_gradient((mode, jnp.where(jnp.isfinite(top), top, 0.0)))
-    left, right = lax.stop_gradient((low - mode, high - mode))
     nodes, weights = _panels(points)
-
-    def add(sums: Any, panel: tuple[Array, Array]) -> tuple[Any, None]:
-        """Adds a panel to each side to the integral and to the moments around the mode."""
-        offsets, lengths = (jnp.concatenate([x[:, None] * left, x[:, None] * right]) for x in panel)
-        mass = jnp.abs(lengths) * jnp.exp(log_tilted(mode + offsets) - top)
-        powers = mass, mass * offsets, mass * offsets**2
-        return [a + jnp.sum(b, axis=0) for a, b in zip(sums, powers, strict=True)], None
-
-    (total, first, second), _ = lax.scan(add, [jnp.zeros_like(mean)] * 3, (nodes, weights))
+    sums = jnp.zeros((3, len(mean)))
+    for side in (low - mode, high - mode):
+        length = lax.stop_gradient(jnp.abs(side)), lax.stop_gradient(side)
+        sums += _side(log_tilted, mode, top, length, nodes, weights)
+    total, first, second = sums
     shift = first / total
     log_integral = top + jnp.log(total) - 0.5 * (LOG_2PI + jnp.log(variance))
     return Moments(log_integral, mode + shift, second / total - shift**2)
 
 
-def _each(log_likelihood: Likelihood, points: Array) -> Array:
-    """A likelihood at rows of points; what is not a number is outside of its support."""
-    value = jax.vmap(log_likelihood)(points)
-    return jnp.where(jnp.isnan(value), -jnp.inf, value)
+def _side(
+    log_tilted: Likelihood,
+    mode: Array,
+    top: Array,
+    length: tuple[Array, Array],
+    nodes: Array,
+    weights: Array,
+) -> Array:
+    """The integral and the moments around the mode to one side of it, `(3, num)`."""
+    size, signed = length
+
+    def add(sums: Array, panel: tuple[Array, Array]) -> tuple[Array, None]:
+        x, w = panel
+        mass = jnp.exp(log_tilted(mode + x[:, None] * signed) - top)
+        return sums + (w * jnp.stack([x**0, x, x**2])) @ mass, None
+
+    sums, _ = lax.scan(add, jnp.zeros((3, len(mode))), (nodes, weights))
+    return sums * jnp.stack([size, size * signed, size * signed**2])
 
 
 def _window(mean: Array, sd: Array, where: Support) -> tuple[Array, Array]:
     """The ends of the panels: around the cavity and the peak, inside of the support."""
-    reach = _WIDE * sd
+    reach = WIDE * sd
     low = jnp.clip(jnp.minimum(mean, where.peak) - reach, where.lower, where.upper)
     high = jnp.clip(jnp.maximum(mean, where.peak) + reach, where.lower, where.upper)
     return lax.stop_gradient(low), lax.stop_gradient(high)
@@ -155,7 +173,7 @@ def _mode(
         width = 0.5 * (high - low) / _CLOSER**i
         points = jnp.concatenate([center[None], peak[None], mean[None], center + steps * width])
         points = jnp.clip(points, low, high)
-        values = log_tilted(points)
+        values = lax.optimization_barrier(log_tilted(points))
         best = jnp.argmax(values, axis=0)[None]
         return tuple(jnp.take_along_axis(x, best, axis=0)[0] for x in (points, values))  # type: ignore[return-value]
 

@@ -304,6 +304,19 @@ def two_directions(y):
     numpyro.sample("y", dist.Normal(z[0] * jnp.exp(z[1]), 1.0), obs=y)
 
 
+def test_what_does_not_fit_into_memory_is_refused(monkeypatch):
+    monkeypatch.setattr("vijax.solvers.expectation_propagation.solver._LARGEST", 11)
+    with pytest.raises(GuideError, match=r"got 3 dimensions \(z\) and 4 sites. Use guide='auto'"):
+        solved(regression_of_z, np.ones((4, 3)))
+    monkeypatch.undo()
+    solved(regression_of_z, np.ones((4, 3)))
+
+
+def regression_of_z(x):
+    z = numpyro.sample("z", dist.Normal(0.0, 1.0).expand([3]).to_event(1))
+    numpyro.factor("seen", -0.5 * (x @ z) ** 2)
+
+
 def test_what_does_not_apply_is_named():
     with pytest.raises(ModelError, match="'never': expected a likelihood that is positive"):
         solved(impossible, np.array(1.0))

@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 
 from vijax.contracts import Batch, Guide, SiteSummary, Solution, Solver, Target, Variables
+from vijax.contracts.projections import ProjectionPlan
 from vijax.guides.location_scale.full_rank import FullRank, FullRankParams
 from vijax.runtime.checks import check_count
 from vijax.runtime.deadline import offer
@@ -20,6 +21,8 @@ from vijax.solvers.expectation_propagation.propagation import Propagation
 from vijax.solvers.expectation_propagation.sweeps import Options
 from vijax.solvers.gaussians.conversion import to_params
 from vijax.solvers.gaussians.dense import Gaussian
+
+_LARGEST = 100_000_000  # numbers of a matrix, 0.8 GB, of which a sweep holds several
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +47,8 @@ class ExpectationPropagation(Solver):
             variational inference and converge more easily where likelihoods have two modes.
         damping: the share of an update that is taken, up to 1 for all of it. It is reduced where
             sweeps do not converge.
-        quadrature: number of points of Gauss-Legendre quadrature on each of 24 panels.
+        quadrature: number of points of Gauss-Legendre quadrature on each of 24 panels, for sites
+            at which Gauss-Hermite quadrature with few points does not suffice.
         max_sweeps: largest number of sweeps.
         tolerance: largest change of a mean in sds, and of a log sd, at convergence.
         hyperparameters: latent sites with a normal prior that are not part of the Gaussian.
@@ -82,7 +86,8 @@ class ExpectationPropagation(Solver):
         """Fits a dense Gaussian; see `Solver.solve`.
 
         Raises:
-            GuideError: the guide is no dense Gaussian, or the model is of another kind.
+            GuideError: the guide is no dense Gaussian, the model is of another kind, or it has too
+                many elements for one.
             ModelError: the model has `param` sites.
         """
         if not isinstance(variables.guide, FullRankParams):
@@ -102,6 +107,7 @@ class ExpectationPropagation(Solver):
                 f"{sorted(batch.centering)}."
             )
         plan = target.functions.projection_plan(self.hyperparameters)
+        _check_size(plan)
         with jax.enable_x64(True):
             options = Options(self.power, self.quadrature, self.tolerance, self.damping)
             run = Propagation(options, self.max_sweeps, target, plan, double_precision(batch))
@@ -112,6 +118,22 @@ class ExpectationPropagation(Solver):
             run.keep = lambda: offer(lambda: solution(run, variables, so_far="the best so far"))
             run.solve({})
             return solution(run, variables)
+
+
+def _check_size(plan: ProjectionPlan) -> None:
+    """Refuses what does not fit into memory before anything of that size is made.
+
+    Raises:
+        GuideError: the coefficients of all sites, or the covariance, have too many numbers.
+    """
+    num = sum(count for _, count in plan.terms)
+    if max(num, plan.dim) * plan.dim > _LARGEST:
+        raise GuideError(
+            f"algorithm='expectation_propagation': expected at most {_LARGEST:.0e} numbers in a "
+            f"dense Gaussian and in the coefficients of its sites, got {plan.dim:,} dimensions "
+            f"({', '.join(plan.normal)}) and {num:,} sites. Use guide='auto': its covariance "
+            "follows the plates of the model."
+        )
 
 
 def solution(

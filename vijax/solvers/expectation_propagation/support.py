@@ -6,7 +6,7 @@ All of them are looked at once, at points that are denser around the prior mean.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp

@@ -1,10 +1,11 @@
 """Moments of tilted distributions `N(u; m, v) exp(l(u))` in one dimension, by quadrature.
 
-Where log likelihoods are concave, Gauss-Hermite quadrature at the current marginals, which are close
-to the tilted distributions: two numbers of points, and the answer counts if they agree at every
-site. If not, Gauss-Legendre quadrature on panels around the mode whose lengths grow geometrically,
-so that neither its width nor a second, wider part need be known. Where the likelihood is zero the
-panels end: its support, an interval, is found once. Its ends may so be steps (truncation, rankings).
+Where log likelihoods are concave, Gauss-Hermite quadrature in the current marginals, which are
+close to the tilted distributions: with two numbers of points, whose answer counts if they agree at
+every site. If not, Gauss-Legendre quadrature on panels around the mode whose lengths grow
+geometrically, so that neither its width nor a second, wider part need be known. Where the
+likelihood is zero the panels end: its support, an interval, is found once. Its ends may so be steps
+(truncation, rankings).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Expectation propagation beside Gaussian variational inference and NUTS: evidence, sds, time.
 
 Independent probit sites with wide priors, of which everything is known in closed form, and
-classification with a Gaussian process of short length scale, against long chains. Times are those
-of a second fit, compilation excluded, with the checks behind its status.
+classification with a Gaussian process of short length scale, against long chains. Times are
+processor seconds of a second fit, compilation excluded, with the checks behind its status.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ def process(x: Any, y: Any, length: Any, amplitude: Any) -> None:
 
 
 def fitted(model: Any, *args: Any, **options: Any) -> tuple[Any, float]:
-    """A second fit, and its seconds."""
+    """A second fit, and its processor seconds."""
     vijax.fit(model, *args, progress_bar=False, **options)
-    start = time.perf_counter()
+    start = time.process_time()
     posterior = vijax.fit(model, *args, progress_bar=False, **options)
-    return posterior, time.perf_counter() - start
+    return posterior, time.process_time() - start
 
 
 def log_z(posterior: Any, method: str) -> float:
@@ -85,7 +85,7 @@ def one_site(variance: float) -> dict[str, Any]:
 
 
 def sds(posterior: Any) -> np.ndarray:
-    return np.sqrt(np.diag(posterior.covariance())).astype(float)
+    return np.sqrt(np.diag(posterior.covariance()).astype(float))
 
 
 def classification(num_draws: int) -> list[dict[str, Any]]:

@@ -45,7 +45,7 @@ class _Looked(NamedTuple):
 
     first: Array
     last: Array
-    count: Array
+    num_inside: Array
     peak: Array
     highest: Array
     last_two: Array
@@ -79,7 +79,7 @@ def support(log_likelihood: Likelihood, sd: Array) -> Support:
         jnp.where((last >= edge) | empty, jnp.inf, upper),
         jnp.where(empty, 0.0, found.peak * sd),
         empty,
-        found.concave & (found.count == 1 + _place(grid, last) - _place(grid, first)),
+        found.concave & (found.num_inside == 1 + _place(grid, last) - _place(grid, first)),
     )
 
 
@@ -99,7 +99,7 @@ def _look(log_likelihood: Likelihood, sd: Array, grid: Array) -> _Looked:
         together = _Looked(
             jnp.minimum(seen.first, jnp.min(jnp.where(inside, scaled, jnp.inf), axis=0)),
             jnp.maximum(seen.last, jnp.max(jnp.where(inside, scaled, -jnp.inf), axis=0)),
-            seen.count + jnp.sum(inside, axis=0),
+            seen.num_inside + jnp.sum(inside, axis=0),
             peak,
             jnp.maximum(best, seen.highest),
             window[-2:],

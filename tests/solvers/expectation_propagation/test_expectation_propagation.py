@@ -329,3 +329,20 @@ def test_what_does_not_apply_is_named():
     for name in ("power", "damping"):
         with pytest.raises(ValueError, match=f"{name}: expected a number above 0 and up to 1"):
             vijax.ExpectationPropagation(**{name: 1.5})
+
+
+@pytest.mark.slow
+def test_arrays_of_double_precision_from_elsewhere_are_an_error_with_a_remedy():
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, size=30)
+    squares, waves = np.arange(1.0, 5.0) ** 2, np.cos(np.arange(1, 5) * x[:, None])
+
+    def model(y):
+        length = numpyro.sample("length", dist.LogNormal(0.0, 1.0))
+        scale = jnp.exp(-0.25 * length**2 * squares)
+        w = numpyro.sample("w", dist.Normal(0.0, scale).to_event(1))
+        with numpyro.plate("rows", 30):
+            numpyro.sample("y", dist.Bernoulli(logits=waves @ w), obs=y)
+
+    with pytest.raises(vijax.ModelError, match="Pass it as an argument"):
+        vijax.fit(model, (x > 0).astype(int), algorithm="expectation_propagation")

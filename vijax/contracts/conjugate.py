@@ -190,8 +190,8 @@ class ConjugatePlan:
         products: pairs of normal blocks of equal dimension that are multiplied, see
             `vijax.solvers.rotation`.
         rows_per_value: rows of the plates of discrete sites over the numbers of their values.
-        multimodal: whether the ELBO may have several optima: discrete sites, or products of
-            sites.
+        multimodal: whether the ELBO may have several optima: discrete sites, products of
+            sites, or logarithms of sums of products.
         augmented: sites with further variables that make them conjugate, as in
             `"y: Polya-Gamma variables"`; these have their optimal distribution.
         quadrature: sites whose expected log density is computed by quadrature; it is not convex in

@@ -70,7 +70,7 @@ def plan_blocks(
         tuple(discrete),
         _rotatable(blocks, products),
         max(1.0, *discrete.values()) if discrete else 1.0,
-        multimodal=bool(discrete or products),
+        multimodal=bool(discrete or products or recorder.sums),
         augmented=tuple(recorder.bounds),
         quadrature=tuple(recorder.by_quadrature),
     )

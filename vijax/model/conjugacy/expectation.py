@@ -31,9 +31,10 @@ from vijax.model.conjugacy.axes import (
     with_dims,
     with_shape,
 )
-from vijax.model.conjugacy.contraction import contract, named
+from vijax.model.conjugacy.contraction import contract, named, view
+from vijax.model.conjugacy.log_sums import LogFactor, log_of_sum
 from vijax.model.conjugacy.notes import Notes
-from vijax.model.conjugacy.polynomials import log_of_product, logarithm, polynomial
+from vijax.model.conjugacy.polynomials import log_of_product, logarithm, of_log, polynomial
 from vijax.model.conjugacy.values import (
     Atom,
     Axis,
@@ -45,6 +46,7 @@ from vijax.model.conjugacy.values import (
     Term,
     Terms,
     Value,
+    log,
     sites_of,
 )
 
@@ -89,12 +91,16 @@ class Expectation(Notes, abc.ABC):
             self.argument = outer
 
     @abc.abstractmethod
-    def first(self, atom: Atom) -> Factor:
-        """The expectation of an atom.
+    def table(self, atom: Atom) -> Array:
+        """The expectations of an atom at all elements of its site.
 
         Raises:
             NotConjugate: the block of the site has none.
         """
+
+    def first(self, atom: Atom) -> Factor:
+        """The expectation of an atom."""
+        return view(self.table(atom), atom.entries)
 
     @abc.abstractmethod
     def covariance(
@@ -131,7 +137,7 @@ class Expectation(Notes, abc.ABC):
             )
         return self._sum([self._term(term, value.dims) for term in value.terms], value.dims)
 
-    def log(self, value: Value, additive: bool = False) -> Array:
+    def log(self, value: Value, additive: bool = False, needed: Array | None = None) -> Array:
         """`E[log value]` of a product of positive sites.
 
         Args:
@@ -139,6 +145,7 @@ class Expectation(Notes, abc.ABC):
             additive: whether a sum of such products is allowed, with the bound
                 `E log sum_k a_k >= log sum_k exp(E log a_k)`, that of the latent counts of each
                 part with their optimal distribution; for terms that enter with positive weight.
+            needed: which elements matter; by default all.
         """
         value = proved(value)
         if isinstance(value, Known):
@@ -149,20 +156,24 @@ class Expectation(Notes, abc.ABC):
         if not additive or value.terms is None:
             raise NotConjugate(f"is a sum over {_words(value)}, and its logarithm is needed")
         self.augmented("the part of each term of a sum")
-        parts = [self._log_part(term, value.dims) for term in value.terms]
+        parts = [self._log_part(term, value.dims, needed) for term in value.terms]
         shape = np.broadcast_shapes(*(np.shape(part) for part in parts))
         parts = [jnp.broadcast_to(part, shape) for part in parts]
         return parts[0] if len(parts) == 1 else logsumexp(jnp.stack(parts), axis=0)
 
-    def _log_part(self, term: Term, dims: Labels) -> Array:
+    def _log_part(self, term: Term, dims: Labels, needed: Array | None) -> Array:
         """`log sum exp(E log product)` of one term over the axes that it is summed over."""
-        summed = tuple(term.summed)
         logs = log_of_product(dataclasses.replace(term, summed=frozenset()))
         if logs is None:
             raise NotConjugate(f"is a sum over {_sites((term,))}, and its logarithm is needed")
-        inside = self.mean(Polynomial((*dims, *summed), logs))
-        axes = tuple(range(len(dims), len(dims) + len(summed)))
-        return logsumexp(inside, axis=axes) if summed else inside
+        if not term.summed:
+            return self.mean(Polynomial(dims, logs))
+        self.summed(term)
+        data = [LogFactor(jnp.asarray(log(array), float), own) for array, own in term.factors]
+        sites = [
+            LogFactor(atom.power * self.table(of_log(atom)), atom.entries) for atom in term.atoms
+        ]
+        return log_of_sum([*data, *sites], dims, term.summed, needed)
 
     def quadratic(self, weight: Value, value: Value) -> Array:
         """`E[weight * value^2]`."""

@@ -34,17 +34,17 @@ class Moments(Expectation):
         block = self.blocks[site]
         return block.kind != "log_normal" and self.places[site] in block.gaussian_sites
 
-    def first(self, atom: Atom) -> Factor:
+    def table(self, atom: Atom) -> Array:
         block, site = self.blocks[atom.site], self.places[atom.site]
         values = self.expectations[block.name]
         if site in block.gaussian_sites:
-            return view(block.part(site, values["mean"]), atom.entries)
+            return block.part(site, values["mean"])
         if atom.kind == "power":
-            return view(site.placed(values["value"]), atom.entries)
+            return site.placed(values["value"])
         if atom.kind == "logdet":
-            return view(values["logdet"] / block.power, atom.entries)
+            return values["logdet"] / block.power
         power = block.power if block.kind in ("gamma", "normal_gamma") else 1
-        return view(site.placed(values[atom.kind] / power), atom.entries)
+        return site.placed(values[atom.kind] / power)
 
     def joint(self, weight: Atom, atom: Atom) -> bool:
         block = self.blocks[weight.site]
@@ -98,15 +98,15 @@ class PointMass(Expectation):
     def is_real(self, site: str) -> bool:
         return self.supports[site] == "real"
 
-    def first(self, atom: Atom) -> Factor:
+    def table(self, atom: Atom) -> Array:
         x = self.values[atom.site]
         if self.supports[atom.site] == "matrix":
             if atom.kind == "logdet":
-                return view(jnp.linalg.slogdet(x)[1], atom.entries)
-            return view(jnp.linalg.inv(x) if atom.power == -1 else x, atom.entries)
+                return jnp.linalg.slogdet(x)[1]
+            return jnp.linalg.inv(x) if atom.power == -1 else x
         if atom.kind == "power":
-            return view(x if atom.power == 1 else x**atom.power, atom.entries)
-        return view(jnp.log1p(-x) if atom.kind == "log1m" else jnp.log(x), atom.entries)
+            return x if atom.power == 1 else x**atom.power
+        return jnp.log1p(-x) if atom.kind == "log1m" else jnp.log(x)
 
     def joint(self, weight: Atom, atom: Atom) -> bool:
         return False

@@ -29,6 +29,9 @@ class Notes:
     def multiplied(self, atoms: Sequence[Atom]) -> None:
         """Notes that some atoms are factors of one term."""
 
+    def summed(self, term: Term) -> None:
+        """Notes that the logarithm of a sum over axes of a term is needed."""
+
     def weighted(self, weight: Term, term: Term) -> None:
         """Notes that a term enters in a square with a weight."""
 

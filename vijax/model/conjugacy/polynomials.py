@@ -130,9 +130,13 @@ def log_of_product(term: Term) -> Terms | None:
     for atom in term.atoms:
         if atom.kind != "power":
             return None
-        of_log = dataclasses.replace(atom, kind="log", power=1)
-        found.append(Term(((np.asarray(atom.power, float), ()),), (of_log,)))
+        found.append(Term(((np.asarray(atom.power, float), ()),), (of_log(atom),)))
     return tuple(found)
+
+
+def of_log(atom: Atom) -> Atom:
+    """The logarithm of the element of which an atom is a power."""
+    return dataclasses.replace(atom, kind="log", power=1)
 
 
 def sum_over(value: Polynomial, axes: Iterable[Axis], dims: Labels) -> Polynomial | None:

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from vijax.contracts import Site
 from vijax.model.conjugacy.axes import Live, positions, same_entry
-from vijax.model.conjugacy.contraction import view
 from vijax.model.conjugacy.expectation import Expectation, NotConjugate
 from vijax.model.conjugacy.values import Atom, Entry, Factor, Known, Polynomial, Term
 
@@ -62,6 +62,7 @@ class Recorder(Expectation):
     Attributes:
         bounds: what is augmented, in words that begin with the site, in order.
         by_quadrature: sites whose expectation is computed by quadrature.
+        sums: whether the logarithm of a sum of products of several sites is needed.
         uses: by site, kind and power of an atom of it, and the first site and argument that use it.
     """
 
@@ -76,6 +77,7 @@ class Recorder(Expectation):
         self.weights: set[Weight] = set()
         self.products: set[frozenset[str]] = set()
         self.neighbors: set[frozenset[str]] = set()
+        self.sums = False
 
     def is_real(self, site: str) -> bool:
         return self.supports[site] == "real"
@@ -83,18 +85,15 @@ class Recorder(Expectation):
     def joint(self, weight: Atom, atom: Atom) -> bool:
         return False
 
-    def first(self, atom: Atom) -> Factor:
+    def table(self, atom: Atom) -> Array:
         if self.is_real(atom.site) and (atom.kind != "power" or atom.power != 1):
             power = "log" if atom.kind == "log" else f"power {atom.power:g}"
             raise NotConjugate(
                 f"depends on {atom.site} by its {power}, and {atom.site} is any real"
             )
         self._use(atom.site, (atom.kind, atom.power))
-        entries = atom.entries
         shape = self.sites[atom.site].shape
-        if atom.kind == "logdet":
-            shape = shape[:-2]
-        return view(jnp.zeros(shape), entries)
+        return jnp.zeros(shape[:-2] if atom.kind == "logdet" else shape)
 
     def covariance(
         self, one: Atom, two: Atom, weight: Atom | None, where: Live
@@ -128,7 +127,10 @@ class Recorder(Expectation):
     def needed(self, value: Polynomial | Known) -> None:
         if isinstance(value, Polynomial):
             for atom in {atom for term in value.terms or () for atom in term.atoms}:
-                self.first(atom)
+                self.table(atom)
+
+    def summed(self, term: Term) -> None:
+        self.sums |= len({atom.site for atom in term.atoms}) > 1
 
     def together(self, atoms: Sequence[Atom]) -> None:
         names = {atom.site for atom in atoms}

@@ -92,6 +92,11 @@ def times(one: Value, two: Value) -> Value:
     return found
 
 
+def times_log(count: Array, log: Array) -> Array:
+    """`count log`, zero for a count of zero also of a logarithm that is not finite."""
+    return jnp.where(count == 0, 0.0, count * jnp.where(count == 0, 0.0, log))
+
+
 def complement(expectation: Expectation, value: Value) -> Array:
     """`E log(1 - p)` of a probability."""
     if isinstance(value, Known):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ import numpyro.distributions as dist
 from jax import Array
 from jax.scipy.special import gammaln, log_ndtr
 
-from vijax.model.conjugacy.densities.arguments import Arguments, Row, complement, data
+from vijax.model.conjugacy.densities.arguments import Arguments, Row, complement, data, times_log
 from vijax.model.conjugacy.expectation import Expectation, NotConjugate, safe_sqrt
 from vijax.model.conjugacy.polynomials import scale
 from vijax.model.conjugacy.values import Opaque, Polynomial, Value, known
@@ -38,8 +37,8 @@ def _trials(expectation: Expectation, probs: Value, n: Array, k: Array) -> Array
         if link == "probit":
             return _probit(expectation, Polynomial(probs.dims, terms), n, k)
     with expectation.about("probs"):
-        success = _times_log(k, lambda: expectation.log(probs, additive=True))
-        return success + _times_log(n - k, lambda: complement(expectation, probs))
+        success = times_log(k, expectation.log(probs, additive=True, needed=k > 0))
+        return success + times_log(n - k, complement(expectation, probs))
 
 
 def link_of(value: Opaque) -> tuple[str | None, float]:
@@ -61,11 +60,6 @@ _LINKS = (
     ("probit", "ndtr", 1.0),
     ("probit", "ndtr", math.sqrt(2)),  # of an argument that is already divided
 )
-
-
-def _times_log(count: Array, log: Callable[[], Array]) -> Array:
-    found = log()
-    return jnp.where(count == 0, 0.0, count * jnp.where(count == 0, 0.0, found))
 
 
 def _probit(expectation: Expectation, value: Polynomial, n: Array, k: Array) -> Array:
@@ -123,8 +117,8 @@ def _poisson(expectation: Expectation, arguments: Arguments, x: Value) -> Array:
     counts = data(x, "value")
     with expectation.about("rate"):
         mean = expectation.mean(arguments["rate"])
-        log_rate = expectation.log(arguments["rate"], additive=True)
-    return _times_log(counts, lambda: log_rate) - mean - gammaln(counts + 1)
+        log_rate = expectation.log(arguments["rate"], additive=True, needed=counts > 0)
+    return times_log(counts, log_rate) - mean - gammaln(counts + 1)
 
 
 ROWS: dict[type, tuple[tuple[str, ...], Row]] = {

@@ -8,7 +8,14 @@ import numpyro.distributions as dist
 from jax import Array
 from jax.scipy.special import betaln, gammaln
 
-from vijax.model.conjugacy.densities.arguments import Arguments, Row, at, complement, data
+from vijax.model.conjugacy.densities.arguments import (
+    Arguments,
+    Row,
+    at,
+    complement,
+    data,
+    times_log,
+)
 from vijax.model.conjugacy.expectation import Expectation, NotConjugate
 from vijax.model.conjugacy.values import Known, Value, known
 
@@ -52,9 +59,9 @@ def _categorical_logits(expectation: Expectation, arguments: Arguments, x: Value
 def _multinomial(expectation: Expectation, arguments: Arguments, x: Value) -> Array:
     counts = data(x, "value")
     with expectation.about("probs"):
-        log_probs = expectation.log(arguments["probs"], additive=True)
+        log_probs = expectation.log(arguments["probs"], additive=True, needed=counts > 0)
     constant = gammaln(counts.sum(-1) + 1) - gammaln(counts + 1).sum(-1)
-    return constant + jnp.sum(counts * log_probs, axis=-1)
+    return constant + jnp.sum(times_log(counts, log_probs), axis=-1)
 
 
 ROWS: dict[type, tuple[tuple[str, ...], Row]] = {

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from vijax.contracts.space import Space
@@ -215,3 +217,27 @@ class ConjugatePlan:
     def num_colors(self) -> int:
         """Number of groups of blocks that are updated one after the other."""
         return 1 + max(block.color for block in self.blocks)
+
+
+class WordCounts(NamedTuple):
+    """The data of a model that is latent Dirichlet allocation.
+
+    Attributes:
+        documents: the site with the topics of every document, `(D, K)`.
+        topics: the site with the words of every topic, `(K, V)`.
+        num_documents: `D`.
+        rows: the document of each entry, `(N,)`.
+        words: its word, alike.
+        counts: how often it occurs, alike; an entry may be in several parts.
+        alpha: prior of the topics of a document, `(K,)`.
+        eta: prior of the words of a topic, `(V,)`.
+    """
+
+    documents: str
+    topics: str
+    num_documents: int
+    rows: np.ndarray
+    words: np.ndarray
+    counts: np.ndarray
+    alpha: np.ndarray
+    eta: np.ndarray

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from vijax.contracts.conjugate import ConjugatePlan
+from vijax.contracts.conjugate import ConjugatePlan, WordCounts
 from vijax.contracts.projections import ProjectionPlan, Projections
 from vijax.contracts.space import Array, Plate, Position
 
@@ -65,5 +65,6 @@ class Functions(NamedTuple):
     expected_log_joint: Callable[..., Array]
     conjugate_evaluate: Callable[..., Evaluation]
     compare_reading: Callable[..., dict[str, tuple[Array, Array]]]
+    word_counts: Callable[..., WordCounts | None]
     projection_plan: Callable[[tuple[str, ...]], ProjectionPlan]
     projections: Callable[..., Projections]

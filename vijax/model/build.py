@@ -228,6 +228,7 @@ def functions_of(traced: TracedModel, space: Space, trace: Trace) -> Functions:
         expected_log_joint=conjugacy.expected_log_joint,
         conjugate_evaluate=conjugacy.evaluate,
         compare_reading=conjugacy.compare,
+        word_counts=conjugacy.word_counts,
         projection_plan=functools.cache(projections.plan),
         projections=projections.projections,
     )

@@ -14,12 +14,12 @@ import numpy as np
 from jax import Array
 
 from vijax.contracts import Batch, Guide, Solution, Solver, Target, Variables
-from vijax.contracts.conjugate import ConjugatePlan
+from vijax.contracts.conjugate import ConjugatePlan, WordCounts
 from vijax.guides.conjugate import BoundConjugate, Families
 from vijax.runtime.deadline import end_reason, offer, time_is_up
 from vijax.runtime.device_layout import on_host
 from vijax.runtime.errors import GuideError, ModelError
-from vijax.runtime.keys import fold_in
+from vijax.runtime.keys import fold_in, host_rng
 from vijax.runtime.progress import advance, expect
 from vijax.solvers.block_updates import (
     double_precision,
@@ -31,6 +31,7 @@ from vijax.solvers.block_updates import (
 from vijax.solvers.check_reading import check_reading
 from vijax.solvers.perturbation import perturbed
 from vijax.solvers.rotation import improved, rotated_elbo
+from vijax.solvers.topics.start import topics_start, word_counts
 
 _CHUNK = 32  # largest number of sweeps between two looks at the clock
 _TRIAL = 10  # sweeps of each restart before the best is continued
@@ -143,6 +144,9 @@ class _Ascent:
         self.rotation = target.program(rotated_elbo, plan) if rotates else None
         self.elbos: list[float] = []
         self.sweeps, self.rate = 0, 1.0
+        self.words = word_counts(target, plan, batch)
+        tokens = 1.0 if self.words is None else max(float(self.words.counts.sum()), 1.0)
+        self.tolerance = options.tolerance * tokens
 
     def solution(self, families: Families, converged: bool, reason: str) -> Solution:
         """Families as the solution of the run."""
@@ -157,7 +161,9 @@ class _Ascent:
         restarts = self.options.num_restarts
         if restarts is None:
             restarts = _RESTARTS if self.plan.multimodal else 0
-        if restarts:
+        if restarts and self.words is not None:
+            families = self._best_topics(self.words, restarts)
+        elif restarts:
             families = self._best_start(families, restarts)
         size = 1
         while True:
@@ -182,7 +188,7 @@ class _Ascent:
         self, families: Families, count: int, trial: bool = False
     ) -> tuple[Families, list[float]]:
         """The families after at most `count` sweeps, the ELBO before the first and after each."""
-        limits = count, self.options.tolerance, self.rate
+        limits = count, self.tolerance, self.rate
         program = self.try_out if trial else self.ascend
         found = program(families, self.batch, *limits)
         elbos, done = on_host((found.elbos, found.num_sweeps))
@@ -202,14 +208,30 @@ class _Ascent:
         count = len(self.elbos) - 1
         if count < 1 or not np.isfinite(self.elbos[-1]):
             return False, "the ELBO is not finite"
-        if estimated_rise(self.elbos[-3:]) < self.options.tolerance:
-            words = f"within an estimated {self.options.tolerance:g} nats of the maximum"
+        if estimated_rise(self.elbos[-3:]) < self.tolerance:
+            words = f"within an estimated {self.tolerance:.2g} nats of the maximum"
             return True, f"{count} sweeps of coordinate ascent, {words}"
         if count >= self.options.max_sweeps:
             return False, f"not converged in {count} sweeps"
         if time_is_up():
             return False, f"not converged: {end_reason()} after {count} sweeps"
         return None
+
+    def _best_topics(self, words: WordCounts, restarts: int) -> Families:
+        """The best of several starts of latent Dirichlet allocation, one of a large corpus."""
+        many = len(words.counts) * len(words.alpha) >= _MANY_ENTRIES
+        best: Families = {}
+        highest = -np.inf
+        for number in range(1 if many else restarts):
+            rng = host_rng(fold_in(self.key, number))
+            found, passes = topics_start(words, self.options.max_sweeps, self.tolerance, rng)
+            self.sweeps += passes
+            _, (elbo, *_) = self._run(found, 1)
+            if elbo > highest or not best:
+                best, highest = found, elbo
+            if time_is_up():
+                break
+        return best
 
     def _best_start(self, families: Families, restarts: int) -> Families:
         """The best of several perturbed starts after a few sweeps each, of many rows on some."""

@@ -11,13 +11,14 @@ import jax.numpy as jnp
 from jax import Array
 
 from vijax.contracts import Batch, Evaluation
-from vijax.contracts.conjugate import ConjugatePlan
+from vijax.contracts.conjugate import ConjugatePlan, WordCounts
 from vijax.model.conjugacy.blocks import plan_blocks
 from vijax.model.conjugacy.expectation import Expectation
 from vijax.model.conjugacy.log_joint import expected_log_joint
 from vijax.model.conjugacy.moments import Expectations, Moments, PointMass
 from vijax.model.conjugacy.reader import Reader, Refusal, Refused, support_kind
 from vijax.model.conjugacy.recorder import Recorder
+from vijax.model.conjugacy.topics import word_counts
 from vijax.model.tracing import log_densities, substitution
 from vijax.model.tracing.sites import Trace, latents
 from vijax.runtime.errors import GuideError
@@ -177,6 +178,10 @@ class Conjugacy:
             others = _sum({name: jnp.sum(own[name]) for name in rest}) + _sum(jacobians)
             found[together] = total - others, read[together]
         return found
+
+    def word_counts(self, batch: Batch) -> WordCounts | None:
+        """See `vijax.model.conjugacy.topics`."""
+        return word_counts(self.reader(), self.traced.plan, batch)
 
     def _trace_at(self, z: Any, batch: Batch, with_log_density: bool = False) -> Trace:
         substitute_fn = substitution.from_unconstrained(z, batch.centering)

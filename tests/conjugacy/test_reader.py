@@ -13,6 +13,7 @@ import vijax
 from tests.conjugacy.cases import AUGMENTED, CASES, CLOSED_FORMS, FALSE_FRIENDS
 from tests.conjugacy.random_models import random_case
 from tests.conjugacy.reading import both, family_of, read
+from vijax.contracts.conjugate import Comparison
 from vijax.runtime.errors import GuideError
 from vijax.solvers.check_reading import check_reading
 
@@ -199,14 +200,34 @@ def unnormalized(y):
         numpyro.sample("y", dist.Categorical(2.0 * p), obs=y)
 
 
+def two_factors(y):
+    """A product of gamma variables, as in Poisson factorization: no probabilities."""
+    u = numpyro.sample("u", dist.Gamma(2.0, 1.0).expand([3, 2]).to_event(2))
+    v = numpyro.sample("v", dist.Gamma(2.0, 1.0).expand([2, 4]).to_event(2))
+    numpyro.sample("y", dist.Multinomial(5, probs=u @ v).to_event(1), obs=y)
+
+
+@pytest.mark.parametrize(
+    ("model", "y"), [(unnormalized, [0, 2, 1, 1]), (two_factors, [[1, 2, 0, 2]] * 3)]
+)
+def test_probabilities_add_up_to_one(model, y):
+    with pytest.raises(GuideError, match="probs of site 'y' that add up to one"):
+        vijax.fit(model, np.asarray(y), guide="conjugate")
+
+
 def test_a_wrong_reading_is_found():
     with jax.enable_x64(True):
         target, _, batch = read(unnormalized, (np.asarray([0, 2, 1, 1]),))
         wrong = target.functions._replace(
-            compare_reading=lambda z, batch, names: {
-                name: (own, read + (name == "y"))
-                for name, (own, read) in target.functions.compare_reading(z, batch).items()
-            }
+            compare_reading=lambda z, batch, names: Comparison(
+                {
+                    name: (own, read + (name == "y"))
+                    for name, (own, read) in (
+                        target.functions.compare_reading(z, batch).log_densities.items()
+                    )
+                },
+                {},
+            )
         )
         with pytest.raises(GuideError, match="'y'"):
             check_reading(

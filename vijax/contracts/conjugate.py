@@ -219,6 +219,20 @@ class ConjugatePlan:
         return 1 + max(block.color for block in self.blocks)
 
 
+class Comparison(NamedTuple):
+    """A model as it computes its log density, and as it was read, at one position.
+
+    Attributes:
+        log_densities: by site, its log density according to the model and as it was read; sites
+            that depend on discrete ones are one entry, by all their names.
+        probability_sums: by site, the sum of its probabilities of categories that is farthest
+            from one.
+    """
+
+    log_densities: dict[str, tuple[Array, Array]]
+    probability_sums: dict[str, Array]
+
+
 class WordCounts(NamedTuple):
     """The data of a model that is latent Dirichlet allocation.
 

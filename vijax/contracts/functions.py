@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from vijax.contracts.conjugate import ConjugatePlan, WordCounts
+from vijax.contracts.conjugate import Comparison, ConjugatePlan, WordCounts
 from vijax.contracts.projections import ProjectionPlan, Projections
 from vijax.contracts.space import Array, Plate, Position
 
@@ -64,7 +64,7 @@ class Functions(NamedTuple):
     conjugate_plan: Callable[..., ConjugatePlan]
     expected_log_joint: Callable[..., Array]
     conjugate_evaluate: Callable[..., Evaluation]
-    compare_reading: Callable[..., dict[str, tuple[Array, Array]]]
+    compare_reading: Callable[..., Comparison]
     word_counts: Callable[..., WordCounts | None]
     projection_plan: Callable[[tuple[str, ...]], ProjectionPlan]
     projections: Callable[..., Projections]

@@ -59,12 +59,14 @@ class CoordinateAscent(Solver):
     The ELBO is exact and never falls: where a full step overshoots (expectations by quadrature,
     too many coupled elements for one block), steps are shortened. Where it may have several maxima,
     several starts are tried for a few sweeps, and the best one is continued; with many rows x
-    labels on a sample of the rows first. Sources: Winn and
+    labels on a sample of the rows first. Latent Dirichlet allocation starts from passes of the
+    kernel in `vijax.solvers.topics`. Sources: Winn and
     Bishop, 2005; Hoffman, Blei, Wang and Paisley, 2013.
 
     Args:
         max_sweeps: largest number of sweeps.
-        tolerance: estimated further rise of the ELBO at convergence, in nats.
+        tolerance: estimated further rise of the ELBO at convergence, in nats; of latent Dirichlet
+            allocation, in nats a token.
         num_restarts: number of perturbed starts; 0 starts at the initial values, `None` is 8 where
             there may be several maxima and none otherwise.
         rotate: whether products of two normal blocks are rotated, see `vijax.solvers.rotation`.
@@ -123,6 +125,8 @@ class _Ascent:
         elbos: of the start of the run that is continued, and after each of its sweeps.
         sweeps: number of all sweeps.
         rate: of the steps, 1 for those of coordinate ascent.
+        words: the data of latent Dirichlet allocation, `None` of any other model.
+        tolerance: estimated further rise at convergence, in nats.
     """
 
     def __init__(
@@ -146,6 +150,7 @@ class _Ascent:
         self.sweeps, self.rate = 0, 1.0
         self.words = word_counts(target, plan, batch)
         tokens = 1.0 if self.words is None else max(float(self.words.counts.sum()), 1.0)
+        self.unit = "" if self.words is None else " a token"
         self.tolerance = options.tolerance * tokens
 
     def solution(self, families: Families, converged: bool, reason: str) -> Solution:
@@ -209,7 +214,7 @@ class _Ascent:
         if count < 1 or not np.isfinite(self.elbos[-1]):
             return False, "the ELBO is not finite"
         if estimated_rise(self.elbos[-3:]) < self.tolerance:
-            words = f"within an estimated {self.tolerance:.2g} nats of the maximum"
+            words = f"within an estimated {self.options.tolerance:g} nats{self.unit} of the maximum"
             return True, f"{count} sweeps of coordinate ascent, {words}"
         if count >= self.options.max_sweeps:
             return False, f"not converged in {count} sweeps"

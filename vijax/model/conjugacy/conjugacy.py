@@ -11,11 +11,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from vijax.contracts import Batch, Evaluation
-from vijax.contracts.conjugate import ConjugatePlan, WordCounts
+from vijax.contracts.conjugate import Comparison, ConjugatePlan, WordCounts
 from vijax.model.conjugacy.blocks import plan_blocks
 from vijax.model.conjugacy.expectation import Expectation
 from vijax.model.conjugacy.log_joint import expected_log_joint
 from vijax.model.conjugacy.moments import Expectations, Moments, PointMass
+from vijax.model.conjugacy.probability_sums import probability_sums
 from vijax.model.conjugacy.reader import Reader, Refusal, Refused, support_kind
 from vijax.model.conjugacy.recorder import Recorder
 from vijax.model.conjugacy.topics import word_counts
@@ -154,12 +155,8 @@ class Conjugacy:
         moments, reader = Moments(plan, expectations), self.reader(names, given)
         return _sum(self._expected(moments, batch, reader, some_rows=some_rows))
 
-    def compare(
-        self, z: Any, batch: Batch, names: Sequence[str] | None = None
-    ) -> dict[str, tuple[Array, Array]]:
-        """By site, its log density according to the model and as it was read, at one position.
-
-        Sites that depend on discrete ones are one entry, by all their names.
+    def compare(self, z: Any, batch: Batch, names: Sequence[str] | None = None) -> Comparison:
+        """The log densities of the model and as they were read, at one position.
 
         Args:
             z: the position.
@@ -177,7 +174,7 @@ class Conjugacy:
             jacobians = log_densities.log_dets(trace, skip_identity=True)
             others = _sum({name: jnp.sum(own[name]) for name in rest}) + _sum(jacobians)
             found[together] = total - others, read[together]
-        return found
+        return Comparison(found, probability_sums(trace))
 
     def word_counts(self, batch: Batch) -> WordCounts | None:
         """See `vijax.model.conjugacy.topics`."""

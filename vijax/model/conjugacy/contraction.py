@@ -72,7 +72,8 @@ def view(array: Any, entries: Sequence[Entry]) -> Factor:
     indexed = [
         (axis, entry) for axis, entry in zip(own, entries, strict=True) if isinstance(entry, Index)
     ]
-    if len(indexed) > 1:
+    joint = [axis for _, index in indexed for axis in index.labels]
+    if len(set(joint)) < len(joint):
         return _view_at_several(found, labels, indexed)
     for axis, index in indexed:
         found, labels = take(found, labels, axis, index)

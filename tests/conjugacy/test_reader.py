@@ -14,6 +14,7 @@ from tests.conjugacy.cases import AUGMENTED, CASES, CLOSED_FORMS, FALSE_FRIENDS
 from tests.conjugacy.random_models import random_case
 from tests.conjugacy.reading import both, family_of, read
 from vijax.contracts.conjugate import Comparison
+from vijax.model.conjugacy import log_joint
 from vijax.runtime.errors import GuideError
 from vijax.solvers.check_reading import check_reading
 
@@ -168,6 +169,42 @@ def test_hidden_markov_models(seen):
         target, plan, batch = read(chain, (np.asarray([0.3, 1.9, -0.4]), np.asarray(seen)))
         assert [block.kind for block in plan.blocks] == ["normal", "dirichlet"]
         check_reading(target, batch, jax.random.key(0))
+
+
+def long_chain(y):
+    """Two series of hidden states; each step has a further latent site."""
+    with numpyro.plate("states", 2):
+        p = numpyro.sample("p", dist.Dirichlet(jnp.ones(2)))
+        mu = numpyro.sample("mu", dist.Normal(0.0, 2.0))
+
+    def step(before, row):
+        with numpyro.plate("series", 2):
+            now = numpyro.sample("z", dist.Categorical(p[before]))
+            level = numpyro.sample("level", dist.Normal(mu[now], 1.0))
+            numpyro.sample("y", dist.Normal(level, 1.0), obs=row)
+        return now, None
+
+    scan(step, jnp.zeros(2, int), y)
+
+
+def test_long_chains_are_checked_on_some_steps(monkeypatch):
+    """A misread step is found nevertheless."""
+    y = np.random.default_rng(0).normal(size=(600, 2))
+    with jax.enable_x64(True):
+        target, _, batch = read(long_chain, (y[:500],))
+        check_reading(target, batch, jax.random.key(0))
+        shapes = []
+
+        def misread(expectation, fn, arguments, value, row=log_joint._row):
+            found = row(expectation, fn, arguments, value)
+            shapes.append(found.shape)
+            return found + 1e-4 * (found.shape == (256, 2))
+
+        monkeypatch.setattr(log_joint, "_row", misread)
+        target, _, batch = read(long_chain, (y,))
+        with pytest.raises(GuideError, match="'level, z'"):
+            check_reading(target, batch, jax.random.key(0))
+    assert (256, 2) in shapes
 
 
 def excess_zeros(y):

@@ -25,6 +25,9 @@ from vijax.model.tracing.sites import Trace, latents
 from vijax.runtime.errors import GuideError
 
 
+_COMPARED_STEPS = 256  # of a loop: all run by one program
+
+
 class Conjugacy:
     """What a traced model says of its latent sites.
 
@@ -112,6 +115,7 @@ class Conjugacy:
         values: Mapping[str, Array],
         batch: Batch,
         names: Sequence[str] | None = None,
+        num_steps: int | None = None,
     ) -> dict[str, Array]:
         """`log p(data, values)` by site, discrete sites marginalized: `E_q log p` at a point.
 
@@ -119,9 +123,10 @@ class Conjugacy:
             values: of all latent sites.
             batch: the data.
             names: the sites that are read, all others given; by default all.
+            num_steps: of loops with discrete sites, how many after the first; by default all.
         """
         point = PointMass(values, self.supports)
-        return self._expected(point, batch, self.reader(names, values))
+        return self._expected(point, batch, self.reader(names, values), num_steps=num_steps)
 
     def evaluate(self, z: Any, batch: Batch, model: Mapping, mutable: Mapping) -> Evaluation:
         """As `Target.evaluate`, by the polynomials of the model.
@@ -158,6 +163,9 @@ class Conjugacy:
     def compare(self, z: Any, batch: Batch, names: Sequence[str] | None = None) -> Comparison:
         """The log densities of the model and as they were read, at one position.
 
+        Sites that depend on discrete ones are one entry, by all their names; of long loops with
+        such sites some steps are compared.
+
         Args:
             z: the position.
             batch: the data.
@@ -165,12 +173,14 @@ class Conjugacy:
         """
         trace = self._trace_at(z, batch, with_log_density=True)
         marginalization = self.traced.marginalization
-        read = self.log_joint(_latent_values(trace), batch, names)
+        # the masks of chains of different length are those of all steps
+        some = None if marginalization is None or marginalization.padding else _COMPARED_STEPS
+        read = self.log_joint(_latent_values(trace), batch, names, some)
         own = log_densities.log_probs(trace)
         found = {name: (jnp.sum(own[name]), x) for name, x in read.items() if name in own}
         for together in set(read) - set(found):  # at most one
             rest = {name: site for name, site in trace.items() if name in found}
-            total = marginalization.evaluate(z, batch, {}, {}).log_density
+            total = marginalization.evaluate(z, batch, {}, {}, some).log_density
             jacobians = log_densities.log_dets(trace, skip_identity=True)
             others = _sum({name: jnp.sum(own[name]) for name in rest}) + _sum(jacobians)
             found[together] = total - others, read[together]
@@ -186,7 +196,7 @@ class Conjugacy:
         return trace
 
     def _expected(
-        self, expectation: Expectation, batch: Batch, reader: Reader, *options: bool, **named: bool
+        self, expectation: Expectation, batch: Batch, reader: Reader, *options: bool, **named: Any
     ) -> dict[str, Array]:
         marginalization = self.traced.marginalization
         return expected_log_joint(reader, marginalization, expectation, batch, *options, **named)

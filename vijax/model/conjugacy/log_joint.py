@@ -35,6 +35,7 @@ from vijax.model.discrete.elimination import Elimination
 from vijax.model.discrete.factors import Factor
 from vijax.model.discrete.masks import site_masks, with_masks
 from vijax.model.tracing import substitution
+from vijax.model.tracing.handler import Loop
 from vijax.runtime.precision import full_precision
 
 Values = Mapping[Any, Any]
@@ -234,6 +235,7 @@ def expected_log_joint(
     batch: Batch,
     in_blocks: bool = True,
     some_rows: bool = False,
+    num_steps: int | None = None,
 ) -> dict[str, Array]:
     """`E_q log p` by site; those that depend on discrete sites are one entry, by all their names.
 
@@ -246,6 +248,7 @@ def expected_log_joint(
         batch: the data.
         in_blocks: whether many rows of discrete sites are eliminated in blocks.
         some_rows: whether a sample of many rows stands for all of them.
+        num_steps: of loops with discrete sites, how many after the first; all by default.
 
     Raises:
         Refused: some sites are not conditionally conjugate.
@@ -264,7 +267,8 @@ def expected_log_joint(
         blocks = blocks_of(plan, readings) if split else None
 
         def eliminated(part: Part | None = None, rows: Mapping[Any, int] | None = None) -> Array:
-            factors, sizes = _factors(reader, marginalization, expectation, batch, errors, part)
+            state = reader, marginalization, expectation, batch, errors
+            factors, sizes = _factors(*state, part, num_steps)
             elimination = Elimination(plan.variables, scales, {**sizes, **(rows or {})})
             return elimination.log_total(factors.values())
 
@@ -299,6 +303,13 @@ def _attempt(
         return jnp.zeros(jax.eval_shape(lambda: jnp.zeros(reading.fn.batch_shape)).shape)
 
 
+def _length(dim: Any, size: int, num_steps: int | None) -> int:
+    """The length of a plate, or of a loop with its first step and `num_steps` others."""
+    if not isinstance(dim, Loop):
+        return size
+    return dim.length if num_steps is None else min(dim.length, 1 + num_steps)
+
+
 def _factors(
     reader: Reader,
     marginalization: Any,
@@ -306,6 +317,7 @@ def _factors(
     batch: Batch,
     errors: list[Refusal],
     part: Part | None = None,
+    num_steps: int | None = None,
 ) -> tuple[dict[Any, Factor], dict[Any, int]]:
     """The factors that depend on discrete sites, as those of `Marginalization`, or a part.
 
@@ -323,10 +335,11 @@ def _factors(
             frozenset(plan.specs),
             vectorized_loops=plan.loops,
             first_step=first_step,
+            num_steps=num_steps,
         )
         for name, spec in plan.specs.items():
             axes = zip(spec.dims, readings[name].value.dims, strict=False)
-            sizes.update({dim: getattr(dim, "length", axis.size) for dim, axis in axes})
+            sizes.update({dim: _length(dim, axis.size, num_steps) for dim, axis in axes})
         readings = readings if part is None else part(readings)
         return {
             name: _attempt(errors, expectation, name, readings[name], name not in padding)

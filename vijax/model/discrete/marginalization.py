@@ -44,9 +44,19 @@ class Marginalization:
         self.entries = 0
         self.padding: frozenset[str] = frozenset()
 
-    def evaluate(self, z: Position, batch: Batch, model: Mapping, mutable: Mapping) -> Evaluation:
-        """The marginal log density and the new mutable state."""
-        return self.eliminate(z, batch, model, mutable)[0]
+    def evaluate(
+        self,
+        z: Position,
+        batch: Batch,
+        model: Mapping,
+        mutable: Mapping,
+        num_steps: int | None = None,
+    ) -> Evaluation:
+        """The marginal log density and the new mutable state.
+
+        With `num_steps` that of a model whose loops have their first step and some others.
+        """
+        return self.eliminate(z, batch, model, mutable, num_steps)[0]
 
     def draw(
         self, key: Array, z: Position, batch: Batch, model: Mapping, mutable: Mapping
@@ -102,19 +112,29 @@ class Marginalization:
         return self.plan.variables.keys() <= z.keys()
 
     def eliminate(
-        self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
+        self,
+        z: Position,
+        batch: Batch,
+        model: Mapping,
+        mutable: Mapping,
+        num_steps: int | None = None,
     ) -> tuple[Evaluation, Elimination]:
         """The marginal log density, and the elimination for sampling states."""
         substitute_fn = substitution.from_unconstrained(z, batch.centering)
         trace = self.trace(batch, substitute_fn, model, mutable)
         rest = {name: site for name, site in trace.items() if name not in self.plan.specs}
-        factors = self._factors(z, batch, model, mutable)
+        factors = self._factors(z, batch, model, mutable, num_steps)
         elimination = Elimination(self.plan.variables, plate_scales(trace))
         log_density = elimination.log_total(factors.values()) + log_densities.log_density(rest)
         return Evaluation(log_density, mutable_state(trace)), elimination
 
     def _factors(
-        self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
+        self,
+        z: Position,
+        batch: Batch,
+        model: Mapping,
+        mutable: Mapping,
+        num_steps: int | None = None,
     ) -> dict[Any, Factor]:
         """The factors that depend on discrete sites, by site."""
 
@@ -127,6 +147,7 @@ class Marginalization:
                 mutable,
                 vectorized_loops=self.plan.loops,
                 first_step=first_step,
+                num_steps=num_steps,
             )
             return log_densities.handler_scaled_log_probs(trace, self.plan.specs, self.padding)
 

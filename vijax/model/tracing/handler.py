@@ -116,6 +116,7 @@ class ValueSources:
             takes to be complete.
         vectorized_loops: numbers of the scans whose steps are vectorized.
         first_step: whether these run their first step only, or all others.
+        num_steps: how many others at most, see `vectorized_scan`.
         num_loops: set during the run: number of scans so far.
     """
 
@@ -131,6 +132,7 @@ class ValueSources:
     scales: dict[str, float] = dataclasses.field(default_factory=dict)
     vectorized_loops: frozenset[int] = frozenset()
     first_step: bool = False
+    num_steps: int | None = None
     num_loops: int = 0
 
 
@@ -206,7 +208,8 @@ class ValueHandler(Messenger):
 
             steps = (init, (jnp.arange(length), xs), length, reverse)
             if loop.number in self.sources.vectorized_loops:
-                msg["args"] = (msg["fn"], step_body, self.sources.first_step, *steps)
+                which = self.sources.first_step, self.sources.num_steps
+                msg["args"] = (msg["fn"], step_body, *which, *steps)
                 msg["fn"] = vectorized_scan
             else:
                 msg["args"] = (step_body("current"), *steps)

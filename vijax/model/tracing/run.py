@@ -38,6 +38,7 @@ def run_model(
     with_log_density: bool = True,
     vectorized_loops: frozenset[int] = frozenset(),
     first_step: bool = False,
+    num_steps: int | None = None,
     sampled: SampledSites = frozenset(),
     latents_traced: bool = True,
     deterministic: SubstituteFn | None = None,
@@ -58,6 +59,7 @@ def run_model(
         with_log_density: whether the log density of the trace is needed.
         vectorized_loops: scans whose steps are vectorized, of which the trace has some steps only.
         first_step: whether that is the first step, or all others.
+        num_steps: how many others at most, see `vectorized_scan`.
         sampled: discrete latent sites that are sampled by the guide, not marginalized.
         latents_traced: see `validate_concrete_arguments`.
         deterministic: the value of a deterministic, see `ValueSources`.
@@ -83,6 +85,7 @@ def run_model(
         arguments,
         vectorized_loops=vectorized_loops,
         first_step=first_step,
+        num_steps=num_steps,
     )
     # seed outside: sites that have a value need no key, and no split is traced
     seeded = handlers.seed(ValueHandler(model, sources), key)

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from numpyro import handlers
 from numpyro.contrib.control_flow.scan import PytreeTrace, _subs_wrapper
@@ -27,6 +28,7 @@ def vectorized_scan(
     scan: Callable[..., Any],
     body: Body,
     first_step: bool,
+    num_steps: int | None,
     init: PyTree,
     xs: PyTree,
     length: int,
@@ -42,6 +44,7 @@ def vectorized_scan(
         body: the body of the scan, given which states discrete sites take: `"current"`,
             `"previous"` or `"any"`. A function of the carry and `(index, x)`.
         first_step: whether to run the first step, or all others.
+        num_steps: how many others at most, spread over all; `None` for all.
         init: the initial carry.
         xs: the indices and inputs of the steps.
         length: number of steps.
@@ -85,4 +88,7 @@ def vectorized_scan(
 
     carries, previous = jax.tree.map(lambda leaf: leaf[:-1], (carries, xs))
     xs = jax.tree.map(lambda leaf: leaf[1:], xs)
+    if num_steps is not None and num_steps < length - 1:
+        some = np.linspace(0, length - 2, num_steps).astype(int)
+        carries, previous, xs = jax.tree.map(lambda leaf: leaf[some], (carries, previous, xs))
     return end, (jax.vmap(two_steps)(carries, previous, xs), ys)

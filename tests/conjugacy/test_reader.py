@@ -171,6 +171,20 @@ def test_hidden_markov_models(seen):
         check_reading(target, batch, jax.random.key(0))
 
 
+def test_the_density_of_the_reading_is_that_of_the_model():
+    """Priors and Jacobians included, whose sites are the same."""
+    args = np.asarray([0.3, 1.9, -0.4]), np.asarray([True, True, True])
+    with jax.enable_x64(True):
+        target, _, batch = read(chain, args)
+        z = {site.name: 0.3 * jnp.ones(site.z_shape) for site in target.space.sites}
+        functions = target.functions
+        own, found = (
+            jax.jit(lambda z, f=f: f(z, batch, {}, {}).log_density)(z)
+            for f in (functions.evaluate, functions.conjugate_evaluate)
+        )
+    assert float(found) == pytest.approx(float(own), rel=1e-9)
+
+
 def long_chain(y):
     """Two series of hidden states; each step has a further latent site."""
     with numpyro.plate("states", 2):

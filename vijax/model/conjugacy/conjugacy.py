@@ -137,7 +137,7 @@ class Conjugacy:
         trace = self._trace_at(z, batch)
         jacobians = log_densities.log_dets(trace, skip_identity=True)
         terms = self.log_joint(_latent_values(trace), batch)
-        return Evaluation(_sum({**terms, **jacobians}), dict(mutable))
+        return Evaluation(_sum(terms) + _sum(jacobians), dict(mutable))
 
     def expected_log_joint(
         self,

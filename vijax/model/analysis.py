@@ -151,7 +151,8 @@ def set_subsampler(
         for name, site in trace.items()
         if site["type"] == "sample" and site["is_observed"]
     }
-    subsampled = subsampled_plates(request, plates, observed)
+    in_loops = all(trace[name].get("_loops") for name in observed)
+    subsampled = subsampled_plates(request, plates, observed, in_loops)
     full_sizes = {name: plate.size for name, plate in subsampled.items()}
     index = {
         name: jax.ShapeDtypeStruct((plate.subsample_size,), np.int32)

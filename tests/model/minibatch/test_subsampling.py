@@ -244,6 +244,15 @@ def no_plate(x, y):
     numpyro.sample("y", dist.Normal(x @ w, 1.0), obs=y)
 
 
+def random_walk(x, y):
+    def step(before, y):
+        now = numpyro.sample("z", dist.Normal(before, 1.0))
+        numpyro.sample("y", dist.Normal(now, 1.0), obs=y)
+        return now, None
+
+    scan(step, 0.0, y)
+
+
 SQUARE = rng.normal(size=(N, N)).astype(np.float32)
 
 
@@ -257,6 +266,7 @@ def square(x, y):
     ("model", "args", "options", "message"),
     [
         (no_plate, (X, Y), (2,), r"a plate around the observed sites \['y'\]"),
+        (random_walk, (X, Y), (2,), r"the steps of a scan.*Leave batch_size out"),
         (
             crossed,
             (RATINGS,),

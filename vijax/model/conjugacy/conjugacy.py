@@ -24,8 +24,7 @@ from vijax.model.tracing import log_densities, substitution
 from vijax.model.tracing.sites import Trace, latents
 from vijax.runtime.errors import GuideError
 
-
-_COMPARED_STEPS = 256  # of a loop: all run by one program
+_COMPARED_STEPS = 256  # of a loop, spread over all of it
 
 
 class Conjugacy:

@@ -1,6 +1,6 @@
 """Backward messages of a Markov chain in double precision, and their gradient.
 
-The recursion of `forward_backward` on probabilities that are scaled to messages with a sum of one in
+The recursion of `forward_backward` on probabilities scaled to messages with a sum of one in
 each step, so that a step is one product of a matrix and a vector, or matrix for several chains, and
 no exponential. The gradient of the log messages are the marginal probabilities of the states and of
 pairs of states, by a pass forward in time. Probabilities below the smallest double, `exp(-700)` of

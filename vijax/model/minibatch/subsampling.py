@@ -83,7 +83,10 @@ def batch_request(batch_size: Any, batch_axes: Any) -> BatchRequest | None:
 
 
 def subsampled_plates(
-    request: BatchRequest, plates: Mapping[str, Plate], observed: Mapping[str, tuple[Plate, ...]]
+    request: BatchRequest,
+    plates: Mapping[str, Plate],
+    observed: Mapping[str, tuple[Plate, ...]],
+    in_loops: bool = False,
 ) -> dict[str, Plate]:
     """The plates to subsample, with the number of rows of a minibatch.
 
@@ -91,6 +94,7 @@ def subsampled_plates(
         request: the request.
         plates: all plates of the model.
         observed: the plates around each observed site.
+        in_loops: whether all of these are steps of a scan.
 
     Raises:
         ModelError: there is no such plate, or the plate is ambiguous.
@@ -102,6 +106,14 @@ def subsampled_plates(
         sizes = dict(request.size)
     else:
         around_data = {plate.name for around in observed.values() for plate in around}
+        if not around_data and in_loops:
+            raise ModelError(
+                f"batch_size: expected a plate around the observed sites {list(observed)}, got "
+                "the steps of a scan, which depend on one another. Leave batch_size out: a pass "
+                "over a long series is fast, and a fit to a part of it is a start, "
+                "init=vijax.fit(model, part, guide='conjugate'). Of many series, put numpyro.plate "
+                "over them into the body of the scan."
+            )
         if not around_data:
             raise ModelError(
                 f"batch_size: expected a plate around the observed sites {list(observed)}, got "

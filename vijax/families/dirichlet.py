@@ -12,6 +12,7 @@ from jax import Array
 from jax.scipy.special import gammaln
 
 from vijax.families.exponential_family import ExponentialFamily, interpolate
+from vijax.families.gamma_variates import log_gamma_variates
 from vijax.families.special import (
     below_one,
     digamma,
@@ -85,7 +86,7 @@ class Dirichlet(ExponentialFamily):
 
     def draw_log(self, key: Array) -> Array:
         """The logarithm of one draw, `(*B, K)`, finite also where the draw underflows."""
-        return jax.nn.log_softmax(jax.random.loggamma(key, self.concentration), axis=-1)
+        return jax.nn.log_softmax(log_gamma_variates(key, self.concentration), axis=-1)
 
     def draw(self, key: Array) -> Array:
         """One draw, `(*B, K)`, never exactly 0 or 1."""

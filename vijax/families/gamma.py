@@ -13,6 +13,7 @@ from jax import Array
 from jax.scipy.special import gammaln
 
 from vijax.families.exponential_family import ExponentialFamily, interpolate
+from vijax.families.gamma_variates import log_gamma_variates
 from vijax.families.special import (
     digamma,
     divergence_rest,
@@ -94,7 +95,7 @@ class Gamma(ExponentialFamily):
 
     def draw_log(self, key: Array) -> Array:
         """The logarithm of one draw of `x^power`, `*B`, finite also where the draw underflows."""
-        return jax.random.loggamma(key, self.concentration) - jnp.log(self.rate)
+        return log_gamma_variates(key, self.concentration) - jnp.log(self.rate)
 
     def draw(self, key: Array) -> Array:
         """One draw, `*B`: positive and finite, at the limits of the type beyond them."""

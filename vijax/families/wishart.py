@@ -14,6 +14,7 @@ from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import gammaln
 
 from vijax.families.exponential_family import ExponentialFamily, interpolate
+from vijax.families.gamma_variates import log_gamma_variates
 from vijax.families.linear_algebra import (
     gram,
     inverse_factor,
@@ -137,7 +138,7 @@ class Wishart(ExponentialFamily):
         """One draw, `(*B, d, d)`, by the decomposition of Bartlett (1933)."""
         diagonal, below = jax.random.split(key)
         scale = self.inverse_scale
-        roots = jnp.exp(0.5 * (jax.random.loggamma(diagonal, self._halves) + _LOG_2))
+        roots = jnp.exp(0.5 * (log_gamma_variates(diagonal, self._halves) + _LOG_2))
         # Products of two of them, and of their inverses, neither underflow nor overflow.
         roots = jnp.maximum(roots, jnp.finfo(scale.dtype).tiny ** 0.25)
         noise = jnp.tril(jax.random.normal(below, scale.shape, scale.dtype), -1)

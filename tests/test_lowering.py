@@ -111,6 +111,15 @@ def levels_of_rows(y):
         numpyro.sample("y", dist.Normal(level, 1.0), obs=y)
 
 
+def dense(rngs):
+    return nnx.Sequential(nnx.Conv(1, 2, (2,), rngs=rngs), nnx.Dropout(0.5, rngs=rngs))
+
+
+def network(y):
+    outputs = vijax.nn.network("net", dense)(jnp.reshape(y, (-1, 2, 1)))
+    numpyro.sample("y", dist.Normal(outputs.mean((1, 2)), 1.0).to_event(1), obs=y[::2])
+
+
 def masked(y, mask):
     mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
     with numpyro.handlers.mask(mask=mask):
@@ -356,6 +365,12 @@ def models():
         regression(guide="laplace")
 
 
+def networks():
+    for noise in ("shared", "flipout"):
+        step(network, Y, guide=guides.MeanField(noise=noise))
+    fit(network, Y, algorithm="ivon", num_steps=1)
+
+
 # Every program of the library, by a part that evaluates it.
 PARTS = {
     discrete_sites: {
@@ -393,6 +408,7 @@ PARTS = {
         "perturbed_start",
     },
     expectation_propagation: {"evidence_slope", "propagate", "read_model"},
+    networks: {"_starts", "run_steps"},
     posteriors: {
         "_constrain",
         "_constrain_latent_sites",

@@ -1,5 +1,7 @@
 """Networks in model functions: priors, the ELBO, state, initial values, predictions."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -143,3 +145,30 @@ def test_weights_start_at_the_modules_own_values():
     assert np.abs(np.asarray(values["net/hidden/bias"])).max() < 0.06  # zero, one step away
     sd = np.exp(np.asarray(posterior.params.log_scale["net/hidden/kernel"]))
     np.testing.assert_allclose(sd, 0.05 / np.sqrt(3), rtol=0.1)
+
+
+@pytest.mark.slow
+def test_laplace_is_that_of_the_mode_which_steps_find():
+    options = {"progress_bar": False, "rng_key": 1}
+    laplace = vijax.fit(model_of(Plain), X, Y, guide="laplace", **options)
+    mode = vijax.fit(model_of(Plain), X, Y, guide="map", num_steps=4000, **options)
+    at_mode = mode.predict(X, num_draws=2)["fitted"][0]
+    spread = laplace.predict(X)["fitted"].std(0)
+    assert np.mean(np.abs(laplace.predict(X)["fitted"].mean(0) - at_mode)) < np.mean(spread)
+
+
+@pytest.mark.parametrize(
+    "member",
+    [vijax.guides.Delta(), pytest.param(MeanField(noise="local"), marks=pytest.mark.slow)],
+)
+def test_members_of_an_ensemble_are_independent_fits(member):
+    guide = vijax.guides.Ensemble(4, member)
+    options = {"num_steps": 1500, "batch_size": 20, "progress_bar": False}
+    posterior = vijax.fit(model_of(Plain), X, Y, guide=guide, **options)
+    kernels = np.asarray(posterior.params.loc["net/hidden/kernel"])
+    assert kernels.shape == (4, 3, 4)
+    assert min(np.abs(a - b).max() for a, b in itertools.combinations(kernels, 2)) > 0.01
+    draws = posterior.predict(X, num_draws=200)["fitted"]
+    if isinstance(member, vijax.guides.Delta):
+        assert len(np.unique(draws[:, 0])) == 4
+    assert np.corrcoef(draws.mean(0), Y)[0, 1] > 0.7

@@ -8,6 +8,7 @@
 | `MeanFieldGuide`, `RowGuide` | `log q` by coordinate; by row of a plate |
 | `NormalNoiseGuide`, `TransportGuide` | draws as a function of standard normals; a diffeomorphism |
 | `MixtureGuide` | a draw from every component |
+| `EnsembleGuide` | members of one family, each fitted by itself |
 | `DiscreteGuide` | the distribution of every discrete site |
 | `AmortizedGuide` | local latent variables inferred from the data of their row |
 | `ParticleGuide`, `ModelGuide` | equally weighted points; a family built from the model |
@@ -64,12 +65,15 @@ class Guide(abc.ABC):
         num_particles: default number of draws per gradient step.
         without_pathwise_gradient: continuous sites whose draws have no gradient in the parameters,
             so that only objectives with score functions apply.
+        num_starts: positions that the initial parameters are computed from: with more than one,
+            `init` gets them stacked.
     """
 
     factorized: ClassVar[bool] = False
     amortized: ClassVar[bool] = False
     num_particles: ClassVar[int] = 1
     without_pathwise_gradient: ClassVar[tuple[str, ...]] = ()
+    num_starts: ClassVar[int] = 1
 
     @abc.abstractmethod
     def init(
@@ -236,6 +240,20 @@ class MixtureGuide(DensityGuide):
         `log q` is that of the mixture. For stratified sampling, `E_q[f(z)] = sum_k w_k E[f(z_k)]`;
         differentiable in `params`, including the weights.
         """
+
+
+class EnsembleGuide(Guide):
+    """Members of one family, each fitted by itself, with equal weights.
+
+    Parameters are those of the members, stacked.
+
+    Attributes:
+        num_members: their number.
+        member: the guide of each.
+    """
+
+    num_members: int
+    member: Guide
 
 
 class RowGuide(DensityGuide):

@@ -33,7 +33,7 @@ from vijax.fitting.methods import (
     run_refinement,
     run_search,
 )
-from vijax.guides import discrete_guide_sites, resolve
+from vijax.guides import Laplace, discrete_guide_sites, resolve
 from vijax.guides.conjugate import Conjugate, target_for
 from vijax.guides.numpyro import as_optax
 from vijax.guides.structured.plates import plates_affordable_on_batches
@@ -226,7 +226,8 @@ def _run(
     solver = None if stepwise else _solver(algorithm, problem, parameters)
     named = guide != "auto" or algorithm is solver
     learn = learns_centering(options["centering"], problem.guide, solver, algorithm == "auto")
-    needs_start = solver is None or init is not None  # solvers find better starts themselves
+    # solvers find better starts themselves
+    needs_start = solver is None or init is not None or bool(problem.target.space.networks.sites)
     count = (options["num_restarts"] or 1) if needs_start else 0
     with stage("initial values"):
         variables = initial_variables(init, problem, parameters, mutable, count)
@@ -346,8 +347,11 @@ def _solver(algorithm: Any, problem: Problem, parameters: dict[str, PyTree]) -> 
                 f"{next(iter(problem.schedule.subsampled))!r}. Use algorithm='gradient'."
             )
         return algorithm
-    if algorithm != "auto" or problem.schedule.subsampled or problem.target.space.networks.sites:
+    if algorithm != "auto" or problem.schedule.subsampled:
         return None
+    networks = problem.target.space.networks.sites
+    if networks and not isinstance(problem.guide, Laplace):
+        return None  # gradient steps: solvers have neither dropout nor draws by row
     solver = default_solver(problem.guide, problem.target.space.dim)
     # solvers that maximize the ELBO hold `param` sites fixed; gradient steps fit them jointly
     return None if solver is not None and solver.maximizes_elbo and parameters else solver

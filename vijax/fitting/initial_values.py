@@ -46,8 +46,9 @@ def initial_variables(
     """The initial variables of each of `count` restarts; if 0, one set at the origin."""
     if isinstance(init, Posterior):
         init = warm_start(init._result, problem)
+    starts = problem.guide.num_starts
     if count:
-        positions = initial_positions(init, problem, parameters, mutable, count)
+        positions = initial_positions(init, problem, parameters, mutable, count * starts)
     else:
         positions = [_initialization.origin(problem.target.space)]
     return variables_at(init, problem, parameters, positions)
@@ -123,6 +124,10 @@ def variables_at(
 ) -> list[Variables]:
     """The variables at each position; the first takes parameters from an earlier posterior."""
     target, guide = problem.target, problem.guide
+    if guide.num_starts > 1:  # every fit has several of them
+        fits = len(positions) // guide.num_starts
+        groups = (positions[i::fits] for i in range(fits))
+        positions = [jax.tree.map(lambda *rows: np.stack(rows), *group) for group in groups]
     found = [
         _initialization.initial_params(
             target, guide, fold_in(problem.key, 100 + i), position, problem.first_batch

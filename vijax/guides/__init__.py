@@ -6,6 +6,7 @@ from vijax.guides.composite import Composite, compose
 from vijax.guides.conjugate import Conjugate
 from vijax.guides.delta import Delta
 from vijax.guides.discrete import Discrete, Mixed
+from vijax.guides.ensemble import Ensemble
 from vijax.guides.flow import Flow
 from vijax.guides.location_scale.full_rank import FullRank
 from vijax.guides.location_scale.laplace import Laplace
@@ -29,6 +30,7 @@ __all__ = [
     "Conjugate",
     "Delta",
     "Discrete",
+    "Ensemble",
     "Flow",
     "FullRank",
     "Laplace",

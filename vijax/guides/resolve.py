@@ -12,6 +12,7 @@ from vijax.guides.composite import Composite, Sites, assign, compose
 from vijax.guides.conjugate import Conjugate
 from vijax.guides.delta import Delta
 from vijax.guides.discrete import Discrete, Mixed, combine
+from vijax.guides.ensemble import Ensemble
 from vijax.guides.flow import ARCHITECTURES, Flow
 from vijax.guides.location_scale.full_rank import FullRank
 from vijax.guides.location_scale.laplace import Laplace
@@ -32,6 +33,7 @@ NAMES: dict[str, Callable[[], Guide]] = {
     "laplace": Laplace,
     "map": Delta,
     "delta": Delta,
+    "ensemble": Ensemble,
     "discrete": Discrete,
     "markov": Markov,
     "plates": Plates,

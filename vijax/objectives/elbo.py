@@ -14,6 +14,7 @@ from vijax.contracts import (
     DensityGuide,
     DiscreteGuide,
     Draw,
+    EnsembleGuide,
     EntropyGuide,
     Guide,
     LossContext,
@@ -32,7 +33,12 @@ from vijax.objectives.estimators.discrete import (
     elbo_integrand,
     select_estimator,
 )
-from vijax.objectives.estimators.particles import check_num, merge_mutable, model_batch
+from vijax.objectives.estimators.particles import (
+    check_num,
+    merge_mutable,
+    model_batch,
+    with_gradient_of,
+)
 from vijax.objectives.estimators.quasi_monte_carlo import Draws, quasi_normals
 from vijax.objectives.estimators.rao_blackwell import coupled_size
 from vijax.objectives.estimators.stratified import stratified_elbo
@@ -112,6 +118,8 @@ class ELBO(ControlVariateObjective):
         self, variables: Variables, context: LossContext
     ) -> tuple[Array, dict[str, PyTree]]:
         key, guide = context.key, context.guide
+        if isinstance(guide, EnsembleGuide):
+            return self._of_members(guide, variables, context)
 
         def particle(key: Array, noise: Any) -> tuple[Array, dict[str, PyTree]]:
             if isinstance(guide, MixtureGuide) and self.estimator == "auto":
@@ -133,6 +141,20 @@ class ELBO(ControlVariateObjective):
         noise = devices.shard_particles(self._noise(keys, key, variables, context))
         losses, states = jax.vmap(particle)(devices.shard_particles(keys), noise)
         return jnp.mean(losses), jax.tree.map(merge_mutable, states)
+
+    def _of_members(
+        self, guide: EnsembleGuide, variables: Variables, context: LossContext
+    ) -> tuple[Array, dict[str, PyTree]]:
+        """The mean over the members of an ensemble; each has the gradient of its own loss."""
+        keys = jax.random.split(context.key, guide.num_members)
+
+        def one(params: PyTree, key: Array) -> tuple[Array, dict[str, PyTree]]:
+            own = variables._replace(guide=params)
+            return self(own, context._replace(key=key, guide=guide.member))
+
+        losses, states = jax.vmap(one)(variables.guide, keys)
+        loss = with_gradient_of(jnp.mean(losses), jnp.sum(losses))
+        return loss, jax.tree.map(merge_mutable, states)
 
     def _noise(
         self, keys: Array, key: Array, variables: Variables, context: LossContext

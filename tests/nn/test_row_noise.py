@@ -35,7 +35,11 @@ LAYERS = {
     "RNN": (rnn, (4, 2)),
     "attention": (attention, (3, 4)),
 }
-CASES = [(kind, "flipout") for kind in LAYERS] + [("Linear", "local")]
+SLOW = {"LinearGeneral", "ConvTranspose"}  # in attention, and like Conv
+CASES = [
+    pytest.param(name, "flipout", marks=[pytest.mark.slow] * (name in SLOW)) for name in LAYERS
+]
+CASES += [("Linear", "local")]
 
 
 def inputs(name, shape, rng):

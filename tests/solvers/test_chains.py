@@ -113,6 +113,7 @@ def test_known_parameters_are_the_exact_smoother(size):
     check_smoother(family, solution.elbo, y)
 
 
+@pytest.mark.slow
 def test_unknown_dynamics_and_noise():
     solution = solved(unknown, series(1_000), tolerance=1e-3)
     losses = np.asarray(solution.losses)

@@ -204,6 +204,7 @@ def probit_regression(x, y):
         numpyro.sample("y", dist.Bernoulli(probs=ndtr(x @ w)), obs=y)
 
 
+@pytest.mark.slow
 def test_parallel_sweeps_end_where_single_updates_do():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(20, 2)).astype(np.float32)

@@ -77,7 +77,10 @@ def test_bound_of_one_component_is_the_evidence(form):
     np.testing.assert_allclose(found.elbo, log_evidence(form) + weights, rtol=1e-11)
 
 
-KINDS = [pytest.param(True, id="sticks"), pytest.param(False, id="dirichlet")]
+KINDS = [
+    pytest.param(True, id="sticks", marks=pytest.mark.slow),
+    pytest.param(False, id="dirichlet"),
+]
 
 
 @pytest.mark.parametrize("sticks", KINDS)

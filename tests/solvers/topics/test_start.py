@@ -130,6 +130,7 @@ def test_the_elbo_is_the_bound_of_the_kernel(form):
     assert found == pytest.approx(wanted, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_coordinate_ascent_ends_no_lower_than_the_estimator():
     target, guide, batch = bound(table, (COUNTS,))
     families = {"theta": Dirichlet(jnp.ones((40, K))), "beta": Dirichlet(jnp.ones((K, 20)))}

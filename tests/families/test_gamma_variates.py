@@ -28,3 +28,9 @@ def test_draws_of_one_generator_end_under_vmap():
     keys = jax.random.split(jax.random.key(0, impl="unsafe_rbg"), 500)
     logs = jax.jit(jax.vmap(lambda key: log_gamma_variates(key, jnp.full(100, 0.5))))(keys)
     assert len(np.unique(logs)) > 49_900
+
+
+def test_a_concentration_that_is_no_number_ends():
+    logs = log_gamma_variates(jax.random.key(0), jnp.array([jnp.nan, jnp.inf, 2.0]))
+    assert np.isnan(logs[0])
+    assert np.isfinite(logs[2])

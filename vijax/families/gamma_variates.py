@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+_ROUNDS = 64  # which a variate exceeds with probability 1e-83, if its concentration is a number
+
 
 def log_gamma_variates(key: Array, concentration: Array) -> Array:
     """Logarithms of independent gamma variates of rate 1, of the shape of `concentration`.
@@ -49,7 +51,11 @@ def _variates(concentration: Array, key: Array) -> Array:
         return number + 1, jnp.where(accepted, logs, jnp.log(d) + log_v), accepted | passes
 
     start = jnp.zeros((), jnp.uint32), jnp.zeros(shape, dtype), jnp.zeros(shape, bool)
-    _, logs, _ = lax.while_loop(lambda state: ~jnp.all(state[2]), propose, start)
+
+    def goes_on(state: tuple[Array, Array, Array]) -> Array:
+        return ~jnp.all(state[2]) & (state[0] < _ROUNDS)
+
+    _, logs, _ = lax.while_loop(goes_on, propose, start)
     return logs
 
 

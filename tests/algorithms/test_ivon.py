@@ -49,3 +49,5 @@ def test_what_ivon_cannot_fit_is_named():
         vijax.fit(linear, X, Y, algorithm="ivon", optimizer=optax.adam(1e-3))
     with pytest.raises(ValueError, match="rate"):
         IVON(rate=-1.0)
+    with pytest.raises(vijax.GuideError, match="flipout"):
+        vijax.fit(linear, X, Y, guide=vijax.guides.MeanField(noise="local"), algorithm="ivon")

@@ -1,4 +1,4 @@
-"""IVON, the improved variational online Newton method: a mean-field fit at the cost of Adam."""
+"""IVON, the improved variational online Newton method: mean-field fits by one gradient a step."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 
 from vijax.algorithms.gradient import Adam, Optimizer, mixed_target
+from vijax.algorithms.model_steps import ascend_model, require_differentiable
 from vijax.contracts import (
     Algorithm,
     Axes,
@@ -67,10 +67,10 @@ class IVON(Algorithm):
     - `h <- h - r (h - h') + r^2 (h - h')^2 / (2 (h + d))` with `r = 1 - decay`, always positive;
     - `m <- m - rate (h_0 + d) g / (h + d)`.
 
-    Number of rows and prior are those of the model and its plates. With `MeanField(noise=
-    "flipout")` the curvature has less noise, at the cost of a second pass. Source: Variational
-    Learning is Effective for Large Deep Networks, Shen, Daheim, Cong, Nickl, Marconi, Bazan,
-    Yokota, Gurevych, Cremers, Khan and Moellenhoff, 2024.
+    Number of rows and prior are those of the model and its plates. With
+    `MeanField(noise="flipout")` the curvature has less noise, at the cost of a second pass. Source:
+    Variational Learning is Effective for Large Deep Networks, Shen, Daheim, Cong, Nickl, Marconi,
+    Bazan, Yokota, Gurevych, Cremers, Khan and Moellenhoff, 2024.
 
     Args:
         rate: step size, larger than Adam's: as large as is stable, about that of plain gradient
@@ -84,7 +84,7 @@ class IVON(Algorithm):
 
     Raises:
         ValueError: an option is out of its range.
-        GuideError: on use, with another guide.
+        GuideError: on use, with another guide, or with `noise="local"`.
     """
 
     rate: float = 0.1
@@ -122,11 +122,12 @@ class IVON(Algorithm):
                 f"algorithm='ivon': expected guide='meanfield', got {guide!r}. Use one, or "
                 "algorithm='gradient'."
             )
-        if not target.differentiable:
-            raise ModelError(
-                "algorithm='ivon': expected a log density with a gradient in every latent site, "
-                "got a model with discrete operations on one. Use algorithm='auto'."
+        if guide.noise == "local":  # whose outputs, not weights, are drawn
+            raise GuideError(
+                "algorithm='ivon': expected MeanField(noise='shared') or 'flipout', whose draws of "
+                "weights show the curvature, got noise='local'. Use one of these."
             )
+        require_differentiable(target, "ivon")
         if any(site.axes(target.subsampled).pairs for site in target.space.sites):
             raise ModelError(
                 "algorithm='ivon': expected no latent variables of rows that are subsampled. Use "
@@ -184,11 +185,7 @@ class IVON(Algorithm):
             loc[name], prior[name] = mean - factor * scale * unbiased, d
         guide_params = MeanFieldParams(loc, params.log_scale)
         variables = state.variables._replace(guide=guide_params)
-        negative = jax.tree.map(jnp.negative, of_model)
-        updates, optimizer = self.optimizer.transformation.update(
-            negative, state.optimizer, variables.model
-        )
-        variables = variables._replace(model=optax.apply_updates(variables.model, updates))
+        variables, optimizer = ascend_model(self.optimizer, state.optimizer, variables, of_model)
         new = state._replace(
             variables=_with_scales(variables, curvature, prior, rows),
             velocity=velocity,

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 
 from vijax.algorithms.gaussian_updates import Draws, full_rank_update, mean_field_update
 from vijax.algorithms.gradient import Adam, Optimizer, mixed_target
+from vijax.algorithms.model_steps import ascend_model, require_differentiable
 from vijax.contracts import (
     Algorithm,
     Axes,
@@ -31,7 +31,7 @@ from vijax.guides.location_scale.full_rank import FullRankParams
 from vijax.guides.location_scale.mean_field import MeanFieldParams
 from vijax.objectives.estimators.particles import merge_mutable, model_batch
 from vijax.runtime.checks import check_count
-from vijax.runtime.errors import GuideError, ModelError, mismatch
+from vijax.runtime.errors import GuideError, mismatch
 from vijax.runtime.keys import Normals
 from vijax.runtime.precision import check_precision
 
@@ -118,11 +118,7 @@ class NaturalGradient(Algorithm):
     ) -> NaturalState:
         parts = guide.independent_parts(variables.guide, target.space)
         _check_parts(parts)
-        if not target.differentiable:
-            raise ModelError(
-                "algorithm='natural': expected a log density with a gradient in every latent site, "
-                "got a model with discrete operations on one. Use algorithm='auto'."
-            )
+        require_differentiable(target, "natural")
         velocity = jax.tree.map(jnp.zeros_like, _means(variables.guide))
         optimizer = self.optimizer.transformation.init(variables.model)
         rate = jnp.asarray(self._rate(parts), jnp.result_type(float))
@@ -163,9 +159,12 @@ class NaturalGradient(Algorithm):
         )
         draws = [Draws(noise, gradient) for noise in noises]
         state = self._moved(state, target, guide, draws)
-        state = self._optimized(state, jax.tree.map(lambda g: -jnp.mean(g, 0), model_gradient))
+        mean = jax.tree.map(lambda g: jnp.mean(g, axis=0), model_gradient)
+        parts_of_state = self.optimizer, state.optimizer, state.variables
+        variables, optimizer = ascend_model(*parts_of_state, mean)
         mutable = jax.tree.map(merge_mutable, mutable)
-        return state._replace(mutable=mutable), Info(jnp.mean(log_q - log_p))
+        state = state._replace(variables=variables, optimizer=optimizer, mutable=mutable)
+        return state, Info(jnp.mean(log_q - log_p))
 
     def _moved(
         self, state: NaturalState, target: Target, guide: Guide, draws: Sequence[Draws]
@@ -187,13 +186,6 @@ class NaturalGradient(Algorithm):
         params = guide.map_parts(state.variables.guide, target.space, update)
         variables = state.variables._replace(guide=params)
         return state._replace(variables=variables, velocity=tuple(velocity))
-
-    def _optimized(self, state: NaturalState, gradient: PyTree) -> NaturalState:
-        """The state after a step of the model's `param` sites."""
-        model = state.variables.model
-        updates, optimizer = self.optimizer.transformation.update(gradient, state.optimizer, model)
-        variables = state.variables._replace(model=optax.apply_updates(model, updates))
-        return state._replace(variables=variables, optimizer=optimizer)
 
     def row_axes(self, state: NaturalState, axes: Variables) -> NaturalState:
         rest = state._replace(variables=axes, velocity=())

@@ -11,7 +11,6 @@ from jax import Array
 
 from vijax.model.tracing.sites import Trace
 from vijax.model.tracing.wrappers import base_distribution
-from vijax.runtime.errors import ModelError
 
 _CLASSES = (
     dist.BernoulliProbs,
@@ -22,23 +21,24 @@ _CLASSES = (
 
 
 def observed_moments(trace: Trace, names: Collection[str]) -> dict[str, dict[str, Array]]:
-    """Of sites, `{"probs": (*shape, num_values)}` of classes, else `{"mean", "variance"}`.
+    """Of sites, `{"probs": (*shape, num_values)}` of classes, else `{"value", "mean", "variance"}`.
+
+    The value is the one that was drawn; mean and variance are left out where there is no closed
+    form.
 
     Args:
         trace: of the model.
         names: the sites; others are left out.
-
-    Raises:
-        ModelError: a distribution has no mean and variance in closed form.
     """
     return {
-        name: _moments(name, site["fn"], jnp.shape(site["value"]))
+        name: _moments(site["fn"], site["value"])
         for name, site in trace.items()
         if site["type"] == "sample" and name in names
     }
 
 
-def _moments(name: str, fn: dist.Distribution, shape: tuple[int, ...]) -> dict[str, Array]:
+def _moments(fn: dist.Distribution, value: Array) -> dict[str, Array]:
+    shape = jnp.shape(value)
     if isinstance(base_distribution(fn), _CLASSES) and not fn.event_shape:
         values = fn.enumerate_support(expand=False)
         log_probs = jax.vmap(lambda value: fn.log_prob(jnp.broadcast_to(value, shape)))(
@@ -46,10 +46,8 @@ def _moments(name: str, fn: dist.Distribution, shape: tuple[int, ...]) -> dict[s
         )
         return {"probs": jnp.moveaxis(jax.nn.softmax(log_probs, axis=0), 0, -1)}
     try:
-        mean, variance = fn.mean, fn.variance
+        moments = {"mean": fn.mean, "variance": fn.variance}
     except NotImplementedError:
-        raise ModelError(
-            f"site {name!r}: expected a distribution with a mean and a variance, got "
-            f"{type(base_distribution(fn)).__name__}. Use draws of posterior.predict instead."
-        ) from None
-    return {"mean": jnp.broadcast_to(mean, shape), "variance": jnp.broadcast_to(variance, shape)}
+        moments = {}
+    found = {name: jnp.broadcast_to(moment, shape) for name, moment in moments.items()}
+    return {"value": value} | found

@@ -14,7 +14,7 @@ from numpyro.primitives import mutable as mutable_site
 
 from vijax.nn.priors import FAN_IN, Prior, expected, resolve_priors
 from vijax.nn.row_noise import Perturbation, perturb
-from vijax.nn.structure import Leaf, ModuleFactory, Path, Structure, structure_of
+from vijax.nn.structure import Leaf, ModuleFactory, Path, Structure, path_name, structure_of
 from vijax.runtime.errors import ModelError, mismatch
 from vijax.runtime.network_run import NetworkRun, current_run
 
@@ -122,7 +122,7 @@ def _caller(
     """The function that calls the module with these weights."""
     holder = None
     if structure.state:
-        initial = {"/".join(map(str, p)): v for p, v in structure.initial_state.items()}
+        initial = {path_name(p): v for p, v in structure.initial_state.items()}
         holder = mutable_site(f"{name}/state", {"state": initial})
     by_row = {p: v for p, v in perturbations.items() if v.kind != "shared"}
     key = _key() if structure.random or by_row else None
@@ -130,7 +130,7 @@ def _caller(
     def call(*args: Any, **kwargs: Any) -> Any:
         state = {}
         if holder is not None:
-            state = {p: holder["state"]["/".join(map(str, p))] for p in structure.state}
+            state = {p: holder["state"][path_name(p)] for p in structure.state}
         module = structure.module(params, state, key)
         _set_mode(module, run.training, mc_dropout)
         if by_row and key is not None:
@@ -138,7 +138,7 @@ def _caller(
         found = module(*args, **kwargs)
         if holder is not None and run.training:
             after = structure.state_of(module)
-            holder["state"] = {"/".join(map(str, p)): v for p, v in after.items()}
+            holder["state"] = {path_name(p): v for p, v in after.items()}
         return found
 
     return call

@@ -17,7 +17,7 @@ from flax.nnx.tracers import current_jax_trace
 
 from vijax.nn.flipout import flipout
 from vijax.nn.local import local
-from vijax.nn.structure import Path
+from vijax.nn.structure import Path, path_name
 
 LINEAR = (nnx.Linear, nnx.LinearGeneral, nnx.Einsum, nnx.Conv, nnx.ConvTranspose)
 
@@ -76,7 +76,7 @@ def perturb(
             mean, second = _mean_and_noise(own.get(which), variable.get_value(), kind)
             variable.set_value(mean)
             getattr(twin, which).set_value(second)
-        place = "/".join(map(str, (name, *path)))
+        place = path_name((name, *path))
         layer.noise_twin, layer.noise_key = twin, RowKey(jax.random.fold_in(key, i))
         layer.noise_rows, layer.noise_place = rows, place
         layer.noise_level = current_jax_trace() if kind == "local" else None

@@ -16,6 +16,11 @@ ModuleFactory = Callable[[Any], Any]  # from `nnx.Rngs` to an `nnx.Module`
 Path = tuple[Any, ...]
 
 
+def path_name(path: Path) -> str:
+    """A path in words: `dense_0/kernel`."""
+    return "/".join(map(str, path))
+
+
 @dataclasses.dataclass(frozen=True)
 class Leaf:
     """A weight: an `nnx.Param`.
@@ -23,19 +28,17 @@ class Leaf:
     Attributes:
         path: in the module.
         shape: of its value.
-        dtype: of its value.
         fan_in: number of inputs of each output of its layer.
     """
 
     path: Path
     shape: tuple[int, ...]
-    dtype: Any
     fan_in: int
 
     @property
     def name(self) -> str:
         """The path in words: `dense_0/kernel`."""
-        return "/".join(map(str, self.path))
+        return path_name(self.path)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -122,7 +125,7 @@ def structure_of(factory: ModuleFactory) -> Structure:
     others = {path: v for path, v in flat.items() if path not in params and path not in random}
     layers = dict(nnx.iter_modules(module))
     leaves = tuple(
-        Leaf(path, v.shape, v.dtype, _fan_in(layers.get(path[:-1]), path, v.shape))
+        Leaf(path, v.shape, _fan_in(layers.get(path[:-1]), path, v.shape))
         for path, v in params.items()
     )
     return Structure(factory, graph, params, others, random, leaves)

@@ -82,8 +82,7 @@ def outcomes(
     if "probs" in moments:
         probs = np.asarray(moments["probs"], np.float64).mean(axis=0)
         return Outcomes(y.ravel(), log_density.ravel(), at_mean, probs.reshape(y.size, -1))
-    draws = prediction.predict(result, fold_in(key, 1), *state)[name]
-    draws = draws.reshape(len(draws), -1)
+    draws = moments["value"].reshape(num_draws, -1)
     return Outcomes(y.ravel(), log_density.ravel(), at_mean, draws=draws)
 
 

@@ -42,9 +42,15 @@ def uncertainty(
     """See `Posterior.uncertainty`."""
     changes = prediction.Changes(moments=True)
     found: dict[str, Any] = prediction.predict(result, key, args, kwargs, num_draws, changes)
-    moments = found[one_site(found, site)]
+    name = one_site(found, site)
+    moments = found[name]
     if "probs" in moments:
         return of_classes(moments["probs"])
+    if "mean" not in moments:
+        raise ModelError(
+            f"uncertainty: expected a distribution with a mean and a variance, site {name!r} has "
+            "one without. Compare quantiles of posterior.predict instead."
+        )
     return of_numbers(moments["mean"], moments["variance"])
 
 

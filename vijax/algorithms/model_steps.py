@@ -1,0 +1,42 @@
+"""The model's `param` sites in algorithms whose guide has updates of its own."""
+
+from __future__ import annotations
+
+import jax
+import optax
+
+from vijax.algorithms.gradient import Optimizer
+from vijax.contracts import PyTree, Target, Variables
+from vijax.runtime.errors import ModelError
+
+
+def ascend_model(
+    optimizer: Optimizer, state: PyTree, variables: Variables, gradient: PyTree
+) -> tuple[Variables, PyTree]:
+    """A step of the `param` sites along the gradient of the log density.
+
+    Args:
+        optimizer: of the `param` sites.
+        state: of the optimizer.
+        variables: before the step.
+        gradient: of the log density in `variables.model`.
+
+    Returns:
+        The variables and the optimizer's state after it.
+    """
+    downhill = jax.tree.map(lambda g: -g, gradient)
+    updates, state = optimizer.transformation.update(downhill, state, variables.model)
+    return variables._replace(model=optax.apply_updates(variables.model, updates)), state
+
+
+def require_differentiable(target: Target, algorithm: str) -> None:
+    """Checks that the log density has a gradient in every latent site.
+
+    Raises:
+        ModelError: it has not.
+    """
+    if not target.differentiable:
+        raise ModelError(
+            f"algorithm={algorithm!r}: expected a log density with a gradient in every latent "
+            "site, got a model with discrete operations on one. Use algorithm='auto'."
+        )

@@ -138,7 +138,7 @@ class Space:
 
     @property
     def networks(self) -> Space:
-        """The weights of networks: sites with an initial value of their own."""
+        """The sites with an initial value of their own, which are the weights of networks."""
         return Space(tuple(site for site in self.sites if site.init_scale is not None))
 
     @property

@@ -24,6 +24,7 @@ from vijax.contracts.family import Family
 from vijax.contracts.functions import Evaluation, TermInfo, Terms
 from vijax.contracts.guide import (
     AmortizedGuide,
+    CurvatureGuide,
     DensityGuide,
     DiscreteGuide,
     Draw,
@@ -66,6 +67,7 @@ __all__ = [
     "Block",
     "Blocks",
     "ControlVariateObjective",
+    "CurvatureGuide",
     "Data",
     "DensityGuide",
     "DiscreteGuide",

@@ -52,6 +52,7 @@ class Functions(NamedTuple):
     unconstrain: Callable[..., Position]
     terms: Callable[..., Terms]
     site_log_probs: Callable[..., dict[str, Array]]
+    fisher_root: Callable[..., dict[str, Array]]
     log_dets: Callable[..., dict[str, Array]]
     log_prior_sds: Callable[..., dict[str, Array]]
     initialize: Callable[..., tuple[dict[str, PyTree], dict[str, PyTree]]]

@@ -8,6 +8,7 @@
 | `MeanFieldGuide`, `RowGuide` | `log q` by coordinate; by row of a plate |
 | `NormalNoiseGuide`, `TransportGuide` | draws as a function of standard normals; a diffeomorphism |
 | `MixtureGuide` | a draw from every component |
+| `CurvatureGuide` | a Gaussian at a mode, from the curvature there |
 | `EnsembleGuide` | members of one family, each fitted by itself |
 | `DiscreteGuide` | the distribution of every discrete site |
 | `AmortizedGuide` | local latent variables inferred from the data of their row |
@@ -134,6 +135,20 @@ class Guide(abc.ABC):
         """Mean and sd of sites with independent normal distributions, by kind of noise, and site.
 
         Networks may draw their weights for each row, see `vijax.nn`; none by default.
+        """
+        return {}
+
+    def point_guide(self, space: Space) -> Guide:
+        """The guide that gradient steps fit; another one where parameters are computed after them.
+
+        See `CurvatureGuide`.
+        """
+        return self
+
+    def linearized_at(self, params: PyTree, space: Space) -> Position:
+        """The weights around which networks are linearized in predictions; none by default.
+
+        By site, means in unconstrained space, see `Batch.linearized`.
         """
         return {}
 
@@ -329,3 +344,17 @@ class GaussianGuide(EntropyGuide):
     @abc.abstractmethod
     def covariance(self, params: PyTree, space: Space) -> Array:
         """Covariance `(dim, dim)`."""
+
+
+class CurvatureGuide(GaussianGuide):
+    """A Gaussian at a mode, which gradient steps of its `point_guide` find.
+
+    Its covariance is computed after them, by `vijax.solvers.curvature`.
+    """
+
+    @abc.abstractmethod
+    def structure(self, space: Space) -> str:
+        """What is computed: `"hessian"` by a solver, or after the steps the GGN.
+
+        `"ggn"` dense, `"diagonal"`, or `"kronecker"`.
+        """

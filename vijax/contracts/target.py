@@ -41,6 +41,8 @@ class Batch(NamedTuple):
             therefore not in `data`.
         noise: in a step of a fit, what networks draw for each row, see
             `vijax.runtime.network_run`; `None` elsewhere.
+        linearized: by site, the unconstrained weights around which networks are linearized, as they
+            are in the predictions of some guides, see `Guide.linearized_at`.
     """
 
     data: dict[str, Array]
@@ -49,6 +51,7 @@ class Batch(NamedTuple):
     centering: dict[str, Array] = {}
     fetched: dict[str, Array] = {}
     noise: Noise | None = None
+    linearized: dict[str, Array] = {}
 
 
 class Variables(NamedTuple):
@@ -223,6 +226,16 @@ class Target:
     ) -> dict[str, Array]:
         """Log density by site, elementwise; unscaled for observed sites."""
         return self.functions.site_log_probs(z, batch, model, mutable)
+
+    def fisher_root(
+        self, z: Position, batch: Batch, model: Mapping, mutable: Mapping, key: Array
+    ) -> dict[str, Array]:
+        """By observed site, functions of `z` whose Jacobian `R` has `R'R` as Fisher information.
+
+        Of shape `(num, *shape)`, see `vijax.model.fisher`. `key` is for distributions whose Fisher
+        information is estimated.
+        """
+        return self.functions.fisher_root(z, batch, model, mutable, key)
 
     def log_dets(
         self, z: Position, batch: Batch, model: Mapping, mutable: Mapping

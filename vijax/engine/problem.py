@@ -11,12 +11,14 @@ import jax
 import numpy as np
 from jax import Array
 
-from vijax.contracts import Batch, Blocks, Data, Guide, PyTree, Target, Variables
+from vijax.contracts import Batch, Block, Blocks, Data, Guide, PyTree, Target, Variables
 from vijax.diagnostics.assessment import FittedGuide
 from vijax.engine.all_rows import all_rows
 from vijax.engine.row_schedule import RowSchedule
 from vijax.model import Arguments, Remarks, fetch
 from vijax.runtime.keys import fold_in
+
+_ROWS = 512  # in a block of a pass, at least
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,6 +33,8 @@ class Problem:
         batch: the full data, except arrays that are not in memory.
         key: the root key.
         remarks: on the model and its data.
+        final: the guide whose parameters are computed where the fit of `guide` ends, see
+            `Guide.point_guide`; `None` if that is `guide`.
     """
 
     model: Callable[..., Any]
@@ -40,6 +44,7 @@ class Problem:
     batch: Batch
     key: Array
     remarks: Remarks = Remarks()
+    final: Guide | None = None
 
     @functools.cached_property
     def schedule(self) -> RowSchedule:
@@ -65,6 +70,27 @@ class Problem:
         if self.arguments.sources or not self.target.subsampling.whole:
             return self.target.on_batch, self.first_batch
         return self.target, self.batch
+
+    def passes(self) -> list[Block] | Blocks:
+        """All rows once, in blocks whose weighted sum is that of all data, to be iterated.
+
+        Rows of plates that the model itself subsamples are met in minibatches of one epoch.
+        """
+        plates = self.schedule.subsampled
+        if not plates:
+            return [Block(self.batch, 1.0, 0)]
+        if self.target.subsampling.request is None or len(plates) > 1:
+            steps = range(self.schedule.epoch)
+            weight = 1 / len(steps)
+            return [Block(self.schedule.batch(self.batch, t), weight, 0) for t in steps]
+        ((name, plate),) = plates.items()
+        length = min(plate.size, max(plate.subsample_size, _ROWS))
+        sources, axes = self.arguments.sources, self.target.subsampling.axes
+        return Blocks(
+            self.batch,
+            dataclasses.replace(plate, subsample_size=length),
+            lambda rows: fetch(sources, axes, {name: rows}),
+        )
 
     @functools.cached_property
     def all_rows(self) -> Data | None:

@@ -61,6 +61,7 @@ from vijax.runtime.keys import RngKey, as_key
 from vijax.runtime.memory import explain_out_of_memory
 from vijax.runtime.progress import show_progress, stage
 from vijax.solvers import by_name, default_solver
+from vijax.solvers.curvature.checks import check_curvature
 from vijax.storage.checkpoint import Checkpoint
 
 _FULL_RANK_STEPS_DIM = 20  # largest dimension for full-rank gradient steps on minibatches
@@ -284,9 +285,13 @@ def _build_problem(
         if closed_form and pays_conjugate(target, batch, as_key(options["rng_key"])):
             algorithm_guide = Conjugate()
         guide = algorithm_guide or _default_guide(target, natural)
-    chosen = resolve(guide, target, model, arguments)
+    final = resolve(guide, target, model, arguments)
+    chosen = final.point_guide(target.space)
+    if chosen is not final:
+        check_curvature(target, batch)
     target = target_for(chosen, target)
     problem = Problem(model, arguments, target, chosen, batch, as_key(options["rng_key"]))
+    problem = dataclasses.replace(problem, final=None if chosen is final else final)
     check_data(problem.sample[0], arguments, problem.sample[1])
     check_indices(problem.sample[0], arguments, problem.sample[1])
     remarks = model_remarks(model, args, kwargs, target, batch)

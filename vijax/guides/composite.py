@@ -33,6 +33,7 @@ from vijax.contracts import (
     PyTree,
     Space,
 )
+from vijax.guides.delta import Delta
 from vijax.runtime.errors import GuideError
 from vijax.runtime.keywords import did_you_mean
 from vijax.runtime.network_run import Noise
@@ -70,6 +71,25 @@ class Composite(Guide):
         for values, (guide, part) in zip(params, _parts(self, space), strict=True):
             for kind, sites in guide.weight_noise(values, part).items():
                 found.setdefault(kind, {}).update(sites)
+        return found
+
+    def point_guide(self, space: Space) -> Guide:
+        found = [guide.point_guide(part) for guide, part in _parts(self, space)]
+        if found == [guide for _, guide in self.parts]:
+            return self
+        for (names, guide), point in zip(self.parts, found, strict=True):
+            if not isinstance(point, Delta):
+                raise GuideError(
+                    f"guide for {_label(names)}: expected 'map' or a Laplace approximation with "
+                    f"curvature 'ggn', 'diagonal' or 'kronecker' beside another one, whose mode "
+                    f"is found first, got {guide!r}."
+                )
+        return Delta()
+
+    def linearized_at(self, params: tuple[PyTree, ...], space: Space) -> Position:
+        found: Position = {}
+        for values, (guide, part) in zip(params, _parts(self, space), strict=True):
+            found |= guide.linearized_at(values, part)
         return found
 
     def init(

@@ -138,6 +138,14 @@ class Mixed(DiscreteGuide):
             self.others.map_parts(params.continuous, space.continuous, function),
         )
 
+    def point_guide(self, space: Space) -> Guide:
+        if self.others.point_guide(space.continuous) is not self.others:
+            raise GuideError(
+                f"guide {self.others!r}: expected a model without discrete latents in the guide, "
+                f"got {list(space.discrete.names)}. Use 'meanfield', or curvature='hessian'."
+            )
+        return self
+
     def families(self, params: MixedParams, space: Space, batch: Batch) -> dict[str, Family]:
         return self.discrete.families(params.discrete, space.discrete, batch)
 

@@ -49,6 +49,12 @@ class Ensemble(EnsembleGuide):
     def num_starts(self) -> int:  # type: ignore[override]
         return self.num_members
 
+    def point_guide(self, space: Space) -> Guide:
+        if self.member.point_guide(space) is not self.member:
+            expected = "point estimates or a guide that steps fit"
+            raise GuideError(mismatch("Ensemble, member", expected, repr(self.member)))
+        return self
+
     def init(
         self, key: Array, space: Space, location: Position, batch: Batch | None = None
     ) -> PyTree:

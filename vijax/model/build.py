@@ -215,6 +215,7 @@ def functions_of(traced: TracedModel, space: Space, trace: Trace) -> Functions:
         unconstrain=traced.unconstrain,
         terms=traced.terms,
         site_log_probs=traced.site_log_probs,
+        fisher_root=traced.fisher_root,
         log_dets=traced.log_dets,
         log_prior_sds=traced.log_prior_sds,
         initialize=traced.initialize,

@@ -11,6 +11,7 @@ from jax import Array
 
 from vijax.contracts import Batch, Evaluation, Position, PyTree, Site, Terms
 from vijax.contracts.rows import take_rows
+from vijax.model import fisher
 from vijax.model.discrete.enumeration import EnumerationPlan
 from vijax.model.discrete.marginalization import Marginalization
 from vijax.model.minibatch.subsampling import Subsampler
@@ -217,6 +218,14 @@ class TracedModel:
             )
         return found
 
+    def fisher_root(
+        self, z: Position, batch: Batch, model: Mapping, mutable: Mapping, key: Array
+    ) -> dict[str, Array]:
+        """Square root of the Fisher information by observed site, see `vijax.model.fisher`."""
+        trace = self._trace_at(z, batch, model, mutable)
+        with tracing_errors(self.model):
+            return fisher.fisher_root(trace, key)
+
     def log_dets(
         self, z: Position, batch: Batch, model: Mapping, mutable: Mapping
     ) -> dict[str, Array]:
@@ -268,7 +277,7 @@ class TracedModel:
 def _network_run(batch: Batch) -> NetworkRun:
     """The run of networks at a batch; sites in other coordinates have one value for all rows."""
     if batch.noise is None:
-        return NetworkRun()
+        return NetworkRun(linearized=batch.linearized)
     noise = {
         kind: {name: v for name, v in of_kind.items() if name not in batch.centering}
         for kind, of_kind in batch.noise.items()

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpyro
+import numpyro.distributions as dist
 from flax import nnx
+from numpyro.distributions import constraints
 from numpyro.primitives import mutable as mutable_site
 
 from vijax.nn.priors import FAN_IN, Prior, expected, resolve_priors
+from vijax.nn.recording import record_layers
 from vijax.nn.row_noise import Perturbation, perturb
 from vijax.nn.structure import Leaf, ModuleFactory, Path, Structure, path_name, structure_of
 from vijax.runtime.errors import ModelError, mismatch
+from vijax.runtime.layer_record import current_record
 from vijax.runtime.network_run import NetworkRun, current_run
 
 _START_SCALE = 0.05  # sd of a weight at the start, in units of its layer's own scale
@@ -78,6 +82,7 @@ def network(
     priors = resolve_priors(name, prior, structure.leaves)
     initial = functools.cache(lambda: structure.initial(_key()))
     params: dict[Path, Any] = {}
+    centers: dict[Path, Any] = {}
     perturbations: dict[Path, Perturbation] = {}
     for leaf in structure.leaves:
         site, of_leaf = f"{name}/{leaf.name}", priors[leaf.name]
@@ -94,11 +99,32 @@ def network(
             shape = f"shape {jnp.shape(value)}"
             raise ModelError(mismatch(f"site {site!r}", f"shape {leaf.shape}", shape, remedy))
         params[leaf.path] = value
+        if site in run.linearized:
+            centers[leaf.path] = _constrained(of_leaf, run.linearized[site])
         if run.starts is not None:
             run.starts[site] = initial()[leaf.path]
         if site in noise:
             perturbations[leaf.path] = Perturbation(noise[site], mean, sd, value)
-    return _caller(name, structure, params, perturbations, run, mc_dropout)
+    weights = _Weights(params, perturbations, centers)
+    return _caller(name, structure, weights, run, mc_dropout)
+
+
+class _Weights(NamedTuple):
+    """The weights of a network.
+
+    Attributes:
+        values: by path.
+        perturbations: of those that are drawn for each row.
+        centers: of those in which the network is linearized, the point where it is.
+    """
+
+    values: Mapping[Path, Any]
+    perturbations: Mapping[Path, Perturbation]
+    centers: Mapping[Path, Any]
+
+
+def _constrained(prior: dist.Distribution, z: Any) -> Any:
+    return z if prior.support is constraints.real else dist.biject_to(prior.support)(z)
 
 
 def _point_estimate(site: str, leaf: Leaf, initial: Callable[[], Mapping[Path, Any]]) -> Any:
@@ -112,36 +138,54 @@ def _key() -> jax.Array:
 
 
 def _caller(
-    name: str,
-    structure: Structure,
-    params: Mapping[Path, Any],
-    perturbations: Mapping[Path, Perturbation],
-    run: NetworkRun,
-    mc_dropout: bool,
+    name: str, structure: Structure, weights: _Weights, run: NetworkRun, mc_dropout: bool
 ) -> Callable[..., Any]:
     """The function that calls the module with these weights."""
     holder = None
     if structure.state:
         initial = {path_name(p): v for p, v in structure.initial_state.items()}
         holder = mutable_site(f"{name}/state", {"state": initial})
-    by_row = {p: v for p, v in perturbations.items() if v.kind != "shared"}
+    by_row = {p: v for p, v in weights.perturbations.items() if v.kind != "shared"}
     key = _key() if structure.random or by_row else None
 
-    def call(*args: Any, **kwargs: Any) -> Any:
-        state = {}
-        if holder is not None:
-            state = {p: holder["state"][path_name(p)] for p in structure.state}
-        module = structure.module(params, state, key)
+    def state() -> dict[Path, Any]:
+        return {} if holder is None else {p: holder["state"][path_name(p)] for p in structure.state}
+
+    def at(values: Mapping[Path, Any], *args: Any, **kwargs: Any) -> Any:
+        """The output with these weights, and the module after the call."""
+        module = structure.module(values, state(), key)
         _set_mode(module, run.training, mc_dropout)
         if by_row and key is not None:
             perturb(module, name, by_row, jax.random.fold_in(key, len(structure.random)), args)
-        found = module(*args, **kwargs)
+        record = current_record()
+        if record is not None:
+            record_layers(module, name, record)
+        return module(*args, **kwargs), module
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if weights.centers:
+            return _linearized(lambda values: at(values, *args, **kwargs)[0], weights)
+        found, module = at(weights.values, *args, **kwargs)
         if holder is not None and run.training:
             after = structure.state_of(module)
             holder["state"] = {path_name(p): v for p, v in after.items()}
         return found
 
     return call
+
+
+def _linearized(function: Callable[[Mapping[Path, Any]], Any], weights: _Weights) -> Any:
+    """`f(m) + J (w - m)`: a network that is linear in its weights, by one forward derivative."""
+    centers = dict(weights.centers)
+    steps = {path: weights.values[path] - center for path, center in centers.items()}
+    at_center, change = jax.jvp(
+        lambda own: function({**weights.values, **own}), (centers,), (steps,)
+    )
+
+    def moved(value: Any, by: Any) -> Any:
+        return value if by.dtype == jax.dtypes.float0 else value + by
+
+    return jax.tree.map(moved, at_center, change)
 
 
 def _set_mode(module: Any, training: bool, mc_dropout: bool) -> None:

@@ -6,7 +6,6 @@ computes the output with the row's own weights; everything around them stays as 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -16,10 +15,9 @@ from flax import nnx
 from flax.nnx.tracers import current_jax_trace
 
 from vijax.nn.flipout import flipout
+from vijax.nn.interception import LINEAR, intercept
 from vijax.nn.local import local
 from vijax.nn.structure import Path, path_name
-
-LINEAR = (nnx.Linear, nnx.LinearGeneral, nnx.Einsum, nnx.Conv, nnx.ConvTranspose)
 
 
 class Perturbation(NamedTuple):
@@ -80,8 +78,7 @@ def perturb(
         layer.noise_twin, layer.noise_key = twin, RowKey(jax.random.fold_in(key, i))
         layer.noise_rows, layer.noise_place = rows, place
         layer.noise_level = current_jax_trace() if kind == "local" else None
-        kinds: Any = type(layer)
-        layer.__class__ = _with_noise(kinds, kind)
+        intercept(layer, {"flipout": _flipout, "local": _local}[kind])
 
 
 def _mean_and_noise(own: Perturbation | None, value: Any, kind: str) -> tuple[Any, Any]:
@@ -91,19 +88,9 @@ def _mean_and_noise(own: Perturbation | None, value: Any, kind: str) -> tuple[An
     return own.mean, own.value - own.mean if kind == "flipout" else own.sd**2
 
 
-@functools.cache
-def _with_noise(layer: type, kind: str) -> type:
-    """A class of layers whose weights differ between rows."""
-    compute = {"flipout": flipout, "local": local}[kind]
+def _flipout(layer: Any, call: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    return flipout(layer, call, lambda x: layer.noise_twin(x, *args, **kwargs), inputs, *args)
 
-    def __call__(self: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        def mean(x: Any) -> Any:
-            return layer.__call__(self, x, *args, **kwargs)
 
-        def noise(x: Any) -> Any:
-            return self.noise_twin(x, *args, **kwargs)
-
-        return compute(self, mean, noise, inputs, *args)
-
-    names = {"__call__": __call__, "__module__": layer.__module__}
-    return type(f"{kind.title()}{layer.__name__}", (layer,), names)
+def _local(layer: Any, call: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    return local(layer, call, lambda x: layer.noise_twin(x, *args, **kwargs), inputs, *args)

@@ -65,7 +65,7 @@ def on_rows(
         arguments=dataclasses.replace(arguments, coords=coords),
         target=target,
         guide=rebound(result.guide, arguments, target),
-        batch=_coordinates(result, target, Batch(data)),
+        batch=_coordinates(result, target, Batch(data, linearized=result.batch.linearized)),
         engine=None,
         run=None,
         missing=(),

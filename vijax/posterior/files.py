@@ -187,16 +187,20 @@ def _decode(
     target = target_for(guide, target)
     batch = Batch(data, centering=reader.decode(manifest["centering"]))
     try:
+        point = guide.point_guide(target.space)
         variables, mutable = _templates(target, guide, batch)
+        of_steps = variables if point is guide else _templates(target, point, batch)[0]
         variables = reader.tree(manifest["variables"], variables, "variables")
         mutable = reader.tree(manifest["mutable"], mutable, "mutable state")
+        final = None if point is guide else guide
         engine, run, unsaved = stored.decode(
             manifest,
             reader,
-            lambda key: Problem(model, arguments, target, guide, batch, key),
-            (variables, mutable),
+            lambda key: Problem(model, arguments, target, point, batch, key, final=final),
+            (variables if final is None else of_steps, mutable),
             options,
         )
+        batch = batch._replace(linearized=guide.linearized_at(variables.guide, target.space))
     except VijaxError as error:
         raise type(error)(f"{error}{checks.version_changes(manifest)}") from error
     fields = ("stop_reason", "converged", "seconds", "solver_losses", "history")

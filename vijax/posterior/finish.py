@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,6 +41,9 @@ from vijax.runtime.deadline import (
     was_left,
 )
 from vijax.runtime.device_layout import fetch_remote_shards
+from vijax.runtime.keys import fold_in
+from vijax.runtime.progress import stage
+from vijax.solvers.curvature.gaussian import Mode, gaussian_at
 
 _TRUSTED = ("certified", "corrected")
 _RECENT = 100  # last losses that the ELBO is estimated by, where there is no time for more
@@ -66,33 +70,77 @@ def finish_run(
     # the best is found by evaluations of the model; without time, those of the assessment go first
     best = engine.best if complete and not time_is_up() else engine.latest
     variables, mutable, restart = best(run)
+    found = _Fitted(problem, variables, run.reason, run.converged)
     run = run._replace(loop=fetch_remote_shards(run.loop))
     finish = functools.partial(
         _result,
-        problem,
-        variables,
-        mutable,
-        stop_reason=run.reason,
-        converged=run.converged,
+        mutable=mutable,
         start=start,
         engine=engine.without_cache(),
         run=run,
     )
     elbos = -run.losses[-_RECENT:, restart] if engine.algorithm.maximizes_elbo else np.zeros(0)
     without = assess_elbos(elbos, run.converged, run.nonfinite_steps)
+    before = found._asdict()
     if not complete:
-        return finish(assessment=without, complete=False)
-    keep_answer(lambda: finish(assessment=without, complete=False))
+        return finish(**before, assessment=without, complete=False)
+    keep_answer(lambda: finish(**before, assessment=without, complete=False))
+    found = _with_curvature(found, mutable)
+    problem, variables, _, converged = found
     if _elbo_only(problem, schedule):
-        data = (problem.target, problem.guide, variables, mutable, problem.batch, schedule)
-        log_weights = common_log_weights(*data, seed=1)
-        assessment = assess_elbos(log_weights, run.converged, run.nonfinite_steps)
-        networks = bool(problem.target.space.networks.sites)
-        diagnostics = assessment.diagnostics._replace(network=networks)
-        return finish(assessment=assessment._replace(diagnostics=diagnostics))
+        assessment = _assess_elbo(found, mutable, run.nonfinite_steps)
+        return finish(**found._asdict(), assessment=assessment)
     fitted = problem.fitted(variables, mutable)
-    assessment = assess(fitted, run.converged, run.nonfinite_steps, chains="none")
-    return finish(assessment=assessment, chains=chains)
+    assessment = assess(fitted, converged, run.nonfinite_steps, chains="none")
+    return finish(**found._asdict(), assessment=assessment, chains=chains)
+
+
+class _Fitted(NamedTuple):
+    """What a fit has found.
+
+    Attributes:
+        problem: with the guide of the variables.
+        variables: the fitted variables.
+        stop_reason: why the fit ended.
+        converged: whether the optimization converged.
+    """
+
+    problem: Problem
+    variables: Variables
+    stop_reason: str
+    converged: bool
+
+
+def _with_curvature(found: _Fitted, mutable: dict[str, PyTree]) -> _Fitted:
+    """With the covariance at the mode that was found, where the guide asks for it."""
+    problem, variables, reason, converged = found
+    if problem.final is None:
+        return found
+    target = problem.target
+    with stage("curvature at the mode"):
+        at = (variables.guide.loc, variables.model, mutable)
+        mode = Mode(target, *at, problem.passes(), fold_in(problem.key, 6))
+        guide, params, flat = gaussian_at(mode, problem.final, target.space)
+    if flat:
+        converged = False
+        reason += f"; the log density is flat in {flat} of {target.space.dim} directions"
+    linearized = guide.linearized_at(params, target.space)
+    batch = problem.batch._replace(linearized=linearized)
+    problem = dataclasses.replace(problem, guide=guide, batch=batch, final=None)
+    return _Fitted(problem, variables._replace(guide=params), reason, converged)
+
+
+def _assess_elbo(
+    found: _Fitted, mutable: dict[str, PyTree], nonfinite_steps: Sequence[Any] = ()
+) -> Assessment:
+    """An assessment by the ELBO alone, on fresh draws and batches."""
+    problem, variables, _, converged = found
+    data = (problem.target, problem.guide, variables, mutable, problem.batch, problem.schedule)
+    log_weights = common_log_weights(*data, seed=1)
+    assessment = assess_elbos(log_weights, converged, nonfinite_steps)
+    networks = bool(problem.target.space.networks.sites)
+    diagnostics = assessment.diagnostics._replace(network=networks)
+    return assessment._replace(diagnostics=diagnostics)
 
 
 def _elbo_only(problem: Problem, schedule: RowSchedule) -> bool:
@@ -110,6 +158,13 @@ def finish_solution(
     """Result of a direct solver, assessed; arguments as in `finish_candidate`."""
     without = unassessed(problem, solution)
     keep_answer(lambda: finish_candidate(without, mutable, (), start, complete=False))
+    found = _Fitted(problem, solution.variables, solution.reason, solution.converged)
+    problem, variables, reason, converged = _with_curvature(found, mutable)
+    solution = solution._replace(variables=variables, reason=reason, converged=converged)
+    if problem.batch.linearized:  # its density is that of another model, which certifies nothing
+        assessment = _assess_elbo(_Fitted(problem, variables, reason, converged), mutable)
+        candidate = Candidate(problem, solution, assessment)
+        return finish_candidate(candidate, mutable, (), start)
     assessment = assess_solution(problem, solution, mutable, "none")
     candidate = Candidate(problem, solution, assessment)
     return finish_candidate(candidate, mutable, (), start, chains="check")

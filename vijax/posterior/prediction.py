@@ -115,6 +115,7 @@ def predictive(
     program, batch, _, redrawn = predictive_program(
         result.model, args, kwargs, target, result.arguments, changes.growing, do, changes.moments
     )
+    batch = batch._replace(linearized=result.batch.linearized)
     values = draws.constrain(result, draws.with_discrete(result, z, fold_in(key, 2)))
     latent = {*target.space.names, *target.marginalized.sizes} - changes.from_prior - redrawn
     values = {name: value for name, value in values.items() if name in latent}

@@ -121,7 +121,7 @@ def make_predictor(
     values = draws.constrain(result, draws.with_discrete(result, z, fold_in(fold_in(key, 1), 2)))
     latent = {*target.space.names, *target.marginalized.sizes} - from_prior
     shared = jax.device_put({name: x for name, x in values.items() if name in latent})
-    state = SharedState(shared, variables.model, result.mutable)
+    state = SharedState(shared, variables.model, result.mutable, result.batch.linearized)
     fitted = result.arguments
     found = row_model(result.model, args, kwargs, target, fitted, batch_axes, state)
     check_rows(target, found)

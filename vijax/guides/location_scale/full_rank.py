@@ -36,7 +36,7 @@ class FullRankParams(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class DenseGaussian(GaussianGuide, NormalNoiseGuide):
-    """The family `N(loc, L L')`, base class of `FullRank` and `Laplace`.
+    """The family `N(loc, L L')`, base class of `FullRank`.
 
     Args:
         init_scale: standard deviation of every coordinate at the start.

@@ -24,7 +24,7 @@ from vijax.contracts import (
     Space,
 )
 from vijax.guides.checks import require_positive
-from vijax.guides.location_scale.full_rank import DenseGaussian, FullRankParams, host_factors
+from vijax.guides.location_scale.full_rank import FullRankParams, host_factors
 from vijax.guides.location_scale.gaussian_density import (
     LOG_2PI,
     gaussian_entropy,
@@ -96,7 +96,7 @@ class MeanField(GaussianGuide, MeanFieldGuide, NormalNoiseGuide):
         found = MeanFieldParams({}, {})
         for part in parts:
             earlier = part.params
-            if isinstance(part.guide, DenseGaussian):
+            if isinstance(earlier, FullRankParams):
                 earlier = _mean_field_approximation(earlier, part.space)
             elif not isinstance(part.guide, MeanField):
                 continue

@@ -37,11 +37,13 @@ class SharedState(NamedTuple):
         values: constrained draws of the latents that all rows share, `(num_draws, *shape)`.
         model: its `param` sites.
         mutable: its mutable state.
+        linearized: where networks are linearized, see `Batch`.
     """
 
     values: Draws
     model: dict[str, PyTree]
     mutable: dict[str, PyTree]
+    linearized: dict[str, Array]
 
 
 class RowModel(NamedTuple):
@@ -224,7 +226,8 @@ def predict_once(
 ) -> Draws:
     """Predicted values on some rows at one posterior draw, before their axes are known."""
     keys = draw_keys(jax.random.key(0), jnp.uint32(0), jnp.uint32(0))
-    trace = call.trace(keys, values, data, state.model, state.mutable, num_rows)
+    shared = (state.model, state.mutable, num_rows)
+    trace = call.trace(keys, values, data, *shared, linearized=state.linearized)
     # marginalized sites of rows have other shapes than in the fit, and are drawn
     fixed = {n for n, x in values.items() if jnp.shape(trace[n]["value"]) == x.shape}
     return {n: jnp.asarray(x) for n, x in predicted_values(trace, fixed).items()}

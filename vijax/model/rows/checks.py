@@ -77,6 +77,7 @@ def _row_differences(
     values: Draws,
     model: dict[str, PyTree],
     mutable: dict[str, PyTree],
+    linearized: dict[str, Array],
 ) -> dict[str, Array]:
     """The largest relative difference of each site between single rows and all rows."""
     axes, sites = dict(call.axes), {site.name: site for site in call.sites}
@@ -94,7 +95,7 @@ def _row_differences(
 
         def draw(index: Array, values: Draws) -> tuple[Draws, Draws]:
             keys = draw_keys(jax.random.key(0), index, number)
-            trace = call.trace(keys, values, single, model, mutable)
+            trace = call.trace(keys, values, single, model, mutable, linearized=linearized)
             drawn = predicted_values(trace, values)
             names.update(name for name in drawn if trace[name]["type"] == "sample")
             return drawn, outputs(trace, values)
@@ -113,7 +114,7 @@ def _row_differences(
 
     def whole(index: Array, values: Draws, drawn: Draws) -> Draws:
         keys = draw_keys(jax.random.key(seed), index, jnp.uint32(0))  # no site is drawn
-        trace = call.trace(keys, values, data, model, mutable, num_rows, drawn)
+        trace = call.trace(keys, values, data, model, mutable, num_rows, drawn, linearized)
         return outputs(trace, values)
 
     along = {name: x for name, x in data.items() if name in axes}

@@ -88,6 +88,7 @@ class RowCall:
         mutable: Mapping[str, PyTree],
         num_rows: int = 1,
         drawn: Mapping[str, Array] | None = None,
+        linearized: Mapping[str, Array] | None = None,
     ) -> Trace:
         """The model's trace on some rows.
 
@@ -99,12 +100,14 @@ class RowCall:
             mutable: its mutable state.
             num_rows: number of rows.
             drawn: values of sites that otherwise are drawn.
+            linearized: where networks are linearized, see `Batch`.
         """
         traced = TracedModel(self.call.model, self.arguments(num_rows))
         trace_with_default_rows(traced, at_origin_or_draw, with_log_density=False)
         missing = traced.arguments.avals.keys() - data.keys()
         zeros = {name: jnp.asarray(traced.arguments.placeholder(name)) for name in missing}
-        batch = Batch({**data, **zeros}, key=numbered_key(keys[0], 0))
+        key = numbered_key(keys[0], 0)
+        batch = Batch({**data, **zeros}, key=key, linearized=dict(linearized or {}))
         return traced.trace(batch, self._substitute(keys, values, drawn or {}), model, mutable)
 
     def _substitute(
@@ -158,6 +161,7 @@ def predict_rows(
     values: Draws,
     model: dict[str, PyTree],
     mutable: dict[str, PyTree],
+    linearized: dict[str, Array],
 ) -> PyTree:
     """A statistic of the posterior predictive distribution of every row.
 
@@ -172,6 +176,7 @@ def predict_rows(
         values: posterior draws of the latents that all rows share, `(num_draws, *shape)`.
         model: the model's `param` sites.
         mutable: its mutable state.
+        linearized: where networks are linearized, see `Batch`.
     """
     axes = dict(call.axes)
     key = jax.random.wrap_key_data(seed[:2], impl="threefry2x32")
@@ -183,7 +188,8 @@ def predict_rows(
     def draw(index: Array, values: Draws) -> dict[str, dict[str, Array]]:
         def one(number: Array, row: dict[str, Array]) -> dict[str, dict[str, Array]]:
             data = fixed | {name: jnp.expand_dims(x, axes[name]) for name, x in row.items()}
-            trace = call.trace(draw_keys(key, index, number), values, data, model, mutable)
+            keys = draw_keys(key, index, number)
+            trace = call.trace(keys, values, data, model, mutable, linearized=linearized)
             return {
                 site.name: of_draw(site.name, trace[site.name], site.shape, returns)
                 for site in call.returned

@@ -1,0 +1,1 @@
+"""Gaussians from the generalized Gauss-Newton curvature at a mode."""

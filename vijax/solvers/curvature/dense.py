@@ -1,0 +1,129 @@
+"""The generalized Gauss-Newton matrix of some latents, and the curvature of their prior."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from vijax.contracts import Batch, Position, PyTree, Target
+
+_TANGENTS = 64  # columns of a Jacobian that are computed at a time
+_MOST_COLUMNS = 2048  # coordinates whose curvature is computed one by one
+_NUM_SIGNS = 32  # of the estimate for more
+
+Names = tuple[str, ...]
+
+
+def gauss_newton(
+    target: Target,
+    names: Names,
+    z: Position,
+    batch: Batch,
+    model: PyTree,
+    mutable: PyTree,
+    key: Array,
+) -> Array:
+    """`R'R` of the latents in `names`, `(dim, dim)`, see `Target.fisher_root`."""
+    root, at = _root(target, names, z, batch, model, mutable, key)
+    columns = _map(lambda tangent: jax.jvp(root, (at,), (tangent,))[1], jnp.eye(at.size))
+    return columns @ columns.T
+
+
+def coordinate_curvature(
+    target: Target,
+    names: Names,
+    z: Position,
+    batch: Batch,
+    model: PyTree,
+    mutable: PyTree,
+    key: Array,
+) -> Array:
+    """The diagonal of `R'R`, `(dim,)`; of very many latents an unbiased estimate.
+
+    That is the mean square of `R's` for vectors `s` of random signs.
+    """
+    root, at = _root(target, names, z, batch, model, mutable, key)
+    if at.size <= _MOST_COLUMNS:
+        return _map(
+            lambda tangent: jnp.sum(jax.jvp(root, (at,), (tangent,))[1] ** 2), jnp.eye(at.size)
+        )
+    values, pull = jax.vjp(root, at)
+
+    def add(total: Array, one: Array) -> tuple[Array, None]:
+        signs = jax.random.rademacher(one, values.shape, values.dtype)
+        return total + pull(signs)[0] ** 2, None
+
+    keys = jax.random.split(jax.random.fold_in(key, 1), _NUM_SIGNS)
+    return jax.lax.scan(add, jnp.zeros_like(at), keys)[0] / _NUM_SIGNS
+
+
+def prior_hessian(
+    target: Target, names: Names, z: Position, batch: Batch, model: PyTree, mutable: PyTree
+) -> Array:
+    """Hessian of the log prior, log Jacobians included, in the latents in `names`, `(dim, dim)`."""
+    log_prior, at = _log_prior(target, names, z, batch, model, mutable)
+    gradient = jax.grad(log_prior)
+    return _map(lambda tangent: jax.jvp(gradient, (at,), (tangent,))[1], jnp.eye(at.size))
+
+
+def prior_curvature(
+    target: Target, names: Names, z: Position, batch: Batch, model: PyTree, mutable: PyTree
+) -> Array:
+    """Second derivatives of the log prior by coordinate, `(dim,)`.
+
+    Elements of one site are assumed independent given the other sites.
+    """
+    log_prior, at = _log_prior(target, names, z, batch, model, mutable)
+    gradient = jax.grad(log_prior)
+    sites = target.space.subset(names).sites
+    site_of = jnp.repeat(
+        jnp.arange(len(sites)), jnp.array([s.size for s in sites]), total_repeat_length=at.size
+    )
+
+    def add(total: Array, number: Array) -> tuple[Array, None]:
+        mask = (site_of == number).astype(at.dtype)
+        return total + mask * jax.jvp(gradient, (at,), (mask,))[1], None
+
+    return jax.lax.scan(add, jnp.zeros_like(at), jnp.arange(len(sites)))[0]
+
+
+def _root(
+    target: Target,
+    names: Names,
+    z: Position,
+    batch: Batch,
+    model: PyTree,
+    mutable: PyTree,
+    key: Array,
+) -> tuple[Callable[[Array], Array], Array]:
+    """The root of the information as a function of the latents in `names`, and these."""
+    space = target.space.subset(names)
+
+    def root(vector: Array) -> Array:
+        at = {**z, **space.unravel(vector)}
+        found = target.fisher_root(at, batch, model, mutable, key)
+        return jnp.concatenate([jnp.ravel(value) for value in found.values()] or [jnp.zeros(1)])
+
+    return root, space.ravel(z)
+
+
+def _log_prior(
+    target: Target, names: Names, z: Position, batch: Batch, model: PyTree, mutable: PyTree
+) -> tuple[Callable[[Array], Array], Array]:
+    space, structure = target.space.subset(names), target.structure
+    likelihood = {*structure.observed, *structure.factors}
+
+    def log_prior(vector: Array) -> Array:
+        values = target.terms({**z, **space.unravel(vector)}, batch, model, mutable).values
+        terms: Any = [jnp.sum(x) for name, x in values.items() if name not in likelihood]
+        return sum(terms, jnp.zeros(()))
+
+    return log_prior, space.ravel(z)
+
+
+def _map(function: Callable[[Array], Array], tangents: Array) -> Array:
+    return jax.lax.map(function, tangents, batch_size=min(_TANGENTS, len(tangents)))

@@ -7,20 +7,18 @@ log likelihood (New Insights and Perspectives on the Natural Gradient Method, Ma
 the observed outcomes in place of `y` it would be the "empirical Fisher", which is zero where a
 model interpolates its data, and is not used here.
 
-The expectation is a weighted sum over outcomes `y_k`, so that the functions
-`sqrt(w_k) log p(y_k | z)`, with `y_k` and `w_k` fixed, have a Jacobian `R` with `F = R'R`:
+A root of it are functions of `z` whose Jacobian `R` has `F = R'R`; `[x]` is a fixed value:
 
-| distribution | outcomes | the sum is |
+| distribution | functions | `R'R` is |
 |---|---|---|
-| `Normal` | three points of Gauss-Hermite quadrature | exact, for mean and standard deviation |
-| classes, at most 32 | all | exact |
-| `Poisson`, `Binomial`, `Exponential` | mean plus and minus the standard deviation | exact |
-| others | 32 draws | unbiased |
+| `Normal`, `LogNormal` | `loc / [scale]` and `sqrt(2) log(scale)` | exact |
+| `Bernoulli`, `Poisson`, `Binomial`, `Exponential` | `mean / [sd]` | exact |
+| `Categorical`, at most 32 classes | `sqrt([p_k]) log(p_k)` for all classes | exact |
+| others | `log p(y_k) / sqrt(32)` for 32 draws | unbiased |
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,21 +33,24 @@ from vijax.model.tracing.wrappers import base_distribution
 from vijax.runtime.precision import full_precision
 
 _MOST_CLASSES, _NUM_DRAWS = 32, 32
-_CLASSES = (
+_NORMAL = (dist.Normal, dist.LogNormal)
+# one parameter, and a score that is linear in the outcome
+_LINEAR = (
     dist.BernoulliProbs,
     dist.BernoulliLogits,
-    dist.CategoricalProbs,
-    dist.CategoricalLogits,
+    dist.Poisson,
+    dist.BinomialProbs,
+    dist.BinomialLogits,
+    dist.Exponential,
 )
-# one parameter, and a score that is linear in the outcome
-_LINEAR = (dist.Poisson, dist.BinomialProbs, dist.BinomialLogits, dist.Exponential)
+_CLASSES = (dist.CategoricalProbs, dist.CategoricalLogits)
 
 
 def fisher_root(trace: Trace, key: Array) -> dict[str, Array]:
     """By observed site, functions of the latents whose Jacobian is a root of their information.
 
-    Of shape `(num, *shape)`: outcomes, and the elements of the site that are independent given the
-    latents. Plate scales, `scale` and masks are included.
+    Of shape `(num, *shape)`: the functions of each of the elements of the site that are independent
+    given the latents. Plate scales, `scale` and masks are included.
 
     Args:
         trace: of the model.
@@ -67,15 +68,13 @@ def _root(site: Mapping[str, Any], key: Array) -> Array:
     fn, inner = site["fn"], base_distribution(site["fn"])
     shape = jnp.broadcast_shapes(jnp.shape(site["value"]), (*fn.batch_shape, *fn.event_shape))
     elements = shape[: len(shape) - inner.event_dim]
-    outcomes, weights = _outcomes(inner, shape, elements, key)
-    outcomes, weights = jax.lax.stop_gradient((outcomes, weights))
-    values = jnp.broadcast_to(inner.log_prob(outcomes), (len(outcomes), *elements))
+    found = _functions(inner, elements, key)
+    values = jnp.broadcast_to(found, (len(found), *elements))
     inside = fn.event_dim - inner.event_dim  # axes of the event that are independent
-    factor, mask = weights * _expanded(site["scale"], inside), combined_mask(fn)
+    factor, mask = _expanded(site["scale"], inside), combined_mask(fn)
     if mask is not None:
         factor = factor * _expanded(mask, inside)
-    values = jnp.where(factor > 0, values, 0.0)
-    return jnp.sqrt(factor) * values
+    return jnp.where(factor > 0, jnp.sqrt(factor) * values, 0.0)
 
 
 def _expanded(value: Any, axes: int) -> Any:
@@ -84,24 +83,23 @@ def _expanded(value: Any, axes: int) -> Any:
     return value.reshape(*value.shape, *[1] * axes)
 
 
-def _outcomes(
-    fn: dist.Distribution, shape: tuple[int, ...], elements: tuple[int, ...], key: Array
-) -> tuple[Array, Array]:
-    """Outcomes `(num, *shape)` and their weights, `(num, *elements)` or `(num, 1, ...)`."""
-    ones = [1] * len(elements)
-    if type(fn) is dist.Normal:
-        points = jnp.array([-math.sqrt(3), 0.0, math.sqrt(3)]).reshape(-1, *ones)
-        outcomes = jnp.broadcast_to(fn.loc + points * fn.scale, (3, *shape))
-        return outcomes, jnp.array([1 / 6, 2 / 3, 1 / 6]).reshape(-1, *ones)
+def _functions(fn: dist.Distribution, elements: tuple[int, ...], key: Array) -> Array:
+    """The functions of a distribution, `(num, *elements)` or what broadcasts to it."""
+    if type(fn) in _NORMAL:
+        parts = fn.loc / fixed(fn.scale), jnp.sqrt(2.0) * jnp.log(fn.scale)
+        return jnp.stack([jnp.broadcast_to(part, elements) for part in parts])
+    if isinstance(fn, _LINEAR):
+        variance = fixed(fn.variance)
+        positive = jnp.maximum(variance, jnp.finfo(variance.dtype).tiny)
+        return jnp.broadcast_to(fn.mean / jnp.sqrt(positive), elements)[None]
     if isinstance(fn, _CLASSES):
         values = jnp.ravel(fn.enumerate_support(expand=False))
         if len(values) <= _MOST_CLASSES:
-            outcomes = jnp.broadcast_to(values.reshape(-1, *ones), (len(values), *shape))
-            return outcomes, jnp.exp(fn.log_prob(outcomes))
-    if isinstance(fn, _LINEAR):
-        mean, sd = fn.mean, jnp.sqrt(fn.variance)
-        outcomes = jnp.stack([jnp.broadcast_to(mean + s * sd, shape) for s in (-1, 1)])
-        return outcomes, jnp.full((2, *ones), 0.5)
-    extra = len(shape) - len(fn.batch_shape) - fn.event_dim
-    whole = fn.expand(elements) if extra or fn.batch_shape != elements else fn
-    return whole.sample(key, (_NUM_DRAWS,)), jnp.full((_NUM_DRAWS, *ones), 1 / _NUM_DRAWS)
+            log_p = fn.log_prob(values.reshape(-1, *[1] * len(elements)))
+            return jnp.exp(0.5 * fixed(log_p)) * log_p
+    whole = fn if fn.batch_shape == elements else fn.expand(elements)
+    outcomes = fixed(whole.sample(key, (_NUM_DRAWS,)))
+    return whole.log_prob(outcomes) / _NUM_DRAWS**0.5
+
+
+fixed = jax.lax.stop_gradient

@@ -22,7 +22,7 @@ class NetworkRun(NamedTuple):
         noise: of sites with a normal distribution, by the kind of noise and the site's name, mean
             and standard deviation of the distribution that the site's value was drawn from. See
             `vijax.guides.MeanField`.
-        linearized: by site, the weights `m` in unconstrained space around which networks are linear:
+        linearized: by site, weights `m` in unconstrained space around which networks are linear:
             they compute `f(x, m) + J(x) (w - m)`.
         starts: where networks record initial values by site; `None` if they are not wanted.
     """

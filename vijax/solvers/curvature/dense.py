@@ -61,6 +61,25 @@ def coordinate_curvature(
     return jax.lax.scan(add, jnp.zeros_like(at), keys)[0] / _NUM_SIGNS
 
 
+def log_density_and_gradient(
+    target: Target,
+    names: Names,
+    z: Position,
+    batch: Batch,
+    model: PyTree,
+    mutable: PyTree,
+    key: Array,
+) -> Array:
+    """The log density, and its gradient in the latents in `names`, `(1 + dim,)`."""
+    space = target.space.subset(names)
+
+    def log_density(vector: Array) -> Array:
+        return target.log_density({**z, **space.unravel(vector)}, batch, model, mutable)
+
+    value, gradient = jax.value_and_grad(log_density)(space.ravel(z))
+    return jnp.concatenate([value[None], gradient])
+
+
 def prior_hessian(
     target: Target, names: Names, z: Position, batch: Batch, model: PyTree, mutable: PyTree
 ) -> Array:
@@ -78,17 +97,19 @@ def prior_curvature(
     Elements of one site are assumed independent given the other sites.
     """
     log_prior, at = _log_prior(target, names, z, batch, model, mutable)
-    gradient = jax.grad(log_prior)
-    sites = target.space.subset(names).sites
-    site_of = jnp.repeat(
-        jnp.arange(len(sites)), jnp.array([s.size for s in sites]), total_repeat_length=at.size
-    )
+    space = target.space.subset(names)
+    gradient = jax.grad(lambda values: log_prior(space.ravel(values)))
+    values = {name: jnp.asarray(z[name]) for name in names}
 
-    def add(total: Array, number: Array) -> tuple[Array, None]:
-        mask = (site_of == number).astype(at.dtype)
-        return total + mask * jax.jvp(gradient, (at,), (mask,))[1], None
+    def add(total: Position, number: Array) -> tuple[Position, None]:
+        """Of one site; a loop over sites compiles one derivative, not one for each."""
+        masks = {name: (number == i).astype(at.dtype) for i, name in enumerate(names)}
+        tangents = {name: jnp.broadcast_to(masks[name], x.shape) for name, x in values.items()}
+        _, found = jax.jvp(gradient, (values,), (tangents,))
+        return {name: total[name] + masks[name] * found[name] for name in names}, None
 
-    return jax.lax.scan(add, jnp.zeros_like(at), jnp.arange(len(sites)))[0]
+    zeros = jax.tree.map(jnp.zeros_like, values)
+    return space.ravel(jax.lax.scan(add, zeros, jnp.arange(len(names)))[0])
 
 
 def _root(

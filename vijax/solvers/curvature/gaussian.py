@@ -21,8 +21,10 @@ from vijax.solvers.curvature import dense, layers
 from vijax.solvers.gaussians.conversion import to_params
 from vijax.solvers.gaussians.dense import Gaussian
 from vijax.solvers.host_algebra import host_algebra
-from vijax.solvers.optimization.newton import curvature
+from vijax.solvers.optimization.newton import Curvature, curvature
 
+_MOST_STEPS = 2  # of the dense Gauss-Newton method, from where gradient steps ended
+_NEGLIGIBLE = 1e-5  # nats: predicted gain of a step that is not taken
 _FLAT = 1e-8  # precision of a direction without any, relative to the others'
 
 
@@ -74,22 +76,50 @@ def gaussian_at(mode: Mode, guide: Guide, space: Space) -> Found:
         return Found(dataclasses.replace(guide, parts=own), params, flat)
     if not isinstance(guide, CurvatureGuide):
         return Found(guide, DeltaParams(_location(mode, space)))
-    with host_algebra(space.dim):
-        structure = {"ggn": _dense, "diagonal": _diagonal, "kronecker": _kronecker}
-        return structure[guide.structure(space)](mode, guide, space)
+    structure = {"ggn": _dense, "diagonal": _diagonal, "kronecker": _kronecker}
+    return structure[guide.structure(space)](mode, guide, space)
 
 
 def _dense(mode: Mode, guide: Any, space: Space) -> Found:
-    information = _total(mode, dense.gauss_newton, space.names)
-    prior = -_prior(mode, dense.prior_hessian, space.names)
-    values, vectors = np.linalg.eigh(0.5 * (prior + prior.T))
-    prior = vectors * np.maximum(values, 0.0) @ vectors.T
-    spectrum = curvature(0.5 * (information + information.T) + prior)
+    with host_algebra(space.dim):
+        spectrum = _precision(mode, space)
+        for _ in range(_MOST_STEPS):
+            moved = _gauss_newton_step(mode, space, spectrum)
+            if moved is mode:
+                break
+            mode, spectrum = moved, _precision(moved, space)
     loc: Any = space.host_ravel({name: np.asarray(mode.z[name]) for name in space.names})
     lower: Any = np.zeros((loc.size, loc.size), loc.dtype)
     template = FullRankParams(loc, loc, lower)
     gaussian = Gaussian(loc.astype(np.float64), spectrum.factor)
     return Found(guide, to_params(template, gaussian, space), spectrum.num_modified)
+
+
+def _precision(mode: Mode, space: Space) -> Curvature:
+    """The Gauss-Newton matrix, and the curvature of the prior where it is positive."""
+    information = _total(mode, dense.gauss_newton, space.names)
+    prior = -_prior(mode, dense.prior_hessian, space.names)
+    values, vectors = np.linalg.eigh(0.5 * (prior + prior.T))
+    prior = vectors * np.maximum(values, 0.0) @ vectors.T
+    return curvature(0.5 * (information + information.T) + prior)
+
+
+def _gauss_newton_step(mode: Mode, space: Space, spectrum: Curvature) -> Mode:
+    """The mode after a step that increases the log density of all rows, else itself.
+
+    Gradient steps on minibatches end a fraction of a standard deviation from the mode.
+    """
+    value, *gradient = _total(mode, dense.log_density_and_gradient, space.names)
+    whitened = spectrum.factor.T @ np.asarray(gradient)
+    if not _NEGLIGIBLE < 0.5 * whitened @ whitened < np.inf:
+        return mode
+    step = space.host_unravel(spectrum.factor @ whitened)
+    at = {name: np.asarray(mode.z[name]) for name in space.names}
+    moved = mode._replace(
+        z={**mode.z, **{name: (x + step[name]).astype(x.dtype) for name, x in at.items()}}
+    )
+    new, *_ = _total(moved, dense.log_density_and_gradient, space.names)
+    return moved if new > value else mode
 
 
 def _diagonal(mode: Mode, guide: Any, space: Space) -> Found:
@@ -112,7 +142,8 @@ def _kronecker(mode: Mode, guide: Any, space: Space) -> Found:
         kernel, bias, inputs, outputs = layer
         prior = [priors[kernel].reshape(inputs, outputs).mean(1)]
         prior += [priors[bias].mean(keepdims=True)] if bias else []
-        factors[kernel], missing = _factors(sums[kernel], np.concatenate(prior))
+        with host_algebra(max(inputs, outputs)):
+            factors[kernel], missing = _factors(sums[kernel], np.concatenate(prior))
         flat += missing
     inside = {name for layer in found for name in layer[:2]}
     others = space.subset([name for name in space.names if name not in inside])

@@ -371,6 +371,16 @@ def networks():
     fit(network, Y, algorithm="ivon", num_steps=1)
 
 
+def curvature():
+    def model(y):
+        sigma = numpyro.sample("sigma", dist.HalfNormal(1.0))
+        outputs = vijax.nn.network("net", dense)(jnp.reshape(y, (-1, 2, 1)))
+        numpyro.sample("y", dist.Normal(outputs.mean((1, 2)), sigma).to_event(1), obs=y[::2])
+
+    for kind in ("ggn", "diagonal", "kronecker"):
+        step(model, Y, guide=guides.Laplace(kind))
+
+
 # Every program of the library, by a part that evaluates it.
 PARTS = {
     discrete_sites: {
@@ -409,6 +419,15 @@ PARTS = {
     },
     expectation_propagation: {"evidence_slope", "propagate", "read_model"},
     networks: {"_starts", "run_steps"},
+    curvature: {
+        "coordinate_curvature",
+        "diagonal_sums",
+        "gauss_newton",
+        "kronecker_sums",
+        "log_density_and_gradient",
+        "prior_curvature",
+        "prior_hessian",
+    },
     posteriors: {
         "_constrain",
         "_constrain_latent_sites",

@@ -88,11 +88,16 @@ class Case:
         return self.run(dense.gauss_newton, self.space.names)
 
 
-@pytest.mark.parametrize("likelihood", [classes, numbers])
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize(
+    ("name", "likelihood"),
+    [
+        ("Dense", numbers),
+        ("Convolution", classes),
+        pytest.param("Dense", classes, marks=pytest.mark.slow),
+        pytest.param("Recurrent", classes, marks=pytest.mark.slow),
+    ],
+)
 def test_diagonal_is_that_of_the_dense_matrix(name, likelihood):
-    if (name, likelihood) == ("Recurrent", numbers):
-        pytest.skip("covered by the others")
     case = Case(*NETS[name], likelihood)
     expected = case.space.host_unravel(np.diag(case.gauss_newton()))
     found = case.run(layers.diagonal_sums, case.layers)
@@ -153,6 +158,7 @@ def test_many_coordinates_are_estimated_by_signs(monkeypatch):
     np.testing.assert_allclose(found, expected, rtol=5 * np.sqrt(2 / 4000))
 
 
+@pytest.mark.slow
 def test_many_elements_of_a_row_are_summed_with_signs(monkeypatch):
     case = Case(*NETS["Dense"], numbers)
     expected = case.run(layers.kronecker_sums, case.layers)["net/out/kernel"].outputs

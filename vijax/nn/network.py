@@ -159,7 +159,7 @@ def _caller(
             perturb(module, name, by_row, jax.random.fold_in(key, len(structure.random)), args)
         record = current_record()
         if record is not None:
-            record_layers(module, name, record)
+            record_layers(module, name, record, args)
         return module(*args, **kwargs), module
 
     def call(*args: Any, **kwargs: Any) -> Any:

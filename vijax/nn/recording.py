@@ -17,7 +17,7 @@ from vijax.runtime.layer_record import LayerRecord, LayerShape
 _RECORDED = (nnx.Linear, nnx.Conv)
 
 
-def record_layers(module: Any, name: str, record: LayerRecord) -> None:
+def record_layers(module: Any, name: str, record: LayerRecord, args: tuple[Any, ...]) -> None:
     """Lets the dense and convolutional layers of a module note their calls.
 
     Not those with a mask or groups, whose outputs do not all have the same inputs.
@@ -26,7 +26,9 @@ def record_layers(module: Any, name: str, record: LayerRecord) -> None:
         module: is changed.
         name: of the network.
         record: of the calls.
+        args: of the module's call; the first array's first axis has the rows.
     """
+    rows = next((a.shape[0] for a in args if getattr(a, "ndim", 0) > 0), None)
     layers: list[tuple[Any, Any]] = list(nnx.iter_modules(module))
     for path, layer in layers:
         if type(layer) not in _RECORDED:
@@ -34,7 +36,7 @@ def record_layers(module: Any, name: str, record: LayerRecord) -> None:
         if isinstance(layer, nnx.Conv) and (layer.mask is not None or _grouped(layer)):
             continue
         layer.record_place, layer.record = path_name((name, *path)), record
-        layer.record_level = current_jax_trace()
+        layer.record_level, layer.record_rows = current_jax_trace(), rows
         intercept(layer, recorded)
 
 
@@ -51,6 +53,8 @@ def recorded(layer: Any, call: Any, inputs: Any, *args: Any, **kwargs: Any) -> A
         return output
     offset = record.offset(place)
     output = output if offset is None else output + offset
+    if output.ndim < 2 or output.shape[0] != layer.record_rows:
+        record.merged.add(place)
     seen = _as_the_kernel_meets_them(layer, inputs)
     record.add(place, LayerShape(seen.shape[-1], output.shape[-1]), seen, output)
     return output

@@ -35,6 +35,7 @@ class LayerRecord:
         layers: the layers, by place: the name of the network and the path in it.
         inputs: by place, the inputs of each call as the kernel meets them, `(..., inputs)`.
         outputs: by place, the outputs of each call, `(..., outputs)`.
+        merged: places of layers whose first axis is not that of the network's rows.
         hidden: places of layers that are called inside a loop or another transformation, whose
             calls cannot be recorded.
     """
@@ -44,6 +45,7 @@ class LayerRecord:
         self.layers: dict[str, LayerShape] = {}
         self.inputs: dict[str, list[Any]] = {}
         self.outputs: dict[str, list[Any]] = {}
+        self.merged: set[str] = set()
         self.hidden: set[str] = set()
 
     def offset(self, place: str) -> Any:

@@ -38,6 +38,18 @@ class Convolution(nnx.Module):
         return self.out(jnp.tanh(self.norm(self.conv(x))).mean(1))
 
 
+class Merged(nnx.Module):
+    """Positions are merged with rows, so that the first axis is not that of rows."""
+
+    def __init__(self, rngs):
+        self.hidden = nnx.Linear(2, 2, rngs=rngs)
+        self.out = nnx.Linear(2, 3, rngs=rngs)
+
+    def __call__(self, x):
+        hidden = jnp.tanh(self.hidden(x.reshape(-1, 2)))
+        return self.out(hidden.reshape(len(x), -1, 2).sum(1))
+
+
 class Recurrent(nnx.Module):
     """Its cell is called inside a loop."""
 
@@ -52,6 +64,7 @@ class Recurrent(nnx.Module):
 NETS = {
     "Dense": (Dense, (3,)),
     "Convolution": (Convolution, (4, 2)),
+    "Merged": (Merged, (3, 2)),
     "Recurrent": (Recurrent, (3, 2)),
 }
 
@@ -78,7 +91,7 @@ class Case:
         self.space = self.target.space
         z = self.space.unravel(jnp.asarray(RNG.normal(size=self.space.dim) * 0.7, jnp.float32))
         self.state = (z, Batch(data), {}, {})
-        self.layers = layers.find_layers(self.target, self.space.names, *self.state)
+        self.layers = layers.find_layers(self.target, self.space.names, *self.state, by_row=True)
 
     def run(self, function, which):
         found = self.target.program(function, which)(*self.state, jax.random.key(1))
@@ -93,6 +106,7 @@ class Case:
     [
         ("Dense", numbers),
         ("Convolution", classes),
+        ("Merged", classes),
         pytest.param("Dense", classes, marks=pytest.mark.slow),
         pytest.param("Recurrent", classes, marks=pytest.mark.slow),
     ],
@@ -114,7 +128,8 @@ def test_diagonal_is_that_of_the_dense_matrix(name, likelihood):
 
 
 def test_layers_inside_of_loops_are_left_to_coordinates():
-    assert [layer[0] for layer in Case(*NETS["Recurrent"]).layers] == ["net/out/kernel"]
+    for name in ("Recurrent", "Merged"):
+        assert [layer[0] for layer in Case(*NETS[name]).layers] == ["net/out/kernel"]
     found = Case(*NETS["Convolution"]).layers
     assert ("net/conv/kernel", "net/conv/bias", 4, 3) in found
     assert ("net/out/kernel", "net/out/bias", 3, 3) in found

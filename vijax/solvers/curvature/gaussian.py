@@ -123,7 +123,7 @@ def _gauss_newton_step(mode: Mode, space: Space, spectrum: Curvature) -> Mode:
 
 
 def _diagonal(mode: Mode, guide: Any, space: Space) -> Found:
-    found = _layers(mode, space)
+    found = _layers(mode, space, by_row=True)
     sums = _total(mode, layers.diagonal_sums, found) if found else {}
     information: dict[str, Floats] = {}
     for layer in found:
@@ -204,9 +204,9 @@ def _separated(layer: Layer, matrix: Floats) -> dict[str, Floats]:
     return {kernel: matrix[:inputs]} | ({bias: matrix[inputs]} if bias else {})
 
 
-def _layers(mode: Mode, space: Space) -> tuple[Layer, ...]:
-    batch = next(iter(mode.rows)).batch
-    return layers.find_layers(mode.target, space.names, mode.z, batch, mode.model, mode.mutable)
+def _layers(mode: Mode, space: Space, by_row: bool = False) -> tuple[Layer, ...]:
+    state = mode.z, next(iter(mode.rows)).batch, mode.model, mode.mutable
+    return layers.find_layers(mode.target, space.names, *state, by_row)
 
 
 def _prior_by_site(mode: Mode, space: Space) -> dict[str, Floats]:

@@ -20,7 +20,6 @@ from jax import Array
 
 from vijax.contracts import Batch, Position, PyTree, Target
 from vijax.guides.location_scale.kronecker import Layer
-from vijax.runtime.errors import GuideError
 from vijax.runtime.layer_record import LayerRecord, recording
 
 _MOST_ELEMENTS = 32  # of a row's outcome, whose gradients are computed one by one
@@ -50,10 +49,12 @@ def find_layers(
     batch: Batch,
     model: PyTree,
     mutable: PyTree,
+    by_row: bool = False,
 ) -> tuple[Layer, ...]:
     """The dense and convolutional layers whose kernels are among the latents in `names`.
 
-    Those called inside a loop or another transformation are left out.
+    Those called inside a loop or another transformation are left out, and `by_row` those that do
+    not have the rows along their first axis.
     """
     record = LayerRecord()
 
@@ -65,7 +66,8 @@ def find_layers(
     found = []
     for place, shape in record.layers.items():
         kernel, bias = f"{place}/kernel", f"{place}/bias"
-        if kernel in names and place not in record.hidden:
+        left_out = record.hidden | (record.merged if by_row else set())
+        if kernel in names and place not in left_out:
             found.append((kernel, bias if bias in names else "", *shape))
     return tuple(found)
 
@@ -109,11 +111,7 @@ def diagonal_sums(
     mutable: PyTree,
     key: Array,
 ) -> dict[str, Array]:
-    """The diagonal of the Gauss-Newton matrix of each layer, `(inputs, outputs)`, by its kernel.
-
-    Raises:
-        GuideError: a layer's first axis is not that of rows.
-    """
+    """The diagonal of the Gauss-Newton matrix of each layer, `(inputs, outputs)`, by its kernel."""
     inputs, outputs = _calls(target, layers, z, batch, model, mutable, key)
     rows = _by_row(inputs)
     initial = {kernel: jnp.zeros(()) for kernel in rows}
@@ -149,18 +147,10 @@ def _sum_squares(inputs: Array, gradients: Array) -> Array:
 
 def _by_row(calls: Calls) -> dict[str, Array]:
     """The calls of each layer as one array `(rows, positions, features)`."""
-    found = {}
-    for kernel, arrays in calls.items():
-        sizes = {array.shape[0] for array in arrays}
-        if len(sizes) > 1 or any(array.ndim < 2 for array in arrays):
-            raise GuideError(
-                f"site {kernel!r}: expected a layer whose first axis is that of rows in every "
-                f"call, got shapes {[array.shape for array in arrays]}. Use curvature='ggn'."
-            )
-        (size,) = sizes
-        parts = [array.reshape(size, -1, array.shape[-1]) for array in arrays]
-        found[kernel] = jnp.concatenate(parts, axis=1)
-    return found
+    return {
+        kernel: jnp.concatenate([a.reshape(len(a), -1, a.shape[-1]) for a in arrays], axis=1)
+        for kernel, arrays in calls.items()
+    }
 
 
 def _calls(

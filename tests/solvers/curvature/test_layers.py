@@ -104,9 +104,9 @@ class Case:
 @pytest.mark.parametrize(
     ("name", "likelihood"),
     [
-        ("Dense", numbers),
         ("Convolution", classes),
-        ("Merged", classes),
+        pytest.param("Dense", numbers, marks=pytest.mark.slow),
+        pytest.param("Merged", classes, marks=pytest.mark.slow),
         pytest.param("Dense", classes, marks=pytest.mark.slow),
         pytest.param("Recurrent", classes, marks=pytest.mark.slow),
     ],
@@ -154,15 +154,15 @@ def test_kronecker_sums_by_hand():
         return jax.nn.log_softmax(hidden @ z["net/out/kernel"] + z["net/out/bias"])
 
     kernel = z["net/conv/kernel"].reshape(4, 3)
-    total = 0
-    for row in x.reshape(ROWS, 2, 4):
-        outputs = row @ kernel + z["net/conv/bias"]
-        scores = np.asarray(jax.jacrev(log_probs)(outputs))
-        for p, g in zip(np.exp(log_probs(outputs)), scores, strict=True):
-            total = total + p * g.T @ g
+    outputs = x.reshape(ROWS, 2, 4) @ kernel + z["net/conv/bias"]
+    values, scores = jax.jit(jax.vmap(lambda one: (log_probs(one), jax.jacrev(log_probs)(one))))(
+        outputs
+    )
+    total = np.einsum("nk,nkti,nktj->ij", np.exp(values), scores, scores)
     np.testing.assert_allclose(found.outputs, total, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_many_coordinates_are_estimated_by_signs(monkeypatch):
     case = Case(*NETS["Dense"])
     expected = np.diag(case.gauss_newton())

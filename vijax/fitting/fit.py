@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
 import os
 import time
@@ -22,6 +21,7 @@ from vijax.engine.count_bounds import with_count_bounds
 from vijax.engine.problem import Problem
 from vijax.fitting import options as _options
 from vijax.fitting.conjugate import conjugate_algorithm, pays_conjugate
+from vijax.fitting.holdout import check_held_out, held_out_rows
 from vijax.fitting.initial_values import initial_variables, model_state
 from vijax.fitting.methods import (
     FitStart,
@@ -51,18 +51,20 @@ from vijax.model import (
 )
 from vijax.model.centering import requested_weights
 from vijax.posterior.finish import finish_initial
+from vijax.posterior.held_out import with_predictions
 from vijax.posterior.labels import checked_coords
 from vijax.posterior.posterior import Posterior
-from vijax.posterior.result import FitResult
+from vijax.posterior.result import FitResult, HeldOut
 from vijax.runtime.deadline import keep_answer
 from vijax.runtime.errors import ModelError, warn
 from vijax.runtime.interrupt import best_answer
-from vijax.runtime.keys import RngKey, as_key
+from vijax.runtime.keys import RngKey, as_key, fold_in
 from vijax.runtime.memory import explain_out_of_memory
 from vijax.runtime.progress import show_progress, stage
 from vijax.solvers import by_name, default_solver
 from vijax.storage.checkpoint import Checkpoint
 
+_HOLDOUT = 0x801D  # of the key
 _FULL_RANK_STEPS_DIM = 20  # largest dimension for full-rank gradient steps on minibatches
 _GRADIENT_OPTIONS = (
     "objective",
@@ -99,6 +101,7 @@ def fit(
     centering: Mapping[str, Any] | str | None = None,
     max_seconds: float | None = None,
     coords: Mapping[str, Sequence[Any]] | None = None,
+    holdout: float | tuple[Any, ...] | Mapping[str, Any] | None = None,
     callbacks: Sequence[Callable[..., Any]] = (),
     checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
     progress_bar: bool = True,
@@ -156,6 +159,11 @@ def fit(
         coords: labels of the elements of sites, by dimension: the name of a plate, or `site_dim_0`,
             `site_dim_1`, ... outside of plates (as in ArviZ). Summaries, figures and the `DataTree`
             have them. A plate of the groups of a categorical column has its labels by default.
+        holdout: rows that check predictions: a share, such as 0.1, that is held out of the fit at
+            random (of the arrays as long as the first), or the model's arguments at other rows: a
+            tuple of the first ones, or a mapping by name. They decide the status of networks: the
+            log score against the point estimate of their weights, calibration, and whether restarts
+            agree. For other models they judge the model, and the report has them.
         callbacks: called as `callback(state, losses, step)` a few times a second; raising
             `StopIteration` ends the fit.
         checkpoint: a directory in which gradient steps save their state every 30 seconds, or a
@@ -189,9 +197,14 @@ def fit(
         checkpoint = Checkpoint(checkpoint)
 
     options["checkpoint"] = checkpoint
-    run = functools.partial(
-        _run, model, args, {**kwargs, **model_kwargs}, algorithm, options, start_time
-    )
+    call = args, {**kwargs, **model_kwargs}
+    key = fold_in(as_key(rng_key), _HOLDOUT)
+    call, held_out = held_out_rows(holdout, model, call, key)
+
+    def run() -> FitResult:
+        found = _run(model, *call, algorithm, options, start_time, held_out)
+        return with_predictions(dataclasses.replace(found, held_out=held_out), key)
+
     with show_progress(progress_bar):
         return Posterior(best_answer(run, max_seconds, start_time, "fit"))
 
@@ -203,11 +216,13 @@ def _run(
     algorithm: Any,
     options: dict[str, Any],
     start_time: float,
+    held_out: HeldOut | None,
 ) -> FitResult:
     """The result of a fit with checked options; what it has so far is kept for Ctrl-C."""
     guide, init = options["guide"], options["init"]
     with stage("tracing the model"):
         problem = _build_problem(model, args, kwargs, algorithm, options)
+        check_held_out(held_out, model, problem.arguments, problem.target)
         keep_answer(lambda: initial_answer(problem, start_time))
         objective = _options.objective_for(problem.target, problem.guide, options)
         options["objective"] = objective

@@ -187,8 +187,8 @@ def fit(
     start_time = time.perf_counter()
     options = {name: value for name, value in locals().items() if name in _DEFAULTS}
     model_kwargs = dict(model_kwargs or {})
-    model, args, kwargs = unwrap(model, args, kwargs)
-    _options.check_names(model, options, _DEFAULTS, kwargs, model_kwargs)
+    function, _, keywords = unwrap(model, args, kwargs)
+    _options.check_names(function, options, _DEFAULTS, keywords, model_kwargs)
     _options.check_values(options)
     optimizer = options["optimizer"] = as_optax(optimizer)
     if isinstance(algorithm, str):
@@ -206,7 +206,8 @@ def fit(
         return with_predictions(dataclasses.replace(found, held_out=held_out), key)
 
     with show_progress(progress_bar):
-        return Posterior(best_answer(run, max_seconds, start_time, "fit"))
+        found = best_answer(run, max_seconds, start_time, "fit")
+    return Posterior(dataclasses.replace(found, held_out=held_out))
 
 
 def _run(
@@ -222,7 +223,7 @@ def _run(
     guide, init = options["guide"], options["init"]
     with stage("tracing the model"):
         problem = _build_problem(model, args, kwargs, algorithm, options)
-        check_held_out(held_out, model, problem.arguments, problem.target)
+        check_held_out(held_out, problem.model, problem.arguments, problem.target)
         keep_answer(lambda: initial_answer(problem, start_time))
         objective = _options.objective_for(problem.target, problem.guide, options)
         options["objective"] = objective
@@ -274,6 +275,8 @@ def _build_problem(
     options: Mapping[str, Any],
 ) -> Problem:
     """The problem: the target with its validated data, the guide and the key."""
+    bound = unwrap(model, (), {})[1:]
+    model, args, kwargs = unwrap(model, args, kwargs)
     guide, batch_size, mesh = (options[name] for name in ("guide", "batch_size", "mesh"))
     by_batch = batch_size is not None
     args, kwargs = as_row_sources((args, kwargs), by_batch)
@@ -287,7 +290,7 @@ def _build_problem(
     check_sources(target, arguments.sources)
     batch = Batch(data, centering=requested_weights(target, options["centering"]))
     coords = checked_coords(options["coords"], target, arguments, batch)
-    arguments = dataclasses.replace(arguments, coords=coords)
+    arguments = dataclasses.replace(arguments, coords=coords, bound=bound)
     if guide == "auto":
         algorithm_guide: Guide | None = None
         if isinstance(algorithm, Algorithm):

@@ -56,7 +56,7 @@ def check_held_out(
     if rows is None:
         return
     known = arguments.known(may_grow=False)
-    at_rows, _ = split(model, *rows, False, arguments.by_content, known)
+    at_rows, _ = split(model, *arguments.complete(*rows), False, arguments.by_content, known)
     found = build(model, at_rows, sampled=frozenset(target.space.discrete.names))
     sites = {site.name: site.shape for site in found.space.sites}
     expected = {site.name: site.shape for site in target.space.sites}

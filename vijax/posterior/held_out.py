@@ -32,7 +32,7 @@ def with_predictions(result: FitResult, key: Array) -> FitResult:
         return result
     keep_answer(lambda: result)
     with stage("held-out rows"):
-        found = check_predictions(result, key, result.held_out)
+        found = check_predictions(result, key, result.arguments.complete(*result.held_out))
     diagnostics = result.assessment.diagnostics._replace(predictions=found)
     assessment = result.assessment._replace(diagnostics=diagnostics)
     return dataclasses.replace(result, assessment=assessment)

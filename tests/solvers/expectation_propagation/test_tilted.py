@@ -27,7 +27,7 @@ def by_sum(log_likelihood, mean, variance):
     return np.log(total), center, weight @ (u - center) ** 2 / total
 
 
-SLOW = ("logistic", "step", "heavy tails", "narrow")
+SLOW = ("logistic", "heavy tails", "narrow")
 
 
 @pytest.mark.parametrize(

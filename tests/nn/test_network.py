@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+import optax
 import pytest
 from flax import nnx
 
 import vijax
 from vijax.contracts import Batch, LossContext, Variables
 from vijax.guides import MeanField
-from vijax.model import build, split
+from vijax.model import build, split, split_and_build
 from vijax.objectives import ELBO
 
 RNG = np.random.default_rng(0)
@@ -160,6 +161,22 @@ def test_weights_start_at_the_modules_own_values():
     assert np.abs(np.asarray(values["net/hidden/bias"])).max() < 0.06  # zero, one step away
     sd = np.exp(np.asarray(posterior.params.log_scale["net/hidden/kernel"]))
     np.testing.assert_allclose(sd, 0.05 / np.sqrt(3), rtol=0.1)
+
+
+def test_pretrained_weights_are_a_start():
+    pretrained = Plain(nnx.Rngs(7))
+    options = {"guide": "map", "num_steps": 1, "progress_bar": False}
+    point = vijax.fit(model_of(lambda rngs: pretrained), X, Y, optimizer=optax.sgd(0.0), **options)
+    kernel = pretrained.hidden.kernel.get_value()
+    np.testing.assert_allclose(point.params.loc["net/hidden/kernel"], kernel, rtol=1e-6)
+    options = options | {"guide": "meanfield", "init": point}
+    posterior = vijax.fit(model_of(Plain), X, Y, optimizer=optax.sgd(0.0), **options)
+    np.testing.assert_allclose(posterior.params.loc["net/hidden/kernel"], kernel, rtol=1e-6)
+
+
+def test_running_statistics_of_uncertain_weights_are_warned_of():
+    with pytest.warns(UserWarning, match="LayerNorm or GroupNorm"):
+        split_and_build(model_of(lambda rngs: Net(rngs)), (X, Y), {}, None)
 
 
 @pytest.mark.slow

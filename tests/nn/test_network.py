@@ -54,6 +54,18 @@ def model_of(factory, **options):
     return model
 
 
+class Deep(nnx.Module):
+    """Many layers of one shape, whose priors are evaluated together."""
+
+    def __init__(self, rngs):
+        self.layers = nnx.List([nnx.Linear(3, 3, rngs=rngs) for _ in range(9)])
+
+    def __call__(self, x):
+        for layer in self.layers:
+            x = x + jnp.tanh(layer(x))
+        return x[:, 0]
+
+
 @functools.cache
 def gradients(guide, objective):
     model = model_of(Plain, prior={"out/*": dist.StudentT(4.0), "*": "fan_in"})
@@ -79,6 +91,25 @@ def test_elbo_and_its_gradient_are_those_of_drawn_weights(noise):
     for one, two in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         error = np.hypot(np.std(one, axis=0), np.std(two, axis=0)) / np.sqrt(len(KEYS))
         assert np.all(np.abs(np.mean(one, axis=0) - np.mean(two, axis=0)) < 5 * error + 1e-5)
+
+
+def test_the_elbo_of_many_layers_has_the_closed_form_divergence():
+    arguments, data = split(model_of(Deep), (X, Y), {})
+    target, guide = build(model_of(Deep), arguments), MeanField()
+    params = guide.init(KEYS[0], target.space, target.starts(KEYS[0], Batch(data)))
+    batch = Batch(data, noise=guide.weight_noise(params, target.space))
+    z = guide.draw(params, target.space, KEYS[1], batch).z
+    found = target.evaluate(z, batch, {}, {}).log_density
+    fitted = Deep(nnx.Rngs(0))
+    for i, layer in enumerate(fitted.layers):
+        layer.kernel.set_value(z[f"net/layers/{i}/kernel"])
+        layer.bias.set_value(z[f"net/layers/{i}/bias"])
+    expected = dist.Normal(fitted(X), 0.3).log_prob(Y).sum()
+    for name, m in params.loc.items():
+        sd = 3**-0.5 if "kernel" in name else 1.0
+        second = m**2 + jnp.exp(2 * params.log_scale[name])
+        expected += jnp.sum(-0.5 * second / sd**2 - jnp.log(sd) - 0.5 * jnp.log(2 * jnp.pi))
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_row_noise_reduces_the_variance_of_the_gradient():

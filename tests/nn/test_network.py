@@ -211,6 +211,22 @@ def test_running_statistics_of_uncertain_weights_are_warned_of():
 
 
 @pytest.mark.slow
+def test_the_last_layer_in_closed_form_is_bayesian_linear_regression():
+    guide = {"net/hidden/*": "map", ...: "conjugate"}
+    options = {"guide": guide, "num_steps": 60, "optimizer": optax.sgd(0.0), "progress_bar": False}
+    posterior = vijax.fit(model_of(Plain), X, Y, **options)
+    draws = posterior.sample(20_000)
+    kernel, bias = (np.asarray(draws[f"net/hidden/{name}"][0]) for name in ("kernel", "bias"))
+    features = np.column_stack([np.tanh(X @ kernel + bias), np.ones(40)])
+    precision = features.T @ features / 0.09 + np.diag([4.0] * 4 + [1.0])
+    mean = np.linalg.solve(precision, features.T @ Y / 0.09)
+    found = np.column_stack([draws["net/out/kernel"][..., 0], draws["net/out/bias"]])
+    error = np.sqrt(np.diag(np.linalg.inv(precision)) / 20_000)
+    assert np.max(np.abs(found.mean(0) - mean) / error) < 5
+    np.testing.assert_allclose(np.cov(found.T), np.linalg.inv(precision), atol=0.005)
+
+
+@pytest.mark.slow
 def test_laplace_is_that_of_the_mode_which_steps_find():
     options = {"progress_bar": False, "rng_key": 1}
     laplace = vijax.fit(model_of(Plain), X, Y, guide="laplace", **options)

@@ -119,8 +119,8 @@ def fit(
         rng_key: an int, a JAX key or a legacy key.
         guide: `"auto"`, `"meanfield"`, `"fullrank"`, `"lowrank"`, `"plates"`, `"markov"`,
             `"laplace"`, `"map"`, `"flow"` or the name of a flow (`"realnvp"`, `"nsf"`, `"iaf"`,
-            ...), a vijax guide, `{site or tuple of sites: any of these}`, a NumPyro autoguide or
-            guide function.
+            ...), a vijax guide, `{site, pattern or tuple of sites: any of these}`, a NumPyro
+            autoguide or guide function.
         algorithm: `"auto"`, `"gradient"`, `"natural"` (see `vijax.algorithms.NaturalGradient`),
             `"ivon"` (see `vijax.algorithms.IVON`),
             the name of a solver (`"pathfinder"`,

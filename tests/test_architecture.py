@@ -52,10 +52,16 @@ def module_name(path: Path, package: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 
 
+@functools.cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """All nodes of a file's syntax tree; parsing takes most of the time of these tests."""
+    return tuple(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
 def imported_names(path: Path, package: Path) -> Iterator[tuple[int, str]]:
     """The line and the absolute dotted name of everything that a file imports."""
     folder = (package.name, *path.relative_to(package).parent.parts)
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         match node:
             case ast.Import():
                 yield from ((node.lineno, alias.name) for alias in node.names)
@@ -157,11 +163,9 @@ def test_own_modules_are_imported_at_the_top():
     hidden = [
         f"{path.name}:{node.lineno}"
         for path in PACKAGE.rglob("*.py")
-        for outer in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(outer, (ast.FunctionDef, ast.If))
-        for node in ast.walk(outer)
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE.name
-        if node.module not in SLOW
+        for node in nodes(path)
+        if isinstance(node, ast.ImportFrom) and node.col_offset > 0
+        if (node.module or "").split(".")[0] == PACKAGE.name and node.module not in SLOW
     ]
     assert hidden == []
 
@@ -175,9 +179,8 @@ def test_the_root_holds_rooms():
 
 def test_nothing_is_too_big():
     for path in PACKAGE.rglob("*.py"):
-        text = path.read_text(encoding="utf-8")
-        assert text.count("\n") <= MOST_LINES, path
-        for node in ast.walk(ast.parse(text)):
+        assert path.read_text(encoding="utf-8").count("\n") <= MOST_LINES, path
+        for node in nodes(path):
             if isinstance(node, ast.ClassDef):
                 assert node.end_lineno - node.lineno < MOST_LINES_OF_A_CLASS, (path, node.name)
 

@@ -18,9 +18,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted(p.stem for p in ROOT.glob("examples/*.py") if p.stem != "common")
 _SUMMARY = 7  # columns of a summary
-# Take ten seconds or more, even with --short; or fit a model like that of another: baseball is like
-# eight_schools, robust_regression like horseshoe.
+# Take ten seconds or more, even with --short; or fit a model like that of another, as baseball does
+# that of eight_schools. The gallery runs them all.
 LONG = {"baseball", "changepoint", "covertype", "gaussian_process", "hand_written_guide"}
+LONG |= {"horseshoe"}
 LONG |= {"matrix_factorization", "methylation", "quickstart", "radon", "robust_regression"}
 LONG |= {"sleepstudy", "spike_counts", "state_space"}
 LONG |= {"gp_classification", "hidden_markov", "switching", "topics", "trueskill"}

@@ -137,6 +137,7 @@ def test_the_centering_of_hierarchical_sites_is_learned_from_the_full_data(
     assert abs(tau.std() / sd - 1) < 0.1
 
 
+@pytest.mark.slow
 def test_options_of_gradient_steps_disable_the_refinement():
     posterior = fit(regression, X, Y, num_steps=50)
     assert posterior.num_steps == 50

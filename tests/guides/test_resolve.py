@@ -133,3 +133,20 @@ def test_markov_with_globals_is_fitted():
     marginal = 0.25 * time + np.eye(4) + 1.0
     mean = np.linalg.solve(marginal, y).sum()
     assert posterior.median()["level"] == pytest.approx(mean, abs=0.1)
+
+
+def test_patterns_of_sites_are_for_those_without_a_name():
+    def model():
+        for name in ("net/hidden/kernel", "net/hidden/bias", "net/out/kernel", "scale"):
+            numpyro.sample(name, dist.Normal())
+
+    target = build(model, split(model, (), {})[0])
+    mapping = {"net/*": "fullrank", "net/hidden/bias": "map", ...: "meanfield"}
+    found = {names: type(part) for names, part in resolve(mapping, target).parts}
+    assert found == {
+        ("net/hidden/kernel", "net/out/kernel"): FullRank,
+        ("net/hidden/bias",): Delta,
+        ("scale",): MeanField,
+    }
+    with pytest.raises(GuideError, match=r"matches one of .*'other/\*'"):
+        resolve({"other/*": "map", ...: "meanfield"}, target)

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+import optax
 import pytest
 from flax import nnx
 
 import vijax
 from vijax.contracts import Batch, LossContext, Variables
 from vijax.guides import MeanField
-from vijax.model import build, split
+from vijax.model import build, split, split_and_build
 from vijax.objectives import ELBO
 
 RNG = np.random.default_rng(0)
@@ -53,6 +54,18 @@ def model_of(factory, **options):
     return model
 
 
+class Deep(nnx.Module):
+    """Many layers of one shape, whose priors are evaluated together."""
+
+    def __init__(self, rngs):
+        self.layers = nnx.List([nnx.Linear(3, 3, rngs=rngs) for _ in range(9)])
+
+    def __call__(self, x):
+        for layer in self.layers:
+            x = x + jnp.tanh(layer(x))
+        return x[:, 0]
+
+
 @functools.cache
 def gradients(guide, objective):
     model = model_of(Plain, prior={"out/*": dist.StudentT(4.0), "*": "fan_in"})
@@ -78,6 +91,25 @@ def test_elbo_and_its_gradient_are_those_of_drawn_weights(noise):
     for one, two in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         error = np.hypot(np.std(one, axis=0), np.std(two, axis=0)) / np.sqrt(len(KEYS))
         assert np.all(np.abs(np.mean(one, axis=0) - np.mean(two, axis=0)) < 5 * error + 1e-5)
+
+
+def test_the_elbo_of_many_layers_has_the_closed_form_divergence():
+    arguments, data = split(model_of(Deep), (X, Y), {})
+    target, guide = build(model_of(Deep), arguments), MeanField()
+    params = guide.init(KEYS[0], target.space, target.starts(KEYS[0], Batch(data)))
+    batch = Batch(data, noise=guide.weight_noise(params, target.space))
+    z = guide.draw(params, target.space, KEYS[1], batch).z
+    found = target.evaluate(z, batch, {}, {}).log_density
+    fitted = Deep(nnx.Rngs(0))
+    for i, layer in enumerate(fitted.layers):
+        layer.kernel.set_value(z[f"net/layers/{i}/kernel"])
+        layer.bias.set_value(z[f"net/layers/{i}/bias"])
+    expected = dist.Normal(fitted(X), 0.3).log_prob(Y).sum()
+    for name, m in params.loc.items():
+        sd = 3**-0.5 if "kernel" in name else 1.0
+        second = m**2 + jnp.exp(2 * params.log_scale[name])
+        expected += jnp.sum(-0.5 * second / sd**2 - jnp.log(sd) - 0.5 * jnp.log(2 * jnp.pi))
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_row_noise_reduces_the_variance_of_the_gradient():
@@ -160,6 +192,38 @@ def test_weights_start_at_the_modules_own_values():
     assert np.abs(np.asarray(values["net/hidden/bias"])).max() < 0.06  # zero, one step away
     sd = np.exp(np.asarray(posterior.params.log_scale["net/hidden/kernel"]))
     np.testing.assert_allclose(sd, 0.05 / np.sqrt(3), rtol=0.1)
+
+
+def test_pretrained_weights_are_a_start():
+    pretrained = Plain(nnx.Rngs(7))
+    options = {"guide": "map", "num_steps": 1, "progress_bar": False}
+    point = vijax.fit(model_of(lambda rngs: pretrained), X, Y, optimizer=optax.sgd(0.0), **options)
+    kernel = pretrained.hidden.kernel.get_value()
+    np.testing.assert_allclose(point.params.loc["net/hidden/kernel"], kernel, rtol=1e-6)
+    options = options | {"guide": "meanfield", "init": point}
+    posterior = vijax.fit(model_of(Plain), X, Y, optimizer=optax.sgd(0.0), **options)
+    np.testing.assert_allclose(posterior.params.loc["net/hidden/kernel"], kernel, rtol=1e-6)
+
+
+def test_running_statistics_of_uncertain_weights_are_warned_of():
+    with pytest.warns(UserWarning, match="LayerNorm or GroupNorm"):
+        split_and_build(model_of(lambda rngs: Net(rngs)), (X, Y), {}, None)
+
+
+@pytest.mark.slow
+def test_the_last_layer_in_closed_form_is_bayesian_linear_regression():
+    guide = {"net/hidden/*": "map", ...: "conjugate"}
+    options = {"guide": guide, "num_steps": 60, "optimizer": optax.sgd(0.0), "progress_bar": False}
+    posterior = vijax.fit(model_of(Plain), X, Y, **options)
+    draws = posterior.sample(20_000)
+    kernel, bias = (np.asarray(draws[f"net/hidden/{name}"][0]) for name in ("kernel", "bias"))
+    features = np.column_stack([np.tanh(X @ kernel + bias), np.ones(40)])
+    precision = features.T @ features / 0.09 + np.diag([4.0] * 4 + [1.0])
+    mean = np.linalg.solve(precision, features.T @ Y / 0.09)
+    found = np.column_stack([draws["net/out/kernel"][..., 0], draws["net/out/bias"]])
+    error = np.sqrt(np.diag(np.linalg.inv(precision)) / 20_000)
+    assert np.max(np.abs(found.mean(0) - mean) / error) < 5
+    np.testing.assert_allclose(np.cov(found.T), np.linalg.inv(precision), atol=0.005)
 
 
 @pytest.mark.slow

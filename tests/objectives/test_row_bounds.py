@@ -56,7 +56,11 @@ def evidence(rows):
     return -0.5 * (log_det + np.einsum("ri,ij,rj->r", rows, np.linalg.inv(covariance), rows))
 
 
-@pytest.mark.parametrize("objective", [IWAE(3), IWAE(3, "plain"), Renyi(0.5, 3)], ids=repr)
+@pytest.mark.parametrize(
+    "objective",
+    [pytest.param(IWAE(3), marks=pytest.mark.slow), IWAE(3, "plain"), Renyi(0.5, 3)],
+    ids=repr,
+)
 def test_the_bound_of_an_exact_encoder_is_the_evidence(objective):
     at = context()
     loss = objective(Variables(parameters(at, exact=True)), at)[0]

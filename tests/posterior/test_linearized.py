@@ -160,7 +160,7 @@ def test_last_layer_with_point_estimates_of_the_others():
 @pytest.mark.slow
 def test_last_layer_with_priors_of_the_others():
     last = ("net/out/kernel", "net/out/bias")
-    guide = {last: Laplace("kronecker"), ...: "map"}
+    guide = {"net/out/*": Laplace("kronecker"), ...: "map"}
     posterior = fit(nonlinear, X, Y, guide=guide, optimizer=optax.adam(0.03), num_steps=200)
     draws = posterior.sample(3000)
     assert np.ptp(draws["net/hidden/kernel"], axis=0).max() == 0
@@ -171,6 +171,16 @@ def test_last_layer_with_priors_of_the_others():
     sd = np.sqrt(np.diag(expected))
     errors = np.abs(np.cov(found.T) - expected) / sd / sd[:, None]
     assert errors.max() < 5 * np.sqrt(2 / 3000)
+
+
+@pytest.mark.slow
+def test_held_out_rows_are_predicted_by_the_linear_network_of_each_restart():
+    options = {"optimizer": optax.adam(0.03), "num_steps": 100, "num_restarts": 2}
+    posterior = fit(nonlinear, X, Y, guide=Laplace("ggn"), holdout=(X[:8], Y[:8]), **options)
+    found = posterior.diagnostics.predictions
+    density = posterior.log_predictive_density(X[:8], y=Y[:8], num_draws=400)["y"]
+    np.testing.assert_allclose(found.log_score, density.mean(), atol=0.1)
+    assert len(found.restarts) == 1
 
 
 def space_of(*sites):

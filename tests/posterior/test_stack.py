@@ -78,6 +78,7 @@ def narrow(y, loc):
     return held(found, params)
 
 
+@pytest.mark.slow
 def test_stacking_weights_maximize_the_predictive_density():
     """Two of three fits explain parts of the data; the weights are optimal on a grid."""
     rng = np.random.default_rng(0)

@@ -54,10 +54,16 @@ def regression(x, y):
     numpyro.sample("y", dist.LowRankMultivariateNormal(x @ w, cov, jnp.ones(len(x))), obs=y)
 
 
-def step_of(model, precision):
+def bayesian(x, y):
+    net = vijax.nn.network("net", Net)
+    with numpyro.plate("rows", x.shape[0]):
+        numpyro.sample("y", dist.Normal(net(x), 0.3), obs=y)
+
+
+def step_of(model, precision, guide=MeanField()):  # noqa: B008
     """The traced program of one gradient step, and of the same step written by hand."""
     arguments, data = split(model, (X, Y), {})
-    target, batch, guide = build(model, arguments), Batch(data), MeanField()
+    target, batch = build(model, arguments), Batch(data)
     z = {site.name: jnp.zeros(site.z_shape) for site in target.space.sites}
     model_params, mutable = target.initialize(jax.random.key(0), batch)
     variables = Variables(guide.init(jax.random.key(0), target.space, z), model_params)
@@ -107,6 +113,15 @@ def test_products_are_in_bfloat16_sums_and_parameters_are_not():
     assert "bfloat16" not in inputs(closed.jaxpr, "reduce_sum", "log", "exp", "sqrt", "div")
     state = [aval.dtype for aval in (*closed.in_avals, *closed.out_avals)]
     assert jnp.bfloat16 not in state
+
+
+@pytest.mark.parametrize("noise", ["flipout", "local"])
+def test_products_with_weights_of_each_row_are_in_bfloat16(noise):
+    closed, _ = step_of(bayesian, "bfloat16", MeanField(noise=noise))
+    assert inputs(closed.jaxpr, "dot_general") == {"bfloat16"}
+    products = [e for e in equations(closed.jaxpr) if e.primitive.name == "dot_general"]
+    assert len(products) >= 4 + 6  # both layers twice, but for gradients in the data
+    assert "bfloat16" not in inputs(closed.jaxpr, "reduce_sum", "log", "exp", "sqrt", "div")
 
 
 def test_densities_of_distributions_keep_their_precision():

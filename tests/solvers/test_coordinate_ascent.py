@@ -88,6 +88,7 @@ def mixture(x, size):
         numpyro.sample("x", dist.MultivariateNormal(mean[z], precision_matrix=precision[z]), obs=x)
 
 
+@pytest.mark.slow
 def test_a_mixture_is_found_from_perturbed_starts_and_its_elbo_never_falls():
     found, solution = elbos(mixture, clusters(), 3, num_restarts=3)
     assert solution.converged

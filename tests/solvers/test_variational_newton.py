@@ -23,7 +23,9 @@ def paired_gain(case, one, other, num=8192):
 
 
 @pytest.mark.parametrize("curvature", ["scores", "hessian"])
-@pytest.mark.parametrize(("dim", "condition"), [(2, 100.0), (20, 1e3), (50, 1e6)])
+@pytest.mark.parametrize(
+    ("dim", "condition"), [(2, 100.0), pytest.param(20, 1e3, marks=pytest.mark.slow), (50, 1e6)]
+)
 def test_is_exact_on_gaussians(dim, condition, curvature):
     known = problems.gaussian(dim, condition)
     result = run(known.case, curvature=curvature)

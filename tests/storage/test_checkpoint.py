@@ -211,6 +211,7 @@ def test_without_an_intact_checkpoint_nothing_is_changed(two):
     assert contents(two) == before
 
 
+@pytest.mark.slow
 def test_the_last_checkpoints_are_kept(tmp_path):
     path = tmp_path / "fit"
     for num_steps in range(100, 600, 100):

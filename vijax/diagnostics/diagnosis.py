@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 from vijax.diagnostics.chain_check import ChainCheck
 from vijax.diagnostics.enumeration import Comparison
 from vijax.diagnostics.importance import Importance
+from vijax.diagnostics.predictions import Predictions
 from vijax.diagnostics.shift import Shift
 from vijax.diagnostics.stationarity import Stationarity
 from vijax.diagnostics.stein_discrepancy import Discrepancy
@@ -63,7 +64,8 @@ class Diagnostics(NamedTuple):
         cut_short: why the fit ended before all checks were made, in words; empty if they were.
         started: whether there is any result, other than initial values.
         wrong_gradient: sites with a gradient that is not the log density's; `None` if not checked.
-        network: whether there are weights of networks, of which no check is made.
+        network: whether there are weights of networks, which only predictions check.
+        predictions: of held-out rows, `None` if there are none.
     """
 
     importance: Importance | None
@@ -92,3 +94,4 @@ class Diagnostics(NamedTuple):
     remarks: tuple[str, ...] = ()
     failure_advice: str = ""
     network: bool = False
+    predictions: Predictions | None = None

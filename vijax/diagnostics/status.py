@@ -12,6 +12,7 @@ from vijax.diagnostics.diagnosis import Diagnosis, Diagnostics, Status
 from vijax.diagnostics.enumeration import Comparison
 from vijax.diagnostics.failure_advice import with_advice
 from vijax.diagnostics.importance import LIGHT_TAIL, Importance, khat_threshold
+from vijax.diagnostics.network_status import diagnose_network
 from vijax.diagnostics.stein_discrepancy import Discrepancy
 
 WeightResult = Literal["accurate", "correctable", "unreliable"]
@@ -36,17 +37,16 @@ _CHECK_GRADIENT = (
     "Look in the model for jax.lax.stop_gradient, a custom derivative rule, and rounding of "
     "latents (integer casts, round, argmax, comparisons)."
 )
-_SCORE = (
-    "Judge predictions: posterior.score(*held_out_rows) compares them with outcomes, and with the "
-    "point estimate of the weights."
-)
 _MORE_TIME = "Allow more time."
 _NEARLY_ALL = 0.9  # effective share of the draws at which weights suffice without chains
 
 
 def diagnose(diagnostics: Diagnostics) -> Diagnosis:
     """Combines the diagnostics; the weakest one determines the status."""
-    return with_advice(_diagnose(diagnostics), diagnostics)
+    found, predictions = _diagnose(diagnostics), diagnostics.predictions
+    if predictions is not None and not diagnostics.network:  # they judge the model, not the fit
+        found = found._replace(reasons=(*found.reasons, *predictions.lines))
+    return with_advice(found, diagnostics)
 
 
 def _diagnose(diagnostics: Diagnostics) -> Diagnosis:
@@ -78,8 +78,7 @@ def _diagnose_complete(diagnostics: Diagnostics) -> Diagnosis:
         reasons.append("most draws from the guide have no finite density under the model")
         return Diagnosis("failed", tuple(reasons), _CHECK_DENSITY)
     if diagnostics.network:
-        reasons.append("weights of a network have countless equivalent modes: not checked")
-        return Diagnosis("approximate", tuple(reasons), _SCORE)
+        return diagnose_network(diagnostics.predictions, reasons)
     if diagnostics.importance is None:
         why = "" if diagnostics.cut_short else "importance sampling does not apply: "
         reasons.append(f"{why}accuracy not verified")

@@ -143,6 +143,10 @@ class Engine:
         """See `vijax.engine.selection.latest`."""
         return selection.latest(self.steps, run)
 
+    def restarts(self, run: Run) -> list[Selected]:
+        """`latest` of every restart."""
+        return [selection.latest_of(self.steps, run, i) for i in range(len(run.phases))]
+
     def _run_segment(self, run: Run, stop: int) -> Run:
         """Runs steps `run.step..stop-1`; repeats them guarded if any was not finite."""
         steps, active, row_params = self.steps, run.active, self.steps.has_row_params(run.loop)

@@ -53,7 +53,11 @@ def best(steps: DeviceSteps, run: Run) -> Selected:
 def latest(steps: DeviceSteps, run: Run) -> Selected:
     """The latest average of iterates of the restart with the lowest recent loss."""
     losses = run.losses[-_RECENT:].sum(0)  # there may be none
-    restart = int(np.argmin(np.nan_to_num(losses, nan=np.inf)))
+    return latest_of(steps, run, int(np.argmin(np.nan_to_num(losses, nan=np.inf))))
+
+
+def latest_of(steps: DeviceSteps, run: Run, restart: int) -> Selected:
+    """The latest average of iterates of one restart."""
     phase = run.phases[restart]
     variables = select_restart(steps.current_variables(run.loop), restart)
     if phase.windows and not phase.stopped:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
 import os
 import time
@@ -22,6 +21,7 @@ from vijax.engine.count_bounds import with_count_bounds
 from vijax.engine.problem import Problem
 from vijax.fitting import options as _options
 from vijax.fitting.conjugate import conjugate_algorithm, pays_conjugate
+from vijax.fitting.holdout import check_held_out, held_out_rows
 from vijax.fitting.initial_values import initial_variables, model_state
 from vijax.fitting.methods import (
     FitStart,
@@ -51,19 +51,21 @@ from vijax.model import (
 )
 from vijax.model.centering import requested_weights
 from vijax.posterior.finish import finish_initial
+from vijax.posterior.held_out import with_predictions
 from vijax.posterior.labels import checked_coords
 from vijax.posterior.posterior import Posterior
-from vijax.posterior.result import FitResult
+from vijax.posterior.result import FitResult, HeldOut
 from vijax.runtime.deadline import keep_answer
 from vijax.runtime.errors import ModelError, warn
 from vijax.runtime.interrupt import best_answer
-from vijax.runtime.keys import RngKey, as_key
+from vijax.runtime.keys import RngKey, as_key, fold_in
 from vijax.runtime.memory import explain_out_of_memory
 from vijax.runtime.progress import show_progress, stage
 from vijax.solvers import by_name, default_solver
 from vijax.solvers.curvature.checks import check_curvature
 from vijax.storage.checkpoint import Checkpoint
 
+_HOLDOUT = 0x801D  # of the key
 _FULL_RANK_STEPS_DIM = 20  # largest dimension for full-rank gradient steps on minibatches
 _GRADIENT_OPTIONS = (
     "objective",
@@ -100,6 +102,7 @@ def fit(
     centering: Mapping[str, Any] | str | None = None,
     max_seconds: float | None = None,
     coords: Mapping[str, Sequence[Any]] | None = None,
+    holdout: float | tuple[Any, ...] | Mapping[str, Any] | None = None,
     callbacks: Sequence[Callable[..., Any]] = (),
     checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
     progress_bar: bool = True,
@@ -117,8 +120,8 @@ def fit(
         rng_key: an int, a JAX key or a legacy key.
         guide: `"auto"`, `"meanfield"`, `"fullrank"`, `"lowrank"`, `"plates"`, `"markov"`,
             `"laplace"`, `"map"`, `"flow"` or the name of a flow (`"realnvp"`, `"nsf"`, `"iaf"`,
-            ...), a vijax guide, `{site or tuple of sites: any of these}`, a NumPyro autoguide or
-            guide function.
+            ...), a vijax guide, `{site, pattern or tuple of sites: any of these}`, a NumPyro
+            autoguide or guide function.
         algorithm: `"auto"`, `"gradient"`, `"natural"` (see `vijax.algorithms.NaturalGradient`),
             `"ivon"` (see `vijax.algorithms.IVON`),
             the name of a solver (`"pathfinder"`,
@@ -157,6 +160,11 @@ def fit(
         coords: labels of the elements of sites, by dimension: the name of a plate, or `site_dim_0`,
             `site_dim_1`, ... outside of plates (as in ArviZ). Summaries, figures and the `DataTree`
             have them. A plate of the groups of a categorical column has its labels by default.
+        holdout: rows that check predictions: a share, such as 0.1, that is held out of the fit at
+            random (of the arrays as long as the first), or the model's arguments at other rows: a
+            tuple of the first ones, or a mapping by name. They decide the status of networks: the
+            log score against the point estimate of their weights, calibration, and whether restarts
+            agree. For other models they judge the model, and the report has them.
         callbacks: called as `callback(state, losses, step)` a few times a second; raising
             `StopIteration` ends the fit.
         checkpoint: a directory in which gradient steps save their state every 30 seconds, or a
@@ -180,8 +188,8 @@ def fit(
     start_time = time.perf_counter()
     options = {name: value for name, value in locals().items() if name in _DEFAULTS}
     model_kwargs = dict(model_kwargs or {})
-    model, args, kwargs = unwrap(model, args, kwargs)
-    _options.check_names(model, options, _DEFAULTS, kwargs, model_kwargs)
+    function, _, keywords = unwrap(model, args, kwargs)
+    _options.check_names(function, options, _DEFAULTS, keywords, model_kwargs)
     _options.check_values(options)
     optimizer = options["optimizer"] = as_optax(optimizer)
     if isinstance(algorithm, str):
@@ -190,11 +198,17 @@ def fit(
         checkpoint = Checkpoint(checkpoint)
 
     options["checkpoint"] = checkpoint
-    run = functools.partial(
-        _run, model, args, {**kwargs, **model_kwargs}, algorithm, options, start_time
-    )
+    call = args, {**kwargs, **model_kwargs}
+    key = fold_in(as_key(rng_key), _HOLDOUT)
+    call, held_out = held_out_rows(holdout, model, call, key)
+
+    def run() -> FitResult:
+        found = _run(model, *call, algorithm, options, start_time, held_out)
+        return with_predictions(dataclasses.replace(found, held_out=held_out), key)
+
     with show_progress(progress_bar):
-        return Posterior(best_answer(run, max_seconds, start_time, "fit"))
+        found = best_answer(run, max_seconds, start_time, "fit")
+    return Posterior(dataclasses.replace(found, held_out=held_out))
 
 
 def _run(
@@ -204,11 +218,13 @@ def _run(
     algorithm: Any,
     options: dict[str, Any],
     start_time: float,
+    held_out: HeldOut | None,
 ) -> FitResult:
     """The result of a fit with checked options; what it has so far is kept for Ctrl-C."""
     guide, init = options["guide"], options["init"]
     with stage("tracing the model"):
         problem = _build_problem(model, args, kwargs, algorithm, options)
+        check_held_out(held_out, problem.model, problem.arguments, problem.target)
         keep_answer(lambda: initial_answer(problem, start_time))
         objective = _options.objective_for(problem.target, problem.guide, options)
         options["objective"] = objective
@@ -260,6 +276,8 @@ def _build_problem(
     options: Mapping[str, Any],
 ) -> Problem:
     """The problem: the target with its validated data, the guide and the key."""
+    bound = unwrap(model, (), {})[1:]
+    model, args, kwargs = unwrap(model, args, kwargs)
     guide, batch_size, mesh = (options[name] for name in ("guide", "batch_size", "mesh"))
     by_batch = batch_size is not None
     args, kwargs = as_row_sources((args, kwargs), by_batch)
@@ -273,7 +291,7 @@ def _build_problem(
     check_sources(target, arguments.sources)
     batch = Batch(data, centering=requested_weights(target, options["centering"]))
     coords = checked_coords(options["coords"], target, arguments, batch)
-    arguments = dataclasses.replace(arguments, coords=coords)
+    arguments = dataclasses.replace(arguments, coords=coords, bound=bound)
     if guide == "auto":
         algorithm_guide: Guide | None = None
         if isinstance(algorithm, Algorithm):

@@ -7,6 +7,7 @@ there is one class per contract, and `compose` chooses it.
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import functools
 import operator
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -34,7 +35,7 @@ from vijax.contracts import (
     Space,
 )
 from vijax.guides.delta import Delta
-from vijax.runtime.errors import GuideError
+from vijax.runtime.errors import GuideError, mismatch
 from vijax.runtime.keywords import did_you_mean
 from vijax.runtime.network_run import Noise
 
@@ -226,12 +227,16 @@ def compose(mapping: Mapping[Sites, Guide], space: Space) -> Guide:
 def assign(keys: Sequence[Sites], space: Space) -> dict[Sites, tuple[str, ...]]:
     """The sites assigned to each key of a mapping, in the order of the space.
 
+    Names come first; a pattern such as `"net/out/*"` has the sites that are left.
+
     Raises:
-        GuideError: a site is missing, unknown, or named twice.
+        GuideError: a site is missing, unknown, or named twice, or a pattern matches none.
     """
     key_of: dict[str, Sites] = {}
     for key in keys:
         for name in _names(key):
+            if _is_pattern(name):
+                continue
             if name not in space.names:
                 raise GuideError(_unknown(name, space))
             if name in key_of:
@@ -240,6 +245,7 @@ def assign(keys: Sequence[Sites], space: Space) -> dict[Sites, tuple[str, ...]]:
                     f"{_label(key)}. Remove it from one of them."
                 )
             key_of[name] = key
+    key_of = _by_pattern(keys, space) | key_of
     rest = [name for name in space.names if name not in key_of]
     if ... in keys:
         key_of |= dict.fromkeys(rest, ...)
@@ -250,6 +256,23 @@ def assign(keys: Sequence[Sites], space: Space) -> dict[Sites, tuple[str, ...]]:
         )
     groups = {key: tuple(name for name in space.names if key_of[name] == key) for key in keys}
     return {key: names for key, names in groups.items() if names}
+
+
+def _by_pattern(keys: Sequence[Sites], space: Space) -> dict[str, Sites]:
+    """The key of every site that a pattern matches, of the first one."""
+    key_of: dict[str, Sites] = {}
+    for key in keys:
+        for pattern in filter(_is_pattern, _names(key)):
+            matching = fnmatch.filter(space.names, pattern)
+            if not matching:
+                expected = f"a pattern that matches one of {list(space.names)}"
+                raise GuideError(mismatch("guide mapping", expected, repr(pattern)))
+            key_of = dict.fromkeys(matching, key) | key_of
+    return key_of
+
+
+def _is_pattern(name: str) -> bool:
+    return "*" in name
 
 
 def _names(key: Any) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from vijax.nn.priors import FAN_IN, Prior, expected, resolve_priors
 from vijax.nn.recording import record_layers
 from vijax.nn.row_noise import Perturbation, perturb
 from vijax.nn.structure import Leaf, ModuleFactory, Path, Structure, path_name, structure_of
-from vijax.runtime.errors import ModelError, mismatch
+from vijax.runtime.errors import ModelError, mismatch, warn
 from vijax.runtime.layer_record import current_record
 from vijax.runtime.network_run import NetworkRun, current_run
 
@@ -105,6 +105,9 @@ def network(
             run.starts[site] = initial()[leaf.path]
         if site in noise:
             perturbations[leaf.path] = Perturbation(noise[site], mean, sd, value)
+    uncertain = [leaf.path for leaf in structure.leaves if priors[leaf.name] is not None]
+    if structure.has_batch_statistics and len({path[:-1] for path in uncertain}) > 1:
+        _warn_of_batch_statistics(structure, name)
     weights = _Weights(params, perturbations, centers)
     return _caller(name, structure, weights, run, mc_dropout)
 
@@ -125,6 +128,15 @@ class _Weights(NamedTuple):
 
 def _constrained(prior: dist.Distribution, z: Any) -> Any:
     return z if prior.support is constraints.real else dist.biject_to(prior.support)(z)
+
+
+@functools.cache  # once for each module and name: a model runs many times
+def _warn_of_batch_statistics(structure: Structure, name: str) -> None:
+    warn(
+        f"network {name!r}: running statistics (BatchNorm) belong to one draw of the weights that "
+        "come before, predictions take another. Use LayerNorm or GroupNorm, or point estimates for "
+        "these weights (prior=None)."
+    )
 
 
 def _point_estimate(site: str, leaf: Leaf, initial: Callable[[], Mapping[Path, Any]]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -91,15 +92,17 @@ class ExpectedNormal(dist.Normal):
         sd: `s`.
     """
 
+    pytree_data_fields = ("_prior", "_mean", "_sd")  # sites that are alike are evaluated as one
+
     def __init__(self, prior: dist.Normal, mean: Any, sd: Any) -> None:
-        self._mean, self._sd = mean, sd
-        loc = jnp.broadcast_to(prior.loc, jnp.shape(mean))
-        super().__init__(loc, prior.scale, validate_args=False)
+        self._prior, self._mean, self._sd = (prior.loc, prior.scale), mean, sd
+        super().__init__(jnp.broadcast_to(prior.loc, jnp.shape(mean)), prior.scale)
 
     def log_prob(self, value: Any) -> Any:
         """The expected log density, whatever the value."""
-        at_mean = dist.Normal(self.loc, self.scale).log_prob(self._mean)
-        return at_mean - 0.5 * (self._sd / self.scale) ** 2
+        loc, scale = self._prior
+        squares = ((self._mean - loc) / scale) ** 2 + (self._sd / scale) ** 2
+        return -0.5 * squares - jnp.log(scale) - 0.5 * math.log(2 * math.pi)
 
 
 def expected(prior: dist.Distribution, mean: Any, sd: Any) -> dist.Distribution:
@@ -108,4 +111,6 @@ def expected(prior: dist.Distribution, mean: Any, sd: Any) -> dist.Distribution:
     inner = base.base_dist if isinstance(base, dist.ExpandedDistribution) else base
     if type(inner) is not dist.Normal:
         return prior
-    return ExpectedNormal(inner, mean, sd).to_event(mean.ndim)
+    # weights are not validated: that takes as many operations as the density
+    with dist.distribution.validation_enabled(False):
+        return ExpectedNormal(inner, mean, sd).to_event(mean.ndim)

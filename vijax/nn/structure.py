@@ -61,6 +61,11 @@ class Structure:
     random: dict[Path, Any]
     leaves: tuple[Leaf, ...]
 
+    @property
+    def has_batch_statistics(self) -> bool:
+        """Whether there are running means of batches."""
+        return any(isinstance(one, nnx.BatchStat) for one in self.state.values())
+
     def initial(self, key: jax.Array) -> dict[Path, jax.Array]:
         """The module's own initial weights."""
         state = nnx.state(self.factory(nnx.Rngs(key)), nnx.Param)

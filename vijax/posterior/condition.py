@@ -62,7 +62,7 @@ def on_rows(
     coords = kept_coords(result) | level_coords(target, arguments, Batch(data))
     moved = dataclasses.replace(
         result,
-        arguments=dataclasses.replace(arguments, coords=coords),
+        arguments=dataclasses.replace(arguments, coords=coords, bound=fitted.bound),
         target=target,
         guide=rebound(result.guide, arguments, target),
         batch=_coordinates(result, target, Batch(data, linearized=result.batch.linearized)),

@@ -57,7 +57,8 @@ class Conformal:
             `(*shape, num_classes)`; the most probable one always is.
         """
         key, result = as_key(rng_key), self.posterior._result
-        state = (result, fold_in(key, 1), args, kwargs, self.num_draws)
+        call = result.arguments.complete(args, kwargs)
+        state = (result, fold_in(key, 1), *call, self.num_draws)
         if self.classes:
             moments: Any = prediction.predict(*state, prediction.Changes(moments=True))[self.site]
             probs = np.asarray(moments["probs"], np.float64).mean(axis=0)
@@ -115,7 +116,8 @@ def conformal(
     if not 0 < level < 1:
         raise ValueError(mismatch("level", "a number between 0 and 1", repr(level)))
     key, result = as_key(rng_key), posterior._result
-    found = outcomes(result, key, args, kwargs, num_draws, site, "conformal")
+    call = result.arguments.complete(args, kwargs)
+    found = outcomes(result, key, *call, num_draws, site, "conformal")
     rank = math.ceil((len(found.y) + 1) * level - _ROUNDING)
     if rank > len(found.y):
         needed = math.ceil(level / (1 - level) - _ROUNDING)

@@ -11,6 +11,7 @@ import numpy as np
 from vijax.algorithms import Gradient
 from vijax.diagnostics.chain_check import ChainCheck
 from vijax.diagnostics.diagnosis import Status
+from vijax.diagnostics.predictions import Predictions
 from vijax.objectives.describe import describe_gradients
 from vijax.posterior.label_switching import advice, remarks
 from vijax.posterior.labels import coordinate_labels
@@ -92,6 +93,7 @@ class FitDiagnostics:
         chains: the check by short HMC chains; `None` if there was none.
         num_modes: separate modes found, the one that the guide covers included.
         more_modes: whether the search for modes reached its limit while still finding new ones.
+        predictions: of rows that were held out (`fit(..., holdout=)`); `None` if there were none.
         data_warnings: what the precision of the device loses of the data, in words.
         marginalized: number of values of each discrete site that is marginalized exactly.
         discrete: number of values of each discrete site in the guide, 0 if countably many.
@@ -122,6 +124,7 @@ class FitDiagnostics:
     chains: ChainDiagnostics | None
     num_modes: int
     more_modes: bool
+    predictions: Predictions | None
     data_warnings: tuple[str, ...]
     marginalized: dict[str, int]
     discrete: dict[str, int]
@@ -173,6 +176,7 @@ def fit_diagnostics(result: FitResult) -> FitDiagnostics:
         chains=None if assessment.check is None else _chains(assessment.check),
         num_modes=found.num_modes,
         more_modes=bool(found.more_modes),
+        predictions=found.predictions,
         data_warnings=found.data_warnings,
         marginalized=dict(target.marginalized.sizes),
         discrete={site.name: site.cardinality or 0 for site in target.space.discrete.sites},

@@ -55,8 +55,9 @@ def read(
     """Reads a file written by `save`; `options` are those of `vijax.load`."""
     if options["mesh"] is not None:
         mesh_layout(options["mesh"])
+    bound = unwrap(model, (), {})[1:]
     model, args, kwargs = unwrap(model, args, kwargs)
-    return _read(path, str(path), model, (args, kwargs), options)
+    return _with_bound(_read(path, str(path), model, (args, kwargs), options), bound)
 
 
 def pickled(result: FitResult) -> tuple[Any, ...]:
@@ -64,7 +65,7 @@ def pickled(result: FitResult) -> tuple[Any, ...]:
     blob = codec.to_bytes(*_encode(result))
     known: dict[str, Any] = dict(result.batch.data)
     known |= {name: result.arguments.abstract()[name] for name in result.missing}
-    options: dict[str, Any] = {"guide": result.guide.unbound}
+    options: dict[str, Any] = {"guide": result.guide.unbound, "bound": result.arguments.bound}
     options["algorithm"] = None if result.engine is None else result.engine.algorithm
     for name in ("guide", "algorithm"):
         try:
@@ -80,7 +81,14 @@ def unpickled(
 ) -> FitResult:
     """The inverse of `pickled`."""
     defaults = {"objective": None, "optimizer": None, "mesh": None}
-    return _read(io.BytesIO(blob), "pickled posterior", model, given, defaults | options)
+    found = _read(io.BytesIO(blob), "pickled posterior", model, given, defaults | options)
+    return _with_bound(found, options["bound"])
+
+
+def _with_bound(result: FitResult, bound: call.Call) -> FitResult:
+    """The result with the arguments that `functools.partial` set."""
+    arguments = dataclasses.replace(result.arguments, bound=bound)
+    return dataclasses.replace(result, arguments=arguments)
 
 
 def _encode(result: FitResult) -> tuple[dict[str, Any], list[np.ndarray]]:

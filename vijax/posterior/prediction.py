@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from vijax.contracts import Batch
+from vijax.contracts import Batch, EnsembleGuide
 from vijax.diagnostics.importance import block_size
 from vijax.model import Growing, predictive_program
 from vijax.posterior import condition, draws, pointwise
@@ -152,16 +152,29 @@ def log_predictive_density(
     num_draws: int,
     at_mean: Collection[str] = (),
 ) -> Arrays:
-    """See `Posterior.log_predictive_density`; sites in `at_mean` are at their mean in all draws."""
+    """See `Posterior.log_predictive_density`; sites in `at_mean` are at their mean in all draws.
+
+    That mean is of one member of an ensemble, whose members differ by more than noise.
+    """
     fit = result
     if args or kwargs:
         result = condition.on_rows(result, "log_predictive_density", args, kwargs)
     data = unsubsampled_data(result, "log_predictive_density")
     # the data of the fit correct draws, so that these are the fit's, unless the rows have latents
     draws_of = result if fit.guide.amortized else fit
+    draws_of = _first_member(draws_of) if at_mean else draws_of
     z = unconstrained(draws_of, key, check_count("num_draws", num_draws))
     for name in at_mean:
         z[name] = np.broadcast_to(z[name].mean(axis=0), z[name].shape)
     if isinstance(data, Batch) and result.target.marginalized.sizes:
         z = draws.with_discrete(dataclasses.replace(result, batch=data), z, fold_in(key, 2))
     return pointwise.log_predictive(result, data, z)
+
+
+def _first_member(result: FitResult) -> FitResult:
+    """The fit of the first member of an ensemble, other fits as they are."""
+    if not isinstance(result.guide, EnsembleGuide):
+        return result
+    params = jax.tree.map(lambda leaf: leaf[0], result.variables.guide)
+    variables = result.variables._replace(guide=params)
+    return dataclasses.replace(result, guide=result.guide.member, variables=variables)

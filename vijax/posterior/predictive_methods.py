@@ -75,7 +75,7 @@ class PredictiveMethods(FitProperties):
                 is unknown, or a value in `do` has the wrong shape.
         """
         changes = prediction.checked_changes(self._result, new_groups, from_prior, do)
-        key, kwargs = as_key(rng_key), merged(kwargs, model_kwargs)
+        key, (args, kwargs) = as_key(rng_key), self._call(args, kwargs, model_kwargs)
         return prediction.predict(self._result, key, args, kwargs, num_draws, changes)
 
     @memory_of_draws("predictor")
@@ -125,7 +125,7 @@ class PredictiveMethods(FitProperties):
         return serving.make_predictor(
             self._result,
             as_key(rng_key),
-            (args, merged(kwargs, model_kwargs)),
+            self._call(args, kwargs, model_kwargs),
             serving.Options(returns, ci_prob, num_draws, max_rows),
             prediction.checked_changes(self._result, (), from_prior, None).from_prior,
             batch_axes or {},
@@ -145,7 +145,7 @@ class PredictiveMethods(FitProperties):
             GuideError: no part of the guide is `Amortized`.
             ModelError: the model has other latents there, because observations are missing.
         """
-        return type(self)(condition.at(self._result, args, kwargs))
+        return type(self)(condition.at(self._result, *self._call(args, kwargs)))
 
     @memory_of_draws("log_likelihood")
     def log_likelihood(
@@ -192,7 +192,7 @@ class PredictiveMethods(FitProperties):
         Raises:
             ModelError: the shape of a latent at these rows differs from that in the fit.
         """
-        key, kwargs = as_key(rng_key), merged(kwargs, model_kwargs)
+        key, (args, kwargs) = as_key(rng_key), self._call(args, kwargs, model_kwargs)
         return prediction.log_predictive_density(self._result, key, args, kwargs, num_draws)
 
     @memory_of_draws("uncertainty")
@@ -224,7 +224,7 @@ class PredictiveMethods(FitProperties):
         Raises:
             ModelError: the outcomes have no variance, or there are several observed sites.
         """
-        key, kwargs = as_key(rng_key), merged(kwargs, model_kwargs)
+        key, (args, kwargs) = as_key(rng_key), self._call(args, kwargs, model_kwargs)
         return uncertainty(self._result, key, args, kwargs, num_draws, site)
 
     @memory_of_draws("score")
@@ -263,7 +263,7 @@ class PredictiveMethods(FitProperties):
         """
         from vijax.posterior.tables import Scores  # imports pandas, which is slow
 
-        key, kwargs = as_key(rng_key), merged(kwargs, model_kwargs)
+        key, (args, kwargs) = as_key(rng_key), self._call(args, kwargs, model_kwargs)
         state = (self._result, key, args, kwargs, num_draws, site, "score")
         found = scoring.score(scoring.outcomes(*state), key)
         return Scores([one._asdict() for one in found.values()], index=list(found))
@@ -299,8 +299,17 @@ class PredictiveMethods(FitProperties):
             ModelError: there is no such site, or the shape of another latent at these rows
                 differs from that in the fit.
         """
-        key, kwargs = as_key(rng_key), merged(kwargs, model_kwargs)
+        key, (args, kwargs) = as_key(rng_key), self._call(args, kwargs, model_kwargs)
         return discrete_probs(self._result, key, args, kwargs, num_draws)
+
+    def _call(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        model_kwargs: Mapping[str, Any] | None = None,
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of the model, with those that `functools.partial` set."""
+        return self._result.arguments.complete(args, merged(kwargs, model_kwargs))
 
     def _model_arguments(self) -> tuple[str, ...] | None:
         return argument_names(self._result.model)

@@ -98,8 +98,10 @@ class Prior:
         key, kwargs = as_key(rng_key), merged(kwargs, model_kwargs)
         check_count("num_draws", num_draws)
         if not args and not kwargs:
-            args, kwargs = self.state.arguments.join(self.state.batch.data)
-        return draw_prior(self.state, key, args, kwargs, num_draws, do or {})
+            call = self.state.arguments.join(self.state.batch.data)
+        else:
+            call = self.state.arguments.complete(args, kwargs)
+        return draw_prior(self.state, key, *call, num_draws, do or {})
 
     def summary(
         self,
@@ -142,11 +144,14 @@ class Prior:
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         args, kwargs = self.state.arguments.join(self.state.batch.data)
-        return _unpickle, (self.state.model, args, kwargs, self.state.arguments.coords)
+        parts = (self.state.model, args, kwargs, self.state.arguments.coords)
+        return _unpickle, (*parts, self.state.arguments.bound)
 
 
-def _unpickle(model: Callable[..., Any], args: Any, kwargs: Any, coords: Any) -> Prior:
-    return prior(model, *args, model_kwargs=kwargs, coords=coords)
+def _unpickle(model: Callable[..., Any], args: Any, kwargs: Any, coords: Any, bound: Any) -> Prior:
+    found = prior(model, *args, model_kwargs=kwargs, coords=coords)
+    state: Any = found.state
+    return Prior(state._replace(arguments=dataclasses.replace(state.arguments, bound=bound)))
 
 
 def prior(
@@ -182,6 +187,7 @@ def prior(
         ModelError: the model fails to run, or is a log density.
         TypeError: an argument is unknown.
     """
+    bound = unwrap(model, (), {})[1:]
     model, args, kwargs = unwrap(model, args, merged(kwargs, model_kwargs))
     names = argument_names(model)
     for name in kwargs:
@@ -195,7 +201,7 @@ def prior(
     arguments, data, target = split_and_build(model, args, kwargs, None, build=build_prior)
     batch = Batch(data)
     arguments = dataclasses.replace(
-        arguments, coords=checked_coords(coords, target, arguments, batch)
+        arguments, coords=checked_coords(coords, target, arguments, batch), bound=bound
     )
     parameters, mutable = target.initialize(as_key(0), batch)
     return Prior(

@@ -18,6 +18,8 @@ from vijax.model import Arguments
 from vijax.model.data_dependence import required_arrays
 from vijax.posterior.components import Relabeling
 
+HeldOut = tuple[tuple[Any, ...], dict[str, Any]]  # the model's arguments at rows held out of a fit
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FitResult:
@@ -43,6 +45,7 @@ class FitResult:
         missing: names of arrays that were not passed to `load`, or that are not in memory.
         unknown: deterministics that cannot be computed without them.
         sites: the approximate terms of expectation propagation.
+        held_out: the rows that check predictions; not saved.
         relabeling: what gives the components of draws the same labels; empty for the guide's own.
         unsaved: options that `resume` needs and that were not passed to `load`.
         other_rows: whether the data are other rows than those of the fit, see `Posterior.at`.
@@ -73,6 +76,7 @@ class FitResult:
     num_evaluations: int | None = None
     relabeling: tuple[Relabeling, ...] = ()
     sites: SiteSummary | None = None
+    held_out: HeldOut | None = None
 
     @property
     def status(self) -> str:

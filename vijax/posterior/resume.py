@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ import jax
 from vijax.engine.run import Budget
 from vijax.guides.conjugate import BoundConjugate, Conjugate
 from vijax.posterior.finish import finish_run
+from vijax.posterior.held_out import with_predictions
 from vijax.posterior.requirements import require_data
 from vijax.posterior.result import FitResult
 from vijax.runtime.checks import check_count
@@ -61,7 +63,9 @@ def resume(
 
     def continued() -> FitResult:
         keep_answer(lambda: finish_run(engine, run, before, complete=False))
-        return finish_run(engine, engine.advance(run, budget, callbacks), before)
+        found = finish_run(engine, engine.advance(run, budget, callbacks), before)
+        found = dataclasses.replace(found, held_out=result.held_out)
+        return with_predictions(found, engine.problem.key)
 
     run = result.run._replace(loop=loop)
     with show_progress(progress_bar):

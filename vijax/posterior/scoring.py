@@ -31,7 +31,8 @@ class Outcomes(NamedTuple):
     Attributes:
         y: what was observed, `(rows,)`.
         log_density: of `y` under the posterior predictive distribution, `(rows,)`.
-        at_mean: likewise with the weights of networks at their means; `None` without any.
+        at_mean: likewise with the weights of networks at their means, of one member of an ensemble;
+            `None` without any.
         probs: of classes, `(rows, num_classes)`; `None` of numbers.
         draws: of numbers, `(num_draws, rows)`; `None` of classes.
     """
@@ -89,9 +90,9 @@ def outcomes(
 def score(found: Outcomes, key: Array) -> dict[str, Score]:
     """See `Posterior.score`."""
     rng = host_rng(fold_in(key, 2))
-    scores = {"log score": _mean(found.log_density)}
+    scores = {"log score": mean(found.log_density)}
     if found.at_mean is not None:
-        scores["gain over the point estimate"] = _mean(found.log_density - found.at_mean)
+        scores["gain over the point estimate"] = mean(found.log_density - found.at_mean)
     if found.probs is not None:
         return scores | _of_classes(found.y.astype(int), found.probs, rng)
     assert found.draws is not None
@@ -106,27 +107,28 @@ def _of_classes(y: np.ndarray, probs: np.ndarray, rng: np.random.Generator) -> d
         for rows in (rng.integers(len(y), size=len(y)) for _ in range(_RESAMPLES))
     ]
     return {
-        "Brier score": _mean(np.sum((probs - outcome) ** 2, axis=1)),
-        "accuracy": _mean(np.argmax(probs, axis=1) == y),
+        "Brier score": mean(np.sum((probs - outcome) ** 2, axis=1)),
+        "accuracy": mean(np.argmax(probs, axis=1) == y),
         "calibration error": Score(error, float(np.std(resampled))),
     }
 
 
 def _of_numbers(y: np.ndarray, draws: np.ndarray, rng: np.random.Generator) -> dict[str, Score]:
-    square = _mean((draws.mean(axis=0) - y) ** 2)
+    square = mean((draws.mean(axis=0) - y) ** 2)
     error = square.value**0.5
     pit = probability_integral_transform(y, draws, rng)
     coverage = {
-        f"coverage of {level:.0%}": _mean(np.abs(pit - 0.5) <= level / 2) for level in (0.5, 0.9)
+        f"coverage of {level:.0%}": mean(np.abs(pit - 0.5) <= level / 2) for level in (0.5, 0.9)
     }
     return {
-        "CRPS": _mean(continuous_ranked_probability_score(y, draws)),
+        "CRPS": mean(continuous_ranked_probability_score(y, draws)),
         "RMSE": Score(error, square.se / (2 * max(error, 1e-300))),
         **coverage,
     }
 
 
-def _mean(values: np.ndarray) -> Score:
+def mean(values: np.ndarray) -> Score:
+    """The mean over rows, with its standard error."""
     values = np.asarray(values, np.float64)
     se = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.nan
     return Score(float(values.mean()), float(se))

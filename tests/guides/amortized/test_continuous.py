@@ -267,6 +267,7 @@ def test_refinement_closes_the_amortization_gap():
     assert abs(refined.elbo - direct.elbo) < 5 * np.hypot(refined.elbo_se, direct.elbo_se) + 1
 
 
+@pytest.mark.slow
 def test_more_rows_than_are_encoded_in_one_call(monkeypatch):
     monkeypatch.setattr(warm_start, "_ROWS", 150)
     network = fit(hierarchy, Y, guide=HIERARCHY, batch_size={"rows": 50}, num_steps=1)

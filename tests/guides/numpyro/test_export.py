@@ -163,6 +163,7 @@ def test_it_has_the_methods_of_autoguides(draws):
     assert share == pytest.approx(0.8, abs=5 * 0.4 * np.sqrt(1 / number + 2 / 10_000))
 
 
+@pytest.mark.slow
 def test_parameters_of_numpyro_guides_have_their_names_and_constraints():
     positive = dist.constraints.positive
 

@@ -149,6 +149,7 @@ def test_batches_reach_the_exact_posterior_of_a_linear_hierarchy(name):
     np.testing.assert_allclose(correlation, 0, atol=0.02)
 
 
+@pytest.mark.slow
 def test_draws_have_the_correlations_of_global_and_local_latents():
     posterior = fitted("nested")
     mean, covariance = exact(*built("nested"))

@@ -254,7 +254,14 @@ def brute_force(name):
 
 
 # Their parts are in the others, one by one or together.
-SLOW = ("without_a_chain", "switching", "markov_from_a_site", "nested_plates")
+SLOW = (
+    "without_a_chain",
+    "switching",
+    "markov_from_a_site",
+    "nested_plates",
+    "two_chains",
+    "panel",
+)
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,7 @@ def one_game_by_performance(winner, loser):
     numpyro.factor("game", jnp.where(ahead - behind > MARGIN, 0.0, -jnp.inf))
 
 
+@pytest.mark.slow
 def test_trueskill():
     """Values of several implementations of Herbrich, Minka and Graepel, 2006."""
     posterior = fit(one_game_by_performance, np.array(0), np.array(1))

@@ -83,7 +83,9 @@ KINDS = [
 ]
 
 
-@pytest.mark.parametrize("sticks", KINDS)
+@pytest.mark.parametrize(
+    "sticks", [pytest.param(k, marks=[pytest.mark.slow] * (k == "dirichlet")) for k in KINDS]
+)
 def test_sweeps_are_those_of_scikit_learn(sticks):
     kind = "dirichlet_process" if sticks else "dirichlet_distribution"
     peer = Peer(

@@ -112,7 +112,9 @@ def test_other_models_are_not(model):
     assert word_counts(target, guide.plan, batch) is None
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "form", [pytest.param("table", marks=pytest.mark.slow), "tokens", "entries", "labels"]
+)
 def test_the_elbo_is_the_bound_of_the_kernel(form):
     """At the same parameters; counts in a table have multinomial coefficients, too."""
     target, guide, batch = bound(*FORMS[form])

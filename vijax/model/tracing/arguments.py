@@ -26,6 +26,8 @@ from vijax.runtime.keywords import did_you_mean
 _HOLE = object()  # in place of a traced array
 _LONG_DOUBLE = {np.dtype("g").name: np.dtype("d"), np.dtype("G").name: np.dtype("D")}
 
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Arguments:
@@ -42,6 +44,7 @@ class Arguments:
         coords: labels of the elements along dimensions of the model, by dimension.
         levels: labels of categorical columns, by name of their codes.
         new_levels: the labels among them that the fit did not have, at new inputs.
+        bound: positional and keyword arguments that `functools.partial` set; see `complete`.
     """
 
     leaves: tuple[Any, ...]
@@ -53,8 +56,15 @@ class Arguments:
     coords: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     levels: dict[str, Labels] = dataclasses.field(default_factory=dict)
     new_levels: dict[str, Labels] = dataclasses.field(default_factory=dict)
+    bound: Call = ((), {})
 
-    def join(self, data: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def complete(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        """The arguments of a call at other inputs, with those that `functools.partial` set."""
+        if not args and not kwargs:
+            return args, kwargs
+        return (*self.bound[0], *args), {**self.bound[1], **kwargs}
+
+    def join(self, data: dict[str, Any]) -> Call:
         """`(args, kwargs)` with the arrays of `data`."""
         filled = [
             data[name] if leaf is _HOLE else leaf

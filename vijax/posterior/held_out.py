@@ -81,11 +81,11 @@ def _restarts(
     if result.engine is None or result.run is None or len(result.run.phases) == 1:
         return ()
     scores: list[Any] = []
-    steps = result.engine.problem
+    engine, run, steps = result.engine, result.run, result.engine.problem
     if steps.final is not None:  # point estimates are compared, whose curvature is not computed
         batch = result.batch._replace(linearized={})
         result = dataclasses.replace(result, guide=steps.guide, batch=batch)
-    for variables, mutable, _ in result.engine.restarts(result.run):
+    for variables, mutable, _ in engine.restarts(run):
         other = dataclasses.replace(result, variables=variables, mutable=mutable)
         (density,) = prediction.log_predictive_density(
             other, fold_in(key, 0), *held_out, _NUM_DRAWS

@@ -1,5 +1,5 @@
 """Networks of `flax.nnx` in model functions."""
 
-from vijax.nn.network import network
+from vijax.nn.networks import network
 
 __all__ = ["network"]

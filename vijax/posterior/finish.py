@@ -12,7 +12,14 @@ import numpy as np
 from vijax.auto.candidate import Candidate, assess_solution, unassessed
 from vijax.auto.history import Attempt
 from vijax.auto.mode_search import with_mode_search
-from vijax.contracts import Batch, PyTree, Solution, TransportGuide, Variables
+from vijax.contracts import (
+    Batch,
+    ParticleGuide,
+    PyTree,
+    Solution,
+    TransportGuide,
+    Variables,
+)
 from vijax.diagnostics.assessment import (
     Assessment,
     Chains,
@@ -28,6 +35,7 @@ from vijax.engine.engine import Engine
 from vijax.engine.problem import Problem
 from vijax.engine.row_schedule import RowSchedule
 from vijax.engine.run import Run
+from vijax.engine.selection import is_stationary
 from vijax.model.data_dependence import dependent_sites, with_placeholders
 from vijax.posterior.result import FitResult
 from vijax.posterior.rounding import with_rounding_error
@@ -66,6 +74,7 @@ def finish_run(
     # the best is found by evaluations of the model; without time, those of the assessment go first
     best = engine.best if complete and not time_is_up() else engine.latest
     variables, mutable, restart = best(run)
+    converged = run.converged or (engine.algorithm.collects and is_stationary(run, restart))
     run = run._replace(loop=fetch_remote_shards(run.loop))
     finish = functools.partial(
         _result,
@@ -73,25 +82,26 @@ def finish_run(
         variables,
         mutable,
         stop_reason=run.reason,
-        converged=run.converged,
+        converged=converged,
         start=start,
         engine=engine.without_cache(),
         run=run,
     )
     elbos = -run.losses[-_RECENT:, restart] if engine.algorithm.maximizes_elbo else np.zeros(0)
-    without = assess_elbos(elbos, run.converged, run.nonfinite_steps)
+    without = assess_elbos(elbos, converged, run.nonfinite_steps)
     if not complete:
         return finish(assessment=without, complete=False)
     keep_answer(lambda: finish(assessment=without, complete=False))
     if _elbo_only(problem, schedule):
         data = (problem.target, problem.guide, variables, mutable, problem.batch, schedule)
-        log_weights = common_log_weights(*data, seed=1)
-        assessment = assess_elbos(log_weights, run.converged, run.nonfinite_steps)
+        density = not isinstance(problem.guide, ParticleGuide)
+        log_weights = common_log_weights(*data, seed=1) if density else np.zeros(0)
+        assessment = assess_elbos(log_weights, converged, run.nonfinite_steps)
         networks = bool(problem.target.space.networks.sites)
         diagnostics = assessment.diagnostics._replace(network=networks)
         return finish(assessment=assessment._replace(diagnostics=diagnostics))
     fitted = problem.fitted(variables, mutable)
-    assessment = assess(fitted, run.converged, run.nonfinite_steps, chains="none")
+    assessment = assess(fitted, converged, run.nonfinite_steps, chains="none")
     return finish(assessment=assessment, chains=chains)
 
 

@@ -1,6 +1,7 @@
 """SWAG on quadratic log densities: its moments are those of the iterates, known in closed form."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
@@ -20,11 +21,11 @@ def gaussian(precision):
 
 
 def noisy(precision, sd):
-    """The same on minibatches: the gradient has independent noise in every step."""
+    """The same, its gradient with independent noise in every step."""
     z = numpyro.sample("z", dist.MultivariateNormal(0.0, precision_matrix=precision))
     key = numpyro.prng_key()
-    noise = 0.0 if key is None else numpyro.sample("e", dist.Normal(0.0, sd), rng_key=key)
-    numpyro.factor("noise", noise * z.sum())
+    e = 0.0 if key is None else jax.random.normal(key, (2,))
+    numpyro.factor("noise", jnp.sum(sd * e * z))
 
 
 def descent(**options):

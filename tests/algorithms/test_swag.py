@@ -63,6 +63,7 @@ def test_moments_are_those_of_the_collected_iterates(num_steps):
     np.testing.assert_allclose(found, covariance, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_stationary_iterates_of_noisy_steps(seed):
     """`x <- (1 - r P) x + r e` has the covariance `C = A C A + r^2 s^2`, with `A = 1 - r P`."""

@@ -19,8 +19,10 @@ import vijax
 from vijax.algorithms import IVON, SGHMC, SWAG, Optimizer
 from vijax.guides import Ensemble, LowRank, MeanField, Particles
 
-_UNITS, _CHAINS, _WARMUP, _SAMPLES = 6, 4, 1000, 1000
-_STEPS, _DRAWS = 20_000, 1000
+_UNITS, _NOISE = 5, 0.2  # noise in standard deviations of the outcome, known
+_CHAINS, _WARMUP, _SAMPLES = 4, 300, 300
+_DEPTH = 7, 9  # of NUTS' trees, in the warm-up and after it
+_STEPS, _DRAWS = 10_000, 2000
 
 
 class Small(nnx.Module):
@@ -35,12 +37,10 @@ class Small(nnx.Module):
 
 
 def model(x: jax.Array, y: jax.Array | None = None) -> None:
-    prior = {"hidden/*": dist.Normal(0.0, 1.0), "out/*": dist.Normal(0.0, 1.0)}
-    net = vijax.nn.network("net", Small, prior=prior)
-    noise = numpyro.sample("noise", dist.LogNormal(-2.0, 1.0))
+    net = vijax.nn.network("net", Small, prior=dist.Normal(0.0, 1.0))
     with numpyro.plate("rows", x.shape[0]):
         curve = numpyro.deterministic("curve", net(x))
-        numpyro.sample("y", dist.Normal(curve, noise), obs=y)
+        numpyro.sample("y", dist.Normal(curve, _NOISE), obs=y)
 
 
 class Split(NamedTuple):
@@ -51,55 +51,28 @@ class Split(NamedTuple):
     unit: float
 
 
+class Reference(NamedTuple):
+    """Outputs of the network at test rows under NUTS, `(draws, rows)`, and how they were found."""
+
+    curves: np.ndarray
+    title: str
+    seconds: float
+
+
 def nuts(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Predictions of rows of yacht that are not in the fit, beside those of NUTS.
 
-    The error of the mean is in standard deviations of the network's output under NUTS.
+    The network's output at a row has a mean and a standard deviation under each posterior: the
+    error of the mean is its root mean square over rows, in standard deviations under NUTS.
     """
     split = _read(options)
-    start = time.process_time()
-    found = vijax.fit(
-        model,
-        *split.train,
-        guide=Ensemble(_CHAINS),
-        optimizer=optax.adam(0.01),
-        num_steps=4000,
-        progress_bar=False,
-    )
-    chains = found.nuts(num_chains=_CHAINS, num_warmup=_WARMUP, num_samples=_SAMPLES)
-    draws = chains.get_samples(group_by_chain=True)
-    curves, noise = _curves(draws, split.test[0]), np.asarray(draws["noise"])
-    rhat = float(np.max(split_gelman_rubin(curves)))
-    size = float(np.min(effective_sample_size(curves)))
-    flat = curves.reshape(-1, curves.shape[-1])
-    mean, sd = flat.mean(0), flat.std(0)
-    rows = [
-        {
-            "posterior": f"NUTS (R-hat {rhat:.3f}, {size:.0f} draws)",
-            "error of the mean": "",
-            "sd, ratio": "",
-            "NLL": f"{_nll(flat, noise.reshape(-1), split):.3f}",
-            "processor s": f"{time.process_time() - start:.0f}",
-        }
-    ]
-    print(rows[-1], flush=True)
+    truth = _reference(split)
+    rows = [_row(truth.title, truth.curves, truth, split, truth.seconds)]
     for name, fit in _methods().items():
         start = time.process_time()
         posterior = fit(split.train)
-        drawn = posterior.predict(split.test[0], num_draws=_DRAWS)
-        seconds = time.process_time() - start
-        curve = np.asarray(drawn["curve"])
-        sites = posterior.sample(_DRAWS)
-        ratio = curve.std(0) / sd
-        rows.append(
-            {
-                "posterior": name,
-                "error of the mean": f"{np.sqrt(np.mean(((curve.mean(0) - mean) / sd) ** 2)):.2f}",
-                "sd, ratio": f"{np.median(ratio):.2f} [{ratio.min():.2f}, {ratio.max():.2f}]",
-                "NLL": f"{_nll(curve, np.asarray(sites['noise']), split):.3f}",
-                "processor s": f"{seconds:.0f}",
-            }
-        )
+        curves = np.asarray(posterior.predict(split.test[0], num_draws=_DRAWS)["curve"])
+        rows.append(_row(name, curves, truth, split, time.process_time() - start))
         print(rows[-1], flush=True)
     return rows
 
@@ -114,6 +87,33 @@ def _read(options: argparse.Namespace) -> Split:
     return Split((inputs[train], outcomes[train]), (inputs[test], outcomes[test]), float(y.std()))
 
 
+def _reference(split: Split) -> Reference:
+    """Chains from the members of an ensemble, each in a mode of its own."""
+    start = time.process_time()
+    starts = vijax.fit(
+        model,
+        *split.train,
+        guide=Ensemble(_CHAINS),
+        optimizer=optax.adam(0.01),
+        num_steps=4000,
+        progress_bar=False,
+    )
+    chains = starts.nuts(
+        num_chains=_CHAINS,
+        num_warmup=_WARMUP,
+        num_samples=_SAMPLES,
+        max_tree_depth=_DEPTH,
+        chain_method="sequential",
+        progress_bar=False,
+    )
+    curves = _curves(chains.get_samples(group_by_chain=True), split.test[0])
+    rhat = float(np.max(split_gelman_rubin(curves)))
+    size = float(np.min(effective_sample_size(curves)))
+    title = f"NUTS (R-hat {rhat:.3f}, {size:.0f} draws)"
+    flat = curves.reshape(-1, curves.shape[-1])
+    return Reference(flat, title, time.process_time() - start)
+
+
 def _curves(draws: dict[str, Any], x: np.ndarray) -> np.ndarray:
     """Outputs of the network, `(chains, samples, rows)`."""
     w, b, v, c = (
@@ -124,10 +124,21 @@ def _curves(draws: dict[str, Any], x: np.ndarray) -> np.ndarray:
     return np.einsum("csrh,csh->csr", hidden, v[..., 0]) + c
 
 
-def _nll(curves: np.ndarray, noise: np.ndarray, split: Split) -> float:
-    """Negative log predictive density of test rows, in the unit of the outcomes."""
-    log_p = dist.Normal(curves, noise[:, None]).log_prob(split.test[1])
-    return float(np.log(split.unit) + np.log(len(curves)) - jax.nn.logsumexp(log_p, 0).mean())
+def _row(
+    name: str, curves: np.ndarray, truth: Reference, split: Split, seconds: float
+) -> dict[str, Any]:
+    """The comparison of outputs at test rows, `(draws, rows)`, with those of NUTS."""
+    mean, sd = truth.curves.mean(0), truth.curves.std(0)
+    ratio = curves.std(0) / sd
+    log_p = dist.Normal(curves, _NOISE).log_prob(split.test[1])
+    nll = np.log(split.unit * len(curves)) - jax.nn.logsumexp(log_p, 0).mean()
+    return {
+        "posterior": name,
+        "error of the mean": f"{np.sqrt(np.mean(((curves.mean(0) - mean) / sd) ** 2)):.2f}",
+        "sd over that of NUTS": f"{np.median(ratio):.2f} [{ratio.min():.2f}, {ratio.max():.2f}]",
+        "NLL of test rows": f"{nll:.3f}",
+        "processor s": f"{seconds:.0f}",
+    }
 
 
 def _methods() -> dict[str, Callable[[Any], vijax.Posterior]]:
@@ -139,21 +150,19 @@ def _methods() -> dict[str, Callable[[Any], vijax.Posterior]]:
     def fit(**options: Any) -> Callable[[Any], vijax.Posterior]:
         return lambda rows: vijax.fit(model, *rows, **steps | options)
 
-    members = Ensemble(10, MeanField())
+    sampled = {"guide": Particles(400, 0.1), "algorithm": SGHMC(), "num_steps": 30_000}
     return {
         "map": fit(guide="map", optimizer=adam),
         "mean field, shared": fit(guide=MeanField(), optimizer=adam),
         "mean field, local": fit(guide=MeanField(noise="local"), optimizer=adam),
         "ivon": fit(guide=MeanField(), algorithm=IVON(rate=0.01, schedule=schedule)),
-        "swag": fit(algorithm=SWAG(Optimizer(optax.adam(0.01))), batch_size=32),
+        "swag, batches of 32": fit(algorithm=SWAG(Optimizer(optax.adam(0.01))), batch_size=32),
         "ensemble of map": fit(guide=Ensemble(10), optimizer=adam),
-        "ensemble of mean fields": fit(guide=members, optimizer=adam),
+        "ensemble of mean fields": fit(guide=Ensemble(10, MeanField()), optimizer=adam),
         "laplace": fit(guide="laplace", num_steps=None),
         "low rank": fit(guide=LowRank(10), optimizer=adam),
         "full rank": fit(guide="fullrank", optimizer=adam),
-        "flow": fit(guide="flow", num_steps=4000),
-        "sghmc": fit(guide=Particles(400, 0.1), algorithm=SGHMC(), num_steps=60_000),
-        "sghmc, batches of 32": fit(
-            guide=Particles(400, 0.1), algorithm=SGHMC(), num_steps=60_000, batch_size=32
-        ),
+        "flow": fit(guide="flow", num_steps=2000),
+        "sghmc": fit(**sampled),
+        "sghmc, batches of 32": fit(**sampled, batch_size=32),
     }

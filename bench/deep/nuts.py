@@ -155,7 +155,7 @@ def _methods() -> dict[str, Callable[[Any], vijax.Posterior]]:
         "map": fit(guide="map", optimizer=adam),
         "mean field, shared": fit(guide=MeanField(), optimizer=adam),
         "mean field, local": fit(guide=MeanField(noise="local"), optimizer=adam),
-        "ivon": fit(guide=MeanField(), algorithm=IVON(rate=0.01, schedule=schedule)),
+        "ivon": fit(guide=MeanField(), algorithm=IVON(schedule=schedule)),
         "swag, batches of 32": fit(algorithm=SWAG(Optimizer(optax.adam(0.01))), batch_size=32),
         "ensemble of map": fit(guide=Ensemble(10), optimizer=adam),
         "ensemble of mean fields": fit(guide=Ensemble(10, MeanField()), optimizer=adam),

@@ -67,9 +67,9 @@ class SGHMC(Algorithm):
 
     (the splitting BAOAB). For a Gaussian density and gradients of all rows, the stationary
     distribution of `x` is exact at any stable `h`, so that steps may be large. The noise of
-    minibatches raises variances by a factor of at most `1 + h^2 (1 + m) / (1 - m) / 4`, within a
-    few percent of the excess: 5 % by default. `momentum=0` is stochastic gradient Langevin dynamics, with `h^2 / 2` the
-    step size of its source, by the method of Leimkuhler and Matthews.
+    minibatches raises variances by a factor of at most about `1 + h^2 (1 + m) / (1 - m) / 4`, 5 %
+    by default. `momentum=0` is stochastic gradient Langevin dynamics, with `h^2 / 2` the step size
+    of its source, by the method of Leimkuhler and Matthews.
 
     In the first quarter of the fit, `start / 2` steps, an optimizer finds a mode; until `start` the
     scales `s` of the coordinates adapt, `1 / s^2` to the mean squared gradient, which under the

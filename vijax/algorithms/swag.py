@@ -41,14 +41,14 @@ class Moments(NamedTuple):
     """Moments of the iterates collected so far.
 
     Attributes:
-        count: their number.
+        total: their number.
         mean: their mean.
         squares: sum of squared deviations from it; without leaves for a point estimate.
         deviations: of the last ones from the mean at that time, `(rank, dim)`; without leaves for
             guides without correlations.
     """
 
-    count: Array
+    total: Array
     mean: PyTree
     squares: PyTree
     deviations: PyTree
@@ -226,7 +226,7 @@ def _collect(
 ) -> tuple[Variables, Moments]:
     """Variables and moments with one more iterate, which the next replaces unless `started`."""
     count = (
-        moments.count + 1
+        moments.total + 1
     )  # 1 throughout the warm-up: a fit that ends there has its last iterate
     params: Any = variables.guide
     x = space.ravel(iterate.guide) if isinstance(params, LowRankParams) else iterate.guide
@@ -235,7 +235,7 @@ def _collect(
         return mean + (value - mean) / count.astype(mean.dtype)
 
     old, mean = moments.mean, jax.tree.map(average, moments.mean, x)
-    moments = moments._replace(count=jnp.where(started, count, 0), mean=mean)
+    moments = moments._replace(total=jnp.where(started, count, 0), mean=mean)
     mean_params = jax.tree.map(average, variables.model, iterate.model)
     if isinstance(params, DeltaParams):
         return Variables(DeltaParams(mean), mean_params), moments

@@ -63,6 +63,30 @@ def test_moments_are_those_of_the_collected_iterates(num_steps):
     np.testing.assert_allclose(found, covariance, rtol=1e-3, atol=1e-6)
 
 
+def test_a_fit_that_is_left_in_the_warm_up_has_its_last_iterate():
+    def leave(run, losses, step):
+        raise StopIteration
+
+    posterior = vijax.fit(
+        gaussian,
+        PRECISION.astype(np.float32),
+        guide="map",
+        algorithm=descent(start=300, every=5),
+        init={"z": START.astype(np.float32)},
+        num_steps=400,
+        callbacks=[leave],
+        num_restarts=2,
+        progress_bar=False,
+    )
+    steps = len(posterior.losses)
+    assert 0 < steps < 300
+    assert steps % 5 == 0
+    last = np.linalg.matrix_power(np.eye(3) - RATE * PRECISION, steps) @ START
+    first = posterior._result.run.loop.state.variables.guide.loc["z"][0]
+    np.testing.assert_allclose(first, last, rtol=1e-4)
+    assert not posterior.converged
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_stationary_iterates_of_noisy_steps(seed):

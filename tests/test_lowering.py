@@ -218,6 +218,10 @@ def test_steps_of_all_objectives_and_algorithms_lower():
     for kernel in (algorithms.RBF(), algorithms.IMQ()):
         svgd = algorithms.SVGD(4, kernel=kernel)
         lowers(repr(svgd), traced_step(*SMALL, svgd.default_guide, svgd))
+    sampler = algorithms.SGHMC(num_chains=2)
+    lowers(repr(sampler), traced_step(*SMALL, guides.Particles(4), sampler))
+    for guide in ("lowrank", "meanfield", "map"):
+        lowers(f"SWAG {guide}", traced_step(*SMALL, guide, algorithms.SWAG()))
     for guide in ("meanfield", "fullrank"):
         natural = algorithms.NaturalGradient()
         lowers(f"{natural!r} {guide}", traced_step(*SMALL, guide, natural))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from vijax.algorithms.gradient import Adam, Optimizer, mixed_target
-from vijax.algorithms.model_steps import ascend_model, require_differentiable
+from vijax.algorithms.model_steps import ascend_model, require_differentiable, require_shared
 from vijax.contracts import (
     Algorithm,
     Axes,
@@ -25,7 +25,7 @@ from vijax.contracts import (
 from vijax.guides import MeanField
 from vijax.guides.location_scale.mean_field import MeanFieldParams
 from vijax.objectives.estimators.particles import model_batch
-from vijax.runtime.errors import GuideError, ModelError, mismatch
+from vijax.runtime.errors import GuideError, mismatch
 from vijax.runtime.precision import check_precision
 
 
@@ -128,11 +128,7 @@ class IVON(Algorithm):
                 "weights show the curvature, got noise='local'. Use one of these."
             )
         require_differentiable(target, "ivon")
-        if any(site.axes(target.subsampled).pairs for site in target.space.sites):
-            raise ModelError(
-                "algorithm='ivon': expected no latent variables of rows that are subsampled. Use "
-                "algorithm='gradient'."
-            )
+        require_shared(target, "ivon")
         loc = variables.guide.loc
         curvature = jax.tree.map(lambda x: jnp.full_like(x, self.curvature), loc)
         prior = jax.tree.map(jnp.zeros_like, loc)

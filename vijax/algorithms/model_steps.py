@@ -1,4 +1,4 @@
-"""The model's `param` sites in algorithms whose guide has updates of its own."""
+"""What algorithms share whose guide has updates of its own: `param` sites, and checks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import optax
 
 from vijax.algorithms.gradient import Optimizer
 from vijax.contracts import PyTree, Target, Variables
-from vijax.runtime.errors import ModelError
+from vijax.runtime.errors import ModelError, mismatch
 
 
 def ascend_model(
@@ -40,3 +40,28 @@ def require_differentiable(target: Target, algorithm: str) -> None:
             f"algorithm={algorithm!r}: expected a log density with a gradient in every latent "
             "site, got a model with discrete operations on one. Use algorithm='auto'."
         )
+
+
+def require_shared(target: Target, algorithm: str) -> None:
+    """Checks that no latent variable belongs to a row of a minibatch.
+
+    Raises:
+        ModelError: one does.
+    """
+    if any(site.axes(target.subsampled).pairs for site in target.space.sites):
+        raise ModelError(
+            f"algorithm={algorithm!r}: expected no latent variables of rows that are subsampled. "
+            "Use algorithm='gradient'."
+        )
+
+
+def require_steps(num_steps: int | None, algorithm: str) -> int:
+    """The number of steps of a fit by an algorithm that plans by it.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if num_steps is None:
+        expected = f"a number with algorithm={algorithm!r}, whose step size does not fall"
+        raise ValueError(mismatch("num_steps", expected, "None", "For example num_steps=10_000."))
+    return num_steps

@@ -28,6 +28,18 @@ class Algorithm(abc.ABC):
         return True
 
     @property
+    def collects(self) -> bool:
+        """Whether its variables are statistics of iterates at a constant step size.
+
+        A fit then returns them as they are: there is nothing to average, no step size to reduce.
+        """
+        return False
+
+    def for_fit(self, num_steps: int | None, guide: Guide) -> Algorithm:
+        """The algorithm for a fit of `num_steps`, `None` until convergence: by default itself."""
+        return self
+
+    @property
     def default_guide(self) -> Guide | None:
         """The guide that `fit` uses if the user passes none; `None` for no preference."""
         return None

@@ -221,6 +221,8 @@ def run_steps(
     state_axes = _state_axes(target, guide, algorithm, loop.state.rest) if row_params else None
     size = sum(leaf.size for leaf in jax.tree.leaves(loop.mean)) // restarts
     stride = THINNING if size < _LARGE else 2 * THINNING
+    if algorithm.collects:  # which returns none of these averages
+        stride = 10 * THINNING
     averages = (loop.mean, loop.sum_squares, loop.num_averaged)
     mean, sum_squares, num_averaged = jax.tree.map(lambda x: jnp.where(fresh, 0, x), averages)
     loop = loop._replace(mean=mean, sum_squares=sum_squares, num_averaged=num_averaged)

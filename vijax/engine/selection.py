@@ -11,11 +11,12 @@ from vijax.engine.device_steps import DeviceSteps
 from vijax.engine.loop import select_restart
 from vijax.engine.row_parameters import merge
 from vijax.engine.run import Run
-from vijax.engine.stopping import average, recent
+from vijax.engine.stopping import average, is_flat, recent
 from vijax.guides.conjugate import BoundConjugate
 from vijax.runtime.device_layout import on_host
 
 _RECENT = 100  # number of last steps by whose losses restarts are compared
+_LEAST_WINDOWS = 4  # of a test for a trend
 
 Selected = tuple[Variables, dict[str, PyTree], int]
 
@@ -60,11 +61,19 @@ def latest_of(steps: DeviceSteps, run: Run, restart: int) -> Selected:
     """The latest average of iterates of one restart."""
     phase = run.phases[restart]
     variables = select_restart(steps.current_variables(run.loop), restart)
+    if steps.algorithm.collects:
+        return _selected(steps, run, variables, restart)
     if phase.windows and not phase.stopped:
         variables = merge(average(recent(phase)), variables)
     elif phase.best is not None:
         variables = merge(phase.best, variables)
     return _selected(steps, run, variables, restart)
+
+
+def is_stationary(run: Run, restart: int) -> bool:
+    """Whether the losses of the second half of the steps show no trend."""
+    windows = recent(run.phases[restart])
+    return len(windows) >= _LEAST_WINDOWS and is_flat(windows)
 
 
 def log_weights(steps: DeviceSteps, variables: Variables, run: Run, restart: int) -> np.ndarray:

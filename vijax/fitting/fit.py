@@ -61,7 +61,7 @@ from vijax.runtime.interrupt import best_answer
 from vijax.runtime.keys import RngKey, as_key, fold_in
 from vijax.runtime.memory import explain_out_of_memory
 from vijax.runtime.progress import show_progress, stage
-from vijax.solvers import by_name, default_solver
+from vijax.solvers import default_solver
 from vijax.solvers.curvature.checks import check_curvature
 from vijax.storage.checkpoint import Checkpoint
 
@@ -123,10 +123,10 @@ def fit(
             ...), a vijax guide, `{site, pattern or tuple of sites: any of these}`, a NumPyro
             autoguide or guide function.
         algorithm: `"auto"`, `"gradient"`, `"natural"` (see `vijax.algorithms.NaturalGradient`),
-            `"ivon"` (see `vijax.algorithms.IVON`),
-            the name of a solver (`"pathfinder"`,
-            `"batch_and_match"`, `"variational_newton"`, `"structured_newton"`, `"fixed_draws"`,
-            `"laplace"`, `"mode"`, `"expectation_propagation"`), an `Algorithm` or a `Solver`.
+            `"ivon"`, `"swag"`, `"sghmc"` (see `vijax.algorithms.IVON`, `SWAG` and `SGHMC`), the
+            name of a solver (`"pathfinder"`, `"batch_and_match"`, `"variational_newton"`,
+            `"structured_newton"`, `"fixed_draws"`, `"laplace"`, `"mode"`,
+            `"expectation_propagation"`), an `Algorithm` or a `Solver`.
         objective: the loss; by default the negative ELBO.
         optimizer: any optax transformation, or an optimizer of `numpyro.optim`; by default Adam
             with a learning rate chosen by short pilot runs.
@@ -192,8 +192,7 @@ def fit(
     _options.check_names(function, options, _DEFAULTS, keywords, model_kwargs)
     _options.check_values(options)
     optimizer = options["optimizer"] = as_optax(optimizer)
-    if isinstance(algorithm, str):
-        algorithm = by_name(algorithm) or algorithm
+    algorithm = _options.by_algorithm_name(options)
     if not (checkpoint is None or isinstance(checkpoint, Checkpoint)):
         checkpoint = Checkpoint(checkpoint)
 

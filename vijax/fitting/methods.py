@@ -261,11 +261,12 @@ def _engine(start: FitStart, options: GradientOptions) -> Engine:
             Adam(_BASE_RATE) if default else Optimizer(options.optimizer),
             precision=options.precision,
         )
+    algorithm = algorithm.for_fit(options.num_steps, problem.guide)
     return Engine(
         problem,
         algorithm,
         rule=_rule(problem, variables, algorithm),
-        anneal=options.optimizer is None or options.num_steps is None,
+        anneal=not algorithm.collects and (options.optimizer is None or options.num_steps is None),
         reordered=plates_to_reorder(problem, algorithm, variables, start.mutable),
     )
 

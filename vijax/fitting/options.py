@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from vijax.algorithms import Gradient
+from vijax.algorithms import SGHMC, SWAG, Gradient, Optimizer
 from vijax.contracts import Algorithm, Guide, Objective, Solver, Target
 from vijax.objectives import ScoreELBO
 from vijax.runtime.checks import check_count
@@ -17,6 +17,9 @@ from vijax.runtime.errors import ArgumentError, GuideError
 from vijax.runtime.keywords import did_you_mean, merged
 from vijax.runtime.precision import check_precision
 from vijax.solvers import by_name
+
+# algorithms by name whose steps are not those of an optimizer on an objective
+_OWN_STEPS = {"natural": "NaturalGradient", "ivon": "IVON", "swag": "SWAG", "sghmc": "SGHMC"}
 
 
 def check_names(
@@ -92,8 +95,8 @@ def check_values(options: Mapping[str, Any]) -> None:
             "callbacks: expected a sequence of functions callback(state, losses, step)."
         )
     _check_algorithm(options)
-    if options["algorithm"] in ("natural", "ivon"):
-        _check_natural(options)
+    if isinstance(options["algorithm"], str) and options["algorithm"] in _OWN_STEPS:
+        _check_own_steps(options)
     if objective is not None and options["num_particles"] is not None:
         raise ValueError("num_particles: set it in the objective, ELBO(num_particles=...).")
 
@@ -160,19 +163,34 @@ def _check_algorithm(options: Mapping[str, Any]) -> None:
                 raise ValueError(f"{name}: {algorithm!r} takes no gradient steps; leave it out.")
 
 
-def _check_natural(options: Mapping[str, Any]) -> None:
-    """Checks that options of gradient steps that natural-gradient steps lack are not given."""
+def _check_own_steps(options: Mapping[str, Any]) -> None:
+    """Checks that options of gradient steps that other steps lack are not given."""
     algorithm = options["algorithm"]
-    kind = {"natural": "NaturalGradient", "ivon": "IVON"}[algorithm]
-    for name, instead in (
-        ("objective", "maximizes the ELBO"),
-        ("optimizer", f"has a step size of its own, {kind}(rate=...)"),
-    ):
+    elbo, density = "maximizes the ELBO", "takes the gradient of the log joint density"
+    unused = {"objective": elbo if algorithm in ("natural", "ivon") else density}
+    if algorithm != "natural":
+        unused["num_particles"] = "evaluates one point a step, or one for each chain"
+    if algorithm in ("natural", "ivon"):
+        unused["optimizer"] = f"has a step size of its own, {_OWN_STEPS[algorithm]}(rate=...)"
+    for name, instead in unused.items():
         if options[name] is not None:
             raise ValueError(
                 f"{name}: expected None with algorithm={algorithm!r}, which {instead}, got "
                 f"{type(options[name]).__name__}. Leave it out, or use algorithm='gradient'."
             )
+
+
+def by_algorithm_name(options: Mapping[str, Any]) -> Any:
+    """The algorithm: a solver, or one with a guide of its own, by name; others as they are."""
+    algorithm = options["algorithm"]
+    if not isinstance(algorithm, str):
+        return algorithm
+    if algorithm in ("swag", "sghmc"):
+        given = {"precision": options["precision"]}
+        if options["optimizer"] is not None:
+            given["optimizer"] = Optimizer(options["optimizer"])
+        return SWAG(**given) if algorithm == "swag" else SGHMC(**given)
+    return by_name(algorithm) or algorithm
 
 
 def check_not_traced(

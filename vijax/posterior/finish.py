@@ -13,7 +13,14 @@ import numpy as np
 from vijax.auto.candidate import Candidate, assess_solution, unassessed
 from vijax.auto.history import Attempt
 from vijax.auto.mode_search import with_mode_search
-from vijax.contracts import Batch, PyTree, Solution, TransportGuide, Variables
+from vijax.contracts import (
+    Batch,
+    ParticleGuide,
+    PyTree,
+    Solution,
+    TransportGuide,
+    Variables,
+)
 from vijax.diagnostics.assessment import (
     Assessment,
     Chains,
@@ -29,6 +36,7 @@ from vijax.engine.engine import Engine
 from vijax.engine.problem import Problem
 from vijax.engine.row_schedule import RowSchedule
 from vijax.engine.run import Run
+from vijax.engine.selection import is_stationary
 from vijax.model.data_dependence import dependent_sites, with_placeholders
 from vijax.posterior.result import FitResult
 from vijax.posterior.rounding import with_rounding_error
@@ -70,7 +78,8 @@ def finish_run(
     # the best is found by evaluations of the model; without time, those of the assessment go first
     best = engine.best if complete and not time_is_up() else engine.latest
     variables, mutable, restart = best(run)
-    found = _Fitted(problem, variables, run.reason, run.converged)
+    converged = run.converged or (engine.algorithm.collects and is_stationary(run, restart))
+    found = _Fitted(problem, variables, run.reason, converged)
     run = run._replace(loop=fetch_remote_shards(run.loop))
     finish = functools.partial(
         _result,
@@ -80,7 +89,7 @@ def finish_run(
         run=run,
     )
     elbos = -run.losses[-_RECENT:, restart] if engine.algorithm.maximizes_elbo else np.zeros(0)
-    without = assess_elbos(elbos, run.converged, run.nonfinite_steps)
+    without = assess_elbos(elbos, converged, run.nonfinite_steps)
     before = found._asdict()
     if not complete:
         return finish(**before, assessment=without, complete=False)
@@ -136,7 +145,8 @@ def _assess_elbo(
     """An assessment by the ELBO alone, on fresh draws and batches."""
     problem, variables, _, converged = found
     data = (problem.target, problem.guide, variables, mutable, problem.batch, problem.schedule)
-    log_weights = common_log_weights(*data, seed=1)
+    density = not isinstance(problem.guide, ParticleGuide)
+    log_weights = common_log_weights(*data, seed=1) if density else np.zeros(0)
     assessment = assess_elbos(log_weights, converged, nonfinite_steps)
     networks = bool(problem.target.space.networks.sites)
     diagnostics = assessment.diagnostics._replace(network=networks)

@@ -29,8 +29,8 @@ NAMES: dict[str, Callable[[], Solver]] = {
     "mode": ModeSolver,
 }
 
-# not solvers: the default of the guide, gradient steps, natural-gradient steps, IVON
-CHOICES = ("auto", "gradient", "natural", "ivon")
+# not solvers: the default of the guide, and algorithms that take steps
+CHOICES = ("auto", "gradient", "natural", "ivon", "swag", "sghmc")
 
 
 def by_name(name: str) -> Solver | None:

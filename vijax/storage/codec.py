@@ -136,7 +136,7 @@ class Reader:
                 return self._array(note)
             case "class":
                 fields = {k: self.decode(v) for k, v in note["fields"].items()}
-                return _class(content)(**fields)
+                return stored_class(content)(**fields)
             case "tuple":
                 return tuple(self.decode(one) for one in content)
             case "list":
@@ -283,7 +283,7 @@ def _dtype(name: str) -> Any:
     return key if name == str(key) else jnp.dtype(name)
 
 
-def _class(name: str) -> type:
+def stored_class(name: str) -> type:
     """A dataclass or named tuple of the library by its qualified name."""
     module, _, attribute = name.rpartition(".")
     found: Any = None

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from jax import Array
 
-from vijax.algorithms import Gradient, Optimizer
+from vijax.algorithms import Optimizer
 from vijax.contracts import Algorithm, PyTree, Variables
 from vijax.engine.engine import Engine
 from vijax.engine.loop import Loop, init_state, pack_state
@@ -17,7 +17,7 @@ from vijax.engine.problem import Problem
 from vijax.engine.row_parameters import shared, variable_axes
 from vijax.engine.run import Run
 from vijax.engine.stopping import Phase, Window
-from vijax.storage.codec import NotStored, Reader, Writer
+from vijax.storage.codec import NotStored, Reader, Writer, stored_class
 
 
 def encode_engine(engine: Engine | None, writer: Writer) -> Any:
@@ -90,7 +90,8 @@ def _algorithm(
         if given["objective"] is given["optimizer"] is None:
             return reader.decode(note), ()
         rest = {n: reader.decode(p) for n, p in note["fields"].items() if given.get(n) is None}
-        return Gradient(**rest | {n: value for n, value in given.items() if value is not None}), ()
+        rest |= {name: value for name, value in given.items() if value is not None}
+        return stored_class(note["class"])(**rest), ()
     except NotStored:
         parts = note.get("fields", {})
         missing = [name for name, part in parts.items() if "not stored" in str(part)]

@@ -1,6 +1,6 @@
 """Bayesian neural networks: variance of gradients, seconds of a step, regression of the UCI sets.
 
-    python -m bench networks FOLDER [--splits 20] [--only variance steps uci nuts]
+    python -m bench networks FOLDER [--splits 20] [--only variance steps uci nuts conformal]
 
 The folder has `uci/NAME.npz` with inputs, targets and the twenty splits of Hernandez-Lobato and
 Adams (2015). One hidden layer of 50 units, as in the literature.
@@ -12,11 +12,12 @@ import argparse
 from pathlib import Path
 
 from bench import _report
+from bench.deep.conformal_coverage import conformal
 from bench.deep.nuts import nuts
 from bench.deep.uci import uci
 from bench.deep.weight_noise import steps, variance
 
-SECTIONS = {"variance": variance, "steps": steps, "uci": uci, "nuts": nuts}
+SECTIONS = {"variance": variance, "steps": steps, "uci": uci, "nuts": nuts, "conformal": conformal}
 
 
 def main() -> None:

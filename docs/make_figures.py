@@ -10,6 +10,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+from sklearn.datasets import load_breast_cancer, load_diabetes
+from sklearn.model_selection import train_test_split
 
 import vijax
 import vijax.plot
@@ -81,6 +83,31 @@ def nile():
     return figure
 
 
+def calibration():
+    """Held-out patients: progress of diabetes by linear, tumors by logistic regression."""
+
+    def model(x, y=None, binary=False):
+        scale = numpyro.sample("scale", dist.HalfNormal(1.0))
+        weight = numpyro.sample("weight", dist.Normal(0.0, 1.0).expand([x.shape[1]]).to_event(1))
+        offset = numpyro.sample("offset", dist.Normal(0.0, 2.0))
+        mean = offset + x @ weight
+        with numpyro.plate("patients", len(x)):
+            likelihood = dist.Bernoulli(logits=mean) if binary else dist.Normal(mean, scale)
+            numpyro.sample("y", likelihood, obs=y)
+
+    with styled():
+        figure, panels = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    for binary, load in enumerate((load_diabetes, load_breast_cancer)):
+        x, y = load(return_X_y=True)
+        x, y = (x - x.mean(0)) / x.std(0), y if binary else (y - y.mean()) / y.std()
+        x, x_test, y, y_test = train_test_split(x, y, test_size=0.6, random_state=0)
+        posterior = vijax.fit(model, x, y, binary=bool(binary))
+        vijax.plot.calibration(
+            posterior, x_test, y=y_test, binary=bool(binary), axes=panels[binary]
+        )
+    return figure
+
+
 def main():
     posterior = vijax.fit(schools, ERROR, EFFECT)
     mean_field = vijax.fit(schools, ERROR, EFFECT, guide="meanfield", algorithm="gradient")
@@ -93,6 +120,7 @@ def main():
     save("forecast", forecast())
     save("nile", nile())
     save("report", vijax.plot.report(posterior))
+    save("calibration", calibration())
     fits = {"different": posterior, "alike": vijax.fit(alike, ERROR, EFFECT)}
     save("compare", vijax.plot.compare(vijax.compare(fits))[0].figure)
     environment = os.environ | {"VIJAX_FIGURES": str(FIGURES)}

@@ -251,3 +251,10 @@ def test_members_of_an_ensemble_are_independent_fits(member):
     if isinstance(member, vijax.guides.Delta):
         assert len(np.unique(draws[:, 0])) == 4
     assert np.corrcoef(draws.mean(0), Y)[0, 1] > 0.7
+
+
+def test_an_evaluation_costs_a_multiplication_per_row_and_weight():
+    arguments, _ = split(model_of(Plain), (X, Y), {})
+    target = build(model_of(Plain), arguments)
+    assert target.network_cost == len(X) * (3 * 4 + 4 + 4 + 1)
+    assert target.cost == target.network_cost + target.space.dim

@@ -304,7 +304,16 @@ class Target:
     @property
     def cost(self) -> int:
         """Elements of data whose log density takes as long as an evaluation, data excluded."""
-        return self.space.dim + _ENTRY_COST * self.marginalized.entries
+        entries = _ENTRY_COST * self.marginalized.entries
+        return self.space.dim + entries + self.network_cost
+
+    @property
+    def network_cost(self) -> int:
+        """Multiplications of an evaluation by weights of networks: each meets every row."""
+        weights = self.space.networks
+        if not weights.sites:
+            return 0
+        return weights.dim * max((p.size for p in self.subsampling.plates.values()), default=1)
 
     @functools.cached_property
     def subsampled(self) -> dict[str, int]:

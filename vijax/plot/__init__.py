@@ -19,6 +19,7 @@ if find_spec("matplotlib") is None:
         "pip install '.[plots]' in the checkout."
     )
 
+from vijax.plot.calibration import calibration
 from vijax.plot.compare import compare
 from vijax.plot.losses import losses
 from vijax.plot.marginals import marginals
@@ -31,6 +32,7 @@ from vijax.plot.topics import topics
 from vijax.plot.weights import weights
 
 __all__ = [
+    "calibration",
     "compare",
     "losses",
     "marginals",

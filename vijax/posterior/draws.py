@@ -151,7 +151,7 @@ def with_discrete(result: FitResult, z: Arrays, key: Array) -> Arrays:
     size = block_size(batch, target.footprint)
 
     def block(part: Arrays, rows: np.ndarray) -> Any:
-        keys = jax.random.split(fold_in(key, int(rows[0])), size)
+        keys = jax.random.split(fold_in(key, int(rows[0])), len(rows))
         return program(keys, part, result.variables.model, batch, result.mutable)
 
     return {**z, **map_blocks(block, z, size)}

@@ -124,7 +124,7 @@ def predictive(
     size = block_size(batch, target.space.dim)
 
     def block(part: Arrays, rows: np.ndarray) -> Any:
-        keys = jax.random.split(fold_in(key, int(rows[0])), size)
+        keys = jax.random.split(fold_in(key, int(rows[0])), len(rows))
         return program(keys, part, batch, result.variables.model, result.mutable)
 
     def read() -> set[str]:

@@ -14,13 +14,17 @@ from vijax.runtime.stacks import Packed
 
 Arrays = dict[str, np.ndarray]
 
+_MIN_BLOCK = 16
+
 
 def map_blocks(function: Callable[[Arrays, np.ndarray], Any], values: Arrays, size: int) -> Arrays:
     """`function(block of values, their indices)` over all draws, in blocks of `size`.
 
-    The last block is padded with copies of the last draw, whose results are dropped.
+    The last block is padded with copies of the last draw, whose results are dropped. Of few draws
+    blocks are smaller: powers of two, for few programs.
     """
     num_draws = len(next(iter(values.values())))
+    size = min(size, max(_MIN_BLOCK, 1 << (num_draws - 1).bit_length()))
     starts = range(0, num_draws, size)
     indices = (np.minimum(np.arange(start, start + size), num_draws - 1) for start in starts)
     parts = (

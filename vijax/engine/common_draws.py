@@ -39,11 +39,9 @@ def common_log_weights(
         return exact_elbos(target, guide, variables, batch, rows, seed)
     key = fold_in(as_key(0x5C0E), seed)
     min_draws, max_draws = _NUM_DRAWS
-    elements = weights.num_elements(batch, target.space.dim)
-    affordable = _MAX_ELEMENTS // (elements + target.network_cost)
-    full = (
-        _MAX_ELEMENTS // elements >= min_draws and supports_full_data(target) and not rows.sources
-    )
+    elements = weights.num_elements(batch, target.space.dim) + target.network_cost
+    affordable = _MAX_ELEMENTS // elements
+    full = affordable >= min_draws and supports_full_data(target) and not rows.sources
     if full or not rows.subsampled:
         num_draws = max(min_draws, min(max_draws, affordable))
         data = all_rows(target, batch, {}) or batch

@@ -68,8 +68,9 @@ def calibration(
     Raises:
         ModelError: outcomes are missing or vectors, or there are several observed sites.
     """
-    key, kwargs = as_key(rng_key), merged(kwargs, model_kwargs)
-    state = (posterior._result, key, args, kwargs, num_draws, site, "calibration")
+    key, result = as_key(rng_key), posterior._result
+    call = result.arguments.complete(args, merged(kwargs, model_kwargs))
+    state = (result, key, *call, num_draws, site, "calibration")
     found = scoring.outcomes(*state)
     scores, rng = scoring.score(found, key), host_rng(fold_in(key, 3))
     with styled():

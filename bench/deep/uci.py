@@ -12,7 +12,7 @@ import optax
 
 import vijax
 from bench.deep.models import Regressor, regression
-from vijax.algorithms import IVON, SGHMC
+from vijax.algorithms import SGHMC, Optimizer
 from vijax.guides import MeanField, Particles
 
 # negative log likelihood in the target's unit: mean field, and the lowest of it, dropout (2018),
@@ -25,7 +25,7 @@ PUBLISHED = {
     "kin8nm": (-1.03, -1.28),
     "power": (2.85, 2.78),
 }
-_BATCH = 500
+_BATCH = 1000
 _SCHEDULE = functools.partial(optax.cosine_decay_schedule, 1.0)
 
 
@@ -34,8 +34,11 @@ def _methods() -> dict[str, dict[str, Any]]:
     local, adam = MeanField(noise="local"), lambda n: optax.adam(_rate(n))
     return {
         "mean field": {"guide": local, "num_steps": 5000, "optimizer": adam(5000)},
-        "ivon": {"algorithm": IVON(schedule=_SCHEDULE(5000)), "num_steps": 5000},
-        "sghmc": {"algorithm": SGHMC(), "guide": Particles(200), "num_steps": 10_000},
+        "sghmc": {
+            "algorithm": SGHMC(momentum=0.97, optimizer=Optimizer(optax.adam(0.03))),
+            "guide": Particles(200),
+            "num_steps": 12_000,
+        },
     }
 
 

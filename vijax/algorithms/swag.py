@@ -225,9 +225,7 @@ def _collect(
     variables: Variables, moments: Moments, iterate: Variables, space: Space, started: Array
 ) -> tuple[Variables, Moments]:
     """Variables and moments with one more iterate, which the next replaces unless `started`."""
-    count = (
-        moments.total + 1
-    )  # 1 throughout the warm-up: a fit that ends there has its last iterate
+    count = moments.total + 1  # 1 throughout the warm-up, which has its last iterate
     params: Any = variables.guide
     x = space.ravel(iterate.guide) if isinstance(params, LowRankParams) else iterate.guide
 

@@ -1,4 +1,4 @@
-"""The particle guide: an empirical distribution, for Stein variational gradient descent."""
+"""The particle guide: an empirical distribution."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class ParticlesParams(NamedTuple):
 class Particles(ParticleGuide):
     """Empirical distribution of `num` points: a draw is one of them, chosen uniformly.
 
-    Fitted by `vijax.algorithms.SVGD`. Points have no density, so there is neither an ELBO nor
-    importance weights.
+    Fitted by `vijax.algorithms.SVGD` or `vijax.algorithms.SGHMC`. Points have no density, so
+    there is neither an ELBO nor importance weights.
 
     Args:
         num: number of points, at least 2.

@@ -12,6 +12,7 @@ import vijax
 from vijax.contracts import Batch
 from vijax.model import split_and_build
 from vijax.solvers.curvature import dense, layers
+from vijax.solvers.curvature.point import Point
 
 RNG = np.random.default_rng(0)
 ROWS = 5
@@ -90,11 +91,11 @@ class Case:
         )
         self.space = self.target.space
         z = self.space.unravel(jnp.asarray(RNG.normal(size=self.space.dim) * 0.7, jnp.float32))
-        self.state = (z, Batch(data), {}, {})
-        self.layers = layers.find_layers(self.target, self.space.names, *self.state, by_row=True)
+        self.point = Point(z, Batch(data), {}, {}, jax.random.key(1))
+        self.layers = layers.find_layers(self.target, self.space.names, self.point, by_row=True)
 
     def run(self, function, which):
-        found = self.target.program(function, which)(*self.state, jax.random.key(1))
+        found = self.target.program(function, which)(self.point)
         return jax.tree.map(lambda x: np.asarray(x, float), found)
 
     def gauss_newton(self):
@@ -138,7 +139,7 @@ def test_layers_inside_of_loops_are_left_to_coordinates():
 def test_kronecker_sums_by_hand():
     """Of the convolution: positions are rows, and patches are its inputs."""
     case = Case(*NETS["Convolution"])
-    z, batch = case.state[:2]
+    z, batch = case.point[:2]
     found = case.run(layers.kronecker_sums, case.layers)["net/conv/kernel"]
     x = np.asarray(batch.data["x"], float)
     patches = np.concatenate([x.reshape(ROWS * 2, 4), np.ones((ROWS * 2, 1))], axis=1)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from vijax.contracts import Batch, Block, CurvatureGuide, Guide, PyTree, Space, Target
+from vijax.contracts import Block, CurvatureGuide, Guide, PyTree, Space, Target
 from vijax.contracts.kernel import Floats
 from vijax.guides import Composite
 from vijax.guides.delta import DeltaParams
@@ -18,6 +18,7 @@ from vijax.guides.location_scale.kronecker import KroneckerFactors, KroneckerPar
 from vijax.guides.location_scale.mean_field import MeanFieldParams
 from vijax.runtime.device_layout import on_host
 from vijax.solvers.curvature import dense, layers
+from vijax.solvers.curvature.point import Point
 from vijax.solvers.gaussians.conversion import to_params
 from vijax.solvers.gaussians.dense import Gaussian
 from vijax.solvers.host_algebra import host_algebra
@@ -205,8 +206,7 @@ def _separated(layer: Layer, matrix: Floats) -> dict[str, Floats]:
 
 
 def _layers(mode: Mode, space: Space, by_row: bool = False) -> tuple[Layer, ...]:
-    state = mode.z, next(iter(mode.rows)).batch, mode.model, mode.mutable
-    return layers.find_layers(mode.target, space.names, *state, by_row)
+    return layers.find_layers(mode.target, space.names, _first(mode), by_row)
 
 
 def _prior_by_site(mode: Mode, space: Space) -> dict[str, Floats]:
@@ -216,9 +216,13 @@ def _prior_by_site(mode: Mode, space: Space) -> dict[str, Floats]:
 
 
 def _prior(mode: Mode, function: Callable[..., Any], names: tuple[str, ...]) -> Floats:
-    batch: Batch = next(iter(mode.rows)).batch
     program = mode.target.program(function, names)
-    return _finite(on_host(program(mode.z, batch, mode.model, mode.mutable)))
+    return _finite(on_host(program(_first(mode))))
+
+
+def _first(mode: Mode) -> Point:
+    """The mode with the first rows, which is all that priors and shapes need."""
+    return Point(mode.z, next(iter(mode.rows)).batch, mode.model, mode.mutable, mode.key)
 
 
 def _total(mode: Mode, function: Callable[..., Any], which: Any) -> Any:
@@ -226,8 +230,8 @@ def _total(mode: Mode, function: Callable[..., Any], which: Any) -> Any:
     program, total = mode.target.program(function, which), None
     for number, block in enumerate(mode.rows):
         key = jax.random.fold_in(mode.key, number)
-        state = (mode.z, block.batch, mode.model, mode.mutable, key)
-        found = jax.tree.map(_finite, on_host(program(*state)))
+        point = Point(mode.z, block.batch, mode.model, mode.mutable, key)
+        found = jax.tree.map(_finite, on_host(program(point)))
         found = jax.tree.map(lambda one, w=block.weight: w * one, found)
         total = found if total is None else jax.tree.map(np.add, total, found)
     return total

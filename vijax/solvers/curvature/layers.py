@@ -18,9 +18,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vijax.contracts import Batch, Position, PyTree, Target
+from vijax.contracts import Target
 from vijax.guides.location_scale.kronecker import Layer
 from vijax.runtime.layer_record import LayerRecord, recording
+from vijax.solvers.curvature.point import Point
 
 _MOST_ELEMENTS = 32  # of a row's outcome, whose gradients are computed one by one
 _NUM_SIGNS = 8  # of random sums of more
@@ -45,10 +46,7 @@ class KroneckerSums(NamedTuple):
 def find_layers(
     target: Target,
     names: tuple[str, ...],
-    z: Position,
-    batch: Batch,
-    model: PyTree,
-    mutable: PyTree,
+    point: Point,
     by_row: bool = False,
 ) -> tuple[Layer, ...]:
     """The dense and convolutional layers whose kernels are among the latents in `names`.
@@ -58,11 +56,11 @@ def find_layers(
     """
     record = LayerRecord()
 
-    def run(z: Position, batch: Batch, model: PyTree, mutable: PyTree) -> Any:
+    def run(point: Point) -> Any:
         with recording(record):
-            return target.fisher_root(z, batch, model, mutable, jax.random.key(0))
+            return point.fisher_root(target, {})
 
-    jax.eval_shape(run, z, batch, model, mutable)
+    jax.eval_shape(run, point)
     found = []
     for place, shape in record.layers.items():
         kernel, bias = f"{place}/kernel", f"{place}/bias"
@@ -75,14 +73,10 @@ def find_layers(
 def kronecker_sums(
     target: Target,
     layers: tuple[Layer, ...],
-    z: Position,
-    batch: Batch,
-    model: PyTree,
-    mutable: PyTree,
-    key: Array,
+    point: Point,
 ) -> dict[str, KroneckerSums]:
     """The sums of each layer, by its kernel."""
-    inputs, outputs = _calls(target, layers, z, batch, model, mutable, key)
+    inputs, outputs = _calls(target, layers, point)
     found = {}
     initial = {layer[0]: jnp.zeros((layer[3], layer[3])) for layer in layers}
 
@@ -105,14 +99,10 @@ def kronecker_sums(
 def diagonal_sums(
     target: Target,
     layers: tuple[Layer, ...],
-    z: Position,
-    batch: Batch,
-    model: PyTree,
-    mutable: PyTree,
-    key: Array,
+    point: Point,
 ) -> dict[str, Array]:
     """The diagonal of the Gauss-Newton matrix of each layer, `(inputs, outputs)`, by its kernel."""
-    inputs, outputs = _calls(target, layers, z, batch, model, mutable, key)
+    inputs, outputs = _calls(target, layers, point)
     rows = _by_row(inputs)
     initial = {kernel: jnp.zeros(()) for kernel in rows}
     shapes = {layer[0]: (layer[2] + bool(layer[1]), layer[3]) for layer in layers}
@@ -156,11 +146,7 @@ def _by_row(calls: Calls) -> dict[str, Array]:
 def _calls(
     target: Target,
     layers: tuple[Layer, ...],
-    z: Position,
-    batch: Batch,
-    model: PyTree,
-    mutable: PyTree,
-    key: Array,
+    point: Point,
 ) -> tuple[Calls, Callable[[Any, Any], Any]]:
     """Inputs of the calls of each layer, by kernel, and a fold over gradients of their outputs.
 
@@ -171,7 +157,7 @@ def _calls(
     def run(offsets: Any) -> tuple[dict[str, Array], tuple[Calls, Calls]]:
         record = LayerRecord(offsets)
         with recording(record):
-            values = target.fisher_root(z, batch, model, mutable, key)
+            values = point.fisher_root(target, {})
         inputs = {place: record.inputs[place] for place in kernels}
         return values, (inputs, {place: record.outputs[place] for place in kernels})
 
@@ -186,7 +172,7 @@ def _calls(
 
     def fold(add: Any, total: Any) -> Any:
         for name in values:
-            number, of = _selections(values[name].shape, rows, key)
+            number, of = _selections(values[name].shape, rows, point.key)
 
             def step(total: Any, i: Array, name: str = name, of: Any = of) -> tuple[Any, None]:
                 zeros = jax.tree.map(jnp.zeros_like, values)

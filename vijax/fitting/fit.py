@@ -58,14 +58,13 @@ from vijax.posterior.result import FitResult, HeldOut
 from vijax.runtime.deadline import keep_answer
 from vijax.runtime.errors import ModelError, warn
 from vijax.runtime.interrupt import best_answer
-from vijax.runtime.keys import RngKey, as_key, fold_in
+from vijax.runtime.keys import RngKey, as_key
 from vijax.runtime.memory import explain_out_of_memory
 from vijax.runtime.progress import show_progress, stage
 from vijax.solvers import default_solver
 from vijax.solvers.curvature.checks import check_curvature
 from vijax.storage.checkpoint import Checkpoint
 
-_HOLDOUT = 0x801D  # of the key
 _FULL_RANK_STEPS_DIM = 20  # largest dimension for full-rank gradient steps on minibatches
 _GRADIENT_OPTIONS = (
     "objective",
@@ -198,12 +197,11 @@ def fit(
 
     options["checkpoint"] = checkpoint
     call = args, {**kwargs, **model_kwargs}
-    key = fold_in(as_key(rng_key), _HOLDOUT)
-    call, held_out = held_out_rows(holdout, model, call, key)
+    call, held_out = held_out_rows(holdout, model, call, rng_key)
 
     def run() -> FitResult:
         found = _run(model, *call, algorithm, options, start_time, held_out)
-        return with_predictions(dataclasses.replace(found, held_out=held_out), key)
+        return with_predictions(dataclasses.replace(found, held_out=held_out), rng_key)
 
     with show_progress(progress_bar):
         found = best_answer(run, max_seconds, start_time, "fit")

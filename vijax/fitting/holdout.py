@@ -13,16 +13,17 @@ from vijax.contracts import Target
 from vijax.model import Arguments, build, split
 from vijax.posterior.result import HeldOut
 from vijax.runtime.errors import ArgumentError, ModelError, mismatch
-from vijax.runtime.keys import host_rng
+from vijax.runtime.keys import RngKey, as_key, fold_in, host_rng
 
 _OPTION = "a share of the rows between 0 and 1, or the model's arguments at other rows"
 _MIN_ROWS = 2
+_KEY = 0x801D  # of the choice of rows
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def held_out_rows(
-    holdout: Any, model: Callable[..., Any], call: Call, key: jax.Array
+    holdout: Any, model: Callable[..., Any], call: Call, rng_key: RngKey
 ) -> tuple[Call, HeldOut | None]:
     """The arguments of the fit without the rows that are held out, and those at these rows.
 
@@ -31,7 +32,7 @@ def held_out_rows(
             ones or a mapping by name, where others are those of the fit; `None` for no rows.
         model: the model function.
         call: its arguments, all rows.
-        key: of the random choice of rows.
+        rng_key: of the fit.
 
     Raises:
         ArgumentError: it names no rows, too few, or unknown arguments.
@@ -41,7 +42,7 @@ def held_out_rows(
     if isinstance(holdout, (tuple, Mapping)):
         return call, _other_rows(holdout, model, call)
     if isinstance(holdout, (int, float)) and not isinstance(holdout, bool) and 0 < holdout < 1:
-        return _split_rows(holdout, call, key)
+        return _split_rows(holdout, call, fold_in(as_key(rng_key), _KEY))
     raise ArgumentError(mismatch("holdout", _OPTION, repr(holdout)))
 
 

@@ -12,27 +12,30 @@ from vijax.diagnostics.predictions import Calibration, Predictions
 from vijax.posterior import prediction, scoring
 from vijax.posterior.result import FitResult, HeldOut
 from vijax.runtime.deadline import keep_answer, time_is_up
-from vijax.runtime.keys import fold_in, host_rng
+from vijax.runtime.keys import RngKey, as_key, fold_in, host_rng
 from vijax.runtime.progress import stage
 
 _NUM_DRAWS = 400
+_KEY = 0x801E  # of draws
 _LEVELS = (0.5, 0.9)  # of central intervals
 _RESAMPLES = 500
 _NORMAL = 1.96
 
 
-def with_predictions(result: FitResult, key: Array) -> FitResult:
+def with_predictions(result: FitResult, rng_key: RngKey) -> FitResult:
     """The result, its status by the predictions of the held-out rows, if there are any.
 
     Args:
         result: of a fit.
-        key: of draws.
+        rng_key: of the fit.
     """
     if result.held_out is None or time_is_up():
         return result
     keep_answer(lambda: result)
     with stage("held-out rows"):
-        found = check_predictions(result, key, result.arguments.complete(*result.held_out))
+        found = check_predictions(
+            result, fold_in(as_key(rng_key), _KEY), result.arguments.complete(*result.held_out)
+        )
     diagnostics = result.assessment.diagnostics._replace(predictions=found)
     assessment = result.assessment._replace(diagnostics=diagnostics)
     return dataclasses.replace(result, assessment=assessment)

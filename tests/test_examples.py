@@ -18,10 +18,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted(p.stem for p in ROOT.glob("examples/*.py") if p.stem != "common")
 _SUMMARY = 7  # columns of a summary
-# Take ten seconds or more, even with --short; or fit a model like that of another, as baseball does
-# that of eight_schools. The gallery runs them all.
+# Take ten seconds or more, even with --short; or fit a model like that of another. The gallery
+# runs them all.
 LONG = {"baseball", "changepoint", "covertype", "gaussian_process", "hand_written_guide"}
-LONG |= {"horseshoe"}
+LONG |= {"eight_schools", "horseshoe"}
 LONG |= {"matrix_factorization", "methylation", "quickstart", "radon", "robust_regression"}
 LONG |= {"sleepstudy", "spike_counts", "state_space"}
 LONG |= {"bayesian_regression_network", "deferring_classifier", "variational_linear_layer"}

@@ -211,6 +211,7 @@ OBJECTIVES = {
 }
 
 
+@pytest.mark.lowering
 def test_steps_of_all_objectives_and_algorithms_lower():
     assert {*OBJECTIVES, "discrete"} == {*objectives.__all__}
     for objective in itertools.chain(*OBJECTIVES.values()):
@@ -229,6 +230,7 @@ def test_steps_of_all_objectives_and_algorithms_lower():
     lowers("L-BFGS", traced_step(*SMALL, "fullrank", lines))
 
 
+@pytest.mark.lowering
 def test_steps_of_discrete_guides_lower():
     for name in discrete.NAMES:
         objective = objectives.ELBO(2, discrete=name)
@@ -467,6 +469,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.lowering
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__name__)
 def test_programs_lower(part):
     with recorded() as recorder:

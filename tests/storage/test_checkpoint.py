@@ -97,6 +97,7 @@ def test_an_interrupted_fit_continues_exactly(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_a_finished_fit_takes_no_more_steps(tmp_path):
     first = fit(tmp_path / "fit", num_steps=300)
     seen = []

@@ -256,6 +256,7 @@ def brute_force(name):
 # Their parts are in the others, one by one or together.
 SLOW = (
     "without_a_chain",
+    "hierarchy_of_sites",
     "switching",
     "markov_from_a_site",
     "nested_plates",

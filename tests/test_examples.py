@@ -21,7 +21,7 @@ _SUMMARY = 7  # columns of a summary
 # Take ten seconds or more, even with --short; or fit a model like that of another. The gallery
 # runs them all.
 LONG = {"baseball", "changepoint", "covertype", "gaussian_process", "hand_written_guide"}
-LONG |= {"eight_schools", "horseshoe"}
+LONG |= {"eight_schools", "horseshoe", "logistic_regression"}
 LONG |= {"matrix_factorization", "methylation", "quickstart", "radon", "robust_regression"}
 LONG |= {"sleepstudy", "spike_counts", "state_space"}
 LONG |= {"bayesian_regression_network", "deferring_classifier", "variational_linear_layer"}

@@ -148,6 +148,7 @@ def test_learned_control_variates_reduce_the_variance(estimator):
     assert variance(learned) < 0.8 * variance(objective.init_control_params(at))
 
 
+@pytest.mark.slow
 def test_the_state_has_no_leaves_for_objectives_without_them():
     posterior = fit(Rebar(), 10)
     state = posterior._result.run.loop.state

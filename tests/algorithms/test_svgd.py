@@ -114,6 +114,7 @@ def test_particles_find_a_gaussian():
         posterior.importance()
 
 
+@pytest.mark.slow
 def test_both_modes_of_a_mixture_in_the_right_proportion():
     def bimodal(separation):
         mixture = dist.Categorical(jnp.array([0.5, 0.5]))

@@ -123,6 +123,7 @@ def test_two_modes_become_a_mixture():
     np.testing.assert_allclose(evidence, np.log1p(0.7 / 0.3), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_all_label_permutations_of_three_components_are_found():
     """Eight paths find only four or five of the six modes."""
 

@@ -1,6 +1,7 @@
 """The exact posteriors of the simulations, and what counts as a false status."""
 
 import numpy as np
+import pytest
 from scipy import stats
 
 from bench import statuses
@@ -43,6 +44,7 @@ def test_fits_of_simulated_data_are_compared_with_the_truth():
     assert rows[0][:2] == (kind, "2")
 
 
+@pytest.mark.slow
 def test_connected_modes_that_a_gaussian_does_not_cover_are_added():
     """All paths end in one group of modes, connected by a ridge of amplitudes near zero."""
     kind, seed = "period search", 32

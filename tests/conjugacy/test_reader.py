@@ -201,6 +201,7 @@ def long_chain(y):
     scan(step, jnp.zeros(2, int), y)
 
 
+@pytest.mark.slow
 def test_long_chains_are_checked_on_some_steps(monkeypatch):
     """A misread step is found nevertheless."""
     y = np.random.default_rng(0).normal(size=(600, 2))

@@ -116,6 +116,7 @@ def test_markov_is_for_the_sites_of_a_scan():
         resolve("markov", target)
 
 
+@pytest.mark.slow
 def test_markov_with_globals_is_fitted():
     def random_walk(y):
         level = numpyro.sample("level", dist.Normal(0.0, 1.0))

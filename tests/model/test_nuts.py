@@ -120,6 +120,7 @@ def test_an_unknown_option_is_named():
         run(problem.model, problem.args, num_sample=20)
 
 
+@pytest.mark.slow
 def test_a_posterior_provides_initial_positions_and_scales():
     problem = targets.problem("regression")
     posterior = vijax.fit(problem.model, *problem.args, progress_bar=False)

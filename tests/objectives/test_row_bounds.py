@@ -67,6 +67,7 @@ def test_the_bound_of_an_exact_encoder_is_the_evidence(objective):
     np.testing.assert_allclose(-loss, evidence(Y).sum(), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_batch_is_scaled_to_all_rows():
     rows = np.array([3, 5, 0, 9], np.int32)
     at = context(size=4, index={"rows": rows})

@@ -200,6 +200,7 @@ def test_conjugate_groups_of_a_mapping_are_one_guide():
     assert resolve({"mu": "conjugate", ...: Conjugate()}, target) == one
 
 
+@pytest.mark.slow
 def test_starts_are_tried_on_some_of_many_rows(monkeypatch):
     """Rows are sorted: the first of them would show one component."""
     y = np.sort(np.concatenate([np.random.default_rng(0).normal(m, 1.0, 500) for m in (-4, 0, 5)]))

@@ -137,6 +137,7 @@ def fitted():
     return vijax.fit(units, Y, guide=guide, batch_size=50, **options)
 
 
+@pytest.mark.slow
 def test_the_encoder_learns_the_exact_posterior():
     posterior = fitted()
     layer = posterior.params.encoder["layer"]

@@ -161,6 +161,7 @@ def test_dais_depends_on_the_data_of_the_call():
     assert np.all(original != shifted)
 
 
+@pytest.mark.slow
 def test_autodelta_is_the_mode_in_constrained_space():
     p = problem("gamma_poisson")
     guide = adapt(ag.AutoDelta, p.model, p.arguments, p.target)

@@ -121,6 +121,7 @@ def test_a_linear_gaussian_model_is_exact():
     assert posterior.status == "certified"
 
 
+@pytest.mark.slow
 def test_on_a_nonlinear_model_it_maximizes_the_elbo():
     y = np.random.default_rng(0).poisson(3.0, 30).astype(np.int32)
     posterior = fit(counts, y, guide=Markov())

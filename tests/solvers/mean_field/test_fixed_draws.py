@@ -146,6 +146,7 @@ def test_is_not_worse_than_gradient_steps(model, args):
     assert direct.elbo > steps.elbo - 0.05 - 4 * se
 
 
+@pytest.mark.slow
 def test_gradient_steps_follow_if_it_does_not_converge(monkeypatch):
     monkeypatch.setattr(
         "vijax.solvers.mean_field.fixed_draws._MAX_LOSS", -1.0

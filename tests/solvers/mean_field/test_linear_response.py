@@ -128,6 +128,7 @@ def test_other_guides_are_rejected():
         posterior.covariance("linear_response")
 
 
+@pytest.mark.slow
 def test_minibatch_fits_are_rejected():
     def model(x, y):
         a = numpyro.sample("a", dist.Normal(0.0, 1.0))

@@ -24,7 +24,8 @@ def conformal(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _row(name: str, data: Any) -> dict[str, Any]:
-    shares = np.array([_shares(data["x"], data["y"], number) for number in range(_SPLITS)])
+    model = functools.partial(regression, functools.partial(Regressor, data["x"].shape[1]))
+    shares = np.array([_shares(model, data["x"], data["y"], n) for n in range(_SPLITS)])
     found = [
         f"{mean:.3f} +- {error:.3f}"
         for mean, error in zip(shares.mean(0), shares.std(0, ddof=1) / _SPLITS**0.5, strict=True)
@@ -32,14 +33,14 @@ def _row(name: str, data: Any) -> dict[str, Any]:
     return {"set": name, "conformal": found[0], "without": found[1]}
 
 
-def _shares(x: np.ndarray, y: np.ndarray, number: int) -> tuple[float, float]:
+def _shares(model: Any, x: np.ndarray, y: np.ndarray, number: int) -> tuple[float, float]:
     """Coverage in the test rows of one split, with and without calibration."""
     order = np.random.default_rng(number).permutation(len(x))
     fit, calibration, test = np.split(order, [int(part * len(x)) for part in _PARTS])
     inputs = ((x - x[fit].mean(0)) / (x[fit].std(0) + 1e-9)).astype(np.float32)
     outcomes = ((y - y[fit].mean()) / y[fit].std()).astype(np.float32)
     posterior = vijax.fit(
-        functools.partial(regression, functools.partial(Regressor, x.shape[1])),
+        model,
         inputs[fit],
         outcomes[fit],
         guide=MeanField(noise="local"),

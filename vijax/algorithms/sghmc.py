@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
+from vijax.algorithms.collector import Collector
 from vijax.algorithms.gradient import Adam, Optimizer, mixed_target
 from vijax.algorithms.model_steps import (
     ascend_model,
@@ -17,7 +18,7 @@ from vijax.algorithms.model_steps import (
     require_shared,
     require_steps,
 )
-from vijax.contracts import Algorithm, Axes, Batch, Guide, Info, PyTree, Target, Variables
+from vijax.contracts import Batch, Guide, Info, PyTree, Target, Variables
 from vijax.guides import Particles
 from vijax.guides.particles import ParticlesParams
 from vijax.objectives.estimators.particles import merge_mutable, model_batch
@@ -56,7 +57,7 @@ class SGHMCState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class SGHMC(Algorithm):
+class SGHMC(Collector):
     """Stochastic gradient Hamiltonian Monte Carlo: a sampler with one gradient a step.
 
     It is a check of other approximations of networks: its draws follow no parametric family, and on
@@ -115,14 +116,6 @@ class SGHMC(Algorithm):
         check_count("num_chains", self.num_chains)
         for name in ("start", "every"):
             check_count(name, getattr(self, name), optional=True)
-
-    @property
-    def collects(self) -> bool:
-        return True
-
-    @property
-    def maximizes_elbo(self) -> bool:
-        return False
 
     @property
     def default_guide(self) -> Guide:
@@ -197,13 +190,16 @@ class SGHMC(Algorithm):
         found = jnp.mean(slope**2, axis=0)
         adapted = jnp.where(first, found, _DECAY * state.squares + (1 - _DECAY) * found)
         squares = jnp.where(state.step < start, adapted, state.squares)
-        update, optimizer = self.optimizer.transformation.update(
-            -slope, state.optimizer, state.positions
-        )
-        optimized = optax.apply_updates(state.positions, update)
-        x, p = self._move(state, scale, slope, noise)
-        positions = jnp.where(optimizing, optimized, x)
-        momenta = jnp.where(optimizing, noise, p)
+
+        def optimize() -> tuple[Array, Array, PyTree]:
+            update = self.optimizer.transformation.update
+            updates, optimizer = update(-slope, state.optimizer, state.positions)
+            return optax.apply_updates(state.positions, updates), noise, optimizer
+
+        def sample() -> tuple[Array, Array, PyTree]:
+            return *self._move(state, scale, slope, noise), state.optimizer
+
+        positions, momenta, optimizer = lax.cond(optimizing, optimize, sample)
         step = state.step + 1
         kept = state.variables.guide.points
         points = lax.cond(
@@ -250,13 +246,3 @@ class SGHMC(Algorithm):
         points = jnp.where(number == 0, tiled, points)
         at = (number * self.num_chains) % len(points)
         return lax.dynamic_update_slice_in_dim(points, positions, at, 0)
-
-    def row_axes(self, state: SGHMCState, axes: Variables) -> SGHMCState:
-        shared: SGHMCState = jax.tree.map(lambda _: Axes(), state)
-        return shared._replace(variables=axes)
-
-    def rescale(self, state: SGHMCState, factor: float | Array) -> SGHMCState:
-        return state._replace(rate=state.rate * factor)
-
-    def move(self, state: SGHMCState, variables: Variables, reset: bool) -> SGHMCState:
-        return state._replace(variables=variables)  # the chains go on from where they are

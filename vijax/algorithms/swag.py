@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
+from vijax.algorithms.collector import Collector
 from vijax.algorithms.gradient import Adam, Optimizer, mixed_target
 from vijax.algorithms.model_steps import require_differentiable, require_shared, require_steps
 from vijax.contracts import (
-    Algorithm,
-    Axes,
     Batch,
     Guide,
     Info,
@@ -78,7 +77,7 @@ class SWAGState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class SWAG(Algorithm):
+class SWAG(Collector):
     """Stochastic weight averaging, Gaussian: a posterior from the iterates of gradient steps.
 
     Gradient steps on the log joint density, as for a point estimate, at a step size that does not
@@ -123,14 +122,6 @@ class SWAG(Algorithm):
         if self.start is not None and self.start != 0:
             check_count("start", self.start)
         check_count("every", self.every, optional=True)
-
-    @property
-    def collects(self) -> bool:
-        return True
-
-    @property
-    def maximizes_elbo(self) -> bool:
-        return False
 
     @property
     def default_guide(self) -> Guide:
@@ -204,16 +195,6 @@ class SWAG(Algorithm):
         )
         new = SWAGState(variables, iterate, moments, mutable, optimizer, state.rate, step)
         return new, Info(loss)
-
-    def row_axes(self, state: SWAGState, axes: Variables) -> SWAGState:
-        shared: SWAGState = jax.tree.map(lambda _: Axes(), state)
-        return shared._replace(variables=axes)
-
-    def rescale(self, state: SWAGState, factor: float | Array) -> SWAGState:
-        return state._replace(rate=state.rate * factor)
-
-    def move(self, state: SWAGState, variables: Variables, reset: bool) -> SWAGState:
-        return state._replace(variables=variables)  # the iterates go on from where they are
 
 
 def _position(params: Any, space: Space) -> Position:

@@ -220,9 +220,7 @@ def run_steps(
     axes = variable_axes(guide, variables, target.space, target.subsampled)
     state_axes = _state_axes(target, guide, algorithm, loop.state.rest) if row_params else None
     size = sum(leaf.size for leaf in jax.tree.leaves(loop.mean)) // restarts
-    stride = THINNING if size < _LARGE else 2 * THINNING
-    if algorithm.collects:  # which returns none of these averages
-        stride = 10 * THINNING
+    stride = _stride(algorithm, size)
     averages = (loop.mean, loop.sum_squares, loop.num_averaged)
     mean, sum_squares, num_averaged = jax.tree.map(lambda x: jnp.where(fresh, 0, x), averages)
     loop = loop._replace(mean=mean, sum_squares=sum_squares, num_averaged=num_averaged)
@@ -240,6 +238,13 @@ def run_steps(
     finite = _all_finite(averaged(after.state) if row_params else after.state)
     after = target.devices.constrain(after, loop_axes(target, guide, algorithm, after))
     return after, *target.devices.replicate((losses.T, finite))
+
+
+def _stride(algorithm: Algorithm, size: int) -> int:
+    """Steps between two iterates that are averaged, of `size` parameters."""
+    if algorithm.collects:  # which returns none of these averages
+        return 10 * THINNING
+    return THINNING if size < _LARGE else 2 * THINNING
 
 
 def _accumulate(loop: Loop, variables: Variables, weight: Array) -> Loop:

@@ -84,13 +84,7 @@ class Problem:
             weight = 1 / len(steps)
             return [Block(self.schedule.batch(self.batch, t), weight, 0) for t in steps]
         ((name, plate),) = plates.items()
-        length = min(plate.size, max(plate.subsample_size, _ROWS))
-        sources, axes = self.arguments.sources, self.target.subsampling.axes
-        return Blocks(
-            self.batch,
-            dataclasses.replace(plate, subsample_size=length),
-            lambda rows: fetch(sources, axes, {name: rows}),
-        )
+        return self._blocks(name, min(plate.size, max(plate.subsample_size, _ROWS)))
 
     @functools.cached_property
     def all_rows(self) -> Data | None:
@@ -102,14 +96,16 @@ class Problem:
 
         The last block is padded with copies of the last row.
         """
+        return (block.batch for block in self._blocks(plate, size) if block.rows)
+
+    def _blocks(self, plate: str, size: int) -> Blocks:
         axes = self.target.subsampling.axes
         sources = {n: s for n, s in self.arguments.sources.items() if axes[n][0][0] == plate}
-        blocks = Blocks(
+        return Blocks(
             self.batch,
             dataclasses.replace(self.target.subsampling.plates[plate], subsample_size=size),
             lambda rows: fetch(sources, axes, {plate: rows}),
         )
-        return (block.batch for block in blocks if block.rows)
 
     def fitted(self, variables: Variables, mutable: dict[str, PyTree]) -> FittedGuide:
         """A fit of this problem, as `vijax.diagnostics.assessment` takes it."""

@@ -38,7 +38,9 @@ from vijax.guides.conjugate import Conjugate, target_for
 from vijax.guides.numpyro import as_optax
 from vijax.guides.structured.plates import plates_affordable_on_batches
 from vijax.model import (
+    Call,
     batch_request,
+    bound_arguments,
     check_batches,
     check_data,
     check_indices,
@@ -54,7 +56,7 @@ from vijax.posterior.finish import finish_initial
 from vijax.posterior.held_out import with_predictions
 from vijax.posterior.labels import checked_coords
 from vijax.posterior.posterior import Posterior
-from vijax.posterior.result import FitResult, HeldOut
+from vijax.posterior.result import FitResult
 from vijax.runtime.deadline import keep_answer
 from vijax.runtime.errors import ModelError, warn
 from vijax.runtime.interrupt import best_answer
@@ -215,7 +217,7 @@ def _run(
     algorithm: Any,
     options: dict[str, Any],
     start_time: float,
-    held_out: HeldOut | None,
+    held_out: Call | None,
 ) -> FitResult:
     """The result of a fit with checked options; what it has so far is kept for Ctrl-C."""
     guide, init = options["guide"], options["init"]
@@ -273,7 +275,7 @@ def _build_problem(
     options: Mapping[str, Any],
 ) -> Problem:
     """The problem: the target with its validated data, the guide and the key."""
-    bound = unwrap(model, (), {})[1:]
+    bound = bound_arguments(model)
     model, args, kwargs = unwrap(model, args, kwargs)
     guide, batch_size, mesh = (options[name] for name in ("guide", "batch_size", "mesh"))
     by_batch = batch_size is not None

@@ -10,8 +10,7 @@ import jax
 import numpy as np
 
 from vijax.contracts import Target
-from vijax.model import Arguments, build, split
-from vijax.posterior.result import HeldOut
+from vijax.model import Arguments, Call, build, split
 from vijax.runtime.errors import ArgumentError, ModelError, mismatch
 from vijax.runtime.keys import RngKey, as_key, fold_in, host_rng
 
@@ -19,12 +18,10 @@ _OPTION = "a share of the rows between 0 and 1, or the model's arguments at othe
 _MIN_ROWS = 2
 _KEY = 0x801D  # of the choice of rows
 
-Call = tuple[tuple[Any, ...], dict[str, Any]]
-
 
 def held_out_rows(
     holdout: Any, model: Callable[..., Any], call: Call, rng_key: RngKey
-) -> tuple[Call, HeldOut | None]:
+) -> tuple[Call, Call | None]:
     """The arguments of the fit without the rows that are held out, and those at these rows.
 
     Args:
@@ -47,7 +44,7 @@ def held_out_rows(
 
 
 def check_held_out(
-    rows: HeldOut | None, model: Callable[..., Any], arguments: Arguments, target: Target
+    rows: Call | None, model: Callable[..., Any], arguments: Arguments, target: Target
 ) -> None:
     """Checks that a model can predict the held-out rows with the latents of the fit.
 
@@ -72,7 +69,7 @@ def check_held_out(
         raise ModelError(mismatch("holdout", "outcomes of one observed site", names))
 
 
-def _other_rows(holdout: Any, model: Callable[..., Any], call: Call) -> HeldOut:
+def _other_rows(holdout: Any, model: Callable[..., Any], call: Call) -> Call:
     """The call with arguments replaced, all by name."""
     signature = inspect.signature(model)
     given = dict(signature.bind_partial(*call[0], **call[1]).arguments)
@@ -98,7 +95,7 @@ def _other_rows(holdout: Any, model: Callable[..., Any], call: Call) -> HeldOut:
     return (), given | dict(holdout)
 
 
-def _split_rows(share: float, call: Call, key: jax.Array) -> tuple[Call, HeldOut]:
+def _split_rows(share: float, call: Call, key: jax.Array) -> tuple[Call, Call]:
     """Both parts of the arrays that are as long as the first one."""
     leaves, tree = jax.tree.flatten(call)
     lengths = [_rows(leaf) for leaf in leaves]

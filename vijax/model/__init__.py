@@ -19,10 +19,18 @@ from vijax.model.rows.limits import index_limits
 from vijax.model.rows.predictive import out_axes, predict_rows
 from vijax.model.rows.statistics import Statistic, check_statistic
 from vijax.model.sharding import shard_data, shard_target
-from vijax.model.tracing.arguments import Arguments, ModelCall, split, unwrap
+from vijax.model.tracing.arguments import (
+    Arguments,
+    Call,
+    ModelCall,
+    bound_arguments,
+    split,
+    unwrap,
+)
 
 __all__ = [
     "Arguments",
+    "Call",
     "Growing",
     "ModelCall",
     "Remarks",
@@ -30,6 +38,7 @@ __all__ = [
     "SharedState",
     "Statistic",
     "batch_request",
+    "bound_arguments",
     "build",
     "build_marginalized",
     "build_prior",

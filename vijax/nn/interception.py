@@ -11,6 +11,11 @@ from flax import nnx
 LINEAR = (nnx.Linear, nnx.LinearGeneral, nnx.Einsum, nnx.Conv, nnx.ConvTranspose)
 
 
+def number_of_rows(args: tuple[Any, ...]) -> int | None:
+    """Length of the first axis of the first array among a module's arguments: its rows."""
+    return next((a.shape[0] for a in args if getattr(a, "ndim", 0) > 0), None)
+
+
 def intercept(layer: Any, compute: Callable[..., Any]) -> None:
     """Replaces the call of one layer by `compute(layer, call, inputs, *args, **kwargs)`.
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.nnx.tracers import current_jax_trace
 
-from vijax.nn.interception import intercept
+from vijax.nn.interception import intercept, number_of_rows
 from vijax.nn.structure import path_name
 from vijax.runtime.layer_record import LayerRecord, LayerShape
 
@@ -28,7 +28,7 @@ def record_layers(module: Any, name: str, record: LayerRecord, args: tuple[Any, 
         record: of the calls.
         args: of the module's call; the first array's first axis has the rows.
     """
-    rows = next((a.shape[0] for a in args if getattr(a, "ndim", 0) > 0), None)
+    rows = number_of_rows(args)
     layers: list[tuple[Any, Any]] = list(nnx.iter_modules(module))
     for path, layer in layers:
         if type(layer) not in _RECORDED:

@@ -15,7 +15,7 @@ from flax import nnx
 from flax.nnx.tracers import current_jax_trace
 
 from vijax.nn.flipout import flipout
-from vijax.nn.interception import LINEAR, intercept
+from vijax.nn.interception import LINEAR, intercept, number_of_rows
 from vijax.nn.local import local
 from vijax.nn.structure import Path, path_name
 
@@ -59,7 +59,7 @@ def perturb(
         key: randomness.
         args: of the module's call; the first array's first axis has the rows.
     """
-    rows = next((a.shape[0] for a in args if getattr(a, "ndim", 0) > 0), None)
+    rows = number_of_rows(args)
     layers: list[tuple[Path, Any]] = list(nnx.iter_modules(module))
     for i, (path, layer) in enumerate(layers):
         own = {p[-1]: v for p, v in perturbations.items() if p[:-1] == path}

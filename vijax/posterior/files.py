@@ -21,7 +21,16 @@ from vijax.data.arrays import as_row_sources
 from vijax.engine.problem import Problem
 from vijax.guides import resolve
 from vijax.guides.conjugate import target_for
-from vijax.model import Arguments, build, shard_data, shard_target, split, unwrap
+from vijax.model import (
+    Arguments,
+    Call,
+    bound_arguments,
+    build,
+    shard_data,
+    shard_target,
+    split,
+    unwrap,
+)
 from vijax.model.data_dependence import abstract_position, dependent_sites, required_arrays
 from vijax.posterior.result import FitResult
 from vijax.runtime.device_layout import mesh_layout
@@ -55,7 +64,7 @@ def read(
     """Reads a file written by `save`; `options` are those of `vijax.load`."""
     if options["mesh"] is not None:
         mesh_layout(options["mesh"])
-    bound = unwrap(model, (), {})[1:]
+    bound = bound_arguments(model)
     model, args, kwargs = unwrap(model, args, kwargs)
     return _with_bound(_read(path, str(path), model, (args, kwargs), options), bound)
 
@@ -77,7 +86,7 @@ def pickled(result: FitResult) -> tuple[Any, ...]:
 
 
 def unpickled(
-    blob: bytes, model: Callable[..., Any], given: call.Call, options: dict[str, Any]
+    blob: bytes, model: Callable[..., Any], given: Call, options: dict[str, Any]
 ) -> FitResult:
     """The inverse of `pickled`."""
     defaults = {"objective": None, "optimizer": None, "mesh": None}
@@ -85,7 +94,7 @@ def unpickled(
     return _with_bound(found, options["bound"])
 
 
-def _with_bound(result: FitResult, bound: call.Call) -> FitResult:
+def _with_bound(result: FitResult, bound: Call) -> FitResult:
     """The result with the arguments that `functools.partial` set."""
     arguments = dataclasses.replace(result.arguments, bound=bound)
     return dataclasses.replace(result, arguments=arguments)
@@ -144,7 +153,7 @@ def _read(
     source: str | os.PathLike[str] | io.BytesIO,
     label: str,
     model: Callable[..., Any],
-    given: call.Call,
+    given: Call,
     options: dict[str, Any],
 ) -> FitResult:
     manifest, arrays = codec.read(source, label)
@@ -164,7 +173,7 @@ def _decode(
     manifest: dict[str, Any],
     reader: Reader,
     model: Callable[..., Any],
-    given: call.Call,
+    given: Call,
     options: dict[str, Any],
 ) -> FitResult:
     args, kwargs = call.complete(model, manifest["call"], given, reader)
@@ -194,45 +203,55 @@ def _decode(
     guide = _guide(manifest, reader, target, model, arguments, options["guide"])
     target = target_for(guide, target)
     batch = Batch(data, centering=reader.decode(manifest["centering"]))
+    problem = Problem(model, arguments, target, guide, batch, jax.random.key(0))
     try:
-        point = guide.point_guide(target.space)
-        variables, mutable = _templates(target, guide, batch)
-        of_steps = variables if point is guide else _templates(target, point, batch)[0]
-        variables = reader.tree(manifest["variables"], variables, "variables")
-        mutable = reader.tree(manifest["mutable"], mutable, "mutable state")
-        final = None if point is guide else guide
-        engine, run, unsaved = stored.decode(
-            manifest,
-            reader,
-            lambda key: Problem(model, arguments, target, point, batch, key, final=final),
-            (variables if final is None else of_steps, mutable),
-            options,
-        )
-        batch = batch._replace(linearized=guide.linearized_at(variables.guide, target.space))
+        state = _decode_state(manifest, reader, problem, options)
     except VijaxError as error:
         raise type(error)(f"{error}{checks.version_changes(manifest)}") from error
     fields = ("stop_reason", "converged", "seconds", "solver_losses", "history")
+    variables, mutable = state["variables"], state["mutable"]
     return FitResult(
         model=model,
         arguments=arguments,
         target=target,
         guide=guide,
-        variables=variables,
-        mutable=mutable,
         batch=batch._replace(
-            index=reader.decode(manifest["index"]), key=reader.decode(manifest["key"])
+            index=reader.decode(manifest["index"]),
+            key=reader.decode(manifest["key"]),
+            linearized=guide.linearized_at(variables.guide, target.space),
         ),
-        engine=engine,
-        run=run,
         missing=missing,
         unknown=dependent_sites(target, batch, variables, mutable, missing),
-        unsaved=unsaved,
         assessment=assessment,
         solver_steps=manifest.get("solver_steps", 0),  # not in older files
         relabeling=reader.decode(manifest.get("relabeling")) or (),
         sites=reader.decode(manifest.get("sites")),
+        **state,
         **{name: reader.decode(manifest[name]) for name in fields},
     )
+
+
+def _decode_state(
+    manifest: dict[str, Any], reader: Reader, problem: Problem, options: dict[str, Any]
+) -> dict[str, Any]:
+    """The numbers of a fit, and what `resume` needs, by field of the result."""
+    target, guide, batch = problem.target, problem.guide, problem.batch
+    templates = _templates(target, guide, batch)
+    variables = reader.tree(manifest["variables"], templates[0], "variables")
+    mutable = reader.tree(manifest["mutable"], templates[1], "mutable state")
+    point = guide.point_guide(target.space)
+    if point is not guide:  # whose parameters the steps have
+        templates = _templates(target, point, batch)
+        problem = dataclasses.replace(problem, guide=point, final=guide)
+    engine, run, unsaved = stored.decode(
+        manifest,
+        reader,
+        lambda key: dataclasses.replace(problem, key=key),
+        (templates[0], mutable),
+        options,
+    )
+    parts = {"variables": variables, "mutable": mutable}
+    return parts | {"engine": engine, "run": run, "unsaved": unsaved}
 
 
 def _guide(

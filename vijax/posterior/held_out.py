@@ -9,8 +9,9 @@ import numpy as np
 from jax import Array
 
 from vijax.diagnostics.predictions import Calibration, Predictions
+from vijax.model import Call
 from vijax.posterior import prediction, scoring
-from vijax.posterior.result import FitResult, HeldOut
+from vijax.posterior.result import FitResult
 from vijax.runtime.deadline import keep_answer, time_is_up
 from vijax.runtime.keys import RngKey, as_key, fold_in, host_rng
 from vijax.runtime.progress import stage
@@ -41,7 +42,7 @@ def with_predictions(result: FitResult, rng_key: RngKey) -> FitResult:
     return dataclasses.replace(result, assessment=assessment)
 
 
-def check_predictions(result: FitResult, key: Array, held_out: HeldOut) -> Predictions:
+def check_predictions(result: FitResult, key: Array, held_out: Call) -> Predictions:
     """The predictions of held-out rows, see `vijax.diagnostics.predictions.Predictions`."""
     state = (*held_out, _NUM_DRAWS, None, "holdout")
     found = scoring.outcomes(result, key, *state)
@@ -78,7 +79,7 @@ def _coverage(pit: np.ndarray, level: float) -> Calibration:
 
 
 def _restarts(
-    result: FitResult, key: Array, held_out: HeldOut, log_density: np.ndarray
+    result: FitResult, key: Array, held_out: Call, log_density: np.ndarray
 ) -> tuple[tuple[float, float], ...]:
     """Differences of the log scores of the other restarts, with standard errors."""
     if result.engine is None or result.run is None or len(result.run.phases) == 1:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vijax.contracts import Batch, Variables
-from vijax.model import build_prior, split_and_build, unwrap
+from vijax.model import bound_arguments, build_prior, split_and_build, unwrap
 from vijax.model.log_density import log_density_model
 from vijax.posterior.datatree import prior_datatree
 from vijax.posterior.labels import checked_coords
@@ -187,7 +187,7 @@ def prior(
         ModelError: the model fails to run, or is a log density.
         TypeError: an argument is unknown.
     """
-    bound = unwrap(model, (), {})[1:]
+    bound = bound_arguments(model)
     model, args, kwargs = unwrap(model, args, merged(kwargs, model_kwargs))
     names = argument_names(model)
     for name in kwargs:

@@ -14,11 +14,9 @@ from vijax.diagnostics.assessment import Assessment
 from vijax.engine import all_rows
 from vijax.engine.engine import Engine
 from vijax.engine.run import Run
-from vijax.model import Arguments
+from vijax.model import Arguments, Call
 from vijax.model.data_dependence import required_arrays
 from vijax.posterior.components import Relabeling
-
-HeldOut = tuple[tuple[Any, ...], dict[str, Any]]  # the model's arguments at rows held out of a fit
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,7 +43,7 @@ class FitResult:
         missing: names of arrays that were not passed to `load`, or that are not in memory.
         unknown: deterministics that cannot be computed without them.
         sites: the approximate terms of expectation propagation.
-        held_out: the rows that check predictions; not saved.
+        held_out: the model's arguments at the rows that check predictions; not saved.
         relabeling: what gives the components of draws the same labels; empty for the guide's own.
         unsaved: options that `resume` needs and that were not passed to `load`.
         other_rows: whether the data are other rows than those of the fit, see `Posterior.at`.
@@ -76,7 +74,7 @@ class FitResult:
     num_evaluations: int | None = None
     relabeling: tuple[Relabeling, ...] = ()
     sites: SiteSummary | None = None
-    held_out: HeldOut | None = None
+    held_out: Call | None = None
 
     @property
     def status(self) -> str:

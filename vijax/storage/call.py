@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from vijax.model import Arguments
+from vijax.model import Arguments, Call
 from vijax.runtime.encoding import Known
 from vijax.runtime.errors import ArgumentError, mismatch
 from vijax.storage.checks import digest
 from vijax.storage.codec import NotStored, Reader, Writer
-
-Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def encode(arguments: Arguments, writer: Writer) -> dict[str, Any]:

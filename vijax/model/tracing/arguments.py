@@ -26,7 +26,7 @@ from vijax.runtime.keywords import did_you_mean
 _HOLE = object()  # in place of a traced array
 _LONG_DOUBLE = {np.dtype("g").name: np.dtype("d"), np.dtype("G").name: np.dtype("D")}
 
-Call = tuple[tuple[Any, ...], dict[str, Any]]
+Call = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword arguments
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -140,6 +140,11 @@ def _treedef_lookup(treedef: Any) -> Hashable:
     except TypeError:
         return fingerprint(object())
     return treedef
+
+
+def bound_arguments(model: Callable[..., Any]) -> Call:
+    """The arguments that `functools.partial` set."""
+    return unwrap(model, (), {})[1:]
 
 
 def unwrap(

@@ -104,11 +104,16 @@ def heading(node, source):
     return "Figure" if node.name.startswith("draw_") else title
 
 
+def first_line(node):
+    """The line on which a statement starts, with its decorators."""
+    return min(each.lineno for each in (node, *getattr(node, "decorator_list", ())))
+
+
 def sections(source):
     """The script's code below headings: set-up, model, fit, and its other functions."""
     lines = source.splitlines()
     body = [node for node in ast.parse(source).body if not isinstance(node, ast.If)][1:]
-    starts = [node.lineno - 1 for node in body]
+    starts = [first_line(node) - 1 for node in body]
     # comments above a statement belong to it
     for k, start in enumerate(starts):
         while lines[start - 1].startswith("#"):

@@ -32,6 +32,7 @@ MODULES = (
 # Types of internal arguments and results, which have no page: patterns of their full names.
 UNDOCUMENTED = (r"vijax\..*", r"[A-Z]\w*")
 BAR = re.compile(r"\|(?=(?:[^`]*`[^`]*`)*[^`]*$)")  # between cells, not inside of code
+HIDDEN_COLON = "\ue000"
 # Types of results, which have no shorter name.
 RESULTS = (
     "vijax.auto.history.Attempt",
@@ -107,6 +108,16 @@ def hide_constructor(app, what, name, obj, options, signature, annotation):
     return None
 
 
+def hide_colon(app, what, name, obj, options, lines):
+    """Napoleon reads the words before a colon in a property's summary as its type."""
+    if what == "property":
+        lines[0] = lines[0].replace(":", HIDDEN_COLON)
+
+
+def show_colon(app, what, name, obj, options, lines):
+    lines[:] = [line.replace(HIDDEN_COLON, ":") for line in lines]
+
+
 def tables(app, what, name, obj, options, lines):
     """Markdown tables of docstrings as tables."""
     found = []
@@ -136,6 +147,8 @@ def resolve(app, env, node, contnode):
 
 def setup(app):
     """Called by Sphinx."""
+    app.connect("autodoc-process-docstring", hide_colon, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", show_colon, priority=600)  # after it
     app.connect("autodoc-process-docstring", tables)
     app.connect("autodoc-process-signature", hide_constructor)
     app.connect("missing-reference", resolve)

@@ -2,6 +2,7 @@
 
 from vijax.guides.amortized.continuous import Amortized
 from vijax.guides.amortized.discrete import AmortizedDiscrete
+from vijax.guides.amortized.top_down import TopDown
 from vijax.guides.composite import Composite, compose
 from vijax.guides.conjugate import Conjugate
 from vijax.guides.delta import Delta
@@ -41,6 +42,7 @@ __all__ = [
     "Mixture",
     "Particles",
     "Plates",
+    "TopDown",
     "adapt",
     "as_numpyro",
     "compose",

@@ -14,6 +14,19 @@ from vijax.diagnostics.importance import block_size
 from vijax.posterior.result import FitResult
 from vijax.runtime.blockwise import Arrays, map_blocks
 
+_NETWORK_ROWS = 1 << 14  # times draws, in a block
+
+
+def fewer_for_networks(size: int, target: Target, data: Data) -> int:
+    """The number of draws in a block, of `size` for models without networks.
+
+    Networks have values of every row of an unknown size: rows times draws are few.
+    """
+    if not target.space.networks.names or isinstance(data, Blocks):
+        return size
+    rows = max((len(value) for value in data.data.values() if value.ndim), default=1)
+    return max(1, min(size, _NETWORK_ROWS // rows))
+
 
 def log_likelihood(result: FitResult, data: Data, z: Arrays) -> Arrays:
     """Log density of every observation, by observed site, `(num_draws, *batch shape)`."""
@@ -24,7 +37,7 @@ def log_likelihood(result: FitResult, data: Data, z: Arrays) -> Arrays:
     return map_blocks(
         lambda part, _: program(part, result.variables.model, data, result.mutable),
         z,
-        block_size(data, target.footprint, target.subsampling.axes),
+        _draws_at_once(target, data),
     )
 
 
@@ -33,7 +46,9 @@ def log_predictive(result: FitResult, data: Data, z: Arrays) -> Arrays:
     target = result.target
     if isinstance(data, Blocks):
         return _by_rows(target, data, lambda batch: log_predictive(result, batch, z))
-    size = block_size(data, target.footprint, target.subsampling.axes)
+    if all((value == value[:1]).all() for value in z.values()):  # of point estimates
+        z = {name: value[:1] for name, value in z.items()}
+    size = _draws_at_once(target, data)
     num_draws = len(next(iter(z.values())))
     total: Arrays = {}
     for start in range(0, num_draws, size):
@@ -42,6 +57,11 @@ def log_predictive(result: FitResult, data: Data, z: Arrays) -> Arrays:
             mean = np.logaddexp.reduce(values.astype(np.float64), axis=0) - math.log(num_draws)
             total[name] = np.logaddexp(total[name], mean) if name in total else mean
     return total
+
+
+def _draws_at_once(target: Target, data: Data) -> int:
+    size = block_size(data, target.footprint, target.subsampling.axes)
+    return fewer_for_networks(size, target, data)
 
 
 def _by_rows(target: Target, rows: Blocks, function: Callable[[Batch], Arrays]) -> Arrays:

@@ -121,7 +121,7 @@ def predictive(
     values = {name: value for name, value in values.items() if name in latent}
     num_draws = len(next(iter(z.values())))
     values |= {name: np.broadcast_to(x, (num_draws, *x.shape)) for name, x in do.items()}
-    size = block_size(batch, target.space.dim)
+    size = pointwise.fewer_for_networks(block_size(batch, target.space.dim), target, batch)
 
     def block(part: Arrays, rows: np.ndarray) -> Any:
         keys = jax.random.split(fold_in(key, int(rows[0])), len(rows))

@@ -102,7 +102,7 @@ class Amortized(AmortizedGuide, RowGuide, MeanFieldGuide, NormalNoiseGuide):
         loc, log_scale = self._encode(params, space, batch)
         noise = normals(key, loc.shape, loc.dtype)
         z = join_levels(space, [loc + jnp.exp(log_scale) * noise])
-        log_q = jnp.sum(_normal_log_probs(noise, log_scale))
+        log_q = jnp.sum(normal_log_probs(noise, log_scale))
         return Draw(z, space.sites[0].scale * log_q)
 
     def log_prob(self, params: AmortizedParams, space: Space, z: Position, batch: Batch) -> Array:
@@ -132,7 +132,7 @@ class Amortized(AmortizedGuide, RowGuide, MeanFieldGuide, NormalNoiseGuide):
         """Log density of every coordinate of every row in use, `(rows, width)`."""
         loc, log_scale = self._encode(params, space, batch)
         (values,) = split_levels(space, z)
-        return _normal_log_probs((values - loc) * jnp.exp(-log_scale), log_scale)
+        return normal_log_probs((values - loc) * jnp.exp(-log_scale), log_scale)
 
     def _encode(self, params: AmortizedParams, space: Space, batch: Batch) -> tuple[Array, Array]:
         """Locations and log scales of every row in use, `(rows, width)` each."""
@@ -146,6 +146,6 @@ class Amortized(AmortizedGuide, RowGuide, MeanFieldGuide, NormalNoiseGuide):
         return single_plate_level(space, "Amortized")
 
 
-def _normal_log_probs(noise: Array, log_scale: Array) -> Array:
+def normal_log_probs(noise: Array, log_scale: Array) -> Array:
     """Elementwise log density at `loc + scale noise`."""
     return -(0.5 * noise**2 + log_scale + 0.5 * LOG_2PI)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -47,7 +48,18 @@ def encode(
     Raises:
         GuideError: an input is not an array with these rows, or the outputs have another shape.
     """
-    outputs = _networks.apply(encoder, params, *_input_rows(inputs, level, batch))
+    return encode_rows(encoder, params, input_rows(inputs, level, batch), level, width)
+
+
+def encode_rows(
+    encoder: Encoder, params: PyTree, rows: Sequence[PyTree], level: Level, width: int
+) -> Array:
+    """The network's outputs given its arguments, `(rows, width)`.
+
+    Raises:
+        GuideError: they have another shape.
+    """
+    outputs = _networks.apply(encoder, params, *rows)
     expected = (level.rows, width)
     if jnp.shape(outputs) != expected:
         what = f"encoder's outputs for sites {[site.name for site in level.sites]}"
@@ -72,7 +84,7 @@ def single_plate_level(space: Space, guide: str) -> Level:
     )
 
 
-def _input_rows(inputs: Inputs, level: Level, batch: Batch) -> list[Array]:
+def input_rows(inputs: Inputs, level: Level, batch: Batch) -> list[Array]:
     """The inputs' rows in use: fetched rows as they are, other arrays indexed by the minibatch."""
     plate, found = level.plates[0], []
     arrays = batch.data | batch.fetched

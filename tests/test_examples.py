@@ -163,7 +163,7 @@ EXPECTED = {
     ],
     # scikit-learn's LogisticRegression has an accuracy of 0.96 to 0.98 on halves of these patients.
     "deferring_classifier": [("accuracy", 0, 0.965, 0.02), ("20%", 1, 2, 2)],
-    # scikit-learn's LogisticRegression has an accuracy of 0.960 on the same split. The rest: as measured.
+    # scikit-learn's LogisticRegression has an accuracy of 0.960 on the same split.
     "digits": [
         ("IVON", 0, 0.956, 0.02),
         ("IVON", 2, 0.948, 0.05),

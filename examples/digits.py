@@ -3,8 +3,8 @@
 The weights of a small network are uncertain, by IVON: variational inference with one gradient a
 step (Shen et al., 2024). Its point estimate is more often right about digits, but has an answer to
 everything: it is surer of digits turned by a quarter than of upright ones. The draws of the weights
-disagree about images that are none; that part of the uncertainty, the epistemic one, tells them
-from digits. AUROC is how often it, or the entropy of the point estimate, is larger for an image
+disagree about images that are none; that part of the uncertainty, the epistemic one, is larger for
+them. AUROC is how often it, or the entropy of the point estimate, is larger for an image
 that is none. Letters, without those that look like a digit, are in the fonts of Matplotlib.
 """
 

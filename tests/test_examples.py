@@ -25,6 +25,7 @@ LONG |= {"eight_schools", "horseshoe", "logistic_regression"}
 LONG |= {"matrix_factorization", "methylation", "quickstart", "radon", "robust_regression"}
 LONG |= {"sleepstudy", "spike_counts", "state_space"}
 LONG |= {"bayesian_regression_network", "deferring_classifier", "variational_linear_layer"}
+LONG |= {"characters"}
 LONG |= {"gp_classification", "hidden_markov", "switching", "topics", "trueskill"}
 
 # By example: start of a line of the output, index of the number after it, value, tolerance. Values

@@ -1,10 +1,10 @@
-"""A small Bayesian transformer that writes: character by character, and where it guesses.
+"""A small Bayesian transformer that writes: character by character, and where it is unsure.
 
 A causal transformer predicts the next character of the documentation that Python carries with it,
 from few pages. An ensemble of point estimates from different starts (Lakshminarayanan, Pritzel and
 Blundell, 2017), trained by AdamW in one program, predicts pages that it has not read better than
-one of them. Where its members disagree, the epistemic uncertainty is large, the mutual information
-of the next character and the weights: at the start of words, and in Latin, which they do not know.
+one of them. Characters are colored by the epistemic uncertainty of their prediction, the mutual
+information of the character and the weights: it is large where the members disagree.
 """
 
 from pydoc_data.topics import topics
@@ -94,7 +94,7 @@ def draw_text(ax, title, codes, shares, width=64):
 
 
 def main():
-    train, steps = (500, 500) if options(__doc__).short else (1000, 3000)
+    train, steps = (500, 500) if options(__doc__).short else (1000, 1500)
     text, following = load()
     posterior = vijax.fit(
         model, text[:train], following[:train], batch_size={"blocks": 16}, num_steps=steps,

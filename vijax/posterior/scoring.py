@@ -102,8 +102,9 @@ def score(found: Outcomes, key: Array) -> dict[str, Score]:
 def _of_classes(y: np.ndarray, probs: np.ndarray, rng: np.random.Generator) -> dict[str, Score]:
     outcome = np.eye(probs.shape[1])[y]
     error = expected_calibration_error(y, probs)
+    confidence, right = _confidence(y, probs)
     resampled = [
-        expected_calibration_error(y[rows], probs[rows])
+        _calibration_error(confidence[rows], right[rows])
         for rows in (rng.integers(len(y), size=len(y)) for _ in range(_RESAMPLES))
     ]
     return {
@@ -162,7 +163,15 @@ def expected_calibration_error(y: np.ndarray, probs: np.ndarray) -> float:
     Over 15 bins of equal numbers of rows, weighted by their sizes. Biased upwards for few rows, and
     no proper score. Source: On Calibration of Modern Neural Networks, Guo et al., 2017.
     """
-    confidence, right = probs.max(axis=1), probs.argmax(axis=1) == y
-    bins = np.array_split(np.argsort(confidence, kind="stable"), min(_BINS, len(y)))
+    return _calibration_error(*_confidence(y, probs))
+
+
+def _confidence(y: np.ndarray, probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The probability of the most probable class, and whether it is right."""
+    return probs.max(axis=1), probs.argmax(axis=1) == y
+
+
+def _calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
+    bins = np.array_split(np.argsort(confidence, kind="stable"), min(_BINS, len(right)))
     gaps = (len(rows) * abs(confidence[rows].mean() - right[rows].mean()) for rows in bins)
-    return float(sum(gaps) / len(y))
+    return float(sum(gaps) / len(right))

@@ -80,7 +80,8 @@ def check_batches(
         rows = used | {name: windows[-1][1]}
         index: dict[str, Any] = {other: order[other][:number] for other, number in rows.items()}
         z = {site.name: _point(site, rng) for site in target.space.on_rows(rows).sites}
-        program = target.program(_differences, name, windows)
+        quick = bool(target.space.networks.sites)  # four copies of the network, which run once
+        program = target.program(_differences, name, windows, quick=quick)
         fetched = fetch(sources, target.subsampling.axes, index)
         state = (z, batch._replace(index=index, fetched=fetched), model, mutable)
         found = jax.device_get(program(as_key(0), *state))

@@ -25,7 +25,7 @@ LONG |= {"eight_schools", "horseshoe", "logistic_regression"}
 LONG |= {"matrix_factorization", "methylation", "quickstart", "radon", "robust_regression"}
 LONG |= {"sleepstudy", "spike_counts", "state_space"}
 LONG |= {"bayesian_regression_network", "characters", "deferring_classifier", "digits"}
-LONG |= {"variational_linear_layer"}
+LONG |= {"recurrent_network", "variational_linear_layer"}
 LONG |= {"gp_classification", "hidden_markov", "switching", "topics", "trueskill"}
 
 # By example: start of a line of the output, index of the number after it, value, tolerance. Values

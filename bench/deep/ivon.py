@@ -13,7 +13,7 @@ import optax
 import vijax
 from bench import _report
 from bench.deep.data import Images, mnist
-from bench.deep.models import lenet
+from bench.deep.models import wide_lenet
 from vijax.algorithms import IVON, Gradient, Optimizer
 from vijax.contracts import Batch, Variables
 from vijax.guides import Delta, MeanField
@@ -28,7 +28,7 @@ def _methods(steps: int) -> dict[str, dict[str, Any]]:
     schedule = optax.cosine_decay_schedule(1.0, steps)
     return {
         "AdamW": {"guide": "map", "optimizer": optax.adamw(lambda step: 2e-3 * schedule(step))},
-        "IVON": {"algorithm": IVON(rate=0.1, decay=1 - 5 / steps, schedule=schedule)},
+        "IVON": {"algorithm": IVON(rate=0.3, decay=1 - 5 / steps, schedule=schedule)},
     }
 
 
@@ -40,7 +40,7 @@ def ivon(options: argparse.Namespace) -> list[dict[str, Any]]:
         chosen = np.random.default_rng(seed).permutation(len(images.x))[:_ROWS]
         for name, how in _methods(_STEPS).items():
             posterior = vijax.fit(
-                lenet, images.x[chosen], images.y[chosen], batch_size=_BATCH, num_steps=_STEPS,
+                wide_lenet, images.x[chosen], images.y[chosen], batch_size=_BATCH, num_steps=_STEPS,
                 rng_key=seed, progress_bar=False, **how,
             )  # fmt: skip
             draws = 1 if name == "AdamW" else _DRAWS
@@ -54,8 +54,8 @@ def ivon(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def _step_ratio(images: Images) -> str:
     """Seconds of a step of IVON relative to one of AdamW with point estimates."""
-    arguments, data = split(lenet, (images.x[:_BATCH], images.y[:_BATCH]), {})
-    target, key = build(lenet, arguments), jax.random.key(0)
+    arguments, data = split(wide_lenet, (images.x[:_BATCH], images.y[:_BATCH]), {})
+    target, key = build(wide_lenet, arguments), jax.random.key(0)
     candidates = {}
     for name, algorithm, guide in (
         ("AdamW", Gradient(ELBO(), Optimizer(optax.adamw(2e-3))), Delta()),

@@ -103,6 +103,14 @@ def _pooled(x: jax.Array) -> jax.Array:
 
 
 def lenet(x: jax.Array, y: jax.Array | None = None) -> None:
-    net = vijax.nn.network("net", LeNet)
+    _digit_of(vijax.nn.network("net", LeNet), x, y)
+
+
+def wide_lenet(x: jax.Array, y: jax.Array | None = None) -> None:
+    """With a standard normal prior, under which IVON predicts best on few images."""
+    _digit_of(vijax.nn.network("net", LeNet, prior=dist.Normal(0.0, 1.0)), x, y)
+
+
+def _digit_of(net: Any, x: jax.Array, y: jax.Array | None) -> None:
     with numpyro.plate("rows", x.shape[0]):
         numpyro.sample("y", dist.Categorical(logits=net(x)), obs=y)

@@ -258,3 +258,25 @@ def test_an_evaluation_costs_a_multiplication_per_row_and_weight():
     target = build(model_of(Plain), arguments)
     assert target.network_cost == len(X) * (3 * 4 + 4 + 4 + 1)
     assert target.cost == target.network_cost + target.space.dim
+
+
+def test_a_factory_may_be_an_argument_without_another_compilation():
+    class Wide(nnx.Module):
+        def __init__(self, units, rngs):
+            self.hidden = nnx.Linear(3, units, rngs=rngs)
+            self.out = nnx.Linear(units, 1, rngs=rngs)
+
+        def __call__(self, x):
+            return self.out(jnp.tanh(self.hidden(x)))[:, 0]
+
+    def model(factory, x, y=None):
+        net = vijax.nn.network("net", factory)
+        with numpyro.plate("rows", len(x)):
+            numpyro.sample("y", dist.Normal(net(x), 0.3), obs=y)
+
+    def target(units, rows):
+        partial = functools.partial(model, functools.partial(Wide, units))
+        return build(model, split(partial, (X[rows], Y[rows]), {})[0])
+
+    assert target(4, slice(20)) is target(4, slice(20, 40))
+    assert target(4, slice(20)) is not target(5, slice(20))

@@ -125,8 +125,9 @@ class Arguments:
     @functools.cached_property
     def lookup(self) -> Hashable:
         """A cache key, equal for calls with equal structure, static values, shapes and dtypes."""
+        # what functions and classes refer to is in the digest of the trace
         static = tuple(
-            name if leaf is _HOLE else fingerprint(leaf)
+            name if leaf is _HOLE else fingerprint(leaf, opaque_by_identity=callable(leaf))
             for leaf, name in zip(self.leaves, self.names, strict=True)
         )
         avals = ((name, shape, str(dtype)) for name, (shape, dtype) in self.avals.items())

@@ -276,7 +276,7 @@ def test_a_factory_may_be_an_argument_without_another_compilation():
 
     def target(units, rows):
         partial = functools.partial(model, functools.partial(Wide, units))
-        return build(model, split(partial, (X[rows], Y[rows]), {})[0])
+        return split_and_build(partial, (X[rows], Y[rows]), {}, None)[2]
 
     assert target(4, slice(20)) is target(4, slice(20, 40))
     assert target(4, slice(20)) is not target(5, slice(20))

@@ -38,8 +38,8 @@ def charts(rng, kind):
 
 class Net(nnx.Module):
     def __init__(self, rngs):
-        self.rnn = nnx.RNN(nnx.GRUCell(1, 8, rngs=rngs), rngs=rngs)
-        self.out = nnx.Linear(8, len(KINDS), rngs=rngs)
+        self.rnn = nnx.RNN(nnx.GRUCell(1, 16, rngs=rngs), rngs=rngs)
+        self.out = nnx.Linear(16, len(KINDS), rngs=rngs)
 
     def __call__(self, chart, length):
         state = self.rnn(chart[..., None])
@@ -47,13 +47,13 @@ class Net(nnx.Module):
 
 
 def model(chart, length, kind=None):
-    net = vijax.nn.network("net", Net)
+    net = vijax.nn.network("net", Net, prior=dist.Normal(0.0, 1.0))
     with numpyro.plate("charts", len(chart)):
         numpyro.sample("kind", dist.Categorical(logits=net(chart, length)), obs=kind)
 
 
 def main():
-    steps = 1000 if options(__doc__).short else 4000
+    steps = 1000 if options(__doc__).short else 3000
     rng = np.random.default_rng(0)
     kind, kind_test = rng.integers(6, size=(2, 400))
     posterior = vijax.fit(

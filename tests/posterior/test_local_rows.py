@@ -16,7 +16,7 @@ from vijax import GuideError, ModelError
 from vijax.contracts import Batch, Variables
 from vijax.engine.initialization import origin
 from vijax.engine.problem import Problem
-from vijax.guides import Amortized, resolve
+from vijax.guides import Amortized, AmortizedDiscrete, discrete_guide_sites, resolve
 from vijax.model import split_and_build
 from vijax.posterior import row_evidence
 from vijax.posterior.finish import finish_initial
@@ -34,7 +34,8 @@ WRONG = 0.5 * LOADINGS.T @ POSTERIOR, 1.5 * np.diag(POSTERIOR) ** 0.5
 
 def unfitted(model, guide, *args):
     """The result of a fit that ended before its first step."""
-    arguments, arrays, target = split_and_build(model, args, {}, None, frozenset())
+    sampled = discrete_guide_sites(guide)
+    arguments, arrays, target = split_and_build(model, args, {}, None, sampled)
     guide = resolve(guide, target, model, arguments)
     problem = Problem(model, arguments, target, guide, Batch(arrays), jax.random.key(0))
     params = guide.init(jax.random.key(0), target.space, origin(target.space))
@@ -187,6 +188,14 @@ def test_measures_of_encodings():
     assert known.divergence == pytest.approx(exact.mean())
 
 
+def labeled(x):
+    with numpyro.plate("rows", len(x)):
+        label = numpyro.sample("label", dist.Bernoulli(0.3))
+        z = numpyro.sample("z", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+        loc = z @ LOADINGS + label[..., None]
+        numpyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+
 def coupled(x):
     with numpyro.plate("rows", len(x)):
         z = numpyro.sample("z", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
@@ -201,3 +210,48 @@ def test_what_cannot_be_computed_is_refused():
     shared = vijax.Posterior(unfitted(coupled, Amortized(Linear, "x"), X[:5]))
     with pytest.raises(ModelError, match=r"independent .* got the term 'all'.*outside of plate"):
         shared.log_evidence_rows(num_draws=2)
+    marginalized = vijax.Posterior(unfitted(labeled, Amortized(Linear, "x"), X[:5]))
+    with pytest.raises(ModelError, match=r"no discrete sites that are marginalized.*AmortizedDis"):
+        marginalized.log_evidence_rows(num_draws=2)
+
+
+def standardized(x, loadings):
+    """A model that cannot be run on some of its rows."""
+    factors((x - x.mean(0)) / x.std(0), loadings)
+
+
+@pytest.mark.slow
+def test_rows_that_depend_on_others_are_not_in_blocks(monkeypatch):
+    monkeypatch.setattr(row_evidence, "_HOST_ELEMENTS", 10 * 500)
+    result = unfitted(standardized, Amortized(Linear, "x", init_scale=1.0), X[:60], LOADINGS)
+    found = encoded(result, *WRONG).log_evidence_rows(num_draws=500)
+    scaled = (X[:60] - X[:60].mean(0)) / X[:60].std(0)
+    exact = dist.MultivariateNormal(jnp.zeros(4), COVARIANCE).log_prob(scaled)
+    np.testing.assert_array_less(np.abs(found.values - exact) / found.se, 5)
+
+
+class Logits(nnx.Module):
+    def __init__(self, rngs):
+        self.layer = nnx.Linear(4, 2, rngs=rngs)
+
+    def __call__(self, x):
+        return self.layer(x)
+
+
+def binary(x):
+    with numpyro.plate("rows", len(x)):
+        h = numpyro.sample("h", dist.Bernoulli(0.4).expand([2]).to_event(1))
+        numpyro.sample("x", dist.Normal(h @ LOADINGS, 1.0).to_event(1), obs=x)
+
+
+@pytest.mark.slow
+def test_discrete_latents_of_rows():
+    posterior = vijax.Posterior(unfitted(binary, AmortizedDiscrete(Logits, "x"), X[:60]))
+    found = posterior.log_evidence_rows(num_draws=2000)
+    values = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
+    prior = values.sum(1) * np.log(0.4) + (2 - values.sum(1)) * np.log(0.6)
+    likelihood = dist.Normal((values @ LOADINGS)[:, None], 1.0).log_prob(X[:60]).sum(-1)
+    exact = np.logaddexp.reduce(prior[:, None] + np.asarray(likelihood))
+    np.testing.assert_array_less(np.abs(found.values - exact) / found.se, 5)
+    with pytest.raises(GuideError, match="expected continuous latents"):
+        posterior.latents()

@@ -23,11 +23,11 @@ from vijax.contracts import (
     Target,
     TermInfo,
 )
-from vijax.model import BatchRequest, build
+from vijax.model import BatchRequest, build, check_batches
 from vijax.posterior import condition
 from vijax.posterior.requirements import require_data
 from vijax.posterior.result import FitResult
-from vijax.runtime.errors import ArgumentError, GuideError, ModelError
+from vijax.runtime.errors import GuideError, ModelError
 
 
 class LocalParts(NamedTuple):
@@ -75,11 +75,14 @@ class LocalRows:
             return result.target
         sampled = frozenset(result.target.space.discrete.names)
         axes = request.axes if isinstance(request, BatchRequest) else ()
+        rows = BatchRequest(((self.plate, min(size, self.num_rows)),), axes)
         try:
-            rows = BatchRequest(((self.plate, min(size, self.num_rows)),), axes)
-            return build(result.model, result.arguments, rows, sampled)
-        except ArgumentError:  # arrays with several axes of the length of the plate
+            target = build(result.model, result.arguments, rows, sampled)
+            if target.subsampled and request is None:  # fits on minibatches have checked it
+                check_batches(target, result.batch, result.variables.model, result.mutable)
+        except ModelError:  # axes are ambiguous, or terms of a row depend on other rows
             return build(result.model, result.arguments, None, sampled)
+        return target
 
     def batch(self, target: Target, rows: np.ndarray) -> Batch:
         """The data of some rows."""
@@ -141,6 +144,12 @@ def _amortized(result: FitResult) -> list[Part]:
 
 def _check_independent(result: FitResult, what: str, plate: str, local: set[str]) -> None:
     """Checks that every term with latents of a row belongs to one row."""
+    if result.target.marginalized.sizes:  # whose density is one term of all rows
+        raise ModelError(
+            f"{what}: expected no discrete sites that are marginalized, got "
+            f"{list(result.target.marginalized.sizes)}. Write a mixture distribution in their "
+            "place (dist.MixtureSameFamily), or infer them by guides.AmortizedDiscrete."
+        )
     for name, term in result.target.term_info(result.batch).items():
         if term.parents & local and plate not in {one.name for one in term.plates}:
             raise ModelError(

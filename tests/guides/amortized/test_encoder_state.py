@@ -45,6 +45,7 @@ def problem(model, guide):
     return Problem(model, arguments, target, guide, Batch(arrays), jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_running_statistics_are_those_of_the_batches():
     """Of the inputs themselves, so that they are known; unlike weights they take no step."""
     one = problem(hierarchy, GUIDE)

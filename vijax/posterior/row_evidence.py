@@ -66,7 +66,10 @@ def log_evidence_rows(
     # draws of latents that rows share make their errors dependent
     mean_se = by_draw.std(ddof=1) / num_draws**0.5 / len(values) if num_draws > 1 else math.inf
     mean_se = float(mean_se) if np.isfinite(values).all() else math.inf
-    return RowEvidence(values, se, ess, float(values.mean()), mean_se, float(-np.mean(se**2) / 2))
+    mean, bias = float(values.mean()), float(-np.mean(se**2) / 2)
+    eps = np.finfo(jax.dtypes.canonicalize_dtype(float)).eps  # densities are rounded
+    se = np.hypot(se, eps * np.abs(values))
+    return RowEvidence(values, se, ess, mean, math.hypot(mean_se, eps * mean), bias)
 
 
 def _blocks(rows: LocalRows, key: Array, num_draws: int) -> Any:

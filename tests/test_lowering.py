@@ -195,7 +195,8 @@ def use(posterior, *args):
 
 OBJECTIVES = {
     "ELBO": [objectives.ELBO(2, estimator=name) for name in ("entropy", "stl", "plain")]
-    + [objectives.ELBO(2, draws=name) for name in ("latin_hypercube", "sobol")],
+    + [objectives.ELBO(2, draws=name) for name in ("latin_hypercube", "sobol")]
+    + [objectives.ELBO(beta=0.5)],
     "IWAE": [objectives.IWAE(2), objectives.IWAE(2, "plain")],
     "Renyi": [objectives.Renyi(num_particles=2)],
     "CUBO": [objectives.CUBO(num_particles=2)],
@@ -288,6 +289,8 @@ def minibatches():
     rows = data(12)
     amortized = step(hierarchy, rows, guide=AMORTIZED, **BATCHES)
     amortized.at(data(3)).sample(10)
+    amortized.log_evidence_rows(num_draws=2)
+    amortized.latents()
     mesh = jax.make_mesh((1,), ("rows",))
     fitted = step(hierarchy, rows, guide=BY_ROW, init=amortized, mesh=mesh, **BATCHES)
     steps, loop = fitted._result.engine.steps, fitted._result.run.loop
@@ -406,7 +409,9 @@ PARTS = {
         "_differences",
         "_draw",
         "_draw_block",
+        "_encodings",
         "_initial_params",
+        "_log_weights",
         "_replicated_variables_on_rows",
         "_row_params",
         "init_loop",

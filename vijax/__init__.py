@@ -20,9 +20,11 @@ from vijax.fitting.fit import fit
 from vijax.model import from_log_density
 from vijax.posterior.compare import compare
 from vijax.posterior.conformal import Conformal, conformal
+from vijax.posterior.latents import Latents
 from vijax.posterior.load import load
 from vijax.posterior.posterior import Posterior
 from vijax.posterior.prior import Prior, prior
+from vijax.posterior.row_evidence import RowEvidence
 from vijax.posterior.serving import Predictor, load_predictor
 from vijax.posterior.stack import stack
 from vijax.posterior.uncertainty import Uncertainty
@@ -40,11 +42,13 @@ __all__ = [
     "Conformal",
     "ExpectationPropagation",
     "GuideError",
+    "Latents",
     "ModelError",
     "OutOfMemoryError",
     "Posterior",
     "Predictor",
     "Prior",
+    "RowEvidence",
     "Scores",
     "Summary",
     "Uncertainty",

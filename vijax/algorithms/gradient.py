@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from vijax.algorithms.encoder_statistics import with_statistics
 from vijax.contracts import (
     Algorithm,
     Axes,
@@ -22,6 +23,7 @@ from vijax.contracts import (
     NonElboObjective,
     Objective,
     PyTree,
+    ScheduledObjective,
     Target,
     Variables,
 )
@@ -119,7 +121,21 @@ class Gradient(Algorithm):
 
     @property
     def maximizes_elbo(self) -> bool:
-        return not isinstance(self.objective, NonElboObjective)
+        objective = self.objective
+        other = isinstance(objective, ScheduledObjective) and not objective.has_elbo_optimum
+        return not (other or isinstance(objective, NonElboObjective))
+
+    @property
+    def scheduled(self) -> bool:
+        return isinstance(self.objective, ScheduledObjective) and self.objective.scheduled
+
+    def for_fit(self, num_steps: int | None, guide: Guide) -> Gradient:
+        if self.scheduled and num_steps is None:
+            raise ValueError(
+                f"num_steps: expected a number of steps with the schedule of {self.objective!r}, "
+                "got None. Let the schedule end at 1 some time before."
+            )
+        return self
 
     def init(
         self,
@@ -180,6 +196,8 @@ class Gradient(Algorithm):
         )
         update = jax.tree.map(lambda u: state.step_size.astype(u.dtype) * u, update)
         variables = optax.apply_updates(state.variables, update)
+        params = with_statistics(guide, variables.guide, state.variables.guide, target.space, batch)
+        variables = variables._replace(guide=params)
         state = state._replace(variables=variables, mutable=mutable, optimizer=optimizer)
         return state, Info(loss)
 

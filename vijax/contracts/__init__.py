@@ -47,6 +47,7 @@ from vijax.contracts.objective import (
     LossContext,
     NonElboObjective,
     Objective,
+    ScheduledObjective,
 )
 from vijax.contracts.rows import Block, Blocks, Data, RowSource
 from vijax.contracts.solver import SiteSummary, Solution, Solver
@@ -94,6 +95,7 @@ __all__ = [
     "PyTree",
     "RowGuide",
     "RowSource",
+    "ScheduledObjective",
     "Site",
     "SiteSummary",
     "Solution",

@@ -28,6 +28,14 @@ class Algorithm(abc.ABC):
         return True
 
     @property
+    def scheduled(self) -> bool:
+        """Whether its loss depends on the number of the step, see `ScheduledObjective`.
+
+        No loss is then an estimate of the ELBO, and its step size is not reduced on the way.
+        """
+        return False
+
+    @property
     def collects(self) -> bool:
         """Whether its variables are statistics of iterates at a constant step size.
 

@@ -242,6 +242,17 @@ class AmortizedGuide(DensityGuide):
     def row_params(self, params: PyTree, space: Space, batch: Batch) -> PyTree:
         """The parameters of `row_guide` for the distribution of the rows in use."""
 
+    @property
+    def has_statistics(self) -> bool:
+        """Whether the network has running statistics of batches, which steps have to update."""
+        return False
+
+    def updated_statistics(
+        self, params: PyTree, before: PyTree, space: Space, batch: Batch
+    ) -> PyTree:
+        """The parameters after a step with running statistics updated; `before` are those of it."""
+        return params
+
 
 class MixtureGuide(DensityGuide):
     """A mixture `q = sum_k w_k q_k` that can be drawn from component by component."""

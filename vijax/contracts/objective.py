@@ -51,6 +51,23 @@ class NonElboObjective:
     """
 
 
+class ScheduledObjective(abc.ABC):
+    """An objective that may be the ELBO with other weights of its parts."""
+
+    @property
+    @abc.abstractmethod
+    def scheduled(self) -> bool:
+        """Whether weights depend on the number of the step, `Batch.step`.
+
+        Such a loss is no estimate of the ELBO, which it becomes in the course of a fit.
+        """
+
+    @property
+    @abc.abstractmethod
+    def has_elbo_optimum(self) -> bool:
+        """Whether its optimum, at the end of a schedule, is that of the ELBO."""
+
+
 class ControlVariateObjective(abc.ABC):
     """An objective whose gradient estimator has control variates with learned parameters.
 

@@ -43,6 +43,7 @@ class Batch(NamedTuple):
             `vijax.runtime.network_run`; `None` elsewhere.
         linearized: by site, the unconstrained weights around which networks are linearized, as they
             are in the predictions of some guides, see `Guide.linearized_at`.
+        step: the number of the step of a fit, for schedules; `None` elsewhere.
     """
 
     data: dict[str, Array]
@@ -52,6 +53,7 @@ class Batch(NamedTuple):
     fetched: dict[str, Array] = {}
     noise: Noise | None = None
     linearized: dict[str, Array] = {}
+    step: Array | None = None
 
 
 class Variables(NamedTuple):

@@ -185,7 +185,7 @@ def run_steps(
         full, losses = carry
         rows = jax.tree.map(lambda values: values[t % len(values)], (table.index, table.fetched))
         index, fetched = target.devices.shard_batch(rows)
-        step_batch = batch._replace(index=index, fetched=fetched)
+        step_batch = batch._replace(index=index, fetched=fetched, step=t)
         before = take_packed(full, state_axes, step_batch.index) if row_params else full
         step_key = jax.random.fold_in(key, t)
         state, info = algorithm.step(before, step_key, target.on_batch, guide, step_batch)

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 from vijax.algorithms import IVON, Adam, Gradient, NaturalGradient, Optimizer, StochasticVI
+from vijax.algorithms.encoder_statistics import has_statistics
 from vijax.auto.candidate import Candidate, StartingPoint, unassessed
 from vijax.auto.history import Attempt
 from vijax.auto.minibatch import refinement_stages
@@ -47,6 +48,7 @@ from vijax.objectives import ELBO
 from vijax.posterior.finish import finish_candidate, finish_initial, finish_run, finish_solution
 from vijax.posterior.result import FitResult
 from vijax.runtime.deadline import keep_answer, partial_results, time_is_up
+from vijax.runtime.errors import GuideError
 from vijax.runtime.interrupt import defer_interrupt
 from vijax.runtime.keys import fold_in
 from vijax.runtime.progress import advance, stage
@@ -262,11 +264,18 @@ def _engine(start: FitStart, options: GradientOptions) -> Engine:
             precision=options.precision,
         )
     algorithm = algorithm.for_fit(options.num_steps, problem.guide)
+    state = (problem.guide, variables.guide, problem.target.space)
+    if has_statistics(*state) and not isinstance(algorithm, Gradient):
+        raise GuideError(
+            "algorithm: expected 'gradient' with running statistics (BatchNorm) in the encoder, "
+            f"got {algorithm!r}, which does not update them. Use LayerNorm or GroupNorm there."
+        )
     return Engine(
         problem,
         algorithm,
         rule=_rule(problem, variables, algorithm),
-        anneal=not algorithm.collects and (options.optimizer is None or options.num_steps is None),
+        anneal=not (algorithm.collects or algorithm.scheduled)
+        and (options.optimizer is None or options.num_steps is None),
         reordered=plates_to_reorder(problem, algorithm, variables, start.mutable),
     )
 

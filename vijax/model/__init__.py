@@ -8,7 +8,12 @@ from vijax.model.index_checks import check_indices
 from vijax.model.init_strategies import init_strategy
 from vijax.model.log_density import from_log_density
 from vijax.model.minibatch.additivity import check_batches
-from vijax.model.minibatch.subsampling import batch_request, check_sources, fetch
+from vijax.model.minibatch.subsampling import (
+    BatchRequest,
+    batch_request,
+    check_sources,
+    fetch,
+)
 from vijax.model.nuts import run_nuts
 from vijax.model.predictive import predictive_program
 from vijax.model.prior import build_prior
@@ -30,6 +35,7 @@ from vijax.model.tracing.arguments import (
 
 __all__ = [
     "Arguments",
+    "BatchRequest",
     "Call",
     "Growing",
     "ModelCall",

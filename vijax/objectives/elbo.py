@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import jax
@@ -23,8 +24,15 @@ from vijax.contracts import (
     Part,
     Position,
     PyTree,
+    ScheduledObjective,
     Terms,
     Variables,
+)
+from vijax.objectives.divergence_weight import (
+    Schedule,
+    checked_weight,
+    weight_at,
+    weighted_target,
 )
 from vijax.objectives.estimators.discrete import Estimator as DiscreteEstimator
 from vijax.objectives.estimators.discrete import (
@@ -49,7 +57,7 @@ Estimator = Literal["auto", "entropy", "stl", "plain"]
 
 
 @dataclasses.dataclass(frozen=True)
-class ELBO(ControlVariateObjective):
+class ELBO(ControlVariateObjective, ScheduledObjective):
     """Negative evidence lower bound, `-E_q[log p(x, z) - log q(z)]`, by reparameterized draws.
 
     All estimators have the same expectation and differ in the variance of their gradients:
@@ -76,6 +84,13 @@ class ELBO(ControlVariateObjective):
             reparameterized by standard normals (`NormalNoiseGuide`: Gaussian, flow and amortized
             guides). Source: Quasi-Monte Carlo variational inference, Buchholz, Wenzel, Mandt,
             2018.
+        beta: weight of the divergence from the prior, `-E_q[log p(x | z)] + beta KL(q || p(z))`: a
+            number, or a function of the step such as an optax schedule, which needs `num_steps=`
+            and should end at 1 (against posterior collapse: annealing, or cycles by
+            `optax.join_schedules`). `losses` of the fit have that weight; the ELBO of its posterior
+            never has, and with a schedule the iterates of the largest ELBO are returned. Sources:
+            Generating Sentences from a Continuous Space, Bowman et al., 2016; Cyclical Annealing
+            Schedule, Fu et al., 2019; beta-VAE, Higgins et al., 2017.
 
     Raises:
         GuideError: on use, if the guide lacks what the estimator or the draws require.
@@ -85,6 +100,7 @@ class ELBO(ControlVariateObjective):
     estimator: Estimator = "auto"
     discrete: str | DiscreteEstimator = "auto"
     draws: Draws = "independent"
+    beta: float | Schedule | Callable[[Any], Any] = 1.0
 
     def __post_init__(self) -> None:
         check_num(self.num_particles)
@@ -102,6 +118,15 @@ class ELBO(ControlVariateObjective):
                 f"estimator: expected one of {list(get_args(Estimator))}, got {self.estimator!r}."
             )
         check_discrete(self.discrete)
+        object.__setattr__(self, "beta", checked_weight(self.beta))
+
+    @property
+    def scheduled(self) -> bool:
+        return isinstance(self.beta, Schedule)
+
+    @property
+    def has_elbo_optimum(self) -> bool:
+        return self.scheduled or self.beta == 1.0
 
     def init_control_params(self, context: LossContext) -> PyTree:
         space = context.target.space.discrete
@@ -120,6 +145,9 @@ class ELBO(ControlVariateObjective):
         key, guide = context.key, context.guide
         if isinstance(guide, EnsembleGuide):
             return self._of_members(guide, variables, context)
+        weight: Any = None
+        if self.beta != 1.0:
+            weight, context = self._weighted(context)
 
         def particle(key: Array, noise: Any) -> tuple[Array, dict[str, PyTree]]:
             if isinstance(guide, MixtureGuide) and self.estimator == "auto":
@@ -133,7 +161,7 @@ class ELBO(ControlVariateObjective):
                 # log p is not that of the draw alone, and cancels no part of its log q
                 batch = batch._replace(noise=guide.weight_noise(*part[1:]))
             log_p, after = context.target.evaluate(draw.z, batch, variables.model, context.mutable)
-            return log_q - log_p, after
+            return (log_q if weight is None else weight * log_q) - log_p, after
 
         if self.num_particles == 1:
             return particle(key, key)
@@ -141,6 +169,16 @@ class ELBO(ControlVariateObjective):
         noise = devices.shard_particles(self._noise(keys, key, variables, context))
         losses, states = jax.vmap(particle)(devices.shard_particles(keys), noise)
         return jnp.mean(losses), jax.tree.map(merge_mutable, states)
+
+    def _weighted(self, context: LossContext) -> tuple[Any, LossContext]:
+        """The weight of the divergence in this step, and the context with that of the priors."""
+        if isinstance(context.guide, MixtureGuide) and self.estimator == "auto":
+            raise GuideError(
+                f"beta: expected a guide that is no mixture, got {context.guide!r}. Use Tempered."
+            )
+        assert not callable(self.beta)
+        weight = weight_at(self.beta, context.batch)
+        return weight, context._replace(target=weighted_target(context.target, weight))
 
     def _of_members(
         self, guide: EnsembleGuide, variables: Variables, context: LossContext

@@ -13,6 +13,7 @@ from vijax.contracts import (
     LossContext,
     Objective,
     PyTree,
+    ScheduledObjective,
     Terms,
     Variables,
 )
@@ -20,7 +21,7 @@ from vijax.objectives.elbo import ELBO
 
 
 @dataclasses.dataclass(frozen=True)
-class Tempered(ControlVariateObjective):
+class Tempered(ControlVariateObjective, ScheduledObjective):
     """An objective for the tempered target `p(x, z)^temperature`, which connects separate modes.
 
     One temperature per phase, and 1, the target itself, after the last. A phase ends when the fit
@@ -40,6 +41,15 @@ class Tempered(ControlVariateObjective):
             raise ValueError(
                 f"temperatures: expected numbers above 0 and at most 1, got {self.temperatures}."
             )
+
+    @property
+    def scheduled(self) -> bool:
+        return isinstance(self.objective, ScheduledObjective) and self.objective.scheduled
+
+    @property
+    def has_elbo_optimum(self) -> bool:
+        wrapped = self.objective
+        return not isinstance(wrapped, ScheduledObjective) or wrapped.has_elbo_optimum
 
     def init_control_params(self, context: LossContext) -> PyTree:
         wrapped = self.objective

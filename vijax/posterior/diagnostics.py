@@ -15,6 +15,7 @@ from vijax.diagnostics.predictions import Predictions
 from vijax.objectives.describe import describe_gradients
 from vijax.posterior.label_switching import advice, remarks
 from vijax.posterior.labels import coordinate_labels
+from vijax.posterior.latents import Latents, latents_of_fit
 from vijax.posterior.result import FitResult
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class FitDiagnostics:
         num_modes: separate modes found, the one that the guide covers included.
         more_modes: whether the search for modes reached its limit while still finding new ones.
         predictions: of rows that were held out (`fit(..., holdout=)`); `None` if there were none.
+        latents: how much the latents that an amortized guide infers are used, of rows in memory.
         data_warnings: what the precision of the device loses of the data, in words.
         marginalized: number of values of each discrete site that is marginalized exactly.
         discrete: number of values of each discrete site in the guide, 0 if countably many.
@@ -125,6 +127,7 @@ class FitDiagnostics:
     num_modes: int
     more_modes: bool
     predictions: Predictions | None
+    latents: Latents | None
     data_warnings: tuple[str, ...]
     marginalized: dict[str, int]
     discrete: dict[str, int]
@@ -177,6 +180,7 @@ def fit_diagnostics(result: FitResult) -> FitDiagnostics:
         num_modes=found.num_modes,
         more_modes=bool(found.more_modes),
         predictions=found.predictions,
+        latents=latents_of_fit(result),
         data_warnings=found.data_warnings,
         marginalized=dict(target.marginalized.sizes),
         discrete={site.name: site.cardinality or 0 for site in target.space.discrete.sites},

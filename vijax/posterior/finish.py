@@ -88,7 +88,8 @@ def finish_run(
         engine=engine.without_cache(),
         run=run,
     )
-    elbos = -run.losses[-_RECENT:, restart] if engine.algorithm.maximizes_elbo else np.zeros(0)
+    estimates = engine.algorithm.maximizes_elbo and not engine.algorithm.scheduled
+    elbos = -run.losses[-_RECENT:, restart] if estimates else np.zeros(0)
     without = assess_elbos(elbos, converged, run.nonfinite_steps)
     before = found._asdict()
     if not complete:

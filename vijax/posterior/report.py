@@ -9,6 +9,7 @@ from typing import Any
 
 from vijax.posterior import html
 from vijax.posterior.diagnostics import FitDiagnostics
+from vijax.posterior.latents import REMEDIES
 from vijax.posterior.table import table
 
 _MAX_ROWS = 10  # coordinates in the table
@@ -97,6 +98,10 @@ def _facts(found: FitDiagnostics) -> Iterator[tuple[str, str]]:
     if not math.isnan(found.ep_log_evidence):
         value = f"{found.ep_log_evidence:.4f} nats, an approximation and not a bound"
         yield "log evidence by expectation propagation", value
+    if found.latents is not None:
+        yield "latents", str(found.latents)
+        if found.latents.collapsed:
+            yield "       ", REMEDIES
     if found.marginalized:
         sites = ", ".join(f"{name} ({num} values)" for name, num in found.marginalized.items())
         yield "discrete sites, marginalized exactly", sites

@@ -28,8 +28,10 @@ from vijax.guides.amortized.encoder import (
     Inputs,
     check_encoder,
     encode,
+    has_statistics,
     init_encoder,
     single_plate_level,
+    updated_statistics,
 )
 from vijax.guides.checks import require_positive
 from vijax.guides.location_scale.gaussian_density import LOG_2PI
@@ -65,9 +67,9 @@ class Amortized(AmortizedGuide, RowGuide, MeanFieldGuide, NormalNoiseGuide):
         encoder: `rngs -> module`, a function that returns a `flax.nnx` module. The module maps the
             inputs, `(rows, ...)` each, to `(rows, 2 width)`, where `width` is the number of
             unconstrained coordinates in a row, sites in order: all locations, then all log scales.
-            A class, or a function defined once: guides with equal functions are equal. Only
-            `nnx.Param` is fitted; modules with other state, such as dropout or batch
-            normalization, raise an error.
+            A class, or a function defined once: guides with equal functions are equal. Dropout
+            (`nnx.Dropout`, with one mask for all draws of a step) is on in gradient steps only, in
+            which `nnx.BatchNorm` has the statistics of the batch, and elsewhere running ones.
         inputs: name or names of the array arguments whose rows are the encoder's inputs, in order.
             With missing values, include the mask.
         init_scale: standard deviation of every coordinate at the start.
@@ -117,6 +119,16 @@ class Amortized(AmortizedGuide, RowGuide, MeanFieldGuide, NormalNoiseGuide):
         self, params: AmortizedParams, space: Space, z: Position, batch: Batch
     ) -> dict[str, Array]:
         return join_levels(space, [self._log_probs(params, space, z, batch)])
+
+    @property
+    def has_statistics(self) -> bool:
+        return has_statistics(self.encoder)
+
+    def updated_statistics(
+        self, params: AmortizedParams, before: AmortizedParams, space: Space, batch: Batch
+    ) -> AmortizedParams:
+        state = (params.encoder, before.encoder, self.inputs, self._level(space), batch)
+        return params._replace(encoder=updated_statistics(self.encoder, *state))
 
     @property
     def row_guide(self) -> MeanField:

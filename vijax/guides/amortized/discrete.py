@@ -20,8 +20,10 @@ from vijax.guides.amortized.encoder import (
     Inputs,
     check_encoder,
     encode,
+    has_statistics,
     init_encoder,
     single_plate_level,
+    updated_statistics,
 )
 from vijax.guides.checks import require_discrete
 from vijax.guides.discrete import Discrete, IndependentDiscrete, initial_distribution
@@ -119,6 +121,26 @@ class AmortizedDiscrete(AmortizedGuide, IndependentDiscrete):
                 count = _count_distribution(entries, params.counts[site.name])
                 found[site.name] = DiscretizedLogistic(*(jnp.moveaxis(a, 0, axis) for a in count))
         return found
+
+    @property
+    def has_statistics(self) -> bool:
+        return has_statistics(self.encoder)
+
+    def updated_statistics(
+        self,
+        params: AmortizedDiscreteParams,
+        before: AmortizedDiscreteParams,
+        space: Space,
+        batch: Batch,
+    ) -> AmortizedDiscreteParams:
+        state = (
+            params.encoder,
+            before.encoder,
+            self.inputs,
+            single_plate_level(space, _NAME),
+            batch,
+        )
+        return params._replace(encoder=updated_statistics(self.encoder, *state))
 
     @property
     def row_guide(self) -> Discrete:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -15,6 +16,8 @@ from vijax.runtime.errors import GuideError, mismatch
 
 Encoder = _networks.ModuleFactory
 Inputs = str | tuple[str, ...]
+
+_DROPOUT = 0xD209  # seed of masks
 
 
 def check_encoder(encoder: Any) -> None:
@@ -35,7 +38,7 @@ def init_encoder(encoder: Encoder, key: Array) -> PyTree:
     """Random initial parameters, by the module's initializers.
 
     Raises:
-        GuideError: the module has state other than `nnx.Param`.
+        GuideError: the module has state other than weights, running statistics and dropout.
     """
     return _networks.init(encoder, key, "encoder")
 
@@ -45,26 +48,69 @@ def encode(
 ) -> Array:
     """The network's outputs for every row in use, `(rows, width)`.
 
+    In a step of a fit dropout is on, with one mask for all draws, and `nnx.BatchNorm` has the
+    statistics of the rows in use; elsewhere its running statistics.
+
     Raises:
         GuideError: an input is not an array with these rows, or the outputs have another shape.
     """
-    return encode_rows(encoder, params, input_rows(inputs, level, batch), level, width)
+    rows = input_rows(inputs, level, batch)
+    return encode_rows(encoder, params, rows, level, width, training_key(batch))
 
 
 def encode_rows(
-    encoder: Encoder, params: PyTree, rows: Sequence[PyTree], level: Level, width: int
+    encoder: Encoder,
+    params: PyTree,
+    rows: Sequence[PyTree],
+    level: Level,
+    width: int,
+    training: Array | None,
 ) -> Array:
     """The network's outputs given its arguments, `(rows, width)`.
 
     Raises:
         GuideError: they have another shape.
     """
-    outputs = _networks.apply(encoder, params, *rows)
+    outputs = _networks.apply(encoder, params, *rows, training=training)
     expected = (level.rows, width)
     if jnp.shape(outputs) != expected:
         what = f"encoder's outputs for sites {[site.name for site in level.sites]}"
         raise GuideError(mismatch(what, f"shape {expected}", f"{jnp.shape(outputs)}"))
     return outputs
+
+
+def has_statistics(encoder: Encoder) -> bool:
+    """Whether the network has running statistics of batches."""
+    return _networks.has_statistics(encoder)
+
+
+def updated_statistics(
+    encoder: Encoder, params: PyTree, before: PyTree, inputs: Inputs, level: Level, batch: Batch
+) -> PyTree:
+    """The parameters after a step, running statistics updated by the rows of the step.
+
+    Args:
+        encoder: the network.
+        params: its parameters after the step.
+        before: those before it, with which the rows were encoded.
+        inputs: as for `encode`.
+        level: the rows.
+        batch: the data of the step.
+    """
+    key = training_key(batch)
+    if not isinstance(before, _networks.WithStatistics) or key is None:
+        return params
+    rows = input_rows(inputs, level, batch)
+    return params._replace(
+        statistics=_networks.with_statistics(encoder, before, *rows, training=key)
+    )
+
+
+def training_key(batch: Batch) -> Array | None:
+    """The key of dropout in a step of a fit; `None` elsewhere."""
+    if batch.step is None:
+        return None
+    return jax.random.fold_in(jax.random.key(_DROPOUT), batch.step)
 
 
 def single_plate_level(space: Space, guide: str) -> Level:

@@ -29,9 +29,11 @@ from vijax.guides.amortized.encoder import (
     Inputs,
     check_encoder,
     encode_rows,
+    has_statistics,
     init_encoder,
     input_rows,
     single_plate_level,
+    training_key,
 )
 from vijax.guides.checks import require_positive
 from vijax.guides.location_scale.mean_field import MeanField, MeanFieldParams
@@ -72,7 +74,8 @@ class TopDown(AmortizedGuide, RowGuide, NormalNoiseGuide):
 
     Raises:
         GuideError: on use, if the sites are not those of `encoders`, or not in one plate, an input
-            is not an array with its rows, or outputs have another shape.
+            is not an array with its rows, outputs have another shape, or a network has running
+            statistics of batches. Dropout is as in `Amortized`.
     """
 
     encoders: Mapping[str, Encoder] | tuple[tuple[str, Encoder], ...]
@@ -92,6 +95,12 @@ class TopDown(AmortizedGuide, RowGuide, NormalNoiseGuide):
     def init(
         self, key: Array, space: Space, location: Position, batch: Batch | None = None
     ) -> TopDownParams:
+        networks_in_use = [encoder for _, encoder in self._levels]
+        networks_in_use += [] if self.features is None else [self.features]
+        if any(map(has_statistics, networks_in_use)):
+            raise GuideError(
+                "encoders: expected no running statistics, got an nnx.BatchNorm. Use nnx.LayerNorm."
+            )
         keys = jax.random.split(key, 1 + len(self.encoders))
         widths = self._widths(space)
         found = {
@@ -173,15 +182,16 @@ class TopDown(AmortizedGuide, RowGuide, NormalNoiseGuide):
         The networks see the values of the sites above.
         """
         level, widths = single_plate_level(space, "TopDown"), self._widths(space)
-        rows = input_rows(self.inputs, level, batch)
+        rows, training = input_rows(self.inputs, level, batch), training_key(batch)
         if self.features is not None:
-            rows = [networks.apply(self.features, params.features, *rows)]
+            rows = [networks.apply(self.features, params.features, *rows, training=training)]
         values: dict[str, Array] = {}
         gaussians: dict[str, _Gaussian] = {}
         for name, encoder in self._levels:
             own = params.levels[name]
             arguments = [*rows, *values.values()]
-            outputs = encode_rows(encoder, own.encoder, arguments, level, 2 * widths[name])
+            width = 2 * widths[name]
+            outputs = encode_rows(encoder, own.encoder, arguments, level, width, training)
             loc, log_scale = jnp.split(outputs, 2, axis=1)
             gaussians[name] = loc, own.gate * log_scale + math.log(self.init_scale)
             values[name] = value(name, gaussians[name])

@@ -42,4 +42,5 @@ class Delta(Guide):
         return DeltaParams(axes)
 
     def draw(self, params: DeltaParams, space: Space, key: Array, batch: Batch) -> Draw:
-        return Draw(dict(params.loc), jnp.zeros((), jnp.result_type(*params.loc.values())))
+        dtypes = [*params.loc.values()] or [float]  # a model may have parameters only
+        return Draw(dict(params.loc), jnp.zeros((), jnp.result_type(*dtypes)))

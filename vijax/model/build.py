@@ -49,7 +49,9 @@ from vijax.model.tracing.sites import (
     is_enumerated,
     is_subsampled,
     latents,
+    site_plates,
 )
+from vijax.model.tracing.sites import bounds as bounds_of
 from vijax.model.tracing.term_dependence import term_info, term_plates
 from vijax.model.tracing.wrappers import base_distribution
 from vijax.runtime.errors import ModelError
@@ -166,9 +168,10 @@ def _target(traced: TracedModel, analysis: Analysis, request: BatchRequest | Non
         as_site(name, s, trace, r.z).on_rows({} if whole else sizes)
         for name, s, r in latents(trace)
     )
-    if not traced.sites:
+    bounds = _bounds(trace)
+    params = [name for name, site in trace.items() if site["type"] == "param"]
+    if not traced.sites and not (bounds and params):
         name = getattr(traced.model, "__name__", type(traced.model).__name__)
-        params = [name for name, site in trace.items() if site["type"] == "param"]
         if params:
             raise ModelError(
                 f"model {name!r}: expected a latent numpyro.sample site, got param sites {params} "
@@ -181,7 +184,7 @@ def _target(traced: TracedModel, analysis: Analysis, request: BatchRequest | Non
         )
     traced.shared_priors = shared_priors(trace)
     space = Space(traced.sites)
-    if not any(site.size for site in space.sites):
+    if not any(site.size for site in space.sites) and not bounds:
         raise ModelError(
             f"site {space.names[0]!r}: expected a latent with entries in the model, got shape "
             f"{space.sites[0].shape}, and no other latent has any. There is nothing to infer."
@@ -192,6 +195,11 @@ def _target(traced: TracedModel, analysis: Analysis, request: BatchRequest | Non
         traced.marginalization = plan_marginalization(
             traced.trace, trace, space, traced.arguments.abstract()
         )
+    if bounds and traced.plan.variables:
+        raise ModelError(
+            f"site {next(iter(bounds))!r}: expected no discrete latent beside a stochastic bound, "
+            f"which cannot be marginalized, got {[*traced.plan.variables]}."
+        )
     num_values = {name: variable.size for name, variable in traced.plan.variables.items()}
     entries = 0 if traced.marginalization is None else traced.marginalization.entries
     return Target(
@@ -201,6 +209,23 @@ def _target(traced: TracedModel, analysis: Analysis, request: BatchRequest | Non
         subsampling=Subsampling(plates, request, traced.subsampler.axes, whole),
         marginalized=Marginalized(num_values, entries),
     )
+
+
+def _bounds(trace: Trace) -> dict[str, bool]:
+    """The sites that are stochastic bounds.
+
+    Raises:
+        ModelError: one is not in a plate, so that no batch of rows has its expectation.
+    """
+    found = bounds_of(trace)
+    for name in found:
+        if len(site_plates(trace[name], trace)) != 1:
+            raise ModelError(
+                f"site {name!r}: expected it to be in one plate, that of the rows, got "
+                f"{len(site_plates(trace[name], trace))}. Write `with numpyro.plate('rows', "
+                "len(x)):` around it."
+            )
+    return found
 
 
 def functions_of(traced: TracedModel, space: Space, trace: Trace) -> Functions:
@@ -242,6 +267,7 @@ def _structure(traced: TracedModel, analysis: Analysis, space: Space) -> Structu
         dims=dims(analysis.trace),
         hierarchical=tuple(name for name in analysis.hierarchical if name not in specs),
         location_scale=tuple(name for name in analysis.location_scale if name not in specs),
+        bounds=bounds_of(analysis.trace),
         sequential=analysis.sequential,
         differentiable=analysis.differentiable,
         priors=_priors(analysis, space),

@@ -16,6 +16,7 @@ from vijax.posterior.requirements import (
     require_all_rows,
     require_density,
     require_guide_data,
+    require_log_density,
 )
 from vijax.posterior.result import FitResult
 from vijax.runtime.blockwise import Arrays
@@ -74,6 +75,7 @@ def _proposals_as_fitted(
     result: FitResult, key: Array, num_draws: int, fresh: bool
 ) -> tuple[Draws, Importance]:
     """`proposals` as they are, with the labels that the guide gave them."""
+    require_log_density(result, "importance weights")
     assessment = result.assessment
     stored = result.missing and not (fresh and result.data is not None)
     if stored and assessment.importance is not None:

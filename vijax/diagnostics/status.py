@@ -7,8 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from vijax.diagnostics.chain_check import ChainCheck
 from vijax.diagnostics.bound_status import diagnose_bounds
+from vijax.diagnostics.chain_check import ChainCheck
 from vijax.diagnostics.diagnosis import Diagnosis, Diagnostics, Status
 from vijax.diagnostics.enumeration import Comparison
 from vijax.diagnostics.failure_advice import with_advice

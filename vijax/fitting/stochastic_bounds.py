@@ -36,7 +36,10 @@ def check_stochastic_bounds(target: Target, guide: Guide, algorithm: Any, object
     if isinstance(algorithm, Solver):
         expected = f"stochastic gradients, algorithm='gradient', for a model {what}"
         raise ModelError(mismatch("algorithm", expected, repr(algorithm)))
-    if isinstance(guide, ParticleGuide | BoundConjugate) or guide.point_guide(target.space) != guide:
+    if (
+        isinstance(guide, ParticleGuide | BoundConjugate)
+        or guide.point_guide(target.space) != guide
+    ):
         expected = f"a guide that maximizes the ELBO by gradients for a model {what}"
         remedy = "Use guide='meanfield' or guide='map'."
         raise GuideError(mismatch("guide", expected, repr(guide), remedy))

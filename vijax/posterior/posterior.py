@@ -17,9 +17,10 @@ from vijax.posterior import files, sampling
 from vijax.posterior.covariance import covariance
 from vijax.posterior.datatree import to_datatree
 from vijax.posterior.evidence import Bracket, Evidence, EvidenceMethod, log_evidence
+from vijax.posterior.generative_methods import GenerativeMethods
 from vijax.posterior.label_switching import relabel
 from vijax.posterior.nuts import nuts
-from vijax.posterior.predictive_methods import PredictiveMethods, memory_of_draws
+from vijax.posterior.predictive_methods import memory_of_draws
 from vijax.posterior.prior import Prior, prior_of
 from vijax.posterior.report import Report
 from vijax.posterior.requirements import require_all_rows
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 
 @explain_keywords_of_methods
-class Posterior(PredictiveMethods):
+class Posterior(GenerativeMethods):
     """An approximate posterior, returned by `vijax.fit` and `vijax.load`."""
 
     def summary(

@@ -21,6 +21,19 @@ def require_density(result: FitResult, what: str) -> DensityGuide:
     return result.guide
 
 
+def require_latents(result: FitResult) -> None:
+    """Checks that there is something to draw.
+
+    Raises:
+        ModelError: the model has parameters only.
+    """
+    if not result.target.space.sites:
+        raise ModelError(
+            "draws: expected latent sites, got a model with parameters only. They are "
+            "posterior.model_params; posterior.generate() draws rows."
+        )
+
+
 def require_log_density(result: FitResult, what: str) -> None:
     """Checks that the model has a log density that can be evaluated.
 

@@ -16,6 +16,7 @@ from vijax.posterior.requirements import (
     require_all_rows,
     require_density,
     require_guide_data,
+    require_latents,
     require_log_density,
 )
 from vijax.posterior.result import FitResult
@@ -33,6 +34,7 @@ def unconstrained(
 ) -> Arrays:
     """Draws in unconstrained space, by site; `corrected` as in `Posterior.sample`."""
     check_count("num_draws", num_draws)
+    require_latents(result)
     check_host_memory(num_draws * (result.target.space.dim + 1) * 4.0)  # and the index of the draw
     return relabeled(result, _as_fitted(result, key, num_draws, corrected))
 

@@ -17,26 +17,23 @@ BOUND = "stochastic_bound"  # key of a site's `infer`: `True`, or `False` for no
 
 
 class RowDensity(Protocol):
-    """A density of rows, known by a stochastic bound.
-
-    Attributes:
-        num_rows: number of rows in the model.
-        dim: number of elements of a row.
-    """
+    """A density of rows, known by a stochastic bound."""
 
     @property
-    def num_rows(self) -> int: ...
+    def num_rows(self) -> int:
+        """Number of rows in the model."""
 
     @property
-    def dim(self) -> int: ...
+    def dim(self) -> int:
+        """Number of elements of a row."""
 
-    def parts(self, key: Array, stratum: Any, num_steps: int | None) -> dict[str, Array]:
+    def parts(self, key: Array, start: Any, num_steps: int | None) -> dict[str, Array]:
         """Unbiased estimates of the parts of the bound on `-log p`, each `(rows,)`.
 
         Args:
             key: randomness.
-            stratum: number in [0, 1) by which times are shifted: they are stratified over equally
-                spaced ones.
+            start: time of the first row; those of the others are equally spaced. Where it is
+                uniform, the estimates are unbiased.
             num_steps: steps of the process; `None` for those of the model.
         """
 

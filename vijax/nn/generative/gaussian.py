@@ -26,9 +26,8 @@ DEFAULT_STEPS = 250  # of draws in continuous time
 _EXACT_TRACE = 8  # elements of a row up to which the divergence of the ODE is exact
 
 
-def spaced_times(key: Array, stratum: Any, num: int) -> Array:
-    """Times in [0, 1), each uniform, together equally spaced: `(u + i / num) mod 1`, `(num,)`."""
-    start = jax.random.uniform(key) + stratum / num
+def spaced_times(start: Any, num: int) -> Array:
+    """Times in [0, 1), equally spaced from the first: `(start + i / num) mod 1`, `(num,)`."""
     return jnp.mod(start + jnp.arange(num) / num, 1.0)
 
 
@@ -73,23 +72,25 @@ class GaussianDiffusion:
 
     def loss(self, key: Array) -> Array:
         """What a step minimizes, `(rows,)`: the bound on `-log p(x)`, or its weighted form."""
-        found = self.parts(key, 0.0, self.num_steps, self.weight)
+        time_key, key = jax.random.split(key)
+        start = jax.random.uniform(time_key)
+        found = self.parts(key, start, self.num_steps, self.weight)
         return sum(found.values(), jnp.zeros(()))
 
     def parts(
-        self, key: Array, stratum: Any, num_steps: int | None, weight: Weight | None = None
+        self, key: Array, start: Any, num_steps: int | None, weight: Weight | None = None
     ) -> dict[str, Array]:
         """See `RowDensity`."""
-        keys, x = jax.random.split(key, 3), self.scaled
-        noise = jax.random.normal(keys[0], x.shape, x.dtype)
+        noise_key, key = jax.random.split(key)
+        x = self.scaled
+        noise = jax.random.normal(noise_key, x.shape, x.dtype)
         last = self.schedule.end
         terms = alpha(last) ** 2 * x**2 + sigma(last) ** 2 - jax.nn.log_sigmoid(last) - 1
+        times = spaced_times(start, len(x))
         return {
             "prior": 0.5 * _by_row(terms),
-            "reconstruction": self._reconstruction(keys[1], x),
-            "diffusion": self._diffusion(
-                x, noise, spaced_times(keys[2], stratum, len(x)), num_steps or self.num_steps, weight
-            ),
+            "reconstruction": self._reconstruction(key, x),
+            "diffusion": self._diffusion(x, noise, times, num_steps or self.num_steps, weight),
         }
 
     def _reconstruction(self, key: Array, x: Array) -> Array:
@@ -222,7 +223,9 @@ class GaussianDiffusion:
             two = slope(moved(one, 0.5), gamma + 0.5 * width)
             three = slope(moved(two, 0.5), gamma + 0.5 * width)
             four = slope(moved(three, 1.0), gamma + width)
-            mean = jax.tree.map(lambda a, b, c, d: (a + 2 * b + 2 * c + d) / 6, one, two, three, four)
+            mean = jax.tree.map(
+                lambda a, b, c, d: (a + 2 * b + 2 * c + d) / 6, one, two, three, four
+            )
             return moved(mean, 1.0)
 
         found: tuple[Array, Array] = jax.lax.fori_loop(

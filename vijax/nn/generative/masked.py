@@ -53,15 +53,15 @@ class MaskedDiffusion:
 
     def loss(self, key: Array) -> Array:
         """What a step minimizes, `(rows,)`: the bound on `-log p(x)`."""
-        return self.parts(key, 0.0, None)["diffusion"]
+        time_key, key = jax.random.split(key)
+        return self.parts(key, jax.random.uniform(time_key), None)["diffusion"]
 
-    def parts(self, key: Array, stratum: Any, num_steps: int | None) -> dict[str, Array]:
+    def parts(self, key: Array, start: Any, num_steps: int | None) -> dict[str, Array]:
         """See `RowDensity`; there is one part."""
-        order_key, time_key = jax.random.split(key)
         x, dim = self.x.reshape(self.num_rows, -1), self.dim
-        times = spaced_times(time_key, stratum, self.num_rows)
+        times = spaced_times(start, self.num_rows)
         masked_number = jnp.minimum(jnp.floor(times * dim).astype(jnp.int32), dim - 1) + 1
-        masked = _ranks(order_key, x.shape) < masked_number[:, None]
+        masked = _ranks(key, x.shape) < masked_number[:, None]
         log_probs = self._log_probs(jnp.where(masked, self.num_values, x))
         found = jnp.take_along_axis(log_probs, x[..., None].astype(jnp.int32), axis=-1)[..., 0]
         found = jnp.where((x >= 0) & (x < self.num_values), found, jnp.nan)
@@ -91,7 +91,9 @@ class MaskedDiffusion:
         """
         expected = "a site of vijax.nn.diffusion, whose data are numbers"
         raise ModelError(
-            mismatch(f"ode_steps, site {self.name!r}", expected, "masked diffusion", "Leave it out.")
+            mismatch(
+                f"ode_steps, site {self.name!r}", expected, "masked diffusion", "Leave it out."
+            )
         )
 
     def _log_probs(self, tokens: Array) -> Array:

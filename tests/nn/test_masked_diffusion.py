@@ -81,7 +81,7 @@ def test_rows_are_drawn_with_their_probabilities():
     shares, probs = np.bincount(codes, minlength=256) / 2000, np.exp(np.asarray(LOG_PROBS, float))
     distance = np.sum((shares - probs) ** 2)
     expected = np.sum(probs * (1 - probs)) / 2000
-    assert distance < 1.4 * expected  # its relative sd is about a tenth
+    assert distance < 1.8 * expected  # its relative sd is about a quarter
 
 
 def model(x):

@@ -42,5 +42,6 @@ class Delta(Guide):
         return DeltaParams(axes)
 
     def draw(self, params: DeltaParams, space: Space, key: Array, batch: Batch) -> Draw:
-        dtypes = [*params.loc.values()] or [float]  # a model may have parameters only
-        return Draw(dict(params.loc), jnp.zeros((), jnp.result_type(*dtypes)))
+        if not params.loc:  # a model with parameters only
+            return Draw({}, jnp.zeros(()))
+        return Draw(dict(params.loc), jnp.zeros((), jnp.result_type(*params.loc.values())))

@@ -168,37 +168,14 @@ def _target(traced: TracedModel, analysis: Analysis, request: BatchRequest | Non
         as_site(name, s, trace, r.z).on_rows({} if whole else sizes)
         for name, s, r in latents(trace)
     )
-    bounds = _bounds(trace)
-    params = [name for name, site in trace.items() if site["type"] == "param"]
-    if not traced.sites and not (bounds and params):
-        name = getattr(traced.model, "__name__", type(traced.model).__name__)
-        if params:
-            raise ModelError(
-                f"model {name!r}: expected a latent numpyro.sample site, got param sites {params} "
-                "only, which is maximum likelihood without a posterior. Give them priors "
-                "(numpyro.sample), or use numpyro.infer.SVI with an empty guide."
-            )
-        raise ModelError(
-            f"model {name!r}: expected at least one continuous latent numpyro.sample site, got "
-            "none. Sites with obs= are data; remove it from sites to be inferred."
-        )
+    _check_latents(traced, trace)
     traced.shared_priors = shared_priors(trace)
     space = Space(traced.sites)
-    if not any(site.size for site in space.sites) and not bounds:
-        raise ModelError(
-            f"site {space.names[0]!r}: expected a latent with entries in the model, got shape "
-            f"{space.sites[0].shape}, and no other latent has any. There is nothing to infer."
-        )
     if any(map(is_enumerated, trace.values())):
         if traced.default_rows:  # the trace may have fewer rows
             trace = abstract_trace(traced, substitution.at_origin, with_log_density=False)
         traced.marginalization = plan_marginalization(
             traced.trace, trace, space, traced.arguments.abstract()
-        )
-    if bounds and traced.plan.variables:
-        raise ModelError(
-            f"site {next(iter(bounds))!r}: expected no discrete latent beside a stochastic bound, "
-            f"which cannot be marginalized, got {[*traced.plan.variables]}."
         )
     num_values = {name: variable.size for name, variable in traced.plan.variables.items()}
     entries = 0 if traced.marginalization is None else traced.marginalization.entries
@@ -211,21 +188,47 @@ def _target(traced: TracedModel, analysis: Analysis, request: BatchRequest | Non
     )
 
 
-def _bounds(trace: Trace) -> dict[str, bool]:
-    """The sites that are stochastic bounds.
+def _check_latents(traced: TracedModel, trace: Trace) -> None:
+    """Checks that there is something to infer: latents, or parameters of a stochastic bound.
 
     Raises:
-        ModelError: one is not in a plate, so that no batch of rows has its expectation.
+        ModelError: there is not, or a stochastic bound is not in a plate, so that no batch of rows
+            has its expectation, or beside a site that would be marginalized.
     """
-    found = bounds_of(trace)
-    for name in found:
-        if len(site_plates(trace[name], trace)) != 1:
+    bounds = bounds_of(trace)
+    for name in bounds:
+        number = len(site_plates(trace[name], trace))
+        if number != 1:
             raise ModelError(
-                f"site {name!r}: expected it to be in one plate, that of the rows, got "
-                f"{len(site_plates(trace[name], trace))}. Write `with numpyro.plate('rows', "
-                "len(x)):` around it."
+                f"site {name!r}: expected it to be in one plate, that of the rows, got {number}. "
+                "Write `with numpyro.plate('rows', len(x)):` around it."
             )
-    return found
+    enumerated = [name for name, site in trace.items() if is_enumerated(site)]
+    if bounds and enumerated:
+        raise ModelError(
+            f"site {enumerated[0]!r}: expected no discrete latents beside {next(iter(bounds))!r}, a "
+            "stochastic bound, with which they cannot be marginalized."
+        )
+    params = [name for name, site in trace.items() if site["type"] == "param"]
+    if bounds and params:
+        return
+    name = getattr(traced.model, "__name__", type(traced.model).__name__)
+    if not traced.sites and params:
+        raise ModelError(
+            f"model {name!r}: expected a latent numpyro.sample site, got param sites {params} "
+            "only, which is maximum likelihood without a posterior. Give them priors "
+            "(numpyro.sample), or use numpyro.infer.SVI with an empty guide."
+        )
+    if not traced.sites:
+        raise ModelError(
+            f"model {name!r}: expected at least one continuous latent numpyro.sample site, got "
+            "none. Sites with obs= are data; remove it from sites to be inferred."
+        )
+    if not any(site.size for site in traced.sites):
+        raise ModelError(
+            f"site {traced.sites[0].name!r}: expected a latent with entries in the model, got shape "
+            f"{traced.sites[0].shape}, and no other latent has any. There is nothing to infer."
+        )
 
 
 def functions_of(traced: TracedModel, space: Space, trace: Trace) -> Functions:

@@ -64,12 +64,14 @@ def bound(
     rows, name = _at(result, "bound", call, site)
     z = _draws(rows, fold_in(key, 0), num_draws)
     state = (rows.batch, rows.variables.model, rows.mutable)
-    program = rows.target.program(_parts, name, num_steps, num_draws)
+    program = rows.target.program(bound_parts, name, num_steps, num_draws)
     parts, dim = on_host(program(z, fold_in(key, 1), *state)), _shape(rows, name)[1]
     ode = None
     if ode_steps is not None:
         one = {site: value[0] for site, value in z.items()}
-        ode = on_host(rows.target.program(_ode, name, ode_steps)(one, fold_in(key, 2), *state))
+        ode = on_host(
+            rows.target.program(ode_log_densities, name, ode_steps)(one, fold_in(key, 2), *state)
+        )
     return Bound({name: np.asarray(v, float) for name, v in parts.items()}, ode, dim)
 
 
@@ -88,7 +90,7 @@ def generate(
     rows, name = _at(result, "generate", call, site)
     one = {site: value[0] for site, value in _draws(rows, fold_in(key, 0), 1).items()}
     number = num_rows or _shape(rows, name)[0]
-    program = rows.target.program(_generate, name, number, num_steps, method)
+    program = rows.target.program(generate_rows, name, number, num_steps, method)
     state = (rows.batch, rows.variables.model, rows.mutable)
     found: np.ndarray = on_host(program(one, fold_in(key, 1), *state))
     return found
@@ -137,7 +139,7 @@ def _shape(result: FitResult, site: str) -> tuple[int, int]:
     return found[0].num_rows, found[0].dim
 
 
-def _parts(
+def bound_parts(
     target: Target,
     site: str,
     num_steps: int | None,
@@ -159,11 +161,14 @@ def _parts(
     return {name: values.mean(axis=0) for name, values in found.items()}
 
 
-def _ode(target: Target, site: str, num_steps: int, z: Position, key: Array, *state: Any) -> Array:
+def ode_log_densities(
+    target: Target, site: str, num_steps: int, z: Position, key: Array, *state: Any
+) -> Array:
+    """The log density of rows by the ODE."""
     return _rows(target, site, z, *state).ode_log_density(key, num_steps)
 
 
-def _generate(
+def generate_rows(
     target: Target,
     site: str,
     num_rows: int,
@@ -173,4 +178,5 @@ def _generate(
     key: Array,
     *state: Any,
 ) -> Array:
+    """Rows drawn from the model."""
     return _rows(target, site, z, *state).generate(key, num_rows, num_steps, method)

@@ -40,7 +40,8 @@ def check_batches(
     minibatch likelihood is not that of all rows, and the posterior is plausible but wrong. With
     `batch_size=` a minibatch is compared with parts of it; with `subsample_size=`, where all
     minibatches have the same length, with one that shares half of its rows at other positions. A
-    random model cannot be checked, nor sites that are stochastic bounds, nor data that consist of a single minibatch.
+    random model cannot be checked, nor stochastic bounds, nor data that consist of a single
+    minibatch.
 
     Args:
         target: the target.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -103,7 +104,7 @@ class UNet(nnx.Module):
         widths = [width * 2**level for level in range(levels)]
         inputs = channels * (1 + 2 * len(self.powers))
         self.first = nnx.Conv(inputs, width, (3, 3), rngs=rngs)
-        pairs = list(zip(widths, widths[1:], strict=False))
+        pairs = list(itertools.pairwise(widths))
         self.down = nnx.List([_Block(a, a, rngs) for a in widths])
         self.shrink = nnx.List([nnx.Conv(a, b, (2, 2), 2, rngs=rngs) for a, b in pairs])
         self.grow = nnx.List([nnx.ConvTranspose(b, a, (2, 2), 2, rngs=rngs) for a, b in pairs])

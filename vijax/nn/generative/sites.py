@@ -62,8 +62,8 @@ def diffusion(
             `None` for real numbers.
         num_steps: of the process; `None` for continuous time, where the bound is tightest.
         schedule: `"fixed"`, the log signal-to-noise ratio falls linearly from `log_snr[0]` to
-            `log_snr[1]`; `"linear"`, its ends are learned by the bound; `"learned"`, the shape, too,
-            in continuous time by minimizing the variance of the estimate.
+            `log_snr[1]`; `"linear"`, its ends are learned by the bound; `"learned"`, the shape,
+            too, in continuous time by minimizing the variance of the estimate.
         log_snr: at time 0 and 1, where learned ends start.
         weight: a function of the log signal-to-noise ratio by which the noise's loss is weighted,
             as is common for images. The objective is then no bound; `posterior.bound` has it.
@@ -99,8 +99,8 @@ def masked_diffusion(name: str, net: Callable[[Array], Array], x: Any, *, num_va
 
     Args:
         name: of the site.
-        net: `net(tokens)` predicts masked elements by logits `(rows, ..., num_values)`; in `tokens`,
-            of the shape of `x`, the value `num_values` stands for a masked one.
+        net: `net(tokens)` predicts masked elements by logits `(rows, ..., num_values)`; in
+            `tokens`, of the shape of `x`, the value `num_values` stands for a masked one.
         x: the rows, `(rows, ...)`, integers in `0, ..., num_values - 1`.
         num_values: number of values of an element.
 

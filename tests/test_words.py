@@ -31,7 +31,8 @@ WORDS = {
     r"cent(ring|red|re)|colour|behaviour|neighbour": "American spelling",
 }
 ALLOWED = re.compile(
-    r"signal-to-noise|import signal|scipy\.signal|signal\.SIG|signal\.signal|signal\.getsignal|signal\.default"
+    r"signal-to-noise|"
+    r"import signal|scipy\.signal|signal\.SIG|signal\.signal|signal\.getsignal|signal\.default"
 )
 PAGES = [
     *sorted(ROOT.glob("vijax/**/*.py")),

@@ -206,8 +206,8 @@ def _check_latents(traced: TracedModel, trace: Trace) -> None:
     enumerated = [name for name, site in trace.items() if is_enumerated(site)]
     if bounds and enumerated:
         raise ModelError(
-            f"site {enumerated[0]!r}: expected no discrete latents beside {next(iter(bounds))!r}, a "
-            "stochastic bound, with which they cannot be marginalized."
+            f"site {enumerated[0]!r}: expected no discrete latents beside {next(iter(bounds))!r}, "
+            "a stochastic bound, with which they cannot be marginalized."
         )
     params = [name for name, site in trace.items() if site["type"] == "param"]
     if bounds and params:
@@ -226,8 +226,8 @@ def _check_latents(traced: TracedModel, trace: Trace) -> None:
         )
     if not any(site.size for site in traced.sites):
         raise ModelError(
-            f"site {traced.sites[0].name!r}: expected a latent with entries in the model, got shape "
-            f"{traced.sites[0].shape}, and no other latent has any. There is nothing to infer."
+            f"site {traced.sites[0].name!r}: expected a latent with entries in the model, got "
+            f"shape {traced.sites[0].shape}, and no other latent has any. There is nothing to infer."
         )
 
 

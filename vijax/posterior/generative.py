@@ -20,6 +20,8 @@ from vijax.runtime.errors import ModelError, mismatch
 from vijax.runtime.keys import fold_in
 from vijax.runtime.row_densities import RowDensity, row_densities
 
+_ORDER = ("prior", "reconstruction", "diffusion")  # parts of bounds
+
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -72,7 +74,8 @@ def bound(
         ode = on_host(
             rows.target.program(ode_log_densities, name, ode_steps)(one, fold_in(key, 2), *state)
         )
-    return Bound({name: np.asarray(v, float) for name, v in parts.items()}, ode, dim)
+    order = sorted(parts, key=_ORDER.index)  # a program returns them by name
+    return Bound({name: np.asarray(parts[name], float) for name in order}, ode, dim)
 
 
 def generate(

@@ -227,7 +227,8 @@ def _check_latents(traced: TracedModel, trace: Trace) -> None:
     if not any(site.size for site in traced.sites):
         raise ModelError(
             f"site {traced.sites[0].name!r}: expected a latent with entries in the model, got "
-            f"shape {traced.sites[0].shape}, and no other latent has any. There is nothing to infer."
+            f"shape {traced.sites[0].shape}, and no other latent has any. There is nothing to "
+            "infer."
         )
 
 

@@ -152,7 +152,8 @@ def test_rows_are_drawn_from_the_density(method, steps):
 
 
 def test_levels_have_the_probabilities_of_a_softmax():
-    x, gamma, key = jnp.array([[0, 3], [7, 250]]), -3.0, jax.random.key(8)  # many are probable
+    gamma, key = -3.0, jax.random.key(8)  # many are probable
+    x = jnp.array([[0, 3], [7, 250]])
     wide = functools.partial(model, net=lambda z, t: z, levels=256)
 
     def of_rows(x):
@@ -166,6 +167,7 @@ def test_levels_have_the_probabilities_of_a_softmax():
     expected = -jnp.take_along_axis(jax.nn.log_softmax(logits), x[..., None], -1).sum((1, 2))
     of_rows = jax.jit(of_rows)
     np.testing.assert_allclose(of_rows(x), expected, rtol=1e-4)
+    np.testing.assert_allclose(of_rows(x.astype(jnp.uint8)), expected, rtol=1e-4)
     assert np.isnan(of_rows(x + 6)).tolist() == [False, True]  # no level
 
 

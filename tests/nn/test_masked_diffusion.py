@@ -69,7 +69,7 @@ def test_the_bound_is_that_over_all_masks():
 
 def test_the_bound_of_exact_conditionals_is_the_log_probability():
     x = STATES[[3, 200, 77, 91]]
-    drawn = losses(exact, x, 2000)
+    drawn = losses(exact, x.astype(np.uint8), 2000)
     se = drawn.std(axis=0) / math.sqrt(len(drawn))
     assert np.all(np.abs(drawn.mean(axis=0) + LOG_PROBS[np.array([3, 200, 77, 91])]) < 3 * se)
 

@@ -105,7 +105,8 @@ class GaussianDiffusion:
         # relative to that of the value itself no exponent overflows: it is at most noise^2 / 2
         away = ((x - values[:, *[None] * x.ndim]) / scale + noise) ** 2
         losses = jnp.log(jnp.sum(jnp.exp(0.5 * (noise**2 - away)), axis=0))
-        valid = (self.x >= 0) & (self.x < self.levels)
+        codes = self.x.astype(jnp.int32)
+        valid = (codes >= 0) & (codes < self.levels)
         return _by_row(jnp.where(valid, losses, jnp.nan))
 
     def _diffusion(
@@ -215,18 +216,17 @@ class GaussianDiffusion:
             return flow(z), along.sum(axis=0)
 
         def step(i: Any, state: tuple[Array, Array]) -> tuple[Array, Array]:
-            def moved(by: tuple[Array, Array], share: float) -> tuple[Array, Array]:
-                return jax.tree.map(lambda one, d: one + share * width * d, state, by)
+            def stage(j: Any, found: Any) -> Any:  # a loop, so that the network is compiled once
+                total, last = found
+                share, weight = jnp.array([0, 0.5, 0.5, 1])[j], jnp.array([1, 2, 2, 1])[j] / 6
+                here = jax.tree.map(lambda one, d: one + share * width * d, state, last)
+                now = slope(here, ends[0] + (i + share) * width)
+                return jax.tree.map(lambda one, d: one + weight * width * d, total, now), now
 
-            gamma = ends[0] + i * width
-            one = slope(state, gamma)
-            two = slope(moved(one, 0.5), gamma + 0.5 * width)
-            three = slope(moved(two, 0.5), gamma + 0.5 * width)
-            four = slope(moved(three, 1.0), gamma + width)
-            mean = jax.tree.map(
-                lambda a, b, c, d: (a + 2 * b + 2 * c + d) / 6, one, two, three, four
-            )
-            return moved(mean, 1.0)
+            end: tuple[Array, Array] = jax.lax.fori_loop(
+                0, 4, stage, (state, jax.tree.map(jnp.zeros_like, state))
+            )[0]
+            return end
 
         found: tuple[Array, Array] = jax.lax.fori_loop(
             0, num_steps, step, (z, jnp.zeros(len(z), z.dtype))

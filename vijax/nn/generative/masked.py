@@ -58,12 +58,13 @@ class MaskedDiffusion:
 
     def parts(self, key: Array, start: Any, num_steps: int | None) -> dict[str, Array]:
         """See `RowDensity`; there is one part."""
-        x, dim = self.x.reshape(self.num_rows, -1), self.dim
+        # bytes have no value beyond 255, which may stand for a masked element
+        x, dim = self.x.reshape(self.num_rows, -1).astype(jnp.int32), self.dim
         times = spaced_times(start, self.num_rows)
         masked_number = jnp.minimum(jnp.floor(times * dim).astype(jnp.int32), dim - 1) + 1
         masked = _ranks(key, x.shape) < masked_number[:, None]
         log_probs = self._log_probs(jnp.where(masked, self.num_values, x))
-        found = jnp.take_along_axis(log_probs, x[..., None].astype(jnp.int32), axis=-1)[..., 0]
+        found = jnp.take_along_axis(log_probs, x[..., None], axis=-1)[..., 0]
         found = jnp.where((x >= 0) & (x < self.num_values), found, jnp.nan)
         losses = -jnp.sum(jnp.where(masked, found, 0.0), axis=1)
         return {"diffusion": losses * dim / masked_number}

@@ -67,6 +67,7 @@ def test_the_bound_is_that_over_all_masks():
     assert np.all(se < 0.05 * expected)
 
 
+@pytest.mark.slow
 def test_the_bound_of_exact_conditionals_is_the_log_probability():
     x = STATES[[3, 200, 77, 91]]
     drawn = losses(exact, x.astype(np.uint8), 2000)

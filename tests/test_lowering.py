@@ -381,6 +381,18 @@ def networks():
     fit(network, Y, algorithm="ivon", num_steps=1)
 
 
+def diffusion(y):
+    net = vijax.nn.network("net", lambda rngs: vijax.nn.MLP(2, 4, 1, rngs=rngs), prior=None)
+    with numpyro.plate("rows", len(y)):
+        vijax.nn.diffusion("y", net, y, schedule="learned")
+
+
+def generative():
+    fitted = step(diffusion, RNG.normal(size=(6, 2)), batch_size=3)
+    fitted.bound(num_draws=2, ode_steps=2)
+    fitted.generate(num_steps=2)
+
+
 def curvature():
     def model(y):
         sigma = numpyro.sample("sigma", dist.HalfNormal(1.0))
@@ -431,6 +443,7 @@ PARTS = {
     },
     expectation_propagation: {"evidence_slope", "propagate", "read_model"},
     networks: {"_starts", "run_steps"},
+    generative: {"bound_parts", "generate_rows", "ode_log_densities", "run_steps"},
     curvature: {
         "coordinate_curvature",
         "diagonal_sums",

@@ -31,6 +31,7 @@ WORDS = {
     r"cent(ring|red|re)|colour|behaviour|neighbour": "American spelling",
 }
 ALLOWED = re.compile(
+    r"signal-to-noise|"
     r"import signal|scipy\.signal|signal\.SIG|signal\.signal|signal\.getsignal|signal\.default"
 )
 PAGES = [

@@ -46,7 +46,7 @@ def can_refine(problem: Problem, parameters: dict[str, PyTree], mutable: dict[st
     target, dim = problem.target, problem.target.space.dim
     if not (problem.schedule.subsampled and supports_full_data(target) and target.differentiable):
         return False
-    if problem.all_rows is None or parameters or mutable:
+    if problem.all_rows is None or parameters or mutable or target.structure.bounds:
         return False
     if target.structure.sequential or dim > DENSE_DIM or target.space.networks.sites:
         return False

@@ -83,6 +83,10 @@ class Structure(NamedTuple):
             for sites whose prior has constant parameters of a common family.
         improper: sites with an improper prior.
         factors: the terms of the density that `numpyro.factor` adds.
+        bounds: sites that are a stochastic bound on a log density (`True`), or a stochastic loss
+            that is no bound (`False`), see `vijax.nn.diffusion`. The log density of such a model is
+            random and known to be no more than a bound in expectation: only stochastic gradients
+            of it, and averages, have a meaning.
         program: a digest of the traced model, see `vijax.runtime.jaxpr_digest`.
         gathers: the accesses to arrays by indices that the data determine.
         mixture_sizes: numbers of components of the mixture distributions of observed sites.
@@ -99,6 +103,7 @@ class Structure(NamedTuple):
     priors: Mapping[str, tuple[np.ndarray, np.ndarray]] = {}
     improper: tuple[str, ...] = ()
     factors: tuple[str, ...] = ()
+    bounds: Mapping[str, bool] = {}
     program: str = ""
     mixture_sizes: tuple[int, ...] = ()
     gathers: tuple[Gather, ...] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from vijax.diagnostics.chain_check import ChainCheck
@@ -66,6 +66,8 @@ class Diagnostics(NamedTuple):
         wrong_gradient: sites with a gradient that is not the log density's; `None` if not checked.
         network: whether there are weights of networks, which only predictions check.
         predictions: of held-out rows, `None` if there are none.
+        bounds: sites that are stochastic bounds, and whether they are bounds on a density.
+        parameters_only: whether there are no latent sites.
     """
 
     importance: Importance | None
@@ -95,3 +97,5 @@ class Diagnostics(NamedTuple):
     failure_advice: str = ""
     network: bool = False
     predictions: Predictions | None = None
+    bounds: Mapping[str, bool] = {}
+    parameters_only: bool = False

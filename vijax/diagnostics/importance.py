@@ -131,7 +131,8 @@ def draw(
         num_draws: number of draws.
     """
     kernel = Kernel(target, batch, variables.model, mutable)
-    small = target.space.dim <= _HOST_DIM
+    # a stochastic bound is a function of a key, of which each draw has its own
+    small = target.space.dim <= _HOST_DIM and not target.structure.bounds
     if small:
         host = guide.host_draws(variables.guide, target.space, host_rng(key), num_draws)
         if host is not None:
@@ -186,7 +187,8 @@ def _draw_block(
         z, log_q = guide.draw(variables.guide, target.space, key, batch)
         if not with_log_p:
             return pack(z), jnp.zeros(()), log_q
-        log_p = target.evaluate(z, batch, variables.model, mutable).log_density
+        own = batch._replace(key=fold_in(key, 1)) if target.structure.bounds else batch
+        log_p = target.evaluate(z, own, variables.model, mutable).log_density
         return pack(z), log_p, log_q
 
     return jax.vmap(one)(draw_keys(key, block, target.space.dim))

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from vijax.diagnostics.bound_status import diagnose_bounds
 from vijax.diagnostics.chain_check import ChainCheck
 from vijax.diagnostics.diagnosis import Diagnosis, Diagnostics, Status
 from vijax.diagnostics.enumeration import Comparison
@@ -77,6 +78,8 @@ def _diagnose_complete(diagnostics: Diagnostics) -> Diagnosis:
     if diagnostics.importance is None and diagnostics.finite_share < diagnostics.least_share:
         reasons.append("most draws from the guide have no finite density under the model")
         return Diagnosis("failed", tuple(reasons), _CHECK_DENSITY)
+    if diagnostics.bounds:
+        return diagnose_bounds(diagnostics, reasons)
     if diagnostics.network:
         return diagnose_network(diagnostics.predictions, reasons)
     if diagnostics.importance is None:

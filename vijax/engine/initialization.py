@@ -37,6 +37,8 @@ def random_starts(
         ModelError: no position with a finite log density was found; names the first site whose log
             density is not finite.
     """
+    if not target.space.dim:  # parameters only
+        return [origin(target.space)] * count
     if count > 1 and target.space.networks.sites:  # each has a start of its own
         state = (target, batch, model, mutable)
         return [random_starts(*state, fold_in(key, 50 + i), 1)[0] for i in range(count)]

@@ -33,6 +33,7 @@ from vijax.fitting.methods import (
     run_refinement,
     run_search,
 )
+from vijax.fitting.stochastic_bounds import check_stochastic_bounds
 from vijax.guides import Laplace, discrete_guide_sites, resolve
 from vijax.guides.conjugate import Conjugate, target_for
 from vijax.guides.numpyro import as_optax
@@ -301,8 +302,10 @@ def _build_problem(
         closed_form = algorithm == "auto" and mesh is None and not _is_stepwise(options)
         if closed_form and pays_conjugate(target, batch, as_key(options["rng_key"])):
             algorithm_guide = Conjugate()
-        guide = algorithm_guide or _default_guide(target, natural)
+        named = algorithm_guide if target.space.sites else None
+        guide = named or _default_guide(target, natural)
     final = resolve(guide, target, model, arguments)
+    check_stochastic_bounds(target, final, algorithm, options["objective"])
     chosen = final.point_guide(target.space)
     if chosen is not final:
         check_curvature(target, batch)
@@ -338,7 +341,7 @@ def _default_guide(target: Target, natural: bool) -> Any:
     """
     sites = target.space.continuous.sites
     if not sites:
-        return "discrete"
+        return "discrete" if target.space.sites else "map"
     local = tuple(site.name for site in sites if site.axes(target.subsampled).pairs)
     dim = sum(site.size for site in sites if site.name not in local)
     if target.space.networks.sites and not local:
@@ -369,7 +372,7 @@ def _solver(algorithm: Any, problem: Problem, parameters: dict[str, PyTree]) -> 
                 f"{next(iter(problem.schedule.subsampled))!r}. Use algorithm='gradient'."
             )
         return algorithm
-    if algorithm != "auto" or problem.schedule.subsampled:
+    if algorithm != "auto" or problem.schedule.subsampled or problem.target.structure.bounds:
         return None
     networks = problem.target.space.networks.sites
     if networks and not isinstance(problem.guide, Laplace):

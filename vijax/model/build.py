@@ -49,7 +49,9 @@ from vijax.model.tracing.sites import (
     is_enumerated,
     is_subsampled,
     latents,
+    site_plates,
 )
+from vijax.model.tracing.sites import bounds as bounds_of
 from vijax.model.tracing.term_dependence import term_info, term_plates
 from vijax.model.tracing.wrappers import base_distribution
 from vijax.runtime.errors import ModelError
@@ -166,26 +168,9 @@ def _target(traced: TracedModel, analysis: Analysis, request: BatchRequest | Non
         as_site(name, s, trace, r.z).on_rows({} if whole else sizes)
         for name, s, r in latents(trace)
     )
-    if not traced.sites:
-        name = getattr(traced.model, "__name__", type(traced.model).__name__)
-        params = [name for name, site in trace.items() if site["type"] == "param"]
-        if params:
-            raise ModelError(
-                f"model {name!r}: expected a latent numpyro.sample site, got param sites {params} "
-                "only, which is maximum likelihood without a posterior. Give them priors "
-                "(numpyro.sample), or use numpyro.infer.SVI with an empty guide."
-            )
-        raise ModelError(
-            f"model {name!r}: expected at least one continuous latent numpyro.sample site, got "
-            "none. Sites with obs= are data; remove it from sites to be inferred."
-        )
+    _check_latents(traced, trace)
     traced.shared_priors = shared_priors(trace)
     space = Space(traced.sites)
-    if not any(site.size for site in space.sites):
-        raise ModelError(
-            f"site {space.names[0]!r}: expected a latent with entries in the model, got shape "
-            f"{space.sites[0].shape}, and no other latent has any. There is nothing to infer."
-        )
     if any(map(is_enumerated, trace.values())):
         if traced.default_rows:  # the trace may have fewer rows
             trace = abstract_trace(traced, substitution.at_origin, with_log_density=False)
@@ -201,6 +186,50 @@ def _target(traced: TracedModel, analysis: Analysis, request: BatchRequest | Non
         subsampling=Subsampling(plates, request, traced.subsampler.axes, whole),
         marginalized=Marginalized(num_values, entries),
     )
+
+
+def _check_latents(traced: TracedModel, trace: Trace) -> None:
+    """Checks that there is something to infer: latents, or parameters of a stochastic bound.
+
+    Raises:
+        ModelError: there is not, or a stochastic bound is not in a plate, so that no batch of rows
+            has its expectation, or beside a site that would be marginalized.
+    """
+    bounds = bounds_of(trace)
+    for name in bounds:
+        number = len(site_plates(trace[name], trace))
+        if number != 1:
+            raise ModelError(
+                f"site {name!r}: expected it to be in one plate, that of the rows, got {number}. "
+                "Write `with numpyro.plate('rows', len(x)):` around it."
+            )
+    enumerated = [name for name, site in trace.items() if is_enumerated(site)]
+    if bounds and enumerated:
+        raise ModelError(
+            f"site {enumerated[0]!r}: expected no discrete latents beside {next(iter(bounds))!r}, "
+            "a stochastic bound, with which they cannot be marginalized."
+        )
+    params = [name for name, site in trace.items() if site["type"] == "param"]
+    if bounds and params:
+        return
+    name = getattr(traced.model, "__name__", type(traced.model).__name__)
+    if not traced.sites and params:
+        raise ModelError(
+            f"model {name!r}: expected a latent numpyro.sample site, got param sites {params} "
+            "only, which is maximum likelihood without a posterior. Give them priors "
+            "(numpyro.sample), or use numpyro.infer.SVI with an empty guide."
+        )
+    if not traced.sites:
+        raise ModelError(
+            f"model {name!r}: expected at least one continuous latent numpyro.sample site, got "
+            "none. Sites with obs= are data; remove it from sites to be inferred."
+        )
+    if not any(site.size for site in traced.sites):
+        raise ModelError(
+            f"site {traced.sites[0].name!r}: expected a latent with entries in the model, got "
+            f"shape {traced.sites[0].shape}, and no other latent has any. There is nothing to "
+            "infer."
+        )
 
 
 def functions_of(traced: TracedModel, space: Space, trace: Trace) -> Functions:
@@ -242,6 +271,7 @@ def _structure(traced: TracedModel, analysis: Analysis, space: Space) -> Structu
         dims=dims(analysis.trace),
         hierarchical=tuple(name for name in analysis.hierarchical if name not in specs),
         location_scale=tuple(name for name in analysis.location_scale if name not in specs),
+        bounds=bounds_of(analysis.trace),
         sequential=analysis.sequential,
         differentiable=analysis.differentiable,
         priors=_priors(analysis, space),

@@ -1,5 +1,7 @@
 """Networks of `flax.nnx` in model functions."""
 
+from vijax.nn.generative.networks import MLP, UNet, fourier_features
+from vijax.nn.generative.sites import diffusion, masked_diffusion
 from vijax.nn.networks import network
 
-__all__ = ["network"]
+__all__ = ["MLP", "UNet", "diffusion", "fourier_features", "masked_diffusion", "network"]

@@ -10,7 +10,7 @@ from jax import Array
 from vijax.contracts import GaussianGuide
 from vijax.diagnostics import importance
 from vijax.posterior.labels import element_labels
-from vijax.posterior.requirements import require_data
+from vijax.posterior.requirements import require_data, require_log_density
 from vijax.posterior.result import FitResult
 from vijax.posterior.sampling import proposals, unconstrained
 from vijax.posterior.selection import select
@@ -82,6 +82,7 @@ def by_linear_response(result: FitResult, key: Array, where: np.ndarray) -> np.n
         GuideError: the guide is not mean-field, or the fit used minibatches.
         VijaxError: the guide is not at a maximum of the ELBO.
     """
+    require_log_density(result, "covariance('linear_response')")
     require_data(result, "covariance('linear_response')")
     require_mean_field(result.guide, "covariance('linear_response')")
     if result.batch.index:

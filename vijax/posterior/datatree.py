@@ -40,7 +40,8 @@ def to_datatree(
     All groups have the same draws, in the same order. `log_p` and `log_q` are the log densities of
     model and guide at a draw, in unconstrained space; `log_weight` is the log weight of the draw
     in an average: Pareto smoothed, and constant where draws were resampled by weight already.
-    Without the data, or if the model does not run on all rows, there is only `posterior`.
+    Without the data, or if the model does not run on all rows or has no log density, there is only
+    `posterior`.
 
     Args:
         result: of the fit.
@@ -50,7 +51,8 @@ def to_datatree(
         **options: passed to `arviz_base.from_dict`; `dims`, `coords` and `attrs` add to and
             override those derived from the model's plates.
     """
-    if result.missing or not result.target.subsampling.whole:
+    whole = result.target.subsampling.whole and not result.target.structure.bounds
+    if result.missing or not whole:
         groups = {"posterior": sample(result, key, num_draws, None)}
     else:
         groups = _groups(result, key, num_draws)

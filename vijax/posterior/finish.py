@@ -155,8 +155,8 @@ def _assess_elbo(
 
 
 def _elbo_only(problem: Problem, schedule: RowSchedule) -> bool:
-    """Whether only the ELBO is assessed, on fresh batches: of networks, and of large data."""
-    if problem.target.space.networks.sites:
+    """Whether only the ELBO is assessed, on fresh batches: of networks, bounds, and large data."""
+    if problem.target.space.networks.sites or problem.target.structure.bounds:
         return True
     elements = num_elements(problem.batch, problem.target.footprint)
     small = elements <= _SMALL_DATA and not problem.arguments.sources
@@ -264,6 +264,8 @@ def _result(
         data_warnings=problem.arguments.data_warnings,
         remarks=problem.remarks.texts,
         failure_advice=problem.remarks.failure_advice,
+        bounds=problem.target.structure.bounds,
+        parameters_only=not problem.target.space.sites,
     )
     assessment = assessment._replace(diagnostics=diagnostics)
     if complete:

@@ -17,6 +17,7 @@ from vijax.posterior import files, sampling
 from vijax.posterior.covariance import covariance
 from vijax.posterior.datatree import to_datatree
 from vijax.posterior.evidence import Bracket, Evidence, EvidenceMethod, log_evidence
+from vijax.posterior.generative_methods import GenerativeMethods
 from vijax.posterior.label_switching import relabel
 from vijax.posterior.latent_methods import LatentMethods
 from vijax.posterior.nuts import nuts
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 
 @explain_keywords_of_methods
-class Posterior(LatentMethods):
+class Posterior(LatentMethods, GenerativeMethods):
     """An approximate posterior, returned by `vijax.fit` and `vijax.load`."""
 
     def summary(

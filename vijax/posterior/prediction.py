@@ -16,7 +16,7 @@ from vijax.model import Growing, predictive_program
 from vijax.posterior import condition, draws, pointwise
 from vijax.posterior.labelled_rows import check_labelled_rows, read_by_program
 from vijax.posterior.missing_inputs import check_missing
-from vijax.posterior.requirements import require_data, unsubsampled_data
+from vijax.posterior.requirements import require_data, require_latents, unsubsampled_data
 from vijax.posterior.result import FitResult
 from vijax.posterior.sampling import unconstrained
 from vijax.runtime.blockwise import Arrays, map_blocks
@@ -81,6 +81,7 @@ def checked_changes(
         ModelError: a name is unknown.
         TypeError: `do` is not a mapping.
     """
+    require_latents(result)
     plates = list(result.target.subsampling.plates)
     if isinstance(new_groups, bool):
         named = set(plates) if new_groups else set()

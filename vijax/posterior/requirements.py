@@ -21,6 +21,32 @@ def require_density(result: FitResult, what: str) -> DensityGuide:
     return result.guide
 
 
+def require_latents(result: FitResult) -> None:
+    """Checks that there is something to draw.
+
+    Raises:
+        ModelError: the model has parameters only.
+    """
+    if not result.target.space.sites:
+        raise ModelError(
+            "draws: expected latent sites, got a model with parameters only. They are "
+            "posterior.model_params; posterior.generate() draws rows."
+        )
+
+
+def require_log_density(result: FitResult, what: str) -> None:
+    """Checks that the model has a log density that can be evaluated.
+
+    Raises:
+        ModelError: it is a stochastic bound, whose exponential has no meaning.
+    """
+    for name in result.target.structure.bounds:
+        raise ModelError(
+            f"{what}: expected a log density that can be evaluated, got site {name!r}, which is a "
+            "stochastic bound. posterior.elbo and posterior.bound are averages of it."
+        )
+
+
 def _require_rows(result: FitResult, what: str) -> None:
     """Checks that the model runs on all rows at once.
 

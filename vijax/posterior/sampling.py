@@ -16,6 +16,8 @@ from vijax.posterior.requirements import (
     require_all_rows,
     require_density,
     require_guide_data,
+    require_latents,
+    require_log_density,
 )
 from vijax.posterior.result import FitResult
 from vijax.runtime.blockwise import Arrays
@@ -32,6 +34,7 @@ def unconstrained(
 ) -> Arrays:
     """Draws in unconstrained space, by site; `corrected` as in `Posterior.sample`."""
     check_count("num_draws", num_draws)
+    require_latents(result)
     check_host_memory(num_draws * (result.target.space.dim + 1) * 4.0)  # and the index of the draw
     return relabeled(result, _as_fitted(result, key, num_draws, corrected))
 
@@ -74,6 +77,7 @@ def _proposals_as_fitted(
     result: FitResult, key: Array, num_draws: int, fresh: bool
 ) -> tuple[Draws, Importance]:
     """`proposals` as they are, with the labels that the guide gave them."""
+    require_log_density(result, "importance weights")
     assessment = result.assessment
     stored = result.missing and not (fresh and result.data is not None)
     if stored and assessment.importance is not None:

@@ -9,7 +9,7 @@ from vijax.contracts import ParticleGuide
 from vijax.contracts.kernel import Kernel
 from vijax.diagnostics import importance, stein
 from vijax.diagnostics.stein_discrepancy import Discrepancy, discrepancy
-from vijax.posterior.requirements import all_data
+from vijax.posterior.requirements import all_data, require_log_density
 from vijax.posterior.result import FitResult
 from vijax.posterior.sampling import unconstrained
 from vijax.runtime.errors import ModelError
@@ -19,6 +19,7 @@ def stein_discrepancy(
     result: FitResult, key: Array, num_draws: int, kernel: stein.Kernel | None
 ) -> Discrepancy:
     """See `Posterior.stein_discrepancy`."""
+    require_log_density(result, "stein_discrepancy")
     target, data = result.target, all_data(result, "stein_discrepancy")
     if not target.differentiable:
         raise ModelError(

@@ -40,7 +40,8 @@ def check_batches(
     minibatch likelihood is not that of all rows, and the posterior is plausible but wrong. With
     `batch_size=` a minibatch is compared with parts of it; with `subsample_size=`, where all
     minibatches have the same length, with one that shares half of its rows at other positions. A
-    random model cannot be checked, nor data that consist of a single minibatch.
+    random model cannot be checked, nor stochastic bounds, nor data that consist of a single
+    minibatch.
 
     Args:
         target: the target.
@@ -156,7 +157,8 @@ def _differences(
             for site in target.space.sites
         }
         window = _window(target, batch, plate, rows)
-        return target.site_log_probs(z_rows, window, model, mutable)
+        found = target.site_log_probs(z_rows, window, model, mutable)
+        return {name: v for name, v in found.items() if name not in target.structure.bounds}
 
     largest: dict[str, Array] = {}
     (first, last), *others = windows

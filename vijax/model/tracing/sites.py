@@ -14,6 +14,7 @@ from vijax.contracts import Plate, PyTree, Site
 from vijax.model.tracing.handler import Message, Record, Step
 from vijax.model.tracing.wrappers import base_distribution
 from vijax.runtime.errors import ModelError
+from vijax.runtime.row_densities import BOUND
 
 Trace = dict[str, Message]
 Dims = dict[str, tuple[str | None, ...]]
@@ -45,6 +46,15 @@ def is_data(site: Mapping[str, Any]) -> bool:
 def is_factor(site: Mapping[str, Any]) -> bool:
     """Whether a site is a `numpyro.factor`, a term of the log density without a value."""
     return site["type"] == "sample" and site["infer"].get("is_auxiliary", False)
+
+
+def bounds(trace: Trace) -> dict[str, bool]:
+    """The sites that are stochastic bounds, and whether they are bounds on a density."""
+    return {
+        name: site["infer"][BOUND]
+        for name, site in trace.items()
+        if site["type"] == "sample" and BOUND in site["infer"]
+    }
 
 
 def factors(trace: Trace) -> tuple[str, ...]:

@@ -1,0 +1,108 @@
+"""Methods of a posterior whose model has a diffusion model in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vijax.posterior import generative
+from vijax.posterior.predictive_methods import PredictiveMethods, memory_of_draws
+from vijax.runtime.checks import check_count
+from vijax.runtime.keys import RngKey, as_key
+from vijax.runtime.keywords import explain_keywords_of_methods
+
+if TYPE_CHECKING:
+    from vijax.posterior.tables import Scores
+
+
+@explain_keywords_of_methods
+class GenerativeMethods(PredictiveMethods):
+    """Methods of a `Posterior` for sites of `vijax.nn.diffusion` and `masked_diffusion`."""
+
+    @memory_of_draws("bound")
+    def bound(
+        self,
+        *args: Any,
+        num_draws: int = 16,
+        num_steps: int | None = None,
+        ode_steps: int | None = None,
+        site: str | None = None,
+        rng_key: RngKey = 0,
+        model_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Scores:
+        """The bound on the log density of rows, in nats a row, with its parts.
+
+        `bound` is at most the mean log density; `bits per dimension` the same as a code length.
+        `prior`, `reconstruction` and `diffusion` add up to minus the bound. Of a fit with `weight=`
+        it is the bound, without weights.
+
+        Args:
+            *args: the model's arguments at the rows; those of the fit by default.
+            num_draws: times and draws of noise for each row, over which it is averaged.
+            num_steps: of the process; by default those of the model. The bound with many steps
+                approaches that in continuous time.
+            ode_steps: adds the log density by the ordinary differential equation that has the same
+                marginal distributions, by so many steps: another number, exact for the ODE where
+                steps are small, and no bound.
+            site: if there are several.
+            rng_key: an int, a JAX key or a legacy key.
+            model_kwargs: keyword arguments of the model whose names are also options.
+            **kwargs: the model's keyword arguments.
+
+        Returns:
+            A data frame with columns `value` and `se`, that of a mean over rows.
+
+        Raises:
+            ModelError: the model has no such site.
+        """
+        from vijax.posterior.tables import Scores  # imports pandas, which is slow
+
+        call = self._call(args, kwargs, model_kwargs)
+        check_count("num_steps", num_steps, optional=True)
+        check_count("ode_steps", ode_steps, optional=True)
+        options = (check_count("num_draws", num_draws), num_steps, site, ode_steps)
+        found = generative.bound(self._result, as_key(rng_key), call, *options).scores
+        return Scores([one._asdict() for one in found.values()], index=list(found))
+
+    @memory_of_draws("generate")
+    def generate(
+        self,
+        *args: Any,
+        num_rows: int | None = None,
+        num_steps: int | None = None,
+        method: str = "ancestral",
+        site: str | None = None,
+        rng_key: RngKey = 0,
+        model_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> np.ndarray:
+        """Rows drawn from a diffusion model, all with the same draw of its latents.
+
+        Args:
+            *args: the model's arguments; those of the fit by default. Of the rows only the shape
+                is used, other arguments are conditions.
+            num_rows: how many, by default as many as in the arguments. With conditions for each row
+                leave it out.
+            num_steps: of the process: by default those of the model, 250 in continuous time; for
+                masked data the number of calls of the network, by default one for each element.
+            method: `"ancestral"`, or `"ode"`, the ordinary differential equation with the same
+                marginal distributions, which needs fewer steps.
+            site: if there are several.
+            rng_key: an int, a JAX key or a legacy key.
+            model_kwargs: keyword arguments of the model whose names are also options.
+            **kwargs: the model's keyword arguments.
+
+        Returns:
+            `(num_rows, ...)`.
+
+        Raises:
+            ModelError: the model has no such site.
+        """
+        call = self._call(args, kwargs, model_kwargs)
+        for name, value in (("num_rows", num_rows), ("num_steps", num_steps)):
+            check_count(name, value, optional=True)
+        options = (num_rows, num_steps, method, site)
+        return generative.generate(self._result, as_key(rng_key), call, *options)

@@ -1,0 +1,65 @@
+"""What a model has in place of the distribution of its rows, for methods that use it again.
+
+A diffusion model knows a stochastic bound on the log density of a row, not the density. Where a
+model function declares one, it notes it here if a method of a posterior asks for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from jax import Array
+
+BOUND = "stochastic_bound"  # key of a site's `infer`: `True`, or `False` for no bound on a density
+
+
+class RowDensity(Protocol):
+    """A density of rows, known by a stochastic bound."""
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows in the model."""
+
+    @property
+    def dim(self) -> int:
+        """Number of elements of a row."""
+
+    def parts(self, key: Array, start: Any, num_steps: int | None) -> dict[str, Array]:
+        """Unbiased estimates of the parts of the bound on `-log p`, each `(rows,)`.
+
+        Args:
+            key: randomness.
+            start: time of the first row; those of the others are equally spaced. Where it is
+                uniform, the estimates are unbiased.
+            num_steps: steps of the process; `None` for those of the model.
+        """
+
+    def generate(self, key: Array, num_rows: int, num_steps: int | None, method: str) -> Array:
+        """Draws of rows."""
+
+    def ode_log_density(self, key: Array, num_steps: int) -> Array:
+        """Log density of the rows by an ordinary differential equation, `(rows,)`."""
+
+
+_record: contextvars.ContextVar[dict[str, RowDensity] | None] = contextvars.ContextVar(
+    "row_densities", default=None
+)
+
+
+def current_row_densities() -> dict[str, RowDensity] | None:
+    """Where the model that is being called notes its densities; `None` if nothing asks."""
+    return _record.get()
+
+
+@contextlib.contextmanager
+def row_densities() -> Iterator[dict[str, RowDensity]]:
+    """The densities by site that models called inside note; their bounds are not evaluated."""
+    found: dict[str, RowDensity] = {}
+    token = _record.set(found)
+    try:
+        yield found
+    finally:
+        _record.reset(token)

@@ -20,6 +20,7 @@ from jax.flatten_util import ravel_pytree
 
 from vijax.contracts import Batch, Block, Blocks, Data, PyTree, Target
 from vijax.contracts.finite_differences import difference_products, lacks_forward_mode
+from vijax.contracts.over_points import over_points
 from vijax.runtime.device_layout import default_platform, on_host
 from vijax.runtime.errors import ModelError
 from vijax.runtime.jaxpr import without_dead_code
@@ -76,7 +77,7 @@ def solver_kernel(
 ) -> Array:
     """Log density and gradient, `(block, 1 + dim)`, at points `(block, dim)`."""
     function = jax.value_and_grad(_log_density(target, joint, batch, model, mutable))
-    value, gradient = jax.vmap(function)(target.devices.shard_particles(points))
+    value, gradient = over_points(target, function, target.devices.shard_particles(points))
     return jnp.concatenate([value[:, None], gradient], axis=1)  # one transfer to the host
 
 
@@ -85,7 +86,7 @@ def log_densities(
 ) -> Array:
     """Log densities `(block,)` at points `(block, dim)`."""
     function = _log_density(target, False, batch, model, mutable)
-    return jax.vmap(function)(target.devices.shard_particles(points))
+    return over_points(target, function, target.devices.shard_particles(points))
 
 
 def solver_products(

@@ -20,6 +20,7 @@ from vijax.runtime.keys import as_key, fold_in
 from vijax.solvers import block_updates
 
 _NUM_DRAWS = (200, 4000)  # minimum and maximum number of draws
+_NUM_OF_NETWORKS = 500  # maximum of networks, whose evaluations take long
 _NUM_BOUNDS = 50  # draws of stochastic bounds on all rows, each of which averages over these
 _MAX_ELEMENTS = 2**30  # limit for draws times data elements
 
@@ -41,6 +42,8 @@ def common_log_weights(
         return exact_elbos(target, guide, variables, batch, rows, seed)
     key = fold_in(as_key(0x5C0E), seed)
     min_draws, max_draws = _NUM_DRAWS
+    if target.space.networks.sites:
+        max_draws = _NUM_OF_NETWORKS
     elements = weights.num_elements(batch, target.space.dim) + target.network_cost
     affordable = _MAX_ELEMENTS // elements
     if target.structure.bounds:

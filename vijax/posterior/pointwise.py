@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import jax
 import numpy as np
 from jax import Array
 
 from vijax.contracts import Batch, Blocks, Data, Position, PyTree, Target
+from vijax.contracts.over_points import over_points
 from vijax.diagnostics.importance import block_size
 from vijax.posterior.result import FitResult
 from vijax.runtime.blockwise import Arrays, map_blocks
@@ -92,4 +92,4 @@ def _log_likelihood(
         log_probs = target.site_log_probs(z, batch, model, mutable)
         return {name: log_probs[name] for name in target.structure.observed}
 
-    return jax.vmap(one)(z)
+    return over_points(target, one, z)

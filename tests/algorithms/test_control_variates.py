@@ -183,7 +183,7 @@ class Toy(ControlVariateObjective):
 
 
 def state_after(algorithm, steps, start=None):
-    nothing = (None, None, Batch({}))
+    nothing = (None, Discrete(), Batch({}))
     state = algorithm.init(Variables(jnp.asarray(0.0)), {}, jax.random.key(0), *nothing)
     state = state if start is None else state._replace(control_params=start)
     for t in range(steps):
@@ -205,7 +205,7 @@ def test_control_variates_descend_the_gradient_of_the_squared_norm():
 def test_a_non_finite_step_of_the_control_variates_is_skipped():
     algorithm = Gradient(Toy(), Optimizer(optax.sgd(0.0)))
     initial = state_after(algorithm, 0, jnp.asarray(3e38))
-    state, _ = algorithm.step(initial, jax.random.key(0), None, None, Batch({}))
+    state, _ = algorithm.step(initial, jax.random.key(0), None, Discrete(), Batch({}))
     for new, old in zip(*map(jax.tree.leaves, (state[5:], initial[5:])), strict=True):
         np.testing.assert_array_equal(new, old)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vijax.contracts import AmortizedGuide, Batch, Guide, Part, PyTree, Space
+from vijax.contracts import AmortizedGuide, Batch, Guide, Part, PyTree, Space, Target
 
 
 def has_statistics(guide: Guide, params: PyTree, space: Space) -> bool:
@@ -12,11 +12,12 @@ def has_statistics(guide: Guide, params: PyTree, space: Space) -> bool:
 
 
 def with_statistics(
-    guide: Guide, params: PyTree, before: PyTree, space: Space, batch: Batch
+    guide: Guide, params: PyTree, before: PyTree, target: Target, batch: Batch
 ) -> PyTree:
     """The parameters after a step, with the running statistics of encoders updated."""
-    if not has_statistics(guide, before, space):
+    if not guide.amortized or not has_statistics(guide, before, target.space):
         return params
+    space = target.space
     old = iter(guide.independent_parts(before, space))
 
     def updated(part: Part) -> PyTree:

@@ -196,7 +196,7 @@ class Gradient(Algorithm):
         )
         update = jax.tree.map(lambda u: state.step_size.astype(u.dtype) * u, update)
         variables = optax.apply_updates(state.variables, update)
-        params = with_statistics(guide, variables.guide, state.variables.guide, target.space, batch)
+        params = with_statistics(guide, variables.guide, state.variables.guide, target, batch)
         variables = variables._replace(guide=params)
         state = state._replace(variables=variables, mutable=mutable, optimizer=optimizer)
         return state, Info(loss)

@@ -27,31 +27,29 @@ class WithStatistics(NamedTuple):
     statistics: PyTree
 
 
-def init(factory: ModuleFactory, key: Array, option: str) -> PyTree:
+def init(factory: ModuleFactory, key: Array, option: str, stateful: bool = False) -> PyTree:
     """Randomly initialized parameters of a module, `WithStatistics` if it has any.
 
     Args:
         factory: constructs the module.
         key: randomness.
         option: name of the user's option, for errors.
+        stateful: whether it may have running statistics of batches, and dropout.
 
     Raises:
-        GuideError: the module has state other than parameters, running statistics of batches and
-            random keys.
+        GuideError: the module has other state than that.
     """
     from flax import nnx
 
     module = factory(nnx.Rngs(key))
-    kinds = (nnx.Param, nnx.BatchStat, nnx.RngState)
-    params, statistics, _, rest = (nnx.state(module, kind) for kind in (*kinds, nnx.Not(kinds)))
+    kinds = (nnx.Param, nnx.BatchStat, nnx.RngState) if stateful else (nnx.Param,)
+    rest = nnx.state(module, nnx.Not(kinds))
     if jax.tree.leaves(rest):
         others = list(nnx.to_pure_dict(rest))
-        raise GuideError(
-            mismatch(
-                option, "no state but nnx.Param, nnx.BatchStat and dropout", f"some in {others}"
-            )
-        )
-    found = nnx.to_pure_dict(params)
+        allowed = "nnx.Param, nnx.BatchStat and dropout" if stateful else "nnx.Param"
+        raise GuideError(mismatch(option, f"no state but {allowed}", f"some in {others}"))
+    found = nnx.to_pure_dict(nnx.state(module, nnx.Param))
+    statistics = nnx.state(module, nnx.BatchStat)
     if not jax.tree.leaves(statistics):
         return found
     return WithStatistics(found, nnx.to_pure_dict(statistics))

@@ -40,7 +40,7 @@ def init_encoder(encoder: Encoder, key: Array) -> PyTree:
     Raises:
         GuideError: the module has state other than weights, running statistics and dropout.
     """
-    return _networks.init(encoder, key, "encoder")
+    return _networks.init(encoder, key, "encoder", stateful=True)
 
 
 def encode(

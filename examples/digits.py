@@ -18,8 +18,8 @@ import numpyro.distributions as dist
 import optax
 from common import BLUE, GREY, ORANGE, options, save
 from flax import nnx
-from PIL import Image, ImageDraw, ImageFont
-from scipy.ndimage import rotate
+from matplotlib.ft2font import FT2Font
+from scipy.ndimage import rotate, zoom
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
@@ -50,11 +50,15 @@ def model(image, digit=None):
 
 def draw_letter(letter, path):
     """A letter made as the digits were: 32 x 32 bits, the share of ink in each block of 4 x 4."""
-    image = Image.new("L", (64, 64))
-    ImageDraw.Draw(image).text((8, 8), letter, 255, ImageFont.truetype(str(path), 40))
-    image = image.crop(image.getbbox())
-    width = min(32, round(32 * image.width / image.height))
-    bits, left = np.asarray(image.resize((width, 32))) > 127, (32 - width) // 2
+    font = FT2Font(str(path))
+    font.set_size(40, 72)
+    font.set_text(letter)
+    font.draw_glyphs_to_bitmap()
+    ink = np.asarray(font.get_image(), float)
+    ink = ink[ink.any(axis=1)][:, ink.any(axis=0)]
+    width = min(32, round(32 * ink.shape[1] / ink.shape[0]))
+    bits = zoom(ink, (32 / ink.shape[0], width / ink.shape[1]), order=1) > 127
+    left = (32 - width) // 2
     bits = np.pad(bits, ((0, 0), (left, 32 - width - left)))
     return bits.reshape(8, 4, 8, 4).mean(axis=(1, 3))
 

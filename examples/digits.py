@@ -4,8 +4,8 @@ The weights of a small network are uncertain, by IVON: variational inference wit
 step (Shen et al., 2024). Its point estimate is more often right about digits, but has an answer to
 everything: it is surer of digits turned by a quarter than of upright ones. The draws of the weights
 disagree about images that are none; that part of the uncertainty, the epistemic one, is larger for
-them. AUROC is how often it, or the entropy of the point estimate, is larger for an image
-that is none. Letters, without those that look like a digit, are in the fonts of Matplotlib.
+them. AUROC is how often it, or the point estimate's entropy, is larger for them. Letters but those
+like a digit are in Matplotlib's fonts.
 """
 
 from pathlib import Path
@@ -26,8 +26,8 @@ from sklearn.model_selection import train_test_split
 import vijax
 
 COLORS = {"IVON": BLUE, "point estimate": ORANGE}
-ANGLES = np.arange(0, 181, 30)
-LETTERS = "ACDEFGHJKLMNPQRTUVWXY"
+HALVES = {"train_size": 0.5, "random_state": 0}
+ANGLES, LETTERS = np.arange(0, 181, 30), "ACDEFGHJKLMNPQRTUVWXY"
 FONTS = Path(matplotlib.get_data_path(), "fonts/ttf").glob("DejaVu*[!y].ttf")
 
 
@@ -57,17 +57,14 @@ def draw_letter(letter, path):
     ink = np.asarray(font.get_image(), float)
     ink = ink[ink.any(axis=1)][:, ink.any(axis=0)]
     width = min(32, round(32 * ink.shape[1] / ink.shape[0]))
-    bits = zoom(ink, (32 / ink.shape[0], width / ink.shape[1]), order=1) > 127
-    left = (32 - width) // 2
-    bits = np.pad(bits, ((0, 0), (left, 32 - width - left)))
-    return bits.reshape(8, 4, 8, 4).mean(axis=(1, 3))
+    bits = np.pad(zoom(ink, (32, width) / np.array(ink.shape)) > 127, ((0, 0), (0, 32 - width)))
+    return np.roll(bits, (32 - width) // 2, axis=1).reshape(8, 4, 8, 4).mean(axis=(1, 3))
 
 
 def main():
     steps = 1000 if options(__doc__).short else 2000
     data = load_digits()
-    parts = train_test_split(data.images / 16, data.target, train_size=0.5, random_state=0)
-    x, x_test, y, y_test = parts
+    x, x_test, y, y_test = train_test_split(data.images / 16, data.target, **HALVES)
     kinds = {a: rotate(x_test, a, axes=(1, 2), reshape=False, order=1) for a in ANGLES}
     kinds["letters"] = np.stack([draw_letter(a, path) for path in sorted(FONTS) for a in LETTERS])
     ends = len(x_test) * np.arange(1, len(kinds))
@@ -87,8 +84,8 @@ def main():
             found[name, part] = dict(zip(kinds, np.split(getattr(parts, part), ends), strict=True))
         by = found[name, "epistemic" if name == "IVON" else "total"]
         areas = [np.mean(by[0][:, None] < by[kind]) for kind in ("letters", 90)]
-        row = [score["accuracy"], score["log score"], *areas]
-        print(f"{name:15}" + "".join(f" {one:9.3f}" for one in row))
+        row = (f" {one:9.3f}" for one in (score["accuracy"], score["log score"], *areas))
+        print(f"{name:15}" + "".join(row))
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.6), layout="constrained")
     draw_images(axes[0], kinds, found)
     draw_curves(axes[1:], found)
@@ -105,8 +102,7 @@ def draw_curves(axes, found):
         means, color = [found[key][a].mean() for a in ANGLES], COLORS[key[0]]
         axes[1].plot(ANGLES, means, style, ms=4, color=color, label=", ".join(key))
     axes[1].set(title="Turned digits", xlabel="angle (°)", ylabel="mean (nats)", ylim=(0, 1.2))
-    for one in axes:
-        one.legend()
+    axes[0].legend(), axes[1].legend()
 
 
 def draw_images(axes, kinds, found):

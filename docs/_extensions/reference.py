@@ -110,7 +110,7 @@ def hide_constructor(app, what, name, obj, options, signature, annotation):
 
 def hide_colon(app, what, name, obj, options, lines):
     """Napoleon reads the words before a colon in a property's summary as its type."""
-    if what == "property":
+    if what == "property" and lines:
         lines[0] = lines[0].replace(":", HIDDEN_COLON)
 
 

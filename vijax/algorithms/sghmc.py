@@ -190,16 +190,11 @@ class SGHMC(Collector):
         found = jnp.mean(slope**2, axis=0)
         adapted = jnp.where(first, found, _DECAY * state.squares + (1 - _DECAY) * found)
         squares = jnp.where(state.step < start, adapted, state.squares)
-
-        def optimize() -> tuple[Array, Array, PyTree]:
-            update = self.optimizer.transformation.update
-            updates, optimizer = update(-slope, state.optimizer, state.positions)
-            return optax.apply_updates(state.positions, updates), noise, optimizer
-
-        def sample() -> tuple[Array, Array, PyTree]:
-            return *self._move(state, scale, slope, noise), state.optimizer
-
-        positions, momenta, optimizer = lax.cond(optimizing, optimize, sample)
+        positions, momenta, optimizer = lax.cond(
+            optimizing,
+            lambda: self._optimize(state, slope, noise),
+            lambda: (*self._move(state, scale, slope, noise), state.optimizer),
+        )
         step = state.step + 1
         kept = state.variables.guide.points
         points = lax.cond(
@@ -226,6 +221,14 @@ class SGHMC(Collector):
             step,
         )
         return new, Info(-jnp.mean(log_p))
+
+    def _optimize(
+        self, state: SGHMCState, slope: Array, noise: Array
+    ) -> tuple[Array, Array, PyTree]:
+        """Positions after a step of the optimizer, momenta that are drawn anew, and its state."""
+        update = self.optimizer.transformation.update
+        updates, optimizer = update(-slope, state.optimizer, state.positions)
+        return optax.apply_updates(state.positions, updates), noise, optimizer
 
     def _move(
         self, state: SGHMCState, scale: Array, slope: Array, noise: Array

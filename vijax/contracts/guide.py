@@ -236,7 +236,10 @@ class AmortizedGuide(DensityGuide):
     @property
     @abc.abstractmethod
     def row_guide(self) -> Guide:
-        """The same family with free parameters for every row instead of inferred ones."""
+        """A family with free parameters for every row instead of inferred ones.
+
+        The same one if it is a `MeanFieldGuide` or a `DiscreteGuide`; of others, a start for fits.
+        """
 
     @abc.abstractmethod
     def row_params(self, params: PyTree, space: Space, batch: Batch) -> PyTree:

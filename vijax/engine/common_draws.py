@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax import Array
 
 from vijax.contracts import Batch, Block, Blocks, Guide, PyTree, Target, Variables
 from vijax.diagnostics import importance as weights
@@ -44,51 +43,21 @@ def common_log_weights(
     min_draws, max_draws = _NUM_DRAWS
     if target.space.networks.sites:
         max_draws = _NUM_OF_NETWORKS
+    if target.structure.bounds and not rows.subsampled:  # one at a time: each averages over rows
+        state = (target, guide, variables, mutable)
+        keys = (fold_in(key, i) for i in range(_NUM_BOUNDS))
+        return np.concatenate([weights.draw(*state, k, batch, 1).log_weights for k in keys])
     elements = weights.num_elements(batch, target.space.dim) + target.network_cost
-    affordable = _MAX_ELEMENTS // elements
-    if target.structure.bounds:
-        return _of_bounds(target, guide, variables, mutable, batch, rows, key)
+    affordable = 0 if target.structure.bounds else _MAX_ELEMENTS // elements
     full = affordable >= min_draws and supports_full_data(target) and not rows.sources
     if full or not rows.subsampled:
         num_draws = max(min_draws, min(max_draws, affordable))
         data = all_rows(target, batch, {}) or batch
         return weights.draw(target, guide, variables, mutable, key, data, num_draws).log_weights
-    return _on_batches(target, guide, variables, mutable, batch, rows, key)
-
-
-def _of_bounds(
-    target: Target,
-    guide: Guide,
-    variables: Variables,
-    mutable: dict[str, PyTree],
-    batch: Batch,
-    rows: RowSchedule,
-    key: Array,
-) -> np.ndarray:
-    """Of a model with stochastic bounds: a batch, or all rows, for each draw, one at a time."""
-    if rows.subsampled:
-        return _on_batches(target, guide, variables, mutable, batch, rows, key)
-    state = (target, guide, variables, mutable)
-    found = [
-        weights.draw(*state, fold_in(key, i), batch, 1).log_weights for i in range(_NUM_BOUNDS)
-    ]
-    return np.concatenate(found)
-
-
-def _on_batches(
-    target: Target,
-    guide: Guide,
-    variables: Variables,
-    mutable: dict[str, PyTree],
-    batch: Batch,
-    rows: RowSchedule,
-    key: Array,
-) -> np.ndarray:
-    """A batch for each draw."""
     axes = variable_axes(guide, variables, target.space, target.subsampled)
     variables = target.devices.put(variables, axes, stacked=False)
     select, out = target.program(_replicated_variables_on_rows, guide), []
-    for i in range(_NUM_DRAWS[0]):
+    for i in range(min_draws):
         part = rows.batch(batch, i)
         selected = select(variables, part.index) if has_rows(axes) else variables
         one = weights.draw(target.on_batch, guide, selected, mutable, fold_in(key, i), part, 1)

@@ -42,6 +42,5 @@ class Delta(Guide):
         return DeltaParams(axes)
 
     def draw(self, params: DeltaParams, space: Space, key: Array, batch: Batch) -> Draw:
-        if not params.loc:  # a model with parameters only
-            return Draw({}, jnp.zeros(()))
-        return Draw(dict(params.loc), jnp.zeros((), jnp.result_type(*params.loc.values())))
+        dtype = jnp.result_type(float, *params.loc.values())  # there may be none
+        return Draw(dict(params.loc), jnp.zeros((), dtype))

@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 
 from vijax.contracts import Batch, Position, Target
+from vijax.model import Call
 from vijax.posterior import condition, draws
 from vijax.posterior.requirements import require_data
 from vijax.posterior.result import FitResult
@@ -21,8 +22,6 @@ from vijax.runtime.keys import fold_in
 from vijax.runtime.row_densities import RowDensity, row_densities
 
 _ORDER = ("prior", "reconstruction", "diffusion")  # parts of bounds
-
-Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class Bound(NamedTuple):

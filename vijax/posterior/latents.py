@@ -13,7 +13,13 @@ from jax import Array
 
 from vijax.contracts import Batch, Guide, PyTree, Site, Target, Variables
 from vijax.guides import MeanField
-from vijax.posterior.local_rows import LocalParts, local_parts, local_rows, row_terms
+from vijax.posterior.local_rows import (
+    LocalParts,
+    has_independent_coordinates,
+    local_parts,
+    local_rows,
+    row_terms,
+)
 from vijax.posterior.result import FitResult
 from vijax.runtime.checks import check_count
 from vijax.runtime.device_layout import on_host
@@ -99,6 +105,12 @@ def latents(
 ) -> Latents:
     """See `Posterior.latents`."""
     rows = local_rows(result, "latents", args, kwargs)
+    for guide in rows.guides:
+        if not has_independent_coordinates(guide):
+            raise GuideError(
+                "latents: expected latents that are independent given their row, guides.Amortized, "
+                f"got {guide!r}. What they are worth is in posterior.log_evidence_rows()."
+            )
     size = min(check_count("num_rows", num_rows), rows.num_rows)
     if size < 2:
         raise ModelError(mismatch("latents", "two or more rows, which are compared", size))

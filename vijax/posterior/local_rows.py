@@ -19,6 +19,7 @@ from vijax.contracts import (
     Part,
     Position,
     PyTree,
+    RowGuide,
     Space,
     Target,
     TermInfo,
@@ -50,11 +51,13 @@ class LocalRows:
         result: of the fit, at these rows.
         plate: name of the plate.
         num_rows: number of rows.
+        guides: the amortized guides.
     """
 
     result: FitResult
     plate: str
     num_rows: int
+    guides: tuple[Guide, ...]
 
     def blocks(self, size: int) -> Iterator[tuple[Target, Batch, int]]:
         """The target on a block of rows, its data, and the number of rows that are new in it.
@@ -134,7 +137,7 @@ def local_rows(
                 f"guides.Amortized: guide={{({site.name!r}, ...): guides.Amortized(...)}}."
             )
     _check_independent(result, what, name, local)
-    return LocalRows(result, name, plate.size)
+    return LocalRows(result, name, plate.size, tuple(part.guide for part in found))
 
 
 def _amortized(result: FitResult) -> list[Part]:
@@ -160,21 +163,33 @@ def _check_independent(result: FitResult, what: str, plate: str, local: set[str]
             )
 
 
+def has_independent_coordinates(guide: Guide) -> bool:
+    """Whether a row's latents are independent given its data: the encoder has all of `q`."""
+    return isinstance(guide, MeanFieldGuide | DiscreteGuide)
+
+
 def local_parts(guide: Guide, params: PyTree, space: Space, batch: Batch) -> LocalParts:
-    """The factors of a guide on a block of rows; encoders are applied here, once."""
+    """The factors of a guide on a block of rows.
+
+    Encoders are applied here, once, where coordinates are independent; else by every draw.
+    """
     local, shared = [], []
     for part in guide.independent_parts(params, space):
-        if isinstance(part.guide, AmortizedGuide):
+        if not isinstance(part.guide, AmortizedGuide):
+            shared.append(part)
+        elif has_independent_coordinates(part.guide):
             by_row = part.guide.row_params(part.params, part.space, batch)
             local.append(Part(part.guide.row_guide, by_row, part.space))
         else:
-            shared.append(part)
+            local.append(part)
     return LocalParts(tuple(local), tuple(shared))
 
 
 def row_log_q(part: Part, z: Position, plate: str, batch: Batch) -> Array:
-    """`log q(z_i | x_i)` of every row, `(rows,)`, of a factor with independent coordinates."""
+    """`log q(z_i | x_i)` of every row, `(rows,)`."""
     guide, params, space = part
+    if isinstance(guide, RowGuide):
+        return guide.row_log_probs(params, space, z, batch)
     if isinstance(guide, MeanFieldGuide):
         log_q = guide.site_log_probs(params, space, z, batch)
     else:

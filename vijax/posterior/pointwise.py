@@ -46,7 +46,7 @@ def log_predictive(result: FitResult, data: Data, z: Arrays) -> Arrays:
     target = result.target
     if isinstance(data, Blocks):
         return _by_rows(target, data, lambda batch: log_predictive(result, batch, z))
-    if all((value == value[:1]).all() for value in z.values()):  # of point estimates
+    if _are_equal(z):  # of point estimates
         z = {name: value[:1] for name, value in z.items()}
     size = _draws_at_once(target, data)
     num_draws = len(next(iter(z.values())))
@@ -57,6 +57,12 @@ def log_predictive(result: FitResult, data: Data, z: Arrays) -> Arrays:
             mean = np.logaddexp.reduce(values.astype(np.float64), axis=0) - math.log(num_draws)
             total[name] = np.logaddexp(total[name], mean) if name in total else mean
     return total
+
+
+def _are_equal(z: Arrays) -> bool:
+    """Whether all draws are equal; most others differ in the first and the last."""
+    ends_are_equal = all((value[0] == value[-1]).all() for value in z.values())
+    return ends_are_equal and all((value == value[0]).all() for value in z.values())
 
 
 def _draws_at_once(target: Target, data: Data) -> int:

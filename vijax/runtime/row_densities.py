@@ -6,27 +6,38 @@ model function declares one, it notes it here if a method of a posterior asks fo
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import contextvars
+import math
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 from jax import Array
 
 BOUND = "stochastic_bound"  # key of a site's `infer`: `True`, or `False` for no bound on a density
 
 
-class RowDensity(Protocol):
-    """A density of rows, known by a stochastic bound."""
+class RowDensity(abc.ABC):
+    """A density of rows, known by a stochastic bound.
+
+    Attributes:
+        x: the rows, `(rows, ...)`.
+    """
+
+    x: Array
 
     @property
     def num_rows(self) -> int:
         """Number of rows in the model."""
+        return int(self.x.shape[0])
 
     @property
     def dim(self) -> int:
         """Number of elements of a row."""
+        return math.prod(self.x.shape[1:])
 
+    @abc.abstractmethod
     def parts(self, key: Array, start: Any, num_steps: int | None) -> dict[str, Array]:
         """Unbiased estimates of the parts of the bound on `-log p`, each `(rows,)`.
 
@@ -37,9 +48,11 @@ class RowDensity(Protocol):
             num_steps: steps of the process; `None` for those of the model.
         """
 
+    @abc.abstractmethod
     def generate(self, key: Array, num_rows: int, num_steps: int | None, method: str) -> Array:
         """Draws of rows."""
 
+    @abc.abstractmethod
     def ode_log_density(self, key: Array, num_steps: int) -> Array:
         """Log density of the rows by an ordinary differential equation, `(rows,)`."""
 

@@ -79,6 +79,13 @@ def test_two_levels_are_exact():
     expected = covariance[0, 1] / np.sqrt(np.diag(covariance).prod())
     assert abs(correlation - expected) < 0.05
     assert posterior.at(np.array([[3.0]], np.float32)).sample(10)["low"].shape == (10, 1, 1)
+    rows = posterior.log_evidence_rows(Y, num_draws=100)  # weights are nearly constant
+    exact = dist.Normal(0, SDS[1] ** 0.5).log_prob(Y)[:, 0]
+    assert np.abs(rows.values - exact).max() < 0.05
+    assert rows.ess.min() > 98
+    with pytest.raises(GuideError, match="latents: expected latents that are independent"):
+        posterior.latents()
+    assert posterior.diagnostics.latents is None
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ from vijax.guides.amortized.encoder import (
 )
 from vijax.guides.checks import require_positive
 from vijax.guides.location_scale.mean_field import MeanField, MeanFieldParams
-from vijax.guides.structured.plate_levels import Level, join_levels, split_levels
+from vijax.guides.structured.plate_levels import join_levels, split_levels
 from vijax.runtime import networks
 from vijax.runtime.errors import GuideError, mismatch
 from vijax.runtime.keys import normals
@@ -88,16 +88,14 @@ class TopDown(AmortizedGuide, RowGuide, NormalNoiseGuide):
         levels = dict(self.encoders)
         if not levels:
             raise GuideError(mismatch("encoders", "an encoder by site", repr(self.encoders)))
-        for encoder in (*levels.values(), *([] if self.features is None else [self.features])):
-            check_encoder(encoder)
         object.__setattr__(self, "encoders", tuple(levels.items()))
+        for network in self._networks:
+            check_encoder(network)
 
     def init(
         self, key: Array, space: Space, location: Position, batch: Batch | None = None
     ) -> TopDownParams:
-        networks_in_use = [encoder for _, encoder in self._levels]
-        networks_in_use += [] if self.features is None else [self.features]
-        if any(map(has_statistics, networks_in_use)):
+        if any(map(has_statistics, self._networks)):
             raise GuideError(
                 "encoders: expected no running statistics, got an nnx.BatchNorm. Use nnx.LayerNorm."
             )
@@ -170,6 +168,11 @@ class TopDown(AmortizedGuide, RowGuide, NormalNoiseGuide):
         assert isinstance(self.encoders, tuple)
         return self.encoders
 
+    @property
+    def _networks(self) -> tuple[Encoder, ...]:
+        shared = () if self.features is None else (self.features,)
+        return (*shared, *(encoder for _, encoder in self._levels))
+
     def _pass(
         self,
         params: TopDownParams,
@@ -199,7 +202,7 @@ class TopDown(AmortizedGuide, RowGuide, NormalNoiseGuide):
 
     def _widths(self, space: Space) -> dict[str, int]:
         """The number of coordinates in a row of each site, the top one first."""
-        level: Level = single_plate_level(space, "TopDown")
+        level = single_plate_level(space, "TopDown")
         names = [name for name, _ in self._levels]
         if set(names) != set(space.names):
             raise GuideError(

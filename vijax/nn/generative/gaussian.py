@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from vijax.nn.generative.schedules import Schedule, alpha, sigma
+from vijax.runtime.row_densities import RowDensity
 
 Weight = Callable[[Array], Array]
 Network = Callable[[Array, Array], Array]
@@ -32,7 +33,7 @@ def spaced_times(start: Any, num: int) -> Array:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class GaussianDiffusion:
+class GaussianDiffusion(RowDensity):
     """Rows with their diffusion process.
 
     Attributes:
@@ -50,16 +51,6 @@ class GaussianDiffusion:
     levels: int | None
     num_steps: int | None
     weight: Weight | None = None
-
-    @property
-    def num_rows(self) -> int:
-        """Number of rows."""
-        return self.x.shape[0]
-
-    @property
-    def dim(self) -> int:
-        """Number of elements of a row."""
-        return math.prod(self.x.shape[1:])
 
     @property
     def scaled(self) -> Array:

@@ -12,7 +12,6 @@ Generalized Masked Diffusion for Discrete Data, Shi et al., 2024.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -22,10 +21,11 @@ from jax import Array
 
 from vijax.nn.generative.gaussian import spaced_times
 from vijax.runtime.errors import ModelError, mismatch
+from vijax.runtime.row_densities import RowDensity
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class MaskedDiffusion:
+class MaskedDiffusion(RowDensity):
     """Rows with their masking process.
 
     Attributes:
@@ -40,16 +40,6 @@ class MaskedDiffusion:
     network: Callable[[Array], Array]
     x: Array
     num_values: int
-
-    @property
-    def num_rows(self) -> int:
-        """Number of rows."""
-        return self.x.shape[0]
-
-    @property
-    def dim(self) -> int:
-        """Number of elements of a row."""
-        return math.prod(self.x.shape[1:])
 
     def loss(self, key: Array) -> Array:
         """What a step minimizes, `(rows,)`: the bound on `-log p(x)`."""

@@ -43,8 +43,8 @@ def main() -> None:
     found = _report.stored("networks") if set(options.only) < set(SECTIONS) else {}
     for name in options.only:
         found[name] = SECTIONS[name](options)
-        _report.table(tuple(found[name][0]), [tuple(row.values()) for row in found[name]])
         _report.save("networks", found)
+        _report.table(tuple(found[name][0]), [tuple(row.values()) for row in found[name]])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Bayesian neural networks: gradients, UCI sets, NUTS, coverage of intervals, MNIST.
 
-    python -m bench networks FOLDER [--splits 20] [--length 2] [--only uci mnist ...]
+    python -m bench networks FOLDER [--splits 20] [--sets yacht ...] [--only uci mnist ...]
 
 The folder has `uci/NAME.npz` with inputs, targets and the twenty splits of Hernandez-Lobato and
 Adams (2015), for one hidden layer of 50 units, as in the literature; `mnist/mnist.npz`, and
@@ -18,7 +18,7 @@ from bench.deep.conformal_coverage import conformal
 from bench.deep.ivon import ivon
 from bench.deep.mnist import digits
 from bench.deep.nuts import nuts
-from bench.deep.uci import uci
+from bench.deep.uci import PUBLISHED, uci
 from bench.deep.weight_noise import steps, variance
 
 SECTIONS = {
@@ -37,6 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="with uci, mnist and omniglot_small")
     parser.add_argument("--splits", type=int, default=2)
+    parser.add_argument("--sets", choices=PUBLISHED, nargs="+", default=list(PUBLISHED))
     parser.add_argument("--length", type=float, default=1.0, help="factor of the steps on MNIST")
     parser.add_argument("--only", choices=SECTIONS, nargs="+", default=list(SECTIONS))
     options = parser.parse_args()

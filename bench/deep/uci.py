@@ -50,7 +50,8 @@ def _rate(num_steps: int) -> Any:
 def uci(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Negative log likelihood of test rows; all splits of a set run one program."""
     rows = []
-    for name, (mean_field, best) in PUBLISHED.items():
+    for name in options.sets:
+        mean_field, best = PUBLISHED[name]
         data = np.load(options.folder / "uci" / f"{name}.npz")
         model = functools.partial(regression, functools.partial(Regressor, data["x"].shape[1]))
         row: dict[str, Any] = {"set": name}

@@ -211,6 +211,7 @@ class Slow(arrays.MappedRows):
     read_cost = 2**30
 
 
+@pytest.mark.slow
 def test_slow_sources_are_fitted_by_gradient_steps_only(fitted, on_disk):
     posterior = fit(regression, Slow(X), Y)
     assert type(posterior.guide).__name__ == "MeanField"

@@ -252,6 +252,7 @@ def test_summary_is_of_the_corrected_draws(schools):
     np.testing.assert_allclose(schools.summary().loc["tau", "mean"], tau.mean(), rtol=0.1)
 
 
+@pytest.mark.slow
 def test_given_centering_weights_are_used():
     posterior = fit(
         centered_schools_model, SCHOOLS_SD, SCHOOLS, guide="meanfield", centering={"theta": 0.0}

@@ -248,6 +248,7 @@ def test_a_path_that_is_not_writable_is_rejected(tmp_path):
         fit(tmp_path / "fit", num_steps=100)
 
 
+@pytest.mark.slow
 def test_a_full_disk_does_not_end_the_fit(tmp_path):
     path = tmp_path / "fit"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -6,6 +6,7 @@ total time of a small fit.
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any, NamedTuple, TypeAlias
 
@@ -14,6 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from vijax.runtime.threefry import threefry, threefry_normals
+
+_LARGE = 2**15  # normals from which their time matters
 _FAST_ELEMENTS = 2**19  # below this size compiling threefry costs more than it saves
 _THREEFRY = "threefry2x32"
 _MASK = 2**32 - 1
@@ -43,6 +47,9 @@ def normals(key: Array | Normals, shape: tuple[int, ...], dtype: Any) -> Array:
     """Standard normals from a key, or those that were passed in its place."""
     if isinstance(key, Normals):
         return key.values.reshape(shape).astype(dtype)
+    single = jnp.dtype(dtype) == jnp.float32
+    if single and _LARGE <= math.prod(shape) <= _MASK and _is_threefry(key):
+        return threefry_normals(key, shape)
     return jax.random.normal(key, shape, dtype)
 
 
@@ -105,10 +112,10 @@ def as_key(rng_key: Any) -> Array:
 
 def fold_in(key: Array, number: int) -> Array:
     """`jax.random.fold_in(key, number)`, bit for bit, for a concrete key and `number >= 0`."""
-    if str(jax.random.key_impl(key)) != _THREEFRY:
+    if not _is_threefry(key):
         return jax.random.fold_in(key, number)
     first, second = (int(word) for word in np.asarray(jax.random.key_data(key)))
-    return _wrap(*_threefry(first, second, 0, number))
+    return _wrap(*threefry(first, second, 0, number, lambda x: x & _MASK))
 
 
 def host_rng(key: Array) -> np.random.Generator:
@@ -129,21 +136,10 @@ def _from_seed(seed: int) -> Array:
     return _wrap(seed >> 32 & _MASK, seed & _MASK) if default == _THREEFRY else jax.random.key(seed)
 
 
+def _is_threefry(key: Array) -> bool:
+    return str(jax.random.key_impl(key)) == _THREEFRY
+
+
 def _wrap(first: int, second: int) -> Array:
     words = jax.device_put(np.array([first, second], np.uint32))
     return jax.random.wrap_key_data(words, impl=_THREEFRY)
-
-
-def _threefry(key0: int, key1: int, x0: int, x1: int) -> tuple[int, int]:
-    """One block of Threefry-2x32 with 20 rounds.
-
-    Source: Parallel Random Numbers: As Easy as 1, 2, 3, Salmon, Moraes, Dror, Shaw, 2011.
-    """
-    keys = (key0, key1, key0 ^ key1 ^ 0x1BD11BDA)
-    x0, x1 = (x0 + key0) & _MASK, (x1 + key1) & _MASK
-    for i in range(5):
-        for rotation in ((13, 15, 26, 6), (17, 29, 16, 24))[i % 2]:
-            x0 = (x0 + x1) & _MASK
-            x1 = (x1 << rotation | x1 >> 32 - rotation) & _MASK ^ x0
-        x0, x1 = (x0 + keys[(i + 1) % 3]) & _MASK, (x1 + keys[(i + 2) % 3] + i + 1) & _MASK
-    return x0, x1

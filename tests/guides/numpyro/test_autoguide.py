@@ -147,6 +147,7 @@ def test_gaussians_have_a_density_at_any_point(kind):
     assert guide.factorized == (kind in (ag.AutoNormal, ag.AutoDiagonalNormal))
 
 
+@pytest.mark.slow
 def test_dais_depends_on_the_data_of_the_call():
     c = case("AutoDAIS")
     x, y = (c.problem.batch.data[name] for name in ("x", "y"))

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from bench import _report
 from bench.generation.autoencoders import autoencoders
+from bench.generation.codes import codes
 
-SECTIONS = {"autoencoders": autoencoders}
+SECTIONS = {"autoencoders": autoencoders, "codes": codes}
 
 
 def main() -> None:

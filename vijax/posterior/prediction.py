@@ -16,7 +16,7 @@ from vijax.model import Growing, predictive_program
 from vijax.posterior import condition, draws, pointwise
 from vijax.posterior.labelled_rows import check_labelled_rows, read_by_program
 from vijax.posterior.missing_inputs import check_missing
-from vijax.posterior.requirements import require_data, require_latents, unsubsampled_data
+from vijax.posterior.requirements import no_draws, require_data, unsubsampled_data
 from vijax.posterior.result import FitResult
 from vijax.posterior.sampling import unconstrained
 from vijax.runtime.blockwise import Arrays, map_blocks
@@ -43,6 +43,7 @@ class Changes(NamedTuple):
 
 
 NO_CHANGES = Changes()
+_DRAW = ""  # in place of a latent site, of a model that has none, so that there are draws
 
 
 def predict(
@@ -59,6 +60,9 @@ def predict(
         args, kwargs = result.arguments.join(result.batch.data)
     elif result.guide.amortized:
         return predict(condition.at(result, args, kwargs), key, (), {}, num_draws, changes)
+    if not result.target.space.sites:
+        z = {_DRAW: np.zeros(check_count("num_draws", num_draws))}
+        return predictive(result, fold_in(key, 1), z, args, kwargs, changes) or no_draws()
     z = unconstrained(result, fold_in(key, 0), num_draws)
     return predictive(result, fold_in(key, 1), z, args, kwargs, changes)
 
@@ -81,7 +85,6 @@ def checked_changes(
         ModelError: a name is unknown.
         TypeError: `do` is not a mapping.
     """
-    require_latents(result)
     plates = list(result.target.subsampling.plates)
     if isinstance(new_groups, bool):
         named = set(plates) if new_groups else set()
@@ -91,7 +94,8 @@ def checked_changes(
         hint = did_you_mean(name, plates).strip()
         raise ModelError(mismatch("new_groups", f"plates of {plates}", repr(name), hint))
     latent = [*result.target.space.names, *result.target.marginalized.sizes]
-    if isinstance(from_prior, str) or not set(from_prior) < set(latent):
+    chosen = set(from_prior)
+    if isinstance(from_prior, str) or (chosen and not chosen < set(latent)):
         expected = f"a collection of some of the sites {latent}"
         raise ModelError(mismatch("from_prior", expected, repr(from_prior)))
     if do is not None and not isinstance(do, Mapping):
@@ -117,9 +121,11 @@ def predictive(
         result.model, args, kwargs, target, result.arguments, changes.growing, do, changes.moments
     )
     batch = batch._replace(linearized=result.batch.linearized)
-    values = draws.constrain(result, draws.with_discrete(result, z, fold_in(key, 2)))
+    values = z
+    if target.space.sites:
+        values = draws.constrain(result, draws.with_discrete(result, z, fold_in(key, 2)))
     latent = {*target.space.names, *target.marginalized.sizes} - changes.from_prior - redrawn
-    values = {name: value for name, value in values.items() if name in latent}
+    values = {name: value for name, value in values.items() if name in latent or name == _DRAW}
     num_draws = len(next(iter(z.values())))
     values |= {name: np.broadcast_to(x, (num_draws, *x.shape)) for name, x in do.items()}
     size = pointwise.fewer_for_networks(block_size(batch, target.space.dim), target, batch)

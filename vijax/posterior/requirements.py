@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 from vijax.contracts import Blocks, Data, DensityGuide
 from vijax.posterior.result import FitResult
 from vijax.runtime.errors import GuideError, ModelError
@@ -28,10 +30,15 @@ def require_latents(result: FitResult) -> None:
         ModelError: the model has parameters only.
     """
     if not result.target.space.sites:
-        raise ModelError(
-            "draws: expected latent sites, got a model with parameters only. They are "
-            "posterior.model_params; posterior.generate() draws rows."
-        )
+        no_draws()
+
+
+def no_draws() -> NoReturn:
+    """Raises, as there is nothing to draw."""
+    raise ModelError(
+        "draws: expected latent sites, got a model with parameters only. They are "
+        "posterior.model_params; posterior.generate() draws rows."
+    )
 
 
 def require_log_density(result: FitResult, what: str) -> None:

@@ -37,6 +37,15 @@ class RowDensity(abc.ABC):
         """Number of elements of a row."""
         return math.prod(self.x.shape[1:])
 
+    @property
+    def num_codes(self) -> int:
+        """Number of values, if the rows are codes of what else is observed of a row; else 0."""
+        return 0
+
+    @abc.abstractmethod
+    def loss(self, key: Array) -> Array:
+        """What a step minimizes, `(rows,)`: an unbiased estimate."""
+
     @abc.abstractmethod
     def parts(self, key: Array, start: Any, num_steps: int | None) -> dict[str, Array]:
         """Unbiased estimates of the parts of the bound on `-log p`, each `(rows,)`.

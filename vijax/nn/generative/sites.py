@@ -16,7 +16,7 @@ from vijax.nn.generative.masked import MaskedDiffusion
 from vijax.nn.generative.schedules import ScheduleName, declare_schedule
 from vijax.runtime.checks import check_count
 from vijax.runtime.errors import ModelError, mismatch
-from vijax.runtime.row_densities import BOUND, current_row_densities
+from vijax.runtime.row_densities import BOUND, RowDensity, current_row_densities
 
 _LOG_SNR = (13.3, -5.0)
 
@@ -89,7 +89,7 @@ def diffusion(
             raise ModelError(mismatch(what, f"shape {z.shape}", f"shape {noise.shape}"))
         return noise
 
-    _declare(name, GaussianDiffusion(checked_net, x, used, levels, num_steps, weight))
+    declare(name, GaussianDiffusion(checked_net, x, used, levels, num_steps, weight))
 
 
 def masked_diffusion(name: str, net: Callable[[Array], Array], x: Any, *, num_values: int) -> None:
@@ -116,7 +116,7 @@ def masked_diffusion(name: str, net: Callable[[Array], Array], x: Any, *, num_va
         raise ModelError(mismatch(what, "integers", f"{x.dtype}", "Convert it: x.astype(int)."))
     check_count("num_values", num_values)
     x = x.astype(jnp.int32) if x.dtype == bool else x
-    _declare(name, MaskedDiffusion(name, net, x, num_values))
+    declare(name, MaskedDiffusion(name, net, x, num_values))
 
 
 def _checked(what: str, x: Any) -> Array:
@@ -127,7 +127,7 @@ def _checked(what: str, x: Any) -> Array:
     return x
 
 
-def _declare(name: str, rows: GaussianDiffusion | MaskedDiffusion) -> None:
+def declare(name: str, rows: RowDensity) -> None:
     """Adds the estimate of the bound to the model, or notes the rows where a method asks for them.
 
     A factor whose `infer` says that it is a stochastic bound.

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vijax.posterior import generative
+from vijax.posterior import generative, row_bounds
 from vijax.posterior.predictive_methods import PredictiveMethods, memory_of_draws
+from vijax.posterior.row_bounds import Question
 from vijax.runtime.checks import check_count
 from vijax.runtime.keys import RngKey, as_key
 from vijax.runtime.keywords import explain_keywords_of_methods
@@ -37,7 +38,10 @@ class GenerativeMethods(PredictiveMethods):
 
         `bound` is at most the mean log density; `bits per dimension` the same as a code length.
         `prior`, `reconstruction` and `diffusion` add up to minus the bound. Of a fit with `weight=`
-        it is the bound, without weights.
+        it is the bound, without weights. Latents that rows share, such as weights with priors, are
+        averaged over: the bound is then on the posterior predictive density. Those of each row, by
+        an amortized guide, add their divergence from the prior, `latents`. Rows are evaluated in
+        blocks, so that memory does not grow with their number.
 
         Args:
             *args: the model's arguments at the rows; those of the fit by default.
@@ -57,14 +61,16 @@ class GenerativeMethods(PredictiveMethods):
 
         Raises:
             ModelError: the model has no such site.
+            GuideError: some latents of rows have no amortized guide.
         """
         from vijax.posterior.tables import Scores  # imports pandas, which is slow
 
         call = self._call(args, kwargs, model_kwargs)
         check_count("num_steps", num_steps, optional=True)
         check_count("ode_steps", ode_steps, optional=True)
-        options = (check_count("num_draws", num_draws), num_steps, site, ode_steps)
-        found = generative.bound(self._result, as_key(rng_key), call, *options).scores
+        name = generative.named_site(self._result, "bound", site)
+        asked = Question(name, check_count("num_draws", num_draws), num_steps, ode_steps)
+        found = row_bounds.bound(self._result, as_key(rng_key), call, asked).scores
         return Scores([one._asdict() for one in found.values()], index=list(found))
 
     @memory_of_draws("generate")
@@ -79,7 +85,11 @@ class GenerativeMethods(PredictiveMethods):
         model_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> np.ndarray:
-        """Rows drawn from a diffusion model, all with the same draw of its latents.
+        """Rows drawn from a diffusion model.
+
+        All with the same draw of the latents that rows share, such as weights with priors: for
+        draws from the posterior predictive distribution call it with several `rng_key`. Latents of
+        each row are drawn from their prior.
 
         Args:
             *args: the model's arguments; those of the fit by default. Of the rows only the shape

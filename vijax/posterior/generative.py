@@ -28,17 +28,38 @@ def generate(
     num_steps: int | None,
     method: str,
     site: str | None,
+    keep: Any,
 ) -> np.ndarray:
     """See `Posterior.generate`."""
     if method not in ("ancestral", "ode"):
         raise ModelError(mismatch("method", "'ancestral' or 'ode'", repr(method)))
     name = named_site(result, "generate", site)
     rows = at(result, "generate", call)
-    z, number = _latents(rows, name, fold_in(key, 0)), num_rows or shape(rows, name)[0]
+    z, of_rows = _latents(rows, name, fold_in(key, 0)), shape(rows, name)
+    number = num_rows or of_rows[0]
+    if keep is not None:
+        keep = _kept(keep, number, of_rows)
+        unknown = max(1, int((~keep).reshape(number, -1).sum(axis=1).max()))
+        num_steps = min(num_steps or unknown, unknown)
     program = rows.target.program(generate_rows, name, number, num_steps, method)
     state = (rows.batch._replace(index={}), rows.variables.model, rows.mutable)
-    found: np.ndarray = on_host(program(z, fold_in(key, 1), *state))
+    found: np.ndarray = on_host(program(z, fold_in(key, 1), keep, *state))
     return found
+
+
+def _kept(keep: Any, num_rows: int, shape: tuple[int, ...]) -> np.ndarray:
+    """The elements to keep, `(num_rows, *shape of a row)`.
+
+    Raises:
+        ModelError: they do not fit the rows.
+    """
+    keep = np.asarray(keep)
+    fits = keep.dtype == bool and keep.shape in (shape, shape[1:]) and num_rows == shape[0]
+    if not fits:
+        expected = f"truth values of shape {shape} or {shape[1:]}, for as many rows as are passed"
+        got = f"{keep.dtype} of shape {keep.shape}, for {num_rows} rows"
+        raise ModelError(mismatch("keep", expected, got))
+    return np.broadcast_to(keep, shape)
 
 
 def named_site(result: FitResult, what: str, site: str | None) -> str:
@@ -75,13 +96,13 @@ def row_latents(target: Target, site: str) -> list[Site]:
     return [one for one in target.space.sites if one.axes([plate]).pairs]
 
 
-def shape(result: FitResult, site: str) -> tuple[int, int]:
-    """Number of rows, and of elements of a row."""
+def shape(result: FitResult, site: str) -> tuple[int, ...]:
+    """The shape of the rows of a site, `(rows, ...)`."""
     found: list[RowDensity] = []
     origin = {one.name: jnp.zeros(one.z_shape) for one in result.target.space.sites}
     state = (origin, result.batch, result.variables.model, result.mutable)
     jax.eval_shape(lambda *state: found.append(rows_at(result.target, site, *state)), *state)
-    return found[0].num_rows, found[0].dim
+    return found[0].x.shape
 
 
 def rows_at(
@@ -120,7 +141,8 @@ def generate_rows(
     method: str,
     z: Position,
     key: Array,
+    keep: Array | None,
     *state: Any,
 ) -> Array:
     """Rows drawn from the model."""
-    return rows_at(target, site, z, *state).generate(key, num_rows, num_steps, method)
+    return rows_at(target, site, z, *state).generate(key, num_rows, num_steps, method, keep)

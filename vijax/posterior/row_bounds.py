@@ -23,6 +23,7 @@ from vijax.runtime.keys import fold_in
 from vijax.runtime.row_densities import row_densities
 
 _ORDER = ("latents", "prior", "reconstruction", "diffusion")  # parts of bounds
+_LOG_2 = math.log(2)
 _BLOCK_ROWS, _BLOCK_ELEMENTS = 2**14, 2**19  # evaluated at once; networks need several times that
 
 
@@ -45,13 +46,16 @@ class Bound(NamedTuple):
         return -np.sum([*self.parts.values()], axis=0)
 
     @property
+    def columns(self) -> dict[str, np.ndarray]:
+        """The bound by row, per dimension in bits, and its parts, each `(rows,)`."""
+        found = {"bound": self.by_row, "bits per dimension": -self.by_row / (self.dim * _LOG_2)}
+        found |= self.parts if len(self.parts) > 1 else {}
+        return found if self.ode is None else found | {"log density by the ODE": self.ode}
+
+    @property
     def scores(self) -> dict[str, Score]:
-        """Means over rows: of the bound, per dimension in bits, and of its parts."""
-        bits = mean(-self.by_row / (self.dim * math.log(2)))
-        found = {"bound": mean(self.by_row), "bits per dimension": bits}
-        if len(self.parts) > 1:
-            found |= {name: mean(values) for name, values in self.parts.items()}
-        return found if self.ode is None else found | {"log density by the ODE": mean(self.ode)}
+        """Means over rows."""
+        return {name: mean(values) for name, values in self.columns.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +83,8 @@ def bound(result: FitResult, key: Array, call: Call, asked: Question) -> Bound:
         GuideError: latents of rows have no amortized guide.
     """
     rows = _rows(result, call, asked)
-    num_rows, dim = generative.shape(rows.result, asked.site)
+    num_rows, *rest = generative.shape(rows.result, asked.site)
+    dim = math.prod(rest)
     most = max(1, min(_BLOCK_ROWS, _BLOCK_ELEMENTS // dim))
     size = math.ceil(num_rows / math.ceil(num_rows / most))
     fit, found, ode = rows.result, [], []

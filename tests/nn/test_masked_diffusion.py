@@ -31,6 +31,7 @@ def exact(tokens):
     return jax.vmap(one)(tokens)
 
 
+KEY = jax.random.key(4)
 WEIGHTS = jax.random.normal(jax.random.key(1), (3 * DIM, 2 * DIM))
 
 
@@ -85,6 +86,19 @@ def test_rows_are_drawn_with_their_probabilities():
     assert distance < 1.8 * expected  # its relative sd is about a quarter
 
 
+def test_completions_are_drawn_with_their_conditional_probabilities():
+    rows = rows_of(exact, np.repeat(STATES[[180]], 2000, axis=0))
+    keep = np.arange(DIM) % 2 == 0
+    kept = np.broadcast_to(keep, (2000, DIM))
+    drawn = np.asarray(jax.jit(lambda k: rows.generate(k, 2000, 4, "ancestral", kept))(KEY))
+    assert np.all(drawn[:, keep] == STATES[180, keep])
+    possible = np.all(STATES[:, keep] == STATES[180, keep], axis=1)
+    probs = np.where(possible, np.exp(np.asarray(LOG_PROBS, float)), 0.0)
+    shares = np.bincount(drawn @ (2 ** np.arange(DIM)[::-1]), minlength=256) / 2000
+    distance = np.sum((shares - probs / probs.sum()) ** 2)
+    assert distance < 2.5 / 2000  # the expected sum of squared errors is below 1 / 2000
+
+
 def model(x):
     def factory(rngs):
         return Tokens(rngs)
@@ -115,5 +129,10 @@ def test_a_fit_improves_the_bound():
     assert -found.elbo / 300 < DIM * math.log(2) - 0.3  # that of independent fair pixels
     assert found.bound().loc["bound"].value > -DIM * math.log(2)
     assert found.generate(num_rows=2).shape == (2, DIM)
+    keep = np.arange(DIM) < 3
+    assert np.all(found.generate(x[:5], keep=keep)[:, :3] == x[:5, :3])
+    for wrong in (keep.astype(int), keep[:2]):
+        with pytest.raises(vijax.ModelError, match="keep: expected truth values"):
+            found.generate(x[:5], keep=wrong)
     with pytest.raises(vijax.ModelError, match="numbers"):
         found.bound(ode_steps=2)

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -183,6 +184,23 @@ def local_parts(guide: Guide, params: PyTree, space: Space, batch: Batch) -> Loc
         else:
             local.append(part)
     return LocalParts(tuple(local), tuple(shared))
+
+
+def draw_latents(
+    parts: LocalParts, plate: str, shared_key: Array, key: Array, number: Array, batch: Batch
+) -> tuple[Position, Array]:
+    """A draw by its number, and `log q(z_i | x_i)` of every row; all rows share `shared_key`."""
+    z: Position = {}
+    log_q = jnp.zeros(())
+    for i, part in enumerate(parts.shared):
+        of_part = jax.random.fold_in(jax.random.fold_in(shared_key, number), i)
+        z |= part.guide.draw(part.params, part.space, of_part, batch).z
+    for i, part in enumerate(parts.local):
+        of_part = jax.random.fold_in(jax.random.fold_in(key, number), i)
+        drawn = part.guide.draw(part.params, part.space, of_part, batch).z
+        log_q += row_log_q(part, drawn, plate, batch)
+        z |= drawn
+    return z, log_q
 
 
 def row_log_q(part: Part, z: Position, plate: str, batch: Batch) -> Array:

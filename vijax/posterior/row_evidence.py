@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from vijax.contracts import Batch, Guide, Position, PyTree, Target, Variables
-from vijax.posterior.local_rows import LocalRows, local_parts, local_rows, row_log_q, row_terms
+from vijax.contracts import Batch, Guide, PyTree, Target, Variables
+from vijax.posterior.local_rows import LocalRows, draw_latents, local_parts, local_rows, row_terms
 from vijax.posterior.result import FitResult
 from vijax.runtime.checks import check_count
 from vijax.runtime.device_layout import on_host
@@ -117,16 +117,7 @@ def _log_weights(
     info, scale = target.term_info(batch), parts.local[0].space.sites[0].scale
 
     def one(number: Array) -> Array:
-        z: Position = {}
-        log_q = jnp.zeros(())
-        for i, part in enumerate(parts.shared):
-            of_part = jax.random.fold_in(jax.random.fold_in(shared_key, number), i)
-            z |= part.guide.draw(part.params, part.space, of_part, batch).z
-        for i, part in enumerate(parts.local):
-            of_part = jax.random.fold_in(jax.random.fold_in(key, number), i)
-            drawn = part.guide.draw(part.params, part.space, of_part, batch).z
-            log_q += row_log_q(part, drawn, plate, batch)
-            z |= drawn
+        z, log_q = draw_latents(parts, plate, shared_key, key, number, batch)
         values = target.terms(z, batch, variables.model, mutable).values
         return row_terms(values, info, plate, scale) - log_q
 

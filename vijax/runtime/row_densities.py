@@ -58,8 +58,15 @@ class RowDensity(abc.ABC):
         """
 
     @abc.abstractmethod
-    def generate(self, key: Array, num_rows: int, num_steps: int | None, method: str) -> Array:
-        """Draws of rows."""
+    def generate(
+        self,
+        key: Array,
+        num_rows: int,
+        num_steps: int | None,
+        method: str,
+        keep: Array | None = None,
+    ) -> Array:
+        """Draws of rows; in completions, elements of `x` where `keep` is true."""
 
     @abc.abstractmethod
     def ode_log_density(self, key: Array, num_steps: int) -> Array:

@@ -1,7 +1,8 @@
 """Discrete codes of rows as a site of a model function: the bound of a deterministic encoder.
 
-With a code `c(x)` that a network computes from the row, `log p(x) >= log p(x | c(x)) + log p(c(x))`:
-the ELBO of a guide that is certain of one code, whose entropy is zero.
+With a code `c(x)` that a network computes from the row,
+`log p(x) >= log p(x | c(x)) + log p(c(x))`: the ELBO of a guide that is certain of one code, whose
+entropy is zero.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from vijax.runtime.row_densities import RowDensity
 
 
 def discrete_codes(
-    name: str, codes: Codes, *, prior: Callable[[Array], Array] | None = None
+    name: str, codes: Codes | Any, *, prior: Callable[[Array], Array] | None = None
 ) -> None:
     """The discrete codes of rows, whose negative log probabilities count as divergence.
 
@@ -117,12 +118,20 @@ class CodedRows(RowDensity):
             return {"rate": self._uniform()}
         return {"rate": self.learned.parts(key, start, num_steps)["diffusion"]}
 
-    def generate(self, key: Array, num_rows: int, num_steps: int | None, method: str) -> Array:
+    def generate(
+        self,
+        key: Array,
+        num_rows: int,
+        num_steps: int | None,
+        method: str,
+        keep: Array | None = None,
+    ) -> Array:
         """See `RowDensity`: codes are drawn from their prior."""
-        if self.learned is None:
-            drawn = jax.random.randint(key, (num_rows, self.dim), 0, self.num_codes)
+        if self.learned is not None:
+            drawn = self.learned.generate(key, num_rows, num_steps, method, keep)
         else:
-            drawn = self.learned.generate(key, num_rows, num_steps, method)
+            drawn = jax.random.randint(key, (num_rows, self.dim), 0, self.num_codes)
+            drawn = drawn if keep is None else jnp.where(keep, self.x, drawn)
         return drawn.reshape(num_rows, *self.shape)
 
     def ode_log_density(self, key: Array, num_steps: int) -> Array:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from vijax.nn.generative.schedules import Schedule, alpha, sigma
+from vijax.runtime.errors import ModelError, mismatch
 from vijax.runtime.row_densities import RowDensity
 
 Weight = Callable[[Array], Array]
@@ -121,8 +122,22 @@ class GaussianDiffusion(RowDensity):
 
     # ---- draws
 
-    def generate(self, key: Array, num_rows: int, num_steps: int | None, method: str) -> Array:
-        """See `RowDensity`; `method` is `"ancestral"` or `"ode"`."""
+    def generate(
+        self,
+        key: Array,
+        num_rows: int,
+        num_steps: int | None,
+        method: str,
+        keep: Array | None = None,
+    ) -> Array:
+        """See `RowDensity`; `method` is `"ancestral"` or `"ode"`.
+
+        Raises:
+            ModelError: elements are to be kept.
+        """
+        if keep is not None:  # replacing them at every step does not draw from the model
+            expected = "None, or a site of vijax.nn.masked_diffusion"
+            raise ModelError(mismatch("keep", expected, "a site of vijax.nn.diffusion"))
         steps = num_steps or self.num_steps or DEFAULT_STEPS
         dtype = self.scaled.dtype
         first, key = jax.random.split(key)

@@ -387,10 +387,18 @@ def diffusion(y):
         vijax.nn.diffusion("y", net, y, schedule="learned")
 
 
+def coded(y):
+    codes = vijax.nn.FiniteScalarQuantizer((3, 3))(y)
+    with numpyro.plate("rows", len(y)):
+        vijax.nn.discrete_codes("codes", codes)
+        numpyro.sample("y", dist.Normal(codes.values, numpyro.param("sd", 1.0)).to_event(1), obs=y)
+
+
 def generative():
     fitted = step(diffusion, RNG.normal(size=(6, 2)), batch_size=3)
     fitted.bound(num_draws=2, ode_steps=2)
     fitted.generate(num_steps=2)
+    step(coded, RNG.normal(size=(6, 2)), batch_size=3).bound(num_draws=2)
 
 
 def curvature():

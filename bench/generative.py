@@ -14,8 +14,9 @@ from pathlib import Path
 
 from bench import _report
 from bench.generation.autoencoders import autoencoders
+from bench.generation.masked import masked
 
-SECTIONS = {"autoencoders": autoencoders}
+SECTIONS = {"autoencoders": autoencoders, "masked": masked}
 
 
 def main() -> None:

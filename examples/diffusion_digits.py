@@ -1,4 +1,4 @@
-"""Digits of 8 x 8 pixels with 17 grey levels, drawn by label from a diffusion model.
+"""Digits of 8 x 8 pixels with 16 grey levels, drawn by label from a diffusion model.
 
 Levels are integers, whose probabilities have a bound: bits per dimension, the length of a code for
 a pixel (Kingma et al., Variational Diffusion Models, 2021). It is compared with codes for pixels
@@ -18,11 +18,11 @@ from sklearn.svm import SVC
 
 import vijax
 
-PIXELS, LEVELS, ROWS = 64, 17, 6
+PIXELS, LEVELS, ROWS = 64, 16, 6
 
 
 def network(rngs):
-    return vijax.nn.MLP(PIXELS + 10, width=256, powers=(2, 3), rngs=rngs)
+    return vijax.nn.MLP(PIXELS + 10, width=256, powers=(3,), rngs=rngs)
 
 
 def model(x, label):
@@ -36,11 +36,12 @@ def model(x, label):
 
 
 def main():
-    steps = 500 if options(__doc__).short else 5000
+    steps = 500 if options(__doc__).short else 4000
     images, labels = load_digits(return_X_y=True)
-    images, order = images.astype(np.int32), np.random.default_rng(0).permutation(len(images))
+    images = np.minimum(images, LEVELS - 1).astype(np.int32)
+    order = np.random.default_rng(0).permutation(len(images))
     (x, x_test), (y, y_test) = (np.split(one[order], [1500]) for one in (images, labels))
-    rate = optax.cosine_decay_schedule(1e-3, steps)
+    rate = optax.cosine_decay_schedule(2e-3, steps)
     optimizer = optax.adamw(rate, weight_decay=0.1)
     posterior = vijax.fit(model, x, y, batch_size=100, num_steps=steps, optimizer=optimizer)
     found = posterior.bound(x_test, y_test, num_draws=64).loc["bits per dimension"]
@@ -61,7 +62,7 @@ def main():
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
     shown = {"New images": new, "Drawn by label": drawn.reshape(10, 50, -1)[:, :ROWS]}
     for axis, (title, one) in zip(axes, shown.items(), strict=True):
-        axis.imshow(tiles(one), cmap="gray_r", vmin=0, vmax=16)
+        axis.imshow(tiles(one), cmap="gray_r", vmin=0, vmax=15)
         axis.set(title=title)
         axis.axis("off")
     save(figure, "diffusion_digits")

@@ -3,8 +3,8 @@
 The network learns the noise in noisy points (Kingma et al., Variational Diffusion Models, 2021).
 Points are drawn by 250 random steps, or by 20 of the ordinary differential equation with the same
 marginal distributions, which has a density, too: here on a grid. The log density of the points is
-known, minus log 2, so that all three numbers can be judged on 2,000 points that the fit has not
-seen. Between squares the density has to fall at once; a bound is lost there first.
+known, minus log 2, so that the bound and the density can be judged on points that the fit has not
+seen. At the edges of squares the density has to fall at once, which takes the network longest.
 """
 
 import matplotlib.pyplot as plt

@@ -1,9 +1,10 @@
 """Digits of 8 x 8 pixels with 16 grey levels, drawn by label from a diffusion model.
 
-Levels are integers, whose probabilities have a bound: bits per dimension, the length of a code for
-a pixel (Kingma et al., Variational Diffusion Models, 2021). It is compared with codes for pixels
-that are independent given the label. A classifier that was trained on images of the data reads
-the drawn ones: how often it finds the label they were drawn for.
+Levels are integers, whose probabilities have a bound: bits per pixel, the length of a code (Kingma
+et al., Variational Diffusion Models, 2021). The code is longer than that of pixels that are
+independent given the label: levels are decided at the smallest noise, which a small network has no
+time to learn in a minute. How the images look is decided at larger noise. A classifier that was
+trained on the data reads the drawn ones: how often it finds the label they were drawn for.
 """
 
 import jax.numpy as jnp

@@ -15,8 +15,13 @@ from pathlib import Path
 from bench import _report
 from bench.generation.autoencoders import autoencoders
 from bench.generation.codes import codes
+from bench.generation.masked import masked
 
-SECTIONS = {"autoencoders": autoencoders, "codes": codes}
+SECTIONS = {
+    "autoencoders": autoencoders,
+    "masked": masked,
+    "codes": codes,
+}
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ LONG |= {"matrix_factorization", "methylation", "quickstart", "radon", "robust_r
 LONG |= {"sleepstudy", "spike_counts", "state_space"}
 LONG |= {"bayesian_regression_network", "characters", "deferring_classifier", "digits"}
 LONG |= {"recurrent_network", "variational_linear_layer"}
+LONG |= {"diffusion", "diffusion_digits", "masked_diffusion"}
 LONG |= {"gp_classification", "hidden_markov", "switching", "topics", "trueskill"}
 
 # By example: start of a line of the output, index of the number after it, value, tolerance. Values
@@ -171,6 +172,22 @@ EXPECTED = {
         ("IVON", 0, 0.956, 0.02),
         ("IVON", 2, 0.948, 0.05),
         ("point estimate", 3, 0.11, 0.1),
+    ],
+    # Exact: minus log 2. No draw has to be outside of the squares.
+    "diffusion": [
+        ("log density of new points, exact", 0, -0.693, 0.001),
+        ("bound", 0, -0.85, 0.12),
+        ("log density by the ODE", 0, -0.89, 0.12),
+        ("Drawn by 250 random steps, inside of squares", 0, 0.92, 0.05),
+    ],
+    "diffusion_digits": [
+        ("at most, diffusion", 0, 2.83, 0.2),
+        ("labels found, drawn images", 0, 0.95, 0.05),
+    ],
+    "masked_diffusion": [
+        ("log probability, independent pixels", 0, -25.21, 0.02),  # depends only on the data
+        ("at least, masked diffusion", 0, -16.3, 0.6),
+        ("wrong pixels, completed lower halves", 0, 0.169, 0.02),
     ],
     # scikit-learn's LogisticRegression with default penalty has 0.975 on the same split.
     "logistic_regression": [("accuracy", 0, 0.975, 0.012)],

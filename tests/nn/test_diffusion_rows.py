@@ -14,6 +14,7 @@ from flax import nnx
 import vijax
 from vijax.posterior import row_bounds
 from vijax.runtime.keys import as_key
+from vijax.runtime.row_densities import row_densities
 
 SD = 0.6
 OPTIONS = {"batch_size": 50, "num_steps": 20, "optimizer": optax.adam(3e-3), "progress_bar": False}
@@ -58,6 +59,28 @@ def test_rows_are_evaluated_in_blocks_with_their_conditions(monkeypatch):
         gap = found.by_row - exact
         assert abs(gap.mean()) < 4 * gap.std() / math.sqrt(len(X)) + 0.02 < 0.6
         assert found.by_row.shape == (203,)
+
+
+def test_levels_of_known_probabilities_have_their_entropy_as_bound():
+    probs = jnp.array([0.1, 0.2, 0.3, 0.4])
+    values = (2 * jnp.arange(4) + 1) / 4 - 1
+    x = np.repeat(np.arange(4), [200, 400, 600, 800])[:, None]
+
+    def net(z, time):
+        gamma = (18 * time - 9)[:, None]
+        alpha, sigma = jnp.sqrt(jax.nn.sigmoid(-gamma)), jnp.sqrt(jax.nn.sigmoid(gamma))
+        logits = jnp.log(probs) - 0.5 * ((z - alpha * values) / sigma) ** 2
+        mean = jnp.sum(jax.nn.softmax(logits) * values, axis=1, keepdims=True)
+        return (z - alpha * mean) / sigma
+
+    with row_densities() as found, numpyro.handlers.seed(rng_seed=0):
+        vijax.nn.diffusion("x", net, x, levels=4, log_snr=(9.0, -9.0))
+    keys = jax.random.split(jax.random.key(0), 200)
+    losses = np.asarray(jax.jit(jax.vmap(found["x"].loss))(keys), float)
+    entropy = -float(jnp.sum(probs * jnp.log(probs)))
+    se = losses.mean(axis=1).std() / math.sqrt(200)
+    assert abs(losses.mean() - entropy) < 4 * se + 1e-3
+    assert se < 0.015 * entropy
 
 
 def encoder(rngs):

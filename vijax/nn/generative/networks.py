@@ -18,8 +18,8 @@ def fourier_features(z: Array, powers: Sequence[int]) -> Array:
     """Sines and cosines of `2 pi 2^p z` beside `z`, `(..., features * (1 + 2 len(powers)))`.
 
     They show a network the fine details that decide the likelihood. Powers 0 to 7 are for points,
-    6 and 7 for 8-bit images. Source: Variational Diffusion Models, Kingma, Salimans, Poole and Ho,
-    2021.
+    6 and 7 for 8-bit images: that of `p = k - 1` has the period at which `2^k` levels are. Source:
+    Variational Diffusion Models, Kingma, Salimans, Poole and Ho, 2021.
 
     Args:
         z: `(..., features)`.

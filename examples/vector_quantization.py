@@ -1,10 +1,10 @@
 """Digits as six words of a code book: vector quantization, and a prior over codes.
 
 An encoder turns an image into six vectors, each of which is replaced by the nearest of 64 codes
-(van den Oord, Vinyals and Kavukcuoglu, 2017). An image is then six numbers below 64, and the ELBO is
-the log probability of its pixels given these plus that of the numbers, 36 bits if they were
-uniform. They are not: a masked diffusion model of codes needs far fewer bits, and images decoded
-from its draws look like digits, those of uniform codes do not.
+(van den Oord, Vinyals and Kavukcuoglu, 2017). An image is then six numbers below 64, and the ELBO
+is the log probability of its pixels given these plus that of the numbers, 36 bits if they were
+uniform. They are not: a masked diffusion model of codes needs fewer bits, and images decoded from
+its draws look like digits, those of uniform codes do not.
 """
 
 import jax

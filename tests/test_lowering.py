@@ -391,6 +391,24 @@ def generative():
     fitted = step(diffusion, RNG.normal(size=(6, 2)), batch_size=3)
     fitted.bound(num_draws=2, ode_steps=2)
     fitted.generate(num_steps=2)
+    step(coded, RNG.normal(size=(6, 2)), batch_size=3).bound(num_draws=2)
+
+
+class Coder(nnx.Module):
+    def __init__(self, rngs):
+        self.quantizer = vijax.nn.VectorQuantizer(4, 2, rngs=rngs)
+        self.linear = nnx.Linear(2, 2, rngs=rngs)
+
+    def __call__(self, y):
+        codes = self.quantizer(self.linear(y))
+        return codes.values, codes
+
+
+def coded(y):
+    mean, codes = vijax.nn.network("coder", Coder, prior=None)(y)
+    with numpyro.plate("rows", len(y)):
+        vijax.nn.discrete_codes("codes", codes)
+        numpyro.sample("y", dist.Normal(mean, 1.0).to_event(1), obs=y)
 
 
 def curvature():
@@ -443,7 +461,7 @@ PARTS = {
     },
     expectation_propagation: {"evidence_slope", "propagate", "read_model"},
     networks: {"_starts", "run_steps"},
-    generative: {"bound_parts", "generate_rows", "ode_log_densities", "run_steps"},
+    generative: {"bound_parts", "code_use", "generate_rows", "ode_log_densities", "run_steps"},
     curvature: {
         "coordinate_curvature",
         "diagonal_sums",

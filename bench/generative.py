@@ -15,12 +15,14 @@ from pathlib import Path
 from bench import _report
 from bench.generation.autoencoders import autoencoders
 from bench.generation.codes import codes
+from bench.generation.counts import counts
 from bench.generation.masked import masked
 
 SECTIONS = {
     "autoencoders": autoencoders,
     "masked": masked,
     "codes": codes,
+    "counts": counts,
 }
 
 
@@ -30,6 +32,7 @@ def main() -> None:
     parser.add_argument("--length", type=float, default=1.0, help="factor of the steps")
     parser.add_argument("--images", type=int, default=500, help="number of test images")
     parser.add_argument("--only", choices=SECTIONS, nargs="+", default=list(SECTIONS))
+    parser.add_argument("--counts", type=Path, help="CSV of cells by genes, for counts")
     options = parser.parse_args()
     found = _report.stored("generative")
     for name in options.only:

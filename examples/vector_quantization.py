@@ -3,8 +3,8 @@
 An encoder turns an image into six vectors, each of which is replaced by the nearest of 64 codes
 (van den Oord, Vinyals and Kavukcuoglu, 2017). An image is then six numbers below 64, and the ELBO
 is the log probability of its pixels given these plus that of the numbers, 36 bits if they were
-uniform. They are not: a masked diffusion model of codes needs far fewer bits, and images decoded
-from its draws look like digits, those of uniform codes do not.
+uniform. They are not: a masked diffusion model of codes needs fewer bits, and images decoded from
+its draws look like digits, those of uniform codes do not.
 """
 
 import jax
@@ -68,12 +68,12 @@ def prior_of_codes(codes):
 
 
 def fit(model, rows, steps):
-    rate = optax.cosine_decay_schedule(3e-3, steps)
+    rate = optax.cosine_decay_schedule(5e-3, steps)
     return vijax.fit(model, rows, batch_size=100, num_steps=steps, optimizer=optax.adam(rate))
 
 
 def main():
-    steps = 800 if options(__doc__).short else 2500
+    steps = 500 if options(__doc__).short else 1200
     digits = load_digits().data.astype(np.int32)
     x, x_test = train_test_split(digits, test_size=0.2, random_state=0)
     posterior = fit(model, x, steps)
@@ -96,9 +96,9 @@ def main():
 
 
 def draw(x_test, reconstructed, use, images):
-    figure, axes = plt.subplots(1, 4, figsize=(12, 3.4), layout="constrained")
+    figure, axes = plt.subplots(1, 4, figsize=(12, 2.6), layout="constrained")
     pairs = np.stack([x_test[:12], reconstructed[:12]], axis=1).reshape(24, 64)
-    show(axes[0], pairs, "Test images and reconstructions")
+    show(axes[0], pairs, "Test images, each with its reconstruction")
     order = np.sort(use)[::-1] / use.sum()
     axes[1].bar(np.arange(VALUES), order, width=1.0, color=BLUE)
     axes[1].axhline(1 / VALUES, color=GREY, ls=":")
@@ -109,9 +109,9 @@ def draw(x_test, reconstructed, use, images):
 
 
 def show(axis, images, title, color="black"):
-    """24 images in four rows."""
-    rows = images.reshape(4, 6, 8, 8).transpose(0, 2, 1, 3).reshape(32, 48)
-    axis.imshow(rows, cmap="gray_r", vmin=0, vmax=16)
+    """24 images in four rows, with margins."""
+    padded = np.pad(images.reshape(4, 6, 8, 8), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    axis.imshow(padded.transpose(0, 2, 1, 3).reshape(40, 60), cmap="gray_r", vmin=0, vmax=16)
     axis.set_title(title, color=color)
     axis.axis("off")
 

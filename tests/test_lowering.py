@@ -387,18 +387,28 @@ def diffusion(y):
         vijax.nn.diffusion("y", net, y, schedule="learned")
 
 
-def coded(y):
-    codes = vijax.nn.FiniteScalarQuantizer((3, 3))(y)
-    with numpyro.plate("rows", len(y)):
-        vijax.nn.discrete_codes("codes", codes)
-        numpyro.sample("y", dist.Normal(codes.values, numpyro.param("sd", 1.0)).to_event(1), obs=y)
-
-
 def generative():
     fitted = step(diffusion, RNG.normal(size=(6, 2)), batch_size=3)
     fitted.bound(num_draws=2, ode_steps=2)
     fitted.generate(num_steps=2)
     step(coded, RNG.normal(size=(6, 2)), batch_size=3).bound(num_draws=2)
+
+
+class Coder(nnx.Module):
+    def __init__(self, rngs):
+        self.quantizer = vijax.nn.VectorQuantizer(4, 2, rngs=rngs)
+        self.linear = nnx.Linear(2, 2, rngs=rngs)
+
+    def __call__(self, y):
+        codes = self.quantizer(self.linear(y))
+        return codes.values, codes
+
+
+def coded(y):
+    mean, codes = vijax.nn.network("coder", Coder, prior=None)(y)
+    with numpyro.plate("rows", len(y)):
+        vijax.nn.discrete_codes("codes", codes)
+        numpyro.sample("y", dist.Normal(mean, 1.0).to_event(1), obs=y)
 
 
 def curvature():

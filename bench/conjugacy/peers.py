@@ -22,7 +22,11 @@ class Skipped(Exception):
 
 
 def run(
-    library: str, arrays: Mapping[str, np.ndarray], before: tuple = (), after: tuple = ()
+    library: str,
+    arrays: Mapping[str, np.ndarray],
+    before: tuple = (),
+    after: tuple = (),
+    folder: Path = _HERE,
 ) -> dict[str, Any]:
     """The JSON of `by_LIBRARY.py`, and the arrays of `factors.npz` if it wrote one.
 
@@ -37,14 +41,14 @@ def run(
     found = subprocess.run([python, "-W", "ignore", "-c", f"import {library}"], capture_output=True)
     if found.returncode != 0:
         raise Skipped(f"{library} is not installed (extra `peers`, or {INTERPRETER})")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "data.npz"
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "data.npz"
         np.savez(path, **arrays)
         command = [
             python,
             "-W",
             "ignore",
-            str(_HERE / f"by_{library}.py"),
+            str(folder / f"by_{library}.py"),
             *map(str, (*before, path, *after)),
         ]
         done = subprocess.run(command, capture_output=True, text=True)

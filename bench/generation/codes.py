@@ -24,8 +24,8 @@ import vijax
 from bench.generation.images import BATCH, HIDDEN, PIXELS, Digits, Network, binarized
 
 _CODES, _VALUES, _WIDTH = 8, 512, 16
-_STEPS, _RATE = 3000, 2e-3
-_MLP = 256  # units of the prior's network
+_STEPS, _RATE = 2000, 3e-3
+_MLP = 128  # units of the prior's network
 
 
 def codes(options: argparse.Namespace) -> list[dict[str, Any]]:

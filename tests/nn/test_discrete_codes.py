@@ -102,8 +102,8 @@ def test_codes_are_decoded_and_drawn_from_their_prior(fitted):
 def test_the_gradient_of_the_commitment_counts_and_its_value_does_not():
     def log_density(z, commitment):
         quantizer = vijax.nn.VectorQuantizer(16, 3, commitment=commitment, rngs=nnx.Rngs(0))
-        rows = numpyro.plate("rows", len(z))
-        with numpyro.handlers.seed(rng_seed=0), numpyro.handlers.trace() as trace, rows:
+        seed, plate = numpyro.handlers.seed(rng_seed=0), numpyro.plate("rows", len(z))
+        with seed, numpyro.handlers.trace() as trace, plate:
             vijax.nn.discrete_codes("codes", quantizer(z))
         site = trace["codes/rate"]
         return jnp.sum(site["fn"].log_prob(site["value"])), quantizer(z)

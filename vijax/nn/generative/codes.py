@@ -1,8 +1,7 @@
 """Discrete codes of rows as a site of a model function: the bound of a deterministic encoder.
 
-With a code `c(x)` that a network computes from the row,
-`log p(x) >= log p(x | c(x)) + log p(c(x))`: the ELBO of a guide that is certain of one code, whose
-entropy is zero.
+With a code `c` that a network computes from the row `x`, `log p(x) >= log p(x | c) + log p(c)`: the
+ELBO of a guide that is certain of one code, whose entropy is zero.
 """
 
 from __future__ import annotations
@@ -24,9 +23,7 @@ from vijax.runtime.errors import ModelError, mismatch
 from vijax.runtime.row_densities import RowDensity
 
 
-def discrete_codes(
-    name: str, codes: Codes | Any, *, prior: Callable[[Array], Array] | None = None
-) -> None:
+def discrete_codes(name: str, codes: Any, *, prior: Callable[[Array], Array] | None = None) -> None:
     """The discrete codes of rows, whose negative log probabilities count as divergence.
 
     For an autoencoder with a deterministic encoder, whose code is the latent variable. The model is

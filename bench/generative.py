@@ -14,8 +14,9 @@ from pathlib import Path
 
 from bench import _report
 from bench.generation.autoencoders import autoencoders
+from bench.generation.step_time import step
 
-SECTIONS = {"autoencoders": autoencoders}
+SECTIONS = {"autoencoders": autoencoders, "step": step}
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ LONG |= {"matrix_factorization", "methylation", "quickstart", "radon", "robust_r
 LONG |= {"sleepstudy", "spike_counts", "state_space"}
 LONG |= {"bayesian_regression_network", "characters", "deferring_classifier", "digits"}
 LONG |= {"recurrent_network", "variational_linear_layer"}
+LONG |= {"autoencoder", "conditional_autoencoder", "hierarchical_autoencoder"}
 LONG |= {"gp_classification", "hidden_markov", "switching", "topics", "trueskill"}
 
 # By example: start of a line of the output, index of the number after it, value, tolerance. Values

@@ -68,7 +68,7 @@ def main():
             num_steps=steps,
             optimizer=optax.adam(optax.cosine_decay_schedule(3e-3, steps)),
         )
-        found = posterior.log_evidence_rows(x_test, units, num_draws=1000)
+        found = posterior.log_evidence_rows(x_test, units, num_draws=200)
         used = posterior.latents(x_test, units)
         print(f"{f'{units} latents':18} {found.mean:12.2f} {used.active:8}", end="")
         print(f" {used.information:13.1f} {used.divergence:12.1f}")

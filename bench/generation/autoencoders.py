@@ -36,7 +36,7 @@ from bench.generation.images import (
     two_levels,
 )
 from vijax.guides import Amortized, AmortizedFlow, TopDown
-from vijax.objectives import IWAE
+from vijax.objectives import ELBO, IWAE
 
 _STEPS, _RATE, _DRAWS = 5000, 2e-3, 500
 _SHORT = 10_000, 20  # images and batch size
@@ -101,8 +101,16 @@ def _numpyro(setting: Setting) -> Fit:
     return Fit(values, float(log_weights[0].mean()), seconds)
 
 
-def _vijax(model: Callable[..., None], guide: Any, setting: Setting, **options: Any) -> Fit:
+def _vijax(
+    model: Callable[..., None],
+    guide: Any,
+    setting: Setting,
+    objective: Any = None,
+    warm_up: bool = False,
+) -> Fit:
     start = time.perf_counter()
+    if warm_up:
+        objective = ELBO(beta=optax.linear_schedule(0.0, 1.0, setting.steps // 2))
     posterior = vijax.fit(
         model,
         setting.train,
@@ -110,8 +118,8 @@ def _vijax(model: Callable[..., None], guide: Any, setting: Setting, **options: 
         batch_size=setting.batch_size,
         num_steps=setting.steps,
         optimizer=setting.optimizer,
+        objective=objective or ELBO(),
         progress_bar=False,
-        **options,
     )
     seconds = time.perf_counter() - start
     values = posterior.log_evidence_rows(setting.test, num_draws=_DRAWS).values
@@ -127,5 +135,5 @@ KINDS: dict[str, Callable[[Setting], Fit]] = {
     "VAE": functools.partial(_vijax, autoencoder, _GAUSSIAN),
     "IWAE, k = 50": functools.partial(_vijax, autoencoder, _GAUSSIAN, objective=IWAE(50)),
     "flow posterior": functools.partial(_vijax, autoencoder, _FLOW),
-    "two levels": functools.partial(_vijax, two_levels, _LEVELS),
+    "two levels, warm-up": functools.partial(_vijax, two_levels, _LEVELS, warm_up=True),
 }

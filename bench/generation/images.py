@@ -70,11 +70,13 @@ def featured_encoder(rngs: nnx.Rngs) -> Any:
 
 
 def two_levels(x: jax.Array) -> None:
-    prior = nnx_module("prior", Network((UNITS, HIDDEN, UNITS), nnx.Rngs(1)))
+    """At the start the bottom level has nearly the prior of one level, else it collapses early."""
+    prior = nnx_module("prior", Network((UNITS, HIDDEN, 2 * UNITS), nnx.Rngs(1)))
     decoder = nnx_module("decoder", Network((UNITS, HIDDEN, HIDDEN, PIXELS), nnx.Rngs(0)))
     with numpyro.plate("images", x.shape[0]):
         top = numpyro.sample("top", dist.Normal(0.0, 1.0).expand([UNITS]).to_event(1))
-        bottom = numpyro.sample("bottom", dist.Normal(prior(top), 1.0).to_event(1))
+        loc, log_scale = jnp.split(0.1 * prior(top), 2, axis=-1)
+        bottom = numpyro.sample("bottom", dist.Normal(loc, jnp.exp(log_scale)).to_event(1))
         numpyro.sample("x", dist.Bernoulli(logits=decoder(bottom)).to_event(1), obs=x)
 
 
@@ -92,17 +94,17 @@ class Top(nnx.Module):
     """From features to locations and log scales of the top level."""
 
     def __init__(self, rngs: nnx.Rngs) -> None:
-        self.network = Network((HIDDEN, 2 * UNITS), rngs)
+        self.layer = nnx.Linear(HIDDEN, 2 * UNITS, rngs=rngs)
 
     def __call__(self, features: jax.Array) -> jax.Array:
-        return self.network(features)
+        return self.layer(features)
 
 
 class Bottom(nnx.Module):
     """From features and the top level to locations and log scales of the bottom level."""
 
     def __init__(self, rngs: nnx.Rngs) -> None:
-        self.network = Network((HIDDEN + UNITS, HIDDEN, 2 * UNITS), rngs)
+        self.layer = nnx.Linear(HIDDEN + UNITS, 2 * UNITS, rngs=rngs)
 
     def __call__(self, features: jax.Array, top: jax.Array) -> jax.Array:
-        return self.network(jnp.concatenate([features, top], axis=1))
+        return self.layer(jnp.concatenate([features, top], axis=1))

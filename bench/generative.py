@@ -17,12 +17,14 @@ from bench.generation.autoencoders import autoencoders
 from bench.generation.codes import codes
 from bench.generation.counts import counts
 from bench.generation.masked import masked
+from bench.generation.step_time import step
 
 SECTIONS = {
     "autoencoders": autoencoders,
     "masked": masked,
     "codes": codes,
     "counts": counts,
+    "step": step,
 }
 
 

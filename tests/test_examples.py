@@ -28,6 +28,7 @@ LONG |= {"bayesian_regression_network", "characters", "deferring_classifier", "d
 LONG |= {"recurrent_network", "variational_linear_layer"}
 LONG |= {"diffusion", "diffusion_digits", "masked_diffusion"}
 LONG |= {"single_cells", "vector_quantization"}
+LONG |= {"autoencoder", "conditional_autoencoder", "hierarchical_autoencoder"}
 LONG |= {"gp_classification", "hidden_markov", "switching", "topics", "trueskill"}
 
 # By example: start of a line of the output, index of the number after it, value, tolerance. Values
@@ -201,6 +202,16 @@ EXPECTED = {
         ("at least, masked diffusion", 0, -16.3, 0.6),
         ("wrong pixels, completed lower halves", 0, 0.169, 0.02),
     ],
+    # Independent pixels: depends only on the data.
+    "autoencoder": [
+        ("independent pixels", 0, -252.30, 0.05),
+        ("2 latents", 0, -164.0, 4.0),
+        ("10 latents", 0, -98.0, 3.0),
+        ("10 latents", 1, 10, 1),
+    ],
+    # scikit-learn's LogisticRegression has an accuracy of 0.960 on the same split.
+    "conditional_autoencoder": [("accuracy by Bayes' rule", 0, 0.955, 0.02)],
+    "hierarchical_autoencoder": [("two levels", 0, -95.0, 2.5), ("gain", 0, 1.3, 1.2)],
     # scikit-learn's LogisticRegression with default penalty has 0.975 on the same split.
     "logistic_regression": [("accuracy", 0, 0.975, 0.012)],
 }

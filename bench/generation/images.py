@@ -14,7 +14,7 @@ import numpyro.distributions as dist
 from flax import nnx
 from numpyro.contrib.module import nnx_module
 
-PIXELS, HIDDEN, UNITS, BATCH = 784, 200, 50, 100
+PIXELS, HIDDEN, UNITS, FEATURES, BATCH = 784, 200, 50, 64, 100
 
 
 class Digits(NamedTuple):
@@ -62,3 +62,49 @@ def autoencoder(x: jax.Array) -> None:
     with numpyro.plate("images", x.shape[0]):
         z = numpyro.sample("z", dist.Normal(0.0, 1.0).expand([UNITS]).to_event(1))
         numpyro.sample("x", dist.Bernoulli(logits=decoder(z)).to_event(1), obs=x)
+
+
+def featured_encoder(rngs: nnx.Rngs) -> Any:
+    """From images to locations, log scales and features."""
+    return Network((PIXELS, HIDDEN, HIDDEN, 2 * UNITS + FEATURES), rngs)
+
+
+def two_levels(x: jax.Array) -> None:
+    """At the start the bottom level has nearly the prior of one level, else it collapses early."""
+    prior = nnx_module("prior", Network((UNITS, HIDDEN, 2 * UNITS), nnx.Rngs(1)))
+    decoder = nnx_module("decoder", Network((UNITS, HIDDEN, HIDDEN, PIXELS), nnx.Rngs(0)))
+    with numpyro.plate("images", x.shape[0]):
+        top = numpyro.sample("top", dist.Normal(0.0, 1.0).expand([UNITS]).to_event(1))
+        loc, log_scale = jnp.split(0.1 * prior(top), 2, axis=-1)
+        bottom = numpyro.sample("bottom", dist.Normal(loc, jnp.exp(log_scale)).to_event(1))
+        numpyro.sample("x", dist.Bernoulli(logits=decoder(bottom)).to_event(1), obs=x)
+
+
+class Features(nnx.Module):
+    """What both levels see of the images."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.network = Network((PIXELS, HIDDEN, HIDDEN), rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jnp.tanh(self.network(x))
+
+
+class Top(nnx.Module):
+    """From features to locations and log scales of the top level."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.layer = nnx.Linear(HIDDEN, 2 * UNITS, rngs=rngs)
+
+    def __call__(self, features: jax.Array) -> jax.Array:
+        return self.layer(features)
+
+
+class Bottom(nnx.Module):
+    """From features and the top level to locations and log scales of the bottom level."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.layer = nnx.Linear(HIDDEN + UNITS, 2 * UNITS, rngs=rngs)
+
+    def __call__(self, features: jax.Array, top: jax.Array) -> jax.Array:
+        return self.layer(jnp.concatenate([features, top], axis=1))

@@ -2,6 +2,7 @@
 
 from vijax.guides.amortized.continuous import Amortized
 from vijax.guides.amortized.discrete import AmortizedDiscrete
+from vijax.guides.amortized.flow import AmortizedFlow
 from vijax.guides.amortized.top_down import TopDown
 from vijax.guides.composite import Composite, compose
 from vijax.guides.conjugate import Conjugate
@@ -26,6 +27,7 @@ __all__ = [
     "NAMES",
     "Amortized",
     "AmortizedDiscrete",
+    "AmortizedFlow",
     "BijectionTransform",
     "Composite",
     "Conjugate",

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from vijax.contracts import (
+    AmortizedGuide,
     ControlVariateObjective,
     DensityGuide,
     DiscreteGuide,
@@ -69,9 +70,9 @@ class ELBO(ControlVariateObjective, ScheduledObjective):
       Duvenaud, 2017.
     - `"plain"`: `log q` of the draws, fully differentiated; any guide.
     - `"auto"`: in phase 0 `"entropy"` if the guide has one, else `"plain"`; from the first
-      step-size reduction on `"stl"`, unless the guide is factorized or has no density. For a
-      factorized amortized guide `"stl"` throughout. For a mixture stratified sampling, with a draw
-      from every component and an exact gradient in the weights.
+      step-size reduction on `"stl"`, unless the guide is factorized or has no density. For an
+      amortized guide that is factorized, or infers all latents, `"stl"` throughout. For a mixture
+      stratified sampling, with a draw from every component and an exact gradient in the weights.
 
     Args:
         num_particles: draws averaged per step.
@@ -257,7 +258,7 @@ class ELBO(ControlVariateObjective, ScheduledObjective):
     def _resolve(self, guide: Guide) -> tuple[str, str]:
         """The estimators of phase 0 and of later phases."""
         if self.estimator == "auto":
-            if guide.amortized and guide.factorized:
+            if isinstance(guide, AmortizedGuide) or (guide.amortized and guide.factorized):
                 return "stl", "stl"
             early = "entropy" if isinstance(guide, EntropyGuide) else "plain"
             late = "stl" if isinstance(guide, DensityGuide) and not guide.factorized else early

@@ -119,18 +119,17 @@ def _latents(result: FitResult, site: str, key: Array) -> Position:
     if not result.target.space.sites:
         return {}
     z = draws.from_guide(result, fold_in(key, 0), 1)
+    found: Position = {name: jnp.asarray(x[0]) for name, x in z.items()}
     new = {one.name for one in row_latents(result.target, site)}
-    if new:
-        args, kwargs = result.arguments.join(result.batch.data)
-        shared = {
-            name: x for name, x in draws.constrain(result, z).items() if name in z.keys() - new
-        }
-        fitted = (result.batch, result.variables.model, result.mutable)
-        program = predictive_program(result.model, args, kwargs, result.target, result.arguments)
-        drawn = program.program(fold_in(key, 1)[None], shared, program.batch, *fitted[1:])
-        values = {name: drawn[name][0] for name in new} | {n: x[0] for n, x in shared.items()}
-        z = {name: x[None] for name, x in result.target.unconstrain(values, *fitted).items()}
-    return {name: jnp.asarray(value[0]) for name, value in z.items()}
+    if not new:
+        return found
+    args, kwargs = result.arguments.join(result.batch.data)
+    shared = {n: x for n, x in draws.constrain(result, z).items() if n in z.keys() - new}
+    fitted = (result.batch, result.variables.model, result.mutable)
+    program = predictive_program(result.model, args, kwargs, result.target, result.arguments)
+    drawn = program.program(fold_in(key, 1)[None], shared, program.batch, *fitted[1:])
+    values = {n: drawn[n][0] for n in new} | {n: x[0] for n, x in shared.items()}
+    return found | result.target.unconstrain(values, *fitted)
 
 
 def generate_rows(

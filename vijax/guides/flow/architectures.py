@@ -14,7 +14,7 @@ from vijax.guides.flow.permutation import Flip
 from vijax.guides.flow.planar import Planar, Radial, Sylvester
 from vijax.guides.flow.spline import Spline
 from vijax.guides.flow.tail_transforms import LOFT, HeavyTails
-from vijax.runtime.errors import GuideError
+from vijax.runtime.errors import GuideError, mismatch
 from vijax.runtime.keywords import did_you_mean
 
 
@@ -53,3 +53,17 @@ def architecture(name: str) -> Bijection:
         raise GuideError(
             f"layers: expected a Bijection or one of {list(ARCHITECTURES)}, got {name!r}.{hint}"
         ) from None
+
+
+def as_layers(layers: Bijection | str) -> Bijection:
+    """The layers that a guide's option `layers` names, or is.
+
+    Raises:
+        GuideError: it is neither a bijection nor the name of an architecture.
+    """
+    found = architecture(layers) if isinstance(layers, str) else layers
+    if not isinstance(found, Bijection):
+        raise GuideError(
+            mismatch("layers", "a Bijection or the name of an architecture", repr(found))
+        )
+    return found

@@ -22,7 +22,7 @@ from vijax.contracts import (
     Space,
     TransportGuide,
 )
-from vijax.guides.flow.architectures import architecture
+from vijax.guides.flow.architectures import as_layers
 from vijax.guides.flow.base import color, whiten
 from vijax.guides.flow.bijection import Bijection
 from vijax.guides.location_scale.full_rank import FullRank
@@ -73,11 +73,7 @@ class Flow(TransportGuide):
     base: GaussianGuide | None = None
 
     def __post_init__(self) -> None:
-        layers = architecture(self.layers) if isinstance(self.layers, str) else self.layers
-        if not isinstance(layers, Bijection):
-            raise GuideError(
-                mismatch("layers", "a Bijection or the name of an architecture", repr(layers))
-            )
+        layers = as_layers(self.layers)
         if self.base is not None and not isinstance(self.base, GaussianGuide):
             raise GuideError(mismatch("base", "a Gaussian guide, or None", repr(self.base)))
         object.__setattr__(self, "layers", layers)

@@ -13,9 +13,11 @@ import argparse
 from pathlib import Path
 
 from bench import _report
+from bench.generation.amortization import amortization
 from bench.generation.autoencoders import autoencoders
+from bench.generation.collapse import collapse
 
-SECTIONS = {"autoencoders": autoencoders}
+SECTIONS = {"autoencoders": autoencoders, "amortization": amortization, "collapse": collapse}
 
 
 def main() -> None:

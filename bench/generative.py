@@ -13,8 +13,11 @@ import argparse
 from pathlib import Path
 
 from bench import _report
+from bench.generation.amortization import amortization
+from bench.generation.amortization import amortization
 from bench.generation.autoencoders import autoencoders
 from bench.generation.codes import codes
+from bench.generation.collapse import collapse
 from bench.generation.counts import counts
 from bench.generation.masked import masked
 from bench.generation.step_time import step
@@ -22,6 +25,8 @@ from bench.generation.step_time import step
 SECTIONS = {
     "autoencoders": autoencoders,
     "masked": masked,
+    "amortization": amortization,
+    "collapse": collapse,
     "codes": codes,
     "counts": counts,
     "step": step,

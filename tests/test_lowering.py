@@ -290,6 +290,7 @@ def minibatches():
     amortized = step(hierarchy, rows, guide=AMORTIZED, **BATCHES)
     amortized.at(data(3)).sample(10)
     amortized.log_evidence_rows(num_draws=2)
+    amortized.log_evidence_rows(num_draws=2, refine_steps=2)
     amortized.latents()
     mesh = jax.make_mesh((1,), ("rows",))
     fitted = step(hierarchy, rows, guide=BY_ROW, init=amortized, mesh=mesh, **BATCHES)

@@ -16,9 +16,9 @@ from vijax import GuideError, ModelError
 from vijax.contracts import Batch, Variables
 from vijax.engine.initialization import origin
 from vijax.engine.problem import Problem
-from vijax.guides import Amortized, AmortizedDiscrete, discrete_guide_sites, resolve
+from vijax.guides import Amortized, AmortizedDiscrete, TopDown, discrete_guide_sites, resolve
 from vijax.model import split_and_build
-from vijax.posterior import row_evidence
+from vijax.posterior import refinement, row_evidence
 from vijax.posterior.finish import finish_initial
 from vijax.posterior.latents import measured
 
@@ -105,6 +105,40 @@ def test_the_bias_falls_with_the_number_of_draws(wrong):
     assert -kl.mean() + 5 * some.mean_se < some.mean - EVIDENCE.mean() < -5 * some.mean_se
 
 
+def test_refined_rows_have_the_largest_bound_of_their_family(wrong, monkeypatch):
+    """Of independent normal latents: variances `1 / precision_ii` at the posterior means."""
+    monkeypatch.setattr(row_evidence, "_HOST_ELEMENTS", 500 * 128)  # blocks of 128, 128 and 44
+    precision = np.linalg.inv(POSTERIOR)
+    best = np.diag(1 / np.diag(precision))
+    correlation = precision[0, 1] * np.sqrt(best[0, 0] * best[1, 1])  # log weights have this sd
+
+    def error(num_steps):
+        found = wrong.log_evidence_rows(X, LOADINGS, num_draws=500, refine_steps=num_steps)
+        return found, found.bounds - EVIDENCE + _divergence(MEANS, best, MEANS, POSTERIOR)
+
+    kernel, scales = WRONG
+    before, gap = error(None)
+    lost = _divergence(X @ kernel, np.diag(scales**2), MEANS, POSTERIOR)
+    assert lost.mean() > 0.5
+    expected = _divergence(MEANS, best, MEANS, POSTERIOR) - lost
+    assert abs(np.mean(gap - expected)) < 5 * np.std(gap - expected) / len(X) ** 0.5
+    after, gap = error(200)
+    np.testing.assert_allclose(gap, 0, atol=5 * abs(correlation) / 500**0.5 + 0.02)
+    assert -0.01 < gap.mean() < 5 * abs(correlation) / (500 * len(X)) ** 0.5
+    assert after.ess.mean() > 1.2 * before.ess.mean()
+    np.testing.assert_array_less(np.abs(after.values - EVIDENCE), 5 * after.se + 1e-4)
+
+
+def test_steps_that_lower_the_bound_of_a_row_are_undone(wrong, monkeypatch):
+    def moved(params, *_):
+        return params._replace(loc={"z": params.loc["z"] + 9.0})
+
+    monkeypatch.setattr(refinement, "_moved", moved)
+    found = wrong.log_evidence_rows(X, LOADINGS, num_draws=5, refine_steps=1)
+    same = wrong.log_evidence_rows(X, LOADINGS, num_draws=5)
+    np.testing.assert_array_equal(found.values, same.values)
+
+
 def _divergence(loc, covariance, mean, other):
     """KL of normal distributions, by row."""
     shift = np.einsum("ri,ij,rj->r", loc - mean, np.linalg.inv(other), loc - mean)
@@ -133,6 +167,14 @@ def test_latents_that_rows_share_are_averaged_over():
     independent = np.sqrt(np.sum(found.se**2)) / len(y)
     assert found.mean_se > 3 * independent
     assert abs(found.mean - exact.mean()) < 5 * found.mean_se
+    wide = (params[0], params[1]._replace(encoder={"layer": layer | {"bias": jnp.array([3.0, 0])}}))
+    before, after = (
+        with_params(result, wide).log_evidence_rows(num_draws=4000, refine_steps=num_steps)
+        for num_steps in (None, 100)
+    )
+    assert before.bounds.mean() < exact.mean() - 3
+    np.testing.assert_array_less(np.abs(after.values - exact), 5 * after.se)
+    assert after.bounds.mean() > found.bounds.mean() - 0.05
 
 
 def test_the_use_of_latents_is_that_of_the_closed_form(start):
@@ -208,6 +250,15 @@ def test_what_cannot_be_computed_is_refused():
     marginalized = vijax.Posterior(unfitted(labeled, Amortized(Linear, "x"), X[:5]))
     with pytest.raises(ModelError, match=r"no discrete sites that are marginalized.*AmortizedDis"):
         marginalized.log_evidence_rows(num_draws=2)
+
+
+def test_only_gaussian_latents_are_refined():
+    posterior = vijax.Posterior(unfitted(binary, AmortizedDiscrete(Logits, "x"), X[:60]))
+    with pytest.raises(GuideError, match=r"refine_steps: expected guides.Amortized .*Discrete"):
+        posterior.log_evidence_rows(num_draws=2, refine_steps=3)
+    levels = vijax.Posterior(unfitted(factors, TopDown({"z": Linear}, "x"), X[:5], LOADINGS))
+    with pytest.raises(GuideError, match=r"refine_steps: expected guides.Amortized .*TopDown"):
+        levels.log_evidence_rows(num_draws=2, refine_steps=3)
 
 
 def standardized(x, loadings):

@@ -12,6 +12,7 @@ from jax import Array, lax
 
 from vijax.contracts import Batch, Guide, PyTree, Target, Variables
 from vijax.posterior.local_rows import LocalRows, draw_latents, local_parts, local_rows, row_terms
+from vijax.posterior.refinement import Block, check_refinable, refined
 from vijax.posterior.result import FitResult
 from vijax.runtime.checks import check_count
 from vijax.runtime.device_layout import on_host
@@ -19,6 +20,7 @@ from vijax.runtime.keys import fold_in
 
 _HOST_ELEMENTS = 2**22  # weights that are held at a time
 _DEVICE_ELEMENTS = 2**21  # of data and latents, times draws, that are evaluated at once
+_REFINEMENT = 2**31 - 1  # no number of a draw
 
 
 class RowEvidence(NamedTuple):
@@ -35,6 +37,9 @@ class RowEvidence(NamedTuple):
         mean_se: its Monte Carlo standard error for these rows. That of the mean over rows like
             these is `values.std() / sqrt(rows)`.
         bias: first-order estimate of the bias of `mean`, `-mean(se^2) / 2`.
+        bounds: the ELBO of each row, `1/K sum_k log w_ik`, `(rows,)`. Their increase by
+            `refine_steps` is the amortization gap; `values - bounds` is the divergence of `q` from
+            the row's posterior.
     """
 
     values: np.ndarray
@@ -43,6 +48,7 @@ class RowEvidence(NamedTuple):
     mean: float
     mean_se: float
     bias: float
+    bounds: np.ndarray
 
     def __str__(self) -> str:
         number = f"{len(self.values):,} row{'s' * (len(self.values) != 1)}"
@@ -50,17 +56,25 @@ class RowEvidence(NamedTuple):
 
 
 def log_evidence_rows(
-    result: FitResult, key: Array, args: tuple[Any, ...], kwargs: dict[str, Any], num_draws: int
+    result: FitResult,
+    key: Array,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    num_draws: int,
+    refine_steps: int | None = None,
 ) -> RowEvidence:
     """See `Posterior.log_evidence_rows`."""
     num_draws = check_count("num_draws", num_draws)
+    num_steps = check_count("refine_steps", refine_steps, optional=True)
     rows = local_rows(result, "log_evidence_rows", args, kwargs)
+    if num_steps:
+        check_refinable(rows.result)
     by_draw, found = np.zeros(num_draws), []
-    for log_weights in _blocks(rows, key, num_draws):
+    for log_weights in _blocks(rows, key, num_draws, num_steps):
         values, relative, ess = _averages(log_weights)
         by_draw += relative.sum(axis=1)
-        found.append((values, ess))
-    values, ess = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        found.append((values, ess, log_weights.mean(axis=0)))
+    values, ess, bounds = (np.concatenate(parts) for parts in zip(*found, strict=True))
     se = np.sqrt(np.maximum(num_draws / ess - 1, 0) / max(num_draws - 1, 1))
     se = np.where(np.isfinite(values) & (num_draws > 1), se, np.inf)
     # draws of latents that rows share make their errors dependent
@@ -69,10 +83,10 @@ def log_evidence_rows(
     mean, bias = float(values.mean()), float(-np.mean(se**2) / 2)
     eps = np.finfo(jax.dtypes.canonicalize_dtype(float)).eps  # densities are rounded
     se = np.hypot(se, eps * np.abs(values))
-    return RowEvidence(values, se, ess, mean, math.hypot(mean_se, eps * mean), bias)
+    return RowEvidence(values, se, ess, mean, math.hypot(mean_se, eps * mean), bias, bounds)
 
 
-def _blocks(rows: LocalRows, key: Array, num_draws: int) -> Any:
+def _blocks(rows: LocalRows, key: Array, num_draws: int, refine_steps: int) -> Any:
     """Log weights of each block of rows, `(num_draws, rows)` in double precision."""
     on_device = _DEVICE_ELEMENTS // rows.row_elements
     size = max(1, min(_HOST_ELEMENTS // num_draws, on_device, rows.num_rows))
@@ -80,7 +94,8 @@ def _blocks(rows: LocalRows, key: Array, num_draws: int) -> Any:
     for number, (target, batch, new) in enumerate(rows.blocks(size)):
         used = target.subsampled.get(rows.plate, rows.num_rows)
         at_once = max(1, min(num_draws, on_device // used))
-        program = target.program(_log_weights, fit.guide, rows.plate, num_draws, at_once)
+        numbers = (num_draws, at_once, refine_steps)
+        program = target.program(_log_weights, fit.guide, rows.plate, *numbers)
         keys = shared_key, fold_in(fold_in(key, 1), number)
         found = on_host(program(fit.variables, fit.mutable, *keys, batch))
         log_weights = np.asarray(found, np.float64)[:, :new]
@@ -106,6 +121,7 @@ def _log_weights(
     plate: str,
     num_draws: int,
     at_once: int,
+    refine_steps: int,
     variables: Variables,
     mutable: dict[str, PyTree],
     shared_key: Array,
@@ -114,6 +130,9 @@ def _log_weights(
 ) -> Array:
     """`log p(x_i, z_ik | shared latents) - log q(z_ik | x_i)`, `(num_draws, rows)`."""
     parts = local_parts(guide, variables.guide, target.space, batch)
+    if refine_steps:
+        block = Block(target, plate, variables, mutable, batch)
+        parts = refined(parts, block, jax.random.fold_in(key, _REFINEMENT), refine_steps)
     info, scale = target.term_info(batch), parts.local[0].space.sites[0].scale
 
     def one(number: Array) -> Array:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from bench import _report
 from bench.generation.amortization import amortization
-from bench.generation.amortization import amortization
 from bench.generation.autoencoders import autoencoders
 from bench.generation.codes import codes
 from bench.generation.collapse import collapse

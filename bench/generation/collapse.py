@@ -56,7 +56,7 @@ class Decoder(nnx.Module):
         before = jnp.pad(jax.nn.one_hot(x, SYMBOLS), ((0, 0), (1, 0), (0, 0)))[:, :-1]
         count = jnp.arange(LENGTH)[:, None]
         excess = jnp.cumsum(before - (count > 0) / SYMBOLS, axis=1)
-        frequencies = 0.0 * excess if weak else 20 * excess / (count + 10)
+        frequencies = 0.0 * excess if weak else 5 * excess / (count + 10)
         seen = jnp.concatenate([before, frequencies], axis=2)
         codes = jnp.broadcast_to(z[:, None], (*x.shape, UNITS))
         hidden = jnp.tanh(self.hidden(jnp.concatenate([seen, codes], axis=2)))
@@ -140,7 +140,7 @@ def collapse(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def _measured(x: np.ndarray, new: np.ndarray, steps: int, kind: dict[str, Any]) -> dict[str, Any]:
     start = time.process_time()
-    defaults = {"guide": Amortized(Encoder, "x", init_scale=1.0), "optimizer": _adam(steps)}
+    defaults = {"guide": Amortized(Encoder, "x"), "optimizer": _adam(steps)}
     posterior = vijax.fit(
         model, x, batch_size=BATCH, num_steps=steps, progress_bar=False, **(defaults | kind)
     )

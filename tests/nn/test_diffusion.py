@@ -234,8 +234,9 @@ def test_a_fit_of_parameters_has_the_bound_as_elbo_and_no_better_status(fitted):
     for method in (fitted.nuts, fitted.importance, fitted.log_evidence, fitted.stein_discrepancy):
         with pytest.raises(vijax.ModelError, match="stochastic bound"):
             method()
-    with pytest.raises(vijax.ModelError, match="model_params"):
-        fitted.sample()
+    for method in (fitted.sample, fitted.predict):
+        with pytest.raises(vijax.ModelError, match="model_params"):
+            method()
 
 
 def same(one, other):

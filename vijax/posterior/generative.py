@@ -118,7 +118,7 @@ def _latents(result: FitResult, site: str, key: Array) -> Position:
     """A draw of the latents, those of rows from their prior."""
     if not result.target.space.sites:
         return {}
-    z = draws.from_guide(result, fold_in(key, 0), 1)
+    z: Any = draws.from_guide(result, fold_in(key, 0), 1)
     new = {one.name for one in row_latents(result.target, site)}
     if new:
         args, kwargs = result.arguments.join(result.batch.data)

@@ -2,8 +2,8 @@
 
 A pixel is the number of bits with ink in a block of 4 x 4, so that it is binomial given the latents
 of its image (Kingma and Welling, 2014). Two latents can be drawn as a plane, on which the decoder
-has learned where digits are without having been told which they are; ten describe an image better.
-The log evidence is that of images that the fit has not seen.
+has learned where digits are, without labels; ten describe an image better. The log evidence is that
+of images that the fit has not seen.
 """
 
 import matplotlib.pyplot as plt

@@ -113,7 +113,8 @@ def exact_evidence():
     return density.max() + np.log(weight.sum() * step), mean, sd
 
 
-@pytest.mark.parametrize("source", ["memory", pytest.param("disk", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["memory", "disk"])
 def test_the_centering_of_hierarchical_sites_is_learned_from_the_full_data(
     source, on_disk, tmp_path, monkeypatch
 ):

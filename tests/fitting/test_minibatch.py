@@ -164,7 +164,11 @@ def test_a_step_updates_only_the_parameters_of_its_rows():
 
 
 @pytest.mark.parametrize(
-    ("model", "options"), [(groups, {"batch_size": {"rows": 12}}), (subsampled, {})]
+    ("model", "options"),
+    [
+        (groups, {"batch_size": {"rows": 12}}),
+        pytest.param(subsampled, {}, marks=pytest.mark.slow),
+    ],
 )
 def test_local_latent_variables_reach_their_exact_posterior(model, options):
     posterior = fit(model, Y, **options)

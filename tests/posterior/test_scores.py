@@ -99,7 +99,7 @@ def test_score_tables(fits):
     assert "±" in repr(table)
 
 
-@pytest.mark.parametrize("name", ["linear", "classes"])
+@pytest.mark.parametrize("name", ["linear", pytest.param("classes", marks=pytest.mark.slow)])
 def test_conformal_prediction_covers_whatever_the_model(name, fits):
     data, posteriors = fits
     x, y = data[name]

@@ -76,6 +76,7 @@ def test_trace_elbo_equals_the_vijax_elbo(draws):
     assert_mean(elbos - np.asarray(draws[1], float), 0.0)
 
 
+@pytest.mark.slow
 def test_svi_accepts_it():
     svi = SVI(model, EXPORTED, optim.Adam(0.01), Trace_ELBO())
     state = svi.init(jax.random.key(0), X, Y)

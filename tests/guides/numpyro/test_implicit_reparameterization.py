@@ -62,7 +62,12 @@ def gradients(make, p, f):
     return jax.jit(slopes)(flat, draws)
 
 
-SLOW = ("heterogeneous", "narrow von Mises", "von Mises")  # as "normals", other parameters
+SLOW = (
+    "flat von Mises",
+    "heterogeneous",
+    "narrow von Mises",
+    "von Mises",
+)  # as "normals", other parameters
 
 
 @pytest.mark.parametrize(

@@ -78,9 +78,11 @@ class MLP(nnx.Module):
 class UNet(nnx.Module):
     """Predicts the noise in images by convolutions at falling and rising resolution.
 
-    >>> import jax.numpy as jnp
+    >>> import jax, jax.numpy as jnp
     >>> from flax import nnx
-    >>> UNet(1, width=8, rngs=nnx.Rngs(0))(jnp.ones((2, 28, 28, 1)), jnp.ones(2)).shape
+    >>> def noise(z, time):
+    ...     return UNet(1, width=8, rngs=nnx.Rngs(0))(z, time)
+    >>> jax.eval_shape(noise, jnp.ones((2, 28, 28, 1)), jnp.ones(2)).shape
     (2, 28, 28, 1)
 
     Args:

@@ -37,7 +37,7 @@ def model(x, label):
 
 
 def main():
-    steps = 500 if options(__doc__).short else 4000
+    steps = 1500 if options(__doc__).short else 4000
     images, labels = load_digits(return_X_y=True)
     images = np.minimum(images, LEVELS - 1).astype(np.int32)
     order = np.random.default_rng(0).permutation(len(images))
@@ -61,7 +61,7 @@ def main():
         print(f"{name:38} {score:6.3f}")
     new = np.stack([x_test[y_test == digit][:ROWS] for digit in range(10)])
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
-    shown = {"New images": new, "Drawn by label": drawn.reshape(10, 50, -1)[:, :ROWS]}
+    shown = {"Images": new, "Drawn by label": drawn.reshape(10, 50, -1)[:, :ROWS]}
     for axis, (title, one) in zip(axes, shown.items(), strict=True):
         axis.imshow(tiles(one), cmap="gray_r", vmin=0, vmax=15)
         axis.set(title=title)

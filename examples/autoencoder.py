@@ -50,7 +50,7 @@ def decode(posterior, z):
 
 
 def main():
-    steps = 2000 if options(__doc__).short else 4000
+    steps = 1200 if options(__doc__).short else 4000
     data = load_digits()
     x, x_test, _, digit = train_test_split(data.data, data.target, **HALVES)
     x, x_test = x.astype(np.float32), x_test.astype(np.float32)

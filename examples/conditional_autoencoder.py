@@ -55,7 +55,7 @@ def decode(posterior, z, digit):
 
 
 def main():
-    steps = 2000 if options(__doc__).short else 4000
+    steps = 1200 if options(__doc__).short else 4000
     data = load_digits()
     x, x_test, y, y_test = train_test_split(data.data.astype(np.float32), data.target, **HALVES)
     posterior = vijax.fit(

@@ -75,7 +75,7 @@ FITS = {
 
 
 def main():
-    steps = 2500 if options(__doc__).short else 6000
+    steps = 1500 if options(__doc__).short else 6000
     data = load_digits()
     x, x_test, _, digit = train_test_split(data.data.astype(np.float32), data.target, **HALVES)
     fits, found = {}, {}

@@ -462,7 +462,7 @@ PARTS = {
     },
     expectation_propagation: {"evidence_slope", "propagate", "read_model"},
     networks: {"_starts", "run_steps"},
-    generative: {"bound_parts", "codes", "generate_rows", "ode_log_densities", "run_steps"},
+    generative: {"bound_parts", "generate_rows", "ode_log_densities", "run_steps"},
     curvature: {
         "coordinate_curvature",
         "diagonal_sums",

@@ -22,6 +22,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vijax.contracts.family import Family
@@ -233,6 +234,10 @@ class AmortizedGuide(DensityGuide):
 
     amortized: ClassVar[bool] = True
 
+    def row_axes(self, params: PyTree, space: Space, plates: Collection[str]) -> PyTree:
+        """No axes: all rows share the networks."""
+        return jax.tree.map(lambda _: Axes(), params)
+
     @property
     @abc.abstractmethod
     def row_guide(self) -> Guide:
@@ -290,7 +295,11 @@ class RowGuide(DensityGuide):
 
     @abc.abstractmethod
     def row_log_probs(self, params: PyTree, space: Space, z: Position, batch: Batch) -> Array:
-        """Log density of every row in use, `(rows,)`; `log_prob` is their scaled sum."""
+        """Log density of every row in use, `(rows,)`."""
+
+    def log_prob(self, params: PyTree, space: Space, z: Position, batch: Batch) -> Array:
+        """The sum of `row_log_probs`, scaled to all rows on a minibatch."""
+        return space.sites[0].scale * jnp.sum(self.row_log_probs(params, space, z, batch))
 
 
 class ParticleGuide(Guide):

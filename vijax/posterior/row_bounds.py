@@ -20,7 +20,7 @@ from vijax.posterior.scoring import Score, mean
 from vijax.runtime.device_layout import on_host
 from vijax.runtime.errors import ModelError, mismatch
 from vijax.runtime.keys import fold_in
-from vijax.runtime.row_densities import RowDensity, row_densities
+from vijax.runtime.row_densities import row_densities
 
 _ORDER = ("latents", "prior", "reconstruction", "diffusion", "rate")  # parts of bounds
 _LOG_2 = math.log(2)
@@ -100,14 +100,13 @@ def bound(result: FitResult, key: Array, call: Call, asked: Question) -> Bound:
     keys = (fold_in(key, 0), fold_in(key, 1))
     for number, (target, batch, new) in enumerate(rows.blocks(size)):
         state = (fit.variables, fit.mutable, keys[0], fold_in(keys[1], number), batch)
-        parts = on_host(target.program(bound_parts, fit.guide, asked)(*state))
+        parts, coded = on_host(target.program(bound_parts, fit.guide, asked)(*state))
         found.append({name: values[:new] for name, values in parts.items()})
         if asked.ode_steps is not None:
             program = target.program(ode_log_densities, fit.guide, asked)
             ode.append(on_host(program(*state))[:new])
-        if noted.num_codes:
-            used = on_host(target.program(codes, fit.guide, asked)(*state))[:new]
-            use.append(np.bincount(used.ravel(), minlength=noted.num_codes))
+        if coded is not None:
+            use.append(np.bincount(coded[:new].ravel(), minlength=noted.num_codes))
     order = sorted(found[0], key=_ORDER.index)  # a program returns them by name
     parts = {name: np.concatenate([one[name] for one in found]).astype(float) for name in order}
     used = np.sum(use, axis=0) if use else None
@@ -135,8 +134,8 @@ def bound_parts(
     shared_key: Array,
     key: Array,
     batch: Batch,
-) -> dict[str, Array]:
-    """The parts of the bound by row, averaged over draws.
+) -> tuple[dict[str, Array], Array | None]:
+    """The parts of the bound by row, averaged over draws, and the codes of rows by the first draw.
 
     Where rows have latents `z`, `latents` is their divergence from the prior, by draws.
     """
@@ -147,41 +146,33 @@ def bound_parts(
     (rows,) = (one for one in info[asked.site].plates if one.name == plate)
     scale = rows.size / rows.subsample_size
 
-    def one(number: Array) -> dict[str, Array]:
+    def one(number: Array) -> tuple[dict[str, Array], Array | None]:
         z, log_q = draw_latents(parts, plate, shared_key, key, number, batch)
         with row_densities() as noted:
             values = target.terms(z, batch, variables.model, mutable).values
         start = first + number / asked.num_draws  # the times of a row are equally spaced, too
         row_key = jax.random.fold_in(jax.random.fold_in(key, number), len(parts.local))
-        found = noted[asked.site].parts(row_key, start, asked.num_steps)
-        if noted[asked.site].num_codes:
+        own = noted[asked.site]
+        found = own.parts(row_key, start, asked.num_steps)
+        if own.num_codes:
             given = {name: values[name] for name in target.structure.observed}
             found["reconstruction"] = -row_terms(given, info, plate, scale)
         if local:
             log_p = row_terms({name: values[name] for name in priors}, info, plate, scale)
             found["latents"] = log_q - log_p
-        return found
+        return found, own.x if own.num_codes else None
 
     first = jax.random.uniform(jax.random.fold_in(key, asked.num_draws))
-    found = jax.lax.map(one, jnp.arange(asked.num_draws))
-    return {name: values.mean(axis=0) for name, values in found.items()}
+    found, coded = jax.lax.map(one, jnp.arange(asked.num_draws))
+    means = {name: values.mean(axis=0) for name, values in found.items()}
+    return means, None if coded is None else coded[0]
 
 
 def _is_prior(term: TermInfo, sites: list[Any]) -> bool:
     return term.prior_of in [site.name for site in sites]
 
 
-def ode_log_densities(target: Target, guide: Guide, asked: Question, *state: Any) -> Array:
-    """The log density of rows by the ODE, with one draw of latents."""
-    return _drawn(target, guide, asked, *state).ode_log_density(state[3], asked.ode_steps or 1)
-
-
-def codes(target: Target, guide: Guide, asked: Question, *state: Any) -> Array:
-    """The codes of rows, `(rows, codes)`."""
-    return _drawn(target, guide, asked, *state).x
-
-
-def _drawn(
+def ode_log_densities(
     target: Target,
     guide: Guide,
     asked: Question,
@@ -190,12 +181,13 @@ def _drawn(
     shared_key: Array,
     key: Array,
     batch: Batch,
-) -> RowDensity:
-    """The rows with their density, with one draw of latents."""
+) -> Array:
+    """The log density of rows by the ODE, with one draw of latents."""
     parts = local_parts(guide, variables.guide, target.space, batch)
     plate = generative.plate_of(target, asked.site)
     z: Position = draw_latents(parts, plate, shared_key, key, jnp.zeros((), int), batch)[0]
-    return generative.rows_at(target, asked.site, z, batch, variables.model, mutable)
+    rows = generative.rows_at(target, asked.site, z, batch, variables.model, mutable)
+    return rows.ode_log_density(key, asked.ode_steps or 1)
 
 
 def _observed(result: FitResult, site: str, num_rows: int) -> int:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection
 from typing import ClassVar, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from vijax.contracts import (
     AmortizedGuide,
-    Axes,
     Batch,
     Draw,
     MeanFieldGuide,
@@ -95,20 +92,12 @@ class Amortized(AmortizedGuide, RowGuide, MeanFieldGuide, NormalNoiseGuide):
         gate = jnp.zeros(self._level(space).width, jnp.result_type(float))
         return AmortizedParams(encoder_params, gate)
 
-    def row_axes(
-        self, params: AmortizedParams, space: Space, plates: Collection[str]
-    ) -> AmortizedParams:
-        return jax.tree.map(lambda _: Axes(), params)  # one network for all rows
-
     def draw(self, params: AmortizedParams, space: Space, key: Array, batch: Batch) -> Draw:
         loc, log_scale = self._encode(params, space, batch)
         noise = normals(key, loc.shape, loc.dtype)
         z = join_levels(space, [loc + jnp.exp(log_scale) * noise])
         log_q = jnp.sum(normal_log_probs(noise, log_scale))
         return Draw(z, space.sites[0].scale * log_q)
-
-    def log_prob(self, params: AmortizedParams, space: Space, z: Position, batch: Batch) -> Array:
-        return space.sites[0].scale * jnp.sum(self.row_log_probs(params, space, z, batch))
 
     def row_log_probs(
         self, params: AmortizedParams, space: Space, z: Position, batch: Batch

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection
 from typing import NamedTuple
 
 import jax
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vijax.contracts import AmortizedGuide, Axes, Batch, Position, PyTree, Site, Space
+from vijax.contracts import AmortizedGuide, Batch, Position, PyTree, Site, Space
 from vijax.contracts.family import Family
 from vijax.families.discrete import Categorical, DiscretizedLogistic
 from vijax.guides.amortized.encoder import (
@@ -98,11 +97,6 @@ class AmortizedDiscrete(AmortizedGuide, IndependentDiscrete):
             if not s.cardinality
         }
         return AmortizedDiscreteParams(init_encoder(self.encoder, key), counts)
-
-    def row_axes(
-        self, params: AmortizedDiscreteParams, space: Space, plates: Collection[str]
-    ) -> AmortizedDiscreteParams:
-        return jax.tree.map(lambda _: Axes(), params)  # one network for all rows
 
     def families(
         self, params: AmortizedDiscreteParams, space: Space, batch: Batch

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection
 from typing import NamedTuple
 
 import jax
@@ -13,7 +12,6 @@ from jax import Array, lax
 
 from vijax.contracts import (
     AmortizedGuide,
-    Axes,
     Batch,
     Draw,
     NormalNoiseGuide,
@@ -115,11 +113,6 @@ class AmortizedFlow(AmortizedGuide, RowGuide, NormalNoiseGuide):
         layers = self._layers.init(draw_keys(jax.random.fold_in(key, 1), 1, width)[0], width)
         return AmortizedFlowParams(gaussian, layers, _links(layers, self.num_features))
 
-    def row_axes(
-        self, params: AmortizedFlowParams, space: Space, plates: Collection[str]
-    ) -> AmortizedFlowParams:
-        return jax.tree.map(lambda _: Axes(), params)  # one network and one flow for all rows
-
     def draw(self, params: AmortizedFlowParams, space: Space, key: Array, batch: Batch) -> Draw:
         rows = self._encode(params, space, batch)
         noise = normals(key, rows.loc.shape, rows.loc.dtype)
@@ -131,11 +124,6 @@ class AmortizedFlow(AmortizedGuide, RowGuide, NormalNoiseGuide):
         z = join_levels(space, [rows.loc + jnp.exp(rows.log_scale) * x])
         log_q = jnp.sum(normal_log_probs(noise, rows.log_scale)) - jnp.sum(log_det)
         return Draw(z, space.sites[0].scale * log_q)
-
-    def log_prob(
-        self, params: AmortizedFlowParams, space: Space, z: Position, batch: Batch
-    ) -> Array:
-        return space.sites[0].scale * jnp.sum(self.row_log_probs(params, space, z, batch))
 
     def row_log_probs(
         self, params: AmortizedFlowParams, space: Space, z: Position, batch: Batch

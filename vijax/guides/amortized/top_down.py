@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -14,7 +14,6 @@ from jax import Array
 
 from vijax.contracts import (
     AmortizedGuide,
-    Axes,
     Batch,
     Draw,
     NormalNoiseGuide,
@@ -110,11 +109,6 @@ class TopDown(AmortizedGuide, RowGuide, NormalNoiseGuide):
         shared = None if self.features is None else init_encoder(self.features, keys[0])
         return TopDownParams(shared, found)
 
-    def row_axes(
-        self, params: TopDownParams, space: Space, plates: Collection[str]
-    ) -> TopDownParams:
-        return jax.tree.map(lambda _: Axes(), params)  # networks for all rows
-
     def draw(self, params: TopDownParams, space: Space, key: Array, batch: Batch) -> Draw:
         widths = self._widths(space)
         level = single_plate_level(space, "TopDown")
@@ -132,9 +126,6 @@ class TopDown(AmortizedGuide, RowGuide, NormalNoiseGuide):
             for name, (_, log_scale) in gaussians.items()
         ]
         return Draw(_joined(space, values), space.sites[0].scale * jnp.sum(jnp.stack(log_q)))
-
-    def log_prob(self, params: TopDownParams, space: Space, z: Position, batch: Batch) -> Array:
-        return space.sites[0].scale * jnp.sum(self.row_log_probs(params, space, z, batch))
 
     def row_log_probs(
         self, params: TopDownParams, space: Space, z: Position, batch: Batch

@@ -73,22 +73,19 @@ class MaskedDiffusion(RowDensity):
         the same model.
         """
         steps, shape = min(num_steps or self.dim, self.dim), (num_rows, self.dim)
-        keep = jnp.zeros(shape, bool) if keep is None else keep.reshape(shape)
+        masked, start = jnp.ones(shape, bool), jnp.full(shape, self.num_values, jnp.int32)
+        if keep is not None:
+            masked = ~keep.reshape(shape)
+            start = jnp.where(masked, start, self.x.reshape(shape).astype(jnp.int32))
         order_key, key = jax.random.split(key)
-        ranks = _ranks(jnp.where(keep, 2.0, jax.random.uniform(order_key, shape)))
-        unknown = self.dim - keep.sum(axis=1, keepdims=True)
+        ranks = _ranks(jnp.where(masked, jax.random.uniform(order_key, shape), 2.0))
+        unknown = masked.sum(axis=1, keepdims=True)
 
         def step(i: Any, x: Array) -> Array:
             drawn = jax.random.categorical(jax.random.fold_in(key, i), self._log_probs(x))
             now = (ranks >= (i * unknown) // steps) & (ranks < ((i + 1) * unknown) // steps)
             return jnp.where(now, drawn.astype(x.dtype), x)
 
-        masked = jnp.full(shape, self.num_values, jnp.int32)
-        start = (
-            masked
-            if num_rows != self.num_rows
-            else jnp.where(keep, self.x.reshape(shape).astype(jnp.int32), masked)
-        )
         x = jax.lax.fori_loop(0, steps, step, start)
         return x.reshape(num_rows, *self.x.shape[1:]).astype(self.x.dtype)
 

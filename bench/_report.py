@@ -70,6 +70,11 @@ def in_fresh_process(module: str, *args: str, timeout: float | None = None) -> d
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def mean_with_error(values: np.ndarray) -> str:
+    """The mean of independent values and its standard error."""
+    return f"{values.mean():.2f} +- {values.std() / len(values) ** 0.5:.2f}"
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Prints aligned columns."""
     cells = [[str(cell) for cell in row] for row in (header, *rows)]

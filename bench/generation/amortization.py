@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -23,6 +22,7 @@ import optax
 from jax.lax import stop_gradient
 
 import vijax
+from bench import _report
 from bench.generation.images import BATCH, Digits, autoencoder, binarized, encoder
 from vijax.contracts import LossContext, Part, PyTree, Variables
 from vijax.guides import Amortized, MeanField
@@ -66,16 +66,14 @@ def amortization(options: argparse.Namespace) -> list[dict[str, Any]]:
         posterior, seconds = _fitted(digits, objective, steps)
         before = None
         for how, bounds in _bounds(posterior, digits.test, optimum=name == "amortized"):
-            gain = "" if before is None else _mean(bounds - before)
+            gain = "" if before is None else _report.mean_with_error(bounds - before)
             row = {"training": name, "steps": steps, "seconds": f"{seconds:.0f}", "rows": how}
-            rows.append(row | {"bound": _mean(bounds), "over the row above": gain})
+            rows.append(
+                row | {"bound": _report.mean_with_error(bounds), "over the row above": gain}
+            )
             print(rows[-1], flush=True)
             before = bounds
     return rows
-
-
-def _mean(values: np.ndarray) -> str:
-    return f"{values.mean():.2f} +- {values.std() / math.sqrt(len(values)):.2f}"
 
 
 def _fitted(digits: Digits, objective: Any, steps: int) -> tuple[vijax.Posterior, float]:

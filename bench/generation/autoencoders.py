@@ -22,6 +22,7 @@ import numpy as np
 import optax
 
 import vijax
+from bench import _report
 from bench.generation import by_numpyro
 from bench.generation.images import (
     BATCH,
@@ -78,18 +79,14 @@ def autoencoders(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _row(setting: Setting, found: Fit, before: Fit | None) -> dict[str, Any]:
-    gain = "" if before is None else _mean(found.values - before.values)
+    gain = "" if before is None else _report.mean_with_error(found.values - before.values)
     return {
-        "negative log likelihood": _mean(-found.values),
+        "negative log likelihood": _report.mean_with_error(-found.values),
         "better than the row before by": gain,
         "negative bound": f"{-found.bound:.2f}",
         "passes": f"{setting.steps * setting.batch_size / len(setting.train):.1f}",
         "seconds": f"{found.seconds:.0f}",
     }
-
-
-def _mean(values: np.ndarray) -> str:
-    return f"{values.mean():.2f} +- {values.std() / math.sqrt(len(values)):.2f}"
 
 
 def _numpyro(setting: Setting) -> Fit:
@@ -122,9 +119,8 @@ def _vijax(
         progress_bar=False,
     )
     seconds = time.perf_counter() - start
-    values = posterior.log_evidence_rows(setting.test, num_draws=_DRAWS).values
-    bound = posterior.log_evidence_rows(setting.test, num_draws=1).mean
-    return Fit(values, bound, seconds)
+    found = posterior.log_evidence_rows(setting.test, num_draws=_DRAWS)
+    return Fit(found.values, float(found.bounds.mean()), seconds)
 
 
 _GAUSSIAN = Amortized(encoder, "x")

@@ -22,6 +22,7 @@ from flax import nnx
 from numpyro.contrib.module import nnx_module
 
 import vijax
+from bench import _report
 from vijax.contracts import Variables
 from vijax.guides import Amortized
 from vijax.objectives import ELBO, FreeBits
@@ -148,11 +149,10 @@ def _measured(x: np.ndarray, new: np.ndarray, steps: int, kind: dict[str, Any]) 
     weak = {"weak": kind.get("weak", False)}
     used = posterior.latents(new, **weak)
     found = posterior.log_evidence_rows(new, num_draws=16, **weak)
-    error = found.bounds.std() / len(new) ** 0.5
     return {
         "information": f"{used.information:.2f}",
         "divergence": f"{used.divergence:.2f}",
         "active": f"{used.active} of {UNITS}",
-        "bound": f"{found.bounds.mean():.2f} +- {error:.2f}",
+        "bound": _report.mean_with_error(found.bounds),
         "seconds": f"{seconds:.0f}",
     }

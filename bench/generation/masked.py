@@ -8,7 +8,6 @@ Murray and Larochelle, A Deep and Tractable Density Estimator, 2014).
 from __future__ import annotations
 
 import argparse
-import math
 import time
 from typing import Any
 
@@ -20,6 +19,7 @@ import optax
 from flax import nnx
 
 import vijax
+from bench import _report
 from bench.generation.images import BATCH, PIXELS, Digits, autoencoder, binarized, encoder
 from vijax.guides import Amortized
 
@@ -87,11 +87,10 @@ def masked(options: argparse.Namespace) -> list[dict[str, Any]]:
     for name, measured in (("VAE", _autoencoder), ("masked diffusion", _diffusion)):
         start = time.process_time()
         values, seconds = measured(digits, steps)
-        error = values.std() / math.sqrt(len(values))
         rows.append(
             {
                 "model": name,
-                "negative log likelihood": f"{-values.mean():.2f} +- {error:.2f}",
+                "negative log likelihood": _report.mean_with_error(-values),
                 "passes": f"{steps * BATCH / len(digits.train):.1f}",
                 "seconds of the fit": f"{seconds:.0f}",
                 "processor seconds in all": f"{time.process_time() - start:.0f}",

@@ -68,7 +68,7 @@ class Guide(abc.ABC):
         without_pathwise_gradient: continuous sites whose draws have no gradient in the parameters,
             so that only objectives with score functions apply.
         num_starts: positions that the initial parameters are computed from: with more than one,
-            `init` gets them stacked.
+            `init` gets them stacked; with none, they do not depend on the position it gets.
     """
 
     factorized: ClassVar[bool] = False

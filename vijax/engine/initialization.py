@@ -138,7 +138,7 @@ def initial_params(
         params = guide.host_init(target.space, dict(start))
         if params is not None:
             return params
-    return target.program(_initial_params, guide)(key, dict(start), batch)
+    return target.program(_initial_params, guide, quick=True)(key, dict(start), batch)
 
 
 def _initial_params(

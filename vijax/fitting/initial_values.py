@@ -28,7 +28,7 @@ def model_state(problem: Problem, init: Any) -> tuple[dict[str, PyTree], dict[st
     shapes = jax.eval_shape(target.initialize, key, batch)
     if not any(shapes):
         return {}, {}
-    fresh = target.program(_initialize)(fold_in(key, 1), batch)
+    fresh = target.program(_initialize, quick=True)(fold_in(key, 1), batch)
     return warm_state(init._result, *fresh) if isinstance(init, Posterior) else fresh
 
 
@@ -47,10 +47,10 @@ def initial_variables(
     if isinstance(init, Posterior):
         init = warm_start(init._result, problem)
     starts = problem.guide.num_starts
-    if count:
-        positions = initial_positions(init, problem, parameters, mutable, count * starts)
-    else:
-        positions = [_initialization.origin(problem.target.space)]
+    if count and (starts or init is not None):
+        positions = initial_positions(init, problem, parameters, mutable, count * max(starts, 1))
+    else:  # or the guide's parameters do not depend on a position
+        positions = [_initialization.origin(problem.target.space)] * max(count, 1)
     return variables_at(init, problem, parameters, positions)
 
 

@@ -77,6 +77,7 @@ class Amortized(AmortizedGuide, RowGuide, MeanFieldGuide, NormalNoiseGuide):
     """
 
     factorized: ClassVar[bool] = True
+    num_starts: ClassVar[int] = 0
     encoder: Encoder
     inputs: Inputs
     init_scale: float = 0.3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -91,6 +91,7 @@ class AmortizedFlow(AmortizedGuide, RowGuide, NormalNoiseGuide):
         GuideError: as for `Amortized`, or if `layers` are no bijection.
     """
 
+    num_starts: ClassVar[int] = 0
     encoder: Encoder
     inputs: Inputs
     layers: Bijection | str = "realnvp"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -77,6 +77,7 @@ class TopDown(AmortizedGuide, RowGuide, NormalNoiseGuide):
             statistics of batches. Dropout is as in `Amortized`.
     """
 
+    num_starts: ClassVar[int] = 0
     encoders: Mapping[str, Encoder] | tuple[tuple[str, Encoder], ...]
     inputs: Inputs
     features: Encoder | None = None

@@ -3,8 +3,8 @@
     python -m bench generative FOLDER [--length 1] [--images 500] [--only autoencoders ...]
 
 The folder has `mnist_static_binarized/mnist_static_binarized.npz`, Larochelle's fixed binarization
-of MNIST as packed bits. `--length` is a factor of the steps: one for two cores, where every fit is
-short, 20 for a device.
+of MNIST as packed bits; `resampling` reads `mnist/mnist.npz` as well. `--length` is a factor of the
+steps: one for two cores, where every fit is short, 20 for a device.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bench import _report
 from bench.generation.amortization import amortization
-from bench.generation.autoencoders import autoencoders
+from bench.generation.autoencoders import autoencoders, resampling
 from bench.generation.codes import codes
 from bench.generation.collapse import collapse
 from bench.generation.counts import counts
@@ -23,6 +23,7 @@ from bench.generation.step_time import step
 
 SECTIONS = {
     "autoencoders": autoencoders,
+    "resampling": resampling,
     "masked": masked,
     "amortization": amortization,
     "collapse": collapse,

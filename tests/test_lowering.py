@@ -245,6 +245,24 @@ def test_steps_of_discrete_guides_lower():
         lowers(repr(guide), traced_step(model, (Y,), guide, elbo))
 
 
+def featured(rngs):
+    """Of three inputs: location, log scale and features of a row."""
+    return nnx.Linear(3, 5, rngs=rngs)
+
+
+@pytest.mark.lowering
+def test_steps_of_amortized_guides_lower():
+    for guide in (
+        guides.AmortizedFlow(featured, "y", num_features=3),
+        guides.TopDown({"theta": Encoder}, "y"),
+    ):
+        algorithm = descent(objectives.ELBO(2))
+        lowers(
+            repr(guide),
+            traced_step(hierarchy, (data(4),), {"theta": guide, ...: "fullrank"}, algorithm),
+        )
+
+
 def discrete_sites():
     use(fit(mixture, Y, guide="fullrank"), Y).discrete_probs(num_draws=20)  # marginalized
     target, arguments, batch = built(counts, np.arange(6), sampled="all")

@@ -29,11 +29,13 @@ from bench.generation.images import (
     FEATURES,
     Bottom,
     Features,
+    Resampled,
     Top,
     autoencoder,
     binarized,
     encoder,
     featured_encoder,
+    resampled,
     two_levels,
 )
 from vijax.guides import Amortized, AmortizedFlow, TopDown
@@ -46,7 +48,7 @@ _SHORT = 10_000, 20  # images and batch size
 class Setting(NamedTuple):
     """Images `(rows, 784)` to fit and to test, rows of a step, and steps."""
 
-    train: np.ndarray
+    train: np.ndarray | Resampled
     test: np.ndarray
     batch_size: int
     steps: int
@@ -65,12 +67,28 @@ class Fit(NamedTuple):
 
 
 def autoencoders(options: argparse.Namespace) -> list[dict[str, Any]]:
+    return compared(setting(options), KINDS)
+
+
+def resampling(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The second row of the table, with pixels drawn from grey values in every pass."""
+    fixed = setting(options)
+    pixels = resampled(options.folder, len(fixed.train))
+    again = functools.partial(KINDS["VAE"], fixed._replace(train=pixels))
+    kinds = {"VAE": KINDS["VAE"], "VAE, pixels resampled": lambda _: again()}
+    return compared(fixed, kinds)
+
+
+def setting(options: argparse.Namespace) -> Setting:
     digits = binarized(options.folder, options.images)
     images, batch = (len(digits.train), BATCH) if options.length > 1 else _SHORT
-    setting = Setting(digits.train[:images], digits.test, batch, round(_STEPS * options.length))
+    return Setting(digits.train[:images], digits.test, batch, round(_STEPS * options.length))
+
+
+def compared(setting: Setting, kinds: dict[str, Callable[[Setting], Fit]]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     before: Fit | None = None
-    for name, kind in KINDS.items():
+    for name, kind in kinds.items():
         found = kind(setting)
         rows.append({"model": name} | _row(setting, found, before))
         print(rows[-1], flush=True)
@@ -91,7 +109,9 @@ def _row(setting: Setting, found: Fit, before: Fit | None) -> dict[str, Any]:
 
 def _numpyro(setting: Setting) -> Fit:
     start = time.perf_counter()
-    params = by_numpyro.fit(setting.train, setting.batch_size, setting.steps, setting.optimizer)
+    params = by_numpyro.fit(
+        np.asarray(setting.train), setting.batch_size, setting.steps, setting.optimizer
+    )
     seconds = time.perf_counter() - start
     log_weights = by_numpyro.log_weights(params, setting.test, _DRAWS)
     values = np.logaddexp.reduce(log_weights, axis=0) - math.log(_DRAWS)

@@ -14,6 +14,8 @@ import numpyro.distributions as dist
 from flax import nnx
 from numpyro.contrib.module import nnx_module
 
+import vijax
+
 PIXELS, HIDDEN, UNITS, FEATURES, BATCH = 784, 200, 50, 64, 100
 
 
@@ -32,6 +34,29 @@ def binarized(folder: Path, test_rows: int) -> Digits:
     with np.load(folder / "mnist_static_binarized" / "mnist_static_binarized.npz") as file:
         train, test = (_unpacked(file[part]) for part in ("train", "test"))
     return Digits(train, test[:: max(1, len(test) // test_rows)])
+
+
+class Resampled(vijax.data.RowSource):
+    """Pixels drawn from their grey values, `(rows, 784)`, for every batch anew.
+
+    The seed of a batch is its rows: passes differ, and a resumed fit has the same pixels.
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, intensities: np.ndarray) -> None:
+        self.intensities, self.shape = intensities, intensities.shape
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        values = self.intensities[rows]
+        return (np.random.default_rng(rows).random(values.shape) < values).astype(self.dtype)
+
+
+def resampled(folder: Path, rows: int) -> Resampled:
+    """The first of the images with grey values from 0 to 1."""
+    with np.load(folder / "mnist" / "mnist.npz") as file:
+        grey = file["x_train"][:rows]
+    return Resampled((grey.reshape(len(grey), PIXELS) / 255).astype(np.float32))
 
 
 def _unpacked(packed: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from vijax.diagnostics.chain_check import ChainCheck
+from vijax.diagnostics.earlier_data import EarlierData
 from vijax.diagnostics.enumeration import Comparison
 from vijax.diagnostics.importance import Importance
 from vijax.diagnostics.predictions import Predictions
@@ -68,6 +69,7 @@ class Diagnostics(NamedTuple):
         predictions: of held-out rows, `None` if there are none.
         bounds: sites that are stochastic bounds, and whether they are bounds on a density.
         parameters_only: whether there are no latent sites.
+        earlier: the posterior of earlier data in place of priors, `None` if there is none.
     """
 
     importance: Importance | None
@@ -99,3 +101,4 @@ class Diagnostics(NamedTuple):
     predictions: Predictions | None = None
     bounds: Mapping[str, bool] = {}
     parameters_only: bool = False
+    earlier: EarlierData | None = None

@@ -38,6 +38,7 @@ _CHECK_GRADIENT = (
     "Look in the model for jax.lax.stop_gradient, a custom derivative rule, and rounding of "
     "latents (integer casts, round, argmax, comparisons)."
 )
+_REFIT = "Fit all data together, or update with more data at a time at first."
 _MORE_TIME = "Allow more time."
 _NEARLY_ALL = 0.9  # effective share of the draws at which weights suffice without chains
 
@@ -47,6 +48,10 @@ def diagnose(diagnostics: Diagnostics) -> Diagnosis:
     found, predictions = _diagnose(diagnostics), diagnostics.predictions
     if predictions is not None and not diagnostics.network:  # they judge the model, not the fit
         found = found._replace(reasons=(*found.reasons, *predictions.lines))
+    if diagnostics.earlier is not None:
+        doubt = (diagnostics.earlier.doubt,) if diagnostics.earlier.doubt else ()
+        found = _at_most_approximate(found, doubt, _REFIT)
+        found = found._replace(reasons=(*found.reasons, *diagnostics.earlier.lines))
     return with_advice(found, diagnostics)
 
 

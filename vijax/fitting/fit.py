@@ -58,6 +58,7 @@ from vijax.posterior.held_out import with_predictions
 from vijax.posterior.labels import checked_coords
 from vijax.posterior.posterior import Posterior
 from vijax.posterior.result import FitResult
+from vijax.posterior.update import register_fit
 from vijax.runtime.deadline import keep_answer
 from vijax.runtime.errors import ModelError, warn
 from vijax.runtime.interrupt import best_answer
@@ -322,6 +323,8 @@ def _build_problem(
         return problem
     return dataclasses.replace(problem, batch=batch._replace(data=shard_data(target, data)))
 
+
+register_fit(fit)
 
 _DEFAULTS = {
     name: parameter.default

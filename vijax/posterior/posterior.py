@@ -28,6 +28,7 @@ from vijax.posterior.requirements import require_all_rows
 from vijax.posterior.resume import resume
 from vijax.posterior.stein import stein_discrepancy
 from vijax.posterior.summary import summary
+from vijax.posterior.update_methods import UpdateMethods
 from vijax.runtime.checks import check_count
 from vijax.runtime.keys import RngKey, as_key
 from vijax.runtime.keywords import explain_keywords_of_methods
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 
 @explain_keywords_of_methods
-class Posterior(LatentMethods, GenerativeMethods):
+class Posterior(LatentMethods, GenerativeMethods, UpdateMethods):
     """An approximate posterior, returned by `vijax.fit` and `vijax.load`."""
 
     def summary(

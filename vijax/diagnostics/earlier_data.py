@@ -1,0 +1,113 @@
+"""How well a normal distribution in place of earlier data is expected to do, and drift since."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+TOLERATED = 0.1  # sds of the mean beyond which a posterior is no more than approximate
+_MIXED = 2.0  # third moments of several coordinates, not estimated, are taken to add as much
+_DRIFT = 0.01  # probability of a change as large by chance, over all coordinates
+
+
+class Replaced(NamedTuple):
+    """A posterior that a normal distribution with the same moments took the place of.
+
+    Attributes:
+        mean: `(dim,)`.
+        sd: `(dim,)`.
+        skewness: `(dim,)`; what the normal distribution does not have.
+        num_draws: effective number of draws that the moments are from.
+    """
+
+    mean: np.ndarray
+    sd: np.ndarray
+    skewness: np.ndarray
+    num_draws: float
+
+    def forgotten(self, power: float) -> Replaced:
+        """With its density to this power, which widens it and what it has of skewness."""
+        factor = power**-0.5
+        return self._replace(sd=factor * self.sd, skewness=factor * self.skewness)
+
+    def chosen(self, columns: Sequence[int]) -> Replaced:
+        """Some coordinates."""
+        rows = (one[list(columns)] for one in self[:3])
+        return Replaced(*rows, self.num_draws)
+
+
+class EarlierData(NamedTuple):
+    """Posteriors of earlier data that took the place of the priors, one after another.
+
+    Attributes:
+        labels: of the coordinates, `(dim,)`.
+        replaced: by update.
+        mean: of the posterior now, `(dim,)`.
+        sd: likewise.
+    """
+
+    labels: tuple[str, ...]
+    replaced: tuple[Replaced, ...]
+    mean: np.ndarray
+    sd: np.ndarray
+
+    @property
+    def error(self) -> np.ndarray:
+        """Expected error of the means in sds, against a fit of all data, `(dim,)`.
+
+        A density with skewness `g` pulls a point `t` of its sds from its mean with a force that
+        differs from that of the normal distribution by `g (t^2 - 1) / 2` (the first term of an
+        Edgeworth series). In the posterior now, whose sd is `s` of its sds and whose mean is `t`
+        away, this moves the mean by `g s (t^2 + s^2 - 1) / 2` of the sd now; the errors of all
+        updates add up. Twice that is expected, for mixed third moments are not known. Estimated
+        moments add `s / sqrt(num_draws)` each, at random.
+        """
+        bias, variance = np.zeros(len(self.mean)), np.zeros(len(self.mean))
+        for one in self.replaced:
+            s = np.minimum(self.sd / one.sd, 1.0)
+            t = (self.mean - one.mean) / one.sd
+            bias += one.skewness * s * (t**2 + s**2 - 1) / 2
+            variance += s**2 / one.num_draws
+        return _MIXED * np.abs(bias) + np.sqrt(variance)
+
+    @property
+    def change(self) -> np.ndarray:
+        """Change of the means by the new data, in sds of what chance explains, `(dim,)`.
+
+        If new data come from the same distribution, a mean changes with variance `sd_before^2 -
+        sd_now^2`.
+        """
+        last = self.replaced[-1]
+        expected = np.maximum(last.sd**2 - self.sd**2, 1e-4 * last.sd**2)
+        return (self.mean - last.mean) / np.sqrt(expected)
+
+    @property
+    def doubt(self) -> str:
+        """Why the posterior may be inaccurate; empty if nothing is known against it."""
+        worst = int(np.argmax(self.error))
+        if self.error[worst] <= TOLERATED:
+            return ""
+        return (
+            "earlier data are represented by a normal distribution: means may be off by "
+            f"{self.error[worst]:.2f} sd ({self.labels[worst]}, unconstrained) against a fit of "
+            "all data"
+        )
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What to say in any case, one sentence each."""
+        from scipy.special import ndtr  # slow to import
+
+        worst = int(np.argmax(np.abs(self.change)))
+        largest = float(abs(self.change[worst]))
+        p = -math.expm1(len(self.change) * math.log1p(-min(2 * float(ndtr(-largest)), 1 - 1e-16)))
+        moved = "drift: the new data moved" if p < _DRIFT else "no drift: the new data moved"
+        return (
+            f"update {len(self.replaced)}: normal distributions in place of earlier data cost an "
+            f"expected {self.error.max():.2f} sd of a mean",
+            f"{moved} {self.labels[worst]} by {largest:.1f} sds of what chance explains "
+            f"(probability {p:.2g})",
+        )

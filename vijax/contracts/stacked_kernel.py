@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -15,8 +16,10 @@ from vijax.contracts.over_points import over_points
 from vijax.contracts.target import Batch, Target
 from vijax.runtime.device_layout import default_platform
 
-_WIDTHS = (16, 64)  # points of one set in a row: paths, and draws or chains
-_ROWS = 256  # rows per device call, at most
+_WIDTHS = (16, 256)  # points of one set in a row: paths, and draws or chains
+_ROWS = 64  # rows per device call, at most
+_compiling = threading.Lock()
+_ROW_ELEMENTS = 2**17  # data elements times points in a row, at most: half a megabyte
 
 
 def stacked_kernel(
@@ -73,6 +76,8 @@ class StackedKernel:
         dim: length of a point.
         dtype: floating-point type on the device.
         points: number of points evaluated, by set.
+        num_elements: array elements in one evaluation, see `Kernel`.
+        widths: points in a row of the program.
     """
 
     def __init__(
@@ -86,6 +91,11 @@ class StackedKernel:
         self.set_centering(centering)
         self.dtype = np.dtype(jnp.result_type(float))
         self.points = np.zeros(self.size, int)
+        self._seen: set[int] = set()  # widths that a program is compiled for
+        elements = sum(value[0].size for value in self.data.values())
+        self.num_elements = self.dim + target.marginalized.entries + elements
+        most = max(16, _ROW_ELEMENTS // self.num_elements)
+        self.widths = (_WIDTHS[0], min(_WIDTHS[1], 1 << (most.bit_length() - 1)))
 
     def set_centering(self, centering: Mapping[str, np.ndarray]) -> None:
         """Changes the centering weights: `(sets, *z_shape)` by site."""
@@ -113,7 +123,7 @@ class StackedKernel:
             return np.zeros(0), np.zeros((0, self.dim))
         np.add.at(self.points, sets, 1)
         largest = int(np.bincount(sets).max())
-        width = next((w for w in _WIDTHS if w >= largest), _WIDTHS[-1])
+        width = next((w for w in self.widths if w >= largest), self.widths[-1])
         rows = _in_rows(sets, width)
         with np.errstate(over="ignore"):
             single = np.ascontiguousarray(points, self.dtype)
@@ -126,6 +136,15 @@ class StackedKernel:
         return log_density, found[:, 1:]
 
     def _evaluate(self, table: np.ndarray, sets: np.ndarray) -> np.ndarray:
+        width = table.shape[1]
+        if width in self._seen:
+            return self._in_calls(table, sets)
+        with _compiling:  # two threads would compile the same program
+            found = self._in_calls(table, sets)
+        self._seen.add(width)
+        return found
+
+    def _in_calls(self, table: np.ndarray, sets: np.ndarray) -> np.ndarray:
         program = self.target.program(stacked_kernel)
         total, results = len(table), []
         padding = -total % _ROWS

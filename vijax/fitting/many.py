@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import collections
+import contextvars
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +20,7 @@ from vijax.contracts import Batch
 from vijax.contracts.kernel import Floats
 from vijax.engine.problem import Problem
 from vijax.fitting.fit import build_problem, is_stepwise, run_fit
-from vijax.fitting.initial_values import initial_positions, model_state
+from vijax.fitting.initial_values import initial_variables, model_state
 from vijax.guides import FullRank
 from vijax.model import Call, check_data, check_indices, model_remarks, split, unwrap
 from vijax.posterior.finish import finish_candidate
@@ -27,13 +30,15 @@ from vijax.posterior.result import FitResult
 from vijax.runtime.deadline import keep_answer, time_is_up, time_limit
 from vijax.runtime.errors import warn
 from vijax.runtime.keys import fold_in
-from vijax.runtime.progress import Stage, stage
+from vijax.runtime.progress import Stage, show_progress, stage
+from vijax.solvers.gaussians.conversion import location
 
 _MAX_DIM = 100  # largest dimension in which fits are made together
 _MAX_ELEMENTS = 2**18  # largest number of data elements of a set likewise
 _SETS = (8, 128)  # fits at once, at least and at most
 _COORDINATES = 1024  # of all fits at once: some hundred megabytes of draws and chains
 _ONLY_ALONE = ("batch_size", "mesh", "centering", "holdout")  # options of fits made one by one
+_WORKERS = 4  # threads, at most: each holds the draws and chains of its sets
 _TRUSTED = ("certified", "corrected")
 
 
@@ -87,19 +92,28 @@ class ManyFits:
         self.key, self.start_time = key, start_time
         self.results: list[FitResult | None] = [None] * len(calls)
         self.errors: dict[int, Exception] = {}
+        self.workers = max(1, min(_WORKERS, available_cpus()))
+        self.running: collections.deque[tuple[list[_Set], Future[list[Member]]]]
+        self.running = collections.deque()
         self.groups: dict[Hashable, _Group] = {}
         self.done, self.doubtful = 0, 0
         self.warned: collections.Counter[str] = collections.Counter()
 
     def run(self) -> Fits:
         """Fits all sets; those finished so far are kept for Ctrl-C."""
-        with stage("sets", len(self.calls), "set") as progress:
-            for number in range(len(self.calls)):
-                if time_is_up():
-                    break
-                self._prepare(number, progress)
-            for group in self.groups.values():
-                self._fit(group, progress)
+        self.pool = ThreadPoolExecutor(self.workers, "vijax.fit_many")
+        try:
+            with stage("sets", len(self.calls), "set") as progress:
+                for number in range(len(self.calls)):
+                    if time_is_up():
+                        break
+                    self._prepare(number, progress)
+                for group in self.groups.values():
+                    self._fit(group, progress)
+                while self.running:
+                    self._collect(progress)
+        finally:
+            self.pool.shutdown(wait=False, cancel_futures=True)
         return self._fits()
 
     def _fits(self) -> Fits:
@@ -137,9 +151,10 @@ class ManyFits:
         size = max(_SETS[0], min(_SETS[1], _COORDINATES // max(problem.target.space.dim, 1)))
         first = None
         if together and options["init"] is not None:
-            (start,) = initial_positions(options["init"], problem, {}, {}, 1)
-            first = np.asarray(problem.target.space.host_ravel(start), np.float64)
-        size = min(size, len(self.calls)) if together else 1
+            (start,) = initial_variables(options["init"], problem, {}, {}, 1)
+            first = location(start.guide, problem.target.space)
+        share = -(-len(self.calls) // self.workers)
+        size = min(size, max(share, _SETS[0])) if together else 1
         return _Group(problem, together, first, size, [])
 
     def _is_together(self, problem: Problem) -> bool:
@@ -180,20 +195,26 @@ class ManyFits:
         group.waiting.clear()
         if not waiting or time_is_up():
             return
-        alone = waiting
-        if group.together:
-            problems = [one.problem for one in waiting]
-            members = fit_together(problems, group.size, group.first)
-            alone = []
-            for one, member in zip(waiting, members, strict=True):
-                if member.alone:
-                    alone.append(one)
-                else:
-                    self._finished(one.number, self._result(member), progress)
-        for one in alone:
-            if time_is_up():
-                return
-            self._alone(one.number, progress)
+        if not group.together:
+            for one in waiting:
+                self._alone(one.number, progress)
+            return
+        problems = [one.problem for one in waiting]
+        context = contextvars.copy_context()  # with the end of the time
+        task = self.pool.submit(context.run, _quietly, problems, group.size, group.first)
+        self.running.append((waiting, task))
+        if len(self.running) > self.workers:  # as many are at work, and one is ready
+            self._collect(progress)
+
+    def _collect(self, progress: Stage) -> None:
+        """The results of the sets that were the first to be started."""
+        waiting, task = self.running.popleft()
+        for one, member in zip(waiting, task.result(), strict=True):
+            if not member.alone:
+                self._finished(one.number, self._result(member), progress)
+        for one, member in zip(waiting, task.result(), strict=True):
+            if member.alone and not time_is_up():
+                self._alone(one.number, progress)
 
     def _result(self, member: Member) -> FitResult:
         found = finish_candidate(member.fit, {}, member.history, time.perf_counter())
@@ -218,6 +239,19 @@ class ManyFits:
         progress.detail = f"{self.doubtful} not certified" if self.doubtful else ""
         progress.update(self.done)
         keep_answer(self._fits)
+
+
+def _quietly(problems: Sequence[Problem], size: int, first: Floats | None) -> list[Member]:
+    """`fit_together` in a thread of its own, which leaves progress to that of the caller."""
+    with show_progress(False):
+        return fit_together(problems, size, first)
+
+
+def available_cpus() -> int:
+    """Number of processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def warn_of(counts: collections.Counter[str], total: int) -> None:

@@ -37,7 +37,7 @@ from vijax.diagnostics.status import CERTIFIED_SHIFT
 from vijax.engine.problem import Problem
 from vijax.model.centering import noncentered_weights, with_centering
 from vijax.runtime.deadline import time_is_up
-from vijax.runtime.keys import fold_in, host_rng
+from vijax.runtime.keys import key_words, rng_of_words
 from vijax.solvers.host_algebra import host_algebra
 from vijax.solvers.many.ascent import ascend
 from vijax.solvers.many.gaussians import stack
@@ -68,9 +68,10 @@ def fit_together(
             dataclasses.replace(one, batch=with_centering(one.batch, start)) for one in problems
         ]
     kernel = _kernel(problems, size)
-    members = [
-        Member(i, problem, host_rng(fold_in(problem.key, 4))) for i, problem in enumerate(problems)
-    ]
+    members = []
+    for i, problem in enumerate(problems):
+        words = key_words(problem.key)
+        members.append(Member(i, problem, words, rng_of_words(words, 4)))
     with host_algebra(0):
         _gaussian(kernel, members, first)
         check_gradients(kernel, going(members))
@@ -224,7 +225,7 @@ def _chains(kernel: StackedKernel, members: list[Member]) -> None:
                 member.number,
                 weights.flatten(kernel.target.space, assessment.draws.z),
                 importance.log_weights,
-                host_rng(fold_in(fold_in(member.problem.key, 5), 1)),
+                member.stream(5, 1),
                 evaluation_budget(one, correcting=member.status != "certified"),
             )
         )

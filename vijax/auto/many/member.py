@@ -16,13 +16,13 @@ from vijax.diagnostics import importance as weights
 from vijax.diagnostics.assessment import (
     Assessment,
     FittedGuide,
-    add_gradient_check,
     assess_draws,
     num_assessment_draws,
 )
+from vijax.diagnostics.gradient_check import MIN_DRAWS, are_wrong
 from vijax.engine.problem import Problem
 from vijax.guides.location_scale.full_rank import FullRankParams
-from vijax.runtime.keys import fold_in, host_rng
+from vijax.runtime.keys import rng_of_words
 from vijax.solvers.gaussians.dense import Gaussian
 from vijax.solvers.many.gaussians import Gaussians
 
@@ -34,6 +34,7 @@ class Member:
     Attributes:
         number: its place in the kernel.
         problem: its problem, in the coordinates of `best`.
+        words: of its key.
         rng: source of randomness of its solvers.
         best: its best fit so far.
         history: the stages of its fit.
@@ -42,10 +43,15 @@ class Member:
 
     number: int
     problem: Problem
+    words: tuple[int, int]
     rng: np.random.Generator
     best: Candidate | None = None
     history: tuple[Attempt, ...] = ()
     alone: str = ""
+
+    def stream(self, *numbers: int) -> np.random.Generator:
+        """A source of randomness derived from the key of the fit."""
+        return rng_of_words(self.words, *numbers)
 
     @property
     def fit(self) -> Candidate:
@@ -66,9 +72,9 @@ class Member:
     def fitted(self, candidate: Candidate) -> FittedGuide:
         """A fit as the assessment takes it."""
         problem = candidate.problem
-        key = fold_in(problem.key, 5)
         variables = candidate.solution.variables
-        return FittedGuide(problem.target, problem.guide, variables, {}, key, problem.batch)
+        state = (problem.target, problem.guide, variables, {})
+        return FittedGuide(*state, problem.key, problem.batch)
 
     def record(self, stage: str, found: Candidate, kept: bool, seconds: float) -> None:
         """Adds a stage to the history."""
@@ -119,8 +125,8 @@ def assess_many(
     target = kernel.target
     num = num_assessment_draws(problems[0].batch, target)
     drawn = []
-    for problem, solution in zip(problems, solutions, strict=True):
-        rng = host_rng(fold_in(problem.key, 5))
+    for member, problem, solution in zip(members, problems, solutions, strict=True):
+        rng = member.stream(5)
         drawn.append(problem.guide.host_draws(solution.variables.guide, target.space, rng, num))
     points = np.stack([one.points for one in drawn if one is not None])
     log_p, scores = kernel.at(points, numbers(members))
@@ -143,12 +149,22 @@ def assess_many(
 
 def check_gradients(kernel: StackedKernel, members: Sequence[Member]) -> None:
     """Checks the gradient of each member's log density at draws of its fit."""
+    if not members:
+        return
+    draws = []
     for member in members:
-        one = kernel.of_set(member.number)
-        found = add_gradient_check(member.fit.assessment, member.fitted(member.fit), one)
-        member.best = member.fit._replace(assessment=found)
-        if found.diagnostics.wrong_gradient:
-            member.alone = "wrong gradient"
+        found = member.fit.assessment.draws
+        finite = np.isfinite(found.log_weights)
+        draws.append(weights.flatten(kernel.target.space, found.z)[finite])
+    enough = min(len(one) for one in draws) >= MIN_DRAWS
+    rngs = [member.stream(5, 7) for member in members]
+    wrong = are_wrong(kernel, numbers(members), draws, rngs) if enough else [True] * len(members)
+    for member, bad in zip(members, wrong, strict=True):
+        if bad:
+            member.alone = "its gradient may be wrong"
+        assessment = member.fit.assessment
+        diagnostics = assessment.diagnostics._replace(wrong_gradient=())
+        member.best = member.fit._replace(assessment=assessment._replace(diagnostics=diagnostics))
 
 
 class _Known:

@@ -25,7 +25,6 @@ from vijax.auto.modes import (
 )
 from vijax.contracts.stacked_kernel import StackedKernel
 from vijax.runtime.deadline import time_is_up
-from vijax.runtime.keys import fold_in, host_rng
 from vijax.solvers.gaussians.dense import Gaussian
 from vijax.solvers.gaussians.low_rank import LowRankGaussian
 from vijax.solvers.many.ascent import ascend
@@ -100,7 +99,7 @@ def search_many(kernel: StackedKernel, members: Sequence[Member]) -> None:
         if unaffordable(member.problem):
             member.alone = "other modes cannot be searched for"
             continue
-        rng = host_rng(fold_in(member.problem.key, 55))
+        rng = member.stream(55)
         searches.append(_Search(member, rng, [member.gaussian], [1]))
     found = [(one, other) for one in searches for other in one.member.fit.solution.alternatives]
     for (one, _), refined in zip(found, _refined(kernel, found), strict=True):

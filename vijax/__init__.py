@@ -17,11 +17,13 @@ from vijax import data, guides, objectives
 from vijax._version import __version__
 from vijax.engine import callbacks
 from vijax.fitting.fit import fit
+from vijax.fitting.fit_many import fit_many
 from vijax.model import from_log_density
 from vijax.posterior.compare import compare
 from vijax.posterior.conformal import Conformal, conformal
 from vijax.posterior.latents import Latents
 from vijax.posterior.load import load
+from vijax.posterior.many.fits import Fits
 from vijax.posterior.posterior import Posterior
 from vijax.posterior.prior import Prior, prior
 from vijax.posterior.row_evidence import RowEvidence
@@ -41,6 +43,7 @@ __all__ = [
     "Comparison",
     "Conformal",
     "ExpectationPropagation",
+    "Fits",
     "GuideError",
     "Latents",
     "ModelError",
@@ -60,6 +63,7 @@ __all__ = [
     "conformal",
     "data",
     "fit",
+    "fit_many",
     "from_log_density",
     "guides",
     "load",

@@ -36,14 +36,14 @@ from vijax.solvers.gaussians.dense import Gaussian
 from vijax.solvers.gaussians.low_rank import LowRankGaussian
 from vijax.solvers.pathfinder.pathfinder import PathfinderResult
 
-_MIN_SEPARATION = 1.0  # distance between separate modes, see `_nearest`
+MIN_SEPARATION = 1.0  # distance between separate modes, see `nearest`
 _MIN_WEIGHT = 1e-3  # share of the marginal likelihood below which a mode is left out
-_PATHS, _ROUNDS = 16, 12  # paths per round, maximum number of rounds
-_MIN_ROUNDS = 4  # rounds after which lone paths at modes of negligible mass do not matter
-_MAX_MODES = 32  # number of modes at which the search ends
+_PATHS, ROUNDS = 16, 12  # paths per round, maximum number of rounds
+MIN_ROUNDS = 4  # rounds after which lone paths at modes of negligible mass do not matter
+MAX_MODES = 32  # number of modes at which the search ends
 _MAX_UNCOVERED = 8  # Gaussians that are added where modes are connected
 _OUT_OF_TIME = "the time limit passed before other modes were searched for"
-_MIN_VISITS = 3  # the search ends once every mode was reached by so many paths
+MIN_VISITS = 3  # the search ends once every mode was reached by so many paths
 
 
 def modes(start: StartingPoint, best: Candidate | None) -> Candidate | None:
@@ -60,7 +60,7 @@ def modes(start: StartingPoint, best: Candidate | None) -> Candidate | None:
     found = [best]
     for params in best.solution.alternatives:
         one = _refined(start, best, params, len(found))
-        if _nearest(_gaussian(one), [_gaussian(other) for other in found])[1] > _MIN_SEPARATION:
+        if nearest(_gaussian(one), [_gaussian(other) for other in found])[1] > MIN_SEPARATION:
             found.append(one)
     with stage("searching for other modes"):
         rounds, complete = _search(start, found)
@@ -120,28 +120,28 @@ def _search(start: StartingPoint, found: list[Candidate]) -> tuple[list[Pathfind
     rng, paths = host_rng(fold_in(problem.key, 55)), Pathfinder(num_paths=_PATHS)
     known, visits = [_gaussian(one) for one in found], [1] * len(found)
     rounds: list[PathfinderResult] = []
-    expect(_ROUNDS, "round")
-    while len(rounds) < _ROUNDS:
+    expect(ROUNDS, "round")
+    while len(rounds) < ROUNDS:
         ends = paths.run(kernel, rng)
         rounds.append(ends)
         for gaussian, count in ends.modes(best.assessment.elbo):
-            nearest, distance = _nearest(gaussian, known)
-            if distance > _MIN_SEPARATION:  # refined, it may coincide with a known mode
+            closest, distance = nearest(gaussian, known)
+            if distance > MIN_SEPARATION:  # refined, it may coincide with a known mode
                 params = to_params(variables.guide, gaussian, problem.target.space)
                 one = _refined(start, best, params, len(found))
-                nearest, distance = _nearest(_gaussian(one), known)
-            if distance > _MIN_SEPARATION:
+                closest, distance = nearest(_gaussian(one), known)
+            if distance > MIN_SEPARATION:
                 found.append(one)
                 known.append(_gaussian(one))
                 visits.append(count)
             else:
                 visits = [
-                    visited + count if j == nearest or _inside(gaussian, one) else visited
+                    visited + count if j == closest or inside(gaussian, one) else visited
                     for j, (visited, one) in enumerate(zip(visits, known, strict=True))
                 ]
         # paths that end alone at modes of negligible mass leave room for a high one
-        enough = ends.unseen <= MAX_UNSEEN or len(rounds) >= _MIN_ROUNDS
-        if (min(visits) >= _MIN_VISITS and enough) or len(found) > _MAX_MODES or time_is_up():
+        enough = ends.unseen <= MAX_UNSEEN or len(rounds) >= MIN_ROUNDS
+        if (min(visits) >= MIN_VISITS and enough) or len(found) > MAX_MODES or time_is_up():
             break
         advance(1, "round")
     return rounds, not time_is_up() and visits.count(1) <= MAX_UNSEEN * sum(visits)
@@ -161,7 +161,7 @@ def _uncovered(
                 break
             params = to_params(variables.guide, gaussian, space)
             one = _refined(start, best, params, len(found) + len(added))
-            if _nearest(_gaussian(one), known)[1] <= _MIN_SEPARATION:
+            if nearest(_gaussian(one), known)[1] <= MIN_SEPARATION:
                 break
             added.append(one)
             known.append(_gaussian(one))
@@ -180,7 +180,7 @@ def _refined(start: StartingPoint, best: Candidate, params: PyTree, number: int)
     return start.candidate(problem, solution)
 
 
-def _nearest(
+def nearest(
     one: Gaussian | LowRankGaussian, others: Sequence[Gaussian | LowRankGaussian]
 ) -> tuple[int, float]:
     """Index and distance of the nearest Gaussian.
@@ -195,13 +195,13 @@ def _nearest(
         )
         for other in others
     ]
-    nearest = int(np.argmin(distances))
-    return nearest, float(distances[nearest])
+    closest = int(np.argmin(distances))
+    return closest, float(distances[closest])
 
 
-def _inside(one: Gaussian | LowRankGaussian, other: Gaussian | LowRankGaussian) -> bool:
+def inside(one: Gaussian | LowRankGaussian, other: Gaussian | LowRankGaussian) -> bool:
     """Whether the mean of one is at the mode of the other."""
-    return bool(np.max(np.abs(one.mean - other.mean) / other.sd) < _MIN_SEPARATION)
+    return bool(np.max(np.abs(one.mean - other.mean) / other.sd) < MIN_SEPARATION)
 
 
 def _gaussian(candidate: Candidate) -> Gaussian | LowRankGaussian:

@@ -159,11 +159,23 @@ def assess_importance(
     fitted: FittedGuide, converged: bool, nonfinite_steps: Sequence[object], num_modes: int
 ) -> Assessment:
     """Assessment by importance weights and a natural-gradient step; arguments as in `assess`."""
-    target, guide, dim = fitted.target, fitted.guide, fitted.target.space.dim
-    at_most = num_assessment_draws(fitted.batch, target)
+    at_most = num_assessment_draws(fitted.batch, fitted.target)
     at_most = max(_MIN_DRAWS, at_most // 16) if time_is_up() else at_most
     with stage("importance sampling", at_most, "point"):
         draws = _draw(fitted, at_most)
+    return assess_draws(fitted, draws, converged, nonfinite_steps, num_modes)
+
+
+def assess_draws(
+    fitted: FittedGuide,
+    draws: Draws,
+    converged: bool,
+    nonfinite_steps: Sequence[object] = (),
+    num_modes: int = 1,
+    kernel: Kernel | None = None,
+) -> Assessment:
+    """The same for draws with their densities; `kernel` replaces that of the fit."""
+    target, guide, dim = fitted.target, fitted.guide, fitted.target.space.dim
     num_draws = len(draws.log_p)
     if isinstance(guide, ParticleGuide):
         points = np.asarray(guide.points(fitted.variables.guide, target.space), np.float64)
@@ -195,7 +207,8 @@ def assess_importance(
         return Assessment(draws, elbo, elbo_se, diagnostics)
     found = weights.importance(draws.log_weights)
     diagnostics = diagnostics._replace(importance=found, shift=shift(flat, found.log_weights))
-    kernel, num = fitted.kernel, min(_SCORES, num_draws // 4)
+    kernel = fitted.kernel if kernel is None else kernel
+    num = min(_SCORES, num_draws // 4)
     cheap = dim <= _CHECK_DIM and target.differentiable and not kernel.is_costly(num)
     if finite_share == 1 and isinstance(guide, GaussianGuide) and cheap:
         # by draws, since the guide's own covariance method would compile a dozen programs when run
@@ -247,12 +260,33 @@ def add_chain_check(assessment: Assessment, fitted: FittedGuide, correct: bool) 
             evaluation_budget(kernel, correcting),
             transform,
         ) or (None, None)
-    use_chains = correct and found is not None and found.converged
-    assessment = assessment._replace(
-        diagnostics=diagnostics._replace(check=found, use_chains=use_chains)
-    )
+    # a flow's chains have its tails, which bridge sampling relies on
+    return with_chains(assessment, fitted, found, states, correct, bridge=transform is None)
+
+
+def with_chains(
+    assessment: Assessment,
+    fitted: FittedGuide,
+    found: ChainCheck | None,
+    states: States | None,
+    correct: bool,
+    bridge: bool = True,
+) -> Assessment:
+    """The assessment with the result of a check by short chains.
+
+    Args:
+        assessment: without it.
+        fitted: the fit.
+        found: the check, `None` where no chains could be run.
+        states: final states of the chains likewise.
+        correct: whether these may replace the guide's draws.
+        bridge: whether the log evidence is found by bridge sampling where they do.
+    """
+    target, use_chains = fitted.target, correct and found is not None and found.converged
+    diagnostics = assessment.diagnostics._replace(check=found, use_chains=use_chains)
+    assessment = assessment._replace(diagnostics=diagnostics)
     if use_chains and states is not None and assessment.diagnosis.status == "corrected":
-        if transform is None:  # a flow's chains have its tails, which bridge sampling relies on
+        if bridge:
             assessment = _with_bridge(assessment, fitted, states)
         return assessment._replace(chain_states=weights.split(target.space, states.points))
     return assessment
@@ -315,15 +349,18 @@ def add_propriety(assessment: Assessment, fitted: FittedGuide) -> Assessment:
     return assessment._replace(diagnostics=assessment.diagnostics._replace(improper=found))
 
 
-def add_gradient_check(assessment: Assessment, fitted: FittedGuide) -> Assessment:
-    """The assessment with a check of the model's gradient at draws of the guide."""
+def add_gradient_check(
+    assessment: Assessment, fitted: FittedGuide, kernel: Kernel | None = None
+) -> Assessment:
+    """The assessment with a check of the model's gradient at draws; see `assess_draws`."""
     target, diagnostics = fitted.target, assessment.diagnostics
     checked = diagnostics.wrong_gradient is not None
     if checked or not target.differentiable or not assessment.draws.z:
         return assessment
     finite = np.isfinite(assessment.draws.log_weights)
     draws = weights.flatten(target.space, assessment.draws.z)[finite]
-    found = wrong_gradient(fitted.kernel, draws, host_rng(fold_in(fitted.key, 7)))
+    kernel = fitted.kernel if kernel is None else kernel
+    found = wrong_gradient(kernel, draws, host_rng(fold_in(fitted.key, 7)))
     assessment = assessment._replace(diagnostics=diagnostics._replace(wrong_gradient=found))
     return assessment._replace(chain_states=None) if found else assessment
 

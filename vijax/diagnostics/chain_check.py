@@ -17,12 +17,12 @@ import numpy as np
 from vijax.contracts.kernel import Floats, Kernel
 from vijax.diagnostics import psis
 from vijax.diagnostics import short_chains as markov
-from vijax.diagnostics.short_chains import ChainState, Moments, WindowMoments
+from vijax.diagnostics.short_chains import ChainState, WindowMoments
 from vijax.runtime.deadline import time_is_up
 
 _NUM_CHAINS = 256
-_NUM_WARMUP, _NUM_SAMPLES = 6, 8  # iterations of the first window, step size adaptation before it
-_MAX_WINDOWS = 6  # each as long as all before it
+NUM_WARMUP, NUM_SAMPLES = 6, 8  # iterations of the first window, step size adaptation before it
+MAX_WINDOWS = 6  # each as long as all before it
 _FAR_MEAN, _FAR_LOG_SD = 2.0, 1.5  # shifts of moments beyond which a guide is elsewhere
 _MAX_DRIFT = 0.05  # sds or log sds of change still expected of chains that count as converged
 _NEARLY = 2.0  # multiple of that up to which chains that agree with a guide speak for it
@@ -185,43 +185,33 @@ def check(
     Returns:
         The check and the states; `None` where the budget is too small or no chain can start.
     """
-    num = min(_NUM_CHAINS, budget // 64)  # as many as can take some leapfrog steps each
+    num = num_chains(budget)
     if num < 64 or len(draws) < num:
         return None
     modes = np.zeros(len(draws), int) if labels is None else labels
-    # systematic resampling of draws ordered by mode: every mode gets its share of the chains
-    order = np.argsort(modes, kind="stable")
-    levels = (np.arange(num) + rng.random()) / num
-    rows = np.searchsorted(np.cumsum(np.exp(log_weights[order])), levels)
-    rows = order[np.minimum(rows, len(draws) - 1)]
-    factor = _covariance_root(markov.center_by_mode(draws, modes), log_weights)
+    rows = start_rows(log_weights, modes, num, rng)
+    factor = covariance_root(markov.center_by_mode(draws, modes), log_weights)
     guide_draws = draws if transform is None else transform(draws)
     with np.errstate(all="ignore"):
         state = markov.initialize(kernel, draws[rows], modes[rows])
         if len(state.states) < num // 2:
             return None
-        iterations = _NUM_SAMPLES
-        state = markov.advance(kernel, factor, state, rng, _NUM_WARMUP, adapt=True)
+        iterations = NUM_SAMPLES
+        state = markov.advance(kernel, factor, state, rng, NUM_WARMUP, adapt=True)
         windows: list[WindowMoments] = []
-        for _ in range(_MAX_WINDOWS):
+        for _ in range(MAX_WINDOWS):
             state = markov.advance(kernel, factor, state, rng, iterations, adapt=False)
             state = markov.join_modes(state)
             seen = _transformed(state, transform)
             windows.append(markov.window_moments(seen, iterations))
-            found = _compare(seen, guide_draws, markov.moments(seen), _drift(windows))
+            found = compare(seen, guide_draws, drift(windows))
             agrees = found.agrees(tolerance)
-            done = found.converged and (agrees or (len(windows) > 1 and found.error < _ERROR))
-            if done or not (correct or found.converged):
+            if is_done(found, agrees, len(windows), correct):
                 break
-            if (2 * state.num_gradients + 8) * num > budget or time_is_up():
+            if is_over_budget(state.num_gradients, num, budget) or time_is_up():
                 break
             if not found.converged:  # samples still depend on the starts: drop them, adapt again
-                pooled = state.samples.reshape(-1, kernel.dim)
-                if len(pooled) > 10 * kernel.dim:
-                    pooled_modes = np.tile(state.modes, len(state.samples))
-                    centered = markov.center_by_mode(pooled, pooled_modes)
-                    uniform = np.full(len(pooled), -math.log(len(pooled)))
-                    factor = _covariance_root(centered, uniform)
+                factor = root_of_states(state, factor)
                 state = markov.advance(kernel, factor, state, rng, iterations, adapt=True)
                 state = state._replace(
                     samples=state.samples[:0], sample_log_density=state.sample_log_density[:0]
@@ -229,10 +219,53 @@ def check(
             iterations *= 2
         if len(windows) == 1 and not agrees:
             found = found._replace(log_density_drift=math.inf)  # one window does not show drift
-    points = seen.samples.reshape(-1, kernel.dim)
+    return found, states_of(seen.samples, state.sample_log_density, rng)
+
+
+def num_chains(budget: int) -> int:
+    """As many chains as can take some leapfrog steps each."""
+    return min(_NUM_CHAINS, budget // 64)
+
+
+def start_rows(
+    log_weights: Floats, modes: np.ndarray, num: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Indices of the draws that `num` chains start at, by weight.
+
+    Systematic resampling of draws ordered by mode: every mode gets its share of the chains.
+    """
+    order = np.argsort(modes, kind="stable")
+    levels = (np.arange(num) + rng.random()) / num
+    rows = np.searchsorted(np.cumsum(np.exp(log_weights[order])), levels)
+    return order[np.minimum(rows, len(modes) - 1)]
+
+
+def is_done(found: ChainCheck, agrees: bool, windows: int, correct: bool) -> bool:
+    """Whether chains end after so many windows."""
+    done = found.converged and (agrees or (windows > 1 and found.error < _ERROR))
+    return done or not (correct or found.converged)
+
+
+def is_over_budget(num_gradients: int, num: int, budget: int) -> bool:
+    """Whether another window of `num` chains, as long as all before it, exceeds the budget."""
+    return (2 * num_gradients + 8) * num > budget
+
+
+def root_of_states(state: ChainState, factor: Floats) -> Floats:
+    """A root of the covariance of the samples, the present one if these are too few."""
+    dim = state.samples.shape[2]
+    pooled = state.samples.reshape(-1, dim)
+    if len(pooled) <= 10 * dim:
+        return factor
+    centered = markov.center_by_mode(pooled, np.tile(state.modes, len(state.samples)))
+    return covariance_root(centered, np.full(len(pooled), -math.log(len(pooled))))
+
+
+def states_of(samples: Floats, log_density: Floats, rng: np.random.Generator) -> States:
+    """The states `(num, chains, dim)` in random order."""
+    points = samples.reshape(-1, samples.shape[2])
     order = rng.permutation(len(points))
-    chain = order % seen.samples.shape[1]
-    return found, States(points[order], state.sample_log_density.ravel()[order], chain)
+    return States(points[order], log_density.ravel()[order], order % samples.shape[1])
 
 
 def _transformed(state: ChainState, transform: Callable[[Floats], Floats] | None) -> ChainState:
@@ -247,7 +280,7 @@ def _transformed(state: ChainState, transform: Callable[[Floats], Floats] | None
     )
 
 
-def _drift(windows: list[WindowMoments]) -> Floats:
+def drift(windows: list[WindowMoments]) -> Floats:
     """Change of the moments still expected, `(dim + 1,)`; see `ChainCheck.drift`.
 
     A window is as long as all before it, so chains that move along a ridge are expected to move by
@@ -264,7 +297,7 @@ def _drift(windows: list[WindowMoments]) -> Floats:
     return np.where(moving, np.maximum(last - error, excess), excess).max(axis=0)
 
 
-def _covariance_root(points: Floats, log_weights: Floats) -> Floats:
+def covariance_root(points: Floats, log_weights: Floats) -> Floats:
     """A square root of the covariance of weighted points, or their standard deviations."""
     weights = np.exp(log_weights)
     dim = points.shape[1]
@@ -283,8 +316,18 @@ def _covariance_root(points: Floats, log_weights: Floats) -> Floats:
         return sd
 
 
-def _compare(state: ChainState, draws: Floats, found: Moments, drift: Floats) -> ChainCheck:
-    """Moments of the samples compared with those of the guide's draws and of the starts."""
+def compare(
+    state: ChainState, draws: Floats, still_expected: Floats, tails: bool = True
+) -> ChainCheck:
+    """Moments of the samples compared with those of the guide's draws and of the starts.
+
+    Args:
+        state: the chains, in the coordinates of the draws.
+        draws: the guide's `(num_draws, dim)`.
+        still_expected: see `drift`.
+        tails: whether to fit the tails of the states, which takes most of the time.
+    """
+    found = markov.moments(state)
     num, dim = state.starts.shape
     mean, sd = draws.mean(0), draws.std(0)
     start_mean, start_sd = state.starts.mean(0), state.starts.std(0)
@@ -300,9 +343,9 @@ def _compare(state: ChainState, draws: Floats, found: Moments, drift: Floats) ->
         mean_se=found.mean_se / found.sd,
         log_sd_se=found.log_sd_se,
         guide_se=1 / math.sqrt(len(draws)),
-        drift=np.maximum(start_drift, drift[:-1]),
-        log_density_drift=float(drift[-1]),
-        tail_shape=tail_shapes(state.samples.reshape(-1, dim)),
+        drift=np.maximum(start_drift, still_expected[:-1]),
+        log_density_drift=float(still_expected[-1]),
+        tail_shape=tail_shapes(state.samples.reshape(-1, dim)) if tails else np.full(dim, -np.inf),
         accept_rate=float(state.accept_rate.mean()),
         stuck_share=float(np.mean(state.accept_rate < _STUCK_RATE)),
         num_chains=num,

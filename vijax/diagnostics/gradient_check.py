@@ -14,13 +14,16 @@ wrong where it is at most of some draws, in the same sites and for the same leng
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from vijax.contracts import Target
 from vijax.contracts.kernel import Floats, Kernel
+from vijax.contracts.stacked_kernel import StackedKernel
 
-_NUM_DRAWS = 12
+MIN_DRAWS = 12
 _MOST = 9  # of these, at which a wrong gradient is wrong
 _NOISE_STEPS = (0.01, -0.006, 0.003)  # sds: steps from a draw that show the rounding error
 _LENGTHS = (0.1, 0.4)  # sds: half lengths of the segments that are compared
@@ -53,15 +56,10 @@ def wrong_gradient(kernel: Kernel, draws: Floats, rng: np.random.Generator) -> t
     Returns:
         Up to three names of sites; empty if the gradient is right, or too few draws can be used.
     """
-    if len(draws) < _NUM_DRAWS:
+    if len(draws) < MIN_DRAWS:
         return ()
-    names = [site.name for site in kernel.target.space.sites if site.size]
-    per_group = _NUM_DRAWS * (len(_NOISE_STEPS) + 2 * len(_LENGTHS))
-    affordable = _MAX_ELEMENTS // (kernel.num_elements * per_group)
-    groups = [names]
-    if len(names) > 1 and affordable > 1 and kernel.dim <= _MAX_DIM:
-        num = min(len(names), _MAX_GROUPS, affordable)
-        groups += [[names[i] for i in part] for part in np.array_split(np.arange(len(names)), num)]
+    groups = _groups(kernel.target, kernel.num_elements)
+    names = groups[0]
     found = [
         one for one, bad in zip(groups, _wrong(kernel, draws, groups, rng), strict=True) if bad
     ]
@@ -73,27 +71,104 @@ def wrong_gradient(kernel: Kernel, draws: Floats, rng: np.random.Generator) -> t
     return tuple(name for one in single or found[:1] for name in one)[:_MAX_NAMES]
 
 
+def _groups(target: Target, num_elements: int) -> list[list[str]]:
+    """All sites, and where that is affordable parts of them."""
+    names = [site.name for site in target.space.sites if site.size]
+    per_group = MIN_DRAWS * (len(_NOISE_STEPS) + 2 * len(_LENGTHS))
+    affordable = _MAX_ELEMENTS // (num_elements * per_group)
+    if len(names) == 1 or affordable <= 1 or target.space.dim > _MAX_DIM:
+        return [names]
+    num = min(len(names), _MAX_GROUPS, affordable)
+    return [
+        names,
+        *([names[i] for i in part] for part in np.array_split(np.arange(len(names)), num)),
+    ]
+
+
+def are_wrong(
+    kernel: StackedKernel,
+    sets: np.ndarray,
+    draws: Sequence[Floats],
+    rngs: Sequence[np.random.Generator],
+) -> np.ndarray:
+    """Whether `wrong_gradient` finds any site, for many data sets, by one call of the kernel.
+
+    Args:
+        kernel: log density and gradient of all sets.
+        sets: the data sets, increasing.
+        draws: of the guide of each, with a finite log density.
+        rngs: sources of randomness.
+    """
+    groups = _groups(kernel.target, kernel.num_elements)
+    segments = [
+        [
+            np.broadcast_to(part, (MIN_DRAWS, part.shape[1], kernel.dim))
+            for part in _segments(kernel.target, kernel.eps, kernel.round, of_set, groups, rng)
+        ]
+        for of_set, rng in zip(draws, rngs, strict=True)
+    ]
+    points = [
+        kernel.round(np.stack(parts)).reshape(len(sets), -1, kernel.dim)
+        for parts in zip(*segments, strict=True)
+    ]
+    values = kernel.at(np.concatenate(points, axis=1), sets)
+    cuts = np.cumsum([part.shape[1] for part in points])[:-1]
+    split = [np.split(one, cuts, axis=1) for one in values]
+    out = []
+    for i, parts in enumerate(segments):
+        ends = []
+        for at, part, value, slope in zip(points, parts, *split, strict=True):
+            shape = part.shape
+            ends.append(
+                _Ends(
+                    at[i].reshape(shape), value[i].reshape(shape[:-1]), slope[i].reshape(shape)
+                )
+            )
+        out.append(_mismatched(ends).any())
+    return np.array(out)
+
+
 def _wrong(
     kernel: Kernel, draws: Floats, groups: list[list[str]], rng: np.random.Generator
 ) -> Floats:
     """Whether the gradient is wrong in each group of sites, `(num_groups,)`."""
-    sites = kernel.target.space.sites
-    labels = np.repeat([site.name for site in sites], [site.size for site in sites])
+    segments = _segments(kernel.target, kernel.eps, kernel.round, draws, groups, rng)
+    return _mismatched(_evaluate(kernel, segments))
+
+
+def _segments(
+    target: Target,
+    eps: float,
+    rounded: Callable[[Floats], Floats],
+    draws: Floats,
+    groups: list[list[str]],
+    rng: np.random.Generator,
+) -> list[Floats]:
+    """Draws, and points around each that are moved along the sites of a group."""
+    dim = target.space.dim
+    labels = np.repeat(
+        [site.name for site in target.space.sites], [site.size for site in target.space.sites]
+    )
     within = np.array([np.isin(labels, group) for group in groups])
-    centers = kernel.round(draws[np.linspace(0, len(draws) - 1, _NUM_DRAWS).astype(int)])[:, None]
+    centers = rounded(draws[np.linspace(0, len(draws) - 1, MIN_DRAWS).astype(int)])[:, None]
     low, high = np.percentile(draws, (25, 75), axis=0)
     sd = np.maximum((high - low) / 1.35, 1e-6 * draws.std(axis=0))
-    shape = (_NUM_DRAWS, len(groups), kernel.dim)
+    shape = (MIN_DRAWS, len(groups), dim)
     # of random length: equal ones may be in step with a periodic density
     directions = within * rng.choice((-1.0, 1.0), shape) * rng.uniform(0.7, 1.3, shape)
-    shortest = _MIN_STEP / max(_NOISE_STEPS) * kernel.eps * np.abs(centers)
+    shortest = _MIN_STEP / max(_NOISE_STEPS) * eps * np.abs(centers)
     steps = [length * np.maximum(sd, shortest) * directions for length in _NOISE_STEPS]
     steps += [sign * length * sd * directions for length in _LENGTHS for sign in (1, -1)]
+    return [centers, *(centers + step for step in steps)]
+
+
+def _mismatched(evaluated: list[_Ends]) -> Floats:
+    """Whether differences of log densities are not those of the gradient, by group."""
+    middle, *ends = evaluated
+    short, longer = ends[: len(_NOISE_STEPS)], ends[len(_NOISE_STEPS) :]
     with np.errstate(all="ignore"):
-        middle, *ends = _evaluate(kernel, [centers, *(centers + step for step in steps)])
-        short, longer = ends[: len(_NOISE_STEPS)], ends[len(_NOISE_STEPS) :]
         rounding = _rounding(middle, short)
-        wrong = np.zeros(len(groups), bool)
+        wrong = np.zeros(short[0].log_density.shape[1], bool)
         for length, up, down in zip(_LENGTHS, longer[::2], longer[1::2], strict=True):
             step = up.points - down.points
             trapezoid = np.sum(0.5 * (up.gradient + down.gradient) * step, axis=-1)

@@ -60,7 +60,7 @@ def tail_shape(values: np.ndarray) -> float:
     size = tail_size(values.size)
     if size < _MIN_TAIL:
         return -math.inf
-    tail = np.sort(values)[-size - 1 :]
+    tail = np.sort(np.partition(values, values.size - size - 1)[-size - 1 :])
     excess = tail[1:] - tail[0]
     if not excess[-1] > excess[0]:
         return -math.inf

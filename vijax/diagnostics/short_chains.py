@@ -149,10 +149,7 @@ def advance(
     rates, samples, sample_log_density = [], [], []
     expect(iterations, "iteration")
     for _ in range(iterations):
-        length = _LENGTH * rng.uniform(0.6, 1.4)
-        # occasional small steps reach regions where large ones are always rejected
-        size = step_size * (_SHORT_STEP if rng.random() < _SHORT_STEP_SHARE else 1.0)
-        count = int(np.clip(round(length / size), 1, _MAX_LEAPFROG))
+        size, count = trajectory_steps(rng, step_size)
         momentum = rng.standard_normal(states.shape)
         proposal, value, slope, log_ratio = _trajectory(
             kernel, factor, states, log_density, gradient, momentum, size, count
@@ -167,9 +164,7 @@ def advance(
         advance_stage(1, "iteration")
         if adapt:
             if size == step_size:
-                step_size = float(
-                    np.clip(step_size * np.exp(rates[-1].mean() - _ACCEPT_RATE), 0.01, 2.0)
-                )
+                step_size = float(adapted_step(step_size, rates[-1].mean()))
         else:
             samples.append(states)
             sample_log_density.append(log_density)
@@ -188,6 +183,19 @@ def advance(
         accept_rate=np.mean(rates, axis=0),
         num_gradients=num_gradients,
     )
+
+
+def trajectory_steps(rng: np.random.Generator, step_size: float) -> tuple[float, int]:
+    """Step size and number of steps of a trajectory of random length."""
+    length = _LENGTH * rng.uniform(0.6, 1.4)
+    # occasional small steps reach regions where large ones are always rejected
+    size = step_size * (_SHORT_STEP if rng.random() < _SHORT_STEP_SHARE else 1.0)
+    return size, int(np.clip(round(length / size), 1, _MAX_LEAPFROG))
+
+
+def adapted_step(step_size: Floats | float, rate: Floats) -> Floats:
+    """The step size after a trajectory with this mean acceptance rate."""
+    return np.clip(step_size * np.exp(rate - _ACCEPT_RATE), 0.01, 2.0)
 
 
 def _trajectory(
@@ -218,7 +226,11 @@ def _velocity(factor: Floats, momentum: Floats) -> Floats:
 
 
 def _whitened_gradient(factor: Floats, gradient: Floats) -> Floats:
-    whitened = gradient * factor if factor.ndim == 1 else gradient @ factor
+    return clipped_gradient(gradient * factor if factor.ndim == 1 else gradient @ factor)
+
+
+def clipped_gradient(whitened: Floats) -> Floats:
+    """A whitened gradient within bounds: outside the bulk only directions matter."""
     return np.clip(np.nan_to_num(whitened), -_EXTREME, _EXTREME)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vijax.fitting.fit import fit
+from vijax.fitting.fit import DEFAULTS
 from vijax.fitting.fit_many import fit_many
 from vijax.model import Call, unwrap
 from vijax.model.outcome_arguments import outcome_arguments
@@ -22,11 +22,7 @@ from vijax.runtime.errors import ModelError, mismatch
 from vijax.runtime.keys import RngKey, as_key, fold_in, host_rng
 from vijax.runtime.keywords import merged
 
-_FIT_OPTIONS = {
-    name
-    for name, parameter in inspect.signature(fit).parameters.items()
-    if parameter.kind is parameter.KEYWORD_ONLY
-} - {"rng_key", "model_kwargs", "coords", "holdout", "checkpoint", "callbacks"}
+_OF_MANY = DEFAULTS.keys() - {"rng_key", "model_kwargs", "coords", "checkpoint", "callbacks"}
 
 Draws = Mapping[str, np.ndarray]
 
@@ -85,7 +81,7 @@ def calibrate(
     """
     check_count("num", num)
     check_count("num_draws", num_draws)
-    options = {name: kwargs.pop(name) for name in _FIT_OPTIONS & kwargs.keys()}
+    options = {name: kwargs.pop(name) for name in _OF_MANY & kwargs.keys()}
     kwargs, key = merged(kwargs, model_kwargs), as_key(rng_key)
     if around is not None:
         args, kwargs = _call_of(around, args, kwargs)

@@ -189,27 +189,56 @@ def fit(
         KeyboardInterrupt: Ctrl-C was pressed twice, or before the model was traced.
     """
     start_time = time.perf_counter()
-    options = {name: value for name, value in locals().items() if name in _DEFAULTS}
+    options = {name: value for name, value in locals().items() if name in DEFAULTS}
     model_kwargs = dict(model_kwargs or {})
-    function, _, keywords = unwrap(model, args, kwargs)
-    _options.check_names(function, options, _DEFAULTS, keywords, model_kwargs)
-    _options.check_values(options)
-    optimizer = options["optimizer"] = as_optax(optimizer)
-    algorithm = _options.by_algorithm_name(options)
-    if not (checkpoint is None or isinstance(checkpoint, Checkpoint)):
-        checkpoint = Checkpoint(checkpoint)
-
-    options["checkpoint"] = checkpoint
+    options = checked_options(model, (args, kwargs), options, model_kwargs)
     call = args, {**kwargs, **model_kwargs}
-    call, held_out = held_out_rows(holdout, model, call, rng_key)
-
-    def run() -> FitResult:
-        found = _run(model, *call, algorithm, options, start_time, held_out)
-        return with_predictions(dataclasses.replace(found, held_out=held_out), rng_key)
 
     with show_progress(progress_bar):
-        found = best_answer(run, max_seconds, start_time, "fit")
-    return Posterior(dataclasses.replace(found, held_out=held_out))
+        return Posterior(run_fit(model, call, options, start_time, "fit"))
+
+
+def checked_options(
+    model: Callable[..., Any],
+    call: Call,
+    options: dict[str, Any],
+    model_kwargs: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The options of `fit` with their values checked, names replaced by what they stand for.
+
+    Raises:
+        TypeError, ValueError: an option is unknown or has the wrong type or value.
+    """
+    function, _, keywords = unwrap(model, *call)
+    _options.check_names(function, options, DEFAULTS, keywords, model_kwargs)
+    _options.check_values(options)
+    options = options | {"optimizer": as_optax(options["optimizer"])}
+    options["algorithm"] = _options.by_algorithm_name(options)
+    checkpoint = options["checkpoint"]
+    if not (checkpoint is None or isinstance(checkpoint, Checkpoint)):
+        options["checkpoint"] = Checkpoint(checkpoint)
+    return options
+
+
+def run_fit(
+    model: Callable[..., Any],
+    call: Call,
+    options: dict[str, Any],
+    start_time: float,
+    name: str | None = None,
+) -> FitResult:
+    """The result of a fit with options from `checked_options`.
+
+    With the `name` of a public function it is the best one so far when its time ends.
+    """
+    call, held_out = held_out_rows(options["holdout"], model, call, options["rng_key"])
+
+    def run() -> FitResult:
+        found = _run(model, *call, options["algorithm"], options, start_time, held_out)
+        return with_predictions(dataclasses.replace(found, held_out=held_out), options["rng_key"])
+
+    found = run() if name is None else best_answer(run, options["max_seconds"], start_time, name)
+    return dataclasses.replace(found, held_out=held_out)
 
 
 def _run(
@@ -224,7 +253,7 @@ def _run(
     """The result of a fit with checked options; what it has so far is kept for Ctrl-C."""
     guide, init = options["guide"], options["init"]
     with stage("tracing the model"):
-        problem = _build_problem(model, args, kwargs, algorithm, options)
+        problem = build_problem(model, args, kwargs, algorithm, options)
         check_held_out(held_out, problem.model, problem.arguments, problem.target)
         keep_answer(lambda: initial_answer(problem, start_time))
         objective = _options.objective_for(problem.target, problem.guide, options)
@@ -235,7 +264,7 @@ def _run(
             check_batches(*state, problem.arguments.sources)
         problem = with_count_bounds(problem, parameters, mutable)
     algorithm, stepwise = conjugate_algorithm(
-        problem, algorithm, options, _is_stepwise(options), random_init=init is None
+        problem, algorithm, options, is_stepwise(options), random_init=init is None
     )
     refine = (
         guide == "auto" == algorithm and not stepwise and can_refine(problem, parameters, mutable)
@@ -269,7 +298,7 @@ def _run(
     return run_gradient_steps(result, gradient_options, monitoring, chains)
 
 
-def _build_problem(
+def build_problem(
     model: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -300,7 +329,7 @@ def _build_problem(
         elif isinstance(algorithm, Solver):
             algorithm_guide = algorithm.default_guide(target)
         natural = algorithm in ("natural", "ivon") or isinstance(algorithm, NaturalGradient)
-        closed_form = algorithm == "auto" and mesh is None and not _is_stepwise(options)
+        closed_form = algorithm == "auto" and mesh is None and not is_stepwise(options)
         if closed_form and pays_conjugate(target, batch, as_key(options["rng_key"])):
             algorithm_guide = Conjugate()
         named = algorithm_guide if target.space.sites else None
@@ -326,7 +355,7 @@ def _build_problem(
 
 register_fit(fit)
 
-_DEFAULTS = {
+DEFAULTS = {
     name: parameter.default
     for name, parameter in inspect.signature(fit).parameters.items()
     if parameter.default is not parameter.empty
@@ -361,7 +390,7 @@ def _default_guide(target: Target, natural: bool) -> Any:
     return {local: "meanfield", ...: "fullrank"} if dim else "meanfield"
 
 
-def _is_stepwise(options: Mapping[str, Any]) -> bool:
+def is_stepwise(options: Mapping[str, Any]) -> bool:
     """Whether an option asks for gradient steps."""
     return bool(options["callbacks"]) or any(options[n] is not None for n in _GRADIENT_OPTIONS)
 

@@ -69,9 +69,23 @@ def read(
     return _with_bound(_read(path, str(path), model, (args, kwargs), options), bound)
 
 
+def to_bytes(result: FitResult) -> bytes:
+    """The contents of the file that `save` writes."""
+    return codec.to_bytes(*_encode(result))
+
+
+def from_bytes(
+    blob: bytes, label: str, model: Callable[..., Any], given: Call, options: dict[str, Any]
+) -> FitResult:
+    """The result with these contents; `given` are the arguments of the model, if any."""
+    bound = bound_arguments(model)
+    model, args, kwargs = unwrap(model, *given)
+    return _with_bound(_read(io.BytesIO(blob), label, model, (args, kwargs), options), bound)
+
+
 def pickled(result: FitResult) -> tuple[Any, ...]:
     """State for `pickle`: the contents of a file, the model by reference, the data, options."""
-    blob = codec.to_bytes(*_encode(result))
+    blob = to_bytes(result)
     known: dict[str, Any] = dict(result.batch.data)
     known |= {name: result.arguments.abstract()[name] for name in result.missing}
     options: dict[str, Any] = {"guide": result.guide.unbound, "bound": result.arguments.bound}

@@ -10,6 +10,8 @@ from jax.sharding import Mesh
 
 from vijax.contracts import Algorithm
 from vijax.posterior import files
+from vijax.posterior.many import files as many_files
+from vijax.posterior.many.datasets import calls_of
 from vijax.posterior.posterior import Posterior
 
 
@@ -23,8 +25,8 @@ def load(
     optimizer: Any = None,
     mesh: Mesh | None = None,
     **kwargs: Any,
-) -> Posterior:
-    """Reads a posterior written by `Posterior.save`.
+) -> Any:
+    """Reads a posterior written by `Posterior.save`, or many written by `Fits.save`.
 
     With the model's arguments it is identical to the saved posterior: draws are the same bit for
     bit, and `resume` continues the fit. Arguments may be omitted. Without the data `sample`,
@@ -35,7 +37,7 @@ def load(
     Args:
         path: the file.
         model: the model function of the fit.
-        *args: its arguments as in the fit, or some of them.
+        *args: its arguments as in the fit, or some of them; of `Fits` the data sets.
         guide: the guide, required if it is not a class of vijax.
         algorithm: likewise the algorithm; needed only by `resume`.
         objective: likewise the objective.
@@ -44,7 +46,7 @@ def load(
         **kwargs: keyword arguments of the model.
 
     Returns:
-        The posterior.
+        The `Posterior`, or the `Fits`.
 
     Raises:
         TypeError: `mesh` is not a `jax.sharding.Mesh`.
@@ -55,4 +57,8 @@ def load(
     """
     options = {"guide": guide, "algorithm": algorithm, "objective": objective}
     options |= {"optimizer": optimizer, "mesh": mesh}
+    many = many_files.contents(path)
+    if many is not None:
+        calls = calls_of(args[0], kwargs)[0] if args else None
+        return many_files.read(*many, str(path), model, calls, options)
     return Posterior(files.read(path, model, args, kwargs, options))

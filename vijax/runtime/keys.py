@@ -123,6 +123,19 @@ def host_rng(key: Array) -> np.random.Generator:
     return np.random.default_rng(np.ravel(jax.random.key_data(key)).astype(np.uint32))
 
 
+def key_words(key: Array) -> tuple[int, int]:
+    """Two words of a key, for `rng_of_words`: all of a Threefry key."""
+    first, second = np.ravel(np.asarray(jax.random.key_data(key))).tolist()[:2]
+    return first, second
+
+
+def rng_of_words(words: tuple[int, int], *numbers: int) -> np.random.Generator:
+    """The generator of a key with these words, after these numbers are folded in."""
+    for number in numbers:
+        words = threefry(*words, 0, number, lambda x: x & _MASK)
+    return np.random.default_rng(np.array(words, np.uint32))
+
+
 def _from_seed(seed: int) -> Array:
     """`jax.random.key(seed)`, bit for bit, of all 64 bits also in single precision."""
     default = jax.config.jax_default_prng_impl  # type: ignore[attr-defined]

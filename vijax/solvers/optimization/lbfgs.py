@@ -68,10 +68,10 @@ class LBFGS:
                 `finite_starts`.
             keep_iterates: keep all iterates, otherwise the first and the last.
         """
-        return _MultiPathRun(self, kernel, starts, keep_iterates).run()
+        return MultiPathRun(self, kernel, starts, keep_iterates).run()
 
 
-class _MultiPathRun:
+class MultiPathRun:
     """State of all paths; row `i` of every array belongs to path `i`. Minimizes `f = -log p`."""
 
     def __init__(
@@ -80,7 +80,7 @@ class _MultiPathRun:
         self.options, self.kernel, self.keep_iterates = options, kernel, keep_iterates
         num, dim = starts.shape
         self.x = kernel.round(starts)
-        log_density, gradient = kernel(self.x)
+        log_density, gradient = self.evaluate(np.arange(num), self.x)
         self.f, self.g = -log_density, -gradient
         self.s = np.zeros((num, options.history, dim))
         self.y = np.zeros((num, options.history, dim))
@@ -94,17 +94,31 @@ class _MultiPathRun:
         self.small_gain = np.zeros(num, int)
         self.num_probes = np.zeros(num, int)  # coordinate searches per path
         self.reasons = np.full(num, _RUNNING, dtype=object)
-        self.trace: list[list[tuple[Floats, float, Floats]]] = [
-            [self._snapshot(i)] for i in range(num)
-        ]
+        self.trace: list[list[tuple[Floats, float, Floats]]] = [[] for _ in range(num)]
+        self.record(np.arange(num))
         finite = np.isfinite(self.f) & np.isfinite(self.g).all(axis=1)
         self.reasons[~finite] = NO_START
         self._set_direction(np.flatnonzero(finite))
 
-    def run(self) -> list[Path]:
+    def evaluate(self, paths: np.ndarray, points: Floats) -> tuple[Floats, Floats]:
+        """Log density and gradient at a point of each of `paths`."""
+        return self.kernel(points)
+
+    def record(self, paths: np.ndarray) -> None:
+        """Notes the iterates that `paths` have reached."""
+        for i in paths:
+            if not self.keep_iterates:
+                del self.trace[i][1:]
+            self.trace[i].append(self._snapshot(i))
+
+    def ascend(self) -> None:
+        """Advances all paths until they have ended."""
         while (running := np.flatnonzero(self.reasons == _RUNNING)).size:
             self._advance(running)
-            self._enforce_limits()
+            self.enforce_limits()
+
+    def run(self) -> list[Path]:
+        self.ascend()
         return [
             Path(
                 points=np.stack([point for point, _, _ in snapshots]),
@@ -122,7 +136,7 @@ class _MultiPathRun:
         """Evaluates one trial point for each of `paths`, and accepts it or adjusts the step."""
         step, slope, f0 = self.step[paths], self.slope[paths], self.f[paths]
         x = self.kernel.round(self.x[paths] + step[:, None] * self.direction[paths])
-        log_density, gradient = self.kernel(x)
+        log_density, gradient = self.evaluate(paths, x)
         f, g = -log_density, -gradient
         finite = np.isfinite(f) & np.isfinite(g).all(axis=1)
         g = np.where(finite[:, None], g, 0.0)
@@ -189,19 +203,30 @@ class _MultiPathRun:
         self.reasons[i] = CONVERGED
         if self.x.shape[1] <= self.options.max_probe_dim and self.num_probes[i] < _MAX_PROBES:
             self.num_probes[i] += 1
-            self._probe(i)
+            self.probe(int(i))
 
-    def _probe(self, i: int) -> None:
-        """Continues from the best of single-coordinate steps, if one improves, with a new diagonal.
+    def probe(self, i: int) -> None:
+        """Continues from the best of single-coordinate steps, if one improves."""
+        length, points = self.probe_points(i)
+        self.use_probe(i, length, points, *self.evaluate(np.full(len(points), i), points))
 
-        At the step lengths used the slope alone would gain a fifth of a nat: a coordinate whose
-        optimum is more than a third of its standard deviation away shows a gain.
+    def probe_points(self, i: int) -> tuple[Floats, Floats]:
+        """Lengths of single-coordinate steps, and the points that they lead to.
+
+        At these lengths the slope alone would gain a fifth of a nat: a coordinate whose optimum is
+        more than a third of its standard deviation away shows a gain.
         """
-        x, f, g = self.x[i], self.f[i], self.g[i]
+        x, g = self.x[i], self.g[i]
         slope = np.maximum(np.abs(g), 1e-30)
         length = np.minimum(0.2 / slope, 10 * (1 + np.abs(x)))
-        points = self.kernel.round(x - np.diag(np.sign(g) * length))
-        log_density, gradient = self.kernel(points)
+        return length, self.kernel.round(x - np.diag(np.sign(g) * length))
+
+    def use_probe(
+        self, i: int, length: Floats, points: Floats, log_density: Floats, gradient: Floats
+    ) -> None:
+        """Continues from the best of the points if it improves, with a new diagonal."""
+        f, g = self.f[i], self.g[i]
+        slope = np.maximum(np.abs(g), 1e-30)
         gains = log_density + f
         best = int(np.argmax(gains))
         noise = 8 * self.kernel.eps * abs(f)
@@ -213,7 +238,7 @@ class _MultiPathRun:
             np.where(np.isfinite(curvature), curvature, 1e30), slope / length / 10
         )
         self.x[i], self.f[i], self.g[i] = points[best], -log_density[best], -gradient[best]
-        self.trace[i].append(self._snapshot(i))
+        self.record(np.array([i]))
         self.rho[i], self.diagonal[i] = 0, 1 / curvature
         self.small_gain[i], self.reasons[i] = 0, _RUNNING
         self._set_direction(np.array([i]))
@@ -228,10 +253,7 @@ class _MultiPathRun:
         gain = self.f[paths] - f
         self.x[paths], self.f[paths], self.g[paths] = x, f, g
         self._update_history(paths, s, y)
-        for i in paths:
-            if not self.keep_iterates:
-                del self.trace[i][1:]
-            self.trace[i].append(self._snapshot(i))
+        self.record(paths)
         self._set_direction(paths)
         noise = self.kernel.eps * np.abs(f)
         predicted = np.maximum(-0.5 * self.slope[paths], gain)
@@ -240,7 +262,7 @@ class _MultiPathRun:
         for i in paths[self.small_gain[paths] >= _NUM_SMALL_GAINS]:
             self._check_convergence(i)
 
-    def _enforce_limits(self) -> None:
+    def enforce_limits(self) -> None:
         """Stops paths at the evaluation limit, or far slower than the other paths."""
         running = self.reasons == _RUNNING
         self.reasons[running & (self.evaluations >= self.options.max_evaluations)] = (
@@ -248,6 +270,10 @@ class _MultiPathRun:
         )
         if time_is_up():
             self.reasons[self.reasons == _RUNNING] = out_of_time()
+        self.stop_slow(running)
+
+    def stop_slow(self, running: np.ndarray) -> None:
+        """Stops paths far slower than those that have ended."""
         done = self.evaluations[~running]
         if 2 * done.size > len(self.x):
             limit = self.options.patience * np.median(done) + 20

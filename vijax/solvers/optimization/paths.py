@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtri
 
+from vijax.contracts import Target
 from vijax.contracts.kernel import Floats, Kernel
 from vijax.runtime.deadline import end_reason
 
@@ -67,18 +68,7 @@ def finite_starts(
         radius: half the width of the interval.
         rounds: maximum number of attempts.
     """
-    starts = rng.uniform(-radius, radius, (num, kernel.dim))
-    prior = num - num // 4
-    starts[prior - 3 * num // 8 : prior] *= 2
-    location, scale = _prior(kernel)
-    far = np.flatnonzero(np.abs(location) + scale > radius)
-    if far.size and prior < num:
-        from_prior = np.arange(prior, num)[:, None]
-        strata = rng.permuted(np.tile(from_prior - from_prior[0], far.size), axis=0)
-        noise = ndtri((strata + rng.random(strata.shape)) / len(from_prior))
-        starts[from_prior, far] = location[far] + scale[far] * noise
-    if first is not None:
-        starts[: len(first)] = first[:num]
+    starts = proposed_starts(kernel.target, rng, num, first, radius)
     invalid = np.arange(num)
     for attempt in range(rounds):
         log_density, gradient = kernel(starts[invalid])
@@ -90,13 +80,36 @@ def finite_starts(
     return kernel.round(starts)
 
 
-def _prior(kernel: Kernel) -> tuple[Floats, Floats]:
+def proposed_starts(
+    target: Target,
+    rng: np.random.Generator,
+    num: int,
+    first: Floats | None = None,
+    radius: float = 2.0,
+) -> Floats:
+    """The points of `finite_starts` before their log densities are known, `(num, dim)`."""
+    starts = rng.uniform(-radius, radius, (num, target.space.dim))
+    prior = num - num // 4
+    starts[prior - 3 * num // 8 : prior] *= 2
+    location, scale = _prior(target)
+    far = np.flatnonzero(np.abs(location) + scale > radius)
+    if far.size and prior < num:
+        from_prior = np.arange(prior, num)[:, None]
+        strata = rng.permuted(np.tile(from_prior - from_prior[0], far.size), axis=0)
+        noise = ndtri((strata + rng.random(strata.shape)) / len(from_prior))
+        starts[from_prior, far] = location[far] + scale[far] * noise
+    if first is not None:
+        starts[: len(first)] = first[:num]
+    return starts
+
+
+def _prior(target: Target) -> tuple[Floats, Floats]:
     """Location and scale `(dim,)` of the prior; both zero where it is not known."""
-    location, scale = np.zeros(kernel.dim), np.zeros(kernel.dim)
+    location, scale = np.zeros(target.space.dim), np.zeros(target.space.dim)
     start = 0
-    for site in kernel.target.space.sites:
+    for site in target.space.sites:
         stop = start + site.size
-        moments = kernel.target.structure.priors.get(site.name)
+        moments = target.structure.priors.get(site.name)
         if moments is not None and moments[0].size == site.size:  # not some rows of a plate
             location[start:stop], scale[start:stop] = (one.reshape(-1) for one in moments)
         start = stop

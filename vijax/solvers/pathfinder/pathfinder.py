@@ -37,8 +37,8 @@ from vijax.solvers.pathfinder.candidates import (
 from vijax.solvers.pathfinder.inverse_hessian import CompactGaussians, concatenate
 
 _NEGLIGIBLE_DROP = 10.0  # nats below the best, plus one per dimension: covariances are crude
-_MAX_LOSS = 4.6  # nats below the ELBO of a fit: a hundredth of its mass
-_MIN_EXCESS = 4.0  # nats by which a fit has too little mass where a candidate is
+MAX_LOSS = 4.6  # nats below the ELBO of a fit: a hundredth of its mass
+MIN_EXCESS = 4.0  # nats by which a fit has too little mass where a candidate is
 _COVERAGE_DRAWS = 32
 _NUM_FINALISTS = 3  # candidates per path evaluated a second time
 
@@ -147,7 +147,7 @@ class PathfinderResult(NamedTuple):
         """
         assert self.candidates is not None
         order = np.argsort(-self.candidate_elbos)
-        order = order[self.candidate_elbos[order] > elbo - _MAX_LOSS]
+        order = order[self.candidate_elbos[order] > elbo - MAX_LOSS]
         noise = antithetic(np.random.default_rng(0), _COVERAGE_DRAWS, self.candidates.mean.shape[1])
         found = []
         for i in order:
@@ -155,7 +155,7 @@ class PathfinderResult(NamedTuple):
             draws = candidate.transform(noise)
             log_q = np.logaddexp.reduce([one.log_prob(draws) for one in fitted])
             kl = np.mean(candidate.log_prob(draws) - log_q + np.log(len(fitted)))
-            if self.candidate_elbos[i] + kl > elbo + _MIN_EXCESS:
+            if self.candidate_elbos[i] + kl > elbo + MIN_EXCESS:
                 found.append(int(i))
         return found
 

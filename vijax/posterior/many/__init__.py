@@ -1,0 +1,1 @@
+"""Posteriors of one model given many data sets."""

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 from vijax import data, guides, objectives
 from vijax._version import __version__
 from vijax.engine import callbacks
+from vijax.fitting.calibrate import calibrate
 from vijax.fitting.fit import fit
 from vijax.fitting.fit_many import fit_many
 from vijax.model import from_log_density
+from vijax.posterior.calibration import Calibration
 from vijax.posterior.compare import compare
 from vijax.posterior.conformal import Conformal, conformal
 from vijax.posterior.latents import Latents
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from vijax.posterior.tables import Comparison, Scores, Summary
 
 __all__ = [
+    "Calibration",
     "Checkpoint",
     "Comparison",
     "Conformal",
@@ -58,6 +61,7 @@ __all__ = [
     "VijaxError",
     "VijaxWarning",
     "__version__",
+    "calibrate",
     "callbacks",
     "compare",
     "conformal",

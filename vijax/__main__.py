@@ -1,4 +1,4 @@
-"""`python -m vijax`: versions, devices, and a fit whose answer is known.
+"""`python -m vijax`: versions, devices, compiled programs on disk, a fit whose answer is known.
 
 The exit status is 0 if the fit is right, and 1 if it is not.
 """
@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array
 
 import vijax
+from vijax.runtime.compilation_cache import describe
 
 _PACKAGES = ("jax", "jaxlib", "numpyro", "flax", "optax", "numpy", "scipy", "arviz-base")
 _NUM_ROWS = 40
@@ -41,6 +42,7 @@ def main() -> int:
     complaints = _complaints(_fitted(posterior), _exact(x, y))
     if posterior.status != "certified":
         complaints.append(f"status {posterior.status}, expected certified")
+    print(f"compiled programs: {describe()}")
     print(f"self-check, a regression with a known answer, in {posterior.seconds:.2f} s: ", end="")
     print("FAIL" if complaints else "pass")
     for complaint in complaints:

@@ -39,6 +39,7 @@ from vijax.runtime.deadline import time_is_up
 from vijax.runtime.keys import fold_in, host_rng
 from vijax.runtime.progress import stage
 from vijax.runtime.stacks import Packed, pack
+from vijax.runtime.stopwatch import spent_on
 
 _NUM_DRAWS = 4000
 _MIN_DRAWS = 200
@@ -155,6 +156,7 @@ def assess(
     return add_chain_check(assessment, fitted, correct=chains == "correct")
 
 
+@spent_on("check")
 def assess_importance(
     fitted: FittedGuide, converged: bool, nonfinite_steps: Sequence[object], num_modes: int
 ) -> Assessment:
@@ -233,6 +235,7 @@ def _draw(fitted: FittedGuide, at_most: int) -> Draws:
     return jax.tree.map(lambda *parts: np.concatenate(parts), draws, rest)
 
 
+@spent_on("check")
 def add_chain_check(assessment: Assessment, fitted: FittedGuide, correct: bool) -> Assessment:
     """The assessment with a check by short chains, where they can be run; see `assess`."""
     target, guide = fitted.target, fitted.guide

@@ -65,6 +65,7 @@ from vijax.runtime.interrupt import best_answer
 from vijax.runtime.keys import RngKey, as_key
 from vijax.runtime.memory import explain_out_of_memory
 from vijax.runtime.progress import show_progress, stage
+from vijax.runtime.stopwatch import spent_on
 from vijax.solvers import default_solver
 from vijax.solvers.curvature.checks import check_curvature
 from vijax.storage.checkpoint import Checkpoint
@@ -252,7 +253,7 @@ def _run(
 ) -> FitResult:
     """The result of a fit with checked options; what it has so far is kept for Ctrl-C."""
     guide, init = options["guide"], options["init"]
-    with stage("tracing the model"):
+    with stage("tracing the model"), spent_on("trace"):
         problem = build_problem(model, args, kwargs, algorithm, options)
         check_held_out(held_out, problem.model, problem.arguments, problem.target)
         keep_answer(lambda: initial_answer(problem, start_time))

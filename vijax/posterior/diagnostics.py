@@ -17,6 +17,7 @@ from vijax.posterior.label_switching import advice, remarks
 from vijax.posterior.labels import coordinate_labels
 from vijax.posterior.latents import Latents, latents_of_fit
 from vijax.posterior.result import FitResult
+from vijax.runtime.stopwatch import Timing
 
 if TYPE_CHECKING:
     from vijax.posterior.tables import Table
@@ -79,6 +80,7 @@ class FitDiagnostics:
         stop_reason: why the optimization stopped.
         converged: whether it converged.
         seconds: wall-clock time of the fit, compilation included.
+        timing: how they were spent, see `Posterior.timing`.
         num_gradient_evaluations: points at which a direct solver evaluated the log density and its
             gradient; `None` for gradient steps, automatic fits and fits from a file.
         elbo: evidence lower bound in nats, from fresh draws.
@@ -113,6 +115,7 @@ class FitDiagnostics:
     stop_reason: str
     converged: bool
     seconds: float
+    timing: Timing | None
     num_gradient_evaluations: int | None
     elbo: float
     elbo_se: float
@@ -166,6 +169,7 @@ def fit_diagnostics(result: FitResult) -> FitDiagnostics:
         stop_reason=result.stop_reason,
         converged=bool(result.converged),
         seconds=result.seconds,
+        timing=result.timing,
         num_gradient_evaluations=result.num_evaluations,
         elbo=float(assessment.elbo),
         elbo_se=float(assessment.elbo_se),

@@ -35,6 +35,7 @@ from vijax.model.data_dependence import abstract_position, dependent_sites, requ
 from vijax.posterior.result import FitResult
 from vijax.runtime.device_layout import mesh_layout
 from vijax.runtime.errors import GuideError, VijaxError
+from vijax.runtime.stopwatch import Timing
 from vijax.storage import call, checks, codec
 from vijax.storage import run as stored
 from vijax.storage.codec import NotStored, Reader, Writer
@@ -141,6 +142,7 @@ def _encode(result: FitResult) -> tuple[dict[str, Any], list[np.ndarray]]:
         "stop_reason": result.stop_reason,
         "converged": bool(result.converged),
         "seconds": float(result.seconds),
+        "timing": result.timing and list(result.timing),
         "solver_losses": writer.encode(result.solver_losses),
         "solver_steps": result.solver_steps,
         "sites": writer.encode(result.sites),
@@ -237,7 +239,8 @@ def _decode(
         missing=missing,
         unknown=dependent_sites(target, batch, variables, mutable, missing),
         assessment=assessment,
-        solver_steps=manifest.get("solver_steps", 0),  # not in older files
+        solver_steps=manifest.get("solver_steps", 0),  # not in older files, as what follows
+        timing=Timing(*manifest["timing"]) if manifest.get("timing") else None,
         relabeling=reader.decode(manifest.get("relabeling")) or (),
         sites=reader.decode(manifest.get("sites")),
         **state,

@@ -51,6 +51,7 @@ from vijax.runtime.deadline import (
 from vijax.runtime.device_layout import fetch_remote_shards
 from vijax.runtime.keys import fold_in
 from vijax.runtime.progress import stage
+from vijax.runtime.stopwatch import spent_on, timing_so_far
 from vijax.solvers.curvature.gaussian import Mode, gaussian_at
 
 _TRUSTED = ("certified", "corrected")
@@ -271,18 +272,19 @@ def _result(
     if complete:
         rest = dict(assessment=assessment, start=start, complete=False, **fields)
         keep_answer(lambda: _result(problem, variables, mutable, **rest))
-        fitted = problem.fitted(variables, mutable) if assessment.draws.z else None
-        if fitted is not None and chains != "none":
-            assessment = add_chain_check(assessment, fitted, correct=chains == "correct")
-            with_chains = rest | {"assessment": assessment}
-            keep_answer(lambda: _result(problem, variables, mutable, **with_chains))
-        assessment = with_mode_search(assessment, problem, variables, mutable, unseen)
-        if fitted is not None and not is_interrupted():
-            assessment = add_propriety(assessment, fitted)
-            # where nothing is compiled for it: for others the search for modes or chains need it
-            if assessment.check is not None or assessment.diagnosis.status in _TRUSTED:
-                assessment = add_gradient_check(assessment, fitted)
-        assessment = with_rounding_error(assessment, problem)
+        with spent_on("check"):
+            fitted = problem.fitted(variables, mutable) if assessment.draws.z else None
+            if fitted is not None and chains != "none":
+                assessment = add_chain_check(assessment, fitted, correct=chains == "correct")
+                with_chains = rest | {"assessment": assessment}
+                keep_answer(lambda: _result(problem, variables, mutable, **with_chains))
+            assessment = with_mode_search(assessment, problem, variables, mutable, unseen)
+            if fitted is not None and not is_interrupted():
+                assessment = add_propriety(assessment, fitted)
+                # where nothing is compiled for it: others need it for modes or chains
+                if assessment.check is not None or assessment.diagnosis.status in _TRUSTED:
+                    assessment = add_gradient_check(assessment, fitted)
+            assessment = with_rounding_error(assessment, problem)
     reason, end = fields.pop("stop_reason"), end_reason()
     if is_interrupted() or not complete:
         diagnostics = assessment.diagnostics._replace(cut_short=end)
@@ -303,6 +305,7 @@ def _result(
         assessment=assessment,
         stop_reason=reason + late_compilation(),
         seconds=time.perf_counter() - start,
+        timing=timing_so_far(),
         **fields,
     )
 

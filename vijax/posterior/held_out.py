@@ -15,6 +15,7 @@ from vijax.posterior.result import FitResult
 from vijax.runtime.deadline import keep_answer, time_is_up
 from vijax.runtime.keys import RngKey, as_key, fold_in, host_rng
 from vijax.runtime.progress import stage
+from vijax.runtime.stopwatch import spent_on
 
 _NUM_DRAWS = 400
 _KEY = 0x801E  # of draws
@@ -33,7 +34,7 @@ def with_predictions(result: FitResult, rng_key: RngKey) -> FitResult:
     if result.held_out is None or time_is_up():
         return result
     keep_answer(lambda: result)
-    with stage("held-out rows"):
+    with stage("held-out rows"), spent_on("check"):
         found = check_predictions(
             result, fold_in(as_key(rng_key), _KEY), result.arguments.complete(*result.held_out)
         )

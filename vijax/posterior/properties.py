@@ -14,6 +14,7 @@ from vijax.posterior.labels import short_names
 from vijax.posterior.report import overview
 from vijax.posterior.result import FitResult
 from vijax.posterior.table import with_error
+from vijax.runtime.stopwatch import Timing
 
 _MAX_GUIDE = 40  # characters of the guide in one line
 
@@ -87,6 +88,17 @@ class FitProperties:
     def seconds(self) -> float:
         """Wall-clock time of the fit, compilation included."""
         return self._result.seconds
+
+    @property
+    def timing(self) -> Timing | None:
+        """How these seconds were spent, a `NamedTuple`: `trace`, `compile`, `solve`, `check`.
+
+        Their sum is `seconds`. `trace` is for reading the model and tracing its programs,
+        `compile` for compiling them or loading what an earlier process compiled, `check` for the
+        checks and the correction of draws, `solve` all others. Then the number of programs
+        compiled, `num_compiled`, and loaded, `num_loaded`. `None` for a file of an earlier version.
+        """
+        return self._result.timing
 
     @property
     def stop_reason(self) -> str:

@@ -62,7 +62,7 @@ def overview(found: FitDiagnostics) -> str:
     if not math.isnan(found.khat):
         ess = f"importance ESS {found.ess:.0f} of {found.num_draws}"
         shown.append(("k-hat", f"{found.khat:.2f}, {ess}"))
-    shown.append(("time", f"{found.seconds:.1f} s"))
+    shown.append(("time", _time(found)))
     shown += [("next", found.advice)] if found.advice else []
     methods = html.code("report()", "summary()", "sample()", "predict()")
     remarks = "; ".join(map(escape, found.remarks))
@@ -88,6 +88,7 @@ def _facts(found: FitDiagnostics) -> Iterator[tuple[str, str]]:
     for number, line in enumerate(found.plan):
         yield "plan" if number == 0 else "    ", line
     yield "stopped", found.stop_reason
+    yield "time", _time(found)
     if not math.isnan(found.elbo):  # particles have none
         yield "ELBO", f"{found.elbo:.3f} ± {found.elbo_se:.2g} nats"
     if math.isinf(found.log_evidence_se):
@@ -109,6 +110,11 @@ def _facts(found: FitDiagnostics) -> Iterator[tuple[str, str]]:
         named = (f"{name} ({n or 'countably many'} values)" for name, n in found.discrete.items())
         gradients = found.discrete_gradients
         yield "discrete sites, in the guide", ", ".join(named) + (gradients and f"; {gradients}")
+
+
+def _time(found: FitDiagnostics) -> str:
+    seconds = f"{found.seconds:.1f} s"
+    return seconds if found.timing is None else f"{seconds}: {found.timing}"
 
 
 def _rows(found: FitDiagnostics) -> list[tuple[str, ...]]:

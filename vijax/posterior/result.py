@@ -17,6 +17,7 @@ from vijax.engine.run import Run
 from vijax.model import Arguments, Call
 from vijax.model.data_dependence import required_arrays
 from vijax.posterior.components import Relabeling
+from vijax.runtime.stopwatch import Timing
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,6 +36,7 @@ class FitResult:
         stop_reason: why the fit stopped.
         converged: whether the optimization converged.
         seconds: wall-clock time of the fit, compilation included.
+        timing: how they were spent; `None` in files of earlier versions.
         engine: of the gradient steps, to resume them; `None` after a direct solver.
         run: the state of the gradient steps; `None` likewise.
         solver_losses: negative ELBO estimates of a direct solver.
@@ -62,6 +64,7 @@ class FitResult:
     stop_reason: str
     converged: bool
     seconds: float
+    timing: Timing | None = None
     engine: Engine | None = None
     run: Run | None = None
     solver_losses: tuple[float, ...] = ()

@@ -69,4 +69,4 @@ def resume(
 
     run = result.run._replace(loop=loop)
     with show_progress(progress_bar):
-        return best_answer(continued, max_seconds, start, "resume")
+        return best_answer(continued, max_seconds, start, "resume", result.timing)

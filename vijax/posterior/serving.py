@@ -35,6 +35,7 @@ from vijax.posterior.result import FitResult
 from vijax.posterior.sampling import unconstrained
 from vijax.runtime import predictor
 from vijax.runtime.checks import check_count
+from vijax.runtime.compilation_cache import OnDisk
 from vijax.runtime.errors import VijaxError, mismatch
 from vijax.runtime.keys import fold_in
 
@@ -94,9 +95,17 @@ def load_predictor(path: str | os.PathLike[str]) -> predictor.Predictor:
         VijaxError: it is not such a file, or of a newer version.
     """
     try:
-        return predictor.load(path)
+        found = predictor.load(path)
     except ValueError as error:
         raise VijaxError(str(error)) from None
+    program = found._program
+
+    def kept(*arrays: Any) -> Any:
+        with OnDisk():  # the module that is written to files cannot, it stands alone
+            return program(*arrays)
+
+    found._program = kept
+    return found
 
 
 def make_predictor(

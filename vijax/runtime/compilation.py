@@ -7,6 +7,8 @@ from typing import Any
 
 import jax
 
+from vijax.runtime.compilation_cache import OnDisk
+
 # XLA's older way of fusing loops on CPUs, and no optimization by LLVM: a quarter of the time for
 # models with hundreds of scalar sites, whose programs run in a millisecond either way. The options
 # differ between releases.
@@ -23,7 +25,8 @@ def fast_compilation() -> dict[str, Any] | None:
         return None
     for options in _CANDIDATES:
         try:
-            jax.jit(lambda x: x, compiler_options=options).lower(0.0).compile()
+            with OnDisk():
+                jax.jit(lambda x: x, compiler_options=options).lower(0.0).compile()
         except Exception:  # an option that this release does not know
             continue
         return options

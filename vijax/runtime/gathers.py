@@ -18,6 +18,7 @@ from jax.extend import core
 from jax.lax import GatherScatterMode
 
 from vijax.runtime.compilation import fast_compilation
+from vijax.runtime.compilation_cache import OnDisk
 from vijax.runtime.host_values import (
     HostValues,
     Node,
@@ -210,7 +211,8 @@ def uses_out_of_range(function: Callable[..., Any], *arrays: Any) -> bool:
     def each(*leaves: Array) -> list[list[Array]]:
         return [one(*leaves) for one in functions]
 
-    clipped, unknown, *numbers = jax.jit(each, compiler_options=fast_compilation())(*leaves)
+    with OnDisk():
+        clipped, unknown, *numbers = jax.jit(each, compiler_options=fast_compilation())(*leaves)
     finite = [np.isfinite(one).all() for one in clipped if jnp.issubdtype(one.dtype, jnp.floating)]
     unused = _equal(unknown, clipped) or all(_equal(one, clipped) for one in numbers)
     return not unused or not any(finite)

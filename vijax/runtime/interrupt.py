@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from vijax.runtime.deadline import Limit, acknowledge, time_limit
 from vijax.runtime.errors import warn
+from vijax.runtime.stopwatch import Timing, timed
 
 T = TypeVar("T")
 
@@ -116,7 +117,13 @@ def ctrl_c_ends(limit: Limit) -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def best_answer(compute: Callable[[], T], max_seconds: float | None, start: float, name: str) -> T:
+def best_answer(
+    compute: Callable[[], T],
+    max_seconds: float | None,
+    start: float,
+    name: str,
+    before: Timing | None = None,
+) -> T:
     """The result of a fit, or the best one so far when its time ends, with a warning on Ctrl-C.
 
     Args:
@@ -124,11 +131,13 @@ def best_answer(compute: Callable[[], T], max_seconds: float | None, start: floa
         max_seconds: its time, `None` for any.
         start: by `time.perf_counter`, from which that counts.
         name: of the public function.
+        before: what an earlier part of the fit took.
 
     Raises:
         KeyboardInterrupt: at a second Ctrl-C, or at the first if there is no answer yet.
     """
-    with time_limit(max_seconds, start) as limit, ctrl_c_ends(limit):
+    limited = time_limit(max_seconds, start)
+    with timed(start, before), limited as limit, ctrl_c_ends(limit):
         try:
             answer = compute()
             limit.left = True  # there is nothing more to be interrupted

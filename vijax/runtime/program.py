@@ -10,9 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from vijax.runtime.compilation_cache import OnDisk
 from vijax.runtime.deadline import Limit, current_limit, stop_if_overdue
 from vijax.runtime.errors import ModelError
 from vijax.runtime.progress import logger, tick
+from vijax.runtime.stopwatch import count_program, spent_on
 
 _MIXED = "requires arguments to have the same dtypes, got float"
 _POLL = 0.02  # seconds between two looks at the clock during compilation
@@ -42,7 +44,8 @@ class Program:
             KeyboardInterrupt: the fit is overdue.
         """
         self.compile(*args)
-        return self._jit(*args)
+        with OnDisk():  # outside of a fit it is compiled here
+            return self._jit(*args)
 
     def __getattr__(self, name: str) -> Any:
         if name == "_jit":  # not yet set, as while it is unpickled
@@ -73,7 +76,8 @@ class Program:
         start = time.perf_counter()
         limit.allow_compilation()
         try:
-            lowered = self._jit.lower(*args)
+            with spent_on("trace"):
+                lowered = self._jit.lower(*args)
         except TypeError as error:
             if _MIXED not in str(error):
                 raise
@@ -83,11 +87,12 @@ class Program:
                 "in double precision and the checks in single; the model reads one from elsewhere. "
                 "Pass it as an argument, or convert it: np.float32(array)."
             ) from error
-        done, failed = threading.Event(), list[Exception]()
+        done, failed, on_disk = threading.Event(), list[Exception](), OnDisk()
 
         def work() -> None:
             try:
-                lowered.compile()  # which JAX keeps, and finds when it is called
+                with on_disk:
+                    lowered.compile()  # which JAX keeps, and finds when it is called
             except Exception as error:
                 failed.append(error)
             finally:
@@ -95,14 +100,17 @@ class Program:
 
         # no daemon: Python must not end while XLA is at work
         threading.Thread(target=work, name=f"compiling {self.__name__}").start()
-        while not done.wait(_POLL):
-            limit.allow_compilation()
-            stop_if_overdue()
-            tick("compiling")
+        with spent_on("compile"):
+            while not done.wait(_POLL):
+                limit.allow_compilation()
+                stop_if_overdue()
+                tick("compiling")
         limit.end_compiling(start)
         if failed:
             raise failed[0]
-        logger.debug("compiled %s in %.2f s", self.__name__, time.perf_counter() - start)
+        count_program(on_disk.loaded)
+        verb, seconds = "loaded" if on_disk.loaded else "compiled", time.perf_counter() - start
+        logger.debug("%s %s in %.2f s", verb, self.__name__, seconds)
 
 
 def _kind(leaf: Any) -> Hashable:

@@ -6,6 +6,7 @@ from vijax.model.data_checks import check_data
 from vijax.model.fitted_values import Growing
 from vijax.model.index_checks import check_indices
 from vijax.model.init_strategies import init_strategy
+from vijax.model.from_pymc import from_pymc
 from vijax.model.log_density import from_log_density
 from vijax.model.minibatch.additivity import check_batches
 from vijax.model.minibatch.subsampling import (
@@ -29,6 +30,7 @@ from vijax.model.tracing.arguments import (
     Call,
     ModelCall,
     bound_arguments,
+    own_coords,
     split,
     unwrap,
 )
@@ -56,10 +58,12 @@ __all__ = [
     "check_statistic",
     "fetch",
     "from_log_density",
+    "from_pymc",
     "index_limits",
     "init_strategy",
     "model_remarks",
     "out_axes",
+    "own_coords",
     "predict_rows",
     "predictive_program",
     "row_model",

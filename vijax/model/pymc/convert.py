@@ -137,9 +137,7 @@ def _value(variable: Variable) -> np.ndarray:
 
 def _shapes(model: pm.Model) -> dict[str, tuple[int, ...]]:
     """Shapes of free variables, by name, and of their unconstrained values, by name and `__`."""
-    found = {
-        name: tuple(map(int, shape)) for name, shape in model.eval_rv_shapes().items()
-    }
+    found = {name: tuple(map(int, shape)) for name, shape in model.eval_rv_shapes().items()}
     for rv in model.free_RVs:
         found.setdefault(rv.name, found[model.rvs_to_values[rv].name])
     return found
@@ -215,7 +213,9 @@ class _Parts:
 def _fresh(variable: Variable, name: str) -> Variable:
     """An input of the same type; data may have another shape later."""
     if isinstance(variable.type, TensorType):
-        return TensorType(variable.dtype, shape=tuple(1 if n == 1 else None for n in variable.type.shape))(name)
+        return TensorType(
+            variable.dtype, shape=tuple(1 if n == 1 else None for n in variable.type.shape)
+        )(name)
     return variable.type(name)
 
 
@@ -312,7 +312,9 @@ def _generic(
     )
 
     def distribution(*values: Any) -> PyMCDistribution:
-        return PyMCDistribution(functions, values, functions.shape_of(*values) if shape is None else shape)
+        return PyMCDistribution(
+            functions, values, functions.shape_of(*values) if shape is None else shape
+        )
 
     return Part(used, lambda *values: list(values)), distribution
 

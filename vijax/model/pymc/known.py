@@ -46,7 +46,12 @@ def known_program(
         make: makes its program.
     """
     names, outputs = _outputs(model)
-    names = (names, tuple(data), tuple(sorted(shapes.items())), tuple(v.type for v in data.values()))
+    names = (
+        names,
+        tuple(data),
+        tuple(sorted(shapes.items())),
+        tuple(v.type for v in data.values()),
+    )
     known_inputs = set(data.values())
     others = [v for v in graph_inputs(outputs) if v not in known_inputs]
     others = [v for v in others if not isinstance(v, Constant)]

@@ -17,7 +17,7 @@ from vijax import data, guides, objectives
 from vijax._version import __version__
 from vijax.engine import callbacks
 from vijax.fitting.fit import fit
-from vijax.model import from_log_density, from_pymc
+from vijax.model import from_log_density, from_pymc, from_tfp
 from vijax.posterior.compare import compare
 from vijax.posterior.conformal import Conformal, conformal
 from vijax.posterior.latents import Latents
@@ -62,6 +62,7 @@ __all__ = [
     "fit",
     "from_log_density",
     "from_pymc",
+    "from_tfp",
     "guides",
     "load",
     "load_predictor",

@@ -4,9 +4,10 @@ from vijax.model.build import build, build_marginalized
 from vijax.model.concrete import split_and_build
 from vijax.model.data_checks import check_data
 from vijax.model.fitted_values import Growing
+from vijax.model.from_pymc import from_pymc
+from vijax.model.from_tfp import from_tfp
 from vijax.model.index_checks import check_indices
 from vijax.model.init_strategies import init_strategy
-from vijax.model.from_pymc import from_pymc
 from vijax.model.log_density import from_log_density
 from vijax.model.minibatch.additivity import check_batches
 from vijax.model.minibatch.subsampling import (
@@ -59,6 +60,7 @@ __all__ = [
     "fetch",
     "from_log_density",
     "from_pymc",
+    "from_tfp",
     "index_limits",
     "init_strategy",
     "model_remarks",

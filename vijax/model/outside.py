@@ -166,6 +166,7 @@ def _points(
     """
     arrays = [np.asarray(one) for one in arrays]
     leads = [one.shape[: one.ndim - n] for one, n in zip(arrays, ndims, strict=True)]
+    shapes = [one.shape[one.ndim - n :] for one, n in zip(arrays, ndims, strict=True)]
     of_data = np.broadcast_shapes((), *leads)
     batch = np.broadcast_shapes(of_data, *(one.shape[:-1] for one in vectors))
     flat = [
@@ -173,14 +174,20 @@ def _points(
         for one in map(np.asarray, vectors)
     ]
     if math.prod(of_data) == 1:
-        data = [one.reshape(one.shape[one.ndim - n :]) for one, n in zip(arrays, ndims)]
+        data = [one.reshape(own) for one, own in zip(arrays, shapes, strict=True)]
         function = with_data(data)
         return batch, [(function, *point) for point in zip(*flat, strict=True)]
     full = [
-        np.broadcast_to(one, (*batch, *one.shape[one.ndim - n :])) for one, n in zip(arrays, ndims)
+        np.broadcast_to(one.reshape((*lead, *own)), (*batch, *own))
+        for one, lead, own in zip(arrays, _aligned(leads, len(batch)), shapes, strict=True)
     ]
     functions = [with_data([one[index] for one in full]) for index in np.ndindex(batch)]
     return batch, list(zip(functions, *flat, strict=True))
+
+
+def _aligned(leads: list[tuple[int, ...]], ndim: int) -> list[tuple[int, ...]]:
+    """Shapes with dimensions of size one in front, so that broadcasting aligns them."""
+    return [(1,) * (ndim - len(lead)) + lead for lead in leads]
 
 
 def _product(function: HostFunction, x: np.ndarray, v: np.ndarray) -> np.ndarray:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pymc as pm
-import pytensor
 from pymc.distributions.transforms import _default_transform
 from pymc.variational.minibatch_rv import MinibatchRandomVariable
 from pytensor.graph.basic import Constant, Variable
-from pytensor.graph.traversal import ancestors, graph_inputs
+from pytensor.graph.traversal import ancestors, graph_inputs, io_toposort
 from pytensor.tensor.elemwise import Elemwise
 from pytensor.tensor.subtensor import AdvancedSubtensor, AdvancedSubtensor1
 from pytensor.tensor.type import TensorType
 
 from vijax.model.pymc.generic import Functions, PyMCDistribution
-from vijax.model.pymc.graphs import is_rng, jax_function, replaced, rngs
+from vijax.model.pymc.graphs import jax_function, replaced, rngs
 from vijax.model.pymc.known import known_program
 from vijax.model.pymc.program import Part, Program, Step, pymc_model
 from vijax.model.pymc.table import numpyro_distribution
@@ -73,21 +72,9 @@ def _check(model: pm.Model) -> None:
 def _named(model: pm.Model) -> list[Variable]:
     """Random variables, deterministics and potentials, each after those that it depends on."""
     wanted = [*model.basic_RVs, *model.deterministics, *model.potentials]
-    known, found = set(wanted), []
-    for variable in wanted:
-        # depth first, leaves first
-        for one in [*_in_order(variable)]:
-            if one in known and one not in found:
-                found.append(one)
-    return found
-
-
-def _in_order(variable: Variable) -> Iterable[Variable]:
-    """The ancestors of a variable and itself, each after its own."""
-    nodes = pytensor.graph.traversal.toposort_with_orderings  # noqa: F841
-    return [
-        out for node in pytensor.graph.traversal.io_toposort([], [variable]) for out in node.outputs
-    ]
+    outputs = (out for node in io_toposort([], wanted) for out in node.outputs)
+    known = set(wanted)
+    return [one for one in outputs if one in known]
 
 
 def _data(model: pm.Model) -> dict[str, Variable]:
@@ -282,7 +269,7 @@ def _generic(
     generators = rngs([local])
     used = parts.used([local, log_prob])
     inputs = [parts.fresh[one] for one in used]
-    backward = forward = None
+    backward = forward = _no_transform
     transform = model.rvs_to_transforms[variable] or _default_transform(variable.owner.op, variable)
     z_shape: tuple[int, ...] = ()
     batch_dim = log_prob.ndim
@@ -303,6 +290,7 @@ def _generic(
         _compiled(name, [x, *inputs], [log_prob]),
         backward,
         forward,
+        backward is not _no_transform,
         sample,
         len(generators),
         variable.ndim - batch_dim,
@@ -317,6 +305,10 @@ def _generic(
         )
 
     return Part(used, lambda *values: list(values)), distribution
+
+
+def _no_transform(*values: Any) -> list[Any]:
+    raise AssertionError("a variable without transform")
 
 
 def _value_shape(model: pm.Model, rv: Variable) -> tuple[int, ...]:
@@ -335,6 +327,3 @@ def _coords(model: pm.Model, program: Program) -> dict[str, Any]:
         if plate in plates and distinct:
             found[plate] = list(labels)
     return found
-
-
-_ = is_rng

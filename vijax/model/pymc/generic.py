@@ -24,9 +24,9 @@ class Functions:
 
     Attributes:
         log_prob: `(value, *inputs) -> [log density]`, elementwise over the batch.
-        backward: `(z, *inputs) -> [value, log |dx/dz|]` from unconstrained space, `None` without a
-            transform.
+        backward: `(z, *inputs) -> [value, log |dx/dz|]` from unconstrained space.
         forward: `(value, *inputs) -> [z]`.
+        has_transform: whether these two are used.
         sample: `(*generators, *inputs) -> [value]`, `None` where JAX cannot draw.
         num_generators: of `sample`.
         event_dim: number of dimensions of one element of the batch.
@@ -36,8 +36,9 @@ class Functions:
     """
 
     log_prob: Function
-    backward: Function | None
-    forward: Function | None
+    backward: Function
+    forward: Function
+    has_transform: bool
     sample: Function | None
     num_generators: int
     event_dim: int
@@ -165,7 +166,7 @@ class PyMCDistribution(dist.Distribution):
         functions = self.functions
         if functions.is_discrete:
             return constraints.independent(constraints.integer, functions.event_dim)
-        if functions.backward is None:
+        if not functions.has_transform:
             return constraints.independent(constraints.real, functions.event_dim)
         return PyMCSupport(functions, self.inputs)
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.compile.builders import OpFromGraph
+from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Constant, Variable
 from pytensor.graph.traversal import graph_inputs, io_toposort
 
@@ -110,7 +110,8 @@ def _plain(op: Any) -> dict[str, Any]:
 
 def _outputs(model: Any) -> tuple[Any, list[Variable]]:
     """All that a program is made of: names with dims, and graphs of variables and transforms."""
-    outputs, names = [], []
+    outputs: list[Variable] = []
+    names: list[Any] = []
     for rv in model.basic_RVs:
         value, transform = model.rvs_to_values[rv], model.rvs_to_transforms[rv]
         names.append((rv.name, rv in model.free_RVs, model.named_vars_to_dims.get(rv.name)))

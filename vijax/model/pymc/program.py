@@ -35,6 +35,7 @@ class Part(NamedTuple):
         return [values[one] for one in self.inputs]
 
     def __call__(self, values: Values, name: str) -> list[Any]:
+        """Its value for the variable `name`."""
         return self.function(*self.arguments(values, name))
 
 
@@ -107,9 +108,10 @@ def _latent(step: Step, values: Values) -> None:
 
 
 def _observed(step: Step, values: Values) -> None:
-    assert step.distribution is not None and step.observed is not None
+    assert step.distribution is not None
+    assert step.observed is not None
     given = all(values[name] is not None for name in step.observed.inputs)
-    obs = step.observed(values, step.name)[0] if given else None
+    obs: Any = step.observed(values, step.name)[0] if given else None
     fn = step.distribution(*step.part(values, step.name))
     shape = fn.batch_shape if obs is None else jnp.shape(obs)[: jnp.ndim(obs) - fn.event_dim]
     if fn.batch_shape != shape:

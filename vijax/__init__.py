@@ -19,7 +19,7 @@ from vijax.engine import callbacks
 from vijax.fitting.calibrate import calibrate
 from vijax.fitting.fit import fit
 from vijax.fitting.fit_many import fit_many
-from vijax.model import from_log_density
+from vijax.model import from_log_density, from_pymc, from_tfp
 from vijax.posterior.calibration import Calibration
 from vijax.posterior.compare import compare
 from vijax.posterior.conformal import Conformal, conformal
@@ -69,6 +69,8 @@ __all__ = [
     "fit",
     "fit_many",
     "from_log_density",
+    "from_pymc",
+    "from_tfp",
     "guides",
     "load",
     "load_predictor",

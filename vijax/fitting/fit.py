@@ -47,6 +47,7 @@ from vijax.model import (
     check_indices,
     check_sources,
     model_remarks,
+    own_coords,
     shard_data,
     shard_target,
     split_and_build,
@@ -308,6 +309,7 @@ def build_problem(
 ) -> Problem:
     """The problem: the target with its validated data, the guide and the key."""
     bound = bound_arguments(model)
+    labels = own_coords(model, options["coords"])
     model, args, kwargs = unwrap(model, args, kwargs)
     guide, batch_size, mesh = (options[name] for name in ("guide", "batch_size", "mesh"))
     by_batch = batch_size is not None
@@ -321,7 +323,7 @@ def build_problem(
     target = target if mesh is None else shard_target(target, arguments, mesh)
     check_sources(target, arguments.sources)
     batch = Batch(data, centering=requested_weights(target, options["centering"]))
-    coords = checked_coords(options["coords"], target, arguments, batch)
+    coords = checked_coords(labels, target, arguments, batch)
     arguments = dataclasses.replace(arguments, coords=coords, bound=bound)
     if guide == "auto":
         algorithm_guide: Guide | None = None

@@ -69,7 +69,9 @@ def fit_many(
     """
     start_time = time.perf_counter()
     names = {*inspect.signature(unwrap(model, (), {})[0]).parameters} if callable(model) else {*()}
-    options = {name: kwargs.pop(name) for name in [*kwargs] if name in DEFAULTS and name not in names}
+    options = {
+        name: kwargs.pop(name) for name in [*kwargs] if name in DEFAULTS and name not in names
+    }
     for name in _OF_ONE:
         if options.get(name):
             raise ValueError(f"{name}: it belongs to a single fit; leave it out of fit_many.")

@@ -4,6 +4,8 @@ from vijax.model.build import build, build_marginalized
 from vijax.model.concrete import split_and_build
 from vijax.model.data_checks import check_data
 from vijax.model.fitted_values import Growing
+from vijax.model.from_pymc import from_pymc
+from vijax.model.from_tfp import from_tfp
 from vijax.model.index_checks import check_indices
 from vijax.model.init_strategies import init_strategy
 from vijax.model.log_density import from_log_density
@@ -29,6 +31,7 @@ from vijax.model.tracing.arguments import (
     Call,
     ModelCall,
     bound_arguments,
+    own_coords,
     split,
     unwrap,
 )
@@ -56,10 +59,13 @@ __all__ = [
     "check_statistic",
     "fetch",
     "from_log_density",
+    "from_pymc",
+    "from_tfp",
     "index_limits",
     "init_strategy",
     "model_remarks",
     "out_axes",
+    "own_coords",
     "predict_rows",
     "predictive_program",
     "row_model",

@@ -12,6 +12,7 @@ import numpyro.distributions as dist
 from jax import Array
 from numpyro.distributions import constraints as supports
 
+from vijax.model.outside import outside_log_density
 from vijax.runtime.errors import ModelError, mismatch
 
 Shape = tuple[int, ...]
@@ -22,6 +23,8 @@ def from_log_density(
     fn: Callable[..., Array],
     shapes: Mapping[str, Shape] | Shape | int,
     constraints: Any = None,
+    *,
+    gradient: bool = False,
 ) -> Callable[..., None]:
     """A model for `fit` from a log density.
 
@@ -42,6 +45,16 @@ def from_log_density(
     >>> posterior.sample(1000)["x"].shape
     (1000, 3)
 
+    With `gradient=True` it is computed outside of JAX, with its gradient: a NumPy function, or
+    another program.
+
+    >>> def in_numpy(x, y):
+    ...     return -0.5 * np.sum((y - x) ** 2), y - x
+    >>> model = vijax.from_log_density(in_numpy, 3, gradient=True)
+    >>> posterior = vijax.fit(model, np.array([1.0, 2.0, 3.0]), progress_bar=False)
+    >>> posterior.status
+    'certified'
+
     Args:
         fn: `fn(values, *args, **kwargs) -> scalar`, the unnormalized log density of constrained
             values by name, or of one array where `shapes` is its shape. `args` and `kwargs` are
@@ -53,6 +66,10 @@ def from_log_density(
         constraints: `numpyro.distributions.constraints` by name, or the one of the single array;
             the real line by default. `fit` adds the log Jacobian of the transformation from
             unconstrained space.
+        gradient: whether `fn` is a function of NumPy arrays that returns the log density and its
+            gradient with respect to `values`, in their structure. Second derivatives are
+            differences of the gradient, in double precision. Where it raises an arithmetic error
+            the log density is minus infinity.
 
     Returns:
         A model without observations; `predict` is not available, and the log evidence is
@@ -62,6 +79,8 @@ def from_log_density(
         ModelError: a shape is invalid, or a constraint has an unknown name; in `fit`, `fn` does
             not return a scalar.
     """
+    if gradient:
+        fn = functools.partial(_outside, fn)
     if type(shapes) is int:
         shapes = (shapes,)
     if isinstance(shapes, tuple):
@@ -83,6 +102,10 @@ def from_log_density(
         (name, shape, constraints.get(name, supports.real)) for name, shape in shapes.items()
     )
     return functools.partial(log_density_model, fn, _Sites(sites))
+
+
+def _outside(fn: Callable[..., Any], values: Any, *args: Any, **kwargs: Any) -> Array:
+    return outside_log_density(fn, values, args, kwargs)
 
 
 def _of_array(fn: Callable[..., Array], values: dict[str, Array], *args: Any, **kwargs: Any) -> Any:

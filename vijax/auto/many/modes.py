@@ -76,9 +76,7 @@ class _Search:
         self.known.append(found.gaussian)
         self.visits.append(count)
 
-    def visit(
-        self, gaussian: LowRankGaussian, count: int, refined: _Refined | None
-    ) -> None:
+    def visit(self, gaussian: LowRankGaussian, count: int, refined: _Refined | None) -> None:
         """Counts paths that ended at a Gaussian; a mode if, refined, it is not a known one."""
         closest, distance = nearest(gaussian, self.known)
         if distance > MIN_SEPARATION and refined is not None:

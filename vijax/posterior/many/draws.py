@@ -57,8 +57,7 @@ def constrained(results: Sequence[FitResult], z: Sequence[Arrays]) -> list[Array
         batches = [results[i].batch for i in rows]
         data = {n: np.stack([np.asarray(b.data[n]) for b in batches]) for n in batches[0].data}
         centering = {
-            n: np.stack([np.asarray(b.centering[n]) for b in batches])
-            for n in batches[0].centering
+            n: np.stack([np.asarray(b.centering[n]) for b in batches]) for n in batches[0].centering
         }
         found = on_host(program(pack(points, batch_ndim=2), Batch(data, centering=centering)))
         values = found.unpack()

@@ -77,5 +77,3 @@ def contents(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[np.ndar
 
 def _plain(label: Any) -> Any:
     return label.item() if isinstance(label, np.generic) else label
-
-

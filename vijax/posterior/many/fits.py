@@ -81,7 +81,9 @@ class Fits:
         if found is None:
             error = self._errors.get(i)
             why = "it was not fitted before the time was up" if error is None else str(error)
-            raise VijaxError(f"data set {self.labels[i]!r}: there is no posterior: {why}") from error
+            raise VijaxError(
+                f"data set {self.labels[i]!r}: there is no posterior: {why}"
+            ) from error
         return found
 
     @property

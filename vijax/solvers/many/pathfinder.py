@@ -167,9 +167,7 @@ class _Evaluation(NamedTuple):
     rngs: Sequence[np.random.Generator]
     sets: np.ndarray
 
-    def __call__(
-        self, gaussians: Gaussians, valid: np.ndarray, num: int
-    ) -> tuple[Floats, Floats]:
+    def __call__(self, gaussians: Gaussians, valid: np.ndarray, num: int) -> tuple[Floats, Floats]:
         """The ELBOs and their lower bounds, `(sets, candidates)`, `-inf` if not valid or finite."""
         per_set = len(gaussians.mean) // len(self.sets)
         noise = antithetic(self.rngs, num, self.kernel.dim)
@@ -177,9 +175,7 @@ class _Evaluation(NamedTuple):
         valid = valid & np.isfinite(gaussians.mean).all(axis=1)
         rows = np.flatnonzero(valid)
         used, noise = gaussians.take(rows), noise[rows]
-        log_density, _ = self.kernel.at(
-            used.transform(noise), np.repeat(self.sets, per_set)[rows]
-        )
+        log_density, _ = self.kernel.at(used.transform(noise), np.repeat(self.sets, per_set)[rows])
         terms = log_density - log_normals(noise, used.log_det)
         pairs = terms[:, : num // 2] + terms[:, num // 2 :]
         elbo, lower = (np.full(len(valid), -np.inf) for _ in range(2))

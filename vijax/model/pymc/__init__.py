@@ -1,0 +1,1 @@
+"""PyMC models as NumPyro models; these files import `pymc`."""

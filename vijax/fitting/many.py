@@ -24,12 +24,12 @@ from vijax.fitting.initial_values import initial_variables, model_state
 from vijax.guides import FullRank
 from vijax.model import Call, check_data, check_indices, model_remarks, split, unwrap
 from vijax.posterior.finish import finish_candidate
-from vijax.posterior.many.compact import compact
+from vijax.posterior.many.compact import compact, compact_assessment
 from vijax.posterior.many.fits import Fits
 from vijax.posterior.result import FitResult
 from vijax.runtime.deadline import keep_answer, time_is_up, time_limit
 from vijax.runtime.errors import warn
-from vijax.runtime.keys import fold_in
+from vijax.runtime.keys import fold_in, folded_words, key_words
 from vijax.runtime.progress import Stage, show_progress, stage
 from vijax.solvers.gaussians.conversion import location
 
@@ -47,6 +47,7 @@ class _Set(NamedTuple):
 
     number: int
     problem: Problem
+    words: tuple[int, int]
 
 
 class _Group(NamedTuple):
@@ -89,7 +90,7 @@ class ManyFits:
         start_time: float,
     ) -> None:
         self.model, self.calls, self.labels, self.options = model, calls, labels, options
-        self.key, self.start_time = key, start_time
+        self.key, self.words, self.start_time = key, key_words(key), start_time
         self.results: list[FitResult | None] = [None] * len(calls)
         self.errors: dict[int, Exception] = {}
         self.workers = max(1, min(_WORKERS, available_cpus()))
@@ -133,7 +134,8 @@ class ManyFits:
         except Exception as error:  # of one set: others are fitted
             self._failed(number, error, progress)
             return
-        group.waiting.append(_Set(number, problem))
+        words = folded_words(self.words, number)
+        group.waiting.append(_Set(number, problem, words))
         if len(group.waiting) == group.size:
             self._fit(group, progress)
 
@@ -180,8 +182,8 @@ class ManyFits:
         )
         batch = Batch(data, centering=template.batch.centering)
         problem = dataclasses.replace(
-            template, arguments=arguments, batch=batch, key=fold_in(self.key, number)
-        )
+            template, arguments=arguments, batch=batch, key=self.key
+        )  # keys of sets are not arrays, each of which would take a millisecond
         check_data(problem.target, arguments, batch)
         check_indices(problem.target, arguments, batch)
         model, args, kwargs = unwrap(self.model, *self.calls[number])
@@ -199,9 +201,9 @@ class ManyFits:
             for one in waiting:
                 self._alone(one.number, progress)
             return
-        problems = [one.problem for one in waiting]
+        problems, words = [one.problem for one in waiting], [one.words for one in waiting]
         context = contextvars.copy_context()  # with the end of the time
-        task = self.pool.submit(context.run, _quietly, problems, group.size, group.first)
+        task = self.pool.submit(context.run, _quietly, problems, words, group.size, group.first)
         self.running.append((waiting, task))
         if len(self.running) > self.workers:  # as many are at work, and one is ready
             self._collect(progress)
@@ -217,7 +219,8 @@ class ManyFits:
                 self._alone(one.number, progress)
 
     def _result(self, member: Member) -> FitResult:
-        found = finish_candidate(member.fit, {}, member.history, time.perf_counter())
+        candidate = member.fit._replace(assessment=compact_assessment(member.fit.assessment))
+        found = finish_candidate(candidate, {}, member.history, time.perf_counter())
         seconds = sum(attempt.seconds for attempt in member.history)
         return compact(dataclasses.replace(found, seconds=seconds))
 
@@ -241,10 +244,10 @@ class ManyFits:
         keep_answer(self._fits)
 
 
-def _quietly(problems: Sequence[Problem], size: int, first: Floats | None) -> list[Member]:
+def _quietly(*args: Any) -> list[Member]:
     """`fit_together` in a thread of its own, which leaves progress to that of the caller."""
     with show_progress(False):
-        return fit_together(problems, size, first)
+        return fit_together(*args)
 
 
 def available_cpus() -> int:

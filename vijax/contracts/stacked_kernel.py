@@ -155,6 +155,8 @@ class StackedKernel:
             stop = start + _ROWS
             count = np.int32(min(_ROWS, total - start))
             results.append(program(table[start:stop], sets[start:stop], count, self.stacked))
+        if len(results) == 1:
+            return np.asarray(results[0])[:total]
         return np.concatenate([np.asarray(one) for one in results])[:total]
 
     def at(self, points: Floats, sets: np.ndarray) -> tuple[Floats, Floats]:

@@ -79,8 +79,9 @@ def fit_together(
     with host_algebra(0):
         _gaussian(kernel, members, first)
         check_gradients(kernel, going(members))
-        _centering(kernel, going(members))
+        # before other coordinates are learned, in which there may be unbounded modes
         search_many(kernel, [one for one in going(members) if _is_unsearched(one)])
+        _centering(kernel, going(members))
         _chains(kernel, going(members))
     for one in going(members):
         if one.status not in TRUSTED:

@@ -118,6 +118,9 @@ class ManyFits:
         return self._fits()
 
     def _fits(self) -> Fits:
+        for text, count in self.warned.items():
+            warn(f"{text} (in {count} of {len(self.calls)} data sets).")
+        self.warned.clear()
         seconds = time.perf_counter() - self.start_time
         state = (self.results, self.calls, self.labels, self.errors, self.key, seconds)
         return Fits(*state)
@@ -126,7 +129,7 @@ class ManyFits:
         """Checks a data set; fits its group once that is complete."""
         try:
             model, args, kwargs = unwrap(self.model, *self.calls[number])
-            arguments, data = split(model, args, kwargs)
+            arguments, data = split(model, args, kwargs, on_device=False)
             group = self.groups.get(arguments.lookup)
             if group is None:
                 group = self.groups[arguments.lookup] = self._group(number)
@@ -213,16 +216,17 @@ class ManyFits:
         waiting, task = self.running.popleft()
         for one, member in zip(waiting, task.result(), strict=True):
             if not member.alone:
-                self._finished(one.number, self._result(member), progress)
+                self._finished(one.number, self._result(member), progress, member.status)
         for one, member in zip(waiting, task.result(), strict=True):
             if member.alone and not time_is_up():
                 self._alone(one.number, progress)
 
     def _result(self, member: Member) -> FitResult:
-        candidate = member.fit._replace(assessment=compact_assessment(member.fit.assessment))
+        candidate = member.fit._replace(assessment=compact_assessment(member.fit.assessment, member.status))
         found = finish_candidate(candidate, {}, member.history, time.perf_counter())
         seconds = sum(attempt.seconds for attempt in member.history)
-        return compact(dataclasses.replace(found, seconds=seconds))
+        batch = found.batch._replace(data={})
+        return dataclasses.replace(found, seconds=seconds, batch=batch, solver_losses=())
 
     def _alone(self, number: int, progress: Stage) -> None:
         """An ordinary fit of one data set."""
@@ -235,10 +239,12 @@ class ManyFits:
             return
         self._finished(number, compact(found), progress)
 
-    def _finished(self, number: int, found: FitResult | None, progress: Stage) -> None:
+    def _finished(
+        self, number: int, found: FitResult | None, progress: Stage, status: str = ""
+    ) -> None:
         self.results[number] = found
         self.done += 1
-        self.doubtful += found is None or found.status not in _TRUSTED
+        self.doubtful += found is None or (status or found.status) not in _TRUSTED
         progress.detail = f"{self.doubtful} not certified" if self.doubtful else ""
         progress.update(self.done)
         keep_answer(self._fits)
@@ -256,8 +262,3 @@ def available_cpus() -> int:
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
-
-def warn_of(counts: collections.Counter[str], total: int) -> None:
-    """Warns once of what was said of several data sets."""
-    for text, count in counts.items():
-        warn(f"{text} (in {count} of {total} data sets).")

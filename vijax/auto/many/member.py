@@ -27,7 +27,7 @@ from vijax.solvers.gaussians.dense import Gaussian
 from vijax.solvers.many.gaussians import Gaussians
 
 
-_CHECKED = 1000  # draws of which some are used to check the gradient
+_CHECKED = 400  # draws of which some are used to check the gradient
 
 
 @dataclasses.dataclass
@@ -42,6 +42,7 @@ class Member:
         best: its best fit so far.
         history: the stages of its fit.
         alone: why it has to be fitted by itself, empty if it has not.
+        known: a fit and its status.
     """
 
     number: int
@@ -51,6 +52,7 @@ class Member:
     best: Candidate | None = None
     history: tuple[Attempt, ...] = ()
     alone: str = ""
+    known: tuple[Candidate, str] | None = None
 
     def stream(self, *numbers: int) -> np.random.Generator:
         """A source of randomness derived from the key of the fit."""
@@ -64,8 +66,10 @@ class Member:
 
     @property
     def status(self) -> str:
-        """The status of its best fit."""
-        return self.fit.assessment.diagnosis.status
+        """The status of its best fit; found once, since it is made of many words."""
+        if self.known is None or self.known[0] is not self.fit:
+            self.known = (self.fit, self.fit.assessment.diagnosis.status)
+        return self.known[1]
 
     @property
     def gaussian(self) -> Gaussian:

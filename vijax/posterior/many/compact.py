@@ -35,14 +35,15 @@ def compact(result: FitResult) -> FitResult:
     )
 
 
-def compact_assessment(assessment: Assessment) -> Assessment:
+def compact_assessment(assessment: Assessment, status: str | None = None) -> Assessment:
     """The assessment without draws, unless these are what corrects the guide."""
     states = assessment.chain_states
     if states is not None:  # they are in random order
         states = {name: np.ascontiguousarray(value[:_MAX_STATES]) for name, value in states.items()}
         return _without_draws(assessment._replace(chain_states=states))
-    by_weights = assessment.diagnosis.status == "corrected"
-    return assessment if by_weights or not assessment.draws.z else _without_draws(assessment)
+    if not assessment.draws.z or (status or assessment.diagnosis.status) == "corrected":
+        return assessment
+    return _without_draws(assessment)
 
 
 def with_data(found: FitResult, call: Call) -> FitResult:

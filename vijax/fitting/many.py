@@ -158,7 +158,8 @@ class ManyFits:
         if together and options["init"] is not None:
             (start,) = initial_variables(options["init"], problem, {}, {}, 1)
             first = location(start.guide, problem.target.space)
-        share = -(-len(self.calls) // self.workers)
+        rounds = -(-len(self.calls) // (size * self.workers))  # in which all threads are at work
+        share = -(-len(self.calls) // (rounds * self.workers))
         size = min(size, max(share, _SETS[0])) if together else 1
         return _Group(problem, together, first, size, [])
 

@@ -11,6 +11,7 @@ Papaspiliopoulos, Roberts, Skold, 2007.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -78,10 +79,7 @@ def learn_centering(
     space, old = problem.target.space, jax.device_get(problem.batch.centering)
     gaussian = gaussian_from_params(variables.guide, space)
     dense = space.dim <= DENSE_DIM and isinstance(gaussian, (Gaussian, LowRankGaussian))
-    affordable = max(100, min(_DRAWS, _MAX_ELEMENTS // space.dim))
-    num = max(_DRAWS, 10 * space.dim) if dense else affordable
-    draws = gaussian.transform(host_rng(fold_in(problem.key, 6)).standard_normal((num, space.dim)))
-    z = weights.split(space, draws)
+    z = weights.split(space, _draws(problem, gaussian, dense))
     _, old_batch = problem.sample  # priors do not depend on the rows
     log_prior_sds = _blockwise(problem, _log_prior_sds, z, old_batch, variables.model, mutable)
     new = {}
@@ -92,7 +90,36 @@ def learn_centering(
         new[name] = np.clip(np.nan_to_num(weight), 0.0, 1.0).astype(np.float32)
     if all(np.max(np.abs(new[name] - old[name]), initial=0.0) < _MIN_CHANGE for name in new):
         return None
-    recentered = dataclasses.replace(problem, batch=with_centering(problem.batch, new))
+    return in_coordinates(problem, variables, mutable, new, z)
+
+
+def in_coordinates(
+    problem: Problem,
+    variables: Variables,
+    mutable: dict[str, PyTree],
+    new: Mapping[str, np.ndarray],
+    z: Mapping[str, np.ndarray] | None = None,
+) -> tuple[Problem, Variables] | None:
+    """The problem with other centering weights, and a fitted Gaussian in those coordinates.
+
+    Args:
+        problem: with centering weights.
+        variables: a Gaussian fitted to it.
+        mutable: the model's mutable state.
+        new: the weights by site.
+        z: draws of the Gaussian by site, if there are any.
+
+    Returns:
+        `None` if the Gaussian cannot be represented there.
+    """
+    space = problem.target.space
+    gaussian = gaussian_from_params(variables.guide, space)
+    dense = space.dim <= DENSE_DIM and isinstance(gaussian, (Gaussian, LowRankGaussian))
+    if z is None:
+        z = weights.split(space, _draws(problem, gaussian, dense))
+    num = len(next(iter(z.values())))
+    _, old_batch = problem.sample
+    recentered = dataclasses.replace(problem, batch=with_centering(problem.batch, dict(new)))
     _, new_batch = recentered.sample
     moved = _blockwise(problem, recenter, z, old_batch, new_batch, variables.model, mutable)
     flat = weights.flatten(space, moved)
@@ -108,6 +135,15 @@ def learn_centering(
         moved_to = gaussian._replace(mean=np.median(flat, axis=0))
         params = gaussian_to_params(variables.guide, moved_to, space)
     return recentered, Variables(params, variables.model)
+
+
+def _draws(problem: Problem, gaussian: Any, dense: bool) -> np.ndarray:
+    """Draws of a Gaussian `(num, dim)`, enough for a covariance if it is `dense`."""
+    dim = problem.target.space.dim
+    affordable = max(100, min(_DRAWS, _MAX_ELEMENTS // dim))
+    num = max(_DRAWS, 10 * dim) if dense else affordable
+    noise = host_rng(fold_in(problem.key, 6)).standard_normal((num, dim))
+    return gaussian.transform(noise)
 
 
 def _log_prior_sds(

@@ -22,11 +22,13 @@ from vijax.auto.candidate import (
     is_better,
     warm_start_solver,
 )
+from vijax.auto.centering import in_coordinates
 from vijax.auto.mode_search import unaffordable
 from vijax.contracts import DensityGuide, PyTree, Solution, Variables
 from vijax.contracts.kernel import Kernel
 from vijax.guides import FullRank, LowRank, Mixture
 from vijax.guides.mixture import MixtureParams
+from vijax.model.centering import noncentered_weights
 from vijax.runtime.deadline import time_is_up
 from vijax.runtime.keys import fold_in, host_rng
 from vijax.runtime.progress import advance, expect, stage
@@ -57,6 +59,42 @@ def modes(start: StartingPoint, best: Candidate | None) -> Candidate | None:
         return None
     if unseen is None and unaffordable(best.problem):
         return None
+    plain = _noncentered(start, best)
+    found = _modes(start, best if plain is None else plain)
+    if plain is None:
+        return found
+    same = found.solution.variables is plain.solution.variables
+    if not same and not (found.connected and not is_better(found, best)):
+        return found
+    # there are no others, or only a tail: the fit in its own coordinates is the better one
+    kept = best._replace(
+        solution=best.solution._replace(alternatives=(), unseen=found.solution.unseen)
+    )
+    diagnostics = best.assessment.diagnostics._replace(num_modes=1)
+    kept = kept._replace(assessment=best.assessment._replace(diagnostics=diagnostics))
+    return _complete(kept, not found.assessment.diagnostics.more_modes)
+
+
+def _noncentered(start: StartingPoint, best: Candidate) -> Candidate | None:
+    """A fit in learned coordinates as one in which all hierarchical sites are non-centered.
+
+    In others the density has a mode without bound where all values of such a site are equal, which
+    paths would find. `None` if these are its coordinates, or it cannot be represented in them.
+    """
+    problem, solution = best.problem, best.solution
+    centering = problem.batch.centering
+    learned = not start.problem.batch.centering and any(map(np.any, centering.values()))
+    if not learned or solution.alternatives:
+        return None
+    plain = noncentered_weights(problem.target)
+    moved = in_coordinates(problem, solution.variables, start.mutable, plain)
+    if moved is None:
+        return None
+    return start.candidate(moved[0], solution._replace(variables=moved[1]))
+
+
+def _modes(start: StartingPoint, best: Candidate) -> Candidate:
+    """The fit with all other modes of some mass, those of its solution among them."""
     found = [best]
     for params in best.solution.alternatives:
         one = _refined(start, best, params, len(found))

@@ -155,6 +155,8 @@ class StackedKernel:
             stop = start + _ROWS
             count = np.int32(min(_ROWS, total - start))
             results.append(program(table[start:stop], sets[start:stop], count, self.stacked))
+        if len(results) == 1:
+            return np.asarray(results[0])[:total]
         return np.concatenate([np.asarray(one) for one in results])[:total]
 
     def at(self, points: Floats, sets: np.ndarray) -> tuple[Floats, Floats]:
@@ -168,9 +170,25 @@ class StackedKernel:
             `(rows, num)` and `(rows, num, dim)`.
         """
         shape = points.shape
+        width = next((w for w in self.widths if shape[1] == w), self.widths[-1])
+        if shape[1] % width == 0:
+            return self._in_full_rows(points, sets, width)
         flat = points.reshape(-1, shape[-1])
         log_density, gradient = self(flat, np.repeat(sets, shape[1]))
         return log_density.reshape(shape[:2]), gradient.reshape(shape)
+
+    def _in_full_rows(
+        self, points: Floats, sets: np.ndarray, width: int
+    ) -> tuple[Floats, Floats]:
+        """`at` where the points of each row fill rows of the program."""
+        np.add.at(self.points, sets, points.shape[1])
+        with np.errstate(over="ignore"):
+            table = points.astype(self.dtype).reshape(-1, width, self.dim)
+        of_rows = np.repeat(sets.astype(np.int32), points.shape[1] // width)
+        found = self._evaluate(table, of_rows).astype(np.float64)
+        found = found.reshape(*points.shape[:2], 1 + self.dim)
+        log_density = np.where(found[..., 0] < np.inf, found[..., 0], -np.inf)
+        return log_density, np.ascontiguousarray(found[..., 1:])
 
     def of_set(self, number: int) -> Kernel:
         """The kernel of one data set, by the same program."""

@@ -343,7 +343,9 @@ def with_enumeration(assessment: Assessment, fitted: FittedGuide) -> Assessment:
 def add_propriety(assessment: Assessment, fitted: FittedGuide) -> Assessment:
     """The assessment with a check that the posterior is proper, unless the fit is certified."""
     target = fitted.target
-    if assessment.diagnosis.status == "certified" or not target.differentiable:
+    if not (target.structure.improper and target.differentiable):
+        return assessment
+    if assessment.diagnosis.status == "certified":
         return assessment
     draws = weights.flatten(target.space, assessment.draws.z) if assessment.draws.z else None
     if draws is None or target.space.discrete.sites:

@@ -356,7 +356,5 @@ def compare(
 
 def tail_shapes(points: Floats) -> Floats:
     """Pareto shape of the heavier of the two tails of every coordinate, `(dim,)`."""
-    middle = np.median(points, axis=0)
-    return np.array(
-        [max(psis.tail_shape(column), psis.tail_shape(-column)) for column in (points - middle).T]
-    )
+    centered = points - np.median(points, axis=0)
+    return np.maximum(psis.tail_shapes(centered), psis.tail_shapes(-centered))

@@ -131,7 +131,10 @@ class _Chains:
             self.states[i],
             self.log_density[i],
             self.gradient[i],
-            np.ascontiguousarray(self.samples[self.first[i] :, i]),
+            # coordinates one after another in memory: moments of each are several times as fast
+            np.ascontiguousarray(np.moveaxis(self.samples[self.first[i] :, i], 2, 0)).transpose(
+                1, 2, 0
+            ),
             np.ascontiguousarray(self.sample_log_density[self.first[i] :, i]),
             float(self.step_size[i]),
             self.accept_rate[i],
@@ -204,7 +207,8 @@ class _Chains:
         kick = 0.5 * size[:, None, None]
         speed = momentum + kick * markov.clipped_gradient(slope @ factor)
         for i in range(int(count.max())):
-            on = np.flatnonzero(count > i)
+            moving = count > i
+            on = slice(None) if moving.all() else np.flatnonzero(moving)
             step = size[on, None, None]
             points[on] += step * (speed[on] @ turned[on])
             value[on], slope[on] = self.kernel.at(points[on], sets[on])

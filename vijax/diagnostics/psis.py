@@ -45,7 +45,7 @@ def smooth(log_ratios: np.ndarray) -> tuple[np.ndarray, float]:
     if width == 0:
         return shifted, 0.0
     with np.errstate(all="ignore"):  # a tail that underflows cannot be fitted
-        shape, scale = _fit(np.exp(shifted[tail]) - cutoff)
+        shape, scale = (float(part[0]) for part in _fit(np.exp(shifted[tail])[None] - cutoff))
         if math.isfinite(shape) and scale > 0:
             levels = (np.arange(size) + 0.5) / size
             quantiles = cutoff + _quantile(levels, shape, scale)
@@ -57,16 +57,26 @@ def smooth(log_ratios: np.ndarray) -> tuple[np.ndarray, float]:
 
 def tail_shape(values: np.ndarray) -> float:
     """Pareto shape of the upper tail of values `(num,)`, `-inf` where there is no tail to fit."""
-    size = tail_size(values.size)
+    return float(tail_shapes(values[:, None])[0])
+
+
+def tail_shapes(values: np.ndarray) -> np.ndarray:
+    """The same for each column of values `(num, columns)`."""
+    num, columns = values.shape
+    size = tail_size(num)
+    shapes = np.full(columns, -math.inf)
     if size < _MIN_TAIL:
-        return -math.inf
-    tail = np.sort(np.partition(values, values.size - size - 1)[-size - 1 :])
-    excess = tail[1:] - tail[0]
-    if not excess[-1] > excess[0]:
-        return -math.inf
+        return shapes
+    upper = np.partition(np.ascontiguousarray(values.T), num - size - 1, axis=1)
+    tail = np.sort(upper[:, -size - 1 :], axis=1)
+    excess = tail[:, 1:] - tail[:, :1]
+    fitted = excess[:, -1] > excess[:, 0]
+    if not fitted.any():
+        return shapes
+    excess = excess[fitted]
     with np.errstate(all="ignore"):
-        shape, _ = _fit(np.maximum(excess, 1e-12 * excess[-1]))
-    return shape
+        shapes[fitted], _ = _fit(np.maximum(excess, 1e-12 * excess[:, -1:]))
+    return shapes
 
 
 def _quantile(levels: np.ndarray, shape: float, scale: float) -> np.ndarray:
@@ -75,22 +85,22 @@ def _quantile(levels: np.ndarray, shape: float, scale: float) -> np.ndarray:
     return scale * np.expm1(-shape * np.log1p(-levels)) / shape
 
 
-def _fit(excess: np.ndarray) -> tuple[float, float]:
-    """Shape and scale of a generalized Pareto distribution for sorted positive values.
+def _fit(excess: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Shapes and scales of generalized Pareto distributions for rows of sorted positive values.
 
     Zhang and Stephens' estimate: the posterior mean of `b = -shape / scale` on a grid, under a
     prior scaled by the data.
     """
-    n = excess.size
+    n = excess.shape[1]
     grid = 30 + int(math.sqrt(n))
     b = 1 - np.sqrt(grid / (np.arange(1, grid + 1) - 0.5))
-    b = b / (3 * excess[int(n / 4 + 0.5) - 1]) + 1 / excess[-1]
-    shapes = np.log1p(-b[:, None] * excess).mean(axis=1)
+    b = b / (3 * excess[:, int(n / 4 + 0.5) - 1, None]) + 1 / excess[:, -1:]
+    shapes = np.log1p(-b[..., None] * excess[:, None]).mean(axis=2)
     profile = n * (np.log(-b / shapes) - shapes - 1)
-    weights = np.exp(profile - profile.max())
-    weights /= weights.sum()
-    kept = weights >= 10 * np.finfo(float).eps
-    mean = float((b[kept] * weights[kept]).sum() / weights[kept].sum())
-    shape = float(np.log1p(-mean * excess).mean())
+    weights = np.exp(profile - profile.max(axis=1, keepdims=True))
+    weights /= weights.sum(axis=1, keepdims=True)
+    weights = np.where(weights >= 10 * np.finfo(float).eps, weights, 0.0)
+    mean = (b * weights).sum(axis=1) / weights.sum(axis=1)
+    shape = np.log1p(-mean[:, None] * excess).mean(axis=1)
     prior, weight = _PRIOR_SHAPE
     return (n * shape + weight * prior) / (n + weight), -shape / mean

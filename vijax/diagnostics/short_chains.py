@@ -231,7 +231,9 @@ def _whitened_gradient(factor: Floats, gradient: Floats) -> Floats:
 
 def clipped_gradient(whitened: Floats) -> Floats:
     """A whitened gradient within bounds: outside the bulk only directions matter."""
-    return np.clip(np.nan_to_num(whitened), -_EXTREME, _EXTREME)
+    clipped = np.clip(whitened, -_EXTREME, _EXTREME)
+    missing = np.isnan(clipped)
+    return np.where(missing, 0.0, clipped) if missing.any() else clipped
 
 
 def moments(chains: ChainState) -> Moments:
@@ -266,9 +268,8 @@ def start_correlation(chains: ChainState) -> Floats:
     start = center_by_mode(chains.starts, chains.modes)
     end = center_by_mode(chains.states, chains.modes)
     # ranks would hide a far tail that does not move; clipping limits the influence of one chain
-    linear = _correlation(_clipped(start), _clipped(end))
-    quadratic = _correlation(_clipped(start) ** 2, _clipped(end) ** 2)
-    return np.maximum(linear, quadratic)
+    start, end = _clipped(start), _clipped(end)
+    return np.maximum(_correlation(start, end), _correlation(start**2, end**2))
 
 
 def join_modes(chains: ChainState) -> ChainState:

@@ -24,12 +24,12 @@ from vijax.fitting.initial_values import initial_variables, model_state
 from vijax.guides import FullRank
 from vijax.model import Call, check_data, check_indices, model_remarks, split, unwrap
 from vijax.posterior.finish import finish_candidate
-from vijax.posterior.many.compact import compact
+from vijax.posterior.many.compact import compact, compact_assessment
 from vijax.posterior.many.fits import Fits
 from vijax.posterior.result import FitResult
 from vijax.runtime.deadline import keep_answer, time_is_up, time_limit
 from vijax.runtime.errors import warn
-from vijax.runtime.keys import fold_in
+from vijax.runtime.keys import fold_in, folded_words, key_words
 from vijax.runtime.progress import Stage, show_progress, stage
 from vijax.solvers.gaussians.conversion import location
 
@@ -47,6 +47,7 @@ class _Set(NamedTuple):
 
     number: int
     problem: Problem
+    words: tuple[int, int]
 
 
 class _Group(NamedTuple):
@@ -89,7 +90,7 @@ class ManyFits:
         start_time: float,
     ) -> None:
         self.model, self.calls, self.labels, self.options = model, calls, labels, options
-        self.key, self.start_time = key, start_time
+        self.key, self.words, self.start_time = key, key_words(key), start_time
         self.results: list[FitResult | None] = [None] * len(calls)
         self.errors: dict[int, Exception] = {}
         self.workers = max(1, min(_WORKERS, available_cpus()))
@@ -117,6 +118,9 @@ class ManyFits:
         return self._fits()
 
     def _fits(self) -> Fits:
+        for text, count in self.warned.items():
+            warn(f"{text} (in {count} of {len(self.calls)} data sets).")
+        self.warned.clear()
         seconds = time.perf_counter() - self.start_time
         state = (self.results, self.calls, self.labels, self.errors, self.key, seconds)
         return Fits(*state)
@@ -125,7 +129,7 @@ class ManyFits:
         """Checks a data set; fits its group once that is complete."""
         try:
             model, args, kwargs = unwrap(self.model, *self.calls[number])
-            arguments, data = split(model, args, kwargs)
+            arguments, data = split(model, args, kwargs, on_device=False)
             group = self.groups.get(arguments.lookup)
             if group is None:
                 group = self.groups[arguments.lookup] = self._group(number)
@@ -133,7 +137,8 @@ class ManyFits:
         except Exception as error:  # of one set: others are fitted
             self._failed(number, error, progress)
             return
-        group.waiting.append(_Set(number, problem))
+        words = folded_words(self.words, number)
+        group.waiting.append(_Set(number, problem, words))
         if len(group.waiting) == group.size:
             self._fit(group, progress)
 
@@ -153,7 +158,8 @@ class ManyFits:
         if together and options["init"] is not None:
             (start,) = initial_variables(options["init"], problem, {}, {}, 1)
             first = location(start.guide, problem.target.space)
-        share = -(-len(self.calls) // self.workers)
+        rounds = -(-len(self.calls) // (size * self.workers))  # in which all threads are at work
+        share = -(-len(self.calls) // (rounds * self.workers))
         size = min(size, max(share, _SETS[0])) if together else 1
         return _Group(problem, together, first, size, [])
 
@@ -180,8 +186,8 @@ class ManyFits:
         )
         batch = Batch(data, centering=template.batch.centering)
         problem = dataclasses.replace(
-            template, arguments=arguments, batch=batch, key=fold_in(self.key, number)
-        )
+            template, arguments=arguments, batch=batch, key=self.key
+        )  # keys of sets are not arrays, each of which would take a millisecond
         check_data(problem.target, arguments, batch)
         check_indices(problem.target, arguments, batch)
         model, args, kwargs = unwrap(self.model, *self.calls[number])
@@ -199,9 +205,9 @@ class ManyFits:
             for one in waiting:
                 self._alone(one.number, progress)
             return
-        problems = [one.problem for one in waiting]
+        problems, words = [one.problem for one in waiting], [one.words for one in waiting]
         context = contextvars.copy_context()  # with the end of the time
-        task = self.pool.submit(context.run, _quietly, problems, group.size, group.first)
+        task = self.pool.submit(context.run, _quietly, problems, words, group.size, group.first)
         self.running.append((waiting, task))
         if len(self.running) > self.workers:  # as many are at work, and one is ready
             self._collect(progress)
@@ -211,15 +217,17 @@ class ManyFits:
         waiting, task = self.running.popleft()
         for one, member in zip(waiting, task.result(), strict=True):
             if not member.alone:
-                self._finished(one.number, self._result(member), progress)
+                self._finished(one.number, self._result(member), progress, member.status)
         for one, member in zip(waiting, task.result(), strict=True):
             if member.alone and not time_is_up():
                 self._alone(one.number, progress)
 
     def _result(self, member: Member) -> FitResult:
-        found = finish_candidate(member.fit, {}, member.history, time.perf_counter())
+        candidate = member.fit._replace(assessment=compact_assessment(member.fit.assessment, member.status))
+        found = finish_candidate(candidate, {}, member.history, time.perf_counter())
         seconds = sum(attempt.seconds for attempt in member.history)
-        return compact(dataclasses.replace(found, seconds=seconds))
+        batch = found.batch._replace(data={})
+        return dataclasses.replace(found, seconds=seconds, batch=batch, solver_losses=())
 
     def _alone(self, number: int, progress: Stage) -> None:
         """An ordinary fit of one data set."""
@@ -232,19 +240,21 @@ class ManyFits:
             return
         self._finished(number, compact(found), progress)
 
-    def _finished(self, number: int, found: FitResult | None, progress: Stage) -> None:
+    def _finished(
+        self, number: int, found: FitResult | None, progress: Stage, status: str = ""
+    ) -> None:
         self.results[number] = found
         self.done += 1
-        self.doubtful += found is None or found.status not in _TRUSTED
+        self.doubtful += found is None or (status or found.status) not in _TRUSTED
         progress.detail = f"{self.doubtful} not certified" if self.doubtful else ""
         progress.update(self.done)
         keep_answer(self._fits)
 
 
-def _quietly(problems: Sequence[Problem], size: int, first: Floats | None) -> list[Member]:
+def _quietly(*args: Any) -> list[Member]:
     """`fit_together` in a thread of its own, which leaves progress to that of the caller."""
     with show_progress(False):
-        return fit_together(problems, size, first)
+        return fit_together(*args)
 
 
 def available_cpus() -> int:
@@ -253,8 +263,3 @@ def available_cpus() -> int:
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
-
-def warn_of(counts: collections.Counter[str], total: int) -> None:
-    """Warns once of what was said of several data sets."""
-    for text, count in counts.items():
-        warn(f"{text} (in {count} of {total} data sets).")

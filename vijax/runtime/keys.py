@@ -129,10 +129,15 @@ def key_words(key: Array) -> tuple[int, int]:
     return first, second
 
 
+def folded_words(words: tuple[int, int], number: int) -> tuple[int, int]:
+    """The words of `fold_in(key, number)`."""
+    return threefry(*words, 0, number, lambda x: x & _MASK)
+
+
 def rng_of_words(words: tuple[int, int], *numbers: int) -> np.random.Generator:
     """The generator of a key with these words, after these numbers are folded in."""
     for number in numbers:
-        words = threefry(*words, 0, number, lambda x: x & _MASK)
+        words = folded_words(words, number)
     return np.random.default_rng(np.array(words, np.uint32))
 
 

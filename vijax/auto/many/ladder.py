@@ -37,7 +37,7 @@ from vijax.diagnostics.status import CERTIFIED_SHIFT
 from vijax.engine.problem import Problem
 from vijax.model.centering import noncentered_weights, with_centering
 from vijax.runtime.deadline import time_is_up
-from vijax.runtime.keys import key_words, rng_of_words
+from vijax.runtime.keys import rng_of_words
 from vijax.solvers.host_algebra import host_algebra
 from vijax.solvers.many.ascent import ascend
 from vijax.solvers.many.gaussians import stack
@@ -49,12 +49,16 @@ _NOT_TRUSTED = "its status would be {}"
 
 
 def fit_together(
-    problems: Sequence[Problem], size: int, first: Floats | None = None
+    problems: Sequence[Problem],
+    words: Sequence[tuple[int, int]],
+    size: int,
+    first: Floats | None = None,
 ) -> list[Member]:
     """Fits the same model to all data sets of `problems` at once.
 
     Args:
         problems: one for each set, of one target with the guide `FullRank`.
+        words: of the key of each, see `key_words`; the keys of the problems are not used.
         size: number of sets in the program, at least as many: one serves calls of any number.
         first: the start of the first path in all sets, `(dim,)`.
 
@@ -68,15 +72,16 @@ def fit_together(
             dataclasses.replace(one, batch=with_centering(one.batch, start)) for one in problems
         ]
     kernel = _kernel(problems, size)
-    members = []
-    for i, problem in enumerate(problems):
-        words = key_words(problem.key)
-        members.append(Member(i, problem, words, rng_of_words(words, 4)))
+    members = [
+        Member(i, problem, key, rng_of_words(key, 4))
+        for i, (problem, key) in enumerate(zip(problems, words, strict=True))
+    ]
     with host_algebra(0):
         _gaussian(kernel, members, first)
         check_gradients(kernel, going(members))
-        _centering(kernel, going(members))
+        # before other coordinates are learned, in which there may be unbounded modes
         search_many(kernel, [one for one in going(members) if _is_unsearched(one)])
+        _centering(kernel, going(members))
         _chains(kernel, going(members))
     for one in going(members):
         if one.status not in TRUSTED:

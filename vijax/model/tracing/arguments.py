@@ -193,6 +193,7 @@ def split(
     keep_sources: bool = False,
     by_content: frozenset[str] = frozenset(),
     known: Mapping[str, Known] = types.MappingProxyType({}),
+    on_device: bool = True,
 ) -> tuple[Arguments, dict[str, Array]]:
     """Separates the arrays in `args` and `kwargs` from static values.
 
@@ -209,6 +210,7 @@ def split(
         keep_sources: whether to treat a `RowSource` likewise, instead of reading it into memory.
         by_content: names of arrays that are static, see `Arguments.by_content`.
         known: at new inputs what the fit knows of its columns, see `Arguments.known`.
+        on_device: whether to transfer arrays; if not, they are host arrays of the same types.
 
     Returns:
         The static part, and the arrays by name.
@@ -243,8 +245,8 @@ def split(
         if isinstance(value, np.ndarray):
             data_warnings += rounding_warnings(name, value)
         if isinstance(value, (np.ndarray, Array)):
-            value = data[name] = _on_device(name, value)
-        if isinstance(value, (Array, jax.ShapeDtypeStruct)):
+            value = data[name] = (_on_device if on_device else _on_host)(name, value)
+        if isinstance(value, (Array, np.ndarray, jax.ShapeDtypeStruct)):
             avals[name] = tuple(value.shape), value.dtype
             value = _HOLE
         leaves.append(value)
@@ -266,6 +268,12 @@ def _on_device(name: str, value: np.ndarray | Array) -> Array:
         return jax.lax.convert_element_type(value, value.dtype) if weak else value
     check_range(name, value)
     return jax.device_put(value)
+
+
+def _on_host(name: str, value: np.ndarray | Array) -> np.ndarray:
+    array = np.asarray(value)
+    check_range(name, array)
+    return array.astype(device_dtype(array.dtype), copy=False)
 
 
 def check_range(name: str, value: np.ndarray) -> None:

@@ -22,24 +22,28 @@ _MAX_STATES = 1000  # states of chains that are kept of each fit
 
 def compact(result: FitResult) -> FitResult:
     """The result without data and draws, with host arrays and at most 1,000 states of chains."""
-    assessment = result.assessment
-    states = assessment.chain_states
-    if states is not None:  # they are in random order
-        states = {name: np.ascontiguousarray(value[:_MAX_STATES]) for name, value in states.items()}
-    assessment = assessment._replace(chain_states=states)
-    if states is not None or assessment.diagnosis.status != "corrected":
-        assessment = _without_draws(assessment)
     variables, mutable, centering = jax.device_get(
         (result.variables, result.mutable, result.batch.centering)
     )
     return dataclasses.replace(
         result,
         batch=result.batch._replace(data={}, centering=centering),
-        assessment=assessment,
+        assessment=compact_assessment(result.assessment),
         variables=variables,
         mutable=mutable,
         solver_losses=(),
     )
+
+
+def compact_assessment(assessment: Assessment, status: str | None = None) -> Assessment:
+    """The assessment without draws, unless these are what corrects the guide."""
+    states = assessment.chain_states
+    if states is not None:  # they are in random order
+        states = {name: np.ascontiguousarray(value[:_MAX_STATES]) for name, value in states.items()}
+        return _without_draws(assessment._replace(chain_states=states))
+    if not assessment.draws.z or (status or assessment.diagnosis.status) == "corrected":
+        return assessment
+    return _without_draws(assessment)
 
 
 def with_data(found: FitResult, call: Call) -> FitResult:

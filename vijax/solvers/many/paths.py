@@ -9,7 +9,7 @@ import numpy as np
 
 from vijax.contracts.kernel import Floats
 from vijax.contracts.stacked_kernel import StackedKernel
-from vijax.solvers.optimization.lbfgs import LBFGS, MultiPathRun
+from vijax.solvers.optimization.lbfgs import LBFGS, MIN_GAIN, MultiPathRun
 from vijax.solvers.optimization.paths import (
     CONVERGED,
     SLOW_PATH,
@@ -148,13 +148,15 @@ class _ManyPaths(MultiPathRun):
 
     def enforce_limits(self) -> None:
         if self.waiting:
-            waiting, self.waiting = sorted(self.waiting), []
-            found = [self.probe_points(i) for i in waiting]
-            owners = np.repeat(waiting, self.x.shape[1])
-            values = self.evaluate(owners, np.concatenate([points for _, points in found]))
-            parts = zip(*(np.split(value, len(waiting)) for value in values), strict=True)
-            for i, (length, points), (value, slope) in zip(waiting, found, parts, strict=True):
-                self.use_probe(i, length, points, value, slope)
+            waiting, self.waiting = np.array(sorted(self.waiting)), []
+            length, points = self.probe_points(waiting)
+            dim = self.x.shape[1]
+            values, slopes = self.evaluate(np.repeat(waiting, dim), points.reshape(-1, dim))
+            values, slopes = values.reshape(-1, dim), slopes.reshape(points.shape)
+            helps = values.max(axis=1) + self.f[waiting] > MIN_GAIN
+            for j in np.flatnonzero(helps):
+                i = int(waiting[j])
+                self.use_probe(i, length[j], points[j], values[j], slopes[j])
         super().enforce_limits()
 
     def stop_slow(self, running: np.ndarray) -> None:

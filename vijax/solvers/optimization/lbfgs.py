@@ -33,6 +33,7 @@ _ARMIJO = 1e-4  # Armijo constant
 _WOLFE = 0.9  # weak Wolfe constant
 _MAX_TRIALS = 12  # function evaluations per line search
 _MAX_PROBES = 30  # coordinate searches per path
+MIN_GAIN = 0.02  # nats by which a single-coordinate step has to improve
 _NUM_SMALL_GAINS = 3  # consecutive negligible predicted gains before the convergence check
 
 
@@ -207,19 +208,20 @@ class MultiPathRun:
 
     def probe(self, i: int) -> None:
         """Continues from the best of single-coordinate steps, if one improves."""
-        length, points = self.probe_points(i)
+        (length,), (points,) = self.probe_points(np.array([i]))
         self.use_probe(i, length, points, *self.evaluate(np.full(len(points), i), points))
 
-    def probe_points(self, i: int) -> tuple[Floats, Floats]:
-        """Lengths of single-coordinate steps, and the points that they lead to.
+    def probe_points(self, paths: np.ndarray) -> tuple[Floats, Floats]:
+        """Lengths of single-coordinate steps `(paths, dim)`, and the points they lead to.
 
         At these lengths the slope alone would gain a fifth of a nat: a coordinate whose optimum is
         more than a third of its standard deviation away shows a gain.
         """
-        x, g = self.x[i], self.g[i]
+        x, g = self.x[paths], self.g[paths]
         slope = np.maximum(np.abs(g), 1e-30)
         length = np.minimum(0.2 / slope, 10 * (1 + np.abs(x)))
-        return length, self.kernel.round(x - np.diag(np.sign(g) * length))
+        steps = (np.sign(g) * length)[:, None] * np.eye(x.shape[1])
+        return length, self.kernel.round(x[:, None] - steps)
 
     def use_probe(
         self, i: int, length: Floats, points: Floats, log_density: Floats, gradient: Floats
@@ -230,7 +232,7 @@ class MultiPathRun:
         gains = log_density + f
         best = int(np.argmax(gains))
         noise = 8 * self.kernel.eps * abs(f)
-        if not gains[best] > max(0.02, noise) or not np.isfinite(gradient[best]).all():
+        if not gains[best] > max(MIN_GAIN, noise) or not np.isfinite(gradient[best]).all():
             return
         curvature = np.abs(np.diag(gradient) + g) / length
         # limits the first step to ten times the trial length in each coordinate

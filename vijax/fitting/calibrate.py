@@ -94,7 +94,8 @@ def calibrate(
         drawn = simulator.predict(num_draws=num, rng_key=fold_in(key, 1))
         truth = {name: x for name, x in drawn.items() if name not in outcomes}
     else:
-        truth, drawn = _from_posterior(around, num, fold_in(key, 1))
+        truth = around.sample(num, rng_key=fold_in(key, 1))
+        drawn = around.predict(num_draws=num, rng_key=fold_in(key, 1))
     data = state.batch.data
     sets = []
     for i in range(num):
@@ -128,12 +129,6 @@ def _call_of(around: Posterior, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         raise TypeError(mismatch("around", expected, f"{len(args) + len(kwargs)} arguments"))
     require_data(around._result, "calibrate")
     return around._result.arguments.join(around._result.batch.data)
-
-
-def _from_posterior(around: Posterior, num: int, key: Any) -> tuple[dict[str, np.ndarray], Draws]:
-    """Parameters, and data drawn at them."""
-    truth = around.sample(num, rng_key=key)
-    return truth, around.predict(num_draws=num, rng_key=key)
 
 
 def _appended(

@@ -55,7 +55,7 @@ def update(
     before, covariance = _moments(result, model, args, kwargs, sites, fold_in(key, 1))
     scale = np.linalg.cholesky(_regular(covariance)) / np.sqrt(forgetting)
     dtype = jnp.result_type(float)
-    earlier = Earlier(before.mean.astype(dtype), scale.astype(dtype))
+    earlier = Earlier(jnp.asarray(before.mean, dtype), jnp.asarray(scale, dtype))
     (fit,) = _registered
     posterior = fit(
         _updated(model, sites),

@@ -35,8 +35,8 @@ class Replaced(NamedTuple):
 
     def chosen(self, columns: Sequence[int]) -> Replaced:
         """Some coordinates."""
-        rows = (one[list(columns)] for one in self[:3])
-        return Replaced(*rows, self.num_draws)
+        at = list(columns)
+        return Replaced(self.mean[at], self.sd[at], self.skewness[at], self.num_draws)
 
 
 class EarlierData(NamedTuple):

@@ -15,6 +15,7 @@ from vijax.model import Call, unwrap
 from vijax.model.outcome_arguments import outcome_arguments
 from vijax.posterior.calibration import Calibration, shares_below
 from vijax.posterior.posterior import Posterior
+from vijax.posterior.prediction import joint_draws
 from vijax.posterior.prior import prior
 from vijax.posterior.requirements import require_data
 from vijax.runtime.checks import check_count
@@ -51,8 +52,8 @@ def calibrate(
     ...     mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
     ...     with numpyro.plate("rows", len(y)):
     ...         numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
-    >>> vijax.calibrate(model, np.zeros(10), num=100).verdict
-    'calibrated'
+    >>> vijax.calibrate(model, np.zeros(10), num=100).calibrated
+    True
 
     Args:
         model: a NumPyro model function.
@@ -72,7 +73,7 @@ def calibrate(
         **kwargs: options of `fit` (`guide=`, `algorithm=`, ...), and the model's keyword arguments.
 
     Returns:
-        A `Calibration`: `verdict`, `summary()`, `by_status()` and `report()`.
+        A `Calibration`: `calibrated`, `summary()`, `by_status()` and `report()`.
 
     Raises:
         TypeError: both `around` and arguments of the model are given.
@@ -94,8 +95,7 @@ def calibrate(
         drawn = simulator.predict(num_draws=num, rng_key=fold_in(key, 1))
         truth = {name: x for name, x in drawn.items() if name not in outcomes}
     else:
-        truth = around.sample(num, rng_key=fold_in(key, 1))
-        drawn = around.predict(num_draws=num, rng_key=fold_in(key, 1))
+        truth, drawn = joint_draws(around._result, fold_in(key, 1), num)
     data = state.batch.data
     sets = []
     for i in range(num):

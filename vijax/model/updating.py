@@ -25,7 +25,7 @@ FACTOR = "earlier_data"
 
 
 class Earlier(NamedTuple):
-    """The normal distribution of the carried latents in unconstrained space, sites in order.
+    """The normal distribution of the latents in unconstrained space, sites in order.
 
     Attributes:
         mean: `(dim,)`.
@@ -67,10 +67,10 @@ class Updated:
     def __call__(self, *args: Any, earlier: Earlier | None = None, **kwargs: Any) -> Any:
         if earlier is None:
             return self.model(*args, **kwargs)
-        carried = _WithoutPriors(self.sites)
-        with carried:
+        kept = _WithoutPriors(self.sites)
+        with kept:
             returned = self.model(*args, **kwargs)
-        parts = [carried.values[name] for name in self.sites]
+        parts = [kept.values[name] for name in self.sites]
         z = jnp.concatenate([jnp.ravel(part) for part, _ in parts])
         normal = MultivariateNormal(earlier.mean, scale_tril=earlier.scale_tril)
         numpyro.factor(FACTOR, normal.log_prob(z) - sum(jnp.sum(part) for _, part in parts))
@@ -96,7 +96,7 @@ class _WithoutPriors(Messenger):
             self.values[msg["name"]] = z, transform.log_abs_det_jacobian(z, msg["value"])
 
 
-def carried_sites(
+def earlier_sites(
     model: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -123,7 +123,7 @@ def carried_sites(
     for name in new_groups:
         if name not in plates:
             raise ModelError(mismatch("new_groups", f"plates among {sorted(plates)}", repr(name)))
-    carried = []
+    kept = []
     for name, site in trace.items():
         if site["type"] != "sample" or site["is_observed"] or is_factor(site):
             continue
@@ -136,8 +136,8 @@ def carried_sites(
                 "Pass the same groups, or new_groups=plate if the members of its plate are new."
             )
             raise ModelError(mismatch(f"site {name!r}", expected, f"shape {shape}", remedy))
-        carried.append(name)
-    return tuple(carried)
+        kept.append(name)
+    return tuple(kept)
 
 
 def unconstrained_values(

@@ -62,13 +62,13 @@ class Calibration:
     num_draws: int
 
     @property
-    def verdict(self) -> str:
-        """`"calibrated"`, or `"miscalibrated"` if ranks of any scalar are not uniform.
+    def calibrated(self) -> bool:
+        """Whether the ranks of all scalars are uniform, as far as so many data sets tell.
 
         At 5 % over all scalars (Bonferroni) and three tests of each: the mean and the variance of
         normal scores, and the largest distance of the distribution from uniform (Kolmogorov).
         """
-        return "miscalibrated" if self._wrong() else "calibrated"
+        return not self._wrong()
 
     def summary(self) -> pd.DataFrame:
         """One row a scalar, with the columns of `Deviation`."""
@@ -96,11 +96,11 @@ class Calibration:
         return from_dict({"prior_sbc": {name: x[None, whole] for name, x in self.ranks.items()}})
 
     def report(self) -> str:
-        """Verdict, what is wrong, what would have been noticed, and coverage by status."""
+        """Whether it is calibrated, what is wrong, what would have been noticed, and coverage by status."""
         num, found = len(self.status), self._deviations()
         seen = _smallest_visible(num, len(found))
         counts = ", ".join(f"{(self.status == s).sum()} {s}" for s in sorted({*self.status}))
-        lines = [f"{self.verdict}: {num} data sets, {len(found)} scalars ({counts})"]
+        lines = [f"{self._word}: {num} data sets, {len(found)} scalars ({counts})"]
         for name, one in self._wrong().items():
             lines.append(
                 f"- {name}: {_words(one)}; bias {one.bias:+.2f} ± {one.bias_se:.2f} sd, spread "
@@ -128,7 +128,11 @@ class Calibration:
                 yield label, one[np.isfinite(one)]
 
     def __repr__(self) -> str:
-        return f"Calibration({self.verdict!r}, {len(self.status)} data sets)"
+        return f"Calibration({self._word}, {len(self.status)} data sets)"
+
+    @property
+    def _word(self) -> str:
+        return "calibrated" if self.calibrated else "miscalibrated"
 
     def _deviations(self) -> dict[str, Deviation]:
         found = dict(self.scalars())
@@ -181,7 +185,8 @@ def _deviation(ranks: np.ndarray, num_scalars: int) -> Deviation:
 
     num = len(ranks)
     if num < 2:
-        return Deviation(*[math.nan] * 6, 1.0)
+        nan = math.nan
+        return Deviation(nan, nan, nan, nan, nan, nan, 1.0)
     scores = _normal_scores(ranks)
     bias, square = scores.mean(), (scores**2).sum()
     tests = [

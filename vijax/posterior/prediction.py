@@ -67,6 +67,14 @@ def predict(
     return predictive(result, fold_in(key, 1), z, args, kwargs, changes)
 
 
+def joint_draws(result: FitResult, key: Array, num_draws: int) -> tuple[Arrays, Arrays]:
+    """Posterior draws, and data drawn at them, at the inputs of the fit."""
+    z = unconstrained(result, fold_in(key, 0), num_draws)
+    args, kwargs = result.arguments.join(result.batch.data)
+    values = draws.constrain(result, z, result.unknown)
+    return values, predictive(result, fold_in(key, 1), z, args, kwargs, Changes())
+
+
 def checked_changes(
     result: FitResult,
     new_groups: Collection[str] | str | bool,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,20 +13,17 @@ from jax import Array
 
 from vijax.contracts import DensityGuide
 from vijax.diagnostics.earlier_data import EarlierData, Replaced
-from vijax.model.updating import Earlier, Updated, carried_sites, unconstrained_values
+from vijax.model.updating import Earlier, Updated, earlier_sites, unconstrained_values
 from vijax.posterior import draws, sampling
 from vijax.posterior.result import FitResult
 from vijax.runtime.errors import ModelError, mismatch
 from vijax.runtime.keys import fold_in
 
-if TYPE_CHECKING:
-    from vijax.posterior.posterior import Posterior
-
 _NUM_DRAWS, _MAX_ELEMENTS = 40_000, 2**24
 _RELIABLE = 0.7  # k-hat up to which importance weights are
 _LEAST_EIGENVALUE = 1e-12  # of a correlation matrix
 
-Fit = Callable[..., "Posterior"]
+Fit = Callable[..., Any]  # returns a posterior
 _registered: list[Fit] = []
 
 
@@ -49,7 +46,7 @@ def update(
         raise ValueError(mismatch("forgetting", "a number above 0, up to 1", forgetting))
     model = result.model.model if isinstance(result.model, Updated) else result.model
     shapes = {site.name: site.shape for site in result.target.space.sites}
-    sites = carried_sites(model, args, kwargs, shapes, new_groups)
+    sites = earlier_sites(model, args, kwargs, shapes, new_groups)
     if not sites:
         raise ModelError(mismatch("update", "latents that earlier data were about", "none"))
     before, covariance = _moments(result, model, args, kwargs, sites, fold_in(key, 1))

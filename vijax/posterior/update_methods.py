@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 from vijax.posterior.predictive_methods import PredictiveMethods
 from vijax.posterior.update import update
 from vijax.runtime.keys import RngKey, as_key
 from vijax.runtime.keywords import explain_keywords_of_methods
-
-if TYPE_CHECKING:
-    from vijax.posterior.posterior import Posterior
 
 
 @explain_keywords_of_methods
@@ -27,7 +24,7 @@ class UpdateMethods(PredictiveMethods):
         options: Mapping[str, Any] | None = None,
         model_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
-    ) -> Posterior:
+    ) -> Self:
         """The posterior of earlier and new data, from this posterior and the new data alone.
 
         This posterior takes the place of the priors: a normal distribution with its mean and
@@ -62,4 +59,4 @@ class UpdateMethods(PredictiveMethods):
         groups = (new_groups,) if isinstance(new_groups, str) else tuple(new_groups)
         key, options = as_key(rng_key), {"progress_bar": False, **(options or {})}
         found = update(self._result, args, kwargs, forgetting, groups, key, options)
-        return type(self)(found)  # type: ignore[return-value]
+        return type(self)(found)

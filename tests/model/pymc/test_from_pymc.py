@@ -17,6 +17,8 @@ pm = pytest.importorskip("pymc")
 
 from tests.model.pymc.models import MODELS, VOTES, Y, hierarchy  # noqa: E402
 
+pytestmark = pytest.mark.slow  # two minutes, most of them compilation by PyMC
+
 
 @pytest.mark.parametrize("make", MODELS, ids=lambda make: make.__name__)
 def test_the_log_density_is_that_of_pymc(make):

@@ -38,7 +38,7 @@ RESERVED = {
     "sklearn": {"estimators"},
 }
 
-# Own modules that import something slow (pandas, flax, pymc), and so are imported where they are needed.
+# Own modules that import something slow (pandas, flax, pymc): imported where they are needed.
 SLOW = {"vijax.model.pymc.convert", "vijax.nn", "vijax.posterior.tables"}
 
 MOST_ENTRIES, MOST_FLOORS, MOST_LINES, MOST_LINES_OF_A_CLASS = 22, 12, 400, 300

@@ -1,8 +1,10 @@
 """PyMC models with all kinds of variables, transforms and dims."""
 
 import numpy as np
-import pymc as pm
-import pytensor.tensor as pt
+import pytest
+
+pm = pytest.importorskip("pymc")
+pt = pytest.importorskip("pytensor.tensor")
 
 RNG = np.random.default_rng(0)
 X, GROUP = RNG.normal(size=(12, 2)), np.arange(12) % 3

@@ -1,14 +1,23 @@
 """PyMC models against PyMC's own log density."""
 
+import os
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpyro.infer.util import log_density
 
 import vijax
+from vijax.contracts import Batch
+from vijax.model import build, split, unwrap
+from vijax.runtime.errors import ModelError
 
 pm = pytest.importorskip("pymc")
 
-from tests.model.pymc.models import MODELS  # noqa: E402
+from tests.model.pymc.models import MODELS, VOTES, Y, hierarchy  # noqa: E402
+
+pytestmark = pytest.mark.slow  # two minutes, most of them compilation by PyMC
 
 
 @pytest.mark.parametrize("make", MODELS, ids=lambda make: make.__name__)

@@ -1,4 +1,4 @@
-"""Takes a PyMC model apart into steps."""
+"""The steps of a PyMC model."""
 
 from __future__ import annotations
 

@@ -24,7 +24,8 @@ LAYERS = [
     {"algorithms", "engine"},
     {"storage", "auto"},
     {"posterior"},
-    {"fitting", "estimators"},
+    {"fitting"},
+    {"estimators"},
     {"__init__"},
     {"__main__", "plot"},
 ]

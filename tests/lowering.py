@@ -134,6 +134,10 @@ def result(name: str, args: tuple[Any, ...], values: Any) -> Any:
         points = np.asarray(args[0])
         density = -0.5 * np.sum(points**2, axis=1, keepdims=True)
         return jnp.asarray(np.concatenate([density, -points], axis=1))
+    if name == "stacked_kernel":
+        points = np.asarray(args[0])
+        density = -0.5 * np.sum(points**2, axis=2, keepdims=True)
+        return jnp.asarray(np.concatenate([density, -points], axis=2))
     if name == "log_densities":
         return jnp.asarray(-0.5 * np.sum(np.asarray(args[0]) ** 2, axis=1))
     if name == "solver_products":

@@ -293,6 +293,10 @@ def solvers():
     fit(hierarchy, data(4), guide="plates")
 
 
+def many_data_sets():
+    vijax.fit_many(REGRESSION.model, [REGRESSION.args] * 2, progress_bar=False).sample(10)
+
+
 def flows():
     """Their layers are tested in tests/guides/flow/test_bijections.py."""
     regression(guide=guides.Flow(flow.Planar()))
@@ -452,6 +456,7 @@ PARTS = {
         "prior_draws",
     },
     solvers: {"log_densities", "solver_kernel", "solver_paired_products", "solver_products"},
+    many_data_sets: {"stacked_constrain", "stacked_kernel"},
     flows: {"descend", "pullback_kernel"},
     minibatches: {
         "_candidates",

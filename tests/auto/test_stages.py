@@ -1,5 +1,6 @@
 """The automatic fit on non-Gaussian posteriors, against exact results."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -348,3 +349,13 @@ def test_the_search_starts_again_where_chains_ended_far_from_the_guide():
     assert found.assessment.diagnosis.status == "certified"
     mean = FullRank().mean(found.solution.variables.guide, target.space)
     np.testing.assert_allclose(mean, 30.0, atol=0.1)
+
+
+def test_modes_are_not_searched_for_where_the_density_is_unbounded():
+    """In learned coordinates paths ran into the spike where all effects are equal."""
+    rng = np.random.default_rng(4)
+    sd = rng.uniform(9.0, 18.0, 8)
+    y = 8.0 + 5.0 * rng.normal(size=8) + sd * rng.normal(size=8)
+    key = jax.random.fold_in(jax.random.key(0), 4)
+    posterior = vijax.fit(centered_schools_model, sd, y, rng_key=key)
+    assert posterior.status == "corrected"

@@ -78,7 +78,9 @@ def fit_many(
     given = {"rng_key": rng_key, "guide": guide, "algorithm": algorithm, "init": init}
     shared = {**kwargs, **(model_kwargs or {})}
     calls, labels = calls_of(datasets, shared)
-    checked = checked_options(model, calls[0], {**DEFAULTS, **options, **given}, shared)
+    own = model_kwargs or {}
+    first = calls[0][0], {name: value for name, value in calls[0][1].items() if name not in own}
+    checked = checked_options(model, first, {**DEFAULTS, **options, **given}, own)
     run = ManyFits(model, calls, labels, checked, as_key(rng_key), start_time)
     with show_progress(progress_bar):
         return best_answer(run.run, max_seconds, start_time, "fit_many")

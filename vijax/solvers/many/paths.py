@@ -89,7 +89,7 @@ def starts_of_sets(
     """
     given = None if first is None else first[None]
     target = kernel.target
-    starts = np.stack([proposed_starts(target, rng, num, given, _RADIUS) for rng in rngs])
+    starts = np.stack([proposed_starts(target, kernel.dim, rng, num, given, _RADIUS) for rng in rngs])
     flat, owner = starts.reshape(-1, kernel.dim), np.repeat(np.arange(len(sets)), num)
     invalid = np.arange(len(flat))
     for attempt in range(_ROUNDS):

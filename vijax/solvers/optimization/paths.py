@@ -68,7 +68,7 @@ def finite_starts(
         radius: half the width of the interval.
         rounds: maximum number of attempts.
     """
-    starts = proposed_starts(kernel.target, rng, num, first, radius)
+    starts = proposed_starts(kernel.target, kernel.dim, rng, num, first, radius)
     invalid = np.arange(num)
     for attempt in range(rounds):
         log_density, gradient = kernel(starts[invalid])
@@ -82,16 +82,17 @@ def finite_starts(
 
 def proposed_starts(
     target: Target,
+    dim: int,
     rng: np.random.Generator,
     num: int,
     first: Floats | None = None,
     radius: float = 2.0,
 ) -> Floats:
     """The points of `finite_starts` before their log densities are known, `(num, dim)`."""
-    starts = rng.uniform(-radius, radius, (num, target.space.dim))
+    starts = rng.uniform(-radius, radius, (num, dim))
     prior = num - num // 4
     starts[prior - 3 * num // 8 : prior] *= 2
-    location, scale = _prior(target)
+    location, scale = _prior(target, dim)
     far = np.flatnonzero(np.abs(location) + scale > radius)
     if far.size and prior < num:
         from_prior = np.arange(prior, num)[:, None]
@@ -103,9 +104,9 @@ def proposed_starts(
     return starts
 
 
-def _prior(target: Target) -> tuple[Floats, Floats]:
+def _prior(target: Target, dim: int) -> tuple[Floats, Floats]:
     """Location and scale `(dim,)` of the prior; both zero where it is not known."""
-    location, scale = np.zeros(target.space.dim), np.zeros(target.space.dim)
+    location, scale = np.zeros(dim), np.zeros(dim)
     start = 0
     for site in target.space.sites:
         stop = start + site.size

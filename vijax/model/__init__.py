@@ -31,10 +31,10 @@ from vijax.model.tracing.arguments import (
     Call,
     ModelCall,
     bound_arguments,
-    own_coords,
     split,
     unwrap,
 )
+from vijax.model.tracing.labelled_call import own_coords
 
 __all__ = [
     "Arguments",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from vijax.model.tracing.arguments import LabelledCall
+from vijax.model.tracing.labelled_call import LabelledCall
 from vijax.runtime.errors import ModelError, mismatch
 
 

@@ -15,8 +15,6 @@ from jax import Array
 from numpyro.distributions import MultivariateNormal, biject_to
 from numpyro.primitives import Messenger
 
-from vijax.contracts import Batch
-from vijax.model.tracing import substitution
 from vijax.model.predictive import abstract_call, model_call
 from vijax.model.tracing.sites import is_factor
 from vijax.runtime.errors import ModelError, mismatch
@@ -65,6 +63,7 @@ class Updated:
         return signature.replace(parameters=[*parameters[:place], earlier, *parameters[place:]])
 
     def __call__(self, *args: Any, earlier: Earlier | None = None, **kwargs: Any) -> Any:
+        """Runs the model; see the class."""
         if earlier is None:
             return self.model(*args, **kwargs)
         kept = _WithoutPriors(self.sites)

@@ -96,7 +96,7 @@ class Calibration:
         return from_dict({"prior_sbc": {name: x[None, whole] for name, x in self.ranks.items()}})
 
     def report(self) -> str:
-        """Whether it is calibrated, what is wrong, what would have been noticed, and coverage by status."""
+        """Whether it is calibrated, what is not, what would be noticed, and coverage by status."""
         num, found = len(self.status), self._deviations()
         seen = _smallest_visible(num, len(found))
         counts = ", ".join(f"{(self.status == s).sum()} {s}" for s in sorted({*self.status}))

@@ -143,25 +143,6 @@ def _treedef_lookup(treedef: Any) -> Hashable:
     return treedef
 
 
-class LabelledCall(functools.partial):
-    """A model with all of its arguments, and labels of the elements along its dimensions."""
-
-    coords: dict[str, Any]
-
-    def __new__(cls, coords: dict[str, Any], model: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """As `functools.partial`, with the labels first."""
-        made = super().__new__(cls, model, *args, **kwargs)
-        made.coords = coords
-        return made
-
-
-def own_coords(model: Any, coords: Any) -> Any:
-    """The option `coords`, with those that a model has itself."""
-    if not isinstance(model, LabelledCall) or not isinstance(coords, Mapping | None):
-        return coords
-    return model.coords | dict(coords or {})
-
-
 def bound_arguments(model: Callable[..., Any]) -> Call:
     """The arguments that `functools.partial` set."""
     return unwrap(model, (), {})[1:]
@@ -245,7 +226,8 @@ def split(
         if isinstance(value, np.ndarray):
             data_warnings += rounding_warnings(name, value)
         if isinstance(value, (np.ndarray, Array)):
-            value = data[name] = (_on_device if on_device else _on_host)(name, value)
+            moved: Any = (_on_device if on_device else _on_host)(name, value)
+            value = data[name] = moved
         if isinstance(value, (Array, np.ndarray, jax.ShapeDtypeStruct)):
             avals[name] = tuple(value.shape), value.dtype
             value = _HOLE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -26,7 +26,7 @@ class _FromModel(BaseEstimator):
 
     def __init__(
         self,
-        model: Callable[..., Any],
+        model: Any,
         *,
         guide: Any = "auto",
         algorithm: Any = "auto",

@@ -177,9 +177,7 @@ class StackedKernel:
         log_density, gradient = self(flat, np.repeat(sets, shape[1]))
         return log_density.reshape(shape[:2]), gradient.reshape(shape)
 
-    def _in_full_rows(
-        self, points: Floats, sets: np.ndarray, width: int
-    ) -> tuple[Floats, Floats]:
+    def _in_full_rows(self, points: Floats, sets: np.ndarray, width: int) -> tuple[Floats, Floats]:
         """`at` where the points of each row fill rows of the program."""
         np.add.at(self.points, sets, points.shape[1])
         with np.errstate(over="ignore"):

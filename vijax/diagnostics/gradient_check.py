@@ -120,9 +120,7 @@ def are_wrong(
         for at, part, value, slope in zip(points, parts, *split, strict=True):
             shape = part.shape
             ends.append(
-                _Ends(
-                    at[i].reshape(shape), value[i].reshape(shape[:-1]), slope[i].reshape(shape)
-                )
+                _Ends(at[i].reshape(shape), value[i].reshape(shape[:-1]), slope[i].reshape(shape))
             )
         out.append(_mismatched(ends).any())
     return np.array(out)

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax import Array
 
-from vijax.auto.many.ladder import fit_together
 from vijax.auto.many.member import Member
+from vijax.auto.many.together import fit_together
 from vijax.contracts import Batch
 from vijax.contracts.kernel import Floats
 from vijax.engine.problem import Problem
@@ -223,7 +223,9 @@ class ManyFits:
                 self._alone(one.number, progress)
 
     def _result(self, member: Member) -> FitResult:
-        candidate = member.fit._replace(assessment=compact_assessment(member.fit.assessment, member.status))
+        candidate = member.fit._replace(
+            assessment=compact_assessment(member.fit.assessment, member.status)
+        )
         found = finish_candidate(candidate, {}, member.history, time.perf_counter())
         seconds = sum(attempt.seconds for attempt in member.history)
         batch = found.batch._replace(data={})
@@ -262,4 +264,3 @@ def available_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-

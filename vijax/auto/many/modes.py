@@ -76,9 +76,7 @@ class _Search:
         self.known.append(found.gaussian)
         self.visits.append(count)
 
-    def visit(
-        self, gaussian: LowRankGaussian, count: int, refined: _Refined | None
-    ) -> None:
+    def visit(self, gaussian: LowRankGaussian, count: int, refined: _Refined | None) -> None:
         """Counts paths that ended at a Gaussian; a mode if, refined, it is not a known one."""
         closest, distance = nearest(gaussian, self.known)
         if distance > MIN_SEPARATION and refined is not None:
@@ -138,10 +136,12 @@ def _round(kernel: StackedKernel, active: list[_Search]) -> None:
             continue
         one.rounds.append(ends)
         reached += [(one, gaussian, count) for gaussian, count in ends.modes(one.elbo)]
-    apart = [nearest(gaussian, one.known)[1] > MIN_SEPARATION for one, gaussian, _ in reached]
-    wanted = [(one, gaussian) for (one, gaussian, _), far in zip(reached, apart) if far]
+    separate = [nearest(gaussian, one.known)[1] > MIN_SEPARATION for one, gaussian, _ in reached]
+    wanted = [
+        (one, gaussian) for (one, gaussian, _), far in zip(reached, separate, strict=True) if far
+    ]
     refined = iter(_refined(kernel, wanted))
-    for (one, gaussian, count), far in zip(reached, apart, strict=True):
+    for (one, gaussian, count), far in zip(reached, separate, strict=True):
         one.visit(gaussian, count, next(refined) if far else None)
     for one in active:
         if one.member.alone:

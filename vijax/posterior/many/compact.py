@@ -106,9 +106,7 @@ def _of_guide(result: FitResult, key: Any) -> Assessment:
         return assessment
     z = weights.split(result.target.space, found.points)
     unknown = np.full(num, np.nan)
-    return _with_log_weights(
-        assessment, Draws(z, unknown, found.log_q), np.full(num, -np.log(num))
-    )
+    return _with_log_weights(assessment, Draws(z, unknown, found.log_q), np.full(num, -np.log(num)))
 
 
 def _with_draws(result: FitResult, key: Any) -> Assessment:
@@ -120,4 +118,3 @@ def _with_draws(result: FitResult, key: Any) -> Assessment:
     state = (result.target, result.guide, result.variables, result.mutable)
     draws = weights.draw(*state, fold_in(key, 5), result.batch, num)
     return _with_log_weights(assessment, draws, weights.importance(draws.log_weights).log_weights)
-

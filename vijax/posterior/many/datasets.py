@@ -15,9 +15,7 @@ _EXPECTED = (
 )
 
 
-def calls_of(
-    datasets: Any, kwargs: Mapping[str, Any]
-) -> tuple[list[Call], list[Hashable] | None]:
+def calls_of(datasets: Any, kwargs: Mapping[str, Any]) -> tuple[list[Call], list[Hashable] | None]:
     """The model's arguments for each data set, and the labels, `None` if there are none.
 
     Args:

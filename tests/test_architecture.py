@@ -40,7 +40,12 @@ RESERVED = {
 }
 
 # Own modules that import something slow (pandas, flax, pymc): imported where they are needed.
-SLOW = {"vijax.model.pymc.convert", "vijax.nn", "vijax.posterior.tables"}
+SLOW = {
+    "vijax.model.pymc.convert",
+    "vijax.nn",
+    "vijax.posterior.many.table",
+    "vijax.posterior.tables",
+}
 
 MOST_ENTRIES, MOST_FLOORS, MOST_LINES, MOST_LINES_OF_A_CLASS = 22, 12, 400, 300
 

@@ -90,7 +90,7 @@ def test_a_bad_set_leaves_the_others_alone(fits):
     assert list(found.errors) == [4]
     assert "'y'" in str(found.errors[4])
     assert "index [7]" in found.report()
-    with pytest.raises(vijax.VijaxError, match="data set 4: .*'y'"):
+    with pytest.raises(vijax.VijaxError, match=r"data set 4: .*'y'"):
         found[4]
     one, other = fits.sample(50), found.sample(50)
     for name, values in one.items():
@@ -112,15 +112,13 @@ def test_labels_and_kinds_of_data_sets(fits):
     calls, labels = calls_of(pd.concat([frame[1]]).groupby("store"), {})
     assert labels == ["a"]
     assert calls[0][0][0].equals(frame[1])
-    np.testing.assert_array_equal(
-        found["store 5"].summary()["mean"], fits[5].summary()["mean"]
-    )
+    np.testing.assert_array_equal(found["store 5"].summary()["mean"], fits[5].summary()["mean"])
     table = found.summary("noise")
     assert list(table.index) == [(label, "noise") for label in named]
     assert list(table["status"]) == list(fits.status)
     with pytest.raises(KeyError, match="'store 77': expected a label"):
         found["store 77"]
-    with pytest.raises(vijax.ModelError, match="datasets: expected .*, got none"):
+    with pytest.raises(vijax.ModelError, match=r"datasets: expected .*, got none"):
         vijax.fit_many(regression, [])
 
 

@@ -19,7 +19,6 @@ import numpy as np
 
 from vijax.contracts import Batch, Guide, PyTree, Solver, Target, Variables
 from vijax.diagnostics import importance as weights
-from vijax.diagnostics.assessment import recenter
 from vijax.engine.problem import Problem
 from vijax.guides import FullRank, LowRank, Markov, MeanField, Plates
 from vijax.model.centering import with_centering
@@ -159,3 +158,28 @@ def _blockwise(problem: Problem, function: Any, z: Any, *rest: Any) -> dict[str,
     program = problem.target.program(function)
     size = weights.block_size(problem.sample[1], problem.target.space.dim)
     return map_blocks(lambda part, _: program(pack(part, batch_ndim=1), *rest), z, size)
+
+
+def recenter(
+    target: Target, z: Packed, source: Batch, destination: Batch, model: PyTree, mutable: PyTree
+) -> Packed:
+    """Positions with the centering weights of one batch, transformed to those of another.
+
+    Args:
+        target: the target.
+        z: by site, `(num, *z_shape)`, in the coordinates of `source`.
+        source: batch with the current centering weights.
+        destination: batch with the new ones.
+        model: the model's parameters.
+        mutable: the model's mutable state.
+
+    Returns:
+        Positions `(num, *z_shape)` in the coordinates of `destination`.
+    """
+
+    def transform(z: Packed) -> Packed:
+        values = target.constrain(z.unpack(), source, model, mutable)
+        latent = {name: values[name] for name in target.space.names}
+        return pack(target.unconstrain(latent, destination, model, mutable))
+
+    return jax.vmap(transform)(z)

@@ -10,7 +10,6 @@ import numpy as np
 from jax import Array
 
 from vijax.contracts import (
-    Batch,
     Data,
     DensityGuide,
     GaussianGuide,
@@ -32,13 +31,12 @@ from vijax.diagnostics.importance import Draws, Importance
 from vijax.diagnostics.propriety import improper_direction
 from vijax.diagnostics.pullback import PullbackKernel
 from vijax.diagnostics.shift import Shift, shift
-from vijax.diagnostics.stationarity import Stationarity, stationarity
+from vijax.diagnostics.stationarity import Scores, Stationarity, stationarity
 from vijax.diagnostics.status import CERTIFIED_SHIFT, diagnose
 from vijax.diagnostics.stein_discrepancy import discrepancy
 from vijax.runtime.deadline import time_is_up
 from vijax.runtime.keys import fold_in, host_rng
 from vijax.runtime.progress import stage
-from vijax.runtime.stacks import Packed, pack
 from vijax.runtime.stopwatch import spent_on
 
 _NUM_DRAWS = 4000
@@ -174,7 +172,7 @@ def assess_draws(
     converged: bool,
     nonfinite_steps: Sequence[object] = (),
     num_modes: int = 1,
-    kernel: Kernel | None = None,
+    kernel: Scores | None = None,
 ) -> Assessment:
     """The same for draws with their densities; `kernel` replaces that of the fit."""
     target, guide, dim = fitted.target, fitted.guide, fitted.target.space.dim
@@ -209,14 +207,14 @@ def assess_draws(
         return Assessment(draws, elbo, elbo_se, diagnostics)
     found = weights.importance(draws.log_weights)
     diagnostics = diagnostics._replace(importance=found, shift=shift(flat, found.log_weights))
-    kernel = fitted.kernel if kernel is None else kernel
+    scores: Scores = fitted.kernel if kernel is None else kernel
     num = min(_SCORES, num_draws // 4)
-    cheap = dim <= _CHECK_DIM and target.differentiable and not kernel.is_costly(num)
+    cheap = dim <= _CHECK_DIM and target.differentiable and not scores.is_costly(num)
     if finite_share == 1 and isinstance(guide, GaussianGuide) and cheap:
         # by draws, since the guide's own covariance method would compile a dozen programs when run
         # eagerly; and by other draws than those it multiplies, with which it would be correlated
         covariance = np.cov(flat[num:], rowvar=False).reshape(dim, -1)
-        step = stationarity(flat[:num], kernel(flat[:num])[1], covariance)
+        step = stationarity(flat[:num], scores(flat[:num])[1], covariance)
         diagnostics = diagnostics._replace(stationarity=step)
     return Assessment(draws, elbo, elbo_se, diagnostics)
 
@@ -400,28 +398,3 @@ def _discrete(target: Target) -> np.ndarray:
         [site.cardinality is not None for site in target.space.sites],
         [site.size for site in target.space.sites],
     )
-
-
-def recenter(
-    target: Target, z: Packed, source: Batch, destination: Batch, model: PyTree, mutable: PyTree
-) -> Packed:
-    """Positions with the centering weights of one batch, transformed to those of another.
-
-    Args:
-        target: the target.
-        z: by site, `(num, *z_shape)`, in the coordinates of `source`.
-        source: batch with the current centering weights.
-        destination: batch with the new ones.
-        model: the model's parameters.
-        mutable: the model's mutable state.
-
-    Returns:
-        Positions `(num, *z_shape)` in the coordinates of `destination`.
-    """
-
-    def transform(z: Packed) -> Packed:
-        values = target.constrain(z.unpack(), source, model, mutable)
-        latent = {name: values[name] for name in target.space.names}
-        return pack(target.unconstrain(latent, destination, model, mutable))
-
-    return jax.vmap(transform)(z)

@@ -85,15 +85,15 @@ class EarlierData(NamedTuple):
         return (self.mean - last.mean) / np.sqrt(expected)
 
     @property
-    def doubt(self) -> str:
+    def doubts(self) -> tuple[str, ...]:
         """Why the posterior may be inaccurate; empty if nothing is known against it."""
         worst = int(np.argmax(self.error))
         if self.error[worst] <= TOLERATED:
-            return ""
+            return ()
         return (
             "earlier data are represented by a normal distribution: means may be off by "
             f"{self.error[worst]:.2f} sd ({self.labels[worst]}, unconstrained) against a fit of "
-            "all data"
+            "all data",
         )
 
     @property

@@ -168,7 +168,8 @@ class _Chains:
         rngs = [self.fits[i].rng for i in rows]
         rates, samples, values = np.zeros((len(rows), self.num)), [], []
         for _ in range(iterations):
-            steps = [markov.trajectory_steps(rng, self.step_size[i]) for rng, i in zip(rngs, rows)]
+            sizes = zip(rngs, self.step_size[rows], strict=True)
+            steps = [markov.trajectory_steps(rng, float(size)) for rng, size in sizes]
             size, count = (np.array(column) for column in zip(*steps, strict=True))
             momentum = standard_normal(rngs, self.states.shape[1:])
             ends = self._trajectory(rows, momentum, size, count)

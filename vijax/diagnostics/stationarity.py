@@ -9,9 +9,19 @@ revisited, Opper, Archambeau, 2009.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
+
+
+class Scores(Protocol):
+    """Gradients of a log density at points; `Kernel` has them."""
+
+    def is_costly(self, num: int) -> bool:
+        """Whether `num` gradients take long."""
+
+    def __call__(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Log densities `(num,)` and gradients `(num, dim)`."""
 
 
 class Stationarity(NamedTuple):

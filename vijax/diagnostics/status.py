@@ -49,8 +49,7 @@ def diagnose(diagnostics: Diagnostics) -> Diagnosis:
     if predictions is not None and not diagnostics.network:  # they judge the model, not the fit
         found = found._replace(reasons=(*found.reasons, *predictions.lines))
     if diagnostics.earlier is not None:
-        doubt = (diagnostics.earlier.doubt,) if diagnostics.earlier.doubt else ()
-        found = _at_most_approximate(found, doubt, _REFIT)
+        found = _at_most_approximate(found, diagnostics.earlier.doubts, _REFIT)
         found = found._replace(reasons=(*found.reasons, *diagnostics.earlier.lines))
     return with_advice(found, diagnostics)
 

@@ -36,7 +36,6 @@ from vijax.fitting.methods import (
 from vijax.fitting.stochastic_bounds import check_stochastic_bounds
 from vijax.guides import Laplace, discrete_guide_sites, resolve
 from vijax.guides.conjugate import Conjugate, target_for
-from vijax.guides.numpyro import as_optax
 from vijax.guides.structured.plates import plates_affordable_on_batches
 from vijax.model import (
     Call,
@@ -193,33 +192,11 @@ def fit(
     start_time = time.perf_counter()
     options = {name: value for name, value in locals().items() if name in DEFAULTS}
     model_kwargs = dict(model_kwargs or {})
-    options = checked_options(model, (args, kwargs), options, model_kwargs)
+    options = _options.checked(model, (args, kwargs), options, DEFAULTS, model_kwargs)
     call = args, {**kwargs, **model_kwargs}
 
     with show_progress(progress_bar):
         return Posterior(run_fit(model, call, options, start_time, "fit"))
-
-
-def checked_options(
-    model: Callable[..., Any],
-    call: Call,
-    options: dict[str, Any],
-    model_kwargs: Mapping[str, Any],
-) -> dict[str, Any]:
-    """The options of `fit` with their values checked, names replaced by what they stand for.
-
-    Raises:
-        TypeError, ValueError: an option is unknown or has the wrong type or value.
-    """
-    function, _, keywords = unwrap(model, *call)
-    _options.check_names(function, options, DEFAULTS, keywords, model_kwargs)
-    _options.check_values(options)
-    options = options | {"optimizer": as_optax(options["optimizer"])}
-    options["algorithm"] = _options.by_algorithm_name(options)
-    checkpoint = options["checkpoint"]
-    if not (checkpoint is None or isinstance(checkpoint, Checkpoint)):
-        options["checkpoint"] = Checkpoint(checkpoint)
-    return options
 
 
 def run_fit(
@@ -229,7 +206,7 @@ def run_fit(
     start_time: float,
     name: str | None = None,
 ) -> FitResult:
-    """The result of a fit with options from `checked_options`.
+    """The result of a fit with options from `options.checked`.
 
     With the `name` of a public function it is the best one so far when its time ends.
     """

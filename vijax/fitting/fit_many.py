@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from vijax.fitting.fit import DEFAULTS, checked_options
+from vijax.fitting import options as _options
+from vijax.fitting.fit import DEFAULTS
 from vijax.fitting.many import ManyFits
 from vijax.model import unwrap
 from vijax.posterior.many.datasets import calls_of
@@ -68,7 +69,7 @@ def fit_many(
         KeyboardInterrupt: Ctrl-C was pressed twice, or before any fit was finished.
     """
     start_time = time.perf_counter()
-    names = {*inspect.signature(unwrap(model, (), {})[0]).parameters} if callable(model) else {*()}
+    names = {*inspect.signature(unwrap(model, (), {})[0]).parameters}
     options = {
         name: kwargs.pop(name) for name in [*kwargs] if name in DEFAULTS and name not in names
     }
@@ -80,7 +81,7 @@ def fit_many(
     calls, labels = calls_of(datasets, shared)
     own = model_kwargs or {}
     first = calls[0][0], {name: value for name, value in calls[0][1].items() if name not in own}
-    checked = checked_options(model, first, {**DEFAULTS, **options, **given}, own)
+    checked = _options.checked(model, first, {**DEFAULTS, **options, **given}, DEFAULTS, own)
     run = ManyFits(model, calls, labels, checked, as_key(rng_key), start_time)
     with show_progress(progress_bar):
         return best_answer(run.run, max_seconds, start_time, "fit_many")

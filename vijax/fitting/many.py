@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax import Array
 
-from vijax.auto.many.ladder import fit_together
 from vijax.auto.many.member import Member
+from vijax.auto.many.together import fit_together
 from vijax.contracts import Batch
 from vijax.contracts.kernel import Floats
 from vijax.engine.problem import Problem

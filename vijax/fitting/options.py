@@ -10,6 +10,8 @@ import jax
 
 from vijax.algorithms import SGHMC, SWAG, Gradient, Optimizer
 from vijax.contracts import Algorithm, Guide, Objective, Solver, Target
+from vijax.guides.numpyro import as_optax
+from vijax.model import Call, unwrap
 from vijax.objectives import ScoreELBO
 from vijax.runtime.checks import check_count
 from vijax.runtime.device_layout import RESTARTS, mesh_layout
@@ -17,9 +19,40 @@ from vijax.runtime.errors import ArgumentError, GuideError
 from vijax.runtime.keywords import did_you_mean, merged
 from vijax.runtime.precision import check_precision
 from vijax.solvers import by_name
+from vijax.storage.checkpoint import Checkpoint
 
 # algorithms by name whose steps are not those of an optimizer on an objective
 _OWN_STEPS = {"natural": "NaturalGradient", "ivon": "IVON", "swag": "SWAG", "sghmc": "SGHMC"}
+
+
+def checked(
+    model: Callable[..., Any],
+    call: Call,
+    options: dict[str, Any],
+    defaults: Mapping[str, Any],
+    model_kwargs: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The options of `fit` with their values checked, names replaced by what they stand for.
+
+    Args:
+        model: the model function.
+        call: its arguments, without those in `model_kwargs`.
+        options: the value of each option.
+        defaults: the default of each option.
+        model_kwargs: the `model_kwargs` option.
+
+    Raises:
+        TypeError, ValueError: an option is unknown or has the wrong type or value.
+    """
+    function, _, keywords = unwrap(model, *call)
+    check_names(function, options, defaults, keywords, model_kwargs)
+    check_values(options)
+    options = options | {"optimizer": as_optax(options["optimizer"])}
+    options["algorithm"] = by_algorithm_name(options)
+    checkpoint = options["checkpoint"]
+    if not (checkpoint is None or isinstance(checkpoint, Checkpoint)):
+        options["checkpoint"] = Checkpoint(checkpoint)
+    return options
 
 
 def check_names(

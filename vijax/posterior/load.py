@@ -12,6 +12,7 @@ from vijax.contracts import Algorithm
 from vijax.posterior import files
 from vijax.posterior.many import files as many_files
 from vijax.posterior.many.datasets import calls_of
+from vijax.posterior.many.fits import Fits
 from vijax.posterior.posterior import Posterior
 
 
@@ -60,5 +61,5 @@ def load(
     many = many_files.contents(path)
     if many is not None:
         calls = calls_of(args[0], kwargs)[0] if args else None
-        return many_files.read(*many, str(path), model, calls, options)
+        return Fits(*many_files.read(*many, str(path), model, calls, options))
     return Posterior(files.read(path, model, args, kwargs, options))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,6 @@ from vijax.guides.location_scale.full_rank import FullRankParams
 from vijax.runtime.keys import rng_of_words
 from vijax.solvers.gaussians.dense import Gaussian
 from vijax.solvers.many.gaussians import Gaussians
-
 
 _CHECKED = 400  # draws of which some are used to check the gradient
 
@@ -80,8 +80,9 @@ class Member:
         """A fit as the assessment takes it."""
         problem = candidate.problem
         variables = candidate.solution.variables
-        state = (problem.target, problem.guide, variables, {})
-        return FittedGuide(*state, problem.key, problem.batch)
+        mutable: dict[str, Any] = {}
+        target, guide = problem.target, problem.guide
+        return FittedGuide(target, guide, variables, mutable, problem.key, problem.batch)
 
     def record(self, stage: str, found: Candidate, kept: bool, seconds: float) -> None:
         """Adds a stage to the history."""
@@ -134,8 +135,10 @@ def assess_many(
     drawn = []
     for member, problem, solution in zip(members, problems, solutions, strict=True):
         rng = member.stream(5)
-        drawn.append(problem.guide.host_draws(solution.variables.guide, target.space, rng, num))
-    points = np.stack([one.points for one in drawn if one is not None])
+        one = problem.guide.host_draws(solution.variables.guide, target.space, rng, num)
+        assert one is not None  # a dense Gaussian is drawn on the host
+        drawn.append(one)
+    points = np.stack([one.points for one in drawn])
     log_p, scores = kernel.at(points, numbers(members))
     out = []
     for i, (member, problem, solution, one) in enumerate(

@@ -136,10 +136,12 @@ def _round(kernel: StackedKernel, active: list[_Search]) -> None:
             continue
         one.rounds.append(ends)
         reached += [(one, gaussian, count) for gaussian, count in ends.modes(one.elbo)]
-    apart = [nearest(gaussian, one.known)[1] > MIN_SEPARATION for one, gaussian, _ in reached]
-    wanted = [(one, gaussian) for (one, gaussian, _), far in zip(reached, apart) if far]
+    separate = [nearest(gaussian, one.known)[1] > MIN_SEPARATION for one, gaussian, _ in reached]
+    wanted = [
+        (one, gaussian) for (one, gaussian, _), far in zip(reached, separate, strict=True) if far
+    ]
     refined = iter(_refined(kernel, wanted))
-    for (one, gaussian, count), far in zip(reached, apart, strict=True):
+    for (one, gaussian, count), far in zip(reached, separate, strict=True):
         one.visit(gaussian, count, next(refined) if far else None)
     for one in active:
         if one.member.alone:

@@ -206,7 +206,7 @@ def split(
     flat, treedef = jax.tree.flatten_with_path((args, kwargs))
     leaves: list[Any] = []
     names: list[str] = []
-    data: dict[str, Array] = {}
+    data: dict[str, Any] = {}
     avals: dict[str, tuple[tuple[int, ...], Any]] = {}
     sources: dict[str, RowSource] = {}
     data_warnings: tuple[str, ...] = ()

@@ -55,11 +55,8 @@ def constrained(results: Sequence[FitResult], z: Sequence[Arrays]) -> list[Array
         rows = [min(start + i, len(results) - 1) for i in range(_SETS)]
         points = {name: np.stack([z[i][name] for i in rows]) for name in z[0]}
         batches = [results[i].batch for i in rows]
-        data = {n: np.stack([np.asarray(b.data[n]) for b in batches]) for n in batches[0].data}
-        centering = {
-            n: np.stack([np.asarray(b.centering[n]) for b in batches]) for n in batches[0].centering
-        }
-        found = on_host(program(pack(points, batch_ndim=2), Batch(data, centering=centering)))
+        stacked = jax.tree.map(lambda *rows: np.stack([np.asarray(row) for row in rows]), *batches)
+        found = on_host(program(pack(points, batch_ndim=2), stacked))
         values = found.unpack()
         names = [name for name in order if name in values]
         names += sorted(values.keys() - {*names})

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax import Array
 
 from vijax.model import Call
 from vijax.posterior import files as single
 from vijax.posterior.many.compact import compact, with_data
-from vijax.posterior.many.fits import Fits
+from vijax.posterior.result import FitResult
 from vijax.runtime.errors import VijaxError, mismatch
 from vijax.storage import codec
 from vijax.storage.codec import Reader, Writer
@@ -21,17 +22,37 @@ FORMAT = "vijax fits"
 _VERSION = 1
 
 
-def save(fits: Fits, path: str | os.PathLike[str]) -> None:
+class Contents(NamedTuple):
+    """What a file of many fits has.
+
+    Attributes:
+        results: compact, `None` where there is none.
+        calls: the model's arguments for each.
+        labels: of the data sets.
+        errors: what was raised, by number.
+        key: the root key.
+        seconds: time of all fits.
+    """
+
+    results: Sequence[FitResult | None]
+    calls: Sequence[Call]
+    labels: Sequence[Hashable]
+    errors: Mapping[int, Exception]
+    key: Array
+    seconds: float
+
+
+def save(fits: Contents, path: str | os.PathLike[str]) -> None:
     """See `Fits.save`."""
     writer, blobs = Writer(lenient=True), []
-    for found, call in zip(fits._results, fits._calls, strict=True):
+    for found, call in zip(fits.results, fits.calls, strict=True):
         blobs.append(b"" if found is None else single.to_bytes(with_data(found, call)))
     manifest = {
         "format": FORMAT,
         "version": _VERSION,
         "labels": [writer.encode(_plain(label)) for label in fits.labels],
-        "errors": {str(i): str(error) for i, error in fits._errors.items()},
-        "key": writer.encode(fits._key),
+        "errors": {str(i): str(error) for i, error in fits.errors.items()},
+        "key": writer.encode(fits.key),
         "seconds": fits.seconds,
         "ends": writer.encode(np.cumsum([len(blob) for blob in blobs])),
         "fits": writer.encode(np.frombuffer(b"".join(blobs), np.uint8)),
@@ -46,7 +67,7 @@ def read(
     model: Callable[..., Any],
     calls: Iterable[Call] | None,
     options: dict[str, Any],
-) -> Fits:
+) -> Contents:
     """Reads what `save` wrote; `calls` are the model's arguments for each set, if given."""
     reader = Reader(arrays)
     if manifest["version"] > _VERSION:
@@ -65,7 +86,7 @@ def read(
     errors = {int(i): VijaxError(text) for i, text in manifest["errors"].items()}
     key = reader.decode(manifest["key"])
     key = key if isinstance(key, jax.Array) else jax.numpy.asarray(key)
-    return Fits(results, given, labels, errors, key, manifest["seconds"])
+    return Contents(results, given, labels, errors, key, manifest["seconds"])
 
 
 def contents(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[np.ndarray]] | None:

@@ -13,6 +13,7 @@ from jax import Array
 
 from vijax.model import Call
 from vijax.posterior.many import draws as fast
+from vijax.posterior.many import files
 from vijax.posterior.many.compact import complete, with_data
 from vijax.posterior.posterior import Posterior
 from vijax.posterior.result import FitResult
@@ -196,11 +197,10 @@ class Fits:
             if one is not None and fast.is_fast(one):
                 groups[id(one.target)].append(i)
             elif one is not None:
-                posterior = self._posterior(i)
                 of_set = fast.key_of_draws(key, i)
-                out[i] = posterior.sample(num_draws, rng_key=of_set, corrected=corrected)
-                for name in one.target.marginalized.sizes:
-                    out[i].pop(name, None)
+                drawn = self._posterior(i).sample(num_draws, rng_key=of_set, corrected=corrected)
+                marginalized = one.target.marginalized.sizes
+                out[i] = {name: x for name, x in drawn.items() if name not in marginalized}
         for rows in groups.values():
             results = [with_data(self._result(i), self._calls[i]) for i in rows]
             z = [
@@ -228,8 +228,8 @@ class Fits:
             rng_key: an int, a JAX key or a legacy key.
 
         Returns:
-            A pandas `DataFrame` with the index `(set, scalar)` and columns `mean`, `sd`, the ends of
-            the interval and `status`.
+            A pandas `DataFrame` with the index `(set, scalar)` and the columns `mean`, `sd`, the
+            ends of the interval and `status`.
         """
         from vijax.posterior.many.table import summary_of  # imports pandas, which is slow
 
@@ -256,9 +256,8 @@ class Fits:
         Args:
             path: the file; an existing one is replaced once the new one is complete.
         """
-        from vijax.posterior.many import files
-
-        files.save(self, path)
+        state = (self._results, self._calls, self.labels, self._errors, self._key, self._seconds)
+        files.save(files.Contents(*state), path)
 
 
 def _counted(status: np.ndarray) -> str:

@@ -24,7 +24,7 @@ def summary_of(
     key: Array,
 ) -> Table:
     """See `Fits.summary`."""
-    if not isinstance(ci_prob, (int, float, np.number)) or not 0 < ci_prob < 1:
+    if not 0 < ci_prob < 1:
         raise ValueError(mismatch("ci_prob", "a number between 0 and 1", repr(ci_prob)))
     drawn = fits.sample(num_draws, sites=sites, rng_key=key)
     first = next((one for one in results if one is not None), None)

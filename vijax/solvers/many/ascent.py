@@ -14,8 +14,8 @@ import numpy as np
 from vijax.contracts.kernel import Floats
 from vijax.contracts.stacked_kernel import StackedKernel
 from vijax.runtime.deadline import time_is_up
-from vijax.solvers.many.gaussians import Gaussians, log_normals
 from vijax.runtime.streams import antithetic, whitened
+from vijax.solvers.many.gaussians import Gaussians, log_normals
 
 _NUM_DRAWS = 256
 _CLIP = (0.1, 10.0)  # bounds on the factor by which a step changes the precision along an axis

@@ -13,9 +13,9 @@ import numpy as np
 
 from vijax.contracts.kernel import Floats
 from vijax.contracts.stacked_kernel import StackedKernel
-from vijax.solvers.many.gaussians import Gaussians, kullback_leibler, log_normals
-from vijax.solvers.many.paths import Ends, Iterates, climb, starts_of_sets
 from vijax.runtime.streams import antithetic
+from vijax.solvers.many.gaussians import Gaussians, kullback_leibler, log_normals
+from vijax.solvers.many.paths import Ends, Iterates, maximize_from, starts_of_sets
 from vijax.solvers.optimization.lbfgs import LBFGS
 from vijax.solvers.optimization.modes import assign_modes
 from vijax.solvers.pathfinder.inverse_hessian import CompactGaussians
@@ -101,7 +101,7 @@ def find(
 ) -> Found:
     """Runs paths on each of `sets`, increasing; arguments as in `starts_of_sets`."""
     starts = starts_of_sets(kernel, rngs, sets, NUM_PATHS, first)
-    iterates, ends = climb(kernel, starts, sets, LBFGS())
+    iterates, ends = maximize_from(kernel, starts, sets, LBFGS())
     chosen, valid = _equidistant(iterates.path, len(sets) * NUM_PATHS)
     gaussians = _approximations(iterates, chosen)
     evaluate = _Evaluation(kernel, rngs, sets)
@@ -151,7 +151,7 @@ def _approximations(iterates: Iterates, chosen: np.ndarray) -> Gaussians:
         correction = rho[:, j, None] * (q @ y[:, j, :, None])[..., 0]
         q += (weights[j] - correction)[..., None] * s[:, None, j]
     q = 0.5 * (q + np.swapaxes(q, 1, 2))
-    usable = np.isfinite(q).all(axis=(1, 2))
+    usable: np.ndarray = np.asarray(np.isfinite(q).all(axis=(1, 2)))
     values, axes = np.linalg.eigh(np.where(usable[:, None, None], q, np.eye(dim)))
     # positive in exact arithmetic; the bound guards against rounding
     values = np.maximum(values, 1e-12 * values[:, -1:])

@@ -89,7 +89,9 @@ def starts_of_sets(
     """
     given = None if first is None else first[None]
     target = kernel.target
-    starts = np.stack([proposed_starts(target, kernel.dim, rng, num, given, _RADIUS) for rng in rngs])
+    starts = np.stack(
+        [proposed_starts(target, kernel.dim, rng, num, given, _RADIUS) for rng in rngs]
+    )
     flat, owner = starts.reshape(-1, kernel.dim), np.repeat(np.arange(len(sets)), num)
     invalid = np.arange(len(flat))
     for attempt in range(_ROUNDS):
@@ -103,7 +105,7 @@ def starts_of_sets(
     return kernel.round(flat).reshape(starts.shape)
 
 
-def climb(
+def maximize_from(
     kernel: StackedKernel, starts: Floats, sets: np.ndarray, options: LBFGS
 ) -> tuple[Iterates, Ends]:
     """Maximizes the log density of each set from its starts `(sets, paths, dim)`."""

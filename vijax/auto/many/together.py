@@ -26,7 +26,7 @@ from vijax.auto.many.member import (
 )
 from vijax.auto.many.modes import search_many
 from vijax.auto.stages import CENTERING, GAUSSIAN
-from vijax.contracts import Solution
+from vijax.contracts import Solution, Variables
 from vijax.contracts.kernel import Floats
 from vijax.contracts.stacked_kernel import StackedKernel
 from vijax.diagnostics import importance as weights
@@ -151,8 +151,7 @@ def _centering(kernel: StackedKernel, members: list[Member]) -> None:
         began = time.perf_counter()
         moved = []
         for member in active:
-            state = (member.fit.problem, member.fit.solution.variables, {})
-            found = learn_centering(*state)
+            found = learn_centering(member.fit.problem, member.fit.solution.variables, {})
             if found is not None:
                 moved.append((member, *found))
         if not moved or time_is_up():
@@ -162,7 +161,7 @@ def _centering(kernel: StackedKernel, members: list[Member]) -> None:
 
 def _recentered(
     kernel: StackedKernel,
-    moved: list[tuple[Member, Problem, object]],
+    moved: list[tuple[Member, Problem, Variables]],
     round_: int,
     began: float,
 ) -> list[Member]:
@@ -171,7 +170,7 @@ def _recentered(
     problems = [problem for _, problem, _ in moved]
     before = kernel.centering
     _use_centering(kernel, members, problems)
-    start = stack([gaussian_of(variables.guide) for _, _, variables in moved])  # type: ignore[attr-defined]
+    start = stack([gaussian_of(variables.guide) for _, _, variables in moved])
     fits = ascend(kernel, [one.rng for one in members], start, numbers(members))
     params = params_of(fits.gaussians)
     solutions: list[Solution] = []

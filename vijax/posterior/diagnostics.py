@@ -11,6 +11,7 @@ import numpy as np
 from vijax.algorithms import Gradient
 from vijax.diagnostics.chain_check import ChainCheck
 from vijax.diagnostics.diagnosis import Status
+from vijax.diagnostics.earlier_data import EarlierData
 from vijax.diagnostics.predictions import Predictions
 from vijax.objectives.describe import describe_gradients
 from vijax.posterior.label_switching import advice, remarks
@@ -97,6 +98,8 @@ class FitDiagnostics:
         num_modes: separate modes found, the one that the guide covers included.
         more_modes: whether the search for modes reached its limit while still finding new ones.
         predictions: of rows that were held out (`fit(..., holdout=)`); `None` if there were none.
+        earlier: the posteriors that took the place of earlier data, see `Posterior.update`; `None`
+            without them.
         latents: how much the latents that an amortized guide infers are used, of rows in memory.
         data_warnings: what the precision of the device loses of the data, in words.
         marginalized: number of values of each discrete site that is marginalized exactly.
@@ -130,6 +133,7 @@ class FitDiagnostics:
     num_modes: int
     more_modes: bool
     predictions: Predictions | None
+    earlier: EarlierData | None
     latents: Latents | None
     data_warnings: tuple[str, ...]
     marginalized: dict[str, int]
@@ -184,6 +188,7 @@ def fit_diagnostics(result: FitResult) -> FitDiagnostics:
         num_modes=found.num_modes,
         more_modes=bool(found.more_modes),
         predictions=found.predictions,
+        earlier=found.earlier,
         latents=latents_of_fit(result),
         data_warnings=found.data_warnings,
         marginalized=dict(target.marginalized.sizes),

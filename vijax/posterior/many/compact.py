@@ -39,7 +39,7 @@ def compact_assessment(assessment: Assessment, status: str | None = None) -> Ass
     """The assessment without draws, unless these are what corrects the guide."""
     states = assessment.chain_states
     if states is not None:  # they are in random order
-        states = {name: np.ascontiguousarray(value[:_MAX_STATES]) for name, value in states.items()}
+        states = {name: np.array(value[:_MAX_STATES]) for name, value in states.items()}
         return _without_draws(assessment._replace(chain_states=states))
     if not assessment.draws.z or (status or assessment.diagnosis.status) == "corrected":
         return assessment

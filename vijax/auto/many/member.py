@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from vijax.auto.candidate import MAX_UNSEEN, Candidate
@@ -106,8 +107,9 @@ def params_of(gaussians: Gaussians) -> list[FullRankParams]:
     scale = np.diagonal(cholesky, axis1=1, axis2=2)
     lower = np.tril(cholesky / scale[..., None], -1)
     columns = (gaussians.mean, np.log(scale), lower)
-    single = (column.astype(np.float32) for column in columns)
-    return [FullRankParams(*row) for row in zip(*single, strict=True)]
+    dtype = np.dtype(jnp.result_type(float))
+    rounded = (column.astype(dtype) for column in columns)
+    return [FullRankParams(*row) for row in zip(*rounded, strict=True)]
 
 
 def gaussian_of(params: FullRankParams) -> Gaussian:

@@ -87,6 +87,7 @@ def test_predictions_are_those_of_the_exact_posterior():
     assert found.score(X, Y) > 0.9
 
 
+@pytest.mark.slow
 def test_a_grid_search_compiles_once_and_finds_the_prior():
     grid = {"regressor__model_kwargs": [{"sd": np.array(s)} for s in (0.01, 1.0)]}
     pipeline = make_pipeline(StandardScaler(), Regressor(linear))
@@ -97,6 +98,7 @@ def test_a_grid_search_compiles_once_and_finds_the_prior():
     assert again.posterior_.timing.num_compiled == 0
 
 
+@pytest.mark.slow
 def test_classes_keep_their_names():
     names = np.array(["low", "middle", "high"])
     codes = np.digitize(X[:, 0], [-0.5, 0.5])

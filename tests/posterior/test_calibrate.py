@@ -29,15 +29,13 @@ def test_ranks_are_uniform_if_truth_and_draws_are_exchangeable():
 
 
 def test_exact_inference_is_calibrated_also_around_data():
-    found = vijax.calibrate(location, np.zeros(10), num=200)
+    found = vijax.calibrate(location, np.zeros(10), num=100)
     assert found.calibrated
     assert {*found.status} <= {"certified", "corrected"}
     for row in found.by_status().to_dict("records"):
         assert row["fits"] < 20 or abs(row["coverage_90"] - 0.9) < 4 * row["coverage_90_se"]
-    again = vijax.calibrate(location, np.zeros(10), num=200, rng_key=1)
-    assert abs(np.corrcoef(found.ranks["mu"], again.ranks["mu"])[0, 1]) < 4 / np.sqrt(200)
     posterior = vijax.fit(location, np.full(5, 3.0), progress_bar=False)
-    around = vijax.calibrate(location, around=posterior, num=200)
+    around = vijax.calibrate(location, around=posterior, num=100)
     assert around.calibrated
     with pytest.raises(TypeError, match="around"):
         vijax.calibrate(location, np.zeros(10), around=posterior)

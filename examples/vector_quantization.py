@@ -83,7 +83,7 @@ def main():
     prior = fit(prior_of_codes, codes, steps)
     nats = -prior.bound(test["codes"][0], num_draws=64).loc["bound"].value
     use = np.bincount(codes.ravel(), minlength=VALUES)
-    print(f"codes in use            {np.sum(use > 0):6d}")
+    print(f"used values of a code  {np.sum(use > 0):6d}")
     print("bits of a test image   uniform prior   learned prior")
     rates, pixels = np.array([found["rate"], nats]), found["reconstruction"]
     parts = {"codes": rates, "pixels given codes": pixels + 0 * rates, "both": pixels + rates}

@@ -172,7 +172,7 @@ EXPECTED = {
     # scikit-learn's LogisticRegression has an accuracy of 0.960 on the same split.
     # Bits: the uniform prior's are six times six; reconstructions and the learned prior: this fit.
     "vector_quantization": [
-        ("codes in use", 0, 64, 3),
+        ("used values of a code", 0, 64, 3),
         ("codes", 0, 36.0, 0.0),
         ("codes", 1, 25.5, 2.0),
     ],

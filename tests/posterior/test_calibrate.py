@@ -83,4 +83,4 @@ def test_models_that_no_data_can_be_drawn_from_are_refused():
     ]
     for model, args, match in cases:
         with pytest.raises(vijax.ModelError, match=match):
-            vijax.calibrate(model, *args, num=5)
+            vijax.calibrate(model, *args, num=20)

@@ -1,5 +1,7 @@
 """Updates by new data: against closed forms, and what they say of their errors."""
 
+import pickle
+
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
@@ -58,6 +60,9 @@ def test_normal_posteriors_are_updated_exactly(forgetting):
     # predictions need no earlier data
     assert posterior.predict(X[:7], np.zeros(7))["y"].shape == (1000, 7)
     assert isinstance(posterior._result.model, Updated)
+    assert len(posterior.diagnostics.earlier.replaced) == 2
+    loaded = pickle.loads(pickle.dumps(posterior))
+    assert loaded.report() == posterior.report()
 
 
 def test_drift_is_reported():
@@ -105,8 +110,8 @@ def test_the_expected_error_is_that_of_a_skewed_density():
         likelihood = np.exp(-(((z - centre) / scale) ** 2) / 2)
         true, approximate = (moments(z, density * likelihood) for density in (skewed, normal))
         replaced = Replaced(*(np.array([one]) for one in (mean, sd, skewness)), 1e12)
-        now = (np.array([one]) for one in approximate)
-        (error,) = EarlierData(("z",), (replaced,), *now).error
+        now = Replaced(*(np.array([one]) for one in (*approximate, 0.0)), 1e12)
+        (error,) = EarlierData(("z",), (replaced,), now, now.sd[:, None] ** 2).error
         actual = abs(approximate[0] - true[0]) / true[1]
         assert 0.6 * actual < error / 2 < 1.6 * actual
 

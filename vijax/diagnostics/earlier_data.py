@@ -14,7 +14,7 @@ _DRIFT = 0.01  # probability of a change as large by chance, over all coordinate
 
 
 class Replaced(NamedTuple):
-    """A posterior that a normal distribution with the same moments took the place of.
+    """A posterior that a normal distribution with the same moments takes the place of.
 
     Attributes:
         mean: `(dim,)`.
@@ -33,11 +33,6 @@ class Replaced(NamedTuple):
         factor = power**-0.5
         return self._replace(sd=factor * self.sd, skewness=factor * self.skewness)
 
-    def chosen(self, columns: Sequence[int]) -> Replaced:
-        """Some coordinates."""
-        at = list(columns)
-        return Replaced(self.mean[at], self.sd[at], self.skewness[at], self.num_draws)
-
 
 class EarlierData(NamedTuple):
     """Posteriors of earlier data that took the place of the priors, one after another.
@@ -45,14 +40,26 @@ class EarlierData(NamedTuple):
     Attributes:
         labels: of the coordinates, `(dim,)`.
         replaced: by update.
-        mean: of the posterior now, `(dim,)`.
-        sd: likewise.
+        now: the posterior, which the next update replaces.
+        covariance: its covariance, `(dim, dim)`.
     """
 
     labels: tuple[str, ...]
     replaced: tuple[Replaced, ...]
-    mean: np.ndarray
-    sd: np.ndarray
+    now: Replaced
+    covariance: np.ndarray
+
+    def replaced_on(self, labels: Sequence[str]) -> tuple[Replaced, ...]:
+        """What was replaced so far, on these coordinates; no error is known of those it had not."""
+        places = {label: i for i, label in enumerate(self.labels)}
+        rows = np.array([places.get(label, -1) for label in labels])
+
+        def on(one: Replaced) -> Replaced:
+            new = rows < 0
+            sd, skewness = np.where(new, np.inf, one.sd[rows]), np.where(new, 0, one.skewness[rows])
+            return Replaced(np.where(new, 0, one.mean[rows]), sd, skewness, one.num_draws)
+
+        return tuple(map(on, self.replaced))
 
     @property
     def error(self) -> np.ndarray:
@@ -65,10 +72,11 @@ class EarlierData(NamedTuple):
         updates add up. Twice that is expected, for mixed third moments are not known. Estimated
         moments add `s / sqrt(num_draws)` each, at random.
         """
-        bias, variance = np.zeros(len(self.mean)), np.zeros(len(self.mean))
+        now, dim = self.now, len(self.labels)
+        bias, variance = np.zeros(dim), np.zeros(dim)
         for one in self.replaced:
-            s = np.minimum(self.sd / one.sd, 1.0)
-            t = (self.mean - one.mean) / one.sd
+            s = np.minimum(now.sd / one.sd, 1.0)
+            t = (now.mean - one.mean) / one.sd
             bias += one.skewness * s * (t**2 + s**2 - 1) / 2
             variance += s**2 / one.num_draws
         return _MIXED * np.abs(bias) + np.sqrt(variance)
@@ -81,8 +89,8 @@ class EarlierData(NamedTuple):
         sd_now^2`.
         """
         last = self.replaced[-1]
-        expected = np.maximum(last.sd**2 - self.sd**2, 1e-4 * last.sd**2)
-        return (self.mean - last.mean) / np.sqrt(expected)
+        expected = np.maximum(last.sd**2 - self.now.sd**2, 1e-4 * last.sd**2)
+        return (self.now.mean - last.mean) / np.sqrt(expected)
 
     @property
     def doubts(self) -> tuple[str, ...]:

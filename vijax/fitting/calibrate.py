@@ -6,20 +6,21 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from vijax.fitting.fit import DEFAULTS
 from vijax.fitting.fit_many import fit_many
 from vijax.model import Call, unwrap
 from vijax.model.outcome_arguments import outcome_arguments
-from vijax.posterior.calibration import Calibration, shares_below
+from vijax.posterior.calibration import LEAST_SETS, Calibration, shares_below
+from vijax.posterior.datatree import observed_data
+from vijax.posterior.many.fits import Fits
 from vijax.posterior.posterior import Posterior
 from vijax.posterior.prediction import joint_draws
 from vijax.posterior.prior import prior
 from vijax.posterior.requirements import require_data
 from vijax.runtime.checks import check_count
-from vijax.runtime.errors import ModelError, mismatch
+from vijax.runtime.errors import ModelError, VijaxError, mismatch
 from vijax.runtime.keys import RngKey, as_key, fold_in, host_rng
 from vijax.runtime.keywords import merged
 
@@ -77,10 +78,13 @@ def calibrate(
 
     Raises:
         TypeError: both `around` and arguments of the model are given.
+        ValueError: `num` is below 20.
+        VijaxError: fewer than 20 data sets have a posterior.
         ModelError: no data can be drawn: a prior is improper, there is a factor, data of a site are
             no argument, or a distribution depends on them.
     """
-    check_count("num", num)
+    if check_count("num", num) < LEAST_SETS:
+        raise ValueError(mismatch("num", f"at least {LEAST_SETS} data sets", num))
     check_count("num_draws", num_draws)
     options = {name: kwargs.pop(name) for name in _OF_MANY & kwargs.keys()}
     kwargs, key = merged(kwargs, model_kwargs), as_key(rng_key)
@@ -88,9 +92,7 @@ def calibrate(
         args, kwargs = _call_of(around, args, kwargs)
     simulator = prior(model, *args, model_kwargs=kwargs)
     state = simulator.state
-    observations = state.target.program(_observations)
-    observed = jax.device_get(observations(state.batch, state.variables.model, state.mutable))
-    outcomes = outcome_arguments(model, args, kwargs, observed)
+    outcomes = outcome_arguments(model, args, kwargs, observed_data(state, state.batch))
     if around is None:
         drawn = simulator.predict(num_draws=num, rng_key=fold_in(key, 1))
         truth = {name: x for name, x in drawn.items() if name not in outcomes}
@@ -105,6 +107,7 @@ def calibrate(
         new = {name: np.asarray(x, np.asarray(data[name]).dtype) for name, x in new.items()}
         sets.append(_keywords(model, state.arguments.join({**data, **new})))
     fits = fit_many(model, sets, rng_key=fold_in(key, 2), **options)
+    _check_enough(fits)
     posterior = fits.sample(num_draws, rng_key=fold_in(key, 3))
     truth = _comparable(truth, posterior)
     for name, function in (quantities or {}).items():
@@ -118,8 +121,13 @@ def calibrate(
     return Calibration(ranks, np.asarray(fits.status), num_draws)
 
 
-def _observations(target: Any, batch: Any, model: Any, mutable: Any) -> Any:
-    return target.observations(batch, model, mutable)
+def _check_enough(fits: Fits) -> None:
+    count = int(np.isin(fits.status, ("error", "unfinished"), invert=True).sum())
+    if count < LEAST_SETS:
+        error = next(iter(fits.errors.values()), None)
+        expected = f"posteriors of at least {LEAST_SETS} data sets"
+        reason = str(error or "the time was up")
+        raise VijaxError(mismatch("calibrate", expected, count, reason)) from error
 
 
 def _call_of(around: Posterior, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
@@ -150,7 +158,12 @@ def _appended(
 def _keywords(model: Callable[..., Any], call: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
     """The arguments of a model by name."""
     function, args, kwargs = unwrap(model, *call)
-    return dict(inspect.signature(function).bind(*args, **kwargs).arguments)
+    signature = inspect.signature(function)
+    names = [p.name for p in signature.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    if len(args) > len(names):
+        expected = "arguments of the model that have names"
+        raise ModelError(mismatch("calibrate", expected, f"{len(args)} positional arguments"))
+    return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
 def _comparable(truth: Draws, posterior: Draws) -> dict[str, np.ndarray]:

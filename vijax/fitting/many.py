@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import contextvars
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +14,7 @@ import numpy as np
 from jax import Array
 
 from vijax.auto.many.member import Member
-from vijax.auto.many.together import fit_together
+from vijax.auto.many.together import TRUSTED, fit_together
 from vijax.contracts import Batch
 from vijax.contracts.kernel import Floats
 from vijax.engine.problem import Problem
@@ -28,6 +27,7 @@ from vijax.posterior.many.compact import compact, compact_assessment
 from vijax.posterior.many.fits import Fits
 from vijax.posterior.result import FitResult
 from vijax.runtime.deadline import keep_answer, time_is_up, time_limit
+from vijax.runtime.device_layout import available_cpus
 from vijax.runtime.errors import warn
 from vijax.runtime.keys import fold_in, folded_words, key_words
 from vijax.runtime.progress import Stage, show_progress, stage
@@ -39,7 +39,6 @@ _SETS = (8, 128)  # fits at once, at least and at most
 _COORDINATES = 1024  # of all fits at once: some hundred megabytes of draws and chains
 _ONLY_ALONE = ("batch_size", "mesh", "centering", "holdout")  # options of fits made one by one
 _WORKERS = 4  # threads, at most: each holds the draws and chains of its sets
-_TRUSTED = ("certified", "corrected")
 
 
 class _Set(NamedTuple):
@@ -215,10 +214,18 @@ class ManyFits:
     def _collect(self, progress: Stage) -> None:
         """The results of the sets that were the first to be started."""
         waiting, task = self.running.popleft()
-        for one, member in zip(waiting, task.result(), strict=True):
+        try:
+            members = task.result()
+        except Exception as error:  # of a group: its sets are fitted one by one
+            warn(f"fit_many: {len(waiting)} data sets could not be fitted together: {error!r}.")
+            for one in waiting:
+                if not time_is_up():
+                    self._alone(one.number, progress)
+            return
+        for one, member in zip(waiting, members, strict=True):
             if not member.alone:
                 self._finished(one.number, self._result(member), progress, member.status)
-        for one, member in zip(waiting, task.result(), strict=True):
+        for one, member in zip(waiting, members, strict=True):
             if member.alone and not time_is_up():
                 self._alone(one.number, progress)
 
@@ -247,7 +254,7 @@ class ManyFits:
     ) -> None:
         self.results[number] = found
         self.done += 1
-        self.doubtful += found is None or (status or found.status) not in _TRUSTED
+        self.doubtful += found is None or (status or found.status) not in TRUSTED
         progress.detail = f"{self.doubtful} not certified" if self.doubtful else ""
         progress.update(self.done)
         keep_answer(self._fits)
@@ -257,10 +264,3 @@ def _quietly(*args: Any) -> list[Member]:
     """`fit_together` in a thread of its own, which leaves progress to that of the caller."""
     with show_progress(False):
         return fit_together(*args)
-
-
-def available_cpus() -> int:
-    """Number of processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

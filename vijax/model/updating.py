@@ -13,6 +13,7 @@ import numpy as np
 import numpyro
 from jax import Array
 from numpyro.distributions import MultivariateNormal, biject_to
+from numpyro.distributions.constraints import Constraint
 from numpyro.primitives import Messenger
 
 from vijax.model.predictive import abstract_call, model_call
@@ -95,14 +96,14 @@ class _WithoutPriors(Messenger):
             self.values[msg["name"]] = z, transform.log_abs_det_jacobian(z, msg["value"])
 
 
-def earlier_sites(
+def earlier_supports(
     model: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     shapes: Mapping[str, tuple[int, ...]],
     new_groups: tuple[str, ...],
-) -> tuple[str, ...]:
-    """The latent sites at new arguments that earlier data were about, in order.
+) -> dict[str, Constraint]:
+    """The latent sites at new arguments that earlier data were about, in order: their supports.
 
     Those of plates in `new_groups` are other latents of the same names.
 
@@ -114,7 +115,8 @@ def earlier_sites(
         new_groups: names of plates.
 
     Raises:
-        ModelError: a latent has another shape, or a plate is unknown.
+        ModelError: a latent has another shape, its support depends on other sites or arrays, or a
+            plate is unknown.
     """
     call, _, _ = model_call(model, args, kwargs)
     _, trace = abstract_call(call)
@@ -122,7 +124,7 @@ def earlier_sites(
     for name in new_groups:
         if name not in plates:
             raise ModelError(mismatch("new_groups", f"plates among {sorted(plates)}", repr(name)))
-    kept = []
+    found = {}
     for name, site in trace.items():
         if site["type"] != "sample" or site["is_observed"] or is_factor(site):
             continue
@@ -135,30 +137,19 @@ def earlier_sites(
                 "Pass the same groups, or new_groups=plate if the members of its plate are new."
             )
             raise ModelError(mismatch(f"site {name!r}", expected, f"shape {shape}", remedy))
-        kept.append(name)
-    return tuple(kept)
+        found[name] = site["fn"].support
+        if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(found[name])):
+            expected = "a support that depends on no other site or array"
+            raise ModelError(mismatch(f"update: site {name!r}", expected, str(found[name])))
+    return found
 
 
 def unconstrained_values(
-    model: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    draws: Mapping[str, np.ndarray],
-    sites: tuple[str, ...],
+    draws: Mapping[str, np.ndarray], supports: Mapping[str, Constraint]
 ) -> np.ndarray:
-    """Draws of sites in the coordinates of `Earlier`, `(num_draws, dim)`, in double precision.
-
-    Raises:
-        ModelError: the support of a site depends on other sites.
-    """
-    call, _, _ = model_call(model, args, kwargs)
-    _, trace = abstract_call(call)
+    """Draws of sites in the coordinates of `Earlier`, `(num_draws, dim)`, in double precision."""
     parts = []
-    for name in sites:
-        support = trace[name]["fn"].support
-        if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(support)):
-            expected = "supports that depend on no other site or array"
-            raise ModelError(mismatch(f"update: site {name!r}", expected, str(support)))
+    for name, support in supports.items():
         with jax.enable_x64(True):
             z = biject_to(support).inv(jnp.asarray(draws[name], jnp.float64))
         parts.append(np.asarray(z, np.float64).reshape(len(z), -1))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from xarray import DataTree
 
 _LEVEL = 0.05  # probability that exact inference is found wrong
-_MIN_SETS = 20  # of a status, for its row
+LEAST_SETS = 20  # in all, and of a status for its row
 _POWER = 0.84  # normal quantile of 80 %
 
 
@@ -124,7 +124,7 @@ class Calibration:
         for name, values in self.ranks.items():
             for index in np.ndindex(values.shape[1:]):
                 one = values[(slice(None), *index)]
-                label = f"{name}[{', '.join(map(str, index))}]" if index else name
+                label = f"{name}[{','.join(map(str, index))}]" if index else name
                 yield label, one[np.isfinite(one)]
 
     def __repr__(self) -> str:
@@ -146,7 +146,7 @@ class Calibration:
         ranks = [x[chosen].reshape(row["fits"], -1) for x in self.ranks.values()]
         values = np.concatenate(ranks, axis=1)
         values = values[np.isfinite(values).all(axis=1)]
-        if len(values) < _MIN_SETS:
+        if len(values) < LEAST_SETS:
             return row
         scores = _normal_scores(values)
         for name, by_fit in {
@@ -184,9 +184,6 @@ def _deviation(ranks: np.ndarray, num_scalars: int) -> Deviation:
     from scipy import stats  # slow to import
 
     num = len(ranks)
-    if num < 2:
-        nan = math.nan
-        return Deviation(nan, nan, nan, nan, nan, nan, 1.0)
     scores = _normal_scores(ranks)
     bias, square = scores.mean(), (scores**2).sum()
     tests = [

@@ -65,7 +65,7 @@ def prior_datatree(state: ModelState, key: Array, num_draws: int, **options: Any
     """See `Prior.to_datatree`."""
     groups = prior_groups(state, key, num_draws)
     if state.target.structure.observed:
-        groups["observed_data"] = _observed_data(state, state.batch)
+        groups["observed_data"] = observed_data(state, state.batch)
     return _export(state, groups, dict(_LIBRARY), options)
 
 
@@ -113,7 +113,7 @@ def _groups(result: FitResult, key: Array, num_draws: int) -> dict[str, Arrays]:
         },
         "log_likelihood": pointwise.log_likelihood(result, full.batch, z),
         "sample_stats": stats,
-        "observed_data": _observed_data(result, full.batch),
+        "observed_data": observed_data(result, full.batch),
         "constant_data": _constant_data(result.arguments, full.batch, sorted(constant)),
     }
 
@@ -159,7 +159,8 @@ def _weighted(result: FitResult, key: Array, num_draws: int) -> tuple[Arrays, Ar
     return drawn.z, stats
 
 
-def _observed_data(state: ModelState, batch: Batch) -> Arrays:
+def observed_data(state: ModelState, batch: Batch) -> Arrays:
+    """The data of the observed sites, by site."""
     observe = state.target.program(_observations)
     return jax.device_get(observe(batch, state.variables.model, state.mutable))
 

@@ -33,7 +33,6 @@ from vijax.model import (
 )
 from vijax.model.data_dependence import abstract_position, dependent_sites, required_arrays
 from vijax.posterior.result import FitResult
-from vijax.runtime.device_layout import mesh_layout
 from vijax.runtime.errors import GuideError, VijaxError
 from vijax.runtime.stopwatch import Timing
 from vijax.storage import call, checks, codec
@@ -55,33 +54,33 @@ def save(result: FitResult, path: str | os.PathLike[str]) -> None:
     codec.write(path, *_encode(result))
 
 
-def read(
-    path: str | os.PathLike[str],
+Contents = tuple[Any, list[np.ndarray]]  # of a file, see `codec.read`
+
+
+def decode(
+    contents: Contents,
+    label: str,
     model: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    given: Call,
     options: dict[str, Any],
 ) -> FitResult:
-    """Reads a file written by `save`; `options` are those of `vijax.load`."""
-    if options["mesh"] is not None:
-        mesh_layout(options["mesh"])
+    """The result with the contents of a file written by `save`.
+
+    Args:
+        contents: from `codec.read`.
+        label: of the file, for errors.
+        model: the model function.
+        given: its arguments, if any.
+        options: those of `vijax.load`.
+    """
     bound = bound_arguments(model)
-    model, args, kwargs = unwrap(model, args, kwargs)
-    return _with_bound(_read(path, str(path), model, (args, kwargs), options), bound)
+    model, args, kwargs = unwrap(model, *given)
+    return _with_bound(_checked(contents, label, model, (args, kwargs), options), bound)
 
 
 def to_bytes(result: FitResult) -> bytes:
     """The contents of the file that `save` writes."""
     return codec.to_bytes(*_encode(result))
-
-
-def from_bytes(
-    blob: bytes, label: str, model: Callable[..., Any], given: Call, options: dict[str, Any]
-) -> FitResult:
-    """The result with these contents; `given` are the arguments of the model, if any."""
-    bound = bound_arguments(model)
-    model, args, kwargs = unwrap(model, *given)
-    return _with_bound(_read(io.BytesIO(blob), label, model, (args, kwargs), options), bound)
 
 
 def pickled(result: FitResult) -> tuple[Any, ...]:
@@ -105,7 +104,9 @@ def unpickled(
 ) -> FitResult:
     """The inverse of `pickled`."""
     defaults = {"objective": None, "optimizer": None, "mesh": None}
-    found = _read(io.BytesIO(blob), "pickled posterior", model, given, defaults | options)
+    label = "pickled posterior"
+    contents = codec.read(io.BytesIO(blob), label)
+    found = _checked(contents, label, model, given, defaults | options)
     return _with_bound(found, options["bound"])
 
 
@@ -165,14 +166,14 @@ def _needed(*state: Any) -> frozenset[str]:
         return frozenset(batch.data)
 
 
-def _read(
-    source: str | os.PathLike[str] | io.BytesIO,
+def _checked(
+    contents: Contents,
     label: str,
     model: Callable[..., Any],
     given: Call,
     options: dict[str, Any],
 ) -> FitResult:
-    manifest, arrays = codec.read(source, label)
+    manifest, arrays = contents
     try:
         checks.check_format(manifest, label)
         return _decode(manifest, Reader(arrays), model, given, options)

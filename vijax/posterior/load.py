@@ -14,6 +14,8 @@ from vijax.posterior.many import files as many_files
 from vijax.posterior.many.datasets import calls_of
 from vijax.posterior.many.fits import Fits
 from vijax.posterior.posterior import Posterior
+from vijax.runtime.device_layout import mesh_layout
+from vijax.storage import codec
 
 
 def load(
@@ -58,8 +60,10 @@ def load(
     """
     options = {"guide": guide, "algorithm": algorithm, "objective": objective}
     options |= {"optimizer": optimizer, "mesh": mesh}
-    many = many_files.contents(path)
-    if many is not None:
+    if mesh is not None:
+        mesh_layout(mesh)
+    manifest, arrays = codec.read(path, str(path))
+    if isinstance(manifest, dict) and manifest.get("format") == many_files.FORMAT:
         calls = calls_of(args[0], kwargs)[0] if args else None
-        return Fits(*many_files.read(*many, str(path), model, calls, options))
-    return Posterior(files.read(path, model, args, kwargs, options))
+        return Fits(*many_files.read(manifest, arrays, str(path), model, calls, options))
+    return Posterior(files.decode((manifest, arrays), str(path), model, (args, kwargs), options))

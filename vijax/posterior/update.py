@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ from jax import Array
 
 from vijax.contracts import DensityGuide
 from vijax.diagnostics.earlier_data import EarlierData, Replaced
-from vijax.model.updating import Earlier, Updated, earlier_sites, unconstrained_values
+from vijax.model.updating import Earlier, Updated, earlier_supports, unconstrained_values
 from vijax.posterior import draws, sampling
 from vijax.posterior.result import FitResult
 from vijax.runtime.errors import ModelError, mismatch
@@ -46,16 +45,22 @@ def update(
         raise ValueError(mismatch("forgetting", "a number above 0, up to 1", forgetting))
     model = result.model.model if isinstance(result.model, Updated) else result.model
     shapes = {site.name: site.shape for site in result.target.space.sites}
-    sites = earlier_sites(model, args, kwargs, shapes, new_groups)
-    if not sites:
+    supports = earlier_supports(model, args, kwargs, shapes, new_groups)
+    if not supports:
         raise ModelError(mismatch("update", "latents that earlier data were about", "none"))
-    before, covariance = _moments(result, model, args, kwargs, sites, fold_in(key, 1))
+    labels = _labels(result, supports)
+    last = result.assessment.diagnostics.earlier
+    replaced = () if last is None else last.replaced_on(labels)
+    if last is not None and last.labels == labels:
+        before, covariance = last.now, last.covariance
+    else:
+        before, covariance = _moments(result, supports, fold_in(key, 1))
     scale = np.linalg.cholesky(_regular(covariance)) / np.sqrt(forgetting)
     dtype = jnp.result_type(float)
     earlier = Earlier(jnp.asarray(before.mean, dtype), jnp.asarray(scale, dtype))
     (fit,) = _registered
     posterior = fit(
-        _updated(model, sites),
+        Updated(model, tuple(supports)),
         *args,
         rng_key=fold_in(key, 2),
         model_kwargs={**kwargs, "earlier": earlier},
@@ -64,27 +69,16 @@ def update(
     found = posterior._result
     if not np.isfinite(found.assessment.elbo):  # no draws
         return found
-    after, _ = _moments(found, model, args, kwargs, sites, fold_in(key, 3))
-    history = _history(result, found, sites, before, after, forgetting)
+    forgotten = tuple(one.forgotten(forgetting) for one in (*replaced, before))
+    history = EarlierData(labels, forgotten, *_moments(found, supports, fold_in(key, 3)))
     diagnostics = found.assessment.diagnostics._replace(earlier=history)
     return dataclasses.replace(found, assessment=found.assessment._replace(diagnostics=diagnostics))
 
 
-@functools.lru_cache(maxsize=64)
-def _updated(model: Callable[..., Any], sites: tuple[str, ...]) -> Updated:
-    """One object for all updates of a model, so that its programs are compiled once."""
-    return Updated(model, sites)
-
-
 def _moments(
-    result: FitResult,
-    model: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    sites: tuple[str, ...],
-    key: Array,
+    result: FitResult, supports: Mapping[str, Any], key: Array
 ) -> tuple[Replaced, np.ndarray]:
-    """Moments and covariance by chain states or weighted draws.
+    """Moments and covariance of the sites in `supports`, by chain states or weighted draws.
 
     Weighted, too, where the fit is certified: the small errors that it may have add up.
     """
@@ -99,7 +93,7 @@ def _moments(
     else:
         z = sampling.unconstrained(result, key, num)
     values = draws.constrain(result, z, result.unknown)
-    points = unconstrained_values(model, args, kwargs, values, sites)
+    points = unconstrained_values(values, supports)
     weights = np.ones(len(points)) if weights is None else weights
     weights = weights / weights.sum()
     mean = weights @ points
@@ -116,30 +110,11 @@ def _regular(covariance: np.ndarray) -> np.ndarray:
     return correlation * np.outer(sd, sd)
 
 
-def _history(
-    result: FitResult,
-    found: FitResult,
-    sites: tuple[str, ...],
-    before: Replaced,
-    after: Replaced,
-    forgetting: float,
-) -> EarlierData:
-    labels = _labels(found, sites, len(before.mean))
-    last, replaced = result.assessment.diagnostics.earlier, [before]
-    if last is not None and {*labels} <= {*last.labels}:
-        columns = [last.labels.index(label) for label in labels]
-        replaced = [*(one.chosen(columns) for one in last.replaced), before]
-    forgotten = tuple(one.forgotten(forgetting) for one in replaced)
-    return EarlierData(labels, forgotten, after.mean, after.sd)
-
-
-def _labels(result: FitResult, sites: tuple[str, ...], dim: int) -> tuple[str, ...]:
+def _labels(result: FitResult, sites: Iterable[str]) -> tuple[str, ...]:
     """Names of the coordinates of `Earlier`."""
-    by_name = {site.name: site for site in result.target.space.sites}
+    shapes = {site.name: site.z_shape for site in result.target.space.sites}
     labels: list[str] = []
     for name in sites:
-        shape = by_name[name].z_shape
-        indices = np.ndindex(*shape)
-        labels += [f"{name}[{', '.join(map(str, i))}]" if i else name for i in indices]
-    assert len(labels) == dim
+        indices = np.ndindex(*shapes[name])
+        labels += [f"{name}[{','.join(map(str, i))}]" if i else name for i in indices]
     return tuple(labels)

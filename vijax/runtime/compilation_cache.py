@@ -24,6 +24,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from vijax.runtime.device_layout import available_cpus
+
 VARIABLE = "VIJAX_CACHE"
 MAX_BYTES = 2**29
 _OFF = ("0", "off", "false", "no")
@@ -272,11 +274,7 @@ def _machine() -> str:
 
     A folder may be shared by machines whose processors have other instructions.
     """
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on all platforms
-        cores = os.cpu_count() or 1
-    parts = [platform.machine(), str(cores), os.environ.get("NPROC", "")]
+    parts = [platform.machine(), str(available_cpus()), os.environ.get("NPROC", "")]
     names = ("vendor_id", "model name", "flags", "Features", "CPU implementer", "CPU part", "isa")
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import dataclasses
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -179,3 +180,10 @@ def _fetched(leaf: Any) -> Any:
         words = _fetched(jax.random.key_data(leaf))
         return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
     return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+
+
+def available_cpus() -> int:
+    """Number of processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

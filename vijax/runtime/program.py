@@ -43,8 +43,9 @@ class Program:
         Raises:
             KeyboardInterrupt: the fit is overdue.
         """
-        self.compile(*args)
-        with OnDisk():  # outside of a fit it is compiled here
+        if self.compile(*args):
+            return self._jit(*args)
+        with OnDisk():  # it may be compiled here
             return self._jit(*args)
 
     def __getattr__(self, name: str) -> Any:
@@ -52,25 +53,30 @@ class Program:
             raise AttributeError(name)
         return getattr(self._jit, name)
 
-    def compile(self, *args: Any) -> None:
+    def compile(self, *args: Any) -> bool:
         """Compiles the program for such arguments, if it is not yet; it runs nothing.
+
+        Returns:
+            Whether it is compiled: not outside of a fit, nor inside of another program.
 
         Raises:
             KeyboardInterrupt: the fit is overdue.
         """
         limit = current_limit()
         if limit is None:
-            return
+            return False
         stop_if_overdue()
         tick()
         leaves, structure = jax.tree.flatten(args)
         if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):  # a part of another program
-            return
+            return False
         signature = (structure, *map(_kind, leaves))
+        if jax.process_count() > 1:  # which have to compile in step
+            return False
         if signature not in self._compiled:
-            if jax.process_count() == 1:  # several processes have to compile in step
-                self._compile(limit, args)
+            self._compile(limit, args)
             self._compiled.add(signature)
+        return True
 
     def _compile(self, limit: Limit, args: tuple[Any, ...]) -> None:
         start = time.perf_counter()

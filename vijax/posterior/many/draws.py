@@ -16,7 +16,7 @@ from vijax.posterior import draws as single
 from vijax.posterior.result import FitResult
 from vijax.runtime.blockwise import Arrays
 from vijax.runtime.device_layout import on_host
-from vijax.runtime.keys import fold_in, host_rng
+from vijax.runtime.keys import host_rng
 from vijax.runtime.stacks import Packed, pack
 
 _SETS = 64  # in one call of the program
@@ -72,8 +72,3 @@ def stacked_constrain(target: Target, z: Packed, stacked: Batch) -> Packed:
         return jax.vmap(lambda one: pack(target.constrain(one.unpack(), batch, {}, {})))(z)
 
     return jax.vmap(of_set)(z, stacked)
-
-
-def key_of_draws(key: Array, number: int) -> Array:
-    """The key of the draws of one of many posteriors."""
-    return fold_in(key, number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -78,22 +79,19 @@ def read(
     given = [((), {})] * len(labels) if calls is None else list(calls)
     if len(given) != len(labels):
         raise VijaxError(mismatch("datasets", f"the {len(labels)} data sets", f"{len(given)}"))
-    results, start = [], 0
+    results: list[FitResult | None] = []
+    start = 0
     for end, call in zip(ends.tolist(), given, strict=True):
         blob, start = content[start:end], end
-        found = single.from_bytes(blob, label, model, call, options) if blob else None
-        results.append(found if found is None or calls is None else compact(found))
+        if not blob:
+            results.append(None)
+            continue
+        found = single.decode(codec.read(io.BytesIO(blob), label), label, model, call, options)
+        results.append(found if calls is None else compact(found))
     errors = {int(i): VijaxError(text) for i, text in manifest["errors"].items()}
     key = reader.decode(manifest["key"])
     key = key if isinstance(key, jax.Array) else jax.numpy.asarray(key)
     return Contents(results, given, labels, errors, key, manifest["seconds"])
-
-
-def contents(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[np.ndarray]] | None:
-    """The contents of a file written by `save`, `None` for another."""
-    manifest, arrays = codec.read(path, str(path))
-    many = isinstance(manifest, dict) and manifest.get("format") == FORMAT
-    return (manifest, arrays) if many else None
 
 
 def _plain(label: Any) -> Any:

@@ -197,14 +197,14 @@ class Fits:
             if one is not None and fast.is_fast(one):
                 groups[id(one.target)].append(i)
             elif one is not None:
-                of_set = fast.key_of_draws(key, i)
+                of_set = fold_in(key, i)
                 drawn = self._posterior(i).sample(num_draws, rng_key=of_set, corrected=corrected)
                 marginalized = one.target.marginalized.sizes
                 out[i] = {name: x for name, x in drawn.items() if name not in marginalized}
         for rows in groups.values():
             results = [with_data(self._result(i), self._calls[i]) for i in rows]
             z = [
-                fast.unconstrained(one, fast.key_of_draws(key, i), num_draws, corrected)
+                fast.unconstrained(one, fold_in(key, i), num_draws, corrected)
                 for one, i in zip(results, rows, strict=True)
             ]
             for i, values in zip(rows, fast.constrained(results, z), strict=True):

@@ -6,6 +6,7 @@ import inspect
 import itertools
 import re
 import sys
+from pathlib import Path
 
 from sphinx.util.nodes import make_refnode
 
@@ -33,17 +34,15 @@ MODULES = (
 UNDOCUMENTED = (r"vijax\..*", r"[A-Z]\w*")
 BAR = re.compile(r"\|(?=(?:[^`]*`[^`]*`)*[^`]*$)")  # between cells, not inside of code
 HIDDEN_COLON = "\ue000"
-# Types of results, which have no shorter name.
-RESULTS = (
-    "vijax.auto.history.Attempt",
-    "vijax.diagnostics.importance.Importance",
-    "vijax.diagnostics.stein_discrepancy.Discrepancy",
-    "vijax.posterior.diagnostics.ChainDiagnostics",
-    "vijax.posterior.diagnostics.Corrections",
-    "vijax.posterior.diagnostics.FitDiagnostics",
-    "vijax.posterior.evidence.Bracket",
-    "vijax.posterior.evidence.Evidence",
-)
+# Types of results, which have no shorter name: the page lists them with their modules.
+RESULTS = [
+    f"vijax.{name}"
+    for name in re.findall(
+        r"^   ~(\w+\.[\w.]+)$",
+        (Path(__file__).parents[1] / "api.md").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+]
 
 
 def public_objects():

@@ -91,7 +91,8 @@ def members(cls, described):
     methods, properties = {}, {}
     for base in (base for base in cls.__mro__ if base.__module__.startswith("vijax.")):
         for name, value in vars(base).items():
-            if name[0] == "_" or name in described:
+            # scikit-learn gives its estimators methods of its own
+            if name[0] == "_" or name in described or type(value).__module__[:7] == "sklearn":
                 continue
             if isinstance(value, (property, functools.cached_property)):
                 properties[name] = None

@@ -35,17 +35,23 @@ class Replaced(NamedTuple):
 
 
 class EarlierData(NamedTuple):
-    """Posteriors of earlier data that took the place of the priors, one after another.
+    """What took the place of earlier data, in one update after another.
 
     Attributes:
         labels: of the coordinates, `(dim,)`.
-        replaced: by update.
-        now: the posterior, which the next update replaces.
+        num_updates: number of updates.
+        num_kept: number of earlier batches whose data are kept.
+        replaced: the posteriors that normal distributions took the place of.
+        before: the posterior before the last update.
+        now: the posterior after it.
         covariance: its covariance, `(dim, dim)`.
     """
 
     labels: tuple[str, ...]
+    num_updates: int
+    num_kept: int
     replaced: tuple[Replaced, ...]
+    before: Replaced
     now: Replaced
     covariance: np.ndarray
 
@@ -88,7 +94,7 @@ class EarlierData(NamedTuple):
         If new data come from the same distribution, a mean changes with variance `sd_before^2 -
         sd_now^2`.
         """
-        last = self.replaced[-1]
+        last = self.before
         expected = np.maximum(last.sd**2 - self.now.sd**2, 1e-4 * last.sd**2)
         return (self.now.mean - last.mean) / np.sqrt(expected)
 
@@ -96,7 +102,7 @@ class EarlierData(NamedTuple):
     def doubts(self) -> tuple[str, ...]:
         """Why the posterior may be inaccurate; empty if nothing is known against it."""
         worst = int(np.argmax(self.error))
-        if self.error[worst] <= TOLERATED:
+        if not self.replaced or self.error[worst] <= TOLERATED:
             return ()
         return (
             "earlier data are represented by a normal distribution: means may be off by "
@@ -113,9 +119,15 @@ class EarlierData(NamedTuple):
         largest = float(abs(self.change[worst]))
         p = -math.expm1(len(self.change) * math.log1p(-min(2 * float(ndtr(-largest)), 1 - 1e-16)))
         moved = "drift: the new data moved" if p < _DRIFT else "no drift: the new data moved"
+        cost = "without error from earlier data"
+        if self.replaced:
+            cost = (
+                "normal distributions in place of earlier data cost an expected "
+                f"{self.error.max():.2f} sd of a mean"
+            )
+        kept = f"; the last {self.num_kept} batches are kept" if self.num_kept else ""
         return (
-            f"update {len(self.replaced)}: normal distributions in place of earlier data cost an "
-            f"expected {self.error.max():.2f} sd of a mean",
+            f"update {self.num_updates}: {cost}{kept}",
             f"{moved} {self.labels[worst]} by {largest:.1f} sds of what chance explains "
             f"(probability {p:.2g})",
         )

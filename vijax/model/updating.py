@@ -1,9 +1,10 @@
-"""A model whose prior is the posterior of earlier data: a normal distribution of its latents."""
+"""A model given earlier data: its posterior in place of the priors, and batches since."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -12,18 +13,24 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 from jax import Array
-from numpyro.distributions import MultivariateNormal, biject_to
+from numpyro.distributions import MultivariateNormal, Normal, TransformedDistribution, biject_to
 from numpyro.distributions.constraints import Constraint
+from numpyro.distributions.transforms import Transform
+from numpyro.handlers import block, substitute, trace
 from numpyro.primitives import Messenger
 
-from vijax.model.predictive import abstract_call, model_call
+from vijax.contracts.conjugate import ConjugateBlock
+from vijax.families.exponential_family import ExponentialFamily
+from vijax.model.conjugate_priors import ConjugatePriors
+from vijax.model.predictive import abstract_call
+from vijax.model.tracing.arguments import ModelCall
 from vijax.model.tracing.sites import is_factor
 from vijax.runtime.errors import ModelError, mismatch
 
 FACTOR = "earlier_data"
 
 
-class Earlier(NamedTuple):
+class NormalPrior(NamedTuple):
     """The normal distribution of the latents in unconstrained space, sites in order.
 
     Attributes:
@@ -35,19 +42,48 @@ class Earlier(NamedTuple):
     scale_tril: Array
 
 
+class Batches(NamedTuple):
+    """Calls of the model with earlier data, of equal shapes.
+
+    Attributes:
+        arrays: by leaf of the arguments, `(capacity, *shape)`; `None` where it is not an array.
+        used: `(capacity,)`, whether there is a call; others are copies of one.
+        log_evidence: of these data given those before them, `()`.
+    """
+
+    arrays: tuple[Array | None, ...]
+    used: Array
+    log_evidence: Array
+
+
+class Earlier(NamedTuple):
+    """Earlier data: a distribution that takes the place of the priors, and batches since.
+
+    Attributes:
+        prior: the normal distribution or the families of blocks by name; `None` for the model's
+            priors.
+        batches: the data that came after those which `prior` is about.
+    """
+
+    prior: NormalPrior | dict[str, ExponentialFamily] | None = None
+    batches: Batches | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class Updated:
-    """`model(*args, **kwargs)` with the density of `earlier` in place of the priors of `sites`.
+    """`model(*args, **kwargs)` given `earlier` data.
 
     Without `earlier`, as for predictions, it is the model.
 
     Attributes:
         model: the model function.
-        sites: the latent sites that earlier data were about, in order.
+        sites: those whose priors the normal distribution takes the place of, in order.
+        blocks: those whose priors are members of their conjugate families.
     """
 
     model: Callable[..., Any]
-    sites: tuple[str, ...]
+    sites: tuple[str, ...] = ()
+    blocks: tuple[ConjugateBlock, ...] = ()
 
     @property
     def __name__(self) -> str:
@@ -67,39 +103,93 @@ class Updated:
         """Runs the model; see the class."""
         if earlier is None:
             return self.model(*args, **kwargs)
-        kept = _WithoutPriors(self.sites)
-        with kept:
+        prior, batches = earlier
+        families = prior if isinstance(prior, dict) else {}
+        recorded = _Recorded(self.sites, prior)
+        with recorded, ConjugatePriors(self.blocks, families):
             returned = self.model(*args, **kwargs)
-        parts = [kept.values[name] for name in self.sites]
-        z = jnp.concatenate([jnp.ravel(part) for part, _ in parts])
-        normal = MultivariateNormal(earlier.mean, scale_tril=earlier.scale_tril)
-        numpyro.factor(FACTOR, normal.log_prob(z) - sum(jnp.sum(part) for _, part in parts))
+        factors: list[Any] = []
+        if isinstance(prior, NormalPrior):
+            parts = [recorded.unconstrained[name] for name in self.sites]
+            z = jnp.concatenate([jnp.ravel(part) for part, _ in parts])
+            normal = MultivariateNormal(prior.mean, scale_tril=prior.scale_tril)
+            factors += [normal.log_prob(z), *(-jnp.sum(part) for _, part in parts)]
+        if batches is not None:
+            factors += [self._log_likelihood(batches, args, kwargs, recorded.values)]
+            factors += [-batches.log_evidence]
+        if factors:
+            numpyro.factor(FACTOR, sum(factors))
         return returned
 
+    def _log_likelihood(
+        self, batches: Batches, args: Any, kwargs: Any, values: Mapping[str, Any]
+    ) -> Array:
+        """Of the data in `batches`, at the values of the latents."""
+        leaves, treedef = jax.tree.flatten((args, kwargs))
 
-class _WithoutPriors(Messenger):
-    """Masks the priors of sites, and keeps their unconstrained values and log Jacobians."""
+        def of_one(arrays: tuple[Array | None, ...]) -> Array:
+            pairs = zip(leaves, arrays, strict=True)
+            args, kwargs = treedef.unflatten([x if own is None else own for x, own in pairs])
+            with block(), trace() as found, substitute(data=dict(values)):
+                self.model(*args, **kwargs)
+            return sum(map(_log_density, filter(_is_observed, found.values())), jnp.zeros(()))
 
-    def __init__(self, sites: tuple[str, ...]) -> None:
+        each = jax.vmap(of_one)(batches.arrays)
+        return jnp.sum(jnp.where(batches.used, each, 0.0))
+
+
+class _Recorded(Messenger):
+    """Keeps the values of sites; replaces the priors of some, which then add nothing.
+
+    Their distributions only have the location and scale of the normal prior, where solvers start.
+    So they depend on no other site.
+
+    Attributes:
+        values: of all latent sites and parameters.
+        unconstrained: of the sites without priors: their unconstrained values and log Jacobians.
+    """
+
+    def __init__(self, sites: tuple[str, ...], prior: Any) -> None:
         super().__init__(None)
-        self.sites = frozenset(sites)
-        self.values: dict[str, tuple[Array, Array]] = {}
+        self.sites, self.prior, self.end = frozenset(sites), prior, 0
+        self.values: dict[str, Any] = {}
+        self.unconstrained: dict[str, tuple[Array, Array]] = {}
+        self._transforms: dict[str, Transform] = {}
 
     def process_message(self, msg: dict[str, Any]) -> None:
         if msg["type"] == "sample" and msg["name"] in self.sites:
-            msg["fn"] = msg["fn"].mask(False)
+            fn = msg["fn"]
+            transform = self._transforms[msg["name"]] = biject_to(fn.support)
+            shape = transform.inverse_shape(fn.shape())
+            place = slice(self.end, self.end + math.prod(shape))
+            self.end = place.stop
+            scale = jnp.linalg.norm(self.prior.scale_tril[place], axis=1)
+            normal = Normal(self.prior.mean[place].reshape(shape), scale.reshape(shape))
+            base = normal.to_event(transform.domain.event_dim)
+            moved = TransformedDistribution(base, transform)
+            msg["fn"] = moved.to_event(fn.event_dim - moved.event_dim).mask(False)
 
     def postprocess_message(self, msg: dict[str, Any]) -> None:
+        if msg["type"] == "param" or (msg["type"] == "sample" and not msg["is_observed"]):
+            self.values[msg["name"]] = msg["value"]
         if msg["type"] == "sample" and msg["name"] in self.sites:
-            transform = biject_to(msg["fn"].support)
+            transform = self._transforms[msg["name"]]
             z = transform.inv(msg["value"])
-            self.values[msg["name"]] = z, transform.log_abs_det_jacobian(z, msg["value"])
+            log_det = transform.log_abs_det_jacobian(z, msg["value"])
+            self.unconstrained[msg["name"]] = z, log_det
+
+
+def _is_observed(site: Mapping[str, Any]) -> bool:
+    return site["type"] == "sample" and site["is_observed"]
+
+
+def _log_density(site: Mapping[str, Any]) -> Array:
+    log_density = jnp.sum(site["fn"].log_prob(site["value"]))
+    return log_density if site["scale"] is None else site["scale"] * log_density
 
 
 def earlier_supports(
-    model: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    call: ModelCall,
     shapes: Mapping[str, tuple[int, ...]],
     new_groups: tuple[str, ...],
 ) -> dict[str, Constraint]:
@@ -108,9 +198,7 @@ def earlier_supports(
     Those of plates in `new_groups` are other latents of the same names.
 
     Args:
-        model: the model function.
-        args: its new positional arguments.
-        kwargs: its new keyword arguments.
+        call: the model with its new arguments.
         shapes: of the latent sites of the earlier fit.
         new_groups: names of plates.
 
@@ -118,14 +206,13 @@ def earlier_supports(
         ModelError: a latent has another shape, its support depends on other sites or arrays, or a
             plate is unknown.
     """
-    call, _, _ = model_call(model, args, kwargs)
-    _, trace = abstract_call(call)
-    plates = {name for name, site in trace.items() if site["type"] == "plate"}
+    _, sites = abstract_call(call)
+    plates = {name for name, site in sites.items() if site["type"] == "plate"}
     for name in new_groups:
         if name not in plates:
             raise ModelError(mismatch("new_groups", f"plates among {sorted(plates)}", repr(name)))
     found = {}
-    for name, site in trace.items():
+    for name, site in sites.items():
         if site["type"] != "sample" or site["is_observed"] or is_factor(site):
             continue
         if any(plate.name in new_groups for plate in site["cond_indep_stack"]):
@@ -147,7 +234,7 @@ def earlier_supports(
 def unconstrained_values(
     draws: Mapping[str, np.ndarray], supports: Mapping[str, Constraint]
 ) -> np.ndarray:
-    """Draws of sites in the coordinates of `Earlier`, `(num_draws, dim)`, in double precision."""
+    """Draws of sites in the coordinates of `NormalPrior`, `(num_draws, dim)`, in double precision."""
     parts = []
     for name, support in supports.items():
         with jax.enable_x64(True):

@@ -12,7 +12,7 @@ import numpy as np
 from vijax.runtime.errors import mismatch
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from pandas import DataFrame
     from xarray import DataTree
 
 _LEVEL = 0.05  # probability that exact inference is found wrong
@@ -70,14 +70,14 @@ class Calibration:
         """
         return not self._wrong()
 
-    def summary(self) -> pd.DataFrame:
+    def summary(self) -> DataFrame:
         """One row a scalar, with the columns of `Deviation`."""
         import pandas as pd  # slow to import
 
         rows = self._deviations()
         return pd.DataFrame(rows.values(), index=list(rows), columns=Deviation._fields)
 
-    def by_status(self) -> pd.DataFrame:
+    def by_status(self) -> DataFrame:
         """One row a status: number of fits, bias, spread and coverage, all scalars together.
 
         A status is a function of the data, so that ranks are uniform among the fits of each, too.

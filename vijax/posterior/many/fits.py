@@ -32,8 +32,8 @@ _SHOWN = 10  # labels that a report lists
 class Fits:
     """The posteriors of one model given many data sets, returned by `vijax.fit_many`.
 
-    `len(fits)`, iteration and `fits[label]` give ordinary `Posterior`s, which are made on demand:
-    of each only parameters, diagnostics and, where these correct its draws, up to 1,000 states of
+    `len(fits)` is their number; iteration and `fits[label]` give each as a `Posterior`, which is
+    made on demand: of each only parameters, diagnostics and, where these correct its draws, up to 1,000 states of
     chains are kept.
     """
 

@@ -1,0 +1,93 @@
+"""What an update passes on of a posterior without an approximation: batches, conjugate families."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from vijax.contracts.conjugate import ConjugateBlock
+from vijax.guides.conjugate import BoundConjugate
+from vijax.model import Arguments, split
+from vijax.model.conjugate_priors import are_priors
+from vijax.model.updating import Batches, Earlier, NormalPrior
+from vijax.posterior import sampling
+from vijax.posterior.result import FitResult
+
+# Numbers of batches for which there are programs: few, since each is compiled.
+_CAPACITIES = (8, 64)
+_MAX_ELEMENTS = 2**20  # of the data that are kept: more rows leave little skewness
+_EQUAL = 0.02  # sd of log weights up to which the guide is the posterior: means within 0.02 sd
+_NUM_DRAWS = 1000
+
+
+def earlier_of(result: FitResult) -> Earlier:
+    """What the fit had of earlier data."""
+    _, kwargs = result.arguments.join(result.batch.data)
+    return kwargs.get("earlier") or Earlier()
+
+
+def prior_of(result: FitResult) -> NormalPrior | dict[str, Any] | None:
+    """What took the place of the model's priors in the fit."""
+    return earlier_of(result).prior
+
+
+def kept_batches(
+    result: FitResult, model: Callable[..., Any], new: Arguments
+) -> Batches | None:
+    """The batches that the fit kept, and its own data; `None` where they are not to be kept.
+
+    Args:
+        result: the earlier fit.
+        model: the model function.
+        new: the arguments of the update, without earlier data.
+    """
+    target = result.target
+    if result.missing or target.marginalized.sizes or target.space.discrete.sites:
+        return None
+    args, kwargs = result.arguments.join(result.batch.data)
+    before = (kwargs.pop("earlier", None) or Earlier()).batches
+    arguments, data = split(model, args, kwargs, on_device=False)
+    count = 0 if before is None else int(before.used.sum())
+    if arguments.lookup != new.lookup or count == _CAPACITIES[-1]:
+        return None
+    capacity = next(one for one in _CAPACITIES if one > count)
+    if capacity * sum(array.size for array in data.values()) > _MAX_ELEMENTS:
+        return None
+    own = [data.get(name) for name in arguments.names]
+    kept = [None] * len(own) if before is None else before.arrays
+
+    def extended(array: Any, earlier: Any) -> Any:
+        if array is None:
+            return None
+        rows = [array[None]] if earlier is None else [np.asarray(earlier)[:count], array[None]]
+        found = np.concatenate(rows)
+        return np.concatenate([found, np.repeat(array[None], capacity - count - 1, axis=0)])
+
+    arrays = tuple(map(extended, own, kept))
+    evidence = _log_evidence(result) + (0.0 if before is None else float(before.log_evidence))
+    dtype = jnp.result_type(float)
+    return Batches(arrays, np.arange(capacity) <= count, np.asarray(evidence, dtype))
+
+
+def _log_evidence(result: FitResult) -> float:
+    found = result.assessment.importance
+    return float(result.assessment.elbo) if found is None else found.log_evidence
+
+
+def conjugate_blocks(
+    result: FitResult, supports: Mapping[str, Any], key: Array
+) -> tuple[ConjugateBlock, ...]:
+    """The blocks of a conjugate guide that is the posterior and can be a prior; empty if not."""
+    guide = result.guide
+    if not isinstance(guide, BoundConjugate) or result.missing:
+        return ()
+    if not are_priors(guide.plan.blocks, supports):
+        return ()
+    proposed, _ = sampling.proposals(result, key, _NUM_DRAWS)
+    rounding = 2 * result.assessment.diagnostics.rounding
+    return guide.plan.blocks if proposed.log_weights.std() <= max(_EQUAL, rounding) else ()

@@ -2,9 +2,11 @@
 
 import pickle
 
+import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+import pandas as pd
 import pytest
 
 import vijax
@@ -65,6 +67,118 @@ def test_normal_posteriors_are_updated_exactly(forgetting):
     assert loaded.report() == posterior.report()
 
 
+def coin(y):
+    p = numpyro.sample("p", dist.Beta(2.0, 3.0))
+    with numpyro.plate("rows", len(y)):
+        numpyro.sample("y", dist.Bernoulli(p), obs=y)
+
+
+def noisy_regression(x, y):
+    tau = numpyro.sample("tau", dist.Gamma(2.0, 1.0))
+    w = numpyro.sample("w", dist.Normal(0.0, 1 / jnp.sqrt(tau)).expand([2]).to_event(1))
+    with numpyro.plate("rows", len(y)):
+        numpyro.sample("y", dist.Normal(x @ w, 1 / jnp.sqrt(tau)), obs=y)
+
+
+def two_sites(x, y):
+    loc = numpyro.sample("loc", dist.Normal(0.0, 2.0))
+    w = numpyro.sample("w", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+    with numpyro.plate("rows", len(y)):
+        numpyro.sample("y", dist.Normal(loc + x @ w, 1.0), obs=y)
+
+
+@pytest.mark.parametrize(
+    ("model", "data"),
+    [
+        pytest.param(coin, ((Y > 0) * 1,), marks=pytest.mark.slow),
+        (noisy_regression, (X, Y)),
+        pytest.param(two_sites, (X, Y), marks=pytest.mark.slow),
+    ],
+)
+def test_conjugate_posteriors_are_updated_exactly(model, data):
+    whole = vijax.fit(model, *data, guide="conjugate", progress_bar=False)
+    posterior, evidence = None, 0.0
+    for rows in PARTS:
+        part = [one[rows] for one in data]
+        if posterior is None:
+            posterior = vijax.fit(model, *part, guide="conjugate", progress_bar=False)
+        else:
+            posterior = posterior.update(*part)
+        evidence += posterior.log_evidence().value
+    assert posterior.status == "certified"
+    (found,) = posterior.params.values()
+    (exact,) = whole.params.values()
+    for name, value in vars(exact).items():
+        np.testing.assert_allclose(getattr(found, name), value, rtol=1e-4, atol=1e-5)
+    assert abs(evidence - whole.log_evidence().value) < 1e-2
+    assert "update 2: without error from earlier data" in posterior.report()
+
+
+def logistic(x, y):
+    w = numpyro.sample("w", dist.Normal(0.0, 1.5).expand([2]).to_event(1))
+    with numpyro.plate("rows", len(y)):
+        numpyro.sample("y", dist.Bernoulli(logits=x @ w), obs=y)
+
+
+def test_batches_are_kept_until_the_posterior_is_normal():
+    y = (Y > 0) * 1
+    posterior = vijax.fit(logistic, X[PARTS[0]], y[PARTS[0]], progress_bar=False)
+    evidence = posterior.log_evidence().value
+    for rows in PARTS[1:]:
+        posterior = posterior.update(X[rows], y[rows])
+        evidence += posterior.log_evidence().value
+    assert posterior.diagnostics.earlier.num_kept == 2
+    side = np.linspace(-6, 6, 401)
+    w = np.stack(np.meshgrid(side, side), -1).reshape(-1, 2)
+    logits = w @ X.T
+    log_density = (y * logits - np.logaddexp(0, logits)).sum(1) - (w**2).sum(1) / 2 / 1.5**2
+    log_density -= np.log(2 * np.pi * 1.5**2)
+    share = np.exp(log_density - log_density.max())
+    cell = (side[1] - side[0]) ** 2
+    assert abs(evidence - log_density.max() - np.log(share.sum() * cell)) < 0.05
+    share /= share.sum()
+    mean = share @ w
+    sd = np.sqrt(share @ (w - mean) ** 2)
+    now = posterior.diagnostics.earlier.now
+    # four standard errors of 6,000 draws
+    assert np.abs((now.mean - mean) / sd).max() < 0.05
+    assert np.abs(now.sd / sd - 1).max() < 0.04
+    assert "the last 2 batches are kept" in posterior.report()
+    # another shape cannot be kept with them, and forgetting needs one distribution
+    for options in ({"forgetting": 0.9}, {}):
+        other = posterior.update(X[:30], y[:30], **options).diagnostics.earlier
+        assert (other.num_kept, len(other.replaced)) == (0, 1)
+
+
+def test_errors_of_draws_do_not_add_up():
+    x = np.random.default_rng(3).normal(size=(12, 10, 2))
+    y = x @ [1.0, -2.0]
+    posterior = vijax.fit(regression, x[0], y[0], progress_bar=False)
+    for i in range(1, 12):
+        posterior = posterior.update(x[i], y[i])
+    flat = x.reshape(-1, 2)
+    covariance = np.linalg.inv(np.eye(2) / 4 + flat.T @ flat)
+    mean = covariance @ flat.T @ y.ravel()
+    sd = np.sqrt(np.diag(covariance))
+    now = posterior.diagnostics.earlier.now
+    assert np.abs(now.mean - mean).max() < 0.01 * sd.min()
+    assert np.abs(now.sd / sd - 1).max() < 0.005
+
+
+def test_labels_are_those_of_the_earlier_fit():
+    frame = pd.DataFrame({"store": list("ab" * 5), "y": Y[:10]})
+
+    def stores(frame):
+        theta = numpyro.sample("theta", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+        numpyro.sample("y", dist.Normal(theta[frame["store"]], 1.0), obs=frame["y"])
+
+    posterior = vijax.fit(stores, frame, progress_bar=False)
+    posterior.update(frame)
+    other = frame.assign(store=list("cb" * 5))
+    with pytest.raises(vijax.VijaxError, match=r"'a', 'b'.*pandas.Categorical"):
+        posterior.update(other)
+
+
 def test_drift_is_reported():
     first, second, _ = PARTS
     posterior = vijax.fit(regression, X[first], Y[first], progress_bar=False)
@@ -111,7 +225,7 @@ def test_the_expected_error_is_that_of_a_skewed_density():
         true, approximate = (moments(z, density * likelihood) for density in (skewed, normal))
         replaced = Replaced(*(np.array([one]) for one in (mean, sd, skewness)), 1e12)
         now = Replaced(*(np.array([one]) for one in (*approximate, 0.0)), 1e12)
-        (error,) = EarlierData(("z",), (replaced,), now, now.sd[:, None] ** 2).error
+        (error,) = EarlierData(("z",), 1, 0, (replaced,), now, now, now.sd[:, None] ** 2).error
         actual = abs(approximate[0] - true[0]) / true[1]
         assert 0.6 * actual < error / 2 < 1.6 * actual
 

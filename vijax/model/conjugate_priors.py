@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,9 +54,12 @@ def _has_name(block: ConjugateBlock) -> bool:
     return block.power in (1, -1)
 
 
-class ConjugatePriors(Messenger):
-    """Samples the sites of blocks from `families`."""
+def conjugate_priors(blocks: tuple[ConjugateBlock, ...], families: Families) -> Messenger:
+    """A handler that replaces the distributions of the sites of blocks by those of `families`."""
+    return _ConjugatePriors(blocks, families)
 
+
+class _ConjugatePriors(Messenger):
     def __init__(self, blocks: tuple[ConjugateBlock, ...], families: Families) -> None:
         super().__init__(None)
         self.blocks = {site.name: (block, site) for block in blocks for site in block.sites}
@@ -78,10 +80,10 @@ class ConjugatePriors(Messenger):
     def _distribution(self, block: ConjugateBlock, site: BlockSite) -> Distribution:
         family: Any = self.families[block.name]
         if site in block.gaussian_sites:
-            scale = jnp.ones(())
+            noise = jnp.ones(())
             if block.kind == "normal_gamma":
-                scale = self.values[block.sites[-1].name] ** (-block.power / 2)
-            return self._conditional(block, site, scale)
+                noise = self.values[block.sites[-1].name] ** block.power
+            return self._conditional(block, site, noise)
         if block.kind in ("gamma", "normal_gamma"):
             made = dist.Gamma if block.power == 1 else dist.InverseGamma
             return made(family.concentration, family.rate)
@@ -91,11 +93,11 @@ class ConjugatePriors(Messenger):
             return dist.Dirichlet(family.concentration)
         return dist.Wishart(family.concentration, rate_matrix=family.inverse_scale)
 
-    def _conditional(self, block: ConjugateBlock, site: BlockSite, scale: Array) -> Distribution:
+    def _conditional(self, block: ConjugateBlock, site: BlockSite, noise: Array) -> Distribution:
         """The normal distribution of a site given the block's sites before it.
 
         With `v = m + L e`, the rows `j` of a site given those `i` before it have the mean
-        `m_j + L_ji e_i`, `e_i = L_ii^-1 (v_i - m_i)`, and the factor `L_jj`.
+        `m_j + L_ji L_ii^-1 (v_i - m_i)` and the factor `L_jj`; all precisions are times `noise`.
         """
         family: Any = self.families[block.name]
         size, rows = block.event_size, block.place(site)
@@ -107,14 +109,15 @@ class ConjugatePriors(Messenger):
         if rows.start:
             before = block.gaussian_sites[: block.gaussian_sites.index(site)]
             known = jnp.concatenate([one.flattened(self.values[one.name]) for one in before], -1)
-            first = factor[..., : rows.start, : rows.start]
-            rest = (known - mean[..., : rows.start])[..., None]
-            noise = solve_triangular(first, rest, lower=True)
-            found = found + (factor[..., rows, : rows.start] @ noise)[..., 0]
+            first, below = factor[..., : rows.start, : rows.start], factor[..., rows, : rows.start]
+            transposed = jnp.swapaxes(below, -1, -2)
+            gain = jnp.swapaxes(solve_triangular(first, transposed, lower=True, trans=1), -1, -2)
+            found = found + (gain @ (known - mean[..., : rows.start])[..., None])[..., 0]
         own = factor[..., rows, rows]
         if site.event_shape == ():
-            return dist.Normal(found[..., 0], scale * own[..., 0, 0])
-        if math.prod(site.event_shape) == 1:
-            return dist.Normal(found, scale[..., None] * own[..., 0]).to_event(1)
-        return dist.MultivariateNormal(found, scale_tril=scale[..., None, None] * own)
-
+            return dist.Normal(found[..., 0], own[..., 0, 0] / jnp.sqrt(noise))
+        if rows.stop - rows.start < size:
+            inverse = inverse_factor(own @ jnp.swapaxes(own, -1, -2))
+            precision = jnp.swapaxes(inverse, -1, -2) @ inverse
+        # conjugate guides read a precision matrix
+        return dist.MultivariateNormal(found, precision_matrix=noise[..., None, None] * precision)

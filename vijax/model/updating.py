@@ -21,7 +21,7 @@ from numpyro.primitives import Messenger
 
 from vijax.contracts.conjugate import ConjugateBlock
 from vijax.families.exponential_family import ExponentialFamily
-from vijax.model.conjugate_priors import ConjugatePriors
+from vijax.model.conjugate_priors import conjugate_priors
 from vijax.model.predictive import abstract_call
 from vijax.model.tracing.arguments import ModelCall
 from vijax.model.tracing.sites import is_factor
@@ -52,8 +52,8 @@ class Batches(NamedTuple):
     """
 
     arrays: tuple[Array | None, ...]
-    used: Array
-    log_evidence: Array
+    used: Array | np.ndarray
+    log_evidence: Array | np.ndarray
 
 
 class Earlier(NamedTuple):
@@ -106,7 +106,7 @@ class Updated:
         prior, batches = earlier
         families = prior if isinstance(prior, dict) else {}
         recorded = _Recorded(self.sites, prior)
-        with recorded, ConjugatePriors(self.blocks, families):
+        with recorded, conjugate_priors(self.blocks, families):
             returned = self.model(*args, **kwargs)
         factors: list[Any] = []
         if isinstance(prior, NormalPrior):
@@ -129,7 +129,8 @@ class Updated:
 
         def of_one(arrays: tuple[Array | None, ...]) -> Array:
             pairs = zip(leaves, arrays, strict=True)
-            args, kwargs = treedef.unflatten([x if own is None else own for x, own in pairs])
+            filled = [leaf if array is None else array for leaf, array in pairs]
+            args, kwargs = jax.tree.unflatten(treedef, filled)
             with block(), trace() as found, substitute(data=dict(values)):
                 self.model(*args, **kwargs)
             return sum(map(_log_density, filter(_is_observed, found.values())), jnp.zeros(()))
@@ -234,7 +235,7 @@ def earlier_supports(
 def unconstrained_values(
     draws: Mapping[str, np.ndarray], supports: Mapping[str, Constraint]
 ) -> np.ndarray:
-    """Draws of sites in the coordinates of `NormalPrior`, `(num_draws, dim)`, in double precision."""
+    """Draws of sites in the coordinates of `NormalPrior`, `(num_draws, dim)`, in float64."""
     parts = []
     for name, support in supports.items():
         with jax.enable_x64(True):

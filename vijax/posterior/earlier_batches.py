@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -36,9 +35,7 @@ def prior_of(result: FitResult) -> NormalPrior | dict[str, Any] | None:
     return earlier_of(result).prior
 
 
-def kept_batches(
-    result: FitResult, model: Callable[..., Any], new: Arguments
-) -> Batches | None:
+def kept_batches(result: FitResult, model: Callable[..., Any], new: Arguments) -> Batches | None:
     """The batches that the fit kept, and its own data; `None` where they are not to be kept.
 
     Args:

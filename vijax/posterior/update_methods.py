@@ -27,9 +27,10 @@ class UpdateMethods(PredictiveMethods):
     ) -> Self:
         """The posterior of earlier and new data, from this posterior and the new data alone.
 
-        This posterior takes the place of the priors: a normal distribution with its mean and
-        covariance in unconstrained space, exact if it is normal there, and better the more data
-        it had. The expected error against a fit of all data is tracked over updates; above 0.1 sd
+        This posterior takes the place of the priors: the families of a conjugate guide where that
+        is exact, else a normal distribution with its mean and covariance in unconstrained space.
+        As long as the posterior is skewed, up to 64 small batches of equal shapes are kept
+        instead. The expected error against a fit of all data is tracked over updates; above 0.1 sd
         of a mean the status is `"approximate"`. The report says it, and whether the new data moved
         a parameter by more than chance (drift). Its evidence is that of the new data given the
         earlier ones: the sum over updates is that of all. Source: Streaming Variational Bayes,
@@ -53,6 +54,7 @@ class UpdateMethods(PredictiveMethods):
 
         Raises:
             ModelError: a latent has another shape, or its support depends on other sites.
+            ArgumentError: a column has other labels than in this fit.
             ValueError: `forgetting` is not above 0 and up to 1.
         """
         args, kwargs = self._call(args, kwargs, model_kwargs)

@@ -33,8 +33,8 @@ class Fits:
     """The posteriors of one model given many data sets, returned by `vijax.fit_many`.
 
     `len(fits)` is their number; iteration and `fits[label]` give each as a `Posterior`, which is
-    made on demand: of each only parameters, diagnostics and, where these correct its draws, up to 1,000 states of
-    chains are kept.
+    made on demand: of each only parameters, diagnostics and, where these correct its draws, up to
+    1,000 states of chains are kept.
     """
 
     def __init__(

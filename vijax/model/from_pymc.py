@@ -18,6 +18,8 @@ def from_pymc(model: Any) -> Callable[..., None]:
     of the model, and `predict`, `log_likelihood`, `log_evidence` and `to_datatree` work as for any
     other model.
 
+    Example::
+
         with pm.Model(coords={"school": names}) as schools:
             y, sigma = pm.Data("y", ...), pm.Data("sigma", ...)
             mu = pm.Normal("mu", 0.0, 5.0)

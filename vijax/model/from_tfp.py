@@ -29,6 +29,8 @@ _known: weakref.WeakKeyDictionary[Any, _Joint] = weakref.WeakKeyDictionary()
 def from_tfp(joint: Any, observed: Mapping[str, Any]) -> Callable[..., None]:
     """A joint distribution of TensorFlow Probability, given some of its parts, for `fit`.
 
+    Example::
+
         joint = tfd.JointDistributionNamedAutoBatched({
             "mu": tfd.Normal(0.0, 5.0),
             "y": lambda mu: tfd.Sample(tfd.Normal(mu, 1.0), 3),

@@ -18,7 +18,7 @@ from vijax.posterior import sampling
 from vijax.posterior.result import FitResult
 
 # Numbers of batches for which there are programs: few, since each is compiled.
-_CAPACITIES = (8, 64)
+_CAPACITIES = (4, 16, 32, 64)
 _MAX_ELEMENTS = 2**20  # of the data that are kept: more rows leave little skewness
 _EQUAL = 0.02  # sd of log weights up to which the guide is the posterior: means within 0.02 sd
 _NUM_DRAWS = 1000

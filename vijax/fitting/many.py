@@ -31,6 +31,7 @@ from vijax.runtime.device_layout import available_cpus
 from vijax.runtime.errors import warn
 from vijax.runtime.keys import fold_in, folded_words, key_words
 from vijax.runtime.progress import Stage, show_progress, stage
+from vijax.runtime.stopwatch import timed
 from vijax.solvers.gaussians.conversion import location
 
 _MAX_DIM = 100  # largest dimension in which fits are made together
@@ -236,14 +237,16 @@ class ManyFits:
         found = finish_candidate(candidate, {}, member.history, time.perf_counter())
         seconds = sum(attempt.seconds for attempt in member.history)
         batch = found.batch._replace(data={})
-        return dataclasses.replace(found, seconds=seconds, batch=batch, solver_losses=())
+        known = {"seconds": seconds, "timing": None}  # the time was spent on many at once
+        return dataclasses.replace(found, **known, batch=batch, solver_losses=())
 
     def _alone(self, number: int, progress: Stage) -> None:
         """An ordinary fit of one data set."""
         options = self.options | {"rng_key": fold_in(self.key, number)}
         try:
-            with time_limit(None, self.start_time):
-                found = run_fit(self.model, self.calls[number], options, time.perf_counter())
+            start = time.perf_counter()
+            with time_limit(None, self.start_time), timed(start):
+                found = run_fit(self.model, self.calls[number], options, start)
         except Exception as error:  # of one set: others are fitted
             self._failed(number, error, progress)
             return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import contextvars
 import dataclasses
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -26,12 +25,19 @@ from vijax.posterior.finish import finish_candidate
 from vijax.posterior.many.compact import compact, compact_assessment
 from vijax.posterior.many.fits import Fits
 from vijax.posterior.result import FitResult
-from vijax.runtime.deadline import keep_answer, time_is_up, time_limit
+from vijax.runtime.deadline import (
+    current_limit,
+    keep_answer,
+    no_time_limit,
+    time_is_up,
+    time_limit,
+)
 from vijax.runtime.device_layout import available_cpus
 from vijax.runtime.errors import warn
 from vijax.runtime.keys import fold_in, folded_words, key_words
 from vijax.runtime.progress import Stage, show_progress, stage
 from vijax.runtime.stopwatch import timed
+from vijax.runtime.threads import with_settings_of_caller
 from vijax.solvers.gaussians.conversion import location
 
 _MAX_DIM = 100  # largest dimension in which fits are made together
@@ -102,6 +108,9 @@ class ManyFits:
 
     def run(self) -> Fits:
         """Fits all sets; those finished so far are kept for Ctrl-C."""
+        limit = current_limit()
+        if limit is not None and np.isfinite(limit.end):  # Ctrl-C raises as long as nothing is done
+            keep_answer(self._fits)
         self.pool = ThreadPoolExecutor(self.workers, "vijax.fit_many")
         try:
             with stage("sets", len(self.calls), "set") as progress:
@@ -206,8 +215,8 @@ class ManyFits:
                 self._alone(one.number, progress)
             return
         problems, words = [one.problem for one in waiting], [one.words for one in waiting]
-        context = contextvars.copy_context()  # with the end of the time
-        task = self.pool.submit(context.run, _quietly, problems, words, group.size, group.first)
+        work = with_settings_of_caller(_quietly)
+        task = self.pool.submit(work, problems, words, group.size, group.first)
         self.running.append((waiting, task))
         if len(self.running) > self.workers:  # as many are at work, and one is ready
             self._collect(progress)
@@ -234,7 +243,8 @@ class ManyFits:
         candidate = member.fit._replace(
             assessment=compact_assessment(member.fit.assessment, member.status)
         )
-        found = finish_candidate(candidate, {}, member.history, time.perf_counter())
+        with no_time_limit():  # all was checked in time
+            found = finish_candidate(candidate, {}, member.history, time.perf_counter())
         seconds = sum(attempt.seconds for attempt in member.history)
         batch = found.batch._replace(data={})
         known = {"seconds": seconds, "timing": None}  # the time was spent on many at once

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
 from vijax.auto.many.member import Member
 from vijax.auto.many.together import TRUSTED, fit_together
@@ -45,6 +48,7 @@ _MAX_ELEMENTS = 2**18  # largest number of data elements of a set likewise
 _SETS = (8, 128)  # fits at once, at least and at most
 _COORDINATES = 1024  # of all fits at once: some hundred megabytes of draws and chains
 _ONLY_ALONE = ("batch_size", "mesh", "centering", "holdout")  # options of fits made one by one
+_SETS_AXIS = "sets"  # of a mesh
 _WORKERS = 4  # threads, at most: each holds the draws and chains of its sets
 
 
@@ -99,7 +103,11 @@ class ManyFits:
         self.key, self.words, self.start_time = key, key_words(key), start_time
         self.results: list[FitResult | None] = [None] * len(calls)
         self.errors: dict[int, Exception] = {}
-        self.workers = max(1, min(_WORKERS, available_cpus()))
+        self.devices = _devices_of_sets(options["mesh"])
+        if self.devices:
+            self.options = options | {"mesh": None}
+        self.workers = max(1, min(_WORKERS, available_cpus()), len(self.devices))
+        self.started = 0
         self.running: collections.deque[tuple[list[_Set], Future[list[Member]]]]
         self.running = collections.deque()
         self.groups: dict[Hashable, _Group] = {}
@@ -215,11 +223,19 @@ class ManyFits:
                 self._alone(one.number, progress)
             return
         problems, words = [one.problem for one in waiting], [one.words for one in waiting]
-        work = with_settings_of_caller(_quietly)
+        with self._next_device():
+            work = with_settings_of_caller(_quietly)
         task = self.pool.submit(work, problems, words, group.size, group.first)
         self.running.append((waiting, task))
         if len(self.running) > self.workers:  # as many are at work, and one is ready
             self._collect(progress)
+
+    def _next_device(self) -> contextlib.AbstractContextManager[Any]:
+        """The devices of a mesh in turn, each for the sets that are fitted together there."""
+        if not self.devices:
+            return contextlib.nullcontext()
+        self.started += 1
+        return jax.default_device(self.devices[(self.started - 1) % len(self.devices)])
 
     def _collect(self, progress: Stage) -> None:
         """The results of the sets that were the first to be started."""
@@ -271,6 +287,24 @@ class ManyFits:
         progress.detail = f"{self.doubtful} not certified" if self.doubtful else ""
         progress.update(self.done)
         keep_answer(self._fits)
+
+
+def _devices_of_sets(mesh: Mesh | None) -> list[jax.Device]:
+    """The devices along the axis `"sets"` of a mesh; none if it has no such axis."""
+    if mesh is None or _SETS_AXIS not in mesh.axis_names:
+        return []
+    if len(mesh.axis_names) > 1:
+        others = ", ".join(repr(name) for name in mesh.axis_names if name != _SETS_AXIS)
+        raise ValueError(
+            f"mesh: expected the axis {_SETS_AXIS!r} alone, got also {others}: data sets are small. "
+            f'Pass jax.make_mesh((count,), ("{_SETS_AXIS}",)).'
+        )
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"mesh: expected one process for its axis {_SETS_AXIS!r}, got {jax.process_count()}. "
+            "Fit a part of the data sets in each, without a mesh."
+        )
+    return [*mesh.devices.flat]
 
 
 def _quietly(*args: Any) -> list[Member]:

@@ -154,7 +154,7 @@ def test_ctrl_c_returns_the_sets_that_are_finished(fits, monkeypatch):
     draws = found.sample(20)["slopes"]
     np.testing.assert_array_equal(draws[:6], fits.sample(20)["slopes"])
     assert np.isnan(draws[16:]).all()
-    with pytest.raises(vijax.VijaxError, match="data set 31: .* before the time was up"):
+    with pytest.raises(vijax.VijaxError, match=r"data set 31: .* before the time was up"):
         found[31]
     monkeypatch.undo()
     with pytest.raises(KeyboardInterrupt):

@@ -263,8 +263,8 @@ class ManyFits:
             found = finish_candidate(candidate, {}, member.history, time.perf_counter())
         seconds = sum(attempt.seconds for attempt in member.history)
         batch = found.batch._replace(data={})
-        known = {"seconds": seconds, "timing": None}  # the time was spent on many at once
-        return dataclasses.replace(found, **known, batch=batch, solver_losses=())
+        found = dataclasses.replace(found, seconds=seconds, batch=batch, solver_losses=())
+        return dataclasses.replace(found, timing=None)  # the time was spent on many at once
 
     def _alone(self, number: int, progress: Stage) -> None:
         """An ordinary fit of one data set."""
@@ -296,7 +296,7 @@ def _devices_of_sets(mesh: Mesh | None) -> list[jax.Device]:
     if len(mesh.axis_names) > 1:
         others = ", ".join(repr(name) for name in mesh.axis_names if name != _SETS_AXIS)
         raise ValueError(
-            f"mesh: expected the axis {_SETS_AXIS!r} alone, got also {others}: data sets are small. "
+            f"mesh: expected the axis {_SETS_AXIS!r} alone, got also {others}. "
             f'Pass jax.make_mesh((count,), ("{_SETS_AXIS}",)).'
         )
     if jax.process_count() > 1:

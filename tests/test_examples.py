@@ -30,6 +30,7 @@ LONG |= {"diffusion", "diffusion_digits", "masked_diffusion"}
 LONG |= {"single_cells", "vector_quantization"}
 LONG |= {"autoencoder", "conditional_autoencoder", "hierarchical_autoencoder"}
 LONG |= {"gp_classification", "hidden_markov", "switching", "topics", "trueskill"}
+LONG |= {"many_stores"}
 
 # By example: start of a line of the output, index of the number after it, value, tolerance. Values
 # are those of NUTS on the same models (4 chains of 4,000 draws, R-hat 1.00, no divergences);
@@ -212,6 +213,14 @@ EXPECTED = {
     # scikit-learn's LogisticRegression has an accuracy of 0.960 on the same split.
     "conditional_autoencoder": [("accuracy by Bayes' rule", 0, 0.955, 0.02)],
     "hierarchical_autoencoder": [("two levels", 0, -95.5, 2.5), ("gain", 0, 1.3, 1.2)],
+    # One of the stores; the share of the true values of 199.
+    "many_stores": [
+        ("elasticity", 0, -1.57, 0.03),
+        ("elasticity", 1, 0.235, 0.02),
+        ("level", 0, 3.95, 0.005),
+        ("share within 89 % interval", 0, 0.89, 0.045),
+        ("error", 0, 1, 0),
+    ],
     # scikit-learn's LogisticRegression with default penalty has 0.975 on the same split.
     "logistic_regression": [("accuracy", 0, 0.975, 0.012)],
 }

@@ -1,5 +1,8 @@
 """One model fitted to many data sets: the same answers as one by one, each set for itself."""
 
+import signal
+import time
+
 import jax
 import numpy as np
 import numpyro
@@ -8,8 +11,11 @@ import pandas as pd
 import pytest
 
 import vijax
+from vijax.fitting import many
 from vijax.guides import Mixture
 from vijax.posterior.many.datasets import calls_of
+from vijax.runtime import deadline
+from vijax.runtime.deadline import stop_if_overdue
 
 TRUSTED = {"certified", "corrected"}
 
@@ -122,6 +128,88 @@ def test_labels_and_kinds_of_data_sets(fits):
         vijax.fit_many(regression, [])
 
 
+def pressed(times, monkeypatch):
+    """Presses Ctrl-C as soon as the first set is finished, which waits for no clock."""
+    finished = many.ManyFits._finished
+
+    def press(self, number, *args):
+        finished(self, number, *args)
+        for _ in range(times * (self.done == 1)):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(many.ManyFits, "_finished", press)
+    monkeypatch.setattr(many, "_SETS", (8, 8))
+    monkeypatch.setattr(many, "_WORKERS", 1)  # the third group is not begun before the first ends
+    sets = [*SETS, *[rows(i) for i in range(6, 32)]]
+    return vijax.fit_many(regression, sets, rng_key=3, progress_bar=False)
+
+
+def test_ctrl_c_returns_the_sets_that_are_finished(fits, monkeypatch):
+    with pytest.warns(vijax.VijaxWarning, match="fit_many: interrupted by Ctrl-C"):
+        found = pressed(1, monkeypatch)
+    assert {*found.status[:8]} <= TRUSTED
+    assert {*found.status[8:16]} <= {*TRUSTED, "unfinished"}
+    assert {*found.status[16:]} == {"unfinished"}
+    np.testing.assert_array_equal(found.elbo[:6], fits.elbo)  # as if nothing had happened
+    draws = found.sample(20)["slopes"]
+    np.testing.assert_array_equal(draws[:6], fits.sample(20)["slopes"])
+    assert np.isnan(draws[16:]).all()
+    with pytest.raises(vijax.VijaxError, match=r"data set 31: .* before the time was up"):
+        found[31]
+    monkeypatch.undo()
+    with pytest.raises(KeyboardInterrupt):
+        pressed(2, monkeypatch)
+
+
+@pytest.mark.parametrize("guide", ["auto", "meanfield"])
+def test_without_time_nothing_is_finished_and_nothing_raised(guide):
+    found = vijax.fit_many(regression, SETS, guide=guide, max_seconds=1e-3, progress_bar=False)
+    assert [*found.status] == ["unfinished"] * len(SETS)
+    assert found.sample(10) == {}
+    assert len(found.summary()) == 0
+    assert "6 unfinished" in found.report()
+
+
+def test_overdue_sets_are_unfinished(fits, monkeypatch):
+    def compiles(*args):
+        time.sleep(1.0)  # longer than the time
+        stop_if_overdue()
+
+    monkeypatch.setattr(deadline, "_OVERTIME", 0.0)
+    monkeypatch.setattr(many, "fit_together", compiles)
+    found = vijax.fit_many(regression, SETS, max_seconds=0.9, progress_bar=False)
+    assert [*found.status] == ["unfinished"] * len(SETS)
+
+
+def test_a_posterior_is_where_the_first_path_of_all_sets_starts(fits, monkeypatch):
+    starts, fit_together = [], many.fit_together
+
+    def spy(problems, words, size, first):
+        starts.append(first)
+        return fit_together(problems, words, size, first)
+
+    monkeypatch.setattr(many, "fit_together", spy)
+    found = vijax.fit_many(regression, SETS, rng_key=3, init=fits[0], progress_bar=False)
+    for first in starts:  # here: the log of the noise, and the slopes
+        np.testing.assert_allclose(first, fits[0].params.loc)
+    assert [*found.status] == [*fits.status]
+    np.testing.assert_allclose(found.log_evidence, fits.log_evidence, atol=0.02)
+    vijax.fit_many(regression, SETS[:1], progress_bar=False)
+    assert starts.pop() is None
+
+
+def test_double_precision_within_a_block(fits):
+    with jax.enable_x64(True):  # of this thread only; sets are fitted in others
+        found = vijax.fit_many(regression, SETS, rng_key=3, progress_bar=False)
+        drawn = found.sample(4000)
+    assert {*found.status} <= TRUSTED
+    assert drawn["noise"].dtype == np.float64
+    np.testing.assert_allclose(found.log_evidence, fits.log_evidence, atol=0.05)
+    for name, expected in fits.sample(4000).items():
+        difference = drawn[name].mean(axis=1) - expected.mean(axis=1)
+        assert np.max(np.abs(difference) / expected.std(axis=1)) < 0.12
+
+
 @pytest.mark.slow
 def test_shapes_may_differ_and_other_guides_are_fitted_one_by_one():
     sets = [rows(0), rows(1, size=30)]
@@ -156,6 +244,23 @@ def test_saved_and_loaded(fits, tmp_path):
             np.testing.assert_array_equal(values, expected[name])
     assert (tmp_path / "fits.npz").stat().st_size < 60_000 * len(SETS)
     assert with_data[2].log_evidence().value == pytest.approx(fits.log_evidence[2], abs=0.01)
+
+
+def test_labels_and_errors_are_saved(tmp_path):
+    x, y = SETS[1]
+    stores = {"north": SETS[0], 7: (x, np.where(np.arange(40) == 3, np.nan, y)), ("a", 2): SETS[2]}
+    fits = vijax.fit_many(regression, stores, progress_bar=False)
+    fits.save(tmp_path / "stores.npz")
+    loaded = vijax.load(tmp_path / "stores.npz", regression, stores)
+    assert loaded.labels == fits.labels == ("north", 7, ("a", 2))
+    assert [*loaded.status] == [*fits.status]
+    assert str(loaded.errors[7]) == str(fits.errors[7])
+    pd.testing.assert_frame_equal(loaded.summary(), fits.summary())
+    np.testing.assert_array_equal(
+        loaded["a", 2].sample(20)["slopes"], fits["a", 2].sample(20)["slopes"]
+    )
+    with pytest.raises(vijax.VijaxError, match="datasets: expected the 3 data sets, got 2"):
+        vijax.load(tmp_path / "stores.npz", regression, SETS[:2])
 
 
 def test_a_second_call_compiles_nothing(fits):

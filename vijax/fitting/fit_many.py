@@ -53,11 +53,14 @@ def fit_many(
         rng_key: an int, a JAX key or a legacy key; that of data set `i` is `fold_in(key, i)`.
         guide: see `vijax.fit`.
         algorithm: see `vijax.fit`.
-        init: see `vijax.fit`: a `Posterior` is a warm start of all fits.
+        init: see `vijax.fit`: a start of all fits, which have the others as well. It may be a
+            `Posterior`.
         max_seconds: wall-clock limit for all fits.
         progress_bar: whether to show progress on a terminal.
         model_kwargs: keyword arguments of the model whose names are also options.
-        **kwargs: other options of `vijax.fit`, and keyword arguments that all data sets share.
+        **kwargs: other options of `vijax.fit`, and keyword arguments that all data sets share. A
+            `mesh` with the axis `"sets"` alone has different data sets on each device; one with
+            other axes shards each fit, and they are made one after another.
 
     Returns:
         `Fits`. A data set that cannot be fitted has the status `"error"` and leaves others alone.

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import collections
-import contextvars
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
 from vijax.auto.many.member import Member
 from vijax.auto.many.together import TRUSTED, fit_together
@@ -26,11 +28,19 @@ from vijax.posterior.finish import finish_candidate
 from vijax.posterior.many.compact import compact, compact_assessment
 from vijax.posterior.many.fits import Fits
 from vijax.posterior.result import FitResult
-from vijax.runtime.deadline import keep_answer, time_is_up, time_limit
+from vijax.runtime.deadline import (
+    current_limit,
+    keep_answer,
+    no_time_limit,
+    time_is_up,
+    time_limit,
+)
 from vijax.runtime.device_layout import available_cpus
 from vijax.runtime.errors import warn
 from vijax.runtime.keys import fold_in, folded_words, key_words
 from vijax.runtime.progress import Stage, show_progress, stage
+from vijax.runtime.stopwatch import timed
+from vijax.runtime.threads import with_settings_of_caller
 from vijax.solvers.gaussians.conversion import location
 
 _MAX_DIM = 100  # largest dimension in which fits are made together
@@ -38,6 +48,7 @@ _MAX_ELEMENTS = 2**18  # largest number of data elements of a set likewise
 _SETS = (8, 128)  # fits at once, at least and at most
 _COORDINATES = 1024  # of all fits at once: some hundred megabytes of draws and chains
 _ONLY_ALONE = ("batch_size", "mesh", "centering", "holdout")  # options of fits made one by one
+_SETS_AXIS = "sets"  # of a mesh
 _WORKERS = 4  # threads, at most: each holds the draws and chains of its sets
 
 
@@ -92,7 +103,11 @@ class ManyFits:
         self.key, self.words, self.start_time = key, key_words(key), start_time
         self.results: list[FitResult | None] = [None] * len(calls)
         self.errors: dict[int, Exception] = {}
-        self.workers = max(1, min(_WORKERS, available_cpus()))
+        self.devices = _devices_of_sets(options["mesh"])
+        if self.devices:
+            self.options = options | {"mesh": None}
+        self.workers = max(1, min(_WORKERS, available_cpus()), len(self.devices))
+        self.started = 0
         self.running: collections.deque[tuple[list[_Set], Future[list[Member]]]]
         self.running = collections.deque()
         self.groups: dict[Hashable, _Group] = {}
@@ -101,6 +116,9 @@ class ManyFits:
 
     def run(self) -> Fits:
         """Fits all sets; those finished so far are kept for Ctrl-C."""
+        limit = current_limit()
+        if limit is not None and np.isfinite(limit.end):  # Ctrl-C raises as long as nothing is done
+            keep_answer(self._fits)
         self.pool = ThreadPoolExecutor(self.workers, "vijax.fit_many")
         try:
             with stage("sets", len(self.calls), "set") as progress:
@@ -205,11 +223,19 @@ class ManyFits:
                 self._alone(one.number, progress)
             return
         problems, words = [one.problem for one in waiting], [one.words for one in waiting]
-        context = contextvars.copy_context()  # with the end of the time
-        task = self.pool.submit(context.run, _quietly, problems, words, group.size, group.first)
+        with self._next_device():
+            work = with_settings_of_caller(_quietly)
+        task = self.pool.submit(work, problems, words, group.size, group.first)
         self.running.append((waiting, task))
         if len(self.running) > self.workers:  # as many are at work, and one is ready
             self._collect(progress)
+
+    def _next_device(self) -> contextlib.AbstractContextManager[Any]:
+        """The devices of a mesh in turn, each for the sets that are fitted together there."""
+        if not self.devices:
+            return contextlib.nullcontext()
+        self.started += 1
+        return jax.default_device(self.devices[(self.started - 1) % len(self.devices)])
 
     def _collect(self, progress: Stage) -> None:
         """The results of the sets that were the first to be started."""
@@ -233,17 +259,20 @@ class ManyFits:
         candidate = member.fit._replace(
             assessment=compact_assessment(member.fit.assessment, member.status)
         )
-        found = finish_candidate(candidate, {}, member.history, time.perf_counter())
+        with no_time_limit():  # all was checked in time
+            found = finish_candidate(candidate, {}, member.history, time.perf_counter())
         seconds = sum(attempt.seconds for attempt in member.history)
         batch = found.batch._replace(data={})
-        return dataclasses.replace(found, seconds=seconds, batch=batch, solver_losses=())
+        found = dataclasses.replace(found, seconds=seconds, batch=batch, solver_losses=())
+        return dataclasses.replace(found, timing=None)  # the time was spent on many at once
 
     def _alone(self, number: int, progress: Stage) -> None:
         """An ordinary fit of one data set."""
         options = self.options | {"rng_key": fold_in(self.key, number)}
         try:
-            with time_limit(None, self.start_time):
-                found = run_fit(self.model, self.calls[number], options, time.perf_counter())
+            start = time.perf_counter()
+            with time_limit(None, self.start_time), timed(start):
+                found = run_fit(self.model, self.calls[number], options, start)
         except Exception as error:  # of one set: others are fitted
             self._failed(number, error, progress)
             return
@@ -258,6 +287,24 @@ class ManyFits:
         progress.detail = f"{self.doubtful} not certified" if self.doubtful else ""
         progress.update(self.done)
         keep_answer(self._fits)
+
+
+def _devices_of_sets(mesh: Mesh | None) -> list[jax.Device]:
+    """The devices along the axis `"sets"` of a mesh; none if it has no such axis."""
+    if mesh is None or _SETS_AXIS not in mesh.axis_names:
+        return []
+    if len(mesh.axis_names) > 1:
+        others = ", ".join(repr(name) for name in mesh.axis_names if name != _SETS_AXIS)
+        raise ValueError(
+            f"mesh: expected the axis {_SETS_AXIS!r} alone, got also {others}. "
+            f'Pass jax.make_mesh((count,), ("{_SETS_AXIS}",)).'
+        )
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"mesh: expected one process for its axis {_SETS_AXIS!r}, got {jax.process_count()}. "
+            "Fit a part of the data sets in each, without a mesh."
+        )
+    return [*mesh.devices.flat]
 
 
 def _quietly(*args: Any) -> list[Member]:

@@ -197,7 +197,9 @@ def groups(y):
 
 def test_new_groups_have_the_prior_of_the_model():
     y = np.random.default_rng(1).normal(3.0, 1.5, size=(4, 20))
-    posterior = vijax.fit(groups, y[:, :8], progress_bar=False)
+    named = {"groups": list("abcdefgh")}
+    posterior = vijax.fit(groups, y[:, :8], coords=named, progress_bar=False)
+    assert "theta[c]" in posterior.update(y[:, :8]).summary().index
     posterior = posterior.update(y[:, 8:], new_groups="groups")
     precision = 1 / 25 + 20 / (1 + 1 / 4)
     mean = y.mean() * (20 / 1.25) / precision

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import collections
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -196,6 +196,13 @@ def kept_coords(result: FitResult) -> Coords:
         for name, labels in result.arguments.coords.items()
         if name in kept and name not in rows
     }
+
+
+def coords_of(result: FitResult, sites: Collection[str]) -> Coords:
+    """The labels along the dimensions of some latent sites."""
+    of_sites = [site for site in result.target.space.sites if site.name in sites]
+    names = {n for site in of_sites for n in dim_names(result.target, site.name, site.shape)}
+    return {name: labels for name, labels in result.arguments.coords.items() if name in names}
 
 
 def _dimensions(target: Target, shapes: Mapping[str, Shape]) -> dict[str, int]:

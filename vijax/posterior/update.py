@@ -15,6 +15,7 @@ from vijax.model.tracing.arguments import Arguments
 from vijax.model.updating import Earlier, Updated, earlier_supports
 from vijax.posterior.earlier_batches import conjugate_blocks, kept_batches, prior_of
 from vijax.posterior.earlier_moments import ENOUGH_DRAWS, labels_of, moments, normal_prior
+from vijax.posterior.labels import coords_of
 from vijax.posterior.result import FitResult
 from vijax.runtime.errors import ArgumentError, ModelError, mismatch
 from vijax.runtime.keys import fold_in
@@ -72,6 +73,7 @@ def update(
         replaced = (*replaced, before)
     if updated.blocks:
         options = {"guide": result.guide.unbound, **options}
+    options = {"coords": coords_of(result, supports.keys()), **options}
     (fit,) = _registered
     posterior = fit(
         updated,

@@ -138,6 +138,10 @@ def result(name: str, args: tuple[Any, ...], values: Any) -> Any:
         points = np.asarray(args[0])
         density = -0.5 * np.sum(points**2, axis=2, keepdims=True)
         return jnp.asarray(np.concatenate([density, -points], axis=2))
+    if name == "stacked_trajectories":
+        points, speed = np.asarray(args[0]), np.asarray(args[1])
+        density = -0.5 * np.sum(points**2, axis=2, keepdims=True)
+        return jnp.asarray(np.concatenate([density, -points, points, speed], axis=2))
     if name == "log_densities":
         return jnp.asarray(-0.5 * np.sum(np.asarray(args[0]) ** 2, axis=1))
     if name == "solver_products":

@@ -456,7 +456,7 @@ PARTS = {
         "prior_draws",
     },
     solvers: {"log_densities", "solver_kernel", "solver_paired_products", "solver_products"},
-    many_data_sets: {"stacked_constrain", "stacked_kernel"},
+    many_data_sets: {"stacked_constrain", "stacked_kernel", "stacked_trajectories"},
     flows: {"descend", "pullback_kernel"},
     minibatches: {
         "_candidates",

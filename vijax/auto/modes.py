@@ -43,7 +43,7 @@ _MIN_WEIGHT = 1e-3  # share of the marginal likelihood below which a mode is lef
 _PATHS, ROUNDS = 16, 12  # paths per round, maximum number of rounds
 MIN_ROUNDS = 4  # rounds after which lone paths at modes of negligible mass do not matter
 MAX_MODES = 32  # number of modes at which the search ends
-_MAX_UNCOVERED = 8  # Gaussians that are added where modes are connected
+MAX_UNCOVERED = 8  # Gaussians that are added where modes are connected
 _OUT_OF_TIME = "the time limit passed before other modes were searched for"
 MIN_VISITS = 3  # the search ends once every mode was reached by so many paths
 
@@ -113,9 +113,7 @@ def _modes(start: StartingPoint, best: Candidate) -> Candidate:
 def _mixture(start: StartingPoint, found: list[Candidate]) -> Candidate:
     """The mixture of those with the most mass, the one alone if the others have hardly any."""
     best = found[0]
-    evidence = np.array([_log_evidence(one) for one in found])
-    weights = np.exp(evidence - evidence.max())
-    kept = [i for i in np.argsort(-weights) if weights[i] > _MIN_WEIGHT * weights.sum()]
+    kept, logits = weights_of_modes(np.array([_log_evidence(one) for one in found]))
     if len(kept) == 1:
         one = found[kept[0]]
         solution = one.solution._replace(alternatives=(), unseen=0.0)
@@ -123,8 +121,9 @@ def _mixture(start: StartingPoint, found: list[Candidate]) -> Candidate:
     problem = best.problem
     assert isinstance(problem.guide, DensityGuide)
     guides = tuple(problem.guide for _ in kept)
-    logits = jax.device_put(evidence[kept].astype(np.float32) - np.float32(evidence.max()))
-    params = MixtureParams(logits, tuple(found[i].solution.variables.guide for i in kept))
+    params = MixtureParams(
+        jax.device_put(logits), tuple(found[i].solution.variables.guide for i in kept)
+    )
     solution = Solution(
         Variables(params, best.solution.variables.model),
         f"mixture of {len(kept)} Gaussians at separate modes; {best.solution.reason}",
@@ -134,6 +133,13 @@ def _mixture(start: StartingPoint, found: list[Candidate]) -> Candidate:
         unseen=0.0,
     )
     return start.candidate(dataclasses.replace(problem, guide=Mixture(guides)), solution)
+
+
+def weights_of_modes(log_evidence: np.ndarray) -> tuple[list[int], np.ndarray]:
+    """Indices of the modes with some mass, heaviest first, and the logits of their weights."""
+    weights = np.exp(log_evidence - log_evidence.max())
+    kept = [int(i) for i in np.argsort(-weights) if weights[i] > _MIN_WEIGHT * weights.sum()]
+    return kept, log_evidence[kept].astype(np.float32) - np.float32(log_evidence.max())
 
 
 def _complete(candidate: Candidate, complete: bool) -> Candidate:
@@ -193,7 +199,7 @@ def _uncovered(
     space, variables = best.problem.target.space, best.solution.variables
     known = [_gaussian(one) for one in found]
     for ends in rounds:
-        while len(added) < _MAX_UNCOVERED and not time_is_up():
+        while len(added) < MAX_UNCOVERED and not time_is_up():
             gaussian = ends.uncovered(known, best.assessment.elbo)
             if gaussian is None:
                 break

@@ -203,21 +203,14 @@ class _Chains:
     ) -> _Ends:
         """Leapfrog steps in whitened coordinates, `count` for each fit."""
         sets = np.array([self.fits[i].number for i in rows])
-        factor, turned = self.factor[rows], np.swapaxes(self.factor[rows], 1, 2)
-        points, value, slope = self.states[rows], self.log_density[rows], self.gradient[rows]
+        factor, states, slope = self.factor[rows], self.states[rows], self.gradient[rows]
         kick = 0.5 * size[:, None, None]
         speed = momentum + kick * markov.clipped_gradient(slope @ factor)
-        for i in range(int(count.max())):
-            moving = count > i
-            on = slice(None) if moving.all() else np.flatnonzero(moving)
-            step = size[on, None, None]
-            points[on] += step * (speed[on] @ turned[on])
-            value[on], slope[on] = self.kernel.at(points[on], sets[on])
-            share = np.where(i < count[on] - 1, 1.0, 0.5)[:, None, None]
-            speed[on] += share * step * markov.clipped_gradient(slope[on] @ factor[on])
+        value, slope, points, speed = self.kernel.trajectories(
+            states, speed, factor, size, count, markov.EXTREME, sets
+        )
         change = 0.5 * (np.sum(speed**2, axis=2) - np.sum(momentum**2, axis=2))
-        log_ratio = (value - self.log_density[rows]) - change
-        return _Ends(self.kernel.round(points), value, slope, log_ratio)
+        return _Ends(points, value, slope, (value - self.log_density[rows]) - change)
 
 
 class _Ends(NamedTuple):

@@ -23,7 +23,7 @@ _ACCEPT_RATE = 0.8  # target acceptance rate
 _LENGTH = np.pi / 2  # of a trajectory, in standard deviations: a quarter period for a Gaussian
 _MAX_LEAPFROG = 24
 _SHORT_STEP, _SHORT_STEP_SHARE = 1 / 3, 0.2
-_EXTREME = 1e3  # whitened gradients are clipped to this: outside the bulk only directions matter
+EXTREME = 1e3  # whitened gradients are clipped to this: outside the bulk only directions matter
 _MAX_CROSSED = 0.02  # share of chains in another mode up to which modes are separate
 
 
@@ -231,7 +231,7 @@ def _whitened_gradient(factor: Floats, gradient: Floats) -> Floats:
 
 def clipped_gradient(whitened: Floats) -> Floats:
     """A whitened gradient within bounds: outside the bulk only directions matter."""
-    clipped = np.clip(whitened, -_EXTREME, _EXTREME)
+    clipped = np.clip(whitened, -EXTREME, EXTREME)
     missing = np.isnan(clipped)
     return np.where(missing, 0.0, clipped) if missing.any() else clipped
 

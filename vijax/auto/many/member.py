@@ -44,6 +44,8 @@ class Member:
         history: the stages of its fit.
         alone: why it has to be fitted by itself, empty if it has not.
         known: a fit and its status.
+        mixture: along the tail of its mode, with a higher ELBO than the fit before other
+            coordinates are learned.
     """
 
     number: int
@@ -54,6 +56,7 @@ class Member:
     history: tuple[Attempt, ...] = ()
     alone: str = ""
     known: tuple[Candidate, str] | None = None
+    mixture: Candidate | None = None
 
     def stream(self, *numbers: int) -> np.random.Generator:
         """A source of randomness derived from the key of the fit."""

@@ -11,11 +11,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vijax.auto.candidate import MAX_UNSEEN
+from vijax.auto.candidate import MAX_UNSEEN, is_better
 from vijax.auto.many.member import Member, numbers
+from vijax.auto.many.mixtures import mixtures
 from vijax.auto.mode_search import unaffordable
 from vijax.auto.modes import (
     MAX_MODES,
+    MAX_UNCOVERED,
     MIN_ROUNDS,
     MIN_SEPARATION,
     MIN_VISITS,
@@ -51,10 +53,11 @@ class _Search:
     Attributes:
         member: the set.
         rng: source of randomness.
-        known: the fit, and modes of negligible mass.
+        known: the fit and other modes.
         visits: how many paths reached each.
         rounds: the rounds of paths.
         done: whether it has ended.
+        modes: other modes of some mass.
     """
 
     member: Member
@@ -63,6 +66,7 @@ class _Search:
     visits: list[int]
     rounds: list[PathfinderResult] = dataclasses.field(default_factory=list)
     done: bool = False
+    modes: list[Gaussian] = dataclasses.field(default_factory=list)
 
     @property
     def elbo(self) -> float:
@@ -72,7 +76,11 @@ class _Search:
     def add(self, found: _Refined, count: int) -> None:
         """Adds a mode that so many paths reached."""
         if found.elbo > self.elbo - _NEGLIGIBLE or not np.isfinite(found.elbo):
-            self.member.alone = _OTHER_MODE
+            # other coordinates of hierarchical sites may have a single mode
+            if self.member.problem.batch.centering and np.isfinite(found.elbo):
+                self.modes.append(found.gaussian)
+            else:
+                self.member.alone = _OTHER_MODE
         self.known.append(found.gaussian)
         self.visits.append(count)
 
@@ -154,14 +162,74 @@ def _round(kernel: StackedKernel, active: list[_Search]) -> None:
 
 def _uncovered(kernel: StackedKernel, searches: list[_Search]) -> None:
     """What paths saw and a fit does not cover, as along a ridge."""
-    seen = []
-    for one in searches:
-        candidates = (ends.uncovered(one.known, one.elbo) for ends in one.rounds)
-        seen += [(one, gaussian) for gaussian in candidates if gaussian is not None]
-    for (one, _), refined in zip(seen, _refined(kernel, seen), strict=True):
-        separate = nearest(refined.gaussian, one.known)[1] > MIN_SEPARATION
-        if separate and refined.elbo > one.elbo - _NEGLIGIBLE:
-            one.member.alone = _OTHER_MODE
+    covers = [_Cover(one, [*one.known]) for one in searches]
+    while True:
+        seen = [(one, gaussian) for one in covers if (gaussian := one.next()) is not None]
+        if not seen or time_is_up():
+            break
+        refined = _refined(kernel, [(one.search, gaussian) for one, gaussian in seen])
+        for (one, _), found in zip(seen, refined, strict=True):
+            one.add(found)
+    several = [one for one in covers if one.search.modes or one.added]
+    members = [one.search.member for one in several]
+    mixed = mixtures(kernel, members, [one.search.modes + one.added for one in several])
+    for cover, member, mixture in zip(several, members, mixed, strict=True):
+        search = cover.search
+        if mixture is None or not (search.modes or is_better(mixture, member.fit)):
+            continue
+        # better coordinates of hierarchical sites may represent the mass, if it is of one mode
+        connected = all(ends.num_modes == 1 for ends in search.rounds)
+        if connected and member.problem.batch.centering:
+            member.mixture = mixture
+        else:
+            member.alone = _OTHER_MODE
+
+
+def leave_mixtures(members: Sequence[Member]) -> None:
+    """Leaves members alone where a mixture has a higher ELBO than the fit in its coordinates."""
+    for member in members:
+        if member.mixture is None:
+            continue
+        centering = member.fit.problem.batch.centering.values()
+        learned = any(np.any(np.asarray(value)) for value in centering)
+        if not learned or is_better(member.mixture, member.fit):
+            member.alone = _OTHER_MODE
+        member.mixture = None
+
+
+@dataclasses.dataclass
+class _Cover:
+    """The Gaussians that cover what the paths of a search saw; see `vijax.auto.modes`.
+
+    Attributes:
+        search: the search.
+        known: the fit, its other modes and what was added.
+        added: Gaussians where there was mass that no others covered.
+        round_: the round of paths that is looked at.
+    """
+
+    search: _Search
+    known: list[Gaussian]
+    added: list[Gaussian] = dataclasses.field(default_factory=list)
+    round_: int = 0
+
+    def next(self) -> LowRankGaussian | None:
+        """The next one that is not covered, `None` if all are."""
+        while self.round_ < len(self.search.rounds) and len(self.added) < MAX_UNCOVERED:
+            found = self.search.rounds[self.round_].uncovered(self.known, self.search.elbo)
+            if found is not None:
+                return found
+            self.round_ += 1
+        return None
+
+    def add(self, found: _Refined) -> None:
+        """Adds the Gaussian found from there, unless it is a known one."""
+        separate = nearest(found.gaussian, self.known)[1] > MIN_SEPARATION
+        if separate and np.isfinite(found.elbo):
+            self.known.append(found.gaussian)
+            self.added.append(found.gaussian)
+        else:
+            self.round_ += 1
 
 
 def _refined(

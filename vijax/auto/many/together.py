@@ -24,7 +24,7 @@ from vijax.auto.many.member import (
     params_of,
     solution_at,
 )
-from vijax.auto.many.modes import search_many
+from vijax.auto.many.modes import leave_mixtures, search_many
 from vijax.auto.stages import CENTERING, GAUSSIAN
 from vijax.contracts import Solution, Variables
 from vijax.contracts.kernel import Floats
@@ -82,6 +82,7 @@ def fit_together(
         # before other coordinates are learned, in which there may be unbounded modes
         search_many(kernel, [one for one in going(members) if _is_unsearched(one)])
         _centering(kernel, going(members))
+        leave_mixtures(going(members))
         _chains(kernel, going(members))
     for one in going(members):
         if one.status not in TRUSTED:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -33,12 +34,14 @@ from vijax.posterior.row_scores import (
     scores,
     weighted_scores,
 )
+from vijax.runtime.blockwise import Arrays
 from vijax.runtime.checks import check_count
-from vijax.runtime.errors import GuideError, ModelError, mismatch, warn
+from vijax.runtime.errors import GuideError, ModelError, VijaxError, mismatch, warn
 from vijax.runtime.keys import RngKey, as_key, fold_in, host_rng
 from vijax.runtime.memory import explain_out_of_memory
 
 _GOOD_KHAT = 0.7
+_CHECKED = 16  # draws at which masks are checked
 _OPTIONS = DEFAULTS.keys() - {"rng_key", "model_kwargs", "coords", "checkpoint", "callbacks"}
 
 
@@ -52,7 +55,7 @@ def cross_validate(
     joint: bool = False,
     exact: bool = True,
     plate: str | None = None,
-    num_draws: int = 4000,
+    num_draws: int = 2000,
     rng_key: RngKey = 0,
     **options: Any,
 ) -> CrossValidation:
@@ -107,9 +110,7 @@ def cross_validate(
     if joint and groups is None:
         raise TypeError(mismatch("joint", "groups= beside it, which are scored as a whole", True))
     check_count("num_draws", num_draws)
-    structure = result.target.structure
-    plate, axes = plate_of_rows({n: structure.dims[n] for n in structure.observed}, plate)
-    num_rows = _num_rows(result, axes)
+    plate, axes, num_rows = _rows(result, plate)
     made = make_folds(num_rows, folds, groups, stratify, host_rng(fold_in(key, 0)))
     units = made.groups if joint and made.groups is not None else np.arange(num_rows)
     run = _Run(result, Rows(axes, units), made, num_draws, key)
@@ -185,7 +186,11 @@ class _Run:
         if result.arguments.coords:
             given["coords"] = result.arguments.coords
         model = IncludedRows(result.model, plate)
-        return fit_many(model, sets, rng_key=key, model_kwargs=kwargs, **given)
+        fits = fit_many(model, sets, rng_key=key, model_kwargs=kwargs, **given)
+        if len(fits.errors) == len(todo):
+            error = next(iter(fits.errors.values()))
+            raise VijaxError(f"cross_validate: no fold could be fitted: {error}") from error
+        return fits
 
     def result(
         self, density: np.ndarray, weighted: Sequence[_Weighted], fits: Fits, joint: bool
@@ -238,17 +243,34 @@ class _Run:
         key = fold_in(fits._key, place)
         found = with_data(found, call) if is_fast(found) else complete(found, call, key)
         z = different_draws(found, fold_in(self.key, 3 + fold), self.num_draws)
-        left_out = np.flatnonzero(self.folds.of_rows == fold)
-        included = np.ones(len(self.rows.units), bool)
-        data = found.batch._replace(data=found.batch.data | {INCLUDED: included}, index={})
+        left_out = self.folds.of_rows == fold
+        data = _with_rows(found, np.ones_like(left_out))
         if place == 0:
-            none = data._replace(data=data.data | {INCLUDED: ~included})
-            if any(np.any(part != 0) for part in blocks(found, none, z, self.rows, left_out)):
-                expected = "observed sites that can be masked row by row"
-                got = "sites that a mask around the model does not reach"
-                raise ModelError(mismatch("cross_validate", expected, got))
-        values = np.concatenate([*blocks(found, data, z, self.rows, left_out)])
-        return scores(values)
+            self._check_masks(found, z, fold)
+        return scores(
+            np.concatenate([*blocks(found, data, z, self.rows, np.flatnonzero(left_out))])
+        )
+
+    def _check_masks(self, found: FitResult, z: Arrays, fold: int) -> None:
+        """Checks that the rows of the fold do not count in its fit, and that all others do."""
+        every = np.arange(len(self.rows.units))
+        z = {name: value[:_CHECKED] for name, value in z.items()}
+        parts = (
+            np.concatenate([*blocks(found, _with_rows(found, included), z, self.rows, every)])
+            for included in (every >= 0, self.folds.of_rows != fold)
+        )
+        full, masked = parts
+        wanted = np.where(self.unit_folds == fold, 0.0, full)
+        if not np.allclose(masked, wanted, rtol=1e-3, atol=1e-3, equal_nan=True):
+            expected = "observed sites that can be left out row by row"
+            got = "sites that a mask around the model does not reach"
+            raise ModelError(mismatch("cross_validate", expected, got))
+
+
+def _with_rows(result: FitResult, included: np.ndarray) -> Batch:
+    """The data of a fold's fit with other rows in the likelihood."""
+    data = {**result.batch.data, INCLUDED: jnp.asarray(included)}
+    return result.batch._replace(data=data, index={})
 
 
 def _checked(posterior: Posterior, options: Mapping[str, Any]) -> FitResult:
@@ -271,18 +293,22 @@ def _check_not_amortized(result: FitResult) -> None:
         raise GuideError(mismatch("cross_validate", expected, "an amortized one", remedy))
 
 
-def _num_rows(result: FitResult, axes: Mapping[str, int]) -> int:
-    """The number of rows of all observed sites in `axes`."""
-    target = result.target
-    shapes = jax.eval_shape(
+def _rows(result: FitResult, plate: str | None) -> tuple[str | None, dict[str, int], int]:
+    """The plate whose rows are left out, its axis by observed site, and their number."""
+    target, structure = result.target, result.target.structure
+    found = jax.eval_shape(
         target.site_log_probs,
         abstract_position(target.space),
         Batch(result.batch.data),
         result.variables.model,
         result.mutable,
     )
-    sizes = {name: shapes[name].shape[axis] for name, axis in axes.items()}
+    shapes = {name: found[name].shape for name in structure.observed}
+    dims = {name: structure.dims[name][: len(shape)] for name, shape in shapes.items()}
+    factors = {name: structure.dims[name][:-1] for name in structure.factors}  # of empty events
+    plate, axes = plate_of_rows(dims, factors, plate)
+    sizes = {name: shapes[name][axis] for name, axis in axes.items()}
     if len(set(sizes.values())) > 1:
         expected = "observed sites of one length, or in a plate of rows"
         raise ModelError(mismatch("plate", expected, sizes))
-    return next(iter(sizes.values()))
+    return plate, axes, next(iter(sizes.values()))

@@ -57,38 +57,37 @@ class _Masked(Messenger):
         self.included, self.plate = included, plate
 
     def process_message(self, msg: dict[str, Any]) -> None:
-        if msg["type"] != "sample" or not msg["is_observed"]:
+        if msg["type"] != "sample" or not msg["is_observed"] or is_factor(msg):
             return
         dim = self._dim(msg)
         if dim is None:
             return
-        if is_factor(msg):
-            expected = "observed sites, which can be left out of a fit row by row"
-            got = f"a factor in plate {self.plate!r}"
-            remedy = "Write it as an observed site with a distribution."
-            raise ModelError(mismatch(f"site {msg['name']!r}", expected, got, remedy))
         shape = (len(self.included), *[1] * (-dim - 1))
         msg["fn"] = msg["fn"].mask(jnp.reshape(jnp.asarray(self.included), shape))
 
     def _dim(self, msg: dict[str, Any]) -> int | None:
         """The dimension of the rows among those of a batch, from the right; `None` for none."""
         if self.plate is None:
-            return -1 if not is_factor(msg) and msg["fn"].batch_shape else None
+            return -1 if msg["fn"].batch_shape else None
         frames = msg["cond_indep_stack"]
         return next((frame.dim for frame in frames if frame.name == self.plate), None)
 
 
 def plate_of_rows(
-    dims: Mapping[str, Sequence[str | None]], plate: str | None
+    dims: Mapping[str, Sequence[str | None]],
+    factors: Mapping[str, Sequence[str | None]],
+    plate: str | None,
 ) -> tuple[str | None, dict[str, int]]:
     """The plate whose rows are left out, and by observed site its axis, from the right.
 
     Args:
-        dims: of every observed site, the plates along its batch dimensions.
+        dims: of every observed site, the plates along its batch dimensions, `None` for none.
+        factors: likewise of every factor.
         plate: the name, if one is asked for.
 
     Raises:
-        ModelError: there is no such plate, or the choice is ambiguous.
+        ModelError: there is no such plate, the choice is ambiguous, or a factor has a value for
+            each row.
     """
     found = list(dict.fromkeys(name for names in dims.values() for name in names if name))
     if not dims:
@@ -96,16 +95,21 @@ def plate_of_rows(
     if plate is not None and plate not in found:
         expected = f"a plate around observed sites, of {found}"
         raise ModelError(mismatch("plate", expected, repr(plate)))
-    if plate is None and not found:
-        if any(len(names) != 1 for names in dims.values()):
-            expected = "observed sites in a plate, or with one dimension"
-            remedy = "Write them in `with numpyro.plate('rows', len(y)):`."
-            raise ModelError(mismatch("plate", expected, "no plate", remedy))
-        return None, dict.fromkeys(dims, -1)
-    if plate is None and (len(found) > 1 or any(set(names) != {*found} for names in dims.values())):
-        expected = f"the name of the plate whose rows are left out, one of {found}"
-        raise ModelError(mismatch("plate", expected, "None"))
-    plate = found[0] if plate is None else plate
-    return plate, {
-        name: names.index(plate) - len(names) for name, names in dims.items() if plate in names
-    }
+    if plate is None and found:
+        if len(found) > 1 or any(set(names) - {None} != {*found} for names in dims.values()):
+            expected = f"the name of the plate whose rows are left out, one of {found}"
+            raise ModelError(mismatch("plate", expected, "None"))
+        (plate,) = found
+    for name, names in factors.items():
+        if plate in names:
+            expected = "observed sites, which can be left out of a fit row by row"
+            remedy = "Write it as an observed site with a distribution."
+            raise ModelError(mismatch(f"site {name!r}", expected, "a factor of the rows", remedy))
+    if plate is not None:
+        axes = {n: names.index(plate) - len(names) for n, names in dims.items() if plate in names}
+        return plate, axes
+    if any(len(names) != 1 for names in dims.values()):
+        expected = "observed sites in a plate, or with one dimension"
+        remedy = "Write them in `with numpyro.plate('rows', len(y)):`."
+        raise ModelError(mismatch("plate", expected, "no plate", remedy))
+    return None, dict.fromkeys(dims, -1)

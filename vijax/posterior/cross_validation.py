@@ -91,7 +91,7 @@ class CrossValidation:
         from xarray import DataArray
 
         dims, coords = ["unit"], {"unit": self.units}
-        found = ELPDData(
+        found: Any = ELPDData(
             kind="loo_kfold",
             elpd=self.elpd,
             se=self.se,
@@ -100,7 +100,7 @@ class CrossValidation:
             n_data_points=len(self.pointwise),
             scale="log",
             warning=not self.reliable,
-            good_k=None,
+            good_k=None,  # type: ignore[arg-type]  # as ArviZ has it
             elpd_i=DataArray(self.pointwise, dims=dims, coords=coords),
             n_folds=len(self.labels),
         )

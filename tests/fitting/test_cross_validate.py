@@ -59,11 +59,6 @@ def posterior():
     return vijax.fit(regression, X, Y, **QUIET)
 
 
-@pytest.fixture(scope="module")
-def hierarchy():
-    return vijax.fit(means, GROUP, LEVELS, **QUIET)
-
-
 COVARIANCE = X @ X.T + NOISE**2 * np.eye(30)
 
 
@@ -114,18 +109,18 @@ def test_leave_one_out_by_fits(posterior):
     np.testing.assert_allclose(found.pointwise, exact, atol=0.05)
 
 
-def test_a_group_is_scored_by_its_rows_or_as_a_whole(hierarchy):
-    same = GROUP[:, None] == GROUP
-    covariance = 4.0 + same + NOISE**2 * np.eye(15)
-    for joint in (False, True):
-        found = vijax.cross_validate(hierarchy, groups=GROUP, joint=joint, **QUIET)
-        exact = closed_form(covariance, LEVELS, GROUP, joint)
-        assert found.joint == joint
-        assert len(found.labels) == 5
-        assert abs(found.elpd - exact.sum()) < 4 * found.mcse < 1.5
-        assert found.pointwise.shape == exact.shape
-        np.testing.assert_allclose(found.pointwise, exact, atol=0.4)
-        assert np.abs(found.pointwise - exact).mean() < 0.1
+@pytest.mark.parametrize("joint", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_a_group_is_scored_as_a_whole_or_by_its_rows(joint):
+    hierarchy = vijax.fit(means, GROUP, LEVELS, **QUIET)
+    covariance = 4.0 + (GROUP[:, None] == GROUP) + NOISE**2 * np.eye(15)
+    found = vijax.cross_validate(hierarchy, groups=GROUP, joint=joint, **QUIET)
+    exact = closed_form(covariance, LEVELS, GROUP, joint)
+    assert found.joint == joint
+    assert len(found.labels) == 5
+    assert abs(found.elpd - exact.sum()) < 4 * found.mcse < 1.5
+    assert found.pointwise.shape == exact.shape
+    np.testing.assert_allclose(found.pointwise, exact, atol=0.4)
+    assert np.abs(found.pointwise - exact).mean() < 0.1
 
 
 @pytest.mark.slow
@@ -139,7 +134,7 @@ def test_a_hierarchy_agrees_with_fits_of_cut_data():
         with numpyro.plate("rows", len(y)):
             numpyro.sample("y", dist.Normal(level[group], noise), obs=y)
 
-    rng = np.random.default_rng(1)
+    rng = np.random.default_rng(3)
     group = np.repeat(np.arange(8), 5)
     y = 1.0 + rng.normal(size=8)[group] + rng.normal(size=40)
     posterior = vijax.fit(model, group, 8, y, **QUIET)
@@ -158,7 +153,15 @@ def test_a_hierarchy_agrees_with_fits_of_cut_data():
     assert abs(found.elpd - expected) < 4 * np.sqrt(variance) < 1.5
 
 
-def test_an_unreliable_fold_is_reported():
+def test_an_unreliable_fit_of_a_fold_is_reported(posterior):
+    with pytest.warns(vijax.VijaxWarning, match="approximate: folds 0, 1"):
+        found = vijax.cross_validate(posterior, 2, guide="map", **QUIET)
+    assert "2 approximate" in found.report()
+    assert found.unreliable.all()
+
+
+@pytest.mark.slow
+def test_a_density_that_draws_do_not_cover_is_reported():
     y = np.append(np.zeros(6), 30.0)
 
     def local(y):
@@ -172,10 +175,6 @@ def test_an_unreliable_fold_is_reported():
     assert len(found.fits) > 0  # weights were unreliable, too
     assert not found.reliable
     assert found.unreliable[6]
-    assert "± " in repr(found)
-    with pytest.warns(vijax.VijaxWarning, match="approximate: folds 0, 1"):
-        found = vijax.cross_validate(posterior, 2, guide="map", **QUIET)
-    assert "2 approximate" in found.report()
 
 
 def test_models_are_compared_on_the_same_folds(posterior):

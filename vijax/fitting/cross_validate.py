@@ -197,7 +197,7 @@ class _Run:
     ) -> CrossValidation:
         """The result, by draws of every fold's posterior."""
         num, labels = self.rows.num_units, self.folds.labels
-        log_density, khat = np.full(num, np.nan), np.full(num, np.nan)
+        log_density, errors, khat = np.full((3, num), np.nan)
         status = np.full(len(labels), self.result_of_all.status, "U16")
         places = {label: place for place, label in enumerate(fits.labels)}
         of_fits, shared, variance = fits.status, np.zeros(1), 0.0
@@ -211,7 +211,8 @@ class _Run:
                 found = self._of_fit(fits, place, i)
             if found is None:
                 continue
-            log_density[self.unit_folds == i], khat[self.unit_folds == i] = found[0], found.khat
+            units = self.unit_folds == i
+            log_density[units], errors[units], khat[units] = found[0], found.errors, found.khat
             if weighted[i].scores is None:
                 variance += float(np.mean(found.influence**2)) / len(found.influence)
         variance += float(np.mean(shared**2)) / len(shared)
@@ -220,6 +221,7 @@ class _Run:
         return CrossValidation(
             log_density,
             density - log_density,
+            errors,
             khat,
             math.sqrt(variance),
             names,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 TRUSTED = ("certified", "corrected")
 _RELIABLE = 0.7  # k-hat up to which a mean over draws is
+_PRECISE = 0.1  # nats, Monte Carlo error up to which it is in any case
 _SHOWN = 10  # folds that a report lists
 
 
@@ -28,9 +29,10 @@ class CrossValidation:
             `(num_rows,)`; with `joint` of every group, in the order of `units`. NaN where a fold
             was not fitted.
         p_pointwise: by how much the density given all data is larger, likewise.
-        khat: Pareto k-hat of the mean over draws that each is, likewise; above 0.7 it is not
-            reliable, as with latents of a row or group that its data determine much more closely
-            than the other rows do.
+        mcse_pointwise: Monte Carlo standard error of `pointwise`, likewise.
+        khat: Pareto k-hat of the mean over draws that each is, likewise; where it is above 0.7 that
+            error may be larger, as with latents of a row or group that its data determine much more
+            closely than the other rows do.
         mcse: Monte Carlo standard error of `elpd`.
         units: labels of the groups with `joint`, otherwise the numbers of the rows.
         unit_folds: the number of the fold of each.
@@ -47,6 +49,7 @@ class CrossValidation:
 
     pointwise: np.ndarray
     p_pointwise: np.ndarray
+    mcse_pointwise: np.ndarray
     khat: np.ndarray
     mcse: float
     units: np.ndarray
@@ -81,9 +84,16 @@ class CrossValidation:
 
     @property
     def unreliable(self) -> np.ndarray:
-        """The rows (or groups) of other folds, or with a `khat` above 0.7, `(num,)` booleans."""
-        trusted = np.isin(self.status, TRUSTED)
-        return ~(trusted[self.unit_folds] & (self.khat <= _RELIABLE))
+        """The rows (or groups) that cannot be relied on, `(num,)` booleans.
+
+        Those of a fold whose fit is neither certified nor corrected, and those with a `khat` above
+        0.7 and a Monte Carlo error above 0.1 nats.
+        """
+        return ~np.isin(self.status, TRUSTED)[self.unit_folds] | self._uncovered
+
+    @property
+    def _uncovered(self) -> np.ndarray:
+        return ~((self.khat <= _RELIABLE) | (self.mcse_pointwise <= _PRECISE))
 
     def to_elpd_data(self) -> Any:
         """ArviZ's `ELPDData`, for `arviz_stats.compare`; its kind is `"loo_kfold"`."""
@@ -146,12 +156,12 @@ class CrossValidation:
             lines.append(f"- {name}: {'fold' if len(labels) == 1 else 'folds'} {_listed(labels)}")
         for label, error in [*self.fits.errors.items()][:_SHOWN]:
             lines.append(f"- fold {label!r}: {error}")
-        wide = self.khat > _RELIABLE
+        wide = self._uncovered & np.isfinite(self.pointwise)
         if wide.any():
             lines.append(
                 f"- k-hat is above {_RELIABLE} at {'groups' if self.joint else 'rows'} "
                 f"{_listed(self.units[wide].tolist())}: draws given the other rows miss where the "
-                "density is large. Use more draws (num_draws=)."
+                "density is large."
             )
         return "\n".join(lines)
 

@@ -45,12 +45,14 @@ class Scores(NamedTuple):
         log_density: `log E[p(y_u | z)]` of each unit, `(units,)`.
         influence: of each draw on their sum, `(num_draws,)`; the Monte Carlo variance of the sum is
             the mean of its square over the number of draws.
+        errors: Monte Carlo standard error of each unit, `(units,)`.
         khat: Pareto k-hat of the terms of each mean, `(units,)`; above 0.7 it may be dominated by
-            draws that were not drawn.
+            draws that were not drawn, and its error be larger.
     """
 
     log_density: np.ndarray
     influence: np.ndarray
+    errors: np.ndarray
     khat: np.ndarray
 
 
@@ -117,8 +119,9 @@ def scores(values: np.ndarray, log_weights: np.ndarray | None = None) -> Scores:
     log_density = np.logaddexp.reduce(terms, axis=0)
     with np.errstate(invalid="ignore"):  # a density of zero
         shares = np.exp(terms - log_density)
-    influence = num_draws * (shares - np.exp(log_weights)[:, None]).sum(axis=1)
-    return Scores(log_density, influence, _khat(shares))
+    deviations = shares - np.exp(log_weights)[:, None]
+    influence, errors = num_draws * deviations.sum(axis=1), np.sqrt((deviations**2).sum(axis=0))
+    return Scores(log_density, influence, errors, _khat(shares))
 
 
 def weighted_scores(values: np.ndarray) -> tuple[Scores, float]:

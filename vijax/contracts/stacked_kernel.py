@@ -71,6 +71,7 @@ class StackedKernel:
         target: the target, of all sets.
         data: the arrays of all sets, along a leading axis, of length 1 where sets share one array.
         centering: centering weights likewise, see `Batch.centering`.
+        size: number of sets; by default as many as the arrays have.
 
     Attributes:
         dim: length of a point.
@@ -81,12 +82,17 @@ class StackedKernel:
     """
 
     def __init__(
-        self, target: Target, data: Mapping[str, np.ndarray], centering: Mapping[str, np.ndarray]
+        self,
+        target: Target,
+        data: Mapping[str, np.ndarray],
+        centering: Mapping[str, np.ndarray],
+        size: int | None = None,
     ) -> None:
         self.target, self.dim = target, target.space.dim
         self.data = {name: np.asarray(value) for name, value in data.items()}
         self._on_device = jax.device_put(self.data)
-        self.size = max(map(len, (self.data | dict(centering)).values()), default=1)
+        arrays = self.data | dict(centering)
+        self.size = max(map(len, arrays.values()), default=1) if size is None else size
         self.centering: dict[str, np.ndarray] = {}
         self.set_centering(centering)
         self.dtype = np.dtype(jnp.result_type(float))

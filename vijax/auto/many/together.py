@@ -101,7 +101,7 @@ def _kernel(problems: Sequence[Problem], size: int) -> StackedKernel:
     data = {name: _stacked([batch.data[name] for batch in batches]) for name in batches[0].data}
     names = batches[0].centering
     centering = {n: np.stack([np.asarray(b.centering[n]) for b in batches]) for n in names}
-    return StackedKernel(problems[0].target, data, centering)
+    return StackedKernel(problems[0].target, data, centering, len(padded))
 
 
 def _stacked(arrays: Sequence[Any]) -> np.ndarray:

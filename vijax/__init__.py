@@ -17,12 +17,14 @@ from vijax import data, guides, objectives
 from vijax._version import __version__
 from vijax.engine import callbacks
 from vijax.fitting.calibrate import calibrate
+from vijax.fitting.cross_validate import cross_validate
 from vijax.fitting.fit import fit
 from vijax.fitting.fit_many import fit_many
 from vijax.model import from_log_density, from_pymc, from_tfp
 from vijax.posterior.calibration import Calibration
 from vijax.posterior.compare import compare
 from vijax.posterior.conformal import Conformal, conformal
+from vijax.posterior.cross_validation import CrossValidation
 from vijax.posterior.latents import Latents
 from vijax.posterior.load import load
 from vijax.posterior.many.fits import Fits
@@ -45,6 +47,7 @@ __all__ = [
     "Checkpoint",
     "Comparison",
     "Conformal",
+    "CrossValidation",
     "ExpectationPropagation",
     "Fits",
     "GuideError",
@@ -65,6 +68,7 @@ __all__ = [
     "callbacks",
     "compare",
     "conformal",
+    "cross_validate",
     "data",
     "fit",
     "fit_many",

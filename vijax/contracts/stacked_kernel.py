@@ -41,14 +41,14 @@ def stacked_kernel(
         points: `(rows, width, dim)`.
         sets: the data set of each row, `(rows,)`.
         count: number of rows in use.
-        stacked: the data of all sets along a leading axis.
+        stacked: the data of all sets along a leading axis, of length 1 if they share them.
 
     Returns:
         `(rows, width, 1 + dim)`, arbitrary in rows that are not in use.
     """
 
     def row(points: Array, one: Array) -> Array:
-        batch = jax.tree.map(lambda leaf: leaf[one], stacked)
+        batch = jax.tree.map(lambda leaf: leaf[0] if len(leaf) == 1 else leaf[one], stacked)
         function = jax.value_and_grad(_log_density(target, False, batch, {}, {}))
         value, gradient = over_points(target, function, points)
         return jnp.concatenate([value[..., None], gradient], axis=-1)
@@ -74,8 +74,9 @@ class StackedKernel:
 
     Args:
         target: the target, of all sets.
-        data: the arrays of all sets, along a leading axis.
+        data: the arrays of all sets, along a leading axis, of length 1 where sets share one array.
         centering: centering weights likewise, see `Batch.centering`.
+        size: number of sets; by default as many as the arrays have.
 
     Attributes:
         dim: length of a point.
@@ -86,12 +87,17 @@ class StackedKernel:
     """
 
     def __init__(
-        self, target: Target, data: Mapping[str, np.ndarray], centering: Mapping[str, np.ndarray]
+        self,
+        target: Target,
+        data: Mapping[str, np.ndarray],
+        centering: Mapping[str, np.ndarray],
+        size: int | None = None,
     ) -> None:
         self.target, self.dim = target, target.space.dim
         self.data = {name: np.asarray(value) for name, value in data.items()}
         self._on_device = jax.device_put(self.data)
-        self.size = len(next(iter((self.data | dict(centering)).values()), np.zeros(1)))
+        arrays = self.data | dict(centering)
+        self.size = max(map(len, arrays.values()), default=1) if size is None else size
         self.centering: dict[str, np.ndarray] = {}
         self.set_centering(centering)
         self.dtype = np.dtype(jnp.result_type(float))
@@ -248,7 +254,7 @@ class _OneOfMany(Kernel):
     """The kernel of one of many data sets, for code that is written for one."""
 
     def __init__(self, many: StackedKernel, number: int) -> None:
-        data = {name: value[number] for name, value in many.data.items()}
+        data = {name: value[min(number, len(value) - 1)] for name, value in many.data.items()}
         centering = {name: value[number] for name, value in many.centering.items()}
         super().__init__(many.target, Batch(data, centering=centering))
         self._many, self._number = many, number

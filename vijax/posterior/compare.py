@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jax import Array
 
+from vijax.posterior.compare_folds import compare_folds
+from vijax.posterior.cross_validation import CrossValidation
 from vijax.posterior.evidence import Evidence
 from vijax.posterior.loo import by_observation, leave_one_out
 from vijax.posterior.posterior import Posterior
@@ -24,7 +26,10 @@ _LOO = ("elpd", "elpd_se", "elpd_diff", "elpd_diff_se", "p_loo", "num_bad_k", "w
 
 @explain_keywords
 def compare(
-    posteriors: Mapping[str, Posterior], *, num_draws: int = 4000, rng_key: RngKey = 0
+    posteriors: Mapping[str, Posterior] | Mapping[str, CrossValidation],
+    *,
+    num_draws: int = 4000,
+    rng_key: RngKey = 0,
 ) -> Comparison:
     """Compares models of the same data.
 
@@ -39,16 +44,18 @@ def compare(
     are no pointwise likelihoods to compare: models are ordered by their evidence alone.
 
     Args:
-        posteriors: by name, two or more full-batch fits with guides that have a density.
-        num_draws: number of draws for each estimate.
+        posteriors: by name, two or more full-batch fits with guides that have a density; or two or
+            more results of `vijax.cross_validate` with the same folds, whose `elpd` takes the place
+            of leave-one-out, without evidences.
+        num_draws: number of draws for each estimate; of posteriors only.
         rng_key: an int, a JAX key or a legacy key.
 
     Returns:
         A pandas `DataFrame` with a row for every model, the best one first; see `Comparison`.
 
     Raises:
-        VijaxError: posteriors are not named, there are fewer than two, or numbers of observations
-            differ.
+        VijaxError: posteriors are not named, there are fewer than two, numbers of observations
+            differ, or folds.
         GuideError: one of them has no importance weights.
     """
     if not isinstance(posteriors, Mapping):
@@ -58,11 +65,14 @@ def compare(
         )
     if len(posteriors) < 2:
         raise VijaxError(f"compare: expected two or more posteriors, got {list(posteriors)}.")
+    validated, fitted = _by_kind(posteriors)
+    if validated:
+        return compare_folds(validated)
     from vijax.posterior.tables import Comparison  # imports pandas, which is slow
 
     key = as_key(rng_key)
     found = {}
-    for name, posterior in posteriors.items():
+    for name, posterior in fitted.items():
         try:
             evidence = posterior.log_evidence(rng_key=fold_in(key, 0), num_draws=num_draws)
         except GuideError as error:
@@ -70,13 +80,11 @@ def compare(
         assert isinstance(evidence, Evidence)
         found[name] = evidence
     best = max(found.values(), key=lambda one: one.value)
-    unobserved = [
-        name for name, one in posteriors.items() if not one._result.target.structure.observed
-    ]
+    unobserved = [name for name, one in fitted.items() if not one._result.target.structure.observed]
     loo, advice = (
-        (dict.fromkeys(posteriors, dict.fromkeys(_LOO, math.nan)), _no_elpd(unobserved))
+        (dict.fromkeys(fitted, dict.fromkeys(_LOO, math.nan)), _no_elpd(unobserved))
         if unobserved
-        else _leave_one_out(_pointwise(posteriors, fold_in(key, 1), num_draws))
+        else _leave_one_out(_pointwise(fitted, fold_in(key, 1), num_draws))
     )
     rows = {}
     for name, one in found.items():
@@ -92,6 +100,20 @@ def compare(
     out = Comparison([rows[name] for name in order], index=order)
     out.attrs |= {"advice": advice, "decimals": 2}
     return out
+
+
+def _by_kind(
+    given: Mapping[str, Any],
+) -> tuple[dict[str, CrossValidation], dict[str, Posterior]]:
+    """Cross-validations, or posteriors; not both."""
+    validated = {name: one for name, one in given.items() if isinstance(one, CrossValidation)}
+    fitted = {name: one for name, one in given.items() if isinstance(one, Posterior)}
+    if len(given) not in (len(validated), len(fitted)):
+        kinds = {name: type(one).__name__ for name, one in given.items()}
+        raise VijaxError(
+            f"compare: expected posteriors, or cross-validations of all models, got {kinds}."
+        )
+    return validated, fitted
 
 
 def _no_elpd(unobserved: Sequence[str]) -> str:
@@ -148,6 +170,6 @@ def _leave_one_out(
         return out, ""
     return out, (
         f"elpd is unreliable where k-hat is above {one.good_k:.2f}: {', '.join(unreliable)}.\n"
-        "Use more draws (num_draws=), refit without each of these observations (exact\n"
-        "leave-one-out), or use K-fold cross-validation."
+        "Use more draws (num_draws=), vijax.cross_validate(posterior, num_rows, exact=False), in\n"
+        "which the fits without each of these observations are exact, or K-fold cross-validation."
     )

@@ -156,12 +156,13 @@ class Comparison(Table):
 
     - `log_evidence`, the log marginal likelihood, and `log_evidence_se`, its standard error;
     - `log_bayes_factor`, its difference from the largest, and `log_bayes_factor_se`;
-    - `elpd`, the expected log predictive density of a new data set by PSIS leave-one-out, and
-      `elpd_se`, its standard error over observations;
+    - `elpd`, the expected log predictive density of a new data set by PSIS leave-one-out, or by
+      the folds of `vijax.cross_validate`, and `elpd_se`, its standard error over observations;
     - `elpd_diff`, its difference from the largest, and `elpd_diff_se`, the standard error of this
       difference over paired observations;
     - `p_loo`, the effective number of parameters;
-    - `num_bad_k`, observations whose Pareto k-hat is too large for `elpd` to be reliable;
+    - `num_bad_k`, observations whose Pareto k-hat is too large for `elpd` to be reliable (of
+      cross-validation, also those whose fold's fit is neither certified nor corrected);
     - `weight`, the stacking weight.
 
     Without pointwise likelihoods the columns from `elpd` on are `nan`, and the order is that of the

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -98,10 +99,16 @@ def going(members: Sequence[Member]) -> list[Member]:
 def _kernel(problems: Sequence[Problem], size: int) -> StackedKernel:
     padded = [*problems, *[problems[-1]] * (size - len(problems))]
     batches = [one.batch for one in padded]
-    data = {n: np.stack([np.asarray(b.data[n]) for b in batches]) for n in batches[0].data}
+    data = {name: _stacked([batch.data[name] for batch in batches]) for name in batches[0].data}
     names = batches[0].centering
     centering = {n: np.stack([np.asarray(b.centering[n]) for b in batches]) for n in names}
-    return StackedKernel(problems[0].target, data, centering)
+    return StackedKernel(problems[0].target, data, centering, len(padded))
+
+
+def _stacked(arrays: Sequence[Any]) -> np.ndarray:
+    """Arrays along a leading axis, of length 1 if all are the same object."""
+    same = all(array is arrays[0] for array in arrays)
+    return np.stack([np.asarray(array) for array in (arrays[:1] if same else arrays)])
 
 
 def _gaussian(kernel: StackedKernel, members: list[Member], first: Floats | None) -> None:

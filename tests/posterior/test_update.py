@@ -90,8 +90,8 @@ def two_sites(x, y):
 @pytest.mark.parametrize(
     ("model", "data"),
     [
-        pytest.param(coin, ((Y > 0) * 1,), marks=pytest.mark.slow),
-        (noisy_regression, (X, Y)),
+        (coin, ((Y > 0) * 1,)),
+        pytest.param(noisy_regression, (X, Y), marks=pytest.mark.slow),
         pytest.param(two_sites, (X, Y), marks=pytest.mark.slow),
     ],
 )

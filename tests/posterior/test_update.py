@@ -178,6 +178,17 @@ def test_labels_are_those_of_the_earlier_fit():
         posterior.update(other)
 
 
+def test_an_approximate_posterior_makes_no_certified_one():
+    first, second, third = PARTS
+    few = {"guide": "fullrank", "num_steps": 5, "progress_bar": False}
+    posterior = vijax.fit(regression, X[first], Y[first], **few)
+    assert posterior.status in ("approximate", "failed")
+    for rows, forgetting in ((second, 0.9), (third, 1.0)):
+        posterior = posterior.update(X[rows], Y[rows], forgetting=forgetting)
+        assert posterior.status == "approximate"
+        assert "that took the place of earlier data was approximate" in posterior.report()
+
+
 def test_drift_is_reported():
     first, second, _ = PARTS
     posterior = vijax.fit(regression, X[first], Y[first], progress_bar=False)

@@ -15,6 +15,7 @@ from vijax.diagnostics.stationarity import Stationarity
 from vijax.diagnostics.stein_discrepancy import Discrepancy
 
 Status = Literal["certified", "corrected", "approximate", "failed"]
+TRUSTED: tuple[Status, ...] = ("certified", "corrected")
 
 
 class Diagnosis(NamedTuple):

@@ -45,6 +45,7 @@ class EarlierData(NamedTuple):
         before: the posterior before the last update.
         now: the posterior after it.
         covariance: its covariance, `(dim, dim)`.
+        reliable: whether all those that were replaced could be relied on.
     """
 
     labels: tuple[str, ...]
@@ -54,6 +55,7 @@ class EarlierData(NamedTuple):
     before: Replaced
     now: Replaced
     covariance: np.ndarray
+    reliable: bool = True
 
     def replaced_on(self, labels: Sequence[str]) -> tuple[Replaced, ...]:
         """What was replaced so far, on these coordinates; no error is known of those it had not."""
@@ -101,6 +103,8 @@ class EarlierData(NamedTuple):
     @property
     def doubts(self) -> tuple[str, ...]:
         """Why the posterior may be inaccurate; empty if nothing is known against it."""
+        if not self.reliable:
+            return ("a posterior that took the place of earlier data was approximate or failed",)
         worst = int(np.argmax(self.error))
         if not self.replaced or self.error[worst] <= TOLERATED:
             return ()

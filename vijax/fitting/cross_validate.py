@@ -12,13 +12,14 @@ import numpy as np
 from jax import Array
 
 from vijax.contracts import Batch
+from vijax.diagnostics.diagnosis import TRUSTED
 from vijax.fitting.fit import DEFAULTS
 from vijax.fitting.fit_many import fit_many
 from vijax.fitting.folds import Folds, make_folds
 from vijax.guides import Conjugate
 from vijax.model.data_dependence import abstract_position
 from vijax.model.included_rows import INCLUDED, IncludedRows, plate_of_rows
-from vijax.posterior.cross_validation import TRUSTED, CrossValidation
+from vijax.posterior.cross_validation import CrossValidation
 from vijax.posterior.many.compact import complete, with_data
 from vijax.posterior.many.draws import is_fast
 from vijax.posterior.many.fits import Fits

@@ -16,9 +16,10 @@ from jax import Array
 from jax.sharding import Mesh
 
 from vijax.auto.many.member import Member
-from vijax.auto.many.together import TRUSTED, fit_together
+from vijax.auto.many.together import fit_together
 from vijax.contracts import Batch
 from vijax.contracts.kernel import Floats
+from vijax.diagnostics.diagnosis import TRUSTED
 from vijax.engine.problem import Problem
 from vijax.fitting.fit import build_problem, is_stepwise, run_fit
 from vijax.fitting.initial_values import initial_variables, model_state

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vijax.diagnostics.diagnosis import TRUSTED
 from vijax.posterior.many.fits import Fits
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TRUSTED = ("certified", "corrected")
 _RELIABLE = 0.7  # k-hat up to which a mean over draws is
 _PRECISE = 0.1  # nats, Monte Carlo error up to which it is in any case
 _SHOWN = 10  # folds that a report lists

@@ -30,6 +30,7 @@ from vijax.diagnostics.assessment import (
     assess,
     assess_elbos,
 )
+from vijax.diagnostics.diagnosis import TRUSTED
 from vijax.diagnostics.importance import num_elements
 from vijax.engine.common_draws import common_log_weights, holds_all_rows, supports_full_data
 from vijax.engine.engine import Engine
@@ -54,7 +55,6 @@ from vijax.runtime.progress import stage
 from vijax.runtime.stopwatch import spent_on, timing_so_far
 from vijax.solvers.curvature.gaussian import Mode, gaussian_at
 
-_TRUSTED = ("certified", "corrected")
 _RECENT = 100  # last losses that the ELBO is estimated by, where there is no time for more
 _SMALL_DATA = 2**22  # array elements that can be read a few thousand times in seconds
 
@@ -282,7 +282,7 @@ def _result(
             if fitted is not None and not is_interrupted():
                 assessment = add_propriety(assessment, fitted)
                 # where nothing is compiled for it: others need it for modes or chains
-                if assessment.check is not None or assessment.diagnosis.status in _TRUSTED:
+                if assessment.check is not None or assessment.diagnosis.status in TRUSTED:
                     assessment = add_gradient_check(assessment, fitted)
             assessment = with_rounding_error(assessment, problem)
     reason, end = fields.pop("stop_reason"), end_reason()

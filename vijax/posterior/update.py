@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jax import Array
 
+from vijax.diagnostics.diagnosis import TRUSTED
 from vijax.diagnostics.earlier_data import EarlierData, Replaced
 from vijax.model.predictive import model_call
 from vijax.model.tracing.arguments import Arguments
@@ -60,6 +61,7 @@ def update(
         before, covariance = last.now, last.covariance
     else:
         before, covariance = moments(result, supports, fold_in(key, 1))
+    reliable = last is None or last.reliable
     updated, earlier = None, Earlier()
     if forgetting == 1 and not new_groups:
         updated, earlier = _without_approximation(
@@ -70,7 +72,7 @@ def update(
             before, covariance = moments(result, supports, fold_in(key, 1), ENOUGH_DRAWS)
         updated = Updated(model, tuple(supports))
         earlier = Earlier(normal_prior(before, covariance, forgetting))
-        replaced = (*replaced, before)
+        replaced, reliable = (*replaced, before), reliable and _is_reliable(result)
     if updated.blocks:
         options = {"guide": result.guide.unbound, **options}
     options = {"coords": coords_of(result, supports.keys()), **options}
@@ -95,6 +97,7 @@ def update(
         before.forgotten(forgetting),
         now,
         covariance,
+        reliable,
     )
     diagnostics = found.assessment.diagnostics._replace(earlier=history)
     return dataclasses.replace(found, assessment=found.assessment._replace(diagnostics=diagnostics))
@@ -127,6 +130,13 @@ def _without_approximation(
         return None, Earlier()
     updated = result.model if isinstance(result.model, Updated) else Updated(model)
     return updated, Earlier(prior_of(result), batches)
+
+
+def _is_reliable(result: FitResult) -> bool:
+    """Whether the fit can be relied on, errors of earlier updates aside, which are added up."""
+    diagnostics = result.assessment.diagnostics._replace(earlier=None)
+    diagnosis = result.assessment._replace(diagnostics=diagnostics).diagnosis
+    return diagnosis.status in TRUSTED
 
 
 def _check_labels(result: FitResult, new: Arguments, new_groups: tuple[str, ...]) -> None:

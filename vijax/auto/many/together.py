@@ -33,6 +33,7 @@ from vijax.contracts.stacked_kernel import StackedKernel
 from vijax.diagnostics import importance as weights
 from vijax.diagnostics.assessment import with_chains
 from vijax.diagnostics.chain_check import evaluation_budget
+from vijax.diagnostics.diagnosis import TRUSTED
 from vijax.diagnostics.many_chains import Checked, check_many
 from vijax.diagnostics.status import CERTIFIED_SHIFT
 from vijax.engine.problem import Problem
@@ -44,7 +45,6 @@ from vijax.solvers.many.ascent import ascend
 from vijax.solvers.many.gaussians import stack
 from vijax.solvers.many.pathfinder import find
 
-TRUSTED = ("certified", "corrected")
 _NO_START = "no path found a Gaussian with a finite ELBO"
 _NOT_TRUSTED = "its status would be {}"
 

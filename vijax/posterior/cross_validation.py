@@ -13,7 +13,7 @@ from vijax.diagnostics.diagnosis import TRUSTED
 from vijax.posterior.many.fits import Fits
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from pandas import DataFrame
 
 _RELIABLE = 0.7  # k-hat up to which a mean over draws is
 _PRECISE = 0.1  # nats, Monte Carlo error up to which it is in any case
@@ -117,7 +117,7 @@ class CrossValidation:
         found.p_kfold_i = DataArray(self.p_pointwise, dims=dims, coords=coords)
         return found
 
-    def summary(self) -> pd.DataFrame:
+    def summary(self) -> DataFrame:
         """One row a fold: number of rows left out, elpd, p, largest k-hat, status.
 
         `refitted` is whether the fold was fitted; else `weights_khat` is k-hat of its weights.

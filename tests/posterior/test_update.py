@@ -172,7 +172,7 @@ def test_labels_are_those_of_the_earlier_fit():
         numpyro.sample("y", dist.Normal(theta[frame["store"]], 1.0), obs=frame["y"])
 
     posterior = vijax.fit(stores, frame, progress_bar=False)
-    posterior.update(frame)
+    posterior.update(frame)  # the same labels
     other = frame.assign(store=list("cb" * 5))
     with pytest.raises(vijax.VijaxError, match=r"'a', 'b'.*pandas.Categorical"):
         posterior.update(other)
@@ -187,6 +187,24 @@ def test_an_approximate_posterior_makes_no_certified_one():
         posterior = posterior.update(X[rows], Y[rows], forgetting=forgetting)
         assert posterior.status == "approximate"
         assert "that took the place of earlier data was approximate" in posterior.report()
+
+
+def square(y):
+    w = numpyro.sample("w", dist.Normal(0.0, 2.0))
+    with numpyro.plate("rows", len(y)):
+        numpyro.sample("y", dist.Normal(w**2, 2.0), obs=y)
+
+
+def test_two_modes_are_not_passed_on_as_a_normal_distribution():
+    y = 4 + 2 * np.random.default_rng(2).normal(size=(2, 20))
+    posterior = vijax.fit(square, y[0], progress_bar=False)
+    kept = posterior.update(y[1])
+    draws = kept.sample(4000)["w"]
+    assert kept.diagnostics.earlier.num_kept == 1
+    assert 0.45 < (draws > 0).mean() < 0.55
+    forgotten = posterior.update(y[1], forgetting=0.9)
+    assert forgotten.status not in ("certified", "corrected")
+    assert "has several modes" in forgotten.report() or "far from normal" in forgotten.report()
 
 
 def test_drift_is_reported():
@@ -235,8 +253,8 @@ def test_the_expected_error_is_that_of_a_skewed_density():
     for centre, scale in [(0.0, 0.5), (1.5, 0.5), (-2.0, 0.3)]:
         likelihood = np.exp(-(((z - centre) / scale) ** 2) / 2)
         true, approximate = (moments(z, density * likelihood) for density in (skewed, normal))
-        replaced = Replaced(*(np.array([one]) for one in (mean, sd, skewness)), 1e12)
-        now = Replaced(*(np.array([one]) for one in (*approximate, 0.0)), 1e12)
+        replaced = Replaced(*(np.array([one]) for one in (mean, sd, skewness, 0.0)), 1e12)
+        now = Replaced(*(np.array([one]) for one in (*approximate, 0.0, 0.0)), 1e12)
         (error,) = EarlierData(("z",), 1, 0, (replaced,), now, now, now.sd[:, None] ** 2).error
         actual = abs(approximate[0] - true[0]) / true[1]
         assert 0.6 * actual < error / 2 < 1.6 * actual

@@ -46,15 +46,8 @@ def stacked_trajectories(
         in rows that are not in use.
     """
 
-    def row(
-        starts: Array,
-        speed: Array,
-        factor: Array,
-        size: Array,
-        steps: Array,
-        bound: Array,
-        i: Array,
-    ) -> Array:
+    def row(parts: tuple[Array, ...]) -> Array:
+        starts, speed, factor, size, steps, bound, i = parts
         batch = jax.tree.map(lambda leaf: leaf[i], stacked)
         function = jax.value_and_grad(_log_density(target, False, batch, {}, {}))
 
@@ -76,10 +69,10 @@ def stacked_trajectories(
 
     parts = (starts, speed, factor, size, steps, bound, sets)
     if default_platform() != "cpu":
-        return jax.vmap(row)(*parts)
+        return jax.vmap(row)(parts)
     empty = jnp.zeros((*starts.shape[:2], 1 + 3 * starts.shape[2]), starts.dtype)
     return jax.lax.fori_loop(
-        0, count, lambda i, found: found.at[i].set(row(*(part[i] for part in parts))), empty
+        0, count, lambda i, found: found.at[i].set(row(tuple(part[i] for part in parts))), empty
     )
 
 

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 TOLERATED = 0.1  # sds of the mean beyond which a posterior is no more than approximate
+_SKEWNESS, _KURTOSIS = 0.05, 0.2  # up to which a posterior counts as normal
+_MAX_KURTOSIS = 1.0  # that of two normal distributions 4 sds from one another is -1.3
 _MIXED = 2.0  # third moments of several coordinates, not estimated, are taken to add as much
 _DRIFT = 0.01  # probability of a change as large by chance, over all coordinates
 
@@ -20,13 +22,26 @@ class Replaced(NamedTuple):
         mean: `(dim,)`.
         sd: `(dim,)`.
         skewness: `(dim,)`; what the normal distribution does not have.
+        kurtosis: excess over that of a normal distribution, `(dim,)`; likewise.
         num_draws: effective number of draws that the moments are from.
     """
 
     mean: np.ndarray
     sd: np.ndarray
     skewness: np.ndarray
+    kurtosis: np.ndarray
     num_draws: float
+
+    @property
+    def is_normal(self) -> bool:
+        """Whether a normal distribution can take its place without a loss."""
+        skewed = np.abs(self.skewness).max() > _SKEWNESS
+        return not skewed and bool(np.abs(self.kurtosis).max() <= _KURTOSIS)
+
+    @property
+    def is_far_from_normal(self) -> bool:
+        """Whether the expected error, from an expansion around a normal one, means little."""
+        return bool(np.abs(self.kurtosis).max() > _MAX_KURTOSIS)
 
     def forgotten(self, power: float) -> Replaced:
         """With its density to this power, which widens it and what it has of skewness."""
@@ -45,7 +60,7 @@ class EarlierData(NamedTuple):
         before: the posterior before the last update.
         now: the posterior after it.
         covariance: its covariance, `(dim, dim)`.
-        reliable: whether all those that were replaced could be relied on.
+        doubt: why one of those that were replaced was not to be, empty if there is no reason.
     """
 
     labels: tuple[str, ...]
@@ -55,7 +70,7 @@ class EarlierData(NamedTuple):
     before: Replaced
     now: Replaced
     covariance: np.ndarray
-    reliable: bool = True
+    doubt: str = ""
 
     def replaced_on(self, labels: Sequence[str]) -> tuple[Replaced, ...]:
         """What was replaced so far, on these coordinates; no error is known of those it had not."""
@@ -65,7 +80,8 @@ class EarlierData(NamedTuple):
         def on(one: Replaced) -> Replaced:
             new = rows < 0
             sd, skewness = np.where(new, np.inf, one.sd[rows]), np.where(new, 0, one.skewness[rows])
-            return Replaced(np.where(new, 0, one.mean[rows]), sd, skewness, one.num_draws)
+            mean, kurtosis = (np.where(new, 0, x[rows]) for x in (one.mean, one.kurtosis))
+            return Replaced(mean, sd, skewness, kurtosis, one.num_draws)
 
         return tuple(map(on, self.replaced))
 
@@ -103,8 +119,8 @@ class EarlierData(NamedTuple):
     @property
     def doubts(self) -> tuple[str, ...]:
         """Why the posterior may be inaccurate; empty if nothing is known against it."""
-        if not self.reliable:
-            return ("a posterior that took the place of earlier data was approximate or failed",)
+        if self.doubt:
+            return (f"a posterior that took the place of earlier data {self.doubt}",)
         worst = int(np.argmax(self.error))
         if not self.replaced or self.error[worst] <= TOLERATED:
             return ()

@@ -51,7 +51,7 @@ class Batches(NamedTuple):
         log_evidence: of these data given those before them, `()`.
     """
 
-    arrays: tuple[Array | None, ...]
+    arrays: tuple[Array | np.ndarray | None, ...]
     used: Array | np.ndarray
     log_evidence: Array | np.ndarray
 
@@ -127,7 +127,7 @@ class Updated:
         """Of the data in `batches`, at the values of the latents."""
         leaves, treedef = jax.tree.flatten((args, kwargs))
 
-        def of_one(arrays: tuple[Array | None, ...]) -> Array:
+        def of_one(arrays: tuple[Any, ...]) -> Array:
             pairs = zip(leaves, arrays, strict=True)
             filled = [leaf if array is None else array for leaf, array in pairs]
             args, kwargs = jax.tree.unflatten(treedef, filled)

@@ -13,7 +13,7 @@ from vijax.contracts.conjugate import ConjugateBlock
 from vijax.guides.conjugate import BoundConjugate
 from vijax.model import Arguments, split
 from vijax.model.conjugate_priors import are_priors
-from vijax.model.updating import Batches, Earlier, NormalPrior
+from vijax.model.updating import Batches, Earlier
 from vijax.posterior import sampling
 from vijax.posterior.result import FitResult
 
@@ -24,19 +24,10 @@ _EQUAL = 0.02  # sd of log weights up to which the guide is the posterior: means
 _NUM_DRAWS = 1000
 
 
-def earlier_of(result: FitResult) -> Earlier:
-    """What the fit had of earlier data."""
-    _, kwargs = result.arguments.join(result.batch.data)
-    return kwargs.get("earlier") or Earlier()
-
-
-def prior_of(result: FitResult) -> NormalPrior | dict[str, Any] | None:
-    """What took the place of the model's priors in the fit."""
-    return earlier_of(result).prior
-
-
-def kept_batches(result: FitResult, model: Callable[..., Any], new: Arguments) -> Batches | None:
-    """The batches that the fit kept, and its own data; `None` where they are not to be kept.
+def with_kept_batches(
+    result: FitResult, model: Callable[..., Any], new: Arguments
+) -> Earlier | None:
+    """What the fit had of earlier data, and its own; `None` where these are not to be kept.
 
     Args:
         result: the earlier fit.
@@ -44,10 +35,11 @@ def kept_batches(result: FitResult, model: Callable[..., Any], new: Arguments) -
         new: the arguments of the update, without earlier data.
     """
     target = result.target
-    if result.missing or target.marginalized.sizes or target.space.discrete.sites:
+    summed = target.marginalized.sizes or target.space.discrete.sites or target.structure.bounds
+    if result.missing or summed:
         return None
     args, kwargs = result.arguments.join(result.batch.data)
-    before = (kwargs.pop("earlier", None) or Earlier()).batches
+    prior, before = kwargs.pop("earlier", None) or Earlier()
     arguments, data = split(model, args, kwargs, on_device=False)
     count = 0 if before is None else int(before.used.sum())
     if arguments.lookup != new.lookup or count == _CAPACITIES[-1]:
@@ -57,23 +49,28 @@ def kept_batches(result: FitResult, model: Callable[..., Any], new: Arguments) -
         return None
     own = [data.get(name) for name in arguments.names]
     kept = [None] * len(own) if before is None else before.arrays
-
-    def extended(array: Any, earlier: Any) -> Any:
-        if array is None:
-            return None
-        rows = [array[None]] if earlier is None else [np.asarray(earlier)[:count], array[None]]
-        found = np.concatenate(rows)
-        return np.concatenate([found, np.repeat(array[None], capacity - count - 1, axis=0)])
-
-    arrays = tuple(map(extended, own, kept))
+    arrays = tuple(
+        None if array is None else _extended(array, earlier, count, capacity)
+        for array, earlier in zip(own, kept, strict=True)
+    )
     evidence = _log_evidence(result) + (0.0 if before is None else float(before.log_evidence))
-    dtype = jnp.result_type(float)
-    return Batches(arrays, np.arange(capacity) <= count, np.asarray(evidence, dtype))
+    offset = np.asarray(evidence, jnp.result_type(float))
+    return Earlier(prior, Batches(arrays, np.arange(capacity) <= count, offset))
+
+
+def _extended(array: Any, earlier: Any, count: int, capacity: int) -> np.ndarray:
+    """The first `count` arrays of `earlier`, and one more, which fills the rest."""
+    found = np.repeat(np.asarray(array)[None], capacity, axis=0)
+    if earlier is not None:
+        found[:count] = np.asarray(earlier)[:count]
+    return found
 
 
 def _log_evidence(result: FitResult) -> float:
+    """The estimate of the fit; 0 without one, for a constant leaves the posterior as it is."""
     found = result.assessment.importance
-    return float(result.assessment.elbo) if found is None else found.log_evidence
+    value = float(result.assessment.elbo) if found is None else found.log_evidence
+    return value if np.isfinite(value) else 0.0
 
 
 def conjugate_blocks(

@@ -28,11 +28,12 @@ _LEAST_VARIANCE = 1e-6  # of estimates by differences, in units of that of one d
 
 
 class Moments(NamedTuple):
-    """Of points: `mean`, `sd` and `skewness` are `(dim,)`, `covariance` `(dim, dim)`."""
+    """Of points, `(dim,)`; `kurtosis` is the excess over a normal; `covariance` is `(dim, dim)`."""
 
     mean: np.ndarray
     sd: np.ndarray
     skewness: np.ndarray
+    kurtosis: np.ndarray
     covariance: np.ndarray
 
 
@@ -50,16 +51,17 @@ def moments(
     equal = np.full(len(points), 1 / len(points))
     found = _moments(points, equal if weights is None else weights)
     if weights is None:
-        return Replaced(*found[:3], float(len(points))), found.covariance
+        return Replaced(*found[:4], float(len(points))), found.covariance
     known = _of_guide(result, supports, z, points)
     if known is None:
-        return Replaced(*found[:3], 1 / float(weights @ weights)), found.covariance
+        return Replaced(*found[:4], 1 / float(weights @ weights)), found.covariance
     drawn = _moments(points, equal)
     noise = (len(points) * weights - 1)[:, None] * (points - drawn.mean) / drawn.sd
     effective = len(points) / max(float((noise**2).mean(0).max()), _LEAST_VARIANCE)
     covariance = found.covariance - drawn.covariance + known[1]
     mean, sd = found.mean - drawn.mean + known[0], np.sqrt(np.diag(covariance))
-    return Replaced(mean, sd, found.skewness - drawn.skewness, effective), covariance
+    skewness, kurtosis = found.skewness - drawn.skewness, found.kurtosis - drawn.kurtosis
+    return Replaced(mean, sd, skewness, kurtosis, effective), covariance
 
 
 def _weighted_draws(result: FitResult, key: Array, num: int) -> tuple[Arrays, np.ndarray | None]:
@@ -93,7 +95,8 @@ def _moments(points: np.ndarray, weights: np.ndarray) -> Moments:
     centered = points - mean
     covariance = (centered * weights[:, None]).T @ centered
     sd = np.sqrt(np.diag(covariance))
-    return Moments(mean, sd, weights @ (centered / sd) ** 3, covariance)
+    scaled = centered / sd
+    return Moments(mean, sd, weights @ scaled**3, weights @ scaled**4 - 3, covariance)
 
 
 def normal_prior(before: Replaced, covariance: np.ndarray, power: float) -> NormalPrior:

@@ -14,14 +14,13 @@ from vijax.diagnostics.earlier_data import EarlierData, Replaced
 from vijax.model.predictive import model_call
 from vijax.model.tracing.arguments import Arguments
 from vijax.model.updating import Earlier, Updated, earlier_supports
-from vijax.posterior.earlier_batches import conjugate_blocks, kept_batches, prior_of
+from vijax.posterior.earlier_batches import conjugate_blocks, with_kept_batches
 from vijax.posterior.earlier_moments import ENOUGH_DRAWS, labels_of, moments, normal_prior
 from vijax.posterior.labels import coords_of
 from vijax.posterior.result import FitResult
 from vijax.runtime.errors import ArgumentError, ModelError, mismatch
 from vijax.runtime.keys import fold_in
 
-_NORMAL = 0.05  # skewness up to which a posterior may be replaced by a normal distribution
 _SHOWN = 10  # labels in an error
 
 Fit = Callable[..., Any]  # returns a posterior
@@ -61,44 +60,33 @@ def update(
         before, covariance = last.now, last.covariance
     else:
         before, covariance = moments(result, supports, fold_in(key, 1))
-    reliable = last is None or last.reliable
-    updated, earlier = None, Earlier()
+    doubt = "" if last is None else last.doubt
+    exact = None
     if forgetting == 1 and not new_groups:
-        updated, earlier = _without_approximation(
+        exact = _without_approximation(
             result, model, call.arguments, supports, before, fold_in(key, 4)
         )
-    if updated is None:
+    if exact is None:
         if before.num_draws < ENOUGH_DRAWS and not result.missing:
             before, covariance = moments(result, supports, fold_in(key, 1), ENOUGH_DRAWS)
-        updated = Updated(model, tuple(supports))
-        earlier = Earlier(normal_prior(before, covariance, forgetting))
-        replaced, reliable = (*replaced, before), reliable and _is_reliable(result)
+        normal = normal_prior(before, covariance, forgetting)
+        updated, earlier = Updated(model, tuple(supports)), Earlier(normal)
+        replaced, doubt = (*replaced, before), doubt or _doubt(result, before)
+    else:
+        updated, earlier = exact
     if updated.blocks:
         options = {"guide": result.guide.unbound, **options}
     options = {"coords": coords_of(result, supports.keys()), **options}
     (fit,) = _registered
-    posterior = fit(
-        updated,
-        *args,
-        rng_key=fold_in(key, 2),
-        model_kwargs={**kwargs, "earlier": earlier},
-        **options,
-    )
+    arguments = {**kwargs, "earlier": earlier}
+    posterior = fit(updated, *args, rng_key=fold_in(key, 2), model_kwargs=arguments, **options)
     found = posterior._result
     if not np.isfinite(found.assessment.elbo):  # no draws
         return found
-    forgotten = tuple(one.forgotten(forgetting) for one in replaced)
-    now, covariance = moments(found, supports, fold_in(key, 3))
-    history = EarlierData(
-        labels,
-        num_updates,
-        0 if earlier.batches is None else int(earlier.batches.used.sum()),
-        forgotten,
-        before.forgotten(forgetting),
-        now,
-        covariance,
-        reliable,
-    )
+    kept = 0 if earlier.batches is None else int(earlier.batches.used.sum())
+    passed_on = tuple(one.forgotten(forgetting) for one in replaced), before.forgotten(forgetting)
+    now = moments(found, supports, fold_in(key, 3))
+    history = EarlierData(labels, num_updates, kept, *passed_on, *now, doubt)
     diagnostics = found.assessment.diagnostics._replace(earlier=history)
     return dataclasses.replace(found, assessment=found.assessment._replace(diagnostics=diagnostics))
 
@@ -110,7 +98,7 @@ def _without_approximation(
     supports: Mapping[str, Any],
     before: Replaced,
     key: Array,
-) -> tuple[Updated | None, Earlier]:
+) -> tuple[Updated, Earlier] | None:
     """The model given conjugate families or batches of earlier data; `None` if neither is possible.
 
     Args:
@@ -124,29 +112,43 @@ def _without_approximation(
     blocks = conjugate_blocks(result, supports, key)
     if blocks:
         return Updated(model, (), blocks), Earlier(dict(result.params))
-    skewed = np.abs(before.skewness).max() > _NORMAL
-    batches = kept_batches(result, model, new) if skewed else None
-    if batches is None:
-        return None, Earlier()
-    updated = result.model if isinstance(result.model, Updated) else Updated(model)
-    return updated, Earlier(prior_of(result), batches)
+    several = result.assessment.diagnostics.num_modes > 1
+    normal = before.is_normal and not several and not _status_doubt(result)
+    earlier = None if normal else with_kept_batches(result, model, new)
+    if earlier is None:
+        return None
+    return result.model if isinstance(result.model, Updated) else Updated(model), earlier
 
 
-def _is_reliable(result: FitResult) -> bool:
-    """Whether the fit can be relied on, errors of earlier updates aside, which are added up."""
+def _doubt(result: FitResult, before: Replaced) -> str:
+    """Why a normal distribution cannot take the place of a posterior, whatever is expected of it.
+
+    Errors of earlier updates are left out: they are added up.
+    """
+    if result.assessment.diagnostics.num_modes > 1:
+        return "has several modes"
+    if before.is_far_from_normal:
+        return f"is far from normal (excess kurtosis {np.abs(before.kurtosis).max():.1f})"
+    return _status_doubt(result)
+
+
+def _status_doubt(result: FitResult) -> str:
     diagnostics = result.assessment.diagnostics._replace(earlier=None)
-    diagnosis = result.assessment._replace(diagnostics=diagnostics).diagnosis
-    return diagnosis.status in TRUSTED
+    status = result.assessment._replace(diagnostics=diagnostics).diagnosis.status
+    return "" if status in TRUSTED else f"was {status}"
 
 
 def _check_labels(result: FitResult, new: Arguments, new_groups: tuple[str, ...]) -> None:
     """Codes of labels are places in their list: they have to be those of the earlier fit.
 
+    The labels of new groups may be others.
+
     Raises:
         ArgumentError: a column has other labels.
     """
+    free = [[*map(str, result.arguments.coords.get(plate, ()))] for plate in new_groups]
     for name, labels in result.arguments.levels.items():
-        if not new_groups and new.levels.get(name, labels) != labels:
+        if [*map(str, labels)] not in free and new.levels.get(name, labels) != labels:
             raise ArgumentError(
                 mismatch(
                     f"column {name!r}",

@@ -29,9 +29,10 @@ class UpdateMethods(PredictiveMethods):
 
         This posterior takes the place of the priors: the families of a conjugate guide where that
         is exact, else a normal distribution with its mean and covariance in unconstrained space.
-        As long as the posterior is skewed, up to 64 small batches of equal shapes are kept
+        As long as the posterior is not normal, up to 64 small batches of equal shapes are kept
         instead. The expected error against a fit of all data is tracked over updates; above 0.1 sd
-        of a mean the status is `"approximate"`. The report says it, and whether the new data moved
+        of a mean the status is `"approximate"`, and after a posterior that was itself, has several
+        modes or is far from normal. The report says it, and whether the new data moved
         a parameter by more than chance (drift). Its evidence is that of the new data given the
         earlier ones: the sum over updates is that of all. Source: Streaming Variational Bayes,
         Broderick, Boyd, Wibisono, Wilson and Jordan, 2013.

@@ -22,6 +22,8 @@ from vijax.runtime.stopwatch import Timing
 
 ROOT = Path(__file__).resolve().parents[2]
 JAX = compilation_cache._jax().cache
+HINT = compilation_cache._UNLOADABLE
+NO_HINT = b"in no program"  # so that files are kept on the processors, too, where they are not
 Y = np.array([1.0, 2.0, 4.0, 3.0], np.float32)
 
 
@@ -31,6 +33,7 @@ def files(tmp_path, monkeypatch):
     files = ProgramFiles(tmp_path / "programs")
     monkeypatch.setattr(compilation_cache, "program_files", lambda: files)
     monkeypatch.setattr(JAX, "_cache", None)
+    monkeypatch.setattr(compilation_cache, "_UNLOADABLE", NO_HINT)
     monkeypatch.delenv("VIJAX_CACHE", raising=False)
     return files
 
@@ -163,7 +166,8 @@ def test_a_program_that_jax_cannot_load_is_compiled(files):
     assert files.files() == []
 
 
-def test_programs_of_a_processor_that_cannot_load_them_are_not_kept(files):
+def test_programs_of_a_processor_that_cannot_load_them_are_not_kept(files, monkeypatch):
+    monkeypatch.setattr(compilation_cache, "_UNLOADABLE", HINT)
     value = JAX.compress_executable(b"... +avx2,+prefer-no-gather ...")
     with OnDisk():
         files.put("key", value)
@@ -212,7 +216,8 @@ print(json.dumps([draws, posterior.timing]))
 
 def start(script, cache):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "VIJAX_CACHE": str(cache)}
-    command = [sys.executable, "-W", "error", "-c", script]
+    keep = f"import vijax.runtime.compilation_cache as c; c._UNLOADABLE = {NO_HINT!r}"
+    command = [sys.executable, "-W", "error", "-c", f"{keep}\n{script}"]
     return subprocess.Popen(command, env=environment, stdout=-1, stderr=-1, text=True)
 
 
